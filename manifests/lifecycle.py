@@ -1,0 +1,239 @@
+"""The life of a job.
+
+Rule 1: every state and every transition lives in this file.
+Rule 2: nothing here waits, sends or stores; time and answers arrive as entries.
+Rule 3: from the moment we mean to submit until an answer is on record, the job is
+in doubt. A job in doubt may have been paid for, so it is never submitted again.
+
+    pending --Intended--> in_doubt --Accepted--> accepted --Generated--> generated
+       ^                     |                      |                       |
+       +------Refused--------+-------Refused--------+                   Published
+       +------Discarded-------------------Discarded-+-------Discarded-------+
+                             |                      |                       |
+                          Rejected               Rejected                   v
+                             +----> rejected <------+                   published
+
+Refused: not charged, may go again. Discarded: charged, but there is no good clip, may
+go again with the next seed. Rejected: never, here or anywhere.
+
+The clip's URL is not an event: it is a bearer link that dies, and a poll of the ticket
+gives a fresh one for free.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from enum import StrEnum, auto
+from typing import Final
+
+FREE: Final = Decimal(0)
+
+
+class State(StrEnum):
+    """Where a job is in its life."""
+
+    PENDING = auto()
+    IN_DOUBT = auto()
+    ACCEPTED = auto()
+    GENERATED = auto()
+    PUBLISHED = auto()
+    REJECTED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A provider's receipt: all that is needed to find our request again.
+
+    `urls` never carry a key or a signature: the ledger keeps them in clear text.
+    """
+
+    provider: str
+    id: str
+    urls: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intended:
+    """We are about to submit: durable before the request that costs is sent."""
+
+    lane: str
+    route: str
+    price_usd: Decimal
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The provider has our request; from here on it costs money."""
+
+    ticket: Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The provider did not do it this time; nothing was charged."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Discarded:
+    """It was charged, but no good clip came of it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """No provider will be asked again: bad input, or content policy."""
+
+    reason: str
+    charged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """The clip exists at the provider, who will not keep it for long."""
+
+    seed: int | None = None
+    """The seed the provider says it used, where it says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The clip and its sidecar are ours, whole."""
+
+    uri: str
+
+
+Event = Intended | Accepted | Refused | Discarded | Rejected | Generated | Published
+
+TRANSITIONS: Final[Mapping[State, Mapping[type[Event], State]]] = {
+    State.PENDING: {Intended: State.IN_DOUBT},
+    State.IN_DOUBT: {
+        Accepted: State.ACCEPTED,
+        Refused: State.PENDING,
+        Rejected: State.REJECTED,
+    },
+    State.ACCEPTED: {
+        Generated: State.GENERATED,
+        Refused: State.PENDING,
+        Discarded: State.PENDING,
+        Rejected: State.REJECTED,
+    },
+    State.GENERATED: {
+        Published: State.PUBLISHED,
+        Discarded: State.PENDING,
+    },
+    State.PUBLISHED: {},
+    State.REJECTED: {},
+}
+
+
+class IllegalTransitionError(RuntimeError):
+    """An event arrived in a state that cannot have it: a bug, or a corrupt ledger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the ledger: what happened to which job, and when (Unix seconds, UTC)."""
+
+    job: str
+    at: float
+    event: Event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """Everything the ledger's entries say about one job."""
+
+    state: State = State.PENDING
+    attempts: int = 0
+    """Submits intended, whatever came of them."""
+    failures: int = 0
+    """Attempts that a provider accepted and then did not deliver on."""
+    discards: int = 0
+    """Attempts that were charged and came to nothing: each moves the seed on by one."""
+    lane: str | None = None
+    route: str | None = None
+    price_usd: Decimal = FREE
+    """The price of the attempt that is under way or was the last."""
+    spent_usd: Decimal = FREE
+    """What all attempts cost; a submit in doubt counts as spent."""
+    seed: int | None = None
+    ticket: Ticket | None = None
+    uri: str | None = None
+    reason: str | None = None
+    submitted_at: float | None = None
+    accepted_at: float | None = None
+    generated_at: float | None = None
+    published_at: float | None = None
+
+    def after(self, entry: Entry) -> "History":
+        """The history with one more entry.
+
+        Raises:
+            IllegalTransitionError: the event cannot happen in this state.
+        """
+        try:
+            state = TRANSITIONS[self.state][type(entry.event)]
+        except KeyError:
+            what = f"{type(entry.event).__name__} while {self.state}"
+            raise IllegalTransitionError(f"job {entry.job}: {what}") from None
+        return self._recorded(replace(self, state=state), entry)
+
+    def _recorded(self, moved: "History", entry: Entry) -> "History":
+        match entry.event:
+            case Intended(lane=lane, route=route, price_usd=price, seed=seed):
+                return replace(
+                    moved,
+                    attempts=self.attempts + 1,
+                    lane=lane,
+                    route=route,
+                    price_usd=price,
+                    spent_usd=self.spent_usd + price,
+                    seed=seed,
+                    ticket=None,
+                    reason=None,
+                    submitted_at=entry.at,
+                    accepted_at=None,
+                    generated_at=None,
+                )
+            case Accepted(ticket):
+                return replace(moved, ticket=ticket, accepted_at=entry.at)
+            case Generated(seed):
+                known = self.seed if seed is None else seed
+                return replace(moved, seed=known, generated_at=entry.at)
+            case Published(uri):
+                return replace(moved, uri=uri, published_at=entry.at)
+            case Refused(reason):
+                failed = int(self.state is State.ACCEPTED)
+                return replace(
+                    moved,
+                    reason=reason,
+                    failures=self.failures + failed,
+                    spent_usd=self.spent_usd - self.price_usd,
+                )
+            case Discarded(reason):
+                return replace(
+                    moved,
+                    reason=reason,
+                    failures=self.failures + 1,
+                    discards=self.discards + 1,
+                )
+            case Rejected(reason, charged):
+                refund = FREE if charged else self.price_usd
+                return replace(
+                    moved, reason=reason, spent_usd=self.spent_usd - refund
+                )
+
+
+NEW: Final = History()
+
+
+def fold(entries: Iterable[Entry]) -> dict[str, History]:
+    """Every job's history by its id, from entries in the order they were recorded."""
+    histories: dict[str, History] = {}
+    for entry in entries:
+        histories[entry.job] = histories.get(entry.job, NEW).after(entry)
+    return histories
