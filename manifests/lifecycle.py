@@ -13,7 +13,8 @@ in doubt. A job in doubt may have been paid for, so it is never submitted again.
                           Rejected               Rejected                   v
                              +----> rejected <------+                   published
 
-Refused: not charged, may go again. Discarded: charged, but there is no good clip, may
+Doubted leaves a job in doubt and says why the answer never came. Refused: not charged,
+may go again. Discarded: charged, but there is no good clip, may
 go again with the next seed. Rejected: never, here or anywhere.
 
 The clip's URL is not an event: it is a bearer link that dies, and a poll of the ticket
@@ -70,6 +71,13 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
+class Doubted:
+    """The answer never came, or says nothing certain."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """The provider did not do it this time; nothing was charged."""
 
@@ -106,11 +114,21 @@ class Published:
     uri: str
 
 
-Event = Intended | Accepted | Refused | Discarded | Rejected | Generated | Published
+Event = (
+    Intended
+    | Accepted
+    | Doubted
+    | Refused
+    | Discarded
+    | Rejected
+    | Generated
+    | Published
+)
 
 TRANSITIONS: Final[Mapping[State, Mapping[type[Event], State]]] = {
     State.PENDING: {Intended: State.IN_DOUBT},
     State.IN_DOUBT: {
+        Doubted: State.IN_DOUBT,
         Accepted: State.ACCEPTED,
         Refused: State.PENDING,
         Rejected: State.REJECTED,
@@ -200,10 +218,12 @@ class History:
                     generated_at=None,
                 )
             case Accepted(ticket):
-                return replace(moved, ticket=ticket, accepted_at=entry.at)
+                return replace(moved, ticket=ticket, accepted_at=entry.at, reason=None)
             case Generated(seed):
                 known = self.seed if seed is None else seed
                 return replace(moved, seed=known, generated_at=entry.at)
+            case Doubted(reason):
+                return replace(moved, reason=reason)
             case Published(uri):
                 return replace(moved, uri=uri, published_at=entry.at)
             case Refused(reason):
@@ -223,9 +243,7 @@ class History:
                 )
             case Rejected(reason, charged):
                 refund = FREE if charged else self.price_usd
-                return replace(
-                    moved, reason=reason, spent_usd=self.spent_usd - refund
-                )
+                return replace(moved, reason=reason, spent_usd=self.spent_usd - refund)
 
 
 NEW: Final = History()

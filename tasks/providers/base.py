@@ -13,6 +13,7 @@ import httpx
 from manifests.catalogue import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Discarded, Refused, Rejected, Ticket
+from storage.stills import Still
 from tasks.verdicts import ProviderError
 
 T = TypeVar("T")
@@ -31,18 +32,6 @@ class Finished:
 
 Progress = Finished | Refused | Discarded | Rejected | None
 """How an accepted job stands; None means ask again later."""
-
-
-@dataclass(frozen=True, slots=True)
-class Still:
-    """A still's bytes, checked, with the name and media type to upload them under."""
-
-    content: bytes
-    filename: str
-    media_type: str
-    """`image/jpeg` or `image/png`."""
-    width: int
-    height: int
 
 
 class UnreadableError(ValueError):

@@ -1,0 +1,62 @@
+# Everything starts here, from a fresh clone on a machine with Python 3.11+ and pip:
+#   make demo    set up, then animate the example stills, with no account
+#   make test    set up, then run the tests
+
+# The first Python that is new enough; name another with `make PYTHON=...`.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; \
+	done)
+BIN := .venv/bin
+RUNS := .venv/.runs
+READY := .venv/.ready
+
+# pip of the machine, working on .venv: some machines have Python and pip but not ensurepip.
+PIP = $(PYTHON) -m pip --python $(BIN)/python --disable-pip-version-check
+LOCK = $(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 \
+	--custom-compile-command "make lock" --group build pyproject.toml
+LOCK_DEV = $(LOCK) --group dev -c
+
+.PHONY: setup demo test check lock clean
+setup: $(READY)
+
+# Only what the lock holds is downloaded, each file by its hash; what builds the project
+# itself (hatchling) is in there too.
+$(RUNS): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Nightreel needs Python 3.11 or newer: make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv --without-pip .venv
+	$(PIP) install -q --require-hashes -r requirements.lock
+	$(PIP) install -q --no-index --no-deps --no-build-isolation -e .
+	@touch $@
+
+# What the tests and the checks need is put on top.
+$(READY): $(RUNS) requirements-dev.lock
+	$(PIP) install -q --require-hashes -r requirements-dev.lock
+	@touch $@
+
+demo: $(RUNS)
+	$(BIN)/nightreel demo
+
+test: $(READY)
+	$(BIN)/pytest
+
+# The versions in the locks are kept as long as pyproject.toml allows them, so that a new
+# release somewhere is not a failure here.
+check: $(READY)
+	@cp requirements.lock requirements-dev.lock .venv/
+	$(LOCK) -o .venv/requirements.lock >/dev/null
+	$(LOCK_DEV) requirements.lock -o .venv/requirements-dev.lock >/dev/null
+	@for lock in requirements.lock requirements-dev.lock; do \
+		diff $$lock .venv/$$lock || { echo "$$lock does not agree with pyproject.toml: make lock" >&2; exit 1; }; \
+	done
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+lock: $(READY)
+	$(LOCK) -o requirements.lock >/dev/null
+	$(LOCK_DEV) requirements.lock -o requirements-dev.lock >/dev/null
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache dist nightreel-demo
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

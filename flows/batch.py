@@ -1,0 +1,125 @@
+"""The batch flow: a manifest in, paid-once clips out."""
+
+import asyncio
+from decimal import Decimal
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import (
+    acreate_markdown_artifact,
+    acreate_progress_artifact,
+    acreate_table_artifact,
+    aupdate_progress_artifact,
+)
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+
+from flows import lanes as lanes_of
+from flows import settings as settings_of
+from flows.report import complaints_table, summary_markdown
+from tasks.night import Night, Wanted, begun
+from tasks.shard import shard
+
+WINDOW = 2
+"""Shards open at once: the next one's jobs take the slots that this one's tail leaves."""
+
+EVERY_S = 5.0
+"""Between two updates of the progress artifact."""
+
+
+def _run_name() -> str:
+    asked: dict[str, Any] = flow_run.get_parameters()
+    return PurePosixPath(urlsplit(str(asked["manifest"])).path).stem or "manifest"
+
+
+@flow(name="nightreel", flow_run_name=_run_name, retries=0, persist_result=False)
+async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect UI
+    *,
+    manifest: str,
+    root: str,
+    config: str | None = None,
+    lanes: list[str] | None = None,
+    budget_usd: float | None = None,
+    limit: int | None = None,
+    strict: bool = False,
+    take_over: bool = False,
+) -> Any:
+    """Buy every clip of a manifest that its root does not already have.
+
+    Args:
+        manifest: URI of a Parquet file, one row per clip wanted.
+        root: URI that everything is kept under; the same root never pays twice.
+        config: path of nightreel.toml; the lanes, and where their keys are kept.
+        lanes: only these of its lanes.
+        budget_usd: a wall: no submit goes beyond it.
+        limit: only the first rows of the manifest.
+        strict: one bad row refuses the lot.
+        take_over: shut out a run that seems to be at work on the same root.
+    """
+    settings = settings_of.load(Path(config) if config else None, lanes=lanes)
+    wanted = Wanted(
+        manifest=manifest,
+        root=root,
+        budget_usd=None if budget_usd is None else Decimal(str(budget_usd)),
+        limit=limit,
+        strict=strict,
+        shard_rows=settings.engine.shard_rows,
+        take_over=take_over,
+    )
+    on = await lanes_of.opened(settings)
+    async with begun(wanted, lanes=on, rules=lanes_of.rules(settings)) as night:
+        await _run(night)
+    return await _ended(night)
+
+
+async def _run(night: Night) -> None:
+    plan = night.plan
+    log = get_run_logger()
+    log.info("batch %s: %d rows, %d jobs", night.batch, plan.rows, plan.jobs)
+    if plan.bad_rows:
+        await acreate_table_artifact(
+            complaints_table(plan),
+            key="complaints",
+            description=f"{plan.bad_rows:,} bad rows of {plan.uri}",
+        )
+    window = asyncio.Semaphore(WINDOW)
+
+    async def one(number: int) -> None:
+        async with window:
+            await shard(night, number)
+
+    reporting = asyncio.create_task(_reported(night))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for number in range(len(night.shards)):
+                group.create_task(one(number))
+    finally:
+        reporting.cancel()
+        await asyncio.gather(reporting, return_exceptions=True)
+
+
+async def _reported(night: Night) -> None:
+    """Keep the progress artifact true, for as long as the batch runs."""
+    total = max(1, night.plan.jobs)
+    bar = await acreate_progress_artifact(0.0, key="clips")
+    try:
+        while True:
+            await asyncio.sleep(EVERY_S)
+            await aupdate_progress_artifact(bar, 100 * night.done / total)
+    finally:
+        await aupdate_progress_artifact(bar, 100 * night.done / total)
+
+
+async def _ended(night: Night) -> Any:
+    summary = night.summary()
+    await acreate_markdown_artifact(
+        summary_markdown(summary, night), key="summary", description=str(summary)
+    )
+    get_run_logger().info("%s: %s", summary.batch, summary)
+    if summary.short_of is not None:
+        return Failed(message=f"out of {summary.short_of}: {summary}")
+    if summary.exit_code:
+        return Completed(name="Unfinished", message=str(summary))
+    return Completed(message=str(summary))

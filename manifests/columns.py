@@ -1,0 +1,181 @@
+"""A manifest's columns: what they may be called, what they may hold, what they mean.
+
+Columns are checked before any row is read. What a person wrote is called *said*; the
+same rows with every default filled in and every number whole are called *meant*.
+"""
+
+# pyright: reportUnknownMemberType=false
+# polars' own types name numpy, which is not installed.
+
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+
+from manifests.jobs import Job, unsigned
+
+MONEY: Final = pl.Decimal(18, 6)
+_MOST_USD: Final = 1e9
+"""A limit above this is no limit, and fits."""
+
+
+class ManifestError(ValueError):
+    """A manifest that cannot be read at all; raised before anything is bought."""
+
+
+def _text(said: pl.Expr) -> pl.Expr:
+    return said.cast(pl.String)
+
+
+def _text_or(default: str) -> Callable[[pl.Expr], pl.Expr]:
+    def filled(said: pl.Expr) -> pl.Expr:
+        text = said.cast(pl.String).fill_null("")
+        return pl.when(text == "").then(pl.lit(default)).otherwise(text)
+
+    return filled
+
+
+def _image(said: pl.Expr) -> pl.Expr:
+    text = said.cast(pl.String)
+    return pl.when(text.str.strip_chars() != "").then(text)
+
+
+def _whole(said: pl.Expr) -> pl.Expr:
+    # What is not whole, or not below 2**63, becomes null: a complaint, not a default.
+    whole = said.cast(pl.Int64, strict=False)
+    return pl.when(whole.cast(pl.Float64) == said.cast(pl.Float64)).then(whole)
+
+
+def _whole_or(default: int) -> Callable[[pl.Expr], pl.Expr]:
+    def filled(said: pl.Expr) -> pl.Expr:
+        return pl.when(absent(said)).then(pl.lit(default)).otherwise(_whole(said))
+
+    return filled
+
+
+def _seed(said: pl.Expr) -> pl.Expr:
+    whole = _whole(said)
+    return pl.when(whole != -1).then(whole)
+
+
+def _usd(said: pl.Expr) -> pl.Expr:
+    number = said.cast(pl.Float64)
+    finite = pl.when(number.is_finite()).then(number.clip(-_MOST_USD, _MOST_USD))
+    return finite.cast(MONEY)
+
+
+def absent(said: pl.Expr) -> pl.Expr:
+    """Whether a number was left out: pandas writes a missing whole number as NaN."""
+    return said.is_null() | said.cast(pl.Float64).is_nan()
+
+
+_ANEW: Final = Job(image="", prompt="")
+_MEANINGS: Final[Mapping[str, Callable[[pl.Expr], pl.Expr]]] = {
+    "image": _image,
+    "prompt": _text,
+    "id": _text,
+    "negative_prompt": _text_or(_ANEW.negative_prompt),
+    "model": _text_or(_ANEW.model),
+    "resolution": _text_or(_ANEW.resolution),
+    "duration_s": _whole_or(_ANEW.duration_s),
+    "aspect_ratio": _text_or(_ANEW.aspect_ratio),
+    "seed": _seed,
+    "take": _whole_or(_ANEW.take),
+    "priority": _whole_or(0),
+    "max_usd": _usd,
+}
+
+_KINDS: Final[Mapping[str, str]] = {
+    "image": "text",
+    "image_bytes": "bytes",
+    "prompt": "text",
+    "id": "text or a whole number",
+    "negative_prompt": "text",
+    "model": "text",
+    "resolution": "text",
+    "duration_s": "a whole number",
+    "aspect_ratio": "text",
+    "seed": "a whole number",
+    "take": "a whole number",
+    "priority": "a whole number",
+    "max_usd": "a number",
+}
+WHOLE: Final = tuple(n for n, kind in _KINDS.items() if kind == "a whole number")
+
+
+def _holds(dtype: pl.DataType, kind: str) -> bool:
+    if dtype == pl.Null:
+        return True
+    match kind:
+        case "text":
+            return any(dtype == text for text in (pl.String, pl.Categorical, pl.Enum))
+        case "bytes":
+            return dtype == pl.Binary
+        case "text or a whole number":
+            return dtype.is_integer() or _holds(dtype, "text")
+        case "a whole number":
+            # Whole numbers that have a null among them come from pandas as floats.
+            return dtype.is_integer() or dtype.is_float()
+        case _:
+            return dtype.is_numeric()
+
+
+@contextmanager
+def reading(uri: str) -> Generator[None]:
+    """Whatever a Parquet reader raises, told as what is wrong with the manifest."""
+    try:
+        yield
+    except ManifestError:
+        raise
+    # pyarrow's errors are ValueErrors and OSErrors too.
+    except (pl.exceptions.PolarsError, OSError, ValueError) as exc:
+        why = str(exc).partition("\n")[0]
+        raise ManifestError(f"{unsigned(uri)}: not readable as Parquet: {why}") from exc
+
+
+def scan(path: Path, uri: str) -> pl.LazyFrame:
+    """Open a manifest lazily, and complain about its columns.
+
+    Raises:
+        ManifestError: it is not Parquet, or a column is missing or of a wrong type.
+    """
+    with reading(uri):
+        frame = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+        found = frame.collect_schema()
+    for wrong in _wrong_columns(found):
+        raise ManifestError(f"{unsigned(uri)}: {wrong}")
+    return frame
+
+
+def _wrong_columns(found: pl.Schema) -> Iterator[str]:
+    there = f"; its columns are {', '.join(found)}"
+    if "prompt" not in found:
+        yield f"no column 'prompt'{there}"
+    if not {"image", "image_bytes"} & found.keys():
+        yield f"no column 'image' or 'image_bytes'{there}"
+    for name, kind in _KINDS.items():
+        dtype = found.get(name)
+        if dtype is not None and not _holds(dtype, kind):
+            yield f"column {name!r} holds {dtype}, not {kind}"
+
+
+def light(frame: pl.LazyFrame, first: int, rows: int) -> pl.LazyFrame:
+    """So many rows from the first, numbered, without the stills' bytes and the rest."""
+    ours = [name for name in frame.collect_schema() if name in _MEANINGS]
+    return frame.select(ours).slice(first, rows).with_row_index("row", first)
+
+
+def meant(said: pl.DataFrame) -> pl.DataFrame:
+    """The rows in full, with what was said beside it as `said …`.
+
+    Null where a column has no default, and where what was said makes no sense.
+    """
+    lacking = [name for name in _MEANINGS if name not in said.columns]
+    full = said.with_columns(pl.lit(None).alias(name) for name in lacking)
+    return full.select(
+        "row",
+        *(meaning(pl.col(name)).alias(name) for name, meaning in _MEANINGS.items()),
+        *(pl.col(name).alias(f"said {name}") for name in _MEANINGS),
+    )

@@ -1,0 +1,191 @@
+"""Complaints: the rows of a manifest that cannot be made, and why, column by column."""
+
+# pyright: reportUnknownMemberType=false
+# polars' own types name numpy, which is not installed.
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, get_args
+
+import polars as pl
+
+from manifests.catalogue import Route
+from manifests.columns import WHOLE, absent
+from manifests.jobs import SEEDS, AspectRatio, Job, Resolution, unsigned
+from manifests.places import SCHEMES, scheme
+
+SHOWN: Final = 200
+"""How many characters of a value a complaint repeats."""
+
+COMPLAINTS: Final = pl.Schema(
+    {"row": pl.UInt32, "column": pl.String, "value": pl.String, "reason": pl.String}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """One thing that is wrong with one row."""
+
+    row: int
+    column: str
+    value: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"row {self.row}: {self.column} {self.value!r} {self.reason}"
+
+
+def none() -> pl.DataFrame:
+    """A table of complaints with nothing in it."""
+    return pl.DataFrame(schema=COMPLAINTS)
+
+
+def about(rows: pl.DataFrame, routes: Sequence[Route]) -> pl.DataFrame:
+    """Every complaint about these rows, as `columns.meant` gives them.
+
+    Their column `still` is the digest of the row's image_bytes, "" if they are empty,
+    null if there are none.
+    """
+    found = [_listed(rows.filter(wrong), what, why) for what, wrong, why in _rules()]
+    odd = rows.with_columns(odd=_ODD_PLACE).drop_nulls("odd")
+    found += [_listed(odd, "image", pl.col("odd")), *_unserved(rows, routes)]
+    table = pl.concat(found).unique().sort("row", "column", "reason")
+    return table.with_columns(pl.Series("value", map(shown, table["value"]), pl.String))
+
+
+def duplicates(ids: pl.DataFrame) -> pl.DataFrame:
+    """A complaint for every row whose `id` an earlier one has, from columns row and id."""
+    first = pl.col("row").min().over("id").cast(pl.String)
+    return (
+        ids.filter(pl.col("id").is_not_null())
+        .with_columns(first=first)
+        .filter(~pl.col("id").is_first_distinct())
+        .select(
+            pl.col("row").cast(pl.UInt32),
+            column=pl.lit("id"),
+            value=pl.col("id").str.slice(0, SHOWN),
+            reason=pl.format("is the id of row {} too", pl.col("first")),
+        )
+    )
+
+
+def unreadable(images: pl.DataFrame) -> pl.DataFrame:
+    """Complaints about images that nobody can take apart, from columns row and image."""
+    return images.select(
+        "row",
+        column=pl.lit("image"),
+        value=pl.Series("value", map(shown, images["image"]), pl.String),
+        reason=pl.lit("is not a URI"),
+    )
+
+
+def bare(value: str) -> str:
+    """A URI without its signature, even where it is hardly a URI."""
+    try:
+        return unsigned(value)
+    except ValueError:
+        return value.partition("?")[0]
+
+
+def shown(value: str) -> str:
+    """As much of a value as a complaint may repeat: no signature, and not too much."""
+    # Where the scheme is not what it should be, a query may still be a signature.
+    known = scheme(value) in {"", "http", "https"}
+    return (bare(value) if known else value.partition("?")[0])[:SHOWN]
+
+
+def _listed(rows: pl.DataFrame, column: str, reason: str | pl.Expr) -> pl.DataFrame:
+    said = pl.lit("")
+    if column != "image_bytes":
+        told = [pl.col(f"said {column}"), pl.col(column)]
+        said = pl.coalesce(*(value.cast(pl.String) for value in told), said)
+    return rows.select(
+        "row",
+        column=pl.lit(column),
+        value=said,
+        reason=pl.lit(reason) if isinstance(reason, str) else reason,
+    )
+
+
+def _rules() -> Iterator[tuple[str, pl.Expr, str]]:
+    """Which column is wrong when, and how to say so."""
+    yield "prompt", pl.col("prompt").fill_null("").str.strip_chars() == "", "is blank"
+    image, still = pl.col("image").is_not_null(), pl.col("still").is_not_null()
+    yield "image", ~image & ~still, "is missing: there is nothing to animate"
+    yield "image", image & still, "and image_bytes are both there: one still a row"
+    yield "image_bytes", pl.col("still") == "", "is empty"
+    for name in WHOLE:
+        said = pl.col(f"said {name}")
+        # A seed of -1 is drawn; elsewhere -1 is whole, and not lost.
+        lost = pl.col(name).is_null() & ~absent(said) & (said != -1)
+        yield name, lost, "is not a whole number"
+    yield (
+        "seed",
+        ~pl.col("seed").is_between(0, SEEDS - 1),
+        f"is not in 0 to {SEEDS - 1}",
+    )
+    yield "take", pl.col("take") < 1, "is less than 1"
+    paid = (pl.col("max_usd") > 0).fill_null(value=False)
+    unpaid = pl.col("said max_usd").is_not_null() & ~paid
+    yield "max_usd", unpaid, "is not a finite number above 0"
+    for name, kinds in (("resolution", Resolution), ("aspect_ratio", AspectRatio)):
+        known = get_args(kinds)
+        yield name, ~pl.col(name).is_in(known), f"is not {' or '.join(known)}"
+
+
+_IMAGE: Final = pl.col("image")
+_OPENED: Final = f"(?i)^({'|'.join(SCHEMES)})(://|::)"
+_ODD_PLACE: Final = (
+    pl.when(_IMAGE.str.contains(r"[\x00-\x1f\x7f]|^\s|\s$"))
+    .then(pl.lit("has white space around it, or control characters in it"))
+    .when(_IMAGE.str.contains("(?i)^file://[^/]"))
+    .then(pl.lit("is not a file: that takes three slashes, file:///…"))
+    .when(_IMAGE.str.contains("(?i)^(https?|s3a?|gs|gcs|az|abfss?|hf)://(/|$)"))
+    .then(pl.lit("names no host or bucket"))
+    .when(
+        _IMAGE.str.contains("^[A-Za-z][A-Za-z0-9+.-]*:") & ~_IMAGE.str.contains(_OPENED)
+    )
+    .then(pl.lit("has a scheme that nothing here can open"))
+)
+
+
+_ASKED: Final = ("model", "resolution", "duration_s", "aspect_ratio", "negative_prompt")
+
+
+def _unserved(rows: pl.DataFrame, routes: Sequence[Route]) -> Iterator[pl.DataFrame]:
+    """Rows that ask for what no route in use makes."""
+    known = rows.filter(
+        pl.col("duration_s").is_not_null(),
+        pl.col("resolution").is_in(get_args(Resolution)),
+        pl.col("aspect_ratio").is_in(get_args(AspectRatio)),
+    ).with_columns(negative_prompt=pl.col("negative_prompt") != "")
+    asked = known.select(_ASKED).unique()
+    answers = [_nearest(asks, routes) or (None, None) for asks in asked.iter_rows()]
+    refused = asked.hstack(
+        pl.DataFrame(answers, {"column": pl.String, "reason": pl.String}, orient="row")
+    ).drop_nulls("column")
+    bad = known.join(refused, on=_ASKED).partition_by("column", as_dict=True)
+    for (column,), these in bad.items():
+        yield _listed(these, str(column), pl.col("reason"))
+
+
+def _nearest(asks: tuple[Any, ...], routes: Sequence[Route]) -> tuple[str, str] | None:
+    """What the routes that came nearest to it lack, if none serves what is asked."""
+    model, resolution, duration_s, aspect_ratio, negative = asks
+    job = Job(
+        image="",
+        prompt="",
+        model=model,
+        resolution=resolution,
+        duration_s=duration_s,
+        aspect_ratio=aspect_ratio,
+        negative_prompt="none" if negative else "",
+    )
+    wrong = [complaint for route in routes if (complaint := route.complaint(job))]
+    if len(wrong) < len(routes):
+        return None
+    if all(column == "model" for column, _ in wrong):
+        made = " or ".join(dict.fromkeys(route.model for route in routes))
+        return "model", f"is made by no lane in use; they make {made or 'nothing'}"
+    furthest = max((column for column, _ in wrong), key=_ASKED.index)
+    return furthest, "; ".join(why for column, why in wrong if column == furthest)

@@ -1,0 +1,249 @@
+"""The tables a batch leaves: what came of every row, and what is wrong with the bad ones."""
+
+# pyright: reportUnknownMemberType=false
+# polars' own types name numpy, which is not installed.
+
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, cast
+
+import polars as pl
+
+from manifests.columns import MONEY, reading, scan
+from manifests.complaints import bare
+from manifests.embedded import COLUMN as EMBEDDED
+from manifests.lifecycle import FREE, NEW, History, State
+from manifests.reading import Plan
+
+# pyarrow ships no types; `Any` says so once, here and in embedded.py.
+_Writer: Final[Any] = import_module("pyarrow.parquet").ParquetWriter
+
+INVALID: Final = "invalid"
+"""The state of a row that is no job: the reason is its complaints."""
+
+TIME: Final = pl.Datetime("us", "UTC")
+CLIPS: Final = pl.Schema(
+    {
+        "row": pl.UInt32,
+        "job": pl.String,
+        "state": pl.String,
+        "uri": pl.String,
+        "sha256": pl.String,
+        "bytes": pl.Int64,
+        "lane": pl.String,
+        "provider": pl.String,
+        "model_used": pl.String,
+        "remote_id": pl.String,
+        "seed_used": pl.Int64,
+        "attempts": pl.UInt32,
+        "price_usd": MONEY,
+        "spent_usd": MONEY,
+        "submitted_at": TIME,
+        "accepted_at": TIME,
+        "generated_at": TIME,
+        "published_at": TIME,
+        "seconds": pl.Float64,
+        "fps": pl.Float64,
+        "width": pl.UInt32,
+        "height": pl.UInt32,
+        "codec": pl.String,
+        "frames": pl.UInt32,
+        "reason": pl.String,
+    }
+)
+
+_SLICE: Final = 20_000
+
+# Why a row has no clip, where its history does not say it in words.
+_WHY: Final[Mapping[State, str]] = {
+    State.PENDING: "not made yet: the batch ended before its turn",
+    State.IN_DOUBT: "submitted, but no answer is on record: it may have been charged",
+    State.ACCEPTED: "the provider has it: the batch ended before it was ready",
+    State.GENERATED: "the clip is at the provider: the batch ended before it was fetched",
+    State.REJECTED: "rejected",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a published clip's sidecar says of its MP4."""
+
+    sha256: str
+    bytes: int
+    seconds: float
+    fps: float
+    width: int
+    height: int
+    codec: str
+    frames: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcomes:
+    """What became of jobs, each by its id."""
+
+    histories: Mapping[str, History]
+    facts: Mapping[str, Facts]
+    reasons: Mapping[str, str]
+    """Why a job rests, where a run knows more than the ledger."""
+
+    def of(self, job: str) -> tuple[Any, ...]:
+        """A job's part of its rows, in the order of CLIPS."""
+        history, facts = self.histories.get(job, NEW), self.facts.get(job)
+        provider, _, model = (history.route or "").partition("/")
+        why = self.reasons.get(job) or history.reason or _WHY.get(history.state)
+        return (
+            job,
+            history.state.value,
+            history.uri,
+            facts and facts.sha256,
+            facts and facts.bytes,
+            history.lane,
+            provider or None,
+            model or None,
+            history.ticket and history.ticket.id,
+            history.seed,
+            history.attempts,
+            history.price_usd if history.attempts else None,
+            history.spent_usd,
+            moment(history.submitted_at),
+            moment(history.accepted_at),
+            moment(history.generated_at),
+            moment(history.published_at),
+            facts and facts.seconds,
+            facts and facts.fps,
+            facts and facts.width,
+            facts and facts.height,
+            facts and facts.codec,
+            facts and facts.frames,
+            None if history.state is State.PUBLISHED else why,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """How a batch stands."""
+
+    rows: int
+    jobs: int
+    invalid: int
+    """Rows that are no job."""
+    rows_by_state: Mapping[State, int]
+    jobs_by_state: Mapping[State, int]
+    spent_usd: Decimal
+    """What its jobs cost, in this batch or before; money in doubt counts as spent."""
+
+
+def summary(plan: Plan, histories: Mapping[str, History]) -> Summary:
+    """Count a plan's rows and jobs by what became of them."""
+    rows: Counter[State] = Counter()
+    jobs: Counter[State] = Counter()
+    spent = FREE
+    for job, first in plan.wanted.select("job", "first").iter_rows():
+        history = histories.get(job, NEW)
+        rows[history.state] += 1
+        if first:
+            jobs[history.state] += 1
+            spent += history.spent_usd
+    return Summary(
+        rows=plan.rows,
+        jobs=plan.jobs,
+        invalid=plan.bad_rows,
+        rows_by_state={state: rows[state] for state in State},
+        jobs_by_state={state: jobs[state] for state in State},
+        spent_usd=spent,
+    )
+
+
+def write_clips(path: Path, manifest: Path, plan: Plan, outcomes: Outcomes) -> None:
+    """Write one row per manifest row: its own columns, then what came of it.
+
+    `image_bytes` is left out and `image` loses its signature. A column of the manifest
+    that is called like one of ours goes on as `<name>_in`. Rows that share a job repeat
+    its prices: sum them over `job`, not over rows.
+    """
+    wanted = plan.wanted.select("row", "job")
+    wrong = _reasons(plan.complaints)
+    with written(path) as write:
+        for first, carried in _carried(manifest, plan):
+            span = pl.Series("row", range(first, first + carried.height), pl.UInt32)
+            rows = span.to_frame()
+            for known in (wanted, wrong):
+                some = known.filter(pl.col("row").is_in(span.implode()))
+                rows = rows.join(some, "row", "left", maintain_order="left")
+            told = [
+                (row, *outcomes.of(job))
+                if job
+                else (row, None, INVALID, *_NOTHING, why)
+                for row, job, why in rows.iter_rows()
+            ]
+            ours = pl.DataFrame(told, schema=CLIPS, orient="row")
+            write(carried.rename(_apart(carried.columns)).hstack(ours))
+
+
+def write_complaints(path: Path, plan: Plan) -> None:
+    """Write one row per complaint: row, column, value, reason."""
+    plan.complaints.write_parquet(path)
+
+
+@contextmanager
+def written(path: Path) -> Generator[Callable[[pl.DataFrame], None]]:
+    """A function that appends frames of one schema to a Parquet file."""
+    with ExitStack() as stack:
+        writer: Any = None
+
+        def write(frame: pl.DataFrame) -> None:
+            nonlocal writer
+            table = cast("Any", frame).to_arrow(compat_level=pl.CompatLevel.oldest())
+            if writer is None:
+                made = _Writer(path, table.schema, compression="zstd")
+                writer = stack.enter_context(made)
+            writer.write_table(table)
+
+        yield write
+
+
+def moment(at: float | None) -> datetime | None:
+    """A time as the ledger keeps it, as a table shows it."""
+    return None if at is None else datetime.fromtimestamp(at, UTC)
+
+
+def _carried(manifest: Path, plan: Plan) -> Iterator[tuple[int, pl.DataFrame]]:
+    """The manifest's own columns in slices, each with the number of its first row."""
+    frame = scan(manifest, plan.uri)
+    kept = [name for name in frame.collect_schema() if name != EMBEDDED]
+    for first in range(0, max(plan.rows, 1), _SLICE):
+        with reading(plan.uri):
+            some = frame.select(kept).head(plan.rows).slice(first, _SLICE).collect()
+        if "image" in kept:
+            named = [image and bare(image) for image in some["image"].cast(pl.String)]
+            some = some.with_columns(pl.Series("image", named, pl.String))
+        yield first, some
+
+
+def _apart(carried: Iterable[str]) -> dict[str, str]:
+    """New names for the manifest's columns that are called like ours."""
+    taken = {*CLIPS, *carried}
+    apart: dict[str, str] = {}
+    for name in carried:
+        if name in CLIPS:
+            free = f"{name}_in"
+            while free in taken:
+                free = f"{free}_in"
+            taken.add(free)
+            apart[name] = free
+    return apart
+
+
+def _reasons(complaints: pl.DataFrame) -> pl.DataFrame:
+    said = pl.format("{} {}", "column", "reason").sort_by("column")
+    return complaints.group_by("row").agg(reason=said.str.join("; "))
+
+
+_NOTHING: Final = (None,) * (len(CLIPS) - 4)

@@ -1,0 +1,160 @@
+"""Opening what people name: any URI that fsspec reads, such as https, s3, hf or zip.
+
+All of it blocks, and is meant for a thread.
+"""
+
+import posixpath
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any, Final
+from urllib.parse import quote, urljoin, urlsplit
+
+import aiohttp
+import fsspec
+from obstore.exceptions import BaseError
+from obstore.fsspec import FsspecStore
+
+from manifests.jobs import unsigned
+from storage.errors import StorageError, reason
+from storage.stores import CLIENT, connect, local_path, signed
+
+_STORES: Final = frozenset({"s3", "gs", "az"})
+_PIECE: Final = 1 << 20
+
+_fsspec: Any = fsspec  # it has no types
+
+
+class OpeningError(OSError):
+    """What somebody named cannot be read."""
+
+
+class _Store(FsspecStore):
+    """An object store as fsspec has it, reached as the one that we write to."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        options.setdefault("client_options", CLIENT)
+        super().__init__(*args, **options)
+
+
+for _scheme in _STORES:
+    _kind = type(f"_Store_{_scheme}", (_Store,), {"protocol": _scheme})
+    _fsspec.register_implementation(_scheme, _kind, clobber=True)
+
+
+def read(uri: str, max_bytes: int) -> bytes:
+    """The bytes at a URI, if they are no more than `max_bytes`.
+
+    Raises:
+        OpeningError: they are more, or cannot be read.
+    """
+    content = bytearray()
+    with _opened(uri) as file:
+        while piece := file.read(_PIECE):
+            content += piece
+            if len(content) > max_bytes:
+                raise OpeningError(f"{unsigned(uri)}: more than {max_bytes} bytes")
+    return bytes(content)
+
+
+def fetch_to(uri: str, path: Path) -> None:
+    """Bring what is at a URI, however large, into a local file.
+
+    Raises:
+        OpeningError: it cannot be read.
+    """
+    with _opened(uri) as file, path.open("wb") as out:
+        while piece := file.read(8 * _PIECE):
+            out.write(piece)
+
+
+def absolute(uri: str, base: str) -> str:
+    """The whole URI of what a manifest at `base` names.
+
+    A relative one is beside the manifest, in the same archive if it is in one; a path
+    from the root is a local file.
+    """
+    if "://" in uri:
+        return uri
+    place, chained, archive = base.partition("::")
+    scheme, _, path = place.rpartition("://")
+    if uri.startswith("/") or scheme in {"", "file"}:
+        return Path(posixpath.normpath(local_path(base).parent / uri)).as_uri()
+    if scheme in {"http", "https"}:
+        # Names are written as people see them; what is already quoted stays so.
+        return urljoin(unsigned(place), quote(uri, safe="/%?=&+,;@!$'()*~"))
+    beside = posixpath.normpath(posixpath.join("/", posixpath.dirname(path), uri))
+    return f"{scheme}://{beside.lstrip('/')}{chained}{archive}"
+
+
+def presign(uri: str, seconds: int) -> str | None:
+    """A link to an object in a store, for so long; None where there can be none.
+
+    Raises:
+        OpeningError: the store's settings are missing or wrong.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme not in _STORES:
+        return None
+    try:
+        store = _bucket(f"{parts.scheme}://{parts.netloc}")
+    except StorageError as error:
+        raise OpeningError(str(error)) from None
+    return signed(store, parts.path.lstrip("/"), seconds)
+
+
+_bucket = lru_cache(maxsize=16)(connect)
+
+
+@contextmanager
+def _opened(uri: str) -> Generator[IO[bytes]]:
+    """The file at a URI; all that is raised within is said in words of ours.
+
+    Not chained: a client's own errors quote URLs with their signatures.
+    """
+    try:
+        with _file(uri) as file:
+            yield file
+    except OpeningError:
+        raise
+    # A filesystem raises whatever its library does; whoever named the URI is told.
+    except Exception as error:  # noqa: BLE001
+        raise OpeningError(f"{unsigned(uri)}: {_why(error)}") from None
+
+
+def _file(uri: str) -> AbstractContextManager[IO[bytes]]:
+    match urlsplit(uri).scheme if "::" not in uri else "chained":
+        case "" | "file":
+            return local_path(uri).open("rb")
+        case "http" | "https":
+            # One plain GET: a signed link answers neither HEAD nor a range, and a
+            # server's word for the size is not taken.
+            http = _fsspec.filesystem("http", client_kwargs={"trust_env": True})
+            return http.open(uri, "rb", block_size=0, size=1)
+        case _:
+            # Unopened, it keeps its filesystem, which an archive closes as it is deleted.
+            named = _fsspec.open(uri, "rb")
+            # obstore's file, if it cannot be opened, complains again as it is deleted.
+            named.fs.info(named.path)
+            return named
+
+
+def _why(error: Exception) -> str:
+    match error:
+        case FileNotFoundError():
+            return "no such file"
+        case aiohttp.ClientResponseError(status=status):
+            return f"HTTP {status}"
+        case BaseError():
+            return reason(error)
+        case StorageError() | ImportError():
+            return str(error)
+        case OSError(strerror=str(words)):
+            return words
+        case TimeoutError():
+            return "no answer in time"
+        case ValueError() if "Protocol not known" in str(error):
+            return "nothing here opens such a URI"
+        case _:
+            return f"cannot be read ({type(error).__name__})"

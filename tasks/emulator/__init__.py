@@ -1,0 +1,24 @@
+"""The emulator: providers one can afford to break, with a bill.
+
+It speaks WaveSpeed's, Atlas Cloud's and fal's dialects over real HTTP, keeps their quotas,
+makes real MP4s from the stills it is given, goes wrong on demand, and counts what the
+providers would have charged.
+"""
+
+from tasks.emulator.app import Emulator
+from tasks.emulator.bill import Charge
+from tasks.emulator.faults import Fault, parse_faults
+from tasks.emulator.predictions import Stage
+from tasks.emulator.server import parse_latency, run, running, serve
+
+__all__ = [
+    "Charge",
+    "Emulator",
+    "Fault",
+    "Stage",
+    "parse_faults",
+    "parse_latency",
+    "run",
+    "running",
+    "serve",
+]

@@ -1,0 +1,170 @@
+"""The emulator: every provider's dialect over HTTP, under one roof and on one bill."""
+
+import time
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, replace
+from decimal import Decimal
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.types import Receive, Scope, Send
+
+from manifests import catalogue
+from tasks.emulator.accounts import Terms
+from tasks.emulator.answers import Json
+from tasks.emulator.atlas import Atlas
+from tasks.emulator.bill import Charge, charges, total_usd
+from tasks.emulator.clips import Clips
+from tasks.emulator.desk import Desk, Dialect, Shared
+from tasks.emulator.fal import Fal
+from tasks.emulator.faults import Fault, Faults
+from tasks.emulator.prices import PriceList, price_list
+from tasks.emulator.stills import Stills
+from tasks.emulator.wavespeed import WaveSpeed
+from tasks.emulator.world import Clock, Rules, World
+
+DIALECTS: Final[Sequence[Dialect]] = (WaveSpeed(), Atlas(), Fal())
+
+WEEK_S: Final = 7 * 24 * 3600.0
+
+NO_FAULTS: Final[Mapping[str, Sequence[Fault]]] = {}
+NO_CHANCES: Final[Mapping[Fault, float]] = {}
+
+Quota = int | Mapping[str, int] | None
+"""For every dialect, by dialect, or None for each dialect's own."""
+
+
+class Emulator:
+    """An ASGI app with `/wavespeed`, `/atlas`, `/fal`, and the bill that they ran up.
+
+    `faults` maps a part of a still's URL or of a prompt to what goes wrong with the
+    submits that have it, in order; `chances` are of faults at random, drawn from `seed`.
+    `clip` is served for every job instead of one made from its still. Without `keys`,
+    any key is good.
+    """
+
+    def __init__(  # noqa: PLR0913 -- each is a knob of the command
+        self,
+        *,
+        latency_s: float = 2.0,
+        jitter: float = 0.0,
+        slots: Quota = None,
+        submits_per_minute: Quota = None,
+        retry_after: bool = False,
+        faults: Mapping[str, Sequence[Fault]] = NO_FAULTS,
+        chances: Mapping[Fault, float] = NO_CHANCES,
+        seed: int = 0,
+        keys: Collection[str] | None = None,
+        clip: bytes | None = None,
+        keep_s: float = WEEK_S,
+        prices: PriceList | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        if not 0 <= jitter < 1:
+            raise ValueError(f"jitter {jitter!r} is not a share between 0 and 1")
+        self._world = World(
+            Rules(
+                latency_s=latency_s, jitter=jitter, keys=keys, keep_s=keep_s, seed=seed
+            ),
+            Faults(faults, chances, seed=seed),
+            clock,
+        )
+        self._shared = Shared(self._world, Stills(), Clips(clip))
+        if prices is None:
+            prices = price_list(catalogue.load().routes.values())
+        self._desks = {
+            dialect.name: Desk(
+                dialect,
+                terms=_terms(
+                    dialect, slots, submits_per_minute, retry_after=retry_after
+                ),
+                offers=prices.get(dialect.name, {}),
+                shared=self._shared,
+            )
+            for dialect in DIALECTS
+        }
+        self._app = Starlette(
+            routes=[
+                Route("/bill", self._bill),
+                Route("/stats", self._stats),
+                *(
+                    Mount(f"/{name}", routes=desk.routes())
+                    for name, desk in self._desks.items()
+                ),
+            ],
+            lifespan=self._lifespan,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+    @property
+    def bill(self) -> list[Charge]:
+        """Every accepted submit, in that order."""
+        return charges(self._world)
+
+    @property
+    def total_usd(self) -> Decimal:
+        """What is owed for them."""
+        return total_usd(self.bill)
+
+    @property
+    def faults(self) -> dict[str, list[Fault]]:
+        """The script that is left; add to it at any time."""
+        return self._world.faults.scripted
+
+    def stats(self) -> dict[str, Any]:
+        """Requests by dialect and kind, and the most that each account was seen to do."""
+        return {
+            "requests": {name: {**desk.requests} for name, desk in self._desks.items()},
+            "keys_shown": sum(desk.keys_shown for desk in self._desks.values()),
+            "accounts": [
+                {
+                    "dialect": account.dialect,
+                    "key": account.fingerprint,
+                    "slots": account.terms.slots,
+                    "submits_per_minute": account.terms.submits_per_minute,
+                    **asdict(account.peaks),
+                }
+                for account in self._world.accounts()
+            ],
+        }
+
+    async def _bill(self, request: Request) -> Response:
+        del request
+        lines = self.bill
+        total = str(total_usd(lines))
+        return Json({"total_usd": total, "charges": [asdict(line) for line in lines]})
+
+    async def _stats(self, request: Request) -> Response:
+        del request
+        return Json(self.stats())
+
+    @asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncGenerator[None]:
+        del app
+        yield
+        await self._shared.stills.aclose()
+        self._shared.clips.close()
+
+
+def _terms(
+    dialect: Dialect, slots: Quota, submits_per_minute: Quota, *, retry_after: bool
+) -> Terms:
+    own = dialect.terms
+    per_minute = _quota(dialect.name, submits_per_minute) or own.submits_per_minute
+    return replace(
+        own,
+        slots=_quota(dialect.name, slots) or own.slots,
+        # fal has no such limit: what comes too fast waits in its queue.
+        submits_per_minute=own.submits_per_minute and per_minute,
+        retry_after=retry_after,
+    )
+
+
+def _quota(name: str, quota: Quota) -> int | None:
+    return quota.get(name) if isinstance(quota, Mapping) else quota

@@ -1,0 +1,272 @@
+"""Talking to providers: the only module that sends anything.
+
+Two clients, because one kind of request costs money. Submits go through httpx's own
+transport, whose exceptions tell what was sent. Everything free (polls, uploads,
+downloads) goes through the aiohttp transport, which costs a fraction of the CPU but
+reports as "never connected" a request that the server had read whole before it hung up
+(httpx-aiohttp 0.2.0, measured 2026-11): submits never take it.
+"""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import Final, TypeVar
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_random_exponential,
+)
+
+from storage.stills import Still
+from tasks.providers.base import Exchange, Provider, UnreadableError
+from tasks.verdicts import (
+    InDoubtError,
+    MisconfiguredError,
+    NotFoundError,
+    NotSentError,
+    ProviderError,
+    ThrottledError,
+)
+
+T = TypeVar("T")
+
+# Before a byte of the request is written these are raised, and by nothing else in httpx's
+# own transport; whatever is not listed may have been accepted.
+NOT_SENT: Final = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.UnsupportedProtocol,
+)
+
+LARGEST_CLIP: Final = 512 * 2**20
+"""Bytes; no clip of some seconds is larger, and memory is bounded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """The one that submits, and the one for all that is free."""
+
+    paid: httpx.AsyncClient
+    free: httpx.AsyncClient
+
+
+@asynccontextmanager
+async def connected(*, timeout_s: float = 60.0) -> AsyncGenerator[Clients]:
+    """Both clients, for as long as the block lasts.
+
+    The paid one keeps a connection for two idle seconds only: a request written to a
+    connection that the other side is closing is a doubt.
+    """
+    limits = httpx.Limits(
+        max_connections=64, max_keepalive_connections=16, keepalive_expiry=2.0
+    )
+    # A submit behind a busy pool waits as long as it takes: nothing was sent yet.
+    patience = httpx.Timeout(timeout_s, connect=10.0, pool=None)
+    connector = aiohttp.TCPConnector(limit=128, keepalive_timeout=15)
+    async with (
+        aiohttp.ClientSession(
+            connector=connector, auto_decompress=False, trust_env=True
+        ) as session,
+        httpx.AsyncClient(limits=limits, timeout=patience) as paid,
+        httpx.AsyncClient(
+            transport=AiohttpTransport(client=session),
+            timeout=timeout_s,
+            trust_env=False,
+        ) as free,
+    ):
+        yield Clients(paid, free)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A provider, and where its requests go."""
+
+    provider: Provider
+    base_url: httpx.URL | None = None
+    """Takes the place of scheme and host, and its path is put before the request's."""
+
+    def addressed(self, request: httpx.Request) -> httpx.Request:
+        """The request as it goes out, to where the owner of the lane wants it.
+
+        Raises:
+            MisconfiguredError: the provider's answer would have us show the key to a
+                host that is not its own.
+        """
+        ours = request.url.host in self.provider.hosts
+        if ours and self.base_url is not None:
+            request.url = _moved(request.url, self.base_url)
+            request.headers["host"] = request.url.netloc.decode("ascii")
+        at_base = self.base_url is not None and request.url.host == self.base_url.host
+        if "authorization" in request.headers and not (ours or at_base):
+            said = f"{self.provider.name}: the key is not for {request.url.host}"
+            raise MisconfiguredError(said)
+        return request
+
+
+def _moved(url: httpx.URL, base: httpx.URL) -> httpx.URL:
+    path = base.raw_path.rstrip(b"/") + url.raw_path
+    return url.copy_with(
+        scheme=base.scheme, host=base.host, port=base.port, raw_path=path
+    )
+
+
+async def submit(clients: Clients, line: Line, exchange: Exchange[T]) -> T:
+    """Send the one request that costs, once.
+
+    Raises:
+        NotSentError, ThrottledError, RejectedError, MisconfiguredError: it was not
+            accepted, for certain.
+        InDoubtError: everything else, whatever it was.
+    """
+    request = _composed(line, exchange)
+    try:
+        response = await clients.paid.send(request)
+    except NOT_SENT as exc:
+        raise NotSentError(_said(line, exc)) from exc
+    except httpx.HTTPError as exc:
+        raise InDoubtError(_said(line, exc)) from exc
+    if verdict := _judged(line, response):
+        raise verdict
+    try:
+        exchange.send(response)
+    except StopIteration as end:
+        return end.value
+    # Whatever an adapter makes of an answer it cannot read, the request went out.
+    except Exception as exc:
+        raise InDoubtError(f"{line.provider.name}: {exc}") from exc
+    raise InDoubtError(f"{line.provider.name}: a submit wanted a second request")
+
+
+def _composed(line: Line, exchange: Exchange[T]) -> httpx.Request:
+    try:
+        return line.addressed(next(exchange))
+    except ProviderError:
+        raise
+    # A request that cannot even be written: no job fares better on this lane.
+    except Exception as exc:
+        said = f"{line.provider.name}: {type(exc).__name__}: {exc}"
+        raise MisconfiguredError(said) from exc
+
+
+def _judged(line: Line, response: httpx.Response) -> ProviderError | None:
+    """The adapter's verdict; an answer that it stumbles over proves nothing."""
+    try:
+        return line.provider.judge(response)
+    except Exception as exc:  # noqa: BLE001 - the caller is told, as a doubt
+        return InDoubtError(f"{line.provider.name}: {type(exc).__name__} in its answer")
+
+
+async def ask(clients: Clients, line: Line, exchange: Exchange[T]) -> T:
+    """Run a free exchange to its end, sending each request once.
+
+    Raises:
+        ProviderError: by kind; all but Misconfigured and Rejected mean "again".
+        UnreadableError: a good answer with no meaning here.
+    """
+    try:
+        request = next(exchange)
+        while True:
+            response = await clients.free.send(line.addressed(request))
+            if verdict := _judged(line, response):
+                raise verdict
+            request = exchange.send(response)
+    except StopIteration as end:
+        return end.value
+    except (httpx.HTTPError, aiohttp.ClientError, TimeoutError) as exc:
+        raise NotSentError(_said(line, exc)) from exc
+    except (KeyError, IndexError, TypeError, ValueError) as exc:
+        if isinstance(exc, UnreadableError):
+            raise
+        said = f"{type(exc).__name__}: {exc}"
+        raise UnreadableError(line.provider.name, said) from exc
+
+
+async def upload(clients: Clients, line: Line, still: Still) -> str:
+    """Hand a still to the provider; its URL there. Tries for some ten minutes."""
+    async for attempt in patiently(40):
+        with attempt:
+            return await ask(clients, line, line.provider.upload(still))
+    raise AssertionError  # pragma: no cover - patiently() reraises
+
+
+async def download(client: httpx.AsyncClient, url: str) -> bytes:
+    """The bytes behind a clip's URL, whole by the server's own count.
+
+    Raises:
+        NotFoundError: the link has died; a poll gives a fresh one.
+        InDoubtError: cut short, or too large, or not now.
+    """
+    place = httpx.URL(url).host
+    body = bytearray()
+    try:
+        async with client.stream("GET", url, follow_redirects=True) as response:
+            if response.status_code in _DEAD_LINK:
+                raise NotFoundError(f"{place}: HTTP {response.status_code}")
+            if not response.is_success:
+                raise InDoubtError(f"{place}: HTTP {response.status_code}")
+            async for chunk in response.aiter_raw(2**16):
+                body += chunk
+                if len(body) > LARGEST_CLIP:
+                    raise InDoubtError(f"{place}: over {LARGEST_CLIP} bytes")
+    except (httpx.HTTPError, aiohttp.ClientError, TimeoutError) as exc:
+        raise InDoubtError(f"{place}: {_name(exc)}") from exc
+    if (want := response.headers.get("content-length", "")).isdecimal() and int(
+        want
+    ) != len(body):
+        raise InDoubtError(f"{place}: {len(body)} of {want} bytes")
+    return bytes(body)
+
+
+_DEAD_LINK: Final = (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
+
+
+def patiently(
+    attempts: int, *, also: tuple[type[Exception], ...] = ()
+) -> AsyncRetrying:
+    """Retry what is free to repeat, waiting as the other side asks: never a submit."""
+    again = (NotSentError, ThrottledError, InDoubtError, NotFoundError)
+    return AsyncRetrying(
+        retry=retry_if_exception_type((*again, *also)),
+        wait=_as_asked(),
+        stop=stop_after_attempt(attempts),
+        reraise=True,
+    )
+
+
+class _as_asked(wait_random_exponential):  # noqa: N801 - tenacity's waits are lower case
+    """A random, growing wait, or what Retry-After says."""
+
+    def __init__(self) -> None:
+        super().__init__(multiplier=0.5, max=20.0)
+
+    def __call__(self, retry_state: RetryCallState) -> float:
+        failed = retry_state.outcome and retry_state.outcome.exception()
+        if isinstance(failed, ThrottledError) and failed.retry_after is not None:
+            return failed.retry_after
+        return super().__call__(retry_state)
+
+
+_WORDS: Final[Mapping[type[BaseException], str]] = MappingProxyType(
+    {
+        httpx.ReadTimeout: "no answer in time",
+        httpx.RemoteProtocolError: "the answer broke off or is not HTTP",
+        httpx.ReadError: "the connection broke",
+    }
+)
+
+
+def _name(exc: BaseException) -> str:
+    return _WORDS.get(type(exc)) or str(exc) or type(exc).__name__
+
+
+def _said(line: Line, exc: BaseException) -> str:
+    return f"{line.provider.name}: {_name(exc)}"

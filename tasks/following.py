@@ -1,0 +1,94 @@
+"""Following an accepted job until the provider is done with it: free, and patient."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from manifests.lifecycle import Discarded, Refused, Rejected, Ticket
+from tasks.exchange import Clients, ask
+from tasks.lanes import Lane
+from tasks.providers.base import Finished, Progress, UnreadableError
+from tasks.verdicts import MisconfiguredError, ProviderError, ThrottledError
+
+log = logging.getLogger("nightreel.following")
+
+Ended = Finished | Refused | Discarded | Rejected
+
+LONGEST_PAUSE_S: Final = 30.0
+"""Between two looks that fail."""
+
+
+class UnfinishedError(Exception):
+    """The provider still has it, as far as we know; another run will ask again."""
+
+
+@dataclass(slots=True)
+class Follower:
+    """Looks at accepted jobs, as often as their lane's latencies are worth."""
+
+    clients: Clients
+    deadline_s: float
+    now: Callable[[], float]
+    stopping: asyncio.Event
+    _unread: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+
+    async def until_ended(self, lane: Lane, ticket: Ticket, *, age_s: float) -> Ended:
+        """What came of a job that was accepted `age_s` seconds ago.
+
+        Raises:
+            UnfinishedError: nothing yet, by the deadline or because we must stop.
+            MisconfiguredError: the provider will not tell us.
+        """
+        began = self.now() - age_s
+        unfinished_s, failures = 0.0, 0
+        pause = lane.looks.next(0.0) if age_s < 1.0 else 0.0
+        while True:
+            await self._pause(pause)
+            elapsed = self.now() - began
+            try:
+                progress = await self._look(lane, ticket)
+                failures = 0
+            except MisconfiguredError:
+                raise
+            except ProviderError as exc:
+                failures += 1
+                progress, pause = None, _after(exc, failures)
+                said = str(exc)
+            else:
+                pause, said = lane.looks.next(elapsed), "still at work"
+            if progress is not None:
+                lane.looks.finished(unfinished_s, elapsed)
+                return progress
+            if elapsed > self.deadline_s:
+                raise UnfinishedError(f"not done after {elapsed:.0f} s: {said}")
+            unfinished_s = elapsed
+
+    async def _look(self, lane: Lane, ticket: Ticket) -> Progress:
+        provider = lane.line.provider
+        try:
+            return await ask(self.clients, lane.line, provider.poll(ticket))
+        except UnreadableError as exc:
+            # A new status word is not an end: say so once, and keep asking.
+            if (lane.name, str(exc)) not in self._unread:
+                self._unread.add((lane.name, str(exc)))
+                log.warning("poll.unreadable lane=%s %s", lane.name, exc)
+            return None
+
+    async def _pause(self, seconds: float) -> None:
+        if self.stopping.is_set():
+            raise UnfinishedError("stopped while the provider was at work")
+        if seconds <= 0:
+            return
+        try:
+            await asyncio.wait_for(self.stopping.wait(), seconds)
+        except TimeoutError:
+            return
+        raise UnfinishedError("stopped while the provider was at work")
+
+
+def _after(exc: ProviderError, failures: int) -> float:
+    if isinstance(exc, ThrottledError) and exc.retry_after is not None:
+        return exc.retry_after
+    return min(LONGEST_PAUSE_S, 0.5 * 2 ** min(failures - 1, 10))

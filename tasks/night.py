@@ -1,0 +1,279 @@
+"""One batch over one manifest: what is wanted, the engine that makes it, what came of it.
+
+Plain Python: Prefect shows it, the command line watches it, and neither is needed.
+"""
+
+import asyncio
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, replace
+from decimal import Decimal
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import polars as pl
+
+from manifests import reading
+from manifests.jobs import Order
+from manifests.lifecycle import State
+from manifests.reading import ManifestError, Plan
+from storage import opening
+from storage.clips import Clips
+from storage.ledger import Ledger
+from storage.objects import Objects
+from tasks.engine import Engine, Rules
+from tasks.exchange import connected
+from tasks.lanes import Lane, Lanes
+from tasks.routing import Purse
+from tasks.tally import Why
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the owner of a batch asks for."""
+
+    manifest: str
+    root: str
+    budget_usd: Decimal | None = None
+    limit: int | None = None
+    """Only the first rows of the manifest."""
+    strict: bool = False
+    """Whether one bad row refuses the lot."""
+    shard_rows: int = 500
+    take_over: bool = False
+    """Whether a run that seems to be at work on the same root is shut out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What came of a batch: states count rows, and add up to `rows`; money is this run's."""
+
+    batch: str
+    rows: int
+    jobs: int
+    published: int
+    rejected: int
+    """Rows that no provider will make, bad rows of the manifest among them."""
+    in_doubt: int
+    pending: int
+    bought: int
+    spent_usd: Decimal
+    wall_s: float
+    lanes_closed: dict[str, str]
+    short_of: str | None
+    """`lanes` or `budget`, where the run ended for want of it."""
+
+    @property
+    def exit_code(self) -> int:
+        if self.short_of is not None:
+            return 3
+        return 1 if self.pending or self.in_doubt else 0
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON: money as a number, exact to the cent it was charged in."""
+        return {
+            **asdict(self),
+            "spent_usd": float(self.spent_usd),
+            "wall_s": round(self.wall_s, 1),
+        }
+
+    def __str__(self) -> str:
+        counts = {
+            "clips": self.published,
+            "rejected": self.rejected,
+            "in doubt": self.in_doubt,
+            "pending": self.pending,
+        }
+        said = [f"{n:,} {what}" for what, n in counts.items() if n or what == "clips"]
+        return f"{', '.join(said)}, {self.spent_usd:,.2f} USD"
+
+
+MANIFEST: Final = "manifest.parquet"
+
+WATCHER: ContextVar[Callable[["Night"], None] | None] = ContextVar(
+    "WATCHER", default=None
+)
+"""Who in this process wants to know that a night begins: the command line, say."""
+
+
+@asynccontextmanager
+async def begun(
+    wanted: Wanted, *, lanes: Sequence[Lane], rules: Rules
+) -> AsyncGenerator["Night"]:
+    """A batch, checked before it is begun, and its tables written when it is over.
+
+    Raises:
+        ManifestError: it cannot be read, or `strict` and a row of it is bad.
+        OpeningError, StorageError: the manifest or the root is out of reach.
+        HeldError: another run is at work on the same root.
+    """
+    with tempfile.TemporaryDirectory(prefix="nightreel-") as name:
+        folder = Path(name)
+        plan = await asyncio.to_thread(planned, wanted, folder, lanes)
+        objects = Objects.open(wanted.root)
+        stem = Path(urlsplit(wanted.manifest).path).stem
+        ledger = await Ledger.open(objects, name=stem, take_over=wanted.take_over)
+        try:
+            async with connected() as clients:
+                engine = Engine(
+                    lanes=Lanes(lanes, time.monotonic),
+                    ledger=ledger,
+                    clips=Clips(objects),
+                    clients=clients,
+                    purse=Purse(wanted.budget_usd),
+                    rules=rules,
+                )
+                night = Night(
+                    wanted, plan=plan, folder=folder, ledger=ledger, engine=engine
+                )
+                if watcher := WATCHER.get():
+                    watcher(night)
+                yield night
+                await night.keep_tables(objects)
+                night.over = True
+        finally:
+            await ledger.close()
+
+
+def planned(wanted: Wanted, folder: Path, lanes: Sequence[Lane]) -> Plan:
+    """What the manifest asks for, from a copy of it in the folder.
+
+    Raises:
+        ManifestError: it cannot be read, or `strict` and a row of it is bad.
+        OpeningError: it is out of reach.
+    """
+    copy = folder / MANIFEST
+    opening.fetch_to(wanted.manifest, copy)
+    plan = reading.check(copy, wanted.manifest, [lane.route for lane in lanes])
+    if wanted.limit is not None:
+        plan = _head(plan, wanted.limit)
+    if wanted.strict and plan.bad_rows:
+        raise ManifestError(refusal(plan))
+    return plan
+
+
+def _head(plan: Plan, rows: int) -> Plan:
+    return replace(
+        plan,
+        rows=min(plan.rows, rows),
+        wanted=plan.wanted.filter(pl.col("row") < rows),
+        complaints=plan.complaints.filter(pl.col("row") < rows),
+    )
+
+
+def refusal(plan: Plan, shown: int = 20) -> str:
+    """Why a manifest with bad rows is refused, row by row."""
+    some = [str(complaint) for complaint in islice(plan.faults, shown)]
+    more = plan.complaints.height - len(some)
+    rest = [f"and {more:,} more"] if more else []
+    said = f"{plan.uri}: {plan.bad_rows:,} of {plan.rows:,} rows are bad"
+    return "\n  ".join([said, *some, *rest])
+
+
+class Night:
+    """A batch that is under way."""
+
+    def __init__(
+        self,
+        wanted: Wanted,
+        *,
+        plan: Plan,
+        folder: Path,
+        ledger: Ledger,
+        engine: Engine,
+    ) -> None:
+        self.wanted = wanted
+        self.plan = plan
+        self.engine = engine
+        self.over = False
+        """Whether all that can be kept of it has been kept."""
+        self.shards = [*plan.shards(wanted.shard_rows)]
+        self._folder = folder
+        self._manifest = folder / MANIFEST
+        self._ledger = ledger
+        self._began = time.monotonic()
+        first = plan.wanted.filter("first")["job"]
+        self._over_before = sum(map(self._over, first))
+
+    @property
+    def batch(self) -> str:
+        return self._ledger.batch
+
+    @property
+    def done(self) -> int:
+        """Jobs that are published or rejected, by this run or an earlier one."""
+        tally = self.engine.tally
+        return self._over_before + tally.published + tally.rejected
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._began
+
+    async def run_shard(self, number: int) -> dict[str, int]:
+        """Take every job of a shard to its end; how many ended how."""
+        shard = self.shards[number]
+        with tempfile.TemporaryDirectory(dir=self._folder) as spool:
+            orders = await asyncio.to_thread(self._orders, shard, Path(spool))
+            await self.engine.run(orders)
+        states = Counter(self._ledger.history(job).state for job in shard["job"])
+        return {str(state): count for state, count in states.items()}
+
+    def summary(self) -> Summary:
+        """What came of it, by now."""
+        states = Counter(map(self._state, self.plan.wanted["job"]))
+        rests = {rest.why for rest in self.engine.tally.resting.values()}
+        closed = {lane.name: lane.closed for lane in self.engine.lanes.all}
+        return Summary(
+            batch=self.batch,
+            rows=self.plan.rows,
+            jobs=self.plan.jobs,
+            published=states["published"],
+            rejected=states["rejected"] + self.plan.bad_rows,
+            in_doubt=states["in_doubt"],
+            pending=states["pending"],
+            bought=self.engine.tally.bought,
+            spent_usd=self.engine.tally.purse.spent_usd,
+            wall_s=self.elapsed_s,
+            lanes_closed={name: why for name, why in closed.items() if why},
+            short_of=_short_of(rests),
+        )
+
+    async def keep_tables(self, objects: Objects) -> None:
+        """Write what came of every row, every attempt and every complaint beside the clips."""
+        return
+
+    def _state(self, job_id: str) -> str:
+        """One of the four that a summary counts."""
+        rest = self.engine.tally.resting.get(job_id)
+        if rest is not None and rest.why is Why.STILL:
+            return "rejected"
+        match state := self._ledger.history(job_id).state:
+            case State.PUBLISHED | State.REJECTED | State.IN_DOUBT:
+                return str(state)
+            case _:
+                return "pending"
+
+    def _over(self, job_id: str) -> bool:
+        over = {State.PUBLISHED, State.REJECTED}
+        return self._ledger.history(job_id).state in over
+
+    def _orders(self, shard: pl.DataFrame, spool: Path) -> list[Order]:
+        def keep(sha256: str, content: bytes) -> str:
+            """An embedded still waits on this machine's disk for its turn."""
+            path = spool / sha256
+            path.write_bytes(content)
+            return path.as_uri()
+
+        return [*reading.orders(self._manifest, self.wanted.manifest, shard, keep)]
+
+
+def _short_of(rests: set[Why]) -> str | None:
+    if Why.NO_LANE in rests:
+        return "lanes"
+    return "budget" if Why.BUDGET in rests else None

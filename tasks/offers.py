@@ -1,0 +1,152 @@
+"""Offers: all that one submit needs, brought together before any money moves.
+
+A still that a provider will take, handed over; a turn on a lane; the price, reserved.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, TypeVar
+
+from manifests.jobs import Order
+from storage.opening import OpeningError
+from storage.stills import BadStillError
+from tasks import stills
+from tasks.exchange import Clients
+from tasks.lanes import Lane, Lanes, NoLaneLeftError, StoppedError, closing
+from tasks.routing import Purse, candidates
+from tasks.stills import Checked
+from tasks.tally import Why
+from tasks.verdicts import MisconfiguredError, ProviderError
+
+T = TypeVar("T")
+
+
+class RestError(Exception):
+    """The job cannot be bought now: it waits for another run, or for a person."""
+
+    def __init__(self, why: Why, reason: str) -> None:
+        super().__init__(reason)
+        self.why = why
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """All that one submit needs."""
+
+    lane: Lane
+    price_usd: Decimal
+    image_url: str
+
+
+@dataclass(slots=True)
+class Hand:
+    """What a job has in hand while this process works on it: none of it outlives us."""
+
+    order: Order
+    lanes: Lanes
+    checked: Checked | None = None
+    image_urls: dict[str, str] = field(default_factory=dict[str, str])
+    """Where each lane's provider can read the still, by the lane's name."""
+    clip_url: str | None = None
+    """Where the clip can be fetched, once a poll has said so."""
+    slot: Lane | None = None
+    """Its place on a lane, from its turn until the provider is done with it."""
+
+    def let_go(self) -> None:
+        """The provider is done with it."""
+        if self.slot is not None:
+            self.lanes.give_back(self.slot)
+            self.slot = None
+
+    def let_go_later(self) -> None:
+        """A job in doubt may be at work there: its place is free when it would be done."""
+        if self.slot is not None:
+            seconds = self.slot.looks.expected_s() or 60.0
+            loop = asyncio.get_running_loop()
+            loop.call_later(seconds, self.lanes.give_back, self.slot)
+            self.slot = None
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """Makes offers, from the lanes and the money there are."""
+
+    lanes: Lanes
+    clients: Clients
+    purse: Purse
+    stopping: asyncio.Event
+
+    async def make(self, hand: Hand) -> Offer:
+        """A turn to submit this job now; its slot is in the hand.
+
+        Raises:
+            RestError: what is missing, in words.
+        """
+        try:
+            able = self._able(hand.order)
+            if hand.checked is None:
+                hand.checked = await self._checked(hand.order, able)
+            # Handed to the likeliest lane before the turn, so that no slot waits for it.
+            await self._handed(hand, hand.checked, able[0])
+            lane = await self.lanes.turn(able)
+            hand.slot = lane
+            image_url = await self._handed(hand, hand.checked, lane)
+        except StoppedError:
+            raise RestError(Why.STOPPED, "the run was stopped") from None
+        except NoLaneLeftError as exc:
+            raise RestError(Why.NO_LANE, str(exc)) from None
+        price_usd = lane.route.price_usd(hand.order.job)
+        if not self.purse.reserve(price_usd):
+            lane.pace.withdrawn()
+            raise RestError(Why.BUDGET, f"the budget has no {price_usd} USD left")
+        return Offer(lane, price_usd, image_url)
+
+    def _able(self, order: Order) -> list[Lane]:
+        able = candidates(order, self.lanes.all)
+        if not able:
+            raise RestError(Why.NO_LANE, "no lane in use can make it for its max_usd")
+        if not self.purse.affords(able[0].route.price_usd(order.job)):
+            raise RestError(Why.BUDGET, "the budget is spent")
+        still_open = [lane for lane in able if lane.closed is None]
+        if not still_open:
+            raise NoLaneLeftError(closing(able))
+        return still_open
+
+    async def _checked(self, order: Order, able: list[Lane]) -> Checked:
+        min_px = min(lane.route.min_still_px for lane in able)
+        try:
+            return await self._unless_stopped(stills.check(order, min_px=min_px))
+        except BadStillError as exc:
+            raise RestError(Why.STILL, str(exc)) from exc
+        except OpeningError as exc:
+            raise RestError(Why.UNREAD, str(exc)) from exc
+
+    async def _handed(self, hand: Hand, checked: Checked, lane: Lane) -> str:
+        if lane.name not in hand.image_urls:
+            try:
+                url = await self._unless_stopped(
+                    stills.hand_over(checked, lane, self.clients)
+                )
+            except MisconfiguredError as exc:
+                self.lanes.close(lane, str(exc))
+                raise RestError(Why.NO_LANE, str(exc)) from exc
+            except ProviderError as exc:
+                raise RestError(Why.UNREAD, f"its still: {exc}") from exc
+            hand.image_urls[lane.name] = url
+        return hand.image_urls[lane.name]
+
+    async def _unless_stopped(self, free: Coroutine[Any, Any, T]) -> T:
+        """What is free is dropped where it stands when the run is stopped."""
+        work = asyncio.ensure_future(free)
+        stop = asyncio.ensure_future(self.stopping.wait())
+        try:
+            await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise StoppedError
+            return work.result()
+        finally:
+            stop.cancel()
+            work.cancel()

@@ -1,0 +1,206 @@
+"""How hard a lane may be pushed, and when to look: pure, the clock is passed in.
+
+A lane has slots (clips being made at once), submits per minute, and a breaker. What is
+configured is what we were told; what the provider bears is learned from its refusals. A
+provider that is down, or that loses answers, is left alone for a while and tried again
+with one job at a time.
+
+Times are seconds on any clock that only goes forward.
+"""
+
+import math
+from bisect import bisect_right, insort
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+MINUTE: Final = 61.0
+"""Seconds in which no more submits than allowed are sent: a little over a minute, for
+the network between our clock and theirs."""
+
+TROUBLES: Final = 3
+"""Failures in a row after which a lane is tried with one job at a time."""
+
+CAUTION: Final = 8
+"""Rounds of successes that earn one slot more than was last refused: a probe costs a
+refused call, and one in 8 rounds keeps those well under 5 % of jobs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a lane was told that it may do."""
+
+    slots: int
+    submits_per_minute: int
+    queues: bool = False
+    """Whether work over the slots waits at the provider instead of being refused."""
+
+
+class Pace:
+    """One lane's pacing: ask `wait`, then `begin`, say what came of it, then `done`."""
+
+    def __init__(self, limits: Limits) -> None:
+        # Where the provider queues, a few more than it runs: no slot of it waits for
+        # our next look.
+        spare = math.ceil(limits.slots * 0.1) if limits.queues else 0
+        self._most = limits.slots + spare
+        self._slots = float(self._most)
+        self._ceiling = float(self._most)
+        self._most_a_minute = limits.submits_per_minute
+        self._a_minute = float(limits.submits_per_minute)
+        self._sent = deque[float]()
+        self._unanswered = 0
+        self._not_before = -math.inf
+        self._refusals = 0
+        self._refused_at = -math.inf
+        self._troubles = 0
+        self.in_flight = 0
+
+    @property
+    def slots(self) -> int:
+        """How many clips it may make at once, as far as we know by now."""
+        return int(self._slots)
+
+    @property
+    def tripped(self) -> bool:
+        """Whether the breaker is open: one job at a time, after a wait."""
+        return self._troubles >= TROUBLES
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether it has been tried in vain for about a quarter of an hour."""
+        return self._troubles >= TROUBLES + 8
+
+    def wait(self, now: float) -> float:
+        """Seconds until a submit may be sent; inf until something comes back."""
+        if self.in_flight >= self.slots or (self.tripped and self._unanswered):
+            return math.inf
+        while self._sent and self._sent[0] <= now - MINUTE:
+            self._sent.popleft()
+        over = len(self._sent) - int(self._a_minute)
+        minute = self._sent[over] + MINUTE - now if over >= 0 else 0.0
+        return max(0.0, self._not_before - now, minute)
+
+    def begin(self, now: float) -> None:
+        """A submit is about to be sent."""
+        self.in_flight += 1
+        self._unanswered += 1
+        self._sent.append(now)
+
+    def resumed(self) -> None:
+        """A job that an earlier run submitted holds a slot there too."""
+        self.in_flight += 1
+
+    def withdrawn(self) -> None:
+        """What was begun was never sent; `done` follows."""
+        self._answered()
+        self._sent.pop()
+
+    def done(self) -> None:
+        """A slot is given back, whatever came of the job."""
+        self.in_flight -= 1
+
+    def accepted(self, now: float) -> None:
+        """The provider took it: the lane is well, and may be asked for a little more."""
+        self._answered()
+        self._refusals = 0
+        self._troubles = 0
+        # What was refused long ago may be welcome now: caution fades with the minutes.
+        calm = min(now - self._refused_at, 3600.0) / 60
+        caution = max(1.0, CAUTION / (1 + (calm / 5) ** 2))
+        if self._slots < self._ceiling:
+            caution = 1.0
+        self._slots = min(self._most, self._slots + 1 / (self._slots * caution))
+        more = 0.005 * (1 + calm**2)
+        self._a_minute = min(self._most_a_minute, self._a_minute + more)
+
+    def throttled(self, now: float, retry_after: float | None) -> None:
+        """Too much or too fast: fewer at once, and not before it says."""
+        self._answered()
+        self._sent.pop()
+        self._refusals += 1
+        self._refused_at = now
+        if self._refusals == 1:
+            self._shrink()
+        elif self._unanswered == 0:
+            # Refused again with fewer in flight: it is the rate that is too high.
+            self._a_minute = max(1.0, min(self._a_minute, len(self._sent)))
+        backed_off = min(60.0, 0.5 * 2 ** min(self._refusals - 1, 10))
+        pause = backed_off if retry_after is None else retry_after
+        self._not_before = max(self._not_before, now + pause)
+
+    def rejected(self) -> None:
+        """It answered, and would not have this job: nothing is wrong with the lane."""
+        self._answered()
+        self._troubles = 0
+
+    def troubled(self, now: float) -> None:
+        """It could not be reached, or its answer was lost: after a few, leave it alone."""
+        self._answered()
+        if self.tripped and now < self._not_before:
+            # Sent before the breaker opened: the same piece of news.
+            return
+        self._troubles += 1
+        if self.tripped:
+            longer = min(self._troubles - TROUBLES, 6)
+            self._not_before = max(self._not_before, now + min(300.0, 5.0 * 2**longer))
+
+    def _answered(self) -> None:
+        self._unanswered -= 1
+
+    def _shrink(self) -> None:
+        held = max(1.0, self.in_flight - 1.0)
+        if self._unanswered:
+            # Several are on their way: how many it bears is not known, so halve.
+            self._ceiling = self._slots
+            self._slots = max(1.0, min(self._slots / 2, held))
+        else:
+            self._slots = self._ceiling = min(self._slots, held)
+
+
+class Looks:
+    """When to look at a job: few looks, and a finished one is noticed within a few per
+    cent of its run time.
+
+    Learns how long the lane's jobs take, and then looks just before the fastest finish
+    and as often as the spread is worth. Not knowing yet, it looks at growing intervals.
+    """
+
+    def __init__(self, *, shortest_s: float = 0.1) -> None:
+        self._shortest = shortest_s
+        self._recent = deque[float](maxlen=200)
+        self._sorted: list[float] = []
+
+    def finished(self, unfinished_s: float, finished_s: float) -> None:
+        """A job was seen unfinished and then finished, so long after it was accepted."""
+        took = (unfinished_s + finished_s) / 2 if unfinished_s else finished_s
+        if len(self._recent) == self._recent.maxlen:
+            self._sorted.remove(self._recent[0])
+        self._recent.append(took)
+        insort(self._sorted, took)
+
+    def next(self, elapsed_s: float) -> float:
+        """Seconds to wait before the next look at a job that has run this long."""
+        if len(self._sorted) < LEARNED:
+            return max(self._shortest, elapsed_s * 0.15)
+        typical = self._sorted[len(self._sorted) // 2]
+        fine = max(self._shortest, typical * 0.05)
+        if elapsed_s < (fastest := self._sorted[0] * 0.97):
+            return max(self._shortest, fastest - elapsed_s)
+        after = bisect_right(self._sorted, elapsed_s)
+        if after == len(self._sorted):
+            return max(fine, (elapsed_s - typical) * 0.2)
+        # Then when the next tenth of the lane's jobs are done.
+        share = max(1, len(self._sorted) // 10)
+        target = self._sorted[min(after + share, len(self._sorted)) - 1]
+        return max(fine, target - elapsed_s)
+
+    def expected_s(self) -> float | None:
+        """How long a job of this lane takes, or None before enough have finished."""
+        if len(self._sorted) < LEARNED:
+            return None
+        return self._sorted[len(self._sorted) // 2]
+
+
+LEARNED: Final = 8
+"""Finished jobs from which on a lane's own latencies are believed."""

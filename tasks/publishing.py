@@ -1,0 +1,112 @@
+"""Fetching a clip that is ready, and publishing it whole: free, so it is done again and
+again, and never a reason to buy the clip twice."""
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
+from typing import Any, Final
+
+import httpx
+
+from manifests.jobs import Order
+from manifests.lifecycle import History, Ticket
+from storage.clips import Clips
+from storage.mp4 import BrokenClipError, check
+from tasks.exchange import download, patiently
+from tasks.verdicts import ProviderError
+
+TRIES: Final = 6
+"""Downloads of one clip in one run."""
+
+SAME: Final = 3
+"""Downloads with the same bytes after which a broken clip is what the provider made."""
+
+
+class UnfetchedError(Exception):
+    """The clip is still at the provider; another run will fetch it."""
+
+
+class BadClipError(Exception):
+    """The provider's clip is whole by its own count, twice the same, and no good."""
+
+
+class Publisher:
+    """Brings clips home, a bounded number in memory at once."""
+
+    def __init__(
+        self, clips: Clips, client: httpx.AsyncClient, *, at_once: int, decodes: bool
+    ) -> None:
+        self._clips = clips
+        self._client = client
+        self._in_transit = asyncio.Semaphore(at_once)
+        self._decodes = decodes
+
+    async def publish(
+        self,
+        job_id: str,
+        link: Callable[[], Awaitable[str]],
+        sidecar: Mapping[str, Any],
+    ) -> str:
+        """Fetch, check and keep a clip; its URI.
+
+        Args:
+            link: a URL of the clip, fresh each time it is asked for.
+
+        Raises:
+            UnfetchedError: not this time.
+            BadClipError: never; the provider's file itself is broken.
+        """
+        seen = Counter[str]()
+        try:
+            async for attempt in patiently(TRIES, also=(BrokenClipError,)):
+                with attempt:
+                    async with self._in_transit:
+                        mp4 = await download(self._client, await link())
+                        return await self._keep(job_id, mp4, sidecar, seen)
+        except (ProviderError, BrokenClipError) as exc:
+            raise UnfetchedError(str(exc)) from exc
+        raise AssertionError  # pragma: no cover - patiently() reraises
+
+    async def _keep(
+        self, job_id: str, mp4: bytes, sidecar: Mapping[str, Any], seen: Counter[str]
+    ) -> str:
+        sha256 = hashlib.sha256(mp4).hexdigest()
+        seen[sha256] += 1
+        try:
+            probe = await asyncio.to_thread(check, mp4, decode=self._decodes)
+        except BrokenClipError as exc:
+            # Cut short or not an MP4 at all is the network's doing, or will heal: only a
+            # whole file that is the same each time is the provider's own.
+            if exc.whole and seen[sha256] >= SAME:
+                raise BadClipError(str(exc)) from exc
+            raise
+        facts = {"sha256": sha256, "bytes": len(mp4), "probe": asdict(probe)}
+        return await self._clips.publish(job_id, mp4, {**sidecar, **facts})
+
+
+def described(order: Order, past: History, ticket: Ticket) -> dict[str, Any]:
+    """What a clip's sidecar says of how it was made; never where its still was signed."""
+    job = order.job
+    return {
+        "job": job.id,
+        "image": job.image,
+        "prompt": job.prompt,
+        "negative_prompt": job.negative_prompt,
+        "resolution": job.resolution,
+        "duration_s": job.duration_s,
+        "aspect_ratio": job.aspect_ratio,
+        "take": job.take,
+        "seed": past.seed,
+        "ai_generated": True,
+        "route": past.route,
+        "lane": past.lane,
+        "provider": ticket.provider,
+        "remote_id": ticket.id,
+        "attempts": past.attempts,
+        "price_usd": str(past.price_usd),
+        "submitted_at": past.submitted_at,
+        "accepted_at": past.accepted_at,
+        "generated_at": past.generated_at,
+    }

@@ -1,0 +1,294 @@
+"""What nightreel.toml may say, and what people are told when it says something else."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.settings import SettingsError, load, resolve_key
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parents[2]
+SECRET = "sk-live-5d41402abc4b2a76"
+LANE = '[lanes.spicy]\nroute = "wavespeed/wan-2.2-spicy"\nkey = "env:WAVESPEED_KEY"\n'
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.delenv("NIGHTREEL_CONFIG", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def written(text):
+    path = Path("nightreel.toml")
+    path.write_text(text)
+    return path
+
+
+def complaint(text, lanes=None):
+    with pytest.raises(SettingsError) as caught:
+        load(written(text), lanes=lanes)
+    return str(caught.value)
+
+
+def test_a_lane_is_read_as_it_was_written():
+    path = written(
+        LANE
+        + 'base_url = "http://127.0.0.1:8400/wavespeed"\nslots = 100\n'
+        + 'submits_per_minute = 500\nstills = "upload"\n'
+    )
+
+    lane = load(path).lanes["spicy"]
+
+    assert lane.route == "wavespeed/wan-2.2-spicy"
+    assert lane.key == "env:WAVESPEED_KEY"
+    assert lane.base_url == "http://127.0.0.1:8400/wavespeed"
+    assert (lane.slots, lane.submits_per_minute, lane.stills) == (100, 500, "upload")
+
+
+def test_what_a_lane_leaves_out_is_left_to_the_route():
+    lane = load(written(LANE)).lanes["spicy"]
+
+    assert (lane.base_url, lane.slots, lane.submits_per_minute) == (None, None, None)
+    assert lane.stills is None
+
+
+def test_the_engine_has_defaults_and_each_can_be_changed():
+    plain = load(written(LANE)).engine
+    changed = load(
+        written(LANE + "[engine]\nshard_rows = 1000\ndeadline_s = 90")
+    ).engine
+
+    assert (plain.shard_rows, plain.attempts, plain.deadline_s) == (500, 3, 3600)
+    assert (plain.downloads, plain.decode) == (16, True)
+    assert (changed.shard_rows, changed.deadline_s) == (1000, 90)
+    assert changed.attempts == 3
+
+
+def test_the_catalogues_tables_are_passed_on_untouched():
+    path = written(
+        LANE
+        + '[routes."wavespeed/wan-2.2-spicy"]\nslots = 7\n[models.mine]\nfps = 24\n'
+    )
+
+    settings = load(path)
+
+    assert settings.routes == {"wavespeed/wan-2.2-spicy": {"slots": 7}}
+    assert settings.models == {"mine": {"fps": 24}}
+
+
+def test_the_example_is_a_good_file():
+    settings = load(ROOT / "examples" / "nightreel.toml")
+
+    providers = {lane.route.partition("/")[0] for lane in settings.lanes.values()}
+    assert providers == {"wavespeed", "atlas", "fal"}
+    assert settings.engine == type(settings.engine)()
+
+
+# Where the file is
+
+
+def test_the_file_is_found_beside_the_person():
+    written(LANE)
+
+    assert list(load().lanes) == ["spicy"]
+
+
+def test_the_environment_may_name_the_file_and_an_argument_goes_first(
+    tmp_path, monkeypatch
+):
+    written(LANE)
+    other = tmp_path / "other.toml"
+    other.write_text(LANE.replace("spicy]", "other]"))
+    monkeypatch.setenv("NIGHTREEL_CONFIG", str(other))
+
+    assert list(load().lanes) == ["other"]
+    assert list(load(Path("nightreel.toml")).lanes) == ["spicy"]
+
+
+def test_a_missing_file_is_named_whole_with_what_to_do(tmp_path):
+    with pytest.raises(SettingsError) as caught:
+        load()
+
+    assert str(tmp_path / "nightreel.toml") in str(caught.value)
+    assert "NIGHTREEL_CONFIG" in str(caught.value)
+
+
+def test_a_folder_is_not_a_file(tmp_path):
+    with pytest.raises(SettingsError, match="directory"):
+        load(tmp_path)
+
+
+def test_bad_toml_is_shown_by_its_line():
+    assert "line 2" in complaint("[lanes.spicy]\nroute = ,\n")
+
+
+def test_a_file_that_is_not_text_says_so(tmp_path):
+    path = tmp_path / "nightreel.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+
+    with pytest.raises(SettingsError, match="not UTF-8"):
+        load(path)
+
+
+# What it says
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (LANE + "slot = 3", ["[lanes.spicy]", "no key 'slot'", "'slots'"]),
+        ("[lane.spicy]", ["no key 'lane'", "did you mean 'lanes'"]),
+        (LANE + "[engine]\nshards = 9", ["[engine]", "'shards'", "shard_rows"]),
+        (LANE + "slots = 0", ["[lanes.spicy]", "slots = 0", "equal to 1"]),
+        (LANE + "slots = true", ["slots = True", "must be a valid integer"]),
+        (LANE + 'slots = "9"', ["slots = '9'", "must be a valid integer"]),
+        (LANE + 'stills = "post"', ["stills = 'post'", "'presign' or 'link'"]),
+        (LANE + "[engine]\nshard_rows = 1001", ["shard_rows = 1001", "equal to 1000"]),
+        (LANE + "[engine]\ndeadline_s = inf", ["deadline_s = inf", "finite"]),
+        (LANE + "[routes]\nslots = 9", ["[routes] slots", "must be a table"]),
+        ("lanes = 3", ["lanes", "must be a table"]),
+        ('[lanes.spicy]\nkey = "env:A"', ["[lanes.spicy]", "no 'route'"]),
+        (LANE.replace("wavespeed/", ""), ["route = 'wan-2.2-spicy'", "provider/model"]),
+        (LANE.replace("spicy]", '"a,b"]'), ["a,b", "letters, digits"]),
+        (LANE + 'base_url = "127.0.0.1:8400"', ["[lanes.spicy] base_url", "http(s)"]),
+        ("", ["no lanes", "[lanes.NAME]"]),
+    ],
+)
+def test_a_mistake_is_named_by_place_and_value_with_what_is_allowed(text, words):
+    message = complaint(text)
+
+    assert message.startswith("nightreel.toml: ")
+    assert [word for word in words if word not in message] == []
+
+
+def test_all_mistakes_are_told_at_once():
+    message = complaint(LANE + "slots = 0\nsubmits_per_minute = 0\nslow = 1")
+
+    assert len(message.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f'key = "{SECRET}"',
+        f'key = "env:{SECRET}"',
+        f'key = "block:{SECRET}!"',
+        f'key = ["{SECRET}"]',
+        f'key = "env:A"\napi_key = "{SECRET}"',
+        f'key = "env:A"\nbase_url = "https://me:{SECRET}@example.com"',
+        f'key = "env:A"\nbase_url = "https://example.com/?token={SECRET}"',
+        f'key = "env:A"\nbase_url = "https://[{SECRET}"',
+    ],
+)
+def test_a_key_in_the_file_is_refused_and_never_repeated(line):
+    path = written(f'[lanes.spicy]\nroute = "wavespeed/wan-2.2-spicy"\n{line}\n')
+
+    with pytest.raises(SettingsError) as caught:
+        load(path)
+
+    assert "[lanes.spicy]" in str(caught.value)
+    assert SECRET not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+def test_a_key_where_a_lane_should_be_is_not_repeated():
+    assert SECRET not in complaint(f'[lanes]\nspicy = "{SECRET}"')
+
+
+# Which lanes
+
+
+def test_only_the_lanes_that_were_named_are_used_in_that_order():
+    path = written("".join(LANE.replace("spicy]", f"{name}]") for name in "abc"))
+
+    assert list(load(path, lanes=["c", "a"]).lanes) == ["c", "a"]
+
+
+def test_a_lane_that_is_not_there_is_named_with_those_that_are():
+    message = complaint(LANE, lanes=["spicey"])
+
+    assert "no lane 'spicey' (did you mean 'spicy'?)" in message
+
+
+def test_naming_no_lane_is_having_none():
+    assert "no lanes" in complaint(LANE, lanes=[])
+
+
+# Keys
+
+
+async def test_a_key_is_read_from_the_variable_that_the_lane_names(monkeypatch):
+    monkeypatch.setenv("WAVESPEED_KEY", f"{SECRET}\n")
+
+    assert await resolve_key("env:WAVESPEED_KEY", lane="spicy") == SECRET
+
+
+@pytest.mark.parametrize("value", [None, "", " \n"])
+async def test_a_variable_without_a_key_is_named_with_its_lane(monkeypatch, value):
+    monkeypatch.delenv("WAVESPEED_KEY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("WAVESPEED_KEY", value)
+
+    with pytest.raises(SettingsError) as caught:
+        await resolve_key("env:WAVESPEED_KEY", lane="spicy")
+
+    assert "lane 'spicy'" in str(caught.value)
+    assert "WAVESPEED_KEY" in str(caught.value)
+
+
+async def test_what_is_no_reference_is_refused_and_never_repeated():
+    with pytest.raises(SettingsError) as caught:
+        await resolve_key(SECRET)
+
+    assert SECRET not in str(caught.value)
+
+
+def test_a_key_is_read_from_a_prefect_secret_block(tmp_path):
+    program = """
+import asyncio
+from prefect.blocks.system import Secret
+from flows.settings import SettingsError, resolve_key
+
+async def main():
+    await Secret(value="a key").asave("wavespeed")
+    print(await resolve_key("block:wavespeed", lane="spicy"))
+    try:
+        await resolve_key("block:nowhere", lane="spicy")
+    except SettingsError as exc:
+        print(exc)
+
+asyncio.run(main())
+"""
+    prefect = {
+        "PREFECT_HOME": str(tmp_path),
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=inherited | prefect,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+    found, missing = done.stdout.splitlines()[-2:] or [done.stderr, ""]
+    assert found == "a key"
+    assert "lane 'spicy'" in missing
+    assert "'nowhere' does not exist" in missing
+
+
+def test_settings_are_read_without_waiting_for_prefect():
+    program = "import sys, flows.settings; sys.exit('prefect' in sys.modules)"
+
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False)
+
+    assert done.returncode == 0

@@ -1,0 +1,144 @@
+"""What holds for every provider."""
+
+import json
+
+import httpx
+import pytest
+
+from manifests.catalogue import Route
+from manifests.jobs import Job
+from manifests.lifecycle import Ticket
+from tasks.providers import PROVIDERS
+from tasks.providers.base import UnreadableError
+from tasks.verdicts import ThrottledError
+
+KEY = "key-id:all-secret-5160"
+JOB = Job(image="https://i/1.jpg", prompt="pan")
+URLS = {name: f"https://queue.fal.run/r/1/{name}" for name in ("status", "cancel")}
+# What a provider writes of a failed fetch: our still's signed link, and our key.
+TALKATIVE = f"cannot fetch https:\\/\\/i\\/1.jpg?X-Amz-Signature=77&a=b with {KEY}"
+
+
+@pytest.fixture(params=sorted(PROVIDERS))
+def provider(request):
+    route = Route(
+        name=f"{request.param}/model",
+        endpoints={"480p": "owner/model"},
+        prices_usd={},
+        fps=16,
+    )
+    return PROVIDERS[request.param](route, KEY)
+
+
+@pytest.fixture
+def ticket(provider):
+    return Ticket(provider.name, "1", URLS | {"result": "https://queue.fal.run/r/1"})
+
+
+def test_a_route_finds_its_provider_by_name(provider):
+    assert type(provider) is PROVIDERS[provider.name]
+
+
+def test_an_adapter_does_not_show_its_key(provider):
+    assert "5160" not in repr(provider)
+
+
+def test_the_key_goes_to_the_providers_own_hosts_over_tls(provider, ticket, still):
+    requests = [
+        next(provider.submit(JOB, "https://i/1.jpg", 1)),
+        next(provider.upload(still)),
+        next(provider.poll(ticket)),
+        *provider.cancel(ticket),
+    ]
+
+    for request in requests:
+        assert request.url.scheme == "https"
+        assert request.url.host in provider.hosts
+        assert request.headers["authorization"].endswith(KEY)
+
+
+def test_a_seed_of_nought_is_said(provider):
+    request = next(provider.submit(JOB, "https://i/1.jpg", 0))
+
+    assert json.loads(request.content)["seed"] == 0
+
+
+def test_a_prompt_in_any_script_goes_out_whole(provider):
+    job = Job(image="i", prompt='夜の列車 "slow" 🎞')
+
+    request = next(provider.submit(job, "https://i/1.jpg", 0))
+
+    assert json.loads(request.content)["prompt"] == job.prompt
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("7", 7.0),
+        (" 0.5 ", 0.5),
+        ("0", 0.0),
+        (None, None),
+        ("", None),
+        ("soon", None),
+        ("-1", None),
+        ("nan", None),
+        ("1e999", None),
+        ("9" * 400, None),
+        ("Sun, 22 Nov 2026 10:00:00 GMT", None),
+    ],
+)
+def test_retry_after_is_heeded_when_it_is_seconds(provider, answer, said, seconds):
+    body = {"code": 429, "message": "slow", "msg": "slow", "detail": "slow"}
+    headers = {} if said is None else {"retry-after": said}
+    response = answer(429, body, headers)
+    response.request = next(provider.submit(JOB, "https://i/1.jpg", 0))
+
+    verdict = provider.judge(response)
+
+    assert isinstance(verdict, ThrottledError)
+    assert verdict.retry_after == seconds
+
+
+def test_what_is_kept_of_a_failure_has_no_key_and_no_signature(provider, play, ticket):
+    failed = {"status": "failed", "error": TALKATIVE}
+    runner = {"error": TALKATIVE, "error_type": "runner_server_error"}
+    body = {"data": failed, "status": "COMPLETED"} | runner
+
+    _, progress = play(provider, provider.poll(ticket), httpx.Response(200, json=body))
+
+    assert "cannot fetch" in progress.reason
+    assert "5160" not in progress.reason
+    assert "X-Amz" not in progress.reason
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_what_is_quoted_of_the_unreadable_has_no_key_and_no_signature(
+    provider, play, answer, ticket, raw
+):
+    said = {"data": {"status": "snoozed"}, "status": "SNOOZED", "error": TALKATIVE}
+    body = TALKATIVE.encode() if raw else said
+
+    with pytest.raises(UnreadableError) as caught:
+        play(provider, provider.poll(ticket), answer(200, body))
+
+    assert "5160" not in str(caught.value)
+    assert "X-Amz" not in str(caught.value)
+
+
+def test_a_poll_is_never_an_end_by_its_http_status_alone(provider, ticket, answer):
+    polling = next(provider.poll(ticket))
+    ends = {"RejectedError"}
+
+    for status in range(300, 600):
+        response = answer(status, b"<html></html>")
+        response.request = polling
+        assert type(provider.judge(response)).__name__ not in ends
+
+
+def test_a_submit_is_in_doubt_whatever_the_status_of_a_page(provider, answer):
+    submit = next(provider.submit(JOB, "https://i/1.jpg", 0))
+
+    for status in range(300, 600):
+        response = answer(status, b"<html></html>")
+        response.request = submit
+        assert type(provider.judge(response)).__name__ == "InDoubtError"

@@ -1,0 +1,308 @@
+"""What Atlas Cloud is asked, and what its answers mean."""
+
+from decimal import Decimal
+
+import pytest
+
+from manifests.catalogue import Route
+from manifests.jobs import Job
+from manifests.lifecycle import Refused, Rejected, Ticket
+from tasks.providers.atlas import Atlas
+from tasks.providers.base import Finished, UnreadableError
+from tasks.verdicts import (
+    InDoubtError,
+    MisconfiguredError,
+    NotFoundError,
+    RejectedError,
+    ThrottledError,
+)
+
+KEY = "at-secret-5160"
+SPICY = "alibaba/wan-2.2-spicy/image-to-video"
+ROUTE = Route(
+    name="atlas/wan-2.2-spicy",
+    endpoints={"480p": SPICY, "720p": SPICY},
+    prices_usd={("480p", 5): Decimal("0.17")},
+    fps=16,
+)
+JOB = Job(image="https://i/1.jpg", prompt="slow dolly in", resolution="720p")
+IMAGE = "https://i/1.jpg"
+TICKET = Ticket("atlas", "9f8e7d")
+PROVIDER = Atlas(ROUTE, KEY)
+
+
+def asking(step, still):
+    """The request of each step, as the exchange would send it."""
+    match step:
+        case "submit":
+            return next(PROVIDER.submit(JOB, IMAGE, 42))
+        case "upload":
+            return next(PROVIDER.upload(still))
+        case "poll":
+            return next(PROVIDER.poll(TICKET))
+
+
+def test_a_submit_is_one_request_with_the_model_in_a_flat_body(play, recorded):
+    exchange = PROVIDER.submit(JOB, IMAGE, 42)
+
+    [request], ticket = play(PROVIDER, exchange, recorded("atlas", "submitted"))
+
+    assert request.method == "POST"
+    assert str(request.url) == "https://api.atlascloud.ai/api/v1/model/generateVideo"
+    assert dict(request.headers) == {
+        "host": "api.atlascloud.ai",
+        "authorization": f"Bearer {KEY}",
+        "x-atlascloud-object-expiration-hours": "168",
+        "x-atlascloud-request-retention-hours": "168",
+        "content-type": "application/json",
+        "content-length": str(len(request.content)),
+    }
+    assert request.content == (
+        b'{"model":"alibaba/wan-2.2-spicy/image-to-video","image":"https://i/1.jpg",'
+        b'"prompt":"slow dolly in","resolution":"720p","duration":5,"seed":42}'
+    )
+    assert ticket == TICKET
+
+
+def test_an_upload_is_one_form_with_the_file(play, recorded, still):
+    [request], url = play(
+        PROVIDER, PROVIDER.upload(still), recorded("atlas", "uploaded")
+    )
+
+    kind, _, boundary = request.headers["content-type"].partition("; boundary=")
+    assert request.method == "POST"
+    assert str(request.url) == "https://api.atlascloud.ai/api/v1/model/uploadMedia"
+    assert request.headers["authorization"] == f"Bearer {KEY}"
+    assert kind == "multipart/form-data"
+    assert (
+        request.read()
+        == (
+            f"--{boundary}\r\n"
+            'Content-Disposition: form-data; name="file"; filename="still.jpg"\r\n'
+            "Content-Type: image/jpeg\r\n\r\n"
+        ).encode()
+        + still.content
+        + f"\r\n--{boundary}--\r\n".encode()
+    )
+    assert url == "https://static.atlascloud.ai/up/still.jpg"
+
+
+def test_a_poll_asks_for_the_prediction_by_its_id(play, recorded):
+    [request], _ = play(PROVIDER, PROVIDER.poll(TICKET), recorded("atlas", "running"))
+
+    assert request.method == "GET"
+    assert (
+        str(request.url) == "https://api.atlascloud.ai/api/v1/model/prediction/9f8e7d"
+    )
+    assert request.headers["authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize(
+    ("name", "progress"),
+    [
+        ("submitted", None),
+        ("running", None),
+        ("succeeded", Finished("https://static.atlascloud.ai/media/out.mp4")),
+        ("failed", Refused("failed: GPU lost")),
+        ("moderated", Rejected("failed: input rejected by content moderation")),
+    ],
+)
+def test_a_poll_reads_what_was_recorded(play, recorded, name, progress):
+    answers = recorded("atlas", name)
+
+    assert play(PROVIDER, PROVIDER.poll(TICKET), answers)[1] == progress
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        {"outputs": ["https://v/1.mp4", "https://v/2.mp4"]},
+        {"outputs": [{"url": "https://v/1.mp4"}]},
+        {"outputs": [{"video": "https://v/1.mp4"}]},
+        {"outputs": [{"output": "https://v/1.mp4"}]},
+        {"outputs": None, "output": "https://v/1.mp4"},
+        {"outputs": [], "output": ["https://v/1.mp4"]},
+        {"output": {"url": "https://v/1.mp4"}},
+    ],
+)
+@pytest.mark.parametrize("word", ["completed", "succeeded"])
+def test_a_clip_is_found_wherever_atlas_puts_it(play, answer, word, outputs):
+    said = answer(200, {"code": 200, "data": {"status": word} | outputs})
+
+    assert play(PROVIDER, PROVIDER.poll(TICKET), said)[1] == Finished("https://v/1.mp4")
+
+
+@pytest.mark.parametrize(
+    "word", ["created", "pending", "starting", "processing", "running"]
+)
+def test_every_word_for_not_yet_is_known(play, answer, word):
+    said = answer(200, {"code": 200, "data": {"status": word}})
+
+    assert play(PROVIDER, PROVIDER.poll(TICKET), said)[1] is None
+
+
+@pytest.mark.parametrize(
+    ("status", "task", "kind"),
+    [
+        (200, {"status": "timeout"}, Refused),
+        (200, {"status": "cancelled", "error": None}, Refused),
+        (200, {"status": "failed", "error_code": "1039"}, Rejected),
+        (200, {"status": "failed", "error_code": None}, Refused),
+        (500, {"status": "failed", "error": "out of memory"}, Refused),
+        (400, {"status": "failed", "error_code": 1039}, Rejected),
+        (404, {"status": "failed"}, Refused),
+    ],
+)
+def test_a_prediction_that_ended_is_read_whatever_its_http_status(
+    play, answer, status, task, kind
+):
+    said = answer(status, {"code": status, "msg": "?", "data": task})
+
+    progress = play(PROVIDER, PROVIDER.poll(TICKET), said)[1]
+
+    assert type(progress) is kind
+    assert not isinstance(progress, Rejected) or not progress.charged
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"code": 200, "data": {"status": "snoozed"}},
+        {"code": 200, "data": {"status": "completed", "outputs": []}},
+        {"code": 200, "data": {"status": "completed", "outputs": [{"img": "x"}]}},
+        {"code": 200, "data": None},
+        {"code": 200},
+        b"<html>maintenance</html>",
+        b'{"code": 20',
+        b"",
+    ],
+)
+def test_a_poll_that_makes_no_sense_is_said_so_with_its_body(play, answer, body):
+    with pytest.raises(UnreadableError, match="atlas: cannot read"):
+        play(PROVIDER, PROVIDER.poll(TICKET), answer(200, body))
+
+
+@pytest.mark.parametrize(
+    "body", [{"code": 200, "data": {"id": ""}}, {"code": 200}, b"<html>ok</html>", b""]
+)
+def test_a_submit_whose_good_answer_names_no_prediction_is_unreadable(
+    play, answer, body
+):
+    with pytest.raises(UnreadableError):
+        play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42), answer(200, body))
+
+
+def test_a_submit_that_names_a_prediction_was_accepted_whatever_else_it_says(
+    play, answer
+):
+    failed = {"id": "9f8e7d", "status": "failed", "error_code": 1039}
+    said = answer(400, {"code": 400, "msg": "moderated", "data": failed})
+
+    assert play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42), said)[1] == TICKET
+
+
+def test_there_is_no_way_to_cancel():
+    assert list(PROVIDER.cancel(TICKET)) == []
+
+
+HTML = b"<html><body>nginx</body></html>"
+
+
+def refusal(code, msg="no"):
+    return {"code": code, "msg": msg, "request_id": "req-1", "data": None}
+
+
+VERDICTS = [
+    ("submit", 400, refusal(400), RejectedError),
+    ("submit", 413, refusal(413), RejectedError),
+    ("submit", 422, refusal(422), RejectedError),
+    ("submit", 401, refusal(401), MisconfiguredError),
+    ("submit", 402, refusal(402), MisconfiguredError),
+    ("submit", 403, refusal(403), MisconfiguredError),
+    ("submit", 404, refusal(404), MisconfiguredError),
+    ("submit", 451, refusal(451), MisconfiguredError),
+    ("submit", 429, refusal(429), ThrottledError),
+    ("submit", 200, refusal(402), MisconfiguredError),
+    ("submit", 200, refusal(429), ThrottledError),
+    ("submit", 200, refusal(1039), RejectedError),
+    ("submit", 200, refusal(500), InDoubtError),
+    ("submit", 500, refusal(500), InDoubtError),
+    ("submit", 503, refusal(503), InDoubtError),
+    ("submit", 504, refusal(504), InDoubtError),
+    ("submit", 502, HTML, InDoubtError),
+    ("submit", 401, HTML, InDoubtError),
+    ("submit", 429, HTML, InDoubtError),
+    ("submit", 400, b"", InDoubtError),
+    ("submit", 400, b'{"code":400,"m', InDoubtError),
+    ("submit", 400, {"error": "from a proxy"}, InDoubtError),
+    ("submit", 409, refusal(409), InDoubtError),
+    ("submit", 308, b"", InDoubtError),
+    ("upload", 401, refusal(401), MisconfiguredError),
+    ("upload", 402, refusal(402), MisconfiguredError),
+    ("upload", 451, refusal(451), MisconfiguredError),
+    ("upload", 413, refusal(413), RejectedError),
+    ("upload", 400, refusal(400), InDoubtError),
+    ("upload", 404, refusal(404), NotFoundError),
+    ("upload", 429, refusal(429), ThrottledError),
+    ("upload", 500, HTML, InDoubtError),
+    ("poll", 400, refusal(400), NotFoundError),
+    ("poll", 400, HTML, NotFoundError),
+    ("poll", 404, refusal(404), NotFoundError),
+    ("poll", 404, b"", NotFoundError),
+    ("poll", 200, refusal(404), NotFoundError),
+    ("poll", 401, refusal(401), MisconfiguredError),
+    ("poll", 403, refusal(403), MisconfiguredError),
+    ("poll", 422, refusal(422), InDoubtError),
+    ("poll", 429, HTML, ThrottledError),
+    ("poll", 500, refusal(500), InDoubtError),
+    ("poll", 502, HTML, InDoubtError),
+]
+
+
+@pytest.mark.parametrize("row", VERDICTS)
+def test_only_a_documented_refusal_proves_that_nothing_was_bought(answer, still, row):
+    step, status, body, kind = row
+    said = answer(status, body)
+    said.request = asking(step, still)
+
+    assert type(PROVIDER.judge(said)) is kind
+
+
+@pytest.mark.parametrize("row", VERDICTS)
+def test_no_verdict_repeats_the_key(answer, still, echoing, row):
+    step, status, body, _ = row
+    said = answer(status, echoing(body, KEY))
+    said.request = asking(step, still)
+
+    verdict = PROVIDER.judge(said)
+
+    assert verdict is not None
+    assert KEY not in str(verdict)
+    assert KEY not in repr(verdict)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "unauthorized",
+            (
+                "atlas: HTTP 401: check the key; "
+                "a wrong URL path is told the same, so check base_url too"
+            ),
+        ),
+        (
+            "no_balance",
+            (
+                "atlas: HTTP 402: insufficient balance: "
+                "top up the account at https://www.atlascloud.ai"
+            ),
+        ),
+        ("too_many", "atlas: HTTP 429: rate limit reached"),
+    ],
+)
+def test_a_refusal_says_what_to_do(recorded, still, name, words):
+    said = recorded("atlas", name)
+    said.request = asking("submit", still)
+
+    assert str(PROVIDER.judge(said)) == words

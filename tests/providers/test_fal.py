@@ -1,0 +1,422 @@
+"""What fal is asked, and what its answers mean."""
+
+import json
+from decimal import Decimal
+
+import pytest
+
+from manifests.catalogue import Route
+from manifests.jobs import Job
+from manifests.lifecycle import Discarded, Refused, Rejected, Ticket
+from tasks.providers.base import Finished, UnreadableError
+from tasks.providers.fal import Fal
+from tasks.verdicts import (
+    InDoubtError,
+    MisconfiguredError,
+    NotFoundError,
+    RejectedError,
+    ThrottledError,
+)
+
+KEY = "key-id:fal-secret-5160"
+A14B = "fal-ai/wan/v2.2-a14b/image-to-video"
+ASPECTS = frozenset({"auto", "16:9", "9:16", "1:1"})
+ROUTE = Route(
+    name="fal/wan-2.2",
+    endpoints={"480p": A14B, "720p": A14B},
+    prices_usd={("480p", 5): Decimal("0.20")},
+    fps=16,
+    aspect_ratios=ASPECTS,
+    takes_negative_prompt=True,
+    queues=True,
+)
+WAN_21 = Route(
+    name="fal/wan-2.1",
+    endpoints={"480p": "fal-ai/wan-i2v"},
+    prices_usd={("480p", 5): Decimal("0.20")},
+    fps=16,
+)
+JOB = Job(image="i", prompt="slow dolly in", negative_prompt="blur", aspect_ratio="1:1")
+IMAGE = "https://i/1.jpg"
+REQUEST = "https://queue.fal.run/fal-ai/wan/requests/80e7"
+TICKET = Ticket(
+    "fal",
+    "80e7",
+    {"status": f"{REQUEST}/status", "result": REQUEST, "cancel": f"{REQUEST}/cancel"},
+)
+PROVIDER = Fal(ROUTE, KEY)
+
+
+def asking(step, answer, still):
+    """The request of each step, as the exchange would send it."""
+    match step:
+        case "submit":
+            return next(PROVIDER.submit(JOB, IMAGE, 42))
+        case "upload":
+            return next(PROVIDER.upload(still))
+        case "poll":
+            return next(PROVIDER.poll(TICKET))
+        case "result":
+            polling = PROVIDER.poll(TICKET)
+            next(polling)
+            return polling.send(answer(200, {"status": "COMPLETED"}))
+        case "cancel":
+            return next(PROVIDER.cancel(TICKET))
+
+
+def test_a_submit_is_one_request_in_frames_and_at_the_models_own_speed(play, recorded):
+    exchange = PROVIDER.submit(JOB, IMAGE, 42)
+
+    [request], ticket = play(PROVIDER, exchange, recorded("fal", "submitted"))
+
+    assert request.method == "POST"
+    assert str(request.url) == f"https://queue.fal.run/{A14B}"
+    assert dict(request.headers) == {
+        "host": "queue.fal.run",
+        "authorization": f"Key {KEY}",
+        "x-fal-object-lifecycle-preference": '{"expiration_duration_seconds": 604800}',
+        "x-fal-no-retry": "1",
+        "content-type": "application/json",
+        "content-length": str(len(request.content)),
+    }
+    assert request.content == (
+        b'{"image_url":"https://i/1.jpg","prompt":"slow dolly in","resolution":"480p",'
+        b'"num_frames":81,"frames_per_second":16,"seed":42,"num_interpolated_frames":0,'
+        b'"negative_prompt":"blur","aspect_ratio":"1:1"}'
+    )
+    assert ticket == TICKET
+
+
+def test_wan_2_1_is_not_told_what_it_does_not_take():
+    request = next(Fal(WAN_21, KEY).submit(JOB, IMAGE, 0))
+
+    assert str(request.url) == "https://queue.fal.run/fal-ai/wan-i2v"
+    assert json.loads(request.content) == {
+        "image_url": IMAGE,
+        "prompt": "slow dolly in",
+        "resolution": "480p",
+        "num_frames": 81,
+        "frames_per_second": 16,
+        "seed": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("route", "seconds", "frames"), [(ROUTE, 10, 161), (WAN_21, 6, 97)]
+)
+def test_a_clip_as_long_as_the_model_makes_is_asked_for(route, seconds, frames):
+    job = Job(image="i", prompt="p", duration_s=seconds)
+
+    request = next(Fal(route, KEY).submit(job, IMAGE, 0))
+
+    assert json.loads(request.content)["num_frames"] == frames
+
+
+@pytest.mark.parametrize(("route", "seconds"), [(ROUTE, 11), (WAN_21, 8)])
+def test_a_clip_longer_than_the_model_makes_is_never_sent(route, seconds):
+    job = Job(image="i", prompt="p", duration_s=seconds)
+
+    with pytest.raises(MisconfiguredError, match=f"{route.name}: {seconds} s are"):
+        next(Fal(route, KEY).submit(job, IMAGE, 0))
+
+
+def test_an_upload_puts_the_still_without_the_key(play, recorded, answer, still):
+    answers = recorded("fal", "upload_initiated"), answer(200)
+
+    [ask, put], url = play(PROVIDER, PROVIDER.upload(still), *answers)
+
+    assert ask.method == "POST"
+    assert str(ask.url) == (
+        "https://rest.fal.ai/storage/upload/initiate?storage_type=fal-cdn-v3"
+    )
+    assert ask.headers["authorization"] == f"Key {KEY}"
+    assert ask.content == b'{"file_name":"still.jpg","content_type":"image/jpeg"}'
+    assert put.method == "PUT"
+    assert str(put.url) == "https://store.example/files/still.jpg?token=5160"
+    assert dict(put.headers) == {
+        "host": "store.example",
+        "content-type": "image/jpeg",
+        "content-length": "3",
+    }
+    assert put.content == still.content
+    assert url == "https://v3b.fal.media/files/b/still.jpg"
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 500])
+def test_a_store_that_refuses_an_upload_closes_no_lane(
+    play, recorded, answer, still, status
+):
+    answers = recorded("fal", "upload_initiated"), answer(status, b"token=5160")
+
+    with pytest.raises(InDoubtError) as caught:
+        play(PROVIDER, PROVIDER.upload(still), *answers)
+
+    assert str(caught.value) == f"fal: HTTP {status} from its upload store"
+
+
+def test_an_unreadable_upload_does_not_give_its_signature_away(play, answer, still):
+    said = answer(200, {"upload_url": "https://s/u?token=5160", "file": 1})
+
+    with pytest.raises(UnreadableError) as caught:
+        play(PROVIDER, PROVIDER.upload(still), said)
+
+    assert "5160" not in str(caught.value)
+    assert "https://s/u?***" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["queued", "running"])
+def test_a_poll_asks_where_fal_said_to(play, recorded, name):
+    [request], progress = play(PROVIDER, PROVIDER.poll(TICKET), recorded("fal", name))
+
+    assert (request.method, str(request.url)) == ("GET", f"{REQUEST}/status")
+    assert request.headers["authorization"] == f"Key {KEY}"
+    assert progress is None
+
+
+def test_a_clip_comes_with_the_seed_that_made_it(play, recorded):
+    answers = recorded("fal", "completed"), recorded("fal", "result")
+
+    [_, request], progress = play(PROVIDER, PROVIDER.poll(TICKET), *answers)
+
+    assert (request.method, str(request.url)) == ("GET", REQUEST)
+    assert progress == Finished("https://v3b.fal.media/files/b/out.mp4", 42)
+
+
+def test_a_clip_without_a_seed_is_a_clip(play, recorded, answer):
+    answers = (
+        recorded("fal", "completed"),
+        answer(200, {"video": {"url": "https://v/1.mp4"}, "seed": None}),
+    )
+
+    progress = play(PROVIDER, PROVIDER.poll(TICKET), *answers)[1]
+
+    assert progress == Finished("https://v/1.mp4")
+
+
+def test_completed_is_not_success(play, recorded):
+    said = recorded("fal", "completed_with_error")
+
+    progress = play(PROVIDER, PROVIDER.poll(TICKET), said)[1]
+
+    assert progress == Refused("runner_disconnected: Runner disconnected")
+
+
+def model_error(kind):
+    return {"detail": [{"loc": ["body"], "msg": "no", "type": kind, "input": "x"}]}
+
+
+def request_error(kind):
+    return {"detail": "no", "error_type": kind}
+
+
+@pytest.mark.parametrize(
+    ("failure", "outcome"),
+    [
+        ((422, model_error("content_policy_violation")), Rejected),
+        ((422, model_error("image_too_small")), Rejected),
+        ((422, model_error("less_than_equal")), Rejected),
+        ((400, request_error("bad_request")), Rejected),
+        ((422, model_error("no_media_generated")), Discarded),
+        ((422, model_error("file_download_error")), Discarded),
+        ((400, model_error("downstream_service_error")), Discarded),
+        ((499, request_error("client_cancelled")), Discarded),
+        ((500, model_error("internal_server_error")), Refused),
+        ((500, model_error("downstream_service_unavailable")), Refused),
+        ((504, model_error("generation_timeout")), Refused),
+        ((503, request_error("runner_scheduling_failure")), Refused),
+    ],
+)
+def test_a_failure_told_in_place_of_the_result_is_read(
+    play, recorded, answer, failure, outcome
+):
+    answers = recorded("fal", "completed"), answer(*failure)
+
+    progress = play(PROVIDER, PROVIDER.poll(TICKET), *answers)[1]
+
+    assert type(progress) is outcome
+    assert "no" in progress.reason
+    assert not isinstance(progress, Rejected) or progress.charged
+
+
+@pytest.mark.parametrize("name", ["moderated", "out_of_range"])
+@pytest.mark.parametrize("how", ["completed", "completed_with_an_untyped_error"])
+def test_what_no_provider_would_make_may_still_be_billed(play, recorded, how, name):
+    answers = recorded("fal", how), recorded("fal", name)
+
+    progress = play(PROVIDER, PROVIDER.poll(TICKET), *answers)[1]
+
+    assert isinstance(progress, Rejected)
+    assert progress.charged
+
+
+@pytest.mark.parametrize(
+    ("result", "outcome"),
+    [
+        ((500, {"detail": "Internal Server Error"}), Refused),
+        ((422, {"detail": "no"}), Discarded),
+        ((200, {}), Discarded),
+    ],
+)
+def test_an_error_that_is_not_explained_is_free_only_if_fals_own(
+    play, recorded, answer, result, outcome
+):
+    answers = recorded("fal", "completed_with_an_untyped_error"), answer(*result)
+
+    assert type(play(PROVIDER, PROVIDER.poll(TICKET), *answers)[1]) is outcome
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, {"status": "COMPLETED"}),
+        (200, b"<html>maintenance</html>"),
+        (200, b""),
+        (500, {"detail": "Internal Server Error"}),
+        (422, {"detail": "no"}),
+    ],
+)
+def test_a_result_that_makes_no_sense_is_asked_for_again(
+    play, recorded, answer, status, body
+):
+    answers = recorded("fal", "completed"), answer(status, body)
+
+    with pytest.raises(UnreadableError, match="fal: cannot read"):
+        play(PROVIDER, PROVIDER.poll(TICKET), *answers)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"status": "SNOOZED"}, {"status": None}, {}, [], b"<html></html>", b"", b'{"st'],
+)
+def test_a_poll_that_makes_no_sense_is_said_so_with_its_body(play, answer, body):
+    with pytest.raises(UnreadableError, match="fal: cannot read"):
+        play(PROVIDER, PROVIDER.poll(TICKET), answer(200, body))
+
+
+@pytest.mark.parametrize(
+    "body", [{"request_id": "80e7"}, {"detail": "ok"}, b"<html>ok</html>", b""]
+)
+def test_a_submit_whose_good_answer_is_no_receipt_is_unreadable(play, answer, body):
+    with pytest.raises(UnreadableError):
+        play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42), answer(200, body))
+
+
+def test_cancelling_asks_where_fal_said_to(play, recorded):
+    exchange = PROVIDER.cancel(TICKET)
+
+    [request], _ = play(PROVIDER, exchange, recorded("fal", "cancelling"))
+
+    assert (request.method, str(request.url)) == ("PUT", f"{REQUEST}/cancel")
+
+
+@pytest.mark.parametrize(
+    ("status", "word"), [(400, "ALREADY_COMPLETED"), (404, "NOT_FOUND")]
+)
+def test_there_is_nothing_to_cancel_in_what_is_over(play, answer, status, word):
+    said = answer(status, {"status": word})
+
+    assert play(PROVIDER, PROVIDER.cancel(TICKET), said)[1] is None
+
+
+HTML = b"<html><body>nginx</body></html>"
+LOCKED = {"detail": "User is locked. Reason: Exhausted balance."}
+
+VERDICTS = [
+    ("submit", 400, request_error("bad_request"), RejectedError),
+    ("submit", 413, {"detail": "too large"}, RejectedError),
+    ("submit", 422, model_error("content_policy_violation"), RejectedError),
+    ("submit", 422, model_error("less_than_equal"), RejectedError),
+    ("submit", 401, {"detail": "Authorization token=x is invalid"}, MisconfiguredError),
+    ("submit", 402, {"detail": "pay"}, MisconfiguredError),
+    ("submit", 403, LOCKED, MisconfiguredError),
+    ("submit", 403, {"detail": "not for you"}, MisconfiguredError),
+    ("submit", 429, {"detail": "slow down"}, ThrottledError),
+    ("submit", 404, {"detail": "not found"}, InDoubtError),
+    ("submit", 408, {"detail": "timeout"}, InDoubtError),
+    ("submit", 409, {"detail": "conflict"}, InDoubtError),
+    ("submit", 500, request_error("internal_error"), InDoubtError),
+    ("submit", 503, request_error("runner_disconnected"), InDoubtError),
+    ("submit", 504, request_error("request_timeout"), InDoubtError),
+    ("submit", 502, HTML, InDoubtError),
+    ("submit", 400, HTML, InDoubtError),
+    ("submit", 401, HTML, InDoubtError),
+    ("submit", 403, HTML, InDoubtError),
+    ("submit", 429, b"", InDoubtError),
+    ("submit", 422, b'{"detail":[{"ty', InDoubtError),
+    ("submit", 422, {"error": "from a proxy"}, InDoubtError),
+    ("submit", 307, b"", InDoubtError),
+    ("upload", 401, {"detail": "no"}, MisconfiguredError),
+    ("upload", 403, LOCKED, MisconfiguredError),
+    ("upload", 413, {"detail": "too large"}, RejectedError),
+    ("upload", 422, model_error("missing"), InDoubtError),
+    ("upload", 404, HTML, NotFoundError),
+    ("upload", 429, HTML, ThrottledError),
+    ("upload", 500, HTML, InDoubtError),
+    ("poll", 401, {"detail": "no"}, MisconfiguredError),
+    ("poll", 403, LOCKED, MisconfiguredError),
+    ("poll", 404, {"detail": "not found"}, NotFoundError),
+    ("poll", 400, {"detail": "no"}, InDoubtError),
+    ("poll", 422, model_error("missing"), InDoubtError),
+    ("poll", 429, HTML, ThrottledError),
+    ("poll", 500, {"detail": "no"}, InDoubtError),
+    ("poll", 502, HTML, InDoubtError),
+    ("result", 401, {"detail": "no"}, MisconfiguredError),
+    ("result", 403, LOCKED, MisconfiguredError),
+    ("result", 404, {"detail": "not found"}, NotFoundError),
+    ("result", 429, {"detail": "slow down"}, ThrottledError),
+    ("result", 502, HTML, InDoubtError),
+    ("result", 504, b"", InDoubtError),
+    ("cancel", 401, {"detail": "no"}, MisconfiguredError),
+    ("cancel", 500, HTML, InDoubtError),
+]
+
+
+@pytest.mark.parametrize("row", VERDICTS)
+def test_only_a_documented_refusal_proves_that_nothing_was_bought(answer, still, row):
+    step, status, body, kind = row
+    said = answer(status, body)
+    said.request = asking(step, answer, still)
+
+    assert type(PROVIDER.judge(said)) is kind
+
+
+@pytest.mark.parametrize("echo", [KEY, "fal-secret-5160"])
+@pytest.mark.parametrize("row", VERDICTS)
+def test_no_verdict_repeats_the_key(answer, still, echoing, row, echo):
+    step, status, body, _ = row
+    said = answer(status, echoing(body, echo))
+    said.request = asking(step, answer, still)
+
+    verdict = PROVIDER.judge(said)
+
+    assert verdict is not None
+    assert "fal-secret-5160" not in str(verdict)
+    assert "fal-secret-5160" not in repr(verdict)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "locked",
+            (
+                "fal: HTTP 403: User is locked. Reason: Exhausted balance. "
+                "Top up your balance at fal.ai/dashboard/billing.: "
+                "top up the account at https://fal.ai/dashboard/billing"
+            ),
+        ),
+        ("unauthorized", "fal: HTTP 401: check the key, which is written id:secret"),
+        (
+            "out_of_range",
+            (
+                "fal: HTTP 422: less_than_equal: "
+                "ensure this value is less than or equal to 161"
+            ),
+        ),
+    ],
+)
+def test_a_refusal_says_what_to_do(recorded, answer, still, name, words):
+    said = recorded("fal", name)
+    said.request = asking("submit", answer, still)
+
+    assert str(PROVIDER.judge(said)) == words

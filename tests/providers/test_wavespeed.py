@@ -1,0 +1,421 @@
+"""What WaveSpeed is asked, and what its answers mean."""
+
+import json
+from decimal import Decimal
+
+import pytest
+
+from manifests.catalogue import Route
+from manifests.jobs import Job
+from manifests.lifecycle import Refused, Rejected, Ticket
+from tasks.providers.base import Finished, UnreadableError
+from tasks.providers.wavespeed import WaveSpeed
+from tasks.verdicts import (
+    InDoubtError,
+    MisconfiguredError,
+    NotFoundError,
+    RejectedError,
+    ThrottledError,
+)
+
+KEY = "ws-secret-5160"
+SPICY = "wavespeed-ai/wan-2.2-spicy/image-to-video"
+ROUTE = Route(
+    name="wavespeed/wan-2.2-spicy",
+    endpoints={"480p": SPICY, "720p": SPICY},
+    prices_usd={("480p", 5): Decimal("0.15")},
+    fps=16,
+)
+JOB = Job(image="https://i/1.jpg", prompt="slow dolly in", negative_prompt="blur")
+IMAGE = "https://i/1.jpg?X-Amz-Signature=77"
+TICKET = Ticket("wavespeed", "a1b2c3")
+PROVIDER = WaveSpeed(ROUTE, KEY)
+
+
+def asking(step, still):
+    """The request of each step, as the exchange would send it."""
+    match step:
+        case "submit":
+            return next(PROVIDER.submit(JOB, IMAGE, 42))
+        case "upload":
+            return next(PROVIDER.upload(still))
+        case "poll":
+            return next(PROVIDER.poll(TICKET))
+        case "cancel":
+            return next(PROVIDER.cancel(TICKET))
+
+
+def test_a_submit_is_one_request_to_the_model_with_a_flat_body(play, recorded):
+    exchange = PROVIDER.submit(JOB, IMAGE, 42)
+
+    [request], ticket = play(PROVIDER, exchange, recorded("wavespeed", "submitted"))
+
+    assert request.method == "POST"
+    assert str(request.url) == f"https://api.wavespeed.ai/api/v3/{SPICY}"
+    assert dict(request.headers) == {
+        "host": "api.wavespeed.ai",
+        "authorization": f"Bearer {KEY}",
+        "content-type": "application/json",
+        "content-length": str(len(request.content)),
+    }
+    assert request.content == (
+        b'{"image":"https://i/1.jpg?X-Amz-Signature=77","prompt":"slow dolly in",'
+        b'"resolution":"480p","duration":5,"seed":42}'
+    )
+    assert ticket == TICKET
+
+
+def test_a_negative_prompt_goes_only_where_the_route_takes_one():
+    route = Route(
+        name="wavespeed/wan-2.2",
+        endpoints={"720p": "wavespeed-ai/wan-2.2/image-to-video"},
+        prices_usd={},
+        fps=16,
+        takes_negative_prompt=True,
+    )
+    job = Job(image="i", prompt="p", negative_prompt="blur", resolution="720p")
+    plain = Job(image="i", prompt="p", resolution="720p")
+
+    said = json.loads(next(WaveSpeed(route, KEY).submit(job, IMAGE, 1)).content)
+    unsaid = json.loads(next(WaveSpeed(route, KEY).submit(plain, IMAGE, 1)).content)
+
+    assert said["negative_prompt"] == "blur"
+    assert said["resolution"] == "720p"
+    assert "negative_prompt" not in unsaid
+
+
+def test_an_endpoint_that_is_one_resolution_is_not_told_it_again():
+    route = Route(
+        name="wavespeed/wan-2.1",
+        endpoints={
+            "480p": "wavespeed-ai/wan-2.1/i2v-480p",
+            "720p": "wavespeed-ai/wan-2.1/i2v-720p",
+        },
+        prices_usd={},
+        fps=16,
+    )
+    job = Job(image="i", prompt="p", resolution="720p")
+
+    request = next(WaveSpeed(route, KEY).submit(job, IMAGE, 0))
+
+    assert request.url.path == "/api/v3/wavespeed-ai/wan-2.1/i2v-720p"
+    assert json.loads(request.content) == {
+        "image": IMAGE,
+        "prompt": "p",
+        "duration": 5,
+        "seed": 0,
+    }
+
+
+def test_an_upload_puts_the_still_with_the_returned_headers_and_no_key(
+    play, recorded, answer, still
+):
+    answers = recorded("wavespeed", "upload_ticket"), answer(200)
+
+    [ask, put], url = play(PROVIDER, PROVIDER.upload(still), *answers)
+
+    assert ask.method == "POST"
+    assert str(ask.url) == "https://api.wavespeed.ai/api/v3/media/uploads"
+    assert ask.headers["authorization"] == f"Bearer {KEY}"
+    assert ask.content == (
+        b'{"filename":"still.jpg","size":3,"content_type":"image/jpeg"}'
+    )
+    assert put.method == "PUT"
+    assert str(put.url) == "https://store.example/u/still.jpg?X-Amz-Signature=5160"
+    assert dict(put.headers) == {
+        "host": "store.example",
+        "content-type": "image/jpeg",
+        "x-amz-acl": "private",
+        "content-length": "3",
+    }
+    assert put.content == still.content
+    assert url == "https://media.wavespeed.ai/u/still.jpg"
+
+
+@pytest.mark.parametrize("status", [400, 403, 500])
+def test_a_store_that_refuses_an_upload_closes_no_lane(
+    play, recorded, answer, still, status
+):
+    answers = (
+        recorded("wavespeed", "upload_ticket"),
+        answer(status, b"<Error><StringToSign>GET 5160</StringToSign></Error>"),
+    )
+
+    with pytest.raises(InDoubtError) as caught:
+        play(PROVIDER, PROVIDER.upload(still), *answers)
+
+    assert str(caught.value) == f"wavespeed: HTTP {status} from its upload store"
+
+
+def test_a_poll_asks_for_the_task_by_its_id(play, recorded):
+    exchange = PROVIDER.poll(TICKET)
+
+    [request], _ = play(PROVIDER, exchange, recorded("wavespeed", "running"))
+
+    assert request.method == "GET"
+    assert (
+        str(request.url) == "https://api.wavespeed.ai/api/v3/predictions/a1b2c3/result"
+    )
+    assert request.headers["authorization"] == f"Bearer {KEY}"
+    assert request.content == b""
+
+
+def test_an_id_cannot_lead_a_poll_astray():
+    request = next(PROVIDER.poll(Ticket("wavespeed", "../../balance?x")))
+
+    assert request.url.raw_path == (b"/api/v3/predictions/..%2F..%2Fbalance%3Fx/result")
+
+
+@pytest.mark.parametrize(
+    ("name", "progress"),
+    [
+        ("submitted", None),
+        ("running", None),
+        (
+            "succeeded",
+            Finished("https://d2p7pge43lyniu.cloudfront.net/output/clip.mp4"),
+        ),
+        (
+            "failed",
+            Refused("failed: Request failed. Please check your input parameters"),
+        ),
+        (
+            "moderated",
+            Rejected("failed: The content contains sensitive information."),
+        ),
+        ("failed_without_envelope", Rejected("failed: Error description")),
+    ],
+)
+def test_a_poll_reads_what_was_recorded(play, recorded, name, progress):
+    answers = recorded("wavespeed", name)
+
+    assert play(PROVIDER, PROVIDER.poll(TICKET), answers)[1] == progress
+
+
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [
+        ({"status": "failed", "code": 1400}, Rejected),
+        ({"status": "failed", "code": 1401}, Rejected),
+        ({"status": "failed", "code": 1402}, Refused),
+        ({"status": "failed", "code": 1405}, Refused),
+        ({"status": "failed", "code": 5000}, Refused),
+        ({"status": "failed", "code": 5003}, Refused),
+        ({"status": "failed", "has_nsfw_contents": [True]}, Rejected),
+        ({"status": "failed", "has_nsfw_contents": [False]}, Refused),
+        ({"status": "failed", "has_nsfw_contents": None}, Refused),
+        ({"status": "failed", "error": None}, Refused),
+        ({"status": "cancelled"}, Refused),
+        ({"status": "timeout"}, Refused),
+        ({"status": "deleted"}, Refused),
+        ({"status": "failed", "code": 5004}, type(None)),
+        ({"status": "processing", "error": "Sync mode timed out"}, type(None)),
+        ({"status": "failed", "error": "Sync mode timed out."}, type(None)),
+    ],
+)
+def test_a_task_that_ended_is_free_and_only_bad_input_is_final(
+    play, answer, task, kind
+):
+    said = answer(200, {"code": 200, "message": "success", "data": task})
+
+    progress = play(PROVIDER, PROVIDER.poll(TICKET), said)[1]
+
+    assert type(progress) is kind
+    assert not isinstance(progress, Rejected) or not progress.charged
+
+
+def test_a_reason_is_one_line_and_no_longer_than_what_was_said(play, answer):
+    silent = answer(200, {"data": {"status": "deleted", "error": "", "model": "m"}})
+    wordy = answer(200, {"data": {"status": "failed", "error": "out\n  of luck"}})
+
+    said = [
+        play(PROVIDER, PROVIDER.poll(TICKET), each)[1].reason
+        for each in (silent, wordy)
+    ]
+
+    assert said == ["deleted", "failed: out of luck"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"code": 200, "data": {"id": "a1b2c3", "status": "snoozed"}},
+        {"code": 200, "data": {"id": "a1b2c3", "status": "completed", "outputs": []}},
+        {"code": 200, "data": {"id": "a1b2c3"}},
+        {"code": 200, "data": None},
+        [1, 2],
+        b"<html>maintenance</html>",
+        b'{"code": 20',
+        b"",
+    ],
+)
+def test_a_poll_that_makes_no_sense_is_said_so_with_its_body(play, answer, body):
+    with pytest.raises(UnreadableError, match="wavespeed: cannot read"):
+        play(PROVIDER, PROVIDER.poll(TICKET), answer(200, body))
+
+
+def test_an_unknown_word_is_quoted_but_not_at_length(play, answer):
+    said = answer(200, {"data": {"status": "snoozed", "error": "z" * 9_999}})
+
+    with pytest.raises(UnreadableError, match="snoozed") as caught:
+        play(PROVIDER, PROVIDER.poll(TICKET), said)
+
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"code": 200, "message": "success", "data": {"status": "created"}},
+        {"code": 200, "message": "success", "data": {"id": ""}},
+        {"code": 200, "message": "success"},
+        b"<html>ok</html>",
+        b"",
+        b'{"code":200,',
+        b"[" * 100_000,
+    ],
+)
+def test_a_submit_whose_good_answer_names_no_task_is_unreadable(play, answer, body):
+    with pytest.raises(UnreadableError):
+        play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42), answer(200, body))
+
+
+@pytest.mark.parametrize("status", [200, 400, 429, 500, 504])
+def test_a_submit_that_names_a_task_was_accepted_whatever_else_it_says(
+    play, answer, status
+):
+    said = answer(status, {"code": status, "message": "?", "data": {"id": "a1b2c3"}})
+
+    assert play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42), said)[1] == TICKET
+
+
+def test_cancelling_deletes_the_task(play, recorded):
+    exchange = PROVIDER.cancel(TICKET)
+
+    [request], _ = play(PROVIDER, exchange, recorded("wavespeed", "deleted"))
+
+    assert request.method == "DELETE"
+    assert request.url.path == "/api/v3/predictions/a1b2c3"
+
+
+def test_there_is_nothing_to_cancel_in_a_task_that_is_gone(play, answer):
+    said = answer(404, {"code": 404, "message": "not found"})
+
+    assert play(PROVIDER, PROVIDER.cancel(TICKET), said)[1] is None
+
+
+HTML = b"<html><body>nginx</body></html>"
+
+VERDICTS = [
+    ("submit", 401, {"code": 401, "message": "unauthorized"}, MisconfiguredError),
+    ("submit", 402, {"code": 402, "message": "payment"}, MisconfiguredError),
+    ("submit", 403, {"code": 403, "message": "forbidden"}, MisconfiguredError),
+    ("submit", 404, {"code": 404, "message": "no model"}, MisconfiguredError),
+    ("submit", 400, {"code": 400, "message": "bad size"}, RejectedError),
+    ("submit", 413, {"code": 413, "message": "too large"}, RejectedError),
+    ("submit", 422, {"code": 422, "message": "no"}, RejectedError),
+    ("submit", 429, {"code": 429, "message": "Too Many Requests"}, ThrottledError),
+    ("submit", 200, {"code": 400, "message": "bad size"}, RejectedError),
+    ("submit", 200, {"code": 401, "message": "who?"}, MisconfiguredError),
+    ("submit", 200, {"code": 429, "message": "slow down"}, ThrottledError),
+    ("submit", 200, {"code": 500, "message": "oops"}, InDoubtError),
+    ("submit", 200, {"code": 1200, "message": "moderated"}, RejectedError),
+    ("submit", 200, {"code": 1401, "message": "duration"}, RejectedError),
+    ("submit", 200, {"code": 5004, "message": "timeout"}, InDoubtError),
+    (
+        "submit",
+        400,
+        {"code": 400, "message": "Insufficient credits."},
+        MisconfiguredError,
+    ),
+    (
+        "submit",
+        402,
+        {"code": 402, "message": "Insufficient balance"},
+        MisconfiguredError,
+    ),
+    ("submit", 403, {"code": 403, "message": "insufficient funds"}, MisconfiguredError),
+    (
+        "submit",
+        200,
+        {"code": 400, "message": "Insufficient credits"},
+        MisconfiguredError,
+    ),
+    ("submit", 500, {"code": 500, "message": "oops"}, InDoubtError),
+    ("submit", 502, HTML, InDoubtError),
+    ("submit", 503, b"", InDoubtError),
+    ("submit", 504, {"code": 504, "message": "timeout"}, InDoubtError),
+    ("submit", 400, HTML, InDoubtError),
+    ("submit", 401, HTML, InDoubtError),
+    ("submit", 403, HTML, InDoubtError),
+    ("submit", 429, HTML, InDoubtError),
+    ("submit", 429, b"", InDoubtError),
+    ("submit", 400, b'{"code":400,"mess', InDoubtError),
+    ("submit", 400, {"error": "from a proxy"}, InDoubtError),
+    ("submit", 400, ["message"], InDoubtError),
+    ("submit", 408, {"code": 408, "message": "timeout"}, InDoubtError),
+    ("submit", 409, {"code": 409, "message": "conflict"}, InDoubtError),
+    ("submit", 302, b"", InDoubtError),
+    ("upload", 401, {"code": 401, "message": "unauthorized"}, MisconfiguredError),
+    ("upload", 413, {"code": 413, "message": "too large"}, RejectedError),
+    ("upload", 400, {"code": 400, "message": "bad"}, InDoubtError),
+    ("upload", 404, {"code": 404, "message": "bad"}, NotFoundError),
+    ("upload", 429, HTML, ThrottledError),
+    ("upload", 500, HTML, InDoubtError),
+    ("upload", 200, {"code": 400, "message": "bad"}, InDoubtError),
+    ("poll", 400, {"code": 400, "message": "bad"}, InDoubtError),
+    ("poll", 401, {"code": 401, "message": "unauthorized"}, MisconfiguredError),
+    ("poll", 404, {"code": 404, "message": "not found"}, NotFoundError),
+    ("poll", 404, HTML, NotFoundError),
+    ("poll", 422, {"code": 422, "message": "bad"}, InDoubtError),
+    ("poll", 429, {"code": 429, "message": "slow down"}, ThrottledError),
+    ("poll", 429, HTML, ThrottledError),
+    ("poll", 502, HTML, InDoubtError),
+    ("poll", 200, {"code": 500, "message": "oops"}, InDoubtError),
+    ("poll", 200, {"code": 5004, "message": "timeout"}, InDoubtError),
+    ("cancel", 400, {"code": 400, "message": "bad"}, InDoubtError),
+    ("cancel", 403, {"code": 403, "message": "not yours"}, MisconfiguredError),
+    ("cancel", 500, HTML, InDoubtError),
+]
+
+
+@pytest.mark.parametrize("row", VERDICTS)
+def test_only_a_documented_refusal_proves_that_nothing_was_bought(answer, still, row):
+    step, status, body, kind = row
+    said = answer(status, body)
+    said.request = asking(step, still)
+
+    assert type(PROVIDER.judge(said)) is kind
+
+
+@pytest.mark.parametrize("row", VERDICTS)
+def test_no_verdict_repeats_the_key(answer, still, echoing, row):
+    step, status, body, _ = row
+    said = answer(status, echoing(body, KEY))
+    said.request = asking(step, still)
+
+    verdict = PROVIDER.judge(said)
+
+    assert verdict is not None
+    assert KEY not in str(verdict)
+    assert KEY not in repr(verdict)
+
+
+def test_an_empty_account_is_told_to_top_up(still, recorded):
+    said = recorded("wavespeed", "out_of_credit")
+    said.request = asking("submit", still)
+
+    assert str(PROVIDER.judge(said)) == (
+        "wavespeed: HTTP 400: Insufficient credits. Please top up.: "
+        "top up the account at https://wavespeed.ai"
+    )
+
+
+def test_a_refused_key_is_not_quoted_but_explained(answer, still):
+    said = answer(401, {"code": 401, "message": "bad token"})
+    said.request = asking("submit", still)
+
+    assert str(PROVIDER.judge(said)) == (
+        "wavespeed: HTTP 401: check the key; "
+        "a new one sleeps until the account's first top-up"
+    )

@@ -1,0 +1,192 @@
+"""Whatever URI a person has is opened, or said plainly not to be."""
+
+import http.server
+import secrets
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from storage import opening
+from storage.objects import Objects
+from storage.opening import OpeningError
+
+
+class Site(http.server.BaseHTTPRequestHandler):
+    """A server that gives what the path asks for, and takes nothing but a plain GET."""
+
+    def do_GET(self) -> None:
+        assert "Range" not in self.headers
+        status, said = 200, b"still " * 1000
+        match self.path.partition("?")[0]:
+            case "/refused.jpg":
+                status = 403
+            case "/none.jpg":
+                status = 404
+            case "/cut.jpg":
+                said = b"half"
+        self.send_response(status)
+        self.send_header("Content-Length", str(6000 if status == 200 else 0))
+        self.end_headers()
+        if status == 200:
+            self.wfile.write(said)
+
+    def log_message(self, *_: object) -> None:
+        """Tests are quiet."""
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+# -- reading
+
+
+def test_a_file_is_read_by_its_path_or_its_uri(tmp_path: Path):
+    still = tmp_path / "my cat #1 100%.jpg"
+    still.write_bytes(b"still")
+
+    assert opening.read(str(still), 10) == b"still"
+    assert opening.read(still.as_uri(), 10) == b"still"
+
+
+def test_a_link_is_read_with_one_plain_get(site: str):
+    assert opening.read(f"{site}/cat.jpg?X-Amz-Signature=abc", 6000) == b"still " * 1000
+
+
+@pytest.mark.anyio
+async def test_a_store_is_read_without_its_fsspec_package(s3_root: str):
+    await Objects.open(s3_root).create("stills/cat.jpg", b"still " * 1_000_000)
+
+    assert opening.read(f"{s3_root}/stills/cat.jpg", 6_000_000)[-6:] == b"still "
+
+
+def test_memory_and_archives_are_read(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "stills.zip", "w") as archive:
+        archive.writestr("cats/1.jpg", b"zipped")
+    with fsspec.open("memory://cat.jpg", "wb") as file:
+        file.write(b"remembered")
+
+    assert opening.read(f"zip://cats/1.jpg::{tmp_path}/stills.zip", 10) == b"zipped"
+    assert opening.read("memory://cat.jpg", 10) == b"remembered"
+
+
+def test_a_manifest_is_brought_here_whole(site: str, tmp_path: Path):
+    opening.fetch_to(f"{site}/manifest.parquet", tmp_path / "manifest")
+
+    assert (tmp_path / "manifest").read_bytes() == b"still " * 1000
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("refused.jpg", "HTTP 403"),
+        ("none.jpg", "no such file"),
+        ("cut.jpg", r"cannot be read \(ClientPayloadError\)"),
+        ("cat.jpg", "more than 5999 bytes"),
+    ],
+)
+def test_a_link_that_cannot_be_read_is_named_without_its_signature(
+    site: str, path: str, why: str
+):
+    signed = f"{site}/{path}?v=2&X-Amz-Credential=AKID&X-Amz-Signature=abc"
+
+    with pytest.raises(OpeningError, match=why) as caught:
+        opening.read(signed, 5999)
+
+    assert str(caught.value).startswith(f"{site}/{path}?v=2: ")
+    assert "abc" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "why"),
+    [
+        ("file:///no/such/cat.jpg", "no such file"),
+        ("/no/such/cat.jpg", "no such file"),
+        ("file:///tmp", "Is a directory"),
+        ("gopher://host/cat.jpg", "nothing here opens such a URI"),
+        ("http://127.0.0.1:1/cat.jpg", "Connect call failed"),
+        ("zip://cat.jpg::/no/such.zip", "no such file"),
+    ],
+)
+def test_what_cannot_be_read_is_named(uri: str, why: str):
+    with pytest.raises(OpeningError, match=why) as caught:
+        opening.read(uri, 10)
+    assert str(caught.value).startswith(f"{uri}: ")
+
+
+def test_an_object_that_is_not_there_is_named(s3_root: str):
+    with pytest.raises(OpeningError, match=f"{s3_root}/none.jpg: no such file"):
+        opening.read(f"{s3_root}/none.jpg", 10)
+
+
+# -- naming
+
+
+@pytest.mark.parametrize(
+    ("uri", "base", "whole"),
+    [
+        ("a.jpg", "/data/m.parquet", "file:///data/a.jpg"),
+        ("../x/a b#1.jpg", "file:///data/m.parquet", "file:///x/a%20b%231.jpg"),
+        ("/x/a.jpg", "/data/m.parquet", "file:///x/a.jpg"),
+        ("/x/a.jpg", "s3://bucket/m.parquet", "file:///x/a.jpg"),
+        ("stills/a.jpg", "s3://bucket/sets/m.parquet", "s3://bucket/sets/stills/a.jpg"),
+        ("../a.jpg", "gs://bucket/sets/m.parquet", "gs://bucket/a.jpg"),
+        ("a.jpg", "hf://datasets/me/cats/m.parquet", "hf://datasets/me/cats/a.jpg"),
+        ("a b.jpg?v=2", "https://h/s/m.parquet", "https://h/s/a%20b.jpg?v=2"),
+        ("a%20b.jpg", "https://h/s/m.parquet", "https://h/s/a%20b.jpg"),
+        ("a.jpg", "https://h/s/m?X-Amz-Signature=abc", "https://h/s/a.jpg"),
+        (
+            "a.jpg",
+            "zip://s/m.parquet::https://h/s.zip",
+            "zip://s/a.jpg::https://h/s.zip",
+        ),
+        ("https://h/A%20b.jpg?sig=1", "/data/m", "https://h/A%20b.jpg?sig=1"),
+        ("s3://other/a.jpg", "s3://bucket/m.parquet", "s3://other/a.jpg"),
+    ],
+)
+def test_a_name_is_made_whole_beside_its_manifest(uri: str, base: str, whole: str):
+    assert opening.absolute(uri, base) == whole
+
+
+def test_a_manifest_named_from_here_has_a_whole_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+
+    assert opening.absolute("a.jpg", "m.parquet") == (tmp_path / "a.jpg").as_uri()
+
+
+# -- signing
+
+
+@pytest.mark.anyio
+async def test_a_still_in_a_store_is_signed_and_then_read_by_anyone(s3_root: str):
+    await Objects.open(s3_root).create("cat.jpg", b"still")
+
+    link = opening.presign(f"{s3_root}/cat.jpg", 60)
+
+    assert link is not None
+    assert opening.read(link, 10) == b"still"
+
+
+@pytest.mark.parametrize("uri", ["/a.jpg", "https://h/a.jpg", "memory://a.jpg"])
+def test_what_no_store_holds_cannot_be_signed(uri: str):
+    assert opening.presign(uri, 60) is None
+
+
+def test_a_store_without_its_settings_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
+    container = f"stills-{secrets.token_hex(4)}"
+
+    with pytest.raises(OpeningError, match=f"az://{container}: .*Account must be"):
+        opening.presign(f"az://{container}/a.jpg", 60)

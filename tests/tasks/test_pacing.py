@@ -1,0 +1,208 @@
+"""Laws of pacing: all of the quota, none of what is not ours."""
+
+import math
+import random
+
+import pytest
+
+from tasks.pacing import MINUTE, TROUBLES, Limits, Looks, Pace
+
+
+def pace(slots=4, submits_per_minute=1000, *, queues=False):
+    return Pace(
+        Limits(slots=slots, submits_per_minute=submits_per_minute, queues=queues)
+    )
+
+
+def begin(pace, n, now=0.0):
+    for _ in range(n):
+        assert pace.wait(now) == 0
+        pace.begin(now)
+
+
+def test_no_more_are_in_flight_than_there_are_slots():
+    lane = pace(slots=2)
+    begin(lane, 2)
+
+    assert lane.wait(0.0) == math.inf
+
+    lane.done()
+
+    assert lane.wait(0.0) == 0
+
+
+def test_a_provider_that_queues_is_given_a_few_more_than_it_runs():
+    assert pace(slots=20, queues=True).slots == 22
+    assert pace(slots=20, queues=False).slots == 20
+
+
+def test_a_minute_never_has_more_submits_than_it_may():
+    lane = pace(slots=10**6, submits_per_minute=7)
+    sent, now = [], 0.0
+    while len(sent) < 50:
+        now += lane.wait(now)
+        begin(lane, 1, now)
+        sent.append(now)
+
+    assert all(later - sooner >= MINUTE for sooner, later in zip(sent, sent[7:]))
+
+
+def test_retry_after_is_honoured():
+    lane = pace()
+    begin(lane, 1)
+    lane.throttled(0.0, retry_after=17.0)
+    lane.done()
+
+    assert lane.wait(0.0) == 17.0
+    assert lane.wait(17.0) == 0
+
+
+def test_refusals_without_a_hint_back_off_further_each_time_and_a_success_forgets_them():
+    lane, now, waits = pace(), 0.0, []
+    for _ in range(4):
+        begin(lane, 1, now)
+        lane.throttled(now, None)
+        lane.done()
+        waits.append(lane.wait(now))
+        now += lane.wait(now)
+    assert waits == sorted(waits)
+    assert waits[-1] > waits[0]
+
+    begin(lane, 1, now)
+    lane.accepted(now)
+    lane.done()
+    now += MINUTE
+    begin(lane, 1, now)
+    lane.throttled(now, None)
+    lane.done()
+
+    assert lane.wait(now) == waits[0]
+
+
+@pytest.mark.parametrize(("told", "bears"), [(40, 20), (20, 19), (100, 7), (8, 4)])
+def test_a_limit_set_too_high_is_learned_and_not_hammered(told, bears):
+    """A provider that refuses what is over its own number, and jobs of uneven length."""
+    lane, chance = pace(slots=told, submits_per_minute=10**6), random.Random(1)
+    now, refused, taken, ends, busy = 0.0, 0, 0, [], 0.0
+    while taken < 2000:
+        ends = sorted(ends)
+        while ends and ends[0] <= now:
+            ends.pop(0)
+            lane.done()
+        wait = lane.wait(now)
+        if wait > 0:
+            step = min(wait, ends[0] - now if ends else math.inf)
+            busy += len(ends) * step
+            now += step
+            continue
+        lane.begin(now)
+        if len(ends) < bears:
+            lane.accepted(now)
+            taken += 1
+            ends.append(now + chance.uniform(3, 5))
+        else:
+            refused += 1
+            lane.throttled(now, None)
+            lane.done()
+
+    assert refused < 0.05 * taken
+    assert busy / (bears * now) > 0.9
+
+
+def test_a_rate_set_too_high_is_learned_too():
+    """A provider that takes 30 a minute from a lane that was told 300."""
+    lane, now, taken, refused = pace(slots=1000, submits_per_minute=300), 0.0, [], 0
+    while now < 3600:
+        wait = lane.wait(now)
+        if wait > 0:
+            now += wait
+            continue
+        lane.begin(now)
+        if len([at for at in taken if at > now - 60]) < 30:
+            lane.accepted(now)
+            taken.append(now)
+        else:
+            refused += 1
+            lane.throttled(now, None)
+        lane.done()
+
+    assert refused < 0.05 * len(taken)
+    assert len(taken) > 0.8 * 30 * 60
+
+
+def test_a_lane_that_keeps_failing_is_tried_with_one_job_at_a_time():
+    lane = pace(slots=10)
+    begin(lane, TROUBLES)
+    for _ in range(TROUBLES):
+        lane.troubled(0.0)
+        lane.done()
+
+    assert lane.wait(0.0) > 0
+
+    now = lane.wait(0.0)
+    begin(lane, 1, now)
+
+    assert lane.wait(now) == math.inf
+
+    lane.accepted(now)
+
+    assert lane.wait(now) == 0
+
+
+def test_many_failures_of_one_outage_are_one_piece_of_news():
+    lane = pace(slots=100)
+    begin(lane, 100)
+    for _ in range(100):
+        lane.troubled(0.0)
+        lane.done()
+
+    assert not lane.hopeless
+
+
+def test_an_outage_of_a_quarter_of_an_hour_is_hopeless_and_not_sooner():
+    lane, now = pace(slots=1), 0.0
+    while not lane.hopeless:
+        now += lane.wait(now)
+        begin(lane, 1, now)
+        lane.troubled(now)
+        lane.done()
+
+    assert 600 < now < 1800
+
+
+def looked(latencies):
+    """Look at jobs of these latencies one by one; looks and lateness for each."""
+    looks, found = Looks(), []
+    for latency in latencies:
+        at, seen, count = 0.0, 0.0, 0
+        while True:
+            at += looks.next(seen)
+            count += 1
+            if at >= latency:
+                break
+            seen = at
+        looks.finished(seen, at)
+        found.append((count, at - latency))
+    return found
+
+
+@pytest.mark.parametrize("typical", [2.0, 60.0, 600.0])
+def test_finished_jobs_are_noticed_within_a_few_per_cent_with_a_few_looks(typical):
+    chance = random.Random(3)
+    latencies = [typical * chance.uniform(0.85, 1.15) for _ in range(400)]
+
+    found = looked(latencies)[100:]
+    late = sum(lateness for _, lateness in found) / len(found)
+    count = sum(count for count, _ in found) / len(found)
+
+    assert late / typical < 0.05
+    assert count < 6
+
+
+def test_a_lane_that_becomes_slower_is_learned_again():
+    found = looked([10.0] * 50 + [100.0] * 300)
+
+    assert found[-1][0] < 8
+    assert found[-1][1] < 10
+
+
