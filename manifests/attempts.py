@@ -1,8 +1,5 @@
 """The table of attempts: every submit that was meant, and what came of it and was paid."""
 
-# pyright: reportUnknownMemberType=false
-# polars' own types name numpy, which is not installed.
-
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,6 +10,7 @@ import polars as pl
 from manifests.columns import MONEY
 from manifests.lifecycle import (
     NEW,
+    TRANSITIONS,
     Discarded,
     Entry,
     Event,
@@ -47,26 +45,31 @@ ATTEMPTS: Final = pl.Schema(
 _SLICE: Final = 20_000
 
 
-def write_attempts(path: Path, entries: Iterable[Entry]) -> None:
+def write_attempts(
+    path: Path, entries: Iterable[Entry], *, since: float = 0.0
+) -> None:
     """Write one row per attempt, from a ledger's entries in the order they were recorded.
 
-    Attempts come as they ended, then those under way. `charged` is null while in doubt.
+    Those that ended since a time (Unix seconds), as they ended, then those under way.
+    `charged` is null while in doubt.
     """
-    rows = _attempts(entries)
+    rows = _attempts(entries, since)
     with written(path) as write:
         write(pl.DataFrame(schema=ATTEMPTS))
         while some := [*islice(rows, _SLICE)]:
             write(pl.DataFrame(some, schema=ATTEMPTS, orient="row"))
 
 
-def _attempts(entries: Iterable[Entry]) -> Iterator[tuple[Any, ...]]:
+def _attempts(entries: Iterable[Entry], since: float) -> Iterator[tuple[Any, ...]]:
     histories: dict[str, History] = {}
     for entry in entries:
         history = histories.get(entry.job, NEW).after(entry)
         histories[entry.job] = history
-        if ending := _ending(entry.event):
+        if entry.at >= since and (ending := _ending(entry.event)):
             outcome, charged = ending
             yield _row(entry.job, history, outcome, charged=charged, at=entry.at)
+        if not TRANSITIONS[history.state]:
+            del histories[entry.job]
     for job, history in histories.items():
         if history.state in _UNDER_WAY:
             charged = _UNDER_WAY[history.state]

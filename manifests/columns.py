@@ -4,9 +4,6 @@ Columns are checked before any row is read. What a person wrote is called *said*
 same rows with every default filled in and every number whole are called *meant*.
 """
 
-# pyright: reportUnknownMemberType=false
-# polars' own types name numpy, which is not installed.
-
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,8 +1,5 @@
 """Complaints: the rows of a manifest that cannot be made, and why, column by column."""
 
-# pyright: reportUnknownMemberType=false
-# polars' own types name numpy, which is not installed.
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, get_args

@@ -107,11 +107,26 @@ class Generated:
     """The seed the provider says it used, where it says so."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a clip is, as it was found when it was checked."""
+
+    sha256: str
+    bytes: int
+    seconds: float
+    fps: float
+    width: int
+    height: int
+    codec: str
+    frames: int
+
+
 @dataclass(frozen=True, slots=True)
 class Published:
     """The clip and its sidecar are ours, whole."""
 
     uri: str
+    facts: Facts
 
 
 Event = (
@@ -181,6 +196,7 @@ class History:
     seed: int | None = None
     ticket: Ticket | None = None
     uri: str | None = None
+    facts: Facts | None = None
     reason: str | None = None
     submitted_at: float | None = None
     accepted_at: float | None = None
@@ -224,8 +240,8 @@ class History:
                 return replace(moved, seed=known, generated_at=entry.at)
             case Doubted(reason):
                 return replace(moved, reason=reason)
-            case Published(uri):
-                return replace(moved, uri=uri, published_at=entry.at)
+            case Published(uri, facts):
+                return replace(moved, uri=uri, facts=facts, published_at=entry.at)
             case Refused(reason):
                 failed = int(self.state is State.ACCEPTED)
                 return replace(

@@ -4,9 +4,6 @@ However long the manifest, only a slice of its rows is in memory as more than a 
 numbers: the job it wants, its priority, and what may be paid for it.
 """
 
-# pyright: reportUnknownMemberType=false
-# polars' own types name numpy, which is not installed.
-
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

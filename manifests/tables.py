@@ -1,14 +1,9 @@
 """The tables a batch leaves: what came of every row, and what is wrong with the bad ones."""
 
-# pyright: reportUnknownMemberType=false
-# polars' own types name numpy, which is not installed.
-
-from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, cast
@@ -18,7 +13,7 @@ import polars as pl
 from manifests.columns import MONEY, reading, scan
 from manifests.complaints import bare
 from manifests.embedded import COLUMN as EMBEDDED
-from manifests.lifecycle import FREE, NEW, History, State
+from manifests.lifecycle import NEW, History, State
 from manifests.reading import Plan
 
 # pyarrow ships no types; `Any` says so once, here and in embedded.py.
@@ -71,31 +66,17 @@ _WHY: Final[Mapping[State, str]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """What a published clip's sidecar says of its MP4."""
-
-    sha256: str
-    bytes: int
-    seconds: float
-    fps: float
-    width: int
-    height: int
-    codec: str
-    frames: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcomes:
     """What became of jobs, each by its id."""
 
     histories: Mapping[str, History]
-    facts: Mapping[str, Facts]
     reasons: Mapping[str, str]
     """Why a job rests, where a run knows more than the ledger."""
 
     def of(self, job: str) -> tuple[Any, ...]:
         """A job's part of its rows, in the order of CLIPS."""
-        history, facts = self.histories.get(job, NEW), self.facts.get(job)
+        history = self.histories.get(job, NEW)
+        facts = history.facts
         provider, _, model = (history.route or "").partition("/")
         why = self.reasons.get(job) or history.reason or _WHY.get(history.state)
         return (
@@ -124,41 +105,6 @@ class Outcomes:
             facts and facts.frames,
             None if history.state is State.PUBLISHED else why,
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """How a batch stands."""
-
-    rows: int
-    jobs: int
-    invalid: int
-    """Rows that are no job."""
-    rows_by_state: Mapping[State, int]
-    jobs_by_state: Mapping[State, int]
-    spent_usd: Decimal
-    """What its jobs cost, in this batch or before; money in doubt counts as spent."""
-
-
-def summary(plan: Plan, histories: Mapping[str, History]) -> Summary:
-    """Count a plan's rows and jobs by what became of them."""
-    rows: Counter[State] = Counter()
-    jobs: Counter[State] = Counter()
-    spent = FREE
-    for job, first in plan.wanted.select("job", "first").iter_rows():
-        history = histories.get(job, NEW)
-        rows[history.state] += 1
-        if first:
-            jobs[history.state] += 1
-            spent += history.spent_usd
-    return Summary(
-        rows=plan.rows,
-        jobs=plan.jobs,
-        invalid=plan.bad_rows,
-        rows_by_state={state: rows[state] for state in State},
-        jobs_by_state={state: jobs[state] for state in State},
-        spent_usd=spent,
-    )
 
 
 def write_clips(path: Path, manifest: Path, plan: Plan, outcomes: Outcomes) -> None:

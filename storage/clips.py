@@ -23,37 +23,31 @@ class Clips:
         return self._objects.uri(_key(job_id, "mp4"))
 
     async def publish(self, job_id: str, mp4: bytes, sidecar: Mapping[str, Any]) -> str:
-        """Keep a job's clip; its URI. One that is there already stays as it is."""
-        if await self.exists(job_id):
-            return self.uri(job_id)
+        """Keep a job's clip that is not published yet; its URI.
+
+        Raises:
+            ExistsError: it is, with another sidecar.
+        """
         try:
             await self._objects.create(_key(job_id, "mp4"), mp4)
         except ExistsError:
             # A crash left it between the two writes, and its sidecar is lost.
-            if await self.exists(job_id):
-                return self.uri(job_id)
+            if await self.sidecar(job_id) is not None:
+                raise
             await self._objects.put(_key(job_id, "mp4"), mp4)
         said = orjson.dumps(dict(sidecar), default=_plain, option=orjson.OPT_INDENT_2)
         await self._objects.create(_key(job_id, "json"), said)
         return self.uri(job_id)
 
-    async def sidecar(self, job_id: str) -> dict[str, Any]:
-        """How a clip was made.
-
-        Raises:
-            MissingError: it is not published.
-        """
-        said: dict[str, Any] = orjson.loads(
-            await self._objects.get(_key(job_id, "json"))
-        )
-        return said
-
-    async def exists(self, job_id: str) -> bool:
+    async def sidecar(self, job_id: str) -> dict[str, Any] | None:
+        """How a clip was made; None if it is not published."""
         try:
-            await self._objects.get(_key(job_id, "json"))
+            said: dict[str, Any] = orjson.loads(
+                await self._objects.get(_key(job_id, "json"))
+            )
         except MissingError:
-            return False
-        return True
+            return None
+        return said
 
 
 def _key(job_id: str, suffix: str) -> str:

@@ -78,8 +78,8 @@ async def claim(objects: Objects, name: str, now: float, *, take_over: bool) -> 
         with suppress(ExistsError):
             await objects.create(claim_key(us.epoch), us.dump())
             break
-    # Whoever claimed before us we will seal; whoever did so after us will seal us.
-    # Without this second look, several claimants can each take themselves for the last.
+    # Whoever claimed an older one will be sealed by us, whoever claimed a newer one seals
+    # us: better told now than at the first event.
     if await claimed(objects) > us.epoch:
         raise FencedError(f"{objects.root}: a later batch has taken over")
     return us

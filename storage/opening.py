@@ -3,17 +3,20 @@
 All of it blocks, and is meant for a thread.
 """
 
-import posixpath
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Final
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import aiohttp
 import fsspec
-from obstore.exceptions import BaseError
+from obstore.exceptions import (
+    BaseError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
 from obstore.fsspec import FsspecStore
 
 from manifests.jobs import unsigned
@@ -27,7 +30,11 @@ _fsspec: Any = fsspec  # it has no types
 
 
 class OpeningError(OSError):
-    """What somebody named cannot be read."""
+    """What somebody named cannot be read; `passing` if it may well be at another time."""
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 class _Store(FsspecStore):
@@ -69,25 +76,6 @@ def fetch_to(uri: str, path: Path) -> None:
             out.write(piece)
 
 
-def absolute(uri: str, base: str) -> str:
-    """The whole URI of what a manifest at `base` names.
-
-    A relative one is beside the manifest, in the same archive if it is in one; a path
-    from the root is a local file.
-    """
-    if "://" in uri:
-        return uri
-    place, chained, archive = base.partition("::")
-    scheme, _, path = place.rpartition("://")
-    if uri.startswith("/") or scheme in {"", "file"}:
-        return Path(posixpath.normpath(local_path(base).parent / uri)).as_uri()
-    if scheme in {"http", "https"}:
-        # Names are written as people see them; what is already quoted stays so.
-        return urljoin(unsigned(place), quote(uri, safe="/%?=&+,;@!$'()*~"))
-    beside = posixpath.normpath(posixpath.join("/", posixpath.dirname(path), uri))
-    return f"{scheme}://{beside.lstrip('/')}{chained}{archive}"
-
-
 def presign(uri: str, seconds: int) -> str | None:
     """A link to an object in a store, for so long; None where there can be none.
 
@@ -120,7 +108,8 @@ def _opened(uri: str) -> Generator[IO[bytes]]:
         raise
     # A filesystem raises whatever its library does; whoever named the URI is told.
     except Exception as error:  # noqa: BLE001
-        raise OpeningError(f"{unsigned(uri)}: {_why(error)}") from None
+        said = f"{unsigned(uri)}: {_why(error)}"
+        raise OpeningError(said, passing=_passes(error)) from None
 
 
 def _file(uri: str) -> AbstractContextManager[IO[bytes]]:
@@ -138,6 +127,21 @@ def _file(uri: str) -> AbstractContextManager[IO[bytes]]:
             # obstore's file, if it cannot be opened, complains again as it is deleted.
             named.fs.info(named.path)
             return named
+
+
+def _passes(error: Exception) -> bool:
+    """Whether a network stood in the way, rather than that there is nothing to read."""
+    match error:
+        case aiohttp.ClientResponseError(status=status):
+            return status >= 500 or status in {408, 425, 429}
+        case FileNotFoundError() | PermissionError() | IsADirectoryError():
+            return False
+        case aiohttp.ClientError() | TimeoutError() | ConnectionError():
+            return True
+        case BaseError():
+            return not isinstance(error, PermissionDeniedError | UnauthenticatedError)
+        case _:
+            return False
 
 
 def _why(error: Exception) -> str:

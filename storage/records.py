@@ -12,7 +12,7 @@ from typing import Any, Final, cast, get_args
 import orjson
 import zstandard
 
-from manifests.lifecycle import Entry, Event, Ticket
+from manifests.lifecycle import Entry, Event, Facts, Ticket
 from storage.errors import StorageError
 
 KINDS: Final[Mapping[str, type[Any]]] = {
@@ -20,7 +20,7 @@ KINDS: Final[Mapping[str, type[Any]]] = {
 }
 _FIELDS: Final[Mapping[type[Any], Mapping[str, Any]]] = {
     kind: {field.name: field.type for field in fields(kind)}
-    for kind in (*KINDS.values(), Ticket)
+    for kind in (*KINDS.values(), Ticket, Facts)
 }
 
 
@@ -98,8 +98,8 @@ def _made(kind: type[Any], said: Mapping[str, Any]) -> Any:
 def _value(wanted: Any, value: Any) -> Any:
     if wanted is Decimal and isinstance(value, str):
         return Decimal(value)
-    if wanted is Ticket and isinstance(value, dict):
-        return _made(Ticket, cast("dict[str, Any]", value))
+    if wanted in _FIELDS and isinstance(value, dict):
+        return _made(wanted, cast("dict[str, Any]", value))
     if wanted == Mapping[str, str]:
         return dict[str, str](value)
     if isinstance(value, wanted):

@@ -26,7 +26,6 @@ from manifests.lifecycle import (
     Generated,
     History,
     Intended,
-    Published,
     Refused,
     Rejected,
     State,
@@ -248,6 +247,11 @@ class Engine:
         self, hand: Hand, past: History, ticket: Ticket
     ) -> AsyncGenerator[Event, None]:
         """Bring the clip home: its own link first, then fresh ones."""
+        if hand.clip_url is None and (
+            kept := await self._publisher.kept(hand.order.job.id)
+        ):
+            yield kept
+            return
         lane = self._lane_of(hand, past, ticket)
 
         async def link() -> str:
@@ -261,13 +265,13 @@ class Engine:
 
         sidecar = described(hand.order, past, ticket)
         try:
-            uri = await self._publisher.publish(hand.order.job.id, link, sidecar)
+            published = await self._publisher.publish(hand.order.job.id, link, sidecar)
         except UnfetchedError as exc:
             raise RestError(Why.UNFINISHED, str(exc)) from exc
         except BadClipError as exc:
             yield Discarded(str(exc))
         else:
-            yield Published(uri)
+            yield published
 
     async def _until_ended(self, lane: Lane, past: History, ticket: Ticket) -> Ended:
         age_s = max(0.0, self._today() - (past.accepted_at or 0.0))

@@ -6,26 +6,28 @@ Plain Python: Prefect shows it, the command line watches it, and neither is need
 import asyncio
 import tempfile
 import time
-from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections import ChainMap, Counter
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 import polars as pl
 
 from manifests import reading
+from manifests.attempts import write_attempts
 from manifests.jobs import Order
-from manifests.lifecycle import State
+from manifests.lifecycle import NEW, History, State
 from manifests.reading import ManifestError, Plan
+from manifests.tables import Outcomes, write_clips, write_complaints
 from storage import opening
 from storage.clips import Clips
-from storage.ledger import Ledger
+from storage.ledger import Ledger, read
 from storage.objects import Objects
 from tasks.engine import Engine, Rules
 from tasks.exchange import connected
@@ -95,6 +97,7 @@ class Summary:
 
 
 MANIFEST: Final = "manifest.parquet"
+TABLES: Final = ("clips", "attempts", "complaints")
 
 WATCHER: ContextVar[Callable[["Night"], None] | None] = ContextVar(
     "WATCHER", default=None
@@ -152,19 +155,10 @@ def planned(wanted: Wanted, folder: Path, lanes: Sequence[Lane]) -> Plan:
     opening.fetch_to(wanted.manifest, copy)
     plan = reading.check(copy, wanted.manifest, [lane.route for lane in lanes])
     if wanted.limit is not None:
-        plan = _head(plan, wanted.limit)
+        plan = plan.head(wanted.limit)
     if wanted.strict and plan.bad_rows:
         raise ManifestError(refusal(plan))
     return plan
-
-
-def _head(plan: Plan, rows: int) -> Plan:
-    return replace(
-        plan,
-        rows=min(plan.rows, rows),
-        wanted=plan.wanted.filter(pl.col("row") < rows),
-        complaints=plan.complaints.filter(pl.col("row") < rows),
-    )
 
 
 def refusal(plan: Plan, shown: int = 20) -> str:
@@ -198,6 +192,7 @@ class Night:
         self._manifest = folder / MANIFEST
         self._ledger = ledger
         self._began = time.monotonic()
+        self._since = time.time()
         first = plan.wanted.filter("first")["job"]
         self._over_before = sum(map(self._over, first))
 
@@ -246,7 +241,33 @@ class Night:
 
     async def keep_tables(self, objects: Objects) -> None:
         """Write what came of every row, every attempt and every complaint beside the clips."""
-        return
+        entries = await read(objects)
+        outcomes = Outcomes(histories=self._outcomes(), reasons=self._reasons())
+
+        def write() -> dict[str, Path]:
+            paths = {name: self._folder / f"{name}.parquet" for name in TABLES}
+            write_clips(paths["clips"], self._manifest, self.plan, outcomes)
+            write_attempts(paths["attempts"], entries, since=self._since)
+            write_complaints(paths["complaints"], self.plan)
+            return paths
+
+        for name, path in (await asyncio.to_thread(write)).items():
+            key = f"tables/{name}/batch={self.batch}/part-0.parquet"
+            await objects.put(key, await asyncio.to_thread(path.read_bytes))
+
+    def _outcomes(self) -> Mapping[str, History]:
+        """Every job's history, and those whose still will not do as rejected."""
+        known = self._ledger.histories()
+        bad = {
+            job: replace(known.get(job, NEW), state=State.REJECTED)
+            for job, rest in self.engine.tally.resting.items()
+            if rest.why is Why.STILL
+        }
+        return ChainMap(bad, cast("dict[str, History]", known))
+
+    def _reasons(self) -> Mapping[str, str]:
+        resting = self.engine.tally.resting
+        return {job: rest.reason for job, rest in resting.items()}
 
     def _state(self, job_id: str) -> str:
         """One of the four that a summary counts."""

@@ -107,7 +107,8 @@ class Offers:
     def _able(self, order: Order) -> list[Lane]:
         able = candidates(order, self.lanes.all)
         if not able:
-            raise RestError(Why.NO_LANE, "no lane in use can make it for its max_usd")
+            said = "no lane in use can make it for its max_usd"
+            raise RestError(Why.UNSERVED, said)
         if not self.purse.affords(able[0].route.price_usd(order.job)):
             raise RestError(Why.BUDGET, "the budget is spent")
         still_open = [lane for lane in able if lane.closed is None]
@@ -122,7 +123,8 @@ class Offers:
         except BadStillError as exc:
             raise RestError(Why.STILL, str(exc)) from exc
         except OpeningError as exc:
-            raise RestError(Why.UNREAD, str(exc)) from exc
+            why = Why.UNREAD if exc.passing else Why.STILL
+            raise RestError(why, str(exc)) from exc
 
     async def _handed(self, hand: Hand, checked: Checked, lane: Lane) -> str:
         if lane.name not in hand.image_urls:

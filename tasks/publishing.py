@@ -5,13 +5,13 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any, Final
 
 import httpx
 
 from manifests.jobs import Order
-from manifests.lifecycle import History, Ticket
+from manifests.lifecycle import Facts, History, Published, Ticket
 from storage.clips import Clips
 from storage.mp4 import BrokenClipError, check
 from tasks.exchange import download, patiently
@@ -29,7 +29,7 @@ class UnfetchedError(Exception):
 
 
 class BadClipError(Exception):
-    """The provider's clip is whole by its own count, twice the same, and no good."""
+    """The provider's clip is whole, the same each time, and no good."""
 
 
 class Publisher:
@@ -43,13 +43,22 @@ class Publisher:
         self._in_transit = asyncio.Semaphore(at_once)
         self._decodes = decodes
 
+    async def kept(self, job_id: str) -> Published | None:
+        """A clip that an earlier run published and did not live to put on record."""
+        said = await self._clips.sidecar(job_id)
+        if said is None:
+            return None
+        names = [field.name for field in fields(Facts)]
+        facts = Facts(**{name: said[name] for name in names})
+        return Published(self._clips.uri(job_id), facts)
+
     async def publish(
         self,
         job_id: str,
         link: Callable[[], Awaitable[str]],
         sidecar: Mapping[str, Any],
-    ) -> str:
-        """Fetch, check and keep a clip; its URI.
+    ) -> Published:
+        """Fetch, check and keep a clip.
 
         Args:
             link: a URL of the clip, fresh each time it is asked for.
@@ -62,17 +71,19 @@ class Publisher:
         try:
             async for attempt in patiently(TRIES, also=(BrokenClipError,)):
                 with attempt:
+                    url = await link()
                     async with self._in_transit:
-                        mp4 = await download(self._client, await link())
-                        return await self._keep(job_id, mp4, sidecar, seen)
+                        mp4 = await download(self._client, url)
+                        facts = await self._checked(mp4, seen)
+                        said = {**sidecar, **asdict(facts)}
+                        uri = await self._clips.publish(job_id, mp4, said)
+                        return Published(uri, facts)
         except (ProviderError, BrokenClipError) as exc:
             raise UnfetchedError(str(exc)) from exc
         raise AssertionError  # pragma: no cover - patiently() reraises
 
-    async def _keep(
-        self, job_id: str, mp4: bytes, sidecar: Mapping[str, Any], seen: Counter[str]
-    ) -> str:
-        sha256 = hashlib.sha256(mp4).hexdigest()
+    async def _checked(self, mp4: bytes, seen: Counter[str]) -> Facts:
+        sha256 = await asyncio.to_thread(lambda: hashlib.sha256(mp4).hexdigest())
         seen[sha256] += 1
         try:
             probe = await asyncio.to_thread(check, mp4, decode=self._decodes)
@@ -82,8 +93,7 @@ class Publisher:
             if exc.whole and seen[sha256] >= SAME:
                 raise BadClipError(str(exc)) from exc
             raise
-        facts = {"sha256": sha256, "bytes": len(mp4), "probe": asdict(probe)}
-        return await self._clips.publish(job_id, mp4, {**sidecar, **facts})
+        return Facts(sha256=sha256, bytes=len(mp4), **asdict(probe))
 
 
 def described(order: Order, past: History, ticket: Ticket) -> dict[str, Any]:

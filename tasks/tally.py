@@ -23,7 +23,10 @@ class Why(StrEnum):
     """No provider would take its still."""
     UNREAD = auto()
     """Its still could not be read just now."""
+    UNSERVED = auto()
+    """No lane in use can make it for what its rows will pay."""
     NO_LANE = auto()
+    """Every lane that can make it is closed."""
     BUDGET = auto()
     ATTEMPTS = auto()
     DOUBT = auto()

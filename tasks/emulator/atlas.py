@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute
 from tasks.emulator import reading
 from tasks.emulator.accounts import Terms
 from tasks.emulator.answers import Json
-from tasks.emulator.desk import Desk
+from tasks.emulator.desk import Desk, send_still
 from tasks.emulator.predictions import Prediction, Stage, Wanted
 from tasks.emulator.prices import Offer
 from tasks.emulator.refusals import (
@@ -112,6 +112,7 @@ class Atlas:
             desk.route("POST", "/api/v1/model/generateVideo", "submit", _submit),
             desk.route("GET", "/api/v1/model/prediction/{id}", "poll", _poll),
             desk.route("POST", "/api/v1/model/uploadMedia", "upload", _upload),
+            desk.route("GET", "/uploads/{id}/{filename}", "still", send_still),
             desk.route("GET", "/{page:path}", "lost", _lost),
             desk.route("POST", "/{page:path}", "lost", _lost),
         ]

@@ -97,7 +97,7 @@ class Desk:
     ) -> None:
         self.world = shared.world
         self.requests: Counter[str] = Counter()
-        """By kind: submit, poll, upload, download, cancel, list, lost (no such page)."""
+        """By kind: submit, poll, cancel, upload, still, download, lost (no such page)."""
         self.keys_shown = 0
         """Keys that came with a download or a presigned upload, whose hosts have no
         business to know them."""
@@ -117,7 +117,7 @@ class Desk:
         method: str,
         path: str,
         kind: str,
-        handler: "Handler",
+        handler: Handler,
     ) -> Route:
         """A page of the provider's, whose refusals are in its own words."""
 
@@ -261,11 +261,20 @@ class Desk:
         return shown
 
 
+async def send_still(desk: Desk, request: Request) -> Response:
+    """A still that was handed over, to whoever knows its URL."""
+    upload = desk.upload(request)
+    if upload.still is None:
+        raise NotFoundError("nothing was uploaded here")
+    return Response(upload.still.content, media_type=upload.media_type)
+
+
 async def _download(desk: Desk, request: Request) -> Response:
     desk.shown_key(request)
     prediction = desk.world.download(request.path_params["id"])
+    fault = prediction.fault if prediction.downloads == 1 else None
     clip = await desk.film(prediction)
-    match prediction.fault if prediction.downloads == 1 else None:
+    match fault:
         case Fault.TRUNCATED_CLIP:
             return Response(clip[: len(clip) * 2 // 3], media_type="video/mp4")
         case Fault.CUT_CLIP:

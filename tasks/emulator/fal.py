@@ -20,7 +20,7 @@ from tasks.emulator import reading
 from tasks.emulator.accounts import Terms
 from tasks.emulator.answers import Json
 from tasks.emulator.clips import ASPECTS
-from tasks.emulator.desk import Desk
+from tasks.emulator.desk import Desk, send_still
 from tasks.emulator.predictions import Prediction, Stage, Wanted
 from tasks.emulator.prices import Offer
 from tasks.emulator.refusals import (
@@ -133,6 +133,7 @@ class Fal:
         one = "/{owner}/{alias}/requests/{id}"
         return [
             desk.route("POST", "/storage/upload/initiate", "upload", _initiate),
+            desk.route("GET", "/files/{id}/{filename}", "still", send_still),
             desk.route("PUT", "/files/{id}/{filename}", "upload", _put),
             desk.route("POST", "/storage/auth/token", "upload", _token),
             desk.route("POST", "/files/upload", "upload", _post),

@@ -46,7 +46,6 @@ class Prediction:
     """One accepted submit: a line of the bill."""
 
     id: str
-    account: str
     wanted: Wanted
     image: str
     """Which still, without any signature."""

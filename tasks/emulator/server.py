@@ -1,10 +1,11 @@
 """Serves the emulator over real sockets, where an answer can be lost."""
 
+import asyncio
 import re
 import socket
 import threading
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, cast
 
@@ -70,27 +71,26 @@ class _Server(uvicorn.Server):
             )
         )
         self._told = started
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopped = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._loop = asyncio.get_running_loop()
         self._told()
 
+    async def main_loop(self) -> None:
+        # uvicorn's own looks ten times a second whether it is to stop, which every test
+        # would wait for.
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), timeout=0.5)
 
-async def serve(
-    emulator: Emulator,
-    host: str = LOOPBACK,
-    port: int = PORT,
-    *,
-    started: Callable[[str], None] = lambda _: None,
-) -> None:
-    """Serve until cancelled or interrupted; `started` is told the address.
-
-    Raises:
-        OSError: the port cannot be had.
-    """
-    with _listening(host, port) as listener:
-        url = _url(listener)
-        await _Server(emulator, lambda: started(url)).serve([listener])
+    def stop(self) -> None:
+        """Stop soon; from any thread."""
+        self.should_exit = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stopped.set)
 
 
 @contextmanager
@@ -108,8 +108,26 @@ def running(emulator: Emulator, *, port: int = 0) -> Generator[str]:
                 raise TimeoutError("the emulator did not start within 30 s")
             yield _url(listener)
         finally:
-            server.should_exit = True
+            server.stop()
             thread.join()
+
+
+def serve(
+    emulator: Emulator,
+    *,
+    host: str = LOOPBACK,
+    port: int = PORT,
+    started: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Serve until interrupted; `started` is told the address.
+
+    Raises:
+        OSError: the port cannot be had.
+    """
+    with _listening(host, port) as listener:
+        url = _url(listener)
+        with suppress(KeyboardInterrupt):
+            _Server(emulator, lambda: started(url)).run([listener])
 
 
 def run(  # noqa: PLR0913 -- each is an option of the command
@@ -125,7 +143,7 @@ def run(  # noqa: PLR0913 -- each is an option of the command
     clip: Path | None = None,
     started: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Serve until interrupted. `faults` are chances; `clip` is served for every job.
+    """`nightreel emulate`: `faults` are chances; `clip` is served for every job.
 
     Raises:
         OSError: the port cannot be had, or the clip cannot be read.
@@ -139,9 +157,7 @@ def run(  # noqa: PLR0913 -- each is an option of the command
         submits_per_minute=submits_per_minute,
         clip=None if clip is None else clip.read_bytes(),
     )
-    with _listening(host, port) as listener:
-        url = _url(listener)
-        _Server(emulator, lambda: started(url)).run([listener])
+    serve(emulator, host=host, port=port, started=started)
 
 
 def _listening(host: str, port: int) -> socket.socket:

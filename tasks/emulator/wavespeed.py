@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute
 from tasks.emulator import reading
 from tasks.emulator.accounts import Terms
 from tasks.emulator.answers import Json
-from tasks.emulator.desk import Desk
+from tasks.emulator.desk import Desk, send_still
 from tasks.emulator.predictions import Prediction, Stage, Wanted
 from tasks.emulator.prices import Offer
 from tasks.emulator.refusals import (
@@ -123,6 +123,7 @@ class WaveSpeed:
         one = "/api/v3/predictions/{id}"
         return [
             desk.route("POST", "/api/v3/media/uploads", "upload", _ticket),
+            desk.route("GET", "/uploads/{id}/{filename}", "still", send_still),
             desk.route("PUT", "/uploads/{id}/{filename}", "upload", _put),
             desk.route("POST", "/api/v3/media/upload/binary", "upload", _form),
             desk.route("GET", f"{one}/result", "poll", _poll),

@@ -93,7 +93,6 @@ class World:
                 raise
             prediction = Prediction(
                 id=secrets.token_hex(16),
-                account=account.fingerprint,
                 wanted=wanted,
                 image=image,
                 seed=self._drawn_seed(account, number, wanted),

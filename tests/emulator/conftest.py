@@ -52,6 +52,8 @@ class Customer:
         self.image = f"data:image/jpeg;base64,{base64.b64encode(still).decode()}"
 
     def headers(self, dialect: str, key: str = "a-key") -> dict[str, str]:
+        if not key:
+            return {}
         return {"Authorization": f"{'Key' if dialect == 'fal' else 'Bearer'} {key}"}
 
     def submit(

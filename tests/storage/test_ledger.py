@@ -23,6 +23,7 @@ from manifests.lifecycle import (
     Doubted,
     Entry,
     Event,
+    Facts,
     Generated,
     History,
     IllegalTransitionError,
@@ -48,6 +49,16 @@ INTENDED = Intended(
     seed=7,
 )
 TICKET = Ticket("wavespeed", "t-1", {"poll": "https://api.example/t-1"})
+FACTS = Facts(
+    sha256="ab" * 32,
+    bytes=1234,
+    seconds=5.0625,
+    fps=16.0,
+    width=832,
+    height=480,
+    codec="h264",
+    frames=81,
+)
 EVENTS = [
     INTENDED,
     Accepted(TICKET),
@@ -57,7 +68,7 @@ EVENTS = [
     Rejected("content policy", charged=True),
     Generated(),
     Generated(seed=2**31),
-    Published("s3://bucket/clips/ab/abcd.mp4"),
+    Published("s3://bucket/clips/ab/abcd.mp4", FACTS),
 ]
 
 
@@ -371,12 +382,14 @@ async def test_who_was_taken_over_can_record_nothing_more(objects: Objects):
 async def test_all_who_wait_are_told_when_a_successor_takes_over(objects: Objects):
     old = await Ledger.open(objects, name="old")
     new = await Ledger.open(objects, name="new", take_over=True)
+    tasks = [asyncio.create_task(old.record(str(n), INTENDED)) for n in range(20)]
+    await asyncio.sleep(0)
 
-    results = await asyncio.gather(
-        *(old.record(str(n), INTENDED) for n in range(20)), return_exceptions=True
-    )
+    tasks[0].cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
 
-    assert all(isinstance(result, FencedError) for result in results)
+    assert isinstance(results[0], asyncio.CancelledError)
+    assert all(isinstance(result, FencedError) for result in results[1:])
     await old.close()
     await new.close()
 

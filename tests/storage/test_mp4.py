@@ -89,6 +89,8 @@ def test_sound_alone_is_no_clip():
         stream = container.add_stream("aac", rate=44100)
         frame = av.AudioFrame(format="fltp", layout="stereo", samples=1024)
         frame.sample_rate, frame.pts = 44100, 0
+        for plane in frame.planes:
+            plane.update(bytes(plane.buffer_size))
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
 

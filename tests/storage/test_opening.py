@@ -132,40 +132,6 @@ def test_an_object_that_is_not_there_is_named(s3_root: str):
 # -- naming
 
 
-@pytest.mark.parametrize(
-    ("uri", "base", "whole"),
-    [
-        ("a.jpg", "/data/m.parquet", "file:///data/a.jpg"),
-        ("../x/a b#1.jpg", "file:///data/m.parquet", "file:///x/a%20b%231.jpg"),
-        ("/x/a.jpg", "/data/m.parquet", "file:///x/a.jpg"),
-        ("/x/a.jpg", "s3://bucket/m.parquet", "file:///x/a.jpg"),
-        ("stills/a.jpg", "s3://bucket/sets/m.parquet", "s3://bucket/sets/stills/a.jpg"),
-        ("../a.jpg", "gs://bucket/sets/m.parquet", "gs://bucket/a.jpg"),
-        ("a.jpg", "hf://datasets/me/cats/m.parquet", "hf://datasets/me/cats/a.jpg"),
-        ("a b.jpg?v=2", "https://h/s/m.parquet", "https://h/s/a%20b.jpg?v=2"),
-        ("a%20b.jpg", "https://h/s/m.parquet", "https://h/s/a%20b.jpg"),
-        ("a.jpg", "https://h/s/m?X-Amz-Signature=abc", "https://h/s/a.jpg"),
-        (
-            "a.jpg",
-            "zip://s/m.parquet::https://h/s.zip",
-            "zip://s/a.jpg::https://h/s.zip",
-        ),
-        ("https://h/A%20b.jpg?sig=1", "/data/m", "https://h/A%20b.jpg?sig=1"),
-        ("s3://other/a.jpg", "s3://bucket/m.parquet", "s3://other/a.jpg"),
-    ],
-)
-def test_a_name_is_made_whole_beside_its_manifest(uri: str, base: str, whole: str):
-    assert opening.absolute(uri, base) == whole
-
-
-def test_a_manifest_named_from_here_has_a_whole_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.chdir(tmp_path)
-
-    assert opening.absolute("a.jpg", "m.parquet") == (tmp_path / "a.jpg").as_uri()
-
-
 # -- signing
 
 

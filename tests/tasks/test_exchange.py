@@ -23,7 +23,7 @@ from tasks.verdicts import (
 pytestmark = pytest.mark.anyio
 
 JOB = Job(image="https://stills.example/1.jpg", prompt="pan")
-OK = b"HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\n{\"id\": \"r\"}"
+OK = b'HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\n{"id": "r"}'
 
 Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

@@ -1,0 +1,236 @@
+"""The life of a job, as law: what is in doubt is never bought again, and money adds up."""
+
+from collections import defaultdict
+from decimal import Decimal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from manifests.lifecycle import (
+    TRANSITIONS,
+    Accepted,
+    Discarded,
+    Doubted,
+    Entry,
+    Facts,
+    Generated,
+    History,
+    IllegalTransitionError,
+    Intended,
+    Published,
+    Refused,
+    Rejected,
+    State,
+    Ticket,
+    fold,
+)
+
+FACTS = Facts(
+    sha256="ab" * 32,
+    bytes=1234,
+    seconds=5.0625,
+    fps=16.0,
+    width=832,
+    height=480,
+    codec="h264",
+    frames=81,
+)
+INTENDED = Intended(
+    lane="spicy",
+    route="wavespeed/wan-2.2-spicy",
+    price_usd=Decimal("0.15"),
+    seed=7,
+)
+ACCEPTED = Accepted(Ticket("wavespeed", "id-1"))
+EVENTS = [
+    INTENDED,
+    ACCEPTED,
+    Doubted("silence"),
+    Refused("busy"),
+    Discarded("black"),
+    Rejected("no"),
+    Generated(),
+    Published("s3://b/c.mp4", FACTS),
+]
+
+
+def history(*events, start=100.0):
+    entries = [Entry("j", start + n, event) for n, event in enumerate(events)]
+    return fold(entries)["j"]
+
+
+def test_a_job_in_doubt_is_never_submitted_again():
+    with pytest.raises(IllegalTransitionError, match="job j: Intended while in_doubt"):
+        history(INTENDED, INTENDED)
+
+
+def test_doubt_that_is_told_is_still_doubt():
+    doubted = history(INTENDED, Doubted("silence"))
+
+    assert (doubted.state, doubted.reason) == (State.IN_DOUBT, "silence")
+    assert doubted.spent_usd == Decimal("0.15")
+    with pytest.raises(IllegalTransitionError):
+        history(INTENDED, Doubted("silence"), INTENDED)
+
+
+def test_what_was_rejected_is_never_tried_anywhere_again():
+    with pytest.raises(IllegalTransitionError):
+        history(INTENDED, Rejected("content policy"), INTENDED)
+
+
+def test_what_was_published_is_never_bought_again():
+    with pytest.raises(IllegalTransitionError):
+        history(INTENDED, ACCEPTED, Generated(), Published("u", FACTS), INTENDED)
+
+
+def test_a_clip_is_published_only_when_it_was_generated():
+    with pytest.raises(IllegalTransitionError):
+        history(INTENDED, ACCEPTED, Published("u", FACTS))
+
+
+def test_an_illegal_event_changes_nothing():
+    before = history(INTENDED)
+
+    with pytest.raises(IllegalTransitionError):
+        before.after(Entry("j", 9.0, Published("u", FACTS)))
+
+    assert before == history(INTENDED)
+
+
+def test_a_refusal_costs_nothing_and_a_discard_costs_its_price():
+    assert history(INTENDED, ACCEPTED, Refused("failed")).spent_usd == 0
+    assert history(INTENDED, ACCEPTED, Discarded("b")).spent_usd == Decimal("0.15")
+    assert history(INTENDED, Rejected("no")).spent_usd == 0
+    charged = history(INTENDED, ACCEPTED, Rejected("no", charged=True))
+    assert charged.spent_usd == Decimal("0.15")
+
+
+def test_only_what_a_provider_took_and_did_not_deliver_is_its_failure():
+    assert history(INTENDED, Refused("busy")).failures == 0
+    assert history(INTENDED, ACCEPTED, Refused("failed")).failures == 1
+    assert history(INTENDED, ACCEPTED, Discarded("black")).failures == 1
+    assert history(INTENDED, ACCEPTED, Discarded("black")).discards == 1
+
+
+def test_a_new_attempt_starts_with_a_clean_slate_and_an_old_bill():
+    again = history(INTENDED, ACCEPTED, Generated(), Discarded("black"), INTENDED)
+
+    assert (again.attempts, again.spent_usd) == (2, Decimal("0.30"))
+    assert (again.ticket, again.reason) == (None, None)
+    assert (again.submitted_at, again.accepted_at, again.generated_at) == (
+        104.0,
+        None,
+        None,
+    )
+
+
+def test_the_seed_the_provider_names_is_the_seed_of_the_clip():
+    assert history(INTENDED, ACCEPTED, Generated()).seed == 7
+    assert history(INTENDED, ACCEPTED, Generated(0)).seed == 0
+
+
+def test_every_state_but_the_two_ends_leads_on():
+    ends = {state for state, onward in TRANSITIONS.items() if not onward}
+
+    assert ends == {State.PUBLISHED, State.REJECTED}
+    assert set(TRANSITIONS) == set(State)
+
+
+@given(st.lists(st.sampled_from(EVENTS)))
+def test_any_event_is_either_recorded_or_refused_whole(events):
+    past = History()
+    for event in events:
+        legal = type(event) in TRANSITIONS[past.state]
+        if legal:
+            past = past.after(Entry("j", 1.0, event))
+        else:
+            with pytest.raises(IllegalTransitionError):
+                past.after(Entry("j", 1.0, event))
+        assert past.spent_usd >= 0
+
+
+PRICES = st.decimals("0.01", "9.99", places=4)
+JOBS = st.sampled_from(["a", "b", "c"])
+
+
+class Lives(RuleBasedStateMachine):
+    """Three jobs, any legal events, and a bill kept apart from them."""
+
+    def __init__(self):
+        super().__init__()
+        self.entries = []
+        self.histories = defaultdict(History)
+        self.bill = defaultdict(Decimal)
+        self.open = defaultdict(lambda: None)
+        self.clock = 0.0
+
+    def record(self, job, event):
+        self.clock += 1
+        entry = Entry(job, self.clock, event)
+        if type(event) not in TRANSITIONS[self.histories[job].state]:
+            with pytest.raises(IllegalTransitionError):
+                self.histories[job].after(entry)
+            return False
+        self.entries.append(entry)
+        self.histories[job] = self.histories[job].after(entry)
+        return True
+
+    @rule(job=JOBS, price=PRICES, seed=st.integers(0, 9))
+    def intend(self, job, price, seed):
+        meant = Intended(lane="l", route="p/m", price_usd=price, seed=seed)
+        if self.record(job, meant):
+            assert self.open[job] is None, "paid for twice"
+            self.open[job] = price
+
+    @rule(job=JOBS)
+    def accept(self, job):
+        self.record(job, ACCEPTED)
+
+    @rule(job=JOBS)
+    def doubt(self, job):
+        self.record(job, Doubted("silence"))
+
+    @rule(job=JOBS)
+    def generate(self, job):
+        self.record(job, Generated())
+
+    @rule(job=JOBS)
+    def refuse(self, job):
+        if self.record(job, Refused("busy")):
+            self.open[job] = None
+
+    @rule(job=JOBS)
+    def discard(self, job):
+        if self.record(job, Discarded("black")):
+            self.bill[job] += self.open[job]
+            self.open[job] = None
+
+    @rule(job=JOBS, charged=st.booleans())
+    def reject(self, job, charged):
+        if self.record(job, Rejected("no", charged)):
+            self.bill[job] += self.open[job] if charged else 0
+            self.open[job] = "never again"
+
+    @rule(job=JOBS)
+    def publish(self, job):
+        if self.record(job, Published("u", FACTS)):
+            self.bill[job] += self.open[job]
+            self.open[job] = "never again"
+
+    @invariant()
+    def what_was_spent_is_what_was_charged_or_may_have_been(self):
+        for job, past in self.histories.items():
+            under_way = self.open[job] if isinstance(self.open[job], Decimal) else 0
+            assert past.spent_usd == self.bill[job] + under_way
+
+    @precondition(lambda self: self.entries)
+    @rule()
+    def replay(self):
+        lived = {job: past for job, past in self.histories.items() if past != History()}
+        assert fold(self.entries) == lived
+
+
+class TestLives(Lives.TestCase):
+    settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

@@ -1,0 +1,117 @@
+"""Batches over real HTTP to the emulator: everything but Prefect and the terminal."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import polars as pl
+import pytest
+from PIL import Image
+
+from manifests import catalogue
+from tasks.emulator import Emulator, running
+from tasks.engine import Rules
+from tasks.exchange import Line
+from tasks.lanes import Lane
+from tasks.night import Night, Summary, Wanted, begun
+from tasks.pacing import Limits
+from tasks.providers import PROVIDERS
+
+ROUTES = ["wavespeed/wan-2.2-spicy", "atlas/wan-2.2-spicy", "fal/wan-2.2"]
+
+
+@dataclass(kw_only=True)
+class World:
+    """A manifest, a root, and providers whose bill is the witness."""
+
+    folder: Path
+    emulator: Emulator
+    url: str
+    routes: list[str]
+    slots: int = 4
+    rules: Rules = field(default_factory=Rules)
+    nights: list[Night] = field(default_factory=list)
+
+    def lane(self, route: str, **limits: Any) -> Lane:
+        known = catalogue.load().route(route)
+        provider = PROVIDERS[known.provider](known, "key")
+        return Lane(
+            name=known.provider,
+            route=known,
+            line=Line(provider, httpx.URL(f"{self.url}/{known.provider}")),
+            limits=Limits(
+                **{
+                    "slots": self.slots,
+                    "submits_per_minute": 6000,
+                    "queues": known.queues,
+                    **limits,
+                }
+            ),
+        )
+
+    def manifest(self, rows: list[dict[str, Any]] | int, name: str = "m") -> str:
+        """A manifest of these rows, or of so many, each with a still of its own."""
+        if isinstance(rows, int):
+            rows = [{"prompt": f"pan {n}"} for n in range(rows)]
+        rows = [{"image": self.still(f"{n}.jpg"), **row} for n, row in enumerate(rows)]
+        path = self.folder / f"{name}.parquet"
+        pl.DataFrame(rows).write_parquet(path)
+        return path.as_uri()
+
+    def still(self, name: str, size: tuple[int, int] = (640, 360)) -> str:
+        path = self.folder / "stills" / name
+        path.parent.mkdir(exist_ok=True)
+        tint = hash(name) % 200
+        Image.new("RGB", size, (tint, 90, 200 - tint)).save(path)
+        return path.relative_to(self.folder).as_posix()
+
+    async def run(
+        self,
+        manifest: str | list[dict[str, Any]] | int,
+        *,
+        lanes: list[Lane] | None = None,
+        during: Callable[[Night], None] | None = None,
+        **wanted: Any,
+    ) -> Summary:
+        """Run a whole batch; its night is kept for whoever wants to look closer."""
+        uri = manifest if isinstance(manifest, str) else self.manifest(manifest)
+        asked = Wanted(manifest=uri, root=(self.folder / "root").as_uri(), **wanted)
+        lanes = lanes or [self.lane(route) for route in self.routes]
+        async with begun(asked, lanes=lanes, rules=self.rules) as night:
+            self.nights.append(night)
+            if during is not None:
+                during(night)
+            for number in range(len(night.shards)):
+                await night.run_shard(number)
+        return night.summary()
+
+    @property
+    def bought(self) -> dict[str, int]:
+        """How many times each prompt was accepted, charged or not."""
+        lines = [line.prompt for line in self.emulator.bill]
+        return {prompt: lines.count(prompt) for prompt in lines}
+
+    @property
+    def owed(self) -> Decimal:
+        return self.emulator.total_usd
+
+
+@pytest.fixture(params=ROUTES)
+def route(request) -> str:
+    """Each provider in turn: the laws know no exceptions."""
+    return request.param
+
+
+@pytest.fixture
+def emulator() -> Emulator:
+    return Emulator(latency_s=0.1, slots=1000, submits_per_minute=100000)
+
+
+@pytest.fixture
+def world(tmp_path, emulator, route):
+    """One lane, to one provider."""
+    with running(emulator) as url:
+        yield World(folder=tmp_path, emulator=emulator, url=url, routes=[route])

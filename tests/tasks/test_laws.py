@@ -1,0 +1,259 @@
+"""The laws, over real HTTP, for every provider: the emulator's bill is the witness."""
+
+from decimal import Decimal
+
+import pytest
+
+from storage.objects import Objects
+from tasks.emulator import Fault
+from tasks.engine import Rules
+from tasks.tally import Why
+
+pytestmark = pytest.mark.anyio
+
+LOST = [
+    Fault.LOSE_ANSWER,
+    Fault.LOSE_ANSWER_MID,
+    Fault.MALFORMED_ACCEPT,
+    Fault.ERROR_AFTER,
+]
+BROKEN_DOWNLOADS = [
+    Fault.TRUNCATED_CLIP,
+    Fault.CUT_CLIP,
+    Fault.HTML_CLIP,
+    Fault.EMPTY_CLIP,
+]
+
+
+async def test_a_manifest_becomes_clips_each_paid_for_once(world):
+    summary = await world.run(6)
+
+    assert (summary.rows, summary.published, summary.exit_code) == (6, 6, 0)
+    assert set(world.bought.values()) == {1}
+    assert summary.spent_usd == world.owed
+
+
+async def test_running_again_buys_nothing(world):
+    await world.run(4)
+    again = await world.run(4)
+
+    assert (again.published, again.bought, again.spent_usd) == (4, 0, 0)
+    assert set(world.bought.values()) == {1}
+
+
+async def test_a_second_manifest_with_the_same_rows_buys_nothing(world):
+    rows = [{"prompt": f"pan {n}"} for n in range(4)]
+    await world.run(world.manifest(rows, "monday"))
+
+    again = await world.run(world.manifest([*rows, {"prompt": "new"}], "tuesday"))
+
+    assert (again.published, again.bought) == (5, 1)
+    assert set(world.bought.values()) == {1}
+
+
+async def test_rows_that_want_the_same_clip_share_one(world):
+    still = world.still("same.jpg")
+    rows = [{"image": still, "prompt": "pan", "sku": sku} for sku in "abc"]
+
+    summary = await world.run(rows)
+
+    assert (summary.rows, summary.jobs, summary.published) == (3, 1, 3)
+    assert world.bought == {"pan": 1}
+
+
+async def test_another_take_is_another_clip(world):
+    still = world.still("same.jpg")
+    rows = [{"image": still, "prompt": "pan", "take": take} for take in (1, 2)]
+
+    await world.run(rows)
+
+    seeds = {line.seed for line in world.emulator.bill}
+    assert world.bought == {"pan": 2}
+    assert len(seeds) == 2
+
+
+@pytest.mark.parametrize("fault", LOST)
+async def test_a_lost_answer_is_never_paid_for_twice(world, fault):
+    world.emulator.faults["pan 1"] = [fault]
+
+    first = await world.run(3)
+    second = await world.run(3)
+
+    assert (first.published, first.in_doubt, first.exit_code) == (2, 1, 1)
+    assert (second.published, second.in_doubt) == (2, 1)
+    assert world.bought == {"pan 0": 1, "pan 1": 1, "pan 2": 1}
+    assert first.spent_usd == world.owed
+
+
+@pytest.mark.parametrize("fault", [Fault.THROTTLE, Fault.THROTTLE_WITH_RETRY_AFTER])
+async def test_a_429_slows_the_lane_and_loses_nothing(world, fault):
+    world.emulator.faults["pan 1"] = [fault]
+
+    summary = await world.run(3)
+
+    assert (summary.published, summary.exit_code) == (3, 0)
+    assert set(world.bought.values()) == {1}
+    assert summary.spent_usd == world.owed
+
+
+async def test_a_content_refusal_is_final(world):
+    world.emulator.faults["pan 1"] = [Fault.REFUSE_CONTENT]
+
+    first = await world.run(3)
+    second = await world.run(3)
+
+    assert (first.published, first.rejected, first.exit_code) == (2, 1, 0)
+    assert second.rejected == 1
+    assert world.bought["pan 1"] == 1
+    assert first.spent_usd == world.owed
+
+
+async def test_a_job_that_the_provider_fails_is_tried_again_and_charged_once(world):
+    world.emulator.faults["pan 1"] = [Fault.FAIL]
+
+    summary = await world.run(3)
+
+    assert summary.published == 3
+    assert world.bought["pan 1"] == 2
+    assert summary.spent_usd == world.owed
+
+
+async def test_a_job_that_fails_every_time_rests_and_says_why(world):
+    world.rules = Rules(attempts=2)
+    world.emulator.faults["pan 1"] = [Fault.FAIL] * 5
+
+    summary = await world.run(3)
+
+    [rest] = world.nights[0].engine.tally.resting.values()
+    assert (summary.published, summary.pending, summary.exit_code) == (2, 1, 1)
+    assert world.bought["pan 1"] == 2
+    assert rest.why is Why.ATTEMPTS
+
+
+@pytest.mark.parametrize("fault", BROKEN_DOWNLOADS)
+async def test_a_broken_download_is_fetched_again_and_not_bought_again(world, fault):
+    world.emulator.faults["pan 1"] = [fault]
+
+    summary = await world.run(3)
+
+    assert summary.published == 3
+    assert set(world.bought.values()) == {1}
+
+
+@pytest.mark.parametrize("fault", [Fault.NOT_FOUND_AT_FIRST, Fault.UNKNOWN_STATUS])
+async def test_an_odd_answer_to_a_poll_is_asked_about_again(world, fault):
+    world.emulator.faults["pan 1"] = [fault]
+
+    summary = await world.run(3)
+
+    assert summary.published == 3
+    assert set(world.bought.values()) == {1}
+
+
+async def test_a_job_that_never_ends_is_left_to_the_next_run(world):
+    world.rules = Rules(deadline_s=0.5)
+    world.emulator.faults["pan 1"] = [Fault.STUCK]
+
+    first = await world.run(3)
+    second = await world.run(3)
+
+    assert (first.published, first.pending, first.exit_code) == (2, 1, 1)
+    assert (second.pending, second.bought) == (1, 0)
+    assert world.bought["pan 1"] == 1
+
+
+@pytest.mark.parametrize("fault", [Fault.UNAUTHORIZED, Fault.NO_CREDIT])
+async def test_a_lane_that_takes_nothing_is_closed_and_the_batch_says_what_to_do(
+    world, fault
+):
+    world.emulator.faults["pan"] = [fault] * 1000
+
+    summary = await world.run(20)
+
+    assert summary.exit_code == 3
+    assert summary.short_of == "lanes"
+    assert summary.pending == 20
+    assert list(summary.lanes_closed) == [world.nights[0].engine.lanes.all[0].name]
+    assert world.bought == {}
+    assert summary.spent_usd == 0
+
+
+async def test_input_that_no_provider_takes_is_rejected_free_of_charge(world):
+    world.emulator.faults["pan 1"] = [Fault.REJECT_INPUT]
+
+    summary = await world.run(3)
+
+    assert (summary.published, summary.rejected) == (2, 1)
+    assert summary.spent_usd == world.owed
+
+
+async def test_the_budget_is_a_wall(world):
+    price = world.lane(world.routes[0]).route.prices_usd["480p", 5]
+
+    summary = await world.run(10, budget_usd=price * 4 + price / 2)
+
+    assert summary.published == 4
+    assert (summary.exit_code, summary.short_of) == (3, "budget")
+    assert world.owed == summary.spent_usd == price * 4
+
+
+async def test_a_budget_of_nothing_buys_nothing(world):
+    summary = await world.run(3, budget_usd=Decimal(0))
+
+    assert (summary.pending, summary.exit_code) == (3, 3)
+    assert world.bought == {}
+
+
+async def test_a_row_that_pays_less_than_the_price_is_not_bought(world):
+    summary = await world.run([{"prompt": "a", "max_usd": 0.01}, {"prompt": "b"}])
+
+    assert (summary.published, summary.pending, summary.exit_code) == (1, 1, 1)
+    assert world.bought == {"b": 1}
+
+
+async def test_a_still_that_is_no_picture_costs_nothing_and_stops_nobody(world):
+    (world.folder / "stills").mkdir()
+    (world.folder / "stills" / "page.jpg").write_text("<html>not found</html>")
+    rows = [
+        {"image": "stills/page.jpg", "prompt": "a"},
+        {"image": "stills/none.jpg", "prompt": "b"},
+        {"prompt": "c"},
+    ]
+
+    summary = await world.run(rows)
+
+    assert (summary.published, summary.rejected, summary.exit_code) == (1, 2, 0)
+    assert world.bought == {"c": 1}
+
+
+async def test_stopping_leaves_no_doubt_and_the_next_run_goes_on(world):
+    stopped = await world.run(12, during=lambda night: night.engine.stop("enough"))
+    resumed = await world.run(12)
+
+    assert (stopped.published, stopped.in_doubt, stopped.exit_code) == (0, 0, 1)
+    assert (resumed.published, resumed.exit_code) == (12, 0)
+    assert set(world.bought.values()) == {1}
+
+
+async def test_quotas_are_kept_as_the_provider_counts_them(world):
+    world.slots = 3
+    lane = world.lane(world.routes[0], queues=False)
+
+    await world.run(20, lanes=[lane])
+
+    [account] = world.emulator.stats()["accounts"]
+    assert account["running"] <= 3
+    assert account["waiting"] == 0
+    assert account["throttled"] == 0
+
+
+async def test_a_clips_sidecar_says_how_it_was_made_and_keeps_no_secret(world):
+    await world.run([{"prompt": "pan", "seed": 7}])
+
+    night = world.nights[0]
+    [job] = night.plan.wanted["job"]
+    objects = Objects.open(night.wanted.root)
+    said = (await objects.get(f"clips/{job[:2]}/{job}.json")).decode()
+    assert '"seed": 7' in said
+    assert '"ai_generated": true' in said
+    assert "key" not in said
