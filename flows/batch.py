@@ -4,7 +4,7 @@ import asyncio
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import (
@@ -31,7 +31,9 @@ EVERY_S = 5.0
 
 def _run_name() -> str:
     asked: dict[str, Any] = flow_run.get_parameters()
-    return PurePosixPath(urlsplit(str(asked["manifest"])).path).stem or "manifest"
+    return (
+        PurePosixPath(unquote(urlsplit(str(asked["manifest"])).path)).stem or "manifest"
+    )
 
 
 @flow(name="nightreel", flow_run_name=_run_name, retries=0, persist_result=False)

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, cast
+from urllib.parse import quote
 
 import typer
 from rich.console import Console
@@ -23,15 +24,25 @@ from flows import settings as settings_of
 from flows.progress import show
 from flows.settings import Settings, SettingsError
 from manifests.lifecycle import History, State, fold
-from manifests.places import absolute
+from manifests.places import absolute, scheme
 from manifests.reading import ManifestError, orders
 from storage import ledger
 from storage.errors import StorageError
 from storage.ledger import HeldError
 from storage.objects import Objects
 from storage.opening import OpeningError
+from storage.stores import local_path
 from tasks.forecast import forecast
-from tasks.night import MANIFEST, WATCHER, Night, Summary, Wanted, planned, refusal
+from tasks.night import (
+    MANIFEST,
+    WATCHER,
+    Night,
+    Summary,
+    Wanted,
+    looked_at,
+    planned,
+    refusal,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -65,10 +76,10 @@ def main() -> None:
     try:
         app()
     except _REFUSED as exc:
-        err.print(str(exc), style="red", markup=False)
+        tell(str(exc), "red")
         sys.exit(BAD_INPUT)
     except StorageError as exc:
-        err.print(str(exc), style="red", markup=False)
+        tell(str(exc), "red")
         sys.exit(CANNOT_KEEP)
 
 
@@ -123,12 +134,12 @@ def demo(
     from flows.demo import emulated  # noqa: PLC0415 - only the demo needs a server
 
     with emulated(root) as (manifest, config):
-        err.print(f"emulated providers, example manifest: {manifest}")
+        tell(f"emulated providers, example manifest: {manifest}")
         summary = asyncio.run(
             _run(manifest=manifest, root=_place(str(root)), config=str(config))
         )
     _say(summary, as_json=False)
-    err.print(f"clips: {root / 'clips'}", f"table: {root / 'tables'}", sep="\n")
+    tell(f"clips: {root / 'clips'}\ntable: {root / 'tables'}")
     raise typer.Exit(summary.exit_code)
 
 
@@ -138,12 +149,17 @@ def check(
     config: Config = None,
     lanes: LaneNames = None,
     *,
+    stills: Annotated[bool, typer.Option(help="read and look at each still")] = True,
     as_json: Json = False,
 ) -> None:
     """Is it good? Rows, duplicates, complaints; sends nothing."""
     on = lanes_of.keyless(_settings(config, lanes))
-    with TemporaryDirectory(prefix="nightreel-") as folder:
-        plan = planned(Wanted(manifest=_place(manifest), root=""), Path(folder), on)
+    uri = _place(manifest)
+    with TemporaryDirectory(prefix="nightreel-") as name:
+        folder = Path(name)
+        plan = planned(Wanted(manifest=uri, root=""), folder, on)
+        if stills:
+            plan = asyncio.run(looked_at(plan, uri, folder, on))
     twice = plan.wanted.height - plan.jobs
     if as_json:
         found = [*plan.complaints.iter_rows(named=True)]
@@ -158,11 +174,11 @@ def check(
             }
         )
     else:
-        err.print(f"{plan.uri}: {plan.rows:,} rows, {plan.jobs:,} clips")
+        tell(f"{plan.uri}: {plan.rows:,} rows, {plan.jobs:,} clips")
         if twice:
-            err.print(f"{twice:,} rows want a clip that another row wants too")
+            tell(f"{twice:,} rows want a clip that another row wants too")
         if plan.bad_rows:
-            err.print(refusal(plan), style="red", markup=False)
+            tell(refusal(plan), "red")
     raise typer.Exit(BAD_INPUT if plan.bad_rows else 0)
 
 
@@ -215,7 +231,7 @@ def plan(
     )
     Console(highlight=False).print(table)
     if read.bad_rows:
-        err.print(refusal(read), style="red", markup=False)
+        tell(refusal(read), "red")
 
 
 @app.command()
@@ -225,10 +241,12 @@ def status(
     as_json: Json = False,
 ) -> None:
     """What the ledger says."""
-    objects = Objects.open(_place(root))
-    entries = asyncio.run(ledger.read(objects))
-    past = fold(entries)
-    said = _ledger_says(past)
+    uri = _place(root)
+    # Opened, a local root that is not there would be made.
+    if scheme(uri) == "file" and not local_path(uri).is_dir():
+        raise OpeningError(f"{uri}: no such folder")
+    entries = asyncio.run(ledger.read(Objects.open(uri)))
+    said = _ledger_says(fold(entries))
     if as_json:
         print_json(said)
         return
@@ -238,7 +256,7 @@ def status(
             table.add_row(name.replace("_", " "), str(value))
     Console(highlight=False).print(table)
     for doubt in said["doubts"]:
-        err.print("in doubt: {job} on {lane} since {since}: {reason}".format(**doubt))
+        tell("in doubt: {job} on {lane} since {since}: {reason}".format(**doubt))
 
 
 @app.command()
@@ -270,7 +288,7 @@ def emulate(  # noqa: PLR0913 - each is a knob
             slots=slots,
             submits_per_minute=submits_per_minute,
             clip=clip,
-            started=lambda url: err.print(_served(url), markup=False),
+            started=lambda url: tell(_served(url)),
         )
     except (OSError, ValueError) as exc:
         raise typer.BadParameter(str(exc)) from exc
@@ -327,7 +345,8 @@ def _names(lanes: str | None) -> list[str] | None:
 
 def _place(uri: str) -> str:
     """A URI that means the same whatever folder a worker runs in."""
-    return absolute(uri, f"{Path.cwd().as_uri()}/")
+    named = uri if scheme(uri) else quote(uri)
+    return absolute(named, f"{Path.cwd().as_uri()}/")
 
 
 def _say(summary: Summary, *, as_json: bool) -> None:
@@ -335,12 +354,12 @@ def _say(summary: Summary, *, as_json: bool) -> None:
         print_json(summary.plain())
         return
     for name, why in summary.lanes_closed.items():
-        err.print(f"lane {name} closed: {why}", style="yellow", markup=False)
+        tell(f"lane {name} closed: {why}", "yellow")
     if summary.short_of == "lanes":
-        err.print("no lane is left: mend what closed them, and run it again")
+        tell("no lane is left: mend what closed them, and run it again")
     if summary.short_of == "budget":
-        err.print("the budget is spent: run it again with a larger one")
-    err.print(f"{summary.batch}: {summary}; bought {summary.bought:,} in this run")
+        tell("the budget is spent: run it again with a larger one")
+    tell(f"{summary.batch}: {summary}; bought {summary.bought:,} in this run")
 
 
 def _ledger_says(past: Mapping[str, History]) -> dict[str, Any]:
@@ -372,6 +391,11 @@ def _utc(at: float | None) -> str:
     return (
         "" if at is None else datetime.fromtimestamp(at, UTC).isoformat(" ", "seconds")
     )
+
+
+def tell(said: str, style: str | None = None) -> None:
+    """Say it on stderr as it is: nobody's brackets are markup, and no line is broken."""
+    err.print(said, style=style, markup=False, soft_wrap=True)
 
 
 def print_json(what: Any) -> None:

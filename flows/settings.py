@@ -255,7 +255,7 @@ def lend(name: str, value: str) -> None:
 
 
 def calm_prefect() -> None:
-    """At a terminal the command line speaks, and Prefect only of what goes wrong."""
-    lend("PREFECT_LOGGING_LEVEL", "ERROR")
-    lend("PREFECT_SERVER_LOGGING_LEVEL", "ERROR")
+    """At a terminal the command line speaks: what goes wrong it says itself, once."""
+    lend("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    lend("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
     lend("PREFECT_SERVER_ANALYTICS_ENABLED", "false")

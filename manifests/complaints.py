@@ -9,7 +9,7 @@ import polars as pl
 from manifests.catalogue import Route
 from manifests.columns import WHOLE, absent
 from manifests.jobs import SEEDS, AspectRatio, Job, Resolution, unsigned
-from manifests.places import SCHEMES, scheme
+from manifests.places import SCHEMES
 
 SHOWN: Final = 200
 """How many characters of a value a complaint repeats."""
@@ -47,48 +47,37 @@ def about(rows: pl.DataFrame, routes: Sequence[Route]) -> pl.DataFrame:
     odd = rows.with_columns(odd=_ODD_PLACE).drop_nulls("odd")
     found += [_listed(odd, "image", pl.col("odd")), *_unserved(rows, routes)]
     table = pl.concat(found).unique().sort("row", "column", "reason")
-    return table.with_columns(pl.Series("value", map(shown, table["value"]), pl.String))
+    return table.with_columns(_shown(table["value"]))
 
 
 def duplicates(ids: pl.DataFrame) -> pl.DataFrame:
     """A complaint for every row whose `id` an earlier one has, from columns row and id."""
     first = pl.col("row").min().over("id").cast(pl.String)
-    return (
+    again = (
         ids.filter(pl.col("id").is_not_null())
         .with_columns(first=first)
         .filter(~pl.col("id").is_first_distinct())
-        .select(
-            pl.col("row").cast(pl.UInt32),
-            column=pl.lit("id"),
-            value=pl.col("id").str.slice(0, SHOWN),
-            reason=pl.format("is the id of row {} too", pl.col("first")),
-        )
     )
-
-
-def unreadable(images: pl.DataFrame) -> pl.DataFrame:
-    """Complaints about images that nobody can take apart, from columns row and image."""
-    return images.select(
-        "row",
-        column=pl.lit("image"),
-        value=pl.Series("value", map(shown, images["image"]), pl.String),
-        reason=pl.lit("is not a URI"),
+    return again.select(
+        pl.col("row").cast(pl.UInt32),
+        column=pl.lit("id"),
+        value=_shown(again["id"]),
+        reason=pl.format("is the id of row {} too", pl.col("first")),
     )
 
 
 def bare(value: str) -> str:
     """A URI without its signature, even where it is hardly a URI."""
-    try:
-        return unsigned(value)
-    except ValueError:
-        return value.partition("?")[0]
+    return unsigned(value)
 
 
 def shown(value: str) -> str:
     """As much of a value as a complaint may repeat: no signature, and not too much."""
-    # Where the scheme is not what it should be, a query may still be a signature.
-    known = scheme(value) in {"", "http", "https"}
-    return (bare(value) if known else value.partition("?")[0])[:SHOWN]
+    return unsigned(value)[:SHOWN]
+
+
+def _shown(values: pl.Series) -> pl.Series:
+    return pl.Series("value", map(shown, values), pl.String)
 
 
 def _listed(rows: pl.DataFrame, column: str, reason: str | pl.Expr) -> pl.DataFrame:
@@ -131,6 +120,11 @@ def _rules() -> Iterator[tuple[str, pl.Expr, str]]:
 
 
 _IMAGE: Final = pl.col("image")
+# A host: brackets are for the numbers of IPv6 only, and a port is a number.
+_ANY: Final = "^[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*@)?"
+_IP: Final = r"\[[0-9A-Fa-f:.]+\]"
+_PORT: Final = "(:[0-9]*)?([/?#]|$)"
+_BRACKETS: Final = r"^[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*[\[\]]"
 _OPENED: Final = f"(?i)^({'|'.join(SCHEMES)})(://|::)"
 _ODD_PLACE: Final = (
     pl.when(_IMAGE.str.contains(r"[\x00-\x1f\x7f]|^\s|\s$"))
@@ -143,6 +137,13 @@ _ODD_PLACE: Final = (
         _IMAGE.str.contains("^[A-Za-z][A-Za-z0-9+.-]*:") & ~_IMAGE.str.contains(_OPENED)
     )
     .then(pl.lit("has a scheme that nothing here can open"))
+    .when(_IMAGE.str.contains(_BRACKETS) & ~_IMAGE.str.contains(f"{_ANY}{_IP}{_PORT}"))
+    .then(pl.lit("is not a URI"))
+    .when(
+        _IMAGE.str.contains("(?i)^https?://")
+        & ~_IMAGE.str.contains(f"{_ANY}([^/?#@:\\[\\]]+|{_IP}){_PORT}")
+    )
+    .then(pl.lit("is not a URI"))
 )
 
 

@@ -24,10 +24,10 @@ def scheme(uri: str) -> str:
 def absolute(uri: str, base: str) -> str:
     """The URI as seen from the file at `base`; percent-encoding stays as it is.
 
-    A path from the root is a file of this machine, whatever the base.
+    A path from the root is a file of this machine, whatever the base; HTTPS: is https:.
     """
-    if _SCHEME.match(uri):
-        return uri
+    if own := _SCHEME.match(uri):
+        return uri if own[1].islower() else own[0].lower() + uri[own.end() :]
     if uri.startswith("/"):
         return f"file://{uri}"
     start = _SCHEME.match(base)

@@ -4,8 +4,7 @@ However long the manifest, only a slice of its rows is in memory as more than a 
 numbers: the job it wants, its priority, and what may be paid for it.
 """
 
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -69,6 +68,22 @@ class Plan:
             min(self.rows, rows),
             self.wanted.filter(few),
             self.complaints.filter(few),
+        )
+
+    def without(self, bad: Mapping[str, tuple[str, str]]) -> "Plan":
+        """The plan less these jobs: what of their image is wrong, by id, is complained of."""
+        struck = pl.DataFrame(
+            [(job, *said) for job, said in bad.items()],
+            schema={"job": pl.String, "value": pl.String, "reason": pl.String},
+            orient="row",
+        )
+        wrong = self.wanted.select("row", "job").join(struck, "job")
+        also = wrong.select("row", pl.lit("image").alias("column"), "value", "reason")
+        return Plan(
+            self.uri,
+            self.rows,
+            self.wanted.join(struck, "job", how="anti", maintain_order="left"),
+            self.complaints.vstack(also).sort("row", "column"),
         )
 
     def shards(self, jobs: int) -> Iterator[pl.DataFrame]:
@@ -158,13 +173,9 @@ def _sort_out(
     wrong = complaints.about(rows, routes)
     good = rows.join(wrong, on="row", how="anti", maintain_order="left")
     columns = good.select(*_DECISIVE, "still").iter_rows()
-    ids = [_id(said, still, uri) for *said, still in columns]
+    ids = [_job(said, still, uri).id for *said, still in columns]
     jobs = good.with_columns(pl.Series("job", ids, pl.String))
-    unread = jobs.filter(pl.col("job").is_null()).select("row", "image")
-    return (
-        jobs.drop_nulls("job").select(_WANTED.names()),
-        pl.concat([wrong, complaints.unreadable(unread)]),
-    )
+    return jobs.select(_WANTED.names()), wrong
 
 
 def _same_ids(frame: pl.LazyFrame, hashes: pl.DataFrame) -> pl.DataFrame:
@@ -204,14 +215,6 @@ _DECISIVE: Final = (
 )
 
 
-def _id(said: Sequence[Any], still: str | None, uri: str) -> str | None:
-    """The id of the job that a row wants, None if its image is not a URI."""
-    try:
-        return _job(said, still, uri).id
-    except ValueError:
-        return None
-
-
 def _job(said: Sequence[Any], still: str | None, uri: str) -> Job:
     (
         image,
@@ -225,7 +228,7 @@ def _job(said: Sequence[Any], still: str | None, uri: str) -> Job:
         take,
     ) = said
     return Job(
-        image=f"sha256:{still}" if still else _named(absolute(image, uri)),
+        image=f"sha256:{still}" if still else unsigned(absolute(image, uri)),
         prompt=prompt,
         negative_prompt=negative_prompt,
         model=model,
@@ -235,11 +238,3 @@ def _job(said: Sequence[Any], still: str | None, uri: str) -> Job:
         seed=seed,
         take=take,
     )
-
-
-_PLAIN: Final = re.compile(r"[a-z0-9+.-]+://[^?#@\[\]\s]+", re.ASCII)
-
-
-def _named(image: str) -> str:
-    # Most URIs carry no signature, and taking each apart doubles the cost of a row.
-    return image if _PLAIN.fullmatch(image) else unsigned(image)

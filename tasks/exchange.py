@@ -67,7 +67,7 @@ async def connected(*, timeout_s: float = 60.0) -> AsyncGenerator[Clients]:
     connection that the other side is closing is a doubt.
     """
     limits = httpx.Limits(
-        max_connections=64, max_keepalive_connections=16, keepalive_expiry=2.0
+        max_connections=100, max_keepalive_connections=100, keepalive_expiry=2.0
     )
     # A submit behind a busy pool waits as long as it takes: nothing was sent yet.
     patience = httpx.Timeout(timeout_s, connect=10.0, pool=None)

@@ -6,29 +6,32 @@ Plain Python: Prefect shows it, the command line watches it, and neither is need
 import asyncio
 import tempfile
 import time
-from collections import ChainMap, Counter
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, cast
-from urllib.parse import urlsplit
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
 import polars as pl
 
 from manifests import reading
 from manifests.attempts import write_attempts
 from manifests.jobs import Order
-from manifests.lifecycle import NEW, History, State
+from manifests.lifecycle import History, State
 from manifests.reading import ManifestError, Plan
 from manifests.tables import Outcomes, write_clips, write_complaints
 from storage import opening
 from storage.clips import Clips
 from storage.ledger import Ledger, read
 from storage.objects import Objects
+from storage.opening import OpeningError
+from storage.stills import BadStillError
+from tasks import stills
 from tasks.engine import Engine, Rules
 from tasks.exchange import connected
 from tasks.lanes import Lane, Lanes
@@ -97,6 +100,12 @@ class Summary:
 
 
 MANIFEST: Final = "manifest.parquet"
+REMEMBERED: Final = 50
+"""Of a lane's earlier jobs: few enough that a lane that has changed is learned anew."""
+
+LOOKED_AT: Final = 500
+"""Stills looked at before the next ones are named."""
+
 TABLES: Final = ("clips", "attempts", "complaints")
 
 WATCHER: ContextVar[Callable[["Night"], None] | None] = ContextVar(
@@ -119,8 +128,10 @@ async def begun(
     with tempfile.TemporaryDirectory(prefix="nightreel-") as name:
         folder = Path(name)
         plan = await asyncio.to_thread(planned, wanted, folder, lanes)
+        if wanted.strict:
+            refuse(await looked_at(plan, wanted.manifest, folder, lanes))
         objects = Objects.open(wanted.root)
-        stem = Path(urlsplit(wanted.manifest).path).stem
+        stem = Path(unquote(urlsplit(wanted.manifest).path)).stem
         ledger = await Ledger.open(objects, name=stem, take_over=wanted.take_over)
         try:
             async with connected() as clients:
@@ -132,6 +143,7 @@ async def begun(
                     purse=Purse(wanted.budget_usd),
                     rules=rules,
                 )
+                _remember(engine.lanes, ledger.histories())
                 night = Night(
                     wanted, plan=plan, folder=folder, ledger=ledger, engine=engine
                 )
@@ -144,8 +156,18 @@ async def begun(
             await ledger.close()
 
 
+def _remember(lanes: Lanes, past: Mapping[str, History]) -> None:
+    """What earlier nights showed of how long each lane's jobs take."""
+    took = defaultdict[str, deque[float]](lambda: deque(maxlen=REMEMBERED))
+    for history in past.values():
+        if history.lane and history.accepted_at and history.generated_at:
+            took[history.lane].append(history.generated_at - history.accepted_at)
+    for lane in lanes.all:
+        lane.looks.learn(took[lane.name])
+
+
 def planned(wanted: Wanted, folder: Path, lanes: Sequence[Lane]) -> Plan:
-    """What the manifest asks for, from a copy of it in the folder.
+    """What the manifest asks for, from a copy of it that stays in the folder.
 
     Raises:
         ManifestError: it cannot be read, or `strict` and a row of it is bad.
@@ -156,9 +178,54 @@ def planned(wanted: Wanted, folder: Path, lanes: Sequence[Lane]) -> Plan:
     plan = reading.check(copy, wanted.manifest, [lane.route for lane in lanes])
     if wanted.limit is not None:
         plan = plan.head(wanted.limit)
-    if wanted.strict and plan.bad_rows:
-        raise ManifestError(refusal(plan))
+    if wanted.strict:
+        refuse(plan)
     return plan
+
+
+async def looked_at(
+    plan: Plan, uri: str, folder: Path, lanes: Sequence[Lane], *, at_once: int = 16
+) -> Plan:
+    """The plan less the rows whose still cannot be read or will not do.
+
+    `folder` is where `planned` left the manifest.
+    """
+    min_px = min((lane.route.min_still_px for lane in lanes), default=1)
+    bad: dict[str, tuple[str, str]] = {}
+    free = asyncio.Semaphore(at_once)
+
+    async def look(order: Order) -> None:
+        async with free:
+            try:
+                await stills.check(order, min_px=min_px)
+            except (OpeningError, BadStillError) as exc:
+                bad[order.job.id] = (order.job.image, str(exc))
+
+    for shard in plan.shards(LOOKED_AT):
+        with tempfile.TemporaryDirectory(dir=folder) as spool:
+            every = ordered(folder / MANIFEST, uri, shard, Path(spool))
+            orders = await asyncio.to_thread(list, every)
+            await asyncio.gather(*map(look, orders))
+    return plan.without(bad)
+
+
+def ordered(
+    manifest: Path, uri: str, shard: pl.DataFrame, spool: Path
+) -> Iterator[Order]:
+    """A shard's orders; embedded stills wait on this machine's disk for their turn."""
+
+    def keep(sha256: str, content: bytes) -> str:
+        path = spool / sha256
+        path.write_bytes(content)
+        return path.as_uri()
+
+    return reading.orders(manifest, uri, shard, keep)
+
+
+def refuse(plan: Plan) -> None:
+    """Raises ManifestError if a row is bad."""
+    if plan.bad_rows:
+        raise ManifestError(refusal(plan))
 
 
 def refusal(plan: Plan, shown: int = 20) -> str:
@@ -214,8 +281,9 @@ class Night:
         """Take every job of a shard to its end; how many ended how."""
         shard = self.shards[number]
         with tempfile.TemporaryDirectory(dir=self._folder) as spool:
-            orders = await asyncio.to_thread(self._orders, shard, Path(spool))
-            await self.engine.run(orders)
+            uri = self.wanted.manifest
+            every = ordered(self._manifest, uri, shard, Path(spool))
+            await self.engine.run(await asyncio.to_thread(list, every))
         states = Counter(self._ledger.history(job).state for job in shard["job"])
         return {str(state): count for state, count in states.items()}
 
@@ -242,32 +310,29 @@ class Night:
     async def keep_tables(self, objects: Objects) -> None:
         """Write what came of every row, every attempt and every complaint beside the clips."""
         entries = await read(objects)
-        outcomes = Outcomes(histories=self._outcomes(), reasons=self._reasons())
+        resting = self.engine.tally.resting
+        plan = self.plan.without(
+            {
+                job: ("", rest.reason)
+                for job, rest in resting.items()
+                if rest.why is Why.STILL
+            }
+        )
+        outcomes = Outcomes(
+            histories=self._ledger.histories(),
+            reasons={job: rest.reason for job, rest in resting.items()},
+        )
 
         def write() -> dict[str, Path]:
             paths = {name: self._folder / f"{name}.parquet" for name in TABLES}
-            write_clips(paths["clips"], self._manifest, self.plan, outcomes)
+            write_clips(paths["clips"], self._manifest, plan, outcomes)
             write_attempts(paths["attempts"], entries, since=self._since)
-            write_complaints(paths["complaints"], self.plan)
+            write_complaints(paths["complaints"], plan)
             return paths
 
         for name, path in (await asyncio.to_thread(write)).items():
             key = f"tables/{name}/batch={self.batch}/part-0.parquet"
             await objects.put(key, await asyncio.to_thread(path.read_bytes))
-
-    def _outcomes(self) -> Mapping[str, History]:
-        """Every job's history, and those whose still will not do as rejected."""
-        known = self._ledger.histories()
-        bad = {
-            job: replace(known.get(job, NEW), state=State.REJECTED)
-            for job, rest in self.engine.tally.resting.items()
-            if rest.why is Why.STILL
-        }
-        return ChainMap(bad, cast("dict[str, History]", known))
-
-    def _reasons(self) -> Mapping[str, str]:
-        resting = self.engine.tally.resting
-        return {job: rest.reason for job, rest in resting.items()}
 
     def _state(self, job_id: str) -> str:
         """One of the four that a summary counts."""
@@ -283,15 +348,6 @@ class Night:
     def _over(self, job_id: str) -> bool:
         over = {State.PUBLISHED, State.REJECTED}
         return self._ledger.history(job_id).state in over
-
-    def _orders(self, shard: pl.DataFrame, spool: Path) -> list[Order]:
-        def keep(sha256: str, content: bytes) -> str:
-            """An embedded still waits on this machine's disk for its turn."""
-            path = spool / sha256
-            path.write_bytes(content)
-            return path.as_uri()
-
-        return [*reading.orders(self._manifest, self.wanted.manifest, shard, keep)]
 
 
 def _short_of(rests: set[Why]) -> str | None:

@@ -11,6 +11,7 @@ Times are seconds on any clock that only goes forward.
 import math
 from bisect import bisect_right, insort
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -171,6 +172,11 @@ class Looks:
         self._recent = deque[float](maxlen=200)
         self._sorted: list[float] = []
 
+    def learn(self, took_s: Iterable[float]) -> None:
+        """How long jobs took on earlier nights."""
+        for took in took_s:
+            self.finished(0.0, took)
+
     def finished(self, unfinished_s: float, finished_s: float) -> None:
         """A job was seen unfinished and then finished, so long after it was accepted."""
         took = (unfinished_s + finished_s) / 2 if unfinished_s else finished_s
@@ -182,7 +188,7 @@ class Looks:
     def next(self, elapsed_s: float) -> float:
         """Seconds to wait before the next look at a job that has run this long."""
         if len(self._sorted) < LEARNED:
-            return max(self._shortest, elapsed_s * 0.15)
+            return max(2 * self._shortest, elapsed_s * 0.2)
         typical = self._sorted[len(self._sorted) // 2]
         fine = max(self._shortest, typical * 0.05)
         if elapsed_s < (fastest := self._sorted[0] * 0.97):

@@ -88,6 +88,12 @@ class World:
                 await night.run_shard(number)
         return night.summary()
 
+    def table(self, name: str) -> pl.DataFrame:
+        """The last batch's table of this name."""
+        batch = self.nights[-1].batch
+        path = self.folder / "root" / "tables" / name / f"batch={batch}"
+        return pl.read_parquet(path / "part-0.parquet", hive_partitioning=False)
+
     @property
     def bought(self) -> dict[str, int]:
         """How many times each prompt was accepted, charged or not."""

@@ -4,6 +4,7 @@ from decimal import Decimal
 
 import pytest
 
+from manifests.reading import ManifestError
 from storage.objects import Objects
 from tasks.emulator import Fault
 from tasks.engine import Rules
@@ -224,6 +225,49 @@ async def test_a_still_that_is_no_picture_costs_nothing_and_stops_nobody(world):
 
     assert (summary.published, summary.rejected, summary.exit_code) == (1, 2, 0)
     assert world.bought == {"c": 1}
+
+
+async def test_strict_looks_at_every_still_before_a_cent_is_spent(world):
+    rows = [{"prompt": "a"}, {"image": "stills/none.jpg", "prompt": "b"}]
+
+    with pytest.raises(ManifestError, match=r"none\.jpg: no such file"):
+        await world.run(rows, strict=True)
+
+    assert world.bought == {}
+
+
+async def test_the_tables_have_every_row_every_attempt_and_every_complaint(world):
+    world.emulator.faults["pan 1"] = [Fault.FAIL]
+    world.emulator.faults["pan 2"] = [Fault.LOSE_ANSWER]
+    rows = [{"prompt": f"pan {n}", "sku": f"s{n}"} for n in range(3)]
+    rows += [{"image": "stills/none.jpg", "prompt": "x"}, {"prompt": " "}]
+
+    summary = await world.run(rows)
+
+    clips, attempts, complaints = map(world.table, ("clips", "attempts", "complaints"))
+    states = dict(clips.select("row", "state").iter_rows())
+    assert states == {
+        0: "published",
+        1: "published",
+        2: "in_doubt",
+        3: "invalid",
+        4: "invalid",
+    }
+    assert clips["sku"].to_list()[:3] == ["s0", "s1", "s2"]
+    assert clips["reason"].null_count() == 2
+    assert clips["spent_usd"].sum() == summary.spent_usd == world.owed
+    outcomes = sorted(attempts["outcome"])
+    assert outcomes == ["in_doubt", "published", "published", "refused"]
+    assert complaints["row"].to_list() == [3, 4]
+    assert (summary.rejected, summary.exit_code) == (2, 1)
+
+
+async def test_what_is_learned_of_a_lane_is_remembered_the_next_night(world):
+    await world.run(10)
+
+    await world.run(12)
+
+    assert world.nights[1].engine.lanes.all[0].looks.expected_s() is not None
 
 
 async def test_stopping_leaves_no_doubt_and_the_next_run_goes_on(world):

@@ -44,7 +44,9 @@ def test_a_minute_never_has_more_submits_than_it_may():
         begin(lane, 1, now)
         sent.append(now)
 
-    assert all(later - sooner >= MINUTE for sooner, later in zip(sent, sent[7:], strict=False))
+    assert all(
+        later - sooner >= MINUTE for sooner, later in zip(sent, sent[7:], strict=False)
+    )
 
 
 def test_retry_after_is_honoured():
