@@ -94,12 +94,16 @@ async def _run(night: Night) -> None:
 
     reporting = asyncio.create_task(_reported(night))
     try:
-        async with asyncio.TaskGroup() as group:
-            for number in range(len(night.shards)):
-                group.create_task(one(number))
+        ends = await asyncio.gather(
+            *map(one, range(len(night.shards))), return_exceptions=True
+        )
     finally:
         reporting.cancel()
         await asyncio.gather(reporting, return_exceptions=True)
+    # A store that is lost ends every shard alike: said once.
+    for end in ends:
+        if isinstance(end, BaseException):
+            raise end
 
 
 async def _reported(night: Night) -> None:

@@ -23,11 +23,12 @@ from flows import lanes as lanes_of
 from flows import settings as settings_of
 from flows.progress import show
 from flows.settings import Settings, SettingsError
+from manifests.columns import scan
 from manifests.lifecycle import History, State, fold
 from manifests.places import absolute, scheme
 from manifests.reading import ManifestError, orders
 from storage import ledger
-from storage.errors import StorageError
+from storage.errors import StorageError, UnavailableError
 from storage.ledger import HeldError
 from storage.objects import Objects
 from storage.opening import OpeningError
@@ -106,11 +107,11 @@ def run(  # noqa: PLR0913 - each is an option
     as_json: Json = False,
 ) -> None:
     """Buy every clip of a manifest that its root does not already have."""
-    # Refused here, a bad file costs no start of Prefect.
-    lanes_of.chosen(_settings(config, lanes))
+    uri = _place(manifest)
+    _refuse_at_once(_settings(config, lanes), uri)
     summary = asyncio.run(
         _run(
-            manifest=_place(manifest),
+            manifest=uri,
             root=_place(root),
             config=None if config is None else str(config),
             lanes=_names(lanes),
@@ -328,7 +329,24 @@ async def _run(**parameters: Any) -> Summary:
     if nights and nights[0].over:
         return nights[0].summary()
     failure: Any = await state.aresult(raise_on_failure=False)
+    if isinstance(failure, StorageError) and not (
+        nights or isinstance(failure, UnavailableError)
+    ):
+        raise OpeningError(str(failure)) from failure
     raise failure if isinstance(failure, BaseException) else RuntimeError(state.message)
+
+
+def _refuse_at_once(settings: Settings, manifest: str) -> None:
+    """What is wrong at a glance is told without waiting for Prefect."""
+    lanes_of.chosen(settings)
+    for name, lane in settings.lanes.items():
+        if lane.key.startswith("env:"):
+            asyncio.run(settings_of.resolve_key(lane.key, lane=name))
+    if scheme(manifest) == "file":
+        path = local_path(manifest)
+        if not path.is_file():
+            raise OpeningError(f"{manifest}: no such file")
+        scan(path, manifest)
 
 
 def _kept_nowhere(_sha256: str, _content: bytes) -> str:

@@ -1,12 +1,15 @@
 """What a batch says of itself in the Prefect UI: markdown and tables, short and true."""
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any, Final
 
+from manifests.jobs import unsigned
 from manifests.reading import Plan
 from tasks.night import Night, Summary
+
+REASONS: Final = 20
+"""Reasons that a summary lists, the commonest first."""
 
 SHOWN: Final = 500
 """Rows of a table artifact: the Parquet table beside the clips has them all."""
@@ -51,8 +54,14 @@ def summary_markdown(summary: Summary, night: Night) -> str:
     if summary.lanes_closed:
         closed = [[name, _safe(why)] for name, why in summary.lanes_closed.items()]
         parts.append("## Lanes closed\n\n" + _table(["lane", "why"], closed))
-    if resting := _resting(night):
-        parts.append("## What rests, and why\n\n" + resting)
+    if night.plan.bad_rows:
+        said = (
+            f"{night.plan.bad_rows:,} rows of the manifest are bad: see `complaints`."
+        )
+        parts.append(said)
+    if why := _without_clip(night):
+        parts.append("## No clip, and why\n\n" + why)
+    parts.append(f"Clips, tables and ledger are under `{_bare(night.wanted.root)}`.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -78,15 +87,12 @@ def _headline(summary: Summary) -> str:
     return "Every row is published or rejected."
 
 
-def _resting(night: Night) -> str:
-    why = Counter(
-        (rest.why, rest.reason) for rest in night.engine.tally.resting.values()
-    )
+def _without_clip(night: Night) -> str:
     rows = [
-        [f"{n:,}", str(kind), _safe(reason)]
-        for (kind, reason), n in why.most_common(20)
+        [f"{jobs:,}", state.replace("_", " "), _safe(reason)]
+        for (state, reason), jobs in night.without_clip().most_common(REASONS)
     ]
-    return _table(["jobs", "why", "in words"], rows) if rows else ""
+    return _table(["jobs", "state", "why"], rows) if rows else ""
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -100,3 +106,7 @@ def _safe(text: str) -> str:
     for mark in "\\`|<>[]*_":
         flat = flat.replace(mark, f"\\{mark}" if mark != "<" else "&lt;")
     return flat
+
+
+def _bare(uri: str) -> str:
+    return unsigned(uri).replace("`", "")

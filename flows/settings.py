@@ -5,6 +5,7 @@ at the last moment. No message ever repeats what stands where a key should.
 """
 
 import difflib
+import logging
 import os
 import re
 import tomllib
@@ -259,3 +260,7 @@ def calm_prefect() -> None:
     lend("PREFECT_LOGGING_LEVEL", "CRITICAL")
     lend("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
     lend("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    lend("DO_NOT_TRACK", "1")
+    # They warn of what they have still to send when we are done: it is sent all the same.
+    for worker in ("EventsWorker", "APILogWorker"):
+        logging.getLogger(worker).setLevel(logging.ERROR)

@@ -71,13 +71,9 @@ def bare(value: str) -> str:
     return unsigned(value)
 
 
-def shown(value: str) -> str:
-    """As much of a value as a complaint may repeat: no signature, and not too much."""
-    return unsigned(value)[:SHOWN]
-
-
 def _shown(values: pl.Series) -> pl.Series:
-    return pl.Series("value", map(shown, values), pl.String)
+    """As much of values as complaints may repeat: no signature, and not too much."""
+    return pl.Series("value", [unsigned(said)[:SHOWN] for said in values], pl.String)
 
 
 def _listed(rows: pl.DataFrame, column: str, reason: str | pl.Expr) -> pl.DataFrame:
@@ -120,11 +116,11 @@ def _rules() -> Iterator[tuple[str, pl.Expr, str]]:
 
 
 _IMAGE: Final = pl.col("image")
-# A host: brackets are for the numbers of IPv6 only, and a port is a number.
-_ANY: Final = "^[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*@)?"
-_IP: Final = r"\[[0-9A-Fa-f:.]+\]"
-_PORT: Final = "(:[0-9]*)?([/?#]|$)"
-_BRACKETS: Final = r"^[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*[\[\]]"
+_BRACKETS: Final = r"^[A-Za-z0-9+.-]+://[^/?#]*[\[\]]"
+_IPV6: Final = r"^[A-Za-z0-9+.-]+://([^/?#]*@)?\[[0-9A-Fa-f:.]+\](:[0-9]*)?([/?#]|$)"
+_ODD_PORT: Final = (
+    r"(?i)^https?://([^/?#]*@)?[^/?#@:\[\]]*:[0-9]*[^0-9/?#@\[\]][^/?#@]*([/?#]|$)"
+)
 _OPENED: Final = f"(?i)^({'|'.join(SCHEMES)})(://|::)"
 _ODD_PLACE: Final = (
     pl.when(_IMAGE.str.contains(r"[\x00-\x1f\x7f]|^\s|\s$"))
@@ -137,13 +133,10 @@ _ODD_PLACE: Final = (
         _IMAGE.str.contains("^[A-Za-z][A-Za-z0-9+.-]*:") & ~_IMAGE.str.contains(_OPENED)
     )
     .then(pl.lit("has a scheme that nothing here can open"))
-    .when(_IMAGE.str.contains(_BRACKETS) & ~_IMAGE.str.contains(f"{_ANY}{_IP}{_PORT}"))
+    .when(_IMAGE.str.contains(_BRACKETS) & ~_IMAGE.str.contains(_IPV6))
     .then(pl.lit("is not a URI"))
-    .when(
-        _IMAGE.str.contains("(?i)^https?://")
-        & ~_IMAGE.str.contains(f"{_ANY}([^/?#@:\\[\\]]+|{_IP}){_PORT}")
-    )
-    .then(pl.lit("is not a URI"))
+    .when(_IMAGE.str.contains(_ODD_PORT))
+    .then(pl.lit("has a port that is not a number"))
 )
 
 

@@ -69,6 +69,9 @@ _PROOFS: Final = tuple(
 
 _CHAINED: Final = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]*(?:://|::))")
 _START: Final = re.compile(r"([^\w/]*([A-Za-z][A-Za-z0-9+.-]*)://)([^/?#]*@)?")
+# A password with a / ? or # that nobody escaped: what should be a port is no number, and
+# nothing can open it.
+_UNESCAPED: Final = re.compile(r"[^/?#@:\[]*:(?![0-9]*(?:[/?#]|$)).*@", re.DOTALL)
 
 # Where what is before the @ is a container, a bucket, a repository, or part of a path.
 _NAMED_AT: Final = frozenset(
@@ -77,6 +80,8 @@ _NAMED_AT: Final = frozenset(
 )
 # Where whoever logs in decides what a path means: each has a folder of their own.
 _LOGINS: Final = frozenset("ftp ftps sftp ssh smb hdfs webhdfs".split())
+_WEB: Final = frozenset({"http", "https"})
+_HOSTED: Final = _WEB | _LOGINS
 
 
 def unsigned(uri: str) -> str:
@@ -94,9 +99,11 @@ def unsigned(uri: str) -> str:
 def _unproved(link: str) -> str:
     """One link of a chain such as `zip://a.jpg::https://host/stills.zip`."""
     if start := _START.match(link):
-        scheme = start[2].lower()
-        link = start[1] + _account(scheme, start[3] or "") + link[start.end() :]
-        if scheme in {"http", "https"}:
+        scheme, user, rest = start[2].lower(), start[3] or "", link[start.end() :]
+        if scheme in _HOSTED and (odd := _UNESCAPED.match(rest)):
+            user, rest = odd[0], rest[odd.end() :]
+        link = start[1] + _account(scheme, user) + rest
+        if scheme in _WEB:
             # Never sent, so it decides nothing; elsewhere # is a letter like any other.
             link = link.partition("#")[0]
     place, asks, query = link.partition("?")
@@ -118,7 +125,8 @@ def _account(scheme: str, user: str) -> str:
 def _kept(parameters: list[str]) -> list[str]:
     # Decoded to be compared only: ?k=%FF and ?k=%FE are two stills.
     names = [unquote(each.partition("=")[0]).lower() for each in parameters]
-    proofs = [adds for given_away, adds in _PROOFS if given_away.issubset(names)]
+    there = {*names}
+    proofs = [adds for given_away, adds in _PROOFS if given_away <= there]
     return [
         each
         for each, name in zip(parameters, names, strict=True)

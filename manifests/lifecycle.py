@@ -5,17 +5,20 @@ Rule 2: nothing here waits, sends or stores; time and answers arrive as entries.
 Rule 3: from the moment we mean to submit until an answer is on record, the job is
 in doubt. A job in doubt may have been paid for, so it is never submitted again.
 
+       +-----------------Discarded------------------+-------Discarded-------+
+       v                                            |                       |
     pending --Intended--> in_doubt --Accepted--> accepted --Generated--> generated
-       ^                     |                      |                       |
-       +------Refused--------+-------Refused--------+                   Published
-       +------Discarded-------------------Discarded-+-------Discarded-------+
-                             |                      |                       |
-                          Rejected               Rejected                   v
-                             +----> rejected <------+                   published
+       ^                   ^  |  |                  |                       |
+       |                   +--+  |                  |                   Published
+       |                 Doubted |                  |                       v
+       +---------Refused---------+-----Refused------+                   published
+                                 |                  |
+                                 +-----Rejected-----+--> rejected
 
-Doubted leaves a job in doubt and says why the answer never came. Refused: not charged,
-may go again. Discarded: charged, but there is no good clip, may
-go again with the next seed. Rejected: never, here or anywhere.
+Doubted says why the answer never came. Refused: not charged, may go again. Discarded:
+charged, but there is no good clip, may go again with the next seed. Rejected: never,
+here or anywhere. Only what was accepted is discarded: who knows that a submit in doubt
+was charged and lost has its ticket, and records that first.
 
 The clip's URL is not an event: it is a bearer link that dies, and a poll of the ticket
 gives a fresh one for free.
@@ -25,6 +28,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum, auto
+from functools import partial
 from typing import Final
 
 FREE: Final = Decimal(0)
@@ -214,13 +218,13 @@ class History:
         except KeyError:
             what = f"{type(entry.event).__name__} while {self.state}"
             raise IllegalTransitionError(f"job {entry.job}: {what}") from None
-        return self._recorded(replace(self, state=state), entry)
+        return self._recorded(state, entry)
 
-    def _recorded(self, moved: "History", entry: Entry) -> "History":
+    def _recorded(self, state: State, entry: Entry) -> "History":
+        moved = partial(replace, self, state=state)
         match entry.event:
             case Intended(lane=lane, route=route, price_usd=price, seed=seed):
-                return replace(
-                    moved,
+                return moved(
                     attempts=self.attempts + 1,
                     lane=lane,
                     route=route,
@@ -234,32 +238,30 @@ class History:
                     generated_at=None,
                 )
             case Accepted(ticket):
-                return replace(moved, ticket=ticket, accepted_at=entry.at, reason=None)
+                return moved(ticket=ticket, accepted_at=entry.at, reason=None)
             case Generated(seed):
                 known = self.seed if seed is None else seed
-                return replace(moved, seed=known, generated_at=entry.at)
+                return moved(seed=known, generated_at=entry.at)
             case Doubted(reason):
-                return replace(moved, reason=reason)
+                return moved(reason=reason)
             case Published(uri, facts):
-                return replace(moved, uri=uri, facts=facts, published_at=entry.at)
+                return moved(uri=uri, facts=facts, published_at=entry.at)
             case Refused(reason):
                 failed = int(self.state is State.ACCEPTED)
-                return replace(
-                    moved,
+                return moved(
                     reason=reason,
                     failures=self.failures + failed,
                     spent_usd=self.spent_usd - self.price_usd,
                 )
             case Discarded(reason):
-                return replace(
-                    moved,
+                return moved(
                     reason=reason,
                     failures=self.failures + 1,
                     discards=self.discards + 1,
                 )
             case Rejected(reason, charged):
                 refund = FREE if charged else self.price_usd
-                return replace(moved, reason=reason, spent_usd=self.spent_usd - refund)
+                return moved(reason=reason, spent_usd=self.spent_usd - refund)
 
 
 NEW: Final = History()

@@ -50,7 +50,7 @@ from tasks.verdicts import (
     ThrottledError,
 )
 
-log = logging.getLogger("nightreel.engine")
+log = logging.getLogger(__name__)
 
 OTHER_HANDS: Final = 16
 """Workers beyond the slots: they read stills and publish clips while the slots work."""
@@ -143,7 +143,7 @@ class Engine:
         async with aclosing(self._life(order)) as events:
             async for event in events:
                 past = await self._ledger.record(order.job.id, event)
-                self.tally.count(event, past)
+                self.tally.count(order.job.id, event, past)
         return self._ledger.history(order.job.id)
 
     async def _life(self, order: Order) -> AsyncGenerator[Event, None]:
@@ -221,7 +221,7 @@ class Engine:
             return Rejected(str(exc))
         except MisconfiguredError as exc:
             lane.pace.rejected()
-            self._close(lane, exc)
+            self.lanes.close(lane, str(exc))
             return Refused(str(exc))
         except InDoubtError as exc:
             lane.pace.troubled(self._now())
@@ -278,7 +278,7 @@ class Engine:
         try:
             return await self._follower.until_ended(lane, ticket, age_s=age_s)
         except MisconfiguredError as exc:
-            self._close(lane, exc)
+            self.lanes.close(lane, str(exc))
             raise RestError(Why.UNFINISHED, str(exc)) from exc
         except UnfinishedError as exc:
             raise RestError(Why.UNFINISHED, str(exc)) from exc
@@ -293,8 +293,3 @@ class Engine:
                 return lane
         said = f"no lane in use asks {ticket.provider}, who has it"
         raise RestError(Why.UNFINISHED, said)
-
-    def _close(self, lane: Lane, why: MisconfiguredError) -> None:
-        if lane.closed is None:
-            log.warning("lane.closed lane=%s %s", lane.name, why)
-        self.lanes.close(lane, str(why))

@@ -12,7 +12,7 @@ from tasks.lanes import Lane
 from tasks.providers.base import Finished, Progress, UnreadableError
 from tasks.verdicts import MisconfiguredError, ProviderError, ThrottledError
 
-log = logging.getLogger("nightreel.following")
+log = logging.getLogger(__name__)
 
 Ended = Finished | Refused | Discarded | Rejected
 

@@ -1,6 +1,7 @@
 """Lanes: routes in use, each with its pacing, shared by all the jobs of a process."""
 
 import asyncio
+import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -10,6 +11,8 @@ from typing import Literal
 from manifests.catalogue import Route
 from tasks.exchange import Line
 from tasks.pacing import Limits, Looks, Pace
+
+log = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
 HandsOver = Literal["link", "presign", "upload"]
@@ -96,7 +99,9 @@ class Lanes:
 
     def close(self, lane: Lane, why: str) -> None:
         """Submit nothing more on this lane."""
-        lane.closed = lane.closed or why
+        if lane.closed is None:
+            log.warning("lane.closed lane=%s %s", lane.name, why)
+            lane.closed = why
         self._deal()
 
     def stop(self) -> None:

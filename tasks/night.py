@@ -334,6 +334,16 @@ class Night:
             key = f"tables/{name}/batch={self.batch}/part-0.parquet"
             await objects.put(key, await asyncio.to_thread(path.read_bytes))
 
+    def without_clip(self) -> Counter[tuple[str, str]]:
+        """How many jobs have no clip, by state and reason."""
+        resting, why = self.engine.tally.resting, Counter[tuple[str, str]]()
+        for job in self.plan.wanted.filter("first")["job"]:
+            if (state := self._state(job)) != State.PUBLISHED:
+                rest, past = resting.get(job), self._ledger.history(job)
+                reason = rest.reason if rest else past.reason
+                why[state, reason or "not its turn yet"] += 1
+        return why
+
     def _state(self, job_id: str) -> str:
         """One of the four that a summary counts."""
         rest = self.engine.tally.resting.get(job_id)

@@ -86,23 +86,35 @@ class Offers:
             RestError: what is missing, in words.
         """
         try:
-            able = self._able(hand.order)
-            if hand.checked is None:
-                hand.checked = await self._checked(hand.order, able)
-            # Handed to the likeliest lane before the turn, so that no slot waits for it.
-            await self._handed(hand, hand.checked, able[0])
-            lane = await self.lanes.turn(able)
-            hand.slot = lane
-            image_url = await self._handed(hand, hand.checked, lane)
+            while True:
+                able = self._able(hand.order)
+                if hand.checked is None:
+                    hand.checked = await self._checked(hand.order, able)
+                # Handed to the likeliest lane before the turn: no slot waits for it.
+                if await self._handed(hand, hand.checked, able[0]) is None:
+                    continue
+                lane = await self.lanes.turn(able)
+                if offer := await self._taken(hand, hand.checked, lane):
+                    return offer
         except StoppedError:
             raise RestError(Why.STOPPED, "the run was stopped") from None
         except NoLaneLeftError as exc:
             raise RestError(Why.NO_LANE, str(exc)) from None
-        price_usd = lane.route.price_usd(hand.order.job)
-        if not self.purse.reserve(price_usd):
-            lane.pace.withdrawn()
+
+    async def _taken(self, hand: Hand, checked: Checked, lane: Lane) -> Offer | None:
+        """The offer that a turn makes possible; None, the turn unused, if it closed."""
+        price_usd, offer = lane.route.price_usd(hand.order.job), None
+        try:
+            image_url = await self._handed(hand, checked, lane)
+            if image_url is not None and self.purse.reserve(price_usd):
+                offer = Offer(lane, price_usd, image_url)
+                hand.slot = lane
+        finally:
+            if offer is None:
+                self.lanes.withdraw(lane)
+        if image_url is not None and offer is None:
             raise RestError(Why.BUDGET, f"the budget has no {price_usd} USD left")
-        return Offer(lane, price_usd, image_url)
+        return offer
 
     def _able(self, order: Order) -> list[Lane]:
         able = candidates(order, self.lanes.all)
@@ -126,18 +138,17 @@ class Offers:
             why = Why.UNREAD if exc.passing else Why.STILL
             raise RestError(why, str(exc)) from exc
 
-    async def _handed(self, hand: Hand, checked: Checked, lane: Lane) -> str:
+    async def _handed(self, hand: Hand, checked: Checked, lane: Lane) -> str | None:
+        """Where the lane's provider reads the still; None if it closed for good."""
         if lane.name not in hand.image_urls:
+            handing = stills.hand_over(checked, lane, self.clients)
             try:
-                url = await self._unless_stopped(
-                    stills.hand_over(checked, lane, self.clients)
-                )
+                hand.image_urls[lane.name] = await self._unless_stopped(handing)
             except MisconfiguredError as exc:
                 self.lanes.close(lane, str(exc))
-                raise RestError(Why.NO_LANE, str(exc)) from exc
+                return None
             except ProviderError as exc:
                 raise RestError(Why.UNREAD, f"its still: {exc}") from exc
-            hand.image_urls[lane.name] = url
         return hand.image_urls[lane.name]
 
     async def _unless_stopped(self, free: Coroutine[Any, Any, T]) -> T:

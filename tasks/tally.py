@@ -5,7 +5,6 @@ from enum import StrEnum, auto
 
 from manifests.lifecycle import (
     Accepted,
-    Doubted,
     Event,
     History,
     Intended,
@@ -55,22 +54,30 @@ class Tally:
     rejected: int = 0
     resting: dict[str, Rest] = field(default_factory=dict[str, Rest])
     """By job id."""
+    _reserved: set[str] = field(default_factory=set[str])
 
     def rest(self, job_id: str, why: Why, reason: str) -> None:
         self.resting[job_id] = Rest(why, reason)
 
-    def count(self, event: Event, past: History) -> None:
+    def count(self, job_id: str, event: Event, past: History) -> None:
         """One more event on record, and the history it made."""
         match event:
+            case Intended():
+                self._reserved.add(job_id)
             case Accepted():
                 self.bought += 1
             case Published():
                 self.published += 1
             case Refused():
-                self.purse.release(past.price_usd)
+                self._refund(job_id, past)
             case Rejected(charged=charged):
                 self.rejected += 1
                 if not charged:
-                    self.purse.release(past.price_usd)
-            case Intended() | Doubted() | _:
+                    self._refund(job_id, past)
+            case _:
                 pass
+
+    def _refund(self, job_id: str, past: History) -> None:
+        # What an earlier run bought was never this run's money.
+        if job_id in self._reserved:
+            self.purse.release(past.price_usd)

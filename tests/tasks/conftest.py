@@ -1,11 +1,14 @@
 """Batches over real HTTP to the emulator: everything but Prefect and the terminal."""
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import av
 import httpx
 import polars as pl
 import pytest
@@ -35,9 +38,9 @@ class World:
     rules: Rules = field(default_factory=Rules)
     nights: list[Night] = field(default_factory=list)
 
-    def lane(self, route: str, **limits: Any) -> Lane:
+    def lane(self, route: str, *, key: str = "key", **limits: Any) -> Lane:
         known = catalogue.load().route(route)
-        provider = PROVIDERS[known.provider](known, "key")
+        provider = PROVIDERS[known.provider](known, key)
         return Lane(
             name=known.provider,
             route=known,
@@ -111,13 +114,33 @@ def route(request) -> str:
     return request.param
 
 
-@pytest.fixture
-def emulator() -> Emulator:
-    return Emulator(latency_s=0.1, slots=1000, submits_per_minute=100000)
+@pytest.fixture(scope="session")
+def clip() -> bytes:
+    """A real MP4 for jobs whose picture does not matter: making one for each is slow."""
+    out = io.BytesIO()
+    with av.open(out, "w", format="mp4", options={"moov_size": "65536"}) as file:
+        stream = file.add_stream("libx264", rate=16)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for shade in range(0, 160, 10):
+            image = Image.new("RGB", (64, 48), (shade, 90, 90))
+            file.mux(stream.encode(av.VideoFrame.from_image(image)))
+        file.mux(stream.encode())
+    return out.getvalue()
 
 
 @pytest.fixture
-def world(tmp_path, emulator, route):
+def emulator(clip) -> Emulator:
+    return Emulator(latency_s=0.1, slots=1000, submits_per_minute=100000, clip=clip)
+
+
+@pytest.fixture
+def worlds(tmp_path) -> Callable[..., World]:
+    """Makes a world around an emulator of one's own."""
+    return partial(World, folder=tmp_path)
+
+
+@pytest.fixture
+def world(worlds, emulator, route):
     """One lane, to one provider."""
     with running(emulator) as url:
-        yield World(folder=tmp_path, emulator=emulator, url=url, routes=[route])
+        yield worlds(emulator=emulator, url=url, routes=[route])

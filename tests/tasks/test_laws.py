@@ -6,7 +6,7 @@ import pytest
 
 from manifests.reading import ManifestError
 from storage.objects import Objects
-from tasks.emulator import Fault
+from tasks.emulator import Emulator, Fault, running
 from tasks.engine import Rules
 from tasks.tally import Why
 
@@ -301,3 +301,49 @@ async def test_a_clips_sidecar_says_how_it_was_made_and_keeps_no_secret(world):
     assert '"seed": 7' in said
     assert '"ai_generated": true' in said
     assert "key" not in said
+
+
+async def test_a_refund_of_an_earlier_runs_money_is_not_this_runs_gain(worlds, clip):
+    emulator = Emulator(latency_s=1.0, clip=clip, faults={"pan": [Fault.FAIL]})
+    with running(emulator) as url:
+        routes = ["wavespeed/wan-2.2-spicy"]
+        world = worlds(emulator=emulator, url=url, routes=routes)
+        world.rules = Rules(deadline_s=0.0)
+        first = await world.run(1)
+        world.rules = Rules()
+
+        second = await world.run(1)
+
+    assert (first.pending, first.bought) == (1, 1)
+    assert (second.published, second.bought) == (1, 1)
+    assert second.spent_usd == world.owed
+
+
+async def test_the_clip_is_what_was_ordered(worlds):
+    emulator = Emulator(latency_s=0.1)
+    with running(emulator) as url:
+        routes = ["wavespeed/wan-2.2-spicy"]
+        world = worlds(emulator=emulator, url=url, routes=routes)
+        tall = world.still("tall.jpg", (360, 640))
+
+        await world.run([{"image": tall, "prompt": "pan", "duration_s": 8}])
+
+    [clip] = world.table("clips").rows(named=True)
+    assert (clip["width"], clip["height"], clip["codec"]) == (480, 832, "h264")
+    assert clip["fps"] == 16
+    assert 7.9 < clip["seconds"] < 8.1
+
+
+async def test_a_key_that_is_refused_at_the_upload_leaves_the_other_lanes_at_work(
+    worlds, clip
+):
+    emulator = Emulator(latency_s=0.1, keys={"key"}, clip=clip)
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[])
+        good = world.lane("atlas/wan-2.2-spicy")
+        bad = world.lane("wavespeed/wan-2.2-spicy", key="wrong")
+
+        summary = await world.run(5, lanes=[bad, good])
+
+    assert (summary.published, summary.exit_code) == (5, 0)
+    assert list(summary.lanes_closed) == ["wavespeed"]

@@ -1,0 +1,262 @@
+"""The real process: `nightreel` as it is installed, real providers' words, a real bill.
+
+Prefect starts a server of its own in each process that has none, which takes seconds:
+one that all of them share is started here, once.
+"""
+
+import io
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import av
+import httpx
+import polars as pl
+import pytest
+from PIL import Image
+
+from tasks.emulator import Emulator, running
+
+BIN = Path(sys.executable).parent
+KEY = "sk-live-7d9f2c41aa"
+LANES = {
+    "spicy": "wavespeed/wan-2.2-spicy",
+    "atlas": "atlas/wan-2.2-spicy",
+    "fal": "fal/wan-2.2",
+}
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+}
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def until(seen: Callable[[], Any], *, within_s: float = 40.0) -> Any:
+    """Look again and again until it is so."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if found := seen():
+            return found
+        time.sleep(0.002)
+    raise TimeoutError(f"not so within {within_s} s")
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Ours, less what would help or hinder."""
+    ours = ("PREFECT_", "NIGHTREEL_", "AWS_")
+    kept = {
+        name: said for name, said in os.environ.items() if not name.startswith(ours)
+    }
+    return {**kept, "LANE_KEY": KEY, **more}
+
+
+@dataclass
+class Prefect:
+    """A Prefect server that is starting, or up."""
+
+    url: str
+    env: Mapping[str, str]
+    is_up: bool = False
+
+    def wait(self) -> None:
+        if not self.is_up:
+            self.is_up = until(lambda: answers(f"{self.url}/health"), within_s=100)
+
+    def post(self, path: str, **asked: Any) -> Any:
+        answer = httpx.post(f"{self.url}/{path}", json=asked, timeout=30)
+        return answer.raise_for_status().json()
+
+
+@pytest.fixture(scope="session")
+def prefect(tmp_path_factory) -> Iterator[Prefect]:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    env = environment(PREFECT_HOME=str(tmp_path_factory.mktemp("prefect")), **QUIET)
+    words = ["server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
+    server = subprocess.Popen(
+        [BIN / "prefect", *words],
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    # Whoever needs it waits for it: what needs none is tested meanwhile.
+    yield Prefect(url, env | {"PREFECT_API_URL": url})
+    server.terminate()
+    server.wait(30)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5).is_success
+    except httpx.TransportError:
+        return False
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A process that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """The one JSON object on stdout, where there is nothing else."""
+        assert self.out.count("\n") == 1, (self.out, self.err)
+        return json.loads(self.out)
+
+
+class Running:
+    """A process that is under way."""
+
+    def __init__(self, words: Sequence[str | Path], *, cwd: Path, env: Any) -> None:
+        self.process = subprocess.Popen(
+            words,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def signal(self, number: int) -> None:
+        assert self.process.poll() is None, "it ended too early to be told"
+        self.process.send_signal(number)
+
+    def ended(self, *, within_s: float = 60.0) -> Ran:
+        out, err = self.process.communicate(timeout=within_s)
+        return Ran(self.process.returncode, out, err)
+
+
+@dataclass(kw_only=True)
+class Bench:
+    """A folder with stills, manifests and a config whose lanes lead to an emulator."""
+
+    folder: Path
+    emulator: Emulator
+    url: str
+    prefect: Prefect
+    started: list[Running] = field(default_factory=list)
+
+    def still(self, name: str) -> str:
+        path = self.folder / "stills" / name
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (320, 240), (len(name) * 7 % 255, 90, 60)).save(path, "JPEG")
+        return path.relative_to(self.folder).as_posix()
+
+    def manifest(self, rows: list[dict[str, Any]] | int, name: str = "m") -> str:
+        if isinstance(rows, int):
+            rows = [{"prompt": f"pan {n}"} for n in range(rows)]
+        still = self.still("one.jpg")
+        frame = pl.DataFrame([{"image": still, **row} for row in rows])
+        frame.write_parquet(self.folder / f"{name}.parquet")
+        return f"{name}.parquet"
+
+    def config(
+        self, *lanes: str, name: str = "nightreel.toml", more: str = "", **facts: Any
+    ) -> str:
+        """A config of these lanes, all with the same key and limits."""
+        said = {"key": "env:LANE_KEY", "slots": 4, "submits_per_minute": 6000, **facts}
+        lines = [more]
+        for lane in lanes or ("spicy",):
+            route = LANES[lane]
+            lines += [
+                f"[lanes.{lane}]",
+                f"route = {json.dumps(route)}",
+                f"base_url = {json.dumps(self.url + '/' + route.split('/')[0])}",
+                *(f"{fact} = {json.dumps(value)}" for fact, value in said.items()),
+            ]
+        (self.folder / name).write_text("\n".join(lines))
+        return name
+
+    def start(self, *words: str, **env: str) -> Running:
+        env = {**self.prefect.env, **env}
+        if words[0] in {"run", "demo"} and env["PREFECT_API_URL"]:
+            self.prefect.wait()
+        one = Running([BIN / "nightreel", *words], cwd=self.folder, env=env)
+        self.started.append(one)
+        return one
+
+    def nightreel(self, *words: str, **env: str) -> Ran:
+        return self.start(*words, **env).ended()
+
+    def each(self, *commands: Sequence[str]) -> list[Ran]:
+        """Two at a time: most of each is its start."""
+        with ThreadPoolExecutor(2) as two:
+            return [*two.map(lambda words: self.nightreel(*words), commands)]
+
+    def run(self, *words: str, manifest: str = "m.parquet", root: str = "root") -> Ran:
+        return self.nightreel("run", manifest, "--root", root, "--json", *words)
+
+    def begin(self, *words: str) -> Running:
+        return self.start("run", "m.parquet", "--root", "root", "--json", *words)
+
+    def table(self, name: str = "clips", root: str = "root") -> pl.DataFrame:
+        """What the last batch said of every row, attempt or complaint."""
+        found = (self.folder / root / "tables" / name).glob("*/*.parquet")
+        return pl.read_parquet(max(found))
+
+    def seen(self, kind: str) -> int:
+        """How many such requests the providers have had."""
+        counts = self.emulator.stats()["requests"].values()
+        return sum(requests.get(kind, 0) for requests in counts)
+
+    @property
+    def bought(self) -> Counter[str]:
+        """How many times each prompt was accepted, charged or not."""
+        return Counter(line.prompt for line in self.emulator.bill)
+
+    @property
+    def owed(self) -> float:
+        return float(self.emulator.total_usd)
+
+
+@pytest.fixture(scope="session")
+def clip() -> bytes:
+    """A small MP4 for every job, so that making clips is none of the time."""
+    out = io.BytesIO()
+    noise = random.Random(7)
+    with av.open(out, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=16)
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        for _ in range(8):
+            image = Image.frombytes("RGB", (160, 96), noise.randbytes(160 * 96 * 3))
+            container.mux(stream.encode(av.VideoFrame.from_image(image)))
+        container.mux(stream.encode())
+    return out.getvalue()
+
+
+@pytest.fixture
+def emulator(clip) -> Emulator:
+    return Emulator(latency_s=0.2, slots=100, submits_per_minute=100000, clip=clip)
+
+
+@pytest.fixture
+def bench(tmp_path, emulator, prefect) -> Iterator[Bench]:
+    with running(emulator) as url:
+        one = Bench(folder=tmp_path, emulator=emulator, url=url, prefect=prefect)
+        one.config()
+        yield one
+        for each in one.started:
+            if each.process.poll() is None:
+                each.process.kill()
+                each.ended()

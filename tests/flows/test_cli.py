@@ -1,0 +1,275 @@
+"""What the command line promises to people, and to the programs that run it."""
+
+import http.server
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import polars as pl
+import pytest
+import zstandard
+
+from storage import mp4
+from tasks.emulator import Emulator, Fault, running
+
+ROOT = Path(__file__).parents[2]
+PROMISED = {
+    *("batch", "rows", "jobs", "published", "rejected", "in_doubt", "pending"),
+    *("bought", "spent_usd", "wall_s"),
+}
+STATES = ("published", "rejected", "in_doubt", "pending")
+
+
+def files(folder: Path) -> Iterator[tuple[str, str]]:
+    """Every file below a folder as text, with what is compressed laid open."""
+    for path in filter(Path.is_file, folder.rglob("*")):
+        match path.suffix:
+            case ".zst":
+                yield path.name, zstandard.decompress(path.read_bytes()).decode()
+            case ".parquet":
+                yield path.name, str(pl.read_parquet(path).to_dicts())
+            case _:
+                yield path.name, path.read_bytes().decode("latin-1")
+
+
+@contextmanager
+def signed_host(still: bytes) -> Iterator[str]:
+    """A host that gives a still to whoever shows a signature."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            good = "X-Amz-Signature=" in self.path and "gone" not in self.path
+            self.send_response(200 if good else 403)
+            self.end_headers()
+            self.wfile.write(still if good else self.path.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_the_demo_makes_every_example_with_no_server_and_buys_nothing_twice(
+    bench, tmp_path
+):
+    """As on a new machine: Prefect starts a server of its own, and makes its database."""
+    manifest = pl.read_parquet(ROOT / "examples" / "manifest.parquet")
+    alone = {"PREFECT_HOME": str(tmp_path / "home"), "PREFECT_API_URL": ""}
+
+    first = bench.nightreel("demo", "--root", "reel", **alone)
+    again = bench.nightreel("demo", "--root", "reel")
+
+    clips = bench.table(root="reel")
+    pair = clips.filter(pl.col("id").is_in(["espresso", "espresso-for-winter"]))
+    probes = [
+        mp4.check(path.read_bytes())
+        for path in (bench.folder / "reel" / "clips").rglob("*.mp4")
+    ]
+    assert (first.code, again.code) == (0, 0), first.err + again.err
+    assert "bought 0 in this run" in again.err
+    assert clips["id"].to_list() == manifest["id"].to_list()
+    assert set(clips["state"]) == {"published"}
+    assert (pair.height, pair["uri"].n_unique()) == (2, 1)
+    assert len(probes) == clips["job"].n_unique()
+    assert {probe.codec for probe in probes} == {"h264"}
+    assert sorted({round(probe.seconds) for probe in probes}) == [5, 8]
+    assert "Traceback" not in first.err + again.err
+
+
+def test_a_run_says_one_json_object_whose_money_is_the_providers_own(bench):
+    rows = [{"prompt": f"pan {n}"} for n in range(5)]
+    bench.manifest([*rows, {"prompt": "pan 0"}, {"prompt": " "}])
+    bench.config("spicy", "atlas", "fal", slots=2)
+
+    ran = bench.run()
+
+    assert ran.said.keys() >= PROMISED
+    assert sum(ran.said[state] for state in STATES) == ran.said["rows"] == 7
+    assert (ran.code, ran.said["jobs"], ran.said["bought"]) == (0, 5, 5)
+    assert (ran.said["published"], ran.said["rejected"]) == (6, 1)
+    assert ran.said["spent_usd"] == pytest.approx(bench.owed)
+    assert set(bench.bought.values()) == {1}
+    assert bench.table()["state"].to_list() == ["published"] * 6 + ["invalid"]
+    assert "Traceback" not in ran.err
+
+
+def test_an_answer_that_was_lost_ends_the_run_with_1_and_status_names_the_job(bench):
+    bench.manifest(3)
+    bench.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
+
+    ran = bench.run()
+    status = bench.nightreel("status", "root", "--json")
+    shown = bench.nightreel("status", "root")
+
+    [doubt] = status.said["doubts"]
+    assert (ran.code, ran.said["in_doubt"], ran.said["published"]) == (1, 1, 2)
+    assert (doubt["lane"], doubt["price_usd"]) == ("spicy", 0.15)
+    assert doubt["job"] in shown.err
+    assert (status.code, status.said["published"], status.said["jobs"]) == (0, 2, 3)
+    assert status.said["spent_usd"] == pytest.approx(bench.owed)
+
+
+def test_a_refused_key_ends_the_run_with_3_and_says_what_to_do(tmp_path, clip, bench):
+    bench.manifest(3)
+    with running(Emulator(keys=["another"], clip=clip)) as bench.url:
+        bench.config()
+
+        ran = bench.nightreel("run", "m.parquet", "--root", "root")
+
+    assert (ran.code, ran.out) == (3, "")
+    assert "lane spicy closed: " in ran.err
+    assert "no lane is left" in ran.err
+
+
+def test_a_spent_budget_ends_the_run_with_3(bench):
+    bench.manifest(4)
+
+    ran = bench.run("--budget", "0.31")
+
+    assert (ran.code, ran.said["published"], ran.said["pending"]) == (3, 2, 2)
+    assert ran.said["spent_usd"] == pytest.approx(bench.owed) == pytest.approx(0.30)
+
+
+def test_what_cannot_be_begun_ends_with_2_and_one_message_before_anything_is_sent(
+    bench,
+):
+    bench.manifest([{"prompt": "good"}, {"prompt": " "}])
+    (bench.folder / "page.parquet").write_text("<html>")
+    (bench.folder / "bad.toml").write_text("[lanes.spicy\n")
+    bench.config(name="zero.toml", slots=0)
+    pl.DataFrame({"prompt": ["pan"]}).write_parquet(bench.folder / "bare.parquet")
+    said = {
+        "page.parquet: not readable as Parquet": ["page.parquet"],
+        "bare.parquet: no column 'image'": ["bare.parquet"],
+        "none.parquet: no such file": ["none.parquet"],
+        "row 1: prompt ' ' is blank": ["m.parquet", "--strict"],
+        "no store for 'ftps'": ["m.parquet", "--root", "ftps://here"],
+        "no lane 'spciy' (did you mean 'spicy'?)": ["m.parquet", "--lanes", "spciy"],
+        "bad.toml: not TOML": ["m.parquet", "--config", "bad.toml"],
+        "[lanes.spicy] slots = 0": ["m.parquet", "--config", "zero.toml"],
+    }
+
+    ran = bench.each(
+        *(["run", "--root", "root", "--json", *words] for words in said.values())
+    )
+    keyless = bench.nightreel("run", "m.parquet", "--root", "root", LANE_KEY="")
+
+    said["LANE_KEY is not set, or empty"] = []
+    for message, refused in zip(said, [*ran, keyless], strict=True):
+        assert refused.err.count(message) == 1, refused.err
+        assert (refused.code, refused.out) == (2, "")
+        assert "Traceback" not in refused.err
+    assert not bench.emulator.stats()["accounts"]
+    assert not (bench.folder / "root").exists()
+
+
+def test_check_tells_good_from_bad_and_sends_nothing(bench):
+    bench.manifest([{"prompt": "pan"}, {"prompt": "pan"}], "good")
+    bench.manifest([{"prompt": "pan"}, {"prompt": "pan", "duration_s": 7}], "bad")
+
+    good = bench.nightreel("check", "good.parquet", "--json")
+    bad = bench.nightreel("check", "bad.parquet", "--json")
+    shown = bench.nightreel("check", "bad.parquet")
+
+    assert (good.code, bad.code, shown.code) == (0, 2, 2)
+    assert (good.said["rows"], good.said["jobs"], good.said["duplicates"]) == (2, 1, 1)
+    [complaint] = bad.said["complaints"]
+    assert (complaint["row"], complaint["column"], complaint["value"]) == (
+        *(1, "duration_s"),
+        "7",
+    )
+    assert "row 1: duration_s '7'" in shown.err
+    assert not bench.emulator.stats()["accounts"]
+
+
+def test_plan_says_what_a_run_will_cost_and_sends_nothing(bench):
+    bench.manifest([{"prompt": "a"}, {"prompt": "b", "resolution": "720p"}])
+
+    planned = bench.nightreel("plan", "m.parquet", "--json", LANE_KEY="")
+    shown = bench.nightreel("plan", "m.parquet", LANE_KEY="")
+
+    [lane] = planned.said["lanes"]
+    assert (planned.code, shown.code) == (0, 0)
+    assert (lane["lane"], lane["jobs"]) == ("spicy", 2)
+    assert planned.said["cost_usd"] == pytest.approx(0.15 + 0.30)
+    assert "0.45" in shown.out
+    assert not bench.emulator.stats()["accounts"]
+
+
+def test_asking_about_a_root_that_is_not_there_makes_none(bench):
+    asked = bench.nightreel("status", "nowhere", "--json")
+
+    assert (asked.code, asked.out) == (2, "")
+    assert "nowhere" in asked.err
+    assert "Traceback" not in asked.err
+    assert not (bench.folder / "nowhere").exists()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_the_emulator_says_where_it_is_and_stops_when_told(bench, sign):
+    serving = bench.start("emulate", "--port", "0", "--latency", "100ms")
+    lines = [serving.process.stderr.readline() for _ in range(4)]
+
+    urls = re.findall(
+        r"^base_url = '(http://127.0.0.1:\d+/\w+)'$", "".join(lines), re.MULTILINE
+    )
+    [bill] = re.findall(r"bill: (\S+/bill),", lines[3])
+    owed = httpx.get(bill).json()
+    serving.signal(sign)
+    ended = serving.ended(within_s=10)
+
+    assert [url.rpartition("/")[2] for url in urls] == ["wavespeed", "atlas", "fal"]
+    assert owed == {"total_usd": "0", "charges": []}
+    assert (ended.out, ended.err) == ("", "")
+
+
+def test_paths_are_the_shells_and_not_uris(bench):
+    name, root = "20%20 off #1?.parquet", "a root [#1]"
+    bench.manifest([{"prompt": "pan", "image": bench.still("a b.jpg")}])
+    (bench.folder / "m.parquet").rename(bench.folder / name)
+
+    ran = bench.run(manifest=name, root=root)
+    status = bench.nightreel("status", root, "--json")
+
+    assert (ran.code, ran.said["published"]) == (0, 1)
+    assert ran.said["batch"] == "000001-20-20-off-1"
+    assert status.said["published"] == 1
+
+
+def test_no_key_and_no_signature_is_said_or_kept(bench):
+    secrets = ("5ba1f00d" * 8, bench.prefect.env["LANE_KEY"], "X-Amz-Signature")
+    signed = f"?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Signature={secrets[0]}&w=9"
+    still = (bench.folder / bench.still("one.jpg")).read_bytes()
+    with signed_host(still) as host:
+        images = ["one", "gone", "bad name \x01"]
+        rows = [{"image": f"{host}/{name}.jpg{signed}"} for name in images]
+        bench.manifest([{"prompt": f"pan {n}", **row} for n, row in enumerate(rows)])
+
+        ran = bench.run()
+        shown = bench.nightreel("check", "m.parquet")
+
+    said = [("stdout", ran.out), ("stderr", ran.err), ("check", shown.out + shown.err)]
+    kept = [*files(bench.folder / "root")]
+    leaks = [
+        (name, secret)
+        for name, text in [*said, *kept]
+        for secret in secrets
+        if secret in text
+    ]
+    assert leaks == []
+    assert (ran.said["published"], ran.said["rejected"]) == (1, 2)
+    assert {".zst", ".parquet", ".json"} <= {Path(name).suffix for name, _ in kept}
+    assert "one.jpg?w=9" in str(kept)
+    assert bench.seen("upload") > 0
