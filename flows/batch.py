@@ -19,8 +19,9 @@ from prefect.states import Completed, Failed
 from flows import lanes as lanes_of
 from flows import settings as settings_of
 from flows.report import complaints_table, summary_markdown
-from tasks.night import Night, Wanted, begun
+from tasks.night import Night, begun
 from tasks.shard import shard
+from tasks.wanted import Wanted
 
 WINDOW = 2
 """Shards open at once: the next one's jobs take the slots that this one's tail leaves."""

@@ -4,46 +4,41 @@ What a program reads goes to stdout; what a person watches goes to stderr.
 """
 
 import asyncio
-import json
 import signal
 import sys
-from collections import Counter
-from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any, cast
-from urllib.parse import quote
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from flows import lanes as lanes_of
+from flows import looking
 from flows import settings as settings_of
 from flows.progress import show
 from flows.settings import Settings, SettingsError
+from flows.terminal import (
+    BAD_INPUT,
+    Config,
+    Json,
+    LaneNames,
+    Manifest,
+    Root,
+    chosen,
+    err,
+    names,
+    place,
+    print_json,
+    tell,
+)
 from manifests.columns import scan
-from manifests.lifecycle import History, State, fold
-from manifests.places import absolute, scheme
-from manifests.reading import ManifestError, orders
-from storage import ledger
+from manifests.places import scheme
+from manifests.reading import ManifestError
 from storage.errors import StorageError, UnavailableError
 from storage.ledger import HeldError
-from storage.objects import Objects
 from storage.opening import OpeningError
 from storage.stores import local_path
-from tasks.forecast import forecast
-from tasks.night import (
-    MANIFEST,
-    WATCHER,
-    Night,
-    Summary,
-    Wanted,
-    looked_at,
-    planned,
-    refusal,
-)
+from tasks.night import WATCHER, Night
+from tasks.summary import Summary
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -51,19 +46,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Stills in, paid-once clips out.",
 )
-
-err = Console(stderr=True, highlight=False)
-
-Manifest = Annotated[str, typer.Argument(help="URI of a Parquet file, a row per clip")]
-Root = Annotated[str, typer.Option(help="URI that clips, tables and ledger go under")]
-Config = Annotated[
-    Path | None, typer.Option(help="nightreel.toml; ./nightreel.toml if not given")
-]
-LaneNames = Annotated[str | None, typer.Option("--lanes", help="only these lanes: a,b")]
-Json = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
-
-BAD_INPUT = 2
-"""Exit code: a bad manifest, configuration or usage."""
 
 CANNOT_KEEP = 1
 """Exit code: something is left to do, here because the store would not have it."""
@@ -82,6 +64,11 @@ def main() -> None:
     except StorageError as exc:
         tell(str(exc), "red")
         sys.exit(CANNOT_KEEP)
+
+
+app.command()(looking.check)
+app.command()(looking.plan)
+app.command()(looking.status)
 
 
 @app.command()
@@ -107,14 +94,14 @@ def run(  # noqa: PLR0913 - each is an option
     as_json: Json = False,
 ) -> None:
     """Buy every clip of a manifest that its root does not already have."""
-    uri = _place(manifest)
-    _refuse_at_once(_settings(config, lanes), uri)
+    uri = place(manifest)
+    _refuse_at_once(chosen(config, lanes), uri)
     summary = asyncio.run(
         _run(
             manifest=uri,
-            root=_place(root),
+            root=place(root),
             config=None if config is None else str(config),
-            lanes=_names(lanes),
+            lanes=names(lanes),
             budget_usd=budget,
             limit=limit,
             strict=strict,
@@ -137,127 +124,11 @@ def demo(
     with emulated(root) as (manifest, config):
         tell(f"emulated providers, example manifest: {manifest}")
         summary = asyncio.run(
-            _run(manifest=manifest, root=_place(str(root)), config=str(config))
+            _run(manifest=manifest, root=place(str(root)), config=str(config))
         )
     _say(summary, as_json=False)
     tell(f"clips: {root / 'clips'}\ntable: {root / 'tables'}")
     raise typer.Exit(summary.exit_code)
-
-
-@app.command()
-def check(
-    manifest: Manifest,
-    config: Config = None,
-    lanes: LaneNames = None,
-    *,
-    stills: Annotated[bool, typer.Option(help="read and look at each still")] = True,
-    as_json: Json = False,
-) -> None:
-    """Is it good? Rows, duplicates, complaints; sends nothing."""
-    on = lanes_of.keyless(_settings(config, lanes))
-    uri = _place(manifest)
-    with TemporaryDirectory(prefix="nightreel-") as name:
-        folder = Path(name)
-        plan = planned(Wanted(manifest=uri, root=""), folder, on)
-        if stills:
-            plan = asyncio.run(looked_at(plan, uri, folder, on))
-    twice = plan.wanted.height - plan.jobs
-    if as_json:
-        found = [*plan.complaints.iter_rows(named=True)]
-        print_json(
-            {
-                "manifest": plan.uri,
-                "rows": plan.rows,
-                "jobs": plan.jobs,
-                "duplicates": twice,
-                "bad_rows": plan.bad_rows,
-                "complaints": found,
-            }
-        )
-    else:
-        tell(f"{plan.uri}: {plan.rows:,} rows, {plan.jobs:,} clips")
-        if twice:
-            tell(f"{twice:,} rows want a clip that another row wants too")
-        if plan.bad_rows:
-            tell(refusal(plan), "red")
-    raise typer.Exit(BAD_INPUT if plan.bad_rows else 0)
-
-
-@app.command()
-def plan(
-    manifest: Manifest,
-    config: Config = None,
-    lanes: LaneNames = None,
-    *,
-    as_json: Json = False,
-) -> None:
-    """What it would cost and take, by lane; sends nothing."""
-    on = lanes_of.keyless(_settings(config, lanes))
-    uri = _place(manifest)
-    with TemporaryDirectory(prefix="nightreel-") as folder:
-        read = planned(Wanted(manifest=uri, root=""), Path(folder), on)
-        jobs = orders(Path(folder) / MANIFEST, uri, read.wanted, _kept_nowhere)
-        told = forecast(jobs, on)
-    if as_json:
-        print_json(
-            {
-                "rows": read.rows,
-                "jobs": read.jobs,
-                "bad_rows": read.bad_rows,
-                "unserved": told.unserved,
-                "cost_usd": float(told.cost_usd),
-                "seconds": round(told.seconds),
-                "lanes": [
-                    {
-                        "lane": share.lane,
-                        "jobs": share.jobs,
-                        "cost_usd": float(share.cost_usd),
-                        "seconds": round(share.seconds),
-                    }
-                    for share in told.shares
-                ],
-            }
-        )
-        return
-    table = Table("lane", "clips", "USD", "minutes", box=None)
-    for share in told.shares:
-        minutes = f"{share.seconds / 60:,.1f}"
-        table.add_row(share.lane, f"{share.jobs:,}", f"{share.cost_usd:,.2f}", minutes)
-    table.add_section()
-    table.add_row(
-        "all",
-        f"{read.jobs - told.unserved:,}",
-        f"{told.cost_usd:,.2f}",
-        f"{told.seconds / 60:,.1f}",
-    )
-    Console(highlight=False).print(table)
-    if read.bad_rows:
-        tell(refusal(read), "red")
-
-
-@app.command()
-def status(
-    root: Annotated[str, typer.Argument(help="the root of a run")],
-    *,
-    as_json: Json = False,
-) -> None:
-    """What the ledger says."""
-    uri = _place(root)
-    # Opened, a local root that is not there would be made.
-    if scheme(uri) == "file" and not local_path(uri).is_dir():
-        raise OpeningError(f"{uri}: no such folder")
-    entries = asyncio.run(ledger.read(Objects.open(uri)))
-    said = _ledger_says(fold(entries))
-    if as_json:
-        print_json(said)
-        return
-    table = Table(box=None, show_header=False)
-    for name, value in said.items():
-        if not isinstance(value, list):
-            table.add_row(name.replace("_", " "), str(value))
-    Console(highlight=False).print(table)
-    for doubt in said["doubts"]:
-        tell("in doubt: {job} on {lane} since {since}: {reason}".format(**doubt))
 
 
 @app.command()
@@ -349,24 +220,6 @@ def _refuse_at_once(settings: Settings, manifest: str) -> None:
         scan(path, manifest)
 
 
-def _kept_nowhere(_sha256: str, _content: bytes) -> str:
-    return ""
-
-
-def _settings(config: Path | None, lanes: str | None) -> Settings:
-    return settings_of.load(config, lanes=_names(lanes))
-
-
-def _names(lanes: str | None) -> list[str] | None:
-    return None if lanes is None else [name.strip() for name in lanes.split(",")]
-
-
-def _place(uri: str) -> str:
-    """A URI that means the same whatever folder a worker runs in."""
-    named = uri if scheme(uri) else quote(uri)
-    return absolute(named, f"{Path.cwd().as_uri()}/")
-
-
 def _say(summary: Summary, *, as_json: bool) -> None:
     if as_json:
         print_json(summary.plain())
@@ -378,44 +231,3 @@ def _say(summary: Summary, *, as_json: bool) -> None:
     if summary.short_of == "budget":
         tell("the budget is spent: run it again with a larger one")
     tell(f"{summary.batch}: {summary}; bought {summary.bought:,} in this run")
-
-
-def _ledger_says(past: Mapping[str, History]) -> dict[str, Any]:
-    states = Counter(history.state for history in past.values())
-    waiting = {State.PENDING, State.ACCEPTED, State.GENERATED}
-    return {
-        "jobs": len(past),
-        "published": states[State.PUBLISHED],
-        "rejected": states[State.REJECTED],
-        "in_doubt": states[State.IN_DOUBT],
-        "pending": sum(states[state] for state in waiting),
-        "at_providers": states[State.ACCEPTED] + states[State.GENERATED],
-        "spent_usd": float(sum(history.spent_usd for history in past.values())),
-        "doubts": [
-            {
-                "job": job,
-                "lane": history.lane,
-                "since": _utc(history.submitted_at),
-                "price_usd": float(history.price_usd),
-                "reason": history.reason or "its answer is not on record",
-            }
-            for job, history in past.items()
-            if history.state is State.IN_DOUBT
-        ],
-    }
-
-
-def _utc(at: float | None) -> str:
-    return (
-        "" if at is None else datetime.fromtimestamp(at, UTC).isoformat(" ", "seconds")
-    )
-
-
-def tell(said: str, style: str | None = None) -> None:
-    """Say it on stderr as it is: nobody's brackets are markup, and no line is broken."""
-    err.print(said, style=style, markup=False, soft_wrap=True)
-
-
-def print_json(what: Any) -> None:
-    """One object on stdout, and nothing else."""
-    sys.stdout.write(json.dumps(what, ensure_ascii=False) + "\n")

@@ -6,7 +6,8 @@ from typing import Any, Final
 
 from manifests.jobs import unsigned
 from manifests.reading import Plan
-from tasks.night import Night, Summary
+from tasks.night import Night
+from tasks.summary import Summary
 
 REASONS: Final = 20
 """Reasons that a summary lists, the commonest first."""

@@ -7,104 +7,37 @@ import asyncio
 import tempfile
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass
-from decimal import Decimal
-from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
-import polars as pl
-
-from manifests import reading
 from manifests.attempts import write_attempts
-from manifests.jobs import Order
 from manifests.lifecycle import History, State
-from manifests.reading import ManifestError, Plan
+from manifests.reading import Plan
 from manifests.tables import Outcomes, write_clips, write_complaints
-from storage import opening
 from storage.clips import Clips
 from storage.ledger import Ledger, read
 from storage.objects import Objects
-from storage.opening import OpeningError
-from storage.stills import BadStillError
-from tasks import stills
 from tasks.engine import Engine, Rules
 from tasks.exchange import connected
 from tasks.lanes import Lane, Lanes
 from tasks.routing import Purse
+from tasks.summary import Summary, short_of
 from tasks.tally import Why
+from tasks.wanted import (
+    MANIFEST,
+    Wanted,
+    looked_at,
+    ordered,
+    planned,
+    refuse,
+)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What the owner of a batch asks for."""
-
-    manifest: str
-    root: str
-    budget_usd: Decimal | None = None
-    limit: int | None = None
-    """Only the first rows of the manifest."""
-    strict: bool = False
-    """Whether one bad row refuses the lot."""
-    shard_rows: int = 500
-    take_over: bool = False
-    """Whether a run that seems to be at work on the same root is shut out."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """What came of a batch: states count rows, and add up to `rows`; money is this run's."""
-
-    batch: str
-    rows: int
-    jobs: int
-    published: int
-    rejected: int
-    """Rows that no provider will make, bad rows of the manifest among them."""
-    in_doubt: int
-    pending: int
-    bought: int
-    spent_usd: Decimal
-    wall_s: float
-    lanes_closed: dict[str, str]
-    short_of: str | None
-    """`lanes` or `budget`, where the run ended for want of it."""
-
-    @property
-    def exit_code(self) -> int:
-        if self.short_of is not None:
-            return 3
-        return 1 if self.pending or self.in_doubt else 0
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON: money as a number, exact to the cent it was charged in."""
-        return {
-            **asdict(self),
-            "spent_usd": float(self.spent_usd),
-            "wall_s": round(self.wall_s, 1),
-        }
-
-    def __str__(self) -> str:
-        counts = {
-            "clips": self.published,
-            "rejected": self.rejected,
-            "in doubt": self.in_doubt,
-            "pending": self.pending,
-        }
-        said = [f"{n:,} {what}" for what, n in counts.items() if n or what == "clips"]
-        return f"{', '.join(said)}, {self.spent_usd:,.2f} USD"
-
-
-MANIFEST: Final = "manifest.parquet"
 REMEMBERED: Final = 50
 """Of a lane's earlier jobs: few enough that a lane that has changed is learned anew."""
-
-LOOKED_AT: Final = 500
-"""Stills looked at before the next ones are named."""
 
 TABLES: Final = ("clips", "attempts", "complaints")
 
@@ -164,77 +97,6 @@ def _remember(lanes: Lanes, past: Mapping[str, History]) -> None:
             took[history.lane].append(history.generated_at - history.accepted_at)
     for lane in lanes.all:
         lane.looks.learn(took[lane.name])
-
-
-def planned(wanted: Wanted, folder: Path, lanes: Sequence[Lane]) -> Plan:
-    """What the manifest asks for, from a copy of it that stays in the folder.
-
-    Raises:
-        ManifestError: it cannot be read, or `strict` and a row of it is bad.
-        OpeningError: it is out of reach.
-    """
-    copy = folder / MANIFEST
-    opening.fetch_to(wanted.manifest, copy)
-    plan = reading.check(copy, wanted.manifest, [lane.route for lane in lanes])
-    if wanted.limit is not None:
-        plan = plan.head(wanted.limit)
-    if wanted.strict:
-        refuse(plan)
-    return plan
-
-
-async def looked_at(
-    plan: Plan, uri: str, folder: Path, lanes: Sequence[Lane], *, at_once: int = 16
-) -> Plan:
-    """The plan less the rows whose still cannot be read or will not do.
-
-    `folder` is where `planned` left the manifest.
-    """
-    min_px = min((lane.route.min_still_px for lane in lanes), default=1)
-    bad: dict[str, tuple[str, str]] = {}
-    free = asyncio.Semaphore(at_once)
-
-    async def look(order: Order) -> None:
-        async with free:
-            try:
-                await stills.check(order, min_px=min_px)
-            except (OpeningError, BadStillError) as exc:
-                bad[order.job.id] = (order.job.image, str(exc))
-
-    for shard in plan.shards(LOOKED_AT):
-        with tempfile.TemporaryDirectory(dir=folder) as spool:
-            every = ordered(folder / MANIFEST, uri, shard, Path(spool))
-            orders = await asyncio.to_thread(list, every)
-            await asyncio.gather(*map(look, orders))
-    return plan.without(bad)
-
-
-def ordered(
-    manifest: Path, uri: str, shard: pl.DataFrame, spool: Path
-) -> Iterator[Order]:
-    """A shard's orders; embedded stills wait on this machine's disk for their turn."""
-
-    def keep(sha256: str, content: bytes) -> str:
-        path = spool / sha256
-        path.write_bytes(content)
-        return path.as_uri()
-
-    return reading.orders(manifest, uri, shard, keep)
-
-
-def refuse(plan: Plan) -> None:
-    """Raises ManifestError if a row is bad."""
-    if plan.bad_rows:
-        raise ManifestError(refusal(plan))
-
-
-def refusal(plan: Plan, shown: int = 20) -> str:
-    """Why a manifest with bad rows is refused, row by row."""
-    some = [str(complaint) for complaint in islice(plan.faults, shown)]
-    more = plan.complaints.height - len(some)
-    rest = [f"and {more:,} more"] if more else []
-    said = f"{plan.uri}: {plan.bad_rows:,} of {plan.rows:,} rows are bad"
-    return "\n  ".join([said, *some, *rest])
 
 
 class Night:
@@ -304,7 +166,7 @@ class Night:
             spent_usd=self.engine.tally.purse.spent_usd,
             wall_s=self.elapsed_s,
             lanes_closed={name: why for name, why in closed.items() if why},
-            short_of=_short_of(rests),
+            short_of=short_of(rests),
         )
 
     async def keep_tables(self, objects: Objects) -> None:
@@ -358,9 +220,3 @@ class Night:
     def _over(self, job_id: str) -> bool:
         over = {State.PUBLISHED, State.REJECTED}
         return self._ledger.history(job_id).state in over
-
-
-def _short_of(rests: set[Why]) -> str | None:
-    if Why.NO_LANE in rests:
-        return "lanes"
-    return "budget" if Why.BUDGET in rests else None

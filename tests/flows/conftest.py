@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,14 +49,13 @@ def free_port() -> int:
         return sock.getsockname()[1]
 
 
-def until(seen: Callable[[], Any], *, within_s: float = 40.0) -> Any:
+def until(seen: Callable[[], object], *, within_s: float = 40.0) -> None:
     """Look again and again until it is so."""
     deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
-        if found := seen():
-            return found
+    while not seen():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not so within {within_s} s")
         time.sleep(0.002)
-    raise TimeoutError(f"not so within {within_s} s")
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -77,7 +77,8 @@ class Prefect:
 
     def wait(self) -> None:
         if not self.is_up:
-            self.is_up = until(lambda: answers(f"{self.url}/health"), within_s=100)
+            until(lambda: answers(f"{self.url}/health"), within_s=100)
+            self.is_up = True
 
     def post(self, path: str, **asked: Any) -> Any:
         answer = httpx.post(f"{self.url}/{path}", json=asked, timeout=30)
@@ -210,6 +211,15 @@ class Bench:
     def begin(self, *words: str) -> Running:
         return self.start("run", "m.parquet", "--root", "root", "--json", *words)
 
+    def wait(self, seen: Callable[[], object]) -> None:
+        until(seen)
+
+    def close(self) -> None:
+        for one in self.started:
+            if one.process.poll() is None:
+                one.process.kill()
+                one.ended()
+
     def table(self, name: str = "clips", root: str = "root") -> pl.DataFrame:
         """What the last batch said of every row, attempt or complaint."""
         found = (self.folder / root / "tables" / name).glob("*/*.parquet")
@@ -250,13 +260,25 @@ def emulator(clip) -> Emulator:
     return Emulator(latency_s=0.2, slots=100, submits_per_minute=100000, clip=clip)
 
 
+@pytest.fixture(scope="session")
+def make_bench(
+    tmp_path_factory, prefect
+) -> Callable[[Emulator], AbstractContextManager[Bench]]:
+    @contextmanager
+    def made(emulator: Emulator) -> Iterator[Bench]:
+        folder = tmp_path_factory.mktemp("bench")
+        with running(emulator) as url:
+            bench = Bench(folder=folder, emulator=emulator, url=url, prefect=prefect)
+            bench.config()
+            try:
+                yield bench
+            finally:
+                bench.close()
+
+    return made
+
+
 @pytest.fixture
-def bench(tmp_path, emulator, prefect) -> Iterator[Bench]:
-    with running(emulator) as url:
-        one = Bench(folder=tmp_path, emulator=emulator, url=url, prefect=prefect)
-        one.config()
+def bench(make_bench, emulator) -> Iterator[Bench]:
+    with make_bench(emulator) as one:
         yield one
-        for each in one.started:
-            if each.process.poll() is None:
-                each.process.kill()
-                each.ended()

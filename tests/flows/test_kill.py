@@ -2,59 +2,134 @@
 
 import signal
 import time
-from decimal import Decimal
+from dataclasses import dataclass
 
 import pytest
 
+from flows import lanes, settings
+from manifests.lifecycle import State, fold
 from storage.ledger import read
 from storage.objects import Objects
-from manifests.lifecycle import State, fold
-from tasks.emulator import Emulator
-
-JOBS = 18
-MOMENTS = {
-    "after the first submit": ("submit", 1),
-    "after a third of the submits": ("submit", JOBS // 3),
-    "while polls go on": ("poll", JOBS // 2),
-    "after the first downloads": ("download", 2),
-    "near the end": ("download", JOBS - 2),
-}
-QUICK_S = 15.0
-"""A run that waited for the dead one's lease would wait for a minute."""
+from tasks.emulator import Emulator, running
+from tasks.night import begun
+from tasks.summary import Summary
+from tasks.wanted import Wanted
 
 pytestmark = pytest.mark.anyio
 
+JOBS = 30
+MOMENTS = [("submit", 1), ("submit", 6), ("poll", 4), ("download", 2), ("download", 9)]
+"""When to die: so many more of these requests have come than before the run."""
+QUICK_S = 20.0
+"""For a whole process; one that waited out a dead one's lease would need a minute more."""
 
-async def on_record(bench):
-    objects = Objects.open(str(bench.folder / "root"))
-    return fold(await read(objects))
+
+@dataclass
+class Clock:
+    """The machine's clock, that can be put forward."""
+
+    ahead_s: float = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead_s
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-async def test_a_batch_that_is_killed_buys_only_what_it_had_not_bought(bench, moment):
-    bench.manifest(
-        [*({"prompt": f"pan {n}"} for n in range(JOBS)), {"prompt": "pan 0"}]
+async def once_more(bench) -> Summary:
+    """Run the batch again in this process, and so without a second for Prefect."""
+    said = settings.load(bench.folder / "nightreel.toml")
+    manifest, root = ((bench.folder / name).as_uri() for name in ("m.parquet", "root"))
+    async with begun(
+        Wanted(manifest=manifest, root=root),
+        lanes=await lanes.opened(said),
+        rules=lanes.rules(said),
+    ) as night:
+        for number in range(len(night.shards)):
+            await night.run_shard(number)
+    return night.summary()
+
+
+@pytest.fixture
+def slow(bench, clip):
+    """The bench, with providers that take ten minutes by a clock of their own."""
+    clock = Clock()
+    bench.emulator = Emulator(
+        latency_s=600, slots=100, submits_per_minute=100000, clip=clip, clock=clock
     )
-    kind, count = MOMENTS[moment]
+    with running(bench.emulator) as bench.url:
+        bench.config()
+        yield bench, clock
 
-    killed = bench.begin()
-    until(lambda: bench.seen(kind) >= count)
-    killed.signal(signal.SIGKILL)
-    assert killed.ended().code == -signal.SIGKILL
+
+async def test_a_batch_that_is_killed_buys_only_what_it_had_not_bought(
+    bench, monkeypatch
+):
+    """Killed again and again, until there is little left to do."""
+    monkeypatch.setenv("LANE_KEY", bench.prefect.env["LANE_KEY"])
+    prompts = [f"pan {n}" for n in range(JOBS)]
+    bench.manifest([{"prompt": prompt} for prompt in [*prompts, "pan 0"]])
+
+    for kind, more in MOMENTS:
+        count = bench.seen(kind) + more
+        killed = bench.begin()
+        bench.wait(lambda kind=kind, count=count: bench.seen(kind) >= count)
+        killed.signal(signal.SIGKILL)
+        assert killed.ended().code == -signal.SIGKILL
+        assert set(bench.bought.values()) == {1}, f"killed after {more} {kind}s"
     bought_by_then = {*bench.bought}
     began = time.monotonic()
     resumed = bench.run()
     took_s = time.monotonic() - began
-    third = bench.run()
+    again = await once_more(bench)
 
-    states = {job.state for job in (await on_record(bench)).values()}
+    entries = await read(Objects.open(str(bench.folder / "root")))
+    past = fold(entries)
+    doubts = [job for job in past.values() if job.state is State.IN_DOUBT]
     said = resumed.said
     assert set(bench.bought.values()) == {1}
-    assert bought_by_then <= {*bench.bought}
-    assert states <= {State.PUBLISHED, State.IN_DOUBT}
+    assert bought_by_then <= {*bench.bought} <= {*prompts}
+    assert len(bench.bought) >= JOBS - len(doubts)
+    assert {job.state for job in past.values()} <= {State.PUBLISHED, State.IN_DOUBT}
     assert said["published"] + said["in_doubt"] == said["rows"] == JOBS + 1
-    assert resumed.code == (1 if said["in_doubt"] else 0), resumed.err
-    assert bench.table().height == JOBS + 1
+    assert resumed.code == (1 if doubts else 0), resumed.err
     assert took_s < QUICK_S
-    assert (third.code, third.said["bought"]) == (resumed.code, 0)
-    assert len(bench.bought) <= JOBS
+    assert bench.table().height == JOBS + 1
+    assert (again.bought, again.in_doubt) == (0, said["in_doubt"])
+    assert float(sum(job.spent_usd for job in past.values())) >= bench.owed
+
+
+def test_a_batch_that_is_told_to_stop_leaves_no_doubt_and_the_next_goes_on(slow):
+    bench, clock = slow
+    bench.manifest(8)
+    stopped = bench.begin()
+    bench.wait(lambda: len(bench.bought) >= 4)
+
+    stopped.signal(signal.SIGTERM)
+    ended = stopped.ended(within_s=10)
+    clock.ahead_s = 600
+    going_on = bench.start("run", "m.parquet", "--root", "root", "--json")
+    bench.wait(lambda: len(bench.bought) == 8)
+    clock.ahead_s = 1200
+    resumed = going_on.ended()
+
+    assert (ended.code, ended.said["in_doubt"], ended.said["pending"]) == (1, 0, 8)
+    assert (resumed.code, resumed.said["published"]) == (0, 8)
+    assert resumed.said["bought"] == 8 - ended.said["bought"]
+    assert set(bench.bought.values()) == {1}
+
+
+def test_a_second_run_on_a_root_is_refused_and_buys_nothing(slow):
+    bench, _ = slow
+    bench.manifest(2)
+    first = bench.begin()
+    bench.wait(lambda: len(bench.bought) == 2)
+    bench.manifest([{"prompt": "another"}], "other")
+
+    second = bench.run(manifest="other.parquet")
+    first.signal(signal.SIGINT)
+    ended = first.ended(within_s=10)
+
+    assert (second.code, second.out) == (2, "")
+    assert f"batch 'm' holds it: pid {first.process.pid} on" in second.err
+    assert "Traceback" not in second.err
+    assert bench.bought == {"pan 0": 1, "pan 1": 1}
+    assert (ended.code, ended.said["in_doubt"], ended.said["pending"]) == (1, 0, 2)

@@ -118,6 +118,8 @@ def test_a_very_generous_limit_is_fine(complain):
         ("https://h/a.jpg ", "has white space around it, or control characters in it"),
         ("https://h/a\n.jpg", "has white space around it, or control characters in it"),
         ("https://[h/a.jpg", "is not a URI"),
+        ("sftp://h[1]/a.jpg", "is not a URI"),
+        ("https://h:x/a.jpg", "has a port that is not a number"),
     ],
 )
 def test_an_image_that_nothing_here_can_open(complain, image, reason):
@@ -131,6 +133,9 @@ def test_an_image_that_nothing_here_can_open(complain, image, reason):
     [
         "https://h/a.jpg",
         "HTTPS://h/a.jpg",
+        "https://me:pw@h:8443/a:b@2x[1].jpg?v=[1]",
+        "http://[::1]:8080/a.jpg",
+        "s3://arn:aws:s3:eu-west-1:123:accesspoint/stills/a.jpg",
         "gs://b/a.jpg",
         "az://c/a.jpg",
         "hf://datasets/x/y/a.jpg",
@@ -154,6 +159,10 @@ def test_an_image_that_may_be_opened_is_left_to_the_opening(complain, image):
         "https:///a.jpg?X-Amz-Signature=s3cret",
         "https://[h/a.jpg?X-Amz-Signature=s3cret",
         "https://me:s3cret@h/a.jpg ",
+        "https://me:p/s3cret@h/a.jpg",
+        "https://me:p#s3cret@h/a.jpg",
+        "sftp://me:s3cret@[h/a.jpg",
+        "htps://me:s3cret@h/a.jpg",
     ],
 )
 def test_no_complaint_repeats_a_signature(complain, image):
@@ -222,6 +231,14 @@ def test_the_second_row_of_an_id_is_the_one_that_is_refused(complain):
     assert complain(*rows) == [
         Complaint(2, "id", "x", "is the id of row 0 too"),
         Complaint(5, "id", "x", "is the id of row 0 too"),
+    ]
+
+
+def test_an_id_that_is_a_signed_link_is_told_without_its_signature(complain):
+    link = {"id": "https://me:s3cret@h/a.jpg?X-Amz-Signature=s3cret"}
+
+    assert complain(link, link) == [
+        Complaint(1, "id", "https://h/a.jpg", "is the id of row 0 too")
     ]
 
 

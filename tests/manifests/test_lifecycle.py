@@ -75,6 +75,45 @@ def test_doubt_that_is_told_is_still_doubt():
         history(INTENDED, Doubted("silence"), INTENDED)
 
 
+def ways_on(past):
+    """What may happen next, each tried."""
+    for event in EVENTS:
+        try:
+            past.after(Entry("j", 9.0, event))
+        except IllegalTransitionError:
+            continue
+        yield type(event)
+
+
+def test_a_doubt_ends_only_in_an_answer():
+    assert {*ways_on(history(INTENDED))} == {Doubted, Accepted, Refused, Rejected}
+
+
+def test_only_what_was_accepted_is_discarded():
+    able = [
+        past
+        for past in (
+            History(),
+            history(INTENDED),
+            history(INTENDED, ACCEPTED),
+            history(INTENDED, ACCEPTED, Generated()),
+            history(INTENDED, ACCEPTED, Generated(), Published("u", FACTS)),
+            history(INTENDED, Rejected("no")),
+        )
+        if Discarded in ways_on(past)
+    ]
+
+    assert [past.state for past in able] == [State.ACCEPTED, State.GENERATED]
+
+
+def test_an_attempt_forgets_nothing_of_the_one_before_but_its_own_course():
+    once = history(INTENDED, ACCEPTED, Refused("failed"))
+    again = history(INTENDED, ACCEPTED, Refused("failed"), INTENDED, ACCEPTED)
+
+    assert (again.failures, again.attempts) == (once.failures, once.attempts + 1)
+    assert (again.submitted_at, again.accepted_at) == (103.0, 104.0)
+
+
 def test_what_was_rejected_is_never_tried_anywhere_again():
     with pytest.raises(IllegalTransitionError):
         history(INTENDED, Rejected("content policy"), INTENDED)

@@ -15,6 +15,7 @@ from manifests.places import absolute
         ("a.jpg", "/tmp/m.parquet", "file:///tmp/a.jpg"),
         ("/abs/p.jpg", "s3://b/in/m.parquet", "file:///abs/p.jpg"),
         ("https://h/a.jpg", "s3://b/in/m.parquet", "https://h/a.jpg"),
+        ("HTTPS://h/A.jpg", "s3://b/in/m.parquet", "https://h/A.jpg"),
         ("./a%20b.jpg", "https://h/x/m.parquet?sig=1/2", "https://h/x/a%20b.jpg"),
         ("../a.jpg", "https://h/x/y/m.parquet", "https://h/x/a.jpg"),
         ("a.jpg", "https://h", "https://h/a.jpg"),

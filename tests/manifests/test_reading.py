@@ -125,6 +125,34 @@ def test_a_link_signed_anew_is_the_same_job_and_its_signature_is_only_for_readin
     assert "s1" not in plan.uri
 
 
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("sftp://me:s3cret@h/a.jpg", "sftp://me@h/a.jpg"),
+        (
+            "zip://a.jpg::https://h/z.zip?X-Amz-Signature=s3cret",
+            "zip://a.jpg::https://h/z.zip",
+        ),
+        ("https://h/a.jpg?v=%FF", "https://h/a.jpg?v=%FF"),
+    ],
+)
+def test_a_job_names_its_still_to_the_letter_and_without_a_secret(
+    manifest, place, name
+):
+    path = manifest({"image": [place], "prompt": ["p"]})
+
+    (order,) = ordered(path, check(path, URI, ROUTES))
+
+    assert (order.job.image, order.still) == (name, place)
+
+
+def test_a_scheme_in_capitals_is_the_same_still(manifest):
+    images = ["https://h/a.jpg", "HTTPS://h/a.jpg"]
+    path = manifest({"image": images, "prompt": ["p"] * 2})
+
+    assert check(path, URI, ROUTES).jobs == 1
+
+
 def test_the_same_rows_in_another_manifest_are_the_same_jobs(manifest):
     rows = {"image": ["s3://x/a.jpg", "s3://x/b.jpg"], "prompt": ["p", "q"]}
 

@@ -19,9 +19,11 @@ from tasks.emulator import Emulator, running
 from tasks.engine import Rules
 from tasks.exchange import Line
 from tasks.lanes import Lane
-from tasks.night import Night, Summary, Wanted, begun
+from tasks.night import Night, begun
 from tasks.pacing import Limits
 from tasks.providers import PROVIDERS
+from tasks.summary import Summary
+from tasks.wanted import Wanted
 
 ROUTES = ["wavespeed/wan-2.2-spicy", "atlas/wan-2.2-spicy", "fal/wan-2.2"]
 

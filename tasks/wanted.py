@@ -1,0 +1,114 @@
+"""What a batch is asked for: its manifest, checked before any money moves."""
+
+import asyncio
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+
+from manifests import reading
+from manifests.jobs import Order
+from manifests.reading import ManifestError, Plan
+from storage import opening
+from storage.opening import OpeningError
+from storage.stills import BadStillError
+from tasks import stills
+from tasks.lanes import Lane
+
+MANIFEST: Final = "manifest.parquet"
+"""What a manifest's copy is called, in the folder that a batch works in."""
+
+LOOKED_AT: Final = 500
+"""Stills looked at before the next ones are named."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the owner of a batch asks for."""
+
+    manifest: str
+    root: str
+    budget_usd: Decimal | None = None
+    limit: int | None = None
+    """Only the first rows of the manifest."""
+    strict: bool = False
+    """Whether one bad row refuses the lot."""
+    shard_rows: int = 500
+    take_over: bool = False
+    """Whether a run that seems to be at work on the same root is shut out."""
+
+
+def planned(wanted: Wanted, folder: Path, lanes: Sequence[Lane]) -> Plan:
+    """What the manifest asks for, from a copy of it that stays in the folder.
+
+    Raises:
+        ManifestError: it cannot be read, or `strict` and a row of it is bad.
+        OpeningError: it is out of reach.
+    """
+    copy = folder / MANIFEST
+    opening.fetch_to(wanted.manifest, copy)
+    plan = reading.check(copy, wanted.manifest, [lane.route for lane in lanes])
+    if wanted.limit is not None:
+        plan = plan.head(wanted.limit)
+    if wanted.strict:
+        refuse(plan)
+    return plan
+
+
+async def looked_at(
+    plan: Plan, uri: str, folder: Path, lanes: Sequence[Lane], *, at_once: int = 16
+) -> Plan:
+    """The plan less the rows whose still cannot be read or will not do.
+
+    `folder` is where `planned` left the manifest.
+    """
+    min_px = min((lane.route.min_still_px for lane in lanes), default=1)
+    bad: dict[str, tuple[str, str]] = {}
+    free = asyncio.Semaphore(at_once)
+
+    async def look(order: Order) -> None:
+        async with free:
+            try:
+                await stills.check(order, min_px=min_px)
+            except (OpeningError, BadStillError) as exc:
+                bad[order.job.id] = (order.job.image, str(exc))
+
+    for shard in plan.shards(LOOKED_AT):
+        with tempfile.TemporaryDirectory(dir=folder) as spool:
+            every = ordered(folder / MANIFEST, uri, shard, Path(spool))
+            orders = await asyncio.to_thread(list, every)
+            await asyncio.gather(*map(look, orders))
+    return plan.without(bad)
+
+
+def ordered(
+    manifest: Path, uri: str, shard: pl.DataFrame, spool: Path
+) -> Iterator[Order]:
+    """A shard's orders; embedded stills wait on this machine's disk for their turn."""
+
+    def keep(sha256: str, content: bytes) -> str:
+        path = spool / sha256
+        path.write_bytes(content)
+        return path.as_uri()
+
+    return reading.orders(manifest, uri, shard, keep)
+
+
+def refuse(plan: Plan) -> None:
+    """Raises ManifestError if a row is bad."""
+    if plan.bad_rows:
+        raise ManifestError(refusal(plan))
+
+
+def refusal(plan: Plan, shown: int = 20) -> str:
+    """Why a manifest with bad rows is refused, row by row."""
+    some = [str(complaint) for complaint in islice(plan.faults, shown)]
+    more = plan.complaints.height - len(some)
+    rest = [f"and {more:,} more"] if more else []
+    said = f"{plan.uri}: {plan.bad_rows:,} of {plan.rows:,} rows are bad"
+    return "\n  ".join([said, *some, *rest])

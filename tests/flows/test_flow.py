@@ -1,0 +1,127 @@
+"""What a person sees of a batch in the Prefect UI, as a real server has it."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tasks.emulator import Emulator, Fault
+
+ROWS = 8
+"""One is bad, two want the same clip, and one loses its answer."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A flow run, and all that the server keeps of it."""
+
+    run: dict[str, Any]
+    tasks: list[dict[str, Any]]
+    artifacts: dict[str, dict[str, Any]]
+
+
+def seen(bench, name: str, *, tasks: int) -> Seen:
+    """What the server has of the flow run of this name, once its tasks are recorded."""
+    prefect = bench.prefect
+    [run] = prefect.post("flow_runs/filter", flow_runs={"name": {"any_": [name]}})
+    mine = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+    bench.wait(lambda: len(prefect.post("task_runs/filter", **mine)) == tasks)
+    artifacts = prefect.post("artifacts/filter", **mine)
+    return Seen(
+        run,
+        prefect.post("task_runs/filter", **mine),
+        {artifact["key"]: artifact for artifact in artifacts},
+    )
+
+
+@pytest.fixture(scope="module")
+def nights(make_bench, clip):
+    """Two batches that have run: one with a doubt, one whose key is refused."""
+    key = "sk-live-of-nobody"
+    emulator = Emulator(latency_s=0.2, clip=clip, keys=["sk-live-7d9f2c41aa"])
+    emulator.faults["pan 3"] = [Fault.LOSE_ANSWER]
+    with make_bench(emulator) as bench:
+        rows = [{"prompt": f"pan {n}"} for n in range(ROWS - 2)]
+        bench.manifest([*rows, {"prompt": "pan 0"}, {"prompt": " "}], "portraits")
+        bench.config(more="engine.shard_rows = 2")
+        bench.manifest(3, "keyless")
+        bench.config(name="keyless.toml", key="env:NOBODYS_KEY")
+
+        doubtful = bench.start("run", "portraits.parquet", "--root", "one", "--json")
+        keyless = bench.start(
+            *("run", "keyless.parquet", "--root", "two", "--json"),
+            *("--config", "keyless.toml", "--budget", "1.5"),
+            NOBODYS_KEY=key,
+        )
+        ended = doubtful.ended(), keyless.ended()
+        assert [ran.code for ran in ended] == [1, 3], ended
+        yield bench
+
+
+@pytest.fixture(scope="module")
+def portraits(nights) -> Seen:
+    return seen(nights, "portraits", tasks=3)
+
+
+@pytest.fixture(scope="module")
+def keyless(nights) -> Seen:
+    return seen(nights, "keyless", tasks=1)
+
+
+def test_a_batch_runs_shard_by_shard_under_names_that_read_well(portraits):
+    assert {task["name"] for task in portraits.tasks} == {
+        *("shard 0000", "shard 0001", "shard 0002"),
+    }
+    assert {task["state_type"] for task in portraits.tasks} == {"COMPLETED"}
+
+
+def test_a_batch_with_a_doubt_is_completed_and_called_unfinished(portraits):
+    state = portraits.run["state"]
+
+    assert (state["type"], state["name"]) == ("COMPLETED", "Unfinished")
+    assert state["message"] == "6 clips, 1 rejected, 1 in doubt, 0.90 USD"
+
+
+def test_a_batch_without_a_lane_has_failed_and_says_for_want_of_what(keyless):
+    state = keyless.run["state"]
+
+    assert (state["type"], state["name"]) == ("FAILED", "Failed")
+    assert state["message"] == "out of lanes: 0 clips, 3 pending, 0.00 USD"
+    assert "**No lane is left**" in keyless.artifacts["summary"]["data"]
+
+
+def test_the_summary_counts_rows_and_money(portraits):
+    summary = portraits.artifacts["summary"]
+
+    assert summary["type"] == "markdown"
+    assert "| 8 | 6 | 1 | 1 | 0 |" in summary["data"]
+    assert "| 5 | 0.90 | 0:00:" in summary["data"]
+    assert "1 rows are in doubt" in summary["data"]
+
+
+def test_the_progress_is_that_of_the_jobs(portraits):
+    progress = portraits.artifacts["clips"]
+
+    assert progress["type"] == "progress"
+    assert progress["data"] == pytest.approx(100 * 5 / 6)
+
+
+def test_the_complaints_are_the_bad_rows(portraits, keyless):
+    complaints = portraits.artifacts["complaints"]
+
+    [complaint] = json.loads(complaints["data"])
+    assert (complaint["row"], complaint["column"], complaint["reason"]) == (
+        *(7, "prompt", "is blank"),
+    )
+    assert "complaints" not in keyless.artifacts
+
+
+def test_the_server_keeps_what_was_asked_for_and_no_key(nights, portraits, keyless):
+    asked = keyless.run["parameters"]
+
+    assert asked["manifest"] == (nights.folder / "keyless.parquet").as_uri()
+    assert (asked["config"], asked["budget_usd"]) == ("keyless.toml", 1.5)
+    assert "sk-live" not in str([portraits, keyless])
+    logs = nights.prefect.post("logs/filter", limit=200)
+    assert "sk-live" not in str(logs)
