@@ -12,7 +12,7 @@ READY := .venv/.ready
 
 # pip of the machine, working on .venv: some machines have Python and pip but not ensurepip.
 PIP = $(PYTHON) -m pip --python $(BIN)/python --disable-pip-version-check
-LOCK = $(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 \
+LOCK = $(BIN)/uv pip compile -q --universal --no-strip-extras --generate-hashes --python-version 3.11 \
 	--custom-compile-command "make lock" --group build pyproject.toml
 LOCK_DEV = $(LOCK) --group dev -c
 

@@ -19,6 +19,7 @@ from prefect.states import Completed, Failed
 from flows import lanes as lanes_of
 from flows import settings as settings_of
 from flows.report import complaints_table, summary_markdown
+from flows.stopping import gently
 from tasks.night import Night, begun
 from tasks.shard import shard
 from tasks.wanted import Wanted
@@ -73,7 +74,8 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
     )
     on = await lanes_of.opened(settings)
     async with begun(wanted, lanes=on, rules=lanes_of.rules(settings)) as night:
-        await _run(night)
+        with gently(night):
+            await _run(night)
     return await _ended(night)
 
 

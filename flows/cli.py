@@ -4,7 +4,6 @@ What a program reads goes to stdout; what a person watches goes to stderr.
 """
 
 import asyncio
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -174,7 +173,7 @@ def _served(url: str) -> str:
 
 
 async def _run(**parameters: Any) -> Summary:
-    """Run the batch flow here, shown at the terminal, stopped by Ctrl-C or SIGTERM."""
+    """Run the batch flow here, shown at the terminal."""
     from flows.batch import batch  # noqa: PLC0415 - Prefect takes a second to import
 
     nights: list[Night] = []
@@ -183,10 +182,6 @@ async def _run(**parameters: Any) -> Summary:
     def begun(night: Night) -> None:
         nights.append(night)
         showing.append(asyncio.create_task(show(night, err)))
-        for sign in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(
-                sign, night.engine.stop, f"stopped by {sign.name}"
-            )
 
     watching = WATCHER.set(begun)
     try:
