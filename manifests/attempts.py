@@ -45,9 +45,7 @@ ATTEMPTS: Final = pl.Schema(
 _SLICE: Final = 20_000
 
 
-def write_attempts(
-    path: Path, entries: Iterable[Entry], *, since: float = 0.0
-) -> None:
+def write_attempts(path: Path, entries: Iterable[Entry], *, since: float = 0.0) -> None:
     """Write one row per attempt, from a ledger's entries in the order they were recorded.
 
     Those that ended since a time (Unix seconds), as they ended, then those under way.

@@ -66,11 +66,6 @@ def duplicates(ids: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def bare(value: str) -> str:
-    """A URI without its signature, even where it is hardly a URI."""
-    return unsigned(value)
-
-
 def _shown(values: pl.Series) -> pl.Series:
     """As much of values as complaints may repeat: no signature, and not too much."""
     return pl.Series("value", [unsigned(said)[:SHOWN] for said in values], pl.String)

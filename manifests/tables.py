@@ -11,8 +11,8 @@ from typing import Any, Final, cast
 import polars as pl
 
 from manifests.columns import MONEY, reading, scan
-from manifests.complaints import bare
 from manifests.embedded import COLUMN as EMBEDDED
+from manifests.jobs import unsigned
 from manifests.lifecycle import NEW, History, State
 from manifests.reading import Plan
 
@@ -168,7 +168,9 @@ def _carried(manifest: Path, plan: Plan) -> Iterator[tuple[int, pl.DataFrame]]:
         with reading(plan.uri):
             some = frame.select(kept).head(plan.rows).slice(first, _SLICE).collect()
         if "image" in kept:
-            named = [image and bare(image) for image in some["image"].cast(pl.String)]
+            named = [
+                image and unsigned(image) for image in some["image"].cast(pl.String)
+            ]
             some = some.with_columns(pl.Series("image", named, pl.String))
         yield first, some
 
