@@ -53,7 +53,8 @@ from tasks.verdicts import (
 log = logging.getLogger(__name__)
 
 OTHER_HANDS: Final = 16
-"""Workers beyond the slots: they read stills and publish clips while the slots work."""
+"""Workers beyond two for each slot: while one is at a provider, another has its still
+handed over and waits for the turn, and clips are brought home."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +115,10 @@ class Engine:
             FencedError, StorageError: nothing can be put on record any more.
         """
         coming = iter(orders)
-        hands = OTHER_HANDS + sum(lane.pace.slots for lane in self.lanes.all)
-        work = asyncio.gather(*(self._work(coming) for _ in range(hands)))
+        slots = sum(lane.pace.slots for lane in self.lanes.all)
+        work = asyncio.gather(
+            *(self._work(coming) for _ in range(OTHER_HANDS + 2 * slots))
+        )
         try:
             await asyncio.shield(work)
         except asyncio.CancelledError:

@@ -7,12 +7,15 @@ reports as "never connected" a request that the server had read whole before it 
 (httpx-aiohttp 0.2.0, measured 2026-11): submits never take it.
 """
 
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
+from itertools import cycle
+from ssl import SSLContext
 from types import MappingProxyType
 from typing import Final, TypeVar
+from urllib.request import getproxies
 
 import aiohttp
 import httpx
@@ -53,37 +56,58 @@ LARGEST_CLIP: Final = 512 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """The one that submits, and the one for all that is free."""
+    """Those that submit, in turn, and the one for all that is free."""
 
-    paid: httpx.AsyncClient
+    paid: Iterator[httpx.AsyncClient]
+    """Never ends."""
     free: httpx.AsyncClient
+
+
+POOLS: Final = 6
+"""httpcore looks at every connection of a pool, for each of them, at every request: many
+small pools cost a third of the CPU of a large one (12 connections each, measured)."""
 
 
 @asynccontextmanager
 async def connected(*, timeout_s: float = 60.0) -> AsyncGenerator[Clients]:
-    """Both clients, for as long as the block lasts.
+    """All clients, for as long as the block lasts."""
+    tls = httpx.create_ssl_context()
+    async with AsyncExitStack() as stack:
+        paid = [
+            await stack.enter_async_context(paying(tls, timeout_s))
+            for _ in range(POOLS)
+        ]
+        connector = aiohttp.TCPConnector(limit=128, keepalive_timeout=15, ssl=tls)
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(
+                connector=connector,
+                auto_decompress=False,
+                # It would look for proxies and a .netrc anew at every request.
+                trust_env=bool(getproxies()),
+            )
+        )
+        free = await stack.enter_async_context(
+            httpx.AsyncClient(
+                transport=AiohttpTransport(client=session, verify=tls),
+                timeout=timeout_s,
+                trust_env=False,
+            )
+        )
+        yield Clients(cycle(paid), free)
 
-    The paid one keeps a connection for two idle seconds only: a request written to a
-    connection that the other side is closing is a doubt.
+
+def paying(tls: SSLContext, timeout_s: float) -> httpx.AsyncClient:
+    """A client for submits.
+
+    It keeps a connection for two idle seconds only: a request written to a connection
+    that the other side is closing is a doubt.
     """
-    limits = httpx.Limits(
-        max_connections=100, max_keepalive_connections=100, keepalive_expiry=2.0
+    return httpx.AsyncClient(
+        verify=tls,
+        limits=httpx.Limits(max_connections=12, keepalive_expiry=2.0),
+        # Behind a busy pool a submit waits as long as it takes: nothing was sent yet.
+        timeout=httpx.Timeout(timeout_s, connect=10.0, pool=None),
     )
-    # A submit behind a busy pool waits as long as it takes: nothing was sent yet.
-    patience = httpx.Timeout(timeout_s, connect=10.0, pool=None)
-    connector = aiohttp.TCPConnector(limit=128, keepalive_timeout=15)
-    async with (
-        aiohttp.ClientSession(
-            connector=connector, auto_decompress=False, trust_env=True
-        ) as session,
-        httpx.AsyncClient(limits=limits, timeout=patience) as paid,
-        httpx.AsyncClient(
-            transport=AiohttpTransport(client=session),
-            timeout=timeout_s,
-            trust_env=False,
-        ) as free,
-    ):
-        yield Clients(paid, free)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +153,7 @@ async def submit(clients: Clients, line: Line, exchange: Exchange[T]) -> T:
     """
     request = _composed(line, exchange)
     try:
-        response = await clients.paid.send(request)
+        response = await next(clients.paid).send(request)
     except NOT_SENT as exc:
         raise NotSentError(_said(line, exc)) from exc
     except httpx.HTTPError as exc:

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from manifests.jobs import Order
 from storage.opening import OpeningError
@@ -16,11 +16,14 @@ from tasks import stills
 from tasks.exchange import Clients
 from tasks.lanes import Lane, Lanes, NoLaneLeftError, StoppedError, closing
 from tasks.routing import Purse, candidates
-from tasks.stills import Checked
 from tasks.tally import Why
 from tasks.verdicts import MisconfiguredError, ProviderError
 
 T = TypeVar("T")
+
+
+STILLS_IN_TRANSIT: Final = 24
+"""Stills in memory at once: the first are handed over while the next are read."""
 
 
 class RestError(Exception):
@@ -47,7 +50,6 @@ class Hand:
 
     order: Order
     lanes: Lanes
-    checked: Checked | None = None
     image_urls: dict[str, str] = field(default_factory=dict[str, str])
     """Where each lane's provider can read the still, by the lane's name."""
     clip_url: str | None = None
@@ -78,6 +80,9 @@ class Offers:
     clients: Clients
     purse: Purse
     stopping: asyncio.Event
+    _in_transit: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(STILLS_IN_TRANSIT)
+    )
 
     async def make(self, hand: Hand) -> Offer:
         """A turn to submit this job now; its slot is in the hand.
@@ -88,24 +93,22 @@ class Offers:
         try:
             while True:
                 able = self._able(hand.order)
-                if hand.checked is None:
-                    hand.checked = await self._checked(hand.order, able)
                 # Handed to the likeliest lane before the turn: no slot waits for it.
-                if await self._handed(hand, hand.checked, able[0]) is None:
+                if await self._handed(hand, able[0]) is None:
                     continue
                 lane = await self.lanes.turn(able)
-                if offer := await self._taken(hand, hand.checked, lane):
+                if offer := await self._taken(hand, lane):
                     return offer
         except StoppedError:
             raise RestError(Why.STOPPED, "the run was stopped") from None
         except NoLaneLeftError as exc:
             raise RestError(Why.NO_LANE, str(exc)) from None
 
-    async def _taken(self, hand: Hand, checked: Checked, lane: Lane) -> Offer | None:
+    async def _taken(self, hand: Hand, lane: Lane) -> Offer | None:
         """The offer that a turn makes possible; None, the turn unused, if it closed."""
         price_usd, offer = lane.route.price_usd(hand.order.job), None
         try:
-            image_url = await self._handed(hand, checked, lane)
+            image_url = await self._handed(hand, lane)
             if image_url is not None and self.purse.reserve(price_usd):
                 offer = Offer(lane, price_usd, image_url)
                 hand.slot = lane
@@ -128,28 +131,32 @@ class Offers:
             raise NoLaneLeftError(closing(able))
         return still_open
 
-    async def _checked(self, order: Order, able: list[Lane]) -> Checked:
-        min_px = min(lane.route.min_still_px for lane in able)
-        try:
-            return await self._unless_stopped(stills.check(order, min_px=min_px))
-        except BadStillError as exc:
-            raise RestError(Why.STILL, str(exc)) from exc
-        except OpeningError as exc:
-            why = Why.UNREAD if exc.passing else Why.STILL
-            raise RestError(why, str(exc)) from exc
+    async def _handed(self, hand: Hand, lane: Lane) -> str | None:
+        """Where the lane's provider reads the still; None if it closed for good.
 
-    async def _handed(self, hand: Hand, checked: Checked, lane: Lane) -> str | None:
-        """Where the lane's provider reads the still; None if it closed for good."""
+        Only the URL is kept: a thousand jobs that wait for their turn are no memory.
+        """
         if lane.name not in hand.image_urls:
-            handing = stills.hand_over(checked, lane, self.clients)
             try:
-                hand.image_urls[lane.name] = await self._unless_stopped(handing)
+                url = await self._unless_stopped(self._hand_over(hand.order, lane))
             except MisconfiguredError as exc:
                 self.lanes.close(lane, str(exc))
                 return None
             except ProviderError as exc:
                 raise RestError(Why.UNREAD, f"its still: {exc}") from exc
+            hand.image_urls[lane.name] = url
         return hand.image_urls[lane.name]
+
+    async def _hand_over(self, order: Order, lane: Lane) -> str:
+        async with self._in_transit:
+            try:
+                checked = await stills.check(order, min_px=lane.route.min_still_px)
+            except BadStillError as exc:
+                raise RestError(Why.STILL, str(exc)) from exc
+            except OpeningError as exc:
+                why = Why.UNREAD if exc.passing else Why.STILL
+                raise RestError(why, str(exc)) from exc
+            return await stills.hand_over(checked, lane, self.clients)
 
     async def _unless_stopped(self, free: Coroutine[Any, Any, T]) -> T:
         """What is free is dropped where it stands when the run is stopped."""

@@ -43,7 +43,7 @@ class Pace:
     def __init__(self, limits: Limits) -> None:
         # Where the provider queues, a few more than it runs: no slot of it waits for
         # our next look.
-        spare = math.ceil(limits.slots * 0.1) if limits.queues else 0
+        spare = math.ceil(limits.slots * 0.25) if limits.queues else 0
         self._most = limits.slots + spare
         self._slots = float(self._most)
         self._ceiling = float(self._most)
@@ -188,9 +188,9 @@ class Looks:
     def next(self, elapsed_s: float) -> float:
         """Seconds to wait before the next look at a job that has run this long."""
         if len(self._sorted) < LEARNED:
-            return max(2 * self._shortest, elapsed_s * 0.2)
+            return max(2 * self._shortest, elapsed_s * 0.25)
         typical = self._sorted[len(self._sorted) // 2]
-        fine = max(self._shortest, typical * 0.05)
+        fine = max(self._shortest, typical * 0.07)
         if elapsed_s < (fastest := self._sorted[0] * 0.97):
             return max(self._shortest, fastest - elapsed_s)
         after = bisect_right(self._sorted, elapsed_s)

@@ -13,7 +13,7 @@ import httpx
 from manifests.jobs import Order
 from manifests.lifecycle import Facts, History, Published, Ticket
 from storage.clips import Clips
-from storage.mp4 import BrokenClipError, check
+from storage.mp4 import BrokenClipError, Probe, check
 from tasks.exchange import download, patiently
 from tasks.verdicts import ProviderError
 
@@ -83,17 +83,22 @@ class Publisher:
         raise AssertionError  # pragma: no cover - patiently() reraises
 
     async def _checked(self, mp4: bytes, seen: Counter[str]) -> Facts:
-        sha256 = await asyncio.to_thread(lambda: hashlib.sha256(mp4).hexdigest())
+        def look() -> tuple[str, Probe | BrokenClipError]:
+            sha256 = hashlib.sha256(mp4).hexdigest()
+            try:
+                return sha256, check(mp4, decode=self._decodes)
+            except BrokenClipError as exc:
+                return sha256, exc
+
+        sha256, found = await asyncio.to_thread(look)
         seen[sha256] += 1
-        try:
-            probe = await asyncio.to_thread(check, mp4, decode=self._decodes)
-        except BrokenClipError as exc:
-            # Cut short or not an MP4 at all is the network's doing, or will heal: only a
-            # whole file that is the same each time is the provider's own.
-            if exc.whole and seen[sha256] >= SAME:
-                raise BadClipError(str(exc)) from exc
-            raise
-        return Facts(sha256=sha256, bytes=len(mp4), **asdict(probe))
+        if isinstance(found, Probe):
+            return Facts(sha256=sha256, bytes=len(mp4), **asdict(found))
+        # Cut short or not an MP4 at all is the network's doing, or will heal: only a
+        # whole file that is the same each time is the provider's own.
+        if found.whole and seen[sha256] >= SAME:
+            raise BadClipError(str(found)) from found
+        raise found
 
 
 def described(order: Order, past: History, ticket: Ticket) -> dict[str, Any]:

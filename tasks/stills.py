@@ -30,12 +30,13 @@ async def check(order: Order, *, min_px: int) -> Checked:
         OpeningError: it cannot be read.
         BadStillError: no provider would take it.
     """
-    content = await asyncio.to_thread(opening.read, order.still, stills.LARGEST)
-    name = order.job.image.rpartition("/")[2]
-    return Checked(
-        order,
-        await asyncio.to_thread(stills.look, content, name=name, min_px=min_px),
-    )
+
+    def look() -> Still:
+        content = opening.read(order.still, stills.LARGEST)
+        name = order.job.image.rpartition("/")[2]
+        return stills.look(content, name=name, min_px=min_px)
+
+    return Checked(order, await asyncio.to_thread(look))
 
 
 async def hand_over(checked: Checked, lane: Lane, clients: Clients) -> str:

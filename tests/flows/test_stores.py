@@ -19,10 +19,10 @@ from tasks.engine import Rules
 from tasks.exchange import Line
 from tasks.lanes import Lane
 from tasks.night import begun
-from tasks.summary import Summary
-from tasks.wanted import Wanted
 from tasks.pacing import Limits
 from tasks.providers import PROVIDERS
+from tasks.summary import Summary
+from tasks.wanted import Wanted
 
 pytestmark = pytest.mark.anyio
 

@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import cycle
 
 import httpx
 import pytest
@@ -200,7 +201,7 @@ async def test_a_full_pool_sent_nothing():
             await asyncio.sleep(0)
 
             with pytest.raises(NotSentError):
-                await submitted(base_url, Clients(tight, clients.free))
+                await submitted(base_url, Clients(cycle([tight]), clients.free))
             first.cancel()
             await asyncio.gather(first, return_exceptions=True)
 
