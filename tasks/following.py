@@ -3,18 +3,23 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 from manifests.lifecycle import Discarded, Refused, Rejected, Ticket
 from tasks.exchange import Clients, ask
 from tasks.lanes import Lane
+from tasks.pacing import LEARNED
 from tasks.providers.base import Finished, Progress, UnreadableError
 from tasks.verdicts import MisconfiguredError, ProviderError, ThrottledError
 
 log = logging.getLogger(__name__)
 
 Ended = Finished | Refused | Discarded | Rejected
+
+SCOUTS: Final = 2 * LEARNED
+"""Jobs of a lane that are looked at often, so that the others need not be."""
 
 LONGEST_PAUSE_S: Final = 30.0
 """Between two looks that fail."""
@@ -44,8 +49,13 @@ class Follower:
         began = self.now() - age_s
         unfinished_s, failures = 0.0, 0
         pause = lane.looks.next(0.0) if age_s < 1.0 else 0.0
+        scout = lane.scouts < SCOUTS
+        lane.scouts += scout
         while True:
-            await self._pause(pause)
+            if pause and not (scout or lane.looks.learned):
+                await self._until_learned(lane, max(1.0, unfinished_s))
+            else:
+                await self._pause(pause)
             elapsed = self.now() - began
             try:
                 progress = await self._look(lane, ticket)
@@ -60,6 +70,8 @@ class Follower:
                 pause, said = lane.looks.next(elapsed), "still at work"
             if progress is not None:
                 lane.looks.finished(unfinished_s, elapsed)
+                if lane.looks.learned:
+                    lane.learned.set()
                 return progress
             if elapsed > self.deadline_s:
                 raise UnfinishedError(f"not done after {elapsed:.0f} s: {said}")
@@ -77,15 +89,24 @@ class Follower:
             return None
 
     async def _pause(self, seconds: float) -> None:
+        if seconds > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.stopping.wait(), seconds)
         if self.stopping.is_set():
             raise UnfinishedError("stopped while the provider was at work")
-        if seconds <= 0:
-            return
+
+    async def _until_learned(self, lane: Lane, longest_s: float) -> None:
+        """Leave the looking to the scouts until they know how long a job takes."""
+        learned = asyncio.ensure_future(lane.learned.wait())
+        pause = asyncio.ensure_future(self._pause(longest_s))
         try:
-            await asyncio.wait_for(self.stopping.wait(), seconds)
-        except TimeoutError:
-            return
-        raise UnfinishedError("stopped while the provider was at work")
+            first = asyncio.FIRST_COMPLETED
+            await asyncio.wait({learned, pause}, return_when=first)
+            if pause.done():
+                pause.result()
+        finally:
+            learned.cancel()
+            pause.cancel()
 
 
 def _after(exc: ProviderError, failures: int) -> float:

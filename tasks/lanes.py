@@ -32,6 +32,10 @@ class Lane:
     looks: Looks = field(init=False, default_factory=Looks)
     closed: str | None = None
     """Why nothing more is submitted on it, if so."""
+    scouts: int = 0
+    """Jobs that were looked at often while nobody knew how long they take."""
+    learned: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    """Set once that is known: whoever waited to be told looks again."""
 
     def __post_init__(self) -> None:
         self.pace = Pace(self.limits)

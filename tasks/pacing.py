@@ -172,6 +172,11 @@ class Looks:
         self._recent = deque[float](maxlen=200)
         self._sorted: list[float] = []
 
+    @property
+    def learned(self) -> bool:
+        """Whether enough jobs have finished for the lane's own latencies to be believed."""
+        return len(self._sorted) >= LEARNED
+
     def learn(self, took_s: Iterable[float]) -> None:
         """How long jobs took on earlier nights."""
         for took in took_s:
@@ -187,8 +192,8 @@ class Looks:
 
     def next(self, elapsed_s: float) -> float:
         """Seconds to wait before the next look at a job that has run this long."""
-        if len(self._sorted) < LEARNED:
-            return max(2 * self._shortest, elapsed_s * 0.25)
+        if not self.learned:
+            return max(2 * self._shortest, elapsed_s * 0.15)
         typical = self._sorted[len(self._sorted) // 2]
         fine = max(self._shortest, typical * 0.07)
         if elapsed_s < (fastest := self._sorted[0] * 0.97):
@@ -203,7 +208,7 @@ class Looks:
 
     def expected_s(self) -> float | None:
         """How long a job of this lane takes, or None before enough have finished."""
-        if len(self._sorted) < LEARNED:
+        if not self.learned:
             return None
         return self._sorted[len(self._sorted) // 2]
 

@@ -74,7 +74,7 @@ async def test_a_batch_that_is_killed_buys_only_what_it_had_not_bought(
         bench.wait(lambda kind=kind, count=count: bench.seen(kind) >= count)
         killed.signal(signal.SIGKILL)
         assert killed.ended().code == -signal.SIGKILL
-        assert set(bench.bought.values()) == {1}, f"killed after {more} {kind}s"
+        assert set(bench.bought.values()) <= {1}, f"killed after {more} {kind}s"
     bought_by_then = {*bench.bought}
     began = time.monotonic()
     resumed = bench.run()
