@@ -37,7 +37,7 @@ demo: $(RUNS)
 	$(BIN)/nightreel demo
 
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 # The versions in the locks are kept as long as pyproject.toml allows them, so that a new
 # release somewhere is not a failure here.

@@ -22,7 +22,7 @@ from flows.report import complaints_table, summary_markdown
 from flows.stopping import gently
 from tasks.night import Night, begun
 from tasks.shard import shard
-from tasks.wanted import Wanted
+from tasks.wanted import Wanted, public
 
 WINDOW = 2
 """Shards open at once: the next one's jobs take the slots that this one's tail leaves."""
@@ -64,8 +64,8 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
     """
     settings = settings_of.load(Path(config) if config else None, lanes=lanes)
     wanted = Wanted(
-        manifest=manifest,
-        root=root,
+        manifest=public(manifest),
+        root=public(root),
         budget_usd=None if budget_usd is None else Decimal(str(budget_usd)),
         limit=limit,
         strict=strict,

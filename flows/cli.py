@@ -38,6 +38,7 @@ from storage.opening import OpeningError
 from storage.stores import local_path
 from tasks.night import WATCHER, Night
 from tasks.summary import Summary
+from tasks.wanted import public
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -93,7 +94,7 @@ def run(  # noqa: PLR0913 - each is an option
     as_json: Json = False,
 ) -> None:
     """Buy every clip of a manifest that its root does not already have."""
-    uri = place(manifest)
+    uri = public(place(manifest))
     _refuse_at_once(chosen(config, lanes), uri)
     summary = asyncio.run(
         _run(

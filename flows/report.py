@@ -80,12 +80,16 @@ def _headline(summary: Summary) -> str:
         return "**The budget is spent**: run the batch again with a larger one."
     if summary.in_doubt:
         return (
-            f"{summary.in_doubt:,} rows are in doubt: their submits may have been "
-            "charged, so they are not sent again."
+            f"{_rows(summary.in_doubt)} in doubt: what was submitted may have been "
+            "charged, so it is not sent again."
         )
     if summary.pending:
-        return f"{summary.pending:,} rows are pending: run the batch again."
+        return f"{_rows(summary.pending)} pending: run the batch again."
     return "Every row is published or rejected."
+
+
+def _rows(count: int) -> str:
+    return "1 row is" if count == 1 else f"{count:,} rows are"
 
 
 def _without_clip(night: Night) -> str:

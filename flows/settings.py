@@ -257,7 +257,8 @@ def lend(name: str, value: str) -> None:
 
 def calm_prefect() -> None:
     """At a terminal the command line speaks: what goes wrong it says itself, once."""
-    lend("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    # On the console only: a server, if there is one, is still told.
+    lend("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     lend("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
     lend("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     lend("DO_NOT_TRACK", "1")

@@ -86,7 +86,8 @@ def _kind(content: bytes, name: str) -> tuple[str, str]:
     for start, kind in _MEDIA_TYPES.items():
         if content.startswith(start):
             return kind
-    raise BadStillError(f"{name}: neither JPEG nor PNG: begins {content[:16]!r}")
+    # Its bytes are not shown: what was named may be no picture, and somebody's secret.
+    raise BadStillError(f"{name}: neither JPEG nor PNG, by its first bytes")
 
 
 @contextmanager

@@ -61,10 +61,11 @@ def local_path(uri: str) -> Path:
     """The path that a file URI, or a plain path, names."""
     if not uri.startswith("file://"):
         return Path(uri).absolute()
-    parts = urlsplit(uri)
-    if parts.netloc not in {"", "localhost"}:
+    # A file's name may have a ? or a # in it, which urlsplit would take for its own.
+    host, _, path = uri.removeprefix("file://").partition("/")
+    if host not in {"", "localhost"}:
         raise StorageError(f"{uri}: a file URI has three slashes and the whole path")
-    return Path(unquote(parts.path))
+    return Path("/" + unquote(path))
 
 
 def signed(store: "ObjectStore", key: str, seconds: int) -> str | None:

@@ -242,7 +242,8 @@ class Engine:
                 hand.clip_url = url
                 ended = Generated(seed)
             case ended:
-                pass
+                # What the provider failed on may be the link to the still.
+                hand.image_urls.clear()
         hand.let_go()
         yield ended
 

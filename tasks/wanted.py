@@ -12,7 +12,7 @@ from typing import Final
 import polars as pl
 
 from manifests import reading
-from manifests.jobs import Order
+from manifests.jobs import Order, unsigned
 from manifests.reading import ManifestError, Plan
 from storage import opening
 from storage.opening import OpeningError
@@ -41,6 +41,18 @@ class Wanted:
     shard_rows: int = 500
     take_over: bool = False
     """Whether a run that seems to be at work on the same root is shut out."""
+
+
+def public(uri: str) -> str:
+    """The URI, as long as it carries no secret: Prefect keeps parameters in clear text.
+
+    Raises:
+        ManifestError: it does.
+    """
+    if uri != (bare := unsigned(uri)):
+        said = "is named with a key or a signature, which would be kept in clear text"
+        raise ManifestError(f"{bare}: {said}: bring it here, or name it without")
+    return uri
 
 
 def planned(wanted: Wanted, folder: Path, lanes: Sequence[Lane]) -> Plan:

@@ -155,6 +155,7 @@ def test_what_cannot_be_begun_ends_with_2_and_one_message_before_anything_is_sen
         "bare.parquet: no column 'image'": ["bare.parquet"],
         "none.parquet: no such file": ["none.parquet"],
         "row 1: prompt ' ' is blank": ["m.parquet", "--strict"],
+        "kept in clear text": ["https://me:secret@h.example/m.parquet"],
         "no store for 'ftps'": ["m.parquet", "--root", "ftps://here"],
         "no lane 'spciy' (did you mean 'spicy'?)": ["m.parquet", "--lanes", "spciy"],
         "bad.toml: not TOML": ["m.parquet", "--config", "bad.toml"],
@@ -171,6 +172,7 @@ def test_what_cannot_be_begun_ends_with_2_and_one_message_before_anything_is_sen
         assert refused.err.count(message) == 1, refused.err
         assert (refused.code, refused.out) == (2, "")
         assert "Traceback" not in refused.err
+        assert "secret" not in refused.err
     assert not bench.emulator.stats()["accounts"]
     assert not (bench.folder / "root").exists()
 

@@ -97,7 +97,7 @@ def test_the_summary_counts_rows_and_money(portraits):
     assert summary["type"] == "markdown"
     assert "| 8 | 6 | 1 | 1 | 0 |" in summary["data"]
     assert "| 5 | 0.90 | 0:00:" in summary["data"]
-    assert "1 rows are in doubt" in summary["data"]
+    assert "1 row is in doubt" in summary["data"]
 
 
 def test_the_progress_is_that_of_the_jobs(portraits):

@@ -347,3 +347,34 @@ async def test_a_key_that_is_refused_at_the_upload_leaves_the_other_lanes_at_wor
 
     assert (summary.published, summary.exit_code) == (5, 0)
     assert list(summary.lanes_closed) == ["wavespeed"]
+
+
+async def test_a_still_whose_link_has_died_is_handed_over_anew(worlds, clip):
+    """The second attempt after a failed one does not lean on the first one's upload."""
+    emulator = Emulator(latency_s=0.1, clip=clip, faults={"pan": [Fault.FAIL]})
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=["wavespeed/wan-2.2-spicy"])
+
+        summary = await world.run(1)
+
+    assert summary.published == 1
+    assert emulator.stats()["requests"]["wavespeed"]["upload"] == 4
+
+
+async def test_a_still_may_have_any_name_that_a_file_may_have(world):
+    still = world.still("50% off? #3.jpg")
+
+    summary = await world.run([{"image": still.replace("%", "%25"), "prompt": "pan"}])
+
+    assert summary.published == 1
+
+
+async def test_a_still_that_is_no_picture_is_not_quoted(world):
+    (world.folder / "stills").mkdir()
+    (world.folder / "stills" / "passwd").write_text("root:x:0:0")
+
+    await world.run([{"image": "stills/passwd", "prompt": "pan"}])
+
+    [complaint] = world.table("complaints").rows(named=True)
+    assert "neither JPEG nor PNG" in complaint["reason"]
+    assert "root" not in complaint["reason"]
