@@ -2,10 +2,12 @@
 
     .venv/bin/python benchmarks/spine.py [--jobs 500] [--slots 100] [--latency 2]
 
-Prints the wall time over the ideal (jobs x latency / slots), CPU per job of our process
-with Prefect's start-up apart, requests per job as the emulator counted them, and peak
-memory. The emulator runs in a process of its own. Both ways of checking a clip are run:
-decoding every frame (the default) is CPU that FFmpeg spends, so it is shown apart.
+Prints, over the ideal (jobs x latency / slots), the wall time of the whole batch (its
+checks, tables and Prefect's share of it included, Prefect's start-up not) and the span
+from the first submit to the last clip kept; CPU per job of our process, requests per job
+as the emulator counted them, and peak memory. The emulator runs in a process of its own.
+Both ways of checking a clip are run: decoding every frame (the default) is CPU that FFmpeg
+spends, so it is shown apart.
 """
 
 import argparse
@@ -57,11 +59,13 @@ def main() -> None:
         print(
             f"{asked.jobs} jobs, {asked.slots} slots, {asked.latency} s: ideal {ideal:.1f} s"
         )
-        print("decode  wall/ideal  CPU ms/job  requests/job  peak MB  clips")
+        print(
+            "decode  wall/ideal  span/ideal  CPU ms/job  requests/job  peak MB  clips"
+        )
         for decode in ("false", "true"):
             row = _run(asked, folder, clip, manifest, decode)
             print(
-                f"{decode:6}  {row['wall_s'] / ideal:10.3f}"
+                f"{decode:6}  {row['wall_s'] / ideal:10.3f}  {row['span_s'] / ideal:10.3f}"
                 f"  {1000 * row['cpu_s'] / asked.jobs:10.1f}"
                 f"  {row['requests'] / asked.jobs:12.2f}"
                 f"  {row['peak_mb']:7.0f}  {row['clips']:5}"
@@ -120,13 +124,24 @@ def _measured(asked):
 
     WATCHER.set(begun)
     asyncio.run(batch(manifest=manifest, root=root, config=config, return_state=True))
-    night = began["night"]
+    night, cpu_s = began["night"], _cpu_s() - began["cpu"]
     return {
         "wall_s": night.summary().wall_s,
-        "cpu_s": _cpu_s() - began["cpu"],
+        "span_s": asyncio.run(_span_s(root)),
+        "cpu_s": cpu_s,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "clips": night.summary().published,
     }
+
+
+async def _span_s(root: str) -> float:
+    from manifests.lifecycle import Intended, Published
+    from storage.ledger import read
+    from storage.objects import Objects
+
+    entries = await read(Objects.open(root))
+    first = min(entry.at for entry in entries if isinstance(entry.event, Intended))
+    return max(e.at for e in entries if isinstance(e.event, Published)) - first
 
 
 def _cpu_s() -> float:

@@ -70,7 +70,8 @@ class Follower:
                 pause, said = lane.looks.next(elapsed), "still at work"
             if progress is not None:
                 lane.looks.finished(unfinished_s, elapsed)
-                if lane.looks.learned:
+                if (typical_s := lane.looks.expected_s()) is not None:
+                    lane.pace.expect(typical_s)
                     lane.learned.set()
                 return progress
             if elapsed > self.deadline_s:

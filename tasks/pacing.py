@@ -19,6 +19,12 @@ MINUTE: Final = 61.0
 """Seconds in which no more submits than allowed are sent: a little over a minute, for
 the network between our clock and theirs."""
 
+TURNAROUND_S: Final = 2.0
+"""From a job's end, once noticed, to the answer to the next submit."""
+
+NOTICED: Final = 0.05
+"""How late an end is noticed, in shares of a job's time: see `Looks`."""
+
 TROUBLES: Final = 3
 """Failures in a row after which a lane is tried with one job at a time."""
 
@@ -41,10 +47,9 @@ class Pace:
     """One lane's pacing: ask `wait`, then `begin`, say what came of it, then `done`."""
 
     def __init__(self, limits: Limits) -> None:
-        # Where the provider queues, a few more than it runs: no slot of it waits for
-        # our next look.
-        spare = math.ceil(limits.slots * 0.25) if limits.queues else 0
-        self._most = limits.slots + spare
+        self._limits = limits
+        # Nothing is known yet: as for a quick model, until `expect` knows better.
+        self._most = limits.slots + self._spare(typical_s=10.0)
         self._slots = float(self._most)
         self._ceiling = float(self._most)
         self._most_a_minute = limits.submits_per_minute
@@ -91,6 +96,21 @@ class Pace:
     def resumed(self) -> None:
         """A job that an earlier run submitted holds a slot there too."""
         self.in_flight += 1
+
+    def expect(self, typical_s: float) -> None:
+        """Jobs take about so long: what is queued at the provider is worth as much."""
+        whole = self._slots >= self._most
+        self._most = self._limits.slots + self._spare(typical_s)
+        if whole:
+            self._slots = self._ceiling = float(self._most)
+
+    def _spare(self, typical_s: float) -> int:
+        """Where the provider queues, a few more than it runs: as many as end while one
+        end is noticed and the next submit is answered, so that no slot is empty."""
+        if not self._limits.queues:
+            return 0
+        share = TURNAROUND_S / typical_s + NOTICED
+        return math.ceil(self._limits.slots * min(1.0, share))
 
     def withdrawn(self) -> None:
         """What was begun was never sent; `done` follows."""

@@ -32,8 +32,33 @@ def test_no_more_are_in_flight_than_there_are_slots():
 
 
 def test_a_provider_that_queues_is_given_a_few_more_than_it_runs():
-    assert pace(slots=20, queues=True).slots == 25
-    assert pace(slots=20, queues=False).slots == 20
+    lane = pace(slots=100, queues=True)
+    assert lane.slots == 125
+
+    lane.expect(600.0)
+    assert lane.slots == 106
+    lane.expect(2.0)
+    assert lane.slots == 200
+
+
+def test_a_provider_that_refuses_is_given_no_more_than_it_runs():
+    lane = pace(slots=100, queues=False)
+
+    lane.expect(2.0)
+
+    assert lane.slots == 100
+
+
+def test_what_was_learned_from_a_refusal_outlives_what_is_expected():
+    lane = pace(slots=100, queues=True)
+    begin(lane, 50)
+    for _ in range(49):
+        lane.accepted(0.0)
+    lane.throttled(0.0, None)
+
+    lane.expect(2.0)
+
+    assert lane.slots < 60
 
 
 def test_a_minute_never_has_more_submits_than_it_may():
