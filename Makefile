@@ -12,7 +12,7 @@ READY := .venv/.ready
 
 # pip of the machine, working on .venv: some machines have Python and pip but not ensurepip.
 PIP = $(PYTHON) -m pip --python $(BIN)/python --disable-pip-version-check
-LOCK = $(BIN)/uv pip compile -q --universal --no-strip-extras --generate-hashes --python-version 3.11 \
+LOCK = $(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 \
 	--custom-compile-command "make lock" --group build pyproject.toml
 LOCK_DEV = $(LOCK) --group dev -c
 
@@ -20,17 +20,18 @@ LOCK_DEV = $(LOCK) --group dev -c
 setup: $(READY)
 
 # Only what the lock holds is downloaded, each file by its hash; what builds the project
-# itself (hatchling) is in there too.
+# itself (hatchling) is in there too. It is whole, so pip resolves nothing (--no-deps):
+# left to it, old ones look at newer releases than the lock's, and refuse them.
 $(RUNS): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Nightreel needs Python 3.11 or newer: make PYTHON=/path/to/python" >&2; exit 1; }
 	$(PYTHON) -m venv --without-pip .venv
-	$(PIP) install -q --require-hashes -r requirements.lock
+	$(PIP) install -q --no-deps --require-hashes -r requirements.lock
 	$(PIP) install -q --no-index --no-deps --no-build-isolation -e .
 	@touch $@
 
 # What the tests and the checks need is put on top.
 $(READY): $(RUNS) requirements-dev.lock
-	$(PIP) install -q --require-hashes -r requirements-dev.lock
+	$(PIP) install -q --no-deps --require-hashes -r requirements-dev.lock
 	@touch $@
 
 demo: $(RUNS)

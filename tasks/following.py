@@ -21,6 +21,9 @@ Ended = Finished | Refused | Discarded | Rejected
 SCOUTS: Final = 2 * LEARNED
 """Jobs of a lane that are looked at often, so that the others need not be."""
 
+LONGEST_ASKED_S: Final = 300.0
+"""Between two looks, whatever Retry-After says: looking is free, and clips expire."""
+
 LONGEST_PAUSE_S: Final = 30.0
 """Between two looks that fail."""
 
@@ -112,5 +115,5 @@ class Follower:
 
 def _after(exc: ProviderError, failures: int) -> float:
     if isinstance(exc, ThrottledError) and exc.retry_after is not None:
-        return exc.retry_after
+        return min(LONGEST_ASKED_S, exc.retry_after)
     return min(LONGEST_PAUSE_S, 0.5 * 2 ** min(failures - 1, 10))
