@@ -44,7 +44,9 @@ def _drawn(night: Night) -> RenderableType:
     lanes = Table.grid(padding=(0, 2))
     for lane in night.engine.lanes.all:
         state = (
-            "closed" if lane.closed else f"{lane.pace.in_flight} of {lane.pace.slots}"
+            "closed"
+            if lane.closed
+            else f"{lane.pace.in_flight} of {lane.pace.slots} in flight"
         )
         lanes.add_row(
             Text(f"  {lane.name}", style="dim"), Text(state), lane.closed or ""
