@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import cycle
 
 import httpx
@@ -201,7 +202,7 @@ async def test_a_full_pool_sent_nothing():
             await asyncio.sleep(0)
 
             with pytest.raises(NotSentError):
-                await submitted(base_url, Clients(cycle([tight]), clients.free))
+                await submitted(base_url, replace(clients, paid=cycle([tight])))
             first.cancel()
             await asyncio.gather(first, return_exceptions=True)
 
