@@ -157,7 +157,8 @@ async def submit(clients: Clients, line: Line, exchange: Exchange[T]) -> T:
         response = await next(clients.paid).send(request)
     except NOT_SENT as exc:
         raise NotSentError(_said(line, exc)) from exc
-    except httpx.HTTPError as exc:
+    # Whatever else breaks, of httpx's own or below it, may have broken after the send.
+    except Exception as exc:
         raise InDoubtError(_said(line, exc)) from exc
     if verdict := _judged(line, response):
         raise verdict

@@ -277,3 +277,14 @@ async def test_no_error_of_a_download_shows_the_links_signature():
             await download(clients.free, f"{base_url}/1.mp4?signature=secret")
 
     assert "secret" not in str(failed.value)
+
+
+async def test_a_failure_that_nobody_foresaw_leaves_a_doubt():
+    class Breaks(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request):
+            raise RuntimeError("the event loop is on fire")
+
+    async with connected() as clients, httpx.AsyncClient(transport=Breaks()) as broken:
+        odd = replace(clients, paid=cycle([broken]))
+        with pytest.raises(InDoubtError):
+            await submitted("http://127.0.0.1:1", odd)
