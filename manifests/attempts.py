@@ -1,6 +1,9 @@
-"""The table of attempts: every submit that was meant, and what came of it and was paid."""
+"""The table of attempts: every submit that was meant, what came of it and what it cost."""
 
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -9,8 +12,10 @@ import polars as pl
 
 from manifests.columns import MONEY
 from manifests.lifecycle import (
+    FREE,
+    HEDGE,
     NEW,
-    TRANSITIONS,
+    OVER,
     Discarded,
     Entry,
     Event,
@@ -18,6 +23,8 @@ from manifests.lifecycle import (
     Published,
     Refused,
     Rejected,
+    Risked,
+    Settled,
     State,
 )
 from manifests.tables import TIME, moment, written
@@ -25,6 +32,7 @@ from manifests.tables import TIME, moment, written
 ATTEMPTS: Final = pl.Schema(
     {
         "job": pl.String,
+        "hedge": pl.Boolean,
         "attempt": pl.UInt32,
         "lane": pl.String,
         "provider": pl.String,
@@ -34,6 +42,7 @@ ATTEMPTS: Final = pl.Schema(
         "seed": pl.Int64,
         "price_usd": MONEY,
         "charged": pl.Boolean,
+        "charged_usd": MONEY,
         "outcome": pl.String,
         "reason": pl.String,
         "submitted_at": TIME,
@@ -41,63 +50,131 @@ ATTEMPTS: Final = pl.Schema(
         "ended_at": TIME,
     }
 )
+KEY: Final = ("job", "hedge", "attempt")
+"""What tells one attempt from another; a job's hedge counts its own."""
 
 _SLICE: Final = 20_000
 
 
-def write_attempts(path: Path, entries: Iterable[Entry], *, since: float = 0.0) -> None:
+def write_attempts(
+    path: Path, entries: Collection[Entry], *, since: float = 0.0
+) -> None:
     """Write one row per attempt, from a ledger's entries in the order they were recorded.
 
-    Those that ended since a time (Unix seconds), as they ended, then those under way.
-    `charged` is null while in doubt.
+    Those that ended or were settled since a time (Unix seconds), as they ended, then
+    those under way. `overtaken` is what its hedge was faster than. `charged` is null
+    where nobody knows: in doubt, or risked. `charged_usd` is what an attempt has cost by
+    now, and counts what may have been charged: over the latest row of each attempt it
+    is the sum that all jobs have spent.
     """
-    rows = _attempts(entries, since)
+    rows = attempts(entries, since=since)
     with written(path) as write:
         write(pl.DataFrame(schema=ATTEMPTS))
         while some := [*islice(rows, _SLICE)]:
             write(pl.DataFrame(some, schema=ATTEMPTS, orient="row"))
 
 
-def _attempts(entries: Iterable[Entry], since: float) -> Iterator[tuple[Any, ...]]:
+def attempts(
+    entries: Collection[Entry], *, since: float = 0.0
+) -> Iterator[tuple[Any, ...]]:
+    """The rows of `write_attempts`, in the order of ATTEMPTS.
+
+    The entries are gone through twice, so that a job can be forgotten when it is over:
+    what is settled may be settled at any time later.
+    """
+    settled = _settled(entries)
     histories: dict[str, History] = {}
     for entry in entries:
-        history = histories.get(entry.job, NEW).after(entry)
-        histories[entry.job] = history
-        if entry.at >= since and (ending := _ending(entry.event)):
-            outcome, charged = ending
-            yield _row(entry.job, history, outcome, charged=charged, at=entry.at)
-        if not TRANSITIONS[history.state]:
+        # It moves no state, and its job may be forgotten by now.
+        if isinstance(entry.event, Settled):
+            continue
+        before = histories.get(entry.job, NEW)
+        histories[entry.job] = history = before.after(entry)
+        if ending := _ending(before.state, entry.event):
+            later = settled.get((entry.job, history.attempts), _UNSETTLED)
+            if max(entry.at, later.at) >= since:
+                yield _row(entry.job, history, *ending, later=later, at=entry.at)
+        if history.state in OVER:
             del histories[entry.job]
-    for job, history in histories.items():
-        if history.state in _UNDER_WAY:
-            charged = _UNDER_WAY[history.state]
-            yield _row(job, history, history.state.value, charged=charged, at=None)
+    yield from _under_way(histories, settled)
+
+
+@dataclass(frozen=True, slots=True)
+class _Later:
+    """What was said of an attempt's price after it was counted."""
+
+    usd: Decimal = FREE
+    at: float = float("-inf")
+    reasons: tuple[str, ...] = ()
+
+
+_UNSETTLED: Final = _Later()
+
+
+def _settled(entries: Iterable[Entry]) -> Mapping[tuple[str, int], _Later]:
+    """All that was settled, by job and attempt."""
+    found = defaultdict[tuple[str, int], _Later](_Later)
+    for entry in entries:
+        match entry:
+            case Entry(job, at, Settled(attempt=attempt, usd=usd, reason=reason)):
+                past = found[job, attempt]
+                told = (*past.reasons, reason)
+                found[job, attempt] = _Later(past.usd + usd, max(past.at, at), told)
+            case _:
+                pass
+    return found
 
 
 _UNDER_WAY: Final = {State.IN_DOUBT: None, State.ACCEPTED: True, State.GENERATED: True}
 
 
-def _ending(event: Event) -> tuple[str, bool] | None:
-    """How this event ends an attempt, and whether it was charged; None if it does not."""
-    match event:
-        case Refused():
+def _under_way(
+    histories: Mapping[str, History], settled: Mapping[tuple[str, int], _Later]
+) -> Iterator[tuple[Any, ...]]:
+    for job, history in histories.items():
+        if history.state in _UNDER_WAY:
+            charged = _UNDER_WAY[history.state]
+            later = settled.get((job, history.attempts), _UNSETTLED)
+            yield _row(job, history, history.state.value, charged, later=later, at=None)
+
+
+def _ending(state: State, event: Event) -> tuple[str, bool | None] | None:
+    """How an attempt ends by this, and whether it was charged; None if it does not."""
+    match state, event:
+        case _, Refused():
             return "refused", False
-        case Discarded():
+        case _, Risked():
+            return "risked", None
+        case _, Discarded():
             return "discarded", True
-        case Rejected(charged=charged):
+        case _, Rejected(charged=charged):
             return "rejected", charged
-        case Published():
+        case State.GENERATED, Published():
             return "published", True
+        case State.ACCEPTED, Published():
+            # By its hedge, whose own attempt is the one that was published.
+            return "overtaken", True
         case _:
             return None
 
 
-def _row(
-    job: str, history: History, outcome: str, *, charged: bool | None, at: float | None
+def _row(  # noqa: PLR0913 - what a row is made of
+    life: str,
+    history: History,
+    outcome: str,
+    charged: bool | None,  # noqa: FBT001 - a column's value
+    *,
+    later: _Later,
+    at: float | None,
 ) -> tuple[Any, ...]:
     provider, _, model = (history.route or "").partition("/")
+    cost = later.usd + (FREE if charged is False else history.price_usd)
+    # A doubt stays one until it is answered, whatever is said of its price.
+    if later.reasons and outcome != State.IN_DOUBT:
+        charged = cost > 0
     return (
-        job,
+        life.removesuffix(HEDGE),
+        life.endswith(HEDGE),
         history.attempts,
         history.lane,
         provider,
@@ -107,8 +184,9 @@ def _row(
         history.seed,
         history.price_usd,
         charged,
+        cost,
         outcome,
-        history.reason,
+        "; ".join(filter(None, [history.reason, *later.reasons])) or None,
         moment(history.submitted_at),
         moment(history.accepted_at),
         moment(at),

@@ -5,20 +5,39 @@ people override or extend it under `[models.…]` and `[routes.…]` in nightree
 """
 
 import difflib
+import math
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cache
 from importlib.resources import files
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Final, Literal, TypeVar, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+)
 
-from manifests.jobs import AspectRatio, Job, Resolution
+from manifests.jobs import AspectRatio, Content, Job, Resolution, Tier
 
-Content = Literal["general", "adult"]
+Kind = Literal["live", "batch", "off_peak"]
+"""Made at once; made when the provider finds the time; made at certain hours only."""
 
 V = TypeVar("V")
+
+
+SHAPES: Final[Mapping[AspectRatio, float]] = {
+    "16:9": 16 / 9,
+    "9:16": 9 / 16,
+    "1:1": 1.0,
+}
+"""Width over height."""
 
 
 class CatalogueError(ValueError):
@@ -32,8 +51,11 @@ class Model:
     name: str
     content: Content = "general"
     """What it is made to show."""
+    tier: Tier = "standard"
     fps: int = 16
     min_still_px: int = 1
+    retired: str = ""
+    """When its vendor withdrew it, and what to use instead."""
     source: str = ""
 
 
@@ -48,10 +70,15 @@ class Route:
     prices_usd: Mapping[tuple[str, int], Decimal]
     """The price of a clip by (resolution, seconds): also what the route can make."""
     fps: int
+    model: str = ""
+    """What it makes; the second part of its name unless that says something else."""
+    supplier: str = ""
+    """Whose machines make it: the provider's own, unless it resells another's."""
+    tier: Tier = "standard"
     """Frames per second of what comes back."""
     content: Content = "general"
     """What its model is made to show."""
-    aspect_ratios: frozenset[str] = frozenset({"auto"})
+    aspect_ratios: frozenset[AspectRatio] = frozenset[AspectRatio]({"auto"})
     takes_negative_prompt: bool = False
     min_still_px: int = 1
     """The shortest side of a still that the model accepts."""
@@ -60,16 +87,42 @@ class Route:
     submits_per_minute: int = 60
     queues: bool = False
     """Whether work over the slots waits at the provider instead of being refused."""
+    limits_per: Literal["account", "model"] = "account"
+    """What shares the slots and the minute: all models of an account, or each alone."""
+    submits_per_day: int | None = None
+    kind: Kind = "live"
+    hours_utc: tuple[int, int] | None = None
+    """When an off-peak route takes submits: from and to, in minutes after midnight."""
+    typical_s: int | None = None
+    """How long a clip takes, until the lane has shown it."""
+    retired: str = ""
     source: str = ""
     """Where the facts are from, and when they were read."""
+
+    def __post_init__(self) -> None:
+        provider, _, model = self.name.partition("/")
+        object.__setattr__(self, "model", self.model or model)
+        object.__setattr__(self, "supplier", self.supplier or provider)
 
     @property
     def provider(self) -> str:
         return self.name.partition("/")[0]
 
-    @property
-    def model(self) -> str:
-        return self.name.partition("/")[2]
+    def rank(self, job: Job) -> int | None:
+        """How far down the job's wishes its model is, from 0; None if it is not there."""
+        if not job.models:
+            return 0
+        mine = (self.model, self.tier)
+        return next((n for n, name in enumerate(job.models) if name in mine), None)
+
+    def framed(self, job: Job, width: int, height: int) -> AspectRatio:
+        """The aspect ratio to ask for, for a still of this size in pixels."""
+        if job.aspect_ratio != "auto" or "auto" in self.aspect_ratios:
+            return job.aspect_ratio
+        return min(
+            self.aspect_ratios,
+            key=lambda ratio: (abs(math.log(width / height / SHAPES[ratio])), ratio),
+        )
 
     def price_usd(self, job: Job) -> Decimal:
         """What one attempt at this job costs. Raises KeyError if it cannot be made."""
@@ -78,14 +131,17 @@ class Route:
     def complaint(self, job: Job) -> tuple[str, str] | None:
         """The manifest column this route cannot serve and why, or None if it can serve all."""
         seconds = sorted(s for made, s in self.prices_usd if made == job.resolution)
-        if job.model not in {"", self.model}:
+        if self.rank(job) is None:
             return "model", f"{self.name} makes {self.model}"
+        if job.content not in {"", self.content}:
+            return "content", f"{self.name} is for {self.content} content"
         if not seconds:
             return "resolution", f"{self.name} makes {_either(self.endpoints)}"
         if job.duration_s not in seconds:
             made = f"{_either(seconds)} s at {job.resolution}"
             return "duration_s", f"{self.name} makes {made}"
-        if job.aspect_ratio not in self.aspect_ratios:
+        # Where a ratio must be named, `auto` is the one nearest to the still's own.
+        if job.aspect_ratio not in {*self.aspect_ratios, "auto"}:
             return "aspect_ratio", f"{self.name} makes {_either(self.aspect_ratios)}"
         if job.negative_prompt and not self.takes_negative_prompt:
             return "negative_prompt", f"{self.name} takes none"
@@ -120,7 +176,7 @@ def load(
     shipped = tomllib.loads(data, parse_float=Decimal)
     theirs = overrides or {}
     models = {
-        name: _model(name, _read(_ModelFacts, facts, where))
+        name: _model(name, _read(_ModelFacts, facts, where), where)
         for name, facts, where in _tables("models", shipped, theirs, place)
     }
     routes = {
@@ -128,6 +184,12 @@ def load(
         for name, facts, where in _tables("routes", shipped, theirs, place)
     }
     return Catalogue(models, routes)
+
+
+@cache
+def shipped() -> Catalogue:
+    """The catalogue as it is shipped, without anybody's own facts."""
+    return load()
 
 
 _Count = Annotated[int, Field(strict=True, ge=1)]
@@ -147,8 +209,21 @@ class _Facts(BaseModel):
         return "\n".join(f"{fact}: {text}" for fact, text in self.source.items())
 
 
+def _minutes(span: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", span)
+    if found is None:
+        raise ValueError("must be HH:MM-HH:MM")
+    hours, minutes, until_hours, until_minutes = map(int, found.groups())
+    begins, ends = hours * 60 + minutes, until_hours * 60 + until_minutes
+    if begins == ends:
+        raise ValueError("must begin and end at different times")
+    return begins, ends
+
+
 class _ModelFacts(_Facts):
     content: Content = "general"
+    tier: Tier = "standard"
+    retired: str = ""
     fps: _Count = 16
     min_still_px: _Count = 1
 
@@ -165,6 +240,14 @@ class _RouteFacts(_Facts):
     slots: _Count = 1
     submits_per_minute: _Count = 60
     queues: _Flag = False
+    model: str = ""
+    supplier: str = ""
+    limits_per: Literal["account", "model"] = "account"
+    submits_per_day: _Count | None = None
+    kind: Kind = "live"
+    hours_utc: Annotated[tuple[int, int], BeforeValidator(_minutes)] | None = None
+    typical_s: _Count | None = None
+    retired: str = ""
 
 
 F = TypeVar("F", bound=_Facts)
@@ -183,10 +266,14 @@ def _tables(
         yield name, _over(facts, mine), where
 
 
-def _model(name: str, facts: _ModelFacts) -> Model:
+def _model(name: str, facts: _ModelFacts, where: str) -> Model:
+    if "," in name or name in get_args(Tier):
+        raise CatalogueError(f"{where}: cannot be called {name!r}: rows name a tier so")
     return Model(
         name=name,
         content=facts.content,
+        tier=facts.tier,
+        retired=facts.retired,
         fps=facts.fps,
         min_still_px=facts.min_still_px,
         source=facts.sources,
@@ -201,7 +288,9 @@ def _route(
         raise CatalogueError(f"{where}: is not named provider/model")
     if lacking := facts.prices_usd.keys() - facts.endpoints.keys():
         raise CatalogueError(f"{where}: no endpoint for {_either(lacking)}")
-    model = _named(made, models, f"{where}: model")
+    if (facts.kind == "off_peak") != (facts.hours_utc is not None):
+        raise CatalogueError(f"{where}: hours_utc goes with kind off_peak, and only so")
+    model = _named(facts.model or made, models, f"{where}: model")
     return Route(
         name=name,
         endpoints={**facts.endpoints},
@@ -212,7 +301,16 @@ def _route(
         },
         fps=facts.fps or model.fps,
         content=model.content,
-        aspect_ratios=frozenset(facts.aspect_ratios),
+        model=model.name,
+        supplier=facts.supplier or provider,
+        tier=model.tier,
+        limits_per=facts.limits_per,
+        submits_per_day=facts.submits_per_day,
+        kind=facts.kind,
+        hours_utc=facts.hours_utc,
+        typical_s=facts.typical_s,
+        retired=facts.retired or model.retired,
+        aspect_ratios=facts.aspect_ratios,
         takes_negative_prompt=facts.takes_negative_prompt,
         min_still_px=facts.min_still_px or model.min_still_px,
         slots=facts.slots,

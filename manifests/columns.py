@@ -34,6 +34,12 @@ def _text_or(default: str) -> Callable[[pl.Expr], pl.Expr]:
     return filled
 
 
+def _models(said: pl.Expr) -> pl.Expr:
+    """Names with commas between them, without white space or empty ones."""
+    names = said.str.split(",").list.eval(pl.element().str.strip_chars())
+    return names.list.eval(pl.element().filter(pl.element() != "")).list.join(",")
+
+
 def _image(said: pl.Expr) -> pl.Expr:
     text = said.cast(pl.String)
     return pl.when(text.str.strip_chars() != "").then(text)
@@ -74,7 +80,8 @@ _MEANINGS: Final[Mapping[str, Callable[[pl.Expr], pl.Expr]]] = {
     "prompt": _text,
     "id": _text,
     "negative_prompt": _text_or(_ANEW.negative_prompt),
-    "model": _text_or(_ANEW.model),
+    "model": lambda said: _models(_text_or(_ANEW.model)(said)),
+    "content": _text_or(_ANEW.content),
     "resolution": _text_or(_ANEW.resolution),
     "duration_s": _whole_or(_ANEW.duration_s),
     "aspect_ratio": _text_or(_ANEW.aspect_ratio),
@@ -90,7 +97,8 @@ _KINDS: Final[Mapping[str, str]] = {
     "prompt": "text",
     "id": "text or a whole number",
     "negative_prompt": "text",
-    "model": "text",
+    "model": "text, or a list of texts",
+    "content": "text",
     "resolution": "text",
     "duration_s": "a whole number",
     "aspect_ratio": "text",
@@ -110,6 +118,8 @@ def _holds(dtype: pl.DataType, kind: str) -> bool:
             return any(dtype == text for text in (pl.String, pl.Categorical, pl.Enum))
         case "bytes":
             return dtype == pl.Binary
+        case "text, or a list of texts":
+            return dtype == pl.List(pl.String) or _holds(dtype, "text")
         case "text or a whole number":
             return dtype.is_integer() or _holds(dtype, "text")
         case "a whole number":
@@ -161,7 +171,12 @@ def _wrong_columns(found: pl.Schema) -> Iterator[str]:
 def light(frame: pl.LazyFrame, first: int, rows: int) -> pl.LazyFrame:
     """So many rows from the first, numbered, without the stills' bytes and the rest."""
     ours = [name for name in frame.collect_schema() if name in _MEANINGS]
-    return frame.select(ours).slice(first, rows).with_row_index("row", first)
+    schema = frame.collect_schema()
+    flat = [
+        pl.col(name).list.join(",") if schema[name] == pl.List(pl.String) else name
+        for name in ours
+    ]
+    return frame.select(flat).slice(first, rows).with_row_index("row", first)
 
 
 def meant(said: pl.DataFrame) -> pl.DataFrame:

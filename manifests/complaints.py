@@ -6,9 +6,9 @@ from typing import Any, Final, get_args
 
 import polars as pl
 
-from manifests.catalogue import Route
+from manifests.catalogue import Route, shipped
 from manifests.columns import WHOLE, absent
-from manifests.jobs import SEEDS, AspectRatio, Job, Resolution, unsigned
+from manifests.jobs import SEEDS, AspectRatio, Content, Job, Resolution, unsigned
 from manifests.places import SCHEMES
 
 SHOWN: Final = 200
@@ -44,7 +44,7 @@ def about(rows: pl.DataFrame, routes: Sequence[Route]) -> pl.DataFrame:
     null if there are none.
     """
     found = [_listed(rows.filter(wrong), what, why) for what, wrong, why in _rules()]
-    odd = rows.with_columns(odd=_ODD_PLACE).drop_nulls("odd")
+    odd = rows.with_columns(odd=ODD_PLACE).drop_nulls("odd")
     found += [_listed(odd, "image", pl.col("odd")), *_unserved(rows, routes)]
     table = pl.concat(found).unique().sort("row", "column", "reason")
     return table.with_columns(_shown(table["value"]))
@@ -84,6 +84,9 @@ def _listed(rows: pl.DataFrame, column: str, reason: str | pl.Expr) -> pl.DataFr
     )
 
 
+_CHOICES: Final = {"resolution": Resolution, "aspect_ratio": AspectRatio}
+
+
 def _rules() -> Iterator[tuple[str, pl.Expr, str]]:
     """Which column is wrong when, and how to say so."""
     yield "prompt", pl.col("prompt").fill_null("").str.strip_chars() == "", "is blank"
@@ -105,9 +108,15 @@ def _rules() -> Iterator[tuple[str, pl.Expr, str]]:
     paid = (pl.col("max_usd") > 0).fill_null(value=False)
     unpaid = pl.col("said max_usd").is_not_null() & ~paid
     yield "max_usd", unpaid, "is not a finite number above 0"
-    for name, kinds in (("resolution", Resolution), ("aspect_ratio", AspectRatio)):
+    for name, kinds in _CHOICES.items():
         known = get_args(kinds)
         yield name, ~pl.col(name).is_in(known), f"is not {' or '.join(known)}"
+    known = get_args(Content)
+    yield (
+        "content",
+        ~pl.col("content").is_in(["", *known]),
+        f"is not {' or '.join(known)}",
+    )
 
 
 _IMAGE: Final = pl.col("image")
@@ -117,7 +126,7 @@ _ODD_PORT: Final = (
     r"(?i)^https?://([^/?#]*@)?[^/?#@:\[\]]*:[0-9]*[^0-9/?#@\[\]][^/?#@]*([/?#]|$)"
 )
 _OPENED: Final = f"(?i)^({'|'.join(SCHEMES)})(://|::)"
-_ODD_PLACE: Final = (
+ODD_PLACE: Final = (
     pl.when(_IMAGE.str.contains(r"[\x00-\x1f\x7f]|^\s|\s$"))
     .then(pl.lit("has white space around it, or control characters in it"))
     .when(_IMAGE.str.contains("(?i)^file://[^/]"))
@@ -133,9 +142,17 @@ _ODD_PLACE: Final = (
     .when(_IMAGE.str.contains(_ODD_PORT))
     .then(pl.lit("has a port that is not a number"))
 )
+"""What is wrong with the place in a column `image`, by its name alone; else null."""
 
 
-_ASKED: Final = ("model", "resolution", "duration_s", "aspect_ratio", "negative_prompt")
+_ASKED: Final = (
+    "model",
+    "content",
+    "resolution",
+    "duration_s",
+    "aspect_ratio",
+    "negative_prompt",
+)
 
 
 def _unserved(rows: pl.DataFrame, routes: Sequence[Route]) -> Iterator[pl.DataFrame]:
@@ -144,6 +161,7 @@ def _unserved(rows: pl.DataFrame, routes: Sequence[Route]) -> Iterator[pl.DataFr
         pl.col("duration_s").is_not_null(),
         pl.col("resolution").is_in(get_args(Resolution)),
         pl.col("aspect_ratio").is_in(get_args(AspectRatio)),
+        pl.col("content").is_in(["", *get_args(Content)]),
     ).with_columns(negative_prompt=pl.col("negative_prompt") != "")
     asked = known.select(_ASKED).unique()
     answers = [_nearest(asks, routes) or (None, None) for asks in asked.iter_rows()]
@@ -157,11 +175,12 @@ def _unserved(rows: pl.DataFrame, routes: Sequence[Route]) -> Iterator[pl.DataFr
 
 def _nearest(asks: tuple[Any, ...], routes: Sequence[Route]) -> tuple[str, str] | None:
     """What the routes that came nearest to it lack, if none serves what is asked."""
-    model, resolution, duration_s, aspect_ratio, negative = asks
+    model, content, resolution, duration_s, aspect_ratio, negative = asks
     job = Job(
         image="",
         prompt="",
         model=model,
+        content=content,
         resolution=resolution,
         duration_s=duration_s,
         aspect_ratio=aspect_ratio,
@@ -172,6 +191,14 @@ def _nearest(asks: tuple[Any, ...], routes: Sequence[Route]) -> tuple[str, str] 
         return None
     if all(column == "model" for column, _ in wrong):
         made = " or ".join(dict.fromkeys(route.model for route in routes))
-        return "model", f"is made by no lane in use; they make {made or 'nothing'}"
+        said = f"is made by no lane in use; they make {made or 'nothing'}"
+        return "model", "; ".join([*_withdrawn(job), said])
     furthest = max((column for column, _ in wrong), key=_ASKED.index)
     return furthest, "; ".join(why for column, why in wrong if column == furthest)
+
+
+def _withdrawn(job: Job) -> list[str]:
+    """What is known of the models it names that nobody makes any more."""
+    known = shipped().models
+    named = [known[name] for name in job.models if name in known]
+    return [f"is {model.retired}" for model in named if model.retired]

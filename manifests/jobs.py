@@ -12,8 +12,11 @@ from decimal import Decimal
 from typing import Final, Literal
 from urllib.parse import unquote
 
-Resolution = Literal["480p", "720p"]
+Resolution = Literal["480p", "720p", "1080p"]
 AspectRatio = Literal["16:9", "9:16", "1:1", "auto"]
+Content = Literal["general", "adult"]
+Tier = Literal["draft", "standard", "premium"]
+"""How good a model is, and how dear: a row may name one in place of a model."""
 
 SEEDS: Final = 2**31
 """Seeds are drawn below this: the largest range that every provider takes."""
@@ -143,18 +146,21 @@ class Job:
     prompt: str
     negative_prompt: str = ""
     model: str = ""
-    """The model's name, or "" for the cheapest that serves the rest."""
+    """A model's name, a tier's, or several in order of preference with commas between
+    them; "" for any that serves the rest."""
     resolution: Resolution = "480p"
     duration_s: int = 5
     aspect_ratio: AspectRatio = "auto"
     seed: int | None = None
     """The seed the row asks for; None draws one from the job's id."""
     take: int = 1
+    content: Content | Literal[""] = ""
+    """What its model must be made to show; "" where the row does not say."""
     id: str = field(init=False, compare=False)
     """32 hex digits."""
 
     def __post_init__(self) -> None:
-        decides = (
+        decides: tuple[object, ...] = (
             self.image,
             self.prompt,
             self.negative_prompt,
@@ -165,8 +171,15 @@ class Job:
             self.seed,
             self.take,
         )
+        if self.content:
+            decides += (self.content,)
         digest = hashlib.blake2b(json.dumps(decides).encode(), digest_size=16)
         object.__setattr__(self, "id", digest.hexdigest())
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models and tiers it names, the preferred one first; none for any."""
+        return tuple(self.model.split(",")) if self.model else ()
 
     def seed_after(self, discards: int) -> int:
         """The seed of the attempt that follows this many discarded ones."""

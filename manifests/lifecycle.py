@@ -8,17 +8,23 @@ in doubt. A job in doubt may have been paid for, so it is never submitted again.
        +-----------------Discarded------------------+-------Discarded-------+
        v                                            |                       |
     pending --Intended--> in_doubt --Accepted--> accepted --Generated--> generated
-       ^                   ^  |  |                  |                       |
-       |                   +--+  |                  |                   Published
-       |                 Doubted |                  |                       v
-       +---------Refused---------+-----Refused------+                   published
+       ^                   ^  |  |                  |  |                    |
+       |                   +--+  |                  |  +----Published--+Published
+       |                 Doubted |                  |                  v
+       +-----Refused, Risked-----+-----Refused------+              published
                                  |                  |
                                  +-----Rejected-----+--> rejected
 
-Doubted says why the answer never came. Refused: not charged, may go again. Discarded:
-charged, but there is no good clip, may go again with the next seed. Rejected: never,
-here or anywhere. Only what was accepted is discarded: who knows that a submit in doubt
-was charged and lost has its ticket, and records that first.
+Doubted says why the answer never came. Refused: not charged, may go again. Risked: it
+may have been charged, and its owner lets it go again all the same. Discarded: charged,
+but there is no good clip, may go again with the next seed. Rejected: never, here or
+anywhere. Only what was accepted is discarded: who knows that a submit in doubt was
+charged and lost has its ticket, and records that first. A job that is accepted, or
+pending again, is published without being generated when its hedge has the clip: see
+`hedge_of`.
+
+Settled changes no state: a provider charged more or less for an attempt than was
+counted, and said so afterwards.
 
 The clip's URL is not an event: it is a bearer link that dies, and a poll of the ticket
 gives a fresh one for free.
@@ -29,9 +35,15 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum, auto
 from functools import partial
-from typing import Final
+from typing import Final, Literal
 
 FREE: Final = Decimal(0)
+
+Lost = Literal["gateway", "unclear", "broken", "silent"]
+"""What became of an answer, likeliest refused first: a gateway gave its own; it came and
+says nothing certain; it broke off; it never came in time."""
+
+LOST: Final[tuple[Lost, ...]] = ("gateway", "unclear", "broken", "silent")
 
 
 class State(StrEnum):
@@ -65,6 +77,8 @@ class Intended:
     route: str
     price_usd: Decimal
     seed: int
+    mark: str = ""
+    """What the provider's own record of the request can be told by, if it keeps one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +91,14 @@ class Accepted:
 @dataclass(frozen=True, slots=True)
 class Doubted:
     """The answer never came, or says nothing certain."""
+
+    reason: str
+    lost: Lost = "unclear"
+
+
+@dataclass(frozen=True, slots=True)
+class Risked:
+    """It may have been charged: its owner knows, and lets the job go again."""
 
     reason: str
 
@@ -133,27 +155,48 @@ class Published:
     facts: Facts
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """What an attempt came to cost is not what was counted for it."""
+
+    attempt: int
+    """Which of the job's submits, from 1."""
+    usd: Decimal
+    """What is to be added to what was counted: less than 0 where money came back."""
+    reason: str
+
+
 Event = (
     Intended
     | Accepted
     | Doubted
+    | Risked
     | Refused
     | Discarded
     | Rejected
     | Generated
     | Published
+    | Settled
 )
 
 TRANSITIONS: Final[Mapping[State, Mapping[type[Event], State]]] = {
-    State.PENDING: {Intended: State.IN_DOUBT},
+    State.PENDING: {
+        Intended: State.IN_DOUBT,
+        Published: State.PUBLISHED,
+        Settled: State.PENDING,
+    },
     State.IN_DOUBT: {
         Doubted: State.IN_DOUBT,
         Accepted: State.ACCEPTED,
         Refused: State.PENDING,
+        Risked: State.PENDING,
         Rejected: State.REJECTED,
+        Settled: State.IN_DOUBT,
     },
     State.ACCEPTED: {
         Generated: State.GENERATED,
+        Published: State.PUBLISHED,
+        Settled: State.ACCEPTED,
         Refused: State.PENDING,
         Discarded: State.PENDING,
         Rejected: State.REJECTED,
@@ -161,10 +204,14 @@ TRANSITIONS: Final[Mapping[State, Mapping[type[Event], State]]] = {
     State.GENERATED: {
         Published: State.PUBLISHED,
         Discarded: State.PENDING,
+        Settled: State.GENERATED,
     },
-    State.PUBLISHED: {},
-    State.REJECTED: {},
+    State.PUBLISHED: {Settled: State.PUBLISHED},
+    State.REJECTED: {Settled: State.REJECTED},
 }
+
+OVER: Final = frozenset({State.PUBLISHED, State.REJECTED})
+"""Where a job's life has ended: what follows is only about money."""
 
 
 class IllegalTransitionError(RuntimeError):
@@ -191,6 +238,10 @@ class History:
     """Attempts that a provider accepted and then did not deliver on."""
     discards: int = 0
     """Attempts that were charged and came to nothing: each moves the seed on by one."""
+    risks: int = 0
+    """Submits in doubt that the owner let go again."""
+    failed_route: str | None = None
+    """Where the last attempt that was accepted came to nothing."""
     lane: str | None = None
     route: str | None = None
     price_usd: Decimal = FREE
@@ -198,6 +249,9 @@ class History:
     spent_usd: Decimal = FREE
     """What all attempts cost; a submit in doubt counts as spent."""
     seed: int | None = None
+    mark: str = ""
+    lost: Lost | None = None
+    """What became of the answer, while in doubt."""
     ticket: Ticket | None = None
     uri: str | None = None
     facts: Facts | None = None
@@ -220,10 +274,14 @@ class History:
             raise IllegalTransitionError(f"job {entry.job}: {what}") from None
         return self._recorded(state, entry)
 
-    def _recorded(self, state: State, entry: Entry) -> "History":
+    def _recorded(  # noqa: C901 - one case an event
+        self, state: State, entry: Entry
+    ) -> "History":
         moved = partial(replace, self, state=state)
         match entry.event:
-            case Intended(lane=lane, route=route, price_usd=price, seed=seed):
+            case Intended(
+                lane=lane, route=route, price_usd=price, seed=seed, mark=mark
+            ):
                 return moved(
                     attempts=self.attempts + 1,
                     lane=lane,
@@ -231,6 +289,8 @@ class History:
                     price_usd=price,
                     spent_usd=self.spent_usd + price,
                     seed=seed,
+                    mark=mark,
+                    lost=None,
                     ticket=None,
                     reason=None,
                     submitted_at=entry.at,
@@ -238,19 +298,30 @@ class History:
                     generated_at=None,
                 )
             case Accepted(ticket):
-                return moved(ticket=ticket, accepted_at=entry.at, reason=None)
+                return moved(
+                    ticket=ticket, accepted_at=entry.at, reason=None, lost=None
+                )
             case Generated(seed):
                 known = self.seed if seed is None else seed
                 return moved(seed=known, generated_at=entry.at)
-            case Doubted(reason):
-                return moved(reason=reason)
+            case Doubted(reason, lost):
+                return moved(reason=reason, lost=lost)
+            case Risked(reason):
+                return moved(reason=reason, lost=None, risks=self.risks + 1)
+            case Settled(attempt=attempt, usd=usd):
+                if not 1 <= attempt <= self.attempts:
+                    what = f"attempt {attempt} of {self.attempts} settled"
+                    raise IllegalTransitionError(f"job {entry.job}: {what}")
+                return moved(spent_usd=self.spent_usd + usd)
             case Published(uri, facts):
                 return moved(uri=uri, facts=facts, published_at=entry.at)
             case Refused(reason):
-                failed = int(self.state is State.ACCEPTED)
+                failed = self.state is State.ACCEPTED
                 return moved(
                     reason=reason,
+                    lost=None,
                     failures=self.failures + failed,
+                    failed_route=self.route if failed else self.failed_route,
                     spent_usd=self.spent_usd - self.price_usd,
                 )
             case Discarded(reason):
@@ -258,13 +329,28 @@ class History:
                     reason=reason,
                     failures=self.failures + 1,
                     discards=self.discards + 1,
+                    failed_route=self.route,
                 )
             case Rejected(reason, charged):
                 refund = FREE if charged else self.price_usd
-                return moved(reason=reason, spent_usd=self.spent_usd - refund)
+                return moved(
+                    reason=reason, lost=None, spent_usd=self.spent_usd - refund
+                )
 
 
 NEW: Final = History()
+
+
+HEDGE: Final = "~hedge"
+
+
+def hedge_of(job_id: str) -> str:
+    """Under which id a job's second submit, bought to be in time, is on record.
+
+    It has a life of its own, and its money is its own. Whichever is ready first makes
+    the job's clip; the other is given up.
+    """
+    return job_id + HEDGE
 
 
 def fold(entries: Iterable[Entry]) -> dict[str, History]:

@@ -24,6 +24,16 @@ __all__ = ["Complaint", "ManifestError", "Plan", "check", "orders"]
 Keep = Callable[[str, bytes], str]
 """Stores a still's bytes under the hex of their SHA-256; where they can be read now."""
 
+DECIDING: Final = (
+    "model",
+    "content",
+    "resolution",
+    "duration_s",
+    "aspect_ratio",
+)
+"""The columns that decide which lanes can make a job, besides a negative prompt's being
+there and the most that may be paid."""
+
 _SLICE: Final = 50_000
 _WANTED: Final = pl.Schema(
     {"row": pl.UInt32, "job": pl.String, "priority": pl.Int64, "max_usd": MONEY}
@@ -138,6 +148,27 @@ def orders(path: Path, uri: str, shard: pl.DataFrame, keep: Keep) -> Iterator[Or
         yield from _ordered(path, uri, alike, keep)
 
 
+def demand(path: Path, uri: str, wanted: pl.DataFrame) -> pl.DataFrame:
+    """How many jobs of each kind a plan, or a part of one, asks for.
+
+    Columns: DECIDING, whether there is a negative prompt, max_usd, count.
+    """
+    firsts = wanted.filter("first").select("row", "max_usd").sort("row")
+    kinds = (*DECIDING, "negative_prompt", "max_usd")
+    counted: list[pl.DataFrame] = []
+    frame = scan(path, uri)
+    for some in firsts.iter_slices(_SLICE):
+        rows = some["row"]
+        with reading(uri):
+            few = light(frame, rows[0], rows[-1] - rows[0] + 1).collect()
+        full = meant(few).drop("max_usd").join(some, on="row")
+        asked = full.with_columns(negative_prompt=pl.col("negative_prompt") != "")
+        counted.append(asked.group_by(kinds).agg(count=pl.len()))
+    if not counted:
+        return pl.DataFrame()
+    return pl.concat(counted).group_by(kinds).agg(pl.col("count").sum())
+
+
 def _ordered(path: Path, uri: str, rows: pl.DataFrame, keep: Keep) -> Iterator[Order]:
     bare = rows.filter(pl.col("image").is_null())["row"].to_list()
     stills = embedded.contents(path, uri, bare)
@@ -212,6 +243,7 @@ _DECISIVE: Final = (
     "aspect_ratio",
     "seed",
     "take",
+    "content",
 )
 
 
@@ -226,6 +258,7 @@ def _job(said: Sequence[Any], still: str | None, uri: str) -> Job:
         aspect,
         seed,
         take,
+        content,
     ) = said
     return Job(
         image=f"sha256:{still}" if still else unsigned(absolute(image, uri)),
@@ -237,4 +270,5 @@ def _job(said: Sequence[Any], still: str | None, uri: str) -> Job:
         aspect_ratio=aspect,
         seed=seed,
         take=take,
+        content=content,
     )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, cast
@@ -13,7 +14,7 @@ import polars as pl
 from manifests.columns import MONEY, reading, scan
 from manifests.embedded import COLUMN as EMBEDDED
 from manifests.jobs import unsigned
-from manifests.lifecycle import NEW, History, State
+from manifests.lifecycle import NEW, History, State, hedge_of
 from manifests.reading import Plan
 
 # pyarrow ships no types; `Any` says so once, here and in embedded.py.
@@ -73,29 +74,54 @@ class Outcomes:
     reasons: Mapping[str, str]
     """Why a job rests, where a run knows more than the ledger."""
 
+    def history(self, job: str) -> History:
+        """A job's own history."""
+        return self.histories.get(job, NEW)
+
+    def hedge(self, job: str) -> History:
+        """The history of its second submit."""
+        return self.histories.get(hedge_of(job), NEW)
+
+    def why(self, job: str) -> str | None:
+        """Why it has no clip; None if it has one."""
+        history = self.history(job)
+        if history.state is State.PUBLISHED:
+            return None
+        return self.reasons.get(job) or history.reason or _WHY.get(history.state)
+
+    def spent_usd(self, job: str) -> Decimal:
+        """What it cost, with its hedge."""
+        return self.history(job).spent_usd + self.hedge(job).spent_usd
+
+    def maker(self, job: str) -> History:
+        """The history of the submit that is told of: its hedge's, if that was faster."""
+        history, hedge = self.history(job), self.hedge(job)
+        if hedge.published_at is None or history.published_at is None:
+            return history
+        return hedge if hedge.published_at <= history.published_at else history
+
     def of(self, job: str) -> tuple[Any, ...]:
         """A job's part of its rows, in the order of CLIPS."""
-        history = self.histories.get(job, NEW)
+        history, made = self.history(job), self.maker(job)
         facts = history.facts
-        provider, _, model = (history.route or "").partition("/")
-        why = self.reasons.get(job) or history.reason or _WHY.get(history.state)
+        provider, _, model = (made.route or "").partition("/")
         return (
             job,
             history.state.value,
             history.uri,
             facts and facts.sha256,
             facts and facts.bytes,
-            history.lane,
+            made.lane,
             provider or None,
             model or None,
-            history.ticket and history.ticket.id,
-            history.seed,
+            made.ticket and made.ticket.id,
+            made.seed,
             history.attempts,
-            history.price_usd if history.attempts else None,
-            history.spent_usd,
-            moment(history.submitted_at),
-            moment(history.accepted_at),
-            moment(history.generated_at),
+            made.price_usd if made.attempts else None,
+            self.spent_usd(job),
+            moment(made.submitted_at),
+            moment(made.accepted_at),
+            moment(made.generated_at),
             moment(history.published_at),
             facts and facts.seconds,
             facts and facts.fps,
@@ -103,7 +129,7 @@ class Outcomes:
             facts and facts.height,
             facts and facts.codec,
             facts and facts.frames,
-            None if history.state is State.PUBLISHED else why,
+            self.why(job),
         )
 
 
@@ -112,10 +138,10 @@ def write_clips(path: Path, manifest: Path, plan: Plan, outcomes: Outcomes) -> N
 
     `image_bytes` is left out and `image` loses its signature. A column of the manifest
     that is called like one of ours goes on as `<name>_in`. Rows that share a job repeat
-    its prices: sum them over `job`, not over rows.
+    its prices: sum them over `job`, not over rows. `spent_usd` is its hedge's money too.
     """
     wanted = plan.wanted.select("row", "job")
-    wrong = _reasons(plan.complaints)
+    wrong = in_words(plan.complaints)
     with written(path) as write:
         for first, carried in _carried(manifest, plan):
             span = pl.Series("row", range(first, first + carried.height), pl.UInt32)
@@ -189,7 +215,8 @@ def _apart(carried: Iterable[str]) -> dict[str, str]:
     return apart
 
 
-def _reasons(complaints: pl.DataFrame) -> pl.DataFrame:
+def in_words(complaints: pl.DataFrame) -> pl.DataFrame:
+    """All that is wrong with a bad row, as one text: row, reason."""
     said = pl.format("{} {}", "column", "reason").sort_by("column")
     return complaints.group_by("row").agg(reason=said.str.join("; "))
 

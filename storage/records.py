@@ -7,7 +7,7 @@ strings, so that no reader makes a float of them.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from decimal import Decimal, InvalidOperation
-from typing import Any, Final, cast, get_args
+from typing import Any, Final, Literal, cast, get_args, get_origin
 
 import orjson
 import zstandard
@@ -102,6 +102,9 @@ def _value(wanted: Any, value: Any) -> Any:
         return _made(wanted, cast("dict[str, Any]", value))
     if wanted == Mapping[str, str]:
         return dict[str, str](value)
-    if isinstance(value, wanted):
+    if get_origin(wanted) is Literal:
+        if value in get_args(wanted):
+            return value
+    elif isinstance(value, wanted):
         return value
     raise TypeError(f"{value!r} is not {wanted}")

@@ -14,7 +14,11 @@ def priced(**prices):
     return {"routes": {SPICY: {"prices_usd": prices}}}
 
 
-def test_six_routes_are_shipped():
+def hours(span, kind="off_peak"):
+    return {"routes": {SPICY: {"kind": kind, "hours_utc": span}}}
+
+
+def test_these_routes_are_shipped():
     routes = load().routes
 
     assert set(routes) == {
@@ -24,6 +28,13 @@ def test_six_routes_are_shipped():
         "atlas/wan-2.2-spicy",
         "fal/wan-2.2",
         "fal/wan-2.1",
+        "fal/kling-1.6",
+        "302ai/wan-2.2-spicy",
+        "302ai/unified",
+        "kling/kling-1.6",
+        "runway/gen4-turbo",
+        "runway/gen3a-turbo",
+        "replicate/wan-2.2",
     }
 
 
@@ -57,6 +68,40 @@ def test_every_shipped_route_says_where_its_facts_are_from_and_when(fact):
 
         assert len(told) == 1
         assert "2026-" in told[0]
+
+
+def test_a_shipped_route_that_is_retired_says_since_when_and_what_to_use_instead():
+    retired = {name: r.retired for name, r in load().routes.items() if r.retired}
+
+    assert retired == {
+        "runway/gen3a-turbo": (
+            "withdrawn by Runway on 2026-07-30: use gen4-turbo, its successor"
+        )
+    }
+    assert "gen4-turbo" in load().models
+
+
+def test_a_route_that_a_person_knows_to_be_retired_is():
+    mine = {"routes": {SPICY: {"retired": "withdrawn on 2026-12-01"}}}
+
+    assert load(mine).route(SPICY).retired == "withdrawn on 2026-12-01"
+
+
+def test_a_resellers_route_knows_whose_machines_make_its_clips():
+    routes = load().routes
+
+    assert routes["302ai/wan-2.2-spicy"].supplier == "wavespeed"
+    assert routes["atlas/wan-2.2-spicy"].supplier == "atlas"
+
+
+def test_a_route_that_is_not_called_like_its_model_says_what_it_makes():
+    unified = load().route("302ai/unified")
+
+    assert (unified.provider, unified.model, unified.tier) == (
+        "302ai",
+        "wan-2.7",
+        "premium",
+    )
 
 
 def test_whatever_a_shipped_route_prices_it_can_make():
@@ -133,6 +178,17 @@ def test_a_persons_own_model_and_route_are_as_good_as_ours():
         (priced(**{"480p": {"5": "-1"}}), "prices_usd.480p.5 is '-1'"),
         (priced(**{"1080p": {"5": "1"}}), "1080p"),
         ({"models": {"wan-2.2": {"content": "odd"}}}, "content is 'odd'"),
+        ({"models": {"wan-2.2": {"tier": "best"}}}, "tier is 'best'"),
+        ({"models": {"premium": {}}}, "cannot be called 'premium': rows name a tier"),
+        ({"models": {"a,b": {}}}, "cannot be called 'a,b'"),
+        (
+            {"routes": {SPICY: {"kind": "off_peak"}}},
+            "hours_utc goes with kind off_peak",
+        ),
+        (hours("22:00-06:00", kind="batch"), "hours_utc goes with kind off_peak"),
+        (hours("22-6"), "hours_utc is '22-6': Value error, must be HH:MM-HH:MM"),
+        (hours("24:00-06:00"), "must be HH:MM-HH:MM"),
+        (hours("22:60-06:00"), "must be HH:MM-HH:MM"),
         # What TOML makes of [models.wan-2.2] without quotes.
         ({"models": {"wan-2": {"2": {"fps": 16}}}}, "a name with a dot needs quotes"),
     ],
@@ -150,6 +206,8 @@ def test_a_fact_that_is_wrong_is_named_with_its_file_and_table(mine, said):
     [
         ({"model": "wan-2.2"}, ("model", f"{SPICY} makes wan-2.2-spicy")),
         ({"duration_s": 7}, ("duration_s", f"{SPICY} makes 5 or 8 s at 480p")),
+        ({"model": "draft,wan-2.2"}, ("model", f"{SPICY} makes wan-2.2-spicy")),
+        ({"content": "general"}, ("content", f"{SPICY} is for adult content")),
         ({"aspect_ratio": "1:1"}, ("aspect_ratio", f"{SPICY} makes auto")),
         ({"negative_prompt": "text"}, ("negative_prompt", f"{SPICY} takes none")),
     ],
@@ -174,3 +232,87 @@ def test_a_route_that_makes_no_720p_says_so():
     complaint = load(mine).route("home/wan-2.2").complaint(job)
 
     assert complaint == ("resolution", "home/wan-2.2 makes 480p")
+
+
+@pytest.mark.parametrize(
+    ("model", "rank"),
+    [
+        ("", 0),
+        ("wan-2.2", 0),
+        ("standard", 0),
+        ("premium,wan-2.2", 1),
+        ("wan-2.2,standard", 0),
+        ("kling-1.6,gen4-turbo,standard", 2),
+        ("wan-2.1", None),
+        ("premium,draft", None),
+    ],
+)
+def test_a_route_ranks_where_the_row_names_its_model_or_its_tier_first(model, rank):
+    job = Job(image="i", prompt="p", model=model)
+
+    assert load().route("wavespeed/wan-2.2").rank(job) == rank
+
+
+@pytest.mark.parametrize("content", ["", "general"])
+def test_a_model_serves_rows_of_its_own_content_and_those_that_do_not_say(content):
+    job = Job(image="i", prompt="p", content=content)
+
+    assert load().route("wavespeed/wan-2.2").complaint(job) is None
+
+
+def test_nothing_adult_is_made_by_a_model_that_is_not_for_it():
+    job = Job(image="i", prompt="p", content="adult")
+    serving = {name for name, r in load().routes.items() if r.complaint(job) is None}
+
+    assert serving == {
+        "wavespeed/wan-2.2-spicy",
+        "atlas/wan-2.2-spicy",
+        "302ai/wan-2.2-spicy",
+    }
+
+
+@pytest.mark.parametrize(
+    ("size", "ratio"),
+    [
+        ((1920, 1080), "16:9"),
+        ((1080, 1920), "9:16"),
+        ((1000, 1000), "1:1"),
+        ((1100, 1000), "1:1"),
+        ((1500, 1000), "16:9"),
+        ((5, 4000), "9:16"),
+    ],
+)
+def test_where_a_ratio_must_be_named_auto_is_the_one_nearest_to_the_still(size, ratio):
+    runway = load().route("runway/gen4-turbo")
+    job = Job(image="i", prompt="p", resolution="720p")
+
+    assert runway.complaint(job) is None
+    assert runway.framed(job, *size) == ratio
+
+
+def test_a_ratio_that_the_row_names_is_asked_for_whatever_the_still_is_like():
+    job = Job(image="i", prompt="p", resolution="720p", aspect_ratio="9:16")
+
+    assert load().route("runway/gen4-turbo").framed(job, 1920, 1080) == "9:16"
+
+
+def test_a_route_that_follows_the_still_is_left_to_it():
+    job = Job(image="i", prompt="p")
+
+    assert load().route("fal/wan-2.2").framed(job, 1920, 1080) == "auto"
+
+
+def test_a_ratio_that_a_route_cannot_name_is_refused_though_auto_is_not():
+    route = load().route("runway/gen3a-turbo")
+    asks = {"image": "i", "prompt": "p", "resolution": "720p"}
+
+    square = route.complaint(Job(**asks, aspect_ratio="1:1"))
+
+    assert square == ("aspect_ratio", "runway/gen3a-turbo makes 16:9 or 9:16")
+    assert route.complaint(Job(**asks, aspect_ratio="auto")) is None
+
+
+def test_off_peak_hours_are_minutes_after_midnight_and_may_pass_it():
+    route = load(hours("22:30-06:05")).route(SPICY)
+
+    assert (route.kind, route.hours_utc) == ("off_peak", (1350, 365))

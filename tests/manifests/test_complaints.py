@@ -67,7 +67,8 @@ def test_empty_bytes(complain):
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"resolution": "1080p"}, "is not 480p or 720p"),
+        ({"resolution": "4k"}, "is not 480p or 720p or 1080p"),
+        ({"content": "odd"}, "is not general or adult"),
         ({"aspect_ratio": "4:3"}, "is not 16:9 or 9:16 or 1:1 or auto"),
         ({"seed": 2**31}, "is not in 0 to 2147483647"),
         ({"seed": -2}, "is not in 0 to 2147483647"),
@@ -195,8 +196,65 @@ def test_a_duration_that_its_model_does_not_make(complain):
 
     assert (found.row, found.column, found.value) == (0, "duration_s", "6")
     assert found.reason == (
-        "wavespeed/wan-2.2 makes 5 or 8 s at 480p; fal/wan-2.2 makes 5 or 8 or 10 s at 480p"
+        "wavespeed/wan-2.2 makes 5 or 8 s at 480p; "
+        "fal/wan-2.2 makes 5 or 8 or 10 s at 480p; "
+        "replicate/wan-2.2 makes 5 s at 480p"
     )
+
+
+def test_a_resolution_that_its_model_does_not_make(complain):
+    (found,) = complain(
+        {"model": "wan-2.1", "resolution": "1080p"},
+        {"model": "kling-1.6", "resolution": "1080p"},
+    )
+
+    assert (found.row, found.column, found.value) == (0, "resolution", "1080p")
+    assert found.reason == (
+        "wavespeed/wan-2.1 makes 480p or 720p; fal/wan-2.1 makes 480p or 720p"
+    )
+
+
+def test_a_row_that_names_a_retired_model_is_told_since_when_and_its_successor(
+    complain,
+):
+    live = [route for route in ROUTES if not route.retired]
+
+    found = complain(
+        {"model": "gen3a-turbo"},
+        {"model": "gen3a-turbo,wan-9", "prompt": "q"},
+        {"model": "gen3a-turbo,gen4-turbo", "resolution": "720p"},
+        routes=live,
+    )
+
+    assert [(c.row, c.column) for c in found] == [(0, "model"), (1, "model")]
+    for complaint in found:
+        assert complaint.reason.startswith(
+            "is withdrawn by Runway on 2026-07-30: use gen4-turbo, its successor; "
+            "is made by no lane in use; they make wan-2.2-spicy or "
+        )
+
+
+def test_a_tier_that_no_lane_in_use_makes(complain):
+    routes = [CATALOGUE.route("fal/wan-2.2")]
+
+    (found,) = complain({"model": "premium"}, {"model": "standard"}, routes=routes)
+
+    assert (found.row, found.column, found.value) == (0, "model", "premium")
+
+
+def test_content_that_no_lane_in_use_is_for(complain):
+    routes = [CATALOGUE.route("fal/wan-2.2"), CATALOGUE.route("fal/wan-2.1")]
+
+    said = complain({"content": "adult"}, {"content": "general"}, {}, routes=routes)
+
+    assert said == [
+        Complaint(
+            0,
+            "content",
+            "adult",
+            "fal/wan-2.2 is for general content; fal/wan-2.1 is for general content",
+        )
+    ]
 
 
 def test_one_lane_that_serves_the_row_is_enough(complain):

@@ -81,6 +81,10 @@ def proven(draw, place):
         {"aspect_ratio": "1:1"},
         {"seed": 0},
         {"take": 2},
+        {"content": "general"},
+        {"content": "adult"},
+        {"model": "wan-2.2,premium"},
+        {"model": "premium,wan-2.2"},
     ],
 )
 def test_whatever_changes_the_clip_changes_the_id(other):
@@ -92,6 +96,39 @@ def test_whatever_changes_the_clip_changes_the_id(other):
 def test_the_id_is_the_same_in_every_process_and_every_release():
     assert PLAIN.id == Job(image="s3://b/a.jpg", prompt="p").id
     assert PLAIN.id == "19291d3edbeef9eb908223b13cef6200"
+
+
+def test_a_row_that_does_not_say_its_content_has_the_id_it_had_before_there_was_any():
+    job = Job(
+        image="s3://b/a.jpg",
+        prompt="slow pan, é",
+        negative_prompt="text",
+        model="wan-2.2",
+        resolution="720p",
+        duration_s=8,
+        aspect_ratio="1:1",
+        seed=0,
+        take=2,
+    )
+
+    assert job.id == "5863efed5d087db3e8bc00a95cdb5b25"
+
+
+def test_two_orders_of_preference_are_two_wishes():
+    ids = {
+        Job(image="i", prompt="p", model=model).id
+        for model in ("wan-2.2", "wan-2.2,premium", "premium,wan-2.2", "premium")
+    }
+
+    assert len(ids) == 4
+
+
+@pytest.mark.parametrize(
+    ("model", "models"),
+    [("", ()), ("wan-2.2", ("wan-2.2",)), ("b,premium,a", ("b", "premium", "a"))],
+)
+def test_a_job_names_its_models_in_order_of_preference(model, models):
+    assert Job(image="i", prompt="p", model=model).models == models
 
 
 def test_no_two_fields_run_into_each_other():

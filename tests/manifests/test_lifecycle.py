@@ -1,6 +1,7 @@
 """The life of a job, as law: what is in doubt is never bought again, and money adds up."""
 
 from collections import defaultdict
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from manifests.lifecycle import (
+    LOST,
+    OVER,
     TRANSITIONS,
     Accepted,
     Discarded,
@@ -22,9 +25,12 @@ from manifests.lifecycle import (
     Published,
     Refused,
     Rejected,
+    Risked,
+    Settled,
     State,
     Ticket,
     fold,
+    hedge_of,
 )
 
 FACTS = Facts(
@@ -49,10 +55,12 @@ EVENTS = [
     ACCEPTED,
     Doubted("silence"),
     Refused("busy"),
+    Risked("allowed"),
     Discarded("black"),
     Rejected("no"),
     Generated(),
     Published("s3://b/c.mp4", FACTS),
+    Settled(attempt=1, usd=Decimal("0.05"), reason="billed at 720p"),
 ]
 
 
@@ -86,7 +94,110 @@ def ways_on(past):
 
 
 def test_a_doubt_ends_only_in_an_answer():
-    assert {*ways_on(history(INTENDED))} == {Doubted, Accepted, Refused, Rejected}
+    answers = {Accepted, Refused, Rejected}
+
+    assert {*ways_on(history(INTENDED))} == {Doubted, Settled, Risked, *answers}
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_a_doubt_says_what_became_of_the_answer_until_it_is_settled(lost):
+    doubted = history(INTENDED, Doubted("?", lost))
+
+    assert doubted.lost == lost
+    for after in (ACCEPTED, Refused("no"), Rejected("no"), Risked("allowed")):
+        assert history(INTENDED, Doubted("?", lost), after).lost is None
+
+
+def test_a_doubt_that_nobody_explains_is_unclear_and_an_unanswered_submit_is_none_yet():
+    assert history(INTENDED, Doubted("?")).lost == "unclear"
+    assert history(INTENDED).lost is None
+
+
+def test_a_risk_that_is_taken_lets_the_job_go_again_and_stays_paid_for():
+    risked = history(INTENDED, Doubted("silence"), Risked("allowed"))
+    again = history(INTENDED, Doubted("silence"), Risked("allowed"), INTENDED)
+
+    assert (risked.state, risked.risks) == (State.PENDING, 1)
+    assert (risked.spent_usd, again.spent_usd) == (Decimal("0.15"), Decimal("0.30"))
+    assert (risked.failures, risked.discards) == (0, 0)
+
+
+@pytest.mark.parametrize("events", [(), (INTENDED, ACCEPTED), (INTENDED, Refused("b"))])
+def test_a_risk_is_taken_only_with_what_is_in_doubt(events):
+    past = fold([Entry("j", 1.0, event) for event in events]).get("j", History())
+
+    assert Risked not in ways_on(past)
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        (INTENDED,),
+        (INTENDED, Refused("busy")),
+        (INTENDED, ACCEPTED),
+        (INTENDED, ACCEPTED, Generated()),
+        (INTENDED, ACCEPTED, Generated(), Published("u", FACTS)),
+        (INTENDED, Rejected("no", charged=True)),
+    ],
+)
+def test_a_price_is_settled_at_any_time_and_moves_nothing_but_money(events):
+    before = history(*events)
+    refund = Settled(attempt=1, usd=Decimal("-0.05"), reason="refunded in part")
+
+    after = history(*events, refund)
+
+    assert after.spent_usd == before.spent_usd - Decimal("0.05")
+    assert replace(after, spent_usd=before.spent_usd) == before
+
+
+@pytest.mark.parametrize("attempt", [0, 2])
+def test_an_attempt_that_was_never_made_is_never_settled(attempt):
+    odd = Settled(attempt=attempt, usd=Decimal(1), reason="?")
+
+    with pytest.raises(IllegalTransitionError, match=f"attempt {attempt} of 1 settled"):
+        history(INTENDED, odd)
+
+
+@pytest.mark.parametrize(
+    ("events", "cost"),
+    [((INTENDED, ACCEPTED), "0.15"), ((INTENDED, ACCEPTED, Refused("failed")), "0")],
+)
+def test_a_job_whose_hedge_has_the_clip_is_published_without_being_generated(
+    events, cost
+):
+    overtaken = history(*events, Published("u", FACTS))
+
+    assert (overtaken.state, overtaken.generated_at) == (State.PUBLISHED, None)
+    assert overtaken.spent_usd == Decimal(cost)
+
+
+def test_a_hedge_is_on_record_beside_its_job_and_not_as_it():
+    lives = fold([Entry("j", 1.0, INTENDED), Entry(hedge_of("j"), 2.0, INTENDED)])
+
+    assert {name: past.attempts for name, past in lives.items()} == {
+        "j": 1,
+        "j~hedge": 1,
+    }
+
+
+def test_a_job_remembers_where_it_was_accepted_and_not_delivered():
+    elsewhere = replace(INTENDED, route="atlas/wan-2.2-spicy")
+    failed = (INTENDED, ACCEPTED, Refused("failed"))
+
+    assert history(INTENDED, Refused("busy")).failed_route is None
+    assert history(*failed).failed_route == "wavespeed/wan-2.2-spicy"
+    assert history(*failed, elsewhere, Refused("busy")).failed_route == INTENDED.route
+    assert (
+        history(*failed, elsewhere, ACCEPTED, Discarded("black")).failed_route
+        == "atlas/wan-2.2-spicy"
+    )
+
+
+def test_a_submit_is_known_by_its_own_mark():
+    marked = replace(INTENDED, mark="first")
+
+    assert history(marked).mark == "first"
+    assert history(marked, Refused("busy"), INTENDED).mark == ""
 
 
 def test_only_what_was_accepted_is_discarded():
@@ -124,9 +235,9 @@ def test_what_was_published_is_never_bought_again():
         history(INTENDED, ACCEPTED, Generated(), Published("u", FACTS), INTENDED)
 
 
-def test_a_clip_is_published_only_when_it_was_generated():
+def test_a_clip_is_published_only_when_its_submit_was_accepted():
     with pytest.raises(IllegalTransitionError):
-        history(INTENDED, ACCEPTED, Published("u", FACTS))
+        history(INTENDED, Published("u", FACTS))
 
 
 def test_an_illegal_event_changes_nothing():
@@ -170,10 +281,10 @@ def test_the_seed_the_provider_names_is_the_seed_of_the_clip():
     assert history(INTENDED, ACCEPTED, Generated(0)).seed == 0
 
 
-def test_every_state_but_the_two_ends_leads_on():
-    ends = {state for state, onward in TRANSITIONS.items() if not onward}
+def test_from_every_state_but_the_two_ends_a_job_leads_on():
+    ends = {at for at, onward in TRANSITIONS.items() if {*onward.values()} == {at}}
 
-    assert ends == {State.PUBLISHED, State.REJECTED}
+    assert ends == {State.PUBLISHED, State.REJECTED} == OVER
     assert set(TRANSITIONS) == set(State)
 
 
@@ -182,6 +293,8 @@ def test_any_event_is_either_recorded_or_refused_whole(events):
     past = History()
     for event in events:
         legal = type(event) in TRANSITIONS[past.state]
+        if isinstance(event, Settled):
+            legal = past.attempts > 0
         if legal:
             past = past.after(Entry("j", 1.0, event))
         else:
@@ -241,6 +354,21 @@ class Lives(RuleBasedStateMachine):
             self.open[job] = None
 
     @rule(job=JOBS)
+    def risk(self, job):
+        if self.record(job, Risked("allowed")):
+            self.bill[job] += self.open[job]
+            self.open[job] = None
+
+    @precondition(lambda self: any(past.attempts for past in self.histories.values()))
+    @rule(data=st.data(), usd=st.decimals("-9.99", "9.99", places=4))
+    def settle(self, data, usd):
+        bought = [job for job, past in self.histories.items() if past.attempts]
+        job = data.draw(st.sampled_from(sorted(bought)))
+        attempt = data.draw(st.integers(1, self.histories[job].attempts))
+        assert self.record(job, Settled(attempt=attempt, usd=usd, reason="said later"))
+        self.bill[job] += usd
+
+    @rule(job=JOBS)
     def discard(self, job):
         if self.record(job, Discarded("black")):
             self.bill[job] += self.open[job]
@@ -255,7 +383,8 @@ class Lives(RuleBasedStateMachine):
     @rule(job=JOBS)
     def publish(self, job):
         if self.record(job, Published("u", FACTS)):
-            self.bill[job] += self.open[job]
+            # A job that is pending has its hedge's clip, and no submit of its own open.
+            self.bill[job] += self.open[job] or 0
             self.open[job] = "never again"
 
     @invariant()

@@ -68,6 +68,7 @@ def test_every_column_reaches_the_job(manifest):
             "aspect_ratio": ["1:1"],
             "seed": [0],
             "take": [2],
+            "content": ["general"],
             "priority": [3],
             "max_usd": [0.15],
         }
@@ -77,6 +78,7 @@ def test_every_column_reaches_the_job(manifest):
 
     job = order.job
     assert (job.negative_prompt, job.model) == ("text", "wan-2.2")
+    assert job.content == "general"
     assert (job.resolution, job.duration_s, job.aspect_ratio) == ("720p", 8, "1:1")
     assert (job.seed, job.take) == (0, 2)
     assert (order.priority, order.max_usd) == (3, Decimal("0.15"))
@@ -220,6 +222,52 @@ def test_categories_and_empty_strings_are_text_and_defaults(manifest):
     assert (order.job.model, order.job.resolution) == ("", "480p")
 
 
+@pytest.mark.parametrize(
+    "models",
+    [
+        "premium, wan-2.2",
+        " premium,wan-2.2,",
+        ["premium", "wan-2.2"],
+        ["premium", None, " wan-2.2", ""],
+    ],
+)
+def test_models_in_order_of_preference_are_text_with_commas_or_a_list(manifest, models):
+    path = manifest({"image": ["a.jpg"], "prompt": ["p"], "model": [models]})
+
+    (order,) = ordered(path, check(path, URI, ROUTES))
+
+    assert order.job.model == "premium,wan-2.2"
+    assert order.job.models == ("premium", "wan-2.2")
+
+
+def test_one_model_in_a_list_is_the_same_wish_as_its_name(manifest):
+    rows = {"image": ["a.jpg"] * 2, "prompt": ["p"] * 2}
+
+    listed = check(manifest({**rows, "model": [["wan-2.2"], []]}), URI, ROUTES)
+    named = check(manifest({**rows, "model": ["wan-2.2", None]}), URI, ROUTES)
+
+    assert listed.jobs == 2
+    assert listed.wanted["job"].to_list() == named.wanted["job"].to_list()
+
+
+def test_a_list_of_models_that_no_lane_makes_is_told_as_text(manifest):
+    path = manifest({"image": ["a.jpg"], "prompt": ["p"], "model": [["wan-9", "x"]]})
+
+    (found,) = check(path, URI, ROUTES).faults
+
+    assert (found.column, found.value) == ("model", "wan-9,x")
+
+
+def test_content_left_out_blank_or_null_is_the_same_wish(manifest):
+    rows = {"image": ["a.jpg"] * 3, "prompt": ["p"] * 3}
+
+    said = check(manifest({**rows, "content": ["", None, "adult"]}), URI, ROUTES)
+    left_out = check(manifest(rows), URI, ROUTES)
+
+    assert (said.jobs, left_out.jobs) == (2, 1)
+    assert said.wanted["job"][0] == said.wanted["job"][1] == left_out.wanted["job"][0]
+
+
 def test_embedded_stills_are_jobs_by_their_bytes(manifest):
     path = manifest(
         {
@@ -340,6 +388,14 @@ def test_an_empty_manifest_is_a_plan_for_nothing(manifest):
         ({"image": [1], "prompt": ["p"]}, "'image' holds Int64, not text"),
         ({"image_bytes": ["x"], "prompt": ["p"]}, "holds String, not bytes"),
         ({"image": ["a"], "prompt": [b"p"]}, "'prompt' holds Binary, not text"),
+        (
+            {"image": ["a"], "prompt": ["p"], "model": [[1]]},
+            "'model' holds List(Int64), not text, or a list of texts",
+        ),
+        (
+            {"image": ["a"], "prompt": ["p"], "content": [True]},
+            "'content' holds Boolean, not text",
+        ),
         (
             {"image": ["a"], "prompt": ["p"], "seed": ["1"]},
             "'seed' holds String, not a whole number",

@@ -6,7 +6,6 @@ from decimal import Decimal
 import polars as pl
 import pytest
 
-from manifests.attempts import write_attempts
 from manifests.catalogue import load
 from manifests.lifecycle import (
     Accepted,
@@ -19,8 +18,10 @@ from manifests.lifecycle import (
     Published,
     Refused,
     Rejected,
+    Settled,
     Ticket,
     fold,
+    hedge_of,
 )
 from manifests.reading import check
 from manifests.tables import (
@@ -36,6 +37,11 @@ INTENDED = Intended(
     lane="spicy", route="wavespeed/wan-2.2-spicy", price_usd=Decimal("0.15"), seed=7
 )
 ACCEPTED = Accepted(Ticket("wavespeed", "remote-1"))
+HEDGE = Intended(
+    lane="clouds", route="atlas/wan-2.2-spicy", price_usd=Decimal("0.17"), seed=7
+)
+NOTHING = None
+"""A second in which nothing happens."""
 FACTS = Facts(
     sha256="ab" * 32,
     bytes=1234,
@@ -49,21 +55,27 @@ FACTS = Facts(
 
 
 def lived(job, *events):
-    return [Entry(job, 1_800_000_000.5 + n, event) for n, event in enumerate(events)]
+    return [
+        Entry(job, 1_800_000_000.5 + n, event)
+        for n, event in enumerate(events)
+        if event is not NOTHING
+    ]
 
 
 @pytest.fixture
 def clips(tmp_path):
     """The clips table of these columns, each job having lived as it is told."""
 
-    def table(columns, lives=(), *, reasons=None):
+    def table(columns, lives=(), *, hedges=(), reasons=None):
         manifest, out = tmp_path / "m.parquet", tmp_path / "clips.parquet"
         pl.DataFrame(columns).write_parquet(manifest)
         plan = check(manifest, URI, ROUTES)
         jobs = plan.wanted.filter("first").sort("row")["job"].to_list()
+        seconds = map(hedge_of, jobs)
         entries = [
             entry
-            for job, events in zip(jobs, lives, strict=False)
+            for ids, each in ((jobs, lives), (seconds, hedges))
+            for job, events in zip(ids, each, strict=False)
             for entry in lived(job, *events)
         ]
         outcomes = Outcomes(
@@ -156,6 +168,64 @@ def test_a_row_without_a_clip_says_why(clips, life, state, reason):
     assert row["uri"] is None
 
 
+def test_what_a_job_cost_is_its_hedges_money_too(clips):
+    table = clips(
+        {"image": ["a.jpg"], "prompt": ["p"]},
+        [(INTENDED, ACCEPTED, Generated(), Published("u", FACTS))],
+        hedges=[(HEDGE, Accepted(Ticket("atlas", "remote-2")), Discarded("late"))],
+    )
+
+    (row,) = table.rows(named=True)
+    assert (row["price_usd"], row["spent_usd"]) == (Decimal("0.15"), Decimal("0.32"))
+    assert (row["lane"], row["remote_id"]) == ("spicy", "remote-1")
+
+
+@pytest.mark.parametrize("life", [(INTENDED, ACCEPTED), (INTENDED, Refused("busy"))])
+def test_a_clip_that_a_hedge_made_is_told_as_the_hedges(clips, life):
+    hedge = (HEDGE, Accepted(Ticket("atlas", "remote-2")), Generated(8))
+    table = clips(
+        {"image": ["a.jpg"], "prompt": ["p"]},
+        [(*life, NOTHING, NOTHING, Published("u", FACTS))],
+        hedges=[(*hedge, Published("u", FACTS))],
+    )
+
+    (row,) = table.rows(named=True)
+    assert (row["state"], row["uri"], row["sha256"]) == ("published", "u", "ab" * 32)
+    assert (row["lane"], row["provider"], row["remote_id"]) == (
+        "clouds",
+        "atlas",
+        "remote-2",
+    )
+    assert (row["seed_used"], row["price_usd"]) == (8, Decimal("0.17"))
+    assert row["generated_at"] == datetime(2027, 1, 15, 8, 0, 2, 500_000, UTC)
+    spent = Decimal("0.32") if ACCEPTED in life else Decimal("0.17")
+    assert row["spent_usd"] == spent
+
+
+def test_what_was_settled_later_is_in_what_a_job_cost(clips):
+    refund = Settled(attempt=1, usd=Decimal("-0.05"), reason="refunded in part")
+    table = clips(
+        {"image": ["a.jpg"], "prompt": ["p"]},
+        [(INTENDED, ACCEPTED, Generated(), Published("u", FACTS), refund)],
+    )
+
+    assert table["spent_usd"].item() == Decimal("0.10")
+
+
+def test_the_wishes_of_a_row_are_carried_as_they_were_written(clips):
+    table = clips(
+        {
+            "image": ["a.jpg", "b.jpg"],
+            "prompt": ["p", "q"],
+            "content": ["adult", None],
+            "model": [["premium", "wan-2.2-spicy"], []],
+        }
+    )
+
+    assert table["content"].to_list() == ["adult", None]
+    assert table["model"].to_list() == [["premium", "wan-2.2-spicy"], []]
+
+
 def test_a_run_may_know_better_why_a_job_rests(clips):
     table = clips(
         {"image": ["a.jpg"], "prompt": ["p"]}, reasons={0: "the budget is spent"}
@@ -241,70 +311,3 @@ def test_complaints_are_a_table_too(tmp_path):
     write_complaints(out, check(manifest, URI, ROUTES))
 
     assert pl.read_parquet(out).rows() == [(0, "prompt", "", "is blank")]
-
-
-@pytest.fixture
-def attempts(tmp_path):
-    """The attempts table of these entries."""
-
-    def table(*entries):
-        path = tmp_path / "attempts.parquet"
-        write_attempts(path, entries)
-        return pl.read_parquet(path)
-
-    return table
-
-
-def test_every_attempt_is_a_row_that_says_what_came_of_it(attempts):
-    table = attempts(
-        *lived(
-            "j",
-            *(INTENDED, Refused("busy")),
-            *(INTENDED, ACCEPTED, Generated(), Discarded("black")),
-            *(INTENDED, ACCEPTED, Generated(8), Published("u", FACTS)),
-        )
-    )
-
-    told = table.select("attempt", "outcome", "charged", "reason", "remote_id", "seed")
-    assert told.rows() == [
-        (1, "refused", False, "busy", None, 7),
-        (2, "discarded", True, "black", "remote-1", 7),
-        (3, "published", True, None, "remote-1", 8),
-    ]
-    assert table["provider"].to_list() == ["wavespeed"] * 3
-    assert table["ended_at"].null_count() == 0
-
-
-def test_an_attempt_in_doubt_is_neither_charged_nor_not(attempts):
-    table = attempts(*lived("j", INTENDED, Doubted("ReadTimeout")))
-
-    told = table.select("outcome", "charged", "reason", "ended_at")
-    assert told.rows() == [("in_doubt", None, "ReadTimeout", None)]
-
-
-def test_what_was_charged_adds_up_to_what_was_spent(attempts):
-    entries = [
-        *lived("a", INTENDED, ACCEPTED, Discarded("b"), INTENDED, Refused("busy")),
-        *lived("b", INTENDED, ACCEPTED, Rejected("no", charged=True)),
-        *lived("c", INTENDED, Rejected("no")),
-        *lived("d", INTENDED, ACCEPTED),
-    ]
-
-    charged = attempts(*entries).filter("charged")["price_usd"].sum()
-
-    assert charged == sum(h.spent_usd for h in fold(entries).values())
-
-
-def test_a_ledger_with_nothing_in_it_leaves_an_empty_table(attempts):
-    assert attempts().height == 0
-
-
-def test_an_attempt_that_ended_in_an_earlier_batch_is_in_its_table_only(tmp_path):
-    out = tmp_path / "attempts.parquet"
-    monday = [Entry("a", 1.0, INTENDED), Entry("a", 2.0, Refused("busy"))]
-    tuesday = [Entry("a", 11.0, INTENDED), Entry("a", 12.0, ACCEPTED)]
-
-    write_attempts(out, [*monday, *tuesday], since=10.0)
-
-    (row,) = pl.read_parquet(out).rows(named=True)
-    assert (row["attempt"], row["outcome"]) == (2, "accepted")

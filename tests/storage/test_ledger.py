@@ -31,6 +31,8 @@ from manifests.lifecycle import (
     Published,
     Refused,
     Rejected,
+    Risked,
+    Settled,
     State,
     Ticket,
 )
@@ -61,14 +63,18 @@ FACTS = Facts(
 )
 EVENTS = [
     INTENDED,
+    replace(INTENDED, mark="nr-abcd-1"),
     Accepted(TICKET),
     Doubted("ReadTimeout"),
+    Doubted("502 Bad Gateway", "gateway"),
+    Risked("up to $0.50 may be risked on spicy"),
     Refused("503: süß \n busy"),
     Discarded("two bad downloads"),
     Rejected("content policy", charged=True),
     Generated(),
     Generated(seed=2**31),
     Published("s3://bucket/clips/ab/abcd.mp4", FACTS),
+    Settled(attempt=2, usd=Decimal("-0.10"), reason="refunded"),
 ]
 
 
@@ -103,6 +109,8 @@ def test_no_kind_of_event_is_left_out_above():
         ({"kind": "refused", "reason": None}, "None is not"),
         ({"kind": "intended", "lane": "a", "route": "b", "price_usd": "ten"}, "ten"),
         ({"kind": "accepted", "ticket": {"provider": "fal"}}, "id"),
+        ({"kind": "doubted", "reason": "?", "lost": "eaten"}, "eaten"),
+        ({"kind": "settled", "attempt": 1, "usd": 0.1, "reason": "?"}, "0.1 is not"),
     ],
 )
 def test_what_the_ledger_cannot_mean_is_named_with_its_place(line, complaint):
@@ -111,6 +119,27 @@ def test_what_the_ledger_cannot_mean_is_named_with_its_place(line, complaint):
 
     with pytest.raises(LedgerError, match=rf"seg\.zst line 2: .*{complaint}"):
         unpack(zstandard.compress(lines), "seg.zst")
+
+
+def test_a_line_from_before_marks_and_kinds_of_doubt_means_what_it_meant():
+    lines = [
+        {
+            "kind": "intended",
+            "lane": "a",
+            "route": "b/c",
+            "price_usd": "0.1",
+            "seed": 1,
+        },
+        {"kind": "doubted", "reason": "ReadTimeout"},
+    ]
+    segment = b"\n".join(orjson.dumps({"job": "a", "at": 1.0} | line) for line in lines)
+
+    intended, doubted = unpack(zstandard.compress(segment), "key")
+
+    assert intended.event == Intended(
+        lane="a", route="b/c", price_usd=Decimal("0.1"), seed=1, mark=""
+    )
+    assert doubted.event == Doubted("ReadTimeout", "unclear")
 
 
 async def test_what_was_recorded_is_there_for_the_next_to_open(objects: Objects):

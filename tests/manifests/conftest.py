@@ -1,0 +1,91 @@
+"""Lives of jobs as they may be lived, for the tables' tests."""
+
+from collections import defaultdict
+
+import pytest
+from hypothesis import strategies as st
+
+from manifests.lifecycle import (
+    LOST,
+    TRANSITIONS,
+    Accepted,
+    Discarded,
+    Doubted,
+    Entry,
+    Facts,
+    Generated,
+    History,
+    Intended,
+    Published,
+    Refused,
+    Rejected,
+    Risked,
+    Settled,
+    Ticket,
+    hedge_of,
+)
+
+FACTS = Facts(
+    sha256="ab" * 32,
+    bytes=1234,
+    seconds=5.0625,
+    fps=16.0,
+    width=832,
+    height=480,
+    codec="h264",
+    frames=81,
+)
+PRICES = st.decimals("0.0001", "0.9999", places=4)
+WHAT = {
+    Intended: st.builds(
+        Intended,
+        lane=st.sampled_from(["spicy", "clouds"]),
+        route=st.sampled_from(["wavespeed/wan-2.2-spicy", "atlas/wan-2.2-spicy"]),
+        price_usd=PRICES,
+        seed=st.just(7),
+    ),
+    Accepted: st.just(Accepted(Ticket("wavespeed", "remote-1"))),
+    Doubted: st.builds(Doubted, st.just("ReadTimeout"), st.sampled_from(LOST)),
+    Risked: st.just(Risked("allowed")),
+    Refused: st.just(Refused("busy")),
+    Discarded: st.just(Discarded("black")),
+    Rejected: st.builds(Rejected, st.just("content policy"), st.booleans()),
+    Generated: st.just(Generated()),
+    Published: st.just(Published("s3://out/clips/ab/abcd.mp4", FACTS)),
+}
+
+
+@st.composite
+def entries_of(draw, jobs, *, over=False, begun=()):
+    """What may have happened to these jobs and their hedges, a second apart.
+
+    After what has begun; `over` when nothing more is bought.
+    """
+    lives = [*jobs, *map(hedge_of, jobs)]
+    histories = defaultdict(History)
+    for entry in begun:
+        histories[entry.job] = histories[entry.job].after(entry)
+    entries = []
+    for second in range(draw(st.integers(0, 40))):
+        life = draw(st.sampled_from(lives))
+        past = histories[life]
+        kinds = [kind for kind in WHAT if kind in TRANSITIONS[past.state]]
+        if over:
+            kinds = [kind for kind in kinds if kind is not Intended]
+        settled = st.builds(
+            Settled,
+            attempt=st.integers(1, max(1, past.attempts)),
+            usd=st.decimals("-0.5", "0.5", places=4),
+            reason=st.just("settled"),
+        )
+        ways = [WHAT[kind] for kind in kinds] + [settled] * bool(past.attempts)
+        if ways:
+            entry = Entry(life, 1000.0 + len(begun) + second, draw(st.one_of(ways)))
+            histories[life] = past.after(entry)
+            entries.append(entry)
+    return entries
+
+
+@pytest.fixture(scope="session")
+def lives_of():
+    return entries_of

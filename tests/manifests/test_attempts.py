@@ -1,0 +1,223 @@
+"""The attempts table: every submit that was meant, and what was paid, to the cent."""
+
+from decimal import Decimal
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from manifests.attempts import ATTEMPTS, KEY, write_attempts
+from manifests.lifecycle import (
+    Accepted,
+    Discarded,
+    Doubted,
+    Entry,
+    Facts,
+    Generated,
+    Intended,
+    Published,
+    Refused,
+    Rejected,
+    Risked,
+    Settled,
+    Ticket,
+    fold,
+    hedge_of,
+)
+
+PRICE = Decimal("0.15")
+INTENDED = Intended(
+    lane="spicy", route="wavespeed/wan-2.2-spicy", price_usd=PRICE, seed=7
+)
+ACCEPTED = Accepted(Ticket("wavespeed", "remote-1"))
+FACTS = Facts(
+    sha256="ab" * 32,
+    bytes=1234,
+    seconds=5.0625,
+    fps=16.0,
+    width=832,
+    height=480,
+    codec="h264",
+    frames=81,
+)
+PUBLISHED = Published("u", FACTS)
+
+
+def lived(job, *events):
+    return [Entry(job, 1_800_000_000.5 + n, event) for n, event in enumerate(events)]
+
+
+def refund(attempt=1, usd="-0.15"):
+    return Settled(attempt=attempt, usd=Decimal(usd), reason="refunded")
+
+
+@pytest.fixture
+def attempts(tmp_path):
+    """The attempts table of these entries."""
+
+    def table(*entries, since=0.0):
+        path = tmp_path / "attempts.parquet"
+        write_attempts(path, entries, since=since)
+        return pl.read_parquet(path)
+
+    return table
+
+
+def test_every_attempt_is_a_row_that_says_what_came_of_it(attempts):
+    table = attempts(
+        *lived(
+            "j",
+            *(INTENDED, Refused("busy")),
+            *(INTENDED, Doubted("ReadTimeout"), Risked("allowed")),
+            *(INTENDED, ACCEPTED, Generated(), Discarded("black")),
+            *(INTENDED, ACCEPTED, Generated(8), PUBLISHED),
+        )
+    )
+
+    told = table.select("attempt", "outcome", "charged", "reason", "remote_id", "seed")
+    assert told.rows() == [
+        (1, "refused", False, "busy", None, 7),
+        (2, "risked", None, "allowed", None, 7),
+        (3, "discarded", True, "black", "remote-1", 7),
+        (4, "published", True, None, "remote-1", 8),
+    ]
+    assert table["charged_usd"].to_list() == [0, PRICE, PRICE, PRICE]
+    assert table["provider"].to_list() == ["wavespeed"] * 4
+    assert table["ended_at"].null_count() == 0
+
+
+@pytest.mark.parametrize(
+    ("event", "charged", "cost"),
+    [
+        (Rejected("content policy"), False, Decimal(0)),
+        (Rejected("content policy", charged=True), True, PRICE),
+    ],
+)
+def test_a_rejection_costs_what_the_provider_takes_for_it(
+    attempts, event, charged, cost
+):
+    table = attempts(*lived("j", INTENDED, ACCEPTED, event))
+
+    told = table.select("outcome", "charged", "charged_usd")
+    assert told.rows() == [("rejected", charged, cost)]
+
+
+@pytest.mark.parametrize("said", [(), (Doubted("ReadTimeout"),)])
+def test_an_attempt_in_doubt_is_neither_charged_nor_not_and_counts_as_paid(
+    attempts, said
+):
+    table = attempts(*lived("j", INTENDED, *said))
+
+    told = table.select("outcome", "charged", "charged_usd", "reason", "ended_at")
+    reason = said[0].reason if said else None
+    assert told.rows() == [("in_doubt", None, PRICE, reason, None)]
+
+
+def test_what_is_settled_after_an_attempt_is_in_its_row(attempts):
+    table = attempts(
+        *lived(
+            "j",
+            *(INTENDED, ACCEPTED, Discarded("black")),
+            *(INTENDED, ACCEPTED, Generated(), PUBLISHED),
+            refund(1),
+            refund(2, "-0.05"),
+            refund(2, "0.01"),
+        )
+    )
+
+    told = table.select("attempt", "outcome", "charged", "charged_usd", "reason")
+    assert told.rows() == [
+        (1, "discarded", False, Decimal(0), "black; refunded"),
+        (2, "published", True, Decimal("0.11"), "refunded; refunded"),
+    ]
+
+
+def test_a_risk_whose_price_is_settled_is_known_to_be_charged_or_not(attempts):
+    free = lived("a", INTENDED, Doubted("?"), Risked("allowed"), refund())
+    dear = lived("b", INTENDED, Doubted("?"), Risked("allowed"), refund(usd="0"))
+
+    told = attempts(*free, *dear).select("job", "charged", "charged_usd")
+
+    assert told.rows() == [("a", False, Decimal(0)), ("b", True, PRICE)]
+
+
+def test_a_hedge_is_an_attempt_of_the_same_job(attempts):
+    table = attempts(
+        *lived("j", INTENDED, ACCEPTED),
+        *lived(hedge_of("j"), INTENDED, ACCEPTED, Generated(), PUBLISHED),
+        *lived("j", PUBLISHED),
+    )
+
+    told = table.select("job", "hedge", "attempt", "outcome", "charged_usd")
+    assert told.rows() == [
+        ("j", True, 1, "published", PRICE),
+        ("j", False, 1, "overtaken", PRICE),
+    ]
+
+
+def test_a_job_that_is_pending_takes_its_hedges_clip_without_an_attempt(attempts):
+    table = attempts(
+        *lived("j", INTENDED, ACCEPTED, Refused("failed")),
+        *lived(hedge_of("j"), INTENDED, ACCEPTED, Generated(), PUBLISHED),
+        *lived("j", PUBLISHED),
+    )
+
+    told = table.select("hedge", "attempt", "outcome", "charged_usd")
+    assert told.rows() == [
+        (False, 1, "refused", Decimal(0)),
+        (True, 1, "published", PRICE),
+    ]
+
+
+def test_a_ledger_with_nothing_in_it_leaves_an_empty_table(attempts):
+    assert attempts().schema == ATTEMPTS
+    assert attempts().height == 0
+
+
+def test_an_attempt_that_ended_in_an_earlier_batch_is_in_its_table_only(attempts):
+    monday = [Entry("a", 1.0, INTENDED), Entry("a", 2.0, Refused("busy"))]
+    tuesday = [Entry("a", 11.0, INTENDED), Entry("a", 12.0, ACCEPTED)]
+
+    (row,) = attempts(*monday, *tuesday, since=10.0).rows(named=True)
+
+    assert (row["attempt"], row["outcome"]) == (2, "accepted")
+
+
+def test_what_was_settled_of_an_earlier_batch_is_told_again(attempts):
+    monday = [Entry("a", 1.0, INTENDED), Entry("a", 2.0, ACCEPTED)]
+    monday += [Entry("a", 3.0, Generated()), Entry("a", 4.0, PUBLISHED)]
+
+    (row,) = attempts(*monday, Entry("a", 11.0, refund()), since=10.0).rows(named=True)
+
+    assert (row["outcome"], row["charged"], row["charged_usd"]) == (
+        "published",
+        False,
+        Decimal(0),
+    )
+    assert row["ended_at"].timestamp() == 4.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_what_the_attempts_cost_is_what_the_jobs_have_spent_to_the_cent(
+    tmp_path_factory, lives_of, data
+):
+    path = tmp_path_factory.mktemp("nights") / "attempts.parquet"
+    entries = data.draw(lives_of(["a", "b"]))
+    nights = {*data.draw(st.lists(st.integers(0, len(entries)), max_size=3))}
+    bounds = sorted({0, len(entries), *nights})
+
+    tables = []
+    for begin, end in zip([0, *bounds], bounds, strict=False):
+        since = 1000.0 if begin == 0 else entries[begin - 1].at + 0.5
+        write_attempts(path, entries[:end], since=since)
+        tables.append(pl.read_parquet(path))
+
+    latest = pl.concat(tables).unique(KEY, keep="last")
+    assert latest.height == sum(past.attempts for past in fold(entries).values())
+    assert latest["charged_usd"].sum() == sum(
+        past.spent_usd for past in fold(entries).values()
+    )
+    for table in tables:
+        assert table.select(KEY).is_unique().all()
