@@ -28,6 +28,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from manifests.lifecycle import Lost
 from storage.stills import Still
 from tasks.providers.base import Exchange, Provider, UnreadableError
 from tasks.verdicts import (
@@ -159,7 +160,7 @@ async def submit(clients: Clients, line: Line, exchange: Exchange[T]) -> T:
         raise NotSentError(_said(line, exc)) from exc
     # Whatever else breaks, of httpx's own or below it, may have broken after the send.
     except Exception as exc:
-        raise InDoubtError(_said(line, exc)) from exc
+        raise InDoubtError(_said(line, exc), _lost(exc)) from exc
     if verdict := _judged(line, response):
         raise verdict
     try:
@@ -301,6 +302,11 @@ _WORDS: Final[Mapping[type[BaseException], str]] = MappingProxyType(
         httpx.ReadError: "the connection broke",
     }
 )
+
+
+def _lost(exc: BaseException) -> Lost:
+    """How the answer was lost; the longer it took, the likelier the other side is at work."""
+    return "silent" if isinstance(exc, httpx.TimeoutException) else "broken"
 
 
 def _name(exc: BaseException) -> str:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from tasks.emulator.faults import Fault
 from tasks.emulator.predictions import Prediction, Stage
-from tasks.emulator.refusals import ThrottledError
+from tasks.emulator.refusals import BusyError, CappedError, ThrottledError
 
 MINUTE_S = 60.0
+DAY_S = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,10 @@ class Terms:
     """The ends that are not charged for."""
     retry_after: bool = False
     """Whether a refusal by the minute says when to come again."""
+    keep_s: float = 7 * 24 * 3600.0
+    """How long clips are kept, where a submit does not say."""
+    submits_per_day: int | None = None
+    """How many are accepted in any 24 hours; None where there is no such limit."""
 
 
 @dataclass(slots=True)
@@ -55,6 +60,7 @@ class Account:
         self.terms = terms
         self.peaks = Peaks()
         self._recent: deque[float] = deque()
+        self._today: deque[float] = deque()
         self._waiting: deque[Prediction] = deque()
         self._running: list[tuple[float, int, Prediction]] = []
         self._ties = itertools.count()
@@ -64,8 +70,12 @@ class Account:
 
         Raises:
             ThrottledError: the minute is used up, or, where there is no queue, the slots.
+            CappedError: the day is used up.
         """
         self.advance(now)
+        most = self.terms.submits_per_day
+        if most is not None and self.today(now) >= most:
+            raise CappedError(f"over {most} submits per day")
         limit = self.terms.submits_per_minute
         if limit is not None and len(self._recent) >= limit:
             wait = self._recent[-limit] + MINUTE_S - now
@@ -74,15 +84,22 @@ class Account:
                 math.ceil(wait) if self.terms.retry_after else None,
             )
         if not self.terms.queues and len(self._running) >= self.terms.slots:
-            raise ThrottledError(f"over {self.terms.slots} at once")
+            raise BusyError(f"over {self.terms.slots} at once")
 
     def take(self, prediction: Prediction, now: float) -> None:
         """Give it a slot, or a place in the queue."""
         self._recent.append(now)
+        self._today.append(now)
         self.peaks.per_minute = max(self.peaks.per_minute, len(self._recent))
         self._waiting.append(prediction)
         self._fill(now)
         self.peaks.waiting = max(self.peaks.waiting, len(self._waiting))
+
+    def today(self, now: float) -> int:
+        """How many were accepted in the last 24 hours."""
+        while self._today and self._today[0] <= now - DAY_S:
+            self._today.popleft()
+        return len(self._today)
 
     def advance(self, now: float) -> None:
         """Bring slots and queue up to this moment."""

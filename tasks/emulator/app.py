@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from manifests import catalogue
 from tasks.emulator.accounts import Terms
+from tasks.emulator.ai302 import Ai302
 from tasks.emulator.answers import Json
 from tasks.emulator.atlas import Atlas
 from tasks.emulator.bill import Charge, charges, total_usd
@@ -22,14 +23,23 @@ from tasks.emulator.clips import Clips
 from tasks.emulator.desk import Desk, Dialect, Shared
 from tasks.emulator.fal import Fal
 from tasks.emulator.faults import Fault, Faults
+from tasks.emulator.kling import Kling
 from tasks.emulator.prices import PriceList, price_list
+from tasks.emulator.replicate import Replicate
+from tasks.emulator.runway import Runway
 from tasks.emulator.stills import Stills
 from tasks.emulator.wavespeed import WaveSpeed
 from tasks.emulator.world import Clock, Rules, World
 
-DIALECTS: Final[Sequence[Dialect]] = (WaveSpeed(), Atlas(), Fal())
-
-WEEK_S: Final = 7 * 24 * 3600.0
+DIALECTS: Final[Sequence[Dialect]] = (
+    WaveSpeed(),
+    Ai302(),
+    Atlas(),
+    Fal(),
+    Kling(),
+    Runway(),
+    Replicate(),
+)
 
 NO_FAULTS: Final[Mapping[str, Sequence[Fault]]] = {}
 NO_CHANCES: Final[Mapping[Fault, float]] = {}
@@ -39,12 +49,13 @@ Quota = int | Mapping[str, int] | None
 
 
 class Emulator:
-    """An ASGI app with `/wavespeed`, `/atlas`, `/fal`, and the bill that they ran up.
+    """An ASGI app with `/wavespeed`, `/fal` and the rest, and the bill that they ran up.
 
     `faults` maps a part of a still's URL or of a prompt to what goes wrong with the
     submits that have it, in order; `chances` are of faults at random, drawn from `seed`.
     `clip` is served for every job instead of one made from its still. Without `keys`,
-    any key is good.
+    any key is good. `keep_s` is how long every provider keeps clips, instead of each its
+    own time; `credit_usd` is what every account has paid in.
     """
 
     def __init__(  # noqa: PLR0913 -- each is a knob of the command
@@ -60,7 +71,8 @@ class Emulator:
         seed: int = 0,
         keys: Collection[str] | None = None,
         clip: bytes | None = None,
-        keep_s: float = WEEK_S,
+        keep_s: float | None = None,
+        credit_usd: Decimal | None = None,
         prices: PriceList | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
@@ -68,7 +80,12 @@ class Emulator:
             raise ValueError(f"jitter {jitter!r} is not a share between 0 and 1")
         self._world = World(
             Rules(
-                latency_s=latency_s, jitter=jitter, keys=keys, keep_s=keep_s, seed=seed
+                latency_s=latency_s,
+                jitter=jitter,
+                keys=keys,
+                keep_s=keep_s,
+                seed=seed,
+                credit_usd=credit_usd,
             ),
             Faults(faults, chances, seed=seed),
             clock,

@@ -66,22 +66,9 @@ class Atlas:
     def wanted(
         self, offer: Offer, asked: Mapping[str, Any], headers: Headers
     ) -> Wanted:
-        resolution = reading.choice(asked, "resolution", "480p", offer.resolutions)
-        seconds = reading.out_of(asked, "duration", 5, offer.durations)
         _hours(headers, "X-AtlasCloud-Request-Retention-Hours", low=0)
         keep_h = _hours(headers, "X-AtlasCloud-Object-Expiration-Hours", low=1)
-        return Wanted(
-            endpoint=offer.endpoint,
-            image=reading.text(asked, "image"),
-            prompt=reading.text(asked, "prompt"),
-            seed=reading.seed(asked),
-            resolution=resolution,
-            duration_s=seconds,
-            fps=offer.fps,
-            frames=offer.fps * seconds + 1,
-            price_usd=offer.price(resolution, seconds),
-            keep_s=None if keep_h is None else keep_h * HOUR_S,
-        )
+        return _wanted(offer, asked, None if keep_h is None else keep_h * HOUR_S)
 
     def accepted(self, base: str, prediction: Prediction) -> Response:
         del base
@@ -113,9 +100,29 @@ class Atlas:
             desk.route("GET", "/api/v1/model/prediction/{id}", "poll", _poll),
             desk.route("POST", "/api/v1/model/uploadMedia", "upload", _upload),
             desk.route("GET", "/uploads/{id}/{filename}", "still", send_still),
+            desk.route("GET", "/api/v1/models", "check", _models),
+            desk.route("POST", "/api/v1/model/calculate", "check", _price),
+            desk.route("GET", "/public/v1/balance", "check", _balance),
             desk.route("GET", "/{page:path}", "lost", _lost),
             desk.route("POST", "/{page:path}", "lost", _lost),
         ]
+
+
+def _wanted(offer: Offer, asked: Mapping[str, Any], keep_s: float | None) -> Wanted:
+    resolution = reading.choice(asked, "resolution", "480p", offer.resolutions)
+    seconds = reading.out_of(asked, "duration", 5, offer.durations)
+    return Wanted(
+        endpoint=offer.endpoint,
+        image=reading.text(asked, "image"),
+        prompt=reading.text(asked, "prompt"),
+        seed=reading.seed(asked),
+        resolution=resolution,
+        duration_s=seconds,
+        fps=offer.fps,
+        frames=offer.fps * seconds + 1,
+        price_usd=offer.price(resolution, seconds),
+        keep_s=keep_s,
+    )
 
 
 async def _submit(desk: Desk, request: Request) -> Response:
@@ -140,6 +147,36 @@ async def _upload(desk: Desk, request: Request) -> Response:
         "size": upload.size,
     }
     return Json({"code": 200, "data": told})
+
+
+async def _models(desk: Desk, request: Request) -> Response:
+    del request  # no key is needed
+    models = [
+        {
+            "model": offer.endpoint,
+            "type": "Video",
+            "displayName": offer.endpoint,
+            "price": {"actual": {"base_price": str(min(offer.prices_usd.values()))}},
+            "display_console": True,
+        }
+        for offer in desk.offers.values()
+    ]
+    return Json({"code": 200, "data": models})
+
+
+async def _price(desk: Desk, request: Request) -> Response:
+    asked = await desk.asked(request)
+    model = reading.text(asked, "model")
+    if (offer := desk.offers.get(model)) is None:
+        raise UnknownModelError(model)
+    price = float(_wanted(offer, asked, None).price_usd)
+    return Json({"code": 200, "data": {"price": price, "origin_price": price}})
+
+
+async def _balance(desk: Desk, request: Request) -> Response:
+    credit = desk.world.credit_usd(desk.account(request))
+    told = {"value": f"{credit:.6f}", "currency": "usd"}
+    return Json({"object": "balance", "scope": "self", "available": told})
 
 
 async def _lost(desk: Desk, request: Request) -> Response:

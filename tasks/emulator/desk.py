@@ -6,9 +6,9 @@ name it in `app.DIALECTS`.
 
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import quote
 
 from starlette.datastructures import Headers, UploadFile
@@ -30,6 +30,7 @@ from tasks.emulator.predictions import Prediction, Stage, Wanted
 from tasks.emulator.prices import Offer
 from tasks.emulator.refusals import (
     BadInputError,
+    GatewayError,
     NotFoundError,
     RefusedError,
     UnauthorizedError,
@@ -70,6 +71,19 @@ class Dialect(Protocol):
         ...
 
     def routes(self, desk: "Desk") -> Sequence[BaseRoute]: ...
+
+
+@runtime_checkable
+class Tokened(Protocol):
+    """A dialect whose customers show a token that they made from their key."""
+
+    def key_of(self, token: str, keys: Collection[str] | None) -> str:
+        """The key that a token was made from, one of `keys` unless any is good.
+
+        Raises:
+            UnauthorizedError: it is no such token, or has run out.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +139,17 @@ class Desk:
             self.requests[kind] += 1
             try:
                 return await handler(self, request)
+            except GatewayError:
+                return web_page(BAD_GATEWAY, 502)
             except RefusedError as error:
                 return self._dialect.refused(error)
 
         return Route(path, page, methods=[method])
+
+    @property
+    def offers(self) -> Mapping[str, Offer]:
+        """What there is, by the provider's own model ids."""
+        return self._offers
 
     def base(self, request: Request) -> str:
         """The provider's own address, as this client reached it."""
@@ -140,6 +161,8 @@ class Desk:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != self._dialect.scheme.lower():
             raise UnauthorizedError("no key")
+        if isinstance(self._dialect, Tokened):
+            key = self._dialect.key_of(key.strip(), self.world.keys)
         return self.world.account(self._dialect.name, key.strip(), self._terms)
 
     async def asked(self, request: Request) -> Mapping[str, Any]:
@@ -227,18 +250,18 @@ class Desk:
             raise NotFoundError("no such upload")
         return upload
 
-    async def form(self, request: Request) -> Upload:
-        """What was handed over as the `file` of a form. Raises BadInputError."""
+    async def form(self, request: Request, field: str = "file") -> Upload:
+        """What was handed over as a file of a form. Raises BadInputError."""
         self.account(request)
         async with request.form(max_files=1) as form:
-            match form.get("file"):
+            match form.get(field):
                 case UploadFile() as file:
                     media_type = file.content_type or "application/octet-stream"
                     upload = self.expect(file.filename or "", media_type)
                     upload.still = Still.of(await file.read())
                     return upload
                 case _:
-                    raise BadInputError("file", "missing", "file: field required")
+                    raise BadInputError(field, "missing", f"{field}: field required")
 
     def upload_token(self) -> str:
         """A pass for uploads alone."""

@@ -40,6 +40,7 @@ LOCKED: Final = (
     "fal.ai/dashboard/billing."
 )
 
+KLING: Final = "fal-ai/kling-video/"
 BILLED_AT_FPS: Final = 16
 """fal counts a video-second as 16 frames, whatever the frames per second."""
 
@@ -83,6 +84,8 @@ class Fal:
     def wanted(
         self, offer: Offer, asked: Mapping[str, Any], headers: Headers
     ) -> Wanted:
+        if offer.endpoint.startswith(KLING):
+            return _wanted_of_kling(offer, asked, headers)
         ranges = RANGES.get(offer.endpoint, RANGES_2_2)
         frames, fps = _length(ranges, asked)
         default = "720p" if "720p" in offer.resolutions else "480p"
@@ -137,6 +140,7 @@ class Fal:
             desk.route("PUT", "/files/{id}/{filename}", "upload", _put),
             desk.route("POST", "/storage/auth/token", "upload", _token),
             desk.route("POST", "/files/upload", "upload", _post),
+            desk.route("GET", "/v1/models/pricing", "check", _pricing),
             desk.route("GET", f"{one}/status", "poll", _status),
             desk.route("GET", one, "poll", _result),
             desk.route("PUT", f"{one}/cancel", "cancel", _cancel),
@@ -144,9 +148,52 @@ class Fal:
         ]
 
 
+def _wanted_of_kling(
+    offer: Offer, asked: Mapping[str, Any], headers: Headers
+) -> Wanted:
+    """Kling 1.6 takes seconds, as a word, and neither frames nor a seed (docs, 2026-11)."""
+    (resolution,) = offer.resolutions
+    lengths = {str(seconds) for seconds in offer.durations}
+    seconds = int(reading.choice(asked, "duration", "5", lengths))
+    reading.share(asked, "cfg_scale")
+    return Wanted(
+        endpoint=offer.endpoint,
+        image=reading.text(asked, "image_url"),
+        prompt=reading.text(asked, "prompt"),
+        seed=None,
+        resolution=resolution,
+        duration_s=seconds,
+        fps=offer.fps,
+        frames=offer.fps * seconds + 1,
+        price_usd=offer.price(resolution, seconds),
+        keep_s=_keep_s(headers),
+    )
+
+
 async def _submit(desk: Desk, request: Request) -> Response:
     asked = await desk.asked(request)
     return await desk.submit(request, request.path_params["endpoint"], asked)
+
+
+async def _pricing(desk: Desk, request: Request) -> Response:
+    """The platform's own API: one price for each endpoint, of a second at its largest."""
+    desk.account(request)
+    asked = request.query_params.getlist("endpoint_id")
+    offers = [desk.offers[endpoint] for endpoint in asked if endpoint in desk.offers]
+    prices = [
+        {
+            "endpoint_id": offer.endpoint,
+            "unit_price": float(offer.price(max(offer.resolutions, key=_lines), 1)),
+            "unit": "seconds",
+            "currency": "USD",
+        }
+        for offer in offers
+    ]
+    return _json({"prices": prices, "next_cursor": None, "has_more": False}, 200)
+
+
+def _lines(resolution: str) -> int:
+    return int(resolution.removesuffix("p"))
 
 
 async def _cancel(desk: Desk, request: Request) -> Response:
@@ -268,7 +315,8 @@ async def _result(desk: Desk, request: Request) -> Response:
                 "file_name": "clip.mp4",
                 "file_size": len(await desk.film(prediction)),
             }
-            told = {"video": video, "seed": prediction.seed}
+            seeded = not prediction.wanted.endpoint.startswith(KLING)
+            told = {"video": video} | ({"seed": prediction.seed} if seeded else {})
             return _json(told, 200, prediction.id)
         case Stage.MODERATED:
             said = "The content could not be processed: it was flagged by a checker."

@@ -14,8 +14,12 @@ class Fault(StrEnum):
     REJECT_INPUT = auto()
     UNAUTHORIZED = auto()
     NO_CREDIT = auto()
+    DAILY_CAP = auto()
+    """The account has had its share of the day."""
     ERROR_BEFORE = auto()
     """The provider's own 500, not accepted."""
+    GATEWAY_BEFORE = auto()
+    """A gateway's 502 page; nothing behind it was reached."""
     ERROR_AFTER = auto()
     """A gateway's 502 page; the request behind it was accepted and charged."""
     LOSE_ANSWER = auto()
@@ -41,6 +45,8 @@ class Fault(StrEnum):
     HTML_CLIP = auto()
     """The first download is a web page, with status 200."""
     EMPTY_CLIP = auto()
+    EXPIRED_LINK = auto()
+    """The first download finds that its link has died; a poll gives a fresh one."""
 
 
 def draw(*facts: str | int) -> float:

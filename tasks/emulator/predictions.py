@@ -1,8 +1,10 @@
 """A prediction: one accepted submit, at its provider, from acceptance to its end."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum, auto
+from typing import Any
 
 from tasks.emulator.faults import Fault
 from tasks.emulator.stills import Still
@@ -39,6 +41,10 @@ class Wanted:
     aspect_ratio: str = "auto"
     keep_s: float | None = None
     """How long the clip is to be kept; None leaves that to the provider."""
+    reference: str = ""
+    """The customer's own name for it, where the provider has a field for one."""
+    asked: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The request's fields, where the provider's listings repeat them."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -57,6 +63,8 @@ class Prediction:
     stage: Stage = Stage.WAITING
     started_at: float | None = None
     ended_at: float | None = None
+    renewed_at: float | None = None
+    """When its clip's link was last made anew, where a poll does that."""
     deleted: bool = False
     still: Still | None = None
     polls: int = 0

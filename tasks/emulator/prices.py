@@ -42,6 +42,8 @@ def price_list(routes: Iterable[Route]) -> PriceList:
     """The price list that a catalogue implies."""
     offers: dict[str, dict[str, Offer]] = {}
     for route in routes:
+        if route.retired:
+            continue
         mine = offers.setdefault(route.provider, {})
         for endpoint in set(route.endpoints.values()):
             prices = {

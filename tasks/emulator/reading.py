@@ -63,6 +63,18 @@ def between(
     raise BadInputError(field, kind, said, value=value, limits=limits)
 
 
+def share(asked: Mapping[str, Any], field: str) -> None:
+    """A number from 0 to 1, which makes no difference here."""
+    match asked.get(field):
+        case None:
+            return
+        case int(value) | float(value) if value is not True and 0 <= value <= 1:
+            return
+        case other:
+            said = f"{field}: must be a number from 0 to 1"
+            raise BadInputError(field, "less_than_equal", said, value=other)
+
+
 def out_of(
     asked: Mapping[str, Any], field: str, default: int, allowed: Collection[int]
 ) -> int:

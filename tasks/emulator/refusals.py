@@ -3,11 +3,14 @@
 * RefusedError          nothing was accepted, nothing is charged
   x UnauthorizedError   no key, or not a good one
   x NoCreditError       a good key with an empty purse
-  x ThrottledError      too many at once, or too fast
+  x ThrottledError      too fast
+    o BusyError         too many at once
+    o CappedError       too much for one day
   x BadInputError       a field is missing or wrong
   x UnknownModelError   no such model
   x NotFoundError       no such prediction, clip, upload or page
   x BrokenError         the provider's own fault
+  x GatewayError        what stands before the provider does not reach it
 """
 
 from collections.abc import Mapping
@@ -26,11 +29,19 @@ class NoCreditError(RefusedError):
 
 
 class ThrottledError(RefusedError):
-    """Too many at once, or too fast."""
+    """Too fast; some providers tell apart too many at once, and too much in a day."""
 
     def __init__(self, message: str, retry_after: int | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class BusyError(ThrottledError):
+    """Too many at once."""
+
+
+class CappedError(ThrottledError):
+    """Too much for one day."""
 
 
 class BadInputError(RefusedError):
@@ -63,3 +74,7 @@ class NotFoundError(RefusedError):
 
 class BrokenError(RefusedError):
     """The provider's own fault."""
+
+
+class GatewayError(RefusedError):
+    """What stands before the provider does not reach it: the answer is not its own."""

@@ -4,7 +4,8 @@ From the docs (wavespeed.ai/docs, read 2026-11) and the Python SDK, `wavespeed` 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from starlette.datastructures import Headers
@@ -15,7 +16,7 @@ from starlette.routing import BaseRoute
 from tasks.emulator import reading
 from tasks.emulator.accounts import Terms
 from tasks.emulator.answers import Json
-from tasks.emulator.desk import Desk, send_still
+from tasks.emulator.desk import Desk, Handler, send_still
 from tasks.emulator.predictions import Prediction, Stage, Wanted
 from tasks.emulator.prices import Offer
 from tasks.emulator.refusals import (
@@ -61,6 +62,22 @@ BAD_SIGNATURE: Final = (
 )
 
 
+def wanted(offer: Offer, asked: Mapping[str, Any]) -> Wanted:
+    resolution = _resolution(offer, asked)
+    seconds = reading.out_of(asked, "duration", 5, offer.durations)
+    return Wanted(
+        endpoint=offer.endpoint,
+        image=reading.text(asked, "image"),
+        prompt=reading.text(asked, "prompt"),
+        seed=reading.seed(asked),
+        resolution=resolution,
+        duration_s=seconds,
+        fps=offer.fps,
+        frames=offer.fps * seconds + 1,
+        price_usd=offer.price(resolution, seconds),
+    )
+
+
 class WaveSpeed:
     """POST the model id as the path; poll the prediction."""
 
@@ -79,22 +96,10 @@ class WaveSpeed:
         self, offer: Offer, asked: Mapping[str, Any], headers: Headers
     ) -> Wanted:
         del headers
-        resolution = _resolution(offer, asked)
-        seconds = reading.out_of(asked, "duration", 5, offer.durations)
-        return Wanted(
-            endpoint=offer.endpoint,
-            image=reading.text(asked, "image"),
-            prompt=reading.text(asked, "prompt"),
-            seed=reading.seed(asked),
-            resolution=resolution,
-            duration_s=seconds,
-            fps=offer.fps,
-            frames=offer.fps * seconds + 1,
-            price_usd=offer.price(resolution, seconds),
-        )
+        return wanted(offer, asked)
 
     def accepted(self, base: str, prediction: Prediction) -> Response:
-        return _enveloped(_task(base, prediction, Stage.WAITING, []))
+        return accepted(base, prediction)
 
     def refused(self, error: RefusedError) -> Response:
         headers: dict[str, str] = {}
@@ -120,18 +125,16 @@ class WaveSpeed:
         return Json({"code": status, "message": said}, status, headers)
 
     def routes(self, desk: Desk) -> list[BaseRoute]:
-        one = "/api/v3/predictions/{id}"
         return [
-            desk.route("POST", "/api/v3/media/uploads", "upload", _ticket),
             desk.route("GET", "/uploads/{id}/{filename}", "still", send_still),
-            desk.route("PUT", "/uploads/{id}/{filename}", "upload", _put),
-            desk.route("POST", "/api/v3/media/upload/binary", "upload", _form),
-            desk.route("GET", f"{one}/result", "poll", _poll),
-            desk.route("GET", one, "poll", _poll),
-            desk.route("DELETE", one, "cancel", _delete),
-            desk.route("POST", "/api/v3/{model:path}", "submit", _submit),
+            desk.route("PUT", "/uploads/{id}/{filename}", "upload", put_still),
+            *(desk.route(*page) for page in PAGES),
             desk.route("GET", "/{page:path}", "lost", _lost),
         ]
+
+
+def accepted(base: str, prediction: Prediction) -> Response:
+    return _enveloped(_task(base, prediction, Stage.WAITING, []))
 
 
 async def _submit(desk: Desk, request: Request) -> Response:
@@ -145,7 +148,7 @@ async def _submit(desk: Desk, request: Request) -> Response:
 async def _poll(desk: Desk, request: Request) -> Response:
     prediction, stage = await desk.poll(request, request.path_params["id"])
     outputs = [desk.clip_url(request, prediction)]
-    return _enveloped(_task(desk.base(request), prediction, stage, outputs))
+    return _enveloped(_task(_here(request), prediction, stage, outputs))
 
 
 async def _delete(desk: Desk, request: Request) -> Response:
@@ -159,7 +162,77 @@ async def _lost(desk: Desk, request: Request) -> Response:
     raise NotFoundError(f"no page {request.url.path}")
 
 
-def _enveloped(content: Mapping[str, Any]) -> Response:
+async def _balance(desk: Desk, request: Request) -> Response:
+    credit = desk.world.credit_usd(desk.account(request))
+    return _enveloped({"balance": float(credit)})
+
+
+async def _models(desk: Desk, request: Request) -> Response:
+    desk.account(request)
+    listed = [
+        {
+            "model_id": offer.endpoint,
+            "name": offer.endpoint,
+            "type": "image-to-video",
+            "base_price": float(min(offer.prices_usd.values())),
+        }
+        for offer in desk.offers.values()
+    ]
+    return _enveloped(listed)
+
+
+async def _price(desk: Desk, request: Request) -> Response:
+    asked = await desk.asked(request)
+    model = reading.text(asked, "model_id")
+    if (offer := desk.offers.get(model)) is None:
+        raise UnknownModelError(model)
+    try:
+        price = float(wanted(offer, asked.get("inputs") or {}).price_usd)
+    except BadInputError:  # what is not there is not missed: it names the lowest price
+        price = float(min(offer.prices_usd.values()))
+    told = {"model_id": model, "price": price, "discounted_price": price}
+    return _enveloped(told | {"discount_rate": 1, "currency": "USD"})
+
+
+async def _listing(desk: Desk, request: Request) -> Response:
+    asked = await desk.asked(request)
+    page = reading.between(asked, "page", 1, low=1, high=2**31)
+    size = reading.between(asked, "page_size", 100, low=1, high=100)
+    after = _moment(asked, "created_after", "0001-01-01T00:00:00Z")
+    before = _moment(asked, "created_before", "9999-01-01T00:00:00Z")
+    found = [
+        made
+        for made in desk.world.listed(desk.account(request))
+        if after <= datetime.fromisoformat(made.accepted_date) <= before
+        and made.wanted.endpoint == asked.get("model", made.wanted.endpoint)
+    ]
+    items = [_listed(desk, request, made) for made in found[(page - 1) * size :][:size]]
+    return _enveloped({"page": page, "items": items})
+
+
+def _moment(asked: Mapping[str, Any], field: str, default: str) -> datetime:
+    said = asked.get(field, default)
+    try:
+        moment = datetime.fromisoformat(said)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (TypeError, ValueError):
+        raise BadInputError(field, "date", f"{field}: not a date: {said}") from None
+
+
+def _listed(desk: Desk, request: Request, made: Prediction) -> dict[str, Any]:
+    """An item of a listing: as documented, it does not say what was asked for."""
+    outputs = [desk.clip_url(request, made)]
+    task = _task(_here(request), made, made.stage, outputs)
+    kept = "id model outputs status created_at executionTime timings".split()
+    return {fact: task[fact] for fact in kept}
+
+
+def _here(request: Request) -> str:
+    """Its own address, as this client reached it: maybe through who resells it."""
+    return str(request.url).partition("/api/v3")[0]
+
+
+def _enveloped(content: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Response:
     return Json({"code": 200, "message": "success", "data": content})
 
 
@@ -215,7 +288,7 @@ async def _ticket(desk: Desk, request: Request) -> Response:
     )
 
 
-async def _put(desk: Desk, request: Request) -> Response:
+async def put_still(desk: Desk, request: Request) -> Response:
     upload = desk.upload(request)
     if desk.shown_key(request):
         return Response(TWO_PROOFS, 400, media_type="application/xml")
@@ -237,3 +310,18 @@ async def _form(desk: Desk, request: Request) -> Response:
             "size": upload.size,
         }
     )
+
+
+PAGES: Final[Sequence[tuple[str, str, str, Handler]]] = (
+    ("POST", "/api/v3/media/uploads", "upload", _ticket),
+    ("POST", "/api/v3/media/upload/binary", "upload", _form),
+    ("GET", "/api/v3/balance", "check", _balance),
+    ("GET", "/api/v3/models", "check", _models),
+    ("POST", "/api/v3/model/price", "check", _price),
+    ("POST", "/api/v3/predictions", "list", _listing),
+    ("GET", "/api/v3/predictions/{id}/result", "poll", _poll),
+    ("GET", "/api/v3/predictions/{id}", "poll", _poll),
+    ("DELETE", "/api/v3/predictions/{id}", "cancel", _delete),
+    ("POST", "/api/v3/{model:path}", "submit", _submit),
+)
+"""Its API: method, path, kind, and who answers."""

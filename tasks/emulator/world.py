@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from threading import RLock
 from typing import Final
 
@@ -14,6 +15,8 @@ from tasks.emulator.predictions import Prediction, Stage, Wanted
 from tasks.emulator.refusals import (
     BadInputError,
     BrokenError,
+    CappedError,
+    GatewayError,
     NoCreditError,
     NotFoundError,
     ThrottledError,
@@ -24,6 +27,8 @@ Clock = Callable[[], float]
 
 RETRY_AFTER_S: Final = 1
 """What Fault.THROTTLE_WITH_RETRY_AFTER asks for."""
+
+PLENTY_USD: Final = Decimal(1_000_000)
 
 LOST_POLLS: Final = 2
 """How many polls Fault.NOT_FOUND_AT_FIRST loses."""
@@ -39,10 +44,13 @@ class Rules:
     """By which share of that it may run longer or shorter."""
     keys: Collection[str] | None
     """The keys that are good; None takes any."""
-    keep_s: float
-    """How long clips are kept, where a submit does not say."""
+    keep_s: float | None
+    """How long clips are kept, where a submit does not say; None leaves that to each
+    provider's terms."""
     seed: int
     """Decides all luck."""
+    credit_usd: Decimal | None = None
+    """What an account has paid in before it submits anything; None is more than enough."""
 
 
 class World:
@@ -59,6 +67,11 @@ class World:
         self._submits: dict[str, int] = {}
         self._accounts: dict[tuple[str, str], Account] = {}
         self._predictions: dict[str, tuple[Account, Prediction]] = {}
+
+    @property
+    def keys(self) -> Collection[str] | None:
+        """The keys that are good; None takes any."""
+        return self._rules.keys
 
     def account(self, dialect: str, key: str, terms: Terms) -> Account:
         """The account behind a key.
@@ -88,6 +101,9 @@ class World:
                     account.dialect, number, image=known_as, prompt=wanted.prompt
                 )
                 _refuse(fault)
+                limited = self._rules.credit_usd is not None
+                if limited and wanted.price_usd > self.credit_usd(account):
+                    raise NoCreditError("insufficient credits")
             except ThrottledError:
                 account.peaks.throttled += 1
                 raise
@@ -158,15 +174,63 @@ class World:
             if owner is None or made is None:
                 raise NotFoundError("no such clip")
             owner.advance(now)
-            keep_s = (
-                self._rules.keep_s if made.wanted.keep_s is None else made.wanted.keep_s
-            )
             if made.stage is not Stage.SUCCEEDED or made.ended_at is None:
                 raise NotFoundError("no such clip")
-            if now > made.ended_at + keep_s:
+            linked_at = made.renewed_at or made.ended_at
+            if now > linked_at + self.keep_s(owner, made):
                 raise NotFoundError("this clip has expired")
             made.downloads += 1
+            if made.fault is Fault.EXPIRED_LINK and made.downloads == 1:
+                raise NotFoundError("this link has expired")
             return made
+
+    def renew(self, prediction: Prediction) -> None:
+        """Give its clip a fresh link, which lives as long as the first."""
+        with self._lock:
+            prediction.renewed_at = self._clock()
+
+    def submitted_today(self, account: Account) -> int:
+        """How many were accepted in the last 24 hours."""
+        with self._lock:
+            return account.today(self._clock())
+
+    def keep_s(self, account: Account, prediction: Prediction) -> float:
+        """How long after its end a prediction's clip is kept."""
+        if prediction.wanted.keep_s is not None:
+            return prediction.wanted.keep_s
+        rule = self._rules.keep_s
+        return account.terms.keep_s if rule is None else rule
+
+    def expired(self, account: Account, prediction: Prediction) -> bool:
+        """Whether its clip is gone for good."""
+        with self._lock:
+            ended = prediction.ended_at
+            return ended is not None and self._clock() > ended + self.keep_s(
+                account, prediction
+            )
+
+    def listed(self, account: Account) -> list[Prediction]:
+        """All that this account ever had accepted, the newest first."""
+        with self._lock:
+            account.advance(self._clock())
+            mine = [
+                made for owner, made in self._predictions.values() if owner is account
+            ]
+            return mine[::-1]
+
+    def referred(self, account: Account, reference: str) -> Prediction:
+        """The prediction that the customer calls so. Raises NotFoundError."""
+        for made in self.listed(account):
+            if made.wanted.reference == reference:
+                return made
+        raise NotFoundError(f"no prediction called {reference}")
+
+    def credit_usd(self, account: Account) -> Decimal:
+        """What is left of what the account paid in."""
+        kept = account.terms.refunds
+        used = [p.wanted.price_usd for p in self.listed(account) if p.stage not in kept]
+        paid = self._rules.credit_usd
+        return (PLENTY_USD if paid is None else paid) - sum(used, Decimal(0))
 
     def _latency_s(self, account: Account, number: int) -> float:
         luck = draw(self._rules.seed, account.dialect, number, "latency")
@@ -207,7 +271,11 @@ def _refuse(fault: Fault | None) -> None:
             raise UnauthorizedError("this key has been revoked")
         case Fault.NO_CREDIT:
             raise NoCreditError("insufficient credits")
+        case Fault.DAILY_CAP:
+            raise CappedError("the daily limit has been reached")
         case Fault.ERROR_BEFORE:
             raise BrokenError("internal error")
+        case Fault.GATEWAY_BEFORE:
+            raise GatewayError("502")
         case _:
             return

@@ -1,6 +1,7 @@
 """Atlas Cloud: https://atlascloud.ai/docs/en (errors, data-retention), read 2026-11."""
 
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Final
 from urllib.parse import quote as escaped
 
@@ -8,13 +9,39 @@ import httpx
 
 from manifests.catalogue import Route
 from manifests.jobs import Job
-from manifests.lifecycle import Refused, Rejected, Ticket
+from manifests.lifecycle import Ticket
 from tasks.providers import _shared
-from tasks.providers._shared import Refusals, code_of, ended, names_task, quote, read
-from tasks.providers.base import Exchange, Finished, Progress, Still, UnreadableError
+from tasks.providers._shared import (
+    Failure,
+    Refusals,
+    Sign,
+    code_of,
+    ended,
+    failure,
+    money,
+    names_task,
+    quote,
+    read,
+)
+from tasks.providers.base import (
+    Checkup,
+    Exchange,
+    Finished,
+    Progress,
+    Still,
+    UnreadableError,
+)
 from tasks.verdicts import NotFoundError, ProviderError
 
-API: Final = "https://api.atlascloud.ai/api/v1/model"
+HOST: Final = "https://api.atlascloud.ai"
+API: Final = f"{HOST}/api/v1/model"
+# The first two are in its MCP server (at cc4a9c9d, read 2026-11). That the third prices a
+# request without making it is secondary: several public repositories, read 2026-11.
+BALANCE: Final = "/public/v1/balance"
+MODELS: Final = "/api/v1/models"
+PRICE: Final = "/api/v1/model/calculate"
+NOBODYS: Final = "nightreel-check"
+"""The id of no prediction: whoever may ask after it has a good key."""
 MODERATED: Final = 1039
 
 # Without the record a ticket cannot be polled, without the object there is no clip.
@@ -26,14 +53,55 @@ REFUSALS: Final = Refusals(
     provider="atlas",
     mark="code",
     uploads="/uploadMedia",
-    fixes={
-        401: "check the key; a wrong URL path is told the same, so check base_url too",
-        402: "top up the account at https://www.atlascloud.ai",
-        403: "check that the key and the account may use this model",
-        404: "check the model's id in the route's endpoints: this account has none such",
-        451: "Atlas does not serve this region; use another lane",
-    },
-    bad_input=frozenset({400, 413, 422, MODERATED}),
+    asks=("/model/calculate",),
+    signs=(
+        Sign(
+            word="auth",
+            codes=frozenset({401}),
+            fix="check the key; a wrong URL path is told the same, so check base_url too",
+        ),
+        Sign(
+            word="credit",
+            codes=frozenset({402}),
+            fix="top up the account at https://www.atlascloud.ai",
+        ),
+        Sign(
+            word="permission",
+            codes=frozenset({403}),
+            fix="check that the key and the account may use this model",
+        ),
+        Sign(
+            word="permission",
+            codes=frozenset({404}),
+            submits=True,
+            fix="check the model's id in the route's endpoints: this account has none such",
+        ),
+        Sign(
+            word="permission",
+            codes=frozenset({451}),
+            fix="Atlas does not serve this region; use another lane",
+        ),
+        Sign(word="content", codes=frozenset({MODERATED})),
+        Sign(word="invalid", codes=frozenset({400, 413, 422})),
+        Sign(word="throttled", codes=frozenset({429})),
+    ),
+)
+NOT_CHARGED: Final = "docs, billing/refunds: failed tasks are not charged, read 2026-11"
+FAILURES: Final = (
+    Failure(
+        why="content",
+        told=f"`failed` with error_code {MODERATED}",
+        when=lambda task: str(task.get("error_code")) == str(MODERATED),
+        charged=False,
+        source=NOT_CHARGED,
+    ),
+    Failure(
+        why="server",
+        told="`failed`, `timeout`, `cancelled`",
+        when=lambda _: True,
+        charged=False,
+        source=NOT_CHARGED,
+    ),
 )
 
 
@@ -43,6 +111,7 @@ class Atlas:
 
     route: Route
     key: str = field(repr=False)
+    hook: str = ""
     name: str = field(default="atlas", init=False)
     hosts: frozenset[str] = field(default=frozenset({"api.atlascloud.ai"}), init=False)
 
@@ -56,17 +125,16 @@ class Atlas:
             case _:
                 raise self._unreadable(said)
 
-    def submit(self, job: Job, image_url: str, seed: int) -> Exchange[Ticket]:
-        # Flat: what is nested under `input` is ignored, and the defaults are bought.
-        asked: dict[str, object] = {
-            "model": self.route.endpoints[job.resolution],
-            "image": image_url,
-            "prompt": job.prompt,
-            "resolution": job.resolution,
-            "duration": job.duration_s,
-            "seed": seed,
-        }
-        asked |= _shared.options(self.route, job)
+    def submit(
+        self,
+        job: Job,
+        image_url: str,
+        seed: int,
+        reference: str,  # noqa: ARG002 - it has no field for one
+    ) -> Exchange[Ticket]:
+        asked = self._asked(job, image_url, seed)
+        if self.hook:
+            asked["webhook_url"] = self.hook
         url, headers = f"{API}/generateVideo", self._auth() | RETENTION
         match said := read(
             (yield httpx.Request("POST", url, headers=headers, json=asked))
@@ -88,14 +156,49 @@ class Atlas:
         yield from ()
 
     def judge(self, response: httpx.Response) -> ProviderError | None:
-        said = read(response)
+        said, path = read(response), response.request.url.path
         code = code_of(response, said)
         if names_task(response, said) or 200 <= code < 300:
+            return None
+        # What only adds to a check-up is not worth the whole of it.
+        if path.endswith((BALANCE, MODELS, PRICE)) and code < 500:
+            return None
+        if path.endswith(NOBODYS) and code in {400, 404}:
             return None
         if code == 400 and REFUSALS.step(response.request) == "ask":
             # As for 404: for some 30 s a prediction is not there yet (ComfyUI client).
             return NotFoundError(f"{self.name}: HTTP 400: no such prediction yet")
         return REFUSALS.verdict(response, said, code=code, key=self.key)
+
+    def check(self) -> Exchange[Checkup]:
+        auth = self._auth()
+        yield httpx.Request("GET", f"{API}/prediction/{NOBODYS}", headers=auth)
+        balance = read((yield httpx.Request("GET", HOST + BALANCE, headers=auth)))
+        models = read((yield httpx.Request("GET", HOST + MODELS)))
+        prices: dict[tuple[str, int], Decimal] = {}
+        for resolution, seconds in self.route.prices_usd:
+            job = _shared.example(resolution, seconds)
+            asked = self._asked(job, job.image, 1)
+            request = httpx.Request("POST", HOST + PRICE, headers=auth, json=asked)
+            if price := _price(read((yield request))):
+                prices[resolution, seconds] = price
+        return Checkup(
+            credit_usd=_balance(balance),
+            prices_usd=prices,
+            has_model=_shared.has_model(self.route, models, "model"),
+        )
+
+    def _asked(self, job: Job, image_url: str, seed: int) -> dict[str, object]:
+        # Flat: what is nested under `input` is ignored, and the defaults are bought.
+        asked: dict[str, object] = {
+            "model": self.route.endpoints[job.resolution],
+            "image": image_url,
+            "prompt": job.prompt,
+            "resolution": job.resolution,
+            "duration": job.duration_s,
+            "seed": seed,
+        }
+        return asked | _shared.options(self.route, job)
 
     def _progress(self, task: dict[str, Any]) -> Progress:
         match task:
@@ -105,12 +208,8 @@ class Atlas:
                 return None
             case {"status": "processing" | "running"}:
                 return None
-            case {"status": "failed", "error_code": 1039 | "1039"}:
-                return Rejected(ended(task, self.key))
             case {"status": "failed" | "timeout" | "cancelled"}:
-                return Refused(
-                    ended(task, self.key)
-                )  # and not charged (billing/refunds)
+                return failure(FAILURES, task, ended(task, self.key))
             case _:
                 raise self._unreadable(task)
 
@@ -131,5 +230,21 @@ def _clip(task: dict[str, Any]) -> str | None:
     match output:
         case str(url) | {"url": str(url)} | {"video": str(url)} | {"output": str(url)}:
             return url
+        case _:
+            return None
+
+
+def _balance(said: Any) -> Decimal | None:
+    match said:
+        case {"available": {"value": value, "currency": str(currency)}}:
+            return money(value) if currency.lower() == "usd" else None
+        case _:
+            return None
+
+
+def _price(said: Any) -> Decimal | None:
+    match said:
+        case {"data": {"price": price}}:
+            return money(price)
         case _:
             return None

@@ -4,9 +4,10 @@ An adapter only translates: it yields requests and is sent responses, so it need
 client, event loop, clock, retry or mock. `tasks.exchange` does the talking.
 """
 
-from collections.abc import Generator
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Protocol, TypeVar, runtime_checkable
 
 import httpx
 
@@ -28,6 +29,8 @@ class Finished:
 
     url: str
     seed: int | None = None
+    usd: Decimal | None = None
+    """What it cost, where the provider says so: not always the listed price."""
 
 
 Progress = Finished | Refused | Discarded | Rejected | None
@@ -41,10 +44,47 @@ class UnreadableError(ValueError):
         super().__init__(f"{provider}: cannot read {said!r}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkup:
+    """What a provider says of an account and a model; None where it does not say."""
+
+    credit_usd: Decimal | None = None
+    slots: int | None = None
+    submits_per_minute: int | None = None
+    submits_per_day: int | None = None
+    prices_usd: Mapping[tuple[str, int], Decimal] = field(
+        default_factory=dict[tuple[str, int], Decimal]
+    )
+    """Of this account, now, by (resolution, seconds), as far as it publishes them."""
+    has_model: bool | None = None
+    """Whether it still has every model that the route's endpoints name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doubt:
+    """A submit whose answer never came: all that is on record of it."""
+
+    mark: str
+    """As `Findable.mark` made it before the submit."""
+    submitted_at: float
+    """Unix seconds, by our clock."""
+    known: frozenset[str]
+    """Remote ids that are on our record already, of other submits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """For certain it was not accepted."""
+
+    reason: str
+
+
 class Provider(Protocol):
     """Someone who can animate a still."""
 
-    def __init__(self, route: Route, key: str) -> None: ...
+    def __init__(self, route: Route, key: str, hook: str = "") -> None:
+        """`hook` is where the provider may tell of an end, if it tells at all."""
+        ...
 
     @property
     def name(self) -> str: ...
@@ -58,8 +98,13 @@ class Provider(Protocol):
         """Hand over a still; its URL for `submit`. Free, and safe to repeat."""
         ...
 
-    def submit(self, job: Job, image_url: str, seed: int) -> Exchange[Ticket]:
-        """Ask for the clip. Exactly one request: this is the one that costs."""
+    def submit(
+        self, job: Job, image_url: str, seed: int, reference: str
+    ) -> Exchange[Ticket]:
+        """Ask for the clip. Exactly one request: this is the one that costs.
+
+        `reference` is ours, and no other submit of ours has it.
+        """
         ...
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
@@ -76,4 +121,41 @@ class Provider(Protocol):
 
     def judge(self, response: httpx.Response) -> ProviderError | None:
         """What an answer means by (method, status, body); None when it is good."""
+        ...
+
+    def check(self) -> Exchange[Checkup]:
+        """Ask after the account, the model and its prices. Free, and safe to repeat.
+
+        A bad key is told by `judge`: every adapter asks at least one question that
+        needs one.
+        """
+        ...
+
+
+@runtime_checkable
+class Findable(Protocol):
+    """A provider that can be asked what became of a submit whose answer never came."""
+
+    def mark(self, job: Job, image_url: str, seed: int, reference: str) -> str:
+        """What the provider's record of this submit can be told by, for our ledger.
+
+        It carries no key, signature or prompt: a digest, or a reference of ours.
+        """
+        ...
+
+    def find(self, doubt: Doubt) -> Exchange[Ticket | Absent | None]:
+        """Ask for it. Free, and safe to repeat.
+
+        A ticket, or Absent, only where it is certain; else None. Not asked before the
+        provider has had time to list what it accepted.
+        """
+        ...
+
+
+@runtime_checkable
+class Billed(Protocol):
+    """A provider that says, afterwards, what it charged."""
+
+    def charge(self, ticket: Ticket) -> Exchange[Decimal | None]:
+        """What it charged for this, by now, in US dollars; None if it cannot say."""
         ...

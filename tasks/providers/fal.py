@@ -1,20 +1,41 @@
 """fal: https://fal.ai/docs/documentation/model-apis and the models' llms.txt, 2026-11."""
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Final
 
 import httpx
 
 from manifests.catalogue import Route
 from manifests.jobs import Job
-from manifests.lifecycle import Discarded, Refused, Rejected, Ticket
+from manifests.lifecycle import Refused, Ticket
 from tasks.providers import _shared
-from tasks.providers._shared import Refusals, quote, read, words
-from tasks.providers.base import Exchange, Finished, Progress, Still, UnreadableError
+from tasks.providers._shared import (
+    Failure,
+    Refusals,
+    Sign,
+    failure,
+    money,
+    quote,
+    read,
+    words,
+)
+from tasks.providers.base import (
+    Checkup,
+    Exchange,
+    Finished,
+    Progress,
+    Still,
+    UnreadableError,
+)
 from tasks.verdicts import MisconfiguredError, ProviderError
 
 QUEUE: Final = "https://queue.fal.run"
+# Docs, platform-apis/v1/models/pricing, read 2026-11: a key is needed, any will do.
+PRICING: Final = "https://api.fal.ai/v1/models/pricing"
 UPLOADS: Final = "https://rest.fal.ai/storage/upload/initiate?storage_type=fal-cdn-v3"
 KEPT: Final = {
     "X-Fal-Object-Lifecycle-Preference": json.dumps(
@@ -23,6 +44,9 @@ KEPT: Final = {
 }
 # Tries are ours to count: fal would make ten of them unseen.
 ONCE: Final = {"x-fal-no-retry": "1"}
+# For routes that are made when fal finds the time.
+LATER: Final = {"X-Fal-Queue-Priority": "low"}
+KLING: Final = "fal-ai/kling-video/"
 MOST_FRAMES: Final = {
     "fal-ai/wan/v2.2-a14b/image-to-video": 161,
     "fal-ai/wan-i2v": 100,
@@ -47,16 +71,73 @@ NOT_BILLED: Final = frozenset(
 ANOTHER_TRY: Final = frozenset(
     {"no_media_generated", "file_download_error", "downstream_service_error"}
 )
+TOP_UP: Final = "top up the account at https://fal.ai/dashboard/billing"
+LOCKED: Final = re.compile("user is locked|exhausted balance", re.IGNORECASE)
 REFUSALS: Final = Refusals(
     provider="fal",
     mark="detail",
     uploads="/storage/upload/initiate",
-    fixes={
-        401: "check the key, which is written id:secret",
-        402: "top up the account at https://fal.ai/dashboard/billing",
-        403: "check that the key and the account may use this model",
-    },
-    bad_input=frozenset({400, 413, 422}),
+    signs=(
+        Sign(
+            word="auth",
+            codes=frozenset({401}),
+            fix="check the key, which is written id:secret",
+        ),
+        Sign(word="credit", codes=frozenset({402}), fix=TOP_UP),
+        Sign(word="credit", codes=frozenset({403}), says=LOCKED, fix=TOP_UP),
+        Sign(
+            word="permission",
+            codes=frozenset({403}),
+            fix="check that the key and the account may use this model",
+        ),
+        Sign(
+            word="content",
+            codes=frozenset({422}),
+            says=re.compile("content_policy_violation"),
+        ),
+        Sign(word="invalid", codes=frozenset({400, 413, 422})),
+        Sign(word="throttled", codes=frozenset({429})),
+    ),
+)
+MAY_BE: Final = "docs, errors: a 422 may be billed, read 2026-11"
+UNBILLED: Final = "docs, errors: no 5xx is billed, read 2026-11"
+FAILURES: Final = (
+    Failure(
+        why="server",
+        told="a 5xx where the result would be, told twice, or an `error_type` of fal's own",
+        when=lambda task: task["status"] >= 500,
+        charged=False,
+        source=UNBILLED,
+    ),
+    Failure(
+        why="content",
+        told="400 or 422 of kind `content_policy_violation`",
+        when=lambda task: task["kind"] == "content_policy_violation",
+        charged=None,
+        source=MAY_BE,
+    ),
+    Failure(
+        why="invalid",
+        told="400 or 422 of kind " + ", ".join(f"`{k}`" for k in sorted(ANOTHER_TRY)),
+        when=lambda task: task["kind"] in ANOTHER_TRY,
+        charged=None,
+        source=MAY_BE,
+        final=False,
+    ),
+    Failure(
+        why="invalid",
+        told="400 or 422 of any other kind",
+        when=lambda task: bool(task["kind"]) and task["status"] in {400, 422},
+        charged=None,
+        source=MAY_BE,
+    ),
+    Failure(
+        why="server",
+        told="any other error",
+        when=lambda _: True,
+        charged=None,
+        source="not said",
+    ),
 )
 
 
@@ -66,9 +147,10 @@ class Fal:
 
     route: Route
     key: str = field(repr=False)
+    hook: str = ""
     name: str = field(default="fal", init=False)
     hosts: frozenset[str] = field(
-        default=frozenset({"queue.fal.run", "rest.fal.ai"}), init=False
+        default=frozenset({"queue.fal.run", "rest.fal.ai", "api.fal.ai"}), init=False
     )
 
     def upload(self, still: Still) -> Exchange[str]:
@@ -84,21 +166,22 @@ class Fal:
             case _:
                 raise self._unreadable(said)
 
-    def submit(self, job: Job, image_url: str, seed: int) -> Exchange[Ticket]:
+    def submit(
+        self,
+        job: Job,
+        image_url: str,
+        seed: int,
+        reference: str,  # noqa: ARG002 - it has no field for one
+    ) -> Exchange[Ticket]:
         endpoint = self.route.endpoints[job.resolution]
-        asked: dict[str, object] = {
-            "image_url": image_url,
-            "prompt": job.prompt,
-            "resolution": job.resolution,
-            "num_frames": self._frames(job, endpoint),
-            "frames_per_second": self.route.fps,
-            "seed": seed,
-        }
-        if "/v2.2" in endpoint:  # which doubles the frames unless told not to
-            asked["num_interpolated_frames"] = 0
+        asked: dict[str, object] = {"image_url": image_url, "prompt": job.prompt}
+        if endpoint.startswith(KLING):
+            asked["duration"] = str(job.duration_s)
+        else:
+            asked |= self._film(job, endpoint, seed)
         asked |= _shared.options(self.route, job)
-        said = read((yield self._post(f"{QUEUE}/{endpoint}", asked, KEPT | ONCE)))
-        match said:
+        headers = KEPT | ONCE | (LATER if self.route.kind == "batch" else {})
+        match said := read((yield self._post(self._door(endpoint), asked, headers))):
             case {
                 "request_id": str(remote),
                 "status_url": str(status),
@@ -119,11 +202,28 @@ class Fal:
             case {"status": "COMPLETED", "error_type": str(kind)} if kind in NOT_BILLED:
                 return Refused(f"{kind}: {quote(words(said), self.key)}")
             case {"status": "COMPLETED"}:  # which is said of failures too
-                error = said.get("error") or said.get("error_type")
                 result = yield self._ask("GET", ticket.urls["result"])
-                return self._outcome(result, error)
+                if result.status_code >= 500:
+                    return (yield from self._confirmed(ticket, result))
+                return self._outcome(result, _error(said))
             case _:
                 raise self._unreadable(said)
+
+    def _confirmed(self, ticket: Ticket, failed: httpx.Response) -> Exchange[Progress]:
+        """What a 5xx in place of a result comes to.
+
+        The job goes again for it, unbilled; were it but a hiccup of that one question,
+        the clip would be bought twice. So it has to be told twice.
+        """
+        match read((yield self._ask("GET", ticket.urls["status"]))):
+            case {"status": "COMPLETED", **said} if error := _error(said):
+                return self._outcome(failed, error)
+            case {"status": "COMPLETED"}:
+                again = yield self._ask("GET", ticket.urls["result"])
+                changed = again.status_code >= 500 and _told(again) != _told(failed)
+                return None if changed else self._outcome(again, None)
+            case _:
+                return None
 
     def cancel(self, ticket: Ticket) -> Exchange[None]:
         yield self._ask("PUT", ticket.urls["cancel"])
@@ -135,10 +235,43 @@ class Fal:
         over = request.method == "PUT" and code in {400, 404}  # nothing to cancel
         if response.is_success or over or _is_outcome(response, said):
             return None
-        told = str(words(said)).lower()
-        if code == 403 and ("user is locked" in told or "exhausted balance" in told):
-            code = 402
         return REFUSALS.verdict(response, said, code=code, key=self.key)
+
+    def check(self) -> Exchange[Checkup]:
+        endpoints = sorted({*self.route.endpoints.values()})
+        url = httpx.URL(PRICING, params={"endpoint_id": endpoints})
+        said = read((yield self._ask("GET", str(url))))
+        match said:
+            case {"prices": [*prices]}:
+                listed = {price["endpoint_id"]: price for price in prices}
+            case _:
+                raise self._unreadable(said)
+        return Checkup(
+            prices_usd={
+                (resolution, seconds): usd
+                for resolution, seconds in self.route.prices_usd
+                if (usd := self._price(listed, resolution, seconds))
+            },
+            has_model={*endpoints} <= listed.keys(),
+        )
+
+    def _price(
+        self, listed: dict[str, Any], resolution: str, seconds: int
+    ) -> Decimal | None:
+        """A clip's price, where it follows from its endpoint's for one unit.
+
+        The unit's is for the largest size that an endpoint makes, and what is counted in
+        frames has seconds of its own.
+        """
+        endpoint = self.route.endpoints[resolution]
+        alone = [*self.route.endpoints.values()].count(endpoint) == 1
+        match listed.get(endpoint):
+            case {"unit": "second" | "seconds", "unit_price": price, "currency": "USD"}:
+                each = money(price)
+                certain = alone and endpoint not in MOST_FRAMES
+                return each * seconds if certain and each is not None else None
+            case _:
+                return None
 
     def _outcome(self, result: httpx.Response, error: Any) -> Progress:
         """What came of a job: fal's own 5xx is free, a 422 may be billed (docs)."""
@@ -150,13 +283,28 @@ class Fal:
             case {"video": {"url": str(url)}}:
                 return Finished(url)
             case {"detail": [{"type": str(kind)}, *_]} | {"error_type": str(kind)}:
-                return _failure(kind, failed_with, reason)
-            case _ if error and failed_with >= 500:
-                return Refused(reason)
+                return failure(FAILURES, {"kind": kind, "status": failed_with}, reason)
             case _ if error:
-                return Discarded(quote(error, self.key))
+                told = reason if failed_with >= 500 else quote(error, self.key)
+                return failure(FAILURES, {"kind": "", "status": failed_with}, told)
             case _:
                 raise self._unreadable(said)
+
+    def _film(self, job: Job, endpoint: str, seed: int) -> dict[str, object]:
+        """What Wan is asked: its clips are counted in frames."""
+        asked: dict[str, object] = {
+            "resolution": job.resolution,
+            "num_frames": self._frames(job, endpoint),
+            "frames_per_second": self.route.fps,
+            "seed": seed,
+        }
+        if "/v2.2" in endpoint:  # which doubles the frames unless told not to
+            asked["num_interpolated_frames"] = 0
+        return asked
+
+    def _door(self, endpoint: str) -> httpx.URL:
+        url = httpx.URL(f"{QUEUE}/{endpoint}")
+        return url.copy_merge_params({"fal_webhook": self.hook}) if self.hook else url
 
     def _frames(self, job: Job, endpoint: str) -> int:
         frames = job.duration_s * self.route.fps + 1
@@ -168,7 +316,9 @@ class Fal:
     def _ask(self, method: str, url: str) -> httpx.Request:
         return httpx.Request(method, url, headers=self._auth())
 
-    def _post(self, url: str, asked: object, headers: dict[str, str]) -> httpx.Request:
+    def _post(
+        self, url: httpx.URL | str, asked: object, headers: dict[str, str]
+    ) -> httpx.Request:
         return httpx.Request("POST", url, headers=self._auth() | headers, json=asked)
 
     def _auth(self) -> dict[str, str]:
@@ -178,19 +328,24 @@ class Fal:
         return UnreadableError(self.name, quote(said, self.key))
 
 
+def _error(said: Mapping[str, Any]) -> Any:
+    """What a status says went wrong; nothing where all went well."""
+    return said.get("error") or said.get("error_type")
+
+
+def _told(failed: httpx.Response) -> tuple[int, str]:
+    """By what two answers are the same failure: fal's own type of it, if it has one."""
+    match read(failed):
+        case {"detail": [{"type": str(kind)}, *_]} | {"error_type": str(kind)}:
+            return failed.status_code, kind
+        case _:
+            return failed.status_code, ""
+
+
 def _is_outcome(response: httpx.Response, said: Any) -> bool:
     """Whether this is how the job failed, told where its result would have been."""
     request = response.request
-    of_result = request.method == "GET" and not request.url.path.endswith("/status")
+    asks = ("/status", "/models/pricing")
+    of_result = request.method == "GET" and not request.url.path.endswith(asks)
     ours = response.status_code in {401, 402, 403, 404, 429}
     return of_result and not ours and isinstance(said, dict) and "detail" in said
-
-
-def _failure(kind: str, status: int, reason: str) -> Refused | Discarded | Rejected:
-    match status:
-        case 400 | 422 if kind not in ANOTHER_TRY:
-            return Rejected(reason, charged=True)
-        case _ if status >= 500:
-            return Refused(reason)
-        case _:
-            return Discarded(reason)

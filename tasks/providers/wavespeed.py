@@ -2,6 +2,9 @@
 
 import re
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from itertools import count
 from typing import Any, Final
 from urllib.parse import quote as escaped
 
@@ -9,38 +12,124 @@ import httpx
 
 from manifests.catalogue import Route
 from manifests.jobs import Job
-from manifests.lifecycle import Refused, Rejected, Ticket
+from manifests.lifecycle import Ticket
 from tasks.providers import _shared
 from tasks.providers._shared import (
+    Failure,
     Refusals,
+    Sign,
     code_of,
+    digest,
     ended,
+    failure,
+    money,
     names_task,
     quote,
     read,
-    words,
 )
-from tasks.providers.base import Exchange, Finished, Progress, Still, UnreadableError
+from tasks.providers.base import (
+    Absent,
+    Checkup,
+    Doubt,
+    Exchange,
+    Finished,
+    Progress,
+    Still,
+    UnreadableError,
+)
 from tasks.verdicts import ProviderError
 
 API: Final = "https://api.wavespeed.ai/api/v3"
 
 # No page shows what an empty account is told; these words are from public reports.
 OUT_OF_CREDIT: Final = re.compile(
-    r"insufficient\s+(credit|balance|fund)", re.IGNORECASE
+    r"insufficient credit|insufficient balance|insufficient fund", re.IGNORECASE
 )
+TOP_UP: Final = "top up the account at https://wavespeed.ai"
 REFUSALS: Final = Refusals(
     provider="wavespeed",
     mark="message",
     uploads="/media/uploads",
-    fixes={
-        401: "check the key; a new one sleeps until the account's first top-up",
-        402: "top up the account at https://wavespeed.ai",
-        403: "check that the account may use this model",
-        404: "check the model's id in the route's endpoints",
-    },
-    # The last three are task codes: content moderation, missing and invalid parameter.
-    bad_input=frozenset({400, 413, 422, 1200, 1400, 1401}),
+    asks=("/model/price", "/api/v3/predictions"),
+    signs=(
+        Sign(
+            word="auth",
+            codes=frozenset({401}),
+            fix="check the key; a new one sleeps until the account's first top-up",
+        ),
+        Sign(word="credit", codes=frozenset({402}), fix=TOP_UP),
+        Sign(
+            word="credit", codes=frozenset({400, 403}), says=OUT_OF_CREDIT, fix=TOP_UP
+        ),
+        Sign(
+            word="permission",
+            codes=frozenset({403}),
+            fix="check that the account may use this model",
+        ),
+        Sign(
+            word="permission",
+            codes=frozenset({404}),
+            submits=True,
+            fix="check the model's id in the route's endpoints",
+        ),
+        # 1200, 1400 and 1401 are task codes (docs, error-codes).
+        Sign(word="content", codes=frozenset({1200})),
+        Sign(word="invalid", codes=frozenset({400, 413, 422, 1400, 1401})),
+        Sign(word="throttled", codes=frozenset({429})),
+    ),
+)
+REFUNDED: Final = "docs, pricing: failed tasks are refunded within three hours, 2026-11"
+FAILURES: Final = (
+    Failure(
+        why="content",
+        told="`failed` with code 1200, or `true` in `has_nsfw_contents`",
+        when=lambda task: (
+            task.get("code") == 1200 or True in (task.get("has_nsfw_contents") or ())
+        ),
+        charged=False,
+        source=REFUNDED,
+    ),
+    Failure(
+        why="invalid",
+        told="`failed` with code 1400 or 1401",
+        when=lambda task: task.get("code") in {1400, 1401},
+        charged=False,
+        source=REFUNDED,
+    ),
+    Failure(
+        why="server",
+        told="`failed`, `cancelled`, `timeout`, `deleted`",
+        when=lambda _: True,
+        charged=False,
+        source=REFUNDED,
+    ),
+)
+# Whether a model is there, and its price, it may or may not say.
+CATALOGUE: Final = ("/models", "/model/price")
+
+# What was created from so long before our submit to so long after it, by our clock: not
+# every clock agrees, and a submit may be on its way for a while.
+BEFORE_S: Final = 300
+AFTER_S: Final = 900
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Door:
+    """Where this API is to be had: from WaveSpeed itself, or from who resells it."""
+
+    name: str
+    api: str
+    hosts: frozenset[str]
+    refusals: Refusals
+    failures: tuple[Failure, ...]
+
+
+OWN: Final = Door(
+    name="wavespeed",
+    api=API,
+    hosts=frozenset({"api.wavespeed.ai"}),
+    refusals=REFUSALS,
+    failures=FAILURES,
 )
 
 
@@ -50,8 +139,16 @@ class WaveSpeed:
 
     route: Route
     key: str = field(repr=False)
-    name: str = field(default="wavespeed", init=False)
-    hosts: frozenset[str] = field(default=frozenset({"api.wavespeed.ai"}), init=False)
+    hook: str = ""
+    door: Door = field(default=OWN, repr=False)
+
+    @property
+    def name(self) -> str:
+        return self.door.name
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        return self.door.hosts
 
     def upload(self, still: Still) -> Exchange[str]:
         asked = {
@@ -75,14 +172,18 @@ class WaveSpeed:
             case _:
                 raise self._unreadable(said)
 
-    def submit(self, job: Job, image_url: str, seed: int) -> Exchange[Ticket]:
-        endpoint = self.route.endpoints[job.resolution]
-        asked: dict[str, object] = {"image": image_url, "prompt": job.prompt}
-        if job.resolution not in endpoint:  # wan-2.1 has an endpoint for each
-            asked["resolution"] = job.resolution
-        asked |= {"duration": job.duration_s, "seed": seed}
-        asked |= _shared.options(self.route, job)
-        match said := read((yield self._request("POST", endpoint, asked))):
+    def submit(
+        self,
+        job: Job,
+        image_url: str,
+        seed: int,
+        reference: str,  # noqa: ARG002 - it has no field for one
+    ) -> Exchange[Ticket]:
+        endpoint, asked = self._asked(job, image_url, seed)
+        request = self._request("POST", endpoint, asked)
+        if self.hook:
+            request.url = request.url.copy_set_param("webhook", self.hook)
+        match said := read((yield request)):
             case {"data": {"id": str(remote)}} if remote:
                 return Ticket(self.name, remote)
             case _:
@@ -103,14 +204,88 @@ class WaveSpeed:
     def judge(self, response: httpx.Response) -> ProviderError | None:
         request, said = response.request, read(response)
         if "authorization" not in request.headers:
-            return REFUSALS.of_store(response)
+            return self.door.refusals.of_store(response)
         code = code_of(response, said)
         gone = request.method == "DELETE" and code == 404
-        if gone or names_task(response, said) or 200 <= code < 300:
+        unsaid = request.url.path.endswith(CATALOGUE) and code in {400, 404, 422}
+        if gone or unsaid or names_task(response, said) or 200 <= code < 300:
             return None
-        if code in {400, 402, 403} and OUT_OF_CREDIT.search(str(words(said))):
-            code = 402
-        return REFUSALS.verdict(response, said, code=code, key=self.key)
+        return self.door.refusals.verdict(response, said, code=code, key=self.key)
+
+    def check(self) -> Exchange[Checkup]:
+        balance = read((yield self._request("GET", "balance")))
+        models = read((yield self._request("GET", "models")))
+        prices: dict[tuple[str, int], Decimal] = {}
+        for resolution, seconds in self.route.prices_usd:
+            job = _shared.example(resolution, seconds)
+            endpoint, inputs = self._asked(job, job.image, 1)
+            # All of them: what lacks one is told the lowest price without a word.
+            asked = {"model_id": endpoint, "inputs": inputs}
+            said = read((yield self._request("POST", "model/price", asked)))
+            if price := _price(said):
+                prices[resolution, seconds] = price
+        return Checkup(
+            credit_usd=_balance(balance),
+            prices_usd=prices,
+            has_model=_shared.has_model(self.route, models, "model_id"),
+        )
+
+    def mark(self, job: Job, image_url: str, seed: int, reference: str) -> str:
+        del reference
+        endpoint, asked = self._asked(job, image_url, seed)
+        return digest({"model": endpoint, **asked})
+
+    def find(self, doubt: Doubt) -> Exchange[Ticket | Absent | None]:
+        seen: set[str] = set()
+        for page in count(1):
+            listed = yield from self._page(doubt, page)
+            if listed.keys() <= seen:
+                break
+            for remote, item in listed.items():
+                if remote not in doubt.known and _mark(item) == doubt.mark:
+                    return Ticket(self.name, remote)
+            seen |= listed.keys()
+        # A listing that shows none of what we know to be there may be of another kind.
+        if seen and seen <= doubt.known:
+            return Absent("it accepted nothing about then that is not on our record")
+        # Its documented listing does not repeat what was asked for: it may be ours, or not.
+        return None
+
+    def _page(self, doubt: Doubt, page: int) -> Exchange[dict[str, dict[str, Any]]]:
+        """A page of what it accepted about then, by its ids.
+
+        Of every model: one that it spells otherwise than we do would leave the listing
+        empty, and what was accepted would be taken for absent.
+        """
+        asked = {
+            "page": page,
+            "page_size": 100,
+            "created_after": _date(doubt.submitted_at - BEFORE_S),
+            "created_before": _date(doubt.submitted_at + AFTER_S),
+        }
+        match said := read((yield self._request("POST", "predictions", asked))):
+            case {"data": {"items": [*items]}}:
+                return {self._id(item): item for item in items}
+            case _:
+                raise self._unreadable(said)
+
+    def _id(self, item: Any) -> str:
+        match item:
+            case {"id": str(remote)} if remote:
+                return remote
+            case _:
+                raise self._unreadable(item)
+
+    def _asked(
+        self, job: Job, image_url: str, seed: int
+    ) -> tuple[str, dict[str, object]]:
+        """Which model a submit goes to, and its body: what is marked is what is sent."""
+        endpoint = self.route.endpoints[job.resolution]
+        asked: dict[str, object] = {"image": image_url, "prompt": job.prompt}
+        if job.resolution not in endpoint:  # wan-2.1 has an endpoint for each
+            asked["resolution"] = job.resolution
+        asked |= {"duration": job.duration_s, "seed": seed}
+        return endpoint, asked | _shared.options(self.route, job)
 
     def _progress(self, task: dict[str, Any]) -> Progress:
         match task:
@@ -122,20 +297,47 @@ class WaveSpeed:
                 return None
             case {"error": str(error)} if "Sync mode timed out" in error:
                 return None
-            case {"status": "failed", "code": 1200 | 1400 | 1401}:
-                return Rejected(ended(task, self.key))
-            case {"status": "failed", "has_nsfw_contents": [*flags]} if True in flags:
-                return Rejected(ended(task, self.key))
             case {"status": "failed" | "cancelled" | "timeout" | "deleted"}:
-                return Refused(
-                    ended(task, self.key)
-                )  # refunded within three hours (docs)
+                return failure(self.door.failures, task, ended(task, self.key))
             case _:
                 raise self._unreadable(task)
 
     def _request(self, method: str, path: str, json: object = None) -> httpx.Request:
         headers = {"authorization": f"Bearer {self.key}"}
-        return httpx.Request(method, f"{API}/{path}", headers=headers, json=json)
+        url = f"{self.door.api}/{path}"
+        return httpx.Request(method, url, headers=headers, json=json)
 
     def _unreadable(self, said: Any) -> UnreadableError:
         return UnreadableError(self.name, quote(said, self.key))
+
+
+def _balance(said: Any) -> Decimal | None:
+    match said:
+        case {"data": {"balance": balance}}:
+            return money(balance)
+        case _:
+            return None
+
+
+def _price(said: Any) -> Decimal | None:
+    """What this account pays."""
+    match said:
+        case {"data": {"currency": str(currency)}} if currency.upper() != "USD":
+            return None
+        case {"data": {"discounted_price": price} | {"price": price}}:
+            return money(price)
+        case _:
+            return None
+
+
+def _mark(item: dict[str, Any]) -> str | None:
+    """As `WaveSpeed.mark`, where a listing repeats what was asked for."""
+    match item:
+        case {"model": str(model), "input": {**asked}}:
+            return digest({"model": model, **asked})
+        case _:
+            return None
+
+
+def _date(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")[:-6] + "Z"

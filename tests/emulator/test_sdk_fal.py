@@ -14,6 +14,7 @@ from PIL import Image
 from tasks.emulator import Emulator, Fault, running
 
 MODEL = "fal-ai/wan/v2.2-a14b/image-to-video"
+KLING = "fal-ai/kling-video/v1.6/pro/image-to-video"
 SCRIPT = {
     "nude": [Fault.REFUSE_CONTENT],
     "unlucky": [Fault.FAIL],
@@ -177,6 +178,40 @@ def test_a_bad_input_is_refused_and_not_charged(fal, emulator, image, asked, kin
     assert refusal.value.status_code == 422
     assert detail["loc"] == ["body", *asked]
     assert detail["type"] == kind
+    assert emulator.bill == []
+
+
+def kling(fal, image, **asked):
+    asked = {"prompt": "dolly", "image_url": image} | asked
+    return fal.subscribe(KLING, asked, interval=0.02)
+
+
+def test_kling_is_sold_by_the_second_and_tells_no_seed(fal, emulator, image):
+    result = kling(fal, image, duration="10", negative_prompt="blur", cfg_scale=0.5)
+
+    assert result["video"]["url"].endswith(".mp4")
+    assert "seed" not in result
+    (charge,) = emulator.bill
+    assert (charge.price_usd, charge.outcome) == ("0.98", "succeeded")
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind"),
+    [
+        ({"duration": 10}, "one_of"),
+        ({"duration": "8"}, "one_of"),
+        ({"cfg_scale": 7.5}, "less_than_equal"),
+        ({"prompt": None}, "missing"),
+    ],
+)
+def test_what_kling_does_not_take_is_refused_and_not_charged(
+    fal, emulator, image, asked, kind
+):
+    with pytest.raises(fal_client.FalClientHTTPError) as refusal:
+        kling(fal, image, **asked)
+
+    (detail,) = refusal.value.message
+    assert (refusal.value.status_code, detail["type"]) == (422, kind)
     assert emulator.bill == []
 
 

@@ -1,5 +1,6 @@
 """What Atlas Cloud is asked, and what its answers mean."""
 
+import json
 from decimal import Decimal
 
 import pytest
@@ -8,7 +9,7 @@ from manifests.catalogue import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Refused, Rejected, Ticket
 from tasks.providers.atlas import Atlas
-from tasks.providers.base import Finished, UnreadableError
+from tasks.providers.base import Checkup, Finished, UnreadableError
 from tasks.verdicts import (
     InDoubtError,
     MisconfiguredError,
@@ -35,7 +36,7 @@ def asking(step, still):
     """The request of each step, as the exchange would send it."""
     match step:
         case "submit":
-            return next(PROVIDER.submit(JOB, IMAGE, 42))
+            return next(PROVIDER.submit(JOB, IMAGE, 42, "ref-1"))
         case "upload":
             return next(PROVIDER.upload(still))
         case "poll":
@@ -43,7 +44,7 @@ def asking(step, still):
 
 
 def test_a_submit_is_one_request_with_the_model_in_a_flat_body(play, recorded):
-    exchange = PROVIDER.submit(JOB, IMAGE, 42)
+    exchange = PROVIDER.submit(JOB, IMAGE, 42, "ref-1")
 
     [request], ticket = play(PROVIDER, exchange, recorded("atlas", "submitted"))
 
@@ -189,7 +190,7 @@ def test_a_submit_whose_good_answer_names_no_prediction_is_unreadable(
     play, answer, body
 ):
     with pytest.raises(UnreadableError):
-        play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42), answer(200, body))
+        play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), answer(200, body))
 
 
 def test_a_submit_that_names_a_prediction_was_accepted_whatever_else_it_says(
@@ -198,7 +199,7 @@ def test_a_submit_that_names_a_prediction_was_accepted_whatever_else_it_says(
     failed = {"id": "9f8e7d", "status": "failed", "error_code": 1039}
     said = answer(400, {"code": 400, "msg": "moderated", "data": failed})
 
-    assert play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42), said)[1] == TICKET
+    assert play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), said)[1] == TICKET
 
 
 def test_there_is_no_way_to_cancel():
@@ -306,3 +307,67 @@ def test_a_refusal_says_what_to_do(recorded, still, name, words):
     said.request = asking("submit", still)
 
     assert str(PROVIDER.judge(said)) == words
+
+
+def test_who_listens_is_told_in_the_body():
+    hook = "https://hooks.example/atlas"
+
+    said = json.loads(next(Atlas(ROUTE, KEY, hook).submit(JOB, IMAGE, 42, "r")).content)
+    unsaid = json.loads(next(PROVIDER.submit(JOB, IMAGE, 42, "r")).content)
+
+    assert said == unsaid | {"webhook_url": hook}
+
+
+CHECKED = ("no_such_prediction", "balance", "models", "price")
+
+
+def test_a_check_proves_the_key_and_asks_for_each_price_in_full(play, recorded):
+    answers = [recorded("atlas", name) for name in CHECKED]
+
+    asked, said = play(PROVIDER, PROVIDER.check(), *answers)
+
+    host = "https://api.atlascloud.ai"
+    assert [(request.method, str(request.url)) for request in asked] == [
+        ("GET", f"{host}/api/v1/model/prediction/nightreel-check"),
+        ("GET", f"{host}/public/v1/balance"),
+        ("GET", f"{host}/api/v1/models"),
+        ("POST", f"{host}/api/v1/model/calculate"),
+    ]
+    assert asked[0].headers["authorization"] == f"Bearer {KEY}"
+    assert json.loads(asked[3].content) == {
+        "model": SPICY,
+        "image": "https://example.com/still.jpg",
+        "prompt": "slow pan",
+        "resolution": "480p",
+        "duration": 5,
+        "seed": 1,
+    }
+    assert said == Checkup(
+        credit_usd=Decimal("12.34"),
+        prices_usd={("480p", 5): Decimal("0.17")},
+        has_model=True,
+    )
+
+
+def test_a_check_tells_a_bad_key(play, recorded):
+    with pytest.raises(MisconfiguredError, match="check the key"):
+        play(PROVIDER, PROVIDER.check(), recorded("atlas", "unauthorized"))
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 429])
+def test_what_is_not_published_is_left_open(play, recorded, answer, status):
+    unsaid = {"code": status, "msg": "no", "data": None}
+    answers = recorded("atlas", "no_such_prediction"), *[answer(status, unsaid)] * 3
+
+    assert play(PROVIDER, PROVIDER.check(), *answers)[1] == Checkup()
+
+
+def test_asking_for_a_price_is_no_submit(answer):
+    exchange = PROVIDER.check()
+    asked = [next(exchange)]
+    asked += [exchange.send(answer(200, {})) for _ in range(3)]
+    said = answer(500, {"code": 500, "msg": "oops"})
+    said.request = asked[-1]
+
+    assert asked[-1].method == "POST"
+    assert type(PROVIDER.judge(said)) is InDoubtError

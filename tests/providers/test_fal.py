@@ -1,6 +1,7 @@
 """What fal is asked, and what its answers mean."""
 
 import json
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from manifests.catalogue import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Discarded, Refused, Rejected, Ticket
-from tasks.providers.base import Finished, UnreadableError
+from tasks.providers.base import Checkup, Finished, UnreadableError
 from tasks.providers.fal import Fal
 from tasks.verdicts import (
     InDoubtError,
@@ -51,7 +52,7 @@ def asking(step, answer, still):
     """The request of each step, as the exchange would send it."""
     match step:
         case "submit":
-            return next(PROVIDER.submit(JOB, IMAGE, 42))
+            return next(PROVIDER.submit(JOB, IMAGE, 42, "ref-1"))
         case "upload":
             return next(PROVIDER.upload(still))
         case "poll":
@@ -65,7 +66,7 @@ def asking(step, answer, still):
 
 
 def test_a_submit_is_one_request_in_frames_and_at_the_models_own_speed(play, recorded):
-    exchange = PROVIDER.submit(JOB, IMAGE, 42)
+    exchange = PROVIDER.submit(JOB, IMAGE, 42, "ref-1")
 
     [request], ticket = play(PROVIDER, exchange, recorded("fal", "submitted"))
 
@@ -88,7 +89,7 @@ def test_a_submit_is_one_request_in_frames_and_at_the_models_own_speed(play, rec
 
 
 def test_wan_2_1_is_not_told_what_it_does_not_take():
-    request = next(Fal(WAN_21, KEY).submit(JOB, IMAGE, 0))
+    request = next(Fal(WAN_21, KEY).submit(JOB, IMAGE, 0, "ref-1"))
 
     assert str(request.url) == "https://queue.fal.run/fal-ai/wan-i2v"
     assert json.loads(request.content) == {
@@ -101,13 +102,55 @@ def test_wan_2_1_is_not_told_what_it_does_not_take():
     }
 
 
+KLING = Route(
+    name="fal/kling-1.6",
+    endpoints={"720p": "fal-ai/kling-video/v1.6/standard/image-to-video"},
+    prices_usd={("720p", 10): Decimal("0.56")},
+    fps=24,
+    takes_negative_prompt=True,
+)
+
+
+def test_kling_is_asked_in_seconds_and_told_nothing_that_it_does_not_take():
+    job = replace(JOB, resolution="720p", duration_s=10, aspect_ratio="auto")
+
+    request = next(Fal(KLING, KEY).submit(job, IMAGE, 42, "ref-1"))
+
+    assert str(request.url) == f"https://queue.fal.run/{KLING.endpoints['720p']}"
+    assert request.content == (
+        b'{"image_url":"https://i/1.jpg","prompt":"slow dolly in","duration":"10",'
+        b'"negative_prompt":"blur"}'
+    )
+
+
+def test_a_route_that_waits_for_its_turn_says_so():
+    live, batch = (
+        next(Fal(replace(ROUTE, kind=kind), KEY).submit(JOB, IMAGE, 1, "ref-1"))
+        for kind in ("live", "batch")
+    )
+
+    assert "x-fal-queue-priority" not in live.headers
+    assert batch.headers["x-fal-queue-priority"] == "low"
+
+
+def test_a_hook_is_named_in_the_submits_address():
+    provider = Fal(ROUTE, KEY, "https://hooks.example/fal?batch=1&b=2")
+
+    request = next(provider.submit(JOB, IMAGE, 1, "ref-1"))
+
+    assert request.url.path == f"/{A14B}"
+    assert dict(request.url.params) == {
+        "fal_webhook": "https://hooks.example/fal?batch=1&b=2"
+    }
+
+
 @pytest.mark.parametrize(
     ("route", "seconds", "frames"), [(ROUTE, 10, 161), (WAN_21, 6, 97)]
 )
 def test_a_clip_as_long_as_the_model_makes_is_asked_for(route, seconds, frames):
     job = Job(image="i", prompt="p", duration_s=seconds)
 
-    request = next(Fal(route, KEY).submit(job, IMAGE, 0))
+    request = next(Fal(route, KEY).submit(job, IMAGE, 0, "ref-1"))
 
     assert json.loads(request.content)["num_frames"] == frames
 
@@ -117,7 +160,7 @@ def test_a_clip_longer_than_the_model_makes_is_never_sent(route, seconds):
     job = Job(image="i", prompt="p", duration_s=seconds)
 
     with pytest.raises(MisconfiguredError, match=f"{route.name}: {seconds} s are"):
-        next(Fal(route, KEY).submit(job, IMAGE, 0))
+        next(Fal(route, KEY).submit(job, IMAGE, 0, "ref-1"))
 
 
 def test_an_upload_puts_the_still_without_the_key(play, recorded, answer, still):
@@ -220,10 +263,6 @@ def request_error(kind):
         ((422, model_error("file_download_error")), Discarded),
         ((400, model_error("downstream_service_error")), Discarded),
         ((499, request_error("client_cancelled")), Discarded),
-        ((500, model_error("internal_server_error")), Refused),
-        ((500, model_error("downstream_service_unavailable")), Refused),
-        ((504, model_error("generation_timeout")), Refused),
-        ((503, request_error("runner_scheduling_failure")), Refused),
     ],
 )
 def test_a_failure_told_in_place_of_the_result_is_read(
@@ -236,6 +275,89 @@ def test_a_failure_told_in_place_of_the_result_is_read(
     assert type(progress) is outcome
     assert "no" in progress.reason
     assert not isinstance(progress, Rejected) or progress.charged
+
+
+OWN_FAULTS = [
+    (500, model_error("internal_server_error")),
+    (500, model_error("downstream_service_unavailable")),
+    (504, model_error("generation_timeout")),
+    (503, request_error("runner_scheduling_failure")),
+]
+
+
+@pytest.mark.parametrize("failure", OWN_FAULTS)
+def test_a_5xx_is_a_failure_only_if_it_is_told_twice(play, recorded, answer, failure):
+    """Else a hiccup of one question would have the clip bought again."""
+    completed = recorded("fal", "completed")
+    answers = completed, answer(*failure), recorded("fal", "completed")
+
+    asked, progress = play(PROVIDER, PROVIDER.poll(TICKET), *answers, answer(*failure))
+
+    assert type(progress) is Refused
+    assert [str(request.url) for request in asked] == [
+        f"{REQUEST}/status",
+        REQUEST,
+        f"{REQUEST}/status",
+        REQUEST,
+    ]
+
+
+@pytest.mark.parametrize("failure", OWN_FAULTS)
+def test_a_5xx_is_a_failure_if_the_status_then_says_so(play, recorded, answer, failure):
+    completed = recorded("fal", "completed")
+    answers = completed, answer(*failure), recorded("fal", "completed_with_error")
+
+    assert type(play(PROVIDER, PROVIDER.poll(TICKET), *answers)[1]) is Refused
+
+
+def test_a_5xx_that_passes_leaves_the_clip(play, recorded, answer):
+    answers = (
+        recorded("fal", "completed"),
+        answer(500, request_error("internal_error")),
+        recorded("fal", "completed"),
+        recorded("fal", "result"),
+    )
+
+    progress = play(PROVIDER, PROVIDER.poll(TICKET), *answers)[1]
+
+    assert progress == Finished("https://v3b.fal.media/files/b/out.mp4", 42)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        (503, request_error("internal_error")),
+        (500, request_error("runner_server_error")),
+        (500, {"detail": "Internal Server Error"}),
+    ],
+)
+def test_two_5xx_that_differ_are_asked_about_later(play, recorded, answer, other):
+    answers = (
+        recorded("fal", "completed"),
+        answer(500, request_error("internal_error")),
+        recorded("fal", "completed"),
+        answer(*other),
+    )
+
+    assert play(PROVIDER, PROVIDER.poll(TICKET), *answers)[1] is None
+
+
+@pytest.mark.parametrize("name", ["queued", "running"])
+def test_a_5xx_of_what_is_still_at_work_is_asked_about_later(
+    play, recorded, answer, name
+):
+    hiccup = answer(500, request_error("internal_error"))
+    answers = recorded("fal", "completed"), hiccup, recorded("fal", name)
+
+    assert play(PROVIDER, PROVIDER.poll(TICKET), *answers)[1] is None
+
+
+def test_a_5xx_whose_second_asking_fails_proves_nothing(play, recorded, answer):
+    hiccup = answer(500, request_error("internal_error"))
+    answers = recorded("fal", "completed"), hiccup, answer(502, b"<html></html>")
+
+    with pytest.raises(InDoubtError):
+        play(PROVIDER, PROVIDER.poll(TICKET), *answers)
 
 
 @pytest.mark.parametrize("name", ["moderated", "out_of_range"])
@@ -252,7 +374,6 @@ def test_what_no_provider_would_make_may_still_be_billed(play, recorded, how, na
 @pytest.mark.parametrize(
     ("result", "outcome"),
     [
-        ((500, {"detail": "Internal Server Error"}), Refused),
         ((422, {"detail": "no"}), Discarded),
         ((200, {}), Discarded),
     ],
@@ -265,13 +386,30 @@ def test_an_error_that_is_not_explained_is_free_only_if_fals_own(
     assert type(play(PROVIDER, PROVIDER.poll(TICKET), *answers)[1]) is outcome
 
 
+def test_an_unexplained_5xx_is_free_where_the_status_keeps_to_its_error(
+    play, recorded, answer
+):
+    name = "completed_with_an_untyped_error"
+    failed = answer(500, {"detail": "Internal Server Error"})
+    answers = recorded("fal", name), failed, recorded("fal", name)
+
+    assert type(play(PROVIDER, PROVIDER.poll(TICKET), *answers)[1]) is Refused
+
+
+def test_an_unexplained_5xx_is_asked_for_again_however_often(play, recorded, answer):
+    failed = [answer(500, {"detail": "Internal Server Error"}) for _ in range(2)]
+    answers = recorded("fal", "completed"), failed[0], recorded("fal", "completed")
+
+    with pytest.raises(UnreadableError, match="fal: cannot read"):
+        play(PROVIDER, PROVIDER.poll(TICKET), *answers, failed[1])
+
+
 @pytest.mark.parametrize(
     ("status", "body"),
     [
         (200, {"status": "COMPLETED"}),
         (200, b"<html>maintenance</html>"),
         (200, b""),
-        (500, {"detail": "Internal Server Error"}),
         (422, {"detail": "no"}),
     ],
 )
@@ -298,7 +436,7 @@ def test_a_poll_that_makes_no_sense_is_said_so_with_its_body(play, answer, body)
 )
 def test_a_submit_whose_good_answer_is_no_receipt_is_unreadable(play, answer, body):
     with pytest.raises(UnreadableError):
-        play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42), answer(200, body))
+        play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), answer(200, body))
 
 
 def test_cancelling_asks_where_fal_said_to(play, recorded):
@@ -420,3 +558,72 @@ def test_a_refusal_says_what_to_do(recorded, answer, still, name, words):
     said.request = asking("submit", answer, still)
 
     assert str(PROVIDER.judge(said)) == words
+
+
+PRO = "fal-ai/kling-video/v1.6/pro/image-to-video"
+SECONDS = {"unit": "seconds", "unit_price": 0.098, "currency": "USD"}
+
+
+def checked(play, answer, price, **endpoints):
+    """What a check of a route of these endpoints makes of a price for each of them."""
+    prices = dict.fromkeys([(size, 5) for size in endpoints], Decimal(1))
+    route = Route(name="fal/x", endpoints=endpoints, prices_usd=prices, fps=24)
+    provider = Fal(route, KEY)
+    listed = [{"endpoint_id": each} | price for each in {*endpoints.values()}]
+    return play(provider, provider.check(), answer(200, {"prices": listed}))[1]
+
+
+def test_a_check_asks_the_platform_with_the_key(play, recorded):
+    [request], said = play(PROVIDER, PROVIDER.check(), recorded("fal", "pricing"))
+
+    assert request.method == "GET"
+    assert request.url.host == "api.fal.ai"
+    assert request.url.path == "/v1/models/pricing"
+    assert dict(request.url.params) == {"endpoint_id": A14B}
+    assert request.headers["authorization"] == f"Key {KEY}"
+    assert said == Checkup(has_model=True)
+
+
+def test_a_price_by_the_second_is_a_clips_where_an_endpoint_makes_one_size(
+    play, answer
+):
+    said = checked(play, answer, SECONDS, **{"1080p": PRO})
+
+    assert said.prices_usd == {("1080p", 5): Decimal("0.49")}
+
+
+@pytest.mark.parametrize(
+    ("price", "endpoints"),
+    [
+        (SECONDS, {"480p": PRO, "720p": PRO}),
+        (SECONDS, {"480p": A14B}),
+        (SECONDS | {"unit": "videos"}, {"1080p": PRO}),
+        (SECONDS | {"unit": "compute seconds"}, {"1080p": PRO}),
+        (SECONDS | {"currency": "EUR"}, {"1080p": PRO}),
+        (SECONDS | {"unit_price": None}, {"1080p": PRO}),
+        ({}, {"1080p": PRO}),
+    ],
+)
+def test_a_unit_that_leaves_room_for_doubt_prices_no_clip(
+    play, answer, price, endpoints
+):
+    said = checked(play, answer, price, **endpoints)
+
+    assert said == Checkup(has_model=True)
+
+
+def test_a_check_says_that_a_model_is_gone(play, answer):
+    said = answer(200, {"prices": [], "has_more": False})
+
+    assert play(PROVIDER, PROVIDER.check(), said)[1] == Checkup(has_model=False)
+
+
+def test_a_check_tells_a_bad_key(play, recorded):
+    with pytest.raises(MisconfiguredError, match="check the key"):
+        play(PROVIDER, PROVIDER.check(), recorded("fal", "unauthorized"))
+
+
+@pytest.mark.parametrize("status", [422, 500])
+def test_a_check_that_fails_is_no_jobs_outcome(play, answer, status):
+    with pytest.raises(InDoubtError):
+        play(PROVIDER, PROVIDER.check(), answer(status, {"detail": "no"}))

@@ -8,7 +8,14 @@ import pytest
 from manifests.catalogue import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Refused, Rejected, Ticket
-from tasks.providers.base import Finished, UnreadableError
+from tasks.providers.base import (
+    Absent,
+    Checkup,
+    Doubt,
+    Findable,
+    Finished,
+    UnreadableError,
+)
 from tasks.providers.wavespeed import WaveSpeed
 from tasks.verdicts import (
     InDoubtError,
@@ -36,7 +43,7 @@ def asking(step, still):
     """The request of each step, as the exchange would send it."""
     match step:
         case "submit":
-            return next(PROVIDER.submit(JOB, IMAGE, 42))
+            return next(PROVIDER.submit(JOB, IMAGE, 42, "ref-1"))
         case "upload":
             return next(PROVIDER.upload(still))
         case "poll":
@@ -46,7 +53,7 @@ def asking(step, still):
 
 
 def test_a_submit_is_one_request_to_the_model_with_a_flat_body(play, recorded):
-    exchange = PROVIDER.submit(JOB, IMAGE, 42)
+    exchange = PROVIDER.submit(JOB, IMAGE, 42, "ref-1")
 
     [request], ticket = play(PROVIDER, exchange, recorded("wavespeed", "submitted"))
 
@@ -76,8 +83,12 @@ def test_a_negative_prompt_goes_only_where_the_route_takes_one():
     job = Job(image="i", prompt="p", negative_prompt="blur", resolution="720p")
     plain = Job(image="i", prompt="p", resolution="720p")
 
-    said = json.loads(next(WaveSpeed(route, KEY).submit(job, IMAGE, 1)).content)
-    unsaid = json.loads(next(WaveSpeed(route, KEY).submit(plain, IMAGE, 1)).content)
+    said = json.loads(
+        next(WaveSpeed(route, KEY).submit(job, IMAGE, 1, "ref-1")).content
+    )
+    unsaid = json.loads(
+        next(WaveSpeed(route, KEY).submit(plain, IMAGE, 1, "ref-1")).content
+    )
 
     assert said["negative_prompt"] == "blur"
     assert said["resolution"] == "720p"
@@ -96,7 +107,7 @@ def test_an_endpoint_that_is_one_resolution_is_not_told_it_again():
     )
     job = Job(image="i", prompt="p", resolution="720p")
 
-    request = next(WaveSpeed(route, KEY).submit(job, IMAGE, 0))
+    request = next(WaveSpeed(route, KEY).submit(job, IMAGE, 0, "ref-1"))
 
     assert request.url.path == "/api/v3/wavespeed-ai/wan-2.1/i2v-720p"
     assert json.loads(request.content) == {
@@ -105,6 +116,16 @@ def test_an_endpoint_that_is_one_resolution_is_not_told_it_again():
         "duration": 5,
         "seed": 0,
     }
+
+
+def test_who_listens_is_told_in_the_query_and_the_body_is_the_same():
+    hook = "https://hooks.example/ws?batch=a&b"
+
+    listened = next(WaveSpeed(ROUTE, KEY, hook).submit(JOB, IMAGE, 42, "ref-1"))
+
+    assert dict(listened.url.params) == {"webhook": hook}
+    assert listened.url.path == f"/api/v3/{SPICY}"
+    assert listened.content == next(PROVIDER.submit(JOB, IMAGE, 42, "ref-1")).content
 
 
 def test_an_upload_puts_the_still_with_the_returned_headers_and_no_key(
@@ -277,7 +298,7 @@ def test_an_unknown_word_is_quoted_but_not_at_length(play, answer):
 )
 def test_a_submit_whose_good_answer_names_no_task_is_unreadable(play, answer, body):
     with pytest.raises(UnreadableError):
-        play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42), answer(200, body))
+        play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), answer(200, body))
 
 
 @pytest.mark.parametrize("status", [200, 400, 429, 500, 504])
@@ -286,7 +307,7 @@ def test_a_submit_that_names_a_task_was_accepted_whatever_else_it_says(
 ):
     said = answer(status, {"code": status, "message": "?", "data": {"id": "a1b2c3"}})
 
-    assert play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42), said)[1] == TICKET
+    assert play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), said)[1] == TICKET
 
 
 def test_cancelling_deletes_the_task(play, recorded):
@@ -419,3 +440,169 @@ def test_a_refused_key_is_not_quoted_but_explained(answer, still):
         "wavespeed: HTTP 401: check the key; "
         "a new one sleeps until the account's first top-up"
     )
+
+
+CHECKED = ("balance", "models", "price")
+
+
+def test_a_check_asks_for_credit_model_and_each_price_in_full(play, recorded):
+    answers = [recorded("wavespeed", name) for name in CHECKED]
+
+    asked, said = play(PROVIDER, PROVIDER.check(), *answers)
+
+    api = "https://api.wavespeed.ai/api/v3"
+    assert [(request.method, str(request.url)) for request in asked] == [
+        ("GET", f"{api}/balance"),
+        ("GET", f"{api}/models"),
+        ("POST", f"{api}/model/price"),
+    ]
+    assert json.loads(asked[2].content) == {
+        "model_id": SPICY,
+        "inputs": {
+            "image": "https://example.com/still.jpg",
+            "prompt": "slow pan",
+            "resolution": "480p",
+            "duration": 5,
+            "seed": 1,
+        },
+    }
+    assert said == Checkup(
+        credit_usd=Decimal("12.34"),
+        prices_usd={("480p", 5): Decimal("0.12")},
+        has_model=True,
+    )
+
+
+def test_a_check_says_that_a_model_is_gone(play, recorded, answer):
+    listed = answer(200, {"code": 200, "data": [{"model_id": "another"}, "odd"]})
+    answers = recorded("wavespeed", "balance"), listed, recorded("wavespeed", "price")
+
+    assert play(PROVIDER, PROVIDER.check(), *answers)[1].has_model is False
+
+
+@pytest.mark.parametrize("status", [400, 404, 422])
+def test_what_is_not_published_is_left_open(play, recorded, answer, status):
+    unsaid = {"code": status, "message": "no such page"}
+    answers = recorded("wavespeed", "balance"), *[answer(status, unsaid)] * 2
+
+    assert play(PROVIDER, PROVIDER.check(), *answers)[1] == Checkup(
+        credit_usd=Decimal("12.34")
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "price"),
+    [
+        ({"price": 0.15}, Decimal("0.15")),
+        ({"price": "0.15", "currency": "usd"}, Decimal("0.15")),
+        ({"price": 1.1, "currency": "CNY"}, None),
+        ({"price": 0}, None),
+        ({"price": None}, None),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_a_price_is_believed_in_dollars_only(play, recorded, answer, data, price):
+    answers = [recorded("wavespeed", name) for name in CHECKED[:2]]
+    said = answer(200, {"code": 200, "data": data})
+
+    checkup = play(PROVIDER, PROVIDER.check(), *answers, said)[1]
+
+    assert checkup.prices_usd.get(("480p", 5)) == price
+
+
+def test_a_check_tells_a_bad_key(play, answer):
+    said = answer(401, {"code": 401, "message": "unauthorized"})
+
+    with pytest.raises(MisconfiguredError, match="check the key"):
+        play(PROVIDER, PROVIDER.check(), said)
+
+
+def test_a_question_that_is_posted_is_no_submit(answer):
+    asked = next(PROVIDER.find(DOUBT))
+    said = answer(400, {"code": 400, "message": "bad page"})
+    said.request = asked
+
+    assert asked.method == "POST"
+    assert type(PROVIDER.judge(said)) is InDoubtError
+
+
+MARK = PROVIDER.mark(JOB, IMAGE, 42, "ref-1")
+DOUBT = Doubt(mark=MARK, submitted_at=1795341600.0, known=frozenset())
+
+
+def test_a_mark_is_of_all_that_is_sent_and_shows_nothing_of_it():
+    others = [
+        PROVIDER.mark(JOB, IMAGE, 43, "ref-1"),
+        PROVIDER.mark(JOB, "https://i/2.jpg", 42, "ref-1"),
+        PROVIDER.mark(Job(image="i", prompt="other"), IMAGE, 42, "ref-1"),
+    ]
+
+    assert isinstance(PROVIDER, Findable)
+    assert len({MARK, *others}) == 4
+    assert len(MARK) == 32
+    assert PROVIDER.mark(JOB, IMAGE, 42, "ref-2") == MARK
+
+
+def test_a_doubt_is_looked_for_about_the_time_of_its_submit(play, recorded):
+    exchange = PROVIDER.find(DOUBT)
+
+    [request], _ = play(PROVIDER, exchange, recorded("wavespeed", "empty_listing"))
+
+    assert str(request.url) == "https://api.wavespeed.ai/api/v3/predictions"
+    assert json.loads(request.content) == {
+        "page": 1,
+        "page_size": 100,
+        "created_after": "2026-11-22T09:55:00Z",
+        "created_before": "2026-11-22T10:15:00Z",
+    }
+
+
+def test_a_doubt_is_found_by_the_request_that_an_item_repeats(play, recorded):
+    said = recorded("wavespeed", "listing_with_input")
+
+    assert play(PROVIDER, PROVIDER.find(DOUBT), said)[1] == TICKET
+
+
+def test_what_is_on_our_record_already_is_not_found_twice(play, recorded):
+    ours = Doubt(mark=MARK, submitted_at=0.0, known=frozenset({"a1b2c3", "other"}))
+    pages = (
+        recorded("wavespeed", "listing_with_input"),
+        recorded("wavespeed", "listing"),
+    )
+
+    assert type(play(PROVIDER, PROVIDER.find(ours), *pages)[1]) is Absent
+
+
+def test_a_listing_that_shows_nothing_that_we_know_of_proves_nothing(play, recorded):
+    said = recorded("wavespeed", "empty_listing")
+
+    assert play(PROVIDER, PROVIDER.find(DOUBT), said)[1] is None
+
+
+def test_a_doubt_stays_where_a_stranger_may_be_ours(play, recorded):
+    pages = recorded("wavespeed", "listing"), recorded("wavespeed", "empty_listing")
+
+    assert play(PROVIDER, PROVIDER.find(DOUBT), *pages)[1] is None
+
+
+def test_every_page_is_read_before_a_doubt_is_absent(play, answer):
+    def page(*ids):
+        return answer(200, {"code": 200, "data": {"items": [{"id": i} for i in ids]}})
+
+    ours = Doubt(mark=MARK, submitted_at=0.0, known=frozenset("abc"))
+
+    asked, found = play(
+        PROVIDER, PROVIDER.find(ours), page("a", "b"), page("c"), page()
+    )
+
+    assert [json.loads(request.content)["page"] for request in asked] == [1, 2, 3]
+    assert type(found) is Absent
+
+
+@pytest.mark.parametrize(
+    "said", [{"data": {"items": [{}]}}, {"data": {"items": None}}, {"data": {}}, b""]
+)
+def test_a_listing_that_makes_no_sense_settles_nothing(play, answer, said):
+    with pytest.raises(UnreadableError):
+        play(PROVIDER, PROVIDER.find(DOUBT), answer(200, said))

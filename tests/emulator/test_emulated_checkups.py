@@ -1,0 +1,159 @@
+"""What a provider says of an account, asked over sockets by the adapters themselves."""
+
+from datetime import datetime
+from decimal import Decimal
+
+import httpx
+import pytest
+
+from manifests import catalogue
+from manifests.jobs import Job
+from manifests.lifecycle import Ticket
+from tasks.emulator import Emulator, Fault, running
+from tasks.exchange import Line, ask, connected, submit
+from tasks.providers import PROVIDERS
+from tasks.providers.base import Absent, Doubt
+from tasks.verdicts import InDoubtError, MisconfiguredError
+
+pytestmark = pytest.mark.anyio
+
+KEY = "a-key"
+IMAGE = "data:image/jpeg;base64,/9j/"
+PRICED = ["wavespeed/wan-2.2-spicy", "wavespeed/wan-2.1", "atlas/wan-2.2-spicy"]
+RESOLD = ["302ai/wan-2.2-spicy", "302ai/unified"]
+
+
+@pytest.fixture
+def emulator():
+    return Emulator(
+        latency_s=0.05,
+        clip=b"a clip",
+        keys={KEY},
+        credit_usd=Decimal("12.50"),
+        faults={
+            "unheard": [Fault.LOSE_ANSWER],
+            "unreached": [Fault.GATEWAY_BEFORE],
+        },
+    )
+
+
+@pytest.fixture
+def line(emulator):
+    """Makes the line to a route's provider, there."""
+    with running(emulator) as base:
+
+        def to(name, key=KEY):
+            route = catalogue.shipped().route(name)
+            provider = PROVIDERS[route.provider](route, key)
+            return Line(provider, httpx.URL(f"{base}/{route.provider}"))
+
+        yield to
+
+
+def wanted(line, prompt="dolly"):
+    resolution, seconds = next(iter(line.provider.route.prices_usd))
+    return Job(image="i", prompt=prompt, resolution=resolution, duration_s=seconds)
+
+
+@pytest.mark.parametrize("name", PRICED)
+async def test_a_check_up_has_credit_model_and_the_catalogues_prices(line, name):
+    lane = line(name)
+
+    async with connected() as clients:
+        said = await ask(clients, lane, lane.provider.check())
+
+    assert said.prices_usd == lane.provider.route.prices_usd
+    assert (said.credit_usd, said.has_model) == (Decimal("12.5"), True)
+
+
+@pytest.mark.parametrize("name", RESOLD)
+async def test_a_check_up_at_302ai_has_the_credit(line, name):
+    lane = line(name)
+
+    async with connected() as clients:
+        said = await ask(clients, lane, lane.provider.check())
+
+    assert said.credit_usd == Decimal("12.5")
+
+
+async def test_a_check_up_at_fal_has_the_prices_that_are_certain(line):
+    wan, kling = line("fal/wan-2.2"), line("fal/kling-1.6")
+
+    async with connected() as clients:
+        open_ = await ask(clients, wan, wan.provider.check())
+        said = await ask(clients, kling, kling.provider.check())
+
+    assert (open_.prices_usd, open_.has_model) == ({}, True)
+    assert said.prices_usd == kling.provider.route.prices_usd
+
+
+@pytest.mark.parametrize("name", [*PRICED, *RESOLD, "fal/wan-2.2"])
+async def test_a_check_up_with_a_bad_key_closes_the_lane(line, name):
+    lane = line(name, key="another")
+
+    async with connected() as clients:
+        with pytest.raises(MisconfiguredError, match="check the key"):
+            await ask(clients, lane, lane.provider.check())
+
+
+async def test_what_was_spent_is_off_the_credit(line):
+    lane = line("wavespeed/wan-2.2-spicy")
+
+    async with connected() as clients:
+        bought = lane.provider.submit(wanted(lane), IMAGE, 1, "ref-1")
+        await submit(clients, lane, bought)
+        said = await ask(clients, lane, lane.provider.check())
+
+    assert said.credit_usd == Decimal("12.35")
+
+
+def test_a_price_for_less_than_a_whole_request_is_the_lowest(emulator):
+    url = "/wavespeed/api/v3/model/price"
+    asked = {"model_id": "wavespeed-ai/wan-2.2-spicy/image-to-video"}
+    asked |= {"inputs": {"resolution": "720p"}}
+    headers = {"Authorization": f"Bearer {KEY}"}
+
+    with running(emulator) as base:
+        said = httpx.post(base + url, json=asked, headers=headers).json()
+
+    assert said["data"]["discounted_price"] == 0.15
+
+
+async def test_a_record_at_302ai_has_what_a_clip_cost(line):
+    lane = line("302ai/unified")
+
+    async with connected() as clients:
+        exchange = lane.provider.submit(wanted(lane), IMAGE, 1, "ref-1")
+        ticket = await submit(clients, lane, exchange)
+        charged = await ask(clients, lane, lane.provider.charge(ticket))
+
+    assert charged == Decimal("0.5")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "found"), [("unreached", Absent), ("unheard", type(None))]
+)
+async def test_wavespeed_lists_what_it_accepted(line, emulator, prompt, found):
+    lane = line("wavespeed/wan-2.2-spicy")
+    job = wanted(lane, prompt)
+
+    async with connected() as clients:
+        known = await submit(
+            clients, lane, lane.provider.submit(wanted(lane), IMAGE, 1, "ref-1")
+        )
+        lost = lane.provider.submit(job, IMAGE, 1, "ref-2")
+        with pytest.raises(InDoubtError):
+            await submit(clients, lane, lost)
+        doubt = Doubt(
+            mark=lane.provider.mark(job, IMAGE, 1, "ref-2"),
+            submitted_at=_moment(emulator.bill[0].accepted_at),
+            known=frozenset({known.id}),
+        )
+        said = await ask(clients, lane, lane.provider.find(doubt))
+
+    assert isinstance(known, Ticket)
+    assert type(said) is found
+
+
+def _moment(date):
+    return datetime.fromisoformat(date).timestamp()
