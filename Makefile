@@ -16,7 +16,7 @@ LOCK = $(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3
 	--custom-compile-command "make lock" --group build pyproject.toml
 LOCK_DEV = $(LOCK) --group dev -c
 
-.PHONY: setup demo test check lock clean
+.PHONY: setup demo test check lock docs clean
 setup: $(READY)
 
 # Only what the lock holds is downloaded, each file by its hash; what builds the project
@@ -57,6 +57,10 @@ check: $(READY)
 lock: $(READY)
 	$(LOCK) -o requirements.lock >/dev/null
 	$(LOCK_DEV) requirements.lock -o requirements-dev.lock >/dev/null
+
+# What the adapters say of themselves, into docs/providers.md.
+docs: $(READY)
+	$(BIN)/python -m tasks.wording
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache dist nightreel-demo

@@ -1,0 +1,240 @@
+"""The tables of docs/providers.md that are the code's own: `make docs` writes them there.
+
+How a provider words a refusal or a failure is told by its adapter's own tables; whether
+it says where a job is, or calls back, by what the adapter does when it is tried.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, get_args
+
+import httpx
+
+from manifests import catalogue
+from manifests.catalogue import Route
+from manifests.lifecycle import Discarded, Refused, Rejected, Ticket
+from tasks import webhooks
+from tasks.providers import PROVIDERS, Provider
+from tasks.providers._shared import DOES, Failure, Refusals, Sign, Word, example
+from tasks.providers.base import Billed, Findable, UnreadableError
+from tasks.providers.wavespeed import Door
+from tasks.verdicts import NotFoundError, ProviderError
+
+PAGE: Final = Path(__file__).parents[1] / "docs" / "providers.md"
+
+CALLED: Final[Mapping[str, str]] = {
+    "302ai": "302.AI",
+    "atlas": "Atlas Cloud",
+    "fal": "fal",
+    "kling": "Kling",
+    "replicate": "Replicate",
+    "runway": "Runway",
+    "wavespeed": "WaveSpeed",
+}
+"""As they write themselves."""
+
+BELIEVED: Final = frozenset(
+    scheme.name
+    for scheme in (webhooks.WaveSpeed, webhooks.Replicate, webhooks.Fal, webhooks.Atlas)
+)
+"""Whose webhooks are signed in a way that we can verify."""
+
+KEY: Final = "id:" + "secret" * 6
+HOOK: Final = "https://hooks.example/provider"
+POLLED: Final[Mapping[str, str]] = dict.fromkeys(
+    ("status", "result", "cancel"), "https://queue.fal.run/r/1/status"
+)
+"""A ticket's links: only fal has some."""
+
+_NONE: Final = ""
+_PLACE: Final = re.compile(
+    r"(<!-- (\w+): written by `make docs` -->\n).*?(<!-- end of \2 -->)", re.DOTALL
+)
+
+
+def main() -> None:
+    """What `make docs` does."""
+    PAGE.write_text(written(PAGE.read_text("utf-8")), "utf-8")
+
+
+def written(page: str) -> str:
+    """The page, with what the code says by now in the places that are marked for it."""
+    tables = {"words": words(), "failures": failures(), "questions": questions()}
+    return _PLACE.sub(
+        lambda place: f"{place[1]}\n{tables[place[2]]}\n\n{place[3]}", page
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """One way in which a provider says no: an adapter may know several."""
+
+    provider: str
+    called: str
+    refusals: Refusals
+    failures: tuple[Failure, ...]
+
+
+def dialects() -> Iterator[Dialect]:
+    """Every adapter's own, and those of what it passes on for others."""
+    for name in sorted(PROVIDERS):
+        here = vars(sys.modules[PROVIDERS[name].__module__])
+        own: Refusals = here["REFUSALS"]
+        yield Dialect(
+            provider=name,
+            called=CALLED[name],
+            refusals=own,
+            failures=here["FAILURES"],
+        )
+        for door in here.values():
+            if isinstance(door, Door) and door.refusals is not own:
+                yield Dialect(
+                    provider=name,
+                    called=f"{CALLED[name]}, passing on",
+                    refusals=door.refusals,
+                    failures=door.failures,
+                )
+
+
+def words() -> str:
+    """How each provider says no, and what Nightreel does about it."""
+    known = [*dialects()]
+    everywhere = {"server": "5xx", "in doubt": "anything else, or nothing"}
+    cells = {
+        **{word: [_refused(word, each) for each in known] for word in get_args(Word)},
+        **{word: [cell] * len(known) for word, cell in everywhere.items()},
+        "not found": [_not_there(each) for each in known],
+    }
+    header = ["", *(each.called for each in known), "Nightreel"]
+    rows = [[f"**{word}**", *cells[word], does] for word, does in DOES.items()]
+    return _table(header, rows)
+
+
+def failures() -> str:
+    """How each provider says that what it accepted came to nothing, and who pays."""
+    rows = [
+        [each.called, row.why, row.told, _charged(row), _then(row), row.source]
+        for each in dialects()
+        for row in each.failures
+    ]
+    header = ["", "why", "told by", "charged", "then", "who says so"]
+    return _table(header, rows)
+
+
+def questions() -> str:
+    """Whom one can ask what became of a submit, and who tells without being asked."""
+    header = [
+        "",
+        "was this accepted?",
+        "what did it charge?",
+        "told where to call back",
+    ]
+    rows = [[CALLED[name], *_answers(name)] for name in sorted(PROVIDERS)]
+    return _table(header, rows)
+
+
+def _refused(word: str, dialect: Dialect) -> str:
+    signs = dialect.refusals.signs
+    return "; ".join(_sign(sign) for sign in signs if sign.word == word)
+
+
+def _sign(sign: Sign) -> str:
+    said = str(sign).replace("\\", "")
+    return f"{said} to a submit" if sign.submits else said
+
+
+def _not_there(dialect: Dialect) -> str:
+    """The answers to a poll that mean "not there", found by playing them."""
+    theirs = {code for sign in dialect.refusals.signs for code in sign.codes}
+    mean = (
+        code
+        for code in sorted({400, 404, *theirs})
+        if any(
+            _is_lost(route, code, dialect.refusals.mark)
+            for route in _routes(dialect.provider)
+        )
+    )
+    return ", ".join(map(str, mean))
+
+
+def _is_lost(route: Route, code: int, mark: str) -> bool:
+    provider = _tried(route)
+    poll = provider.poll(Ticket(provider.name, "1", POLLED))
+    status = code if 400 <= code < 600 else 200
+    said = {mark: "no such task", "code": code}
+    answer = httpx.Response(status, json=said, request=next(poll))
+    try:
+        if verdict := provider.judge(answer):
+            raise verdict
+        poll.send(answer)
+    except NotFoundError:
+        return True
+    except (ProviderError, UnreadableError):
+        return False
+    return False
+
+
+def _charged(failed: Failure) -> str:
+    return {True: "yes", False: "no", None: "unknown: counted as charged"}[
+        failed.charged
+    ]
+
+
+def _then(failed: Failure) -> str:
+    match failed.outcome(""):
+        case Rejected():
+            return "the row is rejected"
+        case Discarded():
+            return "it may go again, with the next seed"
+        case Refused():
+            return "it may go again"
+
+
+def _answers(name: str) -> Iterator[str]:
+    adapter = PROVIDERS[name]
+    yield "yes" if issubclass(adapter, Findable) else _NONE
+    yield "yes" if issubclass(adapter, Billed) else _NONE
+    told = " and ".join(_hooked(name))
+    unsigned = f"{told}; not used, nobody documents how to verify it" if told else _NONE
+    yield told if name in BELIEVED else unsigned
+
+
+def _hooked(name: str) -> Iterator[str]:
+    """Where a submit says where to call back, found by looking at one."""
+    route = _routes(name)[0]
+    resolution, seconds = next(iter(route.prices_usd))
+    job = example(resolution, seconds)
+    request = next(_tried(route).submit(job, "https://i.example/1.jpg", 1, "r"))
+    for field, value in request.url.params.items():
+        if value == HOOK:
+            yield f"`{field}` in the query"
+    asked: dict[str, Any] = json.loads(request.content)
+    for field, value in asked.items():
+        if value == HOOK:
+            yield f"`{field}` in the body"
+
+
+def _routes(name: str) -> list[Route]:
+    known = catalogue.shipped().routes.values()
+    return [route for route in known if route.provider == name and not route.retired]
+
+
+def _tried(route: Route) -> Provider:
+    return PROVIDERS[route.provider](route, KEY, HOOK)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(_celled, line))} |" for line in lines)
+
+
+def _celled(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+if __name__ == "__main__":
+    main()
