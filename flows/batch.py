@@ -1,6 +1,7 @@
 """The batch flow: a manifest in, paid-once clips out."""
 
 import asyncio
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,8 +20,12 @@ from prefect.states import Completed, Failed
 from flows import lanes as lanes_of
 from flows import settings as settings_of
 from flows.report import complaints_table, summary_markdown
+from flows.settings import Settings
 from flows.stopping import gently
+from tasks.checkup import refuse_wrong
+from tasks.exchange import connected
 from tasks.night import Night, begun
+from tasks.routing import Policy
 from tasks.shard import shard
 from tasks.wanted import Wanted, public
 
@@ -47,6 +52,9 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
     lanes: list[str] | None = None,
     budget_usd: float | None = None,
     limit: int | None = None,
+    policy: Policy | None = None,
+    finish_by: datetime | None = None,
+    check: bool = False,
     strict: bool = False,
     take_over: bool = False,
 ) -> Any:
@@ -59,6 +67,9 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
         lanes: only these of its lanes.
         budget_usd: a wall: no submit goes beyond it.
         limit: only the first rows of the manifest.
+        policy: cheapest, fastest or balanced; else as the config says.
+        finish_by: when all of it is to be done, at the least cost that allows.
+        check: ask every lane's provider first, and buy nothing if something is wrong.
         strict: one bad row refuses the lot.
         take_over: shut out a run that seems to be at work on the same root.
     """
@@ -68,20 +79,37 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
         root=public(root),
         budget_usd=None if budget_usd is None else Decimal(str(budget_usd)),
         limit=limit,
+        policy=policy or _policy(settings, finish_by),
+        finish_at=None if finish_by is None else finish_by.timestamp(),
         strict=strict,
         shard_rows=settings.engine.shard_rows,
         take_over=take_over,
     )
     on = await lanes_of.opened(settings)
-    async with begun(wanted, lanes=on, rules=lanes_of.rules(settings)) as night:
+    if check:
+        async with connected() as clients:
+            await refuse_wrong(on, clients)
+    async with begun(
+        wanted,
+        lanes=on,
+        rules=lanes_of.rules(settings),
+        hints_url=settings.listen.hints_url if settings.listen.public_url else None,
+    ) as night:
         with gently(night):
             await _run(night)
     return await _ended(night)
 
 
+def _policy(settings: Settings, finish_by: datetime | None) -> Policy:
+    """A deadline is met at the least cost, unless somebody says otherwise."""
+    return settings.engine.policy if finish_by is None else "cheapest"
+
+
 async def _run(night: Night) -> None:
     plan = night.plan
     log = get_run_logger()
+    if night.late:
+        log.warning("%d jobs cannot be done by the time that is asked for", night.late)
     log.info("batch %s: %d rows, %d jobs", night.batch, plan.rows, plan.jobs)
     if plan.bad_rows:
         await acreate_table_artifact(
@@ -100,13 +128,14 @@ async def _run(night: Night) -> None:
         ends = await asyncio.gather(
             *map(one, range(len(night.shards))), return_exceptions=True
         )
+        # A store that is lost ends every shard alike: said once.
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
+        await night.mend()
     finally:
         reporting.cancel()
         await asyncio.gather(reporting, return_exceptions=True)
-    # A store that is lost ends every shard alike: said once.
-    for end in ends:
-        if isinstance(end, BaseException):
-            raise end
 
 
 async def _reported(night: Night) -> None:

@@ -5,13 +5,14 @@ What a program reads goes to stdout; what a person watches goes to stderr.
 
 import asyncio
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
+from flows import clock, listening, looking, reconciling, surveying
 from flows import lanes as lanes_of
-from flows import looking
 from flows import settings as settings_of
 from flows.progress import show
 from flows.settings import Settings, SettingsError
@@ -36,7 +37,10 @@ from storage.errors import StorageError, UnavailableError
 from storage.ledger import HeldError
 from storage.opening import OpeningError
 from storage.stores import local_path
+from tasks.checkup import CheckupError
 from tasks.night import WATCHER, Night
+from tasks.reconciling import DecisionError
+from tasks.routing import Policy
 from tasks.summary import Summary
 from tasks.wanted import public
 
@@ -50,7 +54,14 @@ app = typer.Typer(
 CANNOT_KEEP = 1
 """Exit code: something is left to do, here because the store would not have it."""
 
-_REFUSED = (ManifestError, SettingsError, OpeningError, HeldError)
+_REFUSED = (
+    ManifestError,
+    SettingsError,
+    OpeningError,
+    HeldError,
+    CheckupError,
+    DecisionError,
+)
 
 
 def main() -> None:
@@ -69,6 +80,9 @@ def main() -> None:
 app.command()(looking.check)
 app.command()(looking.plan)
 app.command()(looking.status)
+app.command()(surveying.lanes)
+app.command()(listening.listen)
+app.command()(reconciling.reconcile)
 
 
 @app.command()
@@ -84,6 +98,17 @@ def run(  # noqa: PLR0913 - each is an option
     limit: Annotated[
         int | None, typer.Option(min=1, help="only the first rows")
     ] = None,
+    policy: Annotated[
+        Policy | None,
+        typer.Option(help="which lanes are used; else as the config says"),
+    ] = None,
+    finish_by: Annotated[
+        str | None,
+        typer.Option(help="06:00: done by then, at the least cost that allows"),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="ask every lane's provider first")
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="one bad row refuses the lot")
     ] = False,
@@ -94,6 +119,7 @@ def run(  # noqa: PLR0913 - each is an option
     as_json: Json = False,
 ) -> None:
     """Buy every clip of a manifest that its root does not already have."""
+    now = datetime.now().astimezone()
     uri = public(place(manifest))
     _refuse_at_once(chosen(config, lanes), uri)
     summary = asyncio.run(
@@ -104,6 +130,9 @@ def run(  # noqa: PLR0913 - each is an option
             lanes=names(lanes),
             budget_usd=budget,
             limit=limit,
+            policy=policy,
+            finish_by=None if finish_by is None else clock.finish_by(finish_by, now),
+            check=check,
             strict=strict,
             take_over=take_over,
         )

@@ -9,7 +9,7 @@ from manifests.catalogue import Catalogue, CatalogueError, Route, load
 from tasks.engine import Rules
 from tasks.exchange import Line
 from tasks.lanes import Lane
-from tasks.pacing import Limits
+from tasks.pacing import Limits, Pace
 from tasks.providers import PROVIDERS
 
 
@@ -19,19 +19,16 @@ async def opened(settings: Settings) -> list[Lane]:
     Raises:
         SettingsError: a route or a key is not there.
     """
-    routes = chosen(settings)
-    return [
-        _lane(name, routes[name], lane, await resolve_key(lane.key, lane=name))
+    keys = {
+        name: await resolve_key(lane.key, lane=name)
         for name, lane in settings.lanes.items()
-    ]
+    }
+    return _lanes(settings, keys)
 
 
 def keyless(settings: Settings) -> list[Lane]:
     """The same lanes to plan with: nothing can be sent on them."""
-    routes = chosen(settings)
-    return [
-        _lane(name, routes[name], lane, "") for name, lane in settings.lanes.items()
-    ]
+    return _lanes(settings, dict.fromkeys(settings.lanes, ""))
 
 
 def chosen(settings: Settings) -> Mapping[str, Route]:
@@ -56,6 +53,9 @@ def rules(settings: Settings) -> Rules:
         deadline_s=settings.engine.deadline_s,
         downloads=settings.engine.downloads,
         decodes=settings.engine.decode,
+        max_failure_rate=settings.engine.max_failure_rate,
+        hedge=settings.engine.hedge,
+        settle_s=settings.engine.settle_s,
     )
 
 
@@ -68,19 +68,49 @@ def _route(catalogue: Catalogue, name: str, lane: LaneSettings) -> Route:
         known = ", ".join(PROVIDERS)
         said = f"[lanes.{name}] no adapter for {route.provider!r}; there are: {known}"
         raise SettingsError(said)
+    if route.retired:
+        raise SettingsError(f"[lanes.{name}] {route.name} is {route.retired}")
     return route
 
 
-def _lane(name: str, route: Route, settings: LaneSettings, key: str) -> Lane:
-    base_url = None if settings.base_url is None else httpx.URL(settings.base_url)
-    return Lane(
-        name=name,
-        route=route,
-        line=Line(PROVIDERS[route.provider](route, key), base_url),
-        limits=Limits(
-            slots=settings.slots or route.slots,
-            submits_per_minute=settings.submits_per_minute or route.submits_per_minute,
-            queues=route.queues,
-        ),
-        hands_over=settings.stills,
+def _lanes(settings: Settings, keys: Mapping[str, str]) -> list[Lane]:
+    routes, paces = chosen(settings), dict[str, Pace]()
+    lanes: list[Lane] = []
+    for name, asked in settings.lanes.items():
+        route = routes[name]
+        account = _account(route, asked)
+        hook = settings.listen.hook(route.provider)
+        base_url = None if asked.base_url is None else httpx.URL(asked.base_url)
+        lane = Lane(
+            name=name,
+            route=route,
+            line=Line(PROVIDERS[route.provider](route, keys[name], hook), base_url),
+            limits=_limits(route, asked),
+            hands_over=asked.stills,
+            account=account,
+            risk_usd=asked.risk_usd,
+            usd_per_day=asked.usd_per_day,
+            shared=paces.get(account),
+        )
+        paces.setdefault(account, lane.pace)
+        lanes.append(lane)
+    return lanes
+
+
+def _limits(route: Route, asked: LaneSettings) -> Limits:
+    return Limits(
+        slots=asked.slots or route.slots,
+        submits_per_minute=asked.submits_per_minute or route.submits_per_minute,
+        queues=route.queues,
+        submits_per_day=asked.submits_per_day or route.submits_per_day,
     )
+
+
+def _account(route: Route, asked: LaneSettings) -> str:
+    """Whose limits they are: named by where the key is kept, never by the key."""
+    parts = [route.provider, asked.key, asked.base_url or ""]
+    # Lanes that say how much of an account is theirs have it to themselves.
+    own = asked.slots is not None or asked.submits_per_minute is not None
+    if own or route.limits_per == "model":
+        parts += [route.name, str(asked.slots), str(asked.submits_per_minute)]
+    return " ".join(filter(None, parts))

@@ -2,17 +2,20 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
+import polars as pl
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from flows import lanes as lanes_of
+from flows.clock import Local, finish_by
+from flows.planning import Answer
 from flows.terminal import (
     BAD_INPUT,
     Config,
@@ -26,12 +29,15 @@ from flows.terminal import (
 )
 from manifests.lifecycle import History, State, fold
 from manifests.places import scheme
-from manifests.reading import Plan, orders
+from manifests.reading import orders
 from storage import ledger
 from storage.objects import Objects
 from storage.opening import OpeningError
 from storage.stores import local_path
-from tasks.forecast import Forecast, forecast
+from tasks.forecast import forecast, typical
+from tasks.lanes import Lane
+from tasks.memory import recall_limits
+from tasks.routing import Policy
 from tasks.wanted import MANIFEST, Wanted, looked_at, planned, refusal
 
 
@@ -73,57 +79,78 @@ def check(
     raise typer.Exit(BAD_INPUT if plan.bad_rows else 0)
 
 
-def plan(
+def plan(  # noqa: PLR0913 - each is an option
     manifest: Manifest,
     config: Config = None,
     lanes: LaneNames = None,
     *,
+    policy: Annotated[
+        Policy | None, typer.Option(help="balanced; with --finish-by, cheapest")
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option("--finish-by", help="HH:MM, the next one; or 2026-11-30T06:00"),
+    ] = None,
+    root: Annotated[
+        str | None, typer.Option(help="leave out what it has; learn from its ledger")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """What it would cost and take, by lane; sends nothing."""
     on = lanes_of.keyless(chosen(config, lanes))
-    uri = place(manifest)
+    now, uri = datetime.now(Local()), place(manifest)
+    until = None if by is None else _finish_by(by, now)
+    how: Policy = policy or ("balanced" if until is None else "cheapest")
+    past = asyncio.run(_recalled(root, on))
     with TemporaryDirectory(prefix="nightreel-") as folder:
         read = planned(Wanted(manifest=uri, root=""), Path(folder), on)
-        jobs = orders(Path(folder) / MANIFEST, uri, read.wanted, _kept_nowhere)
-        told = forecast(jobs, on)
+        todo = read.wanted.filter(~pl.col("job").is_in(_bought(past)))
+        told = forecast(
+            orders(Path(folder) / MANIFEST, uri, todo, _kept_nowhere),
+            on,
+            policy=how,
+            within_s=None if until is None else until.timestamp() - now.timestamp(),
+            typical_s=typical(past),
+            at=now.timestamp(),
+        )
+    owned = read.jobs - told.jobs - told.unserved
+    answer = Answer(read=read, told=told, owned=owned, policy=how, now=now, by=until)
     if as_json:
-        print_json(_forecast_plain(read, told))
+        print_json(answer.plain())
         return
-    Console(highlight=False).print(_forecast_table(read, told))
+    Console(highlight=False).print(answer.shown())
     if read.bad_rows:
         tell(refusal(read), "red")
 
 
-def _forecast_plain(read: Plan, told: Forecast) -> dict[str, Any]:
-    return {
-        "rows": read.rows,
-        "jobs": read.jobs,
-        "bad_rows": read.bad_rows,
-        "unserved": told.unserved,
-        "cost_usd": float(told.cost_usd),
-        "seconds": round(told.seconds),
-        "lanes": [
-            {
-                "lane": share.lane,
-                "jobs": share.jobs,
-                "cost_usd": float(share.cost_usd),
-                "seconds": round(share.seconds),
-            }
-            for share in told.shares
-        ],
-    }
+def _finish_by(text: str, now: datetime) -> datetime:
+    try:
+        return finish_by(text, now)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc), param_hint="--finish-by") from exc
 
 
-def _forecast_table(read: Plan, told: Forecast) -> Table:
-    table = Table("lane", "clips", "USD", "minutes", box=None)
-    for share in told.shares:
-        minutes = f"{share.seconds / 60:,.1f}"
-        table.add_row(share.lane, f"{share.jobs:,}", f"{share.cost_usd:,.2f}", minutes)
-    minutes = f"{told.seconds / 60:,.1f}"
-    clips = f"{read.jobs - told.unserved:,}"
-    table.add_row("all", clips, f"{told.cost_usd:,.2f}", minutes, style="bold")
-    return table
+async def _recalled(root: str | None, lanes: Sequence[Lane]) -> Mapping[str, History]:
+    """What a root's ledger says; these lanes are told what it has taught of them."""
+    if root is None:
+        return {}
+    objects = _opened(root)
+    await recall_limits(lanes, objects, 0.0)
+    return fold(await ledger.read(objects))
+
+
+def _bought(past: Mapping[str, History]) -> Sequence[str]:
+    """The jobs that nothing more is paid for."""
+    pending = State.PENDING
+    return [job for job, history in past.items() if history.state is not pending]
+
+
+def _opened(root: str) -> Objects:
+    """A root that is there: opened, a local one that is not would be made."""
+    uri = place(root)
+    if scheme(uri) == "file" and not local_path(uri).is_dir():
+        raise OpeningError(f"{uri}: no such folder")
+    return Objects.open(uri)
 
 
 def status(
@@ -132,12 +159,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """What the ledger says."""
-    uri = place(root)
-    # Opened, a local root that is not there would be made.
-    if scheme(uri) == "file" and not local_path(uri).is_dir():
-        raise OpeningError(f"{uri}: no such folder")
-    entries = asyncio.run(ledger.read(Objects.open(uri)))
-    said = _ledger_says(fold(entries))
+    said = _ledger_says(fold(asyncio.run(ledger.read(_opened(root)))))
     if as_json:
         print_json(said)
         return

@@ -10,13 +10,23 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, cast
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tasks.routing import Policy
 
 DEFAULT: Final = Path("nightreel.toml")
 
@@ -66,6 +76,17 @@ def _lane_name(name: str) -> str:
     raise ValueError("must be letters, digits, '-', '_' and '.'")
 
 
+def _exact(amount: object) -> object:
+    # 0.12 is what was written, not the float that comes nearest to it.
+    number = isinstance(amount, int | float) and not isinstance(amount, bool)
+    return Decimal(str(amount)) if number or isinstance(amount, str) else amount
+
+
+_Usd = Annotated[
+    Decimal, BeforeValidator(_exact), Field(ge=0, allow_inf_nan=False, strict=False)
+]
+
+
 class _Table(BaseModel):
     """A table of the file: nothing is converted, and no unknown key is passed over."""
 
@@ -83,6 +104,11 @@ class LaneSettings(_Table):
     base_url: Annotated[str, AfterValidator(_base_url)] | None = None
     slots: Annotated[int, Field(ge=1)] | None = None
     submits_per_minute: Annotated[int, Field(ge=1)] | None = None
+    submits_per_day: Annotated[int, Field(ge=1)] | None = None
+    """In any 24 hours, over all runs on one root."""
+    usd_per_day: _Usd | None = None
+    risk_usd: _Usd = Decimal(0)
+    """What a batch may spend on submitting again what this lane left in doubt."""
     stills: Literal["upload", "presign", "link"] | None = None
     """How stills reach the provider; None decides for each still."""
 
@@ -90,12 +116,39 @@ class LaneSettings(_Table):
 class EngineSettings(_Table):
     """How hard a batch is driven."""
 
+    policy: Policy = "balanced"
+    """Which of the lanes that could make a job does: see routing."""
+    max_failure_rate: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """The share of a lane's jobs that may come to nothing before it buys no more."""
+    hedge: bool = False
+    """Whether a straggler may be paid for twice so that the batch is done in time."""
+    settle_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60
+    """How old a doubt is before its provider is asked about it."""
+
     shard_rows: Annotated[int, Field(ge=1, le=1000)] = 500
     attempts: Annotated[int, Field(ge=1)] = 3
     deadline_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3600
     """How long an accepted job may take."""
     downloads: Annotated[int, Field(ge=1)] = 16
     decode: bool = True
+
+
+class ListenSettings(_Table):
+    """Webhooks: where the world finds the listener, and what proves who posts there."""
+
+    public_url: Annotated[str, AfterValidator(_base_url)] | None = None
+    """Without it no provider is asked to post anything."""
+    hints_url: Annotated[str, AfterValidator(_base_url)] = "http://127.0.0.1:8501"
+    secrets: dict[
+        Literal["wavespeed", "replicate"], Annotated[str, AfterValidator(_reference)]
+    ] = Field(default_factory=dict[Literal["wavespeed", "replicate"], str])
+    """Where each is kept, for `resolve_key`; the others sign with public keys."""
+
+    def hook(self, provider: str) -> str:
+        """Where this provider may post, or "" where nobody would believe it."""
+        if self.public_url and provider in {*self.secrets, "fal", "atlas"}:
+            return f"{self.public_url}/webhooks/{provider}"
+        return ""
 
 
 class Settings(_Table):
@@ -107,6 +160,7 @@ class Settings(_Table):
     models: dict[str, dict[str, Any]] = Field(default_factory=dict[str, dict[str, Any]])
     routes: dict[str, dict[str, Any]] = Field(default_factory=dict[str, dict[str, Any]])
     engine: EngineSettings = EngineSettings()
+    listen: ListenSettings = ListenSettings()
 
 
 class Environment(BaseSettings):
@@ -128,16 +182,20 @@ def load(path: Path | None = None, *, lanes: Sequence[str] | None = None) -> Set
         SettingsError: the file cannot be read, or says something that has no meaning.
     """
     path = path or Environment().config or DEFAULT
-    document = _document(path)
-    try:
-        settings = Settings.model_validate(document)
-    except ValidationError as exc:
-        found = [_explained(error) for error in exc.errors(include_url=False)]
-        raise SettingsError("\n".join(f"{path}: {line}" for line in found)) from None
+    settings = _read(path)
     chosen = settings.lanes if lanes is None else _chosen(path, settings, lanes)
     if not chosen:
         raise SettingsError(f"{path}: no lanes: add a [lanes.NAME] with route and key")
     return settings.model_copy(update={"lanes": chosen})
+
+
+def listen(path: Path | None = None) -> ListenSettings:
+    """What the file says of webhooks; it needs no lanes for that.
+
+    Raises:
+        SettingsError: as `load`.
+    """
+    return _read(path or Environment().config or DEFAULT).listen
 
 
 async def resolve_key(reference: str, *, lane: str = "") -> str:
@@ -171,6 +229,15 @@ async def _secret(name: str) -> str:
         return ""
     key = block.get()
     return key if isinstance(key, str) else ""
+
+
+def _read(path: Path) -> Settings:
+    document = _document(path)
+    try:
+        return Settings.model_validate(document)
+    except ValidationError as exc:
+        found = [_explained(error) for error in exc.errors(include_url=False)]
+        raise SettingsError("\n".join(f"{path}: {line}" for line in found)) from None
 
 
 def _document(path: Path) -> dict[str, Any]:
@@ -223,6 +290,7 @@ def _explained(error: ErrorDetails) -> str:
 _TABLES: Final[Mapping[str, type[_Table]]] = {
     "lanes": LaneSettings,
     "engine": EngineSettings,
+    "listen": ListenSettings,
 }
 
 
@@ -235,6 +303,8 @@ def _shown(error: ErrorDetails) -> str:
     """The value, where it is certain that nobody put a secret there."""
     match error["loc"], error["input"]:
         case ("engine", _) | ("lanes", _, "slots" | "submits_per_minute"), value:
+            return f" = {value!r}"
+        case ("lanes", _, "submits_per_day" | "usd_per_day" | "risk_usd"), value:
             return f" = {value!r}"
         case ("lanes", _, "route" | "stills"), str(value):
             return f" = {value!r}"

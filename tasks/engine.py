@@ -11,44 +11,56 @@ on record, because a request that was cut off by us is a doubt that we made ours
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
-from contextlib import aclosing
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Final
 
+from manifests.catalogue import Route
 from manifests.jobs import Order
 from manifests.lifecycle import (
     Accepted,
     Discarded,
     Doubted,
+    Entry,
     Event,
     Generated,
     History,
-    Intended,
+    Published,
     Refused,
     Rejected,
+    Settled,
     State,
     Ticket,
+    hedge_of,
 )
 from storage.clips import Clips
 from storage.ledger import FencedError, Ledger
 from storage.objects import StorageError
-from tasks.exchange import Clients, submit
+from tasks.doubts import Doubts
+from tasks.exchange import Clients
 from tasks.following import Ended, Follower, UnfinishedError
+from tasks.hedging import (
+    FOLLOWED,
+    GivenUpError,
+    Hedges,
+    adopted,
+    sooner,
+    unless_given_up,
+)
 from tasks.lanes import Lane, Lanes
-from tasks.offers import Hand, Offer, Offers, RestError
+from tasks.offers import Hand, Offers, RestError
 from tasks.providers.base import Finished
 from tasks.publishing import BadClipError, Publisher, UnfetchedError, described
-from tasks.routing import Purse
+from tasks.purse import Purse
+from tasks.roster import Roster
+from tasks.submitting import Submitter, reference
 from tasks.tally import Tally, Why
-from tasks.verdicts import (
-    InDoubtError,
-    MisconfiguredError,
-    NotSentError,
-    RejectedError,
-    ThrottledError,
-)
+from tasks.verdicts import MisconfiguredError
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +81,12 @@ class Rules:
     """Clips in memory at once."""
     decodes: bool = True
     """Whether every frame of a clip is decoded before it is published."""
+    max_failure_rate: float = 0.3
+    """The share of a lane's jobs that may come to nothing before it buys no more."""
+    hedge: bool = False
+    """Whether a straggler may be paid for twice, to be in time."""
+    settle_s: float = 60.0
+    """How old a doubt is before its provider is asked what became of it."""
 
 
 class Engine:
@@ -78,34 +96,50 @@ class Engine:
         self,
         *,
         lanes: Lanes,
+        roster: Roster,
         ledger: Ledger,
         clips: Clips,
         clients: Clients,
+        entries: Callable[[], Awaitable[Iterable[Entry]]],
         purse: Purse,
         rules: Rules,
         now: Callable[[], float] = time.monotonic,
         today: Callable[[], float] = time.time,
     ) -> None:
         self.lanes = lanes
+        self.roster = roster
         self.tally = Tally(purse)
         self.stopped: str | None = None
         self._ledger = ledger
-        self._clients = clients
         self._rules = rules
         self._now = now
         self._today = today
         self._stopping = asyncio.Event()
-        self._offers = Offers(lanes, clients, purse, self._stopping)
-        self._follower = Follower(clients, rules.deadline_s, now, self._stopping)
+        self._offers = Offers(lanes, roster, clients, purse, self._stopping, today)
+        self._submitter = Submitter(lanes, clients, now, rules.max_failure_rate)
+        self._hedges = Hedges(rules.hedge, roster, now)
+        self.follower = Follower(clients, rules.deadline_s, now, self._stopping)
         self._publisher = Publisher(
             clips, clients.free, at_once=rules.downloads, decodes=rules.decodes
         )
+        self.doubts = Doubts(
+            {lane.name: lane for lane in lanes.all},
+            clients,
+            self.record,
+            entries,
+            self._stopping,
+            today,
+            rules.settle_s,
+        )
+        self.again = set[str]()
+        """Jobs that were in doubt and are to be bought after all."""
+        self._doubtful = deque[tuple[float, Order]]()
         self._fatal: Exception | None = None
 
     def stop(self, why: str) -> None:
         """Buy nothing more; whatever is under way is brought to a safe place."""
         self.stopped = self.stopped or why
-        self._stopping.set()
+        self.follower.stop()
         self.lanes.stop()
 
     async def run(self, orders: Iterable[Order]) -> None:
@@ -129,9 +163,9 @@ class Engine:
             raise self._fatal
 
     async def _work(self, coming: Iterator[Order]) -> None:
-        for order in coming:
+        while (order := self._due() or next(coming, None)) is not None:
             try:
-                await self.advance(order)
+                await self._seen(order)
             except (FencedError, StorageError) as exc:
                 self._fatal = self._fatal or exc
                 self.stop(str(exc))
@@ -141,19 +175,50 @@ class Engine:
                 self.tally.rest(order.job.id, Why.BROKEN, said)
                 log.exception("job.broken job=%s", order.job.id)
 
-    async def advance(self, order: Order) -> History:
-        """Live out a job's life, putting each event on record before the next begins."""
-        async with aclosing(self._life(order)) as events:
-            async for event in events:
-                past = await self._ledger.record(order.job.id, event)
-                self.tally.count(order.job.id, event, past)
-        return self._ledger.history(order.job.id)
+    def _due(self) -> Order | None:
+        """A job in doubt about which its provider can be asked by now."""
+        if self._doubtful and self._doubtful[0][0] <= self._today():
+            return self._doubtful.popleft()[1]
+        return None
 
-    async def _life(self, order: Order) -> AsyncGenerator[Event, None]:
-        """The rest of a job's life, from wherever its history left it."""
-        hand = Hand(order, self.lanes)
+    async def _seen(self, order: Order) -> None:
+        """See a job to its end; one in doubt a second time if its provider can tell."""
+        job = order.job.id
+        if job in self.tally.resting:
+            found = await self.doubts.asked({job: self._ledger.history(job)})
+            if isinstance(found.get(job), Refused):
+                # By now its still may be gone from this machine: it is read anew.
+                self.again.add(job)
+            if not isinstance(found.get(job), Accepted):
+                return
+            del self.tally.resting[job]
+        past = await self.advance(order)
+        if past.state is State.IN_DOUBT and self.doubts.askable(past):
+            due = (past.submitted_at or 0.0) + self._rules.settle_s
+            self._doubtful.append((due, order))
+
+    async def advance(self, order: Order) -> History:
+        """Live out a job's life, from wherever its history left it."""
+        return await self._lived(Hand(order, self.lanes, order.job.id))
+
+    async def _lived(self, hand: Hand) -> History:
+        """Live on, putting each event on record before the next begins."""
+        async with aclosing(self._life(hand)) as events:
+            async for event in events:
+                await self.record(hand.key, event)
+        return self._ledger.history(hand.key)
+
+    async def record(self, key: str, event: Event) -> None:
+        """Put an event on record, and count it."""
+        past = await self._ledger.record(key, event)
+        if isinstance(event, Accepted):
+            self.doubts.learn(event.ticket)
+        self.tally.count(key, event, past)
+
+    async def _life(self, hand: Hand) -> AsyncGenerator[Event, None]:
+        """The rest of the life that is in hand."""
         try:
-            while step := self._step(hand, self._ledger.history(order.job.id)):
+            while step := self._step(hand, self._ledger.history(hand.key)):
                 moved = False
                 async with aclosing(step) as events:
                     async for event in events:
@@ -162,13 +227,22 @@ class Engine:
                 if not moved:
                     return
         except RestError as exc:
-            self.tally.rest(order.job.id, exc.why, exc.reason)
+            if hand.beside is None:
+                self.tally.rest(hand.key, exc.why, exc.reason)
+        except GivenUpError as exc:
+            if self._ledger.history(hand.key).state in FOLLOWED:
+                yield Discarded(str(exc))
         finally:
             hand.let_go()
 
     def _step(self, hand: Hand, past: History) -> AsyncGenerator[Event, None] | None:
         """The one thing a history calls for, or None at an end."""
         match past:
+            case History(state=State.PENDING) if hand.beside is not None:
+                # A hedge is one submit, whatever comes of it.
+                return None if past.attempts else self._buy(hand, past)
+            case History(state=State.PENDING) if self._hedge_of(hand):
+                return self._rescued(hand, past)
             case History(state=State.PENDING) if past.failures < self._rules.attempts:
                 return self._buy(hand, past)
             case History(state=State.PENDING):
@@ -185,15 +259,15 @@ class Engine:
 
     async def _buy(self, hand: Hand, past: History) -> AsyncGenerator[Event, None]:
         """One submit: on record before it is sent, and again when it is answered."""
-        offer = await self._offers.make(hand)
+        making = self._offers.make(hand, self._failed(past))
+        offer = await unless_given_up(hand, making)
         seed = hand.order.job.seed_after(past.discards)
-        yield Intended(
-            lane=offer.lane.name,
-            route=offer.lane.route.name,
-            price_usd=offer.price_usd,
-            seed=seed,
-        )
-        answer = await self._submitted(hand.order, offer, seed)
+        ref = reference(hand.key, past.attempts + 1)
+        self.roster.bought(hand.order)
+        yield self._submitter.intended(offer, seed, ref)
+        answer = await self._submitter.send(offer, seed, ref)
+        if isinstance(answer, Refused | Rejected):
+            offer.lane.day.release(offer.price_usd)
         yield answer
         match answer:
             case Accepted():
@@ -202,50 +276,97 @@ class Engine:
                 hand.let_go_later()
             case _:
                 hand.let_go()
+                self._again(hand, answer)
 
-    async def _submitted(
-        self, order: Order, offer: Offer, seed: int
-    ) -> Accepted | Doubted | Refused | Rejected:
-        """Send it, once; what the answer means for the job, and for its lane."""
-        lane = offer.lane
-        request = lane.line.provider.submit(order.job, offer.image_url, seed)
-        try:
-            ticket = await submit(self._clients, lane.line, request)
-        except ThrottledError as exc:
-            lane.pace.throttled(self._now(), exc.retry_after)
-            return Refused(str(exc))
-        except NotSentError as exc:
-            lane.pace.troubled(self._now())
-            if lane.pace.hopeless:
-                self.lanes.close(lane, f"out of reach: {exc}")
-            return Refused(str(exc))
-        except RejectedError as exc:
-            lane.pace.rejected()
-            return Rejected(str(exc))
-        except MisconfiguredError as exc:
-            lane.pace.rejected()
-            self.lanes.close(lane, str(exc))
-            return Refused(str(exc))
-        except InDoubtError as exc:
-            lane.pace.troubled(self._now())
-            return Doubted(str(exc))
-        lane.pace.accepted(self._now())
-        return Accepted(ticket)
+    def _again(self, hand: Hand, ended: Ended) -> None:
+        """What came to nothing may be bought again, as far as the plan goes."""
+        if isinstance(ended, Refused | Discarded) and hand.beside is None:
+            self.roster.again(hand.order)
+
+    def _failed(self, past: History) -> Route | None:
+        """Where an attempt at the job came to nothing, if it is still in use."""
+        routes = (lane.route for lane in self.lanes.all)
+        return next(
+            (route for route in routes if route.name == past.failed_route), None
+        )
 
     async def _follow(
         self, hand: Hand, past: History, ticket: Ticket
     ) -> AsyncGenerator[Event, None]:
         """Look at an accepted job until the provider is done with it."""
         lane = self._lane_of(hand, past, ticket)
-        match await self._until_ended(lane, past, ticket):
-            case Finished(url, seed):
-                hand.clip_url = url
-                ended = Generated(seed)
-            case ended:
-                # What the provider failed on may be the link to the still.
-                hand.image_urls.clear()
+        ended = await self._raced(hand, lane, past, ticket)
         hand.let_go()
-        yield ended
+        if isinstance(ended, Published):
+            yield ended
+            return
+        self._count(lane, ended)
+        match ended:
+            case Finished(url, seed, usd):
+                hand.clip_url = url
+                if usd is not None and usd != past.price_usd:
+                    yield self._billed(past, usd)
+                yield Generated(seed)
+            case _:
+                # What the provider failed on may be the link to the still.
+                hand.handed.clear()
+                self._again(hand, ended)
+                yield ended
+
+    def _billed(self, past: History, usd: Decimal) -> Settled:
+        said = f"billed {usd} USD, not {past.price_usd}"
+        return Settled(attempt=past.attempts, usd=usd - past.price_usd, reason=said)
+
+    def _count(self, lane: Lane, ended: Ended) -> None:
+        # A row that the provider will not make, for free, is no fault of the lane's.
+        free = isinstance(ended, Rejected) and not ended.charged
+        self._submitter.count(lane, failed=not (isinstance(ended, Finished) or free))
+
+    async def _raced(
+        self, hand: Hand, lane: Lane, past: History, ticket: Ticket
+    ) -> Ended | Published:
+        """What came of an accepted job, or of its hedge if that was faster."""
+        following = self._until_ended(lane, past, ticket)
+        due_s = self._hedges.due_in_s(hand.order, lane, age_s=self._age_s(past))
+        if hand.beside is not None:
+            return await unless_given_up(hand, following)
+        if due_s == math.inf and not self._hedge_of(hand):
+            return await following
+        second = Hand(hand.order, self.lanes, hedge_of(hand.key), beside=lane.route)
+        mine = asyncio.create_task(following)
+        other = asyncio.create_task(self._hedged(second, due_s))
+        try:
+            if faster := await sooner(mine, other):
+                return adopted(faster)
+            return await mine
+        finally:
+            mine.cancel()
+            second.given_up.set()
+            await asyncio.gather(mine, other, return_exceptions=True)
+
+    async def _hedged(self, second: Hand, due_s: float) -> History:
+        """The life of a hedge, once it is due."""
+        if not self._ledger.history(second.key).attempts:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(second.given_up.wait(), due_s)
+                return self._ledger.history(second.key)
+            log.warning("job.hedged job=%s", second.order.job.id)
+        return await self._lived(second)
+
+    async def _rescued(self, hand: Hand, past: History) -> AsyncGenerator[Event, None]:
+        """The first submit came to nothing: its hedge, still under way, may do."""
+        beside = self._failed(past) or self.lanes.all[0].route
+        second = Hand(hand.order, self.lanes, hedge_of(hand.key), beside=beside)
+        history = await self._lived(second)
+        if history.state is State.PUBLISHED:
+            yield adopted(history)
+        elif history.state in FOLLOWED:
+            raise RestError(Why.UNFINISHED, history.reason or "its hedge is under way")
+
+    def _hedge_of(self, hand: Hand) -> bool:
+        """Whether a second submit for the job is under way."""
+        past = self._ledger.history(hedge_of(hand.key))
+        return hand.beside is None and past.state in FOLLOWED
 
     async def _publish(
         self, hand: Hand, past: History, ticket: Ticket
@@ -273,19 +394,25 @@ class Engine:
         except UnfetchedError as exc:
             raise RestError(Why.UNFINISHED, str(exc)) from exc
         except BadClipError as exc:
-            yield Discarded(str(exc))
+            lane.failed += 1
+            discarded = Discarded(str(exc))
+            self._again(hand, discarded)
+            yield discarded
         else:
             yield published
 
     async def _until_ended(self, lane: Lane, past: History, ticket: Ticket) -> Ended:
-        age_s = max(0.0, self._today() - (past.accepted_at or 0.0))
         try:
-            return await self._follower.until_ended(lane, ticket, age_s=age_s)
+            age_s = self._age_s(past)
+            return await self.follower.until_ended(lane, ticket, age_s=age_s)
         except MisconfiguredError as exc:
             self.lanes.close(lane, str(exc))
             raise RestError(Why.UNFINISHED, str(exc)) from exc
         except UnfinishedError as exc:
             raise RestError(Why.UNFINISHED, str(exc)) from exc
+
+    def _age_s(self, past: History) -> float:
+        return max(0.0, self._today() - (past.accepted_at or 0.0))
 
     def _lane_of(self, hand: Hand, past: History, ticket: Ticket) -> Lane:
         """The lane that a job was accepted on; after a restart its slot is held again."""

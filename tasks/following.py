@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,6 +29,10 @@ LONGEST_PAUSE_S: Final = 30.0
 """Between two looks that fail."""
 
 
+EARLY: Final = 1000
+"""Hints that are remembered though nobody waits for them yet."""
+
+
 class UnfinishedError(Exception):
     """The provider still has it, as far as we know; another run will ask again."""
 
@@ -41,6 +46,27 @@ class Follower:
     now: Callable[[], float]
     stopping: asyncio.Event
     _unread: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+    _waiting: dict[tuple[str, str], asyncio.Event] = field(
+        default_factory=dict[tuple[str, str], asyncio.Event]
+    )
+
+    _early: deque[tuple[str, str]] = field(
+        default_factory=lambda: deque[tuple[str, str]](maxlen=EARLY)
+    )
+
+    def hint(self, provider: str, remote_id: str) -> None:
+        """Somebody says that this request has ended: look at it now."""
+        if waiting := self._waiting.get((provider, remote_id)):
+            waiting.set()
+        else:
+            # It may come before the answer to the submit is on record.
+            self._early.append((provider, remote_id))
+
+    def stop(self) -> None:
+        """Wait for nothing any more."""
+        self.stopping.set()
+        for waiting in self._waiting.values():
+            waiting.set()
 
     async def until_ended(self, lane: Lane, ticket: Ticket, *, age_s: float) -> Ended:
         """What came of a job that was accepted `age_s` seconds ago.
@@ -49,6 +75,16 @@ class Follower:
             UnfinishedError: nothing yet, by the deadline or because we must stop.
             MisconfiguredError: the provider will not tell us.
         """
+        known = ticket.provider, ticket.id
+        self._waiting[known] = asyncio.Event()
+        if known in self._early:
+            self._waiting[known].set()
+        try:
+            return await self._followed(lane, ticket, age_s)
+        finally:
+            del self._waiting[known]
+
+    async def _followed(self, lane: Lane, ticket: Ticket, age_s: float) -> Ended:
         began = self.now() - age_s
         unfinished_s, failures = 0.0, 0
         pause = lane.looks.next(0.0) if age_s < 1.0 else 0.0
@@ -56,9 +92,9 @@ class Follower:
         lane.scouts += scout
         while True:
             if pause and not (scout or lane.looks.learned):
-                await self._until_learned(lane, max(1.0, unfinished_s))
+                await self._until_learned(lane, ticket, max(1.0, unfinished_s))
             else:
-                await self._pause(pause)
+                await self._pause(ticket, pause)
             elapsed = self.now() - began
             try:
                 progress = await self._look(lane, ticket)
@@ -92,17 +128,22 @@ class Follower:
                 log.warning("poll.unreadable lane=%s %s", lane.name, exc)
             return None
 
-    async def _pause(self, seconds: float) -> None:
+    async def _pause(self, ticket: Ticket, seconds: float) -> None:
+        """Wait so long, or until we are told to look or to stop."""
+        woken = self._waiting[ticket.provider, ticket.id]
         if seconds > 0:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.stopping.wait(), seconds)
+                await asyncio.wait_for(woken.wait(), seconds)
+        woken.clear()
         if self.stopping.is_set():
             raise UnfinishedError("stopped while the provider was at work")
 
-    async def _until_learned(self, lane: Lane, longest_s: float) -> None:
+    async def _until_learned(
+        self, lane: Lane, ticket: Ticket, longest_s: float
+    ) -> None:
         """Leave the looking to the scouts until they know how long a job takes."""
         learned = asyncio.ensure_future(lane.learned.wait())
-        pause = asyncio.ensure_future(self._pause(longest_s))
+        pause = asyncio.ensure_future(self._pause(ticket, longest_s))
         try:
             first = asyncio.FIRST_COMPLETED
             await asyncio.wait({learned, pause}, return_when=first)

@@ -3,24 +3,37 @@
 import asyncio
 import logging
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import InitVar, dataclass, field
+from decimal import Decimal
+from typing import Final, Literal
 
 from manifests.catalogue import Route
+from tasks import hours
 from tasks.exchange import Line
-from tasks.pacing import Limits, Looks, Pace
+from tasks.pacing import TYPICAL_S, Limits, Looks, Pace
+from tasks.purse import Day, Purse
 
 log = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
 HandsOver = Literal["link", "presign", "upload"]
 
+ENOUGH: Final = 20
+"""Jobs that have ended on a lane before its failures are a rate."""
+
+DEAL_AGAIN_S: Final = 5.0
+"""Between two deals at most while jobs wait: what a deadline calls for changes."""
+
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """A route in use, with its pacing."""
+    """A route in use, with its pacing.
+
+    Lanes of one account whose limits are shared have one pace between them.
+    """
 
     name: str
     route: Route
@@ -28,8 +41,20 @@ class Lane:
     limits: Limits
     hands_over: HandsOver | None = None
     """How stills reach the provider; None decides for each still."""
+    account: str = ""
+    """Whose limits they are, by a name that is no secret; the lane's own if not said."""
+    risk_usd: Decimal = Decimal(0)
+    """What a batch may risk by submitting again what this lane left in doubt."""
+    usd_per_day: Decimal | None = None
+    shared: InitVar[Pace | None] = None
     pace: Pace = field(init=False)
     looks: Looks = field(init=False, default_factory=Looks)
+    day: Day = field(init=False)
+    risk: Purse = field(init=False)
+    ended: int = field(init=False, default=0)
+    """Jobs that it was done with, one way or another, in this run."""
+    failed: int = field(init=False, default=0)
+    """Of these, those that came to nothing."""
     closed: str | None = None
     """Why nothing more is submitted on it, if so."""
     scouts: int = 0
@@ -37,8 +62,41 @@ class Lane:
     learned: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     """Set once that is known: whoever waited to be told looks again."""
 
-    def __post_init__(self) -> None:
-        self.pace = Pace(self.limits)
+    def __post_init__(self, shared: Pace | None) -> None:
+        self.pace = Pace(self.limits) if shared is None else shared
+        self.day = Day(self.limits.submits_per_day, self.usd_per_day)
+        self.risk = Purse(self.risk_usd)
+        self.account = self.account or self.name
+
+    def count(self, *, failed: bool) -> None:
+        """It is done with one more job."""
+        self.ended += 1
+        self.failed += failed
+
+    def failing(self, most: float) -> bool:
+        """Whether more of its jobs come to nothing than its owner puts up with."""
+        return self.ended >= ENOUGH and self.failed > most * self.ended
+
+    def opens_in_s(self, today: float) -> float:
+        """Seconds until it takes submits, by the hours of its route (Unix time)."""
+        opens = self.route.hours_utc
+        return 0.0 if opens is None else hours.wait_s(opens, today)
+
+    def open_s(self, today: float, within_s: float) -> float:
+        """For how much of the seconds that follow it takes submits."""
+        opens = self.route.hours_utc
+        if opens is None or math.isinf(within_s):
+            return within_s
+        return hours.open_s(opens, today, within_s)
+
+    def typical_s(self) -> float:
+        """How long one of its jobs takes, as far as anybody knows."""
+        known = self.looks.expected_s()
+        return self.route.typical_s or TYPICAL_S if known is None else known
+
+
+Preferred = Callable[[], Sequence[Lane]]
+"""The lanes that a job may go on now, the best one first."""
 
 
 class NoLaneLeftError(Exception):
@@ -51,12 +109,15 @@ class StoppedError(Exception):
 
 class Lanes:
     """Deals out turns to submit: first come, first served, to the first lane that is free
-    in the order each job prefers."""
+    in the order each job prefers at that moment."""
 
-    def __init__(self, lanes: Iterable[Lane], clock: Clock) -> None:
+    def __init__(
+        self, lanes: Iterable[Lane], clock: Clock, today: Clock = time.time
+    ) -> None:
         self.all = tuple(lanes)
         self._clock = clock
-        self._waiting = deque[tuple[Sequence[Lane], asyncio.Future[Lane]]]()
+        self._today = today
+        self._waiting = deque[tuple[Preferred, asyncio.Future[Lane]]]()
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
 
@@ -71,7 +132,7 @@ class Lanes:
         """The lanes that still take jobs."""
         return [lane for lane in self.all if lane.closed is None]
 
-    async def turn(self, preferred: Sequence[Lane]) -> Lane:
+    async def turn(self, preferred: Preferred) -> Lane:
         """A lane on which a submit may be sent at once; its `pace.begin` has been called.
 
         Raises:
@@ -118,32 +179,37 @@ class Lanes:
         self._again_in(math.inf)
 
     def _deal(self) -> None:
-        now = self._clock()
-        still_waiting = deque[tuple[Sequence[Lane], asyncio.Future[Lane]]]()
-        soonest = math.inf
-        waits = {id(lane): lane.pace.wait(now) for lane in self.open}
+        now, today = self._clock(), self._today()
+        still_waiting = deque[tuple[Preferred, asyncio.Future[Lane]]]()
+        waits = {
+            id(lane): max(lane.pace.wait(now), lane.opens_in_s(today))
+            for lane in self.open
+        }
         while self._waiting:
             preferred, turn = self._waiting.popleft()
             if turn.done():
                 continue
-            able = [lane for lane in preferred if id(lane) in waits]
+            lanes = preferred()
+            able = [lane for lane in lanes if id(lane) in waits]
             free = next((lane for lane in able if not waits[id(lane)]), None)
             if free is not None:
                 free.pace.begin(now)
-                waits[id(free)] = free.pace.wait(now)
+                for lane in self.open:
+                    if lane.pace is free.pace:
+                        waits[id(lane)] = max(waits[id(lane)], lane.pace.wait(now))
                 turn.set_result(free)
             elif not able:
-                turn.set_exception(NoLaneLeftError(closing(preferred)))
+                turn.set_exception(NoLaneLeftError(closing(lanes)))
             else:
                 still_waiting.append((preferred, turn))
-                soonest = min(soonest, *(waits[id(lane)] for lane in able))
                 if all(waits.values()) and len(waits) == len(self.all):
                     # No lane is free and none is closed: nobody behind fares better.
-                    soonest = min(waits.values())
                     still_waiting.extend(self._waiting)
                     break
         self._waiting = still_waiting
-        self._again_in(soonest)
+        # What a free lane is not wanted for now, it may be wanted for in a while.
+        soonest = min((wait for wait in waits.values() if wait), default=math.inf)
+        self._again_in(min(soonest, DEAL_AGAIN_S) if still_waiting else math.inf)
 
     def _again_in(self, seconds: float) -> None:
         if self._timer is not None:

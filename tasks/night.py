@@ -4,27 +4,38 @@ Plain Python: Prefect shows it, the command line watches it, and neither is need
 """
 
 import asyncio
+import logging
+import math
 import tempfile
 import time
-from collections import Counter, defaultdict, deque
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+import polars as pl
+
 from manifests.attempts import write_attempts
-from manifests.lifecycle import History, State
-from manifests.reading import Plan
+from manifests.left import write_left
+from manifests.lifecycle import OVER, History, State
+from manifests.reading import Plan, demand
 from manifests.tables import Outcomes, write_clips, write_complaints
 from storage.clips import Clips
 from storage.ledger import Ledger, read
 from storage.objects import Objects
+from tasks.doubts import in_doubt
 from tasks.engine import Engine, Rules
-from tasks.exchange import connected
+from tasks.exchange import Clients, connected
+from tasks.hints import hints
 from tasks.lanes import Lane, Lanes
-from tasks.routing import Purse
+from tasks.memory import keep_limits, recall_day, recall_latencies, recall_limits
+from tasks.purse import Purse
+from tasks.roster import Roster
+from tasks.routing import Kind
 from tasks.summary import Summary, short_of
 from tasks.tally import Why
 from tasks.wanted import (
@@ -36,10 +47,13 @@ from tasks.wanted import (
     refuse,
 )
 
-REMEMBERED: Final = 50
-"""Of a lane's earlier jobs: few enough that a lane that has changed is learned anew."""
+TABLES: Final = ("clips", "attempts", "complaints", "left")
 
-TABLES: Final = ("clips", "attempts", "complaints")
+ROUNDS: Final = 3
+"""Times that what was left in doubt is looked into at the end: a job that goes again may
+be in doubt again."""
+
+log = logging.getLogger(__name__)
 
 WATCHER: ContextVar[Callable[["Night"], None] | None] = ContextVar(
     "WATCHER", default=None
@@ -49,9 +63,15 @@ WATCHER: ContextVar[Callable[["Night"], None] | None] = ContextVar(
 
 @asynccontextmanager
 async def begun(
-    wanted: Wanted, *, lanes: Sequence[Lane], rules: Rules
+    wanted: Wanted,
+    *,
+    lanes: Sequence[Lane],
+    rules: Rules,
+    hints_url: str | None = None,
 ) -> AsyncGenerator["Night"]:
     """A batch, checked before it is begun, and its tables written when it is over.
+
+    `hints_url` is where a listener for webhooks tells what has ended, if there is one.
 
     Raises:
         ManifestError: it cannot be read, or `strict` and a row of it is bad.
@@ -68,35 +88,81 @@ async def begun(
         ledger = await Ledger.open(objects, name=stem, take_over=wanted.take_over)
         try:
             async with connected() as clients:
-                engine = Engine(
-                    lanes=Lanes(lanes, time.monotonic),
-                    ledger=ledger,
-                    clips=Clips(objects),
-                    clients=clients,
-                    purse=Purse(wanted.budget_usd),
-                    rules=rules,
-                )
-                _remember(engine.lanes, ledger.histories())
+                await _recall(lanes, ledger, objects)
+                engine = _engine(wanted, lanes, rules, ledger, objects, clients)
                 night = Night(
-                    wanted, plan=plan, folder=folder, ledger=ledger, engine=engine
+                    wanted,
+                    plan=plan,
+                    folder=folder,
+                    ledger=ledger,
+                    engine=engine,
                 )
+                await asyncio.to_thread(night.reckon)
                 if watcher := WATCHER.get():
                     watcher(night)
-                yield night
+                async with _hinted(engine, hints_url):
+                    yield night
                 await night.keep_tables(objects)
+                await keep_limits(lanes, objects)
                 night.over = True
         finally:
             await ledger.close()
 
 
-def _remember(lanes: Lanes, past: Mapping[str, History]) -> None:
-    """What earlier nights showed of how long each lane's jobs take."""
-    took = defaultdict[str, deque[float]](lambda: deque(maxlen=REMEMBERED))
-    for history in past.values():
-        if history.lane and history.accepted_at and history.generated_at:
-            took[history.lane].append(history.generated_at - history.accepted_at)
-    for lane in lanes.all:
-        lane.looks.learn(took[lane.name])
+def _engine(  # noqa: PLR0913, PLR0917 - the parts of a run, each named once
+    wanted: Wanted,
+    lanes: Sequence[Lane],
+    rules: Rules,
+    ledger: Ledger,
+    objects: Objects,
+    clients: Clients,
+) -> Engine:
+    left_s = math.inf
+    if wanted.finish_at is not None:
+        left_s = wanted.finish_at - time.time()
+    roster = Roster(
+        lanes,
+        policy=wanted.policy,
+        now=time.monotonic,
+        today=time.time,
+        ends_at=time.monotonic() + left_s,
+    )
+    return Engine(
+        lanes=Lanes(lanes, time.monotonic),
+        roster=roster,
+        ledger=ledger,
+        clips=Clips(objects),
+        clients=clients,
+        entries=partial(read, objects),
+        purse=Purse(wanted.budget_usd),
+        rules=rules,
+    )
+
+
+async def _recall(lanes: Sequence[Lane], ledger: Ledger, objects: Objects) -> None:
+    """What earlier nights showed of these lanes."""
+    recall_latencies(lanes, ledger.histories())
+    await recall_limits(lanes, objects, time.monotonic())
+    if any(lane.day.limited for lane in lanes):
+        recall_day(lanes, await read(objects), time.time())
+
+
+@asynccontextmanager
+async def _hinted(engine: Engine, url: str | None) -> AsyncGenerator[None]:
+    """Have the engine look at once at what a listener hears has ended."""
+
+    async def listen(url: str) -> None:
+        async for hint in hints(url):
+            engine.follower.hint(hint.provider, hint.id)
+
+    listening = asyncio.create_task(listen(url)) if url else None
+    try:
+        yield
+    finally:
+        if listening is not None:
+            listening.cancel()
+            with suppress(asyncio.CancelledError):
+                await listening
 
 
 class Night:
@@ -114,6 +180,8 @@ class Night:
         self.wanted = wanted
         self.plan = plan
         self.engine = engine
+        self.late = 0
+        """Jobs that cannot be done by the deadline, as it looked at the start."""
         self.over = False
         """Whether all that can be kept of it has been kept."""
         self.shards = [*plan.shards(wanted.shard_rows)]
@@ -139,15 +207,60 @@ class Night:
     def elapsed_s(self) -> float:
         return time.monotonic() - self._began
 
+    def reckon(self) -> None:
+        """Work out what the deadline asks of the lanes, and whether they can do it."""
+        if self.wanted.policy != "cheapest":
+            return
+        taken = pl.Series(
+            "job", filter(self._taken, self.plan.wanted["job"]), pl.String
+        )
+        to_do = self.plan.wanted.filter(~pl.col("job").is_in(taken.implode()))
+        kinds = demand(self._manifest, self.wanted.manifest, to_do)
+        self.engine.roster.expect(
+            {Kind(*kind): count for *kind, count in kinds.iter_rows()}
+        )
+        self.late = self.engine.roster.reckon()
+        if self.late:
+            log.warning("batch.late jobs=%d of %d", self.late, self.plan.jobs)
+
+    async def mend(self) -> None:
+        """Look into what the shards left in doubt: ask whoever can be asked, take the
+        risks that the owner allows, and see what became certain to its end."""
+        for _ in range(ROUNDS):
+            doubts = self._in_doubt()
+            if self.engine.stopped or not (doubts or self.engine.again):
+                return
+            told = await self.engine.doubts.asked(doubts)
+            left = {job: past for job, past in doubts.items() if job not in told}
+            again = {*told, *self.engine.again, *await self.engine.doubts.risked(left)}
+            if not again:
+                return
+            self.engine.again.clear()
+            await self._take_up(again)
+
+    def _in_doubt(self) -> dict[str, History]:
+        mine = self.plan.wanted.filter("first")["job"]
+        return in_doubt(self._ledger.histories(), mine)
+
+    async def _take_up(self, jobs: Collection[str]) -> None:
+        """See these jobs to their ends."""
+        chosen = self.plan.wanted.filter("first", pl.col("job").is_in([*jobs]))
+        for job in jobs:
+            self.engine.tally.resting.pop(job, None)
+        await self._run(chosen)
+
     async def run_shard(self, number: int) -> dict[str, int]:
         """Take every job of a shard to its end; how many ended how."""
         shard = self.shards[number]
+        await self._run(shard)
+        states = Counter(self._ledger.history(job).state for job in shard["job"])
+        return {str(state): count for state, count in states.items()}
+
+    async def _run(self, shard: pl.DataFrame) -> None:
         with tempfile.TemporaryDirectory(dir=self._folder) as spool:
             uri = self.wanted.manifest
             every = ordered(self._manifest, uri, shard, Path(spool))
             await self.engine.run(await asyncio.to_thread(list, every))
-        states = Counter(self._ledger.history(job).state for job in shard["job"])
-        return {str(state): count for state, count in states.items()}
 
     def summary(self) -> Summary:
         """What came of it, by now."""
@@ -173,11 +286,12 @@ class Night:
         """Write what came of every row, every attempt and every complaint beside the clips."""
         entries = await read(objects)
         resting = self.engine.tally.resting
+        # What was once paid for keeps its row, money and all, whatever its still is now.
         plan = self.plan.without(
             {
                 job: ("", rest.reason)
                 for job, rest in resting.items()
-                if rest.why is Why.STILL
+                if rest.why is Why.STILL and not self._ledger.history(job).attempts
             }
         )
         outcomes = Outcomes(
@@ -190,6 +304,7 @@ class Night:
             write_clips(paths["clips"], self._manifest, plan, outcomes)
             write_attempts(paths["attempts"], entries, since=self._since)
             write_complaints(paths["complaints"], plan)
+            write_left(paths["left"], self._manifest, plan, outcomes)
             return paths
 
         for name, path in (await asyncio.to_thread(write)).items():
@@ -218,5 +333,8 @@ class Night:
                 return "pending"
 
     def _over(self, job_id: str) -> bool:
-        over = {State.PUBLISHED, State.REJECTED}
-        return self._ledger.history(job_id).state in over
+        return self._ledger.history(job_id).state in OVER
+
+    def _taken(self, job_id: str) -> bool:
+        """Whether nothing is to be bought for it: it is over, or bought, or in doubt."""
+        return self._ledger.history(job_id).state is not State.PENDING

@@ -4,18 +4,20 @@ A still that a provider will take, handed over; a turn on a lane; the price, res
 """
 
 import asyncio
-from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Final, TypeVar
 
-from manifests.jobs import Order
+from manifests.catalogue import Route
+from manifests.jobs import AspectRatio, Job, Order
 from storage.opening import OpeningError
 from storage.stills import BadStillError
 from tasks import stills
 from tasks.exchange import Clients
 from tasks.lanes import Lane, Lanes, NoLaneLeftError, StoppedError, closing
-from tasks.routing import Purse, candidates
+from tasks.purse import Purse
+from tasks.roster import Roster
 from tasks.tally import Why
 from tasks.verdicts import MisconfiguredError, ProviderError
 
@@ -42,6 +44,17 @@ class Offer:
     lane: Lane
     price_usd: Decimal
     image_url: str
+    job: Job
+    """The job as the lane's provider is to be asked for it, its aspect ratio decided."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """A still that a lane's provider can read."""
+
+    url: str
+    aspect_ratio: AspectRatio
+    """The one to ask for: the nearest to the still's own where one must be named."""
 
 
 @dataclass(slots=True)
@@ -50,8 +63,14 @@ class Hand:
 
     order: Order
     lanes: Lanes
-    image_urls: dict[str, str] = field(default_factory=dict[str, str])
-    """Where each lane's provider can read the still, by the lane's name."""
+    key: str
+    """Under which id its life is on record: its own, or its hedge's."""
+    beside: Route | None = None
+    """Of a hedge: where the first submit is at work, so that it goes elsewhere."""
+    given_up: asyncio.Event = field(default_factory=asyncio.Event)
+    """Of a hedge: set when the first submit was faster."""
+    handed: dict[str, Handed] = field(default_factory=dict[str, Handed])
+    """By the lane's name."""
     clip_url: str | None = None
     """Where the clip can be fetched, once a poll has said so."""
     slot: Lane | None = None
@@ -77,26 +96,30 @@ class Offers:
     """Makes offers, from the lanes and the money there are."""
 
     lanes: Lanes
+    roster: Roster
     clients: Clients
     purse: Purse
     stopping: asyncio.Event
+    today: Callable[[], float]
     _in_transit: asyncio.Semaphore = field(
         default_factory=lambda: asyncio.Semaphore(STILLS_IN_TRANSIT)
     )
 
-    async def make(self, hand: Hand) -> Offer:
+    async def make(self, hand: Hand, failed: Route | None) -> Offer:
         """A turn to submit this job now; its slot is in the hand.
+
+        `failed` is where an attempt at it came to nothing.
 
         Raises:
             RestError: what is missing, in words.
         """
         try:
             while True:
-                able = self._able(hand.order)
+                able = self._able(hand, failed)
                 # Handed to the likeliest lane before the turn: no slot waits for it.
                 if await self._handed(hand, able[0]) is None:
                     continue
-                lane = await self.lanes.turn(able)
+                lane = await self.lanes.turn(lambda: self._preferred(hand, failed))
                 if offer := await self._taken(hand, lane):
                     return offer
         except StoppedError:
@@ -106,48 +129,75 @@ class Offers:
 
     async def _taken(self, hand: Hand, lane: Lane) -> Offer | None:
         """The offer that a turn makes possible; None, the turn unused, if it closed."""
-        price_usd, offer = lane.route.price_usd(hand.order.job), None
+        job, offer = hand.order.job, None
+        price_usd = lane.route.price_usd(job)
         try:
-            image_url = await self._handed(hand, lane)
-            if image_url is not None and self.purse.reserve(price_usd):
-                offer = Offer(lane, price_usd, image_url)
+            handed = await self._handed(hand, lane)
+            if handed is not None and self._reserved(lane, price_usd):
+                framed = replace(job, aspect_ratio=handed.aspect_ratio)
+                offer = Offer(lane, price_usd, handed.url, framed)
                 hand.slot = lane
         finally:
             if offer is None:
                 self.lanes.withdraw(lane)
-        if image_url is not None and offer is None:
-            raise RestError(Why.BUDGET, f"the budget has no {price_usd} USD left")
         return offer
 
-    def _able(self, order: Order) -> list[Lane]:
-        able = candidates(order, self.lanes.all)
-        if not able:
+    def _reserved(self, lane: Lane, price_usd: Decimal) -> bool:
+        """The price out of the batch's budget and the lane's day, or out of neither.
+
+        Raises:
+            RestError: the budget has not got it.
+        """
+        now = self.today()
+        if why := lane.day.full(price_usd, now) if lane.day.limited else None:
+            self.lanes.close(lane, why)
+            return False
+        if not self.purse.reserve(price_usd):
+            raise RestError(Why.BUDGET, f"the budget has no {price_usd} USD left")
+        return lane.day.reserve(price_usd, now)
+
+    def _able(self, hand: Hand, failed: Route | None) -> list[Lane]:
+        job = hand.order.job
+        known = self.roster.able(hand.order)
+        if not known:
             said = "no lane in use can make it for its max_usd"
             raise RestError(Why.UNSERVED, said)
-        if not self.purse.affords(able[0].route.price_usd(order.job)):
+        cheapest = min(lane.route.price_usd(job) for lane in known)
+        if not self.purse.affords(cheapest):
             raise RestError(Why.BUDGET, "the budget is spent")
-        still_open = [lane for lane in able if lane.closed is None]
-        if not still_open:
-            raise NoLaneLeftError(closing(able))
-        return still_open
+        lanes = self._preferred(hand, failed)
+        if not any(lane.closed is None for lane in lanes):
+            raise NoLaneLeftError(closing(lanes))
+        return lanes
 
-    async def _handed(self, hand: Hand, lane: Lane) -> str | None:
-        """Where the lane's provider reads the still; None if it closed for good.
+    def _preferred(self, hand: Hand, failed: Route | None) -> list[Lane]:
+        if hand.beside is None:
+            return self.roster.lanes(hand.order, failed)
+        beside = hand.beside.supplier
+        known = self.roster.able(hand.order)
+        return [
+            lane
+            for lane in known
+            if lane.closed is None and lane.route.supplier != beside
+        ]
+
+    async def _handed(self, hand: Hand, lane: Lane) -> Handed | None:
+        """The still as the lane's provider reads it; None if it closed for good.
 
         Only the URL is kept: a thousand jobs that wait for their turn are no memory.
         """
-        if lane.name not in hand.image_urls:
+        if lane.name not in hand.handed:
             try:
-                url = await self._unless_stopped(self._hand_over(hand.order, lane))
+                handed = await self._unless_stopped(self._hand_over(hand.order, lane))
             except MisconfiguredError as exc:
                 self.lanes.close(lane, str(exc))
                 return None
             except ProviderError as exc:
                 raise RestError(Why.UNREAD, f"its still: {exc}") from exc
-            hand.image_urls[lane.name] = url
-        return hand.image_urls[lane.name]
+            hand.handed[lane.name] = handed
+        return hand.handed[lane.name]
 
-    async def _hand_over(self, order: Order, lane: Lane) -> str:
+    async def _hand_over(self, order: Order, lane: Lane) -> Handed:
         async with self._in_transit:
             try:
                 checked = await stills.check(order, min_px=lane.route.min_still_px)
@@ -156,7 +206,10 @@ class Offers:
             except OpeningError as exc:
                 why = Why.UNREAD if exc.passing else Why.STILL
                 raise RestError(why, str(exc)) from exc
-            return await stills.hand_over(checked, lane, self.clients)
+            url = await stills.hand_over(checked, lane, self.clients)
+            seen = checked.still
+            ratio = lane.route.framed(order.job, seen.width, seen.height)
+            return Handed(url, ratio)
 
     async def _unless_stopped(self, free: Coroutine[Any, Any, T]) -> T:
         """What is free is dropped where it stands when the run is stopped."""

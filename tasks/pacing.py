@@ -15,9 +15,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from tasks.verdicts import Over
+
 MINUTE: Final = 61.0
 """Seconds in which no more submits than allowed are sent: a little over a minute, for
 the network between our clock and theirs."""
+
+TYPICAL_S: Final = 60.0
+"""How long a clip takes where nothing has been seen of its lane: what WaveSpeed's and
+fal's documents show for 5 seconds at 480p (read 2026-11)."""
 
 TURNAROUND_S: Final = 2.0
 """From a job's end, once noticed, to the answer to the next submit."""
@@ -27,6 +33,9 @@ NOTICED: Final = 0.05
 
 TROUBLES: Final = 3
 """Failures in a row after which a lane is tried with one job at a time."""
+
+REMEMBERED_AS_S: Final = 300.0
+"""What an earlier night's refusals count for: as if they had been so long ago."""
 
 CAUTION: Final = 8
 """Rounds of successes that earn one slot more than was last refused: a probe costs a
@@ -41,6 +50,15 @@ class Limits:
     submits_per_minute: int
     queues: bool = False
     """Whether work over the slots waits at the provider instead of being refused."""
+    submits_per_day: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What an account was found to bear, where that is less than what we were told."""
+
+    slots: float
+    submits_per_minute: float
 
 
 class Pace:
@@ -76,6 +94,19 @@ class Pace:
     def hopeless(self) -> bool:
         """Whether it has been tried in vain for about a quarter of an hour."""
         return self._troubles >= TROUBLES + 8
+
+    def learned(self) -> Learned | None:
+        """What refusals have taught; None where what we were told seems to be true."""
+        if self._slots >= self._most and self._a_minute >= self._most_a_minute:
+            return None
+        return Learned(self._slots, self._a_minute)
+
+    def recall(self, learned: Learned, now: float) -> None:
+        """Begin where an earlier night left off, a little less cautious by now."""
+        self._slots = max(1.0, min(self._slots, learned.slots))
+        self._ceiling = self._slots
+        self._a_minute = max(1.0, min(self._a_minute, learned.submits_per_minute))
+        self._refused_at = now - REMEMBERED_AS_S
 
     def wait(self, now: float) -> float:
         """Seconds until a submit may be sent; inf until something comes back."""
@@ -135,17 +166,20 @@ class Pace:
         more = 0.005 * (1 + calm**2)
         self._a_minute = min(self._most_a_minute, self._a_minute + more)
 
-    def throttled(self, now: float, retry_after: float | None) -> None:
-        """Too much or too fast: fewer at once, and not before it says."""
+    def throttled(
+        self, now: float, retry_after: float | None, over: Over | None = None
+    ) -> None:
+        """Too much or too fast: fewer at once, or less often, and not before it says."""
         self._answered()
         self._sent.pop()
         self._refusals += 1
         self._refused_at = now
-        if self._refusals == 1:
+        # Refused again with fewer in flight: it is the rate that is too high.
+        if over == "rate" or (over is None and self._refusals > 1):
+            if self._unanswered == 0:
+                self._a_minute = max(1.0, min(self._a_minute, len(self._sent)))
+        elif self._refusals == 1 or self._unanswered == 0:
             self._shrink()
-        elif self._unanswered == 0:
-            # Refused again with fewer in flight: it is the rate that is too high.
-            self._a_minute = max(1.0, min(self._a_minute, len(self._sent)))
         backed_off = min(60.0, 0.5 * 2 ** min(self._refusals - 1, 10))
         pause = backed_off if retry_after is None else retry_after
         self._not_before = max(self._not_before, now + pause)

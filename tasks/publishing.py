@@ -41,6 +41,7 @@ class Publisher:
         self._clips = clips
         self._client = client
         self._in_transit = asyncio.Semaphore(at_once)
+        self._keeping: dict[str, asyncio.Lock] = {}
         self._decodes = decodes
 
     async def kept(self, job_id: str) -> Published | None:
@@ -76,11 +77,25 @@ class Publisher:
                         mp4 = await download(self._client, url)
                         facts = await self._checked(mp4, seen)
                         said = {**sidecar, **asdict(facts)}
-                        uri = await self._clips.publish(job_id, mp4, said)
-                        return Published(uri, facts)
+                        return await self._keep(job_id, mp4, said, facts)
         except (ProviderError, BrokenClipError) as exc:
             raise UnfetchedError(str(exc)) from exc
         raise AssertionError  # pragma: no cover - patiently() reraises
+
+    async def _keep(
+        self, job_id: str, mp4: bytes, said: Mapping[str, Any], facts: Facts
+    ) -> Published:
+        """Keep it, or find that a hedge of the same job has just been kept."""
+        lock = self._keeping.setdefault(job_id, asyncio.Lock())
+        waited = lock.locked()
+        async with lock:
+            try:
+                if waited and (kept := await self.kept(job_id)):
+                    return kept
+                uri = await self._clips.publish(job_id, mp4, said)
+                return Published(uri, facts)
+            finally:
+                self._keeping.pop(job_id, None)
 
     async def _checked(self, mp4: bytes, seen: Counter[str]) -> Facts:
         def look() -> tuple[str, Probe | BrokenClipError]:
@@ -105,7 +120,6 @@ def described(order: Order, past: History, ticket: Ticket) -> dict[str, Any]:
     """What a clip's sidecar says of how it was made; never where its still was signed."""
     job = order.job
     return {
-        "job": job.id,
         "image": job.image,
         "prompt": job.prompt,
         "negative_prompt": job.negative_prompt,
@@ -113,6 +127,14 @@ def described(order: Order, past: History, ticket: Ticket) -> dict[str, Any]:
         "duration_s": job.duration_s,
         "aspect_ratio": job.aspect_ratio,
         "take": job.take,
+        **made(job.id, past, ticket),
+    }
+
+
+def made(job_id: str, past: History, ticket: Ticket) -> dict[str, Any]:
+    """The part of it that is on record, whoever asks."""
+    return {
+        "job": job_id,
         "seed": past.seed,
         "ai_generated": True,
         "route": past.route,

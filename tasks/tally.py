@@ -1,9 +1,11 @@
 """What a run has done so far: read by whoever shows progress, written by the engine."""
 
 from dataclasses import dataclass, field
+from decimal import Decimal
 from enum import StrEnum, auto
 
 from manifests.lifecycle import (
+    HEDGE,
     Accepted,
     Event,
     History,
@@ -11,8 +13,9 @@ from manifests.lifecycle import (
     Published,
     Refused,
     Rejected,
+    Settled,
 )
-from tasks.routing import Purse
+from tasks.purse import Purse
 
 
 class Why(StrEnum):
@@ -67,17 +70,19 @@ class Tally:
             case Accepted():
                 self.bought += 1
             case Published():
-                self.published += 1
+                self.published += not job_id.endswith(HEDGE)
             case Refused():
-                self._refund(job_id, past)
+                self._settle(job_id, -past.price_usd)
             case Rejected(charged=charged):
-                self.rejected += 1
+                self.rejected += not job_id.endswith(HEDGE)
                 if not charged:
-                    self._refund(job_id, past)
+                    self._settle(job_id, -past.price_usd)
+            case Settled(usd=usd):
+                self._settle(job_id, usd)
             case _:
                 pass
 
-    def _refund(self, job_id: str, past: History) -> None:
+    def _settle(self, job_id: str, usd: Decimal) -> None:
         # What an earlier run bought was never this run's money.
         if job_id in self._reserved:
-            self.purse.release(past.price_usd)
+            self.purse.settle(usd)

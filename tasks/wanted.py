@@ -19,6 +19,7 @@ from storage.opening import OpeningError
 from storage.stills import BadStillError
 from tasks import stills
 from tasks.lanes import Lane
+from tasks.routing import Policy
 
 MANIFEST: Final = "manifest.parquet"
 """What a manifest's copy is called, in the folder that a batch works in."""
@@ -38,6 +39,9 @@ class Wanted:
     """Only the first rows of the manifest."""
     strict: bool = False
     """Whether one bad row refuses the lot."""
+    policy: Policy = "balanced"
+    finish_at: float | None = None
+    """When all of it is to be done, in Unix seconds."""
     shard_rows: int = 500
     take_over: bool = False
     """Whether a run that seems to be at work on the same root is shut out."""

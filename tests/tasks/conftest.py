@@ -25,7 +25,20 @@ from tasks.providers import PROVIDERS
 from tasks.summary import Summary
 from tasks.wanted import Wanted
 
-ROUTES = ["wavespeed/wan-2.2-spicy", "atlas/wan-2.2-spicy", "fal/wan-2.2"]
+ROUTES = [
+    "wavespeed/wan-2.2-spicy",
+    "302ai/wan-2.2-spicy",
+    "302ai/unified",
+    "atlas/wan-2.2-spicy",
+    "fal/wan-2.2",
+    "fal/kling-1.6",
+    "kling/kling-1.6",
+    "runway/gen4-turbo",
+    "replicate/wan-2.2",
+]
+
+KEYS = {"kling": f"access:{'secret' * 6}"}
+"""Where a key is not just any word."""
 
 
 @dataclass(kw_only=True)
@@ -37,11 +50,12 @@ class World:
     url: str
     routes: list[str]
     slots: int = 4
-    rules: Rules = field(default_factory=Rules)
+    rules: Rules = field(default_factory=lambda: Rules(settle_s=0.0))
     nights: list[Night] = field(default_factory=list)
 
-    def lane(self, route: str, *, key: str = "key", **limits: Any) -> Lane:
+    def lane(self, route: str, *, key: str = "", **limits: Any) -> Lane:
         known = catalogue.load().route(route)
+        key = key or KEYS.get(known.provider, "key")
         provider = PROVIDERS[known.provider](known, key)
         return Lane(
             name=known.provider,
@@ -61,10 +75,23 @@ class World:
         """A manifest of these rows, or of so many, each with a still of its own."""
         if isinstance(rows, int):
             rows = [{"prompt": f"pan {n}"} for n in range(rows)]
-        rows = [{"image": self.still(f"{n}.jpg"), **row} for n, row in enumerate(rows)]
+        fits = self.fits()
+        rows = [
+            {"image": self.still(f"{n}.jpg"), **fits, **row}
+            for n, row in enumerate(rows)
+        ]
         path = self.folder / f"{name}.parquet"
         pl.DataFrame(rows).write_parquet(path)
         return path.as_uri()
+
+    def fits(self) -> dict[str, Any]:
+        """What rows have to say, where the first route does not make what goes unsaid."""
+        if not self.routes:
+            return {}
+        made = catalogue.load().route(self.routes[0]).prices_usd
+        resolution, seconds = next(iter(made))
+        unsaid = ("480p", 5) in made
+        return {} if unsaid else {"resolution": resolution, "duration_s": seconds}
 
     def still(self, name: str, size: tuple[int, int] = (640, 360)) -> str:
         path = self.folder / "stills" / name
@@ -91,6 +118,7 @@ class World:
                 during(night)
             for number in range(len(night.shards)):
                 await night.run_shard(number)
+            await night.mend()
         return night.summary()
 
     def table(self, name: str) -> pl.DataFrame:

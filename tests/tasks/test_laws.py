@@ -8,6 +8,7 @@ from manifests.reading import ManifestError
 from storage.objects import Objects
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine import Rules
+from tasks.providers.base import Findable
 from tasks.tally import Why
 
 pytestmark = pytest.mark.anyio
@@ -24,6 +25,16 @@ BROKEN_DOWNLOADS = [
     Fault.HTML_CLIP,
     Fault.EMPTY_CLIP,
 ]
+
+
+def doubts(world):
+    """How many are left of one lost answer: none where the provider can tell whose it was.
+
+    WaveSpeed lists what it accepted, but not what it was asked for.
+    """
+    provider = world.lane(world.routes[0]).line.provider
+    told = isinstance(provider, Findable) and provider.name != "wavespeed"
+    return 0 if told else 1
 
 
 async def test_a_manifest_becomes_clips_each_paid_for_once(world):
@@ -80,8 +91,9 @@ async def test_a_lost_answer_is_never_paid_for_twice(world, fault):
     first = await world.run(3)
     second = await world.run(3)
 
-    assert (first.published, first.in_doubt, first.exit_code) == (2, 1, 1)
-    assert (second.published, second.in_doubt) == (2, 1)
+    left = doubts(world)
+    assert (first.published, first.in_doubt, first.exit_code) == (3 - left, left, left)
+    assert (second.published, second.in_doubt) == (3 - left, left)
     assert world.bought == {"pan 0": 1, "pan 1": 1, "pan 2": 1}
     assert first.spent_usd == world.owed
 
@@ -189,7 +201,7 @@ async def test_input_that_no_provider_takes_is_rejected_free_of_charge(world):
 
 
 async def test_the_budget_is_a_wall(world):
-    price = world.lane(world.routes[0]).route.prices_usd["480p", 5]
+    price = next(iter(world.lane(world.routes[0]).route.prices_usd.values()))
 
     summary = await world.run(10, budget_usd=price * 4 + price / 2)
 
@@ -245,21 +257,25 @@ async def test_the_tables_have_every_row_every_attempt_and_every_complaint(world
     summary = await world.run(rows)
 
     clips, attempts, complaints = map(world.table, ("clips", "attempts", "complaints"))
+    left = doubts(world)
+    lost = "in_doubt" if left else "published"
     states = dict(clips.select("row", "state").iter_rows())
     assert states == {
         0: "published",
         1: "published",
-        2: "in_doubt",
+        2: lost,
         3: "invalid",
         4: "invalid",
     }
     assert clips["sku"].to_list()[:3] == ["s0", "s1", "s2"]
-    assert clips["reason"].null_count() == 2
+    assert clips["reason"].null_count() == 3 - left
     assert clips["spent_usd"].sum() == summary.spent_usd == world.owed
     outcomes = sorted(attempts["outcome"])
-    assert outcomes == ["in_doubt", "published", "published", "refused"]
+    [failed] = [line for line in world.emulator.bill if line.outcome == "failed"]
+    told = "refused" if failed.refunded else "discarded"
+    assert outcomes == sorted([told, lost, "published", "published"])
     assert complaints["row"].to_list() == [3, 4]
-    assert (summary.rejected, summary.exit_code) == (2, 1)
+    assert (summary.rejected, summary.exit_code) == (2, left)
 
 
 async def test_what_is_learned_of_a_lane_is_remembered_the_next_night(world):

@@ -1,0 +1,142 @@
+"""Jobs in doubt: asking the providers that can be asked, and the risks that owners take.
+
+A provider's answer counts only where it is certain. What nobody can be asked about stays
+in doubt, until its owner says that the money may be risked.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from manifests.lifecycle import (
+    LOST,
+    Accepted,
+    Entry,
+    Event,
+    History,
+    Refused,
+    Risked,
+    State,
+    Ticket,
+)
+from tasks.exchange import Clients, ask
+from tasks.lanes import Lane
+from tasks.providers.base import Absent, Doubt, Findable, UnreadableError
+from tasks.verdicts import ProviderError
+
+log = logging.getLogger(__name__)
+
+AT_ONCE: Final = 8
+
+Record = Callable[[str, Event], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Doubts:
+    """Settles what can be settled without a person."""
+
+    lanes: Mapping[str, Lane]
+    clients: Clients
+    record: Record
+    entries: Callable[[], Awaitable[Iterable[Entry]]]
+    """All that is on record."""
+    stopping: asyncio.Event
+    today: Callable[[], float]
+    settle_s: float
+    """How old a doubt is before its provider is asked."""
+    _tickets: set[str] | None = None
+
+    def learn(self, ticket: Ticket) -> None:
+        """One more submit whose remote id is on record."""
+        if self._tickets is not None:
+            self._tickets.add(ticket.id)
+
+    async def asked(self, doubts: Mapping[str, History]) -> dict[str, Event]:
+        """Ask about each; what is certain now, by job, and on record."""
+        free = asyncio.Semaphore(AT_ONCE)
+        alike = Counter(past.mark for past in doubts.values())
+
+        async def one(job: str, past: History) -> tuple[str, Event] | None:
+            lane = self.lanes.get(past.lane or "")
+            # Two doubts that look alike to the provider are never told apart.
+            if lane is None or alike[past.mark] > 1 or not self.askable(past):
+                return None
+            async with free:
+                found = await self._found(lane, past)
+            if found is None:
+                return None
+            if isinstance(found, Refused):
+                lane.day.release(past.price_usd)
+            await self.record(job, found)
+            return job, found
+
+        told = await asyncio.gather(*(one(*doubt) for doubt in doubts.items()))
+        return dict(each for each in told if each is not None)
+
+    async def _known(self) -> frozenset[str]:
+        """The remote ids of all submits that are on record, of whichever run."""
+        if self._tickets is None:
+            events = [entry.event for entry in await self.entries()]
+            self._tickets = {e.ticket.id for e in events if isinstance(e, Accepted)}
+        return frozenset(self._tickets)
+
+    def askable(self, past: History) -> bool:
+        """Whether its provider can be asked."""
+        lane = self.lanes.get(past.lane or "")
+        return (
+            lane is not None
+            and bool(past.mark)
+            and isinstance(lane.line.provider, Findable)
+        )
+
+    async def _found(self, lane: Lane, past: History) -> Accepted | Refused | None:
+        provider = lane.line.provider
+        if not isinstance(provider, Findable):
+            return None
+        since = past.submitted_at or 0.0
+        # What was accepted just now is not yet in anybody's listing.
+        with suppress(TimeoutError):
+            due_s = since + self.settle_s - self.today()
+            await asyncio.wait_for(self.stopping.wait(), max(0.0, due_s))
+        if self.stopping.is_set():
+            return None
+        doubt = Doubt(mark=past.mark, submitted_at=since, known=await self._known())
+        try:
+            match await ask(self.clients, lane.line, provider.find(doubt)):
+                case Ticket() as ticket:
+                    return Accepted(ticket)
+                case Absent(reason):
+                    return Refused(reason)
+                case None:
+                    return None
+        except (ProviderError, UnreadableError) as exc:
+            log.warning("doubt.not_settled lane=%s %s", lane.name, exc)
+            return None
+
+    async def risked(self, doubts: Mapping[str, History]) -> set[str]:
+        """Let go again what its lane's owner lets us risk, likeliest refused first."""
+        taken = set[str]()
+        for job, past in sorted(doubts.items(), key=lambda each: _odds(each[1])):
+            lane = self.lanes.get(past.lane or "")
+            if lane is not None and lane.risk.reserve(past.price_usd):
+                said = f"risked {past.price_usd} USD: {past.reason or 'no answer'}"
+                log.warning("doubt.risked job=%s lane=%s %s", job, lane.name, said)
+                await self.record(job, Risked(said))
+                taken.add(job)
+        return taken
+
+
+def in_doubt(past: Mapping[str, History], keys: Iterable[str]) -> dict[str, History]:
+    """Those of these that are in doubt."""
+    found = ((key, past.get(key)) for key in keys)
+    return {k: h for k, h in found if h is not None and h.state is State.IN_DOUBT}
+
+
+def _odds(past: History) -> tuple[int, float]:
+    """The likeliest refused first, then the cheapest."""
+    lost = LOST.index(past.lost) if past.lost else len(LOST)
+    return lost, float(past.price_usd)

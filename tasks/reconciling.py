@@ -1,0 +1,361 @@
+"""Reconciling a root with its providers: doubts settled, clips fetched, refunds counted.
+
+Needs no manifest: what was submitted is on record. What can be asked is asked; what
+cannot is the owner's to decide, and nothing is decided for them.
+"""
+
+import asyncio
+import logging
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from manifests.lifecycle import (
+    FREE,
+    HEDGE,
+    OVER,
+    Accepted,
+    Discarded,
+    Entry,
+    Event,
+    Generated,
+    History,
+    Intended,
+    Published,
+    Refused,
+    Rejected,
+    Risked,
+    Settled,
+    State,
+    Ticket,
+)
+from storage.clips import Clips
+from storage.ledger import Ledger, read
+from storage.objects import Objects
+from tasks.doubts import Doubts, in_doubt
+from tasks.engine import Rules
+from tasks.exchange import Clients, ask, connected
+from tasks.following import Follower, UnfinishedError
+from tasks.lanes import Lane
+from tasks.providers.base import Billed, Finished, UnreadableError
+from tasks.publishing import BadClipError, Publisher, UnfetchedError, made
+from tasks.retelling import asked_of, retell
+from tasks.verdicts import ProviderError
+
+log = logging.getLogger(__name__)
+
+ASKED_AFTER_S: Final = 30 * 24 * 3600.0
+"""How long after its end an attempt's charge may still change: Kling keeps tasks so long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decisions:
+    """What only the owner can decide, each for jobs by their ids."""
+
+    resubmit: frozenset[str] = frozenset()
+    """In doubt, and to be bought again all the same."""
+    write_off: frozenset[str] = frozenset()
+    """In doubt, taken for charged and lost, and not wanted any more."""
+    charged: Mapping[str, Decimal] = field(default_factory=dict[str, Decimal])
+    """What a job's last attempt was charged in the end, by the provider's own bill."""
+
+
+class DecisionError(ValueError):
+    """A decision about a job that it does not apply to; nothing was recorded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoubtLine:
+    """A job that is still in doubt."""
+
+    job: str
+    lane: str
+    age_s: float
+    price_usd: Decimal
+    reason: str
+    askable: bool
+    """Whether its provider can be asked, on a lane that is in use."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Reconciled:
+    """What came of it."""
+
+    accepted: int = 0
+    """Doubts of which the provider has the request."""
+    absent: int = 0
+    """Doubts that never reached it: refunded, and bought by the next run."""
+    fetched: int = 0
+    """Clips brought home."""
+    resubmit: int = 0
+    written_off: int = 0
+    settled_usd: Decimal = FREE
+    """What is to be added to what was counted: less than 0 where money came back."""
+    doubts: list[DoubtLine] = field(default_factory=list[DoubtLine])
+
+
+@asynccontextmanager
+async def opened(
+    root: str, *, lanes: Sequence[Lane], rules: Rules, take_over: bool = False
+) -> AsyncGenerator["Books"]:
+    """A root's books, for as long as the block lasts; then its tables are put right.
+
+    Raises:
+        HeldError: a run is at work on the root.
+        StorageError: it is out of reach.
+    """
+    objects = Objects.open(root)
+    ledger = await Ledger.open(objects, name="reconcile", take_over=take_over)
+    try:
+        async with connected() as clients:
+            books = Books(objects, ledger, lanes, clients, rules)
+            yield books
+            await books.put_right()
+    finally:
+        await ledger.close()
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One submit, as far as money goes."""
+
+    job: str
+    number: int
+    lane: str
+    price_usd: Decimal
+    counted_usd: Decimal
+    ended_at: float | None = None
+    ticket: Ticket | None = None
+
+
+class Books:
+    """What a root's ledger says, and what its providers say of that."""
+
+    def __init__(
+        self,
+        objects: Objects,
+        ledger: Ledger,
+        lanes: Sequence[Lane],
+        clients: Clients,
+        rules: Rules,
+    ) -> None:
+        self.told = Reconciled()
+        self._objects = objects
+        self._ledger = ledger
+        self._lanes = {lane.name: lane for lane in lanes}
+        self._clients = clients
+        self._changed = set[str]()
+        stopping = asyncio.Event()
+        self._doubts = Doubts(
+            self._lanes,
+            clients,
+            self._record,
+            partial(read, objects),
+            stopping,
+            time.time,
+            rules.settle_s,
+        )
+        self._follower = Follower(clients, rules.deadline_s, time.monotonic, stopping)
+        self._publisher = Publisher(
+            Clips(objects),
+            clients.free,
+            at_once=rules.downloads,
+            decodes=rules.decodes,
+        )
+
+    @property
+    def batch(self) -> str:
+        return self._ledger.batch
+
+    def doubts(self) -> dict[str, History]:
+        """All that is in doubt."""
+        past = self._ledger.histories()
+        return in_doubt(past, list(past))
+
+    async def ask(self) -> None:
+        """Ask about every doubt whose provider can be asked."""
+        told = await self._doubts.asked(self.doubts())
+        self.told.accepted += sum(isinstance(e, Accepted) for e in told.values())
+        self.told.absent += sum(isinstance(e, Refused) for e in told.values())
+
+    async def decide(self, decisions: Decisions) -> None:
+        """Put the owner's decisions on record.
+
+        Raises:
+            DecisionError: one of them does not apply; then none is on record.
+        """
+        doubts = self.doubts()
+        for job in [*decisions.resubmit, *decisions.write_off]:
+            if job not in doubts:
+                state = self._ledger.history(job).state
+                raise DecisionError(f"job {job} is {state}, not in doubt")
+        if both := decisions.resubmit & decisions.write_off:
+            raise DecisionError(f"job {min(both)}: either resubmit it or write it off")
+        bills = {each.job: each for each in _attempts(await read(self._objects))}
+        for job in decisions.charged:
+            if job not in bills:
+                raise DecisionError(f"job {job}: nothing was ever submitted for it")
+        for job in sorted(decisions.resubmit):
+            await self._record(job, Risked("its owner lets it go again"))
+        for job in sorted(decisions.write_off):
+            await self._record(job, Rejected("written off by its owner", charged=True))
+        for job, usd in sorted(decisions.charged.items()):
+            await self._settle(bills[job], usd, "by the provider's bill")
+        self.told.resubmit += len(decisions.resubmit)
+        self.told.written_off += len(decisions.write_off)
+
+    async def fetch(self) -> None:
+        """Bring home what providers have ready, or will have before the deadline."""
+        waiting = {
+            job: past
+            for job, past in self._ledger.histories().items()
+            if past.state in {State.ACCEPTED, State.GENERATED} and self._lane_of(past)
+        }
+        asked = await asked_of(self._objects, waiting)
+        await asyncio.gather(
+            *(
+                self._fetch(job, past, asked.get(job, {}))
+                for job, past in waiting.items()
+            )
+        )
+
+    async def settle(self) -> None:
+        """Ask what was charged in the end for all that came to nothing."""
+        since = time.time() - ASKED_AFTER_S
+        for each in _attempts(await read(self._objects)):
+            lane = self._lanes.get(each.lane)
+            if lane is None or each.ticket is None or (each.ended_at or 0.0) < since:
+                continue
+            provider = lane.line.provider
+            if isinstance(provider, Billed):
+                try:
+                    usd = await ask(
+                        self._clients, lane.line, provider.charge(each.ticket)
+                    )
+                except (ProviderError, UnreadableError) as exc:
+                    log.warning("charge.not_told lane=%s %s", lane.name, exc)
+                    continue
+                if usd is not None:
+                    await self._settle(each, usd, f"{provider.name} says so")
+
+    async def put_right(self) -> None:
+        """Have the tables of earlier batches say what is on record now."""
+        now = time.time()
+        self.told.doubts = [
+            DoubtLine(
+                job=job,
+                lane=past.lane or "",
+                age_s=now - (past.submitted_at or now),
+                price_usd=past.price_usd,
+                reason=past.reason or "its answer is not on record",
+                askable=self._doubts.askable(past),
+            )
+            for job, past in self.doubts().items()
+        ]
+        if self._changed:
+            with tempfile.TemporaryDirectory(prefix="nightreel-") as folder:
+                histories = self._ledger.histories()
+                await retell(self._objects, Path(folder), histories, self._changed)
+
+    async def _settle(self, attempt: Attempt, usd: Decimal, why: str) -> None:
+        if usd == attempt.counted_usd:
+            return
+        said = f"charged {usd} USD, not {attempt.counted_usd}: {why}"
+        more = usd - attempt.counted_usd
+        settled = Settled(attempt=attempt.number, usd=more, reason=said)
+        await self._record(attempt.job, settled)
+        self.told.settled_usd += more
+
+    async def _fetch(
+        self, job: str, past: History, asked: Mapping[str, object]
+    ) -> None:
+        lane, ticket = self._lane_of(past), past.ticket
+        if lane is None or ticket is None:
+            return
+        known: list[str] = []
+        clip, age_s = job.removesuffix(HEDGE), time.time() - (past.accepted_at or 0.0)
+
+        async def link() -> str:
+            if known:
+                return known.pop()
+            ended = await self._follower.until_ended(lane, ticket, age_s=age_s)
+            if not isinstance(ended, Finished):
+                raise UnfetchedError(f"the provider no longer has it: {ended.reason}")
+            return ended.url
+
+        try:
+            if past.state is State.ACCEPTED:
+                ended = await self._follower.until_ended(lane, ticket, age_s=age_s)
+                if not isinstance(ended, Finished):
+                    await self._record(job, ended)
+                    return
+                known.append(ended.url)
+                await self._record(job, Generated(ended.seed))
+            kept = await self._publisher.kept(clip)
+            sidecar = {**asked, **made(clip, past, ticket)}
+            published = kept or await self._publisher.publish(clip, link, sidecar)
+        except BadClipError as exc:
+            await self._record(job, Discarded(str(exc)))
+        except (UnfetchedError, UnfinishedError, ProviderError) as exc:
+            log.warning("clip.not_fetched job=%s %s", job, exc)
+        else:
+            await self._publish(job, clip, published)
+
+    async def _publish(self, job: str, clip: str, published: Published) -> None:
+        await self._record(job, published)
+        if clip != job and self._ledger.history(clip).state not in OVER:
+            await self._record(clip, published)
+        self.told.fetched += 1
+
+    def _lane_of(self, past: History) -> Lane | None:
+        """The lane that a job was accepted on, or another to the same provider."""
+        lanes = sorted(self._lanes.values(), key=lambda lane: lane.name != past.lane)
+        ticket = past.ticket
+        of = (
+            lane
+            for lane in lanes
+            if ticket and lane.line.provider.name == ticket.provider
+        )
+        return next(of, None)
+
+    async def _record(self, job: str, event: Event) -> None:
+        await self._ledger.record(job, event)
+        self._changed.add(job)
+
+
+def _attempts(entries: Collection[Entry]) -> list[Attempt]:
+    """Every attempt that has ended without a clip, and the last one of each job besides.
+
+    The last of a job comes last among its own.
+    """
+    ended: list[Attempt] = []
+    latest: dict[str, Attempt] = {}
+    numbered: dict[tuple[str, int], Attempt] = {}
+    for entry in entries:
+        now = latest.get(entry.job)
+        match entry.event:
+            case Intended(lane=lane, price_usd=price):
+                number = now.number + 1 if now else 1
+                now = Attempt(entry.job, number, lane, price, price)
+                latest[entry.job] = numbered[entry.job, number] = now
+            case Accepted(ticket) if now:
+                now.ticket = ticket
+            case Refused() | Rejected(charged=False) if now:
+                now.counted_usd -= now.price_usd
+                now.ended_at = entry.at
+                ended.append(now)
+            case Discarded() | Rejected() if now:
+                now.ended_at = entry.at
+                ended.append(now)
+            case Settled(attempt=number, usd=usd):
+                numbered[entry.job, number].counted_usd += usd
+            case _:
+                pass
+    done = {id(each) for each in ended}
+    return [*ended, *(each for each in latest.values() if id(each) not in done)]

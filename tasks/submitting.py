@@ -1,0 +1,94 @@
+"""One submit: sent once, and what its answer means for the job and for its lane."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from manifests.lifecycle import HEDGE, Accepted, Doubted, Intended, Refused, Rejected
+from tasks.exchange import Clients, submit
+from tasks.lanes import Lane, Lanes
+from tasks.offers import Offer
+from tasks.providers.base import Findable
+from tasks.verdicts import (
+    CappedError,
+    InDoubtError,
+    MisconfiguredError,
+    NotSentError,
+    RejectedError,
+    ThrottledError,
+)
+
+Answer = Accepted | Doubted | Refused | Rejected
+
+LONGEST_WAIT_S: Final = 900.0
+"""What a lane may ask us to wait; who asks for more takes nothing more in this run."""
+
+
+def reference(key: str, attempt: int) -> str:
+    """Our own name for a submit: the job's id and which attempt it is."""
+    return f"{key.replace(HEDGE, '-hedge')}-{attempt}"
+
+
+@dataclass(frozen=True, slots=True)
+class Submitter:
+    """Sends what was offered."""
+
+    lanes: Lanes
+    clients: Clients
+    now: Callable[[], float]
+    max_failure_rate: float
+
+    def intended(self, offer: Offer, seed: int, ref: str) -> Intended:
+        """What goes on record before it is sent."""
+        provider, mark = offer.lane.line.provider, ""
+        if isinstance(provider, Findable):
+            mark = provider.mark(offer.job, offer.image_url, seed, ref)
+        return Intended(
+            lane=offer.lane.name,
+            route=offer.lane.route.name,
+            price_usd=offer.price_usd,
+            seed=seed,
+            mark=mark,
+        )
+
+    async def send(self, offer: Offer, seed: int, ref: str) -> Answer:
+        """Send it, once."""
+        lane = offer.lane
+        provider = lane.line.provider
+        request = provider.submit(offer.job, offer.image_url, seed, ref)
+        try:
+            ticket = await submit(self.clients, lane.line, request)
+        except ThrottledError as exc:
+            lane.pace.throttled(self.now(), exc.retry_after, exc.over)
+            if (exc.retry_after or 0.0) > LONGEST_WAIT_S:
+                self.lanes.close(lane, f"asks to wait {exc.retry_after:.0f} s: {exc}")
+            return Refused(str(exc))
+        except CappedError as exc:
+            lane.pace.rejected()
+            self.lanes.close(lane, f"takes no more for now: {exc}")
+            return Refused(str(exc))
+        except NotSentError as exc:
+            lane.pace.troubled(self.now())
+            if lane.pace.hopeless:
+                self.lanes.close(lane, f"out of reach: {exc}")
+            return Refused(str(exc))
+        except RejectedError as exc:
+            lane.pace.rejected()
+            return Rejected(str(exc))
+        except MisconfiguredError as exc:
+            lane.pace.rejected()
+            self.lanes.close(lane, str(exc))
+            return Refused(str(exc))
+        except InDoubtError as exc:
+            lane.pace.troubled(self.now())
+            self.count(lane, failed=True)
+            return Doubted(str(exc), exc.lost)
+        lane.pace.accepted(self.now())
+        return Accepted(ticket)
+
+    def count(self, lane: Lane, *, failed: bool) -> None:
+        """The lane is done with one more job; too many that came to nothing close it."""
+        lane.count(failed=failed)
+        if failed and lane.failing(self.max_failure_rate):
+            said = f"{lane.failed:,} of {lane.ended:,} jobs came to nothing"
+            self.lanes.close(lane, f"{said}: over {self.max_failure_rate:.0%}")

@@ -1,0 +1,253 @@
+"""Jobs in doubt over real HTTP: what is asked, what is risked, what only people decide."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+
+import polars as pl
+import pytest
+
+from manifests.lifecycle import Risked
+from storage.ledger import HeldError, Ledger, read
+from storage.objects import Objects
+from tasks.emulator import Emulator, Fault, running
+from tasks.engine import Rules
+from tasks.lanes import Lane
+from tasks.reconciling import DecisionError, Decisions, Reconciled, opened
+
+pytestmark = pytest.mark.anyio
+
+PRICE = Decimal("0.17")
+RULES = Rules(settle_s=0.0, deadline_s=30.0)
+
+
+@pytest.fixture
+def atlas(worlds, emulator):
+    """A provider that nobody can ask what became of a submit."""
+    with running(emulator) as url:
+        yield worlds(emulator=emulator, url=url, routes=["atlas/wan-2.2-spicy"])
+
+
+@pytest.fixture(params=["kling/kling-1.6", "replicate/wan-2.2"])
+def tells(worlds, emulator, request):
+    """Providers that say for certain what became of it."""
+    with running(emulator) as url:
+        yield worlds(emulator=emulator, url=url, routes=[request.param])
+
+
+def risking(world, usd):
+    lane = world.lane(world.routes[0])
+    return Lane(
+        name=lane.name,
+        route=lane.route,
+        line=lane.line,
+        limits=lane.limits,
+        risk_usd=Decimal(usd),
+    )
+
+
+async def reconciled(
+    world, decisions: Callable[..., Decisions] = lambda _: Decisions()
+) -> Reconciled:
+    """All that the command does, without the terminal."""
+    root, lanes = (world.folder / "root").as_uri(), [world.lane(world.routes[0])]
+    async with opened(root, lanes=lanes, rules=RULES) as books:
+        await books.ask()
+        await books.decide(decisions(books.doubts()))
+        await books.fetch()
+        await books.settle()
+    return books.told
+
+
+def everything(world):
+    return read(Objects.open((world.folder / "root").as_uri()))
+
+
+async def test_a_run_finds_by_itself_the_clip_whose_answer_was_lost(tells):
+    tells.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
+
+    summary = await tells.run(3)
+
+    assert (summary.published, summary.in_doubt, summary.exit_code) == (3, 0, 0)
+    assert set(tells.bought.values()) == {1}
+    assert summary.spent_usd == tells.owed
+
+
+@pytest.mark.parametrize("fault", [Fault.ERROR_BEFORE, Fault.GATEWAY_BEFORE])
+async def test_what_never_reached_the_provider_is_bought_once_and_paid_once(
+    tells, fault
+):
+    tells.emulator.faults["pan 1"] = [fault]
+
+    summary = await tells.run(3)
+
+    assert (summary.published, summary.exit_code) == (3, 0)
+    assert set(tells.bought.values()) == {1}
+    assert summary.spent_usd == tells.owed
+
+
+async def test_where_nobody_can_be_asked_a_doubt_stays_and_its_money_counts(atlas):
+    atlas.emulator.faults["pan 1"] = [Fault.GATEWAY_BEFORE]
+
+    summary = await atlas.run(3)
+
+    assert (summary.published, summary.in_doubt) == (2, 1)
+    assert summary.spent_usd == PRICE * 3
+    assert atlas.owed == PRICE * 2
+
+
+async def test_the_likeliest_refused_are_risked_first_and_no_more_than_the_sum(atlas):
+    atlas.emulator.faults.update(
+        {
+            "pan 0": [Fault.LOSE_ANSWER],
+            "pan 1": [Fault.GATEWAY_BEFORE],
+            "pan 2": [Fault.GATEWAY_BEFORE],
+        }
+    )
+
+    summary = await atlas.run(4, lanes=[risking(atlas, PRICE * 2)])
+
+    assert (summary.published, summary.in_doubt) == (3, 1)
+    assert atlas.bought == {f"pan {n}": 1 for n in range(4)}
+    risks = [e.event for e in await everything(atlas) if isinstance(e.event, Risked)]
+    assert len(risks) == 2
+    assert all("0.17 USD" in risk.reason for risk in risks)
+
+
+async def test_a_risk_that_went_wrong_is_on_the_bill_and_in_the_tables(atlas):
+    atlas.emulator.faults["pan 0"] = [Fault.LOSE_ANSWER]
+
+    summary = await atlas.run(1, lanes=[risking(atlas, PRICE)])
+
+    assert (summary.published, summary.in_doubt) == (1, 0)
+    assert atlas.bought == {"pan 0": 2}
+    attempts = atlas.table("attempts").sort("attempt")
+    assert attempts["outcome"].to_list() == ["risked", "published"]
+    assert attempts["charged_usd"].sum() == summary.spent_usd == atlas.owed
+
+
+async def test_without_leave_nothing_is_ever_risked(atlas):
+    atlas.emulator.faults["pan"] = [Fault.GATEWAY_BEFORE] * 2
+
+    await atlas.run(4)
+
+    assert not [e for e in await everything(atlas) if isinstance(e.event, Risked)]
+
+
+async def test_a_providers_bad_hour_does_not_park_a_batch_in_doubt(atlas):
+    atlas.slots = 2
+    atlas.emulator.faults["pan"] = [Fault.GATEWAY_BEFORE] * 3
+    lane = atlas.lane(atlas.routes[0])
+    # A doubt holds its slot for as long as a job would.
+    lane.looks.learn([0.1] * 10)
+
+    summary = await atlas.run(12, lanes=[lane])
+
+    assert summary.in_doubt <= 4
+    assert summary.published == 12 - summary.in_doubt
+
+
+async def test_reconcile_lists_what_is_left_with_its_age_and_its_price(atlas):
+    atlas.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
+    await atlas.run(2)
+
+    told = await reconciled(atlas)
+
+    [line] = told.doubts
+    assert (line.lane, line.price_usd, line.askable) == ("atlas", PRICE, False)
+    assert line.age_s >= 0
+
+
+async def test_reconcile_finds_and_fetches_what_a_killed_run_left(tells):
+    tells.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
+    tells.rules = Rules(settle_s=3600.0, deadline_s=0.0)
+
+    def stopped(night):
+        asyncio.get_running_loop().call_later(1.0, night.engine.stop, "killed")
+
+    await tells.run(2, during=stopped)
+
+    told = await reconciled(tells)
+    again = await tells.run(2)
+
+    assert (told.accepted, told.doubts) == (1, [])
+    assert told.fetched >= 1
+    assert (again.published, again.bought) == (2, 0)
+    assert set(tells.bought.values()) == {1}
+
+
+async def test_what_its_owner_lets_go_again_is_bought_by_the_next_run(atlas):
+    atlas.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
+    await atlas.run(2)
+
+    told = await reconciled(atlas, lambda doubts: Decisions(resubmit=frozenset(doubts)))
+    again = await atlas.run(2)
+
+    assert (told.resubmit, told.doubts) == (1, [])
+    assert (again.published, again.bought) == (2, 1)
+    assert atlas.bought["pan 1"] == 2
+
+
+async def test_what_its_owner_writes_off_is_over_and_was_paid(atlas):
+    atlas.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
+    await atlas.run(2)
+
+    told = await reconciled(
+        atlas, lambda doubts: Decisions(write_off=frozenset(doubts))
+    )
+    again = await atlas.run(2)
+
+    assert told.written_off == 1
+    assert (again.published, again.rejected, again.bought) == (1, 1, 0)
+    assert atlas.bought["pan 1"] == 1
+
+
+async def test_the_tables_of_the_batch_say_what_was_decided_afterwards(atlas):
+    atlas.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
+    await atlas.run(2)
+    [job] = atlas.table("clips").filter(pl.col("state") == "in_doubt")["job"]
+
+    await reconciled(
+        atlas,
+        lambda _: Decisions(write_off=frozenset([job]), charged={job: Decimal(0)}),
+    )
+
+    row = atlas.table("clips").filter(pl.col("job") == job).row(0, named=True)
+    assert (row["state"], row["spent_usd"]) == ("rejected", Decimal(0))
+    assert atlas.table("attempts")["charged_usd"].sum() == PRICE
+
+
+async def test_a_decision_about_a_job_that_is_in_no_doubt_changes_nothing(atlas):
+    await atlas.run(1)
+    [job] = atlas.table("clips")["job"]
+    before = len(await everything(atlas))
+
+    with pytest.raises(DecisionError, match=f"{job} is published, not in doubt"):
+        await reconciled(atlas, lambda _: Decisions(resubmit=frozenset([job])))
+
+    assert len(await everything(atlas)) == before
+
+
+async def test_reconcile_leaves_a_root_alone_where_a_run_is_at_work(atlas):
+    ledger = await Ledger.open(
+        Objects.open((atlas.folder / "root").as_uri()), name="at-work"
+    )
+
+    with pytest.raises(HeldError):
+        await reconciled(atlas)
+
+    await ledger.close()
+
+
+async def test_a_refund_that_a_provider_tells_of_later_is_settled(worlds, clip):
+    emulator = Emulator(latency_s=0.1, clip=clip, faults={"pan": [Fault.FAIL]})
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=["runway/gen4-turbo"])
+        world.rules = replace(RULES, attempts=1)
+        await world.run(1)
+
+        told = await reconciled(world)
+
+    assert told.doubts == []
+    assert world.table("attempts")["charged_usd"].sum() == world.owed

@@ -1,0 +1,179 @@
+"""Lanes: whose turn it is, and when a lane gets no more."""
+
+import asyncio
+import math
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from manifests.catalogue import load
+from tasks.exchange import Line
+from tasks.lanes import ENOUGH, Lane, Lanes, NoLaneLeftError
+from tasks.pacing import Learned, Limits, Pace
+from tasks.providers import PROVIDERS
+
+pytestmark = pytest.mark.anyio
+
+ROUTE = load().route("wavespeed/wan-2.2-spicy")
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def lane(name="a", *, shared=None, route=ROUTE, **limits):
+    said = {"slots": 1, "submits_per_minute": 600, **limits}
+    return Lane(
+        name=name,
+        route=route,
+        line=Line(PROVIDERS["wavespeed"](route, "key")),
+        limits=Limits(**said),
+        shared=shared,
+    )
+
+
+def lanes(*some, today=None):
+    return Lanes(some, Clock(), today or Clock())
+
+
+async def taken(dealt, *some):
+    """Who gets a turn at once, in the order of asking."""
+    turns = [asyncio.ensure_future(dealt.turn(lambda: some)) for _ in range(4)]
+    await asyncio.sleep(0)
+    got = [turn.result().name for turn in turns if turn.done()]
+    for turn in turns:
+        turn.cancel()
+    await asyncio.gather(*turns, return_exceptions=True)
+    return got
+
+
+async def test_lanes_of_one_account_share_its_slots():
+    spicy = lane("spicy", slots=2)
+    plain = lane("plain", shared=spicy.pace)
+
+    got = await taken(lanes(spicy, plain), plain, spicy)
+
+    assert got == ["plain", "plain"]
+    assert spicy.pace.in_flight == plain.pace.in_flight
+
+
+async def test_lanes_of_two_accounts_do_not():
+    assert await taken(lanes(a := lane("a"), b := lane("b")), a, b) == ["a", "b"]
+
+
+async def test_what_a_job_prefers_is_asked_anew_each_time_a_slot_is_free():
+    a, b = lane("a"), lane("b")
+    dealt, wants = lanes(a, b), [a]
+    await dealt.turn(lambda: [a])
+    waiting = asyncio.ensure_future(dealt.turn(lambda: wants))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+
+    wants.append(b)
+    behind = asyncio.ensure_future(dealt.turn(lambda: [a]))
+
+    assert (await waiting).name == "b"
+    behind.cancel()
+
+
+async def test_an_off_peak_lane_takes_nothing_out_of_its_hours():
+    route = replace(ROUTE, kind="off_peak", hours_utc=(60, 120))
+    today = Clock()
+    night = lane("night", route=route)
+
+    assert await taken(lanes(night, today=today), night) == []
+    today.now = 3600.0
+    assert await taken(lanes(night, today=today), night) == ["night"]
+
+
+async def test_where_all_are_closed_whoever_waits_is_told_why():
+    a = lane("a")
+    dealt = lanes(a)
+    await dealt.turn(lambda: [a])
+    waiting = asyncio.ensure_future(dealt.turn(lambda: [a]))
+    await asyncio.sleep(0)
+
+    dealt.close(a, "top up the account")
+
+    with pytest.raises(NoLaneLeftError, match="a: top up the account"):
+        await waiting
+
+
+def test_a_few_failures_are_no_rate():
+    one = lane()
+    for _ in range(ENOUGH - 1):
+        one.count(failed=True)
+
+    assert not one.failing(0.3)
+
+
+def test_a_lane_whose_failures_pass_the_rate_is_failing():
+    one = lane()
+    for n in range(100):
+        one.count(failed=n % 10 < 3)
+    assert not one.failing(0.3)
+
+    one.count(failed=True)
+
+    assert one.failing(0.3)
+
+
+def test_what_an_account_was_found_to_bear_is_where_the_next_night_begins():
+    limits = Limits(slots=40, submits_per_minute=600)
+    pace, again = Pace(limits), Pace(limits)
+    pace.begin(0.0)
+    for _ in range(19):
+        pace.begin(0.0)
+    for _ in range(19):
+        pace.accepted(0.0)
+    pace.throttled(0.0, None)
+    learned = pace.learned()
+    assert learned is not None
+    assert learned.slots < 20
+
+    again.recall(learned, now=0.0)
+
+    assert again.slots == pace.slots
+
+
+def test_what_was_never_refused_teaches_nothing_to_remember():
+    pace = Pace(Limits(slots=4, submits_per_minute=60))
+    pace.begin(0.0)
+    pace.accepted(0.0)
+
+    assert pace.learned() is None
+
+
+def test_less_is_remembered_than_is_configured_never_more():
+    pace = Pace(Limits(slots=4, submits_per_minute=60))
+
+    pace.recall(Learned(100.0, 1e6), now=0.0)
+
+    assert pace.slots == 4
+    assert pace.wait(0.0) == 0.0
+    assert pace.learned() is None
+
+
+@pytest.mark.parametrize(("over", "slots"), [("slots", 9), ("rate", 20), (None, 9)])
+def test_a_refusal_that_says_which_limit_it_was_changes_only_that_one(over, slots):
+    pace = Pace(Limits(slots=20, submits_per_minute=600))
+    for _ in range(10):
+        pace.begin(0.0)
+    for _ in range(9):
+        pace.accepted(0.0)
+
+    pace.throttled(0.0, None, over)
+
+    assert pace.slots == slots
+
+
+def test_the_money_of_a_lanes_risk_is_its_own():
+    one = lane()
+
+    assert one.risk.affords(Decimal(0))
+    assert not one.risk.affords(Decimal("0.01"))
+    assert math.isclose(one.typical_s(), 60.0)
