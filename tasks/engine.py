@@ -50,7 +50,7 @@ from tasks.hedging import (
     Hedges,
     adopted,
     sooner,
-    unless_given_up,
+    unless,
 )
 from tasks.lanes import Lane, Lanes
 from tasks.offers import Hand, Offers, RestError
@@ -241,7 +241,7 @@ class Engine:
             case History(state=State.PENDING) if hand.beside is not None:
                 # A hedge is one submit, whatever comes of it.
                 return None if past.attempts else self._buy(hand, past)
-            case History(state=State.PENDING) if self._hedge_of(hand):
+            case History(state=State.PENDING) if self._hedge_has_it(hand):
                 return self._rescued(hand, past)
             case History(state=State.PENDING) if past.failures < self._rules.attempts:
                 return self._buy(hand, past)
@@ -260,7 +260,7 @@ class Engine:
     async def _buy(self, hand: Hand, past: History) -> AsyncGenerator[Event, None]:
         """One submit: on record before it is sent, and again when it is answered."""
         making = self._offers.make(hand, self._failed(past))
-        offer = await unless_given_up(hand, making)
+        offer = await unless(hand.called_off, making)
         seed = hand.order.job.seed_after(past.discards)
         ref = reference(hand.key, past.attempts + 1)
         self.roster.bought(hand.order)
@@ -329,32 +329,51 @@ class Engine:
         following = self._until_ended(lane, past, ticket)
         due_s = self._hedges.due_in_s(hand.order, lane, age_s=self._age_s(past))
         if hand.beside is not None:
-            return await unless_given_up(hand, following)
-        if due_s == math.inf and not self._hedge_of(hand):
+            return await unless(hand.given_up, following)
+        if due_s == math.inf and not self._hedge_has_it(hand):
             return await following
-        second = Hand(hand.order, self.lanes, hedge_of(hand.key), beside=lane.route)
+        called_off, given_up = asyncio.Event(), asyncio.Event()
+        second = Hand(
+            hand.order,
+            self.lanes,
+            hedge_of(hand.key),
+            beside=lane.route,
+            called_off=called_off,
+            given_up=given_up,
+        )
         mine = asyncio.create_task(following)
-        other = asyncio.create_task(self._hedged(second, due_s))
+        other = asyncio.create_task(self._hedged(second, called_off, due_s))
         try:
             if faster := await sooner(mine, other):
                 return adopted(faster)
-            return await mine
+            ended = await mine
+        except RestError:
+            called_off.set()
+            if (history := await other).state is State.PUBLISHED:
+                return adopted(history)
+            raise
+        else:
+            if isinstance(ended, Finished):
+                given_up.set()
+            return ended
         finally:
             mine.cancel()
-            second.given_up.set()
+            called_off.set()
             await asyncio.gather(mine, other, return_exceptions=True)
 
-    async def _hedged(self, second: Hand, due_s: float) -> History:
+    async def _hedged(
+        self, second: Hand, called_off: asyncio.Event, due_s: float
+    ) -> History:
         """The life of a hedge, once it is due."""
         if not self._ledger.history(second.key).attempts:
             with suppress(TimeoutError):
-                await asyncio.wait_for(second.given_up.wait(), due_s)
+                await asyncio.wait_for(called_off.wait(), due_s)
                 return self._ledger.history(second.key)
             log.warning("job.hedged job=%s", second.order.job.id)
         return await self._lived(second)
 
     async def _rescued(self, hand: Hand, past: History) -> AsyncGenerator[Event, None]:
-        """The first submit came to nothing: its hedge, still under way, may do."""
+        """The first submit came to nothing: its hedge may do."""
         beside = self._failed(past) or self.lanes.all[0].route
         second = Hand(hand.order, self.lanes, hedge_of(hand.key), beside=beside)
         history = await self._lived(second)
@@ -363,10 +382,11 @@ class Engine:
         elif history.state in FOLLOWED:
             raise RestError(Why.UNFINISHED, history.reason or "its hedge is under way")
 
-    def _hedge_of(self, hand: Hand) -> bool:
-        """Whether a second submit for the job is under way."""
+    def _hedge_has_it(self, hand: Hand) -> bool:
+        """Whether a second submit for the job is under way, or has made its clip."""
         past = self._ledger.history(hedge_of(hand.key))
-        return hand.beside is None and past.state in FOLLOWED
+        has_it = past.state in FOLLOWED or past.state is State.PUBLISHED
+        return hand.beside is None and has_it
 
     async def _publish(
         self, hand: Hand, past: History, ticket: Ticket

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,6 +32,10 @@ LONGEST_PAUSE_S: Final = 30.0
 
 EARLY: Final = 1000
 """Hints that are remembered though nobody waits for them yet."""
+
+
+_ANY_ID: Final = re.compile(r"[0-9A-Fa-f-]{6,}|[0-9.]+")
+"""What differs from one job's answer to the next, though it says the same."""
 
 
 class UnfinishedError(Exception):
@@ -123,8 +128,9 @@ class Follower:
             return await ask(self.clients, lane.line, provider.poll(ticket))
         except UnreadableError as exc:
             # A new status word is not an end: say so once, and keep asking.
-            if (lane.name, str(exc)) not in self._unread:
-                self._unread.add((lane.name, str(exc)))
+            known = lane.name, _ANY_ID.sub("", str(exc))
+            if known not in self._unread:
+                self._unread.add(known)
                 log.warning("poll.unreadable lane=%s %s", lane.name, exc)
             return None
 

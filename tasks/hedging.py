@@ -13,7 +13,6 @@ from typing import Any, Final, TypeVar
 from manifests.jobs import Order
 from manifests.lifecycle import History, Published, State
 from tasks.lanes import Lane
-from tasks.offers import Hand
 from tasks.roster import Roster
 
 STRAGGLES: Final = 1.5
@@ -57,16 +56,16 @@ class GivenUpError(Exception):
     """The first submit was faster."""
 
 
-async def unless_given_up(hand: Hand, doing: Coroutine[Any, Any, T]) -> T:
-    """What a hedge waits for, dropped when the first submit is faster.
+async def unless(told: asyncio.Event | None, doing: Coroutine[Any, Any, T]) -> T:
+    """What a hedge waits for, dropped when it is told that it is not wanted any more.
 
     Raises:
         GivenUpError: it was.
     """
-    if hand.beside is None:
+    if told is None:
         return await doing
     work = asyncio.ensure_future(doing)
-    over = asyncio.ensure_future(hand.given_up.wait())
+    over = asyncio.ensure_future(told.wait())
     try:
         await asyncio.wait({work, over}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():

@@ -162,6 +162,10 @@ class Lanes:
         lane.pace.done()
         self._deal()
 
+    def answered(self) -> None:
+        """A submit was answered: what was not risked before may be now."""
+        self._deal()
+
     def close(self, lane: Lane, why: str) -> None:
         """Submit nothing more on this lane."""
         if lane.closed is None:

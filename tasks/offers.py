@@ -67,8 +67,10 @@ class Hand:
     """Under which id its life is on record: its own, or its hedge's."""
     beside: Route | None = None
     """Of a hedge: where the first submit is at work, so that it goes elsewhere."""
-    given_up: asyncio.Event = field(default_factory=asyncio.Event)
-    """Of a hedge: set when the first submit was faster."""
+    called_off: asyncio.Event | None = None
+    """Of a hedge: set when it is not to be bought any more."""
+    given_up: asyncio.Event | None = None
+    """Of a hedge: set when the first submit was faster, and it is not wanted at all."""
     handed: dict[str, Handed] = field(default_factory=dict[str, Handed])
     """By the lane's name."""
     clip_url: str | None = None

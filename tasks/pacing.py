@@ -37,6 +37,10 @@ TROUBLES: Final = 3
 REMEMBERED_AS_S: Final = 300.0
 """What an earlier night's refusals count for: as if they had been so long ago."""
 
+TRUST: Final = 4
+"""Submits on their way at once to a lane that has yet to take one; later a quarter of what
+it is at work on. Where less is borne than we were told, few are refused in one volley."""
+
 CAUTION: Final = 8
 """Rounds of successes that earn one slot more than was last refused: a probe costs a
 refused call, and one in 8 rounds keeps those well under 5 % of jobs."""
@@ -77,6 +81,8 @@ class Pace:
         self._not_before = -math.inf
         self._refusals = 0
         self._refused_at = -math.inf
+        # Submits that were on their way when one was refused: theirs is no fresh news.
+        self._volley = 0
         self._troubles = 0
         self.in_flight = 0
 
@@ -110,13 +116,18 @@ class Pace:
 
     def wait(self, now: float) -> float:
         """Seconds until a submit may be sent; inf until something comes back."""
-        if self.in_flight >= self.slots or (self.tripped and self._unanswered):
+        if self.in_flight >= self.slots or self._unanswered >= self._most_unanswered():
             return math.inf
         while self._sent and self._sent[0] <= now - MINUTE:
             self._sent.popleft()
         over = len(self._sent) - int(self._a_minute)
         minute = self._sent[over] + MINUTE - now if over >= 0 else 0.0
         return max(0.0, self._not_before - now, minute)
+
+    def _most_unanswered(self) -> int:
+        if self.tripped:
+            return 1
+        return max(TRUST, (self.in_flight - self._unanswered) // TRUST)
 
     def begin(self, now: float) -> None:
         """A submit is about to be sent."""
@@ -170,16 +181,14 @@ class Pace:
         self, now: float, retry_after: float | None, over: Over | None = None
     ) -> None:
         """Too much or too fast: fewer at once, or less often, and not before it says."""
+        old_news = self._volley > 0
         self._answered()
         self._sent.pop()
-        self._refusals += 1
         self._refused_at = now
-        # Refused again with fewer in flight: it is the rate that is too high.
-        if over == "rate" or (over is None and self._refusals > 1):
-            if self._unanswered == 0:
-                self._a_minute = max(1.0, min(self._a_minute, len(self._sent)))
-        elif self._refusals == 1 or self._unanswered == 0:
-            self._shrink()
+        if not old_news:
+            self._refusals += 1
+            self._volley = self._unanswered
+            self._learn(over)
         backed_off = min(60.0, 0.5 * 2 ** min(self._refusals - 1, 10))
         pause = backed_off if retry_after is None else retry_after
         self._not_before = max(self._not_before, now + pause)
@@ -200,8 +209,18 @@ class Pace:
             longer = min(self._troubles - TROUBLES, 6)
             self._not_before = max(self._not_before, now + min(300.0, 5.0 * 2**longer))
 
+    def _learn(self, over: Over | None) -> None:
+        """What a refusal teaches of the limit that it was, or may have been."""
+        again = self._refusals > 1
+        if over == "slots" or (over is None and not again):
+            self._shrink()
+        elif again and self._unanswered == 0:
+            # Refused again with fewer in flight: it is the rate that is too high.
+            self._a_minute = max(1.0, min(self._a_minute, len(self._sent)))
+
     def _answered(self) -> None:
         self._unanswered -= 1
+        self._volley = max(0, self._volley - 1)
 
     def _shrink(self) -> None:
         held = max(1.0, self.in_flight - 1.0)

@@ -184,14 +184,16 @@ class Books:
         self.told.accepted += sum(isinstance(e, Accepted) for e in told.values())
         self.told.absent += sum(isinstance(e, Refused) for e in told.values())
 
-    async def decide(self, decisions: Decisions) -> None:
-        """Put the owner's decisions on record.
+    async def check(self, decisions: Decisions) -> Mapping[str, Attempt]:
+        """The last attempt of every job that was ever submitted, if all of these apply.
 
         Raises:
-            DecisionError: one of them does not apply; then none is on record.
+            DecisionError: one of them does not.
         """
         doubts = self.doubts()
-        for job in [*decisions.resubmit, *decisions.write_off]:
+        for job in sorted(decisions.resubmit | decisions.write_off):
+            if job not in self._ledger.histories():
+                raise DecisionError(f"job {job}: nothing was ever submitted for it")
             if job not in doubts:
                 state = self._ledger.history(job).state
                 raise DecisionError(f"job {job} is {state}, not in doubt")
@@ -201,6 +203,15 @@ class Books:
         for job in decisions.charged:
             if job not in bills:
                 raise DecisionError(f"job {job}: nothing was ever submitted for it")
+        return bills
+
+    async def decide(self, decisions: Decisions) -> None:
+        """Put the owner's decisions on record.
+
+        Raises:
+            DecisionError: one of them does not apply; then none is on record.
+        """
+        bills = await self.check(decisions)
         for job in sorted(decisions.resubmit):
             await self._record(job, Risked("its owner lets it go again"))
         for job in sorted(decisions.write_off):

@@ -82,8 +82,10 @@ class Submitter:
         except InDoubtError as exc:
             lane.pace.troubled(self.now())
             self.count(lane, failed=True)
+            self.lanes.answered()
             return Doubted(str(exc), exc.lost)
         lane.pace.accepted(self.now())
+        self.lanes.answered()
         return Accepted(ticket)
 
     def count(self, lane: Lane, *, failed: bool) -> None:

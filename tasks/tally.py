@@ -53,6 +53,8 @@ class Tally:
 
     purse: Purse
     bought: int = 0
+    hedged: int = 0
+    """Of what was bought, the second submits of stragglers."""
     published: int = 0
     rejected: int = 0
     resting: dict[str, Rest] = field(default_factory=dict[str, Rest])
@@ -69,6 +71,7 @@ class Tally:
                 self._reserved.add(job_id)
             case Accepted():
                 self.bought += 1
+                self.hedged += job_id.endswith(HEDGE)
             case Published():
                 self.published += not job_id.endswith(HEDGE)
             case Refused():

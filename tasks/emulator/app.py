@@ -22,7 +22,7 @@ from tasks.emulator.bill import Charge, charges, total_usd
 from tasks.emulator.clips import Clips
 from tasks.emulator.desk import Desk, Dialect, Shared
 from tasks.emulator.fal import Fal
-from tasks.emulator.faults import Fault, Faults
+from tasks.emulator.faults import Chances, Fault, Faults
 from tasks.emulator.kling import Kling
 from tasks.emulator.prices import PriceList, price_list
 from tasks.emulator.replicate import Replicate
@@ -67,7 +67,7 @@ class Emulator:
         submits_per_minute: Quota = None,
         retry_after: bool = False,
         faults: Mapping[str, Sequence[Fault]] = NO_FAULTS,
-        chances: Mapping[Fault, float] = NO_CHANCES,
+        chances: Chances = NO_CHANCES,
         seed: int = 0,
         keys: Collection[str] | None = None,
         clip: bytes | None = None,

@@ -55,19 +55,23 @@ def draw(*facts: str | int) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
+Chances = Mapping[Fault, float] | Mapping[str, Mapping[Fault, float]]
+"""How often each fault comes by chance: at every provider alike, or by dialect."""
+
+
 class Faults:
     """Which fault the next submit gets, if any; a script goes before chance."""
 
     def __init__(
         self,
         scripted: Mapping[str, Sequence[Fault]],
-        chances: Mapping[Fault, float],
+        chances: Chances,
         *,
         seed: int,
     ) -> None:
         self.scripted = {part: list(faults) for part, faults in scripted.items()}
         """By a part of the still's URL or of the prompt; each submit takes the first left."""
-        self._chances = dict(sorted(chances.items()))
+        self._chances = chances
         self._seed = seed
 
     def next(
@@ -78,11 +82,24 @@ class Faults:
             if left and (part in image or part in prompt):
                 return left.pop(0)
         luck = draw(self._seed, dialect, number, "fault")
-        for fault, chance in self._chances.items():
+        for fault, chance in sorted(_of(self._chances, dialect).items()):
             if luck < chance:
                 return fault
             luck -= chance
         return None
+
+
+def _of(chances: Chances, dialect: str) -> Mapping[Fault, float]:
+    mine: dict[Fault, float] = {}
+    for name, chance in chances.items():
+        match chance:
+            case float() | int():
+                mine[Fault(name)] = chance
+            case _ if name == dialect:
+                mine |= chance
+            case _:
+                pass
+    return mine
 
 
 def parse_faults(text: str) -> dict[Fault, float]:

@@ -258,7 +258,7 @@ class Refusals:
         its_own = isinstance(said, dict) and self.mark in said
         wait_s = retry_after(response)
         if its_own and (sign := self._sign(code, said, step)):
-            return _refusal(sign, text, wait_s, step=step, code=code)
+            return self._refusal(sign, text, wait_s, step=step, code=code)
         match code:
             case 404 if step != "submit":
                 return NotFoundError(text)
@@ -283,24 +283,26 @@ class Refusals:
         text = json.dumps(said, ensure_ascii=False)
         return next((s for s in self.signs if s.fits(code, text, step)), None)
 
-
-def _refusal(
-    sign: Sign, text: str, wait_s: float | None, *, step: Step, code: int
-) -> ProviderError:
-    match sign.word:
-        case "auth" | "credit" | "permission":
-            said = f"{text}: {sign.fix}" if sign.fix else text
-            return MisconfiguredError(said, sign.word)
-        case "invalid" | "content":
-            # Of a poll it says nothing of the job; of a still, only that it is too large.
-            final = step == "submit" or (step == "upload" and code == _TOO_LARGE)
-            return RejectedError(text) if final else InDoubtError(text)
-        case "throttled":
-            return ThrottledError(text, wait_s, "rate")
-        case "concurrency":
-            return ThrottledError(text, wait_s, "slots")
-        case "daily cap":
-            return CappedError(text)
+    def _refusal(
+        self, sign: Sign, text: str, wait_s: float | None, *, step: Step, code: int
+    ) -> ProviderError:
+        match sign.word:
+            case "auth" | "credit" | "permission":
+                said = f"{text}: {sign.fix}" if sign.fix else text
+                return MisconfiguredError(said, sign.word)
+            case "invalid" | "content":
+                # Of a poll it says nothing of the job; of a still, only that it is too
+                # large.
+                final = step == "submit" or (step == "upload" and code == _TOO_LARGE)
+                return RejectedError(text) if final else InDoubtError(text)
+            case "throttled":
+                # Who has one word for both limits may mean either.
+                tells = any(other.word == "concurrency" for other in self.signs)
+                return ThrottledError(text, wait_s, "rate" if tells else None)
+            case "concurrency":
+                return ThrottledError(text, wait_s, "slots")
+            case "daily cap":
+                return CappedError(text)
 
 
 Failed = Literal["content", "invalid", "server", "stopped"]

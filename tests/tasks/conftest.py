@@ -81,7 +81,7 @@ class World:
             for n, row in enumerate(rows)
         ]
         path = self.folder / f"{name}.parquet"
-        pl.DataFrame(rows).write_parquet(path)
+        pl.DataFrame(rows, infer_schema_length=None).write_parquet(path)
         return path.as_uri()
 
     def fits(self) -> dict[str, Any]:
@@ -106,13 +106,16 @@ class World:
         *,
         lanes: list[Lane] | None = None,
         during: Callable[[Night], None] | None = None,
+        hints_url: str | None = None,
         **wanted: Any,
     ) -> Summary:
         """Run a whole batch; its night is kept for whoever wants to look closer."""
         uri = manifest if isinstance(manifest, str) else self.manifest(manifest)
         asked = Wanted(manifest=uri, root=(self.folder / "root").as_uri(), **wanted)
         lanes = lanes or [self.lane(route) for route in self.routes]
-        async with begun(asked, lanes=lanes, rules=self.rules) as night:
+        async with begun(
+            asked, lanes=lanes, rules=self.rules, hints_url=hints_url
+        ) as night:
             self.nights.append(night)
             if during is not None:
                 during(night)

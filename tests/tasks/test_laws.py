@@ -24,7 +24,9 @@ BROKEN_DOWNLOADS = [
     Fault.CUT_CLIP,
     Fault.HTML_CLIP,
     Fault.EMPTY_CLIP,
+    Fault.EXPIRED_LINK,
 ]
+BEFORE = [Fault.ERROR_BEFORE, Fault.GATEWAY_BEFORE]
 
 
 def doubts(world):
@@ -96,6 +98,18 @@ async def test_a_lost_answer_is_never_paid_for_twice(world, fault):
     assert (second.published, second.in_doubt) == (3 - left, left)
     assert world.bought == {"pan 0": 1, "pan 1": 1, "pan 2": 1}
     assert first.spent_usd == world.owed
+
+
+@pytest.mark.parametrize("fault", BEFORE)
+async def test_a_5xx_that_bought_nothing_is_not_trusted_without_proof(world, fault):
+    world.emulator.faults["pan 1"] = [fault]
+
+    summary = await world.run(3)
+
+    asked = isinstance(world.lane(world.routes[0]).line.provider, Findable)
+    assert (summary.published, summary.in_doubt) == ((3, 0) if asked else (2, 1))
+    assert set(world.bought.values()) == {1}
+    assert summary.spent_usd >= world.owed
 
 
 @pytest.mark.parametrize("fault", [Fault.THROTTLE, Fault.THROTTLE_WITH_RETRY_AFTER])

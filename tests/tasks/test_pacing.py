@@ -5,13 +5,20 @@ import random
 
 import pytest
 
-from tasks.pacing import MINUTE, TROUBLES, Limits, Looks, Pace
+from tasks.pacing import MINUTE, TROUBLES, TRUST, Learned, Limits, Looks, Pace
 
 
 def pace(slots=4, submits_per_minute=1000, *, queues=False):
     return Pace(
         Limits(slots=slots, submits_per_minute=submits_per_minute, queues=queues)
     )
+
+
+def accept(pace, n, now=0.0):
+    """So many jobs that the lane took and is at work on."""
+    for _ in range(n):
+        begin(pace, 1, now)
+        pace.accepted(now)
 
 
 def begin(pace, n, now=0.0):
@@ -51,9 +58,8 @@ def test_a_provider_that_refuses_is_given_no_more_than_it_runs():
 
 def test_what_was_learned_from_a_refusal_outlives_what_is_expected():
     lane = pace(slots=100, queues=True)
-    begin(lane, 50)
-    for _ in range(49):
-        lane.accepted(0.0)
+    accept(lane, 49)
+    begin(lane, 1)
     lane.throttled(0.0, None)
 
     lane.expect(2.0)
@@ -66,7 +72,7 @@ def test_a_minute_never_has_more_submits_than_it_may():
     sent, now = [], 0.0
     while len(sent) < 50:
         now += lane.wait(now)
-        begin(lane, 1, now)
+        accept(lane, 1, now)
         sent.append(now)
 
     assert all(
@@ -178,12 +184,44 @@ def test_a_lane_that_keeps_failing_is_tried_with_one_job_at_a_time():
 
 def test_many_failures_of_one_outage_are_one_piece_of_news():
     lane = pace(slots=100)
-    begin(lane, 100)
-    for _ in range(100):
+    accept(lane, 80)
+    begin(lane, 20)
+    for _ in range(20):
         lane.troubled(0.0)
         lane.done()
 
     assert not lane.hopeless
+
+
+def test_few_are_risked_in_one_volley_where_nothing_is_known():
+    lane = pace(slots=100)
+    begin(lane, TRUST)
+
+    assert lane.wait(0.0) == math.inf
+    lane.accepted(0.0)
+    assert lane.wait(0.0) == 0
+
+
+def test_a_volley_grows_with_what_the_lane_is_at_work_on():
+    lane = pace(slots=100)
+    accept(lane, 60)
+
+    begin(lane, 15)
+
+    assert lane.wait(0.0) == math.inf
+
+
+def test_the_refusals_of_one_volley_are_one_piece_of_news():
+    lane = pace(slots=16)
+    accept(lane, 8)
+    begin(lane, TRUST)
+
+    for _ in range(TRUST):
+        lane.throttled(0.0, None)
+        lane.done()
+
+    assert lane.slots == 8
+    assert lane.learned() == Learned(8.0, 1000.0)
 
 
 def test_an_outage_of_a_quarter_of_an_hour_is_hopeless_and_not_sooner():
