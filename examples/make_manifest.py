@@ -18,6 +18,7 @@ COLUMNS = {
     "prompt": pl.String,
     "negative_prompt": pl.String,
     "model": pl.String,
+    "content": pl.String,
     "resolution": pl.String,
     "duration_s": pl.Int64,
     "aspect_ratio": pl.String,
@@ -48,6 +49,8 @@ ROWS: list[dict[str, Any]] = [
         "image": "stills/coffee-square.jpg",
         "prompt": "The crema swirls slowly in the cup, warm light moves across the "
         "red saucer, the camera circles a few degrees to the right.",
+        # For a model that is made for everybody; any that serves the rest will do.
+        "content": "general",
         "resolution": "720p",
         "duration_s": 5,
         "seed": 7,
@@ -124,6 +127,27 @@ ROWS: list[dict[str, Any]] = [
         "resolution": "480p",
         "duration_s": 5,
         "aspect_ratio": "1:1",
+    },
+    # Tiers may stand for models: draft, standard, premium.
+    {
+        "id": "rocket-premium",
+        "image": "stills/rocket.jpg",
+        "prompt": "Floodlights come on one after another around the launch pad, "
+        "birds cross the sky from right to left, the camera rises slowly.",
+        "model": "premium",
+        "resolution": "720p",
+        "duration_s": 5,
+        "campaign": "space",
+    },
+    # The first of these that a lane in use makes.
+    {
+        "id": "cat-premium",
+        "image": "stills/cat.jpg",
+        "prompt": "The cat turns its head to the window and narrows its eyes, dust "
+        "drifts through a ray of light, the camera moves a little closer.",
+        "model": "kling-1.6, gen4-turbo, premium",
+        "resolution": "720p",
+        "duration_s": 5,
     },
 ]
 

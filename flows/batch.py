@@ -1,7 +1,7 @@
 """The batch flow: a manifest in, paid-once clips out."""
 
 import asyncio
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,7 +19,9 @@ from prefect.states import Completed, Failed
 
 from flows import lanes as lanes_of
 from flows import settings as settings_of
-from flows.report import complaints_table, summary_markdown
+from flows.clock import Local
+from flows.clock import finish_by as meant
+from flows.report import complaints_table, late, summary_markdown
 from flows.settings import Settings
 from flows.stopping import gently
 from tasks.checkup import refuse_wrong
@@ -53,7 +55,7 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
     budget_usd: float | None = None,
     limit: int | None = None,
     policy: Policy | None = None,
-    finish_by: datetime | None = None,
+    finish_by: str | None = None,
     check: bool = False,
     strict: bool = False,
     take_over: bool = False,
@@ -68,19 +70,21 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
         budget_usd: a wall: no submit goes beyond it.
         limit: only the first rows of the manifest.
         policy: cheapest, fastest or balanced; else as the config says.
-        finish_by: when all of it is to be done, at the least cost that allows.
+        finish_by: 06:00, the first after the run was due, or 2026-11-30T06:00: when all
+            of it is to be done, at the least cost that allows.
         check: ask every lane's provider first, and buy nothing if something is wrong.
         strict: one bad row refuses the lot.
         take_over: shut out a run that seems to be at work on the same root.
     """
     settings = settings_of.load(Path(config) if config else None, lanes=lanes)
+    until = None if finish_by is None else meant(finish_by, _due())
     wanted = Wanted(
         manifest=public(manifest),
         root=public(root),
         budget_usd=None if budget_usd is None else Decimal(str(budget_usd)),
         limit=limit,
-        policy=policy or _policy(settings, finish_by),
-        finish_at=None if finish_by is None else finish_by.timestamp(),
+        policy=policy or _policy(settings, until),
+        finish_at=None if until is None else until.timestamp(),
         strict=strict,
         shard_rows=settings.engine.shard_rows,
         take_over=take_over,
@@ -100,16 +104,23 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
     return await _ended(night)
 
 
-def _policy(settings: Settings, finish_by: datetime | None) -> Policy:
+def _due() -> datetime:
+    """When the run was to begin: one that begins late is not given another day."""
+    return (flow_run.get_scheduled_start_time() or datetime.now(UTC)).astimezone(
+        Local()
+    )
+
+
+def _policy(settings: Settings, until: datetime | None) -> Policy:
     """A deadline is met at the least cost, unless somebody says otherwise."""
-    return settings.engine.policy if finish_by is None else "cheapest"
+    return settings.engine.policy if until is None else "cheapest"
 
 
 async def _run(night: Night) -> None:
     plan = night.plan
     log = get_run_logger()
-    if night.late:
-        log.warning("%d jobs cannot be done by the time that is asked for", night.late)
+    if said := late(night):
+        log.warning("%s", said)
     log.info("batch %s: %d rows, %d jobs", night.batch, plan.rows, plan.jobs)
     if plan.bad_rows:
         await acreate_table_artifact(

@@ -1,20 +1,23 @@
-"""The command line: `nightreel demo | check | plan | run | status | emulate`.
+"""The command line: `nightreel demo | check | plan | run | status | reconcile | …`.
 
 What a program reads goes to stdout; what a person watches goes to stderr.
 """
 
 import asyncio
+import shlex
 import sys
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
-from flows import clock, listening, looking, reconciling, surveying
+from flows import clock, listening, looking, reconciling, standing, surveying
 from flows import lanes as lanes_of
 from flows import settings as settings_of
 from flows.progress import show
+from flows.report import late, unusual
 from flows.settings import Settings, SettingsError
 from flows.terminal import (
     BAD_INPUT,
@@ -79,7 +82,7 @@ def main() -> None:
 
 app.command()(looking.check)
 app.command()(looking.plan)
-app.command()(looking.status)
+app.command()(standing.status)
 app.command()(surveying.lanes)
 app.command()(listening.listen)
 app.command()(reconciling.reconcile)
@@ -119,7 +122,7 @@ def run(  # noqa: PLR0913 - each is an option
     as_json: Json = False,
 ) -> None:
     """Buy every clip of a manifest that its root does not already have."""
-    now = datetime.now().astimezone()
+    until = None if finish_by is None else _finish_by(finish_by)
     uri = public(place(manifest))
     _refuse_at_once(chosen(config, lanes), uri)
     summary = asyncio.run(
@@ -131,13 +134,13 @@ def run(  # noqa: PLR0913 - each is an option
             budget_usd=budget,
             limit=limit,
             policy=policy,
-            finish_by=None if finish_by is None else clock.finish_by(finish_by, now),
+            finish_by=until,
             check=check,
             strict=strict,
             take_over=take_over,
         )
     )
-    _say(summary, as_json=as_json)
+    _say(summary, root, as_json=as_json)
     raise typer.Exit(summary.exit_code)
 
 
@@ -155,7 +158,7 @@ def demo(
         summary = asyncio.run(
             _run(manifest=manifest, root=place(str(root)), config=str(config))
         )
-    _say(summary, as_json=False)
+    _say(summary, str(root), as_json=False)
     tell(f"clips: {root / 'clips'}\ntable: {root / 'tables'}")
     raise typer.Exit(summary.exit_code)
 
@@ -177,8 +180,11 @@ def emulate(  # noqa: PLR0913 - each is a knob
     ] = None,
 ) -> None:
     """Serve the emulated providers, with a bill at /bill and counts at /stats."""
-    from tasks import emulator  # noqa: PLC0415 - no other command needs a server
+    # No other command needs a server.
+    from tasks import emulator  # noqa: PLC0415
+    from tasks.emulator.app import DIALECTS  # noqa: PLC0415
 
+    dialects = [dialect.name for dialect in DIALECTS]
     try:
         emulator.run(
             port=port,
@@ -189,16 +195,14 @@ def emulate(  # noqa: PLR0913 - each is a knob
             slots=slots,
             submits_per_minute=submits_per_minute,
             clip=clip,
-            started=lambda url: tell(_served(url)),
+            started=lambda url: tell(_served(url, dialects)),
         )
     except (OSError, ValueError) as exc:
         raise typer.BadParameter(str(exc)) from exc
 
 
-def _served(url: str) -> str:
-    lines = [
-        f"base_url = {f'{url}/{name}'!r}" for name in ("wavespeed", "atlas", "fal")
-    ]
+def _served(url: str, dialects: Iterable[str]) -> str:
+    lines = [f"base_url = {f'{url}/{name}'!r}" for name in dialects]
     return "\n".join([*lines, f"bill: {url}/bill, counts: {url}/stats"])
 
 
@@ -211,6 +215,8 @@ async def _run(**parameters: Any) -> Summary:
 
     def begun(night: Night) -> None:
         nights.append(night)
+        if said := late(night):
+            tell(said, "yellow")
         showing.append(asyncio.create_task(show(night, err)))
 
     watching = WATCHER.set(begun)
@@ -222,6 +228,8 @@ async def _run(**parameters: Any) -> Summary:
         for task in showing:
             task.cancel()
         await asyncio.gather(*showing, return_exceptions=True)
+    for said in (said for night in nights for said in unusual(night)):
+        tell(said)
     if nights and nights[0].over:
         return nights[0].summary()
     failure: Any = await state.aresult(raise_on_failure=False)
@@ -230,6 +238,15 @@ async def _run(**parameters: Any) -> Summary:
     ):
         raise OpeningError(str(failure)) from failure
     raise failure if isinstance(failure, BaseException) else RuntimeError(state.message)
+
+
+def _finish_by(text: str) -> str:
+    """The moment that is meant, with its date and zone, for who reads it later."""
+    try:
+        then = clock.finish_by(text, datetime.now(clock.Local()))
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc), param_hint="--finish-by") from exc
+    return then.isoformat("T", "seconds")
 
 
 def _refuse_at_once(settings: Settings, manifest: str) -> None:
@@ -245,7 +262,7 @@ def _refuse_at_once(settings: Settings, manifest: str) -> None:
         scan(path, manifest)
 
 
-def _say(summary: Summary, *, as_json: bool) -> None:
+def _say(summary: Summary, root: str, *, as_json: bool) -> None:
     if as_json:
         print_json(summary.plain())
         return
@@ -255,4 +272,8 @@ def _say(summary: Summary, *, as_json: bool) -> None:
         tell("no lane is left: mend what closed them, and run it again")
     if summary.short_of == "budget":
         tell("the budget is spent: run it again with a larger one")
+    if summary.in_doubt:
+        tell(
+            f"in doubt: `nightreel reconcile {shlex.quote(root)}` asks about what can be asked"
+        )
     tell(f"{summary.batch}: {summary}; bought {summary.bought:,} in this run")

@@ -13,6 +13,9 @@ LATENCY_S: Final = 6.0
 
 KEY: Final = "NIGHTREEL_DEMO_KEY"
 
+# Kling's has two parts, and signs with the second: under 32 bytes PyJWT warns of it.
+_WORTHLESS: Final = "demo:a-key-that-opens-nothing-but-the-emulator"
+
 _LANE: Final = """
 [lanes.{name}]
 route = "{route}"
@@ -26,13 +29,15 @@ _ROUTES: Final = {
     "spicy": "wavespeed/wan-2.2-spicy",
     "atlas": "atlas/wan-2.2-spicy",
     "fal": "fal/wan-2.2",
+    "kling": "kling/kling-1.6",
+    "runway": "runway/gen4-turbo",
 }
 
 
 @contextmanager
 def emulated(root: Path) -> Generator[tuple[str, Path]]:
     """The example manifest's URI and a config that has lanes to emulated providers."""
-    settings.lend(KEY, "demo")
+    settings.lend(KEY, _WORTHLESS)
     root.mkdir(parents=True, exist_ok=True)
     config = root / "nightreel.toml"
     with running(Emulator(latency_s=LATENCY_S, jitter=0.2)) as url:

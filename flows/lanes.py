@@ -78,7 +78,7 @@ def _lanes(settings: Settings, keys: Mapping[str, str]) -> list[Lane]:
     lanes: list[Lane] = []
     for name, asked in settings.lanes.items():
         route = routes[name]
-        account = _account(route, asked)
+        account = _account(name, route, asked)
         hook = settings.listen.hook(route.provider)
         base_url = None if asked.base_url is None else httpx.URL(asked.base_url)
         lane = Lane(
@@ -106,11 +106,13 @@ def _limits(route: Route, asked: LaneSettings) -> Limits:
     )
 
 
-def _account(route: Route, asked: LaneSettings) -> str:
+def _account(name: str, route: Route, asked: LaneSettings) -> str:
     """Whose limits they are: named by where the key is kept, never by the key."""
     parts = [route.provider, asked.key, asked.base_url or ""]
     # Lanes that say how much of an account is theirs have it to themselves.
     own = asked.slots is not None or asked.submits_per_minute is not None
-    if own or route.limits_per == "model":
-        parts += [route.name, str(asked.slots), str(asked.submits_per_minute)]
+    if own:
+        parts.append(name)
+    elif route.limits_per == "model":
+        parts.append(route.model)
     return " ".join(filter(None, parts))

@@ -1,17 +1,15 @@
-"""The commands that only look: check, plan and status send nothing that costs."""
+"""The commands that look ahead: check and plan send nothing that costs."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated
 
 import polars as pl
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from flows import lanes as lanes_of
 from flows.clock import Local, finish_by
@@ -23,17 +21,15 @@ from flows.terminal import (
     LaneNames,
     Manifest,
     chosen,
+    existing,
     place,
     print_json,
     tell,
 )
 from manifests.lifecycle import History, State, fold
-from manifests.places import scheme
 from manifests.reading import orders
 from storage import ledger
 from storage.objects import Objects
-from storage.opening import OpeningError
-from storage.stores import local_path
 from tasks.forecast import forecast, typical
 from tasks.lanes import Lane
 from tasks.memory import recall_limits
@@ -134,7 +130,7 @@ async def _recalled(root: str | None, lanes: Sequence[Lane]) -> Mapping[str, His
     """What a root's ledger says; these lanes are told what it has taught of them."""
     if root is None:
         return {}
-    objects = _opened(root)
+    objects = Objects.open(existing(root))
     await recall_limits(lanes, objects, 0.0)
     return fold(await ledger.read(objects))
 
@@ -145,63 +141,5 @@ def _bought(past: Mapping[str, History]) -> Sequence[str]:
     return [job for job, history in past.items() if history.state is not pending]
 
 
-def _opened(root: str) -> Objects:
-    """A root that is there: opened, a local one that is not would be made."""
-    uri = place(root)
-    if scheme(uri) == "file" and not local_path(uri).is_dir():
-        raise OpeningError(f"{uri}: no such folder")
-    return Objects.open(uri)
-
-
-def status(
-    root: Annotated[str, typer.Argument(help="the root of a run")],
-    *,
-    as_json: Json = False,
-) -> None:
-    """What the ledger says."""
-    said = _ledger_says(fold(asyncio.run(ledger.read(_opened(root)))))
-    if as_json:
-        print_json(said)
-        return
-    table = Table(box=None, show_header=False)
-    for name, value in said.items():
-        if not isinstance(value, list):
-            table.add_row(name.replace("_", " "), str(value))
-    Console(highlight=False).print(table)
-    for doubt in said["doubts"]:
-        tell("in doubt: {job} on {lane} since {since}: {reason}".format(**doubt))
-
-
 def _kept_nowhere(_sha256: str, _content: bytes) -> str:
     return ""
-
-
-def _ledger_says(past: Mapping[str, History]) -> dict[str, Any]:
-    states = Counter(history.state for history in past.values())
-    waiting = {State.PENDING, State.ACCEPTED, State.GENERATED}
-    return {
-        "jobs": len(past),
-        "published": states[State.PUBLISHED],
-        "rejected": states[State.REJECTED],
-        "in_doubt": states[State.IN_DOUBT],
-        "pending": sum(states[state] for state in waiting),
-        "at_providers": states[State.ACCEPTED] + states[State.GENERATED],
-        "spent_usd": float(sum(history.spent_usd for history in past.values())),
-        "doubts": [
-            {
-                "job": job,
-                "lane": history.lane,
-                "since": _utc(history.submitted_at),
-                "price_usd": float(history.price_usd),
-                "reason": history.reason or "its answer is not on record",
-            }
-            for job, history in past.items()
-            if history.state is State.IN_DOUBT
-        ],
-    }
-
-
-def _utc(at: float | None) -> str:
-    return (
-        "" if at is None else datetime.fromtimestamp(at, UTC).isoformat(" ", "seconds")
-    )

@@ -1,5 +1,6 @@
 """The reconcile flow: doubts that can be settled without a person, settled on a schedule."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ from prefect.states import Completed
 
 from flows import lanes as lanes_of
 from flows import settings as settings_of
-from tasks.reconciling import opened
+from flows.report import doubts_rows
+from storage.ledger import HeldError
+from tasks.checkup import usd
+from tasks.reconciling import Reconciled, opened
 from tasks.wanted import public
 
 
@@ -26,32 +30,29 @@ async def reconcile(
     """
     settings = settings_of.load(Path(config) if config else None, lanes=lanes)
     on = await lanes_of.opened(settings)
-    rules = lanes_of.rules(settings)
-    async with opened(public(root), lanes=on, rules=rules) as books:
-        await books.ask()
-        await books.fetch()
-        await books.settle()
-    told = books.told
+    # What is not ready is not waited for: a batch may want the root.
+    rules = replace(lanes_of.rules(settings), deadline_s=0.0)
+    try:
+        async with opened(public(root), lanes=on, rules=rules) as books:
+            await books.ask()
+            await books.fetch()
+            await books.settle()
+    except HeldError as exc:
+        # No failure of the night: the batch settles its own doubts.
+        return Completed(name="Skipped", message=f"a batch is at work: {exc}")
+    return await _ended(books.batch, books.told)
+
+
+async def _ended(batch: str, told: Reconciled) -> Any:
     said = (
         f"{told.accepted:,} found, {told.absent:,} never accepted, "
-        f"{told.fetched:,} clips fetched, {told.settled_usd:+} USD settled, "
+        f"{told.fetched:,} clips fetched, {usd(told.settled_usd)} USD settled, "
         f"{len(told.doubts):,} still in doubt"
     )
-    get_run_logger().info("%s: %s", books.batch, said)
+    get_run_logger().info("%s: %s", batch, said)
     if told.doubts:
         await acreate_table_artifact(
-            [
-                {
-                    "job": line.job,
-                    "lane": line.lane,
-                    "hours": round(line.age_s / 3600, 1),
-                    "usd": str(line.price_usd),
-                    "why": line.reason,
-                }
-                for line in told.doubts
-            ],
-            key="doubts",
-            description=said,
+            doubts_rows(told.doubts), key="doubts", description=said
         )
         return Completed(name="Unfinished", message=said)
     return Completed(message=said)

@@ -1,24 +1,32 @@
 """The command `reconcile`: what is in doubt, what can be found out, what its owner decides."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from decimal import Decimal, InvalidOperation
-from typing import Annotated, Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from decimal import Decimal
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from flows import lanes as lanes_of
-from flows.terminal import Config, Json, LaneNames, chosen, place, print_json, tell
-from manifests.lifecycle import History
-from tasks.reconciling import Books, Decisions, DoubtLine, Reconciled, opened
+from flows.doubting import doubts_table, more_doubts
+from flows.settings import Settings, amount
+from flows.terminal import (
+    Config,
+    Json,
+    LaneNames,
+    chosen,
+    err,
+    existing,
+    print_json,
+    tell,
+)
+from manifests.lifecycle import FREE, HEDGE
+from tasks.checkup import usd
+from tasks.reconciling import Decisions, DoubtLine, Reconciled, opened
 
 ALL = "all"
-
-SHOWN = 20
-"""Doubts that a person is shown before the rest is only counted; `--json` has them all."""
 
 
 def reconcile(  # noqa: PLR0913 - each is an option
@@ -33,8 +41,9 @@ def reconcile(  # noqa: PLR0913 - each is an option
         str | None, typer.Option(help="jobs to give up as charged: ids, or all")
     ] = None,
     charged: Annotated[
-        Sequence[str], typer.Option(help="JOB=USD: what the provider billed in the end")
-    ] = (),
+        list[str] | None,
+        typer.Option(help="JOB=USD: what the provider billed in the end"),
+    ] = None,
     yes: Annotated[
         bool, typer.Option("--yes", help="do not ask before a risk is taken")
     ] = False,
@@ -45,71 +54,139 @@ def reconcile(  # noqa: PLR0913 - each is an option
     as_json: Json = False,
 ) -> None:
     """Ask the providers about what is in doubt, fetch what is ready, settle the money."""
-    settings = chosen(config, lanes)
-    bills = dict(map(_bill, charged))
+    settings, uri = chosen(config, lanes), existing(root)
+    decided = Decided(
+        resubmit=_names("--resubmit", resubmit),
+        write_off=_names("--write-off", write_off),
+        charged=_bills(charged or ()),
+    )
+    told = Reconciled()
+    if decided.resubmit and not yes:
+        # Nobody holds the root while a person thinks.
+        told = asyncio.run(_asked(settings, uri, decided, take_over=take_over))
+        if not _dared(told.doubts, decided, settings.lanes):
+            _end(told, settings, as_json=as_json)
+    before = told
+    told = asyncio.run(_settled(settings, uri, decided, take_over=take_over))
+    told.accepted += before.accepted
+    told.absent += before.absent
+    _end(told, settings, as_json=as_json)
 
-    async def run() -> Reconciled:
-        on = await lanes_of.opened(settings)
-        rules = lanes_of.rules(settings)
-        async with opened(
-            place(root), lanes=on, rules=rules, take_over=take_over
-        ) as books:
-            await books.ask()
-            decisions = _decisions(books, resubmit, write_off, bills)
-            if decisions.resubmit and not yes:
-                _confirm(books.doubts(), decisions.resubmit)
-            await books.decide(decisions)
-            await books.fetch()
-            await books.settle()
-        return books.told
 
-    told = asyncio.run(run())
+def _end(told: Reconciled, settings: Settings, *, as_json: bool) -> NoReturn:
     if as_json:
         print_json(_plain(told))
     else:
-        _say(told)
+        _say(told, settings.lanes)
     raise typer.Exit(1 if told.doubts else 0)
 
 
-def _decisions(
-    books: Books,
-    resubmit: str | None,
-    write_off: str | None,
-    bills: Mapping[str, Decimal],
-) -> Decisions:
-    doubts = books.doubts()
-    return Decisions(
-        resubmit=_named(resubmit, doubts),
-        write_off=_named(write_off, doubts),
-        charged=bills,
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """What the owner asked for, in words: `all` is all that the others do not name."""
+
+    resubmit: frozenset[str] = frozenset()
+    write_off: frozenset[str] = frozenset()
+    charged: Mapping[str, Decimal] = field(default_factory=dict[str, Decimal])
+
+    def of(self, doubts: Collection[str]) -> Decisions:
+        """What that means while these are in doubt."""
+        named = self.resubmit | self.write_off
+        others = frozenset(doubts) - named
+        return Decisions(
+            # A hedge is one submit: its job is what may be bought again.
+            resubmit=frozenset(job for job in others if not job.endswith(HEDGE))
+            if ALL in self.resubmit
+            else self.resubmit,
+            write_off=others if ALL in self.write_off else self.write_off,
+            charged=self.charged,
+        )
+
+    def left(self, doubts: Collection[str]) -> Decisions:
+        """What is still to be decided, once the providers were asked."""
+        all_of = self.of(doubts)
+        return Decisions(
+            resubmit=all_of.resubmit.intersection(doubts),
+            write_off=all_of.write_off.intersection(doubts),
+            charged=self.charged,
+        )
 
 
-def _named(said: str | None, doubts: Mapping[str, History]) -> frozenset[str]:
+async def _asked(
+    settings: Settings, root: str, decided: Decided, *, take_over: bool
+) -> Reconciled:
+    """Ask about every doubt, and decide nothing."""
+    on, rules = await lanes_of.opened(settings), lanes_of.rules(settings)
+    async with opened(root, lanes=on, rules=rules, take_over=take_over) as books:
+        await books.check(decided.of(books.doubts()))
+        await books.ask()
+    return books.told
+
+
+async def _settled(
+    settings: Settings, root: str, decided: Decided, *, take_over: bool
+) -> Reconciled:
+    on, rules = await lanes_of.opened(settings), lanes_of.rules(settings)
+    async with opened(root, lanes=on, rules=rules, take_over=take_over) as books:
+        await books.check(decided.of(books.doubts()))
+        await books.ask()
+        await books.decide(decided.left(books.doubts()))
+        await books.fetch()
+        await books.settle()
+    return books.told
+
+
+def _dared(
+    doubts: Sequence[DoubtLine], decided: Decided, lanes: Collection[str]
+) -> bool:
+    """Show the sum that may be paid twice, and ask."""
+    jobs = decided.left([doubt.job for doubt in doubts]).resubmit
+    if not jobs:
+        return True
+    going = [doubt for doubt in doubts if doubt.job in jobs]
+    risked = sum((doubt.price_usd for doubt in going), FREE)
+    err.print(doubts_table(going, lanes))
+    go = "1 job goes" if len(jobs) == 1 else f"{len(jobs):,} jobs go"
+    said = f"{go} again: {usd(risked)} USD may be paid a second time. Take the risk?"
+    try:
+        dares = typer.confirm(said, err=True)
+    except typer.Abort:
+        # Nobody is there to answer: stderr stands in the middle of the question.
+        tell("")
+        dares = False
+    if not dares:
+        tell("nothing was decided")
+    return dares
+
+
+def _names(option: str, said: str | None) -> frozenset[str]:
     if said is None:
         return frozenset()
-    if said == ALL:
-        return frozenset(doubts)
-    return frozenset(name.strip() for name in said.split(",") if name.strip())
+    found = frozenset(filter(None, (name.strip() for name in said.split(","))))
+    if not found or (ALL in found and len(found) > 1):
+        raise typer.BadParameter(
+            f"{said!r} is neither ids nor {ALL}", param_hint=option
+        )
+    if option == "--resubmit" and any(job.endswith(HEDGE) for job in found):
+        wrong = "a hedge is not bought again, its job is: write the hedge off"
+        raise typer.BadParameter(wrong, param_hint=option)
+    return found
 
 
-def _confirm(doubts: Mapping[str, History], jobs: frozenset[str]) -> None:
-    """Show the sum that may be paid twice, and ask."""
-    usd = sum((doubts[job].price_usd for job in jobs if job in doubts), Decimal(0))
-    said = f"{len(jobs):,} jobs go again: {usd} USD may be paid a second time"
-    if not typer.confirm(f"{said}. Take the risk?", err=True):
-        raise typer.Exit(1)
-
-
-def _bill(said: str) -> tuple[str, Decimal]:
-    job, _, usd = said.partition("=")
-    try:
-        amount = Decimal(usd)
-    except InvalidOperation:
-        amount = Decimal(-1)
-    if not job or not amount.is_finite() or amount < 0:
-        raise typer.BadParameter(f"--charged {said!r} is not JOB=USD")
-    return job, amount
+def _bills(charged: Sequence[str]) -> dict[str, Decimal]:
+    bills: dict[str, Decimal] = {}
+    for said in charged:
+        job, _, billed = said.partition("=")
+        try:
+            exact = amount(billed)
+        except ValueError as exc:
+            wrong = f"{said!r} is not JOB=USD: {billed!r} {exc}"
+            raise typer.BadParameter(wrong, param_hint="--charged") from exc
+        if not job or job in bills:
+            wrong = f"{said!r} names no job" if not job else f"{job} is named twice"
+            raise typer.BadParameter(wrong, param_hint="--charged")
+        bills[job] = exact
+    return bills
 
 
 def _plain(told: Reconciled) -> dict[str, Any]:
@@ -117,11 +194,14 @@ def _plain(told: Reconciled) -> dict[str, Any]:
         asdict(line) | {"price_usd": float(line.price_usd), "age_s": round(line.age_s)}
         for line in told.doubts
     ]
-    said = {name: getattr(told, name) for name in _COUNTS}
-    return {**said, "settled_usd": float(told.settled_usd), "doubts": doubts}
+    said = {name: getattr(told, name) for name in _WORDS}
+    return {
+        **said,
+        "settled_usd": float(told.settled_usd),
+        "in_doubt_usd": float(_price(told)),
+        "doubts": doubts,
+    }
 
-
-_COUNTS = ("accepted", "absent", "fetched", "resubmit", "written_off")
 
 _WORDS = {
     "accepted": "found at their providers",
@@ -132,43 +212,25 @@ _WORDS = {
 }
 
 
-def _say(told: Reconciled) -> None:
-    for name in _COUNTS:
+def _price(told: Reconciled) -> Decimal:
+    return sum((line.price_usd for line in told.doubts), FREE)
+
+
+def _say(told: Reconciled, lanes: Collection[str]) -> None:
+    for name, words in _WORDS.items():
         if count := getattr(told, name):
-            tell(f"{count:,} {_WORDS[name]}")
-    if told.settled_usd:
-        tell(f"{told.settled_usd:+} USD settled with what was counted")
+            tell(f"{count:,} {words}")
+    if more := told.settled_usd:
+        way = "more" if more > 0 else "less"
+        tell(f"{usd(abs(more))} USD {way} charged than was counted")
     if not told.doubts:
         tell("nothing is in doubt")
         return
-    Console(highlight=False).print(_table(told.doubts))
-    total = sum((line.price_usd for line in told.doubts), Decimal(0))
-    more = len(told.doubts) - SHOWN
-    if more > 0:
-        tell(f"and {more:,} more")
+    console = Console(highlight=False)
+    console.print(doubts_table(told.doubts, lanes))
+    for line in more_doubts(told.doubts):
+        console.print(line)
     tell(
-        f"{len(told.doubts):,} in doubt, {total} USD: what can be asked was asked. "
-        "Look at the providers' own pages; then --resubmit or --write-off"
-    )
-
-
-def _table(doubts: Sequence[DoubtLine]) -> Table:
-    table = Table("job", "lane", "age", "USD", "can be asked", "why", box=None)
-    for line in sorted(doubts, key=lambda line: -line.age_s)[:SHOWN]:
-        asks = "yes" if line.askable else "no"
-        table.add_row(
-            line.job,
-            line.lane,
-            _age(line.age_s),
-            str(line.price_usd),
-            asks,
-            line.reason,
-        )
-    return table
-
-
-def _age(seconds: float) -> str:
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return (
-        f"{hours // 24} d {hours % 24} h" if hours >= 48 else f"{hours} h {minutes} m"
+        f"{len(told.doubts):,} in doubt, {usd(_price(told))} USD: what can be asked was "
+        "asked. Look at the providers' own pages; then --resubmit or --write-off"
     )

@@ -1,12 +1,17 @@
 """What a batch says of itself in the Prefect UI: markdown and tables, short and true."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from decimal import Decimal
 from itertools import islice
 from typing import Any, Final
 
+from flows.clock import Local, moment
 from manifests.jobs import unsigned
 from manifests.reading import Plan
+from tasks.checkup import usd
 from tasks.night import Night
+from tasks.reconciling import DoubtLine
 from tasks.summary import Summary
 
 REASONS: Final = 20
@@ -29,6 +34,41 @@ def complaints_table(plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
+def doubts_rows(doubts: Sequence[DoubtLine]) -> list[dict[str, Any]]:
+    """The oldest doubts."""
+    return [
+        {
+            "job": doubt.job,
+            "lane": doubt.lane,
+            "hours": round(doubt.age_s / 3600, 1),
+            "usd": usd(doubt.price_usd),
+            "can be asked": "yes" if doubt.askable else "no",
+            "why": doubt.reason,
+        }
+        for doubt in sorted(doubts, key=lambda doubt: -doubt.age_s)[:SHOWN]
+    ]
+
+
+def late(night: Night) -> str | None:
+    """That not all will be there by the time that was asked for, where it looks so."""
+    wanted = night.wanted.finish_at
+    if not night.late or wanted is None:
+        return None
+    zone = Local()
+    by = moment(datetime.fromtimestamp(wanted, zone), datetime.now(zone))
+    clips = "1 clip" if night.plan.jobs == 1 else f"{night.plan.jobs:,} clips"
+    return f"{night.late:,} of {clips} cannot be done by {by}, reckoned at the start"
+
+
+def unusual(night: Night) -> Iterator[str]:
+    """What of the money went where it seldom goes."""
+    if hedged := night.engine.tally.hedged:
+        yield f"{hedged:,} bought a second time, to be in time"
+    risked = sum((lane.risk.spent_usd for lane in night.engine.lanes.all), Decimal(0))
+    if risked:
+        yield f"{usd(risked)} USD risked on doubts"
+
+
 def summary_markdown(summary: Summary, night: Night) -> str:
     """Clips, rejects, doubts, money and time; and what the owner may want to do."""
     parts = [f"# {summary.batch}\n\n{_headline(summary)}"]
@@ -49,9 +89,10 @@ def summary_markdown(summary: Summary, night: Night) -> str:
     parts.append(
         _table(
             ["bought in this run", "spent, USD", "time"],
-            [[f"{summary.bought:,}", f"{summary.spent_usd:,.2f}", clock(summary)]],
+            [[f"{summary.bought:,}", usd(summary.spent_usd), clock(summary)]],
         )
     )
+    parts += [f"{said}." for said in (late(night), *unusual(night)) if said]
     if summary.lanes_closed:
         closed = [[name, _safe(why)] for name, why in summary.lanes_closed.items()]
         parts.append("## Lanes closed\n\n" + _table(["lane", "why"], closed))
@@ -62,6 +103,8 @@ def summary_markdown(summary: Summary, night: Night) -> str:
         parts.append(said)
     if why := _without_clip(night):
         parts.append("## No clip, and why\n\n" + why)
+    if summary.in_doubt:
+        parts.append("## In doubt\n\n" + _ask_about_it(night))
     parts.append(f"Clips, tables and ledger are under `{_bare(night.wanted.root)}`.")
     return "\n\n".join(parts) + "\n"
 
@@ -90,6 +133,14 @@ def _headline(summary: Summary) -> str:
 
 def _rows(count: int) -> str:
     return "1 row is" if count == 1 else f"{count:,} rows are"
+
+
+def _ask_about_it(night: Night) -> str:
+    return (
+        f"`nightreel reconcile {_bare(night.wanted.root)}` asks the providers that can be "
+        "asked and fetches what they have. The rest is yours to decide: `--resubmit` "
+        "may pay a second time, `--write-off` gives it up."
+    )
 
 
 def _without_clip(night: Night) -> str:

@@ -76,15 +76,27 @@ def _lane_name(name: str) -> str:
     raise ValueError("must be letters, digits, '-', '_' and '.'")
 
 
-def _exact(amount: object) -> object:
+_AMOUNT: Final = re.compile(r"\d+(\.\d+)?")
+
+
+def amount(written: str) -> Decimal:
+    """US dollars as people write them, exactly.
+
+    Raises:
+        ValueError: it is no amount.
+    """
+    if _AMOUNT.fullmatch(written):
+        return Decimal(written)
+    raise ValueError("must be US dollars, 0 or more, such as 2.50")
+
+
+def _exact(said: object) -> Decimal:
     # 0.12 is what was written, not the float that comes nearest to it.
-    number = isinstance(amount, int | float) and not isinstance(amount, bool)
-    return Decimal(str(amount)) if number or isinstance(amount, str) else amount
+    number = isinstance(said, int | float) and not isinstance(said, bool)
+    return amount(str(said) if number or isinstance(said, str) else "")
 
 
-_Usd = Annotated[
-    Decimal, BeforeValidator(_exact), Field(ge=0, allow_inf_nan=False, strict=False)
-]
+_Usd = Annotated[Decimal, BeforeValidator(_exact)]
 
 
 class _Table(BaseModel):

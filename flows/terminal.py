@@ -15,6 +15,8 @@ from rich.console import Console
 from flows import settings
 from flows.settings import Settings
 from manifests.places import absolute, scheme
+from storage.opening import OpeningError
+from storage.stores import local_path
 
 err = Console(stderr=True, highlight=False)
 
@@ -44,6 +46,18 @@ def place(uri: str) -> str:
     """A URI that means the same whatever folder a worker runs in."""
     named = uri if scheme(uri) else quote(uri)
     return absolute(named, f"{Path.cwd().as_uri()}/")
+
+
+def existing(root: str) -> str:
+    """The URI of a root that is there: to open a local one that is not would make it.
+
+    Raises:
+        OpeningError: there is no such folder.
+    """
+    uri = place(root)
+    if scheme(uri) == "file" and not local_path(uri).is_dir():
+        raise OpeningError(f"{uri}: no such folder")
+    return uri
 
 
 def tell(said: str, style: str | None = None) -> None:

@@ -23,8 +23,8 @@ charged and lost has its ticket, and records that first. A job that is accepted,
 pending again, is published without being generated when its hedge has the clip: see
 `hedge_of`.
 
-Settled changes no state: a provider charged more or less for an attempt than was
-counted, and said so afterwards.
+Settled changes no state: a provider charged more or less for an attempt that is over
+than was counted, and said so afterwards.
 
 The clip's URL is not an event: it is a bearer link that dies, and a poll of the ticket
 gives a fresh one for free.
@@ -131,6 +131,8 @@ class Generated:
 
     seed: int | None = None
     """The seed the provider says it used, where it says so."""
+    usd: Decimal | None = None
+    """What it says it charged: not always the price that was listed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,7 +247,8 @@ class History:
     lane: str | None = None
     route: str | None = None
     price_usd: Decimal = FREE
-    """The price of the attempt that is under way or was the last."""
+    """The price of the attempt that is under way or was the last: as it was listed, until
+    the provider says what it charged."""
     spent_usd: Decimal = FREE
     """What all attempts cost; a submit in doubt counts as spent."""
     seed: int | None = None
@@ -260,6 +263,12 @@ class History:
     accepted_at: float | None = None
     generated_at: float | None = None
     published_at: float | None = None
+
+    @property
+    def charged(self) -> int:
+        """How many attempts are charged, or not, for good: what may yet be refunded as a
+        whole has no part to be settled."""
+        return self.attempts - (self.state in {State.IN_DOUBT, State.ACCEPTED})
 
     def after(self, entry: Entry) -> "History":
         """The history with one more entry.
@@ -301,15 +310,21 @@ class History:
                 return moved(
                     ticket=ticket, accepted_at=entry.at, reason=None, lost=None
                 )
-            case Generated(seed):
+            case Generated(seed, usd):
                 known = self.seed if seed is None else seed
-                return moved(seed=known, generated_at=entry.at)
+                price = self.price_usd if usd is None else usd
+                return moved(
+                    seed=known,
+                    generated_at=entry.at,
+                    price_usd=price,
+                    spent_usd=self.spent_usd + price - self.price_usd,
+                )
             case Doubted(reason, lost):
                 return moved(reason=reason, lost=lost)
             case Risked(reason):
                 return moved(reason=reason, lost=None, risks=self.risks + 1)
             case Settled(attempt=attempt, usd=usd):
-                if not 1 <= attempt <= self.attempts:
+                if not 1 <= attempt <= self.charged:
                     what = f"attempt {attempt} of {self.attempts} settled"
                     raise IllegalTransitionError(f"job {entry.job}: {what}")
                 return moved(spent_usd=self.spent_usd + usd)

@@ -96,7 +96,7 @@ def _made(kind: type[Any], said: Mapping[str, Any]) -> Any:
 
 
 def _value(wanted: Any, value: Any) -> Any:
-    if wanted is Decimal and isinstance(value, str):
+    if wanted in (Decimal, Decimal | None) and isinstance(value, str):
         return Decimal(value)
     if wanted in _FIELDS and isinstance(value, dict):
         return _made(wanted, cast("dict[str, Any]", value))

@@ -11,13 +11,11 @@ on record, because a request that was cut off by us is a doubt that we made ours
 
 import asyncio
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Final
 
 from manifests.catalogue import Route
@@ -33,7 +31,6 @@ from manifests.lifecycle import (
     Published,
     Refused,
     Rejected,
-    Settled,
     State,
     Ticket,
     hedge_of,
@@ -46,6 +43,7 @@ from tasks.exchange import Clients
 from tasks.following import Ended, Follower, UnfinishedError
 from tasks.hedging import (
     FOLLOWED,
+    RECKONED_S,
     GivenUpError,
     Hedges,
     adopted,
@@ -304,18 +302,12 @@ class Engine:
         match ended:
             case Finished(url, seed, usd):
                 hand.clip_url = url
-                if usd is not None and usd != past.price_usd:
-                    yield self._billed(past, usd)
-                yield Generated(seed)
+                yield Generated(seed, usd)
             case _:
                 # What the provider failed on may be the link to the still.
                 hand.handed.clear()
                 self._again(hand, ended)
                 yield ended
-
-    def _billed(self, past: History, usd: Decimal) -> Settled:
-        said = f"billed {usd} USD, not {past.price_usd}"
-        return Settled(attempt=past.attempts, usd=usd - past.price_usd, reason=said)
 
     def _count(self, lane: Lane, ended: Ended) -> None:
         # A row that the provider will not make, for free, is no fault of the lane's.
@@ -327,10 +319,9 @@ class Engine:
     ) -> Ended | Published:
         """What came of an accepted job, or of its hedge if that was faster."""
         following = self._until_ended(lane, past, ticket)
-        due_s = self._hedges.due_in_s(hand.order, lane, age_s=self._age_s(past))
         if hand.beside is not None:
             return await unless(hand.given_up, following)
-        if due_s == math.inf and not self._hedge_has_it(hand):
+        if not (self._hedges.possible or self._hedge_has_it(hand)):
             return await following
         called_off, given_up = asyncio.Event(), asyncio.Event()
         second = Hand(
@@ -342,7 +333,7 @@ class Engine:
             given_up=given_up,
         )
         mine = asyncio.create_task(following)
-        other = asyncio.create_task(self._hedged(second, called_off, due_s))
+        other = asyncio.create_task(self._hedged(second, called_off, lane, past))
         try:
             if faster := await sooner(mine, other):
                 return adopted(faster)
@@ -362,15 +353,20 @@ class Engine:
             await asyncio.gather(mine, other, return_exceptions=True)
 
     async def _hedged(
-        self, second: Hand, called_off: asyncio.Event, due_s: float
+        self, second: Hand, called_off: asyncio.Event, lane: Lane, past: History
     ) -> History:
         """The life of a hedge, once it is due."""
         if not self._ledger.history(second.key).attempts:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(called_off.wait(), due_s)
-                return self._ledger.history(second.key)
+            # When that is changes with what is learned of the lanes.
+            while (due_s := self._due_in_s(second, lane, past)) > 0:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(called_off.wait(), min(due_s, RECKONED_S))
+                    return self._ledger.history(second.key)
             log.warning("job.hedged job=%s", second.order.job.id)
         return await self._lived(second)
+
+    def _due_in_s(self, second: Hand, lane: Lane, past: History) -> float:
+        return self._hedges.due_in_s(second.order, lane, age_s=self._age_s(past))
 
     async def _rescued(self, hand: Hand, past: History) -> AsyncGenerator[Event, None]:
         """The first submit came to nothing: its hedge may do."""

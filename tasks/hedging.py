@@ -18,6 +18,9 @@ from tasks.roster import Roster
 STRAGGLES: Final = 1.5
 """Times the typical run time of its lane after which a job is a straggler."""
 
+RECKONED_S: Final = 5.0
+"""Between two reckonings of when a hedge is due."""
+
 NEAR: Final = 2.0
 """Typical run times of the other lane before the deadline in which a hedge is bought."""
 
@@ -35,9 +38,14 @@ class Hedges:
     roster: Roster
     now: Callable[[], float]
 
+    @property
+    def possible(self) -> bool:
+        """Whether any straggler could be worth one."""
+        return self.allowed and math.isfinite(self.roster.ends_at)
+
     def due_in_s(self, order: Order, lane: Lane, *, age_s: float) -> float:
         """Seconds until a job that its lane took `age_s` ago is hedged; inf for never."""
-        if not self.allowed or math.isinf(self.roster.ends_at):
+        if not self.possible:
             return math.inf
         others = [
             other.typical_s()

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -209,7 +210,7 @@ class Night:
 
     def reckon(self) -> None:
         """Work out what the deadline asks of the lanes, and whether they can do it."""
-        if self.wanted.policy != "cheapest":
+        if self.wanted.policy != "cheapest" and self.wanted.finish_at is None:
             return
         taken = pl.Series(
             "job", filter(self._taken, self.plan.wanted["job"]), pl.String
@@ -278,6 +279,11 @@ class Night:
             bought=self.engine.tally.bought,
             spent_usd=self.engine.tally.purse.spent_usd,
             wall_s=self.elapsed_s,
+            hedged=self.engine.tally.hedged,
+            risked_usd=sum(
+                (lane.risk.spent_usd for lane in self.engine.lanes.all), Decimal(0)
+            ),
+            late=self.late,
             lanes_closed={name: why for name, why in closed.items() if why},
             short_of=short_of(rests),
         )

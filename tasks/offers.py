@@ -37,6 +37,10 @@ class RestError(Exception):
         self.reason = reason
 
 
+class UnfitError(Exception):
+    """The lane takes no still so small; another one does."""
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
     """All that one submit needs."""
@@ -73,6 +77,8 @@ class Hand:
     """Of a hedge: set when the first submit was faster, and it is not wanted at all."""
     handed: dict[str, Handed] = field(default_factory=dict[str, Handed])
     """By the lane's name."""
+    unfit: set[str] = field(default_factory=set[str])
+    """The names of lanes that take no still so small."""
     clip_url: str | None = None
     """Where the clip can be fetched, once a poll has said so."""
     slot: Lane | None = None
@@ -174,23 +180,29 @@ class Offers:
 
     def _preferred(self, hand: Hand, failed: Route | None) -> list[Lane]:
         if hand.beside is None:
-            return self.roster.lanes(hand.order, failed)
+            return self.roster.lanes(hand.order, failed, unfit=hand.unfit)
         beside = hand.beside.supplier
         known = self.roster.able(hand.order)
         return [
             lane
             for lane in known
-            if lane.closed is None and lane.route.supplier != beside
+            if lane.closed is None
+            and lane.route.supplier != beside
+            and lane.name not in hand.unfit
         ]
 
     async def _handed(self, hand: Hand, lane: Lane) -> Handed | None:
-        """The still as the lane's provider reads it; None if it closed for good.
+        """The still as the lane's provider reads it; None if it never will: it closed, or
+        takes no still so small.
 
         Only the URL is kept: a thousand jobs that wait for their turn are no memory.
         """
         if lane.name not in hand.handed:
             try:
                 handed = await self._unless_stopped(self._hand_over(hand.order, lane))
+            except UnfitError:
+                hand.unfit.add(lane.name)
+                return None
             except MisconfiguredError as exc:
                 self.lanes.close(lane, str(exc))
                 return None
@@ -200,16 +212,20 @@ class Offers:
         return hand.handed[lane.name]
 
     async def _hand_over(self, order: Order, lane: Lane) -> Handed:
+        able = self.roster.able(order)
         async with self._in_transit:
             try:
-                checked = await stills.check(order, min_px=lane.route.min_still_px)
+                least = min(each.route.min_still_px for each in able)
+                checked = await stills.check(order, min_px=least)
             except BadStillError as exc:
                 raise RestError(Why.STILL, str(exc)) from exc
             except OpeningError as exc:
                 why = Why.UNREAD if exc.passing else Why.STILL
                 raise RestError(why, str(exc)) from exc
-            url = await stills.hand_over(checked, lane, self.clients)
             seen = checked.still
+            if min(seen.width, seen.height) < lane.route.min_still_px:
+                raise UnfitError(lane.name)
+            url = await stills.hand_over(checked, lane, self.clients)
             ratio = lane.route.framed(order.job, seen.width, seen.height)
             return Handed(url, ratio)
 

@@ -115,8 +115,10 @@ async def opened(
     try:
         async with connected() as clients:
             books = Books(objects, ledger, lanes, clients, rules)
-            yield books
-            await books.put_right()
+            try:
+                yield books
+            finally:
+                await books.put_right()
     finally:
         await ledger.close()
 
@@ -203,6 +205,13 @@ class Books:
         for job in decisions.charged:
             if job not in bills:
                 raise DecisionError(f"job {job}: nothing was ever submitted for it")
+            past = self._ledger.history(job)
+            written = job in decisions.write_off | decisions.resubmit
+            if past.charged < bills[job].number and not written:
+                said = (
+                    f"job {job} is {past.state}: what it cost is known when that ends"
+                )
+                raise DecisionError(said)
         return bills
 
     async def decide(self, decisions: Decisions) -> None:
@@ -307,7 +316,7 @@ class Books:
                     await self._record(job, ended)
                     return
                 known.append(ended.url)
-                await self._record(job, Generated(ended.seed))
+                await self._record(job, Generated(ended.seed, ended.usd))
             kept = await self._publisher.kept(clip)
             sidecar = {**asked, **made(clip, past, ticket)}
             published = kept or await self._publisher.publish(clip, link, sidecar)
@@ -357,9 +366,10 @@ def _attempts(entries: Collection[Entry]) -> list[Attempt]:
                 latest[entry.job] = numbered[entry.job, number] = now
             case Accepted(ticket) if now:
                 now.ticket = ticket
+            case Generated(usd=Decimal() as usd) if now:
+                now.counted_usd = usd
             case Refused() | Rejected(charged=False) if now:
-                now.counted_usd -= now.price_usd
-                now.ended_at = entry.at
+                now.counted_usd, now.ended_at = FREE, entry.at
                 ended.append(now)
             case Discarded() | Rejected() if now:
                 now.ended_at = entry.at

@@ -8,7 +8,7 @@ a dear lane is used from the start for as long as it is needed, and not a job lo
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from manifests.catalogue import Route
@@ -54,12 +54,21 @@ class Roster:
         """Every lane in use that can make the job, open or closed; the list is shared."""
         return self._able_of(kind_of(order))
 
-    def lanes(self, order: Order, failed: Route | None = None) -> list[Lane]:
+    def lanes(
+        self,
+        order: Order,
+        failed: Route | None = None,
+        *,
+        unfit: Collection[str] = (),
+    ) -> list[Lane]:
         """Where the job may go now; only closed lanes if none is open.
 
         `failed` is where an attempt at it came to nothing: another supplier goes first.
+        `unfit` are the names of lanes that will not take its still.
         """
         known = self.able(order)
+        if unfit:
+            known = [lane for lane in known if lane.name not in unfit]
         still_open = [lane for lane in known if lane.closed is None]
         if not still_open:
             return known

@@ -81,7 +81,6 @@ class Submitter:
             return Refused(str(exc))
         except InDoubtError as exc:
             lane.pace.troubled(self.now())
-            self.count(lane, failed=True)
             self.lanes.answered()
             return Doubted(str(exc), exc.lost)
         lane.pace.accepted(self.now())

@@ -22,6 +22,12 @@ class Summary:
     bought: int
     spent_usd: Decimal
     wall_s: float
+    hedged: int
+    """Second submits, bought so that stragglers are in time."""
+    risked_usd: Decimal
+    """What went into submitting again what was in doubt."""
+    late: int
+    """Jobs that could not be done by the deadline, as it looked at the start."""
     lanes_closed: dict[str, str]
     short_of: str | None
     """`lanes` or `budget`, where the run ended for want of it."""
@@ -37,6 +43,7 @@ class Summary:
         return {
             **asdict(self),
             "spent_usd": float(self.spent_usd),
+            "risked_usd": float(self.risked_usd),
             "wall_s": round(self.wall_s, 1),
         }
 

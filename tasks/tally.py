@@ -11,9 +11,7 @@ from manifests.lifecycle import (
     History,
     Intended,
     Published,
-    Refused,
     Rejected,
-    Settled,
 )
 from tasks.purse import Purse
 
@@ -59,7 +57,8 @@ class Tally:
     rejected: int = 0
     resting: dict[str, Rest] = field(default_factory=dict[str, Rest])
     """By job id."""
-    _reserved: set[str] = field(default_factory=set[str])
+    _spent: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
+    """What each job of which this run has bought something has cost, by its life's id."""
 
     def rest(self, job_id: str, why: Why, reason: str) -> None:
         self.resting[job_id] = Rest(why, reason)
@@ -68,24 +67,18 @@ class Tally:
         """One more event on record, and the history it made."""
         match event:
             case Intended():
-                self._reserved.add(job_id)
+                # The offer reserved it.
+                self._spent[job_id] = past.spent_usd
             case Accepted():
                 self.bought += 1
                 self.hedged += job_id.endswith(HEDGE)
             case Published():
                 self.published += not job_id.endswith(HEDGE)
-            case Refused():
-                self._settle(job_id, -past.price_usd)
-            case Rejected(charged=charged):
+            case Rejected():
                 self.rejected += not job_id.endswith(HEDGE)
-                if not charged:
-                    self._settle(job_id, -past.price_usd)
-            case Settled(usd=usd):
-                self._settle(job_id, usd)
             case _:
                 pass
-
-    def _settle(self, job_id: str, usd: Decimal) -> None:
         # What an earlier run bought was never this run's money.
-        if job_id in self._reserved:
-            self.purse.settle(usd)
+        if job_id in self._spent:
+            self.purse.settle(past.spent_usd - self._spent[job_id])
+            self._spent[job_id] = past.spent_usd

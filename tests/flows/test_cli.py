@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -107,6 +108,7 @@ def test_a_run_says_one_json_object_whose_money_is_the_providers_own(bench):
 
 def test_an_answer_that_was_lost_ends_the_run_with_1_and_status_names_the_job(bench):
     bench.manifest(3)
+    bench.config("atlas")
     bench.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
 
     ran = bench.run()
@@ -115,8 +117,14 @@ def test_an_answer_that_was_lost_ends_the_run_with_1_and_status_names_the_job(be
 
     [doubt] = status.said["doubts"]
     assert (ran.code, ran.said["in_doubt"], ran.said["published"]) == (1, 1, 2)
-    assert (doubt["lane"], doubt["price_usd"]) == ("spicy", 0.15)
-    assert doubt["job"] in shown.err
+    assert (doubt["lane"], doubt["price_usd"]) == ("atlas", 0.17)
+    assert doubt["job"] in shown.out
+    assert (status.said["in_doubt_usd"], doubt["lost"]) == (0.17, "broken")
+    assert "nightreel reconcile root" in shown.out
+    assert (
+        "`nightreel reconcile root` asks"
+        in bench.nightreel(*("run", "m.parquet", "--root", "root")).err
+    )
     assert (status.code, status.said["published"], status.said["jobs"]) == (0, 2, 3)
     assert status.said["spent_usd"] == pytest.approx(bench.owed)
 
@@ -160,6 +168,11 @@ def test_what_cannot_be_begun_ends_with_2_and_one_message_before_anything_is_sen
         "no lane 'spciy' (did you mean 'spicy'?)": ["m.parquet", "--lanes", "spciy"],
         "bad.toml: not TOML": ["m.parquet", "--config", "bad.toml"],
         "[lanes.spicy] slots = 0": ["m.parquet", "--config", "zero.toml"],
+        "'soon' is neither HH:MM": ["m.parquet", "--finish-by", "soon"],
+        "'2020-01-01T00:00' is past": [
+            *("m.parquet", "--finish-by", "2020-01-01T00:00"),
+        ],
+        "'cheap' is not one of": ["m.parquet", "--policy", "cheap"],
     }
 
     ran = bench.each(
@@ -222,17 +235,19 @@ def test_asking_about_a_root_that_is_not_there_makes_none(bench):
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
 def test_the_emulator_says_where_it_is_and_stops_when_told(bench, sign):
     serving = bench.start("emulate", "--port", "0", "--latency", "100ms")
-    lines = [serving.process.stderr.readline() for _ in range(4)]
+    lines = [serving.process.stderr.readline() for _ in range(8)]
 
     urls = re.findall(
         r"^base_url = '(http://127.0.0.1:\d+/\w+)'$", "".join(lines), re.MULTILINE
     )
-    [bill] = re.findall(r"bill: (\S+/bill),", lines[3])
+    [bill] = re.findall(r"bill: (\S+/bill),", lines[7])
     owed = httpx.get(bill).json()
     serving.signal(sign)
     ended = serving.ended(within_s=10)
 
-    assert [url.rpartition("/")[2] for url in urls] == ["wavespeed", "atlas", "fal"]
+    assert [url.rpartition("/")[2] for url in urls] == [
+        *("wavespeed", "302ai", "atlas", "fal", "kling", "runway", "replicate"),
+    ]
     assert owed == {"total_usd": "0", "charges": []}
     assert (ended.out, ended.err) == ("", "")
 
@@ -275,3 +290,66 @@ def test_no_key_and_no_signature_is_said_or_kept(bench):
     assert {".zst", ".parquet", ".json"} <= {Path(name).suffix for name, _ in kept}
     assert "one.jpg?w=9" in str(kept)
     assert bench.seen("upload") > 0
+
+
+def test_a_check_that_finds_a_bad_key_buys_nothing_and_says_what_is_wrong(bench, clip):
+    bench.manifest(2)
+    with running(
+        Emulator(keys=[bench.prefect.env["LANE_KEY"]], clip=clip)
+    ) as bench.url:
+        names = [
+            bench.config("spicy", name="good.toml"),
+            bench.config("atlas", name="bad.toml", key="env:OLD_KEY"),
+        ]
+        texts = [(bench.folder / name).read_text() for name in names]
+        (bench.folder / "nightreel.toml").write_text("\n".join(texts))
+        words = "run", "m.parquet", "--root", "root", "--json", "--check"
+
+        refused = bench.start(*words, OLD_KEY="sk-live-of-nobody").ended()
+        no_root = not (bench.folder / "root").exists()
+        good = bench.run("--check", "--config", "good.toml")
+
+    assert (refused.code, refused.out, no_root) == (2, "", True)
+    assert "lane atlas: the key is refused" in refused.err
+    assert "lane spicy" not in refused.err
+    assert "sk-live" not in refused.err
+    assert (good.code, good.said["published"]) == (0, 2)
+
+
+def test_a_batch_that_cannot_be_in_time_says_so_at_the_start_and_goes_on(bench):
+    bench.manifest(3)
+    bench.config("spicy", "atlas", slots=1)
+    by = datetime.now().astimezone() + timedelta(seconds=40)
+
+    ran = bench.run("--finish-by", by.isoformat("T", "seconds"))
+
+    said = f"3 of 3 clips cannot be done by {by:%H:%M}, reckoned at the start"
+    assert said in ran.err
+    assert (ran.code, ran.said["published"]) == (0, 3)
+
+
+@pytest.mark.parametrize(("policy", "lanes"), [("cheapest", 1), ("balanced", 2)])
+def test_the_policy_decides_which_lanes_are_used(bench, policy, lanes):
+    bench.manifest(8)
+    bench.config("spicy", "atlas", slots=2)
+
+    ran = bench.run("--policy", policy)
+
+    assert (ran.code, ran.said["published"]) == (0, 8)
+    assert bench.table()["lane"].n_unique() == lanes
+
+
+def test_a_risk_that_the_owner_allows_is_taken_told_and_on_the_bill(bench):
+    bench.manifest(2)
+    bench.config("atlas", risk_usd=0.2)
+    bench.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
+
+    ran = bench.run()
+    status = bench.nightreel("status", "root")
+
+    assert (ran.code, ran.said["published"]) == (0, 2)
+    assert "0.17 USD risked on doubts" in ran.err
+    assert bench.bought == {"pan 0": 1, "pan 1": 2}
+    assert ran.said["spent_usd"] == pytest.approx(bench.owed) == pytest.approx(0.51)
+    assert "1 risk taken" in status.out
+    assert re.search(r"^atlas +2 +2 +0\.51$", status.out, re.MULTILINE)

@@ -1,7 +1,10 @@
 """What a person sees of a batch in the Prefect UI, as a real server has it."""
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -44,7 +47,7 @@ def nights(make_bench, clip):
     with make_bench(emulator) as bench:
         rows = [{"prompt": f"pan {n}"} for n in range(ROWS - 2)]
         bench.manifest([*rows, {"prompt": "pan 0"}, {"prompt": " "}], "portraits")
-        bench.config(more="engine.shard_rows = 2")
+        bench.config("atlas", more="engine.shard_rows = 2")
         bench.manifest(3, "keyless")
         bench.config(name="keyless.toml", key="env:NOBODYS_KEY")
 
@@ -80,7 +83,7 @@ def test_a_batch_with_a_doubt_is_completed_and_called_unfinished(portraits):
     state = portraits.run["state"]
 
     assert (state["type"], state["name"]) == ("COMPLETED", "Unfinished")
-    assert state["message"] == "6 clips, 1 rejected, 1 in doubt, 0.90 USD"
+    assert state["message"] == "6 clips, 1 rejected, 1 in doubt, 1.02 USD"
 
 
 def test_a_batch_without_a_lane_has_failed_and_says_for_want_of_what(keyless):
@@ -96,8 +99,10 @@ def test_the_summary_counts_rows_and_money(portraits):
 
     assert summary["type"] == "markdown"
     assert "| 8 | 6 | 1 | 1 | 0 |" in summary["data"]
-    assert "| 5 | 0.90 | 0:00:" in summary["data"]
+    assert "| 5 | 1.02 | 0:00:" in summary["data"]
     assert "1 row is in doubt" in summary["data"]
+    assert "## In doubt\n\n`nightreel reconcile file:" in summary["data"]
+    assert "cannot be done" not in summary["data"]
 
 
 def test_the_progress_is_that_of_the_jobs(portraits):
@@ -125,3 +130,52 @@ def test_the_server_keeps_what_was_asked_for_and_no_key(nights, portraits, keyle
     assert "sk-live" not in str([portraits, keyless])
     logs = nights.prefect.post("logs/filter", limit=200)
     assert "sk-live" not in str(logs)
+
+
+BY = """
+import asyncio, sys
+from flows.batch import batch
+
+async def main(manifest, root, *times):
+    for time in times:
+        named = batch.with_options(flow_run_name=f"by {time}")
+        await named(
+            manifest=manifest, root=f"{root}/{time}", config="nightreel.toml",
+            finish_by=time, return_state=True,
+        )
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def test_a_deadline_is_a_time_of_day_that_a_schedule_can_say_every_night(nights):
+    nights.manifest(2, "hurried")
+    nights.config("spicy", slots=1)
+    now = datetime.now().astimezone()
+    near = (now + timedelta(seconds=40)).isoformat("T", "seconds")
+    uris = [(nights.folder / name).as_uri() for name in ("hurried.parquet", "by")]
+
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            BY,
+            *uris,
+            f"{now - timedelta(minutes=2):%H:%M}",
+            near,
+            "6",
+        ],
+        cwd=nights.folder,
+        env={**nights.prefect.env},
+        timeout=100,
+        check=True,
+    )
+
+    tomorrow = seen(nights, f"by {now - timedelta(minutes=2):%H:%M}", tasks=1)
+    hurried = seen(nights, f"by {near}", tasks=1)
+    odd = seen(nights, "by 6", tasks=0)
+    assert tomorrow.run["state"]["type"] == hurried.run["state"]["type"] == "COMPLETED"
+    assert "cannot be done" not in tomorrow.artifacts["summary"]["data"]
+    assert "2 of 2 clips cannot be done by" in hurried.artifacts["summary"]["data"]
+    assert odd.run["state"]["type"] == "FAILED"
+    assert "'6' is neither HH:MM" in odd.run["state"]["message"]

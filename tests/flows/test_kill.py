@@ -67,6 +67,7 @@ async def test_a_batch_that_is_killed_buys_only_what_it_had_not_bought(
     monkeypatch.setenv("LANE_KEY", bench.prefect.env["LANE_KEY"])
     prompts = [f"pan {n}" for n in range(JOBS)]
     bench.manifest([{"prompt": prompt} for prompt in [*prompts, "pan 0"]])
+    bench.config(more="engine.settle_s = 0")
 
     for kind, more in MOMENTS:
         count = bench.seen(kind) + more

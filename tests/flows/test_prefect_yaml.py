@@ -1,4 +1,4 @@
-"""The nightly deployment, as a Prefect server has it once it was deployed for real."""
+"""The deployments, as a Prefect server has it once it was deployed for real."""
 
 import os
 import signal
@@ -100,6 +100,7 @@ def test_one_command_puts_the_batch_on_the_calendar_every_night(tmp_path):
         ran(env, "--no-prompt", "deploy", "--all")
 
         nightly = api.get("/deployments/name/nightreel/nightly").json()
+        hourly = api.get("/deployments/name/nightreel-reconcile/reconcile").json()
         [schedule] = nightly["schedules"]
         starts = calendar(api)
 
@@ -118,3 +119,14 @@ def test_one_command_puts_the_batch_on_the_calendar_every_night(tmp_path):
     assert nightly["job_variables"] == {
         "env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
     }
+
+    # It is ready to be made active, and until then nothing of it is on the calendar.
+    [every_hour] = hourly["schedules"]
+    assert (every_hour["slug"], every_hour["active"]) == ("hourly", False)
+    assert every_hour["schedule"]["cron"] == "30 * * * *"
+    assert hourly["parameters"] == {
+        name: nightly["parameters"][name] for name in ("root", "config")
+    }
+    assert hourly["enforce_parameter_schema"]
+    for shared in ("work_pool_name", "job_variables", "concurrency_options"):
+        assert hourly[shared] == nightly[shared]

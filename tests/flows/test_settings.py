@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from flows.settings import SettingsError, load, resolve_key
+from flows import lanes
+from flows.settings import SettingsError, listen, load, resolve_key
 
 pytestmark = pytest.mark.anyio
 
@@ -66,6 +68,41 @@ def test_the_engine_has_defaults_and_each_can_be_changed():
     assert (plain.downloads, plain.decode) == (16, True)
     assert (changed.shard_rows, changed.deadline_s) == (1000, 90)
     assert changed.attempts == 3
+
+
+@pytest.mark.parametrize("written_as", ["0.12", '"0.12"'])
+def test_money_is_exactly_what_was_written(written_as):
+    lane = load(
+        written(LANE + f"risk_usd = {written_as}\nusd_per_day = {written_as}")
+    ).lanes["spicy"]
+
+    assert lane.risk_usd == lane.usd_per_day == Decimal("0.12")
+
+
+def test_nothing_is_risked_capped_or_hedged_unless_somebody_says_so():
+    settings = load(written(LANE))
+
+    lane, engine = settings.lanes["spicy"], settings.engine
+    assert (lane.risk_usd, lane.usd_per_day, lane.submits_per_day) == (0, None, None)
+    assert (engine.policy, engine.hedge) == ("balanced", False)
+    assert (engine.max_failure_rate, engine.settle_s) == (0.3, 60)
+    assert settings.listen.public_url is None
+
+
+def test_what_an_owner_allows_reaches_the_lanes_and_the_engine():
+    path = written(
+        LANE
+        + "risk_usd = 2\nusd_per_day = 7.5\nsubmits_per_day = 40\n[engine]\n"
+        + 'policy = "fastest"\nhedge = true\nmax_failure_rate = 0.5\nsettle_s = 0\n'
+    )
+
+    settings = load(path)
+    [lane], rules = lanes.keyless(settings), lanes.rules(settings)
+
+    assert (lane.risk_usd, lane.usd_per_day) == (2, Decimal("7.5"))
+    assert lane.limits.submits_per_day == 40
+    assert (rules.hedge, rules.max_failure_rate, rules.settle_s) == (True, 0.5, 0)
+    assert settings.engine.policy == "fastest"
 
 
 def test_the_catalogues_tables_are_passed_on_untouched():
@@ -155,6 +192,20 @@ def test_a_file_that_is_not_text_says_so(tmp_path):
         (LANE.replace("wavespeed/", ""), ["route = 'wan-2.2-spicy'", "provider/model"]),
         (LANE.replace("spicy]", '"a,b"]'), ["a,b", "letters, digits"]),
         (LANE + 'base_url = "127.0.0.1:8400"', ["[lanes.spicy] base_url", "http(s)"]),
+        (LANE + "risk_usd = -1", ["[lanes.spicy]", "risk_usd = -1", "US dollars"]),
+        (LANE + "risk_usd = nan", ["risk_usd = nan", "US dollars"]),
+        (LANE + "risk_usd = true", ["risk_usd = True", "US dollars"]),
+        (LANE + 'usd_per_day = "$5"', ["usd_per_day = '$5'", "such as 2.50"]),
+        (LANE + 'usd_per_day = "5,00"', ["usd_per_day = '5,00'", "such as 2.50"]),
+        (LANE + 'usd_per_day = ""', ["usd_per_day = ''", "such as 2.50"]),
+        (LANE + "submits_per_day = 0", ["submits_per_day = 0", "equal to 1"]),
+        (LANE + '[engine]\npolicy = "cheap"', ["policy = 'cheap'", "'cheapest'"]),
+        (LANE + '[engine]\nhedge = "yes"', ["[engine] hedge = 'yes'", "boolean"]),
+        (LANE + "[engine]\nmax_failure_rate = 30", ["max_failure_rate = 30", "to 1"]),
+        (LANE + "[engine]\nsettle_s = -1", ["settle_s = -1", "equal to 0"]),
+        (LANE + "[listen]\nport = 1", ["[listen]", "no key 'port'", "hints_url"]),
+        (LANE + '[listen]\npublic_url = "h"', ["[listen] public_url", "http(s)"]),
+        (LANE + '[listen.secrets]\nfal = "env:A"', ["[listen.secrets] fal", "'wave"]),
         ("", ["no lanes", "[lanes.NAME]"]),
     ],
 )
@@ -182,6 +233,7 @@ def test_all_mistakes_are_told_at_once():
         f'key = "env:A"\nbase_url = "https://me:{SECRET}@example.com"',
         f'key = "env:A"\nbase_url = "https://example.com/?token={SECRET}"',
         f'key = "env:A"\nbase_url = "https://[{SECRET}"',
+        f'key = "env:A"\n[listen.secrets]\nwavespeed = "{SECRET}"',
     ],
 )
 def test_a_key_in_the_file_is_refused_and_never_repeated(line):
@@ -190,7 +242,7 @@ def test_a_key_in_the_file_is_refused_and_never_repeated(line):
     with pytest.raises(SettingsError) as caught:
         load(path)
 
-    assert "[lanes.spicy]" in str(caught.value)
+    assert str(caught.value).startswith("nightreel.toml: [l")
     assert SECRET not in str(caught.value)
     assert caught.value.__suppress_context__
 
@@ -216,6 +268,84 @@ def test_a_lane_that_is_not_there_is_named_with_those_that_are():
 
 def test_naming_no_lane_is_having_none():
     assert "no lanes" in complaint(LANE, lanes=[])
+
+
+# Accounts and hooks
+
+
+def two(first="", second="", routes=("wavespeed/wan-2.2-spicy", "wavespeed/wan-2.2")):
+    """Two lanes with one key."""
+    lines = [
+        f'[lanes.{name}]\nroute = "{route}"\nkey = "env:SHARED_KEY"\n{more}\n'
+        for name, route, more in zip("ab", routes, (first, second), strict=True)
+    ]
+    return lanes.keyless(load(written("".join(lines))))
+
+
+def test_two_lanes_of_one_account_are_paced_as_one():
+    a, b = two()
+
+    assert a.pace is b.pace
+    assert a.account == b.account
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("slots = 3", ""),
+        ("slots = 3", "slots = 3"),
+        ("submits_per_minute = 5", ""),
+        ('base_url = "http://127.0.0.1:1/wavespeed"', ""),
+    ],
+)
+def test_a_lane_with_a_share_or_a_place_of_its_own_has_a_pace_of_its_own(first, second):
+    a, b = two(first, second)
+
+    assert a.pace is not b.pace
+    assert a.account != b.account
+
+
+def test_where_each_model_has_its_own_limits_so_has_each_lane():
+    a, b = two(routes=("replicate/wan-2.2", "wavespeed/wan-2.2"))
+    kling, runway = two(routes=("kling/kling-1.6", "runway/gen4-turbo"))
+
+    assert a.pace is not b.pace
+    assert "kling-1.6" in kling.account
+    assert "gen4-turbo" in runway.account
+
+
+async def test_an_account_is_named_by_where_its_key_is_kept(monkeypatch):
+    monkeypatch.setenv("WAVESPEED_KEY", SECRET)
+
+    [lane] = await lanes.opened(load(written(LANE)))
+
+    assert lane.account == "wavespeed env:WAVESPEED_KEY"
+    assert SECRET not in repr(lane)
+
+
+def test_a_retired_route_is_refused_with_what_came_after_it():
+    text = LANE.replace("wavespeed/wan-2.2-spicy", "runway/gen3a-turbo")
+
+    with pytest.raises(SettingsError) as caught:
+        lanes.keyless(load(written(text)))
+
+    assert "[lanes.spicy] runway/gen3a-turbo is withdrawn" in str(caught.value)
+    assert "use gen4-turbo" in str(caught.value)
+
+
+def test_a_provider_is_told_where_to_post_only_if_its_word_can_be_proved():
+    public = '[listen]\npublic_url = "https://reel.example/hooks/"\n'
+    proved = public + '[listen.secrets]\nwavespeed = "env:HOOK_SECRET"\n'
+    kling = LANE.replace("wavespeed/wan-2.2-spicy", "kling/kling-1.6")
+
+    [plain] = lanes.keyless(load(written(LANE)))
+    [unproved] = lanes.keyless(load(written(LANE + public)))
+    [hooked] = lanes.keyless(load(written(LANE + proved)))
+    [unsigned] = lanes.keyless(load(written(kling + proved)))
+
+    assert [lane.line.provider.hook for lane in (plain, unproved, unsigned)] == [""] * 3
+    assert hooked.line.provider.hook == "https://reel.example/hooks/webhooks/wavespeed"
+    assert listen().secrets == {"wavespeed": "env:HOOK_SECRET"}
 
 
 # Keys

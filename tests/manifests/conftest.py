@@ -50,7 +50,7 @@ WHAT = {
     Refused: st.just(Refused("busy")),
     Discarded: st.just(Discarded("black")),
     Rejected: st.builds(Rejected, st.just("content policy"), st.booleans()),
-    Generated: st.just(Generated()),
+    Generated: st.builds(Generated, usd=st.none() | PRICES),
     Published: st.just(Published("s3://out/clips/ab/abcd.mp4", FACTS)),
 }
 
@@ -74,11 +74,11 @@ def entries_of(draw, jobs, *, over=False, begun=()):
             kinds = [kind for kind in kinds if kind is not Intended]
         settled = st.builds(
             Settled,
-            attempt=st.integers(1, max(1, past.attempts)),
+            attempt=st.integers(1, max(1, past.charged)),
             usd=st.decimals("-0.5", "0.5", places=4),
             reason=st.just("settled"),
         )
-        ways = [WHAT[kind] for kind in kinds] + [settled] * bool(past.attempts)
+        ways = [WHAT[kind] for kind in kinds] + [settled] * bool(past.charged)
         if ways:
             entry = Entry(life, 1000.0 + len(begun) + second, draw(st.one_of(ways)))
             histories[life] = past.after(entry)

@@ -96,7 +96,7 @@ def ways_on(past):
 def test_a_doubt_ends_only_in_an_answer():
     answers = {Accepted, Refused, Rejected}
 
-    assert {*ways_on(history(INTENDED))} == {Doubted, Settled, Risked, *answers}
+    assert {*ways_on(history(INTENDED))} == {Doubted, Risked, *answers}
 
 
 @pytest.mark.parametrize("lost", LOST)
@@ -132,15 +132,17 @@ def test_a_risk_is_taken_only_with_what_is_in_doubt(events):
 @pytest.mark.parametrize(
     "events",
     [
-        (INTENDED,),
         (INTENDED, Refused("busy")),
-        (INTENDED, ACCEPTED),
+        (INTENDED, Risked("allowed"), INTENDED),
+        (INTENDED, ACCEPTED, Discarded("black"), INTENDED, ACCEPTED),
         (INTENDED, ACCEPTED, Generated()),
         (INTENDED, ACCEPTED, Generated(), Published("u", FACTS)),
         (INTENDED, Rejected("no", charged=True)),
     ],
 )
-def test_a_price_is_settled_at_any_time_and_moves_nothing_but_money(events):
+def test_what_an_attempt_cost_is_settled_once_it_is_over_and_moves_nothing_but_money(
+    events,
+):
     before = history(*events)
     refund = Settled(attempt=1, usd=Decimal("-0.05"), reason="refunded in part")
 
@@ -148,6 +150,18 @@ def test_a_price_is_settled_at_any_time_and_moves_nothing_but_money(events):
 
     assert after.spent_usd == before.spent_usd - Decimal("0.05")
     assert replace(after, spent_usd=before.spent_usd) == before
+
+
+@pytest.mark.parametrize("events", [(INTENDED,), (INTENDED, ACCEPTED)])
+def test_what_may_yet_be_refunded_whole_is_not_settled_in_part(events):
+    with pytest.raises(IllegalTransitionError, match="attempt 1 of 1 settled"):
+        history(*events, Settled(attempt=1, usd=Decimal("-0.05"), reason="?"))
+
+
+def test_what_the_provider_says_that_it_charged_is_the_price():
+    cheaper = history(INTENDED, ACCEPTED, Generated(usd=Decimal("0.10")))
+
+    assert cheaper.price_usd == cheaper.spent_usd == Decimal("0.10")
 
 
 @pytest.mark.parametrize("attempt", [0, 2])
@@ -294,7 +308,7 @@ def test_any_event_is_either_recorded_or_refused_whole(events):
     for event in events:
         legal = type(event) in TRANSITIONS[past.state]
         if isinstance(event, Settled):
-            legal = past.attempts > 0
+            legal = past.charged > 0
         if legal:
             past = past.after(Entry("j", 1.0, event))
         else:
@@ -359,12 +373,12 @@ class Lives(RuleBasedStateMachine):
             self.bill[job] += self.open[job]
             self.open[job] = None
 
-    @precondition(lambda self: any(past.attempts for past in self.histories.values()))
+    @precondition(lambda self: any(past.charged for past in self.histories.values()))
     @rule(data=st.data(), usd=st.decimals("-9.99", "9.99", places=4))
     def settle(self, data, usd):
-        bought = [job for job, past in self.histories.items() if past.attempts]
+        bought = [job for job, past in self.histories.items() if past.charged]
         job = data.draw(st.sampled_from(sorted(bought)))
-        attempt = data.draw(st.integers(1, self.histories[job].attempts))
+        attempt = data.draw(st.integers(1, self.histories[job].charged))
         assert self.record(job, Settled(attempt=attempt, usd=usd, reason="said later"))
         self.bill[job] += usd
 

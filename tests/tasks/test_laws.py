@@ -408,3 +408,16 @@ async def test_a_still_that_is_no_picture_is_not_quoted(world):
     [complaint] = world.table("complaints").rows(named=True)
     assert "neither JPEG nor PNG" in complaint["reason"]
     assert "root" not in complaint["reason"]
+
+
+async def test_a_still_too_small_for_one_lane_is_made_by_another(worlds, emulator):
+    with running(emulator) as url:
+        routes = ["kling/kling-1.6", "wavespeed/wan-2.2"]
+        world = worlds(emulator=emulator, url=url, routes=routes)
+        still = world.still("small.jpg", (390, 260))
+        row = {"image": still, "prompt": "pan", "resolution": "720p"}
+
+        summary = await world.run([row])
+
+    assert (summary.published, summary.rejected) == (1, 0)
+    assert [line.dialect for line in emulator.bill] == ["wavespeed"]

@@ -1,0 +1,336 @@
+"""`nightreel reconcile`: what is in doubt is asked about, and the rest is its owner's."""
+
+import http.server
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+
+import httpx
+import pytest
+from PIL import Image
+
+from manifests.lifecycle import (
+    Doubted,
+    Entry,
+    History,
+    Intended,
+    Risked,
+    State,
+    fold,
+    hedge_of,
+)
+from storage.ledger import Ledger, read
+from storage.objects import Objects
+from tasks.emulator import Fault
+from tests.flows.conftest import BIN, Ran
+
+pytestmark = pytest.mark.anyio
+
+AT_ONCE = "engine.settle_s = 0"
+KLING = {"KLING_KEY": f"access-5160:{'secret-5160-' * 3}"}
+LOST = Doubted("atlas: the connection broke off", "broken")
+
+
+def objects(bench) -> Objects:
+    (bench.folder / "root").mkdir(exist_ok=True)
+    return Objects.open((bench.folder / "root").as_uri())
+
+
+async def past(bench) -> dict[str, History]:
+    return fold(await read(objects(bench)))
+
+
+async def doubts(bench, *jobs: str) -> list[Entry]:
+    """Put these jobs in doubt, on a lane that nobody can ask about; all on record."""
+    ledger = await Ledger.open(objects(bench), name="earlier")
+    for job in jobs:
+        asked = Intended(
+            lane="atlas",
+            route="atlas/wan-2.2-spicy",
+            price_usd=Decimal("0.17"),
+            seed=1,
+        )
+        await ledger.record(job, asked)
+        await ledger.record(job, LOST)
+    await ledger.close()
+    bench.config("atlas", more=AT_ONCE)
+    return await read(objects(bench))
+
+
+def answered(bench, said: str, *words: str) -> Ran:
+    """The command, with a person at its stdin."""
+    done = subprocess.run(
+        [BIN / "nightreel", "reconcile", "root", *words],
+        cwd=bench.folder,
+        env={**bench.prefect.env, "COLUMNS": "100"},
+        input=said,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+@contextmanager
+def gate(url: str, *, lets: str) -> Iterator[tuple[str, list[bytes]]]:
+    """A way to the emulator on which no submit is answered, and few arrive."""
+    came: list[bytes] = []
+    open_again = threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            headers = {
+                name: self.headers[name] for name in ("authorization", "content-type")
+            }
+            if lets.encode() in body:
+                httpx.post(url + self.path, content=body, headers=headers)
+            came.append(body)
+            open_again.wait(60)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", came
+    finally:
+        open_again.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+# What can be asked
+
+
+async def test_what_kling_took_from_a_run_that_died_is_found_and_never_bought_twice(
+    bench,
+):
+    Image.new("RGB", (400, 320)).save(bench.folder / "big.png")
+    rows = {"image": "big.png", "model": "kling-1.6", "resolution": "720p"}
+    bench.manifest([{"prompt": f"pan {n}", **rows} for n in range(2)])
+    url = bench.url
+    with gate(url, lets="pan 0") as (bench.url, came):
+        bench.config("kling", key="env:KLING_KEY", more=AT_ONCE)
+        killed = bench.start("run", "m.parquet", "--root", "root", "--json", **KLING)
+        bench.wait(lambda: len(came) == 2)
+        killed.signal(signal.SIGKILL)
+        killed.ended()
+    bench.url = url
+    bench.config("kling", key="env:KLING_KEY", more=AT_ONCE)
+
+    before = bench.nightreel("status", "root", "--json")
+    told = bench.nightreel("reconcile", "root", "--json", **KLING)
+    then = dict(bench.bought)
+    ran = bench.start("run", "m.parquet", "--root", "root", "--json", **KLING).ended()
+    again = bench.nightreel("reconcile", "root", **KLING)
+
+    assert (before.said["in_doubt"], before.said["in_doubt_usd"]) == (2, 0.56)
+    assert told.code == 0, told.err
+    counts = {name: told.said[name] for name in ("accepted", "absent", "fetched")}
+    assert counts == {"accepted": 1, "absent": 1, "fetched": 1}
+    assert (told.said["doubts"], then) == ([], {"pan 0": 1})
+    assert (ran.code, ran.said["published"], ran.said["bought"]) == (0, 2, 1)
+    assert bench.bought == {"pan 0": 1, "pan 1": 1}
+    assert (again.code, again.err) == (0, "nothing is in doubt\n")
+
+
+# What cannot
+
+
+async def test_what_nobody_can_be_asked_about_is_listed_and_ends_with_1(bench):
+    await doubts(bench, "a" * 32, hedge_of("b" * 32))
+    bench.config("spicy", name="other.toml", more=AT_ONCE)
+
+    told = bench.nightreel("reconcile", "root", "--json")
+    shown = bench.nightreel("reconcile", "root")
+    other = bench.nightreel("reconcile", "root", "--config", "other.toml")
+
+    first, hedge = told.said["doubts"]
+    assert (told.code, shown.code, other.code) == (1, 1, 1)
+    assert (first["job"], first["lane"], first["price_usd"]) == (
+        *("a" * 32, "atlas"),
+        0.17,
+    )
+    assert hedge["job"] == hedge_of("b" * 32)
+    assert first["reason"] == LOST.reason
+    assert told.said["in_doubt_usd"] == 0.34
+    assert "2 in doubt, 0.34 USD" in shown.err
+    assert "a" * 32 in shown.out
+    assert "no lane" in other.out
+    assert bench.seen("submit") == 0
+
+
+async def test_a_risk_is_taken_only_by_a_person_who_says_so(bench):
+    entries = await doubts(bench, "a" * 32, "b" * 32, hedge_of("b" * 32))
+
+    refused = answered(bench, "n\n", "--resubmit", "all")
+    nobody = answered(bench, "", "--resubmit", "all")
+    untouched = await read(objects(bench))
+    agreed = answered(bench, "y\n", "--resubmit", "a" * 32, "--json")
+    sure = answered(bench, "", "--resubmit", "all", "--yes", "--json")
+
+    assert (refused.code, nobody.code, untouched) == (1, 1, entries)
+    assert "2 jobs go again: 0.34 USD may be paid a second time" in refused.err
+    assert "nothing was decided" in nobody.err
+    assert "1 job goes again: 0.17 USD" in agreed.err
+    assert (agreed.code, agreed.said["resubmit"]) == (1, 1)
+    assert (sure.code, sure.said["resubmit"]) == (1, 1)
+    assert "go again" not in sure.err
+    events = [entry.event for entry in await read(objects(bench))][len(entries) :]
+    assert [type(event) for event in events] == [Risked, Risked]
+    # A hedge is one submit: it is written off, or stays as it is.
+    assert [doubt["job"] for doubt in sure.said["doubts"]] == [hedge_of("b" * 32)]
+
+
+async def test_a_risk_that_was_taken_is_bought_by_the_next_run_and_all_is_counted(
+    bench,
+):
+    bench.manifest(2)
+    bench.config("atlas", more=AT_ONCE)
+    bench.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
+
+    doubtful = bench.run()
+    told = bench.nightreel("reconcile", "root", "--resubmit", "all", "--yes")
+    ran = bench.run()
+    status = bench.nightreel("status", "root", "--json").said
+
+    assert (doubtful.code, doubtful.said["in_doubt"]) == (1, 1)
+    assert (told.code, ran.code, ran.said["published"]) == (0, 0, 2)
+    assert bench.bought == {"pan 0": 1, "pan 1": 2}
+    assert status["spent_usd"] == pytest.approx(bench.owed)
+    assert (status["risks"], status["in_doubt"], status["in_doubt_usd"]) == (1, 0, 0)
+
+
+async def test_what_is_written_off_is_over_and_costs_what_the_bill_says(bench):
+    await doubts(bench, "a" * 32, "b" * 32)
+
+    told = bench.nightreel(
+        *("reconcile", "root", "--json", "--write-off", "all"),
+        *("--charged", f"{'a' * 32}=0.05"),
+    )
+    more = bench.nightreel("reconcile", "root", "--charged", f"{'b' * 32}=0.2")
+
+    jobs = await past(bench)
+    assert (told.code, told.said["written_off"]) == (0, 2)
+    assert told.said["settled_usd"] == pytest.approx(-0.12)
+    assert (more.code, "0.03 USD more charged" in more.err) == (0, True)
+    assert {job.state for job in jobs.values()} == {State.REJECTED}
+    assert [job.spent_usd for job in jobs.values()] == [Decimal("0.05"), Decimal("0.2")]
+
+
+async def test_what_makes_no_sense_ends_with_2_and_leaves_nothing_on_record(bench):
+    entries = await doubts(bench, "a" * 32, hedge_of("a" * 32))
+    a, nobody = "a" * 32, "f" * 32
+    said = {
+        f"job {nobody}: nothing was ever submitted": ["--resubmit", nobody, "--yes"],
+        f"{nobody}: nothing was ever submitted for it": ["--charged", f"{nobody}=1"],
+        f"job {a}: either resubmit it or write it off": [
+            *("--resubmit", a, "--write-off", a),
+        ],
+        "'1,2' must be US dollars": ["--charged", f"{a}=1,2"],
+        "'nan' must be US dollars": ["--charged", f"{a}=nan"],
+        "'-1' must be US dollars": ["--charged", f"{a}=-1"],
+        "names no job": ["--charged", "=1"],
+        "is named twice": ["--charged", f"{a}=1", "--charged", f"{a}=2"],
+        "neither ids nor all": ["--write-off", " ,"],
+        "write the hedge off": ["--resubmit", hedge_of(a)],
+    }
+
+    ran = [bench.nightreel("reconcile", "root", *words) for words in said.values()]
+    nowhere = bench.nightreel("reconcile", "nowhere")
+
+    for message, refused in zip(said, ran, strict=True):
+        # In a box on a terminal of 80 columns.
+        words = " ".join(re.sub("[│╭╮╰╯─]", " ", refused.err).split())
+        assert message in words, words
+        assert (refused.code, refused.out) == (2, "")
+        assert "Traceback" not in refused.err
+    assert await read(objects(bench)) == entries
+    assert (nowhere.code, "no such folder" in nowhere.err) == (2, True)
+    assert not (bench.folder / "nowhere").exists()
+
+
+async def test_a_job_that_is_over_is_no_doubt(bench):
+    await doubts(bench, "a" * 32)
+    bench.nightreel("reconcile", "root", "--write-off", "all")
+
+    again = bench.nightreel("reconcile", "root", "--write-off", "a" * 32)
+
+    assert again.code == 2
+    assert f"job {'a' * 32} is rejected, not in doubt" in again.err
+
+
+# Beside a run, and on a schedule
+
+
+FLOW = """
+import asyncio, sys
+from flows.reconcile import reconcile
+
+root, name = sys.argv[1:]
+named = reconcile.with_options(flow_run_name=name)
+asyncio.run(named(root=root, config="nightreel.toml", return_state=True))
+"""
+
+
+def flow_run(bench, name: str) -> tuple[dict, dict]:
+    """The reconcile flow's state on the server, and its artifacts by their keys."""
+    bench.prefect.wait()
+    words = [sys.executable, "-c", FLOW, (bench.folder / "root").as_uri(), name]
+    done = subprocess.run(
+        words,
+        cwd=bench.folder,
+        env={**bench.prefect.env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    asked = {"flow_runs": {"name": {"any_": [name]}}}
+    [run] = bench.prefect.post("flow_runs/filter", **asked)
+    mine = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+    artifacts = bench.prefect.post("artifacts/filter", **mine)
+    return run["state"], {artifact["key"]: artifact for artifact in artifacts}
+
+
+async def test_while_a_run_is_at_work_a_person_is_refused_and_a_schedule_passes_by(
+    bench,
+):
+    await doubts(bench, "a" * 32)
+    ledger = await Ledger.open(objects(bench), name="tonight")
+
+    refused = bench.nightreel("reconcile", "root", "--write-off", "all")
+    state, artifacts = flow_run(bench, "beside a batch")
+    await ledger.close()
+
+    assert (refused.code, refused.out) == (2, "")
+    assert "tonight' holds it" in refused.err
+    assert (state["type"], state["name"]) == ("COMPLETED", "Skipped")
+    assert "a batch is at work" in state["message"]
+    assert artifacts == {}
+    assert (await past(bench))["a" * 32].state is State.IN_DOUBT
+
+
+async def test_on_a_schedule_what_is_left_in_doubt_is_a_table_and_no_failure(bench):
+    await doubts(bench, "a" * 32)
+
+    doubtful, artifacts = flow_run(bench, "one in doubt")
+    bench.nightreel("reconcile", "root", "--write-off", "all")
+    clear, none = flow_run(bench, "none in doubt")
+
+    assert (doubtful["type"], doubtful["name"]) == ("COMPLETED", "Unfinished")
+    assert "1 still in doubt" in doubtful["message"]
+    assert "a" * 32 in artifacts["doubts"]["data"]
+    assert '"usd": "0.17"' in artifacts["doubts"]["data"]
+    assert (clear["type"], clear["name"], none) == ("COMPLETED", "Completed", {})
