@@ -81,7 +81,8 @@ def plan(  # noqa: PLR0913 - each is an option
     lanes: LaneNames = None,
     *,
     policy: Annotated[
-        Policy | None, typer.Option(help="balanced; with --finish-by, cheapest")
+        Policy | None,
+        typer.Option(help="else as the config says; with --finish-by, cheapest"),
     ] = None,
     by: Annotated[
         str | None,
@@ -93,10 +94,11 @@ def plan(  # noqa: PLR0913 - each is an option
     as_json: Json = False,
 ) -> None:
     """What it would cost and take, by lane; sends nothing."""
-    on = lanes_of.keyless(chosen(config, lanes))
+    settings = chosen(config, lanes)
+    on = lanes_of.keyless(settings)
     now, uri = datetime.now(Local()), place(manifest)
     until = None if by is None else _finish_by(by, now)
-    how: Policy = policy or ("balanced" if until is None else "cheapest")
+    how: Policy = policy or (settings.engine.policy if until is None else "cheapest")
     past = asyncio.run(_recalled(root, on))
     with TemporaryDirectory(prefix="nightreel-") as folder:
         read = planned(Wanted(manifest=uri, root=""), Path(folder), on)

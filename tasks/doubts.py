@@ -9,10 +9,11 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from manifests.lifecycle import (
+    HEDGE,
     LOST,
     Accepted,
     Entry,
@@ -26,6 +27,8 @@ from manifests.lifecycle import (
 from tasks.exchange import Clients, ask
 from tasks.lanes import Lane
 from tasks.providers.base import Absent, Doubt, Findable, UnreadableError
+from tasks.purse import DAY_S
+from tasks.submitting import whose
 from tasks.verdicts import ProviderError
 
 log = logging.getLogger(__name__)
@@ -48,6 +51,8 @@ class Doubts:
     today: Callable[[], float]
     settle_s: float
     """How old a doubt is before its provider is asked."""
+    unheard: set[str] = field(default_factory=set[str])
+    """Jobs whose providers may yet tell: nobody answered, or we were stopped."""
     _tickets: set[str] | None = None
 
     def learn(self, ticket: Ticket) -> None:
@@ -66,10 +71,11 @@ class Doubts:
             if lane is None or alike[past.mark] > 1 or not self.askable(past):
                 return None
             async with free:
-                found = await self._found(lane, past)
+                found = await self._found(lane, job, past)
             if found is None:
                 return None
-            if isinstance(found, Refused):
+            today = (past.submitted_at or 0.0) > self.today() - DAY_S
+            if isinstance(found, Refused) and today:
                 lane.day.release(past.price_usd)
             await self.record(job, found)
             return job, found
@@ -85,15 +91,18 @@ class Doubts:
         return frozenset(self._tickets)
 
     def askable(self, past: History) -> bool:
-        """Whether its provider can be asked."""
+        """Whether its provider can be asked, by the account that it was submitted on: what
+        another one lists proves nothing."""
         lane = self.lanes.get(past.lane or "")
         return (
             lane is not None
-            and bool(past.mark)
             and isinstance(lane.line.provider, Findable)
+            and past.mark.startswith(f"{whose(lane)}:")
         )
 
-    async def _found(self, lane: Lane, past: History) -> Accepted | Refused | None:
+    async def _found(
+        self, lane: Lane, job: str, past: History
+    ) -> Accepted | Refused | None:
         provider = lane.line.provider
         if not isinstance(provider, Findable):
             return None
@@ -102,11 +111,15 @@ class Doubts:
         with suppress(TimeoutError):
             due_s = since + self.settle_s - self.today()
             await asyncio.wait_for(self.stopping.wait(), max(0.0, due_s))
+        self.unheard.add(job)
         if self.stopping.is_set():
             return None
-        doubt = Doubt(mark=past.mark, submitted_at=since, known=await self._known())
+        mark = past.mark.partition(":")[2]
+        doubt = Doubt(mark=mark, submitted_at=since, known=await self._known())
         try:
-            match await ask(self.clients, lane.line, provider.find(doubt)):
+            found = await ask(self.clients, lane.line, provider.find(doubt))
+            self.unheard.discard(job)
+            match found:
                 case Ticket() as ticket:
                     return Accepted(ticket)
                 case Absent(reason):
@@ -121,6 +134,8 @@ class Doubts:
         """Let go again what its lane's owner lets us risk, likeliest refused first."""
         taken = set[str]()
         for job, past in sorted(doubts.items(), key=lambda each: _odds(each[1])):
+            if job.endswith(HEDGE):
+                continue
             lane = self.lanes.get(past.lane or "")
             if lane is not None and lane.risk.reserve(past.price_usd):
                 said = f"risked {past.price_usd} USD: {past.reason or 'no answer'}"

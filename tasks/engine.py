@@ -1,9 +1,4 @@
-"""The engine: takes each job from wherever its history left it to an end.
-
-The loop is: look at the history, do the one thing it calls for, record what happened,
-look again. `_life` is an async generator of events that is resumed only once each event
-is durable, so the order of its lines is the write-ahead rule; a crash between any two of
-them is a crash between two entries, and the next run goes on from there.
+"""The engine: takes every job of a batch to its end, or to where it must wait.
 
 To stop is not to cancel: a submit that is under way is waited for and its answer is put
 on record, because a request that was cut off by us is a doubt that we made ourselves.
@@ -13,78 +8,39 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
-from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Final
 
-from manifests.catalogue import Route
 from manifests.jobs import Order
 from manifests.lifecycle import (
     Accepted,
-    Discarded,
-    Doubted,
     Entry,
     Event,
-    Generated,
     History,
-    Published,
     Refused,
-    Rejected,
     State,
-    Ticket,
-    hedge_of,
 )
 from storage.clips import Clips
 from storage.ledger import FencedError, Ledger
 from storage.objects import StorageError
 from tasks.doubts import Doubts
 from tasks.exchange import Clients
-from tasks.following import Ended, Follower, UnfinishedError
-from tasks.hedging import (
-    FOLLOWED,
-    RECKONED_S,
-    GivenUpError,
-    Hedges,
-    adopted,
-    sooner,
-    unless,
-)
-from tasks.lanes import Lane, Lanes
-from tasks.offers import Hand, Offers, RestError
-from tasks.providers.base import Finished
-from tasks.publishing import BadClipError, Publisher, UnfetchedError, described
+from tasks.following import Follower
+from tasks.lanes import Lanes
+from tasks.living import Lives, Rules
+from tasks.offers import Hand
+from tasks.publishing import Publisher
 from tasks.purse import Purse
 from tasks.roster import Roster
-from tasks.submitting import Submitter, reference
 from tasks.tally import Tally, Why
-from tasks.verdicts import MisconfiguredError
+
+__all__ = ["Engine", "Rules"]
 
 log = logging.getLogger(__name__)
 
 OTHER_HANDS: Final = 16
 """Workers beyond two for each slot: while one is at a provider, another has its still
 handed over and waits for the turn, and clips are brought home."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What the owner of a batch allows."""
-
-    attempts: int = 3
-    """Attempts that a provider may accept and not deliver on, for each job."""
-    deadline_s: float = 3600.0
-    """How long an accepted job is looked at before it is left to the next run."""
-    downloads: int = 16
-    """Clips in memory at once."""
-    decodes: bool = True
-    """Whether every frame of a clip is decoded before it is published."""
-    max_failure_rate: float = 0.3
-    """The share of a lane's jobs that may come to nothing before it buys no more."""
-    hedge: bool = False
-    """Whether a straggler may be paid for twice, to be in time."""
-    settle_s: float = 60.0
-    """How old a doubt is before its provider is asked what became of it."""
 
 
 class Engine:
@@ -110,15 +66,24 @@ class Engine:
         self.stopped: str | None = None
         self._ledger = ledger
         self._rules = rules
-        self._now = now
         self._today = today
         self._stopping = asyncio.Event()
-        self._offers = Offers(lanes, roster, clients, purse, self._stopping, today)
-        self._submitter = Submitter(lanes, clients, now, rules.max_failure_rate)
-        self._hedges = Hedges(rules.hedge, roster, now)
         self.follower = Follower(clients, rules.deadline_s, now, self._stopping)
-        self._publisher = Publisher(
-            clips, clients.free, at_once=rules.downloads, decodes=rules.decodes
+        self._lives = Lives(
+            lanes=lanes,
+            roster=roster,
+            ledger=ledger,
+            clients=clients,
+            follower=self.follower,
+            publisher=Publisher(
+                clips, clients.free, at_once=rules.downloads, decodes=rules.decodes
+            ),
+            tally=self.tally,
+            record=self.record,
+            rules=rules,
+            stopping=self._stopping,
+            now=now,
+            today=today,
         )
         self.doubts = Doubts(
             {lane.name: lane for lane in lanes.all},
@@ -131,7 +96,6 @@ class Engine:
         )
         self.again = set[str]()
         """Jobs that were in doubt and are to be bought after all."""
-        self._doubtful = deque[tuple[float, Order]]()
         self._fatal: Exception | None = None
 
     def stop(self, why: str) -> None:
@@ -147,9 +111,12 @@ class Engine:
             FencedError, StorageError: nothing can be put on record any more.
         """
         coming = iter(orders)
-        slots = sum(lane.pace.slots for lane in self.lanes.all)
+        # A slot that an earlier night's caution took may be won back before the end.
+        slots = sum(max(x.limits.slots, x.pace.slots) for x in self.lanes.all)
+        # Of this call alone: its stills are gone when it is over, and `mend` takes over.
+        doubtful = deque[tuple[float, Order]]()
         work = asyncio.gather(
-            *(self._work(coming) for _ in range(OTHER_HANDS + 2 * slots))
+            *(self._work(coming, doubtful) for _ in range(OTHER_HANDS + 2 * slots))
         )
         try:
             await asyncio.shield(work)
@@ -160,10 +127,12 @@ class Engine:
         if self._fatal is not None:
             raise self._fatal
 
-    async def _work(self, coming: Iterator[Order]) -> None:
-        while (order := self._due() or next(coming, None)) is not None:
+    async def _work(
+        self, coming: Iterator[Order], doubtful: deque[tuple[float, Order]]
+    ) -> None:
+        while (order := self._due(doubtful) or next(coming, None)) is not None:
             try:
-                await self._seen(order)
+                await self._seen(order, doubtful)
             except (FencedError, StorageError) as exc:
                 self._fatal = self._fatal or exc
                 self.stop(str(exc))
@@ -173,13 +142,13 @@ class Engine:
                 self.tally.rest(order.job.id, Why.BROKEN, said)
                 log.exception("job.broken job=%s", order.job.id)
 
-    def _due(self) -> Order | None:
+    def _due(self, doubtful: deque[tuple[float, Order]]) -> Order | None:
         """A job in doubt about which its provider can be asked by now."""
-        if self._doubtful and self._doubtful[0][0] <= self._today():
-            return self._doubtful.popleft()[1]
+        if doubtful and doubtful[0][0] <= self._today():
+            return doubtful.popleft()[1]
         return None
 
-    async def _seen(self, order: Order) -> None:
+    async def _seen(self, order: Order, doubtful: deque[tuple[float, Order]]) -> None:
         """See a job to its end; one in doubt a second time if its provider can tell."""
         job = order.job.id
         if job in self.tally.resting:
@@ -193,18 +162,11 @@ class Engine:
         past = await self.advance(order)
         if past.state is State.IN_DOUBT and self.doubts.askable(past):
             due = (past.submitted_at or 0.0) + self._rules.settle_s
-            self._doubtful.append((due, order))
+            doubtful.append((due, order))
 
     async def advance(self, order: Order) -> History:
         """Live out a job's life, from wherever its history left it."""
-        return await self._lived(Hand(order, self.lanes, order.job.id))
-
-    async def _lived(self, hand: Hand) -> History:
-        """Live on, putting each event on record before the next begins."""
-        async with aclosing(self._life(hand)) as events:
-            async for event in events:
-                await self.record(hand.key, event)
-        return self._ledger.history(hand.key)
+        return await self._lives.lived(Hand(order, self.lanes, order.job.id))
 
     async def record(self, key: str, event: Event) -> None:
         """Put an event on record, and count it."""
@@ -212,231 +174,3 @@ class Engine:
         if isinstance(event, Accepted):
             self.doubts.learn(event.ticket)
         self.tally.count(key, event, past)
-
-    async def _life(self, hand: Hand) -> AsyncGenerator[Event, None]:
-        """The rest of the life that is in hand."""
-        try:
-            while step := self._step(hand, self._ledger.history(hand.key)):
-                moved = False
-                async with aclosing(step) as events:
-                    async for event in events:
-                        moved = True
-                        yield event
-                if not moved:
-                    return
-        except RestError as exc:
-            if hand.beside is None:
-                self.tally.rest(hand.key, exc.why, exc.reason)
-        except GivenUpError as exc:
-            if self._ledger.history(hand.key).state in FOLLOWED:
-                yield Discarded(str(exc))
-        finally:
-            hand.let_go()
-
-    def _step(self, hand: Hand, past: History) -> AsyncGenerator[Event, None] | None:
-        """The one thing a history calls for, or None at an end."""
-        match past:
-            case History(state=State.PENDING) if hand.beside is not None:
-                # A hedge is one submit, whatever comes of it.
-                return None if past.attempts else self._buy(hand, past)
-            case History(state=State.PENDING) if self._hedge_has_it(hand):
-                return self._rescued(hand, past)
-            case History(state=State.PENDING) if past.failures < self._rules.attempts:
-                return self._buy(hand, past)
-            case History(state=State.PENDING):
-                said = f"{past.failures} attempts failed: {past.reason}"
-                raise RestError(Why.ATTEMPTS, said)
-            case History(state=State.IN_DOUBT):
-                raise RestError(Why.DOUBT, past.reason or "its answer is not on record")
-            case History(state=State.ACCEPTED, ticket=Ticket() as ticket):
-                return self._follow(hand, past, ticket)
-            case History(state=State.GENERATED, ticket=Ticket() as ticket):
-                return self._publish(hand, past, ticket)
-            case _:
-                return None
-
-    async def _buy(self, hand: Hand, past: History) -> AsyncGenerator[Event, None]:
-        """One submit: on record before it is sent, and again when it is answered."""
-        making = self._offers.make(hand, self._failed(past))
-        offer = await unless(hand.called_off, making)
-        seed = hand.order.job.seed_after(past.discards)
-        ref = reference(hand.key, past.attempts + 1)
-        self.roster.bought(hand.order)
-        yield self._submitter.intended(offer, seed, ref)
-        answer = await self._submitter.send(offer, seed, ref)
-        if isinstance(answer, Refused | Rejected):
-            offer.lane.day.release(offer.price_usd)
-        yield answer
-        match answer:
-            case Accepted():
-                pass
-            case Doubted():
-                hand.let_go_later()
-            case _:
-                hand.let_go()
-                self._again(hand, answer)
-
-    def _again(self, hand: Hand, ended: Ended) -> None:
-        """What came to nothing may be bought again, as far as the plan goes."""
-        if isinstance(ended, Refused | Discarded) and hand.beside is None:
-            self.roster.again(hand.order)
-
-    def _failed(self, past: History) -> Route | None:
-        """Where an attempt at the job came to nothing, if it is still in use."""
-        routes = (lane.route for lane in self.lanes.all)
-        return next(
-            (route for route in routes if route.name == past.failed_route), None
-        )
-
-    async def _follow(
-        self, hand: Hand, past: History, ticket: Ticket
-    ) -> AsyncGenerator[Event, None]:
-        """Look at an accepted job until the provider is done with it."""
-        lane = self._lane_of(hand, past, ticket)
-        ended = await self._raced(hand, lane, past, ticket)
-        hand.let_go()
-        if isinstance(ended, Published):
-            yield ended
-            return
-        self._count(lane, ended)
-        match ended:
-            case Finished(url, seed, usd):
-                hand.clip_url = url
-                yield Generated(seed, usd)
-            case _:
-                # What the provider failed on may be the link to the still.
-                hand.handed.clear()
-                self._again(hand, ended)
-                yield ended
-
-    def _count(self, lane: Lane, ended: Ended) -> None:
-        # A row that the provider will not make, for free, is no fault of the lane's.
-        free = isinstance(ended, Rejected) and not ended.charged
-        self._submitter.count(lane, failed=not (isinstance(ended, Finished) or free))
-
-    async def _raced(
-        self, hand: Hand, lane: Lane, past: History, ticket: Ticket
-    ) -> Ended | Published:
-        """What came of an accepted job, or of its hedge if that was faster."""
-        following = self._until_ended(lane, past, ticket)
-        if hand.beside is not None:
-            return await unless(hand.given_up, following)
-        if not (self._hedges.possible or self._hedge_has_it(hand)):
-            return await following
-        called_off, given_up = asyncio.Event(), asyncio.Event()
-        second = Hand(
-            hand.order,
-            self.lanes,
-            hedge_of(hand.key),
-            beside=lane.route,
-            called_off=called_off,
-            given_up=given_up,
-        )
-        mine = asyncio.create_task(following)
-        other = asyncio.create_task(self._hedged(second, called_off, lane, past))
-        try:
-            if faster := await sooner(mine, other):
-                return adopted(faster)
-            ended = await mine
-        except RestError:
-            called_off.set()
-            if (history := await other).state is State.PUBLISHED:
-                return adopted(history)
-            raise
-        else:
-            if isinstance(ended, Finished):
-                given_up.set()
-            return ended
-        finally:
-            mine.cancel()
-            called_off.set()
-            await asyncio.gather(mine, other, return_exceptions=True)
-
-    async def _hedged(
-        self, second: Hand, called_off: asyncio.Event, lane: Lane, past: History
-    ) -> History:
-        """The life of a hedge, once it is due."""
-        if not self._ledger.history(second.key).attempts:
-            # When that is changes with what is learned of the lanes.
-            while (due_s := self._due_in_s(second, lane, past)) > 0:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(called_off.wait(), min(due_s, RECKONED_S))
-                    return self._ledger.history(second.key)
-            log.warning("job.hedged job=%s", second.order.job.id)
-        return await self._lived(second)
-
-    def _due_in_s(self, second: Hand, lane: Lane, past: History) -> float:
-        return self._hedges.due_in_s(second.order, lane, age_s=self._age_s(past))
-
-    async def _rescued(self, hand: Hand, past: History) -> AsyncGenerator[Event, None]:
-        """The first submit came to nothing: its hedge may do."""
-        beside = self._failed(past) or self.lanes.all[0].route
-        second = Hand(hand.order, self.lanes, hedge_of(hand.key), beside=beside)
-        history = await self._lived(second)
-        if history.state is State.PUBLISHED:
-            yield adopted(history)
-        elif history.state in FOLLOWED:
-            raise RestError(Why.UNFINISHED, history.reason or "its hedge is under way")
-
-    def _hedge_has_it(self, hand: Hand) -> bool:
-        """Whether a second submit for the job is under way, or has made its clip."""
-        past = self._ledger.history(hedge_of(hand.key))
-        has_it = past.state in FOLLOWED or past.state is State.PUBLISHED
-        return hand.beside is None and has_it
-
-    async def _publish(
-        self, hand: Hand, past: History, ticket: Ticket
-    ) -> AsyncGenerator[Event, None]:
-        """Bring the clip home: its own link first, then fresh ones."""
-        if hand.clip_url is None and (
-            kept := await self._publisher.kept(hand.order.job.id)
-        ):
-            yield kept
-            return
-        lane = self._lane_of(hand, past, ticket)
-
-        async def link() -> str:
-            known, hand.clip_url = hand.clip_url, None
-            if known is not None:
-                return known
-            ended = await self._until_ended(lane, past, ticket)
-            if not isinstance(ended, Finished):
-                raise UnfetchedError(f"the provider no longer has it: {ended.reason}")
-            return ended.url
-
-        sidecar = described(hand.order, past, ticket)
-        try:
-            published = await self._publisher.publish(hand.order.job.id, link, sidecar)
-        except UnfetchedError as exc:
-            raise RestError(Why.UNFINISHED, str(exc)) from exc
-        except BadClipError as exc:
-            lane.failed += 1
-            discarded = Discarded(str(exc))
-            self._again(hand, discarded)
-            yield discarded
-        else:
-            yield published
-
-    async def _until_ended(self, lane: Lane, past: History, ticket: Ticket) -> Ended:
-        try:
-            age_s = self._age_s(past)
-            return await self.follower.until_ended(lane, ticket, age_s=age_s)
-        except MisconfiguredError as exc:
-            self.lanes.close(lane, str(exc))
-            raise RestError(Why.UNFINISHED, str(exc)) from exc
-        except UnfinishedError as exc:
-            raise RestError(Why.UNFINISHED, str(exc)) from exc
-
-    def _age_s(self, past: History) -> float:
-        return max(0.0, self._today() - (past.accepted_at or 0.0))
-
-    def _lane_of(self, hand: Hand, past: History, ticket: Ticket) -> Lane:
-        """The lane that a job was accepted on; after a restart its slot is held again."""
-        for lane in sorted(self.lanes.all, key=lambda lane: lane.name != past.lane):
-            if lane.line.provider.name == ticket.provider:
-                if hand.slot is None and past.state is State.ACCEPTED:
-                    lane.pace.resumed()
-                    hand.slot = lane
-                return lane
-        said = f"no lane in use asks {ticket.provider}, who has it"
-        raise RestError(Why.UNFINISHED, said)

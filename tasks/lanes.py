@@ -120,6 +120,8 @@ class Lanes:
         self._waiting = deque[tuple[Preferred, asyncio.Future[Lane]]]()
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
+        self._open_to_all = len(self.all)
+        """How many lanes were open when everybody who waits was last looked at."""
 
     def __getitem__(self, name: str) -> Lane:
         for lane in self.all:
@@ -141,6 +143,9 @@ class Lanes:
         """
         if self._stopped:
             raise StoppedError
+        lanes = preferred()
+        if all(lane.closed for lane in lanes):
+            raise NoLaneLeftError(closing(lanes))
         turn: asyncio.Future[Lane] = asyncio.get_running_loop().create_future()
         self._waiting.append((preferred, turn))
         self._deal()
@@ -206,10 +211,13 @@ class Lanes:
                 turn.set_exception(NoLaneLeftError(closing(lanes)))
             else:
                 still_waiting.append((preferred, turn))
-                if all(waits.values()) and len(waits) == len(self.all):
-                    # No lane is free and none is closed: nobody behind fares better.
+                if all(waits.values()) and len(waits) == self._open_to_all:
+                    # No lane is free, and none has closed since all were looked at:
+                    # nobody behind fares better.
                     still_waiting.extend(self._waiting)
                     break
+        else:
+            self._open_to_all = len(waits)
         self._waiting = still_waiting
         # What a free lane is not wanted for now, it may be wanted for in a while.
         soonest = min((wait for wait in waits.values() if wait), default=math.inf)

@@ -21,8 +21,9 @@ from urllib.parse import unquote, urlsplit
 import polars as pl
 
 from manifests.attempts import write_attempts
+from manifests.jobs import Order
 from manifests.left import write_left
-from manifests.lifecycle import OVER, History, State
+from manifests.lifecycle import HEDGE, OVER, History, State
 from manifests.reading import Plan, demand
 from manifests.tables import Outcomes, write_clips, write_complaints
 from storage.clips import Clips
@@ -36,7 +37,7 @@ from tasks.lanes import Lane, Lanes
 from tasks.memory import keep_limits, recall_day, recall_latencies, recall_limits
 from tasks.purse import Purse
 from tasks.roster import Roster
-from tasks.routing import Kind
+from tasks.routing import Kind, kind_of
 from tasks.summary import Summary, short_of
 from tasks.tally import Why
 from tasks.wanted import (
@@ -166,6 +167,18 @@ async def _hinted(engine: Engine, url: str | None) -> AsyncGenerator[None]:
                 await listening
 
 
+def mixed(orders: Sequence[Order]) -> list[Order]:
+    """Kind by kind in turn: no lane waits until all that it cannot make is under way."""
+    seen = Counter[tuple[int, Kind]]()
+    places: list[tuple[int, int]] = []
+    for order in orders:
+        like = order.priority, kind_of(order)
+        places.append((-order.priority, seen[like]))
+        seen[like] += 1
+    ranked = sorted(range(len(orders)), key=places.__getitem__)
+    return [orders[n] for n in ranked]
+
+
 class Night:
     """A batch that is under way."""
 
@@ -232,7 +245,10 @@ class Night:
             if self.engine.stopped or not (doubts or self.engine.again):
                 return
             told = await self.engine.doubts.asked(doubts)
-            left = {job: past for job, past in doubts.items() if job not in told}
+            certain = {*told, *self.engine.doubts.unheard}
+            left = {job: past for job, past in doubts.items() if job not in certain}
+            if self.engine.stopped:
+                return
             again = {*told, *self.engine.again, *await self.engine.doubts.risked(left)}
             if not again:
                 return
@@ -240,11 +256,21 @@ class Night:
             await self._take_up(again)
 
     def _in_doubt(self) -> dict[str, History]:
-        mine = self.plan.wanted.filter("first")["job"]
-        return in_doubt(self._ledger.histories(), mine)
+        """Jobs in doubt, and hedges of jobs that are not over."""
+        past = self._ledger.histories()
+        mine = {*self.plan.wanted.filter("first")["job"]}
+        hedges = [
+            life
+            for life in past
+            if life.endswith(HEDGE)
+            and (job := life.removesuffix(HEDGE)) in mine
+            and not self._over(job)
+        ]
+        return in_doubt(past, [*mine, *hedges])
 
     async def _take_up(self, jobs: Collection[str]) -> None:
         """See these jobs to their ends."""
+        jobs = {life.removesuffix(HEDGE) for life in jobs}
         chosen = self.plan.wanted.filter("first", pl.col("job").is_in([*jobs]))
         for job in jobs:
             self.engine.tally.resting.pop(job, None)
@@ -261,7 +287,7 @@ class Night:
         with tempfile.TemporaryDirectory(dir=self._folder) as spool:
             uri = self.wanted.manifest
             every = ordered(self._manifest, uri, shard, Path(spool))
-            await self.engine.run(await asyncio.to_thread(list, every))
+            await self.engine.run(mixed(await asyncio.to_thread(list, every)))
 
     def summary(self) -> Summary:
         """What came of it, by now."""

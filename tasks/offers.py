@@ -28,6 +28,10 @@ STILLS_IN_TRANSIT: Final = 24
 """Stills in memory at once: the first are handed over while the next are read."""
 
 
+LONGEST_LINK: Final = 8192
+"""Characters."""
+
+
 class RestError(Exception):
     """The job cannot be bought now: it waits for another run, or for a person."""
 
@@ -208,6 +212,9 @@ class Offers:
                 return None
             except ProviderError as exc:
                 raise RestError(Why.UNREAD, f"its still: {exc}") from exc
+            # What is no link is the still itself: too much to keep while others are served.
+            if len(handed.url) > LONGEST_LINK:
+                return handed
             hand.handed[lane.name] = handed
         return hand.handed[lane.name]
 

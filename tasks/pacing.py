@@ -157,7 +157,9 @@ class Pace:
     def withdrawn(self) -> None:
         """What was begun was never sent; `done` follows."""
         self._answered()
-        self._sent.pop()
+        # The oldest, which may be over a minute old and gone: nobody else's is hidden.
+        if self._sent:
+            self._sent.popleft()
 
     def done(self) -> None:
         """A slot is given back, whatever came of the job."""
@@ -183,7 +185,9 @@ class Pace:
         """Too much or too fast: fewer at once, or less often, and not before it says."""
         old_news = self._volley > 0
         self._answered()
-        self._sent.pop()
+        # The oldest, which may be over a minute old and gone: nobody else's is hidden.
+        if self._sent:
+            self._sent.popleft()
         self._refused_at = now
         if not old_news:
             self._refusals += 1

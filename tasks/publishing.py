@@ -13,6 +13,7 @@ import httpx
 from manifests.jobs import Order
 from manifests.lifecycle import Facts, History, Published, Ticket
 from storage.clips import Clips
+from storage.errors import ExistsError
 from storage.mp4 import BrokenClipError, Probe, check
 from tasks.exchange import download, patiently
 from tasks.verdicts import ProviderError
@@ -87,13 +88,14 @@ class Publisher:
     ) -> Published:
         """Keep it, or find that a hedge of the same job has just been kept."""
         lock = self._keeping.setdefault(job_id, asyncio.Lock())
-        waited = lock.locked()
         async with lock:
             try:
-                if waited and (kept := await self.kept(job_id)):
-                    return kept
                 uri = await self._clips.publish(job_id, mp4, said)
                 return Published(uri, facts)
+            except ExistsError:
+                if kept := await self.kept(job_id):
+                    return kept
+                raise
             finally:
                 self._keeping.pop(job_id, None)
 

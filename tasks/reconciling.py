@@ -8,7 +8,13 @@ import asyncio
 import logging
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -16,18 +22,16 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from manifests.charges import Charge, charges
 from manifests.lifecycle import (
     FREE,
     HEDGE,
     OVER,
     Accepted,
     Discarded,
-    Entry,
     Event,
     Generated,
     History,
-    Intended,
-    Published,
     Refused,
     Rejected,
     Risked,
@@ -41,7 +45,7 @@ from storage.objects import Objects
 from tasks.doubts import Doubts, in_doubt
 from tasks.engine import Rules
 from tasks.exchange import Clients, ask, connected
-from tasks.following import Follower, UnfinishedError
+from tasks.following import Ended, Follower, UnfinishedError
 from tasks.lanes import Lane
 from tasks.providers.base import Billed, Finished, UnreadableError
 from tasks.publishing import BadClipError, Publisher, UnfetchedError, made
@@ -123,19 +127,6 @@ async def opened(
         await ledger.close()
 
 
-@dataclass(slots=True)
-class Attempt:
-    """One submit, as far as money goes."""
-
-    job: str
-    number: int
-    lane: str
-    price_usd: Decimal
-    counted_usd: Decimal
-    ended_at: float | None = None
-    ticket: Ticket | None = None
-
-
 class Books:
     """What a root's ledger says, and what its providers say of that."""
 
@@ -186,7 +177,7 @@ class Books:
         self.told.accepted += sum(isinstance(e, Accepted) for e in told.values())
         self.told.absent += sum(isinstance(e, Refused) for e in told.values())
 
-    async def check(self, decisions: Decisions) -> Mapping[str, Attempt]:
+    async def check(self, decisions: Decisions) -> Mapping[str, Charge]:
         """The last attempt of every job that was ever submitted, if all of these apply.
 
         Raises:
@@ -201,7 +192,7 @@ class Books:
                 raise DecisionError(f"job {job} is {state}, not in doubt")
         if both := decisions.resubmit & decisions.write_off:
             raise DecisionError(f"job {min(both)}: either resubmit it or write it off")
-        bills = {each.job: each for each in _attempts(await read(self._objects))}
+        bills = {each.job: each for each in charges(await read(self._objects))}
         for job in decisions.charged:
             if job not in bills:
                 raise DecisionError(f"job {job}: nothing was ever submitted for it")
@@ -248,7 +239,7 @@ class Books:
     async def settle(self) -> None:
         """Ask what was charged in the end for all that came to nothing."""
         since = time.time() - ASKED_AFTER_S
-        for each in _attempts(await read(self._objects)):
+        for each in charges(await read(self._objects)):
             lane = self._lanes.get(each.lane)
             if lane is None or each.ticket is None or (each.ended_at or 0.0) < since:
                 continue
@@ -283,7 +274,7 @@ class Books:
                 histories = self._ledger.histories()
                 await retell(self._objects, Path(folder), histories, self._changed)
 
-    async def _settle(self, attempt: Attempt, usd: Decimal, why: str) -> None:
+    async def _settle(self, attempt: Charge, usd: Decimal, why: str) -> None:
         if usd == attempt.counted_usd:
             return
         said = f"charged {usd} USD, not {attempt.counted_usd}: {why}"
@@ -298,8 +289,8 @@ class Books:
         lane, ticket = self._lane_of(past), past.ticket
         if lane is None or ticket is None:
             return
+        age_s = time.time() - (past.accepted_at or 0.0)
         known: list[str] = []
-        clip, age_s = job.removesuffix(HEDGE), time.time() - (past.accepted_at or 0.0)
 
         async def link() -> str:
             if known:
@@ -312,26 +303,45 @@ class Books:
         try:
             if past.state is State.ACCEPTED:
                 ended = await self._follower.until_ended(lane, ticket, age_s=age_s)
-                if not isinstance(ended, Finished):
-                    await self._record(job, ended)
+                if not await self._ended(job, ended):
                     return
-                known.append(ended.url)
-                await self._record(job, Generated(ended.seed, ended.usd))
-            kept = await self._publisher.kept(clip)
-            sidecar = {**asked, **made(clip, past, ticket)}
-            published = kept or await self._publisher.publish(clip, link, sidecar)
+                known += [ended.url] if isinstance(ended, Finished) else []
+            await self._keep(job, past, ticket, link, asked)
         except BadClipError as exc:
             await self._record(job, Discarded(str(exc)))
         except (UnfetchedError, UnfinishedError, ProviderError) as exc:
             log.warning("clip.not_fetched job=%s %s", job, exc)
-        else:
-            await self._publish(job, clip, published)
 
-    async def _publish(self, job: str, clip: str, published: Published) -> None:
-        await self._record(job, published)
-        if clip != job and self._ledger.history(clip).state not in OVER:
-            await self._record(clip, published)
+    async def _ended(self, job: str, ended: Ended) -> bool:
+        """Put on record how it ended; whether there is a clip to be fetched."""
+        if self._over(job):  # its hedge was faster
+            return False
+        if isinstance(ended, Finished):
+            await self._record(job, Generated(ended.seed, ended.usd))
+            return True
+        await self._record(job, ended)
+        return False
+
+    async def _keep(
+        self,
+        job: str,
+        past: History,
+        ticket: Ticket,
+        link: Callable[[], Awaitable[str]],
+        asked: Mapping[str, object],
+    ) -> None:
+        """Publish it, for the job and for the hedge that made it."""
+        clip = job.removesuffix(HEDGE)
+        kept = await self._publisher.kept(clip)
+        sidecar = {**asked, **made(clip, past, ticket)}
+        published = kept or await self._publisher.publish(clip, link, sidecar)
+        for life in dict.fromkeys([job, clip]):
+            if not self._over(life):
+                await self._record(life, published)
         self.told.fetched += 1
+
+    def _over(self, job: str) -> bool:
+        return self._ledger.history(job).state in OVER
 
     def _lane_of(self, past: History) -> Lane | None:
         """The lane that a job was accepted on, or another to the same provider."""
@@ -347,36 +357,3 @@ class Books:
     async def _record(self, job: str, event: Event) -> None:
         await self._ledger.record(job, event)
         self._changed.add(job)
-
-
-def _attempts(entries: Collection[Entry]) -> list[Attempt]:
-    """Every attempt that has ended without a clip, and the last one of each job besides.
-
-    The last of a job comes last among its own.
-    """
-    ended: list[Attempt] = []
-    latest: dict[str, Attempt] = {}
-    numbered: dict[tuple[str, int], Attempt] = {}
-    for entry in entries:
-        now = latest.get(entry.job)
-        match entry.event:
-            case Intended(lane=lane, price_usd=price):
-                number = now.number + 1 if now else 1
-                now = Attempt(entry.job, number, lane, price, price)
-                latest[entry.job] = numbered[entry.job, number] = now
-            case Accepted(ticket) if now:
-                now.ticket = ticket
-            case Generated(usd=Decimal() as usd) if now:
-                now.counted_usd = usd
-            case Refused() | Rejected(charged=False) if now:
-                now.counted_usd, now.ended_at = FREE, entry.at
-                ended.append(now)
-            case Discarded() | Rejected() if now:
-                now.ended_at = entry.at
-                ended.append(now)
-            case Settled(attempt=number, usd=usd):
-                numbered[entry.job, number].counted_usd += usd
-            case _:
-                pass
-    done = {id(each) for each in ended}
-    return [*ended, *(each for each in latest.values() if id(each) not in done)]

@@ -114,20 +114,30 @@ class Roster:
             return self._wanted
         self._reckoned_at, self._open = now, are_open
         demand = {kind: count for kind, count in self._demand.items() if count > 0}
+        first = {id(lane.pace): lane.name for lane in reversed(self._lanes)}
+        pool = {lane.name: first[id(lane.pace)] for lane in self._lanes}
         prices = {
             kind: {
-                lane.name: lane.route.prices_usd[kind.resolution, kind.duration_s]
-                for lane in self._able_of(kind)
+                # Of those that share an account's slots, the dearest comes first and the
+                # cheapest, which is used first, stays.
+                pool[lane.name]: lane.route.prices_usd[kind.resolution, kind.duration_s]
+                for lane in reversed(self._able_of(kind))
                 if lane.closed is None
             }
             for kind in demand
         }
-        left = {lane.name: self._left(lane, now) for lane in self._lanes}
+        left: dict[str, float] = {}
+        for lane in self._lanes:
+            most = self._left(lane, now)
+            left[pool[lane.name]] = min(most, left.get(pool[lane.name], most))
         found = allot(demand, prices, left)
         self.late = sum(found.short.values())
         self._wanted = {
             kind: frozenset(
-                prices[kind] if found.short.get(kind) else found.shares.get(kind, ())
+                lane.name
+                for lane in self._able_of(kind)
+                if pool[lane.name]
+                in (prices[kind] if found.short.get(kind) else found.shares[kind])
             )
             for kind in demand
         }

@@ -1,6 +1,8 @@
 """One submit: sent once, and what its answer means for the job and for its lane."""
 
+import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,6 +31,13 @@ def reference(key: str, attempt: int) -> str:
     return f"{key.replace(HEDGE, '-hedge')}-{attempt}"
 
 
+def whose(lane: Lane) -> str:
+    """Tells accounts apart, without keeping a key: what one has, another lacks."""
+    provider = lane.line.provider
+    said = f"{provider.name} {lane.line.base_url} {provider.key}".encode()
+    return hashlib.blake2b(said, digest_size=4).hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class Submitter:
     """Sends what was offered."""
@@ -42,7 +51,10 @@ class Submitter:
         """What goes on record before it is sent."""
         provider, mark = offer.lane.line.provider, ""
         if isinstance(provider, Findable):
-            mark = provider.mark(offer.job, offer.image_url, seed, ref)
+            # What cannot be written has no mark: `send` says so, and closes the lane.
+            with suppress(Exception):
+                said = provider.mark(offer.job, offer.image_url, seed, ref)
+                mark = f"{whose(offer.lane)}:{said}"
         return Intended(
             lane=offer.lane.name,
             route=offer.lane.route.name,
@@ -90,6 +102,14 @@ class Submitter:
     def count(self, lane: Lane, *, failed: bool) -> None:
         """The lane is done with one more job; too many that came to nothing close it."""
         lane.count(failed=failed)
+        self._judged(lane, failed=failed)
+
+    def spoiled(self, lane: Lane) -> None:
+        """A job of the lane's that seemed to have gone well came to nothing after all."""
+        lane.failed += 1
+        self._judged(lane, failed=True)
+
+    def _judged(self, lane: Lane, *, failed: bool) -> None:
         if failed and lane.failing(self.max_failure_rate):
             said = f"{lane.failed:,} of {lane.ended:,} jobs came to nothing"
             self.lanes.close(lane, f"{said}: over {self.max_failure_rate:.0%}")

@@ -90,6 +90,9 @@ class Provider(Protocol):
     def name(self) -> str: ...
 
     @property
+    def key(self) -> str: ...
+
+    @property
     def hosts(self) -> frozenset[str]:
         """Every host it sends requests of its own to, keys included."""
         ...

@@ -187,7 +187,8 @@ class Replicate:
         unknown = [
             task
             for task in tasks
-            if task["id"] not in doubt.known and task.get("model", "") in {*ours, ""}
+            if task["id"] not in doubt.known
+            and (task.get("model") or "") in {*ours, ""}
         ]
         return self._settled(unknown, doubt.mark)
 

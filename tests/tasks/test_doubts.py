@@ -1,12 +1,14 @@
 """Jobs in doubt over real HTTP: what is asked, what is risked, what only people decide."""
 
 import asyncio
+import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 import polars as pl
 import pytest
+from starlette.responses import PlainTextResponse
 
 from manifests.lifecycle import Risked
 from storage.ledger import HeldError, Ledger, read
@@ -18,6 +20,7 @@ from tasks.reconciling import DecisionError, Decisions, Reconciled, opened
 
 pytestmark = pytest.mark.anyio
 
+KLING = "kling/kling-1.6"
 PRICE = Decimal("0.17")
 RULES = Rules(settle_s=0.0, deadline_s=30.0)
 
@@ -29,11 +32,17 @@ def atlas(worlds, emulator):
         yield worlds(emulator=emulator, url=url, routes=["atlas/wan-2.2-spicy"])
 
 
-@pytest.fixture(params=["kling/kling-1.6", "replicate/wan-2.2"])
+@pytest.fixture(params=[KLING, "replicate/wan-2.2"])
 def tells(worlds, emulator, request):
     """Providers that say for certain what became of it."""
     with running(emulator) as url:
         yield worlds(emulator=emulator, url=url, routes=[request.param])
+
+
+@pytest.fixture
+def kling(worlds, emulator):
+    with running(emulator) as url:
+        yield worlds(emulator=emulator, url=url, routes=[KLING])
 
 
 def risking(world, usd):
@@ -45,6 +54,43 @@ def risking(world, usd):
         limits=lane.limits,
         risk_usd=Decimal(usd),
     )
+
+
+def named(name, lane):
+    return Lane(name=name, route=lane.route, line=lane.line, limits=lane.limits)
+
+
+def killed_after(seconds):
+    """The batch is stopped where it stands so long after it begins."""
+
+    def during(night):
+        loop = asyncio.get_running_loop()
+        loop.call_later(seconds, night.engine.stop, "killed")
+
+    return during
+
+
+@dataclass
+class Gateway:
+    """What stands before a provider, and answers some requests with a page of its own."""
+
+    behind: Emulator
+    method: str
+    path: str
+    """The end of it, as a regular expression."""
+    times: int
+
+    async def __call__(self, scope, receive, send):
+        asked = scope.get("method"), re.search(f"{self.path}$", scope.get("path", ""))
+        if self.times and asked[0] == self.method and asked[1]:
+            self.times -= 1
+            await self.behind(scope, receive, self._drop)
+            await PlainTextResponse("Bad Gateway", 502)(scope, receive, send)
+        else:
+            await self.behind(scope, receive, send)
+
+    async def _drop(self, message):
+        """Its answer is lost."""
 
 
 async def reconciled(
@@ -85,6 +131,102 @@ async def test_what_never_reached_the_provider_is_bought_once_and_paid_once(
     assert (summary.published, summary.exit_code) == (3, 0)
     assert set(tells.bought.values()) == {1}
     assert summary.spent_usd == tells.owed
+
+
+async def test_what_is_asked_about_when_all_else_is_done_is_taken_up_by_one_worker(
+    tells,
+):
+    tells.rules = Rules(settle_s=1.0)
+    tells.emulator.faults["pan 1"] = [Fault.ERROR_BEFORE]
+    lane = tells.lane(tells.routes[0])
+
+    summary = await tells.run(3, lanes=[lane])
+
+    assert (summary.published, summary.exit_code) == (3, 0)
+    assert set(tells.bought.values()) == {1}
+    assert summary.spent_usd == tells.owed
+    assert lane.pace.in_flight == 0
+    assert not tells.nights[0].engine.tally.resting
+
+
+async def test_a_stop_while_doubts_are_asked_about_takes_no_risk(tells):
+    tells.rules = Rules(settle_s=3600.0)
+    tells.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
+
+    await tells.run(3, lanes=[risking(tells, 1)], during=killed_after(1.0))
+    tells.rules = RULES
+    again = await tells.run(3)
+
+    assert not [e for e in await everything(tells) if isinstance(e.event, Risked)]
+    assert again.published == 3
+    assert set(tells.bought.values()) == {1}
+
+
+async def test_what_another_account_lists_proves_nothing(tells):
+    tells.rules = Rules(settle_s=3600.0)
+    tells.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
+    await tells.run(3, during=killed_after(1.0))
+    tells.rules = RULES
+    other = tells.lane(tells.routes[0], key=f"another:{'account' * 6}")
+
+    summary = await tells.run(3, lanes=[other])
+
+    assert summary.in_doubt == 1
+    assert set(tells.bought.values()) == {1}
+
+
+async def test_what_another_provider_under_the_same_name_lists_proves_nothing(kling):
+    kling.rules = Rules(settle_s=3600.0)
+    kling.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
+    rows = [{"prompt": f"pan {n}", "resolution": "720p"} for n in range(3)]
+    first = named("main", kling.lane("wavespeed/wan-2.2-spicy"))
+    await kling.run(rows, lanes=[first], during=killed_after(1.0))
+    kling.rules = RULES
+
+    summary = await kling.run(rows, lanes=[named("main", kling.lane(KLING))])
+
+    assert summary.in_doubt == 1
+    assert set(kling.bought.values()) == {1}
+
+
+async def test_a_doubt_whose_provider_could_not_be_reached_is_not_risked(
+    worlds, emulator
+):
+    emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
+    # It is asked by our own name of a submit, and polled by its.
+    with running(Gateway(emulator, "GET", "-1", times=2)) as url:
+        world = worlds(emulator=emulator, url=url, routes=[KLING])
+
+        first = await world.run(3, lanes=[risking(world, 1)])
+        again = await world.run(3)
+
+    assert (first.published, first.in_doubt, first.risked_usd) == (2, 1, 0)
+    assert (again.published, again.bought) == (3, 0)
+    assert set(world.bought.values()) == {1}
+
+
+async def test_a_doubt_that_comes_to_nothing_after_its_shard_still_has_its_still(
+    worlds, emulator
+):
+    emulator.faults["pan"] = [Fault.FAIL]
+    with running(Gateway(emulator, "POST", "image2video", times=1)) as url:
+        world = worlds(emulator=emulator, url=url, routes=[KLING])
+        world.rules = Rules(settle_s=0.6)
+        path = world.folder / "embedded.parquet"
+        rows = [
+            {
+                "image_bytes": (world.folder / world.still(f"{n}.jpg")).read_bytes(),
+                "prompt": f"pan {n}",
+                **world.fits(),
+            }
+            for n in range(8)
+        ]
+        pl.DataFrame(rows).write_parquet(path)
+
+        summary = await world.run(path.as_uri(), shard_rows=2)
+
+    assert (summary.published, summary.rejected) == (8, 0)
+    assert sorted(world.bought.values()) == [1] * 7 + [2]
 
 
 async def test_where_nobody_can_be_asked_a_doubt_stays_and_its_money_counts(atlas):
@@ -162,11 +304,7 @@ async def test_reconcile_lists_what_is_left_with_its_age_and_its_price(atlas):
 async def test_reconcile_finds_and_fetches_what_a_killed_run_left(tells):
     tells.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
     tells.rules = Rules(settle_s=3600.0, deadline_s=0.0)
-
-    def stopped(night):
-        asyncio.get_running_loop().call_later(1.0, night.engine.stop, "killed")
-
-    await tells.run(2, during=stopped)
+    await tells.run(2, during=killed_after(1.0))
 
     told = await reconciled(tells)
     again = await tells.run(2)
@@ -227,6 +365,24 @@ async def test_a_decision_about_a_job_that_is_in_no_doubt_changes_nothing(atlas)
         await reconciled(atlas, lambda _: Decisions(resubmit=frozenset([job])))
 
     assert len(await everything(atlas)) == before
+
+
+async def test_what_a_doubt_cost_is_not_decided_and_then_given_back_a_second_time(
+    kling,
+):
+    kling.rules = Rules(settle_s=3600.0)
+    kling.emulator.faults["pan 0"] = [Fault.ERROR_BEFORE]
+    await kling.run(1, during=killed_after(0.5))
+    [doubt] = {entry.job for entry in await everything(kling)}
+    root = (kling.folder / "root").as_uri()
+
+    async with opened(root, lanes=[kling.lane(KLING)], rules=RULES) as books:
+        with pytest.raises(DecisionError, match="is known when that ends"):
+            await books.decide(Decisions(charged={doubt: Decimal(0)}))
+    kling.rules = RULES
+    await kling.run(1)
+
+    assert kling.table("clips")["spent_usd"].sum() == kling.owed
 
 
 async def test_reconcile_leaves_a_root_alone_where_a_run_is_at_work(atlas):

@@ -1,14 +1,28 @@
 """Paying twice to be in time: only with leave, once a job, and on the bill."""
 
+import asyncio
 import time
+from decimal import Decimal
 
 import pytest
 
-from manifests.lifecycle import HEDGE, State
-from storage.ledger import histories
+from manifests.lifecycle import (
+    HEDGE,
+    Accepted,
+    Facts,
+    Generated,
+    Intended,
+    Published,
+    State,
+    Ticket,
+    hedge_of,
+)
+from storage.clips import Clips
+from storage.ledger import Ledger, histories
 from storage.objects import Objects
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine import Rules
+from tasks.reconciling import opened
 
 pytestmark = pytest.mark.anyio
 
@@ -21,8 +35,7 @@ def hurried(worlds, clip):
     """Two suppliers, of which the cheaper one is asked first."""
 
     def world(url, emulator, rules=RULES):
-        made = worlds(emulator=emulator, url=url, routes=[SLOW, QUICK], rules=rules)
-        return made
+        return worlds(emulator=emulator, url=url, routes=[SLOW, QUICK], rules=rules)
 
     return world
 
@@ -39,9 +52,28 @@ async def run(world, **wanted):
     return await world.run(1, lanes=lanes(world), **asked)
 
 
+def root(world):
+    return Objects.open((world.folder / "root").as_uri())
+
+
 async def lives(world):
-    known = await histories(Objects.open((world.folder / "root").as_uri()))
+    known = await histories(root(world))
     return {HEDGE in key: past for key, past in known.items()}
+
+
+def two(worlds, at, elsewhere):
+    """A world whose second supplier is another emulator, and its lanes."""
+    (slow, url), (quick, other) = at, elsewhere
+    world = worlds(emulator=slow, url=url, routes=[SLOW, QUICK], rules=RULES)
+    there = worlds(emulator=quick, url=other, routes=[])
+
+    def both():
+        lanes = [world.lane(SLOW), there.lane(QUICK)]
+        for lane in lanes:
+            lane.looks.learn([0.2] * 10)
+        return lanes
+
+    return world, both
 
 
 async def test_a_straggler_near_the_deadline_is_bought_elsewhere_and_the_bill_shows_it(
@@ -129,3 +161,97 @@ async def test_after_a_crash_both_are_looked_at_and_neither_is_bought_again(
 
     assert (again.published, again.bought) == (1, 0)
     assert len(emulator.bill) == 2
+
+
+async def test_a_hedge_under_way_is_not_given_up_when_the_first_submit_fails(
+    hurried, clip
+):
+    emulator = Emulator(latency_s=0.9, clip=clip, faults={"pan": [Fault.FAIL]})
+    with running(emulator) as url:
+        world = hurried(url, emulator)
+
+        summary = await run(world)
+
+    assert summary.published == 1
+    assert [line.outcome for line in emulator.bill] == ["failed", "succeeded"]
+    assert summary.spent_usd == emulator.total_usd
+
+
+async def hedged_and_crashed(world, clip):
+    """The hedge's clip is kept and on record; the machine died before the job's own was."""
+    objects = root(world)
+    [job] = await histories(objects)
+    facts = {"bytes": 1, "seconds": 5.0, "fps": 16.0, "width": 64, "height": 48}
+    facts |= {"codec": "h264", "frames": 16, "sha256": "a"}
+    uri = await Clips(objects).publish(job, clip, {"job": job, **facts})
+    ledger = await Ledger.open(objects, name="crashed")
+    for event in (
+        Intended(lane="atlas", route=QUICK, price_usd=Decimal("0.17"), seed=1),
+        Accepted(Ticket("atlas", "remote")),
+        Generated(),
+        Published(uri, Facts(**facts)),
+    ):
+        await ledger.record(hedge_of(job), event)
+    await ledger.close()
+
+
+@pytest.mark.parametrize("faults", [[], [Fault.FAIL]])
+async def test_a_hedges_clip_that_a_crash_left_is_the_jobs_and_it_is_not_bought_again(
+    hurried, clip, faults
+):
+    emulator = Emulator(latency_s=1.0, clip=clip, faults={"pan": faults})
+    with running(emulator) as url:
+        world = hurried(url, emulator, Rules(deadline_s=0.0))
+        await world.run(1, lanes=[world.lane(SLOW)])
+        await hedged_and_crashed(world, clip)
+        world.rules = RULES
+
+        summary = await world.run(1, lanes=[world.lane(SLOW)])
+
+    assert (summary.published, summary.bought) == (1, 0)
+    assert len(emulator.bill) == 1
+
+
+def late_to_deliver(emulator, seconds):
+    """The same provider, whose clips take so long to come."""
+
+    async def app(scope, receive, send):
+        if scope.get("path", "").endswith(".mp4"):
+            await asyncio.sleep(seconds)
+        await emulator(scope, receive, send)
+
+    return app
+
+
+async def test_two_clips_of_one_job_at_once_are_one_and_end_nothing(worlds, clip):
+    slow, quick = Emulator(latency_s=1.2, clip=clip), Emulator(latency_s=0.1, clip=clip)
+    with running(slow) as url, running(late_to_deliver(quick, 0.9)) as other:
+        world, both = two(worlds, (slow, url), (quick, other))
+
+        summary = await world.run(1, lanes=both(), finish_at=time.time() + 1.0)
+
+    assert (len(slow.bill), len(quick.bill)) == (1, 1)
+    assert (summary.published, summary.bought) == (1, 2)
+    assert summary.spent_usd == slow.total_usd + quick.total_usd
+
+
+async def test_reconcile_fetches_one_clip_of_a_job_and_its_hedge_that_are_both_ready(
+    worlds, clip
+):
+    slow, quick = Emulator(latency_s=1.6, clip=clip), Emulator(latency_s=0.6, clip=clip)
+    with running(slow) as url, running(quick) as other:
+        world, both = two(worlds, (slow, url), (quick, other))
+
+        def killed(night):
+            asyncio.get_running_loop().call_later(0.9, night.engine.stop, "killed")
+
+        ends = time.time() + 1.0
+        await world.run(1, lanes=both(), during=killed, finish_at=ends)
+        assert (len(slow.bill), len(quick.bill)) == (1, 1)
+        at = (world.folder / "root").as_uri()
+        async with opened(at, lanes=both(), rules=RULES) as books:
+            await books.fetch()
+        again = await world.run(1, lanes=both())
+
+    assert books.told.fetched >= 1
+    assert (again.published, again.bought) == (1, 0)

@@ -4,6 +4,7 @@ import asyncio
 import math
 from dataclasses import replace
 from decimal import Decimal
+from itertools import count
 
 import pytest
 
@@ -101,6 +102,48 @@ async def test_where_all_are_closed_whoever_waits_is_told_why():
 
     with pytest.raises(NoLaneLeftError, match="a: top up the account"):
         await waiting
+
+
+async def test_with_a_lane_closed_a_long_queue_is_not_gone_through_at_every_deal():
+    a, b = lane("a"), lane("b")
+    dealt, asked = lanes(a, b), count()
+    await dealt.turn(lambda: [a])
+    dealt.close(b, "no credit")
+
+    def prefers():
+        next(asked)
+        return [a, b]
+
+    queue = [asyncio.ensure_future(dealt.turn(prefers)) for _ in range(2000)]
+    await asyncio.sleep(0)
+    for _ in range(20):
+        a.pace.accepted(0.0)
+        dealt.give_back(a)
+    await asyncio.sleep(0)
+
+    assert sum(turn.done() for turn in queue) == 20
+    assert next(asked) < 3 * 2000
+    dealt.stop()
+    await asyncio.gather(*queue, return_exceptions=True)
+
+
+async def test_at_the_end_of_a_long_queue_who_has_no_lane_left_is_told_at_once():
+    a, b = lane("a"), lane("b")
+    dealt = lanes(a, b)
+    await dealt.turn(lambda: [a])
+    await dealt.turn(lambda: [b])
+    queue = [asyncio.ensure_future(dealt.turn(lambda: [a, b])) for _ in range(2000)]
+    last = asyncio.ensure_future(dealt.turn(lambda: [b]))
+    await asyncio.sleep(0)
+
+    dealt.close(b, "no credit")
+
+    for told in (last, dealt.turn(lambda: [b])):
+        with pytest.raises(NoLaneLeftError, match="b: no credit"):
+            await told
+    assert not any(turn.done() for turn in queue)
+    dealt.stop()
+    await asyncio.gather(*queue, return_exceptions=True)
 
 
 def test_a_few_failures_are_no_rate():

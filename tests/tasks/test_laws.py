@@ -1,5 +1,6 @@
 """The laws, over real HTTP, for every provider: the emulator's bill is the witness."""
 
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -8,6 +9,7 @@ from manifests.reading import ManifestError
 from storage.objects import Objects
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine import Rules
+from tasks.pacing import TRUST
 from tasks.providers.base import Findable
 from tasks.tally import Why
 
@@ -377,6 +379,24 @@ async def test_a_key_that_is_refused_at_the_upload_leaves_the_other_lanes_at_wor
 
     assert (summary.published, summary.exit_code) == (5, 0)
     assert list(summary.lanes_closed) == ["wavespeed"]
+
+
+async def test_a_request_that_cannot_be_written_costs_no_money_and_no_slot(
+    worlds, emulator
+):
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[])
+        lane = world.lane("replicate/wan-2.2")
+        # Its owner lists a length that its adapter has no words for.
+        prices = {**lane.route.prices_usd, ("480p", 8): Decimal("0.08")}
+        lane.route = replace(lane.route, prices_usd=prices)
+
+        summary = await world.run([{"prompt": "pan", "duration_s": 8}], lanes=[lane])
+
+    assert (summary.published, summary.spent_usd, world.bought) == (0, 0, {})
+    for _ in range(TRUST):
+        assert lane.pace.wait(0.0) == 0
+        lane.pace.begin(0.0)
 
 
 async def test_a_still_whose_link_has_died_is_handed_over_anew(worlds, clip):

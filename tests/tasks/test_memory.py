@@ -77,6 +77,16 @@ async def test_what_was_refused_for_free_takes_nothing_of_the_day(world):
     assert (summary.published, summary.exit_code) == (3, 0)
 
 
+async def test_a_day_is_used_up_though_one_submit_of_it_was_refused(world):
+    world.slots = 10
+    world.emulator.faults["pan"] = [Fault.THROTTLE]
+    lane = world.lane(world.routes[0], submits_per_day=5)
+
+    summary = await world.run(10, lanes=[lane])
+
+    assert summary.published == 5
+
+
 async def test_a_lane_on_which_most_comes_to_nothing_buys_no_more(world):
     world.rules = Rules(attempts=1, settle_s=0.0)
     world.emulator.faults["pan"] = [Fault.FAIL] * 100
@@ -86,6 +96,21 @@ async def test_a_lane_on_which_most_comes_to_nothing_buys_no_more(world):
     assert summary.short_of == "lanes"
     assert "came to nothing: over 30%" in next(iter(summary.lanes_closed.values()))
     assert 20 <= len(world.emulator.bill) <= 30
+
+
+async def test_a_lane_whose_clips_are_all_broken_buys_no_more(worlds, clip):
+    broken = bytearray(clip)
+    start = broken.index(b"mdat") + 8
+    broken[start : start + 4000] = bytes(4000)
+    emulator = Emulator(latency_s=0.1, slots=1000, clip=bytes(broken))
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS], slots=8)
+        world.rules = Rules(attempts=1)
+
+        summary = await world.run(60)
+
+    assert (summary.published, summary.short_of) == (0, "lanes")
+    assert len(emulator.bill) < 40
 
 
 async def test_a_provider_whose_day_is_over_rests_and_says_so(world):

@@ -80,6 +80,30 @@ def test_a_minute_never_has_more_submits_than_it_may():
     )
 
 
+def test_a_turn_that_is_withdrawn_late_gives_its_slot_back():
+    lane = pace(slots=2)
+    begin(lane, 1)
+    lane.wait(MINUTE + 1)  # somebody asks, and what is over a minute old is forgotten
+
+    lane.withdrawn()
+    lane.done()
+
+    assert lane.in_flight == 0
+    begin(lane, 2, MINUTE + 1)
+
+
+def test_a_turn_that_is_withdrawn_late_hides_nobody_elses_submit():
+    lane = pace(submits_per_minute=2)
+    begin(lane, 1, 0.0)  # its still takes long, and then will not do
+    accept(lane, 1, 50.0)
+
+    lane.withdrawn()
+    lane.done()
+
+    begin(lane, 1, 55.0)
+    assert lane.wait(56.0) == 50.0 + MINUTE - 56.0
+
+
 def test_retry_after_is_honoured():
     lane = pace()
     begin(lane, 1)

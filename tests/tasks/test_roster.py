@@ -27,7 +27,7 @@ class Clock:
         return self.now
 
 
-def lane(name, route, *, price, typical_s=60.0, **limits):
+def lane(name, route, *, price, typical_s=60.0, shared=None, **limits):
     known = CATALOGUE.route(route)
     priced = replace(
         known, prices_usd={("480p", 5): Decimal(price)}, typical_s=int(typical_s)
@@ -38,6 +38,7 @@ def lane(name, route, *, price, typical_s=60.0, **limits):
         route=priced,
         line=Line(PROVIDERS[known.provider](priced, "key")),
         limits=Limits(**said),
+        shared=shared,
     )
 
 
@@ -128,6 +129,20 @@ def test_a_deadline_that_nobody_can_meet_uses_every_lane_and_says_so(cheap, dear
 
     assert names(plan.lanes(ORDER)) == ["cheap", "dear"]
     assert plan.reckon() > 9_000
+
+
+def test_lanes_of_one_account_are_not_counted_on_twice():
+    spicy = lane("spicy", "wavespeed/wan-2.2-spicy", price="0.15", slots=1)
+    plain = lane("plain", "wavespeed/wan-2.2", price="0.15", slots=1, shared=spicy.pace)
+    plan = roster(spicy, plain, ends_at=6100.0)
+    jobs = [
+        Job(image="i", prompt="p", model=each.route.model) for each in (spicy, plain)
+    ]
+
+    plan.expect({kind_of(Order(job=job, still="i")): 90 for job in jobs})
+
+    # One slot makes some 96 clips of a minute each by then.
+    assert plan.reckon() >= 80
 
 
 def test_a_closed_lane_is_planned_without_at_once(cheap, dear):
