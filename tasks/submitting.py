@@ -34,7 +34,7 @@ def reference(key: str, attempt: int) -> str:
 def whose(lane: Lane) -> str:
     """Tells accounts apart, without keeping a key: what one has, another lacks."""
     provider = lane.line.provider
-    said = f"{provider.name} {lane.line.base_url} {provider.key}".encode()
+    said = f"{provider.name} {provider.key}".encode()
     return hashlib.blake2b(said, digest_size=4).hexdigest()
 
 
