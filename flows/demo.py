@@ -8,7 +8,7 @@ from typing import Final
 from flows import settings
 from tasks.emulator import Emulator, running
 
-LATENCY_S: Final = 6.0
+LATENCY_S: Final = 4.0
 """Of an emulated clip: long enough to watch, short enough to wait for."""
 
 KEY: Final = "NIGHTREEL_DEMO_KEY"

@@ -53,12 +53,13 @@ class Doubts:
     """How old a doubt is before its provider is asked."""
     unheard: set[str] = field(default_factory=set[str])
     """Jobs whose providers may yet tell: nobody answered, or we were stopped."""
-    _tickets: set[str] | None = None
+    _tickets: set[str] = field(default_factory=set[str])
+    _read: bool = False
+    """Whether what earlier runs put on record is among them."""
 
     def learn(self, ticket: Ticket) -> None:
         """One more submit whose remote id is on record."""
-        if self._tickets is not None:
-            self._tickets.add(ticket.id)
+        self._tickets.add(ticket.id)
 
     async def asked(self, doubts: Mapping[str, History]) -> dict[str, Event]:
         """Ask about each; what is certain now, by job, and on record."""
@@ -85,9 +86,10 @@ class Doubts:
 
     async def _known(self) -> frozenset[str]:
         """The remote ids of all submits that are on record, of whichever run."""
-        if self._tickets is None:
+        if not self._read:
             events = [entry.event for entry in await self.entries()]
-            self._tickets = {e.ticket.id for e in events if isinstance(e, Accepted)}
+            self._tickets |= {e.ticket.id for e in events if isinstance(e, Accepted)}
+            self._read = True
         return frozenset(self._tickets)
 
     def askable(self, past: History) -> bool:

@@ -378,7 +378,7 @@ async def test_what_a_doubt_cost_is_not_decided_and_then_given_back_a_second_tim
 ):
     kling.rules = Rules(settle_s=3600.0)
     kling.emulator.faults["pan 0"] = [Fault.ERROR_BEFORE]
-    await kling.run(1, during=killed_after(0.5))
+    await kling.run(1, during=killed_after(1.0))
     [doubt] = {entry.job for entry in await everything(kling)}
     root = (kling.folder / "root").as_uri()
 

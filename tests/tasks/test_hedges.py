@@ -195,13 +195,17 @@ async def hedged_and_crashed(world, clip):
     await ledger.close()
 
 
-@pytest.mark.parametrize("faults", [[], [Fault.FAIL]])
+@pytest.mark.parametrize(
+    ("faults", "rules"),
+    [([], Rules(deadline_s=0.0)), ([Fault.FAIL], Rules(attempts=1))],
+    ids=["under-way", "failed"],
+)
 async def test_a_hedges_clip_that_a_crash_left_is_the_jobs_and_it_is_not_bought_again(
-    hurried, clip, faults
+    hurried, clip, faults, rules
 ):
     emulator = Emulator(latency_s=1.0, clip=clip, faults={"pan": faults})
     with running(emulator) as url:
-        world = hurried(url, emulator, Rules(deadline_s=0.0))
+        world = hurried(url, emulator, rules)
         await world.run(1, lanes=[world.lane(SLOW)])
         await hedged_and_crashed(world, clip)
         world.rules = RULES
@@ -238,12 +242,12 @@ async def test_two_clips_of_one_job_at_once_are_one_and_end_nothing(worlds, clip
 async def test_reconcile_fetches_one_clip_of_a_job_and_its_hedge_that_are_both_ready(
     worlds, clip
 ):
-    slow, quick = Emulator(latency_s=1.6, clip=clip), Emulator(latency_s=0.6, clip=clip)
+    slow, quick = Emulator(latency_s=1.6, clip=clip), Emulator(latency_s=0.8, clip=clip)
     with running(slow) as url, running(quick) as other:
         world, both = two(worlds, (slow, url), (quick, other))
 
         def killed(night):
-            asyncio.get_running_loop().call_later(0.9, night.engine.stop, "killed")
+            asyncio.get_running_loop().call_later(1.1, night.engine.stop, "killed")
 
         ends = time.time() + 1.0
         await world.run(1, lanes=both(), during=killed, finish_at=ends)

@@ -77,12 +77,13 @@ async def test_what_was_refused_for_free_takes_nothing_of_the_day(world):
     assert (summary.published, summary.exit_code) == (3, 0)
 
 
-async def test_a_day_is_used_up_though_one_submit_of_it_was_refused(world):
-    world.slots = 10
-    world.emulator.faults["pan"] = [Fault.THROTTLE]
-    lane = world.lane(world.routes[0], submits_per_day=5)
+async def test_a_day_is_used_up_though_one_submit_of_it_was_refused(worlds, emulator):
+    emulator.faults["pan"] = [Fault.THROTTLE]
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS], slots=10)
+        lane = world.lane(ATLAS, submits_per_day=5)
 
-    summary = await world.run(10, lanes=[lane])
+        summary = await world.run(10, lanes=[lane])
 
     assert summary.published == 5
 
@@ -105,7 +106,7 @@ async def test_a_lane_whose_clips_are_all_broken_buys_no_more(worlds, clip):
     emulator = Emulator(latency_s=0.1, slots=1000, clip=bytes(broken))
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[ATLAS])
-        world.rules = Rules(attempts=1)
+        world.rules = Rules(attempts=1, max_failure_rate=0.1)
         lane = world.lane(ATLAS)
         lane.looks.learn([0.1] * 10)
 
