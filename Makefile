@@ -16,7 +16,7 @@ LOCK = $(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3
 	--custom-compile-command "make lock" --group build pyproject.toml
 LOCK_DEV = $(LOCK) --group dev -c
 
-.PHONY: setup demo test check lock docs clean
+.PHONY: setup demo test test-slow check lock docs clean
 setup: $(READY)
 
 # Only what the lock holds is downloaded, each file by its hash; what builds the project
@@ -38,7 +38,11 @@ demo: $(RUNS)
 	$(BIN)/nightreel demo
 
 test: $(READY)
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 3 --dist worksteal
+
+# Long batches, and what takes many processes one after the other.
+test-slow: $(READY)
+	$(BIN)/pytest -n 3 --dist worksteal -m slow
 
 # The versions in the locks are kept as long as pyproject.toml allows them, so that a new
 # release somewhere is not a failure here.

@@ -106,6 +106,7 @@ def test_a_run_says_one_json_object_whose_money_is_the_providers_own(bench):
     assert "Traceback" not in ran.err
 
 
+@pytest.mark.slow
 def test_an_answer_that_was_lost_ends_the_run_with_1_and_status_names_the_job(bench):
     bench.manifest(3)
     bench.config("atlas")
@@ -150,6 +151,7 @@ def test_a_spent_budget_ends_the_run_with_3(bench):
     assert ran.said["spent_usd"] == pytest.approx(bench.owed) == pytest.approx(0.30)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_begun_ends_with_2_and_one_message_before_anything_is_sent(
     bench,
 ):
@@ -252,6 +254,7 @@ def test_the_emulator_says_where_it_is_and_stops_when_told(bench, sign):
     assert (ended.out, ended.err) == ("", "")
 
 
+@pytest.mark.slow
 def test_paths_are_the_shells_and_not_uris(bench):
     name, root = "20%20 off #1?.parquet", "a root [#1]"
     bench.manifest([{"prompt": "pan", "image": bench.still("a b.jpg")}])
@@ -292,6 +295,7 @@ def test_no_key_and_no_signature_is_said_or_kept(bench):
     assert bench.seen("upload") > 0
 
 
+@pytest.mark.slow
 def test_a_check_that_finds_a_bad_key_buys_nothing_and_says_what_is_wrong(bench, clip):
     bench.manifest(2)
     with running(
@@ -339,6 +343,7 @@ def test_the_policy_decides_which_lanes_are_used(bench, policy, lanes):
     assert bench.table()["lane"].n_unique() == lanes
 
 
+@pytest.mark.slow
 def test_a_risk_that_the_owner_allows_is_taken_told_and_on_the_bill(bench):
     bench.manifest(2)
     bench.config("atlas", risk_usd=0.2)

@@ -118,6 +118,7 @@ def test_a_batch_that_is_told_to_stop_leaves_no_doubt_and_the_next_goes_on(slow)
     assert set(bench.bought.values()) == {1}
 
 
+@pytest.mark.slow
 def test_a_second_run_on_a_root_is_refused_and_buys_nothing(slow):
     bench, _ = slow
     bench.manifest(2)

@@ -162,6 +162,7 @@ def test_a_check_ends_with_1_where_something_is_wrong_and_says_what(nightreel, c
     assert "5160" not in shown.out + refused.out + refused.err
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_ends_with_2(nightreel, config, tmp_path):
     none = nightreel()
     config()

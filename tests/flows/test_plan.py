@@ -50,6 +50,7 @@ def test_a_plan_says_what_cannot_be_done_in_time_and_what_each_lane_would_do_alo
     assert re.search(r"^spicy +20 +3\.00 +20 min .* 1$", shown.out, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_a_plan_for_a_root_leaves_out_what_it_has_and_knows_its_lanes(bench):
     bench.manifest(3, "first")
     bench.manifest(5)

@@ -92,6 +92,7 @@ def calendar(api):
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.slow
 def test_one_command_puts_the_batch_on_the_calendar_every_night(tmp_path):
     port = free_port()
     env = environment(tmp_path, port)

@@ -112,6 +112,7 @@ def gate(url: str, *, lets: str) -> Iterator[tuple[str, list[bytes]]]:
 # What can be asked
 
 
+@pytest.mark.slow
 async def test_what_kling_took_from_a_run_that_died_is_found_and_never_bought_twice(
     bench,
 ):
@@ -192,6 +193,7 @@ async def test_a_risk_is_taken_only_by_a_person_who_says_so(bench):
     assert [doubt["job"] for doubt in sure.said["doubts"]] == [hedge_of("b" * 32)]
 
 
+@pytest.mark.slow
 async def test_a_risk_that_was_taken_is_bought_by_the_next_run_and_all_is_counted(
     bench,
 ):
@@ -228,6 +230,7 @@ async def test_what_is_written_off_is_over_and_costs_what_the_bill_says(bench):
     assert [job.spent_usd for job in jobs.values()] == [Decimal("0.05"), Decimal("0.2")]
 
 
+@pytest.mark.slow
 async def test_what_makes_no_sense_ends_with_2_and_leaves_nothing_on_record(bench):
     entries = await doubts(bench, "a" * 32, hedge_of("a" * 32))
     a, nobody = "a" * 32, "f" * 32
@@ -304,6 +307,7 @@ def flow_run(bench, name: str) -> tuple[dict, dict]:
     return run["state"], {artifact["key"]: artifact for artifact in artifacts}
 
 
+@pytest.mark.slow
 async def test_while_a_run_is_at_work_a_person_is_refused_and_a_schedule_passes_by(
     bench,
 ):
@@ -322,6 +326,7 @@ async def test_while_a_run_is_at_work_a_person_is_refused_and_a_schedule_passes_
     assert (await past(bench))["a" * 32].state is State.IN_DOUBT
 
 
+@pytest.mark.slow
 async def test_on_a_schedule_what_is_left_in_doubt_is_a_table_and_no_failure(bench):
     await doubts(bench, "a" * 32)
 

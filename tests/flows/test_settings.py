@@ -377,6 +377,7 @@ async def test_what_is_no_reference_is_refused_and_never_repeated():
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_key_is_read_from_a_prefect_secret_block(tmp_path):
     program = """
 import asyncio

@@ -10,7 +10,7 @@ import pytest
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine import Rules
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(240)]
 
 LANES = {
     "replicate/wan-2.2": {"slots": 6},

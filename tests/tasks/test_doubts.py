@@ -245,6 +245,7 @@ async def test_where_nobody_can_be_asked_a_doubt_stays_and_its_money_counts(atla
     assert atlas.owed == PRICE * 2
 
 
+@pytest.mark.slow
 async def test_the_likeliest_refused_are_risked_first_and_no_more_than_the_sum(atlas):
     atlas.emulator.faults.update(
         {
@@ -283,6 +284,7 @@ async def test_without_leave_nothing_is_ever_risked(atlas):
     assert not [e for e in await everything(atlas) if isinstance(e.event, Risked)]
 
 
+@pytest.mark.slow
 async def test_a_providers_bad_hour_does_not_park_a_batch_in_doubt(atlas):
     atlas.slots = 2
     atlas.emulator.faults["pan"] = [Fault.GATEWAY_BEFORE] * 3

@@ -25,6 +25,7 @@ def refused(world):
     return account["throttled"]
 
 
+@pytest.mark.slow
 async def test_with_twice_the_true_slots_configured_few_calls_are_refused_and_no_row_is(
     worlds, clip
 ):
