@@ -38,11 +38,11 @@ demo: $(RUNS)
 	$(BIN)/nightreel demo
 
 test: $(READY)
-	$(BIN)/pytest -n 3 --dist worksteal
+	$(BIN)/pytest -n 2 --dist worksteal
 
 # Long batches, and what takes many processes one after the other.
 test-slow: $(READY)
-	$(BIN)/pytest -n 3 --dist worksteal -m slow
+	$(BIN)/pytest -n 2 --dist worksteal -m slow
 
 # The versions in the locks are kept as long as pyproject.toml allows them, so that a new
 # release somewhere is not a failure here.

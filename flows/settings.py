@@ -343,6 +343,8 @@ def calm_prefect() -> None:
     lend("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     lend("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
     lend("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    # On a busy machine its own server takes longer to start than the 20 s it is given.
+    lend("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     lend("DO_NOT_TRACK", "1")
     # They warn of what they have still to send when we are done: it is sent all the same.
     for worker in ("EventsWorker", "APILogWorker"):

@@ -398,6 +398,7 @@ asyncio.run(main())
         "PREFECT_HOME": str(tmp_path),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
     }
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
 
