@@ -19,7 +19,7 @@ from tasks.purse import Day, Purse
 log = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
-HandsOver = Literal["link", "presign", "upload"]
+HandsOver = Literal["upload", "presign", "link"]
 
 ENOUGH: Final = 20
 """Jobs that have ended on a lane before its failures are a rate."""
