@@ -141,6 +141,9 @@ class Lives:
                 return None if past.attempts else self._buy(hand, past)
             case History(state=State.PENDING) if self._hedge_has_it(hand):
                 return self._rescued(hand, past)
+            case History(state=State.PENDING) if self._hedge(hand) is State.IN_DOUBT:
+                # It may be at work, and paid for: a third submit would be one too many.
+                raise RestError(Why.DOUBT, "its hedge is in doubt")
             case History(state=State.PENDING) if past.failures < self._rules.attempts:
                 return self._buy(hand, past)
             case History(state=State.PENDING):
@@ -292,10 +295,12 @@ class Lives:
 
     def _hedge_has_it(self, hand: Hand) -> bool:
         """Whether a second submit for the job is under way, or has made its clip."""
-        past = self._ledger.history(hedge_of(hand.key))
         # What its provider would not make, nobody makes: that is final for the row.
-        has_it = past.state in {*FOLLOWED, State.PUBLISHED, State.REJECTED}
-        return hand.beside is None and has_it
+        has_it = {*FOLLOWED, State.PUBLISHED, State.REJECTED}
+        return hand.beside is None and self._hedge(hand) in has_it
+
+    def _hedge(self, hand: Hand) -> State:
+        return self._ledger.history(hedge_of(hand.key)).state
 
     async def _publish(
         self, hand: Hand, past: History, ticket: Ticket

@@ -215,7 +215,10 @@ class Books:
         for job in sorted(decisions.resubmit):
             await self._record(job, Risked("its owner lets it go again"))
         for job in sorted(decisions.write_off):
-            await self._record(job, Rejected("written off by its owner", charged=True))
+            said = "written off by its owner"
+            # Of a hedge only the money is given up: its job may be bought again.
+            over = Risked(said) if job.endswith(HEDGE) else Rejected(said, charged=True)
+            await self._record(job, over)
         for job, usd in sorted(decisions.charged.items()):
             await self._settle(bills[job], usd, "by the provider's bill")
         self.told.resubmit += len(decisions.resubmit)

@@ -259,3 +259,20 @@ async def test_reconcile_fetches_one_clip_of_a_job_and_its_hedge_that_are_both_r
 
     assert books.told.fetched >= 1
     assert (again.published, again.bought) == (1, 0)
+
+
+async def test_while_its_hedge_is_in_doubt_a_job_that_failed_is_not_bought_a_third_time(
+    hurried, clip
+):
+    emulator = Emulator(
+        latency_s=1.2, clip=clip, faults={"pan": [Fault.FAIL, Fault.LOSE_ANSWER]}
+    )
+    with running(emulator) as url:
+        world = hurried(url, emulator)
+        first = await run(world, finish_at=time.time() + 0.9)
+
+        again = await world.run(1, lanes=lanes(world))
+
+    assert [line.dialect for line in emulator.bill] == ["wavespeed", "atlas"]
+    assert (first.pending, again.pending, again.bought) == (1, 1, 0)
+    assert first.exit_code == again.exit_code == 1
