@@ -10,8 +10,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -63,6 +64,28 @@ WATCHER: ContextVar[Callable[["Night"], None] | None] = ContextVar(
 """Who in this process wants to know that a night begins: the command line, say."""
 
 
+PATIENCE_S: Final = 600.0
+"""How long a store may be away: the batch waits for it."""
+
+
+def _kept(uri: str) -> Objects:
+    return Objects.open(uri, patience_s=PATIENCE_S)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """What a night reaches beyond itself."""
+
+    objects: Callable[[str], Objects] = _kept
+    """What is kept below a root URI."""
+    clients: Callable[[], AbstractAsyncContextManager[Clients]] = connected
+    now: Callable[[], float] = time.monotonic
+    today: Callable[[], float] = time.time
+
+
+REAL: Final = World()
+
+
 @asynccontextmanager
 async def begun(
     wanted: Wanted,
@@ -70,6 +93,7 @@ async def begun(
     lanes: Sequence[Lane],
     rules: Rules,
     hints_url: str | None = None,
+    world: World = REAL,
 ) -> AsyncGenerator["Night"]:
     """A batch, checked before it is begun, and its tables written when it is over.
 
@@ -85,19 +109,22 @@ async def begun(
         plan = await asyncio.to_thread(planned, wanted, folder, lanes)
         if wanted.strict:
             refuse(await looked_at(plan, wanted.manifest, folder, lanes))
-        objects = Objects.open(wanted.root)
+        objects = world.objects(wanted.root)
         stem = Path(unquote(urlsplit(wanted.manifest).path)).stem
-        ledger = await Ledger.open(objects, name=stem, take_over=wanted.take_over)
+        ledger = await Ledger.open(
+            objects, name=stem, take_over=wanted.take_over, clock=world.today
+        )
         try:
-            async with connected() as clients:
-                await _recall(lanes, ledger, objects)
-                engine = _engine(wanted, lanes, rules, ledger, objects, clients)
+            async with world.clients() as clients:
+                await _recall(lanes, ledger, objects, world)
+                engine = _engine(wanted, lanes, rules, ledger, objects, clients, world)
                 night = Night(
                     wanted,
                     plan=plan,
                     folder=folder,
                     ledger=ledger,
                     engine=engine,
+                    world=world,
                 )
                 await asyncio.to_thread(night.reckon)
                 if watcher := WATCHER.get():
@@ -118,19 +145,20 @@ def _engine(  # noqa: PLR0913, PLR0917 - the parts of a run, each named once
     ledger: Ledger,
     objects: Objects,
     clients: Clients,
+    world: World,
 ) -> Engine:
     left_s = math.inf
     if wanted.finish_at is not None:
-        left_s = wanted.finish_at - time.time()
+        left_s = wanted.finish_at - world.today()
     roster = Roster(
         lanes,
         policy=wanted.policy,
-        now=time.monotonic,
-        today=time.time,
-        ends_at=time.monotonic() + left_s,
+        now=world.now,
+        today=world.today,
+        ends_at=world.now() + left_s,
     )
     return Engine(
-        lanes=Lanes(lanes, time.monotonic),
+        lanes=Lanes(lanes, world.now, world.today),
         roster=roster,
         ledger=ledger,
         clips=Clips(objects),
@@ -138,15 +166,19 @@ def _engine(  # noqa: PLR0913, PLR0917 - the parts of a run, each named once
         entries=partial(read, objects),
         purse=Purse(wanted.budget_usd),
         rules=rules,
+        now=world.now,
+        today=world.today,
     )
 
 
-async def _recall(lanes: Sequence[Lane], ledger: Ledger, objects: Objects) -> None:
+async def _recall(
+    lanes: Sequence[Lane], ledger: Ledger, objects: Objects, world: World
+) -> None:
     """What earlier nights showed of these lanes."""
     recall_latencies(lanes, ledger.histories())
-    await recall_limits(lanes, objects, time.monotonic())
+    await recall_limits(lanes, objects, world.now())
     if any(lane.day.limited for lane in lanes):
-        recall_day(lanes, await read(objects), time.time())
+        recall_day(lanes, await read(objects), world.today())
 
 
 @asynccontextmanager
@@ -182,7 +214,7 @@ def mixed(orders: Sequence[Order]) -> list[Order]:
 class Night:
     """A batch that is under way."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a night, each named once
         self,
         wanted: Wanted,
         *,
@@ -190,6 +222,7 @@ class Night:
         folder: Path,
         ledger: Ledger,
         engine: Engine,
+        world: World,
     ) -> None:
         self.wanted = wanted
         self.plan = plan
@@ -202,8 +235,9 @@ class Night:
         self._folder = folder
         self._manifest = folder / MANIFEST
         self._ledger = ledger
-        self._began = time.monotonic()
-        self._since = time.time()
+        self._now = world.now
+        self._began = world.now()
+        self._since = world.today()
         first = plan.wanted.filter("first")["job"]
         self._over_before = sum(map(self._over, first))
 
@@ -219,7 +253,7 @@ class Night:
 
     @property
     def elapsed_s(self) -> float:
-        return time.monotonic() - self._began
+        return self._now() - self._began
 
     def reckon(self) -> None:
         """Work out what the deadline asks of the lanes, and whether they can do it."""
