@@ -1,12 +1,18 @@
 """The table of attempts: every submit that was meant, what came of it and what it cost."""
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import (
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+)
+from contextlib import contextmanager
+from datetime import datetime
 from decimal import Decimal
-from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import polars as pl
 
@@ -27,7 +33,9 @@ from manifests.lifecycle import (
     Settled,
     State,
 )
-from manifests.tables import TIME, moment, written
+from manifests.parquet import SLICE, rewritten, written
+from manifests.settlements import Settlements
+from manifests.tables import TIME, moment
 
 ATTEMPTS: Final = pl.Schema(
     {
@@ -53,89 +61,130 @@ ATTEMPTS: Final = pl.Schema(
 KEY: Final = ("job", "hedge", "attempt")
 """What tells one attempt from another; a job's hedge counts its own."""
 
-_SLICE: Final = 20_000
+
+class Attempt(NamedTuple):
+    """A row of the table, in the order of ATTEMPTS."""
+
+    job: str
+    hedge: bool
+    attempt: int
+    lane: str | None
+    provider: str
+    model: str
+    route: str | None
+    remote_id: str | None
+    seed: int | None
+    price_usd: Decimal
+    charged: bool | None
+    charged_usd: Decimal
+    outcome: str
+    reason: str | None
+    submitted_at: datetime | None
+    accepted_at: datetime | None
+    ended_at: datetime | None
+
+    def settled(self, settlements: Settlements) -> "Attempt":
+        """The same, with what was said of its price after it was counted."""
+        later = settlements.get((self.job, self.hedge, self.attempt))
+        if later is None:
+            return self
+        cost = self.charged_usd + later.usd
+        # A doubt stays one until it is answered, whatever is said of its price.
+        charged = self.charged if self.outcome == State.IN_DOUBT else cost > 0
+        reason = "; ".join(filter(None, [self.reason, *later.reasons]))
+        return self._replace(charged=charged, charged_usd=cost, reason=reason)
 
 
-def write_attempts(
-    path: Path, entries: Collection[Entry], *, since: float = 0.0
-) -> None:
-    """Write one row per attempt, from a ledger's entries in the order they were recorded.
+@contextmanager
+def attempts_table(
+    path: Path, *, before: Mapping[str, History]
+) -> Generator[Callable[[Iterable[Entry]], None]]:
+    """Write one row per attempt of a batch; the function takes what was recorded in it.
 
-    Those that ended or were settled since a time (Unix seconds), as they ended, then
-    those under way. `overtaken` is what its hedge was faster than. `charged` is null
-    where nobody knows: in doubt, or risked. `charged_usd` is what an attempt has cost by
-    now, and counts what may have been charged: over the latest row of each attempt it
-    is the sum that all jobs have spent.
+    `before` are the lives that were not over when it began, and the entries all that
+    came after that, in their order, a few or many at a time. Attempts are told as they
+    ended, and in the end those under way. Only lives that are not over are in memory.
+
+    `overtaken` is what its hedge was faster than. `charged` is null where nobody knows:
+    in doubt, or risked. `charged_usd` is what an attempt has cost by now, and counts what
+    may have been charged: over the latest row of each attempt it is the sum that all
+    jobs have spent. What is settled of an attempt that had ended before the batch is
+    told in the table that has it: see `settling`.
     """
-    rows = attempts(entries, since=since)
+    histories = dict(before)
+    settled = Settlements()
     with written(path) as write:
-        write(pl.DataFrame(schema=ATTEMPTS))
-        while some := [*islice(rows, _SLICE)]:
-            write(pl.DataFrame(some, schema=ATTEMPTS, orient="row"))
+        waiting: list[Attempt] = []
+
+        def flush(least: int) -> None:
+            if len(waiting) >= least:
+                write(pl.DataFrame(waiting, ATTEMPTS, orient="row"))
+                waiting.clear()
+
+        def add(entries: Iterable[Entry]) -> None:
+            for entry in entries:
+                settled.note(entry)
+                waiting.extend(_ended(histories, entry))
+                flush(SLICE)
+
+        yield add
+        waiting.extend(_under_way(histories))
+        flush(0)
+    if settled:
+        _settle(path, settled)
 
 
-def attempts(
-    entries: Collection[Entry], *, since: float = 0.0
-) -> Iterator[tuple[Any, ...]]:
-    """The rows of `write_attempts`, in the order of ATTEMPTS.
+def attempts(entries: Collection[Entry]) -> Iterator[Attempt]:
+    """A row per attempt, from a whole ledger's entries: those that ended, as they ended,
+    then those under way.
 
-    The entries are gone through twice, so that a job can be forgotten when it is over:
-    what is settled may be settled at any time later.
+    The entries are gone through twice: what is settled may be settled at any time later.
     """
-    settled = _settled(entries)
+    settled = Settlements()
+    for entry in entries:
+        settled.note(entry)
     histories: dict[str, History] = {}
     for entry in entries:
-        # It moves no state, and its job may be forgotten by now.
-        if isinstance(entry.event, Settled):
-            continue
-        before = histories.get(entry.job, NEW)
-        histories[entry.job] = history = before.after(entry)
-        if ending := _ending(before.state, entry.event):
-            later = settled.get((entry.job, history.attempts), _UNSETTLED)
-            if max(entry.at, later.at) >= since:
-                yield _row(entry.job, history, *ending, later=later, at=entry.at)
-        if history.state in OVER:
-            del histories[entry.job]
-    yield from _under_way(histories, settled)
+        for row in _ended(histories, entry):
+            yield row.settled(settled)
+    for row in _under_way(histories):
+        yield row.settled(settled)
 
 
-@dataclass(frozen=True, slots=True)
-class _Later:
-    """What was said of an attempt's price after it was counted."""
+def _settle(path: Path, settled: Settlements) -> None:
+    """Tell a table's rows with what was settled after they were written."""
 
-    usd: Decimal = FREE
-    at: float = float("-inf")
-    reasons: tuple[str, ...] = ()
+    def told(rows: pl.DataFrame) -> pl.DataFrame:
+        anew = [Attempt._make(row).settled(settled) for row in rows.iter_rows()]
+        return pl.DataFrame(anew, ATTEMPTS, orient="row")
+
+    whole = path.with_name(f"{path.name}.settled")
+    rewritten(path, whole, told)
+    whole.replace(path)
 
 
-_UNSETTLED: Final = _Later()
-
-
-def _settled(entries: Iterable[Entry]) -> Mapping[tuple[str, int], _Later]:
-    """All that was settled, by job and attempt."""
-    found = defaultdict[tuple[str, int], _Later](_Later)
-    for entry in entries:
-        match entry:
-            case Entry(job, at, Settled(attempt=attempt, usd=usd, reason=reason)):
-                past = found[job, attempt]
-                told = (*past.reasons, reason)
-                found[job, attempt] = _Later(past.usd + usd, max(past.at, at), told)
-            case _:
-                pass
-    return found
+def _ended(histories: dict[str, History], entry: Entry) -> Iterator[Attempt]:
+    """The attempt that ends by this entry, if one does; its job is forgotten when it is
+    over."""
+    # It moves no state, and its job may be forgotten by now.
+    if isinstance(entry.event, Settled):
+        return
+    before = histories.get(entry.job, NEW)
+    histories[entry.job] = history = before.after(entry)
+    if ending := _ending(before.state, entry.event):
+        yield _row(entry.job, history, *ending, at=entry.at)
+    if history.state in OVER:
+        del histories[entry.job]
 
 
 _UNDER_WAY: Final = {State.IN_DOUBT: None, State.ACCEPTED: True, State.GENERATED: True}
 
 
-def _under_way(
-    histories: Mapping[str, History], settled: Mapping[tuple[str, int], _Later]
-) -> Iterator[tuple[Any, ...]]:
-    for job, history in histories.items():
+def _under_way(histories: Mapping[str, History]) -> Iterator[Attempt]:
+    for life, history in histories.items():
         if history.state in _UNDER_WAY:
             charged = _UNDER_WAY[history.state]
-            later = settled.get((job, history.attempts), _UNSETTLED)
-            yield _row(job, history, history.state.value, charged, later=later, at=None)
+            yield _row(life, history, history.state.value, charged, at=None)
 
 
 def _ending(state: State, event: Event) -> tuple[str, bool | None] | None:
@@ -158,36 +207,31 @@ def _ending(state: State, event: Event) -> tuple[str, bool | None] | None:
             return None
 
 
-def _row(  # noqa: PLR0913 - what a row is made of
+def _row(
     life: str,
     history: History,
     outcome: str,
     charged: bool | None,  # noqa: FBT001 - a column's value
     *,
-    later: _Later,
     at: float | None,
-) -> tuple[Any, ...]:
+) -> Attempt:
     provider, _, model = (history.route or "").partition("/")
-    cost = later.usd + (FREE if charged is False else history.price_usd)
-    # A doubt stays one until it is answered, whatever is said of its price.
-    if later.reasons and outcome != State.IN_DOUBT:
-        charged = cost > 0
-    return (
-        life.removesuffix(HEDGE),
-        life.endswith(HEDGE),
-        history.attempts,
-        history.lane,
-        provider,
-        model,
-        history.route,
-        history.ticket and history.ticket.id,
-        history.seed,
-        history.price_usd,
-        charged,
-        cost,
-        outcome,
-        "; ".join(filter(None, [history.reason, *later.reasons])) or None,
-        moment(history.submitted_at),
-        moment(history.accepted_at),
-        moment(at),
+    return Attempt(
+        job=life.removesuffix(HEDGE),
+        hedge=life.endswith(HEDGE),
+        attempt=history.attempts,
+        lane=history.lane,
+        provider=provider,
+        model=model,
+        route=history.route,
+        remote_id=history.ticket and history.ticket.id,
+        seed=history.seed,
+        price_usd=history.price_usd,
+        charged=charged,
+        charged_usd=FREE if charged is False else history.price_usd,
+        outcome=outcome,
+        reason=history.reason or None,
+        submitted_at=moment(history.submitted_at),
+        accepted_at=moment(history.accepted_at),
+        ended_at=moment(at),
     )

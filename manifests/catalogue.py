@@ -95,6 +95,8 @@ class Route:
     """When an off-peak route takes submits: from and to, in minutes after midnight."""
     typical_s: int | None = None
     """How long a clip takes, until the lane has shown it."""
+    keeps_s: int | None = None
+    """How long after its end the provider keeps a clip; None where nobody says."""
     retired: str = ""
     source: str = ""
     """Where the facts are from, and when they were read."""
@@ -247,6 +249,7 @@ class _RouteFacts(_Facts):
     kind: Kind = "live"
     hours_utc: Annotated[tuple[int, int], BeforeValidator(_minutes)] | None = None
     typical_s: _Count | None = None
+    keeps_s: _Count | None = None
     retired: str = ""
 
 
@@ -309,6 +312,7 @@ def _route(
         kind=facts.kind,
         hours_utc=facts.hours_utc,
         typical_s=facts.typical_s,
+        keeps_s=facts.keeps_s,
         retired=facts.retired or model.retired,
         aspect_ratios=facts.aspect_ratios,
         takes_negative_prompt=facts.takes_negative_prompt,

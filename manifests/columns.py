@@ -4,7 +4,7 @@ Columns are checked before any row is read. What a person wrote is called *said*
 same rows with every default filled in and every number whole are called *meant*.
 """
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -107,6 +107,8 @@ _KINDS: Final[Mapping[str, str]] = {
     "priority": "a whole number",
     "max_usd": "a number",
 }
+COLUMNS: Final = tuple(_KINDS)
+"""What has a meaning here; every other column is its owner's."""
 WHOLE: Final = tuple(n for n, kind in _KINDS.items() if kind == "a whole number")
 
 
@@ -168,26 +170,29 @@ def _wrong_columns(found: pl.Schema) -> Iterator[str]:
             yield f"column {name!r} holds {dtype}, not {kind}"
 
 
-def light(frame: pl.LazyFrame, first: int, rows: int) -> pl.LazyFrame:
-    """So many rows from the first, numbered, without the stills' bytes and the rest."""
-    ours = [name for name in frame.collect_schema() if name in _MEANINGS]
+def light(
+    frame: pl.LazyFrame, first: int, rows: int, names: Collection[str]
+) -> pl.LazyFrame:
+    """So many rows from the first, numbered: of these columns those that are there."""
     schema = frame.collect_schema()
     flat = [
         pl.col(name).list.join(",") if schema[name] == pl.List(pl.String) else name
-        for name in ours
+        for name in names
+        if name in schema
     ]
-    return frame.select(flat).slice(first, rows).with_row_index("row", first)
+    some = frame.slice(first, rows).with_row_index("row", first)
+    return some.select("row", *flat)
 
 
-def meant(said: pl.DataFrame) -> pl.DataFrame:
-    """The rows in full, with what was said beside it as `said …`.
+def meant(said: pl.DataFrame, names: Collection[str]) -> pl.DataFrame:
+    """These columns in full, with what was said beside it as `said …`.
 
     Null where a column has no default, and where what was said makes no sense.
     """
-    lacking = [name for name in _MEANINGS if name not in said.columns]
+    lacking = [name for name in names if name not in said.columns]
     full = said.with_columns(pl.lit(None).alias(name) for name in lacking)
     return full.select(
         "row",
-        *(meaning(pl.col(name)).alias(name) for name, meaning in _MEANINGS.items()),
-        *(pl.col(name).alias(f"said {name}") for name in _MEANINGS),
+        *(_MEANINGS[name](pl.col(name)).alias(name) for name in names),
+        *(pl.col(name).alias(f"said {name}") for name in names),
     )

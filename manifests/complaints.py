@@ -7,16 +7,25 @@ from typing import Any, Final, get_args
 import polars as pl
 
 from manifests.catalogue import Route, shipped
-from manifests.columns import WHOLE, absent
+from manifests.columns import COLUMNS, WHOLE, absent
 from manifests.jobs import SEEDS, AspectRatio, Content, Job, Resolution, unsigned
 from manifests.places import SCHEMES
 
 SHOWN: Final = 200
 """How many characters of a value a complaint repeats."""
 
+TOLD: Final = 100_000
+"""How many complaints repeat a value at all: who has more has one mistake in all rows."""
+
 COMPLAINTS: Final = pl.Schema(
-    {"row": pl.UInt32, "column": pl.String, "value": pl.String, "reason": pl.String}
+    {
+        "row": pl.UInt32,
+        "column": pl.Enum(sorted(COLUMNS)),
+        "value": pl.String,
+        "reason": pl.Categorical(),
+    }
 )
+"""25 bytes a complaint where they repeat no value: there may be one for every row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +47,7 @@ def none() -> pl.DataFrame:
 
 
 def about(rows: pl.DataFrame, routes: Sequence[Route]) -> pl.DataFrame:
-    """Every complaint about these rows, as `columns.meant` gives them.
+    """Every complaint about these rows, as `columns.meant` gives them, to be told.
 
     Their column `still` is the digest of the row's image_bytes, "" if they are empty,
     null if there are none.
@@ -46,29 +55,32 @@ def about(rows: pl.DataFrame, routes: Sequence[Route]) -> pl.DataFrame:
     found = [_listed(rows.filter(wrong), what, why) for what, wrong, why in _rules()]
     odd = rows.with_columns(odd=ODD_PLACE).drop_nulls("odd")
     found += [_listed(odd, "image", pl.col("odd")), *_unserved(rows, routes)]
-    table = pl.concat(found).unique().sort("row", "column", "reason")
-    return table.with_columns(_shown(table["value"]))
+    return pl.concat(found).unique().sort("row", "column", "reason")
 
 
 def duplicates(ids: pl.DataFrame) -> pl.DataFrame:
-    """A complaint for every row whose `id` an earlier one has, from columns row and id."""
-    first = pl.col("row").min().over("id").cast(pl.String)
-    again = (
-        ids.filter(pl.col("id").is_not_null())
-        .with_columns(first=first)
-        .filter(~pl.col("id").is_first_distinct())
-    )
-    return again.select(
-        pl.col("row").cast(pl.UInt32),
+    """A complaint for every row, to be told, from columns row, id and earliest: the first
+    row with that id."""
+    return ids.select(
+        "row",
         column=pl.lit("id"),
-        value=_shown(again["id"]),
-        reason=pl.format("is the id of row {} too", pl.col("first")),
+        value=pl.col("id").cast(pl.String),
+        reason=pl.format("is the id of row {} too", "earliest"),
     )
 
 
-def _shown(values: pl.Series) -> pl.Series:
-    """As much of values as complaints may repeat: no signature, and not too much."""
-    return pl.Series("value", [unsigned(said)[:SHOWN] for said in values], pl.String)
+def told(found: pl.DataFrame) -> pl.DataFrame:
+    """Complaints as a plan has them: no signature is repeated, and not too much."""
+    shown = [unsigned(said)[:SHOWN] for said in found["value"]]
+    return found.with_columns(pl.Series("value", shown, pl.String)).cast(COMPLAINTS)
+
+
+def brief(found: pl.DataFrame) -> pl.DataFrame:
+    """The same without what is different in every row: for those after the first TOLD."""
+    same = pl.lit("is the id of an earlier row too")
+    reason = pl.when(pl.col("column") == "id").then(same).otherwise("reason")
+    short = found.with_columns(value=pl.lit(""), reason=reason)
+    return short.cast(COMPLAINTS)
 
 
 def _listed(rows: pl.DataFrame, column: str, reason: str | pl.Expr) -> pl.DataFrame:

@@ -3,17 +3,18 @@
 An id is 32 hex digits: `key` is the first 16 of them, `also` the last 16.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import polars as pl
 
 KEY: Final = pl.Schema({"key": pl.UInt64, "also": pl.UInt64})
+_PART: Final = 300_000
 
 
 def keys(ids: Iterable[str]) -> pl.DataFrame:
     """The keys of these ids, in their order."""
-    said = pl.Series("id", ids, pl.String).to_frame()
+    said = pl.Series("id", [*ids], pl.String).to_frame()
     return said.select(
         pl.col("id")
         .str.slice(start, 16)
@@ -26,3 +27,38 @@ def keys(ids: Iterable[str]) -> pl.DataFrame:
 def ids(keys: pl.DataFrame) -> list[str]:
     """The ids that these are the keys of, in their order."""
     return [f"{key:016x}{also:016x}" for key, also in keys.select(*KEY).iter_rows()]
+
+
+def held(rows: pl.DataFrame, few: pl.DataFrame) -> pl.DataFrame:
+    """Those of very many rows whose keys these few have, in their order.
+
+    A join of ten million rows takes half a gigabyte or more: half a key leaves next to
+    none of them to be joined.
+    """
+    some = rows.filter(pl.col("key").is_in(few["key"].implode()))
+    return some.join(few, [*KEY], how="semi", maintain_order="left")
+
+
+def alike(rows: pl.DataFrame, *told: pl.Expr) -> Iterator[pl.DataFrame]:
+    """The rows whose key another has too, from rows numbered in `row`, in parts.
+
+    Columns: at (their place in `rows`), row, earliest (the first row with their key) and
+    what is told of all rows with their key together. Keys are spread evenly, so no more
+    than a part of them is looked at in one go: one table of all is gigabytes.
+    """
+    parts = rows.height // _PART + 1
+    for part in range(parts):
+        first, after = (2**64 * n // parts for n in (part, part + 1))
+        mine = pl.col("key").is_between(first, after - 1)
+        some = rows.lazy().with_row_index("at").filter(mine)
+        groups = some.group_by(*KEY).agg(
+            pl.len().alias("count"), pl.col("row").min().alias("earliest"), *told
+        )
+        many = groups.filter(pl.col("count") > 1).drop("count").collect()
+        if many.height:
+            yield (
+                some.select("at", "row", *KEY)
+                .join(many.lazy(), [*KEY])
+                .drop(*KEY)
+                .collect()
+            )

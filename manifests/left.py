@@ -3,7 +3,6 @@
 It stands alone: it may be moved and run from anywhere, and its rows are the same jobs.
 """
 
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from itertools import groupby
@@ -17,11 +16,12 @@ from manifests.complaints import ODD_PLACE
 from manifests.embedded import COLUMN as EMBEDDED
 from manifests.jobs import unsigned
 from manifests.lifecycle import State
+from manifests.parquet import SLICE, groups, opened
 from manifests.places import absolute
-from manifests.reading import Plan
-from manifests.tables import INVALID, Outcomes, in_words
+from manifests.plans import Plan
+from manifests.tables import INVALID, Outcomes, Tell, fates
 
-# pyarrow ships no types; `Any` says so once, here, in embedded.py and in tables.py.
+# pyarrow ships no types; `Any` says so once, here and in parquet.py.
 _arrow: Final[Any] = import_module("pyarrow")
 _parquet: Final[Any] = import_module("pyarrow.parquet")
 
@@ -37,47 +37,63 @@ LEFT: Final = pl.Schema(
 
 _STILLS_AT_ONCE: Final = 64
 _ROWS_AT_ONCE: Final = 10_000
-_GROUP_BYTES: Final = 64 * 2**20
+_GROUP_BYTES: Final = 16 * 2**20
 
 
-def write_left(path: Path, manifest: Path, plan: Plan, outcomes: Outcomes) -> int:
+def write_left(path: Path, manifest: Path, plan: Plan, tell: Tell) -> int:
     """Write the rows that did not become clips, in the manifest's own schema; how many.
 
     After its columns, `image_bytes` too, come those of LEFT, in place of an earlier
     night's. `image` is absolute and has lost its signature; in a column of categories it
     becomes plain text. A place that nothing can open stays as wrong as it was.
     """
-    left = _left(plan, outcomes)
-    with reading(plan.uri), _opened(manifest) as file:
+    count = 0
+    with reading(plan.uri), opened(manifest) as file:
         schema: Any = file.schema_arrow
-    done = 0
-    with _parquet.ParquetWriter(path, _ours(schema), compression="zstd") as writer:
-        for rows in _picked(manifest, plan.uri, left["row"].to_list()):
-            told = _told(left.slice(done, rows.num_rows), outcomes)
+    # A dictionary of stills is as large as they are, and is in memory twice.
+    how = {"compression": "zstd", "use_dictionary": EMBEDDED not in schema.names}
+    with _parquet.ParquetWriter(path, _ours(schema), **how) as writer:
+        for rows, told in _picked(manifest, plan.uri, _Left(plan, tell)):
             writer.write_table(_with(rows, told, plan.uri))
-            done += rows.num_rows
-    return left.height
+            count += told.height
+    return count
 
 
-def _left(plan: Plan, outcomes: Outcomes) -> pl.DataFrame:
-    """The rows without a clip, in order: row, job, and the reason why it is no job."""
-    every = pl.DataFrame({"row": pl.Series(range(plan.rows), dtype=pl.UInt32)})
-    for known in (plan.wanted.select("row", "job"), in_words(plan.complaints)):
-        every = every.join(known, "row", "left", maintain_order="left")
-    made = [
-        job is not None and outcomes.history(job).state is State.PUBLISHED
-        for job in every["job"]
-    ]
-    return every.filter(~pl.Series(made, dtype=pl.Boolean))
+class _Left:
+    """The rows without a clip, in order, each with what came of it instead: a slice of
+    them at a time, as they are taken."""
 
+    def __init__(self, plan: Plan, tell: Tell) -> None:
+        self._slices = self._told(plan, tell)
+        self._some = pl.DataFrame(schema={"row": pl.UInt32, **LEFT})
 
-def _told(rows: pl.DataFrame, outcomes: Outcomes) -> pl.DataFrame:
-    """What came of these rows instead of a clip."""
-    told = [
-        _fate(job, why, outcomes)
-        for job, why in rows.select("job", "reason").iter_rows()
-    ]
-    return pl.DataFrame(told, schema=LEFT, orient="row")
+    def any_before(self, end: int) -> bool:
+        """Whether any that is not taken yet comes before this row."""
+        while self._some.is_empty():
+            if (some := next(self._slices, None)) is None:
+                return False
+            self._some = some
+        return self._some["row"][0] < end
+
+    def before(self, end: int) -> pl.DataFrame:
+        """Take those that come before this row."""
+        taken = [self._some.clear()]
+        while self.any_before(end):
+            count = int(self._some["row"].search_sorted(end))
+            taken.append(self._some[:count])
+            self._some = self._some[count:]
+        return pl.concat(taken)
+
+    @staticmethod
+    def _told(plan: Plan, tell: Tell) -> Iterator[pl.DataFrame]:
+        for first in range(0, plan.rows, SLICE):
+            rows, outcomes = fates(plan, first, min(SLICE, plan.rows - first), tell)
+            told = [
+                (row, *_fate(job, why, outcomes))
+                for row, job, why in rows.iter_rows()
+                if not job or outcomes.history(job).state is not State.PUBLISHED
+            ]
+            yield pl.DataFrame(told, {"row": pl.UInt32, **LEFT}, orient="row")
 
 
 def _fate(job: str | None, wrong: str, outcomes: Outcomes) -> tuple[Any, ...]:
@@ -94,43 +110,45 @@ def _fate(job: str | None, wrong: str, outcomes: Outcomes) -> tuple[Any, ...]:
     )
 
 
-def _opened(manifest: Path) -> Any:
-    # Without pre_buffer=False pyarrow holds every byte of the file that it has read.
-    return _parquet.ParquetFile(manifest, pre_buffer=False, buffer_size=1 << 20)
-
-
-def _picked(manifest: Path, uri: str, rows: Sequence[int]) -> Iterator[Any]:
-    """These rows of the manifest, which ascend, in tables that become row groups."""
+def _picked(
+    manifest: Path, uri: str, left: _Left
+) -> Iterator[tuple[Any, pl.DataFrame]]:
+    """What is left of the manifest in tables that become row groups, and what is told."""
     waiting: list[Any] = []
+    told: list[pl.DataFrame] = []
     count = held = 0
-    for batch, mine in _batches(manifest, uri, rows):
+    for batch, first, mine in _batches(manifest, uri, left):
         # Slices need no kernel, which pyarrow lacks for some types; they hold their batch.
-        waiting += [batch.slice(first, length) for first, length in _runs(mine)]
-        count, held = count + len(mine), held + batch.nbytes
+        runs = _runs([row - first for row in mine["row"]])
+        waiting += [batch.slice(start, length) for start, length in runs]
+        told.append(mine.drop("row"))
+        count, held = count + mine.height, held + batch.nbytes
         if count >= _ROWS_AT_ONCE or held >= _GROUP_BYTES:
-            yield _arrow.Table.from_batches(waiting).combine_chunks()
-            waiting, count, held = [], 0, 0
+            yield _arrow.Table.from_batches(waiting).combine_chunks(), pl.concat(told)
+            waiting, told, count, held = [], [], 0, 0
     if waiting:
-        yield _arrow.Table.from_batches(waiting).combine_chunks()
+        yield _arrow.Table.from_batches(waiting).combine_chunks(), pl.concat(told)
 
 
 def _batches(
-    manifest: Path, uri: str, rows: Sequence[int]
-) -> Iterator[tuple[Any, list[int]]]:
-    """A few rows of the manifest at a time, and which of them are among these."""
-    start = 0
-    with reading(uri), _opened(manifest) as file:
+    manifest: Path, uri: str, left: _Left
+) -> Iterator[tuple[Any, int, pl.DataFrame]]:
+    """A few rows of the manifest at a time, the first one's number, and what is left of
+    them; what nothing is left of is not read, as far as that can be known."""
+    with reading(uri), opened(manifest) as file:
         stills = EMBEDDED in file.schema_arrow.names
         at_once = _STILLS_AT_ONCE if stills else _ROWS_AT_ONCE
-        for group in range(file.num_row_groups):
-            end = start + file.metadata.row_group(group).num_rows
-            if bisect_left(rows, start) < bisect_left(rows, end):
-                for batch in file.iter_batches(at_once, row_groups=[group]):
-                    first, start = start, start + batch.num_rows
-                    mine = rows[bisect_left(rows, first) : bisect_left(rows, start)]
-                    if mine:
-                        yield batch, [row - first for row in mine]
-            start = end
+        for group, start, end in groups(file):
+            if not left.any_before(end):
+                continue
+            first = start
+            for batch in file.iter_batches(at_once, row_groups=[group]):
+                mine = left.before(first + batch.num_rows)
+                if mine.height:
+                    yield batch, first, mine
+                first += batch.num_rows
+                if not left.any_before(end):
+                    break
 
 
 def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int]]:

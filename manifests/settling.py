@@ -3,17 +3,15 @@
 Only these jobs' rows change; every other row, column and their order stay as they are.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
-from typing import Final
 
 import polars as pl
 
 from manifests.attempts import ATTEMPTS, KEY, attempts
 from manifests.lifecycle import HEDGE, Entry
-from manifests.tables import CLIPS, Outcomes, written
-
-_SLICE: Final = 20_000
+from manifests.parquet import rewritten
+from manifests.tables import CLIPS, Outcomes
 
 
 def retold_clips(
@@ -28,7 +26,7 @@ def retold_clips(
         anew = pl.DataFrame(told, schema=CLIPS, orient="row")
         return rows.update(anew, on="row", include_nulls=True)
 
-    return _rewritten(table, out, retold)
+    return rewritten(table, out, retold)
 
 
 def retold_attempts(
@@ -46,7 +44,7 @@ def retold_attempts(
     def retold(rows: pl.DataFrame) -> pl.DataFrame:
         return _whole(rows).update(anew, on=KEY, include_nulls=True)
 
-    return _rewritten(table, out, retold)
+    return rewritten(table, out, retold)
 
 
 def _lives(jobs: Collection[str]) -> list[str]:
@@ -64,18 +62,3 @@ def _whole(rows: pl.DataFrame) -> pl.DataFrame:
         for name, expr in lacking.items()
         if name not in rows.columns
     ).select(ATTEMPTS.names())
-
-
-def _rewritten(
-    table: Path, out: Path, change: Callable[[pl.DataFrame], pl.DataFrame]
-) -> bool:
-    frame = pl.scan_parquet(table, glob=False, hive_partitioning=False)
-    height = int(frame.select(pl.len()).collect().item())
-    changed = False
-    with written(out) as write:
-        for first in range(0, max(height, 1), _SLICE):
-            rows = frame.slice(first, _SLICE).collect()
-            anew = change(rows)
-            changed = changed or not anew.equals(rows)
-            write(anew)
-    return changed

@@ -1,24 +1,22 @@
 """The tables a batch leaves: what came of every row, and what is wrong with the bad ones."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import polars as pl
 
+from manifests import complaints
 from manifests.columns import MONEY, reading, scan
 from manifests.embedded import COLUMN as EMBEDDED
 from manifests.jobs import unsigned
+from manifests.keys import KEY, ids
 from manifests.lifecycle import NEW, History, State, hedge_of
-from manifests.reading import Plan
-
-# pyarrow ships no types; `Any` says so once, here and in embedded.py.
-_Writer: Final[Any] = import_module("pyarrow.parquet").ParquetWriter
+from manifests.parquet import SLICE, written
+from manifests.plans import Plan
 
 INVALID: Final = "invalid"
 """The state of a row that is no job: the reason is its complaints."""
@@ -53,8 +51,6 @@ CLIPS: Final = pl.Schema(
         "reason": pl.String,
     }
 )
-
-_SLICE: Final = 20_000
 
 # Why a row has no clip, where its history does not say it in words.
 _WHY: Final[Mapping[State, str]] = {
@@ -133,22 +129,20 @@ class Outcomes:
         )
 
 
-def write_clips(path: Path, manifest: Path, plan: Plan, outcomes: Outcomes) -> None:
+Tell = Callable[[pl.DataFrame], Outcomes]
+"""What became of the jobs with these keys: columns key and also."""
+
+
+def write_clips(path: Path, manifest: Path, plan: Plan, tell: Tell) -> None:
     """Write one row per manifest row: its own columns, then what came of it.
 
     `image_bytes` is left out and `image` loses its signature. A column of the manifest
     that is called like one of ours goes on as `<name>_in`. Rows that share a job repeat
     its prices: sum them over `job`, not over rows. `spent_usd` is its hedge's money too.
     """
-    wanted = plan.wanted.select("row", "job")
-    wrong = in_words(plan.complaints)
     with written(path) as write:
         for first, carried in _carried(manifest, plan):
-            span = pl.Series("row", range(first, first + carried.height), pl.UInt32)
-            rows = span.to_frame()
-            for known in (wanted, wrong):
-                some = known.filter(pl.col("row").is_in(span.implode()))
-                rows = rows.join(some, "row", "left", maintain_order="left")
+            rows, outcomes = fates(plan, first, carried.height, tell)
             told = [
                 (row, *outcomes.of(job))
                 if job
@@ -159,26 +153,31 @@ def write_clips(path: Path, manifest: Path, plan: Plan, outcomes: Outcomes) -> N
             write(carried.rename(_apart(carried.columns)).hstack(ours))
 
 
+def fates(
+    plan: Plan, first: int, count: int, tell: Tell
+) -> tuple[pl.DataFrame, Outcomes]:
+    """So many rows of a plan from the first: row, job, or the reason why it is none; and
+    what became of these jobs."""
+    span = pl.Series("row", range(first, first + count), pl.UInt32)
+    mine = pl.col("row").is_between(first, first + count - 1)
+    wanted = plan.wanted.filter(mine).select("row", *KEY)
+    jobs = wanted.select("row", pl.Series("job", ids(wanted), pl.String))
+    rows = span.to_frame()
+    for known in (jobs, in_words(plan.complaints.filter(mine))):
+        rows = rows.join(known, "row", "left", maintain_order="left")
+    return rows, tell(wanted.select(*KEY))
+
+
 def write_complaints(path: Path, plan: Plan) -> None:
-    """Write one row per complaint: row, column, value, reason."""
-    plan.complaints.write_parquet(path)
+    """Write one row per complaint: row, column, value, reason; the last three are text.
 
-
-@contextmanager
-def written(path: Path) -> Generator[Callable[[pl.DataFrame], None]]:
-    """A function that appends frames of one schema to a Parquet file."""
-    with ExitStack() as stack:
-        writer: Any = None
-
-        def write(frame: pl.DataFrame) -> None:
-            nonlocal writer
-            table = cast("Any", frame).to_arrow(compat_level=pl.CompatLevel.oldest())
-            if writer is None:
-                made = _Writer(path, table.schema, compression="zstd")
-                writer = stack.enter_context(made)
-            writer.write_table(table)
-
-        yield write
+    After the first 100,000 they repeat no value.
+    """
+    text = pl.col("column", "value", "reason").cast(pl.String)
+    with written(path) as write:
+        for some in plan.complaints.iter_slices(SLICE):
+            write(some.with_columns(text))
+        write(complaints.none().with_columns(text))
 
 
 def moment(at: float | None) -> datetime | None:
@@ -190,9 +189,9 @@ def _carried(manifest: Path, plan: Plan) -> Iterator[tuple[int, pl.DataFrame]]:
     """The manifest's own columns in slices, each with the number of its first row."""
     frame = scan(manifest, plan.uri)
     kept = [name for name in frame.collect_schema() if name != EMBEDDED]
-    for first in range(0, max(plan.rows, 1), _SLICE):
+    for first in range(0, max(plan.rows, 1), SLICE):
         with reading(plan.uri):
-            some = frame.select(kept).head(plan.rows).slice(first, _SLICE).collect()
+            some = frame.select(kept).head(plan.rows).slice(first, SLICE).collect()
         if "image" in kept:
             named = [
                 image and unsigned(image) for image in some["image"].cast(pl.String)
@@ -215,10 +214,10 @@ def _apart(carried: Iterable[str]) -> dict[str, str]:
     return apart
 
 
-def in_words(complaints: pl.DataFrame) -> pl.DataFrame:
+def in_words(wrong: pl.DataFrame) -> pl.DataFrame:
     """All that is wrong with a bad row, as one text: row, reason."""
     said = pl.format("{} {}", "column", "reason").sort_by("column")
-    return complaints.group_by("row").agg(reason=said.str.join("; "))
+    return wrong.group_by("row").agg(reason=said.str.join("; "))
 
 
 _NOTHING: Final = (None,) * (len(CLIPS) - 4)

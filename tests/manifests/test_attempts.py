@@ -1,14 +1,17 @@
 """The attempts table: every submit that was meant, and what was paid, to the cent."""
 
 from decimal import Decimal
+from itertools import pairwise
 
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifests.attempts import ATTEMPTS, KEY, write_attempts
+from manifests.attempts import ATTEMPTS, KEY, attempts_table
+from manifests.attempts import attempts as attempts_of
 from manifests.lifecycle import (
+    OVER,
     Accepted,
     Discarded,
     Doubted,
@@ -56,9 +59,10 @@ def refund(attempt=1, usd="-0.15"):
 def attempts(tmp_path):
     """The attempts table of these entries."""
 
-    def table(*entries, since=0.0):
+    def table(*entries, before=None):
         path = tmp_path / "attempts.parquet"
-        write_attempts(path, entries, since=since)
+        with attempts_table(path, before=before or {}) as add:
+            add(entries)
         return pl.read_parquet(path)
 
     return table
@@ -179,23 +183,44 @@ def test_an_attempt_that_ended_in_an_earlier_batch_is_in_its_table_only(attempts
     monday = [Entry("a", 1.0, INTENDED), Entry("a", 2.0, Refused("busy"))]
     tuesday = [Entry("a", 11.0, INTENDED), Entry("a", 12.0, ACCEPTED)]
 
-    (row,) = attempts(*monday, *tuesday, since=10.0).rows(named=True)
+    (row,) = attempts(*tuesday, before=fold(monday)).rows(named=True)
 
     assert (row["attempt"], row["outcome"]) == (2, "accepted")
 
 
-def test_what_was_settled_of_an_earlier_batch_is_told_again(attempts):
+def test_an_attempt_that_ends_tonight_is_told_whole_though_it_began_earlier(attempts):
     monday = [Entry("a", 1.0, INTENDED), Entry("a", 2.0, ACCEPTED)]
-    monday += [Entry("a", 3.0, Generated()), Entry("a", 4.0, PUBLISHED)]
+    tuesday = [Entry("a", 11.0, Generated()), Entry("a", 12.0, PUBLISHED)]
 
-    (row,) = attempts(*monday, Entry("a", 11.0, refund()), since=10.0).rows(named=True)
+    (row,) = attempts(*tuesday, before=fold(monday)).rows(named=True)
 
-    assert (row["outcome"], row["charged"], row["charged_usd"]) == (
-        "published",
-        False,
-        Decimal(0),
-    )
-    assert row["ended_at"].timestamp() == 4.0
+    assert (row["lane"], row["remote_id"]) == ("spicy", "remote-1")
+    assert (row["outcome"], row["charged_usd"]) == ("published", PRICE)
+    assert row["submitted_at"].timestamp() == 1.0
+
+
+def test_what_was_under_way_before_and_still_is_is_told_as_it_is_now(attempts):
+    monday = [*lived("a", INTENDED, ACCEPTED), *lived("b", INTENDED, Refused("busy"))]
+
+    told = attempts(before=fold(monday)).select("job", "outcome", "ended_at")
+
+    assert told.rows() == [("a", "accepted", None)]
+
+
+def test_it_does_not_matter_in_what_pieces_a_night_is_read(tmp_path):
+    path, count = tmp_path / "attempts.parquet", 20_001
+    entries = [Entry(f"{n:05}", 1.0, INTENDED) for n in range(count)]
+    entries += [Entry(f"{n:05}", 2.0, Refused("busy")) for n in range(count)]
+
+    with attempts_table(path, before={}) as add:
+        for first in range(0, len(entries), 7_000):
+            add(entries[first : first + 7_000])
+        add([Entry("00003", 3.0, refund(usd="0.05"))])
+
+    table = pl.read_parquet(path)
+    assert table["job"].to_list() == [f"{n:05}" for n in range(count)]
+    assert table["charged_usd"].sum() == Decimal("0.05")
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
 @settings(max_examples=60, deadline=None)
@@ -205,19 +230,26 @@ def test_what_the_attempts_cost_is_what_the_jobs_have_spent_to_the_cent(
 ):
     path = tmp_path_factory.mktemp("nights") / "attempts.parquet"
     entries = data.draw(lives_of(["a", "b"]))
-    nights = {*data.draw(st.lists(st.integers(0, len(entries)), max_size=3))}
-    bounds = sorted({0, len(entries), *nights})
-
-    tables = []
-    for begin, end in zip([0, *bounds], bounds, strict=False):
-        since = 1000.0 if begin == 0 else entries[begin - 1].at + 0.5
-        write_attempts(path, entries[:end], since=since)
-        tables.append(pl.read_parquet(path))
-
-    latest = pl.concat(tables).unique(KEY, keep="last")
-    assert latest.height == sum(past.attempts for past in fold(entries).values())
-    assert latest["charged_usd"].sum() == sum(
+    whole = pl.DataFrame([*attempts_of(entries)], ATTEMPTS, orient="row")
+    assert whole.height == sum(past.attempts for past in fold(entries).values())
+    assert whole["charged_usd"].sum() == sum(
         past.spent_usd for past in fold(entries).values()
     )
+
+    # What is settled is found out between two nights, and told by `settling`.
+    nights = [entry for entry in entries if not isinstance(entry.event, Settled)]
+    begins = {*data.draw(st.lists(st.integers(0, len(nights)), max_size=3))}
+    bounds = sorted({0, len(nights), *begins})
+    tables = []
+    for begin, end in pairwise(bounds):
+        past = fold(nights[:begin])
+        alive = {life: each for life, each in past.items() if each.state not in OVER}
+        with attempts_table(path, before=alive) as add:
+            add(nights[begin:end])
+        tables.append(pl.read_parquet(path))
+
+    every = pl.DataFrame([*attempts_of(nights)], ATTEMPTS, orient="row")
+    latest = pl.concat([every.clear(), *tables]).unique(KEY, keep="last")
+    assert latest.sort(KEY).equals(every.sort(KEY))
     for table in tables:
         assert table.select(KEY).is_unique().all()

@@ -61,13 +61,35 @@ def test_a_route_knows_its_provider_its_model_and_what_it_shows():
     assert load().route("fal/wan-2.2").content == "general"
 
 
-@pytest.mark.parametrize("fact", ["endpoints", "prices_usd", "limits"])
+@pytest.mark.parametrize("fact", ["endpoints", "prices_usd", "limits", "keeps_s"])
 def test_every_shipped_route_says_where_its_facts_are_from_and_when(fact):
     for route in load().routes.values():
         told = [s for s in route.source.splitlines() if s.startswith(f"{fact}:")]
 
         assert len(told) == 1
         assert "2026-" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("route", "keeps_s"),
+    [
+        ("replicate/wan-2.2", 3600),
+        ("runway/gen4-turbo", 24 * 3600),
+        ("kling/kling-1.6", 30 * 24 * 3600),
+        ("fal/kling-1.6", 7 * 24 * 3600),
+        ("302ai/unified", None),
+    ],
+)
+def test_a_route_knows_how_long_its_provider_keeps_a_clip(route, keeps_s):
+    assert load().route(route).keeps_s == keeps_s
+
+
+def test_how_long_clips_are_kept_can_be_put_right_by_whoever_knows_better():
+    mine = {"routes": {"302ai/unified": {"keeps_s": 86400}}}
+
+    assert load(mine).route("302ai/unified").keeps_s == 86400
+    with pytest.raises(CatalogueError, match="keeps_s is 0"):
+        load({"routes": {"302ai/unified": {"keeps_s": 0}}})
 
 
 def test_a_shipped_route_that_is_retired_says_since_when_and_what_to_use_instead():

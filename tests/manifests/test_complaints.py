@@ -3,9 +3,11 @@
 import polars as pl
 import pytest
 
+from manifests import complaints, parquet
 from manifests.catalogue import load
 from manifests.complaints import Complaint
 from manifests.reading import check
+from manifests.tables import in_words
 
 URI = "s3://bucket/in/m.parquet"
 CATALOGUE = load()
@@ -317,6 +319,35 @@ def test_ids_far_apart_are_compared_too(tmp_path):
 
     assert [*plan.faults] == [Complaint(rows - 1, "id", "0", "is the id of row 0 too")]
     assert plan.jobs == rows - 1
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"resolution": "4k"}, "resolution is not 480p or 720p or 1080p"),
+        ({"id": "same"}, "id is the id of an earlier row too"),
+    ],
+)
+def test_whoever_has_a_mistake_in_every_row_is_told_of_each_but_in_few_words(
+    tmp_path, monkeypatch, columns, reason
+):
+    monkeypatch.setattr(complaints, "TOLD", 20)
+    monkeypatch.setattr(parquet, "_SPAN", 10)
+    path = tmp_path / "m.parquet"
+    rows = pl.DataFrame({"image": [f"{n}.jpg" for n in range(100)]})
+    said = {"prompt": "p", **columns}
+    rows.with_columns(pl.lit(v).alias(k) for k, v in said.items()).write_parquet(path)
+
+    plan = check(path, URI, ROUTES)
+
+    bad = plan.bad_rows
+    assert bad == plan.complaints.height >= 99
+    values = plan.complaints["value"].to_list()
+    assert set(values[:20]) == {*columns.values()}
+    assert set(values[-70:]) == {""}
+    words = in_words(plan.complaints).sort("row")
+    assert words["row"].to_list() == [*range(100 - bad, 100)]
+    assert words["reason"][-1] == reason
 
 
 def test_all_that_is_wrong_with_a_row_is_said_at_once_and_in_row_order(complain):

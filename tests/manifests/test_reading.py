@@ -7,11 +7,13 @@ from decimal import Decimal
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manifests import embedded
 from manifests.catalogue import load
 from manifests.jobs import SEEDS, unsigned
+from manifests.keys import ids
 from manifests.reading import ManifestError, check, orders
 
 URI = "s3://bucket/in/m.parquet"
@@ -162,7 +164,7 @@ def test_the_same_rows_in_another_manifest_are_the_same_jobs(manifest):
     path = manifest({**rows, "caption": ["other", "columns"]})
     other = check(path, "file:///elsewhere/n.parquet", ROUTES)
 
-    assert one.wanted["job"].to_list() == other.wanted["job"].to_list()
+    assert ids(one.wanted) == ids(other.wanted)
 
 
 def test_a_null_seed_and_minus_one_are_the_same_wish(manifest):
@@ -247,7 +249,7 @@ def test_one_model_in_a_list_is_the_same_wish_as_its_name(manifest):
     named = check(manifest({**rows, "model": ["wan-2.2", None]}), URI, ROUTES)
 
     assert listed.jobs == 2
-    assert listed.wanted["job"].to_list() == named.wanted["job"].to_list()
+    assert ids(listed.wanted) == ids(named.wanted)
 
 
 def test_a_list_of_models_that_no_lane_makes_is_told_as_text(manifest):
@@ -265,7 +267,7 @@ def test_content_left_out_blank_or_null_is_the_same_wish(manifest):
     left_out = check(manifest(rows), URI, ROUTES)
 
     assert (said.jobs, left_out.jobs) == (2, 1)
-    assert said.wanted["job"][0] == said.wanted["job"][1] == left_out.wanted["job"][0]
+    assert ids(said.wanted)[:2] == ids(left_out.wanted)[:1] * 2
 
 
 def test_embedded_stills_are_jobs_by_their_bytes(manifest):
@@ -309,7 +311,7 @@ def test_embedded_stills_stay_with_their_rows_whatever_the_file_is_like(
     ]
 
     assert [o.priority for o in got] == sorted((o.priority for o in got), reverse=True)
-    assert {o.job.id for o in got} == set(plan.wanted["job"])
+    assert {o.job.id for o in got} == set(ids(plan.wanted))
     for order in got:
         still = keep.stills[order.job.image.removeprefix("sha256:")]
         assert still.split()[1] == order.job.prompt.split()[1].encode()
@@ -324,6 +326,37 @@ def test_an_embedded_still_is_kept_only_when_its_order_is_taken(manifest):
     assert keep.stills == {}
     next(taking)
     assert len(keep.stills) == 1
+
+
+def test_embedded_stills_of_rows_in_another_order_are_read_once_and_kept_once(
+    manifest, monkeypatch
+):
+    stills = [f"still {n}".encode() for n in range(100)]
+    rows = {"image_bytes": stills, "prompt": ["p"] * 100}
+    path = manifest({**rows, "priority": [n * 37 % 100 for n in range(100)]})
+    plan, read, kept = check(path, URI, ROUTES), [], []
+    contents = embedded.contents
+
+    def counted(*asked):
+        read.append(asked)
+        return contents(*asked)
+
+    monkeypatch.setattr(embedded, "contents", counted)
+    got = [*orders(path, URI, plan.wanted, lambda _, still: kept.append(still) or "m")]
+
+    assert len(read) == 1
+    assert sorted(kept) == sorted(stills)
+    digests = [hashlib.sha256(stills[row]).hexdigest() for row in plan.wanted["row"]]
+    assert [order.job.image for order in got] == [f"sha256:{d}" for d in digests]
+
+
+def test_a_still_that_is_gone_since_the_check_is_the_manifests_fault(manifest):
+    path = manifest({"image_bytes": [b"one"], "prompt": ["p"]})
+    plan = check(path, URI, ROUTES)
+    manifest({"image_bytes": pl.Series([None], dtype=pl.Binary), "prompt": ["p"]})
+
+    with pytest.raises(ManifestError, match=f"^{URI}: row 0 has lost its image_bytes"):
+        ordered(path, plan)
 
 
 def test_the_urgent_come_first_and_the_rest_in_the_manifests_order(manifest):
@@ -355,9 +388,9 @@ def test_shards_are_the_whole_plan_and_each_clip_is_in_one_of_them(manifest):
 
     shards = [[*orders(path, URI, shard, Kept())] for shard in plan.shards(20)]
 
-    ids = [order.job.id for shard in shards for order in shard]
-    assert ids == plan.wanted.filter("first")["job"].to_list()
-    assert len(ids) == len(set(ids)) == plan.jobs
+    jobs = [order.job.id for shard in shards for order in shard]
+    assert jobs == ids(plan.wanted.filter("first"))
+    assert len(jobs) == len(set(jobs)) == plan.jobs
     assert max(map(len, shards)) == 20
 
 
@@ -463,6 +496,7 @@ def test_a_still_that_cannot_be_kept_is_not_blamed_on_the_manifest(manifest):
         ordered(path, check(path, URI, ROUTES), full)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -492,5 +526,5 @@ def test_whatever_the_rows_say_each_is_one_job_or_has_a_complaint(
     assert {*plan.wanted["row"], *bad} == set(range(len(rows)))
     assert not bad & {*plan.wanted["row"]}
     for order in ordered(path, plan):
-        assert order.job.id in set(plan.wanted["job"])
+        assert order.job.id in set(ids(plan.wanted))
         assert order.job.image == unsigned(order.still)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifests.attempts import ATTEMPTS, KEY, write_attempts
+from manifests.attempts import ATTEMPTS, KEY, attempts_table
 from manifests.catalogue import load
+from manifests.keys import ids
 from manifests.lifecycle import (
     Accepted,
     Doubted,
@@ -78,11 +79,13 @@ class Batch:
         self.manifest, self.out = folder / "m.parquet", folder / "out.parquet"
         pl.DataFrame(MANIFEST).write_parquet(self.manifest)
         self.plan = check(self.manifest, URI, ROUTES)
-        self.one, self.other = self.plan.wanted.filter("first")["job"]
+        self.one, self.other = ids(self.plan.wanted.filter("first"))
 
     def tell(self, entries, reasons=None):
-        write_clips(self.clips, self.manifest, self.plan, outcomes(entries, reasons))
-        write_attempts(self.attempts, entries)
+        told = outcomes(entries, reasons)
+        write_clips(self.clips, self.manifest, self.plan, lambda _: told)
+        with attempts_table(self.attempts, before={}) as add:
+            add(entries)
 
     def retold_clips(self, entries, jobs):
         changed = retold_clips(self.clips, self.out, outcomes(entries), jobs)
@@ -236,7 +239,8 @@ def test_a_table_of_many_slices_keeps_its_order(tmp_path):
     path, out = tmp_path / "attempts.parquet", tmp_path / "out.parquet"
     count = 45_001
     entries = [Entry(f"{n:05}", 1.0, INTENDED) for n in range(count)]
-    write_attempts(path, entries)
+    with attempts_table(path, before={}) as add:
+        add(entries)
 
     late = [Entry(f"{n:05}", 2.0, Refused("not there")) for n in (7, 20_000, 45_000)]
     retold_attempts(path, out, [*entries, *late], [entry.job for entry in late])

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from manifests.catalogue import load
+from manifests.keys import ids
 from manifests.lifecycle import (
     Accepted,
     Discarded,
@@ -70,19 +71,19 @@ def clips(tmp_path):
         manifest, out = tmp_path / "m.parquet", tmp_path / "clips.parquet"
         pl.DataFrame(columns).write_parquet(manifest)
         plan = check(manifest, URI, ROUTES)
-        jobs = plan.wanted.filter("first").sort("row")["job"].to_list()
+        jobs = ids(plan.wanted.filter("first").sort("row"))
         seconds = map(hedge_of, jobs)
         entries = [
             entry
-            for ids, each in ((jobs, lives), (seconds, hedges))
-            for job, events in zip(ids, each, strict=False)
+            for said, each in ((jobs, lives), (seconds, hedges))
+            for job, events in zip(said, each, strict=False)
             for entry in lived(job, *events)
         ]
         outcomes = Outcomes(
             histories=fold(entries),
             reasons={jobs[n]: why for n, why in (reasons or {}).items()},
         )
-        write_clips(out, manifest, plan, outcomes)
+        write_clips(out, manifest, plan, lambda _: outcomes)
         return pl.read_parquet(out)
 
     return table
@@ -295,6 +296,24 @@ def test_a_manifest_of_many_slices_comes_out_whole_and_in_order(clips):
     assert table["row"].to_list() == list(range(count))
     assert table["image"][-1] == f"{count - 1}.jpg"
     assert table["job"].n_unique() == count
+
+
+def test_what_became_of_the_jobs_is_asked_a_slice_at_a_time(tmp_path):
+    manifest, out, count = tmp_path / "m.parquet", tmp_path / "clips.parquet", 45_001
+    images = [f"{n}.jpg" for n in range(count - 1)]
+    pl.DataFrame({"image": [*images, ""], "prompt": ["p"] * count}).write_parquet(
+        manifest
+    )
+    plan, asked = check(manifest, URI, ROUTES), []
+
+    def tell(keys):
+        asked.append(keys)
+        return Outcomes(histories={}, reasons={})
+
+    write_clips(out, manifest, plan, tell)
+
+    assert [keys.height for keys in asked] == [20_000, 20_000, 5_000]
+    assert pl.concat(asked).equals(plan.wanted.select("key", "also"))
 
 
 def test_an_empty_manifest_leaves_an_empty_table(clips):
