@@ -1,175 +1,184 @@
 """Epochs: the ledger as objects, each created once and never changed.
 
-    ledger/epochs/000003.json                          who claimed epoch 3
-    ledger/000003-<batch>/0000000001.jsonl.zst …       what it wrote, in segments
-    ledger/volumes/000003.jsonl.zst                    the same, bound once it was sealed
-    ledger/holder.json                                 the newest holder's last beat
+    ledger/epochs/000003.json                             who claimed epoch 3
+    ledger/000003-<batch>/main/0000000001.jsonl.zst …     what its process wrote, in segments
+    ledger/000003-<batch>/main/parts/0000000001-0000000256.jsonl.zst    many as one object
+    ledger/000003-<batch>/shard-0007.01/…                 what another process wrote for it
 
-A seal is a segment at its owner's next number: the owner's own next segment then finds
-its key taken, so it cannot write unseen. An epoch with a volume is sealed.
+A stream is one writer's segments, numbered without a gap; a shard's next writer has the
+next generation. A seal is a segment at its owner's next number: the owner's own next
+segment then finds its key taken, so it cannot write unseen.
 """
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections import defaultdict, deque
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from manifests.lifecycle import Entry
-from storage.holder import Holder, claimant
-from storage.objects import ExistsError, MissingError, Objects
-from storage.records import LedgerError, Seal, pack, unpack
+from storage.holder import Holder
+from storage.objects import MissingError, Objects
+from storage.records import LedgerError
 
 K = TypeVar("K")
 T = TypeVar("T")
 
-HOLDER: Final = "ledger/holder.json"
+MAIN: Final = "main"
+_STREAM: Final = re.compile(
+    r"ledger/[^/]+/(?P<name>main|shard-\d+\.\d+)/"
+    r"(?:(?P<number>\d+)|parts/(?P<first>\d+)-(?P<last>\d+))\.jsonl\.zst$"
+)
 _AT_ONCE: Final = 64
-
-
-class HeldError(LedgerError):
-    """Another process is writing to this root."""
+# Of parts, which are a few MB each.
+_AHEAD: Final = 16
 
 
 class FencedError(LedgerError):
     """A successor has taken this root over; nothing more can be recorded here."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
-    """What an epoch's owner has written, as far as it was read."""
+@dataclass(slots=True)
+class Extent:
+    """How far a stream has come, as far as it was seen."""
 
-    entries: Sequence[Entry] = field(default_factory=list[Entry])
     segments: int = 0
-    sealed: bool = False
-    bound: bool = False
+    """Seen from 1 on, without a gap."""
+    beyond: set[int] = field(default_factory=set[int])
+    """Seen behind a gap."""
+    parts: dict[int, int] = field(default_factory=dict[int, int])
+    """The last segment in a part, by its first."""
+
+    def add(self, number: int) -> None:
+        if number > self.segments:
+            self.beyond.add(number)
+        while self.segments + 1 in self.beyond:
+            self.segments += 1
+            self.beyond.remove(self.segments)
+
+    def bind(self, first: int, last: int) -> None:
+        self.parts[first] = last
+        for number in range(max(first, self.segments + 1), last + 1):
+            self.add(number)
+
+    def keys(self, stream: str) -> Iterator[str]:
+        """What to read for all of it: parts where there are, else segments."""
+        number = 1
+        while number <= self.segments:
+            if last := self.parts.get(number):
+                yield part_key(stream, number, last)
+            else:
+                yield segment_key(stream, number)
+            number = (last or number) + 1
 
 
 def claim_key(epoch: int) -> str:
     return f"ledger/epochs/{epoch:06d}.json"
 
 
-def segment_key(batch: str, number: int) -> str:
-    return f"ledger/{batch}/{number:010d}.jsonl.zst"
+def number(batch: str) -> int:
+    """A batch's epoch."""
+    return int(batch.partition("-")[0])
 
 
-def volume_key(epoch: int) -> str:
-    return f"ledger/volumes/{epoch:06d}.jsonl.zst"
+def stream_key(batch: str, name: str) -> str:
+    return f"ledger/{batch}/{name}"
+
+
+def segment_key(stream: str, number: int) -> str:
+    return f"{stream}/{number:010d}.jsonl.zst"
+
+
+def part_key(stream: str, first: int, last: int) -> str:
+    # With where it begins: were the part before it gone, this is not taken for both.
+    return f"{stream}/parts/{first:010d}-{last:010d}.jsonl.zst"
+
+
+def shard_name(shard: int, generation: int) -> str:
+    return f"shard-{shard:04d}.{generation:02d}"
 
 
 async def claimed(objects: Objects) -> int:
     """How many epochs were claimed; the newest one's number."""
-    return await _count(objects, "ledger/epochs")
+    folder = "ledger/epochs"
+    found = {_number(stored.key) async for stored in objects.list(folder)}
+    for expected in range(1, len(found) + 1):
+        if expected not in found:
+            raise LedgerError(f"{objects.uri(folder)}: number {expected} is missing")
+    return len(found)
 
 
-async def claim(objects: Objects, name: str, now: float, *, take_over: bool) -> Holder:
-    """Claim the next epoch.
-
-    Raises:
-        HeldError: somebody holds the newest, and `take_over` was not asked for.
-        FencedError: somebody claimed a newer one meanwhile.
-    """
-    while True:
-        newest = await claimed(objects)
-        if newest and not take_over:
-            await _refuse_if_held(objects, newest, now)
-        us = claimant(newest + 1, name, now)
-        with suppress(ExistsError):
-            await objects.create(claim_key(us.epoch), us.dump())
-            break
-    # Whoever claimed an older one will be sealed by us, whoever claimed a newer one seals
-    # us: better told now than at the first event.
-    if await claimed(objects) > us.epoch:
-        raise FencedError(f"{objects.root}: a later batch has taken over")
-    return us
+async def bound(objects: Objects) -> set[int]:
+    """The epochs that were bound, after they had been sealed."""
+    return {_number(stored.key) async for stored in objects.list("ledger/index")}
 
 
-async def _refuse_if_held(objects: Objects, epoch: int, now: float) -> None:
-    holder = await _last_sign(objects, epoch)
-    alive = await asyncio.to_thread(holder.lives, now)
-    if alive and not await _is_sealed(objects, holder.batch):
-        raise HeldError(f"{objects.root}: {holder.said(now)}")
-
-
-async def _is_sealed(objects: Objects, batch: str) -> bool:
-    count = await _count(objects, f"ledger/{batch}")
-    if not count:
-        return False
-    key = segment_key(batch, count)
-    return _read({key: await objects.get(key)})[1]
-
-
-async def _last_sign(objects: Objects, epoch: int) -> Holder:
-    owner = await _owner(objects, epoch)
+async def exists(objects: Objects, key: str) -> bool:
     try:
-        beat = Holder.load(await objects.get(HOLDER), objects.uri(HOLDER))
+        await objects.get(key)
     except MissingError:
-        return owner
-    return beat if beat.token == owner.token else owner
+        return False
+    return True
 
 
-async def _owner(objects: Objects, epoch: int) -> Holder:
+async def owner(objects: Objects, epoch: int) -> Holder:
+    """Who claimed an epoch."""
     key = claim_key(epoch)
     return Holder.load(await objects.get(key), objects.uri(key))
 
 
-async def written(
-    objects: Objects, epoch: int, *, after: Written | None = None
-) -> Written:
-    """What an epoch holds; `after` is what was read of it before."""
-    so_far = after or Written()
-    with suppress(MissingError):
-        key = volume_key(epoch)
-        entries, _ = await asyncio.to_thread(_read, {key: await objects.get(key)})
-        return Written(entries=entries, sealed=True, bound=True)
-    batch = (await _owner(objects, epoch)).batch
-    count = await _count(objects, f"ledger/{batch}")
-    keys = [segment_key(batch, n) for n in range(so_far.segments + 1, count + 1)]
-    blobs = dict(zip(keys, await each(objects.get, keys), strict=True))
-    entries, sealed = await asyncio.to_thread(_read, blobs)
-    return Written(entries=[*so_far.entries, *entries], segments=count, sealed=sealed)
+async def blobs(objects: Objects, epoch: int) -> AsyncIterator[bytes]:
+    """An epoch's records in order, compressed: parts, then the segments after them."""
+    batch = (await owner(objects, epoch)).batch
+    async for _, blob in read(objects, batch, await streams(objects, batch)):
+        yield blob
 
 
-async def settled(objects: Objects, epoch: int, seal: Seal) -> Sequence[Entry]:
-    """What an older epoch holds, once its owner can write no more."""
-    found = await written(objects, epoch)
-    batch = "" if found.sealed else (await _owner(objects, epoch)).batch
-    while not found.sealed:
-        # If the owner was quicker, its segment is there to be read; then once more.
-        with suppress(ExistsError):
-            await objects.create(segment_key(batch, found.segments + 1), pack([seal]))
-        found = await written(objects, epoch, after=found)
-    if not found.bound:
-        await _bind(objects, epoch, found.entries)
-    return found.entries
+async def read(
+    objects: Objects, batch: str, found: Mapping[str, Extent]
+) -> AsyncIterator[tuple[str, bytes]]:
+    """All that these streams hold, in order: the keys, and what is there."""
+    asked = deque[tuple[str, asyncio.Task[bytes]]]()
+    try:
+        for key in _keys(batch, found):
+            asked.append((key, asyncio.create_task(objects.get(key))))
+            if len(asked) == _AHEAD:
+                yield asked[0][0], await asked[0][1]
+                asked.popleft()
+        while asked:
+            yield asked[0][0], await asked[0][1]
+            asked.popleft()
+    finally:
+        for _, task in asked:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in asked), return_exceptions=True)
 
 
-async def _bind(objects: Objects, epoch: int, entries: Sequence[Entry]) -> None:
-    """Keep a sealed epoch as one object, so that reading it takes one request."""
-    volume = await asyncio.to_thread(pack, entries)
-    # Two who bind at once bind the same entries.
-    with suppress(ExistsError):
-        await objects.create(volume_key(epoch), volume)
+async def streams(objects: Objects, batch: str, name: str = "") -> dict[str, Extent]:
+    """A batch's streams in the order in which they are read, or the one of this name.
 
-
-async def _count(objects: Objects, folder: str) -> int:
-    """How many objects a folder has, numbered from 1 without a gap."""
-    numbers = [_number(stored.key) async for stored in objects.list(folder)]
-    if numbers != list(range(1, len(numbers) + 1)):
+    Of what is recorded while this looks, the end may be left out.
+    """
+    folder = stream_key(batch, name).rstrip("/")
+    found = defaultdict[str, Extent](Extent)
+    await _look(objects, folder, found)
+    gaps = {one: max(extent.beyond) for one, extent in found.items() if extent.beyond}
+    if gaps:
         # A local folder that is written to while it is read may skip a name: look again.
-        numbers = [_number(stored.key) async for stored in objects.list(folder)]
-    for expected, number in enumerate(numbers, 1):
-        if number != expected:
-            raise LedgerError(f"{objects.uri(folder)}: number {expected} is missing")
-    return len(numbers)
-
-
-def _number(key: str) -> int:
-    found = re.search(r"/(\d+)\.[a-z.]+$", key)
-    if found is None:
-        raise LedgerError(f"{key}: not of the ledger")
-    return int(found[1])
+        await _look(objects, folder, found)
+    for one, seen in gaps.items():
+        if seen > found[one].segments:
+            place = objects.uri(stream_key(batch, one))
+            missing = found[one].segments + 1
+            raise LedgerError(f"{place}: number {missing} is missing")
+    return dict(sorted(found.items(), key=lambda item: _order(item[0])))
 
 
 async def each(ask: Callable[[K], Awaitable[T]], of: Sequence[K]) -> list[T]:
@@ -180,7 +189,30 @@ async def each(ask: Callable[[K], Awaitable[T]], of: Sequence[K]) -> list[T]:
     return found
 
 
-def _read(segments: dict[str, bytes]) -> tuple[list[Entry], bool]:
-    records = [one for key, data in segments.items() for one in unpack(data, key)]
-    entries = [one for one in records if isinstance(one, Entry)]
-    return entries, len(entries) < len(records)
+async def _look(objects: Objects, folder: str, found: dict[str, Extent]) -> None:
+    async for stored in objects.list(folder):
+        match _STREAM.match(stored.key):
+            case re.Match() as said if said["number"]:
+                found[said["name"]].add(int(said["number"]))
+            case re.Match() as said:
+                first, last = int(said["first"]), int(said["last"])
+                found[said["name"]].bind(first, last)
+            case None:
+                raise LedgerError(f"{objects.uri(stored.key)}: not of the ledger")
+
+
+def _keys(batch: str, found: Mapping[str, Extent]) -> Iterator[str]:
+    for name, extent in found.items():
+        yield from extent.keys(stream_key(batch, name))
+
+
+def _order(name: str) -> list[int]:
+    """Main's first, then by shard, then by generation."""
+    return [int(number) for number in re.findall(r"\d+", name)]
+
+
+def _number(key: str) -> int:
+    found = re.search(r"/(\d+)\.[a-z]+$", key)
+    if found is None:
+        raise LedgerError(f"{key}: not of the ledger")
+    return int(found[1])

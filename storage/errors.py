@@ -1,14 +1,20 @@
 """What a store's refusals mean, in our words.
 
-* StorageError         the store will not do it: credentials, bucket, scheme
+* StorageError         the store will not do it: no such bucket, a name too long
   x MissingError       there is no such object
   x ExistsError        the key is taken, by other bytes
   x UnavailableError   no answer, or not now: worth asking again
+  x FullError          there is no room: somebody has to make some
+  x RefusedError       we may not: somebody has to grant it, or to renew our credentials
+    x LoginError       the machine gave us no credentials
 """
 
+import errno
+import os
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Final
 
 from obstore.exceptions import AlreadyExistsError, BaseError, GenericError
 
@@ -29,6 +35,71 @@ class UnavailableError(StorageError):
     """No answer, or not now: worth asking again."""
 
 
+class FullError(StorageError):
+    """There is no room: somebody has to make some."""
+
+
+class RefusedError(StorageError):
+    """We may not: somebody has to grant it, or to renew our credentials."""
+
+
+class LoginError(RefusedError):
+    """The machine gave us no credentials: worth asking again only if it once did."""
+
+
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED: Final = {errno.EACCES, errno.EPERM}
+# A busy machine, or a disk behind a network. After EIO the next try writes a new draft.
+_PASSING: Final = {
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.EINTR,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ENFILE,
+    errno.ENOLCK,
+    errno.ENOMEM,
+    errno.ENOTCONN,
+    errno.EPIPE,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+}
+_WORDS: Final = {
+    errno.EACCES: "no permission",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "more than one file may hold there",
+    errno.EISDIR: "a folder is where a file should be",
+    errno.EMFILE: "too many files are open",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ENOSPC: "the disk is full",
+    errno.ENOTDIR: "a file is where a folder should be",
+    errno.EPERM: "no permission",
+    errno.EROFS: "the disk is read-only",
+}
+
+# Codes of S3, GCS's XML and Azure that say more than their status does.
+_NO_ROOM: Final = re.compile(r"Quota|StorageFull|InsufficientStorage")
+_BAD_LOGIN: Final = re.compile(r"Expired|Invalid\w*Token|TokenRefresh|invalid_grant")
+# Where a cloud's machines, containers and pods are given their credentials.
+_MACHINE: Final = re.compile(r"169\.254\.\d+\.\d+|metadata\.google\.internal")
+# The body was cut or damaged on its way; or somebody else is at the same key just now.
+_AGAIN: Final = re.compile(
+    r"BadDigest|(Content\w*|Md5|Checksum)Mismatch|IncompleteBody|RequestTimeout$"
+    r"|Conflict$|OperationAborted|BeingDeleted|BeingCreated"
+)
+_NO_BUCKET: Final = re.compile(r"NoSuchBucket|ContainerNot")
+_NEVER: Final = re.compile(
+    r"builder error|must be specified|redirect without LOCATION"
+    r"|invalid peer certificate"
+)
+
+
 @contextmanager
 def explained(uri: str) -> Generator[None]:
     """Turn every store's own errors into ours.
@@ -38,40 +109,86 @@ def explained(uri: str) -> Generator[None]:
     try:
         yield
     except (BaseError, OSError, ValueError) as error:
-        raise _translated(uri, error) from None
+        raise translated(uri, error) from None
 
 
-def _translated(uri: str, error: Exception) -> StorageError:
-    said = str(error)
-    match error:
-        case AlreadyExistsError() | FileExistsError():
-            return ExistsError(f"{uri}: exists")
-        case FileNotFoundError() if not re.search("NoSuchBucket|ContainerNot", said):
-            return MissingError(f"{uri}: no such object")
-        case _ if _may_pass(error):
-            return UnavailableError(f"{uri}: {reason(error)}")
-        case _:
-            return StorageError(f"{uri}: {reason(error)}")
-
-
-def _may_pass(error: Exception) -> bool:
-    said = str(error)
-    if status := re.search(r"status code: (\d{3})", said):
-        return int(status[1]) >= 500 or status[1] in {"408", "409", "429"}
-    if isinstance(error, GenericError):
-        return not re.search("builder error|must be specified|169.254", said)
-    return isinstance(error, OSError) and not isinstance(error, PermissionError)
+def translated(uri: str, error: Exception) -> StorageError:
+    """A store's own error as one of ours."""
+    return _kind(error)(f"{uri}: {reason(error)}")
 
 
 def reason(error: Exception) -> str:
     """What is worth repeating of a store's own words: no key, signature or body."""
     said = str(error)
-    if "169.254.169.254" in said:
-        # The address where a cloud machine would be given its credentials.
-        return "no credentials found"
-    if status := re.search(r"status code: (\d{3}[^:<\n]*)", said):
-        code = re.search(r"<Code>(\w+)</Code>", said)
-        return f"HTTP {status[1].strip()}" + (f", {code[1]}" if code else "")
-    cause = re.search(r'kind: \w+,\s+message: "([^"]*)"', said)
-    first = said.partition("\n")[0].rpartition(" - ")[2]
-    return re.sub(r"\?\S*", "", first) + (f" ({cause[1]})" if cause else "")
+    match _kind(error):
+        case kind if kind is MissingError:
+            return "no such object"
+        case kind if kind is ExistsError:
+            return "exists"
+        case kind if kind is LoginError:
+            return "no credentials found"
+        case _ if status := re.search(r"status code: (\d{3}[^:<\n]*)", said):
+            code = _code(said)
+            return f"HTTP {status[1].strip()}" + (f", {code}" if code else "")
+        case _ if number := _errno(error):
+            return _WORDS.get(number) or os.strerror(number)
+        case _:
+            cause = re.search(r'kind: \w+,\s+message: "([^"]*)"', said)
+            first = said.partition("\n")[0].rpartition(" - ")[2]
+            return re.sub(r"\?\S*", "", first) + (f" ({cause[1]})" if cause else "")
+
+
+def _kind(error: Exception) -> type[StorageError]:
+    said = str(error)
+    code = _code(said)
+    match error:
+        case FileExistsError():
+            return ExistsError
+        case AlreadyExistsError() if not _AGAIN.search(code):
+            return ExistsError
+        case FileNotFoundError() if not _NO_BUCKET.search(said):
+            return MissingError
+        case GenericError() if _MACHINE.search(said):
+            return LoginError
+        case _ if status := re.search(r"status code: (\d{3})", said):
+            return _of_status(int(status[1]), code)
+        case _ if number := _errno(error):
+            return _of_errno(number)
+        case GenericError() if not _NEVER.search(said):
+            return UnavailableError
+        case TimeoutError() | ConnectionError():
+            return UnavailableError
+        case _:
+            return StorageError
+
+
+def _of_status(status: int, code: str) -> type[StorageError]:
+    if status in {408, 409, 425, 429} or _AGAIN.search(code):
+        return UnavailableError
+    if status == 507 or _NO_ROOM.search(code):
+        return FullError
+    if status in {401, 403} or _BAD_LOGIN.search(code):
+        return RefusedError
+    # 501 and 505: it does not know how to, and will not learn it tonight.
+    return StorageError if status < 500 or status in {501, 505} else UnavailableError
+
+
+def _of_errno(number: int) -> type[StorageError]:
+    if number in _FULL:
+        return FullError
+    if number in _REFUSED:
+        return RefusedError
+    return UnavailableError if number in _PASSING else StorageError
+
+
+def _code(said: str) -> str:
+    code = re.search(r"<Code>(\w+)</Code>|\"error\": ?\"(\w+)\"", said)
+    return (code[1] or code[2]) if code else ""
+
+
+def _errno(error: Exception) -> int | None:
+    """The operating system's number, also where obstore only has it in its words."""
+    if isinstance(error, OSError):
+        return error.errno
+    told = re.match(r"Generic LocalFileSystem error.*\(os error (\d+)\)", str(error))
+    return int(told[1]) if told else None

@@ -1,39 +1,87 @@
-"""Local files that survive a power cut: whole under their name, or not there at all."""
+"""Local files that survive a power cut: whole under their name, or not there at all.
 
+A name is durable once its folder is; so a folder is made only in one whose own name is
+durable already.
+"""
+
+import errno
 import os
+import re
 import secrets
+import shutil
+import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
+
+_DRAFT: Final = re.compile(r"#\d{19}$")
+_DAY_S: Final = 86400.0
+
+_DURABLE: Final[set[Path]] = set()
+"""Folders whose names this process has seen to."""
 
 
-def create(path: Path, data: bytes) -> None:
-    """Write a file that must not exist yet.
+def create(path: Path, data: bytes | Path) -> None:
+    """Write a file that must not exist yet: these bytes, or those of another file.
 
     Raises:
         FileExistsError: it does.
     """
     with _draft(path, data) as draft:
-        # A link refuses a name that is taken, where a rename replaces it silently.
-        path.hardlink_to(draft)
-    _sync(path.parent)
+        try:
+            # A link refuses a name that is taken, where a rename replaces it silently.
+            path.hardlink_to(draft)
+        finally:
+            # Taken or not: whoever took it may have been stopped before this.
+            _sync(path.parent)
 
 
-def replace(path: Path, data: bytes) -> None:
+def replace(path: Path, data: bytes | Path) -> None:
     """Write a file in the place of whatever has its name."""
     with _draft(path, data) as draft:
         draft.replace(path)
-    _sync(path.parent)
+        _sync(path.parent)
+
+
+def make(folder: Path) -> None:
+    """Make a folder, and whatever it is in, durably."""
+    if folder in _DURABLE and folder.is_dir():
+        return
+    if folder.is_dir():
+        # Made by somebody who may have been stopped before its name was durable, or long
+        # ago by somebody who lets us into it, but not look around where it is.
+        with suppress(PermissionError):
+            _sync(folder.parent)
+    else:
+        make(folder.parent)
+        _mkdir(folder)
+        _sync(folder.parent)
+    _DURABLE.add(folder)
+
+
+def _mkdir(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileExistsError:
+        why = os.strerror(errno.ENOTDIR)
+        raise NotADirectoryError(errno.ENOTDIR, why, str(folder)) from None
 
 
 @contextmanager
-def _draft(path: Path, data: bytes) -> Generator[Path]:
-    _make(path.parent)
+def _draft(path: Path, data: bytes | Path) -> Generator[Path]:
+    if path.parent not in _DURABLE:
+        _sweep(path.parent)
+    make(path.parent)
     # obstore's listings skip names that end in # and digits: its own drafts.
-    draft = path.with_name(f"{path.name}#{secrets.randbits(63)}")
+    draft = path.with_name(f"{path.name}#{secrets.randbits(63):019}")
     try:
         with draft.open("xb") as file:
-            file.write(data)
+            if isinstance(data, Path):
+                with data.open("rb") as source:
+                    shutil.copyfileobj(source, file, 1 << 20)
+            else:
+                file.write(data)
             file.flush()
             os.fsync(file.fileno())
         yield draft
@@ -41,12 +89,20 @@ def _draft(path: Path, data: bytes) -> Generator[Path]:
         draft.unlink(missing_ok=True)
 
 
-def _make(folder: Path) -> None:
-    if folder.is_dir():
+def _sweep(folder: Path) -> None:
+    """Delete what killed processes left half-written in a folder, a day later.
+
+    Done once for each folder that a process writes to: no other folder has drafts, and
+    nobody has to look through a million clips for them.
+    """
+    if not folder.is_dir():
         return
-    _make(folder.parent)
-    folder.mkdir(exist_ok=True)
-    _sync(folder.parent)
+    with os.scandir(folder) as names:
+        for name in names:
+            if _DRAFT.search(name.name):
+                with suppress(FileNotFoundError):
+                    if name.stat().st_mtime < time.time() - _DAY_S:
+                        Path(name).unlink()
 
 
 def _sync(folder: Path) -> None:
@@ -54,5 +110,9 @@ def _sync(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        # Some network disks keep no names back, and have nothing to sync.
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
+            raise
     finally:
         os.close(handle)

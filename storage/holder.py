@@ -2,7 +2,7 @@
 
 An epoch is claimed once, by one process, and numbered; a later epoch's claimant seals
 every older one, and only then reads. So there are never two writers, whatever the clocks
-say: the beat only keeps a second batch from pushing out the first by accident.
+say: the beat only keeps a second batch from pushing out the first by accident (`lease`).
 """
 
 import os
@@ -42,6 +42,7 @@ class Holder:
     """Makes any two claims different bytes."""
     since: float
     at: float
+    """By its own clock: for people. Nobody compares it with another's."""
     beats: int = 0
 
     @property
@@ -52,17 +53,15 @@ class Holder:
     def beating(self, at: float) -> "Holder":
         return replace(self, at=at, beats=self.beats + 1)
 
-    def lives(self, now: float) -> bool:
-        """Whether it may still be writing, for all we can tell from here."""
-        if self.machine == _machine() and self.born != born(self.pid):
-            return False
-        return now - self.at < SILENT_S
+    def is_gone(self) -> bool:
+        """Whether it was a process of this machine, and is no more."""
+        return self.machine == _machine() and self.born != born(self.pid)
 
-    def said(self, now: float) -> str:
+    def said(self, now: float, silent_s: float) -> str:
         return (
             f"batch {self.name!r} holds it: pid {self.pid} on {self.host}, since "
-            f"{_utc(self.since)}, last beat {now - self.at:.0f} s ago; if that process "
-            f"is dead, it is free at {_utc(self.at + SILENT_S)}"
+            f"{_utc(self.since)}, last beat {silent_s:.0f} s ago; if that process "
+            f"is dead, it is free at {_utc(now - silent_s + SILENT_S)}"
         )
 
     def dump(self) -> bytes:

@@ -1,90 +1,77 @@
 """The ledger: what has happened to each job, appended and never rewritten.
 
-An entry is durable before `record` returns. What is recorded while a segment is being
-written goes into the next one: alone, an entry waits for nobody; among thousands, it
-shares its request.
+An entry is durable before `record` returns. A root has one ledger open at any time; a
+shard that runs in another process joins it, with a stream of its own.
 """
 
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from itertools import chain, islice
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from types import MappingProxyType
-from typing import Final
 
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception,
-    stop_after_delay,
-    wait_random_exponential,
-)
+import polars as pl
 
-from manifests.lifecycle import (
-    NEW,
-    Entry,
-    Event,
-    History,
-    IllegalTransitionError,
-    fold,
-)
-from storage import epochs
-from storage.epochs import FencedError, HeldError
-from storage.holder import BEAT_S, Holder
-from storage.objects import ExistsError, Objects, StorageError
-from storage.records import LedgerError, Seal, pack
+from manifests.lifecycle import Entry, Event, History
+from storage import boarding, epochs, lease, seals, shards, volumes
+from storage.book import Book
+from storage.epochs import MAIN, FencedError
+from storage.holder import BEAT_S
+from storage.lease import HeldError
+from storage.lifeboats import LIFEBOATS, Castaway, Harbour
+from storage.objects import Objects
+from storage.reading import histories, read
+from storage.records import LedgerError, Seal
+from storage.streams import Stream, Waiting
+from storage.trouble import Trouble
+from storage.volumes import Told, entries
 
-__all__ = ["FencedError", "HeldError", "Ledger", "LedgerError", "histories", "read"]
-
-SEGMENT: Final = 2_000
-"""Entries in one segment at most."""
-BUSY_S: Final = 0.025
-"""From one segment to the next while there is more to write: 40 requests a second."""
-PATIENCE_S: Final = 600.0
-"""How long a store may be away before a batch gives up."""
+__all__ = [
+    "FencedError",
+    "HeldError",
+    "Ledger",
+    "LedgerError",
+    "entries",
+    "histories",
+    "read",
+]
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    entry: Entry
-    history: History
-    durable: asyncio.Future[None]
-
-
 class Ledger:
-    """One root's ledger, open for writing; only one is, at any time."""
+    """One root's ledger, open for writing: the batch's own, or one of its shards'."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what `open` and `join` were told
         self,
         objects: Objects,
-        holder: Holder,
+        batch: str,
         *,
-        known: dict[str, History],
+        book: Book,
         clock: Callable[[], float],
-        beat_s: float,
+        lifeboats: Path,
+        on_trouble: Callable[[str], None] | None,
+        name: str = MAIN,
+        number: int = 1,
     ) -> None:
+        self.batch = batch
+        """The epoch and its name: `000003-portraits`."""
         self._objects = objects
-        self._holder = holder
-        self._histories = known
+        self._name = name
+        self._book = book
         self._clock = clock
-        # Where a job will stand once all that is queued for it is durable.
+        # Where a life will stand once all that is queued for it is durable.
         self._ahead: dict[str, History] = {}
-        self._queue: deque[_Waiting] = deque()
-        self._number = 1
-        self._wake = asyncio.Event()
-        self._ended: LedgerError | None = None
-        self._closing = False
-        # Both end in `close`; of each one's errors somebody is told.
-        self._writer = asyncio.create_task(self._write_all())
-        self._heart = asyncio.create_task(self._beat(beat_s))
+        self._closed = False
+        self._heart: asyncio.Task[None] | None = None
+        self._harbour = Harbour(lifeboats, objects.root)
+        trouble, key = Trouble(objects, on_trouble), epochs.stream_key(batch, name)
+        self._stream = Stream(objects, key, number=number, trouble=trouble, keeper=self)
 
     @classmethod
-    async def open(
+    async def open(  # noqa: PLR0913 - each has its default
         cls,
         objects: Objects,
         *,
@@ -92,37 +79,100 @@ class Ledger:
         clock: Callable[[], float] = time.time,
         take_over: bool = False,
         beat_s: float = BEAT_S,
+        whole: bool = False,
+        lifeboats: Path = LIFEBOATS,
+        on_trouble: Callable[[str], None] | None = None,
     ) -> "Ledger":
         """Claim the next epoch, seal the older ones, and know all that happened.
+
+        `whole`: all is known of what is over, too, and not only that it is.
+        `on_trouble` is told, once, why the store refuses what has to be on record.
 
         Raises:
             HeldError: another process holds the root; `take_over` would push it out.
             FencedError: another process took it over at the same moment.
             LedgerError: what is there cannot be read.
         """
-        us = await epochs.claim(objects, name, clock(), take_over=take_over)
+        us = await lease.claim(objects, name, clock, take_over=take_over, beat_s=beat_s)
+        # It ends in `close`; what it misses, it says.
+        heart = asyncio.create_task(lease.keep(objects, us, clock, beat_s=beat_s))
         try:
-            known = await _settled(objects, us)
-            await _beat(objects, us)
-        except StorageError:
-            await _seal(objects, us, 1)
+            ledger = cls(
+                objects,
+                us.batch,
+                book=await seals.settled(objects, us, whole=whole),
+                clock=clock,
+                lifeboats=lifeboats,
+                on_trouble=on_trouble,
+            )
+            await ledger._take_aboard()
+        except BaseException:
+            heart.cancel()
             raise
-        return cls(objects, us, known=known, clock=clock, beat_s=beat_s)
+        ledger._heart = heart
+        return ledger
+
+    @classmethod
+    async def join(  # noqa: PLR0913 - each has its default
+        cls,
+        objects: Objects,
+        *,
+        batch: str,
+        shard: int,
+        clock: Callable[[], float] = time.time,
+        lifeboats: Path = LIFEBOATS,
+        on_trouble: Callable[[str], None] | None = None,
+    ) -> "Ledger":
+        """Claim a stream for a shard, whose jobs are nobody else's, of a running batch.
+
+        Raises:
+            FencedError: the batch is over, or somebody newer runs the shard.
+            LedgerError: there is no such batch, or what is there cannot be read.
+        """
+        generation = await shards.claim(objects, batch, shard, clock)
+        return cls(
+            objects,
+            batch,
+            book=await shards.known(objects, batch, shard, generation),
+            name=epochs.shard_name(shard, generation),
+            number=2,
+            clock=clock,
+            lifeboats=lifeboats,
+            on_trouble=on_trouble,
+        )
 
     @property
-    def batch(self) -> str:
-        """The epoch and its name: `000003-portraits`."""
-        return self._holder.batch
+    def lives(self) -> Mapping[str, History]:
+        """The whole histories of what is not over, or was touched by this run."""
+        return MappingProxyType(self._book.lives)
 
-    def history(self, job_id: str) -> History:
-        """All that is durable of a job."""
-        return self._histories.get(job_id, NEW)
+    @property
+    def latencies(self) -> Mapping[str, Iterable[float]]:
+        """How many seconds each lane's latest clips took."""
+        return self._book.latencies
 
-    def histories(self) -> Mapping[str, History]:
-        return MappingProxyType(self._histories)
+    def history(self, life: str) -> History:
+        """All that is durable of a life; only its state if it was over before this run."""
+        return self._book.history(life)
 
-    async def record(self, job_id: str, event: Event) -> History:
-        """Put an event on record; the job's history with it, once it is durable.
+    def states(self, keys: pl.DataFrame) -> pl.Series:
+        return self._book.states(keys)
+
+    def forget(self, lives: Iterable[str]) -> None:
+        """Keep only the states of those that are over."""
+        self._book.forget(lives)
+
+    @contextmanager
+    def shard(self) -> Generator[None]:
+        """One more shard is open: so much more may be spent on requests."""
+        self._stream.shards += 1
+        try:
+            yield
+        finally:
+            self._stream.shards -= 1
+
+    async def record(self, life: str, event: Event) -> History:
+        """Put an event on record; the life's history with it, once it is durable.
 
         The event is queued before anything is awaited: a caller who is cancelled while
         waiting has recorded it all the same, once.
@@ -133,148 +183,66 @@ class Ledger:
             LedgerError: closed, or the store was away for too long; in the second case
                 only the next reader knows whether it was recorded.
         """
-        if self._ended is not None:
-            raise type(self._ended)(*self._ended.args)
-        if self._closing:
-            raise LedgerError(f"{self._objects.root}: the ledger is closed")
-        entry = Entry(job_id, self._clock(), event)
-        history = self._ahead.get(job_id, self.history(job_id)).after(entry)
-        waiting = _Waiting(entry, history, asyncio.get_running_loop().create_future())
-        self._ahead[job_id] = history
-        # No bound is needed: each caller waits for its own event, so there are never
-        # more here than callers.
-        self._queue.append(waiting)
-        self._wake.set()
+        waiting = self._put(Entry(life, self._clock(), event))
         await waiting.durable
-        return history
+        return waiting.history
 
     async def close(self) -> None:
-        """Write what is queued, seal the epoch, stop. Safe to repeat."""
-        if self._closing:
+        """Write what is queued, seal the epoch, bind it. Safe to repeat."""
+        if self._closed:
             return
-        self._closing = True
-        self._wake.set()
+        self._closed = True
+        seal = Seal(epochs.number(self.batch), self._clock())
         try:
-            await asyncio.shield(self._writer)
+            whole = await self._stream.close(seal)
         finally:
-            self._heart.cancel()
-        if self._ended is None:
-            await _seal(self._objects, self._holder, self._number)
+            if self._heart is not None:
+                self._heart.cancel()
+        if whole and self._heart is not None:
+            await self._bind(seal)
 
-    async def _write_all(self) -> None:
-        now = asyncio.get_running_loop().time
-        while self._queue or not self._closing:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._queue and self._ended is None:
-                again = now() + BUSY_S
-                await self._write([*islice(self._queue, SEGMENT)])
-                # A store that answers at once would get a request for each entry.
-                await asyncio.sleep(again - now() if self._queue else 0)
+    async def told(self, keys: pl.DataFrame, folder: Path) -> Told:
+        """What is on record of these jobs, brought into a folder; once it is closed."""
+        return await volumes.told(self._objects, self._book, keys, folder)
 
-    async def _write(self, some: list[_Waiting]) -> None:
-        key = epochs.segment_key(self.batch, self._number)
+    def kept(self, some: Sequence[Waiting]) -> None:
+        """Take note of what is durable now."""
+        for waiting in some:
+            life = waiting.entry.job
+            self._book.keep(life, waiting.history)
+            if self._ahead[life] is waiting.history:
+                del self._ahead[life]
+
+    def adrift(self, some: Sequence[Waiting], segment: str) -> None:
+        """Save what could not be written."""
+        name = self.batch if self._name == MAIN else f"{self.batch}.{self._name}"
+        lost = (Castaway.of(one.entry, one.was, segment) for one in some)
+        self._harbour.save(name, lost)
+
+    def _put(self, entry: Entry) -> Waiting:
+        was = self._standing(entry.job)
+        durable = asyncio.get_running_loop().create_future()
+        waiting = Waiting(entry, was, was.after(entry), durable)
+        self._ahead[entry.job] = waiting.history
+        self._stream.put(waiting)
+        return waiting
+
+    def _standing(self, life: str) -> History:
+        return self._ahead.get(life) or self._book.history(life)
+
+    async def _take_aboard(self) -> None:
         try:
-            await self._create(key, pack(waiting.entry for waiting in some))
-        except ExistsError:
-            self._end(
-                FencedError(f"{self._objects.root}: a later batch has taken over")
-            )
-        # Whatever it was, every waiting caller is told.
+            for path in await asyncio.to_thread(self._harbour.arrivals):
+                await boarding.board(self._objects, path, self._standing, self._put)
+        # Whoever opened it is told, and the root is left free.
+        except Exception:
+            await self.close()
+            raise
+
+    async def _bind(self, seal: Seal) -> None:
+        try:
+            await seals.seal_all(self._objects, self.batch, seal)
+            await volumes.bind(self._objects, self._book)
+        # It is all on record: the next run binds it, and its operator is told.
         except Exception as error:  # noqa: BLE001
-            self._end(LedgerError(f"{self._objects.uri(key)}: not written: {error}"))
-        else:
-            self._number += 1
-            for waiting in some:
-                self._settle(waiting)
-
-    async def _create(self, key: str, data: bytes) -> None:
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception(_may_pass),
-            wait=wait_random_exponential(multiplier=0.5, max=15),
-            stop=stop_after_delay(PATIENCE_S),
-            before_sleep=_say_so,
-            reraise=True,
-        ):
-            with attempt:
-                await self._objects.create(key, data)
-
-    def _settle(self, waiting: _Waiting) -> None:
-        self._queue.popleft()
-        job = waiting.entry.job
-        self._histories[job] = waiting.history
-        if self._ahead[job] is waiting.history:
-            del self._ahead[job]
-        if not waiting.durable.done():
-            waiting.durable.set_result(None)
-
-    def _end(self, error: LedgerError) -> None:
-        self._ended = error
-        for waiting in self._queue:
-            if not waiting.durable.done():
-                waiting.durable.set_exception(type(error)(*error.args))
-        self._queue.clear()
-        self._ahead.clear()
-
-    async def _beat(self, every_s: float) -> None:
-        while True:
-            await asyncio.sleep(every_s)
-            try:
-                if await epochs.claimed(self._objects) > self._holder.epoch:
-                    # Our successor beats now; our next segment will find its seal.
-                    return
-                self._holder = self._holder.beating(self._clock())
-                await _beat(self._objects, self._holder)
-            except StorageError as error:
-                log.warning("ledger.beat_missed %s", error)
-
-
-async def read(objects: Objects) -> list[Entry]:
-    """All that is on record, in order; a batch may be adding to it meanwhile."""
-    everyone = range(1, await epochs.claimed(objects) + 1)
-    found = await epochs.each(lambda one: epochs.written(objects, one), everyone)
-    return [entry for one in found for entry in one.entries]
-
-
-async def histories(objects: Objects) -> dict[str, History]:
-    """Every job's history, as far as it is on record."""
-    return await asyncio.to_thread(_fold, objects.root, await read(objects))
-
-
-async def _settled(objects: Objects, us: Holder) -> dict[str, History]:
-    """Every job's history, once no older epoch can add to it."""
-    seal = Seal(us.epoch, us.since)
-    older = range(1, us.epoch)
-    found = await epochs.each(lambda one: epochs.settled(objects, one, seal), older)
-    return await asyncio.to_thread(_fold, objects.root, chain.from_iterable(found))
-
-
-def _fold(root: str, entries: Iterable[Entry]) -> dict[str, History]:
-    try:
-        return fold(entries)
-    except IllegalTransitionError as error:
-        raise LedgerError(f"{root}: {error}") from error
-
-
-async def _beat(objects: Objects, us: Holder) -> None:
-    await objects.put(epochs.HOLDER, us.dump())
-
-
-async def _seal(objects: Objects, us: Holder, number: int) -> None:
-    """Leave the root free at once; if that fails, it is free a minute later."""
-    key = epochs.segment_key(us.batch, number)
-    try:
-        await objects.create(key, pack([Seal(us.epoch, us.at)]))
-    except ExistsError:
-        return
-    except StorageError as error:
-        log.warning("ledger.unsealed %s", error)
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Whether a store's refusal is worth waiting out: even keys are renewed in a night."""
-    return isinstance(error, StorageError) and not isinstance(error, ExistsError)
-
-
-def _say_so(state: RetryCallState) -> None:
-    log.warning("ledger.waiting %s", state.outcome and state.outcome.exception())
+            log.warning("ledger.unbound %s: %r", self.batch, error)

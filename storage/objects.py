@@ -5,97 +5,74 @@ create refuses a key that is taken, a list sees what was put.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
 
-from obstore.store import LocalStore
-from tenacity import (
-    AsyncRetrying,
-    retry_if_exception_type,
-    stop_after_attempt,
-    stop_after_delay,
-    stop_all,
-    wait_random_exponential,
-)
-
-from storage import files
+from storage.bodies import Body, at_once, in_parts, is_another, mapped
 from storage.errors import (
     ExistsError,
+    FullError,
     MissingError,
+    RefusedError,
     StorageError,
     UnavailableError,
-    explained,
 )
-from storage.stores import connect, local_path, signed
-
-if TYPE_CHECKING:
-    from obstore import Attributes
-    from obstore.store import ObjectStore
+from storage.patience import Patience
+from storage.requests import PIECE, Mode, Requests, Stored
+from storage.stores import REMOTE, Store, connect, local_path
 
 __all__ = [
     "ExistsError",
+    "FullError",
     "MissingError",
     "Objects",
+    "RefusedError",
     "StorageError",
     "Stored",
     "UnavailableError",
 ]
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-_MEDIA_TYPES: Final = {
-    ".html": "text/html; charset=utf-8",
-    ".jpg": "image/jpeg",
-    ".json": "application/json",
-    ".mp4": "video/mp4",
-}
-
-# Threads of its own: the ledger does not queue behind clips being decoded.
-_DISK: Final = ThreadPoolExecutor(4, thread_name_prefix="disk")
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """An object as a list has it."""
-
-    key: str
-    size: int
-    modified: float
-    """Unix seconds, by the store's clock."""
+PATIENCE_S: Final = 60.0
 
 
 class Objects:
     """The objects below one root URI: file, memory, s3, gs or az, or a local path."""
 
-    def __init__(self, store: "ObjectStore", root: str, *, patience_s: float) -> None:
-        self._store = store
+    def __init__(
+        self,
+        store: Store,
+        root: str,
+        *,
+        patience_s: float = PATIENCE_S,
+        roomy: Callable[[], Store] | None = None,
+    ) -> None:
         self.root = root
-        self._patience_s = patience_s
+        self._scheme = urlsplit(root).scheme
+        self._requests = Requests(store, root, roomy or (lambda: store))
+        self._patience = Patience(root, patience_s)
 
     @classmethod
-    def open(cls, uri: str, *, patience_s: float = 60.0) -> "Objects":
+    def open(cls, uri: str, *, patience_s: float = PATIENCE_S) -> "Objects":
         """The objects below `uri`; what is unavailable is asked for `patience_s` long.
 
         Raises:
             StorageError: no store has such a URI.
         """
-        if "://" not in uri or uri.startswith("file://"):
-            folder = local_path(uri)
-            with explained(uri):
-                return cls(
-                    LocalStore(folder, mkdir=True),
-                    folder.as_uri(),
-                    patience_s=patience_s,
-                )
-        root = uri.rstrip("/")
-        return cls(connect(root), root, patience_s=patience_s)
+        local = "://" not in uri or uri.startswith("file://")
+        root = local_path(uri).as_uri() if local else uri.rstrip("/")
+        roomy = partial(connect, root, roomy=True)
+        return cls(connect(root), root, patience_s=patience_s, roomy=roomy)
+
+    @property
+    def remote(self) -> bool:
+        """Whether a request costs money, and a round trip."""
+        return self._scheme in REMOTE
 
     def uri(self, key: str) -> str:
-        return f"{self.root}/{key}"
+        return self._requests.uri(key)
 
     async def create(self, key: str, data: bytes) -> None:
         """Put a new object; its own bytes already there are as good.
@@ -103,11 +80,25 @@ class Objects:
         Raises:
             ExistsError: other bytes have the key.
         """
-        await self._patiently(self._create, key, data)
+        await self._patience.ask(self._create, key, data)
+
+    async def create_file(self, key: str, path: Path) -> None:
+        """Put a file as a new object: one request, however large, and little memory.
+
+        Raises:
+            ExistsError: other bytes have the key.
+        """
+        data = await asyncio.to_thread(at_once, path, self._scheme)
+        await self._patience.ask(self._create, key, data)
 
     async def put(self, key: str, data: bytes) -> None:
         """Put an object, in the place of whatever has its key."""
-        await self._patiently(self._write, key, data, taken_is_fine=True)
+        await self._patience.ask(self._write, key, data, "overwrite")
+
+    async def put_file(self, key: str, path: Path) -> None:
+        """Put a file, in the place of whatever has its key, through little memory."""
+        data = await asyncio.to_thread(in_parts, path, self._scheme)
+        await self._patience.ask(self._write, key, data, "overwrite")
 
     async def get(self, key: str) -> bytes:
         """An object's bytes.
@@ -115,100 +106,84 @@ class Objects:
         Raises:
             MissingError: there is no such object.
         """
-        return await self._patiently(self._get, key)
+        return await self._patience.ask(self._requests.get, key)
+
+    async def get_file(self, key: str, path: Path) -> None:
+        """Bring an object, however large, into a local file, through little memory.
+
+        Raises:
+            MissingError: there is no such object.
+            StorageError: it was replaced meanwhile.
+        """
+        file = await asyncio.to_thread(path.open, "wb")
+        try:
+            async for piece in self._pieces(key):
+                await asyncio.to_thread(file.write, piece)
+        finally:
+            await asyncio.to_thread(file.close)
+
+    async def modified(self, key: str) -> float:
+        """When an object was put: Unix seconds, by the store's clock.
+
+        Raises:
+            MissingError: there is no such object.
+        """
+        found = await self._patience.ask(self._requests.head, key)
+        return found["last_modified"].timestamp()
 
     async def list(self, folder: str = "") -> AsyncIterator[Stored]:
         """Every object below a folder, by key."""
-        for stored in await self._patiently(self._list, folder):
+        for stored in await self._patience.ask(self._requests.list, folder):
             yield stored
 
     async def delete(self, key: str) -> None:
         """Delete an object; one that is not there is as good as deleted."""
-        await self._patiently(self._delete, key)
+        await self._patience.ask(self._requests.delete, key)
 
-    async def sign(self, key: str, seconds: int) -> str | None:
-        """A link that reads the object for so long; None where the store has none."""
-        return await asyncio.to_thread(signed, self._store, key, seconds)
-
-    async def _create(self, key: str, data: bytes) -> None:
+    async def _create(self, key: str, data: Body) -> None:
         try:
-            await self._write(key, data, taken_is_fine=False)
+            await self._write(key, data, "create")
         except ExistsError:
             # It may be ours: the answer to an earlier attempt can have been lost.
-            if await self._seen(key) != data:
+            if not await self._holds(key, data):
                 raise
 
-    async def _seen(self, key: str) -> bytes:
+    async def _write(self, key: str, data: Body, mode: Mode) -> None:
+        e_tag = await self._requests.write(key, data, mode)
+        # S3 is sent a checksum to compare. GCS is not, but its ETag is an MD5 of what came;
+        # Azure's is of no use: there it is for TLS to see to (obstore 0.12.1).
+        if self._scheme == "gs" and not isinstance(data, Path):
+            await self._look_at(e_tag, key, data, mode)
+
+    async def _look_at(
+        self, e_tag: str | None, key: str, sent: bytes | memoryview, mode: Mode
+    ) -> None:
+        """Make sure that what arrived is what was sent."""
+        if not await asyncio.to_thread(is_another, e_tag, sent):
+            return
+        # An ETag may be no MD5 after all, such as where the owner's own keys encrypt.
+        if await self._holds(key, sent):
+            return
+        if mode == "create":
+            await self._requests.delete(key)
+        raise UnavailableError(f"{self.uri(key)}: damaged on its way")
+
+    async def _holds(self, key: str, data: Body) -> bool:
+        """Whether an object that is there has these bytes."""
         try:
-            return await self._get(key)
+            if isinstance(data, bytes):
+                return await self._requests.get(key) == data
+            sent, seen = mapped(data) if isinstance(data, Path) else data, 0
+            async for piece in self._pieces(key):
+                if sent[seen : seen + len(piece)] != piece:
+                    return False
+                seen += len(piece)
         except MissingError:
             raise UnavailableError(f"{self.uri(key)}: there and not there") from None
+        return seen == len(sent)
 
-    async def _write(self, key: str, data: bytes, *, taken_is_fine: bool) -> None:
-        name = _checked(key)
-        with explained(self.uri(key)):
-            if isinstance(self._store, LocalStore):
-                write = files.replace if taken_is_fine else files.create
-                path = local_path(self.root) / name
-                loop = asyncio.get_running_loop()
-                await loop.run_in_executor(_DISK, write, path, data)
-                return
-            await self._store.put_async(
-                name,
-                data,
-                mode="overwrite" if taken_is_fine else "create",
-                use_multipart=False,
-                attributes=_attributes(key),
-            )
-
-    async def _get(self, key: str) -> bytes:
-        with explained(self.uri(key)):
-            found = await self._store.get_async(key)
-            return bytes(await found.bytes_async())
-
-    async def _list(self, folder: str) -> Sequence[Stored]:
-        found: list[Stored] = []
-        with explained(self.uri(folder)):
-            pages = self._store.list(folder or None, chunk_size=1000)  # pyright: ignore[reportUnknownMemberType] - arro3's, not installed
-            async for page in pages:
-                found += [
-                    Stored(x["path"], x["size"], x["last_modified"].timestamp())
-                    for x in page
-                ]
-        return sorted(found, key=lambda stored: stored.key)
-
-    async def _delete(self, key: str) -> None:
-        try:
-            with explained(self.uri(key)):
-                await self._store.delete_async(key)
-        except MissingError:
-            return
-
-    async def _patiently(
-        self,
-        ask: Callable[P, Coroutine[Any, Any, T]],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type(UnavailableError),
-            wait=wait_random_exponential(multiplier=0.1, max=5),
-            # A single answer may take longer than all our patience.
-            stop=stop_all(stop_after_attempt(3), stop_after_delay(self._patience_s)),
-            reraise=True,
-        ):
-            with attempt:
-                return await ask(*args, **kwargs)
-        raise AssertionError("tenacity returns or raises")
-
-
-def _attributes(key: str) -> "Attributes":
-    media_type = _MEDIA_TYPES.get(PurePosixPath(key).suffix)
-    return {} if media_type is None else {"Content-Type": media_type}
-
-
-def _checked(key: str) -> str:
-    # Names with # are a local store's drafts, which no list shows.
-    if "#" in key or ".." in key.split("/"):
-        raise ValueError(f"{key!r} cannot be a key")
-    return key
+    async def _pieces(self, key: str) -> AsyncGenerator[bytes]:
+        """An object's bytes, some at a time: each request has its own patience."""
+        meta = await self._patience.ask(self._requests.head, key)
+        for start in range(0, meta["size"], PIECE):
+            yield await self._patience.ask(self._requests.piece, key, start, meta)

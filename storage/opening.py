@@ -12,18 +12,13 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import fsspec
-from obstore.exceptions import (
-    BaseError,
-    PermissionDeniedError,
-    UnauthenticatedError,
-)
+from obstore.exceptions import BaseError
 from obstore.fsspec import FsspecStore
 
 from manifests.jobs import unsigned
-from storage.errors import StorageError, reason
-from storage.stores import CLIENT, connect, local_path, signed
+from storage.errors import StorageError, UnavailableError, reason, translated
+from storage.stores import CLIENT, REMOTE, bucket, local_path, signed
 
-_STORES: Final = frozenset({"s3", "gs", "az"})
 _PIECE: Final = 1 << 20
 
 _fsspec: Any = fsspec  # it has no types
@@ -45,7 +40,7 @@ class _Store(FsspecStore):
         super().__init__(*args, **options)
 
 
-for _scheme in _STORES:
+for _scheme in REMOTE:
     _kind = type(f"_Store_{_scheme}", (_Store,), {"protocol": _scheme})
     _fsspec.register_implementation(_scheme, _kind, clobber=True)
 
@@ -83,7 +78,7 @@ def presign(uri: str, seconds: int) -> str | None:
         OpeningError: the store's settings are missing or wrong.
     """
     parts = urlsplit(uri)
-    if parts.scheme not in _STORES:
+    if parts.scheme not in REMOTE:
         return None
     try:
         store = _bucket(f"{parts.scheme}://{parts.netloc}")
@@ -92,7 +87,7 @@ def presign(uri: str, seconds: int) -> str | None:
     return signed(store, parts.path.lstrip("/"), seconds)
 
 
-_bucket = lru_cache(maxsize=16)(connect)
+_bucket = lru_cache(maxsize=16)(bucket)
 
 
 @contextmanager
@@ -134,12 +129,12 @@ def _passes(error: Exception) -> bool:
     match error:
         case aiohttp.ClientResponseError(status=status):
             return status >= 500 or status in {408, 425, 429}
-        case FileNotFoundError() | PermissionError() | IsADirectoryError():
+        case FileNotFoundError():
             return False
-        case aiohttp.ClientError() | TimeoutError() | ConnectionError():
+        case aiohttp.ClientError():
             return True
-        case BaseError():
-            return not isinstance(error, PermissionDeniedError | UnauthenticatedError)
+        case BaseError() | OSError():
+            return isinstance(translated("", error), UnavailableError)
         case _:
             return False
 

@@ -1,7 +1,8 @@
 """Records: the ledger's entries as lines of JSON, and lines as segments.
 
 One line is one entry: the job, the time, the event's kind and its fields. Amounts are
-strings, so that no reader makes a float of them.
+strings, so that no reader makes a float of them. A segment is one zstd frame with a
+checksum; segments put one after the other read as one.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,10 +19,12 @@ from storage.errors import StorageError
 KINDS: Final[Mapping[str, type[Any]]] = {
     kind.__name__.lower(): kind for kind in get_args(Event)
 }
+_NAMES: Final[Mapping[type[Any], str]] = {kind: name for name, kind in KINDS.items()}
 _FIELDS: Final[Mapping[type[Any], Mapping[str, Any]]] = {
     kind: {field.name: field.type for field in fields(kind)}
     for kind in (*KINDS.values(), Ticket, Facts)
 }
+_AT_ONCE: Final = 1 << 16
 
 
 class LedgerError(StorageError):
@@ -29,64 +32,120 @@ class LedgerError(StorageError):
 
 
 @dataclass(frozen=True, slots=True)
+class Open:
+    """The first record of a shard's stream: whoever has put it may write what follows."""
+
+    by: str
+    """Makes any two of them different bytes."""
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Seal:
-    """The last record of an epoch: nothing is ever written after it."""
+    """The last record of a stream: nothing is ever written after it."""
 
     by: int
     """The epoch that set it: its own when it ended well, or a successor's."""
     at: float
 
 
-def pack(records: Iterable[Entry | Seal]) -> bytes:
+Record = Entry | Open | Seal
+
+
+def pack(records: Iterable[Record]) -> bytes:
     """A segment: one line a record, compressed."""
-    return zstandard.compress(b"".join(map(_line, records)))
+    lines = b"".join(map(dump, records))
+    return zstandard.ZstdCompressor(write_checksum=True).compress(lines)
 
 
-def unpack(segment: bytes, key: str) -> list[Entry | Seal]:
-    """The records of a segment.
+def unpack(blob: bytes, key: str) -> list[Record]:
+    """The records of a segment, or of several one after the other.
 
     Raises:
         LedgerError: it is damaged, or from a Nightreel with other events.
     """
+    lines = plain(blob, key).splitlines()
+    return [read(line, f"{key} line {n}") for n, line in enumerate(lines, 1)]
+
+
+def plain(blob: bytes, key: str) -> bytes:
+    """The lines of a segment, or of several one after the other.
+
+    Raises:
+        LedgerError: it is damaged.
+    """
+    lines, view, at = bytearray(), memoryview(blob), 0
+    zstd = zstandard.ZstdDecompressor()
     try:
-        lines = zstandard.decompress(segment).splitlines()
+        while at < len(blob):
+            # Frame by frame: a reader across frames takes half of one for its end.
+            frame = zstd.decompressobj()
+            while not frame.eof:
+                some = view[at : at + _AT_ONCE]
+                if not some:
+                    raise LedgerError(f"{key}: it breaks off after {at} bytes")
+                lines += frame.decompress(some)
+                at += len(some) - len(frame.unused_data)
     except zstandard.ZstdError as error:
         raise LedgerError(f"{key}: {error}") from error
-    return [_record(line, f"{key} line {n}") for n, line in enumerate(lines, 1)]
+    return bytes(lines)
 
 
-def _line(record: Entry | Seal) -> bytes:
+def dump(record: Record) -> bytes:
+    """A record as its line."""
     match record:
+        case Entry(job, at, event):
+            kind = type(event)
+            said = {"job": job, "at": at, "kind": _NAMES[kind]}
+            said |= {name: getattr(event, name) for name in _FIELDS[kind]}
+        case Open(by, at):
+            said = {"kind": "open", "by": by, "at": at}
         case Seal(by, at):
             said = {"kind": "seal", "by": by, "at": at}
-        case Entry(job, at, event):
-            said = {"job": job, "at": at, "kind": type(event).__name__.lower()}
-            said |= {name: getattr(event, name) for name in _FIELDS[type(event)]}
     return orjson.dumps(said, default=_plain, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def _plain(value: object) -> object:
-    if isinstance(value, Decimal):
-        return str(value)
-    raise TypeError(f"{value!r} has no JSON")
+def load(said: Any, place: str) -> Record:
+    """A record from its line's JSON.
 
-
-def _record(line: bytes, place: str) -> Entry | Seal:
+    Raises:
+        LedgerError: it is not a record, or not one that we know.
+    """
     try:
-        match orjson.loads(line):
+        match said:
+            case {"kind": "open", "by": str(by), "at": float() | int() as at}:
+                return Open(by, at)
             case {"kind": "seal", "by": int(by), "at": float() | int() as at}:
                 return Seal(by, at)
             case {
                 "job": str(job),
                 "at": float() | int() as at,
                 "kind": str(kind),
-                **said,
+                **rest,
             }:
-                return Entry(job, at, _made(KINDS[kind], said))
+                return Entry(job, at, _made(KINDS[kind], rest))
             case _:
-                raise LedgerError(f"{place}: not a record: {line[:200]!r}")
-    except (KeyError, TypeError, InvalidOperation, orjson.JSONDecodeError) as error:
+                raise LedgerError(f"{place}: not a record: {str(said)[:200]}")
+    except (KeyError, TypeError, InvalidOperation) as error:
+        raise LedgerError(f"{place}: {error!r} in {str(said)[:200]}") from error
+
+
+def read(line: bytes | str, place: str) -> Record:
+    """A record from its line.
+
+    Raises:
+        LedgerError: it is not a record, or not one that we know.
+    """
+    try:
+        return load(orjson.loads(line), place)
+    except orjson.JSONDecodeError as error:
         raise LedgerError(f"{place}: {error!r} in {line[:200]!r}") from error
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Decimal):
+        return str(value)
+    raise TypeError(f"{value!r} has no JSON")
 
 
 def _made(kind: type[Any], said: Mapping[str, Any]) -> Any:

@@ -13,6 +13,8 @@ import pytest
 from storage import opening
 from storage.objects import Objects
 from storage.opening import OpeningError
+from tests.storage.proxies import FaultyProxy
+from tests.storage.servers import Cloud, service_account
 
 
 class Site(http.server.BaseHTTPRequestHandler):
@@ -63,10 +65,11 @@ def test_a_link_is_read_with_one_plain_get(site: str):
 
 
 @pytest.mark.anyio
-async def test_a_store_is_read_without_its_fsspec_package(s3_root: str):
-    await Objects.open(s3_root).create("stills/cat.jpg", b"still " * 1_000_000)
+async def test_a_store_is_read_without_its_fsspec_package(cloud: Cloud):
+    root = cloud.root()
+    await Objects.open(root).create("stills/cat.jpg", b"still " * 1_000_000)
 
-    assert opening.read(f"{s3_root}/stills/cat.jpg", 6_000_000)[-6:] == b"still "
+    assert opening.read(f"{root}/stills/cat.jpg", 6_000_000)[-6:] == b"still "
 
 
 def test_memory_and_archives_are_read(tmp_path: Path):
@@ -124,22 +127,38 @@ def test_what_cannot_be_read_is_named(uri: str, why: str):
     assert str(caught.value).startswith(f"{uri}: ")
 
 
-def test_an_object_that_is_not_there_is_named(s3_root: str):
-    with pytest.raises(OpeningError, match=f"{s3_root}/none.jpg: no such file"):
-        opening.read(f"{s3_root}/none.jpg", 10)
+def test_an_object_that_is_not_there_is_named(cloud: Cloud):
+    root = cloud.root()
+
+    with pytest.raises(OpeningError, match=f"{root}/none.jpg: no such file") as caught:
+        opening.read(f"{root}/none.jpg", 10)
+
+    assert not caught.value.passing
 
 
-# -- naming
+def test_credentials_that_are_refused_will_not_pass(cloud: Cloud, faulty: FaultyProxy):
+    root = cloud.root()
+    faulty.fault.deny = True
+
+    with pytest.raises(OpeningError, match=f"{root}/a.jpg: HTTP 403") as caught:
+        opening.read(f"{root}/a.jpg", 10)
+
+    assert not caught.value.passing
 
 
 # -- signing
 
 
 @pytest.mark.anyio
-async def test_a_still_in_a_store_is_signed_and_then_read_by_anyone(s3_root: str):
-    await Objects.open(s3_root).create("cat.jpg", b"still")
+async def test_a_still_in_a_store_is_signed_and_then_read_by_anyone(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+):
+    root = cloud.root()
+    await Objects.open(root).create("cat.jpg", b"still")
+    signer = service_account(f"http://127.0.0.1:{cloud.port}", asks=True)
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", signer)
 
-    link = opening.presign(f"{s3_root}/cat.jpg", 60)
+    link = opening.presign(f"{root}/cat.jpg", 60)
 
     assert link is not None
     assert opening.read(link, 10) == b"still"

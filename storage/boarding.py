@@ -1,0 +1,54 @@
+"""Boarding: what an earlier run could not put on record is recorded, if it still can be."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from manifests.lifecycle import Entry, History, IllegalTransitionError
+from storage.lifeboats import Castaway
+from storage.objects import MissingError, Objects
+from storage.records import LedgerError, unpack
+from storage.streams import Waiting
+
+log = logging.getLogger(__name__)
+
+
+async def board(
+    objects: Objects,
+    path: Path,
+    standing: Callable[[str], History],
+    put: Callable[[Entry], Waiting],
+) -> None:
+    """Take a lifeboat's entries aboard; the file is gone once they are durable.
+
+    What does not fit where its life stands by now stays in the file, kept aside.
+    """
+    aboard: list[Waiting] = []
+    left = 0
+    lines = (await asyncio.to_thread(path.read_bytes)).splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            castaway = Castaway.load(line, f"{path} line {number}")
+            past = standing(castaway.entry.job)
+            if castaway.is_known(past) or await _landed(objects, castaway):
+                continue
+            aboard.append(put(castaway.fitting(past)))
+        except (LedgerError, IllegalTransitionError) as error:
+            left += 1
+            log.error("ledger.castaway_kept %s", error)  # noqa: TRY400 - said in full
+    await asyncio.gather(*(waiting.durable for waiting in aboard))
+    log.warning("ledger.aboard file=%s entries=%d kept=%d", path, len(aboard), left)
+    if left:
+        await asyncio.to_thread(path.rename, path.with_suffix(".kept"))
+    else:
+        await asyncio.to_thread(path.unlink)
+
+
+async def _landed(objects: Objects, castaway: Castaway) -> bool:
+    """Whether the store had it all the same, and only never said so."""
+    try:
+        segment = await objects.get(castaway.segment)
+    except MissingError:
+        return False
+    return castaway.entry in unpack(segment, castaway.segment)

@@ -1,0 +1,113 @@
+"""The lease: a claim to the root, kept by signs of life.
+
+Nobody's clock is compared with another's. How old a sign is, the store's clock tells; and
+before a holder is believed to be dead it is watched, by our own clock, for longer than
+it would be silent if it lived. So a clock that is wrong lets nobody in, and keeps nobody
+out for good.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from storage import epochs, seals
+from storage.epochs import FencedError
+from storage.holder import SILENT_S, Holder, claimant
+from storage.objects import ExistsError, MissingError, Objects, StorageError
+from storage.records import LedgerError
+
+HOLDER: Final = "ledger/holder.json"
+WATCHED: Final = 1.5
+"""Beats for which a silent holder is watched before it is believed to be dead."""
+
+log = logging.getLogger(__name__)
+
+
+class HeldError(LedgerError):
+    """Another process is writing to this root."""
+
+
+async def claim(
+    objects: Objects,
+    name: str,
+    clock: Callable[[], float],
+    *,
+    take_over: bool,
+    beat_s: float,
+) -> Holder:
+    """Claim the next epoch.
+
+    Raises:
+        HeldError: somebody holds the newest, and `take_over` was not asked for.
+        FencedError: somebody claimed a newer one meanwhile.
+    """
+    while True:
+        newest = await epochs.claimed(objects)
+        if newest and not take_over:
+            await _refuse_if_held(objects, newest, clock, beat_s=beat_s)
+        us = claimant(newest + 1, name, clock())
+        with suppress(ExistsError):
+            await objects.create(epochs.claim_key(us.epoch), us.dump())
+            break
+    # Whoever claimed an older one will be sealed by us, whoever claimed a newer one seals
+    # us: better told now than at the first event.
+    if await epochs.exists(objects, epochs.claim_key(us.epoch + 1)):
+        raise FencedError(f"{objects.root}: a later batch has taken over")
+    return us
+
+
+async def keep(
+    objects: Objects, us: Holder, clock: Callable[[], float], *, beat_s: float
+) -> None:
+    """Give signs of life until a successor does: it will have sealed us."""
+    while True:
+        try:
+            if await epochs.exists(objects, epochs.claim_key(us.epoch + 1)):
+                return
+            us = us.beating(clock())
+            await objects.put(HOLDER, us.dump())
+        except StorageError as error:
+            log.warning("ledger.beat_missed %s", error)
+        await asyncio.sleep(beat_s)
+
+
+async def _refuse_if_held(
+    objects: Objects, epoch: int, clock: Callable[[], float], *, beat_s: float
+) -> None:
+    sign, key = await _sign(objects, epoch)
+    if await asyncio.to_thread(sign.is_gone) or await seals.is_over(
+        objects, sign.batch
+    ):
+        return
+    silent_s = await _age(objects, key)
+    if not 0 <= silent_s < SILENT_S:
+        await asyncio.sleep(WATCHED * beat_s)
+        if (await _sign(objects, epoch))[0] == sign:
+            return
+        silent_s = 0.0
+    raise HeldError(f"{objects.root}: {sign.said(clock(), silent_s)}")
+
+
+async def _sign(objects: Objects, epoch: int) -> tuple[Holder, str]:
+    """The latest sign of life of an epoch's owner, and where it is."""
+    owner = await epochs.owner(objects, epoch)
+    with suppress(MissingError):
+        beat = Holder.load(await objects.get(HOLDER), objects.uri(HOLDER))
+        if beat.token == owner.token:
+            return beat, HOLDER
+    return owner, epochs.claim_key(epoch)
+
+
+async def _age(objects: Objects, key: str) -> float:
+    """How long ago an object was put, by the store's own clock."""
+    knock = f"ledger/knocks/{secrets.token_hex(8)}.json"
+    await objects.create(knock, b"{}\n")
+    try:
+        return await objects.modified(knock) - await objects.modified(key)
+    finally:
+        # Who may not delete leaves it there: it says nothing, and nobody minds it.
+        with suppress(StorageError):
+            await objects.delete(knock)

@@ -1,0 +1,78 @@
+"""Seals: the end of a stream, after which nothing is ever added to it.
+
+A seal is a segment at the stream's next number. Its writer, if it still lives, finds that
+number taken, and stops: whatever it does after that is not on record. So what is read
+once all is sealed stays true.
+"""
+
+import asyncio
+
+from storage import epochs, volumes
+from storage.ballast import Ballast
+from storage.book import Book
+from storage.epochs import MAIN
+from storage.holder import Holder
+from storage.objects import ExistsError, Objects, StorageError
+from storage.records import Seal, pack, unpack
+
+
+async def settled(objects: Objects, us: Holder, *, whole: bool) -> Book:
+    """What is on record, once no older epoch can add to it."""
+    seal = Seal(us.epoch, us.since)
+
+    async def seal_one(epoch: int) -> None:
+        await seal_all(objects, (await epochs.owner(objects, epoch)).batch, seal)
+
+    older = range(1, us.epoch)
+    try:
+        bound = await epochs.bound(objects)
+        await epochs.each(seal_one, [epoch for epoch in older if epoch not in bound])
+        book = await volumes.recalled(objects, older, whole=whole)
+    except StorageError:
+        # Leave the root free.
+        await end(objects, epochs.stream_key(us.batch, MAIN), 0, seal=seal)
+        raise
+    book.begin(us.epoch)
+    await asyncio.to_thread(Ballast(objects.root).take_on)
+    return book
+
+
+async def is_over(objects: Objects, batch: str) -> bool:
+    """Whether a batch's main stream is sealed."""
+    found = await epochs.streams(objects, batch, MAIN)
+    last = found[MAIN].segments if found else 0
+    return await is_sealed(objects, epochs.stream_key(batch, MAIN), last)
+
+
+async def seal_all(objects: Objects, batch: str, seal: Seal) -> None:
+    """End every stream of a batch.
+
+    Whoever opens another one after this has looked sees, once it has opened it, that
+    the batch is over: by a newer epoch, or by the seal on its main stream.
+    """
+    found = {MAIN: epochs.Extent()} | await epochs.streams(objects, batch)
+
+    async def seal_one(name: str) -> None:
+        last = found[name].segments
+        await end(objects, epochs.stream_key(batch, name), last, seal=seal)
+
+    await epochs.each(seal_one, [*found])
+
+
+async def end(objects: Objects, stream: str, last: int, *, seal: Seal) -> None:
+    """Put a seal at a stream's next number, unless it has one."""
+    while not await is_sealed(objects, stream, last):
+        try:
+            await objects.create(epochs.segment_key(stream, last + 1), pack([seal]))
+        except ExistsError:
+            last += 1
+        else:
+            return
+
+
+async def is_sealed(objects: Objects, stream: str, last: int) -> bool:
+    """Whether this segment of a stream is its seal."""
+    if not last:
+        return False
+    key = epochs.segment_key(stream, last)
+    return isinstance(unpack(await objects.get(key), key)[-1], Seal)

@@ -1,0 +1,268 @@
+"""A manifest that lands is announced once for each version, and taken by one run."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from manifests.reading import ManifestError
+from storage.errors import StorageError
+from storage.inbox import Drop, Inbox
+from storage.objects import Objects
+from storage.register import AGAIN_S, Register, claimed
+
+pytestmark = pytest.mark.anyio
+
+
+def first(drop):
+    return 1
+
+
+async def at_once(seconds):
+    pass
+
+
+@pytest.fixture
+def inbox(root) -> Inbox:
+    return Inbox(objects=Objects.open(f"{root}/drop"))
+
+
+@pytest.fixture
+def register(root) -> Register:
+    return Register(Objects.open(f"{root}/reel"))
+
+
+async def test_manifests_are_told_by_their_name_wherever_below_the_inbox(inbox):
+    for key in (
+        *("a.parquet", "july/b c.parquet", "notes.txt", "a.parquet.ready"),
+        *("july/_temporary/0/b.parquet", ".hidden.parquet"),
+    ):
+        await inbox.objects.put(key, b"rows")
+
+    drops = await inbox.drops()
+
+    names = [drop.uri.removeprefix(inbox.objects.root) for drop in drops]
+    assert {name.replace("%20", " ") for name in names} == {
+        *("/a.parquet", "/july/b c.parquet"),
+    }
+    assert {drop.size for drop in drops} == {4}
+
+
+async def test_other_bytes_are_another_version(inbox):
+    await inbox.objects.put("a.parquet", b"rows")
+    [before] = await inbox.drops()
+    [still] = await inbox.drops()
+    await inbox.objects.put("a.parquet", b"other rows")
+    [after] = await inbox.drops()
+
+    assert still == before
+    assert after.uri == before.uri
+    assert after.digest != before.digest
+
+
+LOOK = """
+import asyncio, sys
+from storage.inbox import Inbox
+from storage.objects import Objects
+
+print(len(asyncio.run(Inbox(objects=Objects.open(sys.argv[1])).drops())))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_looks_and_ends_at_once_ends_well(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"rows")
+
+    for _ in range(6):
+        program = [sys.executable, "-c", LOOK, tmp_path.as_uri()]
+        looked = subprocess.run(program, capture_output=True, text=True, check=False)
+        assert (looked.returncode, looked.stdout) == (0, "1\n")
+
+
+async def test_the_same_bytes_again_are_the_same_version_on_s3(s3_root):
+    inbox = Inbox(objects=Objects.open(s3_root))
+    await inbox.objects.put("a.parquet", b"rows")
+    before = await inbox.drops()
+    await inbox.objects.put("a.parquet", b"rows")
+
+    assert await inbox.drops() == before
+
+
+async def test_a_file_that_comes_again_with_its_time_is_the_same_version(tmp_path):
+    inbox = Inbox(objects=Objects.open(tmp_path.as_uri()))
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"rows")
+    at = path.stat().st_mtime_ns
+    before = await inbox.drops()
+    # As rsync and mv do it: another file, under the same name, as old as the first.
+    again = tmp_path / ".a.parquet.x"
+    again.write_bytes(b"rows")
+    os.utime(again, ns=(at, at))
+    again.replace(path)
+
+    assert await inbox.drops() == before
+
+
+async def test_a_name_on_a_disk_is_a_uri_that_leads_to_it(tmp_path):
+    path = tmp_path / "100% é ?#.parquet"
+    path.write_bytes(b"rows")
+
+    [drop] = await Inbox(objects=Objects.open(tmp_path.as_uri())).drops()
+
+    assert drop.uri == path.as_uri()
+
+
+async def test_what_still_changes_has_not_landed(inbox):
+    await inbox.objects.put("whole.parquet", b"rows")
+    await inbox.objects.put("growing.parquet", b"ro")
+    waited = []
+
+    async def write_on(seconds):
+        waited.append(seconds)
+        await inbox.objects.put("growing.parquet", b"rows, and more")
+        await inbox.objects.put("late.parquet", b"rows")
+
+    [(drop, _)] = await inbox.landed(first, 30, sleep=write_on)
+
+    assert drop.uri.endswith("/whole.parquet")
+    assert waited == [30]
+
+
+async def test_nobody_waits_where_there_is_nothing_new(inbox):
+    await inbox.objects.put("a.parquet", b"rows")
+
+    async def never(seconds):
+        raise AssertionError(seconds)
+
+    assert await inbox.landed(lambda drop: 0, 30, sleep=never) == []
+    [(_, turn)] = await inbox.landed(lambda drop: 2, 30, sleep=never)
+    assert turn == 2
+
+
+@pytest.mark.parametrize("marker", ["july/a.parquet.ready", "july/_SUCCESS"])
+async def test_where_writers_mark_what_is_done_only_that_has_landed(root, marker):
+    objects = Objects.open(f"{root}/drop")
+    inbox = Inbox(objects=objects, marked=True)
+    await objects.put("july/a.parquet", b"rows")
+    await objects.put("b.parquet", b"rows")
+    before = await inbox.landed(first, 30)
+    await objects.put(marker, b"")
+    [(drop, _)] = await inbox.landed(first, 30)
+
+    assert before == []
+    assert drop.uri.endswith("/july/a.parquet")
+
+
+async def test_a_marker_does_not_speak_for_what_was_written_after_it(tmp_path):
+    inbox = Inbox(objects=Objects.open(tmp_path.as_uri()), marked=True)
+    for name, at in (("a.parquet", 200), ("a.parquet.ready", 100)):
+        (tmp_path / name).write_bytes(b"rows")
+        os.utime(tmp_path / name, (at, at))
+
+    assert await inbox.drops() == []
+
+
+def test_a_root_in_its_own_inbox_is_refused_and_so_is_an_inbox_that_is_not_there(
+    tmp_path: Path,
+):
+    box = tmp_path.as_uri()
+
+    with pytest.raises(StorageError, match="the root lies in it"):
+        Inbox.open(box, f"{box}/reel")
+    with pytest.raises(StorageError, match="the root lies in it"):
+        Inbox.open(box, box)
+    with pytest.raises(StorageError, match="no such folder"):
+        Inbox.open(f"{box}/no", f"{box}/reel")
+    assert Inbox.open(box, f"{box}-reel").pattern == "*.parquet"
+    assert not (tmp_path / "no").exists()
+
+
+A = Drop("s3://b/a.parquet", "1234", 4)
+
+
+async def test_of_many_watchers_one_announces(register):
+    told = await asyncio.gather(*(register.announce(A, 1) for _ in range(5)))
+
+    assert sorted(told) == [False, False, False, False, True]
+
+
+async def test_what_was_announced_and_not_taken_is_announced_again_and_ever_later(
+    register,
+):
+    now = time.time()
+    turns = [(await register.standing()).turn(A, now)]
+    for turn in (1, 2):
+        await register.announce(A, turn)
+        standing = await register.standing()
+        turns += [standing.turn(A, now + s) for s in (0, AGAIN_S - 60, AGAIN_S + 60)]
+    turns.append(standing.turn(A, now + 2 * AGAIN_S + 60))
+    await register.take(A.uri, A.version, "a run")
+    turns.append((await register.standing()).turn(A, now + 1e6))
+
+    assert turns == [1, 0, 0, 2, 0, 0, 0, 3, 0]
+
+
+async def test_however_often_in_vain_it_is_announced_once_an_hour(register):
+    await register.announce(A, 4000)
+
+    standing = await register.standing()
+
+    assert standing.turn(A, time.time() + 3000) == 0
+    assert standing.turn(A, time.time() + 3700) == 4001
+
+
+async def test_a_version_is_taken_by_one_run_which_may_go_on_with_it(register):
+    told = [await register.take(A.uri, A.version, by) for by in ("one", "other", "one")]
+    changed = await register.take(A.uri, "5678", "other")
+
+    assert told == [None, "one", None]
+    assert changed is None
+
+
+async def fails(root, by, error, *, begun):
+    async def run():
+        async with claimed(root, A.uri, A.version, by) as claim:
+            claim.begun = begun
+            raise error
+
+    with pytest.raises(type(error)):
+        await run()
+
+
+async def taker(root):
+    async with claimed(root, A.uri, A.version, "somebody else") as claim:
+        return claim.taken_by
+
+
+async def test_a_run_that_could_not_begin_gives_the_manifest_back(root):
+    await fails(root, "one", StorageError("held"), begun=False)
+
+    assert await taker(root) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "begun"),
+    [(StorageError("lost"), True), (ManifestError("bad"), False)],
+)
+async def test_a_manifest_that_is_bad_or_was_begun_with_stays_taken(root, error, begun):
+    await fails(root, "one", error, begun=begun)
+
+    assert await taker(root) == "one"
+
+
+async def test_a_run_that_comes_second_gives_nothing_back(root):
+    await fails(root, "one", ManifestError("bad"), begun=False)
+    await fails(root, "two", StorageError("held"), begun=False)
+
+    assert await taker(root) == "one"
+
+
+async def test_without_a_version_nothing_is_taken(root):
+    async with claimed(root, A.uri, None, "one") as claim:
+        assert claim.taken_by is None
+
+    assert await taker(root) is None

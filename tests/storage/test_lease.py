@@ -1,0 +1,256 @@
+"""Nobody is pushed out of a root by accident, and nobody shut out for good."""
+
+import asyncio
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from storage.holder import BEAT_S, SILENT_S, Holder, claimant
+from storage.lease import HOLDER
+from storage.ledger import FencedError, HeldError, Ledger
+from storage.objects import Objects
+from tests.storage.lives import INTENDED, at, job, keys
+from tests.storage.simulated import Simulated, run
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def simulated() -> Simulated:
+    return Simulated()
+
+
+async def given_a_holder(
+    objects: Objects, *, elsewhere: bool = True, **facts: object
+) -> Holder:
+    """A process that claimed epoch 1, gave one sign of life, and is silent since."""
+    holder = replace(claimant(1, "first", 1000.0), **facts)
+    holder = replace(holder, machine="another") if elsewhere else holder
+    await objects.create("ledger/epochs/000001.json", holder.dump())
+    await objects.put(HOLDER, holder.beating(1000.0).dump())
+    return holder
+
+
+# -- a sign that is young
+
+
+async def test_a_live_holder_is_named_and_not_pushed_out(objects: Objects):
+    holder = await Ledger.open(objects, name="Portraits", clock=at(1_800_000_000))
+
+    with pytest.raises(HeldError) as caught:
+        await Ledger.open(objects, name="second", clock=at(1_800_000_000))
+
+    said = str(caught.value)
+    assert said.startswith(
+        f"{objects.root}: batch 'Portraits' holds it: pid {os.getpid()} on "
+        f"{os.uname().nodename}, since 2027-01-15 08:00:00 UTC, last beat "
+    )
+    assert "; if that process is dead, it is free at 2027-01-15 08:0" in said
+    await holder.record(job("a"), INTENDED)
+    await holder.close()
+
+
+async def test_whoever_is_refused_leaves_nothing_behind(objects: Objects):
+    holder = await Ledger.open(objects, name="first")
+    await holder.record(job("a"), INTENDED)
+
+    with pytest.raises(HeldError):
+        await Ledger.open(objects, name="second")
+
+    assert not await keys(objects, "ledger/knocks")
+    assert not [key for key in await keys(objects) if "000002" in key]
+    await holder.close()
+
+
+async def test_a_root_is_free_as_soon_as_its_holder_closes(objects: Objects):
+    await (await Ledger.open(objects, name="one")).close()
+
+    await (await Ledger.open(objects, name="two")).close()
+
+
+# -- whose process is gone
+
+
+async def test_a_process_of_this_machine_that_is_gone_holds_nothing(objects: Objects):
+    # Its number has been given to another process since: to this one.
+    await given_a_holder(objects, elsewhere=False, born="1")
+
+    await (await Ledger.open(objects, name="two")).close()
+
+
+def test_a_beat_of_somebody_else_is_not_the_holders(simulated: Simulated):
+    async def night() -> None:
+        holder = await given_a_holder(simulated.objects())
+        fenced = replace(holder, token="another").beating(5000.0)
+        # The holder's own sign is its claim, and that is old.
+        simulated.clock = at(2000.0)
+        await simulated.objects().put(HOLDER, fenced.dump())
+
+        await (await Ledger.open(simulated.objects(), name="two")).close()
+
+    simulated.clock = at(1000.0)
+    run(night)
+
+
+# -- a sign that is old, by the store's own clock
+
+
+def test_a_silent_holder_is_watched_and_then_succeeded(simulated: Simulated):
+    async def night() -> float:
+        await given_a_holder(simulated.objects())
+        simulated.clock = at(1000.0 + SILENT_S)
+        began = asyncio.get_running_loop().time()
+        await (await Ledger.open(simulated.objects(), name="two")).close()
+        return asyncio.get_running_loop().time() - began
+
+    simulated.clock = at(1000.0)
+
+    assert run(night) >= 1.5 * BEAT_S
+
+
+def test_a_silent_holder_has_its_minute(simulated: Simulated):
+    async def night() -> None:
+        await given_a_holder(simulated.objects())
+        simulated.clock = at(1000.0 + SILENT_S - 1)
+
+        # Whatever the clocks of both hosts say: this one's is a day ahead.
+        with pytest.raises(HeldError, match=r"'first'.*last beat 59 s ago"):
+            await Ledger.open(simulated.objects(), name="two", clock=at(87_400.0))
+
+    simulated.clock = at(1000.0)
+    run(night)
+
+
+@pytest.mark.parametrize("jump_s", [-86_400.0, 86_400.0])
+def test_a_store_whose_clock_jumps_lets_nobody_in(simulated: Simulated, jump_s: float):
+    async def night() -> None:
+        holder = await Ledger.open(simulated.objects(), name="first")
+        await holder.record(job("a"), INTENDED)
+        simulated.clock = at(1e6 + jump_s)
+
+        with pytest.raises(HeldError, match="'first'"):
+            await Ledger.open(simulated.objects(), name="second")
+
+        await holder.record(job("b"), INTENDED)
+        await holder.close()
+
+    simulated.clock = at(1e6)
+    run(night)
+
+
+@pytest.mark.parametrize("jump_s", [-86_400.0, 86_400.0])
+def test_a_store_whose_clock_jumps_keeps_nobody_out(
+    simulated: Simulated, jump_s: float
+):
+    async def night() -> None:
+        await given_a_holder(simulated.objects())
+        simulated.clock = at(1e6 + jump_s)
+
+        await (await Ledger.open(simulated.objects(), name="second")).close()
+
+    simulated.clock = at(1e6)
+    run(night)
+
+
+async def test_a_local_folder_tells_how_old_a_sign_is(tmp_path: Path):
+    objects = Objects.open(str(tmp_path))
+    await given_a_holder(objects)
+    with pytest.raises(HeldError):
+        await Ledger.open(objects, name="two")
+    put = (tmp_path / HOLDER).stat().st_mtime - SILENT_S
+
+    os.utime(tmp_path / HOLDER, (put, put))
+
+    await (await Ledger.open(objects, name="two", beat_s=0.001)).close()
+
+
+# -- beats
+
+
+def test_a_beat_keeps_a_long_batch_its_root(simulated: Simulated):
+    async def night() -> None:
+        holder = await Ledger.open(simulated.objects(), name="one")
+        for _ in range(3):
+            await asyncio.sleep(100.0)
+            with pytest.raises(HeldError, match="'one'"):
+                await Ledger.open(simulated.objects(), name="two")
+        await holder.close()
+
+    run(night)
+
+
+def test_a_holder_that_missed_many_beats_goes_on_trying(
+    simulated: Simulated,
+):
+    async def away(what: str, path: str) -> None:
+        if path == HOLDER and what == "put":
+            raise ConnectionError("the network is down")
+
+    async def night() -> None:
+        holder = await Ledger.open(simulated.objects(), name="one")
+        await asyncio.sleep(60)
+        simulated.before = away
+        await asyncio.sleep(300)
+        silent = json.loads(simulated.kept[HOLDER][0])["beats"]
+        simulated.before = None
+        await asyncio.sleep(60)
+
+        assert json.loads(simulated.kept[HOLDER][0])["beats"] > silent
+        await holder.close()
+
+    run(night)
+
+
+def test_whoever_was_succeeded_beats_no_more(simulated: Simulated):
+    async def night() -> None:
+        old = await Ledger.open(simulated.objects(), name="old")
+        new = await Ledger.open(simulated.objects(), name="new", take_over=True)
+        await asyncio.sleep(100)
+
+        assert json.loads(simulated.kept[HOLDER][0])["name"] == "new"
+        with pytest.raises(FencedError):
+            await old.record(job("a"), INTENDED)
+        await old.close()
+        await new.close()
+
+    run(night)
+
+
+# -- claims
+
+
+def test_who_may_not_delete_its_knock_is_judged_all_the_same(
+    simulated: Simulated,
+):
+    async def no_deletes(what: str, path: str) -> None:
+        if what == "delete":
+            raise PermissionError(13, "no", path)
+
+    async def night() -> None:
+        await given_a_holder(simulated.objects())
+        simulated.before = no_deletes
+        with pytest.raises(HeldError):
+            await Ledger.open(simulated.objects(), name="two")
+
+    run(night)
+
+
+def test_two_claims_are_never_the_same_bytes():
+    assert claimant(1, "night", 1000.0).dump() != claimant(1, "night", 1000.0).dump()
+
+
+@pytest.mark.parametrize("name", ["", "///", "Ünïcode", "x" * 200])
+def test_any_name_makes_a_key(name: str):
+    batch = replace(claimant(3, "a", 0.0), name=name).batch
+
+    assert batch.startswith("000003-")
+    assert 8 <= len(batch) <= 47
+
+
+def test_a_claim_is_read_back_as_it_was_written():
+    claim = claimant(3, "night", 1000.0).beating(1000.0 + BEAT_S)
+
+    assert Holder.load(claim.dump(), "uri") == claim

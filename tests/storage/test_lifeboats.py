@@ -1,0 +1,309 @@
+"""What was paid for is not lost when the ledger cannot be written any more."""
+
+import asyncio
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from manifests.lifecycle import (
+    Accepted,
+    Doubted,
+    Event,
+    Generated,
+    Intended,
+    Refused,
+    Settled,
+    State,
+    Ticket,
+)
+from storage import ledger as ledgers
+from storage.ledger import FencedError, Ledger, LedgerError
+from storage.objects import Objects
+from tests.storage.lives import INTENDED, TICKET, job
+from tests.storage.simulated import Simulated, run
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def simulated() -> Simulated:
+    return Simulated()
+
+
+def boats(folder: Path, kind: str = "jsonl") -> list[Path]:
+    return sorted(folder.rglob(f"*.{kind}"))
+
+
+async def refuse(what: str, path: str) -> None:
+    if what == "put" and "/main/0" in path:
+        raise PermissionError(13, "Permission denied", path)
+
+
+async def shipwrecked(store: Simulated, folder: Path, **events: list[Event]) -> None:
+    """A batch whose store refuses what comes after each job's first event."""
+    ledger = await Ledger.open(store.objects(), name="wrecked", lifeboats=folder)
+    for name, (first, *_) in events.items():
+        await ledger.record(job(name), first)
+    store.before = refuse
+    for at in range(1, max(len(some) for some in events.values())):
+        told = await asyncio.gather(
+            *(
+                ledger.record(job(name), some[at])
+                for name, some in events.items()
+                if at < len(some)
+            ),
+            return_exceptions=True,
+        )
+        assert all(isinstance(one, LedgerError) for one in told)
+    store.before = None
+    await ledger.close()
+
+
+def test_what_could_not_be_recorded_is_recorded_by_the_next_run_here(
+    simulated: Simulated, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    async def night() -> None:
+        await shipwrecked(
+            simulated,
+            tmp_path,
+            # The second of them is told after the ledger had given up.
+            a=[INTENDED, Accepted(TICKET), Generated(seed=3)],
+            b=[INTENDED, Refused("busy")],
+            c=[INTENDED, Doubted("ReadTimeout")],
+        )
+        [boat] = boats(tmp_path)
+        assert boat.name == "000001-wrecked.jsonl"
+        assert f"ledger.lifeboat file={boat} entries=3" in caplog.text
+
+        saved = await Ledger.open(simulated.objects(), name="next", lifeboats=tmp_path)
+
+        assert saved.history(job("a")).state is State.GENERATED
+        assert saved.history(job("a")).ticket == TICKET
+        assert saved.history(job("b")).state is State.PENDING
+        assert saved.history(job("c")).reason == "ReadTimeout"
+        assert not boats(tmp_path, "*")
+        durable = await ledgers.histories(simulated.objects())
+        assert durable[job("a")] == saved.history(job("a"))
+        await saved.close()
+
+    run(night)
+
+
+def test_what_its_life_has_left_behind_is_kept_aside(
+    simulated: Simulated, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    async def night() -> None:
+        await shipwrecked(
+            simulated,
+            tmp_path,
+            a=[INTENDED, Accepted(TICKET)],
+            b=[INTENDED, Refused("")],
+        )
+        # A run elsewhere was told that nobody knows of it, and went on.
+        elsewhere = await Ledger.open(
+            simulated.objects(), name="other", lifeboats=tmp_path / "elsewhere"
+        )
+        await elsewhere.record(job("a"), Refused("unknown to its provider"))
+        await elsewhere.record(job("a"), INTENDED)
+        await elsewhere.close()
+
+        here = await Ledger.open(simulated.objects(), name="here", lifeboats=tmp_path)
+
+        assert here.history(job("a")).state is State.IN_DOUBT
+        assert here.history(job("b")).state is State.PENDING
+        [kept] = boats(tmp_path, "kept")
+        assert TICKET.id in kept.read_text()
+        assert f"job {job('a')} was in_doubt at attempt 1" in caplog.text
+        await here.close()
+        # It is not looked at again.
+        await (
+            await Ledger.open(simulated.objects(), name="next", lifeboats=tmp_path)
+        ).close()
+        assert boats(tmp_path, "kept") == [kept]
+
+    run(night)
+
+
+def test_what_came_to_be_on_record_all_the_same_is_not_recorded_twice(
+    simulated: Simulated, tmp_path: Path
+):
+    async def lose_answer(what: str, path: str) -> None:
+        if what == "put" and path.endswith("/main/0000000002.jsonl.zst"):
+            simulated.before = refuse
+            raise ConnectionError("reset")
+
+    async def night() -> None:
+        ledger = await Ledger.open(
+            simulated.objects(), name="night", lifeboats=tmp_path
+        )
+        await ledger.record(job("a"), INTENDED)
+        simulated.after = lose_answer
+        refund = Settled(attempt=1, usd=Decimal("-0.01"), reason="refund")
+        told = await asyncio.gather(
+            ledger.record(job("a"), Refused("busy")),
+            ledger.record(job("a"), refund),
+            return_exceptions=True,
+        )
+        simulated.before = simulated.after = None
+        await ledger.close()
+
+        following = await Ledger.open(
+            simulated.objects(), name="next", lifeboats=tmp_path
+        )
+
+        assert all(isinstance(one, LedgerError) for one in told)
+        assert following.history(job("a")).spent_usd == Decimal("-0.01")
+        told = [type(entry.event) for entry in await ledgers.read(simulated.objects())]
+        assert told == [Intended, Refused, Settled]
+        assert not boats(tmp_path, "*")
+        await following.close()
+
+    run(night)
+
+
+async def test_what_a_zombie_is_told_goes_to_a_lifeboat(
+    objects: Objects, tmp_path: Path
+):
+    boats_at = tmp_path / "boats"
+    old = await Ledger.open(objects, name="old", lifeboats=boats_at)
+    await old.record(job("a"), INTENDED)
+    new = await Ledger.open(objects, name="new", take_over=True, lifeboats=boats_at)
+
+    with pytest.raises(FencedError):
+        await old.record(job("a"), Accepted(TICKET))
+
+    await old.close()
+    await new.close()
+    last = await Ledger.open(objects, name="last", lifeboats=boats_at)
+    assert last.history(job("a")).ticket == TICKET
+    await last.close()
+
+
+async def test_what_is_told_after_the_end_goes_to_a_lifeboat(
+    objects: Objects, tmp_path: Path
+):
+    ledger = await Ledger.open(objects, name="night", lifeboats=tmp_path / "boats")
+    await ledger.record(job("a"), INTENDED)
+    await ledger.close()
+
+    with pytest.raises(LedgerError, match="closed"):
+        await ledger.record(job("a"), Accepted(TICKET))
+
+    following = await Ledger.open(objects, name="next", lifeboats=tmp_path / "boats")
+    assert following.history(job("a")).ticket == TICKET
+    await following.close()
+
+
+async def test_a_shard_has_its_own_lifeboat(objects: Objects, tmp_path: Path):
+    folder = tmp_path / "boats"
+    ledger = await Ledger.open(objects, name="night", lifeboats=folder)
+    shard = await Ledger.join(objects, batch=ledger.batch, shard=3, lifeboats=folder)
+    await shard.record(job("a"), INTENDED)
+    newer = await Ledger.join(objects, batch=ledger.batch, shard=3, lifeboats=folder)
+    with pytest.raises(FencedError):
+        await shard.record(job("a"), Accepted(TICKET))
+
+    assert [path.name for path in boats(folder)] == ["000001-night.shard-0003.01.jsonl"]
+    for one in (shard, newer, ledger):
+        await one.close()
+
+
+def test_a_loop_that_is_stopped_loses_no_answer(simulated: Simulated, tmp_path: Path):
+    async def never(what: str, path: str) -> None:
+        if what == "put" and path.endswith("0000000002.jsonl.zst"):
+            await asyncio.Event().wait()
+
+    async def night() -> None:
+        ledger = await Ledger.open(
+            simulated.objects(), name="night", lifeboats=tmp_path
+        )
+        await ledger.record(job("a"), INTENDED)
+        simulated.before = never
+        telling.append(asyncio.create_task(ledger.record(job("a"), Accepted(TICKET))))
+        await asyncio.sleep(1)
+
+    async def morning() -> None:
+        ledger = await Ledger.open(
+            simulated.objects(), name="next", take_over=True, lifeboats=tmp_path
+        )
+        assert ledger.history(job("a")).ticket == TICKET
+        await ledger.close()
+
+    telling: list[asyncio.Task[object]] = []
+    run(night)
+    simulated.before = None
+    run(morning)
+
+
+def test_a_lifeboat_of_a_run_that_died_while_boarding_is_taken_by_the_next(
+    simulated: Simulated, tmp_path: Path
+):
+    async def night() -> None:
+        await shipwrecked(simulated, tmp_path, a=[INTENDED, Accepted(TICKET)])
+        simulated.before = refuse
+        with pytest.raises(LedgerError):
+            await Ledger.open(simulated.objects(), name="next", lifeboats=tmp_path)
+        simulated.before = None
+
+        last = await Ledger.open(
+            simulated.objects(), name="last", take_over=True, lifeboats=tmp_path
+        )
+
+        assert last.history(job("a")).ticket == TICKET
+        assert len(await ledgers.read(simulated.objects())) == 2
+        assert not boats(tmp_path, "kept")
+        await last.close()
+
+    run(night)
+
+
+def test_a_line_that_cannot_be_read_costs_the_others_nothing(
+    simulated: Simulated, tmp_path: Path
+):
+    async def night() -> None:
+        await shipwrecked(simulated, tmp_path, a=[INTENDED, Accepted(TICKET)])
+        [boat] = boats(tmp_path)
+        boat.write_bytes(b"{torn\n" + boat.read_bytes())
+
+        following = await Ledger.open(simulated.objects(), name="n", lifeboats=tmp_path)
+
+        assert following.history(job("a")).ticket == TICKET
+        assert len(boats(tmp_path, "kept")) == 1
+        await following.close()
+
+    run(night)
+
+
+def test_without_a_place_for_lifeboats_the_log_has_all_that_is_needed(
+    simulated: Simulated, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    (tmp_path / "boats").write_text("a file where a folder should be")
+
+    async def night() -> None:
+        await shipwrecked(
+            simulated,
+            tmp_path / "boats",
+            a=[INTENDED, Accepted(Ticket("fal", "t-42"))],
+        )
+
+    run(night)
+
+    [line] = [one for one in caplog.messages if one.startswith("ledger.castaway ")]
+    assert '"t-42"' in line
+
+
+async def test_each_root_has_lifeboats_of_its_own(tmp_path: Path):
+    folder = tmp_path / "boats"
+    one, two = (Objects.open(str(tmp_path / name)) for name in ("one", "two"))
+    ledger = await Ledger.open(one, name="night", lifeboats=folder)
+    await ledger.record(job("a"), INTENDED)
+    await ledger.close()
+    with pytest.raises(LedgerError):
+        await ledger.record(job("a"), Accepted(TICKET))
+
+    other = await Ledger.open(two, name="night", lifeboats=folder)
+
+    assert other.history(job("a")).state is State.PENDING
+    assert len(boats(folder)) == 1
+    await other.close()
