@@ -1,6 +1,8 @@
 """The batch flow: a manifest in, paid-once clips out."""
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
@@ -21,9 +23,11 @@ from flows import lanes as lanes_of
 from flows import settings as settings_of
 from flows.clock import Local
 from flows.clock import finish_by as meant
-from flows.report import complaints_table, late, summary_markdown
+from flows.report import complaints_table, late, refused_table, summary_markdown
 from flows.settings import Settings
 from flows.stopping import gently
+from manifests.reading import ManifestError
+from storage.register import Claim, claimed
 from tasks.checkup import refuse_wrong
 from tasks.exchange import connected
 from tasks.night import Night, begun
@@ -59,6 +63,7 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
     check: bool = False,
     strict: bool = False,
     take_over: bool = False,
+    version: str | None = None,
 ) -> Any:
     """Buy every clip of a manifest that its root does not already have.
 
@@ -75,20 +80,34 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
         check: ask every lane's provider first, and buy nothing if something is wrong.
         strict: one bad row refuses the lot.
         take_over: shut out a run that seems to be at work on the same root.
+        version: what the store calls the manifest's bytes, if they landed in an inbox:
+            a version that another run has taken is not begun with again.
     """
-    settings = settings_of.load(Path(config) if config else None, lanes=lanes)
-    until = None if finish_by is None else meant(finish_by, _due())
-    wanted = Wanted(
-        manifest=public(manifest),
-        root=public(root),
-        budget_usd=None if budget_usd is None else Decimal(str(budget_usd)),
-        limit=limit,
-        policy=policy or _policy(settings, until),
-        finish_at=None if until is None else until.timestamp(),
-        strict=strict,
-        shard_rows=settings.engine.shard_rows,
-        take_over=take_over,
-    )
+    by = f"flow run {flow_run.get_id()}"
+    async with _complained(), claimed(public(root), manifest, version, by) as claim:
+        if claim.taken_by is not None:
+            said = f"taken by {claim.taken_by}"
+            return Completed(name="AlreadyTaken", message=said)
+        settings = settings_of.load(Path(config) if config else None, lanes=lanes)
+        until = None if finish_by is None else meant(finish_by, _due())
+        wanted = Wanted(
+            manifest=public(manifest),
+            root=public(root),
+            budget_usd=None if budget_usd is None else Decimal(str(budget_usd)),
+            limit=limit,
+            policy=policy or _policy(settings, until),
+            finish_at=None if until is None else until.timestamp(),
+            strict=strict,
+            shard_rows=settings.engine.shard_rows,
+            take_over=take_over,
+        )
+        night = await _bought(wanted, settings, claim, check=check)
+    return await _ended(night)
+
+
+async def _bought(
+    wanted: Wanted, settings: Settings, claim: Claim, *, check: bool
+) -> Night:
     on = await lanes_of.opened(settings)
     if check:
         async with connected() as clients:
@@ -99,9 +118,20 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
         rules=lanes_of.rules(settings),
         hints_url=settings.listen.hints_url if settings.listen.public_url else None,
     ) as night:
+        claim.begun = True
         with gently(night):
             await _run(night)
-    return await _ended(night)
+    return night
+
+
+@asynccontextmanager
+async def _complained() -> AsyncGenerator[None]:
+    """What is wrong with a manifest that is refused, as a table; the run fails by it."""
+    try:
+        yield
+    except ManifestError as exc:
+        await acreate_table_artifact(refused_table(exc), key="complaints")
+        raise
 
 
 def _due() -> datetime:

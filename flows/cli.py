@@ -1,4 +1,4 @@
-"""The command line: `nightreel demo | check | plan | run | status | reconcile | …`.
+"""The command line: `nightreel demo | check | plan | run | watch | status | …`.
 
 What a program reads goes to stdout; what a person watches goes to stderr.
 """
@@ -9,15 +9,22 @@ import sys
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import typer
 
-from flows import clock, listening, looking, reconciling, standing, surveying
+from flows import (
+    clock,
+    listening,
+    looking,
+    reconciling,
+    standing,
+    surveying,
+    watching,
+)
 from flows import lanes as lanes_of
 from flows import settings as settings_of
-from flows.progress import show
-from flows.report import late, unusual
+from flows.running import run_batch
 from flows.settings import Settings, SettingsError
 from flows.terminal import (
     BAD_INPUT,
@@ -27,7 +34,6 @@ from flows.terminal import (
     Manifest,
     Root,
     chosen,
-    err,
     names,
     place,
     print_json,
@@ -36,12 +42,11 @@ from flows.terminal import (
 from manifests.columns import scan
 from manifests.places import scheme
 from manifests.reading import ManifestError
-from storage.errors import StorageError, UnavailableError
+from storage.errors import StorageError
 from storage.ledger import HeldError
 from storage.opening import OpeningError
 from storage.stores import local_path
 from tasks.checkup import CheckupError
-from tasks.night import WATCHER, Night
 from tasks.reconciling import DecisionError
 from tasks.routing import Policy
 from tasks.summary import Summary
@@ -86,6 +91,7 @@ app.command()(standing.status)
 app.command()(surveying.lanes)
 app.command()(listening.listen)
 app.command()(reconciling.reconcile)
+app.command()(watching.watch)
 
 
 @app.command()
@@ -125,8 +131,8 @@ def run(  # noqa: PLR0913 - each is an option
     until = None if finish_by is None else _finish_by(finish_by)
     uri = public(place(manifest))
     _refuse_at_once(chosen(config, lanes), uri)
-    summary = asyncio.run(
-        _run(
+    night = asyncio.run(
+        run_batch(
             manifest=uri,
             root=place(root),
             config=None if config is None else str(config),
@@ -140,6 +146,7 @@ def run(  # noqa: PLR0913 - each is an option
             take_over=take_over,
         )
     )
+    summary = night.summary()
     _say(summary, root, as_json=as_json)
     raise typer.Exit(summary.exit_code)
 
@@ -155,9 +162,10 @@ def demo(
 
     with emulated(root) as (manifest, config):
         tell(f"emulated providers, example manifest: {manifest}")
-        summary = asyncio.run(
-            _run(manifest=manifest, root=place(str(root)), config=str(config))
+        night = asyncio.run(
+            run_batch(manifest=manifest, root=place(str(root)), config=str(config))
         )
+    summary = night.summary()
     _say(summary, str(root), as_json=False)
     tell(f"clips: {root / 'clips'}\ntable: {root / 'tables'}")
     raise typer.Exit(summary.exit_code)
@@ -204,40 +212,6 @@ def emulate(  # noqa: PLR0913 - each is a knob
 def _served(url: str, dialects: Iterable[str]) -> str:
     lines = [f"base_url = {f'{url}/{name}'!r}" for name in dialects]
     return "\n".join([*lines, f"bill: {url}/bill, counts: {url}/stats"])
-
-
-async def _run(**parameters: Any) -> Summary:
-    """Run the batch flow here, shown at the terminal."""
-    from flows.batch import batch  # noqa: PLC0415 - Prefect takes a second to import
-
-    nights: list[Night] = []
-    showing: list[asyncio.Task[None]] = []
-
-    def begun(night: Night) -> None:
-        nights.append(night)
-        if said := late(night):
-            tell(said, "yellow")
-        showing.append(asyncio.create_task(show(night, err)))
-
-    watching = WATCHER.set(begun)
-    try:
-        # Prefect's types know no asynchronous flow that returns its state.
-        state: Any = await cast("Any", batch)(**parameters, return_state=True)
-    finally:
-        WATCHER.reset(watching)
-        for task in showing:
-            task.cancel()
-        await asyncio.gather(*showing, return_exceptions=True)
-    for said in (said for night in nights for said in unusual(night)):
-        tell(said)
-    if nights and nights[0].over:
-        return nights[0].summary()
-    failure: Any = await state.aresult(raise_on_failure=False)
-    if isinstance(failure, StorageError) and not (
-        nights or isinstance(failure, UnavailableError)
-    ):
-        raise OpeningError(str(failure)) from failure
-    raise failure if isinstance(failure, BaseException) else RuntimeError(state.message)
 
 
 def _finish_by(text: str) -> str:

@@ -1,13 +1,12 @@
 """The commands that look ahead: check and plan send nothing that costs."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
-import polars as pl
 import typer
 from rich.console import Console
 
@@ -26,10 +25,13 @@ from flows.terminal import (
     print_json,
     tell,
 )
-from manifests.lifecycle import History, State, fold
+from manifests.keys import KEY
+from manifests.lifecycle import State
 from manifests.reading import orders
-from storage import ledger
+from storage import epochs
+from storage.book import Book
 from storage.objects import Objects
+from storage.volumes import recalled
 from tasks.forecast import forecast, typical
 from tasks.lanes import Lane
 from tasks.memory import recall_limits
@@ -102,13 +104,15 @@ def plan(  # noqa: PLR0913 - each is an option
     past = asyncio.run(_recalled(root, on))
     with TemporaryDirectory(prefix="nightreel-") as folder:
         read = planned(Wanted(manifest=uri, root=""), Path(folder), on)
-        todo = read.wanted.filter(~pl.col("job").is_in(_bought(past)))
+        todo = read.wanted.filter(
+            past.states(read.wanted.select(*KEY)) == State.PENDING
+        )
         told = forecast(
             orders(Path(folder) / MANIFEST, uri, todo, _kept_nowhere),
             on,
             policy=how,
             within_s=None if until is None else until.timestamp() - now.timestamp(),
-            typical_s=typical(past),
+            typical_s=typical(past.latencies),
             at=now.timestamp(),
         )
     owned = read.jobs - told.jobs - told.unserved
@@ -128,19 +132,13 @@ def _finish_by(text: str, now: datetime) -> datetime:
         raise typer.BadParameter(str(exc), param_hint="--finish-by") from exc
 
 
-async def _recalled(root: str | None, lanes: Sequence[Lane]) -> Mapping[str, History]:
+async def _recalled(root: str | None, lanes: Sequence[Lane]) -> Book:
     """What a root's ledger says; these lanes are told what it has taught of them."""
     if root is None:
-        return {}
+        return Book()
     objects = Objects.open(existing(root))
     await recall_limits(lanes, objects, 0.0)
-    return fold(await ledger.read(objects))
-
-
-def _bought(past: Mapping[str, History]) -> Sequence[str]:
-    """The jobs that nothing more is paid for."""
-    pending = State.PENDING
-    return [job for job, history in past.items() if history.state is not pending]
+    return await recalled(objects, range(1, await epochs.claimed(objects) + 1))
 
 
 def _kept_nowhere(_sha256: str, _content: bytes) -> str:

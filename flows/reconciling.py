@@ -207,6 +207,7 @@ _WORDS = {
     "accepted": "found at their providers",
     "absent": "never reached their providers: the next run buys them",
     "fetched": "clips fetched",
+    "expired": "clips expired at their providers: paid for and lost, to be bought again",
     "resubmit": "to be bought again by the next run, at your risk",
     "written_off": "written off as charged",
 }

@@ -8,11 +8,12 @@ from typing import Any, Final
 
 from flows.clock import Local, moment
 from manifests.jobs import unsigned
-from manifests.reading import Plan
+from manifests.reading import ManifestError, Plan
 from tasks.checkup import usd
 from tasks.night import Night
 from tasks.reconciling import DoubtLine
 from tasks.summary import Summary
+from tasks.wanted import BadRowsError
 
 REASONS: Final = 20
 """Reasons that a summary lists, the commonest first."""
@@ -32,6 +33,13 @@ def complaints_table(plan: Plan) -> list[dict[str, Any]]:
         }
         for complaint in islice(plan.faults, SHOWN)
     ]
+
+
+def refused_table(refusal: ManifestError) -> list[dict[str, Any]]:
+    """Why a manifest is refused: its first bad rows, or all that is said of it."""
+    if isinstance(refusal, BadRowsError):
+        return complaints_table(refusal.plan)
+    return [{"reason": said.strip()} for said in str(refusal).splitlines()]
 
 
 def doubts_rows(doubts: Sequence[DoubtLine]) -> list[dict[str, Any]]:
@@ -62,7 +70,12 @@ def late(night: Night) -> str | None:
 
 def unusual(night: Night) -> Iterator[str]:
     """What of the money went where it seldom goes."""
-    if hedged := night.engine.tally.hedged:
+    tally = night.engine.tally
+    if fetched := tally.fetched:
+        yield f"{_clips(fetched)} that other batches bought fetched"
+    if expired := tally.expired:
+        yield f"{_clips(expired)} paid for and lost: expired at the provider"
+    if hedged := tally.hedged:
         yield f"{hedged:,} bought a second time, to be in time"
     risked = sum((lane.risk.spent_usd for lane in night.engine.lanes.all), Decimal(0))
     if risked:
@@ -129,6 +142,10 @@ def _headline(summary: Summary) -> str:
     if summary.pending:
         return f"{_rows(summary.pending)} pending: run the batch again."
     return "Every row is published or rejected."
+
+
+def _clips(count: int) -> str:
+    return "1 clip" if count == 1 else f"{count:,} clips"
 
 
 def _rows(count: int) -> str:

@@ -3,120 +3,128 @@
 import asyncio
 import shlex
 import time
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Annotated, Any
 
-import polars as pl
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from flows import expiring, settings
+from flows import lanes as lanes_of
 from flows.doubting import aligned, doubts_table, more_doubts
 from flows.terminal import Json, existing, print_json
-from manifests.attempts import ATTEMPTS, attempts
-from manifests.lifecycle import FREE, HEDGE, Entry, History, State, fold
-from storage import ledger
+from manifests.catalogue import Route, shipped
+from manifests.keeping import AT_PROVIDERS, in_use
+from manifests.lifecycle import FREE, History, State
+from manifests.standing import Share, Standing
+from storage.ledger import entries
 from storage.objects import Objects
 from tasks.checkup import usd
 from tasks.reconciling import DoubtLine
 
 UNKNOWN = "its answer is not on record"
 
-WAITING = frozenset({State.PENDING, State.ACCEPTED, State.GENERATED})
+WAITING = AT_PROVIDERS | {State.PENDING}
+
+Keeps = Annotated[
+    Path | None,
+    typer.Option("--config", help="nightreel.toml whose routes say how long they keep"),
+]
 
 
 def status(
     root: Annotated[str, typer.Argument(help="the root of a run")],
     *,
+    config: Keeps = None,
     as_json: Json = False,
 ) -> None:
-    """How a root stands: jobs, money, and what is in doubt; asks nobody."""
-    objects = Objects.open(existing(root))
-    standing = stood(asyncio.run(ledger.read(objects)), now=time.time())
+    """How a root stands: jobs, money, what is at providers or in doubt; asks nobody."""
+    routes, objects = _routes(config), Objects.open(existing(root))
+    seen = seen_at(asyncio.run(stood(objects)), routes, now=time.time())
     if as_json:
-        print_json(standing.plain())
+        print_json(seen.plain())
         return
-    Console(highlight=False).print(standing.shown(root))
+    Console(highlight=False).print(seen.shown(root))
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What one lane has done, in submits."""
+def _routes(config: Path | None) -> Mapping[str, Route]:
+    """How long providers keep a clip, by our figures or by those of whoever knows better."""
+    if config is None:
+        return shipped().routes
+    mine = lanes_of.chosen(settings.load(config))
+    return in_use(shipped().routes, mine.values())
 
-    lane: str
-    accepted: int
-    published: int
-    spent_usd: Decimal
+
+async def stood(objects: Objects) -> Standing:
+    """What is on record comes to, however much it is."""
+    standing = Standing()
+    async for some in entries(objects):
+        standing.add(some)
+    if standing.unplaced:
+        async for some in entries(objects):
+            standing.place(some)
+    return standing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """What a ledger says. A hedge is no job, but its money is spent like any other."""
+class Seen:
+    """What a ledger says at a moment."""
 
-    past: Mapping[str, History]
-    states: Mapping[State, int]
-    """Jobs by their state."""
-    lanes: Sequence[Share]
+    standing: Standing
+    now: float
     doubts: Sequence[DoubtLine]
     """Jobs and hedges, the oldest first."""
-
-    @property
-    def spent_usd(self) -> Decimal:
-        return sum((history.spent_usd for history in self.past.values()), FREE)
+    clips: Sequence[expiring.Clip]
+    """Of jobs and hedges, the first to expire first."""
 
     @property
     def in_doubt_usd(self) -> Decimal:
         return sum((doubt.price_usd for doubt in self.doubts), FREE)
 
-    @property
-    def hedges(self) -> int:
-        return sum(job.endswith(HEDGE) for job in self.past)
-
-    @property
-    def risks(self) -> int:
-        return sum(history.risks for history in self.past.values())
-
-    @property
-    def at_providers(self) -> int:
-        return self.states[State.ACCEPTED] + self.states[State.GENERATED]
-
     def plain(self) -> dict[str, Any]:
         """For programs."""
+        states, standing = self.standing.states, self.standing
         return {
-            "jobs": sum(self.states.values()),
-            "published": self.states[State.PUBLISHED],
-            "rejected": self.states[State.REJECTED],
-            "in_doubt": self.states[State.IN_DOUBT],
-            "pending": sum(self.states[state] for state in WAITING),
-            "at_providers": self.at_providers,
-            "hedges": self.hedges,
-            "risks": self.risks,
-            "spent_usd": float(self.spent_usd),
+            "jobs": sum(states.values()),
+            "published": states[State.PUBLISHED],
+            "rejected": states[State.REJECTED],
+            "in_doubt": states[State.IN_DOUBT],
+            "pending": sum(states[state] for state in WAITING),
+            "at_providers": sum(states[state] for state in AT_PROVIDERS),
+            "hedges": standing.hedges,
+            "risks": standing.risks,
+            "spent_usd": float(standing.spent_usd),
             "in_doubt_usd": float(self.in_doubt_usd),
             "lanes": [
                 {
-                    "lane": share.lane,
+                    "lane": lane,
                     "accepted": share.accepted,
                     "published": share.published,
                     "spent_usd": float(share.spent_usd),
                 }
-                for share in self.lanes
+                for lane, share in sorted(standing.lanes.items())
             ],
+            "expiring": expiring.plain(self.clips),
             "doubts": [self._plain(doubt) for doubt in self.doubts],
         }
 
     def shown(self, root: str) -> RenderableType:
         """For people."""
         parts: list[RenderableType] = [self._jobs()]
-        if self.lanes:
+        if self.standing.lanes:
             parts += ["", self._lanes()]
         if extras := ", ".join(self._extras()):
             parts += ["", Text(extras)]
+        if self.clips:
+            parts += ["", Text("At providers", "bold")]
+            parts.append(expiring.lanes_table(self.clips, self.now))
+            parts += ["", expiring.next_table(self.clips, self.now)]
         if self.doubts:
             parts += [
                 "",
@@ -135,19 +143,21 @@ class Standing:
         table.add_column()
         table.add_column(justify="right")
         table.add_column(style="dim")
-        waiting = sum(self.states[state] for state in WAITING)
-        at = f"{self.at_providers:,} of them at providers" if self.at_providers else ""
+        states = self.standing.states
+        waiting = sum(states[state] for state in WAITING)
+        away = sum(states[state] for state in AT_PROVIDERS)
+        at = f"{away:,} of them at providers" if away else ""
         doubt = f"{usd(self.in_doubt_usd)} USD" if self.doubts else ""
         rows = [
-            ("published", self.states[State.PUBLISHED], ""),
+            ("published", states[State.PUBLISHED], ""),
             ("pending", waiting, at),
-            ("in doubt", self.states[State.IN_DOUBT], doubt),
-            ("rejected", self.states[State.REJECTED], ""),
+            ("in doubt", states[State.IN_DOUBT], doubt),
+            ("rejected", states[State.REJECTED], ""),
         ]
         for name, count, note in rows:
             style = "" if count else "dim"
             table.add_row(name, f"{count:,}", note, style=style)
-        table.add_row("jobs", f"{sum(self.states.values()):,}", style="bold")
+        table.add_row("jobs", f"{sum(states.values()):,}", style="bold")
         return table
 
     def _lanes(self) -> Table:
@@ -157,14 +167,17 @@ class Standing:
         table.add_column("lane")
         for name in ("accepted", "published", "USD"):
             table.add_column(name, justify="right")
-        accepted = sum(share.accepted for share in self.lanes)
-        published = sum(share.published for share in self.lanes)
-        everything = Share("all", accepted, published, self.spent_usd)
-        shares = (*self.lanes, everything)
-        spent = aligned(share.spent_usd for share in shares)
-        for share, amount in zip(shares, spent, strict=True):
+        lanes = self.standing.lanes
+        everything = Share(
+            sum(share.accepted for share in lanes.values()),
+            sum(share.published for share in lanes.values()),
+            self.standing.spent_usd,
+        )
+        rows = [*sorted(lanes.items()), ("all", everything)]
+        spent = aligned(share.spent_usd for _, share in rows)
+        for (lane, share), amount in zip(rows, spent, strict=True):
             table.add_row(
-                share.lane,
+                lane,
                 f"{share.accepted:,}",
                 f"{share.published:,}",
                 amount,
@@ -174,15 +187,15 @@ class Standing:
 
     def _extras(self) -> Iterator[str]:
         """What of the money is out of the ordinary."""
-        if self.hedges:
-            spent = (h.spent_usd for job, h in self.past.items() if job.endswith(HEDGE))
-            hedges = _counted(self.hedges, "hedge")
-            yield f"{usd(sum(spent, FREE))} USD of it on {hedges}"
-        if self.risks:
-            yield f"{_counted(self.risks, 'risk')} taken"
+        standing = self.standing
+        if standing.hedges:
+            hedges = _counted(standing.hedges, "hedge")
+            yield f"{usd(standing.hedges_usd)} USD of it on {hedges}"
+        if standing.risks:
+            yield f"{_counted(standing.risks, 'risk')} taken"
 
     def _plain(self, doubt: DoubtLine) -> dict[str, Any]:
-        history = self.past[doubt.job]
+        history = self.standing.lives[doubt.job]
         return {
             "job": doubt.job,
             "lane": doubt.lane,
@@ -194,16 +207,13 @@ class Standing:
         }
 
 
-def stood(entries: Collection[Entry], *, now: float) -> Standing:
-    """What a ledger's entries come to."""
-    past = fold(entries)
-    return Standing(
-        past=past,
-        states=Counter(
-            history.state for job, history in past.items() if not job.endswith(HEDGE)
-        ),
-        lanes=_shares(entries),
-        doubts=sorted(_doubts(past, now), key=lambda doubt: -doubt.age_s),
+def seen_at(standing: Standing, routes: Mapping[str, Route], *, now: float) -> Seen:
+    """How that stands at this moment."""
+    return Seen(
+        standing=standing,
+        now=now,
+        doubts=sorted(_doubts(standing.lives, now), key=lambda doubt: -doubt.age_s),
+        clips=expiring.expiring(standing.lives, routes),
     )
 
 
@@ -218,16 +228,6 @@ def _doubts(past: Mapping[str, History], now: float) -> Iterator[DoubtLine]:
                 reason=history.reason or UNKNOWN,
                 askable=bool(history.mark),
             )
-
-
-def _shares(entries: Collection[Entry]) -> list[Share]:
-    rows = pl.DataFrame([*attempts(entries)], schema=ATTEMPTS, orient="row")
-    lanes = rows.group_by("lane").agg(
-        pl.col("accepted_at").is_not_null().sum(),
-        pl.col("outcome").eq("published").sum(),
-        pl.col("charged_usd").sum(),
-    )
-    return [Share(*row) for row in lanes.sort("lane").iter_rows()]
 
 
 def _counted(number: int, what: str) -> str:

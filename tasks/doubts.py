@@ -7,10 +7,18 @@ in doubt, until its owner says that the money may be risked.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import (
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final
+from math import inf
+from typing import Final, Protocol
 
 from manifests.lifecycle import (
     HEDGE,
@@ -38,6 +46,12 @@ AT_ONCE: Final = 8
 Record = Callable[[str, Event], Awaitable[None]]
 
 
+class Entries(Protocol):
+    """What is on record, in chunks, from a time on (Unix seconds)."""
+
+    def __call__(self, *, since: float) -> AsyncIterable[Sequence[Entry]]: ...
+
+
 @dataclass(slots=True)
 class Doubts:
     """Settles what can be settled without a person."""
@@ -45,8 +59,7 @@ class Doubts:
     lanes: Mapping[str, Lane]
     clients: Clients
     record: Record
-    entries: Callable[[], Awaitable[Iterable[Entry]]]
-    """All that is on record."""
+    entries: Entries
     stopping: asyncio.Event
     today: Callable[[], float]
     settle_s: float
@@ -54,8 +67,8 @@ class Doubts:
     unheard: set[str] = field(default_factory=set[str])
     """Jobs whose providers may yet tell: nobody answered, or we were stopped."""
     _tickets: set[str] = field(default_factory=set[str])
-    _read: bool = False
-    """Whether what earlier runs put on record is among them."""
+    _since: float = inf
+    """From when on what earlier runs put on record is among them."""
 
     def learn(self, ticket: Ticket) -> None:
         """One more submit whose remote id is on record."""
@@ -84,12 +97,16 @@ class Doubts:
         told = await asyncio.gather(*(one(*doubt) for doubt in doubts.items()))
         return dict(each for each in told if each is not None)
 
-    async def _known(self) -> frozenset[str]:
-        """The remote ids of all submits that are on record, of whichever run."""
-        if not self._read:
-            events = [entry.event for entry in await self.entries()]
-            self._tickets |= {e.ticket.id for e in events if isinstance(e, Accepted)}
-            self._read = True
+    async def _known(self, at: float) -> frozenset[str]:
+        """The remote ids of all submits that are on record, of whichever run, that a
+        provider may list beside one of that time."""
+        if at - DAY_S < self._since:
+            async for some in self.entries(since=at - DAY_S):
+                events = [entry.event for entry in some]
+                self._tickets |= {
+                    e.ticket.id for e in events if isinstance(e, Accepted)
+                }
+            self._since = at - DAY_S
         return frozenset(self._tickets)
 
     def askable(self, past: History) -> bool:
@@ -117,7 +134,7 @@ class Doubts:
         if self.stopping.is_set():
             return None
         mark = past.mark.partition(":")[2]
-        doubt = Doubt(mark=mark, submitted_at=since, known=await self._known())
+        doubt = Doubt(mark=mark, submitted_at=since, known=await self._known(since))
         try:
             found = await ask(self.clients, lane.line, provider.find(doubt))
             self.unheard.discard(job)

@@ -8,13 +8,12 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from manifests.jobs import Order
 from manifests.lifecycle import (
     Accepted,
-    Entry,
     Event,
     History,
     Refused,
@@ -22,9 +21,10 @@ from manifests.lifecycle import (
 )
 from storage.clips import Clips
 from storage.ledger import FencedError, Ledger
-from storage.objects import StorageError
-from tasks.doubts import Doubts
+from storage.objects import Objects, StorageError
+from tasks.doubts import Doubts, Entries
 from tasks.exchange import Clients
+from tasks.fetching import Fetcher
 from tasks.following import Follower
 from tasks.lanes import Lanes
 from tasks.living import Lives, Rules
@@ -54,7 +54,7 @@ class Engine:
         ledger: Ledger,
         clips: Clips,
         clients: Clients,
-        entries: Callable[[], Awaitable[Iterable[Entry]]],
+        entries: Entries,
         purse: Purse,
         rules: Rules,
         now: Callable[[], float] = time.monotonic,
@@ -69,15 +69,16 @@ class Engine:
         self._today = today
         self._stopping = asyncio.Event()
         self.follower = Follower(clients, rules.deadline_s, now, self._stopping)
+        self._publisher = Publisher(
+            clips, clients.free, at_once=rules.downloads, decodes=rules.decodes
+        )
         self._lives = Lives(
             lanes=lanes,
             roster=roster,
             ledger=ledger,
             clients=clients,
             follower=self.follower,
-            publisher=Publisher(
-                clips, clients.free, at_once=rules.downloads, decodes=rules.decodes
-            ),
+            publisher=self._publisher,
             tally=self.tally,
             record=self.record,
             rules=rules,
@@ -97,6 +98,16 @@ class Engine:
         self.again = set[str]()
         """Jobs that were in doubt and are to be bought after all."""
         self._fatal: Exception | None = None
+
+    @property
+    def done_buying(self) -> Why | None:
+        """Why no job can be bought any more, if so."""
+        if self.stopped is not None:
+            return Why.STOPPED
+        if not self.lanes.open:
+            return Why.NO_LANE
+        prices = (min(lane.route.prices_usd.values()) for lane in self.lanes.open)
+        return None if self.tally.purse.affords(min(prices)) else Why.BUDGET
 
     def stop(self, why: str) -> None:
         """Buy nothing more; whatever is under way is brought to a safe place."""
@@ -167,6 +178,22 @@ class Engine:
     async def advance(self, order: Order) -> History:
         """Live out a job's life, from wherever its history left it."""
         return await self._lives.lived(Hand(order, self.lanes, order.job.id))
+
+    def fetcher(self, objects: Objects) -> Fetcher:
+        """Who brings home what other batches bought: their money is none of this one's."""
+        return Fetcher(
+            objects=objects,
+            history=self._ledger.history,
+            lanes=self.lanes,
+            follower=self.follower,
+            publisher=self._publisher,
+            record=self._record_for_others,
+            today=self._today,
+        )
+
+    async def _record_for_others(self, key: str, event: Event) -> None:
+        await self._ledger.record(key, event)
+        self.tally.count_other(key, event)
 
     async def record(self, key: str, event: Event) -> None:
         """Put an event on record, and count it."""

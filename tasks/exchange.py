@@ -7,14 +7,14 @@ reports as "never connected" a request that the server had read whole before it 
 (httpx-aiohttp 0.2.0, measured 2026-11): submits never take it.
 """
 
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import cycle
 from ssl import SSLContext
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.request import getproxies
 
 import aiohttp
@@ -145,8 +145,14 @@ def _moved(url: httpx.URL, base: httpx.URL) -> httpx.URL:
     )
 
 
-async def submit(clients: Clients, line: Line, exchange: Exchange[T]) -> T:
-    """Send the one request that costs, once.
+async def submit(
+    clients: Clients,
+    line: Line,
+    exchange: Exchange[T],
+    *,
+    in_time: Callable[[], bool] = lambda: True,
+) -> T:
+    """Send the one request that costs, once, if it is in time when it can be written.
 
     Raises:
         NotSentError, ThrottledError, RejectedError, MisconfiguredError: it was not
@@ -154,8 +160,17 @@ async def submit(clients: Clients, line: Line, exchange: Exchange[T]) -> T:
         InDoubtError: everything else, whatever it was.
     """
     request = _composed(line, exchange)
+
+    async def look(event: str, _: Mapping[str, Any]) -> None:
+        # Connected, and nothing written yet: to connect may have taken a night's sleep.
+        if event.endswith(".send_request_headers.started") and not in_time():
+            raise NotSentError(f"{line.provider.name}: meant too long ago")
+
+    request.extensions["trace"] = look
     try:
         response = await next(clients.paid).send(request)
+    except NotSentError:
+        raise
     except NOT_SENT as exc:
         raise NotSentError(_said(line, exc)) from exc
     # Whatever else breaks, of httpx's own or below it, may have broken after the send.

@@ -13,12 +13,17 @@ from manifests.lifecycle import Discarded, Refused, Rejected, Ticket
 from tasks.exchange import Clients, ask
 from tasks.lanes import Lane
 from tasks.pacing import LEARNED
-from tasks.providers.base import Finished, Progress, UnreadableError
-from tasks.verdicts import MisconfiguredError, ProviderError, ThrottledError
+from tasks.providers.base import Finished, Gone, Progress, UnreadableError
+from tasks.verdicts import (
+    MisconfiguredError,
+    NotFoundError,
+    ProviderError,
+    ThrottledError,
+)
 
 log = logging.getLogger(__name__)
 
-Ended = Finished | Refused | Discarded | Rejected
+Ended = Finished | Gone | Refused | Discarded | Rejected
 
 SCOUTS: Final = 2 * LEARNED
 """Jobs of a lane that are looked at often, so that the others need not be."""
@@ -29,6 +34,11 @@ LONGEST_ASKED_S: Final = 300.0
 LONGEST_PAUSE_S: Final = 30.0
 """Between two looks that fail."""
 
+SAME: Final = 3
+"""Tries that come to the same, after which it is no accident."""
+
+MISSED_S: Final = 0.5
+"""Before another look for what is not there; it grows."""
 
 EARLY: Final = 1000
 """Hints that are remembered though nobody waits for them yet."""
@@ -73,8 +83,10 @@ class Follower:
         for waiting in self._waiting.values():
             waiting.set()
 
-    async def until_ended(self, lane: Lane, ticket: Ticket, *, age_s: float) -> Ended:
-        """What came of a job that was accepted `age_s` seconds ago.
+    async def until_ended(
+        self, lane: Lane, ticket: Ticket, *, age_s: float, over: bool
+    ) -> Ended:
+        """What came of a job that was accepted `age_s` seconds ago; `over` as in `look`.
 
         Raises:
             UnfinishedError: nothing yet, by the deadline or because we must stop.
@@ -85,14 +97,36 @@ class Follower:
         if known in self._early:
             self._waiting[known].set()
         try:
-            return await self._followed(lane, ticket, age_s)
+            return await self._followed(lane, ticket, age_s, over=over)
         finally:
             del self._waiting[known]
 
-    async def _followed(self, lane: Lane, ticket: Ticket, age_s: float) -> Ended:
-        began = self.now() - age_s
+    async def look(self, lane: Lane, ticket: Ticket, *, over: bool) -> Progress:
+        """How a job stands now.
+
+        `over`: nobody owes us its clip any more, so what is not there time and again is
+        gone; before, it may not be there yet.
+
+        Raises:
+            ProviderError: by kind; nobody said.
+        """
+        for missed in range(1, SAME + 1):
+            try:
+                return await self._look(lane, ticket)
+            except NotFoundError as exc:
+                if not over:
+                    raise
+                if missed == SAME:
+                    return Gone(f"{exc}, {SAME} times")
+                await asyncio.sleep(MISSED_S * missed)
+        raise AssertionError("the last look returns or raises")
+
+    async def _followed(
+        self, lane: Lane, ticket: Ticket, age_s: float, *, over: bool
+    ) -> Ended:
+        began, fresh = self.now() - age_s, age_s < 1.0
         unfinished_s, failures = 0.0, 0
-        pause = lane.looks.next(0.0) if age_s < 1.0 else 0.0
+        pause = lane.looks.next(0.0) if fresh else 0.0
         scout = lane.scouts < SCOUTS
         lane.scouts += scout
         while True:
@@ -102,7 +136,7 @@ class Follower:
                 await self._pause(ticket, pause)
             elapsed = self.now() - began
             try:
-                progress = await self._look(lane, ticket)
+                progress = await self.look(lane, ticket, over=over)
                 failures = 0
             except MisconfiguredError:
                 raise
@@ -113,10 +147,9 @@ class Follower:
             else:
                 pause, said = lane.looks.next(elapsed), "still at work"
             if progress is not None:
-                lane.looks.finished(unfinished_s, elapsed)
-                if (typical_s := lane.looks.expected_s()) is not None:
-                    lane.pace.expect(typical_s)
-                    lane.learned.set()
+                # When an earlier run's job ended while nobody looked is anybody's guess.
+                if unfinished_s or fresh:
+                    _learn(lane, unfinished_s, elapsed)
                 return progress
             if elapsed > self.deadline_s:
                 raise UnfinishedError(f"not done after {elapsed:.0f} s: {said}")
@@ -158,6 +191,14 @@ class Follower:
         finally:
             learned.cancel()
             pause.cancel()
+
+
+def _learn(lane: Lane, unfinished_s: float, finished_s: float) -> None:
+    """How long one more of its jobs took."""
+    lane.looks.finished(unfinished_s, finished_s)
+    if (typical_s := lane.looks.expected_s()) is not None:
+        lane.pace.expect(typical_s)
+        lane.learned.set()
 
 
 def _after(exc: ProviderError, failures: int) -> float:

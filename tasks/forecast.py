@@ -13,17 +13,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from itertools import repeat
 from statistics import median
-from typing import Final
 
 from manifests.jobs import Order
-from manifests.lifecycle import History
 from tasks.allotment import allot
 from tasks.lanes import Lane
 from tasks.rehearsal import Line, lines
 from tasks.routing import Kind, Policy, candidates, kind_of, standing_for
-
-REMEMBERED: Final = 50
-"""Of a lane's earlier jobs: few enough that a lane that has changed is learned anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,18 +106,9 @@ def forecast(  # noqa: PLR0913 - what is known of a batch differs
     )
 
 
-def took(past: Mapping[str, History]) -> dict[str, Sequence[float]]:
-    """How long each lane's latest clips took, in seconds, by the lane's name."""
-    seen = defaultdict[str, deque[float]](lambda: deque(maxlen=REMEMBERED))
-    for history in past.values():
-        if history.lane and history.accepted_at and history.generated_at:
-            seen[history.lane].append(history.generated_at - history.accepted_at)
-    return {lane: [*seconds] for lane, seconds in seen.items()}
-
-
-def typical(past: Mapping[str, History]) -> dict[str, float]:
-    """How long a clip takes, by the lane's name, as far as a ledger shows it."""
-    return {lane: median(seconds) for lane, seconds in took(past).items()}
+def typical(took: Mapping[str, Iterable[float]]) -> dict[str, float]:
+    """How long a clip takes, by the lane's name, from how long its latest ones took."""
+    return {lane: median(seconds) for lane, seconds in took.items()}
 
 
 @dataclass(slots=True, eq=False)

@@ -11,8 +11,10 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from typing import Final
 
-from manifests.catalogue import Route
+from manifests.catalogue import Route, shipped
+from manifests.keeping import expired, in_use, is_over
 from manifests.lifecycle import (
     Accepted,
     Discarded,
@@ -40,15 +42,27 @@ from tasks.hedging import (
     unless,
 )
 from tasks.lanes import Lane, Lanes
-from tasks.offers import Hand, Offers, RestError
-from tasks.providers.base import Finished
-from tasks.publishing import BadClipError, Publisher, UnfetchedError, described
+from tasks.offers import Hand, Offer, Offers, RestError
+from tasks.providers.base import Finished, Gone
+from tasks.publishing import (
+    BadClipError,
+    GoneError,
+    Publisher,
+    UnfetchedError,
+    described,
+    link_of,
+)
 from tasks.roster import Roster
-from tasks.submitting import Submitter, reference
+from tasks.submitting import Answer, Submitter, reference
 from tasks.tally import Tally, Why
 from tasks.verdicts import MisconfiguredError
 
 log = logging.getLogger(__name__)
+
+SEND_WITHIN_S: Final = 30.0
+"""How old an intent may be when its request is sent. A process that stood still for longer
+may have been taken for dead, and what it meant to send for never sent: a holder is dead
+after 60 silent seconds, and a doubt of that age is asked about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +111,8 @@ class Lives:
         self._record = record
         self._ledger = ledger
         self._rules = rules
+        self._routes = in_use(shipped().routes, [lane.route for lane in lanes.all])
+        self._now = now
         self._today = today
         self._offers = Offers(lanes, roster, clients, tally.purse, stopping, today)
         self._submitter = Submitter(lanes, clients, now, rules.max_failure_rate)
@@ -165,8 +181,17 @@ class Lives:
         seed = hand.order.job.seed_after(past.discards)
         ref = reference(hand.key, past.attempts + 1)
         self.roster.bought(hand.order)
+        meant = self._now(), self._today()
         yield self._submitter.intended(offer, seed, ref)
-        answer = await self._submitter.send(offer, seed, ref)
+        if (old_s := self._since(*meant)) > SEND_WITHIN_S:
+            answer = self._not_sent(offer, old_s)
+        else:
+            answer = await self._submitter.send(
+                offer,
+                seed,
+                ref,
+                in_time=lambda: self._since(*meant) <= SEND_WITHIN_S,
+            )
         if isinstance(answer, Refused | Rejected):
             offer.lane.day.release(offer.price_usd)
         yield answer
@@ -178,6 +203,19 @@ class Lives:
             case _:
                 hand.let_go()
                 self._again(hand, answer)
+
+    def _since(self, now: float, today: float) -> float:
+        """Seconds since then. A machine that slept has a monotonic clock that stood still,
+        and the other one may be put back at any time."""
+        return max(self._now() - now, self._today() - today)
+
+    @staticmethod
+    def _not_sent(offer: Offer, old_s: float) -> Answer:
+        """Whoever took us for dead may have bought it by now: it goes round again."""
+        offer.lane.pace.withdrawn()
+        said = f"not sent: meant {old_s:.0f} s ago, over {SEND_WITHIN_S:.0f}"
+        log.warning("submit.not_sent lane=%s %s", offer.lane.name, said)
+        return Refused(said)
 
     def _again(self, hand: Hand, ended: Ended) -> None:
         """What came to nothing may be bought again, as far as the plan goes."""
@@ -208,6 +246,8 @@ class Lives:
             case Finished(url, seed, usd):
                 hand.clip_url = url
                 yield Generated(seed, usd)
+            case Gone(reason):
+                yield self._lost(hand, lane, reason)
             case _:
                 # What the provider failed on may be the link to the still.
                 hand.handed.clear()
@@ -215,9 +255,18 @@ class Lives:
                 yield ended
 
     def _count(self, lane: Lane, ended: Ended) -> None:
-        # A row that the provider will not make, for free, is no fault of the lane's.
+        # A row that the provider will not make, for free, is no fault of the lane's; nor
+        # is a clip that it made, and that nobody came for in time.
         free = isinstance(ended, Rejected) and not ended.charged
-        self._submitter.count(lane, failed=not (isinstance(ended, Finished) or free))
+        made = isinstance(ended, Finished | Gone)
+        self._submitter.count(lane, failed=not (made or free))
+
+    def _lost(self, hand: Hand, lane: Lane, why: str) -> Discarded:
+        """Its clip was paid for and is gone: it may be bought again, like any other."""
+        lost = expired(lane.line.provider.name, why)
+        log.error("clip.expired job=%s lane=%s %s", hand.key, lane.name, lost.reason)
+        self._again(hand, lost)
+        return lost
 
     async def _raced(
         self, hand: Hand, lane: Lane, past: History, ticket: Ticket
@@ -311,20 +360,21 @@ class Lives:
         ):
             yield kept
             return
-        lane = self._lane_of(hand, past, ticket)
+        lane, over = self._lane_of(hand, past, ticket), self._over(past)
 
         async def link() -> str:
             known, hand.clip_url = hand.clip_url, None
             if known is not None:
                 return known
-            ended = await self._until_ended(lane, past, ticket)
-            if not isinstance(ended, Finished):
-                raise UnfetchedError(f"the provider no longer has it: {ended.reason}")
-            return ended.url
+            return link_of(await self._until_ended(lane, past, ticket), over=over)
 
         sidecar = described(hand.order, past, ticket)
         try:
-            published = await self._publisher.publish(hand.order.job.id, link, sidecar)
+            published = await self._publisher.publish(
+                hand.order.job.id, link, sidecar, over=over
+            )
+        except GoneError as exc:
+            yield self._lost(hand, lane, str(exc))
         except UnfetchedError as exc:
             raise RestError(Why.UNFINISHED, str(exc)) from exc
         except BadClipError as exc:
@@ -337,13 +387,23 @@ class Lives:
 
     async def _until_ended(self, lane: Lane, past: History, ticket: Ticket) -> Ended:
         try:
-            age_s = self._age_s(past)
-            return await self.follower.until_ended(lane, ticket, age_s=age_s)
+            return await self.follower.until_ended(
+                lane,
+                ticket,
+                age_s=self._age_s(past),
+                # To another account it was never there.
+                over=self._over(past) and lane.name == past.lane,
+            )
         except MisconfiguredError as exc:
             self.lanes.close(lane, str(exc))
             raise RestError(Why.UNFINISHED, str(exc)) from exc
         except UnfinishedError as exc:
             raise RestError(Why.UNFINISHED, str(exc)) from exc
+
+    def _over(self, past: History) -> bool:
+        """Whether nobody owes us its clip any more."""
+        route = self._routes.get(past.route or "")
+        return is_over(past, route, self._today())
 
     def _age_s(self, past: History) -> float:
         return max(0.0, self._today() - (past.accepted_at or 0.0))

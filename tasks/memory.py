@@ -4,14 +4,13 @@ and how much of its day is used up."""
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
-from manifests.lifecycle import Entry, History, Intended, Refused, Rejected
+from manifests.lifecycle import Entry, Intended, Refused, Rejected
 from storage.errors import StorageError
 from storage.objects import MissingError, Objects
-from tasks.forecast import took
 from tasks.lanes import Lane
 from tasks.pacing import Learned
 from tasks.purse import DAY_S
@@ -22,18 +21,25 @@ LEARNED: Final = "learned.json"
 log = logging.getLogger(__name__)
 
 
-def recall_latencies(lanes: Iterable[Lane], past: Mapping[str, History]) -> None:
-    """How long each lane's jobs took."""
-    known = took(past)
+def recall_latencies(
+    lanes: Iterable[Lane], known: Mapping[str, Iterable[float]], *, within_s: float
+) -> None:
+    """How long each lane's jobs took, by its name.
+
+    What took longer than `within_s` was fetched late, by another night: it tells nothing.
+    """
     for lane in lanes:
-        lane.looks.learn(known.get(lane.name, ()))
+        took = known.get(lane.name, ())
+        lane.looks.learn([seconds for seconds in took if seconds <= within_s])
 
 
-def recall_day(lanes: Sequence[Lane], entries: Iterable[Entry], now: float) -> None:
+async def recall_day(
+    lanes: Sequence[Lane], entries: AsyncIterable[Sequence[Entry]], now: float
+) -> None:
     """What each lane took in the last 24 hours, by any run on this root."""
     taken = defaultdict[str, list[tuple[float, Decimal]]](list)
     latest: dict[str, tuple[str, tuple[float, Decimal]]] = {}
-    for entry in entries:
+    async for entry in (each async for some in entries for each in some):
         if entry.at <= now - DAY_S:
             continue
         match entry.event:

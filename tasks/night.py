@@ -7,40 +7,41 @@ import asyncio
 import logging
 import math
 import tempfile
-import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
 import polars as pl
 
-from manifests.attempts import write_attempts
+from manifests.catalogue import shipped
 from manifests.jobs import Order
-from manifests.left import write_left
-from manifests.lifecycle import HEDGE, OVER, History, State
-from manifests.reading import Plan, demand
-from manifests.tables import Outcomes, write_clips, write_complaints
+from manifests.keeping import AT_PROVIDERS, by_expiry, in_use
+from manifests.keys import KEY
+from manifests.lifecycle import HEDGE, OVER, History, State, hedge_of
+from manifests.plans import Plan, todo
+from manifests.reading import demand
 from storage.clips import Clips
-from storage.ledger import Ledger, read
+from storage.ledger import Ledger, entries
 from storage.objects import Objects
 from tasks.doubts import in_doubt
 from tasks.engine import Engine, Rules
-from tasks.exchange import Clients, connected
+from tasks.exchange import Clients
 from tasks.hints import hints
+from tasks.keeping import Batch, keep_tables
 from tasks.lanes import Lane, Lanes
 from tasks.memory import keep_limits, recall_day, recall_latencies, recall_limits
-from tasks.purse import Purse
+from tasks.purse import DAY_S, Purse
 from tasks.roster import Roster
 from tasks.routing import Kind, kind_of
+from tasks.rows import Rows
 from tasks.summary import Summary, short_of
-from tasks.tally import Why
 from tasks.wanted import (
     MANIFEST,
     Wanted,
@@ -49,12 +50,14 @@ from tasks.wanted import (
     planned,
     refuse,
 )
+from tasks.world import REAL, World
 
-TABLES: Final = ("clips", "attempts", "complaints", "left")
+__all__ = ["WATCHER", "Night", "World", "begun", "mixed"]
 
 ROUNDS: Final = 3
 """Times that what was left in doubt is looked into at the end: a job that goes again may
 be in doubt again."""
+
 
 log = logging.getLogger(__name__)
 
@@ -62,28 +65,6 @@ WATCHER: ContextVar[Callable[["Night"], None] | None] = ContextVar(
     "WATCHER", default=None
 )
 """Who in this process wants to know that a night begins: the command line, say."""
-
-
-PATIENCE_S: Final = 600.0
-"""How long a store may be away: the batch waits for it."""
-
-
-def _kept(uri: str) -> Objects:
-    return Objects.open(uri, patience_s=PATIENCE_S)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class World:
-    """What a night reaches beyond itself."""
-
-    objects: Callable[[str], Objects] = _kept
-    """What is kept below a root URI."""
-    clients: Callable[[], AbstractAsyncContextManager[Clients]] = connected
-    now: Callable[[], float] = time.monotonic
-    today: Callable[[], float] = time.time
-
-
-REAL: Final = World()
 
 
 @asynccontextmanager
@@ -111,12 +92,25 @@ async def begun(
             refuse(await looked_at(plan, wanted.manifest, folder, lanes))
         objects = world.objects(wanted.root)
         stem = Path(unquote(urlsplit(wanted.manifest).path)).stem
+        engine: Engine | None = None
+
+        def stop(why: str) -> None:
+            if engine is not None:
+                engine.stop(why)
+
         ledger = await Ledger.open(
-            objects, name=stem, take_over=wanted.take_over, clock=world.today
+            objects,
+            name=stem,
+            clock=world.today,
+            take_over=wanted.take_over,
+            lifeboats=world.lifeboats,
+            on_trouble=stop,
         )
         try:
             async with world.clients() as clients:
-                await _recall(lanes, ledger, objects, world)
+                await _recall(
+                    lanes, ledger, objects, world, deadline_s=rules.deadline_s
+                )
                 engine = _engine(wanted, lanes, rules, ledger, objects, clients, world)
                 night = Night(
                     wanted,
@@ -129,11 +123,12 @@ async def begun(
                 await asyncio.to_thread(night.reckon)
                 if watcher := WATCHER.get():
                     watcher(night)
-                async with _hinted(engine, hints_url):
+                async with _hinted(engine, hints_url), _fetching(night, objects):
                     yield night
-                await night.keep_tables(objects)
-                await keep_limits(lanes, objects)
-                night.over = True
+            await ledger.close()
+            await night.keep(objects)
+            await keep_limits(lanes, objects)
+            night.over = True
         finally:
             await ledger.close()
 
@@ -163,7 +158,7 @@ def _engine(  # noqa: PLR0913, PLR0917 - the parts of a run, each named once
         ledger=ledger,
         clips=Clips(objects),
         clients=clients,
-        entries=partial(read, objects),
+        entries=partial(entries, objects),
         purse=Purse(wanted.budget_usd),
         rules=rules,
         now=world.now,
@@ -172,13 +167,19 @@ def _engine(  # noqa: PLR0913, PLR0917 - the parts of a run, each named once
 
 
 async def _recall(
-    lanes: Sequence[Lane], ledger: Ledger, objects: Objects, world: World
+    lanes: Sequence[Lane],
+    ledger: Ledger,
+    objects: Objects,
+    world: World,
+    *,
+    deadline_s: float,
 ) -> None:
     """What earlier nights showed of these lanes."""
-    recall_latencies(lanes, ledger.histories())
+    recall_latencies(lanes, ledger.latencies, within_s=deadline_s)
     await recall_limits(lanes, objects, world.now())
     if any(lane.day.limited for lane in lanes):
-        recall_day(lanes, await read(objects), world.today())
+        today = world.today()
+        await recall_day(lanes, entries(objects, since=today - DAY_S), today)
 
 
 @asynccontextmanager
@@ -199,13 +200,34 @@ async def _hinted(engine: Engine, url: str | None) -> AsyncGenerator[None]:
                 await listening
 
 
-def mixed(orders: Sequence[Order]) -> list[Order]:
-    """Kind by kind in turn: no lane waits until all that it cannot make is under way."""
+@asynccontextmanager
+async def _fetching(night: "Night", objects: Objects) -> AsyncGenerator[None]:
+    """Bring home what other nights bought and nobody has fetched, while this one runs.
+
+    Raises:
+        FencedError, StorageError: nothing can be put on record any more.
+    """
+    until = asyncio.Event()
+    coming = asyncio.create_task(night.bring_home(objects, until))
+    try:
+        yield
+    finally:
+        until.set()
+        await asyncio.wait({coming})
+    await coming
+
+
+def mixed(
+    orders: Sequence[Order], expiring: Mapping[str, float] = MappingProxyType({})
+) -> list[Order]:
+    """What expires at its provider first (Unix seconds, by job); the others kind by kind in
+    turn: no lane waits until all that it cannot make is under way."""
     seen = Counter[tuple[int, Kind]]()
-    places: list[tuple[int, int]] = []
+    places: list[tuple[float, int, int]] = []
     for order in orders:
         like = order.priority, kind_of(order)
-        places.append((-order.priority, seen[like]))
+        expires_at = expiring.get(order.job.id, math.inf)
+        places.append((expires_at, -order.priority, seen[like]))
         seen[like] += 1
     ranked = sorted(range(len(orders)), key=places.__getitem__)
     return [orders[n] for n in ranked]
@@ -231,15 +253,44 @@ class Night:
         """Jobs that cannot be done by the deadline, as it looked at the start."""
         self.over = False
         """Whether all that can be kept of it has been kept."""
-        self.shards = [*plan.shards(wanted.shard_rows)]
         self._folder = folder
         self._manifest = folder / MANIFEST
         self._ledger = ledger
+        self._rows = Rows(plan, ledger)
         self._now = world.now
         self._began = world.now()
         self._since = world.today()
-        first = plan.wanted.filter("first")["job"]
-        self._over_before = sum(map(self._over, first))
+        self._before: Mapping[str, History] = dict(ledger.lives)
+        self._bought = {
+            life: past
+            for life, past in self._before.items()
+            if past.state in AT_PROVIDERS
+        }
+        self._expiring = self._expiries()
+        due = todo(plan, ledger.states)
+        self._over_before = plan.jobs - due.height
+        self._due = self._fetched_first(due)
+
+    def _fetched_first(self, due: pl.DataFrame) -> pl.DataFrame:
+        """What was bought before, first: providers do not keep it for long."""
+        bought = self._rows.of(self._bought)
+        self._owed = bought.height
+        if bought.is_empty():
+            return due
+        # Half a key will do: it decides the order and nothing else.
+        owed = due["key"].is_in(bought["key"].implode())
+        return pl.concat([due.filter(owed), due.filter(~owed)])
+
+    @property
+    def shards(self) -> range:
+        """Their numbers."""
+        return range(math.ceil(self._due.height / self.wanted.shard_rows))
+
+    def _expiries(self) -> dict[str, float]:
+        """When what was bought is kept no longer, by job."""
+        routes = in_use(shipped().routes, [x.route for x in self.engine.lanes.all])
+        last_first = reversed(by_expiry(self._bought, routes))
+        return {life.removesuffix(HEDGE): at for at, life in last_first}
 
     @property
     def batch(self) -> str:
@@ -259,11 +310,8 @@ class Night:
         """Work out what the deadline asks of the lanes, and whether they can do it."""
         if self.wanted.policy != "cheapest" and self.wanted.finish_at is None:
             return
-        taken = pl.Series(
-            "job", filter(self._taken, self.plan.wanted["job"]), pl.String
-        )
-        to_do = self.plan.wanted.filter(~pl.col("job").is_in(taken.implode()))
-        kinds = demand(self._manifest, self.wanted.manifest, to_do)
+        unbought = todo(self.plan, self._ledger.states, among={State.PENDING})
+        kinds = demand(self._manifest, self.wanted.manifest, unbought)
         self.engine.roster.expect(
             {Kind(*kind): count for *kind, count in kinds.iter_rows()}
         )
@@ -289,44 +337,63 @@ class Night:
             self.engine.again.clear()
             await self._take_up(again)
 
+    async def bring_home(self, objects: Objects, until: asyncio.Event) -> None:
+        """Fetch what was bought for rows that are not of this manifest."""
+        mine = self._rows.among(self._bought)
+        others = {x: past for x, past in self._bought.items() if x not in mine}
+        if others:
+            log.info("batch.fetching clips=%d of other batches", len(others))
+            await self.engine.fetcher(objects).bring_home(others, until)
+            self._ledger.forget(others)
+
     def _in_doubt(self) -> dict[str, History]:
         """Jobs in doubt, and hedges of jobs that are not over."""
-        past = self._ledger.histories()
-        mine = {*self.plan.wanted.filter("first")["job"]}
-        hedges = [
-            life
-            for life in past
-            if life.endswith(HEDGE)
-            and (job := life.removesuffix(HEDGE)) in mine
-            and not self._over(job)
-        ]
-        return in_doubt(past, [*mine, *hedges])
+        past = self._ledger.lives
+        doubts = in_doubt(past, [*past])
+        mine = self._rows.among(doubts.keys())
+        return {
+            life: history
+            for life, history in doubts.items()
+            if life in mine
+            and not (life.endswith(HEDGE) and self._over(life.removesuffix(HEDGE)))
+        }
 
-    async def _take_up(self, jobs: Collection[str]) -> None:
+    async def _take_up(self, lives: Collection[str]) -> None:
         """See these jobs to their ends."""
-        jobs = {life.removesuffix(HEDGE) for life in jobs}
-        chosen = self.plan.wanted.filter("first", pl.col("job").is_in([*jobs]))
-        for job in jobs:
-            self.engine.tally.resting.pop(job, None)
-        await self._run(chosen)
+        for life in lives:
+            self.engine.tally.resting.pop(life.removesuffix(HEDGE), None)
+        await self._run(self._rows.of(lives))
 
     async def run_shard(self, number: int) -> dict[str, int]:
         """Take every job of a shard to its end; how many ended how."""
-        shard = self.shards[number]
-        await self._run(shard)
-        states = Counter(self._ledger.history(job).state for job in shard["job"])
-        return {str(state): count for state, count in states.items()}
+        first = number * self.wanted.shard_rows
+        shard = self._due.slice(first, self.wanted.shard_rows)
+        why = self.engine.done_buying
+        if why is not None and first >= self._owed:
+            # Millions of rows need not be read for that.
+            self.engine.tally.passed_over.add(why)
+            return {str(State.PENDING): shard.height}
+        with self._ledger.shard():
+            jobs = await self._run(shard)
+        self.engine.tally.forget(jobs, self._ledger.history)
+        self._ledger.forget([*jobs, *map(hedge_of, jobs)])
+        states = self._ledger.states(shard.select(*KEY)).value_counts()
+        return {str(state): count for state, count in states.iter_rows()}
 
-    async def _run(self, shard: pl.DataFrame) -> None:
+    async def _run(self, shard: pl.DataFrame) -> list[str]:
+        """See the jobs of this part of the plan to their ends; their ids."""
         with tempfile.TemporaryDirectory(dir=self._folder) as spool:
             uri = self.wanted.manifest
             every = ordered(self._manifest, uri, shard, Path(spool))
-            await self.engine.run(mixed(await asyncio.to_thread(list, every)))
+            orders = mixed(await asyncio.to_thread(list, every), self._expiring)
+            await self.engine.run(orders)
+            return [order.job.id for order in orders]
 
     def summary(self) -> Summary:
         """What came of it, by now."""
-        states = Counter(map(self._state, self.plan.wanted["job"]))
+        states = self._rows.states(self.engine.tally)
         rests = {rest.why for rest in self.engine.tally.resting.values()}
+        rests |= self.engine.tally.passed_over
         closed = {lane.name: lane.closed for lane in self.engine.lanes.all}
         return Summary(
             batch=self.batch,
@@ -348,59 +415,21 @@ class Night:
             short_of=short_of(rests),
         )
 
-    async def keep_tables(self, objects: Objects) -> None:
-        """Write what came of every row, every attempt and every complaint beside the clips."""
-        entries = await read(objects)
-        resting = self.engine.tally.resting
-        # What was once paid for keeps its row, money and all, whatever its still is now.
-        plan = self.plan.without(
-            {
-                job: ("", rest.reason)
-                for job, rest in resting.items()
-                if rest.why is Why.STILL and not self._ledger.history(job).attempts
-            }
+    async def keep(self, objects: Objects) -> None:
+        """Write the tables of a batch whose ledger is closed."""
+        over = Batch(
+            plan=self.plan,
+            folder=self._folder,
+            ledger=self._ledger,
+            tally=self.engine.tally,
+            before=self._before,
+            since=self._since,
         )
-        outcomes = Outcomes(
-            histories=self._ledger.histories(),
-            reasons={job: rest.reason for job, rest in resting.items()},
-        )
-
-        def write() -> dict[str, Path]:
-            paths = {name: self._folder / f"{name}.parquet" for name in TABLES}
-            write_clips(paths["clips"], self._manifest, plan, outcomes)
-            write_attempts(paths["attempts"], entries, since=self._since)
-            write_complaints(paths["complaints"], plan)
-            write_left(paths["left"], self._manifest, plan, outcomes)
-            return paths
-
-        for name, path in (await asyncio.to_thread(write)).items():
-            key = f"tables/{name}/batch={self.batch}/part-0.parquet"
-            await objects.put(key, await asyncio.to_thread(path.read_bytes))
+        await keep_tables(over, objects)
 
     def without_clip(self) -> Counter[tuple[str, str]]:
         """How many jobs have no clip, by state and reason."""
-        resting, why = self.engine.tally.resting, Counter[tuple[str, str]]()
-        for job in self.plan.wanted.filter("first")["job"]:
-            if (state := self._state(job)) != State.PUBLISHED:
-                rest, past = resting.get(job), self._ledger.history(job)
-                reason = rest.reason if rest else past.reason
-                why[state, reason or "not its turn yet"] += 1
-        return why
-
-    def _state(self, job_id: str) -> str:
-        """One of the four that a summary counts."""
-        rest = self.engine.tally.resting.get(job_id)
-        if rest is not None and rest.why is Why.STILL:
-            return "rejected"
-        match state := self._ledger.history(job_id).state:
-            case State.PUBLISHED | State.REJECTED | State.IN_DOUBT:
-                return str(state)
-            case _:
-                return "pending"
+        return self._rows.without_clip(self.engine.tally)
 
     def _over(self, job_id: str) -> bool:
         return self._ledger.history(job_id).state in OVER
-
-    def _taken(self, job_id: str) -> bool:
-        """Whether nothing is to be bought for it: it is over, or bought, or in doubt."""
-        return self._ledger.history(job_id).state is not State.PENDING

@@ -16,13 +16,12 @@ from storage.clips import Clips
 from storage.errors import ExistsError
 from storage.mp4 import BrokenClipError, Probe, check
 from tasks.exchange import download, patiently
-from tasks.verdicts import ProviderError
+from tasks.following import SAME, Ended
+from tasks.providers.base import Finished, Gone
+from tasks.verdicts import NotFoundError, ProviderError
 
 TRIES: Final = 6
 """Downloads of one clip in one run."""
-
-SAME: Final = 3
-"""Downloads with the same bytes after which a broken clip is what the provider made."""
 
 
 class UnfetchedError(Exception):
@@ -31,6 +30,28 @@ class UnfetchedError(Exception):
 
 class BadClipError(Exception):
     """The provider's clip is whole, the same each time, and no good."""
+
+
+class GoneError(Exception):
+    """The provider keeps the clip no longer: no run will ever fetch it."""
+
+
+def link_of(ended: Ended, *, over: bool) -> str:
+    """Where the clip of a job that had ended well can be fetched, as a poll has it now.
+
+    Raises:
+        GoneError: the provider no longer has it, and owes it to nobody (`over`).
+        UnfetchedError: not now.
+    """
+    match ended:
+        case Finished(url):
+            return url
+        case Gone(reason):
+            raise GoneError(reason)
+        case _ if over:
+            raise GoneError(f"it made the clip, and says now: {ended.reason}")
+        case _:
+            raise UnfetchedError(f"the provider no longer has it: {ended.reason}")
 
 
 class Publisher:
@@ -59,29 +80,43 @@ class Publisher:
         job_id: str,
         link: Callable[[], Awaitable[str]],
         sidecar: Mapping[str, Any],
+        *,
+        over: bool,
     ) -> Published:
         """Fetch, check and keep a clip.
 
         Args:
             link: a URL of the clip, fresh each time it is asked for.
+            over: whether nobody owes it to us any more.
 
         Raises:
             UnfetchedError: not this time.
             BadClipError: never; the provider's file itself is broken.
+            GoneError: never; every fresh link to it is dead.
         """
-        seen = Counter[str]()
+        seen, dead = Counter[str](), 0
         try:
             async for attempt in patiently(TRIES, also=(BrokenClipError,)):
                 with attempt:
-                    url = await link()
-                    async with self._in_transit:
-                        mp4 = await download(self._client, url)
-                        facts = await self._checked(mp4, seen)
-                        said = {**sidecar, **asdict(facts)}
-                        return await self._keep(job_id, mp4, said, facts)
+                    try:
+                        return await self._fetched(job_id, await link(), sidecar, seen)
+                    except NotFoundError as exc:
+                        dead += 1
+                        if over and dead >= SAME:
+                            raise GoneError(f"{exc}, {SAME} fresh links") from exc
+                        raise
         except (ProviderError, BrokenClipError) as exc:
             raise UnfetchedError(str(exc)) from exc
         raise AssertionError  # pragma: no cover - patiently() reraises
+
+    async def _fetched(
+        self, job_id: str, url: str, sidecar: Mapping[str, Any], seen: Counter[str]
+    ) -> Published:
+        async with self._in_transit:
+            mp4 = await download(self._client, url)
+            facts = await self._checked(mp4, seen)
+            said = {**sidecar, **asdict(facts)}
+            return await self._keep(job_id, mp4, said, facts)
 
     async def _keep(
         self, job_id: str, mp4: bytes, said: Mapping[str, Any], facts: Facts
@@ -144,7 +179,8 @@ def made(job_id: str, past: History, ticket: Ticket) -> dict[str, Any]:
         "provider": ticket.provider,
         "remote_id": ticket.id,
         "attempts": past.attempts,
-        "price_usd": str(past.price_usd),
+        # However many noughts it came back with.
+        "price_usd": f"{past.price_usd.normalize():f}",
         "submitted_at": past.submitted_at,
         "accepted_at": past.accepted_at,
         "generated_at": past.generated_at,

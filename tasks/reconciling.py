@@ -10,8 +10,6 @@ import tempfile
 import time
 from collections.abc import (
     AsyncGenerator,
-    Awaitable,
-    Callable,
     Mapping,
     Sequence,
 )
@@ -23,33 +21,32 @@ from pathlib import Path
 from typing import Final
 
 from manifests.charges import Charge, charges
+from manifests.keeping import EXPIRED
 from manifests.lifecycle import (
     FREE,
     HEDGE,
-    OVER,
     Accepted,
     Discarded,
     Event,
-    Generated,
     History,
+    Published,
     Refused,
     Rejected,
     Risked,
     Settled,
-    State,
-    Ticket,
 )
 from storage.clips import Clips
-from storage.ledger import Ledger, read
+from storage.ledger import Ledger, entries, read
 from storage.objects import Objects
 from tasks.doubts import Doubts, in_doubt
 from tasks.engine import Rules
 from tasks.exchange import Clients, ask, connected
-from tasks.following import Ended, Follower, UnfinishedError
-from tasks.lanes import Lane
-from tasks.providers.base import Billed, Finished, UnreadableError
-from tasks.publishing import BadClipError, Publisher, UnfetchedError, made
-from tasks.retelling import asked_of, retell
+from tasks.fetching import Fetcher
+from tasks.following import Follower
+from tasks.lanes import Lane, Lanes
+from tasks.providers.base import Billed, UnreadableError
+from tasks.publishing import Publisher
+from tasks.retelling import retell
 from tasks.verdicts import ProviderError
 
 log = logging.getLogger(__name__)
@@ -97,6 +94,8 @@ class Reconciled:
     """Doubts that never reached it: refunded, and bought by the next run."""
     fetched: int = 0
     """Clips brought home."""
+    expired: int = 0
+    """Clips that were paid for, and that their providers keep no longer."""
     resubmit: int = 0
     written_off: int = 0
     settled_usd: Decimal = FREE
@@ -115,7 +114,9 @@ async def opened(
         StorageError: it is out of reach.
     """
     objects = Objects.open(root)
-    ledger = await Ledger.open(objects, name="reconcile", take_over=take_over)
+    ledger = await Ledger.open(
+        objects, name="reconcile", take_over=take_over, whole=True
+    )
     try:
         async with connected() as clients:
             books = Books(objects, ledger, lanes, clients, rules)
@@ -149,17 +150,24 @@ class Books:
             self._lanes,
             clients,
             self._record,
-            partial(read, objects),
+            partial(entries, objects),
             stopping,
             time.time,
             rules.settle_s,
         )
-        self._follower = Follower(clients, rules.deadline_s, time.monotonic, stopping)
-        self._publisher = Publisher(
-            Clips(objects),
-            clients.free,
-            at_once=rules.downloads,
-            decodes=rules.decodes,
+        self._fetcher = Fetcher(
+            objects=objects,
+            history=ledger.history,
+            lanes=Lanes(lanes, time.monotonic),
+            follower=Follower(clients, rules.deadline_s, time.monotonic, stopping),
+            publisher=Publisher(
+                Clips(objects),
+                clients.free,
+                at_once=rules.downloads,
+                decodes=rules.decodes,
+            ),
+            record=self._record,
+            today=time.time,
         )
 
     @property
@@ -168,7 +176,7 @@ class Books:
 
     def doubts(self) -> dict[str, History]:
         """All that is in doubt."""
-        past = self._ledger.histories()
+        past = self._ledger.lives
         return in_doubt(past, list(past))
 
     async def ask(self) -> None:
@@ -185,7 +193,7 @@ class Books:
         """
         doubts = self.doubts()
         for job in sorted(decisions.resubmit | decisions.write_off):
-            if job not in self._ledger.histories():
+            if job not in self._ledger.lives:
                 raise DecisionError(f"job {job}: nothing was ever submitted for it")
             if job not in doubts:
                 state = self._ledger.history(job).state
@@ -226,18 +234,7 @@ class Books:
 
     async def fetch(self) -> None:
         """Bring home what providers have ready, or will have before the deadline."""
-        waiting = {
-            job: past
-            for job, past in self._ledger.histories().items()
-            if past.state in {State.ACCEPTED, State.GENERATED} and self._lane_of(past)
-        }
-        asked = await asked_of(self._objects, waiting)
-        await asyncio.gather(
-            *(
-                self._fetch(job, past, asked.get(job, {}))
-                for job, past in waiting.items()
-            )
-        )
+        await self._fetcher.bring_home(self._ledger.lives)
 
     async def settle(self) -> None:
         """Ask what was charged in the end for all that came to nothing."""
@@ -274,7 +271,7 @@ class Books:
         ]
         if self._changed:
             with tempfile.TemporaryDirectory(prefix="nightreel-") as folder:
-                histories = self._ledger.histories()
+                histories = self._ledger.lives
                 await retell(self._objects, Path(folder), histories, self._changed)
 
     async def _settle(self, attempt: Charge, usd: Decimal, why: str) -> None:
@@ -286,77 +283,13 @@ class Books:
         await self._record(attempt.job, settled)
         self.told.settled_usd += more
 
-    async def _fetch(
-        self, job: str, past: History, asked: Mapping[str, object]
-    ) -> None:
-        lane, ticket = self._lane_of(past), past.ticket
-        if lane is None or ticket is None:
-            return
-        age_s = time.time() - (past.accepted_at or 0.0)
-        known: list[str] = []
-
-        async def link() -> str:
-            if known:
-                return known.pop()
-            ended = await self._follower.until_ended(lane, ticket, age_s=age_s)
-            if not isinstance(ended, Finished):
-                raise UnfetchedError(f"the provider no longer has it: {ended.reason}")
-            return ended.url
-
-        try:
-            if past.state is State.ACCEPTED:
-                ended = await self._follower.until_ended(lane, ticket, age_s=age_s)
-                if not await self._ended(job, ended):
-                    return
-                known += [ended.url] if isinstance(ended, Finished) else []
-            await self._keep(job, past, ticket, link, asked)
-        except BadClipError as exc:
-            await self._record(job, Discarded(str(exc)))
-        except (UnfetchedError, UnfinishedError, ProviderError) as exc:
-            log.warning("clip.not_fetched job=%s %s", job, exc)
-
-    async def _ended(self, job: str, ended: Ended) -> bool:
-        """Put on record how it ended; whether there is a clip to be fetched."""
-        if self._over(job):  # its hedge was faster
-            return False
-        if isinstance(ended, Finished):
-            await self._record(job, Generated(ended.seed, ended.usd))
-            return True
-        await self._record(job, ended)
-        return False
-
-    async def _keep(
-        self,
-        job: str,
-        past: History,
-        ticket: Ticket,
-        link: Callable[[], Awaitable[str]],
-        asked: Mapping[str, object],
-    ) -> None:
-        """Publish it, for the job and for the hedge that made it."""
-        clip = job.removesuffix(HEDGE)
-        kept = await self._publisher.kept(clip)
-        sidecar = {**asked, **made(clip, past, ticket)}
-        published = kept or await self._publisher.publish(clip, link, sidecar)
-        for life in dict.fromkeys([job, clip]):
-            if not self._over(life):
-                await self._record(life, published)
-        self.told.fetched += 1
-
-    def _over(self, job: str) -> bool:
-        return self._ledger.history(job).state in OVER
-
-    def _lane_of(self, past: History) -> Lane | None:
-        """The lane that a job was accepted on, or another to the same provider."""
-        lanes = sorted(self._lanes.values(), key=lambda lane: lane.name != past.lane)
-        ticket = past.ticket
-        of = (
-            lane
-            for lane in lanes
-            if ticket and lane.line.provider.name == ticket.provider
-        )
-        return next(of, None)
-
     async def _record(self, job: str, event: Event) -> None:
         await self._ledger.record(job, event)
         self._changed.add(job)
+        match event:
+            case Published() if not job.endswith(HEDGE):
+                self.told.fetched += 1
+            case Discarded(reason) if reason.startswith(EXPIRED):
+                self.told.expired += 1
+            case _:
+                pass

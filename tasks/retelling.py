@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Collection, Mapping
+from collections.abc import Collection, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -37,15 +37,24 @@ async def asked_of(
     """What the tables of earlier batches say was asked for, by job; what they know of it."""
     clips = {job.removesuffix(HEDGE) for job in jobs}
     found: dict[str, dict[str, Any]] = {}
-    if not clips:
-        return found
-    async for _, table in _tables(objects, _CLIPS):
-        mine = table.filter(pl.col("job").is_in([*clips]))
-        known = [name for name in ASKED if name in mine.columns]
-        for row in mine.select("job", *known).iter_rows(named=True):
-            said = {name: row[name] for name in known if row[name] is not None}
-            found[row["job"]] = said
+    tables = [x.key async for x in objects.list(f"{TABLES}/clips")] if clips else []
+    # What is under way was seldom asked for long ago.
+    for key in filter(_CLIPS.fullmatch, reversed(tables)):
+        table = await objects.get(key)
+        found |= await asyncio.to_thread(_asked, table, clips - found.keys())
+        if clips <= found.keys():
+            break
     return {job: found.get(job.removesuffix(HEDGE), {}) for job in jobs}
+
+
+def _asked(table: bytes, clips: Collection[str]) -> dict[str, dict[str, Any]]:
+    rows = pl.scan_parquet(BytesIO(table)).filter(pl.col("job").is_in([*clips]))
+    names = rows.collect_schema().names()
+    known = [name for name in ASKED if name in names]
+    return {
+        row["job"]: {name: row[name] for name in known if row[name] is not None}
+        for row in rows.select("job", *known).collect().iter_rows(named=True)
+    }
 
 
 async def retell(
@@ -73,11 +82,3 @@ async def retell(
             continue
         if changed:
             await objects.put(key, after.read_bytes())
-
-
-async def _tables(
-    objects: Objects, pattern: re.Pattern[str]
-) -> AsyncGenerator[tuple[str, pl.DataFrame]]:
-    for key in [stored.key async for stored in objects.list(TABLES)]:
-        if pattern.fullmatch(key):
-            yield key, pl.read_parquet(BytesIO(await objects.get(key)))

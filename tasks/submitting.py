@@ -63,13 +63,15 @@ class Submitter:
             mark=mark,
         )
 
-    async def send(self, offer: Offer, seed: int, ref: str) -> Answer:
-        """Send it, once."""
+    async def send(
+        self, offer: Offer, seed: int, ref: str, *, in_time: Callable[[], bool]
+    ) -> Answer:
+        """Send it, once, and only in time."""
         lane = offer.lane
         provider = lane.line.provider
         request = provider.submit(offer.job, offer.image_url, seed, ref)
         try:
-            ticket = await submit(self.clients, lane.line, request)
+            ticket = await submit(self.clients, lane.line, request, in_time=in_time)
         except ThrottledError as exc:
             lane.pace.throttled(self.now(), exc.retry_after, exc.over)
             if (exc.retry_after or 0.0) > LONGEST_WAIT_S:

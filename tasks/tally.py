@@ -1,17 +1,23 @@
 """What a run has done so far: read by whoever shows progress, written by the engine."""
 
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum, auto
 
+from manifests.keeping import EXPIRED
 from manifests.lifecycle import (
     HEDGE,
+    OVER,
     Accepted,
+    Discarded,
     Event,
     History,
     Intended,
     Published,
     Rejected,
+    State,
 )
 from tasks.purse import Purse
 
@@ -57,11 +63,38 @@ class Tally:
     rejected: int = 0
     resting: dict[str, Rest] = field(default_factory=dict[str, Rest])
     """By job id."""
+    fetched: int = 0
+    """Clips of other batches that were brought home."""
+    expired: int = 0
+    """Clips that were paid for, and that their providers keep no longer."""
+    passed_over: set[Why] = field(default_factory=set[Why])
+    """Why jobs were not even looked at."""
+    refusals: Counter[str] = field(default_factory=Counter[str])
+    """Why jobs that are no longer remembered were rejected."""
     _spent: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
     """What each job of which this run has bought something has cost, by its life's id."""
 
     def rest(self, job_id: str, why: Why, reason: str) -> None:
         self.resting[job_id] = Rest(why, reason)
+
+    def forget(self, jobs: Iterable[str], history: Callable[[str], History]) -> None:
+        """These were seen to their ends: of those that are over, little is remembered."""
+        for job in jobs:
+            match history(job):
+                case History(state=State.REJECTED, reason=reason):
+                    self.refusals[reason or "rejected"] += 1
+                case _:
+                    pass
+
+    def count_other(self, life: str, event: Event) -> None:
+        """One more event of what another batch bought: its money was never ours."""
+        match event:
+            case Published():
+                self.fetched += not life.endswith(HEDGE)
+            case Discarded(reason):
+                self.expired += reason.startswith(EXPIRED)
+            case _:
+                pass
 
     def count(self, job_id: str, event: Event, past: History) -> None:
         """One more event on record, and the history it made."""
@@ -76,9 +109,13 @@ class Tally:
                 self.published += not job_id.endswith(HEDGE)
             case Rejected():
                 self.rejected += not job_id.endswith(HEDGE)
+            case Discarded(reason):
+                self.expired += reason.startswith(EXPIRED)
             case _:
                 pass
         # What an earlier run bought was never this run's money.
         if job_id in self._spent:
             self.purse.settle(past.spent_usd - self._spent[job_id])
             self._spent[job_id] = past.spent_usd
+            if past.state in OVER:
+                del self._spent[job_id]

@@ -115,10 +115,18 @@ def ordered(
     return reading.orders(manifest, uri, shard, keep)
 
 
+class BadRowsError(ManifestError):
+    """A manifest that is refused for its bad rows."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(refusal(plan))
+        self.plan = plan
+
+
 def refuse(plan: Plan) -> None:
-    """Raises ManifestError if a row is bad."""
+    """Raises BadRowsError if a row is bad."""
     if plan.bad_rows:
-        raise ManifestError(refusal(plan))
+        raise BadRowsError(plan)
 
 
 def refusal(plan: Plan, shown: int = 20) -> str:

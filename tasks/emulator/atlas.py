@@ -132,6 +132,9 @@ async def _submit(desk: Desk, request: Request) -> Response:
 
 async def _poll(desk: Desk, request: Request) -> Response:
     prediction, stage = await desk.poll(request, request.path_params["id"])
+    if desk.world.expired(desk.account(request), prediction):
+        # Its record is kept for so long, too, by whoever asks as we do.
+        raise NotFoundError("prediction not found")
     done = stage is Stage.SUCCEEDED
     outputs = [desk.clip_url(request, prediction)] if done else None
     task = {"id": prediction.id, "status": WORDS[stage], "outputs": outputs}

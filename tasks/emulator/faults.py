@@ -47,6 +47,8 @@ class Fault(StrEnum):
     EMPTY_CLIP = auto()
     EXPIRED_LINK = auto()
     """The first download finds that its link has died; a poll gives a fresh one."""
+    LOST_CLIP = auto()
+    """Accepted, and done by every poll's word; but whatever link, there is no clip."""
 
 
 def draw(*facts: str | int) -> float:

@@ -180,6 +180,8 @@ class World:
             if now > linked_at + self.keep_s(owner, made):
                 raise NotFoundError("this clip has expired")
             made.downloads += 1
+            if made.fault is Fault.LOST_CLIP:
+                raise NotFoundError("this clip is not there")
             if made.fault is Fault.EXPIRED_LINK and made.downloads == 1:
                 raise NotFoundError("this link has expired")
             return made

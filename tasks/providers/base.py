@@ -33,7 +33,14 @@ class Finished:
     """What it cost, where the provider says so: not always the listed price."""
 
 
-Progress = Finished | Refused | Discarded | Rejected | None
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The clip was made, and is kept no longer."""
+
+    reason: str
+
+
+Progress = Finished | Gone | Refused | Discarded | Rejected | None
 """How an accepted job stands; None means ask again later."""
 
 

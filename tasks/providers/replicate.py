@@ -29,6 +29,7 @@ from tasks.providers.base import (
     Doubt,
     Exchange,
     Finished,
+    Gone,
     Progress,
     Still,
     UnreadableError,
@@ -77,13 +78,6 @@ REFUSALS: Final = Refusals(
 )
 FREE: Final = "docs, billing: a run that fails is not charged, read 2026-11"
 FAILURES: Final = (
-    Failure(
-        why="server",
-        told="`succeeded` with `data_removed`: asked after more than an hour",
-        when=lambda task: task["status"] == "succeeded",
-        charged=True,
-        source="docs, data retention: what a run made is kept one hour, read 2026-11",
-    ),
     Failure(
         why="content",
         told="`failed`, where the error says NSFW, sensitive, flagged or safety",
@@ -157,8 +151,8 @@ class Replicate:
             case {"status": "starting" | "processing"}:
                 return None
             case {"status": "succeeded", "data_removed": True}:
-                gone = f"{self.name} no longer has it: results are kept one hour"
-                return failure(FAILURES, said, gone)
+                # docs, data retention, read 2026-11
+                return Gone("results are kept one hour")
             case {"status": "failed" | "canceled" | "aborted"}:
                 return failure(FAILURES, said, ended(said, self.key))
             case _:

@@ -28,6 +28,7 @@ from PIL import Image
 
 from tasks.emulator import Emulator, running
 
+ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 KEY = "sk-live-7d9f2c41aa"
 LANES = {
@@ -85,6 +86,14 @@ class Prefect:
         answer = httpx.post(f"{self.url}/{path}", json=asked, timeout=30)
         return answer.raise_for_status().json()
 
+    def until(self, seen: Callable[[], object]) -> None:
+        """Look until it is so, as what is scheduled, started and recorded needs it."""
+        until(seen, within_s=150)
+
+    def deployment(self, name: str) -> Any:
+        answer = httpx.get(f"{self.url}/deployments/name/{name}", timeout=30)
+        return answer.raise_for_status().json()
+
 
 @pytest.fixture(scope="session")
 def prefect(tmp_path_factory) -> Iterator[Prefect]:
@@ -102,6 +111,28 @@ def prefect(tmp_path_factory) -> Iterator[Prefect]:
     yield Prefect(url, env | {"PREFECT_API_URL": url})
     server.terminate()
     server.wait(30)
+
+
+@pytest.fixture(scope="session")
+def deployed(prefect) -> Prefect:
+    """The server, with all that is in prefect.yaml, as one command puts it there."""
+    prefect.wait()
+    for words in (
+        ["work-pool", "create", "nightreel", "--type", "process"],
+        ["deploy", "--all"],
+    ):
+        done = subprocess.run(
+            [BIN / "prefect", "--no-prompt", *words],
+            cwd=ROOT,
+            env=prefect.env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    return prefect
 
 
 def answers(url: str) -> bool:
@@ -192,7 +223,7 @@ class Bench:
 
     def start(self, *words: str, **env: str) -> Running:
         env = {**self.prefect.env, **env}
-        if words[0] in {"run", "demo"} and env["PREFECT_API_URL"]:
+        if words[0] in {"run", "demo", "watch"} and env["PREFECT_API_URL"]:
             self.prefect.wait()
         one = Running([BIN / "nightreel", *words], cwd=self.folder, env=env)
         self.started.append(one)

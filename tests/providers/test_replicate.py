@@ -16,6 +16,7 @@ from tasks.providers.base import (
     Doubt,
     Findable,
     Finished,
+    Gone,
     UnreadableError,
 )
 from tasks.providers.replicate import Replicate
@@ -140,10 +141,7 @@ def test_an_id_cannot_lead_a_poll_astray():
         ("running", None),
         ("succeeded", Finished("https://replicate.delivery/xezq/clip.mp4")),
         ("succeeded_with_a_list", Finished("https://replicate.delivery/xezq/clip.mp4")),
-        (
-            "forgotten",
-            Discarded("replicate no longer has it: results are kept one hour"),
-        ),
+        ("forgotten", Gone("results are kept one hour")),
         ("failed", Refused("failed: Prediction interrupted; please retry (code: PA)")),
         (
             "moderated",

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from tasks.pacing import Limits, Looks
 from tasks.providers import PROVIDERS
 from tasks.summary import Summary
 from tasks.wanted import Wanted
+from tasks.world import REAL
 
 # Of two routes in one provider's words, one is asked every time.
 ROUTES = [
@@ -108,6 +109,7 @@ class World:
         self,
         manifest: str | list[dict[str, Any]] | int,
         *,
+        root: str = "",
         lanes: list[Lane] | None = None,
         during: Callable[[Night], None] | None = None,
         hints_url: str | None = None,
@@ -115,10 +117,15 @@ class World:
     ) -> Summary:
         """Run a whole batch; its night is kept for whoever wants to look closer."""
         uri = manifest if isinstance(manifest, str) else self.manifest(manifest)
-        asked = Wanted(manifest=uri, root=(self.folder / "root").as_uri(), **wanted)
+        root = root or (self.folder / "root").as_uri()
+        asked = Wanted(manifest=uri, root=root, **wanted)
         lanes = lanes or [self.lane(route) for route in self.routes]
         async with begun(
-            asked, lanes=lanes, rules=self.rules, hints_url=hints_url
+            asked,
+            lanes=lanes,
+            rules=self.rules,
+            hints_url=hints_url,
+            world=replace(REAL, lifeboats=self.folder / "lifeboats"),
         ) as night:
             self.nights.append(night)
             if during is not None:

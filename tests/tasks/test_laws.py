@@ -1,11 +1,14 @@
 """The laws, over real HTTP, for every provider: the emulator's bill is the witness."""
 
+import shutil
 from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
+from manifests.keys import ids
 from manifests.reading import ManifestError
+from storage.ledger import Ledger, read
 from storage.objects import Objects
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine import Rules
@@ -191,6 +194,46 @@ async def test_a_job_that_never_ends_is_left_to_the_next_run(world):
     assert world.bought["pan 1"] == 1
 
 
+@pytest.mark.parametrize("recorded", [2, 3], ids=["accepted", "generated"])
+async def test_a_clip_that_was_ready_when_the_process_died_is_fetched_by_the_next_run(
+    world, recorded
+):
+    whole = await world.run(1)
+    root = Objects.open((world.folder / "root").as_uri())
+    entries = (await read(root))[:recorded]
+    shutil.rmtree(world.folder / "root")
+    ledger = await Ledger.open(
+        Objects.open((world.folder / "root").as_uri()), name="died"
+    )
+    for entry in entries:
+        await ledger.record(entry.job, entry.event)
+    await ledger.close()
+
+    again = await world.run(1)
+
+    assert (whole.published, again.published, again.bought) == (1, 1, 0)
+    assert world.bought == {"pan 0": 1}
+    assert world.table("clips")["spent_usd"].sum() == world.owed
+
+
+async def test_a_clip_that_is_gone_for_good_is_not_waited_for_for_ever(world, caplog):
+    world.emulator.faults["pan 1"] = [Fault.LOST_CLIP]
+    lane = world.lane(world.routes[0])
+    lane.route = replace(lane.route, keeps_s=0)
+
+    summary = await world.run(3, lanes=[lane])
+
+    attempts = world.table("attempts").sort("submitted_at")
+    [lost] = attempts.filter(outcome="discarded").rows(named=True)
+    [said] = [line for line in caplog.records if line.levelname == "ERROR"]
+    assert (summary.published, summary.exit_code, lane.failed) == (3, 0, 0)
+    assert world.bought == {"pan 0": 1, "pan 1": 2, "pan 2": 1}
+    assert summary.spent_usd == world.owed
+    assert lost["charged"]
+    assert lost["reason"].startswith(f"expired at {lost['provider']}: ")
+    assert lost["reason"] in said.message
+
+
 @pytest.mark.parametrize("fault", [Fault.UNAUTHORIZED, Fault.NO_CREDIT])
 async def test_a_lane_that_takes_nothing_is_closed_and_the_batch_says_what_to_do(
     world, fault
@@ -327,7 +370,7 @@ async def test_a_clips_sidecar_says_how_it_was_made_and_keeps_no_secret(world):
     await world.run([{"prompt": "pan", "seed": 7}])
 
     night = world.nights[0]
-    [job] = night.plan.wanted["job"]
+    [job] = ids(night.plan.wanted)
     objects = Objects.open(night.wanted.root)
     said = (await objects.get(f"clips/{job[:2]}/{job}.json")).decode()
     assert '"seed": 7' in said

@@ -1,0 +1,45 @@
+"""Running a batch in this process, shown at the terminal."""
+
+import asyncio
+from typing import Any, cast
+
+from flows.progress import show
+from flows.report import late, unusual
+from flows.terminal import err, tell
+from storage.errors import StorageError, UnavailableError
+from storage.opening import OpeningError
+from tasks.night import WATCHER, Night
+
+
+async def run_batch(**parameters: Any) -> Night:
+    """Run the batch flow here, shown at the terminal; the night that is over."""
+    from flows.batch import batch  # noqa: PLC0415 - Prefect takes a second to import
+
+    nights: list[Night] = []
+    showing: list[asyncio.Task[None]] = []
+
+    def begun(night: Night) -> None:
+        nights.append(night)
+        if said := late(night):
+            tell(said, "yellow")
+        showing.append(asyncio.create_task(show(night, err)))
+
+    watching = WATCHER.set(begun)
+    try:
+        # Prefect's types know no asynchronous flow that returns its state.
+        state: Any = await cast("Any", batch)(**parameters, return_state=True)
+    finally:
+        WATCHER.reset(watching)
+        for task in showing:
+            task.cancel()
+        await asyncio.gather(*showing, return_exceptions=True)
+    for said in (said for night in nights for said in unusual(night)):
+        tell(said)
+    if nights and nights[0].over:
+        return nights[0]
+    failure: Any = await state.aresult(raise_on_failure=False)
+    if isinstance(failure, StorageError) and not (
+        nights or isinstance(failure, UnavailableError)
+    ):
+        raise OpeningError(str(failure)) from failure
+    raise failure if isinstance(failure, BaseException) else RuntimeError(state.message)

@@ -1,0 +1,81 @@
+"""What a batch leaves beside its clips: the tables of its rows, attempts and complaints."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+
+from manifests.attempts import attempts_table
+from manifests.keys import KEY
+from manifests.left import write_left
+from manifests.lifecycle import History
+from manifests.reading import Plan
+from manifests.tables import Outcomes, write_clips, write_complaints
+from storage.ledger import Ledger, entries
+from storage.objects import Objects
+from storage.volumes import Told
+from tasks.tally import Tally, Why
+from tasks.wanted import MANIFEST
+
+TABLES: Final = ("clips", "attempts", "complaints", "left")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """A batch that is over, and what it began with."""
+
+    plan: Plan
+    folder: Path
+    """Where its manifest is, and its tables are written."""
+    ledger: Ledger
+    """Closed by now: nothing more can happen to its rows."""
+    tally: Tally
+    before: Mapping[str, History]
+    """Lives that were not over when it began."""
+    since: float
+
+
+async def keep_tables(batch: Batch, objects: Objects) -> None:
+    """Write what came of every row, every attempt and every complaint beside the clips."""
+    wanted = batch.plan.wanted.select(*KEY)
+    told = await batch.ledger.told(wanted, batch.folder)
+    await _attempts(batch, objects)
+    await asyncio.to_thread(_write, batch, told)
+    for name in TABLES:
+        key = f"tables/{name}/batch={batch.ledger.batch}/part-0.parquet"
+        await objects.put_file(key, _path(batch, name))
+
+
+async def _attempts(batch: Batch, objects: Objects) -> None:
+    with attempts_table(_path(batch, "attempts"), before=batch.before) as add:
+        async for some in entries(objects, since=batch.since):
+            mine = [entry for entry in some if entry.at >= batch.since]
+            await asyncio.to_thread(add, mine)
+
+
+def _write(batch: Batch, told: Told) -> None:
+    resting = batch.tally.resting
+    reasons = {job: rest.reason for job, rest in resting.items()}
+
+    def tell(keys: pl.DataFrame) -> Outcomes:
+        return Outcomes(histories=told.histories(keys), reasons=reasons)
+
+    # What was once paid for keeps its row, money and all, whatever its still is now.
+    plan = batch.plan.without(
+        {
+            job: ("", rest.reason)
+            for job, rest in resting.items()
+            if rest.why is Why.STILL and not batch.ledger.history(job).attempts
+        }
+    )
+    manifest = batch.folder / MANIFEST
+    write_clips(_path(batch, "clips"), manifest, plan, tell)
+    write_complaints(_path(batch, "complaints"), plan)
+    write_left(_path(batch, "left"), manifest, plan, tell)
+
+
+def _path(batch: Batch, name: str) -> Path:
+    return batch.folder / f"{name}.parquet"

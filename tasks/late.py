@@ -1,0 +1,127 @@
+"""One clip that an earlier run left at its provider: looked at, and fetched or given up.
+
+Needs no manifest: what was submitted is on record. Nothing here costs anything.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from manifests.catalogue import Route
+from manifests.keeping import AT_PROVIDERS, expired, is_over
+from manifests.lifecycle import (
+    HEDGE,
+    TRANSITIONS,
+    Discarded,
+    Event,
+    Generated,
+    History,
+    Published,
+    State,
+    Ticket,
+)
+from tasks.following import Ended, Follower
+from tasks.lanes import Lane
+from tasks.providers.base import Finished, Gone
+from tasks.publishing import (
+    BadClipError,
+    GoneError,
+    Publisher,
+    UnfetchedError,
+    link_of,
+    made,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Late:
+    """Brings a clip home by what is on record of it."""
+
+    history: Callable[[str], History]
+    """What is on record of a life by now."""
+    follower: Follower
+    publisher: Publisher
+    record: Callable[[str, Event], Awaitable[object]]
+    routes: Mapping[str, Route]
+    today: Callable[[], float]
+
+    async def seen_to(self, life: str, lane: Lane, asked: Mapping[str, Any]) -> bool:
+        """Look at it, and fetch it if it is ready: whether there is no more to be done.
+
+        `lane` asks the provider that has it; `asked` is what its sidecar says was asked.
+
+        Raises:
+            ProviderError, UnfetchedError: not now.
+        """
+        past = self.history(life)
+        if past.state not in AT_PROVIDERS or past.ticket is None:
+            return True
+        if past.state is State.ACCEPTED:
+            ended = await self._look(life, lane, past.ticket)
+            if ended is None:
+                return False
+            await self._end(life, ended)
+        if self.history(life).state is State.GENERATED:
+            await self._publish(life, lane, past.ticket, asked)
+        return True
+
+    async def _look(self, life: str, lane: Lane, ticket: Ticket) -> Ended | None:
+        past = self.history(life)
+        # To another account it was never there.
+        over = self._over(past) and lane.name == past.lane
+        return await self.follower.look(lane, ticket, over=over)
+
+    async def _end(self, life: str, ended: Ended) -> None:
+        """Put on record how its job ended."""
+        if self.history(life).state is not State.ACCEPTED:  # its hedge was faster
+            return
+        match ended:
+            case Finished(_, seed, usd):
+                await self.record(life, Generated(seed, usd))
+            case Gone(reason):
+                await self._lose(life, reason)
+            case _:
+                await self.record(life, ended)
+
+    async def _publish(
+        self, life: str, lane: Lane, ticket: Ticket, asked: Mapping[str, Any]
+    ) -> None:
+        past, clip = self.history(life), life.removesuffix(HEDGE)
+        over = self._over(past)
+
+        async def link() -> str:
+            ended = await self._look(life, lane, ticket)
+            if ended is None:
+                raise UnfetchedError("the provider is at work on it again")
+            return link_of(ended, over=over)
+
+        sidecar = {**asked, **made(clip, past, ticket)}
+        try:
+            published = await self.publisher.kept(clip) or await self.publisher.publish(
+                clip, link, sidecar, over=over
+            )
+        except GoneError as exc:
+            await self._lose(life, str(exc))
+        except BadClipError as exc:
+            await self.record(life, Discarded(str(exc)))
+        else:
+            await self._count(life, published)
+
+    async def _count(self, life: str, published: Published) -> None:
+        """It is there: for the job, and for the hedge that made it."""
+        for each in dict.fromkeys([life, life.removesuffix(HEDGE)]):
+            if Published in TRANSITIONS[self.history(each).state]:
+                await self.record(each, published)
+
+    async def _lose(self, life: str, why: str) -> None:
+        past = self.history(life)
+        lost = expired(past.ticket.provider if past.ticket else "its provider", why)
+        log.error("clip.expired job=%s lane=%s %s", life, past.lane, lost.reason)
+        await self.record(life, lost)
+
+    def _over(self, past: History) -> bool:
+        """Whether nobody owes us its clip any more."""
+        return is_over(past, self.routes.get(past.route or ""), self.today())

@@ -1,0 +1,93 @@
+"""The rows of a batch, and how they stand by now.
+
+However many there are, they are asked about by their keys, so many at a time: no row is
+an object of its own here.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+
+import polars as pl
+
+from manifests.keys import KEY, held, keys
+from manifests.lifecycle import HEDGE, OVER, State
+from manifests.reading import Plan
+from storage.ledger import Ledger
+from tasks.tally import Tally, Why
+
+_SLICE = 1_000_000
+
+
+class Rows:
+    """A plan's rows, held against what is on record."""
+
+    def __init__(self, plan: Plan, ledger: Ledger) -> None:
+        self.plan = plan
+        self._ledger = ledger
+
+    def of(self, lives: Collection[str]) -> pl.DataFrame:
+        """The plan of the jobs among these, and of those whose hedges are."""
+        mine = keys(sorted({life.removesuffix(HEDGE) for life in lives}))
+        return held(self.plan.wanted, mine).filter("first")
+
+    def among(self, lives: Collection[str]) -> set[str]:
+        """Which of these lives are of jobs of the plan."""
+        every = [*lives]
+        asked = keys([life.removesuffix(HEDGE) for life in every]).with_columns(
+            life=pl.Series(every, dtype=pl.String)
+        )
+        there = held(self.plan.wanted, asked)
+        return {*asked.join(there, [*KEY], how="semi")["life"]}
+
+    def states(self, tally: Tally, *, jobs: bool = False) -> Counter[str]:
+        """How many rows, or jobs, are in each of the four states of a summary."""
+        counts = Counter[str]()
+        wanted = self.plan.wanted.filter("first") if jobs else self.plan.wanted
+        for of in self._sliced(wanted):
+            for state, count in of.value_counts().iter_rows():
+                counts[_summed(State(state))] += count
+        # Its still is not what any provider takes: that is final for its rows.
+        unfit = [job for job, rest in tally.resting.items() if rest.why is Why.STILL]
+        struck = held(wanted, keys(unfit)).height
+        counts["pending"] -= struck
+        counts["rejected"] += struck
+        return +counts
+
+    def without_clip(self, tally: Tally) -> Counter[tuple[str, str]]:
+        """How many jobs have no clip, by state and reason."""
+        why = Counter[tuple[str, str]]()
+        jobs = {life for life in self._ledger.lives if not life.endswith(HEDGE)}
+        for job in self.among(jobs | tally.resting.keys()):
+            past, rest = self._ledger.history(job), tally.resting.get(job)
+            if past.state is State.PUBLISHED:
+                continue
+            state = _summed(past.state)
+            if rest is not None and rest.why is Why.STILL:
+                state = "rejected"
+            reason = rest.reason if rest else past.reason
+            why[state, reason or "not its turn yet"] += 1
+        for reason, count in tally.refusals.items():
+            why["rejected", reason] += count
+        self._add_untold(why, tally)
+        return why
+
+    def _add_untold(self, why: Counter[tuple[str, str]], tally: Tally) -> None:
+        """Those of which nothing is known but their state."""
+        words = {"rejected": "by an earlier batch"}
+        counts = self.states(tally, jobs=True)
+        del counts["published"]
+        for (state, _), count in why.items():
+            counts[state] -= count
+        for state, count in (+counts).items():
+            why[state, words.get(state, "not its turn yet")] += count
+
+    def _sliced(self, rows: pl.DataFrame) -> Iterator[pl.Series]:
+        for some in rows.iter_slices(_SLICE):
+            yield self._ledger.states(some.select(*KEY))
+
+
+def _summed(state: State) -> str:
+    """One of the four that a summary counts."""
+    if state in OVER or state is State.IN_DOUBT:
+        return str(state)
+    return str(State.PENDING)

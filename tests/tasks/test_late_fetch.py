@@ -1,0 +1,398 @@
+"""What was paid for and is not yet ours: fetched in time, whoever bought it, or given up."""
+
+import asyncio
+import json
+import shutil
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+
+import pytest
+
+from manifests.lifecycle import (
+    Accepted,
+    Discarded,
+    History,
+    Intended,
+    Refused,
+    State,
+    Ticket,
+)
+from storage.clips import Clips
+from storage.ledger import Ledger, histories, read
+from storage.objects import Objects
+from storage.records import unpack
+from tasks.emulator import Emulator, Fault, running
+from tasks.engine import Rules
+from tasks.exchange import connected
+from tasks.fetching import Fetcher
+from tasks.following import Follower
+from tasks.lanes import Lanes
+from tasks.living import SEND_WITHIN_S
+from tasks.night import World, begun
+from tasks.pacing import LEARNED
+from tasks.publishing import Publisher
+from tasks.reconciling import opened
+from tasks.wanted import Wanted
+
+pytestmark = pytest.mark.anyio
+slow = pytest.mark.slow
+
+DAY_S = 24 * 3600.0
+ATLAS, KLING = "atlas/wan-2.2-spicy", "kling/kling-1.6"
+ACCEPTED, GENERATED = 2, 3
+"""So many events are on record by then."""
+BUYING = (
+    Intended(lane="atlas", route=ATLAS, price_usd=Decimal("0.17"), seed=1),
+    Accepted(Ticket("atlas", "remote-1")),
+)
+BOUGHT = History(state=State.ACCEPTED, route=ATLAS, accepted_at=1_800_000_000.0)
+
+
+@dataclass
+class Time:
+    """The clocks of this machine and of the providers, put forward at will."""
+
+    later_s: float = 0.0
+    awake_later_s: float = 0.0
+    """Of the monotonic clock alone."""
+
+    def now(self):
+        return time.monotonic() + self.awake_later_s
+
+    def today(self):
+        return time.time() + self.later_s
+
+
+@dataclass
+class Suspended:
+    """Machines that stand still just when an intent has been put on record."""
+
+    time: Time
+    naps: list[tuple[float, float]] = field(default_factory=list)
+    """By how much each of them puts the wall clock and the other one forward."""
+
+    def objects(self, uri):
+        naps, clock = self.naps, self.time
+
+        class Store(Objects):
+            async def create(self, key, data):
+                await super().create(key, data)
+                if key.startswith("ledger/") and key.endswith(".zst") and naps:
+                    some = unpack(data, key)
+                    if any(isinstance(getattr(x, "event", x), Intended) for x in some):
+                        later_s, awake_later_s = naps.pop(0)
+                        clock.later_s += later_s
+                        clock.awake_later_s += awake_later_s
+
+        return Store.open(uri)
+
+
+def root(world):
+    return (world.folder / "root").as_uri()
+
+
+def past(world):
+    return histories(Objects.open(root(world)))
+
+
+def everything(world):
+    return read(Objects.open(root(world)))
+
+
+async def run(world, manifest, **reaching):
+    """A night whose world is of the test's own making."""
+    uri = manifest if isinstance(manifest, str) else world.manifest(manifest)
+    wanted = Wanted(
+        manifest=uri, root=root(world), budget_usd=reaching.pop("usd", None)
+    )
+    lanes = [world.lane(route) for route in world.routes]
+    around = World(**reaching)
+    async with begun(wanted, lanes=lanes, rules=world.rules, world=around) as night:
+        world.nights.append(night)
+        for number in range(len(night.shards)):
+            await night.run_shard(number)
+        await night.mend()
+    return night.summary()
+
+
+async def died(world, *, after, rows=1, lanes=None):
+    """A night whose process died when each of its jobs had so many events on record."""
+    await world.run(world.manifest(rows, "monday"), lanes=lanes)
+    entries = await everything(world)
+    tables = [
+        (path.relative_to(world.folder), path.read_bytes())
+        for path in (world.folder / "root" / "tables").rglob("*.parquet")
+    ]
+    shutil.rmtree(world.folder / "root")
+    ledger = await Ledger.open(Objects.open(root(world)), name="monday")
+    for job in {entry.job for entry in entries}:
+        for entry in [entry for entry in entries if entry.job == job][:after]:
+            await ledger.record(job, entry.event)
+    await ledger.close()
+    for name, table in tables:
+        (world.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (world.folder / name).write_bytes(table)
+
+
+@asynccontextmanager
+async def fetching(world, lanes, deadline_s=30.0, clock=time.time):
+    """What brings home whatever is on record of a root, and its ledger."""
+    objects = Objects.open(root(world))
+    ledger = await Ledger.open(objects, name="tuesday")
+    try:
+        async with connected() as clients:
+            follower = Follower(clients, deadline_s, time.monotonic, asyncio.Event())
+            publisher = Publisher(Clips(objects), clients.free, at_once=4, decodes=True)
+            fetcher = Fetcher(
+                objects=objects,
+                history=ledger.history,
+                lanes=Lanes(lanes, time.monotonic),
+                follower=follower,
+                publisher=publisher,
+                record=ledger.record,
+                today=clock,
+            )
+            yield fetcher, ledger
+    finally:
+        await ledger.close()
+
+
+# A night's own jobs
+
+
+@pytest.mark.parametrize(
+    ("route", "after", "days", "buys"),
+    [
+        # Polls still say that it is done; the link is dead.
+        (KLING, ACCEPTED, 32, 2),
+        pytest.param("wavespeed/wan-2.2-spicy", GENERATED, 9, 2, marks=slow),
+        pytest.param("fal/wan-2.2", ACCEPTED, 9, 2, marks=slow),
+        # Not even its record is kept.
+        pytest.param(ATLAS, ACCEPTED, 9, 2, marks=slow),
+        (ATLAS, GENERATED, 9, 2),
+        # It says so itself.
+        ("replicate/wan-2.2", ACCEPTED, 0.1, 2),
+        ("replicate/wan-2.2", GENERATED, 0.1, 2),
+        # A poll gives a fresh link.
+        ("runway/gen4-turbo", GENERATED, 9, 1),
+        # Not for certain.
+        (KLING, ACCEPTED, 29, 1),
+    ],
+)
+async def test_what_expired_is_bought_again_and_what_can_be_had_is_not(
+    worlds, clip, *, route, after, days, buys
+):
+    clock = Time()
+    emulator = Emulator(
+        latency_s=0.05, clip=clip, clock=lambda: time.monotonic() + clock.later_s
+    )
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[route])
+        await died(world, after=after)
+        clock.later_s = days * DAY_S
+
+        summary = await run(world, 1, today=clock.today)
+
+    [lost] = [
+        e.event for e in await everything(world) if isinstance(e.event, Discarded)
+    ] or [None]
+    assert (summary.published, summary.bought) == (1, buys - 1)
+    assert len(emulator.bill) == buys
+    assert (lost is not None) == (buys == 2)
+    assert world.table("clips")["spent_usd"].sum() == emulator.total_usd
+
+
+async def test_when_a_job_ended_that_nobody_looked_at_teaches_nothing_of_its_lane(
+    worlds, emulator
+):
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+        await died(world, after=ACCEPTED, rows=LEARNED)
+
+        summary = await run(world, LEARNED, today=Time(later_s=1800.0).today)
+
+    assert (summary.published, summary.bought) == (LEARNED, 0)
+    assert not world.nights[-1].engine.lanes.all[0].looks.learned
+
+
+@slow
+async def test_a_dead_link_is_waited_for_as_long_as_the_clip_is_owed(worlds, emulator):
+    emulator.faults["pan"] = [Fault.LOST_CLIP]
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+
+        first = await world.run(1)
+        again = await run(world, 1, today=Time(later_s=9 * DAY_S).today)
+
+    assert (first.pending, first.published, first.bought) == (1, 0, 1)
+    assert (again.published, again.bought) == (1, 1)
+    assert first.spent_usd + again.spent_usd == emulator.total_usd
+
+
+# Other nights' jobs
+
+
+async def test_what_another_night_bought_is_brought_home_with_all_that_is_known_of_it(
+    worlds, emulator
+):
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+        await died(world, after=ACCEPTED, rows=3)
+        before = await past(world)
+        async with fetching(world, [world.lane(ATLAS)]) as (fetcher, _):
+            await fetcher.bring_home(before)
+
+    after = await past(world)
+    assert {job.state for job in after.values()} == {State.PUBLISHED}
+    assert set(world.bought.values()) == {1}
+    for job in after:
+        name = f"clips/{job[:2]}/{job}.json"
+        said = json.loads(await Objects.open(root(world)).get(name))
+        assert said["prompt"].startswith("pan ")
+        assert said["generated_at"] == after[job].generated_at
+        assert said["price_usd"] == "0.17"
+
+
+async def test_what_is_still_at_work_is_fetched_when_it_is_done_and_holds_its_slot(
+    worlds, clip
+):
+    emulator = Emulator(latency_s=1.0, clip=clip, faults={"pan 1": [Fault.STUCK]})
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+        world.rules = Rules(deadline_s=0.0)
+        await world.run(3)
+        before, over = await past(world), asyncio.Event()
+        lane = world.lane(ATLAS)
+        async with fetching(world, [lane]) as (fetcher, ledger):
+            bringing = asyncio.create_task(fetcher.bring_home(before, over))
+            held = 0
+            while sum(x.state is State.PUBLISHED for x in ledger.lives.values()) < 2:
+                held = max(held, lane.pace.in_flight)
+                await asyncio.sleep(0.02)
+            stuck = lane.pace.in_flight
+            over.set()
+            await bringing
+
+    states = sorted(str(history.state) for history in (await past(world)).values())
+    assert states == ["accepted", "published", "published"]
+    assert (held, stuck, lane.pace.in_flight) == (3, 1, 0)
+    assert set(world.bought.values()) == {1}
+
+
+async def test_a_batch_that_ends_is_not_held_up_and_takes_what_is_ready(worlds, clip):
+    emulator = Emulator(latency_s=0.05, clip=clip)
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+        await died(world, after=ACCEPTED, rows=2)
+        emulator.faults["other"] = [Fault.STUCK]
+        world.rules = Rules(deadline_s=0.0)
+        await world.run(world.manifest([{"prompt": "other"}], "another"))
+        before, over = await past(world), asyncio.Event()
+        over.set()
+        async with fetching(world, [world.lane(ATLAS)]) as (fetcher, _):
+            await asyncio.wait_for(fetcher.bring_home(before, over), 20)
+
+    states = sorted(str(history.state) for history in (await past(world)).values())
+    assert states == ["accepted", "published", "published"]
+
+
+async def test_a_provider_that_cannot_be_reached_is_not_asked_a_thousand_times(
+    worlds, emulator, caplog
+):
+    world = worlds(emulator=emulator, url="http://127.0.0.1:9", routes=[ATLAS])
+    before, over = {f"{n:032x}": BOUGHT for n in range(100)}, asyncio.Event()
+    over.set()
+    async with fetching(world, [world.lane(ATLAS)]) as (fetcher, ledger):
+        for job in before:
+            await asyncio.gather(*(ledger.record(job, event) for event in BUYING))
+        await fetcher.bring_home(before, over)
+
+    [said] = [line.message for line in caplog.records if "not_fetched" in line.message]
+    assert 3 <= int(said.partition("clips=")[2].split()[0]) < 20
+
+
+async def test_reconcile_gives_up_what_is_gone_and_says_so(worlds, emulator):
+    emulator.faults["pan 0"] = [Fault.LOST_CLIP]
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+        lane = world.lane(ATLAS)
+        lane.route = replace(lane.route, keeps_s=0)
+        await died(world, after=ACCEPTED, rows=2, lanes=[lane])
+        async with opened(root(world), lanes=[lane], rules=Rules()) as books:
+            await books.fetch()
+
+    assert (books.told.fetched, books.told.expired) == (1, 1)
+    attempts = world.table("attempts")
+    assert sorted(attempts.filter(attempt=1)["outcome"]) == ["discarded", "published"]
+
+
+# A machine that stood still
+
+
+@pytest.mark.parametrize(
+    "nap",
+    [(2 * SEND_WITHIN_S, 0.0), (-DAY_S, 2 * SEND_WITHIN_S)],
+    ids=["suspended", "stopped, and its clock put back"],
+)
+async def test_an_intent_that_is_old_when_it_could_be_sent_is_not_sent(
+    worlds, emulator, nap
+):
+    clock = Time()
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS], slots=1)
+        price = world.lane(ATLAS).route.prices_usd["480p", 5]
+        store = Suspended(clock, naps=[nap])
+
+        summary = await run(
+            world, 1, usd=price, objects=store.objects, now=clock.now, today=clock.today
+        )
+
+    events = [entry.event for entry in await everything(world)]
+    assert (store.naps, summary.published, summary.bought) == ([], 1, 1)
+    assert [type(event) for event in events[:3]] == [Intended, Refused, Intended]
+    assert events[1].reason.startswith("not sent: ")
+    assert len(emulator.bill) == 1
+    assert summary.spent_usd == emulator.total_usd == price
+
+
+async def test_a_store_that_takes_its_time_keeps_nothing_from_being_sent(
+    worlds, emulator
+):
+    clock = Time()
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+        store = Suspended(clock, naps=[(SEND_WITHIN_S - 5,) * 2])
+
+        summary = await run(
+            world, 1, objects=store.objects, now=clock.now, today=clock.today
+        )
+
+    assert (store.naps, summary.published) == ([], 1)
+    assert world.table("attempts")["outcome"].to_list() == ["published"]
+
+
+async def test_what_another_nights_manifest_bought_is_fetched_by_the_next_run(
+    worlds, clip
+):
+    emulator = Emulator(latency_s=1.0, clip=clip)
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+
+        def stopped(night):
+            asyncio.get_running_loop().call_later(0.6, night.engine.stop, "killed")
+
+        monday = await world.run(world.manifest(3, "monday"), during=stopped)
+        tuesday = await world.run(
+            world.manifest([{"prompt": "tilt"}], "tuesday"),
+            lanes=[world.lane(ATLAS)],
+        )
+
+    past = await histories(Objects.open((world.folder / "root").as_uri()))
+    assert (monday.bought, monday.published) == (3, 0)
+    assert (tuesday.rows, tuesday.published, tuesday.bought) == (1, 1, 1)
+    assert tuesday.spent_usd == Decimal("0.17")
+    assert world.nights[-1].engine.tally.fetched == 3
+    assert {job.state for job in past.values()} == {State.PUBLISHED}
+    assert set(world.bought.values()) == {1}

@@ -1,0 +1,160 @@
+"""Batches whose root is a real store that is busy, loses answers, and goes away.
+
+Real HTTP on both sides: the emulator's bill is the witness of what was paid.
+"""
+
+import asyncio
+import hashlib
+import shutil
+import subprocess
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from manifests.lifecycle import State
+from storage import ledger as ledgers
+from storage import trouble
+from storage.ballast import BALLAST
+from storage.clips import Clips
+from storage.errors import StorageError
+from storage.objects import Objects
+from tasks.emulator import running
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+JOBS = 40
+
+
+@pytest.fixture
+def world(worlds, emulator):
+    with running(emulator) as url:
+        yield worlds(emulator=emulator, url=url, routes=["fal/wan-2.2"], slots=16)
+
+
+async def agreed(root: str, world) -> None:
+    """The bill, the ledger and the clips tell one story, of which no clip is missing."""
+    assert set(world.bought.values()) == {1}
+    assert len(world.bought) == JOBS
+    objects = Objects.open(root)
+    clips = Clips(objects)
+    histories = await ledgers.histories(objects)
+    assert len(histories) == JOBS
+    for job, history in histories.items():
+        assert history.state is State.PUBLISHED
+        sidecar = await clips.sidecar(job)
+        mp4 = await objects.get(clips.uri(job).removeprefix(f"{root}/"))
+        assert hashlib.sha256(mp4).hexdigest() == sidecar["sha256"]
+
+
+async def once(true: Callable[[], object], do: Callable[[], Awaitable[None]]) -> None:
+    """Do it as soon as something is true."""
+    for _ in range(6000):
+        if true():
+            return await do()
+        await asyncio.sleep(0.01)
+    raise TimeoutError
+
+
+async def test_a_store_that_refuses_and_loses_answers_costs_nothing_twice(
+    cloud, faulty, world
+):
+    root = cloud.root()
+    faulty.fault.busy_share, faulty.fault.lost_share = 0.2, 0.1
+
+    summary = await world.run(JOBS, root=root)
+
+    faulty.fault.busy_share = faulty.fault.lost_share = 0.0
+    assert len(faulty.fault.seen) > 3 * JOBS
+    assert summary.published == summary.bought == JOBS
+    assert summary.spent_usd == world.owed
+    await agreed(root, world)
+
+
+async def test_a_store_that_stops_in_mid_batch_is_waited_for(
+    cloud, faulty, world, caplog
+):
+    root = cloud.root()
+
+    async def stop() -> None:
+        faulty.stop()
+        await asyncio.sleep(4)
+        faulty.start()
+
+    # Some clips are paid for, most are not, and some are under way.
+    stopping = asyncio.create_task(once(lambda: len(world.bought) > 8, stop))
+    summary = await world.run(JOBS, root=root)
+
+    await stopping
+    assert "store.away" in caplog.text
+    assert "store.back" in caplog.text
+    assert summary.published == summary.bought == JOBS
+    assert summary.spent_usd == world.owed
+    await agreed(root, world)
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path, monkeypatch):
+    """Where lifeboats are kept."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of its own, of eight megabytes."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "nightreel-tests", disk]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no disk may be mounted here")
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+async def test_a_disk_that_fills_up_loses_nothing_that_was_paid_for(small_disk, world):
+    filler, root = small_disk / "filler", (small_disk / "reel").as_uri()
+    # As much is left as some twenty clips take.
+    room = shutil.disk_usage(small_disk).free - BALLAST - 200_000
+    await asyncio.to_thread(filler.write_bytes, bytes(room))
+
+    with pytest.raises(StorageError, match="the disk is full"):
+        await world.run(JOBS, root=root)
+
+    paid = dict(world.bought)
+    histories = await ledgers.histories(Objects.open(root))
+    assert 0 < len(paid) < JOBS
+    assert sum(past.ticket is not None for past in histories.values()) == len(paid)
+    assert State.IN_DOUBT not in {past.state for past in histories.values()}
+
+    await asyncio.to_thread(filler.unlink)
+    summary = await world.run(JOBS, root=root)
+
+    assert summary.bought == JOBS - len(paid)
+    assert summary.published == JOBS
+    await agreed(root, world)
+
+
+async def test_credentials_that_end_in_mid_batch_lose_nothing_that_was_paid_for(
+    cloud, faulty, world, monkeypatch
+):
+    # Half a minute, for somebody to renew them: nobody does.
+    monkeypatch.setattr(trouble, "REFUSED_S", 2.0)
+    root = cloud.root()
+
+    async def deny() -> None:
+        faulty.fault.deny = True
+
+    denying = asyncio.create_task(once(lambda: len(world.bought) > 8, deny))
+    with pytest.raises(StorageError, match="HTTP 403 Forbidden, AccessDenied"):
+        await world.run(JOBS, root=root)
+
+    await denying
+    paid = dict(world.bought)
+    assert 8 < len(paid) < JOBS
+
+    faulty.fault.deny = False
+    # It could not say that it was over, and its process, this one, is still there.
+    summary = await world.run(JOBS, root=root, take_over=True)
+
+    assert summary.bought == JOBS - len(paid)
+    assert summary.published == JOBS
+    await agreed(root, world)
