@@ -1,0 +1,137 @@
+"""What a child does: a night or two over a manifest, until it ends or is ended."""
+
+import asyncio
+import gc
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from manifests import catalogue
+from storage.stores import local_path
+from tasks.engine import Rules
+from tasks.exchange import Line
+from tasks.lanes import Lane
+from tasks.night import World, begun
+from tasks.pacing import Limits, Looks
+from tasks.providers import PROVIDERS
+from tasks.wanted import Wanted
+from tests.crashes import bugs
+from tests.crashes.points import Watch
+
+LONGEST_S = 30
+"""What waits for a minute, such as for a dead process's lease, does not end in time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Errand:
+    """What a child is sent to do."""
+
+    folder: str
+    """For its report, its output and what it has lying about."""
+    manifest: str
+    root: str
+    route: str
+    key: str
+    url: str
+    nights: int = 1
+    point: str | None = None
+    """Before what it dies."""
+    stopped: bool = False
+    """Whether it is only stopped there, and may go on later."""
+    stall_s: float
+    take_over: bool = False
+    settle_s: float = 0.0
+    ahead: str | None = None
+    """A file that says by how many seconds all clocks have been put forward."""
+    bug: str | None = None
+    env: dict[str, str] = field(default_factory=dict)
+
+
+def do(errand: Errand) -> None:
+    """Run the errand, and leave a report if nothing ends it."""
+    signal.alarm(LONGEST_S)
+    # It would write to the memory that we share with every other child.
+    gc.disable()
+    known = {*sys.modules}
+    folder = Path(errand.folder)
+    out = os.open(folder / "out", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    os.environ |= errand.env
+    tempfile.tempdir = errand.folder
+    bugs.plant(errand.bug)
+    blow = signal.SIGSTOP if errand.stopped else signal.SIGKILL
+    local = errand.root.startswith("file:")
+    root = local_path(errand.root) if local else folder
+    watch = Watch(root, errand.point, blow, stall_s=errand.stall_s)
+    if local:
+        sys.addaudithook(watch)
+    nights = asyncio.run(lived(errand))
+    imported = sorted({*sys.modules} - known)
+    report = {"trace": watch.trace, "nights": nights, "imported": imported}
+    (folder / "report.json").write_text(json.dumps(report))
+
+
+async def lived(errand: Errand) -> list[dict[str, Any]]:
+    return [await night(errand) for _ in range(errand.nights)]
+
+
+async def night(errand: Errand) -> dict[str, Any]:
+    """One night; what came of it, or what ended it."""
+    began = time.monotonic()
+    asked = Wanted(
+        manifest=errand.manifest, root=errand.root, take_over=errand.take_over
+    )
+    said: dict[str, Any] = {}
+    try:
+        async with begun(
+            asked,
+            lanes=[lane(errand)],
+            rules=Rules(settle_s=errand.settle_s),
+            world=World(today=clock(errand.ahead)),
+        ) as one:
+            for number in range(len(one.shards)):
+                await one.run_shard(number)
+            await one.mend()
+        said = one.summary().plain()
+    # Whatever it was, the parent is told.
+    except Exception as error:  # noqa: BLE001
+        traceback.print_exc()
+        said["error"] = type(error).__name__
+    return said | {"took_s": time.monotonic() - began}
+
+
+def clock(ahead: str | None) -> Callable[[], float]:
+    """The time of day, on a machine that may be put to sleep while we are stopped."""
+
+    def today() -> float:
+        path = Path(ahead or os.devnull)
+        return time.time() + float(path.read_text() or 0)
+
+    return today
+
+
+@cache
+def routes() -> catalogue.Catalogue:
+    return catalogue.load()
+
+
+def lane(errand: Errand) -> Lane:
+    route = routes().route(errand.route)
+    provider = PROVIDERS[route.provider](route, errand.key)
+    line = Line(provider, httpx.URL(f"{errand.url}/{route.provider}"))
+    limits = Limits(slots=2, submits_per_minute=6000, queues=route.queues)
+    one = Lane(name=route.provider, route=route, line=line, limits=limits)
+    one.looks = Looks(shortest_s=0.02)
+    return one

@@ -1,0 +1,154 @@
+"""The door of the providers, or of a store: what came in, in order, and who dies of it.
+
+A process can be killed when its request has been read and is lost, or when it has been
+handled and is not answered.
+"""
+
+import asyncio
+import os
+import re
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any
+
+import httpx
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tasks.emulator.answers import HangUp
+from tests.crashes.points import Seen
+
+PROMPT = re.compile(rb"pan (\d+)")
+
+
+def without_ids(path: str) -> str:
+    return re.sub(r"[0-9a-fA-F-]{16,}|\d{6,}|[\w-]{40,}", "…", path)
+
+
+@dataclass
+class Door:
+    """An ASGI app around an emulator or a store."""
+
+    app: ASGIApp | None = None
+    bare: Callable[[str], str] = without_ids
+    """A path as it is called in every run."""
+    deadly: str | None = None
+    trace: list[str] = field(default_factory=list)
+    submits: list[int] = field(default_factory=list)
+    """Which job's each submit was, whatever became of it."""
+    paths: list[str] = field(default_factory=list)
+    """Of all that was no submit."""
+    _seen: Seen = field(default_factory=Seen)
+    _pids: SimpleQueue[int] = field(default_factory=SimpleQueue)
+
+    def open(self, app: ASGIApp) -> None:
+        """Let nothing in but to these providers from now on; their record is empty."""
+        self.app = app
+        self.submits.clear()
+        self.paths.clear()
+
+    def watch(self, deadly: str | None) -> None:
+        """The next process is to come, and may not get beyond this point."""
+        self.deadly = deadly
+        self._pids = SimpleQueue()
+        self._seen.clear()
+        self.trace.clear()
+
+    def expect(self, pid: int) -> None:
+        """Whom to kill."""
+        self._pids.put(pid)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await alive(receive, send)
+            return
+        app = self.app
+        said = await whole(receive)
+        name = self._named(scope, said["body"])
+        if await self._deadly(f"unread {name}"):
+            await HangUp()(scope, receive, send)
+            return
+        answer: list[Message] = []
+        await app(scope, first(said, receive), kept(answer))
+        if await self._deadly(f"unanswered {name}"):
+            await HangUp()(scope, receive, send)
+            return
+        for message in answer:
+            await send(message)
+
+    def _named(self, scope: Scope, body: bytes) -> str:
+        path: str = scope["path"]
+        if scope["method"] == "POST" and (prompt := PROMPT.search(body)):
+            self.submits.append(int(prompt[1]))
+            return self._seen.named("submit")
+        self.paths.append(path)
+        return self._seen.named(f"{scope['method']} {self.bare(path)}")
+
+    async def _deadly(self, point: str) -> bool:
+        self.trace.append(point)
+        if point != self.deadly:
+            return False
+        # Its first request may come before we were told its number.
+        pid = await asyncio.to_thread(self._pids.get)
+        os.kill(pid, signal.SIGKILL)
+        return True
+
+
+async def alive(receive: Receive, send: Send) -> None:
+    """The server's own beginning and end: providers come and go between."""
+    for phase in ("startup", "shutdown"):
+        await receive()
+        await send({"type": f"lifespan.{phase}.complete"})
+
+
+async def whole(receive: Receive) -> dict[str, Any]:
+    """A request's body in one message."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return {"type": "http.request", "body": body, "more_body": False}
+
+
+def first(said: Message, receive: Receive) -> Receive:
+    """Receive what was read, and then what comes."""
+    waiting = [said]
+
+    async def next_one() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return next_one
+
+
+def kept(answer: list[Message]) -> Send:
+    async def keep(message: Message) -> None:
+        answer.append(message)
+
+    return keep
+
+
+@dataclass(frozen=True)
+class Onward:
+    """An ASGI app that hands every request on to another server, as it came."""
+
+    port: int
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        said = await whole(receive)
+        path, query = scope["raw_path"].decode(), scope["query_string"].decode()
+        url = f"http://127.0.0.1:{self.port}{path}?{query}"
+        # Without a look at any certificate, which takes longer than the request.
+        async with httpx.AsyncClient(verify=False, trust_env=False, timeout=30) as http:
+            answer = await http.request(
+                scope["method"], url, content=said["body"], headers=scope["headers"]
+            )
+        about = [
+            (name, value)
+            for name, value in answer.headers.raw
+            if name.lower() not in {b"connection", b"transfer-encoding"}
+        ]
+        start = {"status": answer.status_code, "headers": about}
+        await send({"type": "http.response.start", **start})
+        await send({"type": "http.response.body", "body": answer.content})

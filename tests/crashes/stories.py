@@ -1,0 +1,194 @@
+"""A story: a batch whose process dies at a point, or at several, and what comes of it."""
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from storage.objects import Objects
+from tasks.emulator import Emulator
+from tests.crashes.child import Errand
+from tests.crashes.forks import Ended
+from tests.crashes.laws import Broken, End, Found, at_any_time, at_the_end, found
+from tests.crashes.stage import JOBS
+
+if TYPE_CHECKING:
+    from tests.crashes.teller import Teller
+
+NOWHERE = "nowhere"
+"""A point that no night comes to."""
+
+
+@dataclass(frozen=True)
+class Story:
+    """Where a batch dies: in its first night, then in the one that takes it up, …"""
+
+    route: str
+    points: tuple[str, ...] = ()
+    stopped: bool = False
+    """Whether it only stops at its one point, and goes on after another has taken over."""
+    bug: str | None = None
+
+    @property
+    def command(self) -> str:
+        said = ["python -m tests.crashes", f"--route {self.route}"]
+        said += [f'--point "{point}"' for point in self.points]
+        said += ["--stopped"] if self.stopped else []
+        said += [f"--bug {self.bug}"] if self.bug else []
+        return " ".join(said)
+
+
+@dataclass
+class Told:
+    """How a story went."""
+
+    story: Story
+    met: int = 0
+    """How many of its points were come to: which files there are may depend on who is
+    quicker."""
+    broken: list[Broken] = field(default_factory=list)
+    trace: list[str] = field(default_factory=list)
+    """What happened in the night of the last point, as points."""
+    imported: list[str] = field(default_factory=list)
+    said: str = ""
+    """What its processes printed."""
+
+    def __str__(self) -> str:
+        lines = [f"{law}: {what}" for law, what in self.broken]
+        said = self.said.splitlines()[-30:]
+        return "\n  ".join([self.story.command, *lines, *said])
+
+
+@dataclass
+class Telling:
+    """A story that is being told."""
+
+    teller: "Teller"
+    story: Story
+    folder: Path
+    emulator: Emulator
+    doubts: set[str] = field(default_factory=set)
+    how: dict[str, Any] = field(default_factory=dict)
+    """Of all errands."""
+
+    def __post_init__(self) -> None:
+        self.told = Told(self.story)
+        self.root = self.teller.root(self.folder)
+        self.objects = Objects.open(self.root)
+        self.errands = 0
+
+    def killed(self) -> Told:
+        """Die at each point, then live on to the end, and once more."""
+        for point in self.story.points:
+            ended = self._night(point)
+            self.told.met += ended.killed
+            if not ended.killed and (ended.by or not ended.report):
+                self._broke("ends", f"the process ended by {ended.by} at no point")
+            self.told.trace = ended.report.get("trace", [])
+            self.told.trace += [x for door in self.teller.doors for x in door.trace]
+            self.told.imported = ended.report.get("imported", [])
+            now = self._look()
+            self.doubts |= now.in_doubt
+        self._end()
+        return self.told
+
+    def stopped(self) -> Told:
+        """Stop at the point while another takes over, and then go on."""
+        [point] = self.story.points
+        # Long enough for a doubt to be old enough to be asked about.
+        self.how = {"settle_s": 60.0, "ahead": str(self.folder / "ahead")}
+        (self.folder / "ahead").write_text("0")
+        first = self._errand(point=point, stopped=True)
+        pid = self._begin(first)
+        self.told.met = self.teller.forks.ended(first).stopped
+        if self.told.met:
+            now = self._look()
+            self.doubts |= now.in_doubt
+            (self.folder / "ahead").write_text("120")
+            self._night(None, take_over=True)
+            before = self._look()
+            self.teller.forks.resume(pid)
+            ended = self.teller.forks.ended(first)
+            self._fenced(ended, before, was_done=now.is_done(JOBS))
+        self._end()
+        return self.told
+
+    def _fenced(self, ended: Ended, before: Found, *, was_done: bool) -> None:
+        """Whoever was taken over is told so, and puts nothing more on record."""
+        after = self._look()
+        if [*after.entries] != [*before.entries]:
+            more = len(after.entries) - len(before.entries)
+            self._broke("fenced", f"{more} entries of who was taken over")
+        if ended.by or not ended.report:
+            self._broke("ends", f"who was stopped ended by {ended.by}")
+            return
+        error = ended.report["nights"][0].get("error")
+        if not was_done and error != "FencedError":
+            self._broke("fenced", f"who was taken over ended with {error}")
+
+    def _end(self) -> None:
+        """Two nights that nobody kills."""
+        errand = self._errand(nights=2)
+        submits = len(self.teller.door.submits)
+        self._begin(errand)
+        ended = self.teller.forks.ended(errand)
+        now = self._look()
+        if ended.by or not ended.report:
+            self._broke("free at once", f"the last process ended by {ended.by}")
+            return
+        second, third = ended.report["nights"]
+        late = self.teller.door.submits[submits + second.get("bought", 0) :]
+        end = End(
+            now=now,
+            bill=self.emulator.bill,
+            jobs=JOBS,
+            doubts=self.doubts,
+            tells=self.teller.tells,
+            second=second,
+            third=third,
+            late=late,
+        )
+        self.told.broken += at_the_end(end)
+
+    def _night(self, point: str | None, *, take_over: bool = False) -> Ended:
+        errand = self._errand(point=point, take_over=take_over)
+        self._begin(errand)
+        return self.teller.forks.ended(errand)
+
+    def _errand(self, **how: Any) -> Errand:
+        self.errands += 1
+        return Errand(
+            folder=str(self.folder / f"process-{self.errands}"),
+            manifest=self.teller.manifest,
+            root=self.root,
+            route=self.teller.route,
+            key=self.teller.key,
+            url=self.teller.url,
+            bug=self.story.bug,
+            stall_s=self.teller.stall_s,
+            # What a run keeps on its machine is kept here.
+            env=self.teller.env | {"HOME": str(self.folder)},
+            **self.how,
+            **how,
+        )
+
+    def _begin(self, errand: Errand) -> int:
+        for door in self.teller.doors:
+            door.watch(errand.point)
+        pid = self.teller.forks.begin(errand)
+        for door in self.teller.doors:
+            door.expect(pid)
+        return pid
+
+    def _look(self) -> Found:
+        now = asyncio.run(found(self.objects))
+        bill = self.emulator.bill
+        self.told.broken += [
+            law
+            for law in at_any_time(now, self.teller.door, bill)
+            if law not in self.told.broken
+        ]
+        return now
+
+    def _broke(self, law: str, what: str) -> None:
+        self.told.broken.append((law, what))

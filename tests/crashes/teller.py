@@ -1,0 +1,118 @@
+"""Who tells stories of one route: rows, providers over HTTP, and processes to end."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from manifests import catalogue
+from tasks.emulator import Emulator, running
+from tasks.emulator.prices import price_list
+from tasks.providers import PROVIDERS
+from tasks.providers.base import Findable
+from tests.crashes.door import Door, Onward
+from tests.crashes.forks import Forks
+from tests.crashes.stage import Store, clip, manifest, one_certificate
+from tests.crashes.stories import NOWHERE, Story, Telling, Told
+from tests.tasks.conftest import KEYS
+from tests.tasks.conftest import ROUTES as ALL
+
+ROUTES = [route if isinstance(route, str) else route.values[0] for route in ALL]
+
+
+@dataclass
+class Teller:
+    """Tells stories of one route, each with a root and a provider of its own."""
+
+    folder: Path
+    route: str
+    forks: Forks
+    door: Door
+    url: str
+    store: Store | None = None
+    """Where its roots are, if not in its folder."""
+    stall_s: float = 0.03
+
+    def __post_init__(self) -> None:
+        self.manifest = manifest(self.folder, self.route)
+        self.clip = clip()
+        self.count = 0
+        every = catalogue.load()
+        self.prices = price_list(every.routes.values())
+        known = every.route(self.route)
+        self.env = {"SSL_CERT_FILE": str(one_certificate(self.folder))}
+        if self.store is not None:
+            self.env["AWS_ENDPOINT_URL"] = self.store.url
+        self.key = KEYS.get(known.provider, "key")
+        provider = PROVIDERS[known.provider](known, self.key)
+        # WaveSpeed lists what it accepted, but not what it was asked for.
+        self.tells = isinstance(provider, Findable) and provider.name != "wavespeed"
+
+    def warm(self) -> None:
+        """Have the first child find out what all the others need."""
+        told = self.tell(Story(self.route, (NOWHERE,)))
+        assert not told.broken, str(told)
+        self.forks.learn(told.imported)
+        assert not self.forks.threads, self.forks.threads
+
+    @property
+    def doors(self) -> list[Door]:
+        return [self.door, self.store.door] if self.store else [self.door]
+
+    def root(self, folder: Path) -> str:
+        """Where the story that has this folder keeps what it keeps."""
+        if self.store is None:
+            return (folder / "root").as_uri()
+        return self.store.root()
+
+    def tell(self, story: Story) -> Told:
+        """Have it happen, and see what became of every law."""
+        self.count += 1
+        folder = self.folder / str(self.count)
+        folder.mkdir()
+        emulator = Emulator(
+            latency_s=0.0,
+            slots=1000,
+            submits_per_minute=100000,
+            clip=self.clip,
+            prices=self.prices,
+        )
+        self.door.open(emulator)
+        try:
+            one = Telling(self, story, folder, emulator)
+            told = one.stopped() if story.stopped else one.killed()
+            outs = sorted(folder.glob("process-*/out"))
+            told.said = "".join(out.read_text() for out in outs)
+            return told
+        finally:
+            shutil.rmtree(folder)
+
+
+@contextmanager
+def telling(route: str, store: Store | None = None) -> Iterator[Teller]:
+    """A teller, with providers that are reached over HTTP and processes to end."""
+    door = Door()
+    memory = Path("/dev/shm")  # where a sync takes no time
+    where = memory if os.access(memory, os.W_OK) else None
+    with (
+        tempfile.TemporaryDirectory(prefix="crashes-", dir=where) as folder,
+        running(door) as url,
+        closing(Forks()) as forks,
+        ExitStack() as stack,
+    ):
+        if store is not None:
+            store.door.open(Onward(store.port))
+            store.url = stack.enter_context(running(store.door))
+        teller = Teller(Path(folder), route, forks, door, url, store)
+        teller.warm()
+        yield teller
+
+
+def points(teller: Teller, *before: str) -> list[str]:
+    """Every point of the night after these, by name."""
+    told = teller.tell(Story(teller.route, (*before, NOWHERE)))
+    assert not told.broken, str(told)
+    return sorted({*told.trace})

@@ -1,0 +1,101 @@
+"""A process may die at any moment: every moment of a batch is tried, for every provider.
+
+Here a part of them, another one for each dialect; `python -m tests.crashes` tries all.
+"""
+
+import sys
+from dataclasses import replace
+
+import pytest
+
+from tests.crashes.stage import Store
+from tests.crashes.stories import Story
+from tests.crashes.sweep import named, puts, sweep
+from tests.crashes.teller import ROUTES, points, telling
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(400),
+    pytest.mark.skipif(
+        sys.platform != "linux", reason="forks what has imported polars"
+    ),
+]
+
+EVERY = 10
+"""Which part of the points is tried here."""
+
+FOUND = [
+    ("intended_is_not_awaited", "link ledger", "0000000001.jsonl", "on record first"),
+    ("accepted_is_not_recorded", "open clips", ".mp4", "ticket before a look"),
+    ("sidecar_comes_first", "open clips", ".mp4", "whole"),
+    ("drafts_have_the_final_name", "tear ledger", "0000000001.jsonl", "whole"),
+    ("successor_does_not_seal", "link ledger", "0000000003.jsonl", "fenced"),
+]
+"""A bug, where the process dies that has it, and the law that shows it."""
+
+
+def broken(told):
+    return [str(one) for one in told if one.broken]
+
+
+@pytest.mark.parametrize(("start", "route"), [*enumerate(ROUTES)], ids=ROUTES)
+def test_wherever_a_batch_dies_nothing_is_paid_twice_and_nothing_is_lost(start, route):
+    told = sweep(route, EVERY, start)
+
+    met = sum(one.met > 0 for one in told)
+    assert broken(told) == []
+    assert met > 0.8 * len(told) > 15
+
+
+def test_wherever_a_batch_on_a_store_dies_nothing_is_paid_twice_and_nothing_is_lost(
+    s3_port, through
+):
+    through(s3_port)
+
+    told = puts("wavespeed/wan-2.2-spicy", Store(s3_port), every=3)
+
+    assert broken(told) == []
+    assert sum(one.met for one in told) > 0.8 * len(told) > 8
+
+
+@pytest.fixture(scope="module")
+def slow_disk():
+    """Stories on a disk on which a process that does not wait gets far ahead."""
+    with telling("atlas/wan-2.2-spicy") as teller:
+        teller.stall_s = 0.5
+        yield teller
+
+
+@pytest.mark.parametrize(("bug", "start", "part", "law"), FOUND)
+def test_a_bug_is_found_at_the_law_that_it_breaks(slow_disk, bug, start, part, law):
+    point = named(points(slow_disk), start, part)
+    stopped = law == "fenced"
+
+    good = slow_disk.tell(Story(slow_disk.route, (point,), stopped))
+    bad = slow_disk.tell(Story(slow_disk.route, (point,), stopped, bug))
+
+    assert (good.met, good.broken) == (1, [])
+    assert law in {name for name, _ in bad.broken}, str(bad)
+
+
+MEANT = "remove ledger", "0000000001.jsonl"
+"""A submit is on record; its request is not begun."""
+
+OVERSLEPT = [
+    ("kling/kling-1.6", *MEANT),
+    ("replicate/wan-2.2", *MEANT),
+    ("kling/kling-1.6", "connect", ""),
+]
+
+
+@pytest.mark.parametrize(("route", "start", "part"), OVERSLEPT)
+def test_a_submit_that_overslept_is_not_sent(route, start, part):
+    """Its provider may have been asked about it by now, and have said that it never came."""
+    with telling(route) as teller:
+        story = Story(route, (named(points(teller), start, part),), stopped=True)
+
+        good = teller.tell(story)
+        bad = teller.tell(replace(story, bug="what_overslept_is_sent"))
+
+    assert (good.met, broken([good])) == (1, [])
+    assert "paid once" in {name for name, _ in bad.broken}

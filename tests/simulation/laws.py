@@ -1,0 +1,530 @@
+"""The laws of a night, each with a name, and the witness who sees all of it.
+
+The witness knows true time: when each record became durable, and when each provider took
+each submit. What our own code says of itself is compared with that.
+"""
+
+import hashlib
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final
+
+import orjson
+
+from manifests.lifecycle import (
+    HEDGE,
+    NEW,
+    OVER,
+    Accepted,
+    Discarded,
+    Doubted,
+    Entry,
+    Generated,
+    History,
+    IllegalTransitionError,
+    Intended,
+    Published,
+    Refused,
+    Rejected,
+    Risked,
+    State,
+    hedge_of,
+)
+from storage.holder import SILENT_S
+from storage.records import Seal, unpack
+from tasks.pacing import TRUST
+from tests.simulation.loop import EPOCH, Node, VirtualLoop
+from tests.simulation.plan import Run, Script
+from tests.simulation.providers import Provider, Sale, whose
+from tests.simulation.store import Store, Write
+
+LAWS: Final = {
+    "write-ahead": "a provider takes no submit that is not on record before it is sent",
+    "once": "no attempt is taken twice",
+    "free": "what is on record as not charged was not charged",
+    "paid-once": "no job is charged twice without Discarded, Risked or a hedge on record",
+    "ticket": "a ticket is that of the job's own submit",
+    "legal": "the ledger tells a life that can happen",
+    "replay": "whoever reads the ledger knows what its writer knows",
+    "kept": "what was durable is read for ever",
+    "budget": "no run spends more than its budget",
+    "risk": "no more is risked on a lane than its owner allows",
+    "day": "no lane takes more in a day than its cap",
+    "slots": "no more is under way on a lane than its slots and what it may queue",
+    "volley": "no more is on its way to a lane than a volley",
+    "rate": "no more is taken in a minute than a lane's rate",
+    "whole": "what is published is there, clip and sidecar, and is the job's own",
+    "ends": "every job ends, or says why",
+    "unbroken": "nothing breaks that nobody foresaw",
+    "noticed": "a clip that is ready is noticed while it is fresh",
+    "held": "nobody takes over a root that is held, but by leave",
+    "bill": "what was charged was counted",
+    "summary": "a run's summary is what is on record",
+    "done": "when all is well again, all that can be done is done",
+    "stuck": "a night ends",
+}
+
+LATE_S: Final = 60.0
+"""How late a clip may be noticed, beyond the time that it took."""
+
+_CLAIM: Final = re.compile(r"ledger/epochs/(\d{6})\.json")
+_SEGMENT: Final = re.compile(
+    r"(?P<stream>ledger/(?P<epoch>\d{6})-.+)/(?P<number>\d{10})\.jsonl\.zst"
+)
+_SIDECAR: Final = re.compile(r"clips/../([0-9a-f]{32})\.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """A law, broken."""
+
+    law: str
+    at: float
+    said: str
+
+    def __str__(self) -> str:
+        return f"{self.law} at {self.at:.3f} s: {self.said}"
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A submit that was meant, and what came of it."""
+
+    life: str
+    number: int
+    lane: str
+    price_usd: Decimal
+    node: Node | None
+    at: float
+    sale: Sale | None = None
+    doubted: bool = False
+    freed: str = ""
+    """Why it is on record as not charged."""
+
+
+class Witness:
+    """Sees every write, every sale and every answer, in true time."""
+
+    def __init__(
+        self,
+        loop: VirtualLoop,
+        store: Store,
+        providers: Mapping[str, Provider],
+        script: Script,
+    ) -> None:
+        self.breaches: list[Breach] = []
+        self.trace: list[str] = []
+        self.entries: list[Entry] = []
+        self.histories: dict[str, History] = {}
+        self.attempts: dict[str, list[Attempt]] = defaultdict(list)
+        self.runs: dict[Node, Run] = {}
+        self._loop = loop
+        self._store = store
+        self._providers = providers
+        self._jobs = {job.prompt: job.id for job in script.jobs}
+        self._prompts = {job.id: job.prompt for job in script.jobs}
+        self._script = script
+        self._sales: dict[str, Sale] = {}
+        self._claims: dict[int, Node | None] = {}
+        self._claimed_at: dict[Node, float] = {}
+        self._sealed: set[int] = set()
+        self._next: dict[str, int] = defaultdict(lambda: 1)
+        self._early: dict[tuple[str, int], Write] = {}
+        self._ended: set[str] = set()
+        self._beats: dict[Node, float] = {}
+        self._risked: dict[tuple[Node | None, str], Decimal] = defaultdict(Decimal)
+        self._bought: dict[Node, list[Sale]] = defaultdict(list)
+        self._on_lane: dict[tuple[Node, str], list[Attempt]] = defaultdict(list)
+        store.written.append(self.wrote)
+        for provider in providers.values():
+            provider.told.append(self.sold)
+            provider.asked.append(self.submitting)
+
+    def breach(self, law: str, said: str) -> None:
+        self.breaches.append(Breach(law, self._loop.time(), said))
+        self.note(f"BREACH {law}: {said}")
+
+    def note(self, said: str) -> None:
+        self.trace.append(f"{self._loop.time():12.3f} {said}")
+
+    # What is written
+
+    def wrote(self, write: Write) -> None:
+        self.note(f"{write.node} wrote {write.key}")
+        if claim := _CLAIM.fullmatch(write.key):
+            self._claimed(int(claim[1]), write)
+        elif segment := _SEGMENT.fullmatch(write.key):
+            self._segment(segment["stream"], int(segment["number"]), write)
+        elif write.key == "ledger/holder.json" and write.node is not None:
+            self._beats[write.node] = write.at
+
+    def _claimed(self, epoch: int, write: Write) -> None:
+        if epoch in self._claims:
+            self.breach("held", f"epoch {epoch} is claimed a second time")
+        before = self._claims.get(epoch - 1)
+        self._claims[epoch] = write.node
+        if write.node is not None:
+            self._claimed_at[write.node] = write.at
+        if write.node is None or before is None or epoch - 1 in self._sealed:
+            return
+        self._beats[write.node] = write.at
+        run = self.runs.get(write.node)
+        quiet_s = write.at - self._beats.get(before, -math.inf)
+        told = self._script.clocks_agree and not self._script.store.away
+        alive = before.alive and not before.paused and quiet_s < 0.6 * SILENT_S
+        if run and not run.take_over and told and alive:
+            self.breach("held", f"{write.node} took epoch {epoch} from {before}")
+
+    def _segment(self, stream: str, number: int, write: Write) -> None:
+        """A segment is on record once all that come before it in its stream are."""
+        if stream in self._ended:
+            return
+        if number < self._next[stream]:
+            self.breach("kept", f"{write.key} is written a second time")
+        self._early[stream, number] = write
+        while found := self._early.pop((stream, self._next[stream]), None):
+            self._next[stream] += 1
+            self._recorded(stream, found)
+
+    def _recorded(self, stream: str, write: Write) -> None:
+        for record in unpack(write.data, write.key):
+            if isinstance(record, Seal):
+                self._ended.add(stream)
+                self._sealed.add(int(stream.split("/")[1][:6]))
+                continue
+            event = record.event
+            self.note(f"{write.node} recorded {record.job[:8]} {_told(event)}")
+            self.entries.append(record)
+            past = self.histories.get(record.job, NEW)
+            try:
+                self.histories[record.job] = past.after(record)
+            except IllegalTransitionError as exc:
+                self.breach("legal", str(exc))
+                continue
+            self._follow(record, past, write)
+
+    def _follow(self, entry: Entry, past: History, write: Write) -> None:
+        life, event, every = entry.job, entry.event, self.attempts[entry.job]
+        mine = every[-1] if every else None
+        match event:
+            case Intended(lane=lane, price_usd=price):
+                attempt = Attempt(
+                    life, len(every) + 1, lane, price, write.node, write.at
+                )
+                every.append(attempt)
+                if write.node is not None:
+                    self._on_lane[write.node, lane].append(attempt)
+            case Accepted(ticket) if mine is not None:
+                self._ticketed(mine, ticket.id)
+            case Doubted() if mine is not None:
+                mine.doubted = True
+            case Generated() if mine is not None and mine.node is write.node:
+                self._noticed(mine)
+            case Refused(reason) | Rejected(reason, False) if mine is not None:
+                mine.freed = reason
+                self._free(mine)
+            case Risked() if mine is not None:
+                self._risk(entry, mine, write.node, past)
+            case Published(_, facts):
+                self._whole(life.removesuffix(HEDGE), facts.sha256)
+            case _:
+                pass
+
+    def _noticed(self, mine: Attempt) -> None:
+        """By the run that bought it, which had nothing else to do than to look."""
+        sale, node = mine.sale, mine.node
+        run = self.runs.get(node) if node else None
+        if sale is None or run is None or not run.quiet:
+            return
+        sale.account.advance(self._loop.time())
+        late_s = self._loop.time() - (sale.made.ended_at or math.inf)
+        if late_s > LATE_S + sale.made.latency_s:
+            said = (
+                f"{mine.life}: after {late_s:.0f} s; it took {sale.made.latency_s:.0f}"
+            )
+            self.breach("noticed", f"{node} on {mine.lane}: {said}")
+
+    def _ticketed(self, mine: Attempt, remote: str) -> None:
+        sale = self._sales.get(remote)
+        if sale is None:
+            self.breach("ticket", f"{mine.life}: nobody sold {remote}")
+        elif sale.prompt != self._prompts.get(mine.life.removesuffix(HEDGE)):
+            self.breach("ticket", f"{mine.life}: {remote} is for {sale.prompt!r}")
+        elif mine.sale is None:
+            mine.sale = sale
+        elif mine.sale is not sale:
+            self.breach("once", f"{mine.life}: {remote} beside {mine.sale.made.id}")
+
+    def _free(self, mine: Attempt) -> None:
+        sale = mine.sale
+        if sale is None:
+            return
+        sale.account.advance(self._loop.time())
+        if not sale.refunded:
+            said = f"{mine.life} attempt {mine.number}: {mine.freed}"
+            self.breach("free", f"{said}; {sale.provider} has it, {sale.made.stage}")
+
+    def _risk(
+        self, entry: Entry, mine: Attempt, node: Node | None, past: History
+    ) -> None:
+        if node is None or (run := self.runs.get(node)) is None:
+            return
+        if entry.at < EPOCH + node.ahead_s + self._claimed_at[node]:
+            # An earlier run took it, and could not put it on record.
+            return
+        self._risked[node, mine.lane] += past.price_usd
+        allowed = next(lane.risk_usd for lane in run.lanes if lane.name == mine.lane)
+        if self._risked[node, mine.lane] > allowed:
+            self.breach("risk", f"{node} risked {self._risked[node, mine.lane]}")
+
+    def _whole(self, job: str, sha256: str) -> None:
+        blobs = self._store.blobs
+        mp4 = blobs.get(f"clips/{job[:2]}/{job}.mp4")
+        said = blobs.get(f"clips/{job[:2]}/{job}.json")
+        if mp4 is None or said is None:
+            self.breach("whole", f"{job}: {'sidecar' if mp4 else 'clip'} is not there")
+            return
+        sidecar = orjson.loads(said[0])
+        found = hashlib.sha256(mp4[0]).hexdigest()
+        if not found == sidecar["sha256"] == sha256:
+            self.breach("whole", f"{job}: clip, sidecar and record disagree")
+        sale = self._sales.get(whose(mp4[0]))
+        if sale is None or sale.prompt != self._prompts.get(job):
+            self.breach("whole", f"{job}: the clip is of {sale and sale.prompt!r}")
+        elif sidecar["remote_id"] != sale.made.id:
+            self.breach("whole", f"{job}: its sidecar tells of another clip")
+
+    # What is bought
+
+    def submitting(self, node: Node, lane: str, under_way: int) -> None:
+        """A submit is on its way to a lane, with so many others."""
+        if (run := self.runs.get(node)) is None:
+            return
+        limit = next(each for each in run.lanes if each.name == lane)
+        most = max(TRUST, math.ceil(limit.most / TRUST))
+        if under_way > most:
+            self.breach("volley", f"{node}: {under_way} submits on their way to {lane}")
+
+    def sold(self, sale: Sale) -> None:
+        self.note(
+            f"{sale.node} bought {sale.prompt!r} at {sale.provider}: "
+            f"{sale.made.id[:8]} {sale.made.fault or ''}"
+        )
+        self._sales[sale.made.id] = sale
+        job = self._jobs[sale.prompt]
+        lives = (job, hedge_of(job))
+        meant = [
+            self.attempts[life][-1]
+            for life in lives
+            if self.histories.get(life, NEW).state is State.IN_DOUBT
+        ]
+        there = [each for each in meant if each.lane == sale.provider]
+        fresh = next((each for each in there if each.sale is None), None)
+        if fresh is not None:
+            fresh.sale = sale
+        elif there:
+            self.breach("once", f"{there[0].life} attempt {there[0].number} is sold")
+        else:
+            state = self.histories.get(job, NEW).state
+            self.breach(
+                "write-ahead", f"{sale.prompt!r} is sold while {job} is {state}"
+            )
+        if sale.node is not None and sale.node in self.runs:
+            self._bought[sale.node].append(sale)
+            self._limits(sale.node, sale)
+
+    def _limits(self, node: Node, sale: Sale) -> None:
+        run, mine = self.runs[node], self._bought[node]
+        spent = sum(
+            (each.made.wanted.price_usd for each in mine if not each.refunded),
+            Decimal(0),
+        )
+        if run.budget_usd is not None and spent > run.budget_usd:
+            self.breach("budget", f"{node} spent {spent} of {run.budget_usd} USD")
+        limit = next(lane for lane in run.lanes if lane.name == sale.provider)
+        held = [each for each in self._on_lane[node, sale.provider] if self._busy(each)]
+        if len(held) > limit.most:
+            self.breach("slots", f"{node}: {len(held)} at once on {sale.provider}")
+
+    def _rates(self) -> None:
+        """By when they were sent: what the network does to them is not the lane's doing."""
+        sent: dict[tuple[Node, str], list[float]] = defaultdict(list)
+        for sale in self._sales.values():
+            if sale.node in self.runs:
+                sent[sale.node, sale.provider].append(sale.sent_at)
+        for (node, name), times in sent.items():
+            times.sort()
+            lane = next(each for each in self.runs[node].lanes if each.name == name)
+            most = lane.submits_per_minute
+            for first, last in zip(times, times[most:], strict=False):
+                if last - first < 60.0:
+                    said = f"{node}: over {most} in {last - first:.1f} s on {name}"
+                    self.breach("rate", said)
+                    break
+
+    def _busy(self, each: Attempt) -> bool:
+        """Whether it certainly holds a slot, by what its run has been told."""
+        if each.sale is None or each.doubted:
+            return False
+        job = each.life.removesuffix(HEDGE)
+        if self.attempts.get(hedge_of(job)):
+            return False
+        each.sale.account.advance(self._loop.time())
+        young = self._loop.time() - each.sale.at < self._script.deadline_s
+        return each.sale.made.ended_at is None and young
+
+    # When it is over
+
+    def ended(self, node: Node, night: Any, summary: Any) -> None:
+        """A run has come to its own end: what it says is what is on record."""
+        if self._claims[max(self._claims)] is not node:
+            # A successor goes on, which it need not have noticed.
+            return
+        run = self.runs[node]
+        self._knows(node, night)
+        plan = [job.id for job in self._script.manifests[run.manifest]]
+        states = Counter(self._state(job) for job in plan)
+        # A row that no lane serves is counted as rejected, and is on record nowhere.
+        bad = night.plan.bad_rows
+        told = {
+            "published": summary.published,
+            "rejected": summary.rejected - bad,
+            "in_doubt": summary.in_doubt,
+            "pending": summary.pending + bad,
+        }
+        counted = {name: states[name] for name in told}
+        if counted != told:
+            self.breach("summary", f"{node} says {told}, on record are {counted}")
+        for (state, reason), count in night.without_clip().items():
+            if reason == "not its turn yet" and not night.engine.stopped:
+                self.breach("ends", f"{node}: {count} {state}, and nobody says why")
+        for job, rest in night.engine.tally.resting.items():
+            if rest.why == "broken":
+                self.breach("unbroken", f"{job}: {rest.reason}")
+
+    def _state(self, job: str) -> str:
+        match self.histories.get(job, NEW).state:
+            case State.PUBLISHED | State.REJECTED | State.IN_DOUBT as state:
+                return str(state)
+            case _:
+                return "pending"
+
+    def _knows(self, node: Node, night: Any) -> None:
+        """What a writer knows when it ends is what the store has."""
+        ledger = night._ledger  # noqa: SLF001 - nobody else shows it whole
+        for life, past in self.histories.items():
+            known = ledger.history(life)
+            if known.state is not past.state:
+                self.breach(
+                    "replay", f"{node} has {life} {known.state}, not {past.state}"
+                )
+
+    def reread(self, entries: Sequence[Entry]) -> None:
+        """What a fresh reader finds."""
+        lost = Counter(map(_plain, self.entries)) - Counter(map(_plain, entries))
+        more = Counter(map(_plain, entries)) - Counter(map(_plain, self.entries))
+        for what, of in (("lost", lost), ("made up", more)):
+            if of:
+                said = f"{of.total()} {what}, such as {next(iter(of))[:200]}"
+                self.breach("kept", said)
+        histories: dict[str, History] = {}
+        try:
+            for entry in entries:
+                past = histories.get(entry.job, NEW)
+                histories[entry.job] = past.after(entry)
+        except IllegalTransitionError as exc:
+            self.breach("legal", f"read: {exc}")
+            return
+        if histories != self.histories:
+            self.breach("replay", "a fresh reader knows other histories")
+
+    def closing(self) -> None:
+        """The whole night, from the bill's side and from the record's."""
+        for every in self.attempts.values():
+            for each in every:
+                if each.freed:
+                    self._free(each)
+        charged: dict[str, list[Sale]] = defaultdict(list)
+        for sale in self._sales.values():
+            sale.account.advance(self._loop.time())
+            if not sale.refunded:
+                charged[self._jobs[sale.prompt]].append(sale)
+        for job, sales in charged.items():
+            self._billed(job, sales)
+        self._days()
+        self._rates()
+        for life, past in self.histories.items():
+            if past.state is State.PUBLISHED and past.facts is not None:
+                self._whole(life.removesuffix(HEDGE), past.facts.sha256)
+
+    def _billed(self, job: str, sales: Sequence[Sale]) -> None:
+        lives = [job, hedge_of(job)]
+        histories = [self.histories.get(life, NEW) for life in lives]
+        usd = sum((sale.made.wanted.price_usd for sale in sales), Decimal(0))
+        counted = sum((past.spent_usd for past in histories), Decimal(0))
+        if usd > counted:
+            self.breach("bill", f"{job}: charged {usd}, counted {counted}")
+        mine, hedge = histories
+        allowed = 1 + mine.discards + mine.risks + hedge.attempts
+        if len(sales) > allowed:
+            self.breach("paid-once", f"{job}: charged {len(sales)} times")
+
+    def _days(self) -> None:
+        if not self._script.clocks_agree:
+            return
+        for lane in self._script.lanes:
+            if lane.submits_per_day is None and lane.usd_per_day is None:
+                continue
+            mine = [
+                sale
+                for sale in self._sales.values()
+                if sale.provider == lane.name
+                and sale.node in self.runs
+                and not self.runs[sale.node].quiet
+                and not sale.refunded
+            ]
+            usd = sum((sale.made.wanted.price_usd for sale in mine), Decimal(0))
+            if lane.submits_per_day is not None and len(mine) > lane.submits_per_day:
+                self.breach("day", f"{lane.name} took {len(mine)}")
+            if lane.usd_per_day is not None and usd > lane.usd_per_day:
+                self.breach("day", f"{lane.name} took {usd} USD")
+
+    def done(self, reasons: Iterable[tuple[str, str, str]]) -> None:
+        """After the quiet runs: nothing is left that could be done."""
+        for job, why, reason in reasons:
+            past = self.histories.get(job, NEW)
+            if past.state in OVER:
+                continue
+            if why in {"doubt", "attempts", "unserved"}:
+                continue
+            self.breach("done", f"{job} is {past.state}: {why} {reason}")
+        resting = {job for job, _, _ in reasons}
+        for job in self._prompts:
+            past = self.histories.get(job, NEW)
+            if past.state not in OVER and job not in resting and past.attempts:
+                self.breach("done", f"{job} is {past.state}, and nobody says why")
+
+
+def _plain(entry: Entry) -> str:
+    """An entry in words that do not depend on how a number is written."""
+    return re.sub(
+        r"Decimal\('([^']+)'\)", lambda found: str(float(found[1])), repr(entry)
+    )
+
+
+def _told(event: Any) -> str:
+    match event:
+        case Intended(lane=lane):
+            return f"Intended on {lane}"
+        case Accepted(ticket):
+            return f"Accepted {ticket.id[:8]}"
+        case Published():
+            return "Published"
+        case Discarded(reason) | Refused(reason) | Risked(reason) | Doubted(reason):
+            return f"{type(event).__name__}: {reason[:80]}"
+        case _:
+            return repr(event)[:100]

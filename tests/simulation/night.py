@@ -1,0 +1,416 @@
+"""One simulated night: what the script says, played by the real engine."""
+
+import asyncio
+import hashlib
+import logging
+import tempfile
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from functools import lru_cache
+from pathlib import Path
+from random import Random
+from typing import Any, Final, TypeVar
+
+import httpx
+import pytest
+from httpx import _urlparse, _urls
+
+import storage.stills
+import tasks.publishing
+from manifests import reading
+from storage import volumes
+from storage.ledger import HeldError, LedgerError, read
+from storage.mp4 import BrokenClipError
+from storage.objects import Objects, StorageError
+from tasks.engine import Rules
+from tasks.exchange import Clients, Line
+from tasks.lanes import Lane
+from tasks.night import Night, World, begun
+from tasks.pacing import Limits
+from tasks.providers import PROVIDERS
+from tasks.wanted import Wanted
+from tests.simulation import plan
+from tests.simulation.laws import Breach, Witness
+from tests.simulation.loop import EPOCH, Node, StuckError, VirtualLoop, buried
+from tests.simulation.plan import LanePlan, Run, Script
+from tests.simulation.providers import HOST, NAMED, Provider
+from tests.simulation.store import CALM, Door, Store
+from tests.simulation.wire import clients
+
+T = TypeVar("T")
+
+ROOT: Final = "sim://root"
+KEY: Final = "access:" + "secret" * 6
+PATIENCE_S: Final = 600.0
+
+TRIES: Final = 6
+"""Times that a run is begun again while somebody holds the root."""
+AGAIN_S: Final = 40.0
+TABLES: Final = 8
+"""In one night of so many tables are written too."""
+BINDS: Final = 3
+"""In one of so many, epochs that are over are bound."""
+QUIET: Final = 3
+"""Runs at most until all is done."""
+LONGEST_S: Final = 24 * 3600.0
+"""After which a run that should have ended never will."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What came of a night."""
+
+    seed: int
+    breaches: Sequence[Breach]
+    trace: Sequence[str]
+    sales: int
+    steps: int
+    slept_s: float
+
+    @property
+    def digest(self) -> str:
+        said = "\n".join(self.trace).encode()
+        return hashlib.blake2b(said, digest_size=8).hexdigest()
+
+
+class Sim:
+    """The world of a night."""
+
+    def __init__(self, script: Script, folder: Path) -> None:
+        luck = Random(script.seed + 1)
+        self.script = script
+        self.loop = VirtualLoop(script.seed)
+        self.store = Store(self.loop, Random(luck.random()))
+        self.providers = {
+            name: Provider(self.loop, name, terms, Random(luck.random()))
+            for name, terms in script.terms.items()
+        }
+        self.witness = Witness(self.loop, self.store, self.providers, script)
+        self.manifests = plan.written(folder, script)
+        self.left: list[tuple[str, str, str]] = []
+        self.nights: dict[Node, Any] = {}
+
+    async def main(self) -> None:
+        script = self.script
+        self.store.weather = script.store
+        await asyncio.gather(*(self._played(run) for run in script.runs))
+        self.store.weather = CALM
+        for provider in self.providers.values():
+            provider.calm()
+        await asyncio.sleep(script.rests_s)
+        for n in range(QUIET):
+            self.left = []
+            for manifest in range(len(script.manifests)):
+                await self._played(_quiet(script, n, manifest))
+            if not self._unfinished():
+                break
+            await asyncio.sleep(4 * 3600.0)
+        self.witness.closing()
+        self.witness.done(self.left)
+        self.witness.reread(await read(self._objects(Node("reader"))))
+
+    def _unfinished(self) -> bool:
+        return any(
+            why not in {"doubt", "attempts", "unserved"} for _, why, _ in self.left
+        )
+
+    async def _played(self, run: Run) -> None:
+        """One process, from its start to its end or its death."""
+        await asyncio.sleep(max(0.0, run.begins_s - self.loop.time()))
+        node = Node(run.name)
+        node.ahead_s = run.ahead_s
+        self.witness.runs[node] = run
+        over = asyncio.get_running_loop().create_future()
+        process = self.loop.spawn(node, self._process(node, run))
+        process.add_done_callback(lambda _: over.done() or over.set_result(None))
+        timers = [*self._fates(node, run, process, over)]
+        try:
+            async with asyncio.timeout(LONGEST_S):
+                await over
+        except TimeoutError:
+            self.witness.breach("stuck", f"{node} has not ended after a day")
+            self.loop.kill(node)
+        for timer in timers:
+            timer.cancel()
+        if process.done() and not process.cancelled() and (exc := process.exception()):
+            self.witness.breach("unbroken", f"{node}: {type(exc).__name__}: {exc}")
+
+    def _fates(  # noqa: C901 - one line a fate
+        self, node: Node, run: Run, process: Any, over: Any
+    ) -> Generator[asyncio.TimerHandle]:
+        """What happens to a process from outside."""
+
+        def at(when: float, do: Callable[[], object], said: str) -> asyncio.TimerHandle:
+            def happen() -> None:
+                if not process.done() and node.alive:
+                    self.witness.note(f"{node} {said}")
+                    do()
+
+            return self.loop.call_at(when, happen)
+
+        def killed() -> None:
+            self.loop.kill(node)
+            over.set_result(None)
+
+        if run.killed_at is not None:
+            yield at(run.killed_at, killed, "is killed")
+        if run.cancelled_at is not None:
+            yield at(run.cancelled_at, process.cancel, "is cancelled")
+        if run.stopped_at is not None:
+            yield at(run.stopped_at, lambda: self._stop(node), "is stopped")
+        if run.paused is not None:
+            since, until = run.paused
+            yield at(since, lambda: self.loop.pause(node), "is paused")
+            yield at(until, lambda: self.loop.resume(node), "is resumed")
+        if run.jump is not None:
+            when, by = run.jump
+
+            def jump() -> None:
+                node.ahead_s += by
+
+            yield at(when, jump, f"has its clock set by {by} s")
+
+    def _stop(self, node: Node) -> None:
+        if night := self.nights.get(node):
+            # As a signal would: in the process itself.
+            self.loop.spawn(node, _call(lambda: night.engine.stop("asked to")))
+
+    async def _process(self, node: Node, run: Run) -> None:
+        for _ in range(TRIES):
+            try:
+                await self._run(node, run)
+            except HeldError:
+                self.witness.note(f"{node} finds it held")
+                await asyncio.sleep(AGAIN_S)
+            except (LedgerError, StorageError) as exc:
+                self.witness.note(f"{node} gives up: {exc}")
+                return
+            except asyncio.CancelledError:
+                self.witness.note(f"{node} is cancelled")
+                return
+            else:
+                return
+
+    async def _run(self, node: Node, run: Run) -> None:
+        lanes = [self._lane(each, node) for each in run.lanes]
+        world = World(
+            objects=lambda _: self._objects(node),
+            clients=lambda: self._clients(node),
+            now=self.loop.time,
+            today=lambda: EPOCH + self.loop.time() + node.ahead_s,
+        )
+        until = None
+        if run.finish_in_s is not None:
+            until = world.today() + run.finish_in_s
+        wanted = Wanted(
+            manifest=self.manifests[run.manifest],
+            root=ROOT,
+            budget_usd=run.budget_usd,
+            policy=run.policy,  # type: ignore[arg-type]
+            finish_at=until,
+            shard_rows=run.shard_rows,
+            take_over=run.take_over,
+        )
+        async with begun(
+            wanted, lanes=lanes, rules=self._rules(run), world=world
+        ) as night:
+            self.nights[node] = night
+            await asyncio.gather(*map(night.run_shard, range(len(night.shards))))
+            await night.mend()
+            summary = night.summary()
+            self.witness.note(f"{node} ends: {summary}")
+            self.witness.ended(node, night, summary)
+        if run.quiet:
+            self.left += [
+                (job, str(rest.why), rest.reason)
+                for job, rest in night.engine.tally.resting.items()
+            ]
+
+    def _rules(self, run: Run) -> Rules:
+        return Rules(
+            deadline_s=self.script.deadline_s,
+            settle_s=self.script.settle_s,
+            hedge=run.hedge,
+        )
+
+    def _objects(self, node: Node) -> Objects:
+        store: Any = Door(self.store, node)
+        return Objects(store, ROOT, patience_s=PATIENCE_S)
+
+    @asynccontextmanager
+    async def _clients(self, node: Node) -> AsyncGenerator[Clients]:
+        yield clients(self.loop, node, self.providers)
+
+    def _lane(self, each: LanePlan, node: Node) -> Lane:
+        route = plan.catalogue_().route(each.route)
+        provider: Any = PROVIDERS[route.provider](route, KEY)
+        if hasattr(provider, "now"):
+            today = lambda: EPOCH + self.loop.time() + node.ahead_s  # noqa: E731
+            provider = replace(provider, now=today)
+        return Lane(
+            name=each.name,
+            route=route,
+            line=Line(provider, httpx.URL(f"{HOST}/{route.provider}")),
+            limits=Limits(
+                slots=each.slots,
+                submits_per_minute=each.submits_per_minute,
+                queues=route.queues,
+                submits_per_day=each.submits_per_day,
+            ),
+            usd_per_day=each.usd_per_day,
+            risk_usd=each.risk_usd,
+        )
+
+
+async def _call(do: Callable[[], object]) -> None:
+    do()
+
+
+def _quiet(script: Script, number: int, manifest: int) -> Run:
+    """A run that nothing stands in the way of."""
+    lanes = [
+        replace(
+            lane,
+            submits_per_day=None,
+            usd_per_day=None,
+            risk_usd=Decimal(0),
+            slots=script.terms[lane.name].slots,
+            submits_per_minute=script.terms[lane.name].submits_per_minute or 600,
+        )
+        for lane in script.lanes
+    ]
+    return Run(
+        name=f"quiet{number}-{manifest}",
+        manifest=manifest,
+        lanes=lanes,
+        # The dead may hold the root for as long as their clocks were ahead.
+        take_over=True,
+        quiet=True,
+    )
+
+
+def played(seed: int, script: Script | None = None) -> Told:
+    """Play the night of a seed to its end."""
+    script = script or plan.drawn(seed)
+    with (
+        tempfile.TemporaryDirectory(prefix="nightreel-sim-") as name,
+        cheaply(name, tables=seed % TABLES == 0, binds=seed % BINDS == 0),
+    ):
+        sim: Sim | None = Sim(script, Path(name))
+        assert sim is not None
+        witness, loop = sim.witness, sim.loop
+        main = sim.main()
+        try:
+            loop.run(main)
+        except StuckError as exc:
+            witness.breach("stuck", str(exc))
+        for said in loop.broken:
+            witness.breach("unbroken", said)
+        told = Told(
+            seed,
+            witness.breaches,
+            witness.trace,
+            sum(len(each.sales) for each in sim.providers.values()),
+            loop.steps,
+            loop.time(),
+        )
+        with buried():
+            loop.bury()
+            del main, loop, witness
+            sim = None
+    return told
+
+
+@contextmanager
+def cheaply(folder: str, *, tables: bool, binds: bool) -> Generator[None]:
+    """What is not ours, or the same every time, is done once: decoding, mostly, and
+    the reading of a manifest. On some nights only, tables are written, or old epochs
+    bound: each is read as well without."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage.stills, "look", _looked)
+        patch.setattr(tasks.publishing, "check", _checked)
+        patch.setattr(reading, "check", _remembered(reading.check, _plan_of))
+        patch.setattr(reading, "orders", _remembered(_listed, _rows_of))
+        patch.setattr(_urls, "urlparse", _parsed)
+        patch.setattr(_urlparse, "urlparse", _parsed)
+        patch.setattr(tempfile, "tempdir", folder)
+        # What is kept on a machine is kept for the night, and for all its processes.
+        patch.setenv("HOME", folder)
+        if not binds:
+            patch.setattr(volumes, "bind", _nothing)
+        if not tables:
+            keeps = "keep_tables" if hasattr(Night, "keep_tables") else "keep"
+            patch.setattr(Night, keeps, _nothing)
+        level = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logging.disable(level)
+
+
+def _remembered(
+    find: Callable[..., T], told_by: Callable[..., object]
+) -> Callable[..., T]:
+    known: dict[object, T] = {}
+
+    def found(*args: Any) -> T:
+        key = told_by(*args)
+        if key not in known:
+            known[key] = find(*args)
+        return known[key]
+
+    return found
+
+
+def _plan_of(_: Path, uri: str, routes: Sequence[Any]) -> object:
+    return uri, tuple(route.name for route in routes)
+
+
+def _rows_of(_: Path, uri: str, shard: Any, __: object) -> object:
+    return uri, tuple(shard["row"])
+
+
+_parsed = lru_cache(maxsize=4096)(_urlparse.urlparse)
+_look, _check, _orders = storage.stills.look, tasks.publishing.check, reading.orders
+
+
+def _listed(*args: Any) -> list[Any]:
+    return [*_orders(*args)]
+
+
+async def _nothing(*_: object) -> None:
+    """In place of tables that nobody reads."""
+
+
+@lru_cache(maxsize=64)
+def _looked(content: bytes, *, name: str, min_px: int) -> Any:
+    return _look(content, name=name, min_px=min_px)
+
+
+def _checked(mp4: bytes, *, decode: bool = True) -> Any:
+    """Of two clips that differ in whose they are alone, one is decoded."""
+    named = mp4[-NAMED:-32] == NAMED.to_bytes(4, "big") + b"free"
+    found = _known(mp4[:-NAMED] if named else mp4, decode)
+    if isinstance(found, BrokenClipError):
+        raise BrokenClipError(str(found), whole=found.whole)
+    return found
+
+
+@lru_cache(maxsize=64)
+def _known(mp4: bytes, decode: bool) -> Any:  # noqa: FBT001
+    try:
+        return _check(mp4, decode=decode)
+    except BrokenClipError as exc:
+        return exc
+
+
+def brief(seed: int) -> tuple[int, list[str], int, int]:
+    """What other processes are told: the seed, its breaches, sales and steps."""
+    try:
+        told = played(seed)
+    except Exception as exc:  # noqa: BLE001 - one seed's failure is told, the rest go on
+        return seed, [f"simulator: {type(exc).__name__}: {exc}"], 0, 0
+    return seed, [*map(str, told.breaches)], told.sales, told.steps

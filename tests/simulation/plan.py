@@ -1,0 +1,381 @@
+"""What a seed means: the manifest, the lanes, the runs, and all that goes wrong."""
+
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+import polars as pl
+from PIL import Image
+
+from manifests import catalogue
+from manifests.jobs import Job
+from tasks.emulator.faults import Fault
+from tests.simulation.providers import Terms
+from tests.simulation.store import Weather
+
+ROUTES: Final = (
+    "wavespeed/wan-2.2-spicy",
+    "wavespeed/wan-2.2",
+    "302ai/wan-2.2-spicy",
+    "302ai/unified",
+    "atlas/wan-2.2-spicy",
+    "fal/wan-2.2",
+    "fal/kling-1.6",
+    "kling/kling-1.6",
+    "runway/gen4-turbo",
+    "replicate/wan-2.2",
+)
+
+LOST: Final = (
+    Fault.LOSE_ANSWER,
+    Fault.LOSE_ANSWER_MID,
+    Fault.MALFORMED_ACCEPT,
+    Fault.ERROR_AFTER,
+    Fault.ERROR_BEFORE,
+    Fault.GATEWAY_BEFORE,
+)
+FAILS: Final = (Fault.FAIL, Fault.REFUSE_CONTENT, Fault.REJECT_INPUT)
+CLOSES: Final = (Fault.UNAUTHORIZED, Fault.NO_CREDIT, Fault.DAILY_CAP)
+ODD: Final = (
+    Fault.THROTTLE,
+    Fault.THROTTLE_WITH_RETRY_AFTER,
+    Fault.NOT_FOUND_AT_FIRST,
+    Fault.UNKNOWN_STATUS,
+    Fault.TRUNCATED_CLIP,
+    Fault.CUT_CLIP,
+    Fault.HTML_CLIP,
+    Fault.EMPTY_CLIP,
+    Fault.EXPIRED_LINK,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanePlan:
+    """A lane as its owner set it up, which may be more than its provider bears."""
+
+    route: str
+    slots: int
+    submits_per_minute: int
+    submits_per_day: int | None = None
+    usd_per_day: Decimal | None = None
+    risk_usd: Decimal = Decimal(0)
+    quickest_s: float = 10.0
+
+    @property
+    def name(self) -> str:
+        return self.route.partition("/")[0]
+
+    @property
+    def most(self) -> int:
+        """What it may have under way: its slots, and what it may queue."""
+        if not catalogue_().route(self.route).queues:
+            return self.slots
+        # As `Pace` reckons, for jobs as quick as any here.
+        share = 2.0 / min(10.0, max(0.1, self.quickest_s)) + 0.05
+        return self.slots + math.ceil(self.slots * min(1.0, share))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One process that runs a manifest."""
+
+    name: str
+    manifest: int
+    lanes: Sequence[LanePlan]
+    begins_s: float = 0.0
+    take_over: bool = False
+    budget_usd: Decimal | None = None
+    policy: str = "balanced"
+    finish_in_s: float | None = None
+    shard_rows: int = 500
+    hedge: bool = False
+    killed_at: float | None = None
+    stopped_at: float | None = None
+    cancelled_at: float | None = None
+    paused: tuple[float, float] | None = None
+    ahead_s: float = 0.0
+    jump: tuple[float, float] | None = None
+    """When its clock jumps, and by how much."""
+    quiet: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """A whole night."""
+
+    seed: int
+    jobs: Sequence[Job]
+    manifests: Sequence[Sequence[Job]]
+    lanes: Sequence[LanePlan]
+    runs: Sequence[Run]
+    terms: Mapping[str, Terms]
+    store: Weather
+    deadline_s: float
+    settle_s: float = 60.0
+    rests_s: float = 130.0
+    """How long nothing runs before all is well again."""
+    clocks_agree: bool = True
+    max_usd: Mapping[str, Decimal] = field(default_factory=dict)
+    priority: Mapping[str, int] = field(default_factory=dict)
+
+
+@cache
+def catalogue_() -> catalogue.Catalogue:
+    return catalogue.load()
+
+
+@cache
+def stills() -> Sequence[str]:
+    """A few small stills, the same on every night, where every process finds them."""
+    folder = Path(tempfile.gettempdir()) / "nightreel-simulation"
+    folder.mkdir(exist_ok=True)
+    every: list[str] = []
+    for n in range(6):
+        path = folder / f"{n}.png"
+        if not path.exists():
+            draft = folder / f".{n}-{os.getpid()}.png"
+            Image.new("RGB", (304, 304), (n * 40, 90, 120)).save(draft)
+            draft.replace(path)
+        every.append(path.as_uri())
+    return every
+
+
+def drawn(seed: int) -> Script:
+    """The night of a seed."""
+    luck = Random(seed)
+    routes = _routes(luck)
+    count = min(200, 20 + int(luck.expovariate(1 / 14)))
+    jobs = [_job(luck, n, routes) for n in range(count)]
+    terms = {each.partition("/")[0]: _terms(luck) for each in routes}
+    lanes = [_lane(luck, each, terms, count) for each in routes]
+    length_s = _length_s(lanes, terms, count)
+    manifests = _manifests(luck, jobs)
+    runs = _runs(luck, lanes, len(manifests), length_s, count)
+    return Script(
+        seed=seed,
+        jobs=jobs,
+        manifests=manifests,
+        lanes=lanes,
+        runs=runs,
+        terms=terms,
+        store=_weather(luck, runs, length_s),
+        deadline_s=luck.choice([600.0, 1800.0, 3600.0]),
+        rests_s=luck.choice([130.0, 130.0, 8 * 3600.0]),
+        clocks_agree=not any(run.ahead_s or run.jump for run in runs),
+        max_usd={
+            job.id: Decimal(str(luck.choice([0.1, 0.2, 0.5, 1.5])))
+            for job in jobs
+            if luck.random() < 0.05
+        },
+        priority={job.id: luck.randrange(3) for job in jobs if luck.random() < 0.2},
+    )
+
+
+def _routes(luck: Random) -> list[str]:
+    """One route at each of some providers."""
+    count = luck.choice([1, 1, 2, 2, 3, 4])
+    chosen: dict[str, str] = {}
+    for route in luck.sample(ROUTES, len(ROUTES)):
+        if len(chosen) < count:
+            chosen.setdefault(route.partition("/")[0], route)
+    return [*chosen.values()]
+
+
+def _job(luck: Random, number: int, routes: Sequence[str]) -> Job:
+    route = catalogue_().route(luck.choice(routes))
+    resolution, seconds = luck.choice(sorted(route.prices_usd))
+    return Job(
+        image=luck.choice(stills()),
+        prompt=f"pan {number} of {luck.randrange(10**6)}",
+        model=route.model if luck.random() < 0.5 else "",
+        resolution=resolution,  # type: ignore[arg-type]
+        duration_s=seconds,
+    )
+
+
+def _terms(luck: Random) -> Terms:
+    bad = luck.random() < 0.75
+    chances: dict[Fault, float] = {}
+    if bad:
+        for faults, most in ((LOST, 0.06), (FAILS, 0.05), (ODD, 0.08), (CLOSES, 0.004)):
+            for fault in faults:
+                if luck.random() < 0.5:
+                    chances[fault] = luck.random() * most
+    rough = bad and luck.random() < 0.6
+    return Terms(
+        latency_s=luck.choice([3.0, 8.0, 20.0, 45.0, 90.0]),
+        jitter=luck.random() * 0.6,
+        slots=luck.randint(2, 12),
+        submits_per_minute=luck.choice([10, 30, 60, 600]),
+        stragglers=luck.choice([0.0, 0.0, 0.01, 0.03]) if bad else 0.0,
+        lag_s=luck.choice([0.0, 2.0, 15.0]),
+        retry_after=luck.random() < 0.5,
+        chances=chances,
+        refused=luck.random() * 0.02 if rough else 0.0,
+        cut=luck.random() * 0.02 if rough else 0.0,
+        silent=luck.random() * 0.01 if rough else 0.0,
+        slow=luck.random() * 0.03 if rough else 0.0,
+    )
+
+
+def _lane(luck: Random, route: str, terms: Mapping[str, Terms], count: int) -> LanePlan:
+    mine = terms[route.partition("/")[0]]
+    prices = catalogue_().route(route).prices_usd.values()
+    price = min(prices)
+    over = luck.choice([1.0, 1.0, 1.0, 1.5, 2.5])
+    capped = luck.random()
+    return LanePlan(
+        route=route,
+        slots=max(1, round(mine.slots * over)),
+        submits_per_minute=round((mine.submits_per_minute or 600) * over),
+        submits_per_day=luck.randint(1, count) if capped < 0.06 else None,
+        usd_per_day=price * luck.randint(1, count) if capped > 0.95 else None,
+        risk_usd=max(prices) * luck.randint(1, 3)
+        if luck.random() < 0.3
+        else Decimal(0),
+        quickest_s=mine.latency_s * (1 - mine.jitter),
+    )
+
+
+def _length_s(
+    lanes: Sequence[LanePlan], terms: Mapping[str, Terms], count: int
+) -> float:
+    """About how long all of it takes."""
+    pace = sum(
+        min(
+            terms[lane.name].slots / terms[lane.name].latency_s,
+            (terms[lane.name].submits_per_minute or 600) / 60,
+        )
+        for lane in lanes
+    )
+    return count / pace + 10.0
+
+
+def _manifests(luck: Random, jobs: Sequence[Job]) -> list[list[Job]]:
+    """One, with rows that are alike; or two that overlap."""
+    first = [*jobs]
+    first += luck.sample(first, luck.randint(0, 3))
+    if luck.random() < 0.6:
+        return [first]
+    cut, most = sorted(luck.sample(range(1, len(jobs)), 2))
+    return [[*jobs[:most]], [*jobs[cut:]]]
+
+
+def _runs(
+    luck: Random,
+    lanes: Sequence[LanePlan],
+    manifests: int,
+    length_s: float,
+    count: int,
+) -> list[Run]:
+    runs: list[Run] = []
+    begins = 0.0
+    skewed = luck.random() < 0.15
+    for n in range(luck.choice([1, 2, 2, 3, 3])):
+        run = Run(
+            name=f"run{n}",
+            manifest=luck.randrange(manifests),
+            lanes=lanes,
+            begins_s=begins,
+            take_over=n > 0 and luck.random() < 0.3,
+            budget_usd=_budget(luck, lanes, count),
+            policy=luck.choice(["balanced", "balanced", "cheapest", "fastest"]),
+            finish_in_s=luck.choice([None, None, length_s * (0.3 + luck.random())]),
+            shard_rows=luck.choice([7, 30, 500]),
+            hedge=luck.random() < 0.25,
+        )
+        over = begins + length_s * (0.2 + luck.random()) * (luck.random() > 0.1)
+        match luck.choice(["kill", "kill", "pause", "stop", "cancel", "end", "end"]):
+            case "kill":
+                run = replace(run, killed_at=begins + length_s * 1.2 * luck.random())
+                over = run.killed_at or over
+            case "pause":
+                since = begins + length_s * luck.random()
+                run = replace(run, paused=(since, since + 10 ** (3 * luck.random())))
+                over = since
+            case "stop":
+                run = replace(run, stopped_at=over)
+            case "cancel":
+                run = replace(run, cancelled_at=over)
+            case _:
+                pass
+        if skewed:
+            run = replace(
+                run, ahead_s=_skew(luck), jump=(over * luck.random(), _skew(luck))
+            )
+        runs.append(run)
+        begins = over + luck.choice([0.0, 1.0, 120.0]) * luck.random()
+    return runs
+
+
+def _skew(luck: Random) -> float:
+    return luck.choice([0.0, -0.5, 3.0, -30.0, 90.0, 600.0, -4000.0])
+
+
+def _budget(luck: Random, lanes: Sequence[LanePlan], count: int) -> Decimal | None:
+    if luck.random() < 0.7:
+        return None
+    prices = [
+        price
+        for lane in lanes
+        for price in catalogue_().route(lane.route).prices_usd.values()
+    ]
+    return min(prices) * luck.randint(1, count)
+
+
+def _weather(luck: Random, runs: Sequence[Run], length_s: float) -> Weather:
+    away: list[tuple[float, float]] = []
+    away_for: dict[str, list[tuple[float, float]]] = {}
+    if luck.random() < 0.25:
+        since = luck.random() * length_s
+        away.append((since, since + luck.choice([3.0, 40.0, 200.0, 540.0])))
+    if luck.random() < 0.2:
+        since = luck.random() * length_s
+        until = since + luck.choice([15.0, 100.0, 540.0])
+        away_for[luck.choice(runs).name] = [(since, until)]
+    rough = luck.random() < 0.5
+    return Weather(
+        lost_asks=luck.random() * 0.02 if rough else 0.0,
+        lost_answers=luck.random() * 0.03 if rough else 0.0,
+        late=luck.random() * 0.01 if rough else 0.0,
+        away=away,
+        away_for=away_for,
+    )
+
+
+def written(folder: Path, script: Script) -> list[str]:
+    """The manifests as files; their addresses."""
+    every: list[str] = []
+    for n, jobs in enumerate(script.manifests):
+        rows: list[dict[str, Any]] = [
+            {
+                "image": job.image,
+                "prompt": job.prompt,
+                "model": job.model or None,
+                "resolution": job.resolution,
+                "duration_s": job.duration_s,
+                "max_usd": script.max_usd.get(job.id),
+                "priority": script.priority.get(job.id),
+            }
+            for job in jobs
+        ]
+        path = folder / f"m{n}.parquet"
+        schema = {
+            "image": pl.String,
+            "prompt": pl.String,
+            "model": pl.String,
+            "resolution": pl.String,
+            "duration_s": pl.Int64,
+            "max_usd": pl.Decimal(12, 4),
+            "priority": pl.Int64,
+        }
+        pl.DataFrame(rows, schema=schema).write_parquet(path)
+        every.append(path.as_uri())
+    return every

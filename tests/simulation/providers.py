@@ -1,0 +1,303 @@
+"""Providers without a network: the emulator's own dialects, asked in memory, and every
+sale of theirs witnessed."""
+
+import io
+import struct
+from collections import Counter
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from functools import cache
+from random import Random
+from typing import Any, Final
+
+import av
+import httpx
+from PIL import Image
+from starlette.requests import Request
+from starlette.responses import Response
+
+from manifests import catalogue
+from tasks.emulator.accounts import Account
+from tasks.emulator.app import DIALECTS
+from tasks.emulator.clips import Clips
+from tasks.emulator.desk import Desk, Shared
+from tasks.emulator.faults import Fault
+from tasks.emulator.predictions import Prediction, Wanted
+from tasks.emulator.prices import price_list
+from tasks.emulator.stills import Stills
+from tasks.emulator.world import Rules, World
+from tests.simulation.loop import Node, VirtualLoop
+
+HOST: Final = "http://emulator"
+
+KEPT_S: Final = 30 * 24 * 3600.0
+"""For longer than any night: what nobody fetched in time is nobody's fault here."""
+
+ASKER: ContextVar[tuple[Node | None, float]] = ContextVar("ASKER", default=(None, 0.0))
+"""Whose request is being answered, and when it was sent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """How one provider is on a night."""
+
+    latency_s: float
+    slots: int
+    submits_per_minute: int | None
+    jitter: float = 0.3
+    stragglers: float = 0.0
+    """The share of jobs that take hours."""
+    lag_s: float = 0.0
+    """How late its listings are."""
+    retry_after: bool = False
+    chances: Mapping[Fault, float] = field(default_factory=dict)
+    refused: float = 0.0
+    """The share of requests that never connect."""
+    cut: float = 0.0
+    """Whose connection breaks, before or after it was read."""
+    silent: float = 0.0
+    """That nobody answers in time, though it may have been read."""
+    slow: float = 0.0
+    """That are answered late, but in time."""
+
+
+WELL: Final = Terms(latency_s=0.0, slots=0, submits_per_minute=None)
+
+
+@dataclass(slots=True)
+class Luck:
+    """The emulator's faults, drawn from a night's own seed; none once it is quiet."""
+
+    random: Random
+    chances: Mapping[Fault, float]
+
+    def next(
+        self, dialect: str, number: int, *, image: str, prompt: str
+    ) -> Fault | None:
+        del dialect, number, image, prompt
+        drawn = self.random.random()
+        for fault, chance in self.chances.items():
+            if drawn < chance:
+                return fault
+            drawn -= chance
+        return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sale:
+    """A submit that a provider accepted."""
+
+    at: float
+    sent_at: float
+    node: Node | None
+    provider: str
+    account: Account
+    made: Prediction
+
+    @property
+    def prompt(self) -> str:
+        return self.made.wanted.prompt
+
+    @property
+    def refunded(self) -> bool:
+        return self.made.stage in self.account.terms.refunds
+
+
+class Books(World):
+    """One provider's world; every sale is witnessed."""
+
+    def __init__(self, provider: "Provider", rules: Rules, luck: Luck) -> None:
+        super().__init__(rules, luck, provider.loop.time)  # type: ignore[arg-type]
+        self._provider = provider
+        self._random = Random(luck.random.random())
+
+    def submit(self, account: Account, wanted: Wanted, image: str) -> Prediction:
+        made = super().submit(account, wanted, image)
+        self._provider.sell(account, made)
+        return made
+
+    def listed(self, account: Account) -> list[Prediction]:
+        since = self._clock() - self._provider.terms.lag_s
+        return [each for each in super().listed(account) if each.accepted_at <= since]
+
+    def _latency_s(self, account: Account, number: int) -> float:
+        terms = self._provider.terms
+        if self._random.random() < terms.stragglers:
+            return 3600.0 * (0.2 + 3.0 * self._random.random())
+        spread = 1 + terms.jitter * (2 * self._random.random() - 1)
+        return terms.latency_s * spread
+
+
+class Provider:
+    """One provider: its desk, and the wire that leads there."""
+
+    def __init__(
+        self, loop: VirtualLoop, name: str, terms: Terms, luck: Random
+    ) -> None:
+        self.loop = loop
+        self.name = name
+        self.terms = terms
+        self.random = luck
+        self.sales: list[Sale] = []
+        self.told: list[Any] = []
+        self.under_way: Counter[Node] = Counter()
+        """Submits that each node waits for an answer to."""
+        self.asked: list[Any] = []
+        self.luck = Luck(Random(luck.random()), terms.chances)
+        dialect = next(each for each in DIALECTS if each.name == name)
+        own = replace(
+            dialect.terms,
+            slots=terms.slots,
+            submits_per_minute=dialect.terms.submits_per_minute
+            and terms.submits_per_minute,
+            retry_after=terms.retry_after,
+        )
+        rules = Rules(
+            latency_s=terms.latency_s, jitter=0.0, keys=None, keep_s=KEPT_S, seed=0
+        )
+        self.world = Books(self, rules, self.luck)
+        self.desk = Desk(
+            dialect,
+            terms=own,
+            offers=prices()[name],
+            shared=Shared(self.world, Stills(), Clips(clip())),
+        )
+        self.desk.film = _film  # type: ignore[method-assign]
+        self.desk._still = _still  # type: ignore[method-assign]  # noqa: SLF001
+        self._routes = _pages(self.desk)
+
+    def calm(self) -> None:
+        """Nothing goes wrong from now on."""
+        self.luck.chances = {}
+        self.terms = replace(
+            self.terms,
+            stragglers=0.0,
+            refused=0.0,
+            cut=0.0,
+            silent=0.0,
+            slow=0.0,
+        )
+
+    def submits(self, request: httpx.Request, path: str) -> bool:
+        """Whether it is the request that costs."""
+        kind = next(
+            (
+                kind
+                for methods, pattern, _, kind in self._routes
+                if request.method in methods and pattern.match(path)
+            ),
+            None,
+        )
+        return kind == "submit"
+
+    @contextmanager
+    def counted(self, node: Node) -> Generator[None]:
+        """A submit is under way."""
+        self.under_way[node] += 1
+        for tell in self.asked:
+            tell(node, self.name, self.under_way[node])
+        try:
+            yield
+        finally:
+            self.under_way[node] -= 1
+
+    def sell(self, account: Account, made: Prediction) -> None:
+        node, sent_at = ASKER.get()
+        sale = Sale(self.loop.time(), sent_at, node, self.name, account, made)
+        self.sales.append(sale)
+        for tell in self.told:
+            tell(sale)
+
+    def answer(self, request: httpx.Request, body: bytes, path: str) -> Response:
+        """What the desk says; nothing in it waits."""
+        for methods, pattern, page, _ in self._routes:
+            if request.method in methods and (found := pattern.match(path)):
+                asked = page(_received(request, body, self.name, found.groupdict()))
+                try:
+                    asked.send(None)
+                except StopIteration as end:
+                    return end.value
+                raise RuntimeError(f"{request.method} {path} waits for something")
+        return Response(status_code=404)
+
+
+def _pages(desk: Desk) -> list[Any]:
+    """Methods, path, page and kind of every page of a desk."""
+    kinds: list[str] = []
+    named = desk.route
+
+    def route(method: str, path: str, kind: str, handler: Any) -> Any:
+        kinds.append(kind)
+        return named(method, path, kind, handler)
+
+    desk.route = route  # type: ignore[method-assign]
+    routes: list[Any] = desk.routes()
+    return [
+        (route.methods or set(), route.path_regex, route.endpoint, kind)
+        for route, kind in zip(routes, kinds, strict=True)
+    ]
+
+
+async def _film(prediction: Prediction) -> bytes:
+    return signed_clip(prediction.id)
+
+
+async def _still(prediction: Prediction) -> object:
+    return prediction
+
+
+def _received(
+    request: httpx.Request, body: bytes, name: str, found: dict[str, str]
+) -> Request:
+    url = request.url
+    scope = {
+        "type": "http",
+        "method": request.method,
+        "scheme": url.scheme,
+        "path": url.path,
+        "raw_path": url.raw_path,
+        "root_path": f"/{name}",
+        "query_string": url.query,
+        "headers": [(key.lower(), value) for key, value in request.headers.raw],
+        "server": (url.host, 80),
+        "path_params": found,
+    }
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return Request(scope, receive)
+
+
+@cache
+def prices() -> Any:
+    return price_list(catalogue.load().routes.values())
+
+
+@cache
+def clip() -> bytes:
+    """A real MP4, as small as can be."""
+    out = io.BytesIO()
+    with av.open(out, "w", format="mp4") as file:
+        stream = file.add_stream("libx264", rate=16)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for shade in range(0, 80, 10):
+            image = Image.new("RGB", (64, 48), (shade, 90, 90))
+            file.mux(stream.encode(av.VideoFrame.from_image(image)))
+        file.mux(stream.encode())
+    return out.getvalue()
+
+
+NAMED: Final = 8 + 32
+
+
+def signed_clip(remote_id: str) -> bytes:
+    """The same clip for every prediction, but for a box that says whose it is."""
+    name = remote_id.encode().ljust(32)[:32]
+    return clip() + struct.pack(">I4s", NAMED, b"free") + name
+
+
+def whose(mp4: bytes) -> str:
+    return mp4[-32:].decode().strip()

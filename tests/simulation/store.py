@@ -1,0 +1,211 @@
+"""A store in memory, as far away as a real one: it takes its time, goes away, loses its
+answers, and does what a dead client asked of it."""
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+from typing import Any, TypeVar
+
+from tests.simulation.loop import EPOCH, Node, VirtualLoop
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weather:
+    """How a store is on a night: shares of requests, and when it is away."""
+
+    lost_asks: float = 0.0
+    """Never reach it."""
+    lost_answers: float = 0.0
+    """Done, and nobody is told."""
+    late: float = 0.0
+    """Land long after whoever asked has given up."""
+    away: Sequence[tuple[float, float]] = ()
+    """From and to, in seconds of the night."""
+    away_for: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    """The same, for one node."""
+
+    def is_away(self, node: str, now: float) -> bool:
+        spans = (*self.away, *self.away_for.get(node, ()))
+        return any(since <= now < until for since, until in spans)
+
+
+CALM = Weather()
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A change, when it was made."""
+
+    at: float
+    node: Node | None
+    key: str
+    data: bytes
+
+
+class Store:
+    """What is kept, whoever asks."""
+
+    def __init__(self, loop: VirtualLoop, luck: Random) -> None:
+        self.loop = loop
+        self.luck = luck
+        self.weather = CALM
+        self.blobs: dict[str, tuple[bytes, float]] = {}
+        self.written: list[Callable[[Write], None]] = []
+        """Who is told of every write as it lands."""
+
+    def put(self, node: Node | None, key: str, data: bytes, *, create: bool) -> None:
+        if create and key in self.blobs:
+            raise FileExistsError(f"{key}: status code: 412")
+        self.blobs[key] = data, self.loop.time()
+        write = Write(self.loop.time(), node, key, data)
+        for tell in self.written:
+            tell(write)
+
+    def get(self, key: str) -> bytes:
+        if key not in self.blobs:
+            raise FileNotFoundError(f"{key}: status code: 404")
+        return self.blobs[key][0]
+
+    def meta(self, key: str) -> dict[str, Any]:
+        data = self.get(key)
+        return {
+            "path": key,
+            "size": len(data),
+            "last_modified": datetime.fromtimestamp(EPOCH + self.blobs[key][1], UTC),
+            "e_tag": _tag(data),
+            "version": None,
+        }
+
+
+def _tag(data: bytes) -> str:
+    return f"{zlib.crc32(data):08x}"
+
+
+class Found:
+    """An answer to a get."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    async def bytes_async(self) -> bytes:
+        return self._data
+
+
+class Door:
+    """The store as one node's client has it, with the methods that obstore's have."""
+
+    def __init__(self, store: Store, node: Node) -> None:
+        self._store = store
+        self._node = node
+
+    async def put_async(
+        self, path: str, file: Any, *, mode: str = "overwrite", **_: Any
+    ) -> dict[str, Any]:
+        data = file.read_bytes() if isinstance(file, Path) else bytes(file)
+
+        def put() -> dict[str, Any]:
+            self._store.put(self._node, path, data, create=mode == "create")
+            return {"e_tag": _tag(data), "version": None}
+
+        return await self._asked(put)
+
+    async def get_async(
+        self, path: str, *, options: Mapping[str, Any] | None = None
+    ) -> Found:
+        wanted = options or {}
+
+        def get() -> Found:
+            data = self._store.get(path)
+            if wanted.get("if_match", _tag(data)) != _tag(data):
+                raise OSError(f"{path}: status code: 412")
+            start, end = wanted.get("range", (0, len(data)))
+            return Found(data[start:end])
+
+        return await self._asked(get)
+
+    async def head_async(self, path: str) -> dict[str, Any]:
+        return await self._asked(lambda: self._store.meta(path))
+
+    async def delete_async(self, paths: str | Sequence[str]) -> None:
+        every = [paths] if isinstance(paths, str) else [*paths]
+
+        def delete() -> None:
+            for path in every:
+                self._store.blobs.pop(path, None)
+
+        await self._asked(delete)
+
+    async def list(
+        self, prefix: str | None = None, **_: Any
+    ) -> AsyncIterator[list[dict[str, Any]]]:
+        start = f"{prefix}/" if prefix else ""
+
+        def found() -> list[dict[str, Any]]:
+            return [
+                self._store.meta(key)
+                for key in sorted(self._store.blobs)
+                if key.startswith(start)
+            ]
+
+        yield await self._asked(found)
+
+    async def _asked(self, do: Callable[[], T]) -> T:
+        """Have the store do something, and be told of it, or not."""
+        store, loop, luck = self._store, self._store.loop, self._store.luck
+        weather, told = store.weather, loop.create_future()
+        there, back = 0.002 + 0.02 * luck.random(), 0.002 + 0.02 * luck.random()
+        chance = luck.random()
+        if luck.random() < 0.03:
+            there += 2.0 * luck.random()
+        if weather.is_away(self._node.name, loop.time()):
+            loop.later(luck.random() * 10.0, _refuse, told)
+        elif (chance := chance - weather.lost_asks) < 0:
+            loop.later(luck.random() * 30.0, _refuse, told)
+        elif (chance := chance - weather.late) < 0:
+            loop.later(20.0 + 40.0 * luck.random(), _done, do, None)
+            loop.later(20.0 * luck.random(), _refuse, told)
+        elif (chance := chance - weather.lost_answers) < 0:
+            loop.later(there, _done, do, None)
+            loop.later(there + 10.0 * luck.random(), _refuse, told)
+        else:
+            loop.later(there, self._answered, do, back, told)
+        return await told
+
+    def _answered(
+        self, do: Callable[[], T], back: float, told: asyncio.Future[T]
+    ) -> None:
+        loop = self._store.loop
+        if self._store.weather.is_away(self._node.name, loop.time()):
+            _refuse(told)
+            return
+        loop.later(back, *_done(do, told))
+
+
+def _done(
+    do: Callable[[], T], told: asyncio.Future[T] | None
+) -> tuple[Callable[..., None], Any, Any]:
+    """Do it, and what is to be said of it."""
+    try:
+        return _say, told, do()
+    except OSError as exc:
+        return _fail, told, exc
+
+
+def _say(told: asyncio.Future[Any] | None, found: Any) -> None:
+    if told is not None and not told.done():
+        told.set_result(found)
+
+
+def _fail(told: asyncio.Future[Any] | None, exc: Exception) -> None:
+    if told is not None and not told.done():
+        told.set_exception(exc)
+
+
+def _refuse(told: asyncio.Future[Any]) -> None:
+    _fail(told, OSError("status code: 503 Service Unavailable"))

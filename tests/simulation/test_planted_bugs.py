@@ -1,0 +1,341 @@
+"""Bugs put in on purpose, one for each law: some night finds each, and names the law.
+
+A simulator that finds nothing is worth nothing until it has found what is there.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+import pytest
+
+from manifests.lifecycle import Accepted, Doubted, Refused, State
+from storage.ledger import Ledger
+from storage.objects import Objects
+from tasks.lanes import Lanes
+from tasks.night import Night
+from tasks.pacing import Looks, Pace
+from tasks.publishing import Publisher, UnfetchedError
+from tasks.purse import Day, Purse
+from tasks.submitting import Submitter
+from tasks.tally import Tally, Why
+from tests.simulation.laws import LAWS
+from tests.simulation.night import played
+from tests.simulation.plan import Script, drawn
+
+pytestmark = pytest.mark.slow
+
+SEEDS = range(40)
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A mistake that somebody could make, and the laws that it breaks."""
+
+    laws: set[str]
+    plant: Callable[[pytest.MonkeyPatch], None]
+    script: Callable[[Script], Script] = lambda script: script
+
+
+BUGS: dict[str, Bug] = {}
+
+
+def breaks(*laws, script=lambda script: script):
+    """Register a way to plant a bug."""
+
+    def registered(plant):
+        BUGS[plant.__name__] = Bug({*laws}, plant, script)
+        return plant
+
+    return registered
+
+
+@breaks("once")
+def a_submit_in_doubt_is_sent_again(patch):
+    send = Submitter.send
+
+    async def again(self, offer, seed, ref):
+        answer = await send(self, offer, seed, ref)
+        if isinstance(answer, Doubted):
+            return await send(self, offer, seed, ref)
+        return answer
+
+    patch.setattr(Submitter, "send", again)
+
+
+@breaks("free")
+def a_lost_answer_is_taken_for_a_refusal(patch):
+    send = Submitter.send
+
+    async def certain(self, offer, seed, ref):
+        answer = await send(self, offer, seed, ref)
+        return Refused("surely not") if isinstance(answer, Doubted) else answer
+
+    patch.setattr(Submitter, "send", certain)
+
+
+@breaks("paid-once")
+def what_was_refused_is_said_to_be_free_though_it_was_charged(patch):
+    a_lost_answer_is_taken_for_a_refusal(patch)
+
+
+@breaks("write-ahead")
+def what_is_not_durable_is_said_to_be(patch):
+    create, writing = Objects.create, []
+
+    async def hasty(self, key, data, *more):
+        if ".jsonl." not in key:
+            return await create(self, key, data, *more)
+        writing.append(asyncio.create_task(create(self, key, data, *more)))
+        return None
+
+    patch.setattr(Objects, "create", hasty)
+
+
+@breaks("budget")
+def the_purse_always_has_the_money(patch):
+    patch.setattr(Purse, "affords", lambda self, price_usd: True)
+
+
+@breaks("risk")
+def any_sum_is_risked(patch):
+    affords = Purse.affords
+    # Of the purses, only those for risks begin with nothing spent and a small sum.
+    patch.setattr(
+        Purse,
+        "affords",
+        lambda self, usd: affords(self, usd) or (self._budget or 0) <= Decimal(3),
+    )
+
+
+@breaks("day")
+def no_day_is_ever_full(patch):
+    patch.setattr(Day, "full", lambda self, usd, now: None)
+
+
+@breaks("slots", "volley", "rate")
+def a_lane_is_always_free(patch):
+    patch.setattr(Pace, "wait", lambda self, now: 0.0)
+
+
+@breaks("volley")
+def all_slots_are_filled_in_one_volley(patch):
+    patch.setattr(Pace, "_most_unanswered", lambda self: 1000)
+
+
+def slow(script):
+    """Few submits a minute are allowed."""
+    lanes = [replace(lane, submits_per_minute=4) for lane in script.lanes]
+    runs = [replace(run, lanes=lanes) for run in script.runs]
+    return replace(script, lanes=lanes, runs=runs)
+
+
+@breaks("rate", script=slow)
+def what_was_sent_is_forgotten(patch):
+    begin = Pace.begin
+
+    def forgetful(self, now):
+        begin(self, now)
+        self._sent.clear()
+
+    patch.setattr(Pace, "begin", forgetful)
+
+
+@breaks("slots")
+def a_slot_is_given_back_too_early(patch):
+    accepted = Pace.accepted
+
+    def early(self, now):
+        accepted(self, now)
+        self.in_flight -= 1
+
+    patch.setattr(Pace, "accepted", early)
+
+
+def at_once(script):
+    """All runs begin at the same moment, and leave each other alone."""
+    runs = [
+        replace(
+            run, begins_s=0.0, killed_at=None, take_over=False, ahead_s=0, jump=None
+        )
+        for run in script.runs
+    ]
+    return replace(script, runs=[*runs, replace(runs[0], name="other")])
+
+
+@breaks("held", script=at_once)
+def a_claim_may_be_made_twice(patch):
+    overwrite(patch, "ledger/epochs/")
+
+
+@breaks("kept")
+def what_is_on_record_may_be_overwritten(patch):
+    overwrite(patch, ".jsonl.")
+
+
+@breaks("once", "write-ahead", "paid-once")
+def a_seal_does_not_keep_its_owner_from_writing(patch):
+    overwrite(patch, ".jsonl.")
+
+
+@breaks("legal")
+def two_writers_tell_one_story(patch):
+    overwrite(patch, ".jsonl.")
+
+
+def overwrite(patch, part):
+    create = Objects.create
+
+    async def careless(self, key, data, *more):
+        if part in key:
+            return await self.put(key, data)
+        return await create(self, key, data, *more)
+
+    patch.setattr(Objects, "create", careless)
+
+
+@breaks("held")
+def a_root_is_taken_without_leave(patch):
+    begin = Ledger.open.__func__
+
+    async def rude(cls, objects, **said):
+        return await begin(cls, objects, **said | {"take_over": True})
+
+    patch.setattr(Ledger, "open", classmethod(rude))
+
+
+@breaks("whole")
+def published_is_recorded_before_the_sidecar_is_there(patch):
+    create, writing = Objects.create, []
+
+    async def later(self, key, data, *more):
+        if key.startswith("clips/") and key.endswith(".json"):
+            writing.append(asyncio.create_task(create(self, key, data, *more)))
+            return None
+        return await create(self, key, data, *more)
+
+    patch.setattr(Objects, "create", later)
+
+
+def at_once_asked(script):
+    """Doubts are asked about at once, and what was just accepted is not yet listed."""
+    terms = {name: replace(each, lag_s=15.0) for name, each in script.terms.items()}
+    return replace(script, settle_s=0.0, terms=terms)
+
+
+@breaks("free", "paid-once", script=at_once_asked)
+def a_doubt_is_settled_by_an_empty_listing_at_once(patch):
+    """The script is the bug."""
+
+
+@breaks("ticket")
+def a_ticket_is_mixed_up_with_the_one_before(patch):
+    send, before = Submitter.send, []
+
+    async def mixed(self, offer, seed, ref):
+        answer = await send(self, offer, seed, ref)
+        if isinstance(answer, Accepted):
+            before.append(answer)
+            return before[max(0, len(before) - 2)]
+        return answer
+
+    patch.setattr(Submitter, "send", mixed)
+
+
+@breaks("bill")
+def half_the_price_is_put_on_record(patch):
+    intended = Submitter.intended
+
+    def cheap(self, offer, seed, ref):
+        event = intended(self, offer, seed, ref)
+        return replace(event, price_usd=event.price_usd / 2)
+
+    patch.setattr(Submitter, "intended", cheap)
+
+
+@breaks("summary")
+def a_summary_counts_one_clip_too_many(patch):
+    summary = Night.summary
+
+    def proud(self):
+        told = summary(self)
+        return replace(told, published=told.published + 1)
+
+    patch.setattr(Night, "summary", proud)
+
+
+@breaks("ends", "done")
+def a_job_rests_and_nobody_says_why(patch):
+    rest = Tally.rest
+
+    def silent(self, job, why, reason):
+        if why is Why.DOUBT:
+            rest(self, job, why, reason)
+
+    patch.setattr(Tally, "rest", silent)
+
+
+@breaks("unbroken")
+def an_answer_breaks_a_job(patch):
+    send = Submitter.send
+
+    async def clumsy(self, offer, seed, ref):
+        answer = await send(self, offer, seed, ref)
+        if isinstance(answer, Refused):
+            raise KeyError("retry_after")
+        return answer
+
+    patch.setattr(Submitter, "send", clumsy)
+
+
+@breaks("done")
+def a_clip_is_never_fetched(patch):
+    async def lazy(self, job_id, link, sidecar):
+        raise UnfetchedError("tomorrow")
+
+    patch.setattr(Publisher, "publish", lazy)
+
+
+@breaks("noticed")
+def jobs_are_looked_at_twice_a_night(patch):
+    patch.setattr(Looks, "next", lambda self, elapsed_s: 1200.0)
+
+
+@breaks("stuck")
+def nobody_is_told_that_a_slot_is_free(patch):
+    patch.setattr(Lanes, "give_back", lambda self, lane: lane.pace.done())
+    patch.setattr(Lanes, "_again_in", lambda self, seconds: None)
+    patch.setattr(Lanes, "answered", lambda self: None)
+
+
+@breaks("replay")
+def a_writer_remembers_otherwise(patch):
+    history = Ledger.history
+
+    def rosy(self, life):
+        past = history(self, life)
+        if past.state is State.REJECTED:
+            return replace(past, state=State.PUBLISHED)
+        return past
+
+    patch.setattr(Ledger, "history", rosy)
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_a_planted_bug_is_found_and_named(name, monkeypatch):
+    bug = BUGS[name]
+    bug.plant(monkeypatch)
+
+    found = {}
+    for seed in SEEDS:
+        for breach in played(seed, bug.script(drawn(seed))).breaches:
+            found.setdefault(breach.law, seed)
+        if bug.laws & found.keys():
+            break
+
+    assert bug.laws & found.keys(), f"only {found}"
+
+
+def test_every_law_has_a_bug_that_breaks_it():
+    assert set().union(*(bug.laws for bug in BUGS.values())) == LAWS.keys()

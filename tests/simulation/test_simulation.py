@@ -1,0 +1,58 @@
+"""Hundreds of nights that nobody thought of: no law is broken in any of them.
+
+`python -m tests.simulation --seed N --verbose` tells one in full.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.night import played
+
+NIGHTS, AT_ONCE = 500, 10
+
+
+@pytest.mark.parametrize("seed", [1, 7])
+def test_no_law_is_broken_in_a_night_of_faults(seed):
+    told = played(seed)
+
+    assert told.sales
+    assert not told.breaches
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(0, NIGHTS, AT_ONCE))
+def test_no_law_is_broken_in_hundreds_of_nights(first):
+    broken = {
+        seed: [*map(str, breaches[:3])]
+        for seed in range(first, first + AT_ONCE)
+        if (breaches := played(seed).breaches)
+    }
+
+    assert not broken
+
+
+@pytest.mark.slow
+def test_a_seed_means_the_same_night_in_every_process():
+    told = [_digests(hash_seed) for hash_seed in ("1", "2")]
+
+    assert told[0] == told[1]
+    assert len({*told[0].split()}) == 6
+
+
+def _digests(hash_seed: str) -> str:
+    program = (
+        "from tests.simulation.night import played\n"
+        "for seed in range(40, 46): print(played(seed).digest)"
+    )
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"PYTHONHASHSEED": hash_seed},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
