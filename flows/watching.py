@@ -96,7 +96,9 @@ class _Keeper:
         while every_s is not None and not self._stopped:
             await asyncio.sleep(every_s)
             try:
-                await self._see_to(self._landed(settle_s))
+                await self._see_to(self._left())
+                if not self._stopped:
+                    await self._see_to(self._landed(settle_s))
             except UnavailableError as exc:
                 tell(f"{exc}: looked at again", "yellow")
         return self._code
@@ -132,10 +134,14 @@ class _Keeper:
             tell(f"{exc}\nlooked at again when it changes", "red")
             await self._at.register.close(drop)
             return BAD_INPUT
+        except HeldError as exc:
+            # Another one like us may be at work on just this: what is its is not given back.
+            tell(f"{exc}\nlooked at again", "yellow")
+            return BAD_INPUT
         except NOT_NOW as exc:
             tell(f"{exc}\nbegun again later", "yellow")
             await self._at.register.give_back(drop.uri, drop.version)
-            return BAD_INPUT if isinstance(exc, HeldError | OpeningError) else 1
+            return BAD_INPUT if isinstance(exc, OpeningError) else 1
         tell(f"{night.batch}: {night.summary()}")
         self._stopped = night.engine.stopped is not None
         if not self._stopped:

@@ -160,6 +160,8 @@ class _Binding:
             self._spill()
 
     def _spill(self) -> None:
+        if not self._held:
+            return
         path = self._folder / f"spill-{len(self._spills)}"
         number = pl.lit(len(self._spills), pl.UInt32).alias("spill")
         rows = pl.concat(self._held).with_columns(number).sort(*KEY)

@@ -5,7 +5,8 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from manifests.lifecycle import Entry, History, IllegalTransitionError
+from manifests.lifecycle import Entry, History, IllegalTransitionError, Settled
+from storage import volumes
 from storage.lifeboats import Castaway
 from storage.objects import MissingError, Objects
 from storage.records import LedgerError, unpack
@@ -47,8 +48,14 @@ async def board(
 
 async def _landed(objects: Objects, castaway: Castaway) -> bool:
     """Whether the store had it all the same, and only never said so."""
+    entry = castaway.entry
+    if isinstance(entry.event, Settled):
+        # It moves nothing by which it would be known, and may be aboard since a crash.
+        async for some in volumes.entries(objects, since=entry.at):
+            if entry in some:
+                return True
     try:
         segment = await objects.get(castaway.segment)
     except MissingError:
         return False
-    return castaway.entry in unpack(segment, castaway.segment)
+    return entry in unpack(segment, castaway.segment)

@@ -23,7 +23,7 @@ from storage.lease import HeldError
 from storage.lifeboats import LIFEBOATS, Castaway, Harbour
 from storage.objects import Objects
 from storage.reading import histories, read
-from storage.records import LedgerError, Seal
+from storage.records import LedgerError, Seal, dump
 from storage.streams import Stream, Waiting
 from storage.trouble import Trouble
 from storage.volumes import Told, entries
@@ -191,10 +191,10 @@ class Ledger:
         """Write what is queued, seal the epoch, bind it. Safe to repeat."""
         if self._closed:
             return
-        self._closed = True
         seal = Seal(epochs.number(self.batch), self._clock())
         try:
             whole = await self._stream.close(seal)
+            self._closed = True
         finally:
             if self._heart is not None:
                 self._heart.cancel()
@@ -203,6 +203,9 @@ class Ledger:
 
     async def told(self, keys: pl.DataFrame, folder: Path) -> Told:
         """What is on record of these jobs, brought into a folder; once it is closed."""
+        # What is bound is not looked at again: nothing may be added to it.
+        seal = Seal(epochs.number(self.batch), self._clock())
+        await seals.seal_all(self._objects, self.batch, seal)
         return await volumes.told(self._objects, self._book, keys, folder)
 
     def kept(self, some: Sequence[Waiting]) -> None:
@@ -222,7 +225,8 @@ class Ledger:
     def _put(self, entry: Entry) -> Waiting:
         was = self._standing(entry.job)
         durable = asyncio.get_running_loop().create_future()
-        waiting = Waiting(entry, was, was.after(entry), durable)
+        # What cannot be written is its own caller's trouble, and nobody else's.
+        waiting = Waiting(entry, dump(entry), was, was.after(entry), durable)
         self._ahead[entry.job] = waiting.history
         self._stream.put(waiting)
         return waiting

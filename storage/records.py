@@ -54,8 +54,12 @@ Record = Entry | Open | Seal
 
 def pack(records: Iterable[Record]) -> bytes:
     """A segment: one line a record, compressed."""
-    lines = b"".join(map(dump, records))
-    return zstandard.ZstdCompressor(write_checksum=True).compress(lines)
+    return packed(map(dump, records))
+
+
+def packed(lines: Iterable[bytes]) -> bytes:
+    """The same, from its lines."""
+    return zstandard.ZstdCompressor(write_checksum=True).compress(b"".join(lines))
 
 
 def unpack(blob: bytes, key: str) -> list[Record]:

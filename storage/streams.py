@@ -15,7 +15,7 @@ from manifests.lifecycle import Entry, History
 from storage import epochs, seals
 from storage.epochs import FencedError
 from storage.objects import ExistsError, Objects, StorageError
-from storage.records import LedgerError, Seal, pack
+from storage.records import LedgerError, Seal, pack, packed
 from storage.trouble import Trouble
 
 SEGMENT: Final = 2_000
@@ -39,6 +39,7 @@ class Waiting:
     """An entry on its way to the store."""
 
     entry: Entry
+    line: bytes
     was: History
     history: History
     durable: asyncio.Future[None]
@@ -130,7 +131,7 @@ class Stream:
     async def _write(self, some: list[Waiting]) -> None:
         key = epochs.segment_key(self._key, self._number)
         try:
-            data = pack(waiting.entry for waiting in some)
+            data = packed(waiting.line for waiting in some)
             await self._trouble.create(key, data)
         except ExistsError:
             root = self._objects.root
@@ -156,10 +157,12 @@ class Stream:
         self._lose(lost, error)
 
     def _lose(self, some: list[Waiting], error: LedgerError) -> None:
-        self._keeper.adrift(some, epochs.segment_key(self._key, self._number))
-        for waiting in some:
-            if not waiting.durable.done():
-                waiting.durable.set_exception(type(error)(*error.args))
+        try:
+            self._keeper.adrift(some, epochs.segment_key(self._key, self._number))
+        finally:
+            for waiting in some:
+                if not waiting.durable.done():
+                    waiting.durable.set_exception(type(error)(*error.args))
 
     async def _seal(self, seal: Seal) -> None:
         key = epochs.segment_key(self._key, self._number)

@@ -136,7 +136,7 @@ async def hints(
         while True:
             try:
                 seen = await _newer(client, seen, wait_s)
-            except (httpx.HTTPError, ValueError) as exc:
+            except (httpx.HTTPError, httpx.InvalidURL, ValueError) as exc:
                 if not failures:
                     log.warning("hints.lost url=%s %s", url, type(exc).__name__)
                 failures += 1

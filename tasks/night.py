@@ -24,7 +24,7 @@ from manifests.catalogue import shipped
 from manifests.jobs import Order
 from manifests.keeping import AT_PROVIDERS, by_expiry, in_use
 from manifests.keys import KEY
-from manifests.lifecycle import HEDGE, OVER, History, State, hedge_of
+from manifests.lifecycle import HEDGE, NEW, OVER, History, State, hedge_of
 from manifests.plans import Plan, todo
 from manifests.reading import demand
 from storage.clips import Clips
@@ -269,16 +269,17 @@ class Night:
         self._expiring = self._expiries()
         due = todo(plan, ledger.states)
         self._over_before = plan.jobs - due.height
+        self._owed = 0
         self._due = self._fetched_first(due)
 
     def _fetched_first(self, due: pl.DataFrame) -> pl.DataFrame:
         """What was bought before, first: providers do not keep it for long."""
         bought = self._rows.of(self._bought)
-        self._owed = bought.height
         if bought.is_empty():
             return due
         # Half a key will do: it decides the order and nothing else.
         owed = due["key"].is_in(bought["key"].implode())
+        self._owed = int(owed.sum())
         return pl.concat([due.filter(owed), due.filter(~owed)])
 
     @property
@@ -340,7 +341,12 @@ class Night:
     async def bring_home(self, objects: Objects, until: asyncio.Event) -> None:
         """Fetch what was bought for rows that are not of this manifest."""
         mine = self._rows.among(self._bought)
-        others = {x: past for x, past in self._bought.items() if x not in mine}
+        others = {
+            life: past
+            for life, past in self._bought.items()
+            # The hedge of a job that is over has no shard that would see to it.
+            if life not in mine or self._was_over(life.removesuffix(HEDGE))
+        }
         if others:
             log.info("batch.fetching clips=%d of other batches", len(others))
             await self.engine.fetcher(objects).bring_home(others, until)
@@ -375,8 +381,11 @@ class Night:
             return {str(State.PENDING): shard.height}
         with self._ledger.shard():
             jobs = await self._run(shard)
-        self.engine.tally.forget(jobs, self._ledger.history)
+        past = {job: self._ledger.history(job) for job in jobs}
         self._ledger.forget([*jobs, *map(hedge_of, jobs)])
+        self.engine.tally.forget(
+            past[job] for job in jobs if job not in self._ledger.lives
+        )
         states = self._ledger.states(shard.select(*KEY)).value_counts()
         return {str(state): count for state, count in states.iter_rows()}
 
@@ -430,6 +439,9 @@ class Night:
     def without_clip(self) -> Counter[tuple[str, str]]:
         """How many jobs have no clip, by state and reason."""
         return self._rows.without_clip(self.engine.tally)
+
+    def _was_over(self, job_id: str) -> bool:
+        return self._before.get(job_id, NEW).state in OVER
 
     def _over(self, job_id: str) -> bool:
         return self._ledger.history(job_id).state in OVER

@@ -1,6 +1,7 @@
 """The tables of batches that are over, read again and told anew."""
 
 import asyncio
+import logging
 import re
 from collections.abc import Collection, Mapping
 from io import BytesIO
@@ -14,6 +15,8 @@ from manifests.settling import retold_attempts, retold_clips
 from manifests.tables import Outcomes
 from storage.ledger import read
 from storage.objects import Objects
+
+log = logging.getLogger(__name__)
 
 TABLES: Final = "tables"
 _CLIPS: Final = re.compile(r"tables/clips/batch=[^/]+/[^/]+\.parquet")
@@ -41,7 +44,11 @@ async def asked_of(
     # What is under way was seldom asked for long ago.
     for key in filter(_CLIPS.fullmatch, reversed(tables)):
         table = await objects.get(key)
-        found |= await asyncio.to_thread(_asked, table, clips - found.keys())
+        try:
+            found |= await asyncio.to_thread(_asked, table, clips - found.keys())
+        except pl.exceptions.PolarsError as exc:
+            # Its clips are fetched all the same: their sidecars say less.
+            log.warning("table.unreadable %s: %s", objects.uri(key), exc)
         if clips <= found.keys():
             break
     return {job: found.get(job.removesuffix(HEDGE), {}) for job in jobs}

@@ -1,7 +1,7 @@
 """What a run has done so far: read by whoever shows progress, written by the engine."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum, auto
@@ -77,10 +77,10 @@ class Tally:
     def rest(self, job_id: str, why: Why, reason: str) -> None:
         self.resting[job_id] = Rest(why, reason)
 
-    def forget(self, jobs: Iterable[str], history: Callable[[str], History]) -> None:
-        """These were seen to their ends: of those that are over, little is remembered."""
-        for job in jobs:
-            match history(job):
+    def forget(self, past: Iterable[History]) -> None:
+        """Of these jobs, which are over, little is remembered from now on."""
+        for history in past:
+            match history:
                 case History(state=State.REJECTED, reason=reason):
                     self.refusals[reason or "rejected"] += 1
                 case _:

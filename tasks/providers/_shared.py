@@ -100,7 +100,8 @@ def words(said: Any) -> Any:
 def quote(said: Any, key: str) -> str:
     """A provider's words, fit to be kept: a short line without the key or a signature."""
     text = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
-    text = " ".join(text.split())
+    # Half an emoji, where a message was cut, is no text that could be put on record.
+    text = " ".join(text.split()).encode("utf-8", "replace").decode()
     if secret := key.rpartition(":")[2]:
         text = text.replace(secret, "***")
     return _TOKEN.sub("***", _QUERY.sub(r"\1?***", text))[:LONGEST_QUOTE]

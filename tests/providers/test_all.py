@@ -113,18 +113,33 @@ def test_retry_after_is_heeded_when_it_is_seconds(provider, answer, said, second
     assert verdict.retry_after == seconds
 
 
-def test_what_is_kept_of_a_failure_has_no_key_and_no_signature(provider, play, ticket):
-    failed = {"status": "failed", "error": TALKATIVE}
-    failed |= {"task_status": "failed", "task_status_msg": TALKATIVE}
-    runner = {"error": TALKATIVE, "error_type": "runner_server_error"}
+def failed(provider, why):
+    """A poll's answer that a job failed, and why, in whichever words these are."""
+    data = {"status": "failed", "error": why}
+    data |= {"task_status": "failed", "task_status_msg": why}
+    runner = {"error": why, "error_type": "runner_server_error"}
     ended = ENDED_BADLY.get(provider.name, "COMPLETED")
-    body = {"data": failed, "status": ended, "failure": TALKATIVE} | runner
+    body = {"data": data, "status": ended, "failure": why} | runner
+    # Whatever is not ASCII is escaped: half an emoji can be said in no other way.
+    return httpx.Response(200, content=json.dumps(body).encode())
 
-    _, progress = play(provider, provider.poll(ticket), httpx.Response(200, json=body))
+
+def test_what_is_kept_of_a_failure_has_no_key_and_no_signature(provider, play, ticket):
+    _, progress = play(provider, provider.poll(ticket), failed(provider, TALKATIVE))
 
     assert "cannot fetch" in progress.reason
     assert "5160" not in progress.reason
     assert "X-Amz" not in progress.reason
+
+
+def test_a_reason_that_was_cut_within_an_emoji_can_be_put_on_record(
+    provider, play, ticket
+):
+    cut = failed(provider, "cannot animate \ud83c")
+
+    _, progress = play(provider, provider.poll(ticket), cut)
+
+    assert progress.reason.encode().endswith(b"cannot animate ?")
 
 
 @pytest.mark.parametrize("raw", [False, True])

@@ -258,12 +258,14 @@ def _quiet() -> Generator[None]:
 @contextmanager
 def buried() -> Generator[None]:
     """What a night leaves behind is dropped within the block, and nobody hears of it."""
-    hook = sys.unraisablehook
+    hook, tries = sys.unraisablehook, 10
     sys.unraisablehook = lambda _: None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             yield
-            gc.collect()
+            # The dead cling to each other: to end one may bring forth another.
+            while gc.collect() and (tries := tries - 1):
+                pass
         finally:
             sys.unraisablehook = hook

@@ -17,6 +17,7 @@ from PIL import Image
 from manifests import catalogue
 from manifests.jobs import Job
 from tasks.emulator.faults import Fault
+from tasks.pacing import TRUST
 from tests.simulation.providers import Terms
 from tests.simulation.store import Weather
 
@@ -80,6 +81,11 @@ class LanePlan:
         # As `Pace` reckons, for jobs as quick as any here.
         share = 2.0 / min(10.0, max(0.1, self.quickest_s)) + 0.05
         return self.slots + math.ceil(self.slots * min(1.0, share))
+
+    @property
+    def volley(self) -> int:
+        """Submits that may be on their way at once."""
+        return max(TRUST, math.ceil(self.most / TRUST))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

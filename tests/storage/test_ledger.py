@@ -1,6 +1,7 @@
 """The ledger's promises: durable, in order, and one writer."""
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
@@ -63,6 +64,28 @@ async def test_an_illegal_event_never_reaches_the_store(objects: Objects):
     assert await keys(objects, f"ledger/{ledger.batch}") == []
     assert ledger.history(job("a")) == History()
     await ledger.close()
+
+
+async def test_what_cannot_be_written_fails_its_own_caller_only(objects: Objects):
+    ledger = await Ledger.open(objects, name="night")
+    await asyncio.gather(*(ledger.record(job(name), INTENDED) for name in "ab"))
+    half_an_emoji = json.loads(r'"no \ud83d"')
+
+    async with asyncio.timeout(10):
+        told, beside = await asyncio.gather(
+            ledger.record(job("a"), Refused(half_an_emoji)),
+            ledger.record(job("b"), Accepted(TICKET)),
+            return_exceptions=True,
+        )
+
+        assert isinstance(told, TypeError)
+        assert isinstance(beside, History)
+        # Nor is anything in the way of what is told next, of the same job or at the end.
+        await ledger.record(job("a"), Refused("no"))
+        await ledger.close()
+    durable = await ledgers.histories(objects)
+    assert durable[job("a")].reason == "no"
+    assert durable[job("b")] == beside
 
 
 async def test_amounts_are_kept_to_the_last_digit(objects: Objects):

@@ -8,6 +8,7 @@ import pytest
 
 from manifests.lifecycle import (
     Accepted,
+    Discarded,
     Doubted,
     Event,
     Generated,
@@ -254,6 +255,40 @@ def test_a_lifeboat_of_a_run_that_died_while_boarding_is_taken_by_the_next(
         assert len(await ledgers.read(simulated.objects())) == 2
         assert not boats(tmp_path, "kept")
         await last.close()
+
+    run(night)
+
+
+def test_a_settlement_that_was_taken_aboard_before_a_crash_is_not_counted_twice(
+    simulated: Simulated, tmp_path: Path
+):
+    async def night() -> None:
+        ledger = await Ledger.open(
+            simulated.objects(), name="wrecked", lifeboats=tmp_path
+        )
+        for event in (INTENDED, Accepted(TICKET), Discarded("black")):
+            await ledger.record(job("a"), event)
+        simulated.before = refuse
+        refund = Settled(attempt=1, usd=Decimal("-0.04"), reason="refund")
+        with pytest.raises(LedgerError):
+            await ledger.record(job("a"), refund)
+        simulated.before = None
+        await ledger.close()
+        [boat] = boats(tmp_path)
+        lines = boat.read_bytes()
+
+        for name in ("next", "last"):
+            following = await Ledger.open(
+                simulated.objects(), name=name, lifeboats=tmp_path
+            )
+            assert following.history(job("a")).spent_usd == Decimal("0.06")
+            assert not boats(tmp_path, "*")
+            await following.close()
+            # As a run leaves it that ends when all is on record, just before it is gone.
+            boat.with_suffix(".0.boarding").write_bytes(lines)
+
+        told = [entry.event for entry in await ledgers.read(simulated.objects())]
+        assert told.count(refund) == 1
 
     run(night)
 

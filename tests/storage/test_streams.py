@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+from pathlib import Path
 
 import pytest
 
+from manifests import keys as numbers
 from manifests.lifecycle import Accepted, Generated, History, Intended, Refused, State
 from storage import epochs
 from storage import ledger as ledgers
@@ -233,6 +235,28 @@ async def test_nobody_joins_a_batch_that_is_over_or_never_was(objects: Objects):
             await Ledger.join(objects, batch=batch, shard=1)
     await new.close()
     await pushed.close()
+
+
+def test_an_epoch_is_sealed_before_it_is_bound_though_its_end_could_not_seal_it(
+    simulated: Simulated, tmp_path: Path
+):
+    async def night() -> None:
+        ledger = await Ledger.open(simulated.objects(), name="night")
+        shard = await Ledger.join(simulated.objects(), batch=ledger.batch, shard=1)
+        await ledger.record(job("a"), INTENDED)
+        simulated.before = broken(PermissionError(13, "no"), folder="ledger/")
+        await ledger.close()
+        simulated.before = None
+
+        await ledger.told(numbers.keys([job("a")]), tmp_path)
+
+        assert await keys(simulated.objects(), "ledger/index")
+        with pytest.raises(FencedError):
+            await shard.record(job("b"), INTENDED)
+        assert {*await ledgers.histories(simulated.objects())} == {job("a")}
+        await shard.close()
+
+    run(night)
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

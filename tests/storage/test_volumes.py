@@ -250,6 +250,20 @@ async def test_lives_leave_memory_as_they_end_and_are_put_together_in_order(
     assert rows.height == 100
 
 
+async def test_as_many_lives_left_open_as_are_held_at_once_are_bound_all_the_same(
+    memory, monkeypatch
+):
+    monkeypatch.setattr(binding, "_GROUP", 3)
+    some = [entry for job in (A, B, D) for entry in lived(job, INTENDED)]
+
+    await wrote_and_bound(memory, some)
+
+    book = await recalled(memory, [1])
+    assert not book.unbound
+    assert book.lives == fold(some)
+    assert await everything(memory) == some
+
+
 async def test_what_is_settled_in_the_same_epoch_after_it_left_counts(
     memory, monkeypatch
 ):

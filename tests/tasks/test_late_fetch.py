@@ -16,8 +16,10 @@ from manifests.lifecycle import (
     History,
     Intended,
     Refused,
+    Rejected,
     State,
     Ticket,
+    hedge_of,
 )
 from storage.clips import Clips
 from storage.ledger import Ledger, histories, read
@@ -396,3 +398,46 @@ async def test_what_another_nights_manifest_bought_is_fetched_by_the_next_run(
     assert world.nights[-1].engine.tally.fetched == 3
     assert {job.state for job in past.values()} == {State.PUBLISHED}
     assert set(world.bought.values()) == {1}
+
+
+async def test_the_hedge_of_a_job_that_is_over_is_fetched_by_the_next_run_of_its_manifest(
+    worlds, emulator
+):
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+        await world.run(1)
+        [(job, bought)] = (await past(world)).items()
+        shutil.rmtree(world.folder / "root")
+        ledger = await Ledger.open(Objects.open(root(world)), name="monday")
+        for life, event in (
+            *((job, event) for event in BUYING),
+            (hedge_of(job), BUYING[0]),
+            (hedge_of(job), Accepted(bought.ticket)),
+            (job, Rejected("content policy")),
+        ):
+            await ledger.record(life, event)
+        await ledger.close()
+
+        await world.run(1)
+
+    after = await past(world)
+    assert after[hedge_of(job)].state is State.PUBLISHED
+    assert set(world.bought.values()) == {1}
+
+
+async def test_a_damaged_table_of_an_earlier_batch_ends_no_night_and_costs_no_clip(
+    worlds, emulator, caplog
+):
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+        await died(world, after=ACCEPTED)
+        [table] = (world.folder / "root" / "tables" / "clips").rglob("*.parquet")
+        table.write_bytes(table.read_bytes()[:40])
+
+        tuesday = await world.run(world.manifest([{"prompt": "tilt"}], "tuesday"))
+
+    assert (tuesday.rows, tuesday.published, tuesday.bought) == (1, 1, 1)
+    assert {job.state for job in (await past(world)).values()} == {State.PUBLISHED}
+    assert set(world.bought.values()) == {1}
+    assert "table.unreadable" in caplog.text
+    assert f"/{table.parent.name}/{table.name}: " in caplog.text
