@@ -39,6 +39,9 @@ class Book:
         self.unbound: dict[int, dict[str, History]] = {}
         """Epochs that are to be bound, with the whole lives as each began."""
         self._fresh: dict[str, State] = {}
+        self._accepted = set[str]()
+        # Lives that were accepted since the last epoch began: of the others nobody knows
+        # how long they took, only when somebody looked.
         self._runs = {False: Runs(), True: Runs()}  # of jobs, of hedges
 
     def history(self, life: str) -> History:
@@ -79,16 +82,21 @@ class Book:
             _check(life)
         self.lives[life] = history
         done, began = history.generated_at, history.accepted_at
-        if done is None or began is None or history.lane is None:
+        if began is None or history.lane is None:
             return
-        if before is None or before.generated_at != done:
-            self.latencies[history.lane].append(done - began)
+        if before is None or before.accepted_at != began:
+            self._accepted.add(life)
+        if done is not None and life in self._accepted:
+            self._accepted.remove(life)
+            if done > began:
+                self.latencies[history.lane].append(done - began)
 
     def forget(self, lives: Iterable[str]) -> None:
         """Keep no more than the state of those of them that are over."""
         for life in {*ended(self.lives, lives)}:
             self._fresh[life] = self.lives[life].state
             del self.lives[life]
+            self._accepted.discard(life)
         if len(self._fresh) >= _FRESH:
             for hedges, runs in self._runs.items():
                 runs.add(_rows(self._fresh, hedges=hedges), merging=_AT_ONCE)
@@ -102,6 +110,7 @@ class Book:
     def begin(self, epoch: int) -> None:
         """An epoch begins that is to be bound once it is over."""
         self.unbound[epoch] = dict(self.lives)
+        self._accepted.clear()
 
     def _over(self, life: str) -> State | None:
         if (state := self._fresh.get(life)) is not None:

@@ -58,6 +58,8 @@ class Ledger:
     ) -> None:
         self.batch = batch
         """The epoch and its name: `000003-portraits`."""
+        self.before: Mapping[str, History] = MappingProxyType(dict(book.lives))
+        """The whole histories as they were before it was opened."""
         self._objects = objects
         self._name = name
         self._book = book

@@ -119,6 +119,12 @@ class Doubts:
             and past.mark.startswith(f"{whose(lane)}:")
         )
 
+    def due_at(self, past: History) -> float:
+        """When its provider may be asked: of a submit that nobody answered, later, since
+        it may have been taken as late as we gave it up."""
+        waits = 2 if past.lost == "silent" else 1
+        return (past.submitted_at or 0.0) + waits * self.settle_s
+
     async def _found(
         self, lane: Lane, job: str, past: History
     ) -> Accepted | Refused | None:
@@ -128,7 +134,7 @@ class Doubts:
         since = past.submitted_at or 0.0
         # What was accepted just now is not yet in anybody's listing.
         with suppress(TimeoutError):
-            due_s = since + self.settle_s - self.today()
+            due_s = self.due_at(past) - self.today()
             await asyncio.wait_for(self.stopping.wait(), max(0.0, due_s))
         self.unheard.add(job)
         if self.stopping.is_set():

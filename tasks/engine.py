@@ -65,7 +65,6 @@ class Engine:
         self.tally = Tally(purse)
         self.stopped: str | None = None
         self._ledger = ledger
-        self._rules = rules
         self._today = today
         self._stopping = asyncio.Event()
         self.follower = Follower(clients, rules.deadline_s, now, self._stopping)
@@ -172,8 +171,7 @@ class Engine:
             del self.tally.resting[job]
         past = await self.advance(order)
         if past.state is State.IN_DOUBT and self.doubts.askable(past):
-            due = (past.submitted_at or 0.0) + self._rules.settle_s
-            doubtful.append((due, order))
+            doubtful.append((self.doubts.due_at(past), order))
 
     async def advance(self, order: Order) -> History:
         """Live out a job's life, from wherever its history left it."""

@@ -124,7 +124,8 @@ class Follower:
     async def _followed(
         self, lane: Lane, ticket: Ticket, age_s: float, *, over: bool
     ) -> Ended:
-        began, fresh = self.now() - age_s, age_s < 1.0
+        # Accepted in the future: by a clock that was wrong, and some time ago.
+        began, fresh = self.now() - max(0.0, age_s), 0.0 <= age_s < 1.0
         unfinished_s, failures = 0.0, 0
         pause = lane.looks.next(0.0) if fresh else 0.0
         scout = lane.scouts < SCOUTS
@@ -153,7 +154,8 @@ class Follower:
                 return progress
             if elapsed > self.deadline_s:
                 raise UnfinishedError(f"not done after {elapsed:.0f} s: {said}")
-            unfinished_s = elapsed
+            if not failures:
+                unfinished_s = elapsed
 
     async def _look(self, lane: Lane, ticket: Ticket) -> Progress:
         provider = lane.line.provider

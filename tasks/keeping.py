@@ -1,7 +1,6 @@
 """What a batch leaves beside its clips: the tables of its rows, attempts and complaints."""
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -11,10 +10,10 @@ import polars as pl
 from manifests.attempts import attempts_table
 from manifests.keys import KEY
 from manifests.left import write_left
-from manifests.lifecycle import History
 from manifests.reading import Plan
 from manifests.tables import Outcomes, write_clips, write_complaints
-from storage.ledger import Ledger, entries
+from storage import bound, epochs
+from storage.ledger import Ledger
 from storage.objects import Objects
 from storage.volumes import Told
 from tasks.tally import Tally, Why
@@ -33,9 +32,6 @@ class Batch:
     ledger: Ledger
     """Closed by now: nothing more can happen to its rows."""
     tally: Tally
-    before: Mapping[str, History]
-    """Lives that were not over when it began."""
-    since: float
 
 
 async def keep_tables(batch: Batch, objects: Objects) -> None:
@@ -50,10 +46,11 @@ async def keep_tables(batch: Batch, objects: Objects) -> None:
 
 
 async def _attempts(batch: Batch, objects: Objects) -> None:
-    with attempts_table(_path(batch, "attempts"), before=batch.before) as add:
-        async for some in entries(objects, since=batch.since):
-            mine = [entry for entry in some if entry.at >= batch.since]
-            await asyncio.to_thread(add, mine)
+    # Not by time: an earlier run's clock may have been ahead.
+    mine = bound.written(objects, epochs.number(batch.ledger.batch))
+    with attempts_table(_path(batch, "attempts"), before=batch.ledger.before) as add:
+        async for some in mine:
+            await asyncio.to_thread(add, some)
 
 
 def _write(batch: Batch, told: Told) -> None:

@@ -406,7 +406,7 @@ class Lives:
         return is_over(past, route, self._today())
 
     def _age_s(self, past: History) -> float:
-        return max(0.0, self._today() - (past.accepted_at or 0.0))
+        return self._today() - (past.accepted_at or 0.0)
 
     def _lane_of(self, hand: Hand, past: History, ticket: Ticket) -> Lane:
         """The lane that a job was accepted on; after a restart its slot is held again."""

@@ -259,7 +259,6 @@ class Night:
         self._rows = Rows(plan, ledger)
         self._now = world.now
         self._began = world.now()
-        self._since = world.today()
         self._before: Mapping[str, History] = dict(ledger.lives)
         self._bought = {
             life: past
@@ -431,8 +430,6 @@ class Night:
             folder=self._folder,
             ledger=self._ledger,
             tally=self.engine.tally,
-            before=self._before,
-            since=self._since,
         )
         await keep_tables(over, objects)
 

@@ -257,7 +257,9 @@ class Looks:
     def learn(self, took_s: Iterable[float]) -> None:
         """How long jobs took on earlier nights."""
         for took in took_s:
-            self.finished(0.0, took)
+            # Two clocks that did not agree may say that it took less than nothing.
+            if took > 0:
+                self.finished(0.0, took)
 
     def finished(self, unfinished_s: float, finished_s: float) -> None:
         """A job was seen unfinished and then finished, so long after it was accepted."""
@@ -281,7 +283,8 @@ class Looks:
         # Then when the next tenth of the lane's jobs are done.
         share = max(1, len(self._sorted) // 10)
         target = self._sorted[min(after + share, len(self._sorted)) - 1]
-        return max(fine, target - elapsed_s)
+        # A few stragglers must not have all others noticed late.
+        return max(fine, min(target - elapsed_s, elapsed_s * 0.2))
 
     def expected_s(self) -> float | None:
         """How long a job of this lane takes, or None before enough have finished."""
