@@ -12,7 +12,7 @@ import pytest
 
 from tests.simulation.night import played
 
-NIGHTS, AT_ONCE = 240, 10
+NIGHTS, AT_ONCE = 500, 10
 
 
 @pytest.mark.parametrize("seed", [1, 7])
