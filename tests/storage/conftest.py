@@ -11,7 +11,16 @@ from tests.storage.proxies import FaultyProxy
 from tests.storage.servers import Cloud
 
 
-@pytest.fixture(params=["memory", "file", "s3", "gs", "az"])
+@pytest.fixture(
+    params=[
+        "memory",
+        "file",
+        "s3",
+        # What holds on S3 holds here too; these two take their time.
+        pytest.param("gs", marks=pytest.mark.slow),
+        pytest.param("az", marks=pytest.mark.slow),
+    ]
+)
 def root(
     request: pytest.FixtureRequest, tmp_path: Path, clouds: Callable[[str], Cloud]
 ) -> str:
