@@ -55,10 +55,10 @@ def breaks(*laws, script=lambda script: script):
 def a_submit_in_doubt_is_sent_again(patch):
     send = Submitter.send
 
-    async def again(self, offer, seed, ref):
-        answer = await send(self, offer, seed, ref)
+    async def again(self, offer, seed, ref, **more):
+        answer = await send(self, offer, seed, ref, **more)
         if isinstance(answer, Doubted):
-            return await send(self, offer, seed, ref)
+            return await send(self, offer, seed, ref, **more)
         return answer
 
     patch.setattr(Submitter, "send", again)
@@ -68,8 +68,8 @@ def a_submit_in_doubt_is_sent_again(patch):
 def a_lost_answer_is_taken_for_a_refusal(patch):
     send = Submitter.send
 
-    async def certain(self, offer, seed, ref):
-        answer = await send(self, offer, seed, ref)
+    async def certain(self, offer, seed, ref, **more):
+        answer = await send(self, offer, seed, ref, **more)
         return Refused("surely not") if isinstance(answer, Doubted) else answer
 
     patch.setattr(Submitter, "send", certain)
@@ -233,8 +233,8 @@ def a_doubt_is_settled_by_an_empty_listing_at_once(patch):
 def a_ticket_is_mixed_up_with_the_one_before(patch):
     send, before = Submitter.send, []
 
-    async def mixed(self, offer, seed, ref):
-        answer = await send(self, offer, seed, ref)
+    async def mixed(self, offer, seed, ref, **more):
+        answer = await send(self, offer, seed, ref, **more)
         if isinstance(answer, Accepted):
             before.append(answer)
             return before[max(0, len(before) - 2)]
@@ -280,8 +280,8 @@ def a_job_rests_and_nobody_says_why(patch):
 def an_answer_breaks_a_job(patch):
     send = Submitter.send
 
-    async def clumsy(self, offer, seed, ref):
-        answer = await send(self, offer, seed, ref)
+    async def clumsy(self, offer, seed, ref, **more):
+        answer = await send(self, offer, seed, ref, **more)
         if isinstance(answer, Refused):
             raise KeyError("retry_after")
         return answer
@@ -291,7 +291,7 @@ def an_answer_breaks_a_job(patch):
 
 @breaks("done")
 def a_clip_is_never_fetched(patch):
-    async def lazy(self, job_id, link, sidecar):
+    async def lazy(self, job_id, link, sidecar, **_more):
         raise UnfetchedError("tomorrow")
 
     patch.setattr(Publisher, "publish", lazy)
