@@ -149,7 +149,7 @@ def _policy(settings: Settings, until: datetime | None) -> Policy:
 async def _run(night: Night) -> None:
     plan = night.plan
     log = get_run_logger()
-    if said := late(night):
+    for said in filter(None, (late(night), plan.heavy)):
         log.warning("%s", said)
     log.info("batch %s: %d rows, %d jobs", night.batch, plan.rows, plan.jobs)
     if plan.bad_rows:

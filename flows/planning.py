@@ -101,6 +101,8 @@ class Answer:
 
     def _remarks(self) -> Iterator[tuple[str, str]]:
         told = self.told
+        if heavy := self.read.heavy:
+            yield heavy, "yellow"
         if self.owned:
             yield f"{_clips(self.owned)} more: done, under way or in doubt already", ""
         if told.unserved:

@@ -20,7 +20,7 @@ async def run_batch(**parameters: Any) -> Night:
 
     def begun(night: Night) -> None:
         nights.append(night)
-        if said := late(night):
+        for said in filter(None, (late(night), night.plan.heavy)):
             tell(said, "yellow")
         showing.append(asyncio.create_task(show(night, err)))
 

@@ -5,7 +5,7 @@ for is looked for in parts, and what is changed is changed in place.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import polars as pl
@@ -29,6 +29,9 @@ UNDONE: Final = frozenset(State) - OVER
 States = Callable[[pl.DataFrame], pl.Series]
 """The states of the jobs with these keys, as the ledger has them."""
 
+HEAVY: Final = 256 << 20
+"""Bytes of stills in a row group that nobody minds."""
+
 _SLICE: Final = 500_000
 
 
@@ -48,6 +51,8 @@ class Plan:
     """
     complaints: pl.DataFrame
     """row, column, value, reason: see `complaints.Complaint`."""
+    weight: int = 0
+    """Bytes of embedded stills in the row group that has most of them."""
 
     @property
     def jobs(self) -> int:
@@ -59,6 +64,16 @@ class Plan:
         return self.rows - self.wanted.height
 
     @property
+    def heavy(self) -> str | None:
+        """That reading its stills takes more memory than anybody expects, if it does."""
+        if self.weight <= HEAVY:
+            return None
+        return (
+            f"{self.uri}: {self.weight / 1e9:.1f} GB of stills in one row group: reading "
+            "them may take as much memory; write it with row_group_size=64"
+        )
+
+    @property
     def faults(self) -> Iterator[Complaint]:
         """The complaints, by row."""
         return (Complaint(*row) for row in self.complaints.iter_rows())
@@ -66,11 +81,11 @@ class Plan:
     def head(self, rows: int) -> "Plan":
         """The plan of the manifest's first rows alone."""
         few = pl.col("row") < rows
-        return Plan(
-            self.uri,
-            min(self.rows, rows),
-            self.wanted.filter(few),
-            self.complaints.filter(few),
+        return replace(
+            self,
+            rows=min(self.rows, rows),
+            wanted=self.wanted.filter(few),
+            complaints=self.complaints.filter(few),
         )
 
     def without(self, bad: Mapping[str, tuple[str, str]]) -> "Plan":
@@ -81,11 +96,12 @@ class Plan:
         struck = keys([*bad]).hstack(said.cast(pl.String))
         wrong = held(self.wanted.select("row", *KEY), struck).join(struck, [*KEY])
         also = wrong.select("row", pl.lit("image").alias("column"), "value", "reason")
-        return Plan(
-            self.uri,
-            self.rows,
-            self.wanted.filter(~pl.col("row").is_in(wrong["row"].implode())),
-            self.complaints.vstack(also.cast(COMPLAINTS)).sort("row", "column"),
+        return replace(
+            self,
+            wanted=self.wanted.filter(~pl.col("row").is_in(wrong["row"].implode())),
+            complaints=self.complaints.vstack(also.cast(COMPLAINTS)).sort(
+                "row", "column"
+            ),
         )
 
     def shards(self, jobs: int) -> Iterator[pl.DataFrame]:

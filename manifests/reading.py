@@ -73,7 +73,8 @@ def check(path: Path, uri: str, routes: Sequence[Route]) -> Plan:
         tell = complaints.told if said < complaints.TOLD else complaints.brief
         wrong.append(tell(found))
         rows, said = rows + some.height, said + found.height
-    return Plan(unsigned(uri), rows, good.planned(), pl.concat(wrong))
+    weight = embedded.weight(path, uri)
+    return Plan(unsigned(uri), rows, good.planned(), pl.concat(wrong), weight)
 
 
 def orders(path: Path, uri: str, shard: pl.DataFrame, keep: Keep) -> Iterator[Order]:

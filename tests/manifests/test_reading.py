@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from dataclasses import replace
 from decimal import Decimal
 
 import polars as pl
@@ -484,6 +485,21 @@ def test_a_file_that_is_broken_inside_stops_with_one_clear_message(manifest):
 
     with pytest.raises(ManifestError, match=f"^{URI}: not readable as Parquet"):
         check(path, URI, ROUTES)
+
+
+def test_a_manifest_says_when_its_stills_take_more_memory_than_anybody_expects(
+    manifest,
+):
+    path = manifest({"image_bytes": [b"x" * 999] * 99, "prompt": ["p"] * 99})
+    light = check(path, URI, ROUTES)
+    heavy = replace(light, weight=1_200_000_000)
+
+    assert 999 <= light.weight <= 99 * 1010
+    assert light.heavy is None
+    assert heavy.head(1).heavy == (
+        f"{URI}: 1.2 GB of stills in one row group: reading them may take as much "
+        "memory; write it with row_group_size=64"
+    )
 
 
 def test_a_still_that_cannot_be_kept_is_not_blamed_on_the_manifest(manifest):
