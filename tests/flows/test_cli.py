@@ -62,6 +62,7 @@ def signed_host(still: bytes) -> Iterator[str]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_the_demo_makes_every_example_with_no_server_and_buys_nothing_twice(
     bench, tmp_path
 ):
@@ -192,6 +193,7 @@ def test_what_cannot_be_begun_ends_with_2_and_one_message_before_anything_is_sen
     assert not (bench.folder / "root").exists()
 
 
+@pytest.mark.slow
 def test_check_tells_good_from_bad_and_sends_nothing(bench):
     bench.manifest([{"prompt": "pan"}, {"prompt": "pan"}], "good")
     bench.manifest([{"prompt": "pan"}, {"prompt": "pan", "duration_s": 7}], "bad")
@@ -332,6 +334,7 @@ def test_a_batch_that_cannot_be_in_time_says_so_at_the_start_and_goes_on(bench):
     assert (ran.code, ran.said["published"]) == (0, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("policy", "lanes"), [("cheapest", 1), ("balanced", 2)])
 def test_the_policy_decides_which_lanes_are_used(bench, policy, lanes):
     bench.manifest(8)

@@ -148,6 +148,7 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_deadline_is_a_time_of_day_that_a_schedule_can_say_every_night(nights):
     nights.manifest(2, "hurried")
     nights.config("spicy", slots=1)

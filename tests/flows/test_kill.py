@@ -60,6 +60,7 @@ def slow(bench, clip):
         yield bench, clock
 
 
+@pytest.mark.slow
 async def test_a_batch_that_is_killed_buys_only_what_it_had_not_bought(
     bench, monkeypatch
 ):

@@ -29,6 +29,7 @@ def test_a_plan_by_a_deadline_is_the_least_money_that_is_in_time(bench):
     assert (pressed.said["late"], patient.said["late"]) == (0, 0)
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_cannot_be_done_in_time_and_what_each_lane_would_do_alone(
     bench,
 ):

@@ -171,6 +171,7 @@ async def test_what_nobody_can_be_asked_about_is_listed_and_ends_with_1(bench):
     assert bench.seen("submit") == 0
 
 
+@pytest.mark.slow
 async def test_a_risk_is_taken_only_by_a_person_who_says_so(bench):
     entries = await doubts(bench, "a" * 32, "b" * 32, hedge_of("b" * 32))
 
@@ -263,6 +264,7 @@ async def test_what_makes_no_sense_ends_with_2_and_leaves_nothing_on_record(benc
     assert not (bench.folder / "nowhere").exists()
 
 
+@pytest.mark.slow
 async def test_a_job_that_is_over_is_no_doubt(bench):
     await doubts(bench, "a" * 32)
     bench.nightreel("reconcile", "root", "--write-off", "all")
