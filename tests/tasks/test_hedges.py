@@ -246,8 +246,15 @@ async def test_reconcile_fetches_one_clip_of_a_job_and_its_hedge_that_are_both_r
     with running(slow) as url, running(quick) as other:
         world, both = two(worlds, (slow, url), (quick, other))
 
+        async def kill(night):
+            while not quick.bill:  # noqa: ASYNC110 - a bill tells nobody
+                await asyncio.sleep(0.01)
+            night.engine.stop("killed")
+
         def killed(night):
-            asyncio.get_running_loop().call_later(1.1, night.engine.stop, "killed")
+            killing.append(asyncio.create_task(kill(night)))
+
+        killing = []
 
         ends = time.time() + 1.0
         await world.run(1, lanes=both(), during=killed, finish_at=ends)
