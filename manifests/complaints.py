@@ -26,6 +26,7 @@ COMPLAINTS: Final = pl.Schema(
     }
 )
 """25 bytes a complaint where they repeat no value: there may be one for every row."""
+_SAID: Final = pl.Schema(dict.fromkeys(COMPLAINTS, pl.String) | {"row": pl.UInt32})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +53,21 @@ def about(rows: pl.DataFrame, routes: Sequence[Route]) -> pl.DataFrame:
     Their column `still` is the digest of the row's image_bytes, "" if they are empty,
     null if there are none.
     """
-    found = [_listed(rows.filter(wrong), what, why) for what, wrong, why in _rules()]
-    odd = rows.with_columns(odd=ODD_PLACE).drop_nulls("odd")
-    found += [_listed(odd, "image", pl.col("odd")), *_unserved(rows, routes)]
+    rules = [*_rules()]
+    wrong = rows.select(
+        *(broken.alias(f"{n}") for n, (_, broken, _) in enumerate(rules)), odd=ODD_PLACE
+    )
+    found = [
+        _listed(rows.filter(broken), what, why)
+        for (what, _, why), broken in zip(rules, wrong, strict=False)
+        if broken.any()
+    ]
+    if wrong["odd"].null_count() < rows.height:
+        odd = rows.hstack([wrong["odd"]]).drop_nulls("odd")
+        found.append(_listed(odd, "image", pl.col("odd")))
+    found += _unserved(rows, routes)
+    if not found:
+        return pl.DataFrame(schema=_SAID)
     return pl.concat(found).unique().sort("row", "column", "reason")
 
 
@@ -177,6 +190,8 @@ def _unserved(rows: pl.DataFrame, routes: Sequence[Route]) -> Iterator[pl.DataFr
     ).with_columns(negative_prompt=pl.col("negative_prompt") != "")
     asked = known.select(_ASKED).unique()
     answers = [_nearest(asks, routes) or (None, None) for asks in asked.iter_rows()]
+    if not any(column for column, _ in answers):
+        return
     refused = asked.hstack(
         pl.DataFrame(answers, {"column": pl.String, "reason": pl.String}, orient="row")
     ).drop_nulls("column")

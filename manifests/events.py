@@ -136,6 +136,11 @@ def whole(rows: pl.DataFrame) -> dict[str, History]:
 def life_keys(lives: Iterable[str]) -> pl.DataFrame:
     """The numbers of these lives, in their order."""
     known = lives if isinstance(lives, pl.Series) else [*lives]
+    if len(known) < numbers.FEW:
+        hedges = pl.Series(
+            "hedge", [life.endswith(HEDGE) for life in known], pl.Boolean
+        )
+        return numbers.keys(known).hstack([hedges])
     said = pl.Series("hedge", known, pl.String)
     job, hedge = said.str.strip_suffix(HEDGE), said.str.ends_with(HEDGE)
     return numbers.keys(job).hstack([hedge])
@@ -143,5 +148,5 @@ def life_keys(lives: Iterable[str]) -> pl.DataFrame:
 
 def lives(keys: pl.DataFrame) -> Iterator[str]:
     """The lives that have these numbers, in their order."""
-    for key, also, hedge in keys.select(LIFE.names()).iter_rows():
+    for key, also, hedge in zip(*map(keys.get_column, LIFE), strict=True):
         yield f"{key:016x}{also:016x}{HEDGE if hedge else ''}"

@@ -118,10 +118,10 @@ def todo(
 
     Only where some are not, it is a copy.
     """
-    said = pl.Series([state.value for state in among], dtype=pl.String)
+    said = [state.value for state in among]
     some: list[pl.DataFrame] = []
     for rows in plan.wanted.iter_slices(_SLICE):
-        mine = rows["first"] & states(rows.select(*KEY)).cast(pl.String).is_in(said)
+        mine = rows["first"] & states(rows).is_in(said)
         some.append(rows if mine.all() else rows.filter(mine))
     return pl.concat(some, rechunk=False) if some else plan.wanted
 

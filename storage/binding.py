@@ -26,7 +26,8 @@ from storage.objects import ExistsError, Objects
 
 _GROUP: Final = 20_000
 """Lives that are written as one: some 10 MB."""
-_SPILL: Final = pl.Schema({**JOBS, "spill": pl.UInt32})
+_SPILL: Final = (*JOBS, "spill")
+_NOTHING: Final = pl.DataFrame(schema=JOBS)
 
 
 async def bind(objects: Objects, book: Book) -> None:
@@ -128,7 +129,6 @@ class _Binding:
     def write_jobs(self, path: Path) -> None:
         """Write the lives that were touched, by key."""
         self._hold(self._touched)
-        self._spill()
         keys = self._spilled("key")["key"].unique().sort()
         with written(path) as write:
             write(pl.DataFrame(schema=JOBS))
@@ -153,6 +153,8 @@ class _Binding:
         Index(rows, first, last, latencies).write(path)
 
     def _hold(self, lives: set[str]) -> None:
+        if not lives:
+            return
         self._held.append(
             events.job_rows({one: self._book.lives[one] for one in lives})
         )
@@ -163,20 +165,26 @@ class _Binding:
         if not self._held:
             return
         path = self._folder / f"spill-{len(self._spills)}"
-        number = pl.lit(len(self._spills), pl.UInt32).alias("spill")
-        rows = pl.concat(self._held).with_columns(number).sort(*KEY)
         # Small groups, so that few of its rows are read for a few keys.
-        rows.write_parquet(path, row_group_size=4096)
+        self._standing().sort(*KEY).write_parquet(path, row_group_size=4096)
         self._spills.append(path)
         self._held = []
 
+    def _standing(self) -> pl.DataFrame:
+        """What is held, as the next spill has it."""
+        number = pl.lit(len(self._spills), pl.UInt32).alias("spill")
+        return pl.concat([_NOTHING, *self._held]).with_columns(number)
+
     def _spilled(self, *columns: str, where: pl.Expr | None = None) -> pl.DataFrame:
-        rows = [
+        held = self._standing()
+        rows = held if where is None else held.filter(where)
+        if not self._spills:
+            return rows.select(columns)
+        spilled = [
             pl.scan_parquet(path).filter(True if where is None else where)
             for path in self._spills
         ]
-        nothing = pl.LazyFrame(schema=_SPILL)
-        return pl.concat([nothing, *rows]).select(columns).collect()
+        return pl.concat([*spilled, rows.lazy()]).select(columns).collect()
 
     def _bring_back(self, lives: pl.DataFrame) -> None:
         """Make lives whole again that have left."""

@@ -12,7 +12,8 @@ from typing import Final
 import polars as pl
 
 from manifests.events import LIFE, life_keys
-from manifests.keys import KEY
+from manifests.events import lives as lives_of
+from manifests.keys import FEW, KEY, ids
 from manifests.lifecycle import HEDGE, NEW, OVER, History, State, hedge_of
 from storage.runs import STATES, Runs
 
@@ -53,6 +54,9 @@ class Book:
 
     def states(self, keys: pl.DataFrame) -> pl.Series:
         """The states of the jobs with these keys, in their order."""
+        if keys.height < FEW:
+            told = [self._state(job).value for job in ids(keys)]
+            return pl.Series("state", told, pl.String).cast(STATES)
         # First of all, so that a life that is forgotten meanwhile is not missed.
         whole = {life: history.state for life, history in dict(self.lives).items()}
         runs = self._runs[False].plus(_rows(self._fresh | whole, hedges=False))
@@ -62,6 +66,10 @@ class Book:
 
     def forgotten(self, keys: pl.DataFrame) -> pl.DataFrame:
         """The lives of these jobs and of their hedges that only a state is known of."""
+        if keys.height < FEW:
+            jobs = ids(keys)
+            known = [one for one in (*jobs, *map(hedge_of, jobs)) if self._over(one)]
+            return life_keys(one for one in known if one not in self.lives)
         found = [pl.DataFrame(schema=LIFE)]
         for hedges in (False, True):
             runs = self._runs[hedges].plus(_rows(self._fresh, hedges=hedges))
@@ -97,13 +105,15 @@ class Book:
             self._fresh[life] = self.lives[life].state
             del self.lives[life]
             self._accepted.discard(life)
-        if len(self._fresh) >= _FRESH:
-            for hedges, runs in self._runs.items():
-                runs.add(_rows(self._fresh, hedges=hedges), merging=_AT_ONCE)
-            self._fresh = {}
+        self._put_away()
 
     def learn(self, rows: pl.DataFrame) -> None:
         """Put down lives that are over: key, also, hedge, state. Takes its time."""
+        if rows.height < FEW:
+            states = map(State, rows["state"])
+            self._fresh |= zip(lives_of(rows), states, strict=True)
+            self._put_away()
+            return
         for hedges, runs in self._runs.items():
             runs.add(rows.filter(pl.col("hedge") == hedges), merging=_AT_LEISURE)
 
@@ -111,6 +121,18 @@ class Book:
         """An epoch begins that is to be bound once it is over."""
         self.unbound[epoch] = dict(self.lives)
         self._accepted.clear()
+
+    def _put_away(self) -> None:
+        if len(self._fresh) < _FRESH:
+            return
+        for hedges, runs in self._runs.items():
+            runs.add(_rows(self._fresh, hedges=hedges), merging=_AT_ONCE)
+        self._fresh = {}
+
+    def _state(self, job: str) -> State:
+        if (whole := self.lives.get(job)) is not None:
+            return whole.state
+        return self._over(job) or State.PENDING
 
     def _over(self, life: str) -> State | None:
         if (state := self._fresh.get(life)) is not None:

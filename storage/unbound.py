@@ -43,29 +43,14 @@ class Look:
     def at(self, chunk: bytes) -> None:
         """Take what comes next, compressed."""
         said = self._rows(chunk)
-        steps = said.filter(pl.col("kind") != _SETTLED)
-        self._refuse_what_was_over(steps)
+        self._refuse_what_was_over(said)
         rows = pl.concat([self._open, said])
-        last = (
-            rows.filter(pl.col("kind") != _SETTLED)
-            .group_by(*LIFE)
-            .agg(
-                pl.col("kind")
-                .last()
-                .cast(pl.String)
-                .replace_strict(_ENDS, default=None)
-                .alias("state")
-            )
-        )
-        pairs = last.group_by(*KEY).agg(over=pl.col("state").is_not_null().all())
-        over = last.join(pairs.filter("over"), on=[*KEY], how="semi")
-        self._forget(over, rows.join(over, on=[*LIFE], how="semi"))
-        rows = rows.join(
-            pairs.filter(~pl.col("over")),
-            on=[*KEY],
-            how="semi",
-            maintain_order="left",
-        )
+        last = _last(rows)
+        over = last.filter("over")
+        if not over.is_empty():
+            self._forget(over, rows.join(over, on=[*LIFE], how="semi"))
+        left = last.filter(~pl.col("over"))
+        rows = rows.join(left, on=[*KEY], how="semi", maintain_order="left")
         # Copied, or else each line would keep all its chunk in memory.
         self._open = rows.with_columns(pl.Series("line", [*rows["line"]], pl.String))
 
@@ -84,23 +69,29 @@ class Look:
         said = lines.select(
             "line", pl.col("line").str.extract_groups(_LINE).struct.unnest()
         )
-        for line in said.filter(pl.col("key").is_null())["line"]:
-            if isinstance(read(line, self._place), Entry):
-                raise LedgerError(f"{self._place}: not as it is written: {line[:200]}")
+        if said["key"].null_count():
+            for line in said.filter(pl.col("key").is_null())["line"]:
+                if isinstance(read(line, self._place), Entry):
+                    why = f"not as it is written: {line[:200]}"
+                    raise LedgerError(f"{self._place}: {why}")
+            said = said.drop_nulls("key")
         try:
-            return said.drop_nulls("key").select(_FOUND).cast({"kind": _KINDS})
+            return said.select(_FOUND)
         except pl.exceptions.PolarsError as error:
             # It knows which line it is.
             for line in said["line"]:
                 read(line, self._place)
             raise LedgerError(f"{self._place}: {error}") from error
 
-    def _refuse_what_was_over(self, steps: pl.DataFrame) -> None:
-        over = self._book.forgotten(steps.select(*KEY).unique())
-        again = steps.join(over, on=[*LIFE], how="semi").head(1)
+    def _refuse_what_was_over(self, said: pl.DataFrame) -> None:
+        steps = said.lazy().filter(pl.col("kind") != _SETTLED)
+        over = self._book.forgotten(steps.select(*KEY).unique().collect())
+        if over.is_empty():
+            return
+        again = steps.join(over.lazy(), on=[*LIFE], how="semi").head(1).collect()
         for life, kind in zip(lives(again), again["kind"], strict=True):
-            said = self._book.history(life).state
-            raise LedgerError(f"{self._root}: job {life}: {kind} while {said}")
+            was = self._book.history(life).state
+            raise LedgerError(f"{self._root}: job {life}: {kind} while {was}")
 
     def _forget(self, over: pl.DataFrame, rows: pl.DataFrame) -> None:
         self._book.learn(over)
@@ -120,6 +111,20 @@ def _standing(known: Mapping[str, History]) -> pl.DataFrame:
     return life_keys(known).hstack(pl.DataFrame(said, rest, orient="row"))
 
 
+def _last(rows: pl.DataFrame) -> pl.DataFrame:
+    """Of each life that did more than settle: its state if it ended, and whether both it
+    and its hedge or job are over."""
+    kind = pl.col("kind").last().cast(pl.String)
+    return (
+        rows.lazy()
+        .filter(pl.col("kind") != _SETTLED)
+        .group_by(*LIFE)
+        .agg(state=kind.replace_strict(_ENDS, default=None))
+        .with_columns(over=pl.col("state").is_not_null().all().over(*KEY))
+        .collect()
+    )
+
+
 def _latest(rows: pl.DataFrame) -> pl.DataFrame:
     """By lane, how long the latest of these lives' clips took."""
     accepted, generated = (
@@ -128,7 +133,8 @@ def _latest(rows: pl.DataFrame) -> pl.DataFrame:
     )
     took = (pl.col("generated") - pl.col("accepted")).alias("took")
     return (
-        rows.group_by(*LIFE)
+        rows.lazy()
+        .group_by(*LIFE)
         .agg(
             pl.col("lane").drop_nulls().last(),
             accepted=accepted,
@@ -139,6 +145,7 @@ def _latest(rows: pl.DataFrame) -> pl.DataFrame:
         .group_by("lane", maintain_order=True)
         .tail(LATEST)
         .select("lane", took)
+        .collect()
     )
 
 
@@ -160,7 +167,8 @@ _FOUND: Final = (
     *(pl.col(name).str.to_integer(base=16, dtype=pl.UInt64) for name in KEY),
     pl.col("hedge").is_not_null(),
     pl.col("at").cast(pl.Float64),
-    *("kind", "lane", "line"),
+    pl.col("kind").cast(_KINDS),
+    *("lane", "line"),
 )
 _ENDS: Final = {
     _named(Published): State.PUBLISHED.value,

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 
 import polars as pl
 
-from manifests.keys import KEY, held, keys
+from manifests.keys import KEY, held, ids, keys
 from manifests.lifecycle import HEDGE, OVER, State
 from manifests.reading import Plan
 from storage.ledger import Ledger
@@ -32,12 +32,9 @@ class Rows:
 
     def among(self, lives: Collection[str]) -> set[str]:
         """Which of these lives are of jobs of the plan."""
-        every = [*lives]
-        asked = keys([life.removesuffix(HEDGE) for life in every]).with_columns(
-            life=pl.Series(every, dtype=pl.String)
-        )
-        there = held(self.plan.wanted, asked)
-        return {*asked.join(there, [*KEY], how="semi")["life"]}
+        asked = keys([life.removesuffix(HEDGE) for life in lives])
+        there = {*ids(held(self.plan.wanted, asked))}
+        return {life for life in lives if life.removesuffix(HEDGE) in there}
 
     def states(self, tally: Tally, *, jobs: bool = False) -> Counter[str]:
         """How many rows, or jobs, are in each of the four states of a summary."""

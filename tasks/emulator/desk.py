@@ -116,6 +116,7 @@ class Desk:
         """Keys that came with a download or a presigned upload, whose hosts have no
         business to know them."""
         self._dialect = dialect
+        self._tokened = dialect if isinstance(dialect, Tokened) else None
         self._terms = terms
         self._offers = offers
         self._stills = shared.stills
@@ -161,8 +162,8 @@ class Desk:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != self._dialect.scheme.lower():
             raise UnauthorizedError("no key")
-        if isinstance(self._dialect, Tokened):
-            key = self._dialect.key_of(key.strip(), self.world.keys)
+        if self._tokened is not None:
+            key = self._tokened.key_of(key.strip(), self.world.keys)
         return self.world.account(self._dialect.name, key.strip(), self._terms)
 
     async def asked(self, request: Request) -> Mapping[str, Any]:

@@ -8,14 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manifests import keys as module
+from manifests.events import LIFE, life_keys, lives
 from manifests.keys import alike, held, ids, keys
 
 NUMBERS = st.integers(0, 2**64 - 1)
 
 
-@given(st.lists(st.from_regex("[0-9a-f]{32}", fullmatch=True)))
-def test_a_key_is_its_id_and_nothing_is_lost(said):
-    assert ids(keys(said)) == said
+LIVES = st.lists(st.from_regex("[0-9a-f]{32}(~hedge)?", fullmatch=True))
+
+
+@given(LIVES, st.sampled_from([0, module.FEW]))
+def test_a_key_is_its_id_and_nothing_is_lost(said, few):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "FEW", few)
+
+        assert [*lives(life_keys(said))] == said
+        assert life_keys(said).schema == LIFE
+        assert ids(keys(life[:32] for life in said)) == [life[:32] for life in said]
 
 
 @pytest.fixture
@@ -46,7 +55,11 @@ def test_rows_that_are_alike_are_found_in_whatever_part_they_are():
     ]
 
 
-def test_the_few_that_are_looked_for_are_found_in_order_by_their_whole_key():
+@pytest.mark.parametrize("fewer", [0, module.FEW])
+def test_the_few_that_are_looked_for_are_found_in_order_by_their_whole_key(
+    monkeypatch, fewer
+):
+    monkeypatch.setattr(module, "FEW", fewer)
     rows = keys([f"{n:016x}{n % 3:016x}" for n in (5, 1, 4, 2, 3, 4)])
     few = keys([f"{4:016x}{1:016x}", f"{2:016x}{0:016x}", f"{5:016x}{2:016x}"])
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manifests import keys as numbers
 from manifests.events import life_keys
 from manifests.keys import keys
 from manifests.lifecycle import NEW, History, State, hedge_of
@@ -122,9 +123,17 @@ IDS = st.integers(0, 40).map(lambda n: f"{n // 7:016x}{n % 7:016x}")
 @given(
     st.lists(st.dictionaries(IDS, OVER, max_size=20), max_size=8),
     st.lists(st.dictionaries(IDS, ANY, max_size=4), max_size=8),
+    st.sampled_from([0, numbers.FEW]),
 )
 @settings(deadline=None, max_examples=50)
-def test_however_lives_are_put_down_each_is_found(learned, kept):
+def test_however_lives_are_put_down_each_is_found(learned, kept, few):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(numbers, "FEW", few)
+        patch.setattr(books, "FEW", few)
+        _put_down_and_find(learned, kept)
+
+
+def _put_down_and_find(learned, kept):
     # What was over stays as it was.
     book, truth = Book(), {}
     for some in learned:
@@ -143,6 +152,10 @@ def test_however_lives_are_put_down_each_is_found(learned, kept):
     known = [truth.get(life, State.PENDING) for life in everyone]
     assert book.states(keys(everyone)).to_list() == known
     assert [book.history(life).state for life in everyone] == known
+    gone = life_keys(
+        life for life in everyone if life in truth and life not in book.lives
+    )
+    assert book.forgotten(keys(everyone)).rows() == gone.rows()
 
 
 def test_many_lives_are_found_among_many(monkeypatch):
