@@ -19,8 +19,8 @@ from httpx import _urlparse, _urls
 
 import storage.stills
 import tasks.publishing
-from manifests import reading
-from storage import volumes
+from manifests import keys, reading
+from storage import book, volumes
 from storage.ledger import HeldError, LedgerError, read
 from storage.mp4 import BrokenClipError
 from storage.objects import Objects, StorageError
@@ -33,7 +33,14 @@ from tasks.providers import PROVIDERS
 from tasks.wanted import Wanted
 from tests.simulation import plan
 from tests.simulation.laws import Breach, Witness
-from tests.simulation.loop import EPOCH, Node, StuckError, VirtualLoop, buried
+from tests.simulation.loop import (
+    EPOCH,
+    Node,
+    StuckError,
+    VirtualLoop,
+    buried,
+    uncollected,
+)
 from tests.simulation.plan import LanePlan, Run, Script
 from tests.simulation.providers import HOST, NAMED, Provider
 from tests.simulation.store import CALM, Door, Store
@@ -50,6 +57,8 @@ TRIES: Final = 6
 AGAIN_S: Final = 40.0
 TABLES: Final = 8
 """In one night of so many tables are written too."""
+MANY: Final = 16
+"""In one of so many, few rows are asked about as millions are."""
 BINDS: Final = 3
 """In one of so many, epochs that are over are bound."""
 QUIET: Final = 3
@@ -295,8 +304,10 @@ def played(seed: int, script: Script | None = None) -> Told:
     """Play the night of a seed to its end."""
     script = script or plan.drawn(seed)
     with (
+        uncollected(),
         tempfile.TemporaryDirectory(prefix="nightreel-sim-") as name,
         cheaply(name, tables=seed % TABLES == 0, binds=seed % BINDS == 0),
+        as_many(always=seed % MANY == 0),
     ):
         sim: Sim | None = Sim(script, Path(name))
         assert sim is not None
@@ -332,7 +343,7 @@ def cheaply(folder: str, *, tables: bool, binds: bool) -> Generator[None]:
         patch.setattr(storage.stills, "look", _looked)
         patch.setattr(tasks.publishing, "check", _checked)
         patch.setattr(reading, "check", _remembered(reading.check, _plan_of))
-        patch.setattr(reading, "orders", _remembered(_listed, _rows_of))
+        patch.setattr(reading, "orders", _row_by_row({}))
         patch.setattr(_urls, "urlparse", _parsed)
         patch.setattr(_urlparse, "urlparse", _parsed)
         patch.setattr(tempfile, "tempdir", folder)
@@ -349,6 +360,16 @@ def cheaply(folder: str, *, tables: bool, binds: bool) -> Generator[None]:
             yield
         finally:
             logging.disable(level)
+
+
+@contextmanager
+def as_many(*, always: bool) -> Generator[None]:
+    """Few rows go the way that else only many go."""
+    with pytest.MonkeyPatch.context() as patch:
+        if always:
+            patch.setattr(keys, "FEW", 0)
+            patch.setattr(book, "FEW", 0)
+        yield
 
 
 def _remembered(
@@ -369,16 +390,19 @@ def _plan_of(_: Path, uri: str, routes: Sequence[Any]) -> object:
     return uri, tuple(route.name for route in routes)
 
 
-def _rows_of(_: Path, uri: str, shard: Any, __: object) -> object:
-    return uri, tuple(shard["row"])
+def _row_by_row(known: dict[object, Any]) -> Callable[..., list[Any]]:
+    def orders(path: Path, uri: str, shard: Any, keep: Any) -> list[Any]:
+        rows = shard.filter("first").select("row", "priority", "max_usd").iter_rows()
+        asked = [(uri, *row) for row in rows]
+        if not known.keys() >= {*asked}:
+            known.update(zip(asked, _orders(path, uri, shard, keep), strict=True))
+        return [known[row] for row in asked]
+
+    return orders
 
 
 _parsed = lru_cache(maxsize=4096)(_urlparse.urlparse)
 _look, _check, _orders = storage.stills.look, tasks.publishing.check, reading.orders
-
-
-def _listed(*args: Any) -> list[Any]:
-    return [*_orders(*args)]
 
 
 async def _nothing(*_: object) -> None:

@@ -108,6 +108,9 @@ class Wire(httpx.AsyncBaseTransport):
             stream = Broken(content[: len(content) // 2])
         headers = answer.raw_headers
         response = httpx.Response(answer.status_code, headers=headers, stream=stream)
+        if not isinstance(answer, HalfAnswer):
+            # As if it had been read: what is there whole need not be put together.
+            response._content = content  # noqa: SLF001 - httpx offers no other way
         self._loop.later(back, asked.tell, response)
 
 
