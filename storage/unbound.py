@@ -127,8 +127,10 @@ def _last(rows: pl.DataFrame) -> pl.DataFrame:
 
 def _latest(rows: pl.DataFrame) -> pl.DataFrame:
     """By lane, how long the latest of these lives' clips took."""
+    # Where it was taken by an earlier epoch, nobody knows: only when somebody looked.
+    here = pl.col("line").is_not_null()
     accepted, generated = (
-        pl.col("at").filter(pl.col("kind") == _named(kind)).last()
+        pl.col("at").filter(here, pl.col("kind") == _named(kind)).last()
         for kind in (Accepted, Generated)
     )
     took = (pl.col("generated") - pl.col("accepted")).alias("took")

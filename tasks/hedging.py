@@ -19,7 +19,9 @@ STRAGGLES: Final = 1.5
 """Times the typical run time of its lane after which a job is a straggler."""
 
 RECKONED_S: Final = 5.0
-"""Between two reckonings of when a hedge is due."""
+"""Between two reckonings of when a hedge is due, at most..."""
+SOONEST_S: Final = 0.01
+"""... and at least: what rounding leaves of a second is no pause."""
 
 NEAR: Final = 2.0
 """Typical run times of the other lane before the deadline in which a hedge is bought."""

@@ -35,6 +35,7 @@ from tasks.following import Ended, Follower, UnfinishedError
 from tasks.hedging import (
     FOLLOWED,
     RECKONED_S,
+    SOONEST_S,
     GivenUpError,
     Hedges,
     adopted,
@@ -313,8 +314,9 @@ class Lives:
         if not self._ledger.history(second.key).attempts:
             # When that is changes with what is learned of the lanes.
             while (due_s := self._due_in_s(second, lane, past)) > 0:
+                pause = min(max(due_s, SOONEST_S), RECKONED_S)
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(called_off.wait(), min(due_s, RECKONED_S))
+                    await asyncio.wait_for(called_off.wait(), pause)
                     return self._ledger.history(second.key)
             log.warning("job.hedged job=%s", second.order.job.id)
         return await self.lived(second)

@@ -33,6 +33,12 @@ def test_no_law_is_broken_in_a_night_of_faults(seed):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seed", [5281, 5338])
+def test_no_law_is_broken_in_a_night_that_once_broke_one(seed):
+    assert not played(seed).breaches
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("first", range(0, NIGHTS, AT_ONCE))
 def test_no_law_is_broken_in_hundreds_of_nights(first):
     broken = {

@@ -347,6 +347,18 @@ async def test_durations_of_each_lane_are_known_again(memory):
         await bind(memory, book)
 
 
+async def test_a_duration_is_not_known_where_one_epoch_took_it_and_another_looked(
+    memory,
+):
+    await wrote(memory, 1, lived(A, *MADE[:2]))
+    await wrote(memory, 2, lived(A, *MADE[2:], start=9000.0))
+
+    for _ in range(2):
+        book = await recalled(memory, [1, 2])
+        assert not book.latencies["spicy"]
+        await bind(memory, book)
+
+
 async def test_durations_of_jobs_that_are_over_are_known_after_a_crash(memory):
     jobs = [f"{n:032x}" for n in range(60)]
     some = [entry for n, job in enumerate(jobs) for entry in lived(job, *MADE, start=n)]
