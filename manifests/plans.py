@@ -78,6 +78,15 @@ class Plan:
         """The complaints, by row."""
         return (Complaint(*row) for row in self.complaints.iter_rows())
 
+    def faults_alike(self, first: int) -> Iterator[tuple[str, int, list[int]]]:
+        """What is wrong with rows: in words, of how many it is so, and which come first."""
+        alike = self.complaints.group_by("column", "reason", maintain_order=True).agg(
+            pl.col("row").n_unique().alias("rows"),
+            pl.col("row").head(first).alias("first"),
+        )
+        for column, reason, rows, few in alike.iter_rows():
+            yield f"{column} {reason}", rows, few
+
     def head(self, rows: int) -> "Plan":
         """The plan of the manifest's first rows alone."""
         few = pl.col("row") < rows

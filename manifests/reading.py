@@ -5,7 +5,7 @@ numbers (see `plans`). Slices end where the file's row groups do, as far as they
 row group is decoded once to be checked, and once for every shard that has rows in it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from decimal import Decimal
 from itertools import islice, repeat
 from pathlib import Path
@@ -117,6 +117,18 @@ def demand(path: Path, uri: str, wanted: pl.DataFrame) -> pl.DataFrame:
     every = pl.concat(counted).group_by(kinds).agg(pl.col("count").sum())
     usd = [_usd(most) for most in every["max_usd"]]
     return every.with_columns(pl.Series("max_usd", usd, MONEY))
+
+
+def stills(path: Path, uri: str, rows: Collection[int]) -> dict[int, str]:
+    """Where the stills of these rows are, without any signature, by row; not of those
+    that are in the manifest itself."""
+    ascending = pl.Series("row", sorted(rows), pl.UInt32)
+    found: dict[int, str] = {}
+    for some in _read(path, uri, ascending, ["image"]):
+        for row, image in meant(some, ["image"]).select("row", "image").iter_rows():
+            if image is not None:
+                found[row] = unsigned(absolute(image, uri))
+    return found
 
 
 def _spans(path: Path, uri: str) -> list[tuple[int, int]]:

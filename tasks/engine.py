@@ -29,7 +29,7 @@ from tasks.following import Follower
 from tasks.lanes import Lanes
 from tasks.living import Lives, Rules
 from tasks.offers import Hand
-from tasks.publishing import Publisher
+from tasks.publishing import Offer, Publisher
 from tasks.purse import Purse
 from tasks.roster import Roster
 from tasks.tally import Tally, Why
@@ -107,6 +107,10 @@ class Engine:
             return Why.NO_LANE
         prices = (min(lane.route.prices_usd.values()) for lane in self.lanes.open)
         return None if self.tally.purse.affords(min(prices)) else Why.BUDGET
+
+    def show(self, offer: Offer) -> None:
+        """Have clips seen by somebody as they are published."""
+        self._publisher.offer = offer
 
     def stop(self, why: str) -> None:
         """Buy nothing more; whatever is under way is brought to a safe place."""

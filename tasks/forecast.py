@@ -11,6 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from heapq import merge
 from itertools import repeat
 from statistics import median
 
@@ -104,6 +105,28 @@ def forecast(  # noqa: PLR0913 - what is known of a batch differs
         late=table.late,
         alone=[_alone(lines([lane], typical_s, at)[lane.name], asks) for lane in lanes],
     )
+
+
+def in_turn(kinds: Mapping[Kind, int]) -> Iterator[Order]:
+    """As many orders of each kind, spread evenly: like those of a batch, for a forecast."""
+    every = (
+        [((n + 0.5) / count, place) for n in range(count)]
+        for place, count in enumerate(kinds.values())
+    )
+    standing = [standing_for(kind) for kind in kinds]
+    return (standing[place] for _, place in merge(*every))
+
+
+def bounds(kinds: Mapping[Kind, int], lanes: Sequence[Lane]) -> tuple[Decimal, Decimal]:
+    """What they cost at least and at most, whichever of these lanes make them."""
+    least = most = Decimal(0)
+    for kind, count in kinds.items():
+        order = standing_for(kind)
+        able = candidates(order, lanes)
+        prices = [lane.route.price_usd(order.job) for lane in able]
+        least += count * min(prices, default=Decimal(0))
+        most += count * max(prices, default=Decimal(0))
+    return least, most
 
 
 def typical(took: Mapping[str, Iterable[float]]) -> dict[str, float]:

@@ -26,7 +26,7 @@ from manifests.keeping import AT_PROVIDERS, by_expiry, in_use
 from manifests.keys import KEY
 from manifests.lifecycle import HEDGE, NEW, OVER, History, State, hedge_of
 from manifests.plans import Plan, todo
-from manifests.reading import demand
+from manifests.reading import demand, stills
 from storage.clips import Clips
 from storage.ledger import Ledger, entries
 from storage.objects import Objects
@@ -40,7 +40,7 @@ from tasks.memory import keep_limits, recall_day, recall_latencies, recall_limit
 from tasks.purse import DAY_S, Purse
 from tasks.roster import Roster
 from tasks.routing import Kind, kind_of
-from tasks.rows import Rows
+from tasks.rows import Reasons, Rows
 from tasks.summary import Summary, short_of
 from tasks.wanted import (
     MANIFEST,
@@ -310,14 +310,25 @@ class Night:
         """Work out what the deadline asks of the lanes, and whether they can do it."""
         if self.wanted.policy != "cheapest" and self.wanted.finish_at is None:
             return
-        unbought = todo(self.plan, self._ledger.states, among={State.PENDING})
-        kinds = demand(self._manifest, self.wanted.manifest, unbought)
-        self.engine.roster.expect(
-            {Kind(*kind): count for *kind, count in kinds.iter_rows()}
-        )
+        self.engine.roster.expect(self.demand())
         self.late = self.engine.roster.reckon()
         if self.late:
             log.warning("batch.late jobs=%d of %d", self.late, self.plan.jobs)
+
+    def demand(self) -> dict[Kind, int]:
+        """How many jobs of each kind have not been bought."""
+        unbought = todo(self.plan, self._ledger.states, among={State.PENDING})
+        kinds = demand(self._manifest, self.wanted.manifest, unbought)
+        return {Kind(*kind): count for *kind, count in kinds.iter_rows()}
+
+    def states(self) -> Counter[str]:
+        """How many rows are in each of the four states of a summary."""
+        return self._rows.states(self.engine.tally)
+
+    def rows_of(self, number: int) -> pl.Series:
+        """The rows of the manifest that a shard takes, most urgent first."""
+        first = number * self.wanted.shard_rows
+        return self._due["row"].slice(first, self.wanted.shard_rows)
 
     async def mend(self) -> None:
         """Look into what the shards left in doubt: ask whoever can be asked, take the
@@ -351,6 +362,11 @@ class Night:
             await self.engine.fetcher(objects).bring_home(others, until)
             self._ledger.forget(others)
 
+    @property
+    def in_doubt_usd(self) -> Decimal:
+        """What may have been charged for nothing."""
+        return sum((past.price_usd for past in self._in_doubt().values()), Decimal(0))
+
     def _in_doubt(self) -> dict[str, History]:
         """Jobs in doubt, and hedges of jobs that are not over."""
         past = self._ledger.lives
@@ -383,7 +399,7 @@ class Night:
         past = {job: self._ledger.history(job) for job in jobs}
         self._ledger.forget([*jobs, *map(hedge_of, jobs)])
         self.engine.tally.forget(
-            past[job] for job in jobs if job not in self._ledger.lives
+            {job: past[job] for job in jobs if job not in self._ledger.lives}
         )
         states = self._ledger.states(shard.select(*KEY)).value_counts()
         return {str(state): count for state, count in states.iter_rows()}
@@ -399,7 +415,7 @@ class Night:
 
     def summary(self) -> Summary:
         """What came of it, by now."""
-        states = self._rows.states(self.engine.tally)
+        states = self.states()
         rests = {rest.why for rest in self.engine.tally.resting.values()}
         rests |= self.engine.tally.passed_over
         closed = {lane.name: lane.closed for lane in self.engine.lanes.all}
@@ -433,9 +449,13 @@ class Night:
         )
         await keep_tables(over, objects)
 
-    def without_clip(self) -> Counter[tuple[str, str]]:
-        """How many jobs have no clip, by state and reason."""
+    def without_clip(self) -> Reasons:
+        """How many jobs have no clip, by state and reason, and which rows first."""
         return self._rows.without_clip(self.engine.tally)
+
+    def stills(self, rows: Collection[int]) -> dict[int, str]:
+        """Where the stills of a few rows are; without those in the manifest itself."""
+        return stills(self._manifest, self.wanted.manifest, rows)
 
     def _was_over(self, job_id: str) -> bool:
         return self._before.get(job_id, NEW).state in OVER

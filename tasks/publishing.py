@@ -24,6 +24,10 @@ TRIES: Final = 6
 """Downloads of one clip in one run."""
 
 
+Offer = Callable[[str, bytes, Mapping[str, Any]], None]
+"""Shown a clip that was published: its job, its MP4, its sidecar."""
+
+
 class UnfetchedError(Exception):
     """The clip is still at the provider; another run will fetch it."""
 
@@ -65,6 +69,8 @@ class Publisher:
         self._in_transit = asyncio.Semaphore(at_once)
         self._keeping: dict[str, asyncio.Lock] = {}
         self._decodes = decodes
+        self.offer: Offer | None = None
+        """Who wants to see clips as they are published, if anybody; it is not waited for."""
 
     async def kept(self, job_id: str) -> Published | None:
         """A clip that an earlier run published and did not live to put on record."""
@@ -126,6 +132,8 @@ class Publisher:
         async with lock:
             try:
                 uri = await self._clips.publish(job_id, mp4, said)
+                if self.offer is not None:
+                    self.offer(job_id, mp4, said)
                 return Published(uri, facts)
             except ExistsError:
                 if kept := await self.kept(job_id):

@@ -4,8 +4,9 @@ However many there are, they are asked about by their keys, so many at a time: n
 an object of its own here.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 
 import polars as pl
 
@@ -13,9 +14,26 @@ from manifests.keys import KEY, held, ids, keys
 from manifests.lifecycle import HEDGE, OVER, State
 from manifests.reading import Plan
 from storage.ledger import Ledger
-from tasks.tally import Tally, Why
+from tasks.tally import FIRST, Tally, Why
 
+UNTOLD = "not its turn yet"
 _SLICE = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Reasons:
+    """Why jobs have no clip, by state and reason."""
+
+    jobs: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
+    rows: defaultdict[tuple[str, str], list[int]] = field(
+        default_factory=lambda: defaultdict[tuple[str, str], list[int]](list)
+    )
+    """The first few rows of the manifest that it is so of."""
+
+    def add(self, state: str, reason: str, row: int) -> None:
+        self.jobs[state, reason] += 1
+        if len(rows := self.rows[state, reason]) < FIRST:
+            rows.append(row)
 
 
 class Rows:
@@ -50,11 +68,11 @@ class Rows:
         counts["rejected"] += struck
         return +counts
 
-    def without_clip(self, tally: Tally) -> Counter[tuple[str, str]]:
-        """How many jobs have no clip, by state and reason."""
-        why = Counter[tuple[str, str]]()
-        jobs = {life for life in self._ledger.lives if not life.endswith(HEDGE)}
-        for job in self.among(jobs | tally.resting.keys()):
+    def without_clip(self, tally: Tally) -> Reasons:
+        """How many jobs have no clip, by state and reason, and which rows first."""
+        why = Reasons()
+        known = {life for life in self._ledger.lives if not life.endswith(HEDGE)}
+        for job, row in self._rows_of(known | tally.resting.keys()):
             past, rest = self._ledger.history(job), tally.resting.get(job)
             if past.state is State.PUBLISHED:
                 continue
@@ -62,11 +80,18 @@ class Rows:
             if rest is not None and rest.why is Why.STILL:
                 state = "rejected"
             reason = rest.reason if rest else past.reason
-            why[state, reason or "not its turn yet"] += 1
+            why.add(state, reason or UNTOLD, row)
         for reason, count in tally.refusals.items():
-            why["rejected", reason] += count
-        self._add_untold(why, tally)
+            why.jobs["rejected", reason] += count
+            first = tally.refused_first.get(reason, [])
+            why.rows["rejected", reason] += [row for _, row in self._rows_of(first)]
+        self._add_untold(why.jobs, tally)
         return why
+
+    def _rows_of(self, jobs: Collection[str]) -> Iterator[tuple[str, int]]:
+        """Those that are the plan's, most urgent first, each with its first row."""
+        mine = self.of(jobs)
+        return zip(ids(mine), mine["row"], strict=True)
 
     def _add_untold(self, why: Counter[tuple[str, str]], tally: Tally) -> None:
         """Those of which nothing is known but their state."""
@@ -76,7 +101,7 @@ class Rows:
         for (state, _), count in why.items():
             counts[state] -= count
         for state, count in (+counts).items():
-            why[state, words.get(state, "not its turn yet")] += count
+            why[state, words.get(state, UNTOLD)] += count
 
     def _sliced(self, rows: pl.DataFrame) -> Iterator[pl.Series]:
         for some in rows.iter_slices(_SLICE):

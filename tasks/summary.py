@@ -50,7 +50,7 @@ class Summary:
     def __str__(self) -> str:
         counts = {
             "clips": self.published,
-            "rejected": self.rejected,
+            "refused": self.rejected,
             "in doubt": self.in_doubt,
             "pending": self.pending,
         }

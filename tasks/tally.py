@@ -1,10 +1,11 @@
 """What a run has done so far: read by whoever shows progress, written by the engine."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum, auto
+from typing import Final
 
 from manifests.keeping import EXPIRED
 from manifests.lifecycle import (
@@ -19,7 +20,14 @@ from manifests.lifecycle import (
     Rejected,
     State,
 )
+from tasks.bill import Bill
 from tasks.purse import Purse
+
+FIRST: Final = 5
+"""Jobs of which it is remembered that they are the first with a reason."""
+
+REASONS: Final = 200
+"""Reasons of which that is remembered: a provider may have other words for each job."""
 
 
 class Why(StrEnum):
@@ -71,18 +79,25 @@ class Tally:
     """Why jobs were not even looked at."""
     refusals: Counter[str] = field(default_factory=Counter[str])
     """Why jobs that are no longer remembered were rejected."""
+    refused_first: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """The first few of these jobs, by the first reasons that there were."""
+    bill: Bill = field(default_factory=Bill)
+    """What was bought, by lane."""
     _spent: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
     """What each job of which this run has bought something has cost, by its life's id."""
 
     def rest(self, job_id: str, why: Why, reason: str) -> None:
         self.resting[job_id] = Rest(why, reason)
 
-    def forget(self, past: Iterable[History]) -> None:
+    def forget(self, past: Mapping[str, History]) -> None:
         """Of these jobs, which are over, little is remembered from now on."""
-        for history in past:
+        for job, history in past.items():
             match history:
                 case History(state=State.REJECTED, reason=reason):
-                    self.refusals[reason or "rejected"] += 1
+                    why = reason or "rejected"
+                    self.refusals[why] += 1
+                    if self.refusals[why] <= FIRST and len(self.refusals) <= REASONS:
+                        self.refused_first.setdefault(why, []).append(job)
                 case _:
                     pass
 
@@ -102,6 +117,7 @@ class Tally:
             case Intended():
                 # The offer reserved it.
                 self._spent[job_id] = past.spent_usd
+                self.bill.count(event, past, past.price_usd)
             case Accepted():
                 self.bought += 1
                 self.hedged += job_id.endswith(HEDGE)
@@ -114,8 +130,10 @@ class Tally:
             case _:
                 pass
         # What an earlier run bought was never this run's money.
-        if job_id in self._spent:
-            self.purse.settle(past.spent_usd - self._spent[job_id])
+        if job_id in self._spent and not isinstance(event, Intended):
+            more = past.spent_usd - self._spent[job_id]
+            self.purse.settle(more)
+            self.bill.count(event, past, more)
             self._spent[job_id] = past.spent_usd
             if past.state in OVER:
                 del self._spent[job_id]

@@ -399,7 +399,7 @@ class Witness:
         counted = {name: states[name] for name in told}
         if counted != told:
             self.breach("summary", f"{node} says {told}, on record are {counted}")
-        for (state, reason), count in night.without_clip().items():
+        for (state, reason), count in night.without_clip().jobs.items():
             if reason == "not its turn yet" and not night.engine.stopped:
                 self.breach("ends", f"{node}: {count} {state}, and nobody says why")
         for job, rest in night.engine.tally.resting.items():
