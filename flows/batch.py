@@ -10,21 +10,17 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from prefect import flow, get_run_logger
-from prefect.artifacts import (
-    acreate_markdown_artifact,
-    acreate_progress_artifact,
-    acreate_table_artifact,
-    aupdate_progress_artifact,
-)
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from flows import lanes as lanes_of
 from flows import settings as settings_of
+from flows.board import watched
 from flows.clock import Local
 from flows.clock import finish_by as meant
 from flows.report import complaints_table, late, refused_table, summary_markdown
-from flows.settings import Settings
+from flows.settings import ReportSettings, Settings
+from flows.showing import shown
 from flows.stopping import gently
 from manifests.reading import ManifestError
 from storage.register import Claim, claimed
@@ -37,9 +33,6 @@ from tasks.wanted import Wanted, public
 
 WINDOW = 2
 """Shards open at once: the next one's jobs take the slots that this one's tail leaves."""
-
-EVERY_S = 5.0
-"""Between two updates of the progress artifact."""
 
 
 def _run_name() -> str:
@@ -120,7 +113,7 @@ async def _bought(
     ) as night:
         claim.begun = True
         with gently(night):
-            await _run(night)
+            await _run(night, settings.report)
     return night
 
 
@@ -130,7 +123,8 @@ async def _complained() -> AsyncGenerator[None]:
     try:
         yield
     except ManifestError as exc:
-        await acreate_table_artifact(refused_table(exc), key="complaints")
+        async with shown() as seen:
+            await seen.table("complaints", refused_table(exc))
         raise
 
 
@@ -146,26 +140,19 @@ def _policy(settings: Settings, until: datetime | None) -> Policy:
     return settings.engine.policy if until is None else "cheapest"
 
 
-async def _run(night: Night) -> None:
+async def _run(night: Night, report: ReportSettings) -> None:
     plan = night.plan
     log = get_run_logger()
     for said in filter(None, (late(night), plan.heavy)):
         log.warning("%s", said)
     log.info("batch %s: %d rows, %d jobs", night.batch, plan.rows, plan.jobs)
-    if plan.bad_rows:
-        await acreate_table_artifact(
-            complaints_table(plan),
-            key="complaints",
-            description=f"{plan.bad_rows:,} bad rows of {plan.uri}",
-        )
     window = asyncio.Semaphore(WINDOW)
 
     async def one(number: int) -> None:
         async with window:
             await shard(night, number)
 
-    reporting = asyncio.create_task(_reported(night))
-    try:
+    async with watched(night, report):
         ends = await asyncio.gather(
             *map(one, range(len(night.shards))), return_exceptions=True
         )
@@ -174,31 +161,19 @@ async def _run(night: Night) -> None:
             if isinstance(end, BaseException):
                 raise end
         await night.mend()
-    finally:
-        reporting.cancel()
-        await asyncio.gather(reporting, return_exceptions=True)
-
-
-async def _reported(night: Night) -> None:
-    """Keep the progress artifact true, for as long as the batch runs."""
-    total = max(1, night.plan.jobs)
-    bar = await acreate_progress_artifact(0.0, key="clips")
-    try:
-        while True:
-            await asyncio.sleep(EVERY_S)
-            await aupdate_progress_artifact(bar, 100 * night.done / total)
-    finally:
-        await aupdate_progress_artifact(bar, 100 * night.done / total)
 
 
 async def _ended(night: Night) -> Any:
     summary = night.summary()
-    await acreate_markdown_artifact(
-        summary_markdown(summary, night), key="summary", description=str(summary)
-    )
-    get_run_logger().info("%s: %s", summary.batch, summary)
+    said = str(summary)
+    async with shown() as seen:
+        if night.plan.bad_rows:
+            bad = complaints_table(night.plan)
+            note = f"{night.plan.bad_rows:,} bad rows of {night.plan.uri}"
+            await seen.table("complaints", bad, note)
+        await seen.markdown("summary", summary_markdown(summary, night), said)
+    get_run_logger().info("%s: %s", summary.batch, said)
     if summary.short_of is not None:
-        return Failed(message=f"out of {summary.short_of}: {summary}")
-    if summary.exit_code:
-        return Completed(name="Unfinished", message=str(summary))
-    return Completed(message=str(summary))
+        return Failed(message=f"out of {summary.short_of}: {said}")
+    # A doubt is nothing that another night sees to by itself.
+    return Completed(name="Unfinished" if summary.pending else None, message=said)

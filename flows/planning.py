@@ -41,6 +41,11 @@ class Answer:
         moved = datetime.fromtimestamp(self.now.timestamp() + seconds, self.now.tzinfo)
         return moved.replace(microsecond=0)
 
+    @property
+    def all(self) -> Share:
+        """What they would do together."""
+        return Share("all", self.told.jobs, self.told.cost_usd, self.told.seconds)
+
     def plain(self) -> dict[str, Any]:
         """For programs."""
         told, by = self.told, self.by
@@ -62,8 +67,8 @@ class Answer:
 
     def shown(self) -> RenderableType:
         """For people."""
-        parts: list[RenderableType] = [Text(self._heading(), "bold"), self._shares()]
-        if said := [Text(words, style) for words, style in self._remarks()]:
+        parts: list[RenderableType] = [Text(self.heading(), "bold"), self._shares()]
+        if said := [Text(words, style) for words, style in self.remarks()]:
             parts += ["", *said]
         if len(self.told.alone) > 1:
             parts += [
@@ -73,7 +78,7 @@ class Answer:
             ]
         return Group(*parts)
 
-    def _heading(self) -> str:
+    def heading(self) -> str:
         by = "" if self.by is None else f", by {moment(self.by, self.now)}"
         return f"{_clips(self.told.jobs)}, {HOW[self.policy]}{by}"
 
@@ -81,25 +86,24 @@ class Answer:
         told = self.told
         table = _table("lane", "clips", "USD", "takes", "until")
         for share in told.shares:
-            table.add_row(share.lane, *self._cells(share), style=_style(share))
-        everything = Share("all", told.jobs, told.cost_usd, told.seconds)
-        table.add_row("all", *self._cells(everything), style="bold")
+            table.add_row(share.lane, *self.cells(share), style=_style(share))
+        table.add_row("all", *self.cells(self.all), style="bold")
         return table
 
     def _alone(self) -> Table:
         table = _table("lane", "clips", "USD", "takes", "until", "cannot make")
         for one in self.told.alone:
-            cells = [*self._cells(one), _count(one.unable)]
+            cells = [*self.cells(one), _count(one.unable)]
             table.add_row(one.lane, *cells, style=_style(one))
         return table
 
-    def _cells(self, of: Share | Alone) -> Sequence[str]:
+    def cells(self, of: Share | Alone) -> Sequence[str]:
         if not of.jobs:
             return [NONE] * 4
         until = moment(self.after(of.seconds), self.now)
         return [_count(of.jobs), f"{of.cost_usd:,.2f}", span(of.seconds), until]
 
-    def _remarks(self) -> Iterator[tuple[str, str]]:
+    def remarks(self) -> Iterator[tuple[str, str]]:
         told = self.told
         if heavy := self.read.heavy:
             yield heavy, "yellow"

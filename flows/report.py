@@ -1,22 +1,19 @@
 """What a batch says of itself in the Prefect UI: markdown and tables, short and true."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
 from itertools import islice
 from typing import Any, Final
 
+from flows.cells import bare, clock, safe, table
 from flows.clock import Local, moment
-from manifests.jobs import unsigned
 from manifests.reading import ManifestError, Plan
 from tasks.checkup import usd
 from tasks.night import Night
 from tasks.reconciling import DoubtLine
 from tasks.summary import Summary
 from tasks.wanted import BadRowsError
-
-REASONS: Final = 20
-"""Reasons that a summary lists, the commonest first."""
 
 SHOWN: Final = 500
 """Rows of a table artifact: the Parquet table beside the clips has them all."""
@@ -86,8 +83,8 @@ def summary_markdown(summary: Summary, night: Night) -> str:
     """Clips, rejects, doubts, money and time; and what the owner may want to do."""
     parts = [f"# {summary.batch}\n\n{_headline(summary)}"]
     parts.append(
-        _table(
-            ["rows", "clips", "rejected", "in doubt", "pending"],
+        table(
+            ["rows", "clips", "refused", "in doubt", "pending"],
             [
                 [
                     f"{summary.rows:,}",
@@ -100,33 +97,28 @@ def summary_markdown(summary: Summary, night: Night) -> str:
         )
     )
     parts.append(
-        _table(
+        table(
             ["bought in this run", "spent, USD", "time"],
-            [[f"{summary.bought:,}", usd(summary.spent_usd), clock(summary)]],
+            [[f"{summary.bought:,}", usd(summary.spent_usd), clock(summary.wall_s)]],
         )
     )
     parts += [f"{said}." for said in (late(night), *unusual(night)) if said]
     if summary.lanes_closed:
-        closed = [[name, _safe(why)] for name, why in summary.lanes_closed.items()]
-        parts.append("## Lanes closed\n\n" + _table(["lane", "why"], closed))
+        closed = [[name, safe(why)] for name, why in summary.lanes_closed.items()]
+        parts.append("## Lanes closed\n\n" + table(["lane", "why"], closed))
     if night.plan.bad_rows:
         said = (
             f"{night.plan.bad_rows:,} rows of the manifest are bad: see `complaints`."
         )
         parts.append(said)
-    if why := _without_clip(night):
-        parts.append("## No clip, and why\n\n" + why)
+    if summary.rejected or summary.in_doubt or summary.pending:
+        parts.append(
+            "Why rows have no clip is in `wrong`, with the first rows of each."
+        )
     if summary.in_doubt:
         parts.append("## In doubt\n\n" + _ask_about_it(night))
-    parts.append(f"Clips, tables and ledger are under `{_bare(night.wanted.root)}`.")
+    parts.append(f"Clips, tables and ledger are under `{bare(night.wanted.root)}`.")
     return "\n\n".join(parts) + "\n"
-
-
-def clock(summary: Summary) -> str:
-    """The time a run took, as people write it."""
-    minutes, seconds = divmod(round(summary.wall_s), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"
 
 
 def _headline(summary: Summary) -> str:
@@ -141,7 +133,7 @@ def _headline(summary: Summary) -> str:
         )
     if summary.pending:
         return f"{_rows(summary.pending)} pending: run the batch again."
-    return "Every row is published or rejected."
+    return "Every row has its clip, or is refused for good."
 
 
 def _clips(count: int) -> str:
@@ -154,32 +146,7 @@ def _rows(count: int) -> str:
 
 def _ask_about_it(night: Night) -> str:
     return (
-        f"`nightreel reconcile {_bare(night.wanted.root)}` asks the providers that can be "
+        f"`nightreel reconcile {bare(night.wanted.root)}` asks the providers that can be "
         "asked and fetches what they have. The rest is yours to decide: `--resubmit` "
         "may pay a second time, `--write-off` gives it up."
     )
-
-
-def _without_clip(night: Night) -> str:
-    rows = [
-        [f"{jobs:,}", state.replace("_", " "), _safe(reason)]
-        for (state, reason), jobs in night.without_clip().most_common(REASONS)
-    ]
-    return _table(["jobs", "state", "why"], rows) if rows else ""
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _safe(text: str) -> str:
-    """Other people's words, so that they stay in their cell of a markdown table."""
-    flat = " ".join(text.split())
-    for mark in "\\`|<>[]*_":
-        flat = flat.replace(mark, f"\\{mark}" if mark != "<" else "&lt;")
-    return flat
-
-
-def _bare(uri: str) -> str:
-    return unsigned(uri).replace("`", "")

@@ -163,6 +163,13 @@ class ListenSettings(_Table):
         return ""
 
 
+class ReportSettings(_Table):
+    """What a batch shows in the Prefect UI."""
+
+    public_url: Annotated[str, AfterValidator(_base_url)] | None = None
+    """Where a browser finds what is under the root, if it can."""
+
+
 class Settings(_Table):
     """The whole of nightreel.toml; `models` and `routes` are the catalogue's to read."""
 
@@ -173,6 +180,7 @@ class Settings(_Table):
     routes: dict[str, dict[str, Any]] = Field(default_factory=dict[str, dict[str, Any]])
     engine: EngineSettings = EngineSettings()
     listen: ListenSettings = ListenSettings()
+    report: ReportSettings = ReportSettings()
 
 
 class Environment(BaseSettings):
@@ -303,6 +311,7 @@ _TABLES: Final[Mapping[str, type[_Table]]] = {
     "lanes": LaneSettings,
     "engine": EngineSettings,
     "listen": ListenSettings,
+    "report": ReportSettings,
 }
 
 

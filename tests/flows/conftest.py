@@ -90,6 +90,11 @@ class Prefect:
         """Look until it is so, as what is scheduled, started and recorded needs it."""
         until(seen, within_s=150)
 
+    def events(self, prefix: str) -> list[dict[str, Any]]:
+        """What was said to the server, the oldest first."""
+        asked = {"event": {"prefix": [prefix]}, "order": "ASC"}
+        return self.post("events/filter", filter=asked, limit=50)["events"]
+
     def deployment(self, name: str) -> Any:
         answer = httpx.get(f"{self.url}/deployments/name/{name}", timeout=30)
         return answer.raise_for_status().json()

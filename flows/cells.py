@@ -1,0 +1,29 @@
+"""Markdown that stays what it is meant to be, whatever other people's words are in it."""
+
+from collections.abc import Iterable, Sequence
+
+from manifests.jobs import unsigned
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def safe(text: str) -> str:
+    """Other people's words, so that they stay in their cell of a table."""
+    flat = " ".join(text.split())
+    for mark in "\\`|<>[]*_":
+        flat = flat.replace(mark, f"\\{mark}" if mark != "<" else "&lt;")
+    return flat
+
+
+def bare(uri: str) -> str:
+    return unsigned(uri).replace("`", "")
+
+
+def clock(seconds: float) -> str:
+    """A time, as people write it."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -1,0 +1,103 @@
+"""What the engine warns of, in the run's log in the Prefect UI: told, then counted.
+
+The log of the process has every line. The server has the first few of each kind of thing,
+and then, at growing intervals, how many there were: a batch of any size sends few lines.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tasks.shard import NUMBER
+
+SAID: Final = 5
+"""Lines of one kind before the others are counted."""
+
+WINDOW_S: Final = 60.0
+"""For the first of them; each that follows is twice as long, up to an hour."""
+
+LONGEST_S: Final = 3600.0
+
+
+@dataclass(slots=True)
+class _Window:
+    until: float
+    lasts_s: float = WINDOW_S
+    said: int = 0
+    more: int = 0
+
+
+class Relay(logging.Handler):
+    """Passes warnings on to the loggers of a run, few of each kind."""
+
+    def __init__(
+        self, log: logging.LoggerAdapter[Any], now: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+        self._now = now
+        self._windows: dict[str, _Window] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        kind = str(record.msg).partition(" ")[0]
+        window = self._windows.setdefault(kind, _Window(self._now() + WINDOW_S))
+        if self._now() >= window.until:
+            self._turn(kind, window)
+        if window.said < SAID:
+            window.said += 1
+            self._pass(record.levelno, _told(record))
+        else:
+            window.more += 1
+
+    def close(self) -> None:
+        """Say how many there were of what was not told."""
+        for kind, window in self._windows.items():
+            self._count(kind, window)
+        super().close()
+
+    def _turn(self, kind: str, window: _Window) -> None:
+        self._count(kind, window)
+        window.lasts_s = min(LONGEST_S, 2 * window.lasts_s)
+        window.until, window.said = self._now() + window.lasts_s, 0
+
+    def _count(self, kind: str, window: _Window) -> None:
+        if window.more:
+            minutes = math.ceil(window.lasts_s / 60)
+            said = f"{kind}: {window.more:,} more within {minutes} min"
+            self._pass(logging.WARNING, f"{said}; the process's log has them")
+        window.more = 0
+
+    def _pass(self, level: int, text: str) -> None:
+        # To the server alone: on the console the engine's own line stands already.
+        made = self._log.logger.makeRecord(
+            self._log.logger.name, level, "", 0, text, (), None, extra=self._log.extra
+        )
+        for handler in self._log.logger.handlers:
+            handler.handle(made)
+
+
+def _told(record: logging.LogRecord) -> str:
+    said = record.getMessage()
+    if record.exc_info and record.exc_info[1] is not None:
+        said = f"{said}: {record.exc_info[1]!r}"
+    number = NUMBER.get()
+    return said if number is None else f"shard {number:04d}: {said}"
+
+
+@contextmanager
+def relayed(log: logging.LoggerAdapter[Any]) -> Generator[None]:
+    """Have the warnings of what runs meanwhile in the run's log."""
+    relay = Relay(log)
+    sources = [logging.getLogger(name) for name in ("flows", "storage", "tasks")]
+    for source in sources:
+        source.addHandler(relay)
+    try:
+        yield
+    finally:
+        for source in sources:
+            source.removeHandler(relay)
+        relay.close()

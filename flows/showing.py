@@ -1,0 +1,124 @@
+"""This run's artifacts on the server: each made once, and from then on changed in place.
+
+A server that is away, slow or out of order costs the view of a batch, and nothing else:
+every call has a few seconds, and after one that failed the server is left alone for a while.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, Literal
+from uuid import UUID
+
+from prefect import get_client
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import ArtifactCreate
+from prefect.runtime import flow_run
+
+log = logging.getLogger(__name__)
+
+WITHIN_S: Final = 5.0
+"""For one call."""
+
+AGAIN_S: Final = (10.0, 120.0)
+"""After a call that failed: at first, and at most."""
+
+Kind = Literal["markdown", "progress", "table"]
+Table = Sequence[Mapping[str, Any]]
+
+
+class Shown:
+    """What the server was last told, by the artifact's key."""
+
+    def __init__(
+        self, client: PrefectClient, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._client = client
+        self._now = now
+        self._run = UUID(found) if (found := flow_run.get_id()) else None
+        self._ids: dict[str, UUID] = {}
+        self._said: dict[str, tuple[object, str | None]] = {}
+        self._failures = 0
+        self._again_at = 0.0
+
+    async def markdown(self, key: str, text: str, note: str | None = None) -> None:
+        await self._put(key, "markdown", text, note)
+
+    async def table(self, key: str, rows: Table, note: str | None = None) -> None:
+        # NaN is no JSON; Decimals have been rounded for people by now.
+        await self._put(key, "table", json.dumps(rows, allow_nan=False), note)
+
+    async def progress(self, key: str, percent: float, note: str) -> None:
+        await self._put(key, "progress", percent, note)
+
+    async def tag(self, tags: Sequence[str]) -> None:
+        """Tags of the run, beside those that its deployment gave it."""
+        if (run := self._run) is not None:
+            every = {*flow_run.get_tags(), *tags}
+            await self._told(lambda: self._client.update_flow_run(run, tags=every))
+
+    def once_more(self) -> None:
+        """What comes now comes last: it is tried even if the server was away."""
+        self._again_at = 0.0
+
+    async def _put(
+        self, key: str, kind: Kind, data: str | float, note: str | None
+    ) -> None:
+        if self._said.get(key) != (data, note):
+            put = self._changed if key in self._ids else self._made
+            if await self._told(lambda: put(key, kind, data, note)):
+                self._said[key] = data, note
+
+    # Not the client's own methods: they say it again as an event, the data with it.
+    async def _made(
+        self, key: str, kind: Kind, data: str | float, note: str | None
+    ) -> None:
+        new = ArtifactCreate(
+            key=key, type=kind, data=data, description=note, flow_run_id=self._run
+        )
+        answer = await self._client.request(
+            "POST", "/artifacts/", json=new.model_dump(mode="json", exclude_unset=True)
+        )
+        self._ids[key] = UUID(answer.json()["id"])
+
+    async def _changed(
+        self, key: str, _kind: Kind, data: str | float, note: str | None
+    ) -> None:
+        await self._client.request(
+            "PATCH",
+            "/artifacts/{id}",
+            path_params={"id": self._ids[key]},
+            json={"data": data, "description": note},
+        )
+
+    async def _told(self, call: Callable[[], Awaitable[object]]) -> bool:
+        if self._now() < self._again_at:
+            return False
+        try:
+            async with asyncio.timeout(WITHIN_S):
+                await call()
+        # Whatever it is, the batch goes on without being seen; the log has it once.
+        except Exception as exc:  # noqa: BLE001
+            self._failed(exc)
+            return False
+        if self._failures:
+            log.warning("server.back")
+        self._failures = 0
+        return True
+
+    def _failed(self, exc: Exception) -> None:
+        least, most = AGAIN_S
+        self._again_at = self._now() + min(most, least * 2 ** min(self._failures, 10))
+        if not self._failures:
+            log.warning("server.away %s: %s", type(exc).__name__, exc)
+        self._failures += 1
+
+
+@asynccontextmanager
+async def shown() -> AsyncGenerator[Shown]:
+    """The artifacts of the flow run that this is."""
+    async with get_client() as client:
+        yield Shown(client)
