@@ -1,0 +1,98 @@
+"""The automations that are shipped, on a real server, and what they do there."""
+
+import subprocess
+import uuid
+from datetime import UTC, datetime
+
+import httpx
+import pytest
+
+from tests.flows.conftest import BIN, ROOT
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+FOLDER = ROOT / "examples" / "automations"
+NOBODYS = "00000000-0000-0000-0000-000000000000"
+
+
+@pytest.fixture(scope="module")
+def automations(deployed, tmp_path_factory):
+    """Each of them, created as its head says."""
+    ours = deployed.deployment("nightreel-reconcile/reconcile")["id"]
+    before = {one["id"] for one in deployed.post("automations/filter")}
+    for path in FOLDER.glob("*.yaml"):
+        mine = tmp_path_factory.mktemp("automations") / path.name
+        mine.write_text(path.read_text().replace(NOBODYS, ours))
+        done = subprocess.run(
+            [BIN / "prefect", "automation", "create", "--from-file", mine],
+            env={**deployed.env},
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    every = deployed.post("automations/filter")
+    created = {one["name"]: one for one in every if one["id"] not in before}
+    yield created
+    for one in created.values():
+        httpx.delete(f"{deployed.url}/automations/{one['id']}").raise_for_status()
+
+
+def say(prefect, what, about, *, related=(), **payload):
+    """An event, as a batch says it."""
+    event = {
+        "id": str(uuid.uuid4()),
+        "occurred": datetime.now(UTC).isoformat(),
+        "event": f"nightreel.{what}",
+        "resource": {"prefect.resource.id": about, "nightreel.root": payload["root"]},
+        "related": [*related],
+        "payload": payload,
+    }
+    httpx.post(f"{prefect.url}/events", json=[event]).raise_for_status()
+
+
+def test_a_doubt_has_its_root_reconciled(deployed, automations):
+    reconcile = deployed.deployment("nightreel-reconcile/reconcile")
+    mine = {"deployments": {"id": {"any_": [reconcile["id"]]}}}
+
+    say(deployed, "doubt", "nightreel.batch.000001-tonight", root="s3://one", count=8)
+
+    deployed.until(lambda: deployed.post("flow_runs/filter", **mine))
+    [run] = deployed.post("flow_runs/filter", **mine)
+    assert automations["reconcile doubts"]["enabled"]
+    assert run["parameters"]["root"] == "s3://one"
+
+
+def test_a_lane_that_closes_holds_the_deployment_whose_run_said_so(
+    deployed, automations
+):
+    held = "nightreel/on-manifest"
+    deployment = deployed.deployment(held)
+    its = {
+        "prefect.resource.id": f"prefect.deployment.{deployment['id']}",
+        "prefect.resource.role": "deployment",
+    }
+
+    say(
+        deployed,
+        "lane.closed",
+        "nightreel.lane.spicy",
+        related=[its],
+        root="s3://one",
+        lane="spicy",
+        why="wavespeed: HTTP 401",
+    )
+
+    deployed.until(lambda: deployed.deployment(held)["paused"])
+    assert automations["hold when a lane closes"]["enabled"]
+    assert not deployed.deployment("nightreel/nightly")["paused"]
+
+
+def test_a_run_is_taken_for_dead_after_three_beats_that_did_not_come(automations):
+    silent = automations["crash silent runs"]
+
+    [action] = silent["actions"]
+    assert silent["trigger"]["posture"] == "Proactive"
+    assert silent["trigger"]["within"] == 3 * 30
+    assert (action["type"], action["state"]) == ("change-flow-run-state", "CRASHED")
