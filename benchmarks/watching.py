@@ -1,0 +1,178 @@
+"""What it costs to be watched: requests and log lines that a Prefect server gets of a batch.
+
+    .venv/bin/python benchmarks/watching.py [--jobs 20000] [--seconds 100]
+
+A real server, whose own log is counted, and a batch whose jobs take no time: the night is
+real in all that is reported (its shards, its tally, its bill, its clips offered to the contact
+sheet), but its jobs are put on record by nobody and bought by nobody. One job in fifty warns
+of something, as on a very bad night. Prints, over what is allowed (500 requests a minute, 2,000
+log lines), what the server got, and the CPU of our process by job.
+"""
+
+import argparse
+import asyncio
+import os
+import re
+import resource
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import polars as pl
+from PIL import Image
+
+REQUESTS_A_MINUTE = 500
+LINES = 2_000
+"""Of a batch of any size."""
+
+CONFIG = """
+[lanes.bench]
+route = "wavespeed/wan-2.2-spicy"
+key = "env:BENCH_KEY"
+base_url = "http://127.0.0.1:1/wavespeed"
+slots = 1000
+submits_per_minute = 1000000
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def child(folder: Path, seconds: float) -> None:
+    """The batch: a night that ends its jobs by itself, spread over so many seconds."""
+    import logging
+    from decimal import Decimal
+
+    from flows.batch import batch
+    from tasks.bill import Line
+    from tasks.engine import Engine
+
+    log = logging.getLogger("tasks.bench")
+    mp4 = (folder / "one.mp4").read_bytes()
+    jobs = pl.read_parquet(folder / "m.parquet").height
+
+    async def run(engine: Engine, orders) -> None:
+        offer = engine._publisher.offer  # noqa: SLF001 - whom clips are shown to
+        done = [*orders]
+        for first in range(0, len(done), 50):
+            for order in done[first : first + 50]:
+                line = engine.tally.bill.lines.setdefault("bench", Line())
+                line.submits += 1
+                line.clips += 1
+                line.usd += Decimal("0.15")
+                engine.tally.published += 1
+                if offer is not None:
+                    offer(order.job.id, mp4, {"prompt": "bench", "lane": "bench"})
+            log.warning("job.broken job=%s", done[first].job.id)
+            # Two shards are open at once.
+            await asyncio.sleep(2 * 50 * seconds / jobs)
+
+    Engine.run = run
+    before = time.process_time()
+    state = asyncio.run(
+        batch(
+            manifest=(folder / "m.parquet").as_uri(),
+            root=(folder / "root").as_uri(),
+            config=str(folder / "nightreel.toml"),
+            return_state=True,
+        )
+    )
+    print(state.type.value, state.message)
+    used = time.process_time() - before
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"cpu {1000 * used / jobs:.3f} ms a job ({used:.1f} s), {most:.0f} MB")
+
+
+def stage(folder: Path, jobs: int) -> None:
+    from tasks.emulator.clips import Cut, render
+    from tasks.emulator.stills import Still
+
+    Image.effect_noise((320, 240), 40).convert("RGB").save(folder / "one.jpg")
+    still = Still(content=(folder / "one.jpg").read_bytes(), sha256="0")
+    cut = Cut(resolution="480p", aspect_ratio="auto", frames=81, fps=16, move=1)
+    (folder / "one.mp4").write_bytes(render(still, cut))
+    rows = {"image": ["one.jpg"] * jobs, "prompt": [f"pan {n}" for n in range(jobs)]}
+    pl.DataFrame(rows).write_parquet(folder / "m.parquet")
+    (folder / "nightreel.toml").write_text(CONFIG)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--jobs", type=int, default=20_000)
+    parser.add_argument("--seconds", type=float, default=100.0)
+    parser.add_argument("--child", type=Path)
+    asked = parser.parse_args()
+    if asked.child:
+        child(asked.child, asked.seconds)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder, port = Path(name), free_port()
+        stage(folder, asked.jobs)
+        env = {
+            **os.environ,
+            "BENCH_KEY": "worthless",
+            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_LOGGING_LEVEL": "INFO",
+            "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+            "DO_NOT_TRACK": "1",
+        }
+        words = ["server", "start", "--no-ui", "--port", str(port)]
+        said = folder / "server.log"
+        server = subprocess.Popen(
+            [Path(sys.executable).with_name("prefect"), *words],
+            env=env,
+            stdout=said.open("wb"),
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            measure(folder, port, asked, env, said)
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def measure(folder: Path, port: int, asked, env, said: Path) -> None:
+    direct = httpx.Client(base_url=f"http://127.0.0.1:{port}/api", timeout=60)
+    while True:
+        try:
+            if direct.get("/health").is_success:
+                break
+        except httpx.TransportError:
+            time.sleep(0.2)
+    before = said.stat().st_size
+    began = time.monotonic()
+    subprocess.run(
+        [sys.executable, __file__, "--child", folder, "--seconds", str(asked.seconds)],
+        env={**env, "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"},
+        check=True,
+    )
+    minutes = (time.monotonic() - began) / 60
+    told = said.read_bytes()[before:].decode()
+    seen = Counter(re.findall(r'"([A-Z]+ /api/[a-z_]+)[^"]* HTTP', told))
+    lines = 0
+    while page := direct.post(
+        "/logs/filter", json={"limit": 200, "offset": lines}
+    ).json():
+        lines += len(page)
+    total = sum(seen.values())
+    print(f"{asked.jobs:,} jobs in {60 * minutes:.0f} s, {asked.jobs // 50:,} warnings")
+    print(
+        f"requests {total / minutes:.0f} a minute,"
+        f" {total / minutes / REQUESTS_A_MINUTE:.2f} of what is allowed"
+    )
+    print(f"log lines {lines}, {lines / LINES:.2f} of what is allowed")
+    for kind, count in seen.most_common(8):
+        print(f"  {kind}: {count}")
+
+
+if __name__ == "__main__":
+    main()
