@@ -6,7 +6,6 @@ What a program reads goes to stdout; what a person watches goes to stderr.
 import asyncio
 import shlex
 import sys
-from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -15,8 +14,10 @@ import typer
 
 from flows import (
     clock,
+    emulating,
     listening,
     looking,
+    pausing,
     reconciling,
     standing,
     surveying,
@@ -92,6 +93,9 @@ app.command()(surveying.lanes)
 app.command()(listening.listen)
 app.command()(reconciling.reconcile)
 app.command()(watching.watch)
+app.command()(pausing.pause)
+app.command()(pausing.resume)
+app.command()(emulating.emulate)
 
 
 @app.command()
@@ -169,49 +173,6 @@ def demo(
     _say(summary, str(root), as_json=False)
     tell(f"clips: {root / 'clips'}\ntable: {root / 'tables'}")
     raise typer.Exit(summary.exit_code)
-
-
-@app.command()
-def emulate(  # noqa: PLR0913 - each is a knob
-    *,
-    port: Annotated[int, typer.Option(help="on 127.0.0.1")] = 8400,
-    latency: Annotated[str, typer.Option(help="of a clip: 60s, 500ms, 2m")] = "60s",
-    jitter: Annotated[float, typer.Option(min=0, max=1, help="share of it")] = 0.0,
-    faults: Annotated[
-        str, typer.Option(help="chances: lose_answer=0.02,throttle=0.1")
-    ] = "",
-    seed: Annotated[int, typer.Option(help="of the chances")] = 0,
-    slots: Annotated[int | None, typer.Option(min=1, help="clips at once")] = None,
-    submits_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
-    clip: Annotated[
-        Path | None, typer.Option(help="serve this MP4 for every job")
-    ] = None,
-) -> None:
-    """Serve the emulated providers, with a bill at /bill and counts at /stats."""
-    # No other command needs a server.
-    from tasks import emulator  # noqa: PLC0415
-    from tasks.emulator.app import DIALECTS  # noqa: PLC0415
-
-    dialects = [dialect.name for dialect in DIALECTS]
-    try:
-        emulator.run(
-            port=port,
-            latency=emulator.parse_latency(latency),
-            jitter=jitter,
-            faults=emulator.parse_faults(faults),
-            seed=seed,
-            slots=slots,
-            submits_per_minute=submits_per_minute,
-            clip=clip,
-            started=lambda url: tell(_served(url, dialects)),
-        )
-    except (OSError, ValueError) as exc:
-        raise typer.BadParameter(str(exc)) from exc
-
-
-def _served(url: str, dialects: Iterable[str]) -> str:
-    lines = [f"base_url = {f'{url}/{name}'!r}" for name in dialects]
-    return "\n".join([*lines, f"bill: {url}/bill, counts: {url}/stats"])
 
 
 def _finish_by(text: str) -> str:

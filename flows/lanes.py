@@ -56,6 +56,7 @@ def rules(settings: Settings) -> Rules:
         max_failure_rate=settings.engine.max_failure_rate,
         hedge=settings.engine.hedge,
         settle_s=settings.engine.settle_s,
+        grace_s=settings.engine.grace_s,
     )
 
 

@@ -61,7 +61,11 @@ def _line(night: Night) -> Text:
         f"{tally.purse.spent_usd:,.2f} USD",
         f"{_clock(night.elapsed_s)} gone",
     ]
-    if (left := left_s(night)) is not None:
+    if night.engine.stopped is not None:
+        parts.append("stopping: nothing more is bought")
+    elif night.engine.paused:
+        parts.append("paused: `nightreel resume` goes on")
+    elif (left := left_s(night)) is not None:
         parts.append(f"{_clock(left)} left")
     return Text(", ".join(parts))
 

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from flows import lanes as lanes_of
 from flows.doubting import doubts_table, more_doubts
-from flows.settings import Settings, amount
+from flows.settings import Settings
+from flows.tables import amount
 from flows.terminal import (
     Config,
     Json,

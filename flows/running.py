@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from flows.progress import show
 from flows.report import late, unusual
+from flows.serving import find_server
 from flows.terminal import err, tell
 from storage.errors import StorageError, UnavailableError
 from storage.opening import OpeningError
@@ -13,6 +14,7 @@ from tasks.night import WATCHER, Night
 
 async def run_batch(**parameters: Any) -> Night:
     """Run the batch flow here, shown at the terminal; the night that is over."""
+    await asyncio.to_thread(find_server)
     from flows.batch import batch  # noqa: PLC0415 - Prefect takes a second to import
 
     nights: list[Night] = []
@@ -25,9 +27,15 @@ async def run_batch(**parameters: Any) -> Night:
         showing.append(asyncio.create_task(show(night, err)))
 
     watching = WATCHER.set(begun)
+    state: Any = None
     try:
         # Prefect's types know no asynchronous flow that returns its state.
-        state: Any = await cast("Any", batch)(**parameters, return_state=True)
+        state = await cast("Any", batch)(**parameters, return_state=True)
+    # A server that has died takes nothing from a night whose books are closed.
+    except Exception as exc:
+        if not any(night.over for night in nights):
+            raise
+        tell(f"the Prefect server has not seen how it ended: {exc}", "yellow")
     finally:
         WATCHER.reset(watching)
         for task in showing:

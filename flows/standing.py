@@ -25,6 +25,7 @@ from manifests.lifecycle import FREE, History, State
 from manifests.standing import Share, Standing
 from storage.ledger import entries
 from storage.objects import Objects
+from storage.pauses import paused
 from tasks.checkup import usd
 from tasks.reconciling import DoubtLine
 
@@ -46,7 +47,8 @@ def status(
 ) -> None:
     """How a root stands: jobs, money, what is at providers or in doubt; asks nobody."""
     routes, objects = _routes(config), Objects.open(existing(root))
-    seen = seen_at(asyncio.run(stood(objects)), routes, now=time.time())
+    standing, since = asyncio.run(stood(objects)), asyncio.run(paused(objects))
+    seen = seen_at(standing, routes, now=time.time(), paused_at=since)
     if as_json:
         print_json(seen.plain())
         return
@@ -82,6 +84,7 @@ class Seen:
     """Jobs and hedges, the oldest first."""
     clips: Sequence[expiring.Clip]
     """Of jobs and hedges, the first to expire first."""
+    paused_at: float | None = None
 
     @property
     def in_doubt_usd(self) -> Decimal:
@@ -111,12 +114,17 @@ class Seen:
                 for lane, share in sorted(standing.lanes.items())
             ],
             "expiring": expiring.plain(self.clips),
+            "paused_since": _utc(self.paused_at) or None,
             "doubts": [self._plain(doubt) for doubt in self.doubts],
         }
 
     def shown(self, root: str) -> RenderableType:
         """For people."""
         parts: list[RenderableType] = [self._jobs()]
+        if self.paused_at:
+            goes_on = f"`nightreel resume {shlex.quote(root)}` goes on"
+            said = f"paused since {_utc(self.paused_at)}: {goes_on}"
+            parts += ["", Text(said, "yellow")]
         if self.standing.lanes:
             parts += ["", self._lanes()]
         if extras := ", ".join(self._extras()):
@@ -207,13 +215,20 @@ class Seen:
         }
 
 
-def seen_at(standing: Standing, routes: Mapping[str, Route], *, now: float) -> Seen:
+def seen_at(
+    standing: Standing,
+    routes: Mapping[str, Route],
+    *,
+    now: float,
+    paused_at: float | None = None,
+) -> Seen:
     """How that stands at this moment."""
     return Seen(
         standing=standing,
         now=now,
         doubts=sorted(_doubts(standing.lives, now), key=lambda doubt: -doubt.age_s),
         clips=expiring.expiring(standing.lives, routes),
+        paused_at=paused_at,
     )
 
 
@@ -235,6 +250,4 @@ def _counted(number: int, what: str) -> str:
 
 
 def _utc(at: float | None) -> str:
-    return (
-        "" if at is None else datetime.fromtimestamp(at, UTC).isoformat(" ", "seconds")
-    )
+    return datetime.fromtimestamp(at, UTC).isoformat(" ", "seconds") if at else ""

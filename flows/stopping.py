@@ -1,6 +1,11 @@
-"""Stopping gently: a signal ends the buying, and what is under way is put on record."""
+"""Stopping gently: a signal ends the buying, and what is under way is put on record.
+
+Prefect gives a run that is cancelled 30 seconds between SIGTERM and SIGKILL: what is
+waited for by choice (`grace_s`) is over well before.
+"""
 
 import asyncio
+import operator
 import signal
 import threading
 from collections.abc import Generator
@@ -14,7 +19,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def gently(night: Night) -> Generator[None]:
-    """Stop the night's engine at the first signal; a second one does as it did before.
+    """Wind the night's engine down at the first signal, stop it at the second; a third
+    one does as it did before.
 
     Prefect's own handler would break off the event loop, and with it a submit whose
     answer is on its way: a doubt that we made ourselves.
@@ -24,15 +30,17 @@ def gently(night: Night) -> Generator[None]:
         return
     loop = asyncio.get_running_loop()
     before = {sign: signal.getsignal(sign) for sign in SIGNALS}
+    ways = iter((night.engine.wind_down, night.engine.stop))
 
     def restore() -> None:
         for sign, handler in before.items():
             signal.signal(sign, handler)
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        restore()
         why = f"stopped by {signal.Signals(number).name}"
-        loop.call_soon_threadsafe(night.engine.stop, why)
+        loop.call_soon_threadsafe(next(ways), why)
+        if operator.length_hint(ways) == 0:
+            restore()
 
     for sign in SIGNALS:
         signal.signal(sign, stop)

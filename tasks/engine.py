@@ -2,6 +2,7 @@
 
 To stop is not to cancel: a submit that is under way is waited for and its answer is put
 on record, because a request that was cut off by us is a doubt that we made ourselves.
+To pause is neither: what was bought goes on being followed and brought home.
 """
 
 import asyncio
@@ -64,8 +65,10 @@ class Engine:
         self.roster = roster
         self.tally = Tally(purse)
         self.stopped: str | None = None
+        self.paused = False
         self._ledger = ledger
         self._today = today
+        self._grace_s = rules.grace_s
         self._stopping = asyncio.Event()
         self.follower = Follower(clients, rules.deadline_s, now, self._stopping)
         self._publisher = Publisher(
@@ -112,10 +115,25 @@ class Engine:
         """Have clips seen by somebody as they are published."""
         self._publisher.offer = offer
 
+    def pause(self, *, paused: bool) -> None:
+        """Buy nothing for as long as this is so; what was bought is brought home."""
+        if paused is not self.paused:
+            log.warning("batch.%s", "paused" if paused else "resumed")
+            self.paused = paused
+            self.lanes.pause(paused=paused)
+
     def stop(self, why: str) -> None:
         """Buy nothing more; whatever is under way is brought to a safe place."""
+        self._end_within(0.0, why)
+
+    def wind_down(self, why: str) -> None:
+        """Buy nothing more, and wait a while for the clips that should be done by then."""
+        log.warning("batch.stopping within_s=%g %s", self._grace_s, why)
+        self._end_within(self._grace_s, why)
+
+    def _end_within(self, seconds: float, why: str) -> None:
         self.stopped = self.stopped or why
-        self.follower.stop()
+        self.follower.stop(within_s=seconds)
         self.lanes.stop()
 
     async def run(self, orders: Iterable[Order]) -> None:

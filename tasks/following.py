@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import re
 from collections import deque
 from collections.abc import Callable
@@ -48,6 +49,9 @@ _ANY_ID: Final = re.compile(r"[0-9A-Fa-f-]{6,}|[0-9.]+")
 """What differs from one job's answer to the next, though it says the same."""
 
 
+STOPPED: Final = "stopped while the provider was at work"
+
+
 class UnfinishedError(Exception):
     """The provider still has it, as far as we know; another run will ask again."""
 
@@ -60,6 +64,8 @@ class Follower:
     deadline_s: float
     now: Callable[[], float]
     stopping: asyncio.Event
+    _ends_at: float = math.inf
+    """When nothing is waited for any more."""
     _unread: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     _waiting: dict[tuple[str, str], asyncio.Event] = field(
         default_factory=dict[tuple[str, str], asyncio.Event]
@@ -77,8 +83,10 @@ class Follower:
             # It may come before the answer to the submit is on record.
             self._early.append((provider, remote_id))
 
-    def stop(self) -> None:
-        """Wait for nothing any more."""
+    def stop(self, *, within_s: float = 0.0) -> None:
+        """Wait for nothing any more but what should be done in so many seconds."""
+        ends_at = self.now() + within_s if within_s > 0 else -math.inf
+        self._ends_at = min(self._ends_at, ends_at)
         self.stopping.set()
         for waiting in self._waiting.values():
             waiting.set()
@@ -132,9 +140,9 @@ class Follower:
         lane.scouts += scout
         while True:
             if pause and not (scout or lane.looks.learned):
-                await self._until_learned(lane, ticket, max(1.0, unfinished_s))
+                await self._until_learned(lane, ticket, began, max(1.0, unfinished_s))
             else:
-                await self._pause(ticket, pause)
+                await self._pause(lane, ticket, began, pause)
             elapsed = self.now() - began
             try:
                 progress = await self.look(lane, ticket, over=over)
@@ -169,22 +177,32 @@ class Follower:
                 log.warning("poll.unreadable lane=%s %s", lane.name, exc)
             return None
 
-    async def _pause(self, ticket: Ticket, seconds: float) -> None:
+    async def _pause(
+        self, lane: Lane, ticket: Ticket, began: float, seconds: float
+    ) -> None:
         """Wait so long, or until we are told to look or to stop."""
         woken = self._waiting[ticket.provider, ticket.id]
+        left_s = self._ends_at - self.now()
+        if left_s <= 0 or self._too_late(lane, began):
+            raise UnfinishedError(STOPPED)
+        # Whoever waits when time is up has one last look.
         if seconds > 0:
             with suppress(TimeoutError):
-                await asyncio.wait_for(woken.wait(), seconds)
+                await asyncio.wait_for(woken.wait(), min(seconds, left_s))
         woken.clear()
-        if self.stopping.is_set():
-            raise UnfinishedError("stopped while the provider was at work")
+        if self._too_late(lane, began):
+            raise UnfinishedError(STOPPED)
+
+    def _too_late(self, lane: Lane, began: float) -> bool:
+        """Whether a job should be done only when nothing is waited for any more."""
+        return began + lane.typical_s() > self._ends_at
 
     async def _until_learned(
-        self, lane: Lane, ticket: Ticket, longest_s: float
+        self, lane: Lane, ticket: Ticket, began: float, longest_s: float
     ) -> None:
         """Leave the looking to the scouts until they know how long a job takes."""
         learned = asyncio.ensure_future(lane.learned.wait())
-        pause = asyncio.ensure_future(self._pause(ticket, longest_s))
+        pause = asyncio.ensure_future(self._pause(lane, ticket, began, longest_s))
         try:
             first = asyncio.FIRST_COMPLETED
             await asyncio.wait({learned, pause}, return_when=first)

@@ -120,6 +120,7 @@ class Lanes:
         self._waiting = deque[tuple[Preferred, asyncio.Future[Lane]]]()
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
+        self._paused = False
         self._open_to_all = len(self.all)
         """How many lanes were open when everybody who waits was last looked at."""
 
@@ -178,6 +179,11 @@ class Lanes:
             lane.closed = why
         self._deal()
 
+    def pause(self, *, paused: bool) -> None:
+        """Deal no turns for as long as this is so; whoever waits for one goes on waiting."""
+        self._paused = paused
+        self._deal()
+
     def stop(self) -> None:
         """Deal no more turns; whoever waits for one is told."""
         self._stopped = True
@@ -188,6 +194,8 @@ class Lanes:
         self._again_in(math.inf)
 
     def _deal(self) -> None:
+        if self._paused:
+            return
         now, today = self._clock(), self._today()
         still_waiting = deque[tuple[Preferred, asyncio.Future[Lane]]]()
         waits = {

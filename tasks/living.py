@@ -84,6 +84,8 @@ class Rules:
     """Whether a straggler may be paid for twice, to be in time."""
     settle_s: float = 60.0
     """How old a doubt is before its provider is asked what became of it."""
+    grace_s: float = 20.0
+    """How long who winds down waits for clips that should be done by then."""
 
 
 class Lives:

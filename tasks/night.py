@@ -37,6 +37,7 @@ from tasks.hints import hints
 from tasks.keeping import Batch, keep_tables
 from tasks.lanes import Lane, Lanes
 from tasks.memory import keep_limits, recall_day, recall_latencies, recall_limits
+from tasks.pausing import heeding
 from tasks.purse import DAY_S, Purse
 from tasks.roster import Roster
 from tasks.routing import Kind, kind_of
@@ -123,7 +124,11 @@ async def begun(
                 await asyncio.to_thread(night.reckon)
                 if watcher := WATCHER.get():
                     watcher(night)
-                async with _hinted(engine, hints_url), _fetching(night, objects):
+                async with (
+                    heeding(engine, objects),
+                    _hinted(engine, hints_url),
+                    _fetching(night, objects),
+                ):
                     yield night
             await ledger.close()
             await night.keep(objects)

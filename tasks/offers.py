@@ -28,6 +28,9 @@ STILLS_IN_TRANSIT: Final = 24
 """Stills in memory at once: the first are handed over while the next are read."""
 
 
+HANDED_FOR_S: Final = 3600.0
+"""Links that we sign live for six hours, and a provider has yet to read them."""
+
 LONGEST_LINK: Final = 8192
 """Characters."""
 
@@ -61,6 +64,8 @@ class Handed:
     """A still that a lane's provider can read."""
 
     url: str
+    at: float
+    """When (Unix seconds): whoever was paused for long hands it over once more."""
     aspect_ratio: AspectRatio
     """The one to ask for: the nearest to the still's own where one must be named."""
 
@@ -201,9 +206,10 @@ class Offers:
 
         Only the URL is kept: a thousand jobs that wait for their turn are no memory.
         """
-        if lane.name not in hand.handed:
+        known = hand.handed.get(lane.name)
+        if known is None or self.today() - known.at > HANDED_FOR_S:
             try:
-                handed = await self._unless_stopped(self._hand_over(hand.order, lane))
+                known = await self._unless_stopped(self._hand_over(hand.order, lane))
             except UnfitError:
                 hand.unfit.add(lane.name)
                 return None
@@ -213,10 +219,9 @@ class Offers:
             except ProviderError as exc:
                 raise RestError(Why.UNREAD, f"its still: {exc}") from exc
             # What is no link is the still itself: too much to keep while others are served.
-            if len(handed.url) > LONGEST_LINK:
-                return handed
-            hand.handed[lane.name] = handed
-        return hand.handed[lane.name]
+            if len(known.url) <= LONGEST_LINK:
+                hand.handed[lane.name] = known
+        return known
 
     async def _hand_over(self, order: Order, lane: Lane) -> Handed:
         able = self.roster.able(order)
@@ -234,7 +239,7 @@ class Offers:
                 raise UnfitError(lane.name)
             url = await stills.hand_over(checked, lane, self.clients)
             ratio = lane.route.framed(order.job, seen.width, seen.height)
-            return Handed(url, ratio)
+            return Handed(url, self.today(), ratio)
 
     async def _unless_stopped(self, free: Coroutine[Any, Any, T]) -> T:
         """What is free is dropped where it stands when the run is stopped."""

@@ -75,6 +75,8 @@ class Prefect:
 
     url: str
     env: Mapping[str, str]
+    kill: Callable[[], None]
+    """Break it off, as a power cut would."""
     is_up: bool = False
 
     def wait(self) -> None:
@@ -100,11 +102,12 @@ class Prefect:
         return answer.raise_for_status().json()
 
 
-@pytest.fixture(scope="session")
-def prefect(tmp_path_factory) -> Iterator[Prefect]:
+@contextmanager
+def serving(home: Path) -> Iterator[Prefect]:
+    """A Prefect server that keeps what it knows in a folder of its own."""
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
-    env = environment(PREFECT_HOME=str(tmp_path_factory.mktemp("prefect")), **QUIET)
+    env = environment(PREFECT_HOME=str(home), **QUIET)
     words = ["server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
     server = subprocess.Popen(
         [BIN / "prefect", *words],
@@ -112,10 +115,18 @@ def prefect(tmp_path_factory) -> Iterator[Prefect]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    try:
+        yield Prefect(url, env | {"PREFECT_API_URL": url}, server.kill)
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.fixture(scope="session")
+def prefect(tmp_path_factory) -> Iterator[Prefect]:
     # Whoever needs it waits for it: what needs none is tested meanwhile.
-    yield Prefect(url, env | {"PREFECT_API_URL": url})
-    server.terminate()
-    server.wait(30)
+    with serving(tmp_path_factory.mktemp("prefect")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,33 @@
+"""The pause and resume flows: the same as the commands, from the Prefect UI."""
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Completed
+
+from storage import pauses
+from storage.objects import Objects
+from tasks.wanted import public
+
+
+@flow(name="nightreel-pause", retries=0, persist_result=False)
+async def pause(*, root: str) -> State[None]:
+    """Have nothing more bought below a root; what was bought is brought home.
+
+    Args:
+        root: URI that everything is kept under.
+    """
+    objects = Objects.open(public(root))
+    changed = await pauses.pause(objects, f"flow run {flow_run.get_id()}")
+    return Completed(message="paused" if changed else "paused already")
+
+
+@flow(name="nightreel-resume", retries=0, persist_result=False)
+async def resume(*, root: str) -> State[None]:
+    """Have runs that were paused go on where they are.
+
+    Args:
+        root: URI that everything is kept under.
+    """
+    changed = await pauses.resume(Objects.open(public(root)))
+    return Completed(message="resumed" if changed else "was not paused")

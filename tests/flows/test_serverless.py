@@ -1,0 +1,44 @@
+"""The server shows the batch, and does not carry it: away or dying, the clips come."""
+
+import re
+
+import pytest
+
+from tests.flows.conftest import serving
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def test_a_server_that_is_away_is_told_of_in_one_line_and_the_batch_runs(bench):
+    bench.manifest(2)
+
+    ran = bench.start(
+        *("run", "m.parquet", "--root", "root", "--json"),
+        PREFECT_API_URL="http://127.0.0.1:9/api",
+    ).ended(within_s=150)
+
+    assert (ran.code, ran.said["published"]) == (0, 2), ran.err
+    assert re.search(
+        r"^http://127.0.0.1:9/api: no Prefect server.*$", ran.err, re.MULTILINE
+    )
+    assert "Traceback" not in ran.err
+
+
+def test_a_server_that_dies_in_mid_batch_takes_nothing_with_it(
+    bench, tmp_path, emulator
+):
+    emulator.latency_s = 2.0
+    with serving(tmp_path / "prefect") as server:
+        bench.prefect = server
+        bench.manifest(24)
+        bench.config(more="engine.shard_rows = 6")
+        running = bench.begin()
+        bench.wait(lambda: len(bench.bought) >= 8)
+
+        server.kill()
+        ran = running.ended(within_s=250)
+
+    assert (ran.code, ran.said["published"]) == (0, 24), ran.err
+    assert set(bench.bought.values()) == {1}
+    assert "Traceback" not in ran.err
+    assert bench.nightreel("status", "root").code == 0

@@ -1,0 +1,136 @@
+"""Told to stop or to pause, a run buys nothing more, and loses nothing that it has."""
+
+import asyncio
+import time
+
+import pytest
+
+from storage import pauses
+from storage.objects import Objects
+from tasks import pausing
+from tasks.emulator import Emulator, running
+from tasks.engine import Rules
+
+pytestmark = pytest.mark.anyio
+
+ROUTE = "atlas/wan-2.2-spicy"
+
+
+@pytest.fixture
+def slow(worlds, clip):
+    """A world whose clips are quickly made; three at once."""
+    emulator = Emulator(latency_s=0.4, slots=3, submits_per_minute=100000, clip=clip)
+    with running(emulator) as url:
+        yield worlds(emulator=emulator, url=url, routes=[ROUTE], slots=3)
+
+
+def learned(world, took_s: float):
+    lane = world.lane(ROUTE)
+    lane.looks.learn([took_s] * 10)
+    return [lane]
+
+
+async def until(seen):
+    async with asyncio.timeout(20):
+        while not seen():  # noqa: ASYNC110 - the emulator has no event
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("known_s", "grace_s", "published"),
+    [(0.4, 20.0, True), (60.0, 20.0, False), (0.4, 0.0, False)],
+)
+async def test_who_winds_down_waits_for_what_is_about_to_finish_and_buys_nothing_more(
+    slow, known_s, grace_s, published
+):
+    slow.rules = Rules(grace_s=grace_s)
+
+    async def stopping(night):
+        await until(lambda: len(slow.emulator.bill) >= 3)
+        night.engine.wind_down("told to")
+
+    tasks = []
+    told = await slow.run(
+        9,
+        lanes=learned(slow, known_s),
+        during=lambda night: tasks.append(asyncio.create_task(stopping(night))),
+    )
+    resumed = await slow.run(9, lanes=learned(slow, 0.4))
+
+    assert (told.published, told.pending) == ((3, 6) if published else (0, 9))
+    assert (told.bought, told.in_doubt) == (3, 0)
+    assert (resumed.published, resumed.bought) == (9, 6)
+    assert set(slow.bought.values()) == {1}
+
+
+async def test_a_grace_that_runs_out_leaves_what_is_not_done_for_the_next_run(
+    slow, clip
+):
+    """The lane seems quick, and is slow tonight."""
+    slow.emulator.latency_s = 3600.0
+    slow.rules = Rules(grace_s=0.5)
+    began, tasks = [], []
+
+    async def stopping(night):
+        await until(lambda: len(slow.emulator.bill) >= 3)
+        began.append(time.monotonic())
+        night.engine.wind_down("told to")
+
+    told = await slow.run(
+        3,
+        lanes=learned(slow, 0.01),
+        during=lambda night: tasks.append(asyncio.create_task(stopping(night))),
+    )
+
+    assert (told.pending, told.in_doubt, told.bought) == (3, 0, 3)
+    assert 0.5 <= time.monotonic() - began[0] < 5
+
+
+async def test_a_paused_root_buys_nothing_follows_what_it_has_and_goes_on_when_resumed(
+    slow, monkeypatch
+):
+    monkeypatch.setattr(pausing, "LOOK_S", 0.05)
+    objects = Objects.open((slow.folder / "root").as_uri())
+    seen, tasks = [], []
+
+    async def pausing_for_a_while(night):
+        await until(lambda: slow.emulator.bill)
+        await pauses.pause(objects, "a test")
+        await until(lambda: night.engine.paused)
+        await until(lambda: night.done == len(slow.emulator.bill))
+        seen.append((night.done, night.engine.done_buying))
+        await pauses.resume(objects)
+
+    summary = await slow.run(
+        9,
+        lanes=learned(slow, 0.4),
+        during=lambda night: tasks.append(
+            asyncio.create_task(pausing_for_a_while(night))
+        ),
+    )
+
+    [(done, why)] = seen
+    assert 0 < done < 9
+    assert why is None
+    assert summary.published == 9
+    assert set(slow.bought.values()) == {1}
+
+
+async def test_a_run_that_begins_paused_buys_nothing_and_can_be_stopped(slow):
+    objects = Objects.open((slow.folder / "root").as_uri())
+    await pauses.pause(objects, "a test")
+    tasks = []
+
+    async def stopping(night):
+        assert night.engine.paused
+        await asyncio.sleep(0.3)
+        night.engine.wind_down("told to")
+
+    summary = await slow.run(
+        3, during=lambda night: tasks.append(asyncio.create_task(stopping(night)))
+    )
+    await pauses.resume(objects)
+    again = await slow.run(3)
+
+    assert (summary.pending, summary.bought) == (3, 0)
+    assert again.published == 3
