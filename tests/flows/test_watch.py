@@ -1,6 +1,5 @@
 """`nightreel watch`, and its flow: a manifest that lands starts one batch."""
 
-import json
 import os
 import shutil
 import signal
@@ -120,92 +119,6 @@ def test_a_folder_that_is_not_there_is_not_watched(bench):
 
 
 # With a server
-
-
-@dataclass
-class House:
-    """A Prefect server with everything deployed, and a worker who knows the folder."""
-
-    bench: Any
-    worker: subprocess.Popen[bytes] | None = None
-
-    @property
-    def root(self) -> str:
-        return (self.bench.folder / "root").as_uri()
-
-    @property
-    def inbox(self) -> str:
-        return (self.bench.folder / "inbox").as_uri()
-
-    def work(self) -> None:
-        """Have a worker start what is due, from now on."""
-        self.worker = subprocess.Popen(
-            [BIN / "prefect", "worker", "start", "--pool", "nightreel"],
-            env={
-                **self.bench.prefect.env,
-                "NIGHTREEL_HOME": str(self.bench.folder),
-                "PREFECT_WORKER_QUERY_SECONDS": "0.5",
-            },
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-    def look(self) -> str:
-        """One run of the watch flow, here and now; what its state says."""
-        asked = {"inbox": self.inbox, "root": self.root, "settle_s": 0.05}
-        ran = subprocess.run(
-            [sys.executable, "-c", LOOK, json.dumps(asked)],
-            env={**self.bench.prefect.env},
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=True,
-        )
-        return ran.stdout.strip()
-
-    def batches(self, **is_so: Any) -> list[dict[str, Any]]:
-        """The runs that events have started, the first one first."""
-        on_manifest = self.bench.prefect.deployment("nightreel/on-manifest")["id"]
-        runs = self.bench.prefect.post(
-            "flow_runs/filter",
-            deployments={"id": {"any_": [on_manifest]}},
-            sort="START_TIME_ASC",
-        )
-        return [run for run in runs if is_so.items() <= run.items()]
-
-    def ended(self, count: int) -> list[tuple[str, str]]:
-        """The states of so many batches, by type and name, once they are over."""
-        over = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
-        self.bench.prefect.until(
-            lambda: sum(run["state_type"] in over for run in self.batches()) == count
-        )
-        return [(run["state_type"], run["state_name"]) for run in self.batches()]
-
-
-LOOK = """
-import asyncio, json, sys
-from flows.watch import watch
-
-state = asyncio.run(watch(**json.loads(sys.argv[1]), return_state=True))
-print(state.name, state.message)
-"""
-
-
-@pytest.fixture
-def house(bench, deployed) -> Iterator[House]:
-    (bench.folder / "inbox").mkdir()
-    (bench.folder / "flows").symlink_to(ROOT / "flows")
-    one = House(bench)
-    nightly = deployed.deployment("nightreel/nightly")["id"]
-    # It is for a bucket of nobody's, and this may be two o'clock.
-    deployed.post(f"deployments/{nightly}/pause_deployment")
-    try:
-        yield one
-    finally:
-        deployed.post(f"deployments/{nightly}/resume_deployment")
-        if one.worker is not None:
-            one.worker.terminate()
-            one.worker.wait(60)
 
 
 def older(house, seconds: float) -> None:

@@ -1,0 +1,82 @@
+"""What is asked of a batch in the Prefect UI is done, and costs nothing twice."""
+
+import pytest
+
+from tasks.emulator import Emulator, running
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+OVER = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+ROWS = 12
+
+
+def asked(house, name: str, **parameters):
+    """A new run of a deployment."""
+    prefect = house.bench.prefect
+    path = f"deployments/{prefect.deployment(name)['id']}/create_flow_run"
+    return prefect.post(path, parameters=parameters)["id"]
+
+
+def ended(house, run: str) -> str:
+    """The type of its state, once it is over."""
+    prefect, states = house.bench.prefect, []
+
+    def over() -> bool:
+        [found] = prefect.post("flow_runs/filter", flow_runs={"id": {"any_": [run]}})
+        states.append(found["state_type"])
+        return states[-1] in OVER
+
+    prefect.until(over)
+    return states[-1]
+
+
+def test_cancelled_it_stops_buying_and_retried_it_goes_on_with_what_is_left(
+    house, clip
+):
+    """Even if it took a version of a manifest that landed: it is its own to go on with."""
+    bench, prefect = house.bench, house.bench.prefect
+    emulator = Emulator(latency_s=5, slots=2, submits_per_minute=10000, clip=clip)
+    with running(emulator) as bench.url:
+        bench.emulator = emulator
+        bench.config("atlas", slots=2)
+        said = {
+            "manifest": (bench.folder / bench.manifest(ROWS)).as_uri(),
+            "root": house.root,
+            "config": str(bench.folder / "nightreel.toml"),
+            "version": "1",
+        }
+        house.work()
+        run = asked(house, "nightreel/nightly", **said)
+        prefect.until(lambda: len(bench.bought) >= 3)
+
+        cancelling = {"type": "CANCELLING", "name": "Cancelling"}
+        prefect.post(f"flow_runs/{run}/set_state", state=cancelling)
+        first = ended(house, run)
+        bought = len(bench.bought)
+        again = {"type": "SCHEDULED", "name": "AwaitingRetry"}
+        prefect.post(f"flow_runs/{run}/set_state", state=again, force=True)
+        prefect.until(lambda: len(bench.bought) > bought)
+        second = ended(house, run)
+
+    assert (first, second) == ("CANCELLED", "COMPLETED")
+    assert bought < ROWS
+    assert len(bench.bought) == ROWS
+    assert set(bench.bought.values()) == {1}
+    assert len([*(bench.folder / "root/clips").rglob("*.mp4")]) == ROWS
+
+
+def test_a_root_is_paused_and_resumed_from_the_ui(house):
+    bench = house.bench
+    bench.manifest(2)
+    house.work()
+
+    paused = ended(house, asked(house, "nightreel-pause/pause", root=house.root))
+    told = bench.nightreel("status", "root")
+    waiting = bench.begin()
+    bench.wait(lambda: [*(bench.folder / "root/ledger").rglob("holder.json")])
+    resumed = ended(house, asked(house, "nightreel-resume/resume", root=house.root))
+    ran = waiting.ended()
+
+    assert (paused, resumed) == ("COMPLETED", "COMPLETED")
+    assert "paused since" in told.out
+    assert (ran.code, ran.said["published"]) == (0, 2)
