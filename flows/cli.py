@@ -15,6 +15,7 @@ import typer
 from flows import (
     clock,
     emulating,
+    inforce,
     listening,
     looking,
     pausing,
@@ -93,6 +94,7 @@ app.command()(surveying.lanes)
 app.command()(listening.listen)
 app.command()(reconciling.reconcile)
 app.command()(watching.watch)
+app.add_typer(inforce.app, name="config")
 app.command()(pausing.pause)
 app.command()(pausing.resume)
 app.command()(emulating.emulate)

@@ -53,7 +53,7 @@ def load(path: Path | None = None, *, lanes: Sequence[str] | None = None) -> Set
     Raises:
         SettingsError: the file cannot be read, or says something that has no meaning.
     """
-    path = path or Environment().config or DEFAULT
+    path, _ = found(path)
     settings = _read(path)
     chosen = settings.lanes if lanes is None else _chosen(path, settings, lanes)
     if not chosen:
@@ -67,7 +67,16 @@ def listen(path: Path | None = None) -> ListenSettings:
     Raises:
         SettingsError: as `load`.
     """
-    return _read(path or Environment().config or DEFAULT).listen
+    return _read(found(path)[0]).listen
+
+
+def found(path: Path | None) -> tuple[Path, str]:
+    """The file to read, and who says so: whoever asks, the environment, or nobody."""
+    if path is not None:
+        return path, "--config"
+    if (named := Environment().config) is not None:
+        return named, "NIGHTREEL_CONFIG"
+    return DEFAULT, "default"
 
 
 async def resolve_key(reference: str, *, lane: str = "") -> str:

@@ -1,0 +1,58 @@
+"""`nightreel config show`: what is in force, from where, and never a key."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+
+SECRET = "sk-live-5d41402abc4b2a76"
+FILE = """\
+engine.settle_s = 5   # dotted
+[lanes.spicy]
+route = "wavespeed/wan-2.2-spicy"
+key = "env:WAVESPEED_KEY"
+slots = 7
+
+[lanes."fal.1"]
+route = "fal/wan-2.2"
+key = "env:NOBODYS_KEY"
+[routes."fal/wan-2.2".prices_usd]
+480p = { 5 = "0.12" }
+"""
+
+
+@pytest.fixture
+def shown(tmp_path, monkeypatch):
+    path = tmp_path / "nightreel.toml"
+    path.write_text(FILE)
+    monkeypatch.setenv("WAVESPEED_KEY", SECRET)
+    monkeypatch.setenv("NIGHTREEL_CONFIG", str(path))
+    monkeypatch.delenv("NOBODYS_KEY", raising=False)
+    return CliRunner().invoke(app, ["config", "show", "--json"]), path
+
+
+def test_each_setting_in_force_is_told_with_the_line_or_the_source_that_says_it(shown):
+    ran, path = shown
+
+    found = {one["name"]: one for one in json.loads(ran.stdout)["settings"]}
+    said = {name: (one["value"], one["source"]) for name, one in found.items()}
+    assert said["file"] == (str(path), "NIGHTREEL_CONFIG")
+    assert said["engine.settle_s"] == (5.0, f"{path}:1")
+    assert said["engine.grace_s"] == (20.0, "default")
+    assert said["lanes.spicy.slots"] == (7, f"{path}:5")
+    assert said["lanes.spicy.submits_per_minute"][0] == 5
+    assert "WaveSpeed docs" in said["lanes.spicy.submits_per_minute"][1]
+    assert said["lanes.fal.1.route"] == ("fal/wan-2.2", f"{path}:8")
+    assert said["routes.fal/wan-2.2.prices_usd.480p.5"] == ("0.12", f"{path}:11")
+
+
+def test_a_key_is_told_of_by_where_it_is_kept_and_whether_it_is_there(shown):
+    ran, _ = shown
+
+    found = {one["name"]: one for one in json.loads(ran.stdout)["settings"]}
+    assert found["lanes.spicy.key"]["value"] == "env:WAVESPEED_KEY"
+    assert found["lanes.spicy.key"]["key"] == "there"
+    assert found["lanes.fal.1.key"]["key"] == "not there"
+    assert SECRET not in ran.output

@@ -1,0 +1,86 @@
+"""The set-up of docs/operating.md, command by command, as a newcomer types it."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.flows.conftest import BIN, QUIET, environment, free_port
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parents[2]
+AS_IT_IS = ("examples", "flows", "manifests", "storage", "tasks", "prefect.toml")
+
+
+def set_up() -> list[str]:
+    """The commands of the section, without what is said of them."""
+    document = (ROOT / "docs/operating.md").read_text()
+    section = document.partition("\n## Set-up\n")[2].partition("\n## ")[0]
+    block = section.partition("```console\n")[2].partition("```")[0]
+    assert block.count("\n$ ") + 1 == block.count("\n")
+    return [line.removeprefix("$ ") for line in block.splitlines()]
+
+
+@pytest.fixture
+def clone(bench, tmp_path):
+    """A clone in which somebody has written their own lanes and places."""
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    for name in AS_IT_IS:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
+    (folder / ".venv").symlink_to(BIN.parent)
+    bench.manifest(2)
+    bench.config("atlas", key="env:WAVESPEED_API_KEY")
+    shutil.copy(bench.folder / "nightreel.toml", folder / "examples/nightreel.toml")
+    mine = (ROOT / "prefect.yaml").read_text()
+    for place, my_place in {
+        "s3://my-bucket/manifests/tonight.parquet": bench.folder / "m.parquet",
+        "s3://my-bucket/nightreel": bench.folder / "root",
+    }.items():
+        mine = mine.replace(place, my_place.as_uri())
+    (folder / "prefect.yaml").write_text(mine)
+    return folder
+
+
+def test_ten_commands_take_a_newcomer_from_nothing_to_a_nightly_batch(
+    bench, clone, tmp_path
+):
+    commands, port = set_up(), str(free_port())
+    env = environment(
+        PREFECT_HOME=str(tmp_path / "home"), PREFECT_SERVER_API_PORT=port, **QUIET
+    )
+
+    # What the first one makes is what this test runs in.
+    assert commands.pop(0) == "make setup"
+    assert len(commands) <= 9
+    typed = "\n".join(commands).replace(":4200", f":{port}")
+    # Whoever edits two files takes longer than the server.
+    typed = re.sub(
+        r"(prefect server start.*)",
+        r'\1\nuntil curl -sf "$PREFECT_API_URL/health" >/dev/null; do sleep 1; done',
+        typed,
+    )
+    shell = subprocess.Popen(
+        ["bash", "-e", "-c", f"{typed}\nprefect server stop"],
+        cwd=clone,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=(tmp_path / "said").open("w"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        code = shell.wait(400)
+    finally:
+        # The worker that was left in the background, and whatever else is still there.
+        os.killpg(shell.pid, signal.SIGKILL)
+
+    assert code == 0, (tmp_path / "said").read_text()
+    assert bench.bought == {"pan 0": 1, "pan 1": 1}
+    assert len([*(bench.folder / "root/clips").rglob("*.mp4")]) == 2
