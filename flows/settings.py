@@ -94,9 +94,12 @@ async def resolve_key(reference: str, *, lane: str = "") -> str:
         lack = f"Prefect Secret block {match[1]!r} does not exist, or holds no text"
     else:
         raise SettingsError(f"{where}a key must be env:NAME or block:NAME")
-    if not key.strip():
+    if not (key := key.strip()):
         raise SettingsError(f"{where}{lack}")
-    return key.strip()
+    if not (key.isascii() and key.isprintable()):
+        # A placeholder, or a line too many: no header could carry it.
+        raise SettingsError(f"{where}{reference} holds what is no key")
+    return key
 
 
 async def _secret(name: str) -> str:

@@ -97,17 +97,31 @@ class Prefect:
         asked = {"event": {"prefix": [prefix]}, "order": "ASC"}
         return self.post("events/filter", filter=asked, limit=50)["events"]
 
+    def ask(self, *words: str) -> None:
+        """A command of Prefect's, in the repository."""
+        done = subprocess.run(
+            [BIN / "prefect", "--no-prompt", *words],
+            cwd=ROOT,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
     def deployment(self, name: str) -> Any:
         answer = httpx.get(f"{self.url}/deployments/name/{name}", timeout=30)
         return answer.raise_for_status().json()
 
 
 @contextmanager
-def serving(home: Path) -> Iterator[Prefect]:
+def serving(home: Path, **more: str) -> Iterator[Prefect]:
     """A Prefect server that keeps what it knows in a folder of its own."""
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
-    env = environment(PREFECT_HOME=str(home), **QUIET)
+    env = environment(PREFECT_HOME=str(home), **QUIET, **more)
     words = ["server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
     server = subprocess.Popen(
         [BIN / "prefect", *words],
@@ -133,21 +147,8 @@ def prefect(tmp_path_factory) -> Iterator[Prefect]:
 def deployed(prefect) -> Prefect:
     """The server, with all that is in prefect.yaml, as one command puts it there."""
     prefect.wait()
-    for words in (
-        ["work-pool", "create", "nightreel", "--type", "process"],
-        ["deploy", "--all"],
-    ):
-        done = subprocess.run(
-            [BIN / "prefect", "--no-prompt", *words],
-            cwd=ROOT,
-            env=prefect.env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+    prefect.ask("work-pool", "create", "nightreel", "--type", "process")
+    prefect.ask("deploy", "--all")
     return prefect
 
 

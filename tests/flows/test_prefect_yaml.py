@@ -1,11 +1,13 @@
 """The deployments, as a Prefect server has them once they were deployed for real."""
 
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
+ROOT = Path(__file__).parents[2]
 FLOWS = {
     "nightly": "nightreel",
     "on-manifest": "nightreel",
@@ -112,3 +114,19 @@ def test_one_root_is_written_once_for_all_of_them(deployments):
     # The event says it to the other one, and has it from the one that watches.
     assert roots.pop("on-manifest") is None
     assert set(roots.values()) == {"s3://my-bucket/nightreel"}
+
+
+@pytest.mark.parametrize("kind", ["docker", "kubernetes"])
+def test_the_examples_for_containers_deploy_by_the_commands_at_their_heads(
+    deployed, kind
+):
+    head = (ROOT / f"examples/deploy/{kind}.yaml").read_text().partition("\n\n")[0]
+    commands = head.replace("\\\n#", "").replace("#", "").splitlines()
+
+    for command in (line.strip() for line in commands):
+        if command.startswith("prefect ") and "worker start" not in command:
+            deployed.ask(*command.removeprefix("prefect ").split())
+
+    deployment = deployed.deployment(f"nightreel/nightly-{kind}")
+    assert deployment["work_pool_name"] == f"nightreel-{kind}"
+    assert deployment["job_variables"]["image"].endswith(("nightreel:local", ":latest"))

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from tasks.emulator import Emulator, running
 from tests.flows.conftest import serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -24,19 +25,17 @@ def test_a_server_that_is_away_is_told_of_in_one_line_and_the_batch_runs(bench):
     assert "Traceback" not in ran.err
 
 
-def test_a_server_that_dies_in_mid_batch_takes_nothing_with_it(
-    bench, tmp_path, emulator
-):
-    emulator.latency_s = 2.0
-    with serving(tmp_path / "prefect") as server:
+def test_a_server_that_dies_in_mid_batch_takes_nothing_with_it(bench, tmp_path, clip):
+    bench.emulator = Emulator(latency_s=2, submits_per_minute=100000, clip=clip)
+    with running(bench.emulator) as bench.url, serving(tmp_path / "home") as server:
         bench.prefect = server
         bench.manifest(24)
         bench.config(more="engine.shard_rows = 6")
-        running = bench.begin()
+        begun = bench.begin()
         bench.wait(lambda: len(bench.bought) >= 8)
 
         server.kill()
-        ran = running.ended(within_s=250)
+        ran = begun.ended(within_s=250)
 
     assert (ran.code, ran.said["published"]) == (0, 24), ran.err
     assert set(bench.bought.values()) == {1}

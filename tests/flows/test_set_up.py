@@ -59,20 +59,19 @@ def test_ten_commands_take_a_newcomer_from_nothing_to_a_nightly_batch(
     # What the first one makes is what this test runs in.
     assert commands.pop(0) == "make setup"
     assert len(commands) <= 9
-    typed = "\n".join(commands).replace(":4200", f":{port}")
+    typed = "\n".join(commands).replace(":4200", f":{port}").replace("=…", "=a-key")
     # Whoever edits two files takes longer than the server.
     typed = re.sub(
         r"(prefect server start.*)",
         r'\1\nuntil curl -sf "$PREFECT_API_URL/health" >/dev/null; do sleep 1; done',
         typed,
     )
+    said = tmp_path / "said"
     shell = subprocess.Popen(
-        ["bash", "-e", "-c", f"{typed}\nprefect server stop"],
+        ["bash", "-e", "-c", f"exec >{said} 2>&1\n{typed}\nprefect server stop"],
         cwd=clone,
         env=env,
         stdin=subprocess.DEVNULL,
-        stdout=(tmp_path / "said").open("w"),
-        stderr=subprocess.STDOUT,
         start_new_session=True,
     )
     try:
@@ -81,6 +80,6 @@ def test_ten_commands_take_a_newcomer_from_nothing_to_a_nightly_batch(
         # The worker that was left in the background, and whatever else is still there.
         os.killpg(shell.pid, signal.SIGKILL)
 
-    assert code == 0, (tmp_path / "said").read_text()
+    assert code == 0, said.read_text()
     assert bench.bought == {"pan 0": 1, "pan 1": 1}
     assert len([*(bench.folder / "root/clips").rglob("*.mp4")]) == 2

@@ -424,3 +424,13 @@ def test_settings_are_read_without_waiting_for_prefect():
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False)
 
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("value", ["sk-…", "sk-1\nsk-2"])
+async def test_what_no_header_can_carry_is_no_key_and_is_not_repeated(
+    monkeypatch, value
+):
+    monkeypatch.setenv("WAVESPEED_KEY", value)
+
+    with pytest.raises(SettingsError, match="env:WAVESPEED_KEY holds what is no key"):
+        await resolve_key("env:WAVESPEED_KEY", lane="spicy")

@@ -63,22 +63,27 @@ async def test_who_winds_down_waits_for_what_is_about_to_finish_and_buys_nothing
     assert set(slow.bought.values()) == {1}
 
 
-async def test_a_grace_that_runs_out_leaves_what_is_not_done_for_the_next_run(
-    slow, clip
-):
+@pytest.fixture
+def stuck(worlds, clip):
+    """A world whose clips are never done."""
+    emulator = Emulator(latency_s=3600, slots=3, submits_per_minute=100000, clip=clip)
+    with running(emulator) as url:
+        yield worlds(emulator=emulator, url=url, routes=[ROUTE], slots=3)
+
+
+async def test_a_grace_that_runs_out_leaves_what_is_not_done_for_the_next_run(stuck):
     """The lane seems quick, and is slow tonight."""
-    slow.emulator.latency_s = 3600.0
-    slow.rules = Rules(grace_s=0.5)
+    stuck.rules = Rules(grace_s=0.5)
     began, tasks = [], []
 
     async def stopping(night):
-        await until(lambda: len(slow.emulator.bill) >= 3)
+        await until(lambda: len(stuck.emulator.bill) >= 3)
         began.append(time.monotonic())
         night.engine.wind_down("told to")
 
-    told = await slow.run(
+    told = await stuck.run(
         3,
-        lanes=learned(slow, 0.01),
+        lanes=learned(stuck, 0.01),
         during=lambda night: tasks.append(asyncio.create_task(stopping(night))),
     )
 

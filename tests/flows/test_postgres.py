@@ -1,0 +1,63 @@
+"""A Prefect server on PostgreSQL, with a batch on it."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.flows.conftest import free_port, serving
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+FOUND = [
+    shutil.which("initdb"),
+    *map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")),
+]
+INITDB = next(filter(None, FOUND), None)
+
+
+def as_nobody(*words: object, **more) -> None:
+    """PostgreSQL refuses to be root."""
+    who = {"user": "postgres"} if os.getuid() == 0 else {}
+    subprocess.run([*map(str, words)], check=True, capture_output=True, **who, **more)
+
+
+@pytest.fixture
+def postgres(tmp_path_factory):
+    """The URL of a database of its own."""
+    if INITDB is None:
+        pytest.skip("no PostgreSQL on this machine")
+    folder, port = tmp_path_factory.mktemp("postgres"), free_port()
+    if os.getuid() == 0:
+        for path in (folder, *list(folder.parents)[:2]):
+            path.chmod(0o755)
+        shutil.chown(folder, "postgres")
+    pg, data = Path(INITDB).parent, folder / "data"
+    as_nobody(
+        pg / "initdb", "-D", data, "-U", "prefect", "-A", "trust", "-N", cwd=folder
+    )
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -k {folder}"
+    log = folder / "log"
+    as_nobody(
+        pg / "pg_ctl", "-D", data, "-o", options, "-l", log, "-w", "start", cwd=folder
+    )
+    try:
+        yield f"postgresql+asyncpg://prefect@127.0.0.1:{port}/postgres"
+    finally:
+        as_nobody(pg / "pg_ctl", "-D", data, "-m", "immediate", "stop", cwd=folder)
+
+
+def test_a_batch_is_seen_by_a_server_that_keeps_its_records_in_postgresql(
+    bench, postgres, tmp_path
+):
+    bench.manifest(2)
+    kept = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": postgres}
+
+    with serving(tmp_path / "home", **kept) as bench.prefect:
+        ran = bench.run()
+        runs = bench.prefect.post("flow_runs/filter")
+
+    assert (ran.code, ran.said["published"]) == (0, 2), ran.err
+    assert [run["state_type"] for run in runs] == ["COMPLETED"]
