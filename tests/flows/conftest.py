@@ -81,7 +81,7 @@ class Prefect:
 
     def wait(self) -> None:
         if not self.is_up:
-            until(lambda: answers(f"{self.url}/health"), within_s=100)
+            until(lambda: answers(f"{self.url}/health"), within_s=200)
             self.is_up = True
 
     def post(self, path: str, **asked: Any) -> Any:
