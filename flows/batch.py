@@ -19,6 +19,7 @@ from flows.board import watched
 from flows.clock import Local
 from flows.clock import finish_by as meant
 from flows.report import complaints_table, late, refused_table, summary_markdown
+from flows.runners import shared
 from flows.settings import ReportSettings, Settings
 from flows.showing import shown
 from flows.stopping import gently
@@ -31,8 +32,6 @@ from tasks.routing import Policy
 from tasks.shard import shard
 from tasks.wanted import Wanted, public
 
-WINDOW = 2
-"""Shards open at once: the next one's jobs take the slots that this one's tail leaves."""
 
 
 def _run_name() -> str:
@@ -113,7 +112,8 @@ async def _bought(
     ) as night:
         claim.begun = True
         with gently(night):
-            await _run(night, settings.report)
+            async with shared(night, settings) as at_once:
+                await _run(night, settings.report, at_once)
     return night
 
 
@@ -140,13 +140,13 @@ def _policy(settings: Settings, until: datetime | None) -> Policy:
     return settings.engine.policy if until is None else "cheapest"
 
 
-async def _run(night: Night, report: ReportSettings) -> None:
+async def _run(night: Night, report: ReportSettings, at_once: int) -> None:
     plan = night.plan
     log = get_run_logger()
     for said in filter(None, (late(night), plan.heavy)):
         log.warning("%s", said)
     log.info("batch %s: %d rows, %d jobs", night.batch, plan.rows, plan.jobs)
-    window = asyncio.Semaphore(WINDOW)
+    window = asyncio.Semaphore(at_once)
 
     async def one(number: int) -> None:
         async with window:

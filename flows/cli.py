@@ -20,6 +20,7 @@ from flows import (
     looking,
     pausing,
     reconciling,
+    sharding,
     standing,
     surveying,
     watching,
@@ -98,6 +99,7 @@ app.add_typer(inforce.app, name="config")
 app.command()(pausing.pause)
 app.command()(pausing.resume)
 app.command()(emulating.emulate)
+app.command()(sharding.shard)
 
 
 @app.command()

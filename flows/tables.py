@@ -114,6 +114,13 @@ class EngineSettings(Table):
     settle_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60
     """How old a doubt is before its provider is asked about it."""
 
+    runner: Literal["here", "pool", "ray", "dask"] = "here"
+    """Where shards are run: in the batch's own process, by workers of a work pool, or as
+    tasks on Ray or Dask."""
+    workers: Annotated[int, Field(ge=1)] = 3
+    """Shards that run at once, where that is not here."""
+    address: str | None = None
+    """Of a Ray or Dask cluster; without it one is started on this machine."""
     shard_rows: Annotated[int, Field(ge=1, le=1000)] = 500
     attempts: Annotated[int, Field(ge=1)] = 3
     deadline_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3600

@@ -90,7 +90,7 @@ def orders(path: Path, uri: str, shard: pl.DataFrame, keep: Keep) -> Iterator[Or
     """
     for some in shard.iter_slices(_SHARD):
         firsts = some.filter("first").select("row", "priority", "max_usd")
-        if said := [*_read(path, uri, firsts["row"].sort(), DECISIVE)]:
+        if said := [*picked(path, uri, firsts["row"].sort(), DECISIVE)]:
             full = meant(pl.concat(said), DECISIVE)
             rows = firsts.join(full, on="row", how="left", maintain_order="left")
             yield from _ordered(path, uri, rows, keep)
@@ -124,7 +124,7 @@ def stills(path: Path, uri: str, rows: Collection[int]) -> dict[int, str]:
     that are in the manifest itself."""
     ascending = pl.Series("row", sorted(rows), pl.UInt32)
     found: dict[int, str] = {}
-    for some in _read(path, uri, ascending, ["image"]):
+    for some in picked(path, uri, ascending, ["image"]):
         for row, image in meant(some, ["image"]).select("row", "image").iter_rows():
             if image is not None:
                 found[row] = unsigned(absolute(image, uri))
@@ -168,10 +168,10 @@ def _duplicates(frame: pl.LazyFrame, uri: str, again: pl.DataFrame) -> pl.DataFr
     return complaints.duplicates(again.join(ids, "row", maintain_order="left"))
 
 
-def _read(
+def picked(
     path: Path, uri: str, rows: pl.Series, names: Sequence[str]
 ) -> Iterator[pl.DataFrame]:
-    """These columns of these rows, which ascend."""
+    """These columns of these rows, which ascend; those that are there."""
     frame = scan(path, uri)
     for first, count in _spans(path, uri):
         mine = rows[rows.search_sorted(first) : rows.search_sorted(first + count)]

@@ -60,8 +60,9 @@ class Ledger:
         """The epoch and its name: `000003-portraits`."""
         self.before: Mapping[str, History] = MappingProxyType(dict(book.lives))
         """The whole histories as they were before it was opened."""
+        self.stream = name
+        """Which one is written: `main`, or `shard-0007.02` by the shard's second writer."""
         self._objects = objects
-        self._name = name
         self._book = book
         self._clock = clock
         # Where a life will stand once all that is queued for it is durable.
@@ -121,11 +122,15 @@ class Ledger:
         *,
         batch: str,
         shard: int,
+        before: Mapping[str, History] = MappingProxyType({}),
         clock: Callable[[], float] = time.time,
         lifeboats: Path = LIFEBOATS,
         on_trouble: Callable[[str], None] | None = None,
     ) -> "Ledger":
         """Claim a stream for a shard, whose jobs are nobody else's, of a running batch.
+
+        `before` is what the batch knew of these jobs as it parted with them: from then
+        on only the shard's own streams say more.
 
         Raises:
             FencedError: the batch is over, or somebody newer runs the shard.
@@ -135,7 +140,7 @@ class Ledger:
         return cls(
             objects,
             batch,
-            book=await shards.known(objects, batch, shard, generation),
+            book=await shards.known(objects, batch, shard, generation, before),
             name=epochs.shard_name(shard, generation),
             number=2,
             clock=clock,
@@ -203,6 +208,14 @@ class Ledger:
         if whole and self._heart is not None:
             await self._bind(seal)
 
+    async def hear(
+        self, shard: int, generations: Iterable[int]
+    ) -> list[tuple[Entry, History]]:
+        """Take into account what these writers of a shard, who are sealed, recorded."""
+        some = shards.written(self._objects, self.batch, shard, generations)
+        heard = [(entry, shards.learn(self._book, entry)) async for entry in some]
+        return [(entry, past) for entry, past in heard if past is not None]
+
     async def told(self, keys: pl.DataFrame, folder: Path) -> Told:
         """What is on record of these jobs, brought into a folder; once it is closed."""
         # What is bound is not looked at again: nothing may be added to it.
@@ -220,7 +233,7 @@ class Ledger:
 
     def adrift(self, some: Sequence[Waiting], segment: str) -> None:
         """Save what could not be written."""
-        name = self.batch if self._name == MAIN else f"{self.batch}.{self._name}"
+        name = self.batch if self.stream == MAIN else f"{self.batch}.{self.stream}"
         lost = (Castaway.of(one.entry, one.was, segment) for one in some)
         self._harbour.save(name, lost)
 

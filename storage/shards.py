@@ -8,13 +8,13 @@ the claim: who ends a batch lists its streams after that, so one of both sees th
 import asyncio
 import itertools
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
 
-from manifests.lifecycle import OVER, Entry
-from storage import epochs, seals, volumes
+from manifests.lifecycle import OVER, Entry, History
+from storage import epochs, seals
 from storage.book import Book
-from storage.epochs import MAIN, FencedError
+from storage.epochs import FencedError
 from storage.objects import ExistsError, MissingError, Objects, StorageError
 from storage.records import LedgerError, Open, Seal, pack, unpack
 
@@ -45,25 +45,54 @@ async def claim(
     return generation
 
 
-async def known(objects: Objects, batch: str, shard: int, generation: int) -> Book:
+async def known(
+    objects: Objects,
+    batch: str,
+    shard: int,
+    generation: int,
+    before: Mapping[str, History],
+) -> Book:
     """What is on record of a shard's jobs as its newest writer begins."""
-    book = await volumes.recalled(objects, range(1, epochs.number(batch)))
-    older = [epochs.shard_name(shard, n) for n in range(1, generation)]
-    for name in (MAIN, *older):
+    book = Book()
+    book.lives |= before
+    async for entry in written(objects, batch, shard, range(1, generation)):
+        learn(book, entry)
+    return book
+
+
+async def written(
+    objects: Objects, batch: str, shard: int, generations: Iterable[int]
+) -> AsyncIterator[Entry]:
+    """What these writers of a shard, who are sealed, have put on record, in order."""
+    for generation in generations:
+        name = epochs.shard_name(shard, generation)
         found = await epochs.streams(objects, batch, name)
         async for key, blob in epochs.read(objects, batch, found):
             for entry in await asyncio.to_thread(unpack, blob, key):
                 if isinstance(entry, Entry):
-                    _learn(book, entry)
-    return book
+                    yield entry
 
 
-def _learn(book: Book, entry: Entry) -> None:
+def learn(book: Book, entry: Entry) -> History | None:
+    """Keep what came of it; None if it is only about the money of what was over."""
     past = book.history(entry.job)
     if past.state in OVER and entry.job not in book.lives:
-        # Of what was over before only that is known; what follows is about its money.
-        return
-    book.keep(entry.job, past.after(entry))
+        return None
+    history = past.after(entry)
+    book.keep(entry.job, history)
+    return history
+
+
+async def ended(objects: Objects, batch: str, shard: int) -> int:
+    """Shut out whoever runs a shard; how many have run it."""
+    seal = Seal(epochs.number(batch), 0.0)
+    generation = 0
+    while True:
+        name = epochs.shard_name(shard, generation + 1)
+        if not await epochs.streams(objects, batch, name):
+            return generation
+        await _end(objects, batch, name, seal)
+        generation += 1
 
 
 async def _next(objects: Objects, batch: str, shard: int, opening: bytes) -> int:

@@ -108,6 +108,8 @@ class Engine:
             return Why.STOPPED
         if not self.lanes.open:
             return Why.NO_LANE
+        if self.tally.purse.may_grow:
+            return None
         prices = (min(lane.route.prices_usd.values()) for lane in self.lanes.open)
         return None if self.tally.purse.affords(min(prices)) else Why.BUDGET
 

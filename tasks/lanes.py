@@ -68,6 +68,20 @@ class Lane:
         self.risk = Purse(self.risk_usd)
         self.account = self.account or self.name
 
+    @property
+    def dearest_usd(self) -> Decimal:
+        """The most that one of its submits takes."""
+        return max(self.route.prices_usd.values())
+
+    def is_short(self, purse: Purse, today: float) -> bool:
+        """Whether its turns wait for more of what is dealt out among many."""
+        if not (purse.may_grow or self.day.may_grow):
+            return False
+        usd = self.dearest_usd
+        return (purse.may_grow and not purse.affords(usd)) or (
+            self.day.may_grow and self.day.full(usd, today) is not None
+        )
+
     def count(self, *, failed: bool) -> None:
         """It is done with one more job."""
         self.ended += 1
@@ -112,9 +126,14 @@ class Lanes:
     in the order each job prefers at that moment."""
 
     def __init__(
-        self, lanes: Iterable[Lane], clock: Clock, today: Clock = time.time
+        self,
+        lanes: Iterable[Lane],
+        clock: Clock,
+        today: Clock = time.time,
+        purse: Purse | None = None,
     ) -> None:
         self.all = tuple(lanes)
+        self._purse = purse or Purse()
         self._clock = clock
         self._today = today
         self._waiting = deque[tuple[Preferred, asyncio.Future[Lane]]]()
@@ -158,6 +177,14 @@ class Lanes:
                 self.withdraw(turn.result())
             raise
 
+    def waiting(self, pace: Pace) -> int:
+        """How many wait for a turn that a lane of this pace could give them."""
+        return sum(
+            any(lane.pace is pace and not lane.closed for lane in preferred())
+            for preferred, turn in self._waiting
+            if not turn.done()
+        )
+
     def withdraw(self, lane: Lane) -> None:
         """A turn that was dealt will not be used."""
         lane.pace.withdrawn()
@@ -169,7 +196,7 @@ class Lanes:
         self._deal()
 
     def answered(self) -> None:
-        """A submit was answered: what was not risked before may be now."""
+        """A submit was answered, or more was dealt to us: what did not go may go now."""
         self._deal()
 
     def close(self, lane: Lane, why: str) -> None:
@@ -199,7 +226,9 @@ class Lanes:
         now, today = self._clock(), self._today()
         still_waiting = deque[tuple[Preferred, asyncio.Future[Lane]]]()
         waits = {
-            id(lane): max(lane.pace.wait(now), lane.opens_in_s(today))
+            id(lane): math.inf
+            if lane.is_short(self._purse, today)
+            else max(lane.pace.wait(now), lane.opens_in_s(today))
             for lane in self.open
         }
         while self._waiting:

@@ -15,7 +15,7 @@ from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import unquote, urlsplit
 
 import polars as pl
@@ -112,7 +112,9 @@ async def begun(
                 await _recall(
                     lanes, ledger, objects, world, deadline_s=rules.deadline_s
                 )
-                engine = _engine(wanted, lanes, rules, ledger, objects, clients, world)
+                engine = engine_of(
+                    wanted, lanes, rules, ledger, objects, clients, world
+                )
                 night = Night(
                     wanted,
                     plan=plan,
@@ -126,7 +128,7 @@ async def begun(
                     watcher(night)
                 async with (
                     heeding(engine, objects),
-                    _hinted(engine, hints_url),
+                    hinted(engine, hints_url),
                     _fetching(night, objects),
                 ):
                     yield night
@@ -138,7 +140,7 @@ async def begun(
             await ledger.close()
 
 
-def _engine(  # noqa: PLR0913, PLR0917 - the parts of a run, each named once
+def engine_of(  # noqa: PLR0913, PLR0917 - the parts of a run, each named once
     wanted: Wanted,
     lanes: Sequence[Lane],
     rules: Rules,
@@ -147,7 +149,7 @@ def _engine(  # noqa: PLR0913, PLR0917 - the parts of a run, each named once
     clients: Clients,
     world: World,
 ) -> Engine:
-    left_s = math.inf
+    left_s, purse = math.inf, Purse(wanted.budget_usd)
     if wanted.finish_at is not None:
         left_s = wanted.finish_at - world.today()
     roster = Roster(
@@ -158,13 +160,13 @@ def _engine(  # noqa: PLR0913, PLR0917 - the parts of a run, each named once
         ends_at=world.now() + left_s,
     )
     return Engine(
-        lanes=Lanes(lanes, world.now, world.today),
+        lanes=Lanes(lanes, world.now, world.today, purse),
         roster=roster,
         ledger=ledger,
         clips=Clips(objects),
         clients=clients,
         entries=partial(entries, objects),
-        purse=Purse(wanted.budget_usd),
+        purse=purse,
         rules=rules,
         now=world.now,
         today=world.today,
@@ -188,7 +190,7 @@ async def _recall(
 
 
 @asynccontextmanager
-async def _hinted(engine: Engine, url: str | None) -> AsyncGenerator[None]:
+async def hinted(engine: Engine, url: str | None) -> AsyncGenerator[None]:
     """Have the engine look at once at what a listener hears has ended."""
 
     async def listen(url: str) -> None:
@@ -238,6 +240,17 @@ def mixed(
     return [orders[n] for n in ranked]
 
 
+class Away(Protocol):
+    """Has shards run in other processes."""
+
+    async def run(self, number: int, shard: pl.DataFrame) -> list[str]:
+        """Have these jobs of the plan taken to their ends; their ids."""
+        ...
+
+    async def mend(self) -> None:
+        """See to what they left in doubt."""
+
+
 class Night:
     """A batch that is under way."""
 
@@ -259,9 +272,10 @@ class Night:
         self.over = False
         """Whether all that can be kept of it has been kept."""
         self._folder = folder
-        self._manifest = folder / MANIFEST
-        self._ledger = ledger
+        self.manifest = folder / MANIFEST
+        self.ledger = ledger
         self._rows = Rows(plan, ledger)
+        self.world = world
         self._now = world.now
         self._began = world.now()
         self._before: Mapping[str, History] = dict(ledger.lives)
@@ -275,6 +289,8 @@ class Night:
         self._over_before = plan.jobs - due.height
         self._owed = 0
         self._due = self._fetched_first(due)
+        self.away: Away | None = None
+        """Who has its shards run elsewhere, if they are not run here."""
 
     def _fetched_first(self, due: pl.DataFrame) -> pl.DataFrame:
         """What was bought before, first: providers do not keep it for long."""
@@ -291,6 +307,10 @@ class Night:
         """Their numbers."""
         return range(math.ceil(self._due.height / self.wanted.shard_rows))
 
+    def sliced(self, number: int) -> pl.DataFrame:
+        """A shard: its part of the plan."""
+        return self._due.slice(number * self.wanted.shard_rows, self.wanted.shard_rows)
+
     def _expiries(self) -> dict[str, float]:
         """When what was bought is kept no longer, by job."""
         routes = in_use(shipped().routes, [x.route for x in self.engine.lanes.all])
@@ -299,7 +319,12 @@ class Night:
 
     @property
     def batch(self) -> str:
-        return self._ledger.batch
+        return self.ledger.batch
+
+    @property
+    def generation(self) -> int:
+        """Of a shard that was joined: how many have run it."""
+        return int(self.ledger.stream.rpartition(".")[2])
 
     @property
     def done(self) -> int:
@@ -315,15 +340,19 @@ class Night:
         """Work out what the deadline asks of the lanes, and whether they can do it."""
         if self.wanted.policy != "cheapest" and self.wanted.finish_at is None:
             return
-        self.engine.roster.expect(self.demand())
+        self.expect()
         self.late = self.engine.roster.reckon()
         if self.late:
             log.warning("batch.late jobs=%d of %d", self.late, self.plan.jobs)
 
+    def expect(self) -> None:
+        """Tell the lanes' roster what is still to be bought."""
+        self.engine.roster.expect(self.demand())
+
     def demand(self) -> dict[Kind, int]:
         """How many jobs of each kind have not been bought."""
-        unbought = todo(self.plan, self._ledger.states, among={State.PENDING})
-        kinds = demand(self._manifest, self.wanted.manifest, unbought)
+        unbought = todo(self.plan, self.ledger.states, among={State.PENDING})
+        kinds = demand(self.manifest, self.wanted.manifest, unbought)
         return {Kind(*kind): count for *kind, count in kinds.iter_rows()}
 
     def states(self) -> Counter[str]:
@@ -338,6 +367,9 @@ class Night:
     async def mend(self) -> None:
         """Look into what the shards left in doubt: ask whoever can be asked, take the
         risks that the owner allows, and see what became certain to its end."""
+        if self.away is not None:
+            await self.away.mend()
+            return
         for _ in range(ROUNDS):
             doubts = self._in_doubt()
             if self.engine.stopped or not (doubts or self.engine.again):
@@ -365,7 +397,7 @@ class Night:
         if others:
             log.info("batch.fetching clips=%d of other batches", len(others))
             await self.engine.fetcher(objects).bring_home(others, until)
-            self._ledger.forget(others)
+            self.ledger.forget(others)
 
     @property
     def in_doubt_usd(self) -> Decimal:
@@ -374,7 +406,7 @@ class Night:
 
     def _in_doubt(self) -> dict[str, History]:
         """Jobs in doubt, and hedges of jobs that are not over."""
-        past = self._ledger.lives
+        past = self.ledger.lives
         doubts = in_doubt(past, [*past])
         mine = self._rows.among(doubts.keys())
         return {
@@ -392,28 +424,30 @@ class Night:
 
     async def run_shard(self, number: int) -> dict[str, int]:
         """Take every job of a shard to its end; how many ended how."""
-        first = number * self.wanted.shard_rows
-        shard = self._due.slice(first, self.wanted.shard_rows)
+        shard = self.sliced(number)
         why = self.engine.done_buying
-        if why is not None and first >= self._owed:
+        if why is not None and number * self.wanted.shard_rows >= self._owed:
             # Millions of rows need not be read for that.
             self.engine.tally.passed_over.add(why)
             return {str(State.PENDING): shard.height}
-        with self._ledger.shard():
-            jobs = await self._run(shard)
-        past = {job: self._ledger.history(job) for job in jobs}
-        self._ledger.forget([*jobs, *map(hedge_of, jobs)])
+        with self.ledger.shard():
+            if self.away is None:
+                jobs = await self._run(shard)
+            else:
+                jobs = await self.away.run(number, shard)
+        past = {job: self.ledger.history(job) for job in jobs}
+        self.ledger.forget([*jobs, *map(hedge_of, jobs)])
         self.engine.tally.forget(
-            {job: past[job] for job in jobs if job not in self._ledger.lives}
+            {job: past[job] for job in jobs if job not in self.ledger.lives}
         )
-        states = self._ledger.states(shard.select(*KEY)).value_counts()
+        states = self.ledger.states(shard.select(*KEY)).value_counts()
         return {str(state): count for state, count in states.iter_rows()}
 
     async def _run(self, shard: pl.DataFrame) -> list[str]:
         """See the jobs of this part of the plan to their ends; their ids."""
         with tempfile.TemporaryDirectory(dir=self._folder) as spool:
             uri = self.wanted.manifest
-            every = ordered(self._manifest, uri, shard, Path(spool))
+            every = ordered(self.manifest, uri, shard, Path(spool))
             orders = mixed(await asyncio.to_thread(list, every), self._expiring)
             await self.engine.run(orders)
             return [order.job.id for order in orders]
@@ -449,7 +483,7 @@ class Night:
         over = Batch(
             plan=self.plan,
             folder=self._folder,
-            ledger=self._ledger,
+            ledger=self.ledger,
             tally=self.engine.tally,
         )
         await keep_tables(over, objects)
@@ -460,10 +494,10 @@ class Night:
 
     def stills(self, rows: Collection[int]) -> dict[int, str]:
         """Where the stills of a few rows are; without those in the manifest itself."""
-        return stills(self._manifest, self.wanted.manifest, rows)
+        return stills(self.manifest, self.wanted.manifest, rows)
 
     def _was_over(self, job_id: str) -> bool:
         return self._before.get(job_id, NEW).state in OVER
 
     def _over(self, job_id: str) -> bool:
-        return self._ledger.history(job_id).state in OVER
+        return self.ledger.history(job_id).state in OVER

@@ -167,9 +167,12 @@ class Offers:
         """
         now = self.today()
         if why := lane.day.full(price_usd, now) if lane.day.limited else None:
-            self.lanes.close(lane, why)
+            if not lane.day.may_grow:
+                self.lanes.close(lane, why)
             return False
         if not self.purse.reserve(price_usd):
+            if self.purse.may_grow:
+                return False
             raise RestError(Why.BUDGET, f"the budget has no {price_usd} USD left")
         return lane.day.reserve(price_usd, now)
 
@@ -180,7 +183,7 @@ class Offers:
             said = "no lane in use can make it for its max_usd"
             raise RestError(Why.UNSERVED, said)
         cheapest = min(lane.route.price_usd(job) for lane in known)
-        if not self.purse.affords(cheapest):
+        if not (self.purse.affords(cheapest) or self.purse.may_grow):
             raise RestError(Why.BUDGET, "the budget is spent")
         lanes = self._preferred(hand, failed)
         if not any(lane.closed is None for lane in lanes):

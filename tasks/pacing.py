@@ -65,6 +65,9 @@ class Learned:
     submits_per_minute: float
 
 
+_ALL: Final = Learned(math.inf, math.inf)
+
+
 class Pace:
     """One lane's pacing: ask `wait`, then `begin`, say what came of it, then `done`."""
 
@@ -84,12 +87,23 @@ class Pace:
         # Submits that were on their way when one was refused: theirs is no fresh news.
         self._volley = 0
         self._troubles = 0
+        self._share = _ALL
         self.in_flight = 0
 
     @property
     def slots(self) -> int:
         """How many clips it may make at once, as far as we know by now."""
-        return int(self._slots)
+        return int(min(self._slots, self._share.slots))
+
+    def share(self, slots: int, submits_per_minute: int) -> None:
+        """No more than so much of it is ours: others submit to the same account."""
+        self._share = Learned(slots, submits_per_minute)
+
+    def sent(self, now: float) -> int:
+        """How many submits count for the minute that is over now."""
+        while self._sent and self._sent[0] <= now - MINUTE:
+            self._sent.popleft()
+        return len(self._sent)
 
     @property
     def tripped(self) -> bool:
@@ -118,9 +132,10 @@ class Pace:
         """Seconds until a submit may be sent; inf until something comes back."""
         if self.in_flight >= self.slots or self._unanswered >= self._most_unanswered():
             return math.inf
-        while self._sent and self._sent[0] <= now - MINUTE:
-            self._sent.popleft()
-        over = len(self._sent) - int(self._a_minute)
+        a_minute = int(min(self._a_minute, self._share.submits_per_minute))
+        if not a_minute:
+            return math.inf
+        over = self.sent(now) - a_minute
         minute = self._sent[over] + MINUTE - now if over >= 0 else 0.0
         return max(0.0, self._not_before - now, minute)
 

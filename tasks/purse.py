@@ -7,6 +7,7 @@ jobs at once takes a cent too much.
 from collections import deque
 from collections.abc import Iterable
 from decimal import Decimal
+from math import inf
 from typing import Final
 
 DAY_S: Final = 24 * 3600.0
@@ -21,6 +22,12 @@ class Purse:
     def __init__(self, budget_usd: Decimal | None = None) -> None:
         self._budget = budget_usd
         self.spent_usd = Decimal(0)
+        self.may_grow = False
+        """Whether more may be dealt to it: who finds it short waits."""
+
+    def dealt(self, budget_usd: Decimal, *, more: bool) -> None:
+        """So much in all is ours by now of a budget that others spend from too."""
+        self._budget, self.may_grow = budget_usd, more
 
     def affords(self, price_usd: Decimal) -> bool:
         """Whether the price could be reserved now."""
@@ -48,6 +55,24 @@ class Day:
         self._most, self._most_usd = submits, usd
         self._taken = deque[tuple[float, Decimal]]()
         self._usd = Decimal(0)
+        self._is_dealt = False
+        self.may_grow = False
+        """Whether more may be dealt to it: who finds it full waits."""
+
+    def dealt(self, submits: int | None, usd: Decimal | None, *, more: bool) -> None:
+        """So much in all is ours by now of caps that others submit under too."""
+        self._most, self._most_usd = submits, usd
+        self._is_dealt, self.may_grow = True, more
+
+    @property
+    def taken(self) -> tuple[int, Decimal]:
+        """What counts by now: submits, and money."""
+        return len(self._taken), self._usd
+
+    @property
+    def caps(self) -> tuple[int | None, Decimal | None]:
+        """The most submits, and the most money."""
+        return self._most, self._most_usd
 
     @property
     def limited(self) -> bool:
@@ -60,7 +85,9 @@ class Day:
 
     def full(self, usd: Decimal, now: float) -> str | None:
         """Which cap one more submit at this price would pass, in words."""
-        while self._taken and self._taken[0][0] <= now - DAY_S:
+        # What was dealt is dealt once: what grows old is the dealer's to deal again.
+        old = -inf if self._is_dealt else now - DAY_S
+        while self._taken and self._taken[0][0] <= old:
             self._usd -= self._taken.popleft()[1]
         if self._most is not None and len(self._taken) >= self._most:
             return f"its cap of {self._most:,} submits in 24 hours is reached"

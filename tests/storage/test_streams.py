@@ -141,9 +141,11 @@ def test_a_part_that_cannot_be_put_keeps_nobody_waiting(
 
 async def test_a_shard_writes_a_stream_of_its_own(objects: Objects):
     ledger = await Ledger.open(objects, name="night")
-    await ledger.record(job("before"), INTENDED)
+    before = {job("before"): await ledger.record(job("before"), INTENDED)}
 
-    shard = await Ledger.join(Objects.open(objects.root), batch=ledger.batch, shard=7)
+    shard = await Ledger.join(
+        Objects.open(objects.root), batch=ledger.batch, shard=7, before=before
+    )
     await shard.record(job("before"), Accepted(TICKET))
     await shard.record(job("new"), INTENDED)
     await ledger.record(job("elsewhere"), INTENDED)

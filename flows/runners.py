@@ -1,0 +1,163 @@
+"""Runners: where a batch has its shards run, as `[engine] runner` says.
+
+Whatever runs a shard is given names only, and builds lanes and clients itself. It may be
+killed, or run a shard twice, as it likes: the ledger makes that free.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from importlib import import_module
+from typing import Any
+
+from prefect import get_client, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments import arun_deployment
+from prefect.runtime import flow_run
+from prefect.states import Cancelled
+from prefect.task_runners import TaskRunner
+
+from flows import lanes as lanes_of
+from flows.settings import EngineSettings, Settings, SettingsError
+from flows.sharding import ran
+from storage.ledger import FencedError
+from tasks.away import Start, elsewhere
+from tasks.night import Night
+
+WINDOW = 2
+"""Shards open at once in one process: the next one's jobs take the slots that this one's
+tail leaves."""
+
+DEPLOYMENT = "nightreel-shard/shard"
+
+EVERY_S = 2.0
+"""Between two looks at how a flow run stands."""
+
+
+class ShardError(Exception):
+    """A run of a shard that came to nothing."""
+
+
+@asynccontextmanager
+async def shared(night: Night, settings: Settings) -> AsyncGenerator[int]:
+    """Have the night's shards run where the settings say; how many at once.
+
+    Raises:
+        SettingsError: what the runner takes is not installed.
+    """
+    engine = settings.engine
+    if engine.runner == "here":
+        yield WINDOW
+        return
+    asked: dict[str, Any] = flow_run.get_parameters()
+    parameters = {
+        "root": night.wanted.root,
+        "batch": night.batch,
+        "config": asked["config"],
+        "lanes": asked["lanes"],
+    }
+    rules, at_once = lanes_of.rules(settings), engine.workers
+    if engine.runner == "pool":
+        start = _in_pool(parameters)
+        async with elsewhere(night, start, rules=rules, at_once=at_once):
+            yield at_once
+        return
+    with _task_runner(engine) as runner:
+        start = _on_cluster(runner, parameters)
+        async with elsewhere(night, start, rules=rules, at_once=at_once):
+            yield at_once
+
+
+def _in_pool(parameters: dict[str, Any]) -> Start:
+    """Shards as flow runs of a work pool of their own."""
+    parent = flow_run.get_id()
+
+    async def start(shard: int, attempt: int) -> None:
+        run = await arun_deployment(
+            DEPLOYMENT,
+            parameters={**parameters, "shard": shard},
+            timeout=0,
+            # A parent that is retried has another batch: its shards are other shards.
+            idempotency_key=f"{parent}:{parameters['batch']}:{shard}:{attempt}",
+        )
+        try:
+            await _ended(run)
+        except asyncio.CancelledError:
+            await asyncio.shield(_give_up(run))
+            raise
+
+    return start
+
+
+async def _ended(run: FlowRun) -> None:
+    async with get_client() as client:
+        while run.state is None or not run.state.is_final():
+            await asyncio.sleep(EVERY_S)
+            run = await client.read_flow_run(run.id)
+    if not run.state.is_completed():
+        raise ShardError(f"{run.name}: {run.state.name}: {run.state.message}")
+
+
+async def _give_up(run: FlowRun) -> None:
+    """Whoever comes to it now comes too late; of a worker that died, nobody else says so."""
+    async with get_client() as client:
+        state = Cancelled(message="another run has this shard now, or nobody has")
+        await client.set_flow_run_state(run.id, state, force=True)
+
+
+def _task_runner(engine: EngineSettings) -> TaskRunner[Any]:
+    try:
+        if engine.runner == "ray":
+            ray: Any = import_module("prefect_ray")
+            here = {"num_cpus": engine.workers, "include_dashboard": False}
+            return ray.RayTaskRunner(
+                address=engine.address, init_kwargs={} if engine.address else here
+            )
+        dask: Any = import_module("prefect_dask")
+        here = {"n_workers": engine.workers, "threads_per_worker": 1}
+        return dask.DaskTaskRunner(
+            address=engine.address, cluster_kwargs=None if engine.address else here
+        )
+    except ImportError as exc:
+        said = f"[engine] runner = {engine.runner!r}: {exc}: install nightreel with it"
+        raise SettingsError(f"{said}: pip install -e '.[{engine.runner}]'") from exc
+
+
+# A cluster may run a task that was killed again, and nobody is told: see the ledger.
+@task(
+    task_run_name="shard {shard:04d}",
+    retries=0,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+async def away(
+    *,
+    root: str,
+    batch: str,
+    shard: int,
+    config: str | None,
+    lanes: list[str] | None,
+) -> str:
+    """A shard as a task, wherever the cluster runs it."""
+    try:
+        report = await ran(
+            root=root, batch=batch, shard=shard, config=config, lanes=lanes
+        )
+    except FencedError as exc:
+        return str(exc)
+    return f"{report.published} clips"
+
+
+def _on_cluster(runner: TaskRunner[Any], parameters: dict[str, Any]) -> Start:
+    """Shards as tasks on whatever the runner reaches."""
+
+    async def start(shard: int, attempt: int) -> None:
+        del attempt
+        future: Any = runner.submit(away, {**parameters, "shard": shard})
+        # Their futures wait in a thread of ours, and there are only a few.
+        await asyncio.to_thread(future.wait)
+        if not future.state.is_completed():
+            raise ShardError(f"shard {shard}: {future.state.message}")
+
+    return start

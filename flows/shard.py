@@ -1,0 +1,53 @@
+"""The shard flow: a part of a batch, run by whichever worker of the pool is free."""
+
+from typing import Any
+
+from prefect import flow
+from prefect.runtime import flow_run
+from prefect.states import Completed
+
+from flows.sharding import ran, said
+from flows.stopping import gently
+from storage.ledger import FencedError
+
+
+def _run_name() -> str:
+    asked: dict[str, Any] = flow_run.get_parameters()
+    return f"{asked['batch']} shard {asked['shard']:04d}"
+
+
+@flow(
+    name="nightreel-shard",
+    flow_run_name=_run_name,
+    retries=0,
+    persist_result=False,
+)
+async def shard(
+    *,
+    root: str,
+    batch: str,
+    shard: int,
+    config: str | None = None,
+    lanes: list[str] | None = None,
+) -> Any:
+    """Take every job of a shard to its end. Started by its batch; safe to run again.
+
+    Args:
+        root: URI that the batch is kept under.
+        batch: its name there, such as 000003-portraits.
+        shard: the shard's number.
+        config: path of nightreel.toml, as for the batch.
+        lanes: only these of its lanes.
+    """
+    try:
+        report = await ran(
+            root=root,
+            batch=batch,
+            shard=shard,
+            config=config,
+            lanes=lanes,
+            gently=gently,
+        )
+    except FencedError as exc:
+        return Completed(name="Superseded", message=str(exc))
+    return Completed(message=said(report))

@@ -1,0 +1,432 @@
+"""Away: a batch's shards are run in other processes, and share what accounts allow.
+
+All that is said goes through the root's store, so whoever reaches that can run a shard.
+The batch deals (see `dealing`), starts runs, starts another where one has died, and takes
+what each has put on record into its own account.
+"""
+
+import asyncio
+import logging
+import math
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import polars as pl
+
+from manifests.keys import held, ids, keys
+from manifests.lifecycle import (
+    HEDGE,
+    NEW,
+    OVER,
+    Entry,
+    History,
+    Intended,
+    Refused,
+    Rejected,
+    hedge_of,
+)
+from manifests.slips import cut
+from storage import epochs, shards
+from storage.holder import SILENT_S
+from storage.ledger import FencedError
+from storage.objects import MissingError, StorageError
+from tasks import errands
+from tasks.dealing import Dealer, Quota
+from tasks.doubts import in_doubt
+from tasks.engine import Rules
+from tasks.errands import Deal, Errand, Report
+from tasks.joining import beat_s, joined
+from tasks.lanes import Lane
+from tasks.night import Night
+from tasks.tally import Rest, Why
+
+TRIES: Final = 5
+"""Runs of one shard: what breaks so many is not an accident."""
+
+Start = Callable[[int, int], Awaitable[None]]
+"""Have a shard run, for the so-manieth time; comes back, or fails, when that is over."""
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def elsewhere(
+    night: Night,
+    start: Start,
+    *,
+    rules: Rules,
+    at_once: int,
+) -> AsyncGenerator[None]:
+    """Have the night's shards run elsewhere, for as long as this is open."""
+    away = Away(night, start, rules=rules, at_once=at_once)
+    dealing = asyncio.create_task(away.keep_dealing())
+    night.away = away
+    try:
+        yield
+    finally:
+        night.away = None
+        dealing.cancel()
+        with suppress(asyncio.CancelledError):
+            await dealing
+        await away.close()
+
+
+class Away:
+    """Shards that are run elsewhere."""
+
+    def __init__(
+        self, night: Night, start: Start, *, rules: Rules, at_once: int
+    ) -> None:
+        self._night = night
+        self._start = start
+        self._ledger = night.ledger
+        self._rules = rules
+        self._world = night.world
+        self._at_once = at_once
+        self._objects = night.world.objects(night.wanted.root)
+        self._lanes = night.engine.lanes
+        self._tally = night.engine.tally
+        self._spent = Counter[str]()
+        self._dealer = Dealer(_quotas(self._lanes.all), self._purses())
+        self._shards: dict[int, _Shard] = {}
+        self._before: dict[int, dict[str, History]] = {}
+        self._left = len(night.shards)
+        self._ending = set[asyncio.Future[None]]()
+        self._failed: Exception | None = None
+        # One listens at a time: what is counted is counted once.
+        self._listening = asyncio.Lock()
+
+    async def run(self, number: int, shard: pl.DataFrame) -> list[str]:
+        """Have these jobs of the plan taken to their ends; their ids.
+
+        Raises:
+            FencedError, StorageError: nothing can be put on record any more.
+        """
+        jobs = ids(shard)
+        await self._give(number, shard, jobs)
+        mine = self._shards[number] = _Shard()
+        try:
+            await self._run(number, mine, jobs)
+        except asyncio.CancelledError:
+            self._night.engine.stop("cancelled")
+            raise
+        finally:
+            self._left -= 1
+            await self._over(number, mine)
+        return jobs
+
+    async def mend(self) -> None:
+        """Take what risks their owner allows, where shards left jobs in doubt."""
+        if not any(lane.risk_usd for lane in self._lanes.all):
+            return
+        doubts = in_doubt(self._ledger.lives, [*self._ledger.lives])
+        few = keys([life for life in doubts if not life.endswith(HEDGE)])
+        for number in self._night.shards:
+            shard = self._night.sliced(number)
+            if self._night.engine.stopped is None and held(shard, few).height:
+                await self._mend(number, shard)
+
+    async def _mend(self, number: int, shard: pl.DataFrame) -> None:
+        await self._give(number, shard, ids(shard))
+        mine = self._shards[number] = _Shard()
+        purse, lanes = self._tally.purse, self._lanes.all
+        budget_usd = self._night.wanted.budget_usd
+        try:
+            async with joined(
+                self._objects,
+                self._ledger.batch,
+                number,
+                lanes=lanes,
+                rules=self._rules,
+                world=self._world,
+                budget_usd=None if budget_usd is None else budget_usd - purse.spent_usd,
+            ) as night:
+                await night.mend()
+                self._rest(night.engine.tally.resting)
+        except FencedError as error:
+            # Somebody else has just begun with it: what is in doubt stays so.
+            log.warning("shard.not_mended shard=%d %s", number, error)
+        finally:
+            await self._over(number, mine)
+
+    async def _give(self, number: int, shard: pl.DataFrame, jobs: list[str]) -> None:
+        wanted, today = self._night.wanted, self._world.today()
+        finish_at = wanted.finish_at
+        if finish_at is not None:
+            # Its part of the time: others wait for its place.
+            part = min(1.0, self._at_once / max(1, self._left))
+            finish_at = today + (finish_at - today) * part
+        if number not in self._before:
+            known = {life: self._ledger.history(life) for life in _lives(jobs)}
+            self._before[number] = {
+                life: past for life, past in known.items() if past != NEW
+            }
+        errand = Errand(
+            manifest=wanted.manifest,
+            policy=wanted.policy,
+            finish_at=finish_at,
+            has_budget=wanted.budget_usd is not None,
+            latencies={name: [*took] for name, took in self._ledger.latencies.items()},
+            before=self._before[number],
+        )
+        with TemporaryDirectory(prefix="nightreel-") as name:
+            slip = Path(name) / "slip.parquet"
+            await asyncio.to_thread(
+                cut, self._night.manifest, wanted.manifest, shard, slip
+            )
+            batch = self._ledger.batch
+            await errands.give(self._objects, batch, number, errand, slip)
+
+    async def _run(self, number: int, mine: "_Shard", jobs: list[str]) -> None:
+        said = "it was never begun"
+        for attempt in range(1, TRIES + 1):
+            if self._night.engine.stopped is not None:
+                break
+            run = asyncio.ensure_future(self._start(number, attempt))
+            said = await self._until_over(number, mine, run)
+            if mine.done:
+                return
+            log.warning("shard.died shard=%d attempt=%d %s", number, attempt, said)
+            await self._refuse_if_fenced()
+        for job in jobs:
+            if self._ledger.history(job).state not in OVER:
+                why = self._night.engine.stopped
+                rest = Rest(Why.STOPPED, why) if why else Rest(Why.BROKEN, said)
+                self._tally.resting[job] = rest
+
+    async def _until_over(
+        self, number: int, mine: "_Shard", run: "asyncio.Future[None]"
+    ) -> str:
+        """Wait until the run says that it is done, or is no more; why, in words."""
+        was = mine.generation
+        self._ending.add(run)
+        run.add_done_callback(self._ending.discard)
+        try:
+            while not mine.done:
+                mine.spoke.clear()
+                heard = asyncio.ensure_future(mine.spoke.wait())
+                first = asyncio.FIRST_COMPLETED
+                try:
+                    await asyncio.wait({run, heard}, timeout=1.0, return_when=first)
+                finally:
+                    heard.cancel()
+                if self._failed is not None:
+                    raise self._failed
+                if run.done():
+                    await self._look(number)
+                    error = None if run.cancelled() else run.exception()
+                    return f"it ended: {error!r}" if error else "it ended"
+                has_begun = mine.generation > was
+                if has_begun and (why := self._dead(mine)):
+                    run.cancel()
+                    return why
+                if self._night.engine.stopped is not None and not has_begun:
+                    run.cancel()
+                    return "it was never begun"
+        except asyncio.CancelledError:
+            run.cancel()
+            raise
+        return "done"
+
+    def _dead(self, mine: "_Shard") -> str | None:
+        """Why a run that has begun is taken for dead, if it is."""
+        silent_s = self._world.now() - mine.heard_at
+        if silent_s > SILENT_S:
+            return f"nothing heard of it for {silent_s:.0f} s"
+        if mine.report is not None and mine.report.by.is_gone():
+            return "its process is gone"
+        return None
+
+    async def _refuse_if_fenced(self) -> None:
+        successor = epochs.claim_key(epochs.number(self._ledger.batch) + 1)
+        if await epochs.exists(self._objects, successor):
+            raise FencedError(f"{self._objects.root}: a later batch has taken over")
+
+    async def _over(self, number: int, mine: "_Shard") -> None:
+        """Nobody runs it any more: what all its runs have put on record is ours."""
+        batch = self._ledger.batch
+        await errands.withdraw(self._objects, batch, number)
+        last = await shards.ended(self._objects, batch, number)
+        slots_s = max((lane.typical_s() for lane in self._lanes.all), default=0.0)
+        async with self._listening:
+            self._dealer.over(number, self._world.now(), slots_s=slots_s)
+            await self._know(number, mine, last + 1)
+            del self._shards[number]
+        if mine.report is not None and mine.done:
+            self._rest(mine.report.resting)
+            self._tally.passed_over |= {*mine.report.passed_over}
+        for key in (await errands.hands(self._objects, batch)).get(number, []):
+            await self._objects.delete(key)
+
+    def _rest(self, resting: Mapping[str, Rest]) -> None:
+        for job, rest in resting.items():
+            self._tally.resting[job] = rest
+
+    async def _know(self, number: int, mine: "_Shard", before: int) -> None:
+        """Count what its runs of generations below this one recorded, to the cent."""
+        some = range(mine.known, before)
+        heard = await self._ledger.hear(number, some)
+        if mine.counted is not None:
+            self._count(mine.counted, -1)
+            mine.counted = None
+        mine.known = max(mine.known, before)
+        for entry, past in heard:
+            self._count_entry(entry, past, mine)
+        self._dealer.known(number, before)
+
+    def _count_entry(self, entry: Entry, past: History, mine: "_Shard") -> None:
+        match entry.event:
+            case Intended(lane=lane, price_usd=usd):
+                # A shard's offer reserved it from what was dealt: here it is counted.
+                self._tally.purse.settle(usd)
+                mine.meant[entry.job] = lane
+                self._take(lane, 1, errands.millionths(usd))
+                self._lanes[lane].day.recall([(entry.at, usd)])
+            case Refused() | Rejected(charged=False) if entry.job in mine.meant:
+                lane, usd = mine.meant.pop(entry.job), past.price_usd
+                self._take(lane, -1, -errands.millionths(usd))
+                self._lanes[lane].day.release(usd)
+            case _:
+                pass
+        self._tally.count(entry.job, entry.event, past)
+
+    def _take(self, lane: str, submits: int, usd: int) -> None:
+        self._spent[errands.submits_of(lane)] += submits
+        self._spent[errands.usd_of(lane)] += usd
+
+    async def keep_dealing(self) -> None:
+        """Hear every run, and tell each what it may use, again and again."""
+        try:
+            while True:
+                await self._look()
+                await self._deal()
+                await asyncio.sleep(beat_s(self._objects))
+        except StorageError as error:
+            self._failed = error
+            self._night.engine.stop(str(error))
+
+    async def _look(self, only: int | None = None) -> None:
+        found = await errands.hands(self._objects, self._ledger.batch)
+        for number, told in found.items():
+            if number in self._shards and only in {None, number}:
+                with suppress(MissingError):
+                    said = await self._objects.get(told[-1])
+                    async with self._listening:
+                        await self._hear(number, Report.load(said))
+
+    async def _hear(self, number: int, report: Report) -> None:
+        mine = self._shards.get(number)
+        hand = report.hand
+        if mine is None or (hand.generation, hand.beat) <= mine.latest:
+            return
+        if hand.generation > mine.generation:
+            self._dealer.hear(hand, self._world.now())
+            await self._know(number, mine, hand.generation)
+        mine.latest = (hand.generation, hand.beat)
+        mine.heard_at = self._world.now()
+        self._dealer.hear(hand, self._world.now())
+        if mine.counted is not None:
+            self._count(mine.counted, -1)
+        self._count(report, 1)
+        mine.report = mine.counted = report
+        for lane in self._lanes.open:
+            if why := report.closed.get(lane.name):
+                self._lanes.close(lane, why)
+        mine.done = hand.done
+        mine.spoke.set()
+
+    def _count(self, report: Report, times: int) -> None:
+        tally = self._tally
+        tally.bought += times * report.bought
+        tally.hedged += times * report.hedged
+        tally.published += times * report.published
+        tally.rejected += times * report.rejected
+        tally.expired += times * report.expired
+        tally.purse.settle(times * report.spent_usd)
+
+    async def _deal(self) -> None:
+        own = {
+            errands.slots_of(lane.account): lane.pace.in_flight
+            for lane in self._lanes.all
+        }
+        now, known = self._world.now(), self._known_spent()
+        shares = self._dealer.deal(own=own, spent=known, now=now)
+        deal = Deal(
+            number=self._dealer.number,
+            shares=shares,
+            closed={x.name: x.closed for x in self._lanes.all if x.closed},
+            stop=self._night.engine.stopped,
+        )
+        key = errands.deal_key(self._ledger.batch)
+        await self._objects.put(key, deal.dump())
+
+    def _known_spent(self) -> dict[str, int]:
+        """By purse: what is spent, but for what runs say of themselves."""
+        counted = (one.counted for one in self._shards.values())
+        said = sum((report.spent_usd for report in counted if report), start=0)
+        budget = errands.millionths(self._tally.purse.spent_usd - said)
+        return {**self._spent, errands.BUDGET: budget}
+
+    def _purses(self) -> dict[str, int]:
+        purses: dict[str, int] = {}
+        if (usd := self._night.wanted.budget_usd) is not None:
+            purses[errands.BUDGET] = errands.millionths(usd)
+        for lane in self._lanes.all:
+            submits, usd = lane.day.caps
+            taken, taken_usd = lane.day.taken
+            if submits is not None:
+                purses[errands.submits_of(lane.name)] = submits - taken
+            if usd is not None:
+                left = errands.millionths(usd - taken_usd)
+                purses[errands.usd_of(lane.name)] = left
+        return purses
+
+    async def close(self) -> None:
+        """Wait for what is ending, and leave nothing behind."""
+        if self._ending:
+            _, late = await asyncio.wait(self._ending, timeout=60.0)
+            for run in late:
+                run.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        async for stored in self._objects.list(errands.folder(self._ledger.batch)):
+            await self._objects.delete(stored.key)
+
+
+class _Shard:
+    """What is known of a shard that is being run."""
+
+    def __init__(self) -> None:
+        self.latest: tuple[int, int] = (0, 0)
+        """The generation and the beat that were heard last."""
+        self.heard_at = math.inf
+        self.report: Report | None = None
+        self.counted: Report | None = None
+        """What is in the tally of a run whose records are not known yet."""
+        self.known = 1
+        """The first generation whose records are not in the tally."""
+        self.meant: dict[str, str] = {}
+        """The lane of each life's latest submit."""
+        self.done = False
+        self.spoke = asyncio.Event()
+
+    @property
+    def generation(self) -> int:
+        return self.latest[0]
+
+
+def _quotas(lanes: tuple[Lane, ...]) -> dict[str, Quota]:
+    quotas: dict[str, Quota] = {}
+    for lane in lanes:
+        lane.pace.expect(lane.typical_s())
+        a_minute = lane.limits.submits_per_minute
+        quotas[errands.slots_of(lane.account)] = Quota(lane.pace.slots)
+        quotas[errands.minute_of(lane.account)] = Quota(a_minute, by_minute=True)
+    return quotas
+
+
+def _lives(jobs: list[str]) -> list[str]:
+    return [*jobs, *map(hedge_of, jobs)]
