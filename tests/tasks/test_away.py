@@ -3,18 +3,17 @@
 import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from decimal import Decimal
 
 import pytest
 
 from manifests.lifecycle import State
-from storage.ledger import histories
+from storage.ledger import FencedError, histories
 from storage.objects import Objects
 from tasks.away import elsewhere
 from tasks.emulator import Emulator, Fault, running
-from tasks.engine import Rules
 from tasks.joining import run_shard
 from tasks.night import begun
+from tasks.purse import Purse
 from tasks.wanted import Wanted
 from tasks.world import REAL
 
@@ -79,12 +78,13 @@ async def over(night, at_once=3):
 
 @pytest.fixture
 def world(worlds, clip):
-    emulator = Emulator(latency_s=0.1, slots=4, submits_per_minute=100000, clip=clip)
+    emulator = Emulator(latency_s=0.3, slots=4, submits_per_minute=100000, clip=clip)
     with running(emulator) as url:
         yield worlds(emulator=emulator, url=url, routes=[ROUTE])
 
 
 def peaks(world):
+    """The most that any account was seen to do."""
     [account] = world.emulator.stats()["accounts"]
     return account
 
@@ -98,3 +98,73 @@ async def test_shards_that_run_elsewhere_share_the_slots_and_the_bill(world):
     assert said.spent_usd == world.owed
     assert set(world.bought.values()) == {1}
     assert sorted(runs.started) == [(n, 1) for n in range(4)]
+    assert peaks(world)["running"] == 4
+    assert peaks(world)["throttled"] == 0
+    # Nothing of it is left but the ledger.
+    objects = Objects.open(night.wanted.root)
+    assert [one.key async for one in objects.list("shards")] == []
+
+
+async def test_whoever_runs_a_shard_again_takes_it_over_and_pays_nothing_twice(world):
+    async with away(world, 12, shard_rows=12) as (night, runs):
+        batch = asyncio.ensure_future(over(night))
+        while night.engine.tally.bought < 3:
+            await asyncio.sleep(0.01)
+        first = runs.tasks[0]
+        again = asyncio.ensure_future(runs(0, 0))
+        await asyncio.wait({first})
+        await batch
+        await asyncio.gather(again, return_exceptions=True)
+
+    said = night.summary()
+    assert isinstance(first.exception(), FencedError)
+    assert (said.published + said.in_doubt, said.pending) == (12, 0)
+    assert set(world.bought.values()) == {1}
+    assert said.spent_usd >= world.owed
+    assert peaks(world)["throttled"] == 0
+
+
+@pytest.mark.parametrize("cap", ["budget", "day"])
+async def test_what_may_be_spent_is_dealt_out_to_the_last_clip(world, cap):
+    price = min(world.lane(ROUTE).route.prices_usd.values())
+    wanted = {"budget_usd": 7 * price} if cap == "budget" else {}
+    limits = {"submits_per_day": 7} if cap == "day" else {}
+
+    async with away(world, 12, wanted=wanted, **limits) as (night, _):
+        await over(night)
+
+    said = night.summary()
+    assert (said.published, said.pending) == (7, 5)
+    assert said.spent_usd == world.owed == 7 * price
+    assert said.short_of == ("budget" if cap == "budget" else "lanes")
+
+
+async def test_what_is_stopped_here_ends_everywhere(world):
+    async with away(world, 40, shard_rows=20) as (night, runs):
+        batch = asyncio.ensure_future(over(night))
+        while night.engine.tally.bought < 3:
+            await asyncio.sleep(0.01)
+        night.engine.stop("stopped by a test")
+        await batch
+
+    said = night.summary()
+    assert 3 <= said.bought < 40
+    assert said.in_doubt == 0
+    assert said.published + said.pending == 40
+    assert all(task.done() for task in runs.tasks.values())
+
+
+async def test_what_a_shard_left_in_doubt_is_risked_once_all_are_over(world):
+    world.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
+    price = world.lane(ROUTE).dearest_usd
+
+    async with away(world, 6, shard_rows=3) as (night, _):
+        for lane in night.engine.lanes.all:
+            lane.risk_usd = price
+            lane.risk = Purse(price)
+        await over(night)
+
+    said = night.summary()
+    assert (said.published, said.in_doubt) == (6, 0)
+    past = await histories(Objects.open(night.wanted.root))
+    assert {one.state for one in past.values()} == {State.PUBLISHED}
