@@ -8,17 +8,19 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from prefect import get_client, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import arun_deployment
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 from prefect.states import Cancelled
 from prefect.task_runners import TaskRunner
 
 from flows import lanes as lanes_of
+from flows import settings as settings_of
 from flows.settings import EngineSettings, Settings, SettingsError
 from flows.sharding import ran
 from storage.ledger import FencedError
@@ -54,7 +56,7 @@ async def shared(night: Night, settings: Settings) -> AsyncGenerator[int]:
     parameters = {
         "root": night.wanted.root,
         "batch": night.batch,
-        "config": asked["config"],
+        "config": _config(asked["config"]),
         "lanes": asked["lanes"],
     }
     rules, at_once = lanes_of.rules(settings), engine.workers
@@ -67,6 +69,12 @@ async def shared(night: Night, settings: Settings) -> AsyncGenerator[int]:
         start = _on_cluster(runner, parameters)
         async with elsewhere(night, start, rules=rules, at_once=at_once):
             yield at_once
+
+
+def _config(named: str | None) -> str:
+    """The file that a run of a deployment names is each worker's own: else it is ours."""
+    path, _ = settings_of.found(Path(named) if named else None)
+    return str(path if deployment.get_id() else path.absolute())
 
 
 def _in_pool(parameters: dict[str, Any]) -> Start:

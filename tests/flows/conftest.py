@@ -147,7 +147,8 @@ def prefect(tmp_path_factory) -> Iterator[Prefect]:
 def deployed(prefect) -> Prefect:
     """The server, with all that is in prefect.yaml, as one command puts it there."""
     prefect.wait()
-    prefect.ask("work-pool", "create", "nightreel", "--type", "process")
+    for pool in ("nightreel", "nightreel-shards"):
+        prefect.ask("work-pool", "create", pool, "--type", "process")
     prefect.ask("deploy", "--all")
     return prefect
 
