@@ -17,7 +17,7 @@ LOCK = $(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3
 	--custom-compile-command "make lock" --group build pyproject.toml
 LOCK_DEV = $(LOCK) --group dev -c
 
-.PHONY: setup azurite demo test test-slow simulate crash check lock docs clean
+.PHONY: setup azurite demo test test-slow test-runners simulate crash check lock docs clean
 setup: $(READY)
 
 # Only what the lock holds is downloaded, each file by its hash; what builds the project
@@ -58,6 +58,17 @@ test: $(READY)
 test-slow: $(READY)
 	$(AZURITE_IF_CAN)
 	$(BIN)/pytest -n 2 --dist worksteal -m slow
+
+# Batches on Ray and on Dask, which are large and in no lock: in an environment of their own,
+# with the lock's versions of all that it names.
+test-runners: $(READY)
+	sed -n 's/^\([a-z0-9].*==[^ ;]*\).*/\1/p' requirements-dev.lock requirements.lock > .venv/runners.txt
+	$(PYTHON) -m venv --without-pip --clear .venv/runners
+	$(PYTHON) -m pip --python .venv/runners/bin/python --disable-pip-version-check install -q \
+		-c .venv/runners.txt --no-build-isolation hatchling
+	$(PYTHON) -m pip --python .venv/runners/bin/python --disable-pip-version-check install -q \
+		-c .venv/runners.txt --no-build-isolation -e '.[ray,dask]' --group dev
+	.venv/runners/bin/pytest -m slow tests/flows/test_runners.py
 
 # Bad nights, each by a seed: make simulate NIGHTS=20000 FROM=1
 NIGHTS ?= 2000

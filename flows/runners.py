@@ -7,6 +7,7 @@ killed, or run a shard twice, as it likes: the ledger makes that free.
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -159,10 +160,14 @@ async def away(
 
 def _on_cluster(runner: TaskRunner[Any], parameters: dict[str, Any]) -> Start:
     """Shards as tasks on whatever the runner reaches."""
+    # Of the flow run, not of one of its tasks: a runner sends along whatever it finds
+    # there, and a task of ours holds the night.
+    flow_context = copy_context()
 
     async def start(shard: int, attempt: int) -> None:
         del attempt
-        future: Any = runner.submit(away, {**parameters, "shard": shard})
+        asked = {**parameters, "shard": shard}
+        future: Any = flow_context.run(runner.submit, away, asked)
         # Their futures wait in a thread of ours, and there are only a few.
         await asyncio.to_thread(future.wait)
         if not future.state.is_completed():

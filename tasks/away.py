@@ -7,7 +7,6 @@ what each has put on record into its own account.
 
 import asyncio
 import logging
-import math
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -63,6 +62,7 @@ async def elsewhere(
 ) -> AsyncGenerator[None]:
     """Have the night's shards run elsewhere, for as long as this is open."""
     away = Away(night, start, rules=rules, at_once=at_once)
+    await away.tidy_up()
     dealing = asyncio.create_task(away.keep_dealing())
     night.away = away
     try:
@@ -234,9 +234,8 @@ class Away:
 
     def _dead(self, mine: "_Shard") -> str | None:
         """Why a run that has begun is taken for dead, if it is."""
-        silent_s = self._world.now() - mine.heard_at
-        if silent_s > SILENT_S:
-            return f"nothing heard of it for {silent_s:.0f} s"
+        if mine.silent_s > SILENT_S:
+            return f"nothing heard of it for {mine.silent_s:.0f} s"
         if mine.report is not None and mine.report.by.is_gone():
             return "its process is gone"
         return None
@@ -300,11 +299,17 @@ class Away:
 
     async def keep_dealing(self) -> None:
         """Hear every run, and tell each what it may use, again and again."""
+        every_s, looked_at = beat_s(self._objects), self._world.now()
         try:
             while True:
                 await self._look()
+                now = self._world.now()
+                for mine in self._shards.values():
+                    # While the store is away, nobody is heard.
+                    mine.silent_s += min(now - looked_at, 2 * every_s)
+                looked_at = now
                 await self._deal()
-                await asyncio.sleep(beat_s(self._objects))
+                await asyncio.sleep(every_s)
         except StorageError as error:
             self._failed = error
             self._night.engine.stop(str(error))
@@ -327,7 +332,7 @@ class Away:
             self._dealer.hear(hand, self._world.now())
             await self._know(number, mine, hand.generation)
         mine.latest = (hand.generation, hand.beat)
-        mine.heard_at = self._world.now()
+        mine.silent_s = 0.0
         self._dealer.hear(hand, self._world.now())
         if mine.counted is not None:
             self._count(mine.counted, -1)
@@ -385,6 +390,11 @@ class Away:
                 purses[errands.usd_of(lane.name)] = left
         return purses
 
+    async def tidy_up(self) -> None:
+        """Delete what batches that are over have left of their shards."""
+        async for stored in self._objects.list("shards"):
+            await self._objects.delete(stored.key)
+
     async def close(self) -> None:
         """Wait for what is ending, and leave nothing behind."""
         if self._ending:
@@ -392,8 +402,7 @@ class Away:
             for run in late:
                 run.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        async for stored in self._objects.list(errands.folder(self._ledger.batch)):
-            await self._objects.delete(stored.key)
+        await self.tidy_up()
 
 
 class _Shard:
@@ -402,7 +411,8 @@ class _Shard:
     def __init__(self) -> None:
         self.latest: tuple[int, int] = (0, 0)
         """The generation and the beat that were heard last."""
-        self.heard_at = math.inf
+        self.silent_s = 0.0
+        """For how long nothing new was heard, while we could have heard it."""
         self.report: Report | None = None
         self.counted: Report | None = None
         """What is in the tally of a run whose records are not known yet."""
@@ -422,7 +432,10 @@ def _quotas(lanes: tuple[Lane, ...]) -> dict[str, Quota]:
     quotas: dict[str, Quota] = {}
     for lane in lanes:
         lane.pace.expect(lane.typical_s())
+        learned = lane.pace.learned()
         a_minute = lane.limits.submits_per_minute
+        if learned is not None:
+            a_minute = int(learned.submits_per_minute)
         quotas[errands.slots_of(lane.account)] = Quota(lane.pace.slots)
         quotas[errands.minute_of(lane.account)] = Quota(a_minute, by_minute=True)
     return quotas

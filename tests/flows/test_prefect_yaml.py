@@ -15,6 +15,7 @@ FLOWS = {
     "reconcile": "nightreel-reconcile",
     "pause": "nightreel-pause",
     "resume": "nightreel-resume",
+    "shard": "nightreel-shard",
 }
 
 
@@ -81,9 +82,11 @@ def test_no_two_runs_of_a_deployment_are_at_work_at_once(deployments):
             deployment["concurrency_options"]["collision_strategy"],
         )
         for name, deployment in deployments.items()
-        if name not in {"pause", "resume"}  # which are over in a moment
+        if deployment["global_concurrency_limit"]
     }
 
+    # Of one batch's shards many run at once.
+    assert "shard" not in limits
     assert limits == {
         "nightly": (1, "ENQUEUE"),
         "on-manifest": (1, "ENQUEUE"),
@@ -98,7 +101,9 @@ def test_every_run_beats_and_is_asked_for_what_its_flow_takes(deployments, name)
     deployment = deployments[name]
 
     assert deployment["enforce_parameter_schema"]
-    assert deployment["work_pool_name"] == "nightreel"
+    # A batch must not wait for a place that it holds itself.
+    pool = "nightreel-shards" if name == "shard" else "nightreel"
+    assert deployment["work_pool_name"] == pool
     assert deployment["job_variables"] == {
         "env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
     }
@@ -109,6 +114,7 @@ def test_one_root_is_written_once_for_all_of_them(deployments):
     roots = {
         name: deployment["parameters"].get("root")
         for name, deployment in deployments.items()
+        if name != "shard"
     }
 
     # The event says it to the other one, and has it from the one that watches.

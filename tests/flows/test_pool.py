@@ -1,0 +1,92 @@
+"""A batch on a work pool of several workers: whoever is killed, another takes over."""
+
+import os
+import signal
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tasks.emulator import Emulator
+from tests.flows.conftest import BIN, ROOT, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+JOBS, SLOTS, SHARD = 36, 6, 12
+KLING = f"access:{'secret' * 6}"
+
+
+@contextmanager
+def workers(prefect, count):
+    """So many workers of the pool, each with one run at a time."""
+    words = ["worker", "start", "--pool", "nightreel-shards", "--limit", "1"]
+    env = prefect.env | {"NIGHTREEL_HOME": str(ROOT), "KLING_KEY": KLING}
+    env |= {"PYTHONPATH": str(ROOT)}
+    started = [
+        subprocess.Popen(
+            [BIN / "prefect", "--no-prompt", *words, "--name", f"worker-{n}"],
+            cwd=ROOT,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for n in range(count)
+    ]
+    try:
+        yield started
+    finally:
+        for one in started:
+            one.kill()
+            one.wait()
+
+
+def runs_of(worker):
+    """The processes that a worker has started, by their ids."""
+    # Each thread has those that it started.
+    lists = Path(f"/proc/{worker.pid}/task").glob("*/children")
+    return [int(pid) for one in lists for pid in one.read_text().split()]
+
+
+def test_a_worker_that_is_killed_with_its_shard_is_made_up_for_by_another(
+    make_bench, deployed, clip
+):
+    emulator = Emulator(
+        latency_s=4.0, slots=SLOTS, submits_per_minute=100000, clip=clip
+    )
+    with make_bench(emulator) as bench, workers(deployed, 2) as [victim, _]:
+        bench.manifest(
+            [{"prompt": f"pan {n}", "resolution": "720p"} for n in range(JOBS)]
+        )
+        bench.config(
+            "kling",
+            key="env:KLING_KEY",
+            slots=SLOTS,
+            more=f"engine.settle_s = 0\nengine.runner = 'pool'\nengine.workers = 2\n"
+            f"engine.shard_rows = {SHARD}",
+        )
+        words = ("run", "m.parquet", "--root", "root", "--json")
+        batch = bench.start(*words, KLING_KEY=KLING)
+        until(lambda: bench.seen("submit") >= 8 and runs_of(victim), within_s=150)
+
+        # The worker first: nobody is left to say that its run has crashed.
+        killed = runs_of(victim)
+        victim.kill()
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        ended = batch.ended(within_s=200)
+
+        said = ended.said
+        [account] = emulator.stats()["accounts"]
+        assert killed
+        assert set(bench.bought.values()) == {1}
+        assert said["published"] + said["in_doubt"] == JOBS
+        assert said["spent_usd"] >= bench.owed
+        assert account["running"] <= SLOTS
+        assert account["throttled"] == 0
+        runs = bench.prefect.post(
+            "flow_runs/filter", flows={"name": {"any_": ["nightreel-shard"]}}
+        )
+        shards = [run["parameters"]["shard"] for run in runs]
+        assert len(shards) > len({*shards}) == JOBS // SHARD
