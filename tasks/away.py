@@ -32,7 +32,7 @@ from manifests.slips import cut
 from storage import epochs, shards
 from storage.holder import SILENT_S
 from storage.ledger import FencedError
-from storage.objects import MissingError, StorageError
+from storage.objects import MissingError
 from tasks import errands
 from tasks.dealing import Dealer, Quota
 from tasks.doubts import in_doubt
@@ -310,9 +310,11 @@ class Away:
                 looked_at = now
                 await self._deal()
                 await asyncio.sleep(every_s)
-        except StorageError as error:
+        # Whoever waits for a shard is told; without a deal nobody buys anything.
+        except Exception as error:
+            log.exception("shards.not_dealt")
             self._failed = error
-            self._night.engine.stop(str(error))
+            self._night.engine.stop(repr(error))
 
     async def _look(self, only: int | None = None) -> None:
         found = await errands.hands(self._objects, self._ledger.batch)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tasks.emulator import Emulator
 from tests.flows.conftest import BIN, ROOT, until
@@ -42,6 +43,13 @@ def workers(prefect, count):
             one.wait()
 
 
+def rows(bench, count):
+    """As many rows as Kling takes, of a still that is large enough for it."""
+    Image.new("RGB", (640, 480), (90, 60, 30)).save(bench.folder / "large.jpg")
+    row = {"image": "large.jpg", "resolution": "720p"}
+    return [{**row, "prompt": f"pan {n}"} for n in range(count)]
+
+
 def runs_of(worker):
     """The processes that a worker has started, by their ids."""
     # Each thread has those that it started.
@@ -56,9 +64,7 @@ def test_a_worker_that_is_killed_with_its_shard_is_made_up_for_by_another(
         latency_s=4.0, slots=SLOTS, submits_per_minute=100000, clip=clip
     )
     with make_bench(emulator) as bench, workers(deployed, 2) as [victim, _]:
-        bench.manifest(
-            [{"prompt": f"pan {n}", "resolution": "720p"} for n in range(JOBS)]
-        )
+        bench.manifest(rows(bench, JOBS))
         bench.config(
             "kling",
             key="env:KLING_KEY",

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import pytest
 
 from tasks.emulator import Emulator
-from tests.flows.test_pool import KLING
+from tests.flows.test_pool import KLING, rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -33,9 +33,7 @@ def test_wherever_shards_run_there_is_one_bill_and_one_quota(
     )
     with make_bench(emulator) as bench:
         prefect.wait()
-        bench.manifest(
-            [{"prompt": f"pan {n}", "resolution": "720p"} for n in range(JOBS)]
-        )
+        bench.manifest(rows(bench, JOBS))
         bench.config(
             "kling",
             key="env:KLING_KEY",
