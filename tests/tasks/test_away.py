@@ -128,6 +128,7 @@ async def test_whoever_runs_a_shard_again_takes_it_over_and_pays_nothing_twice(w
     assert peaks(world)["throttled"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cap", ["budget", "day"])
 async def test_what_may_be_spent_is_dealt_out_to_the_last_clip(world, cap):
     price = min(world.lane(ROUTE).route.prices_usd.values())
@@ -143,6 +144,7 @@ async def test_what_may_be_spent_is_dealt_out_to_the_last_clip(world, cap):
     assert said.short_of == ("budget" if cap == "budget" else "lanes")
 
 
+@pytest.mark.slow
 async def test_what_is_stopped_here_ends_everywhere(world):
     async with away(world, 40, shard_rows=20) as (night, runs):
         batch = asyncio.ensure_future(over(night))
@@ -157,6 +159,7 @@ async def test_what_is_stopped_here_ends_everywhere(world):
     assert all(task.done() for task in runs.tasks.values())
 
 
+@pytest.mark.slow
 async def test_what_a_shard_left_in_doubt_is_risked_once_all_are_over(world):
     world.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
     price = world.lane(ROUTE).dearest_usd
