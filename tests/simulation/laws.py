@@ -415,7 +415,7 @@ class Witness:
 
     def _knows(self, node: Node, night: Any) -> None:
         """What a writer knows when it ends is what the store has."""
-        ledger = night._ledger  # noqa: SLF001 - nobody else shows it whole
+        ledger = night.ledger
         for life, past in self.histories.items():
             known = ledger.history(life)
             if known.state is not past.state:
