@@ -26,6 +26,7 @@ from manifests.lifecycle import (
     Intended,
     Refused,
     Rejected,
+    State,
     hedge_of,
 )
 from manifests.slips import cut
@@ -40,6 +41,7 @@ from tasks.engine import Rules
 from tasks.errands import Deal, Errand, Report
 from tasks.joining import beat_s, joined
 from tasks.lanes import Lane
+from tasks.living import SEND_WITHIN_S
 from tasks.night import Night
 from tasks.tally import Rest, Why
 
@@ -192,6 +194,7 @@ class Away:
                 return
             log.warning("shard.died shard=%d attempt=%d %s", number, attempt, said)
             await self._refuse_if_fenced()
+            await self._shut_out(number, mine, jobs)
         for job in jobs:
             if self._ledger.history(job).state not in OVER:
                 why = self._night.engine.stopped
@@ -239,6 +242,32 @@ class Away:
         if mine.report is not None and mine.report.by.is_gone():
             return "its process is gone"
         return None
+
+    async def _shut_out(self, number: int, mine: "_Shard", jobs: list[str]) -> None:
+        """Free what a dead run had: its successor may wait for a place that others, who
+        wait for that, have."""
+        async with self._listening:
+            last = await shards.ended(self._objects, self._ledger.batch, number)
+            await self._know(number, mine, last + 1)
+            slots_s = 2 * max((x.typical_s() for x in self._lanes.all), default=0.0)
+            self._dealer.over(
+                number,
+                self._world.now(),
+                slots_s=max(SEND_WITHIN_S, slots_s),
+                held=self._in_flight(jobs),
+            )
+            self._dealer.known(number, last + 1)
+
+    def _in_flight(self, jobs: list[str]) -> Counter[str]:
+        """By quota: how many of these may be at work at their providers."""
+        accounts = {lane.name: lane.account for lane in self._lanes.all}
+        past = (self._ledger.history(life) for life in _lives(jobs))
+        at_work = {State.ACCEPTED, State.IN_DOUBT}
+        return Counter(
+            errands.slots_of(accounts[one.lane])
+            for one in past
+            if one.state in at_work and one.lane in accounts
+        )
 
     async def _refuse_if_fenced(self) -> None:
         successor = epochs.claim_key(epochs.number(self._ledger.batch) + 1)
@@ -329,6 +358,9 @@ class Away:
         mine = self._shards.get(number)
         hand = report.hand
         if mine is None or (hand.generation, hand.beat) <= mine.latest:
+            return
+        if hand.generation < mine.known:
+            # It was shut out, and does not know it yet.
             return
         if hand.generation > mine.generation:
             self._dealer.hear(hand, self._world.now())

@@ -7,7 +7,7 @@ Of a quota, a shard is reserved the most that it may be using: what it said that
 and whatever it was told since the deal that it said it abides by. No more is dealt than
 is reserved for nobody, so the sum over all shards never exceeds a limit, however late
 messages are, and whoever dies: a dead run's reservation stays until its successor, who
-knows what is in flight, has spoken.
+knows what is in flight, has spoken, or until it was shut out, and is known to be done.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -103,8 +103,8 @@ class Dealer:
         self._quotas = quotas
         self._purses = purses or {}
         self._seats: dict[int, _Seat] = {}
-        # Who has gone and may yet count: the quota, how much of it, until when.
-        self._lingering: list[tuple[str, int, float]] = []
+        # Who has gone and may yet count: the quota, how much of it, until when, which.
+        self._lingering: list[tuple[str, int, float, int]] = []
         # What runs that are over may have spent, until what they put on record is known.
         self._gone: dict[tuple[int, int], Mapping[str, int]] = {}
 
@@ -119,18 +119,37 @@ class Dealer:
                 seat.heard(hand)
                 return
             self._succeeded(seat, now)
+        # What is in flight of it, it says itself from now on.
+        self._lingering = [
+            each
+            for each in self._lingering
+            if each[3] != hand.shard or self._quotas[each[0]].by_minute
+        ]
         self._seats[hand.shard] = _Seat(hand, [(0, {})])
 
-    def over(self, shard: int, now: float, *, slots_s: float) -> None:
-        """Nobody runs this shard any more; what it left in flight is done in `slots_s`."""
+    def over(
+        self,
+        shard: int,
+        now: float,
+        *,
+        slots_s: float,
+        held: Mapping[str, int] | None = None,
+    ) -> None:
+        """Nobody runs this shard any more; what it left in flight is done in `slots_s`.
+
+        `held` is what is known to be in flight of one that was shut out.
+        """
         seat = self._seats.pop(shard, None)
         if seat is None:
             return
         done = seat.hand.done
         for name, quota in self._quotas.items():
             amount = seat.hand.held.get(name, 0) if done else seat.reserved(name)
+            if held is not None and not quota.by_minute:
+                amount = held.get(name, 0)
             minute_s = MINUTE if done else LATE_S
-            self._linger(name, amount, now + (minute_s if quota.by_minute else slots_s))
+            for_s = minute_s if quota.by_minute else slots_s
+            self._linger(name, amount, now + for_s, shard)
         spent = seat.hand.used if done else seat.granted
         self._gone[shard, seat.hand.generation] = spent
 
@@ -173,16 +192,16 @@ class Dealer:
         """Its successor says what is in flight; nobody says what was sent of late."""
         for name, quota in self._quotas.items():
             if quota.by_minute:
-                self._linger(name, seat.reserved(name), now + LATE_S)
+                self._linger(name, seat.reserved(name), now + LATE_S, seat.hand.shard)
         self._gone[seat.hand.shard, seat.hand.generation] = dict(seat.granted)
 
-    def _linger(self, quota: str, amount: int, until: float) -> None:
+    def _linger(self, quota: str, amount: int, until: float, shard: int) -> None:
         if amount:
-            self._lingering.append((quota, amount, until))
+            self._lingering.append((quota, amount, until, shard))
 
     def _caps(self, name: str, own: int, seats: Mapping[int, _Seat]) -> dict[int, int]:
         """By shard; what is dealt anew is reserved for nobody."""
-        lingering = sum(amount for quota, amount, _ in self._lingering if quota == name)
+        lingering = sum(each[1] for each in self._lingering if each[0] == name)
         most = self._quotas[name].most - own - lingering
         wants = [
             0 if seat.hand.done else seat.hand.wants.get(name, 0)

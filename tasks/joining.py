@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from manifests import complaints
+from manifests.lifecycle import State
 from manifests.reading import Plan
 from manifests.slips import planned
 from storage.holder import claimant
@@ -45,6 +46,9 @@ STALE_S: Final = 30.0
 """After so long without a new deal nothing more is bought..."""
 GONE_S: Final = 300.0
 """... and after so long the batch is taken for dead."""
+
+TAKEN_UP_S: Final = 10.0
+"""By then what is at providers has been taken up: it goes first."""
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +142,7 @@ async def joined(  # noqa: PLR0913 - as `run_shard`
                     world=world,
                 )
                 await asyncio.to_thread(night.expect)
-                _hold_doubts(engine, ledger, world)
+                _hold(engine, ledger, world)
                 async with hinted(engine, hints_url):
                     yield night
         finally:
@@ -162,9 +166,15 @@ def _wanted(
     return wanted, Plan(errand.manifest, rows.height, rows, complaints.none())
 
 
-def _hold_doubts(engine: Engine, ledger: Ledger, world: World) -> None:
-    """What was in doubt as the run before this one ended may be at work at its provider."""
+def _hold(engine: Engine, ledger: Ledger, world: World) -> None:
+    """What the run before this one left at its providers holds its slots from the start."""
     loop = asyncio.get_running_loop()
+    for past in ledger.lives.values():
+        lane = next((x for x in engine.lanes.all if x.name == past.lane), None)
+        if past.state is State.ACCEPTED and lane is not None:
+            # Until the engine has come to it, and holds them itself.
+            lane.pace.resumed()
+            loop.call_later(TAKEN_UP_S, engine.lanes.give_back, lane)
     for past in in_doubt(ledger.lives, [*ledger.lives]).values():
         lane = next((x for x in engine.lanes.all if x.name == past.lane), None)
         if lane is None:
