@@ -33,7 +33,6 @@ from tasks.shard import shard
 from tasks.wanted import Wanted, public
 
 
-
 def _run_name() -> str:
     asked: dict[str, Any] = flow_run.get_parameters()
     return (

@@ -35,6 +35,7 @@ from tasks.living import SEND_WITHIN_S
 from tasks.memory import recall_latencies
 from tasks.night import Night, engine_of, hinted
 from tasks.pacing import TYPICAL_S, Pace
+from tasks.pausing import heeding
 from tasks.wanted import MANIFEST, Wanted
 from tasks.world import REAL, World
 
@@ -143,7 +144,7 @@ async def joined(  # noqa: PLR0913 - as `run_shard`
                 )
                 await asyncio.to_thread(night.expect)
                 _hold(engine, ledger, world)
-                async with hinted(engine, hints_url):
+                async with heeding(engine, objects), hinted(engine, hints_url):
                     yield night
         finally:
             await ledger.close()
