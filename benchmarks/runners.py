@@ -65,7 +65,7 @@ def main() -> None:
         f"{asked.jobs} jobs of {asked.latency} s on {asked.slots} slots (ideal "
         f"{ideal:.0f} s), {asked.workers} workers, shards of {asked.shard_rows}"
     )
-    with pl.Config(tbl_formatting="MARKDOWN", tbl_hide_column_data_types=True):
+    with pl.Config(tbl_formatting="MARKDOWN", tbl_cols=-1, tbl_width_chars=200):
         print(pl.DataFrame(rows))
 
 
@@ -177,7 +177,6 @@ def _measured(asked, way, folder, manifest, server):
                 check=False,
             )
             wall_s = time.monotonic() - began
-        print(ran.stdout, file=sys.stderr)
         said = json.loads(ran.stdout)
         stats = httpx.get(f"{url}/stats").json()
         [account] = stats["accounts"]
