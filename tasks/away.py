@@ -84,7 +84,7 @@ class Away:
         self, night: Night, start: Start, *, rules: Rules, at_once: int
     ) -> None:
         self._night = night
-        self._start = start
+        self.start = start
         self._ledger = night.ledger
         self._rules = rules
         self._world = night.world
@@ -188,7 +188,7 @@ class Away:
         for attempt in range(1, TRIES + 1):
             if self._night.engine.stopped is not None:
                 break
-            run = asyncio.ensure_future(self._start(number, attempt))
+            run = asyncio.ensure_future(self.start(number, attempt))
             said = await self._until_over(number, mine, run)
             if mine.done:
                 return
@@ -249,14 +249,22 @@ class Away:
         async with self._listening:
             last = await shards.ended(self._objects, self._ledger.batch, number)
             await self._know(number, mine, last + 1)
-            slots_s = 2 * max((x.typical_s() for x in self._lanes.all), default=0.0)
             self._dealer.over(
                 number,
                 self._world.now(),
-                slots_s=max(SEND_WITHIN_S, slots_s),
+                slots_s=max(SEND_WITHIN_S, 2 * self._typical_s()),
                 held=self._in_flight(jobs),
             )
             self._dealer.known(number, last + 1)
+
+    def _typical_s(self) -> float:
+        """How long a job takes on the slowest lane, as far as anybody knows."""
+        known = self._ledger.latencies
+        told = {x.name: sorted(known.get(x.name, ())) for x in self._lanes.all}
+        return max(
+            took[len(took) // 2] if (took := told[x.name]) else x.typical_s()
+            for x in self._lanes.all
+        )
 
     def _in_flight(self, jobs: list[str]) -> Counter[str]:
         """By quota: how many of these may be at work at their providers."""
@@ -279,7 +287,7 @@ class Away:
         batch = self._ledger.batch
         await errands.withdraw(self._objects, batch, number)
         last = await shards.ended(self._objects, batch, number)
-        slots_s = max((lane.typical_s() for lane in self._lanes.all), default=0.0)
+        slots_s = self._typical_s()
         async with self._listening:
             self._dealer.over(number, self._world.now(), slots_s=slots_s)
             await self._know(number, mine, last + 1)

@@ -129,6 +129,34 @@ async def test_whoever_runs_a_shard_again_takes_it_over_and_pays_nothing_twice(w
 
 
 @pytest.mark.slow
+async def test_a_run_that_seems_dead_is_shut_out_and_others_have_its_slots(world):
+    """Its successor waits for a worker, and that one for the slots: neither for ever."""
+    async with away(world, 16, at_once=2, shard_rows=8) as (night, runs):
+        shard, other_is_over = runs.__call__, asyncio.Event()
+
+        async def start(number, attempt):
+            if number == 1:
+                await shard(number, attempt)
+                other_is_over.set()
+            elif attempt == 1:
+                seeming = asyncio.ensure_future(shard(number, attempt))
+                seeming.add_done_callback(lambda run: run.exception())
+                await until_bought(night, 4)
+                raise ConnectionError("nobody can reach it")
+            else:
+                await other_is_over.wait()
+                await shard(number, attempt)
+
+        night.away.start = start
+        await over(night, at_once=2)
+
+    said = night.summary()
+    assert (said.published + said.in_doubt, said.pending) == (16, 0)
+    assert set(world.bought.values()) == {1}
+    assert peaks(world)["throttled"] == 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("cap", ["budget", "day"])
 async def test_what_may_be_spent_is_dealt_out_to_the_last_clip(world, cap):
     price = min(world.lane(ROUTE).route.prices_usd.values())
