@@ -59,15 +59,15 @@ test-slow: $(READY)
 	$(AZURITE_IF_CAN)
 	$(BIN)/pytest -n 2 --dist worksteal -m slow
 
+RUNNERS_PIP = $(PYTHON) -m pip --python .venv/runners/bin/python --disable-pip-version-check install -q
+
 # Batches on Ray and on Dask, which are large and in no lock: in an environment of their own,
 # with the lock's versions of all that it names.
 test-runners: $(READY)
-	sed -n 's/^\([a-z0-9].*==[^ ;]*\).*/\1/p' requirements-dev.lock requirements.lock > .venv/runners.txt
+	sed -n 's/^\([a-z0-9][^\\]*[^ \\]\) *\\$$/\1/p' requirements-dev.lock requirements.lock | sort -u > .venv/runners.txt
 	$(PYTHON) -m venv --without-pip --clear .venv/runners
-	$(PYTHON) -m pip --python .venv/runners/bin/python --disable-pip-version-check install -q \
-		-c .venv/runners.txt --no-build-isolation hatchling
-	$(PYTHON) -m pip --python .venv/runners/bin/python --disable-pip-version-check install -q \
-		-c .venv/runners.txt --no-build-isolation -e '.[ray,dask]' --group dev
+	$(RUNNERS_PIP) -r .venv/runners.txt
+	$(RUNNERS_PIP) --no-build-isolation -c .venv/runners.txt -e '.[ray,dask]'
 	.venv/runners/bin/pytest -m slow tests/flows/test_runners.py
 
 # Bad nights, each by a seed: make simulate NIGHTS=20000 FROM=1
