@@ -180,20 +180,22 @@ def test_the_contact_sheet_has_posters_that_are_kept_beside_their_clips(
 
 
 def test_what_automations_may_act_on_is_an_event_once(nights, portraits, keyless):
-    found = nights.prefect.events("nightreel.")
+    def said(night):
+        every = nights.prefect.events("nightreel.")
+        return [event for event in every if night.run["id"] in str(event["related"])]
 
-    doubt, closed = (
-        next(event for event in found if event["event"] == f"nightreel.{what}")
-        for what in ("doubt", "lane.closed")
-    )
-    assert [event["event"] for event in found if "000001-" in str(event)] == [
-        *(event["event"] for event in found)
-    ]
-    assert doubt["resource"]["prefect.resource.id"] == (
-        "nightreel.batch.000001-portraits"
+    nights.wait(lambda: said(portraits) and said(keyless))
+    [doubt], [closed] = said(portraits), said(keyless)
+
+    assert (doubt["event"], doubt["resource"]["prefect.resource.id"]) == (
+        "nightreel.doubt",
+        "nightreel.batch.000001-portraits",
     )
     assert (doubt["payload"]["count"], doubt["payload"]["usd"]) == (1, 0.17)
-    assert closed["resource"]["prefect.resource.id"] == "nightreel.lane.spicy"
+    assert (closed["event"], closed["resource"]["prefect.resource.id"]) == (
+        "nightreel.lane.closed",
+        "nightreel.lane.spicy",
+    )
     assert closed["payload"]["batch"] == "000001-keyless"
 
 
