@@ -47,17 +47,21 @@ $(AZURITE): tests/storage/azurite/package-lock.json | $(READY)
 # Where no npm registry is in reach, the tests of az:// are skipped, and say so.
 AZURITE_IF_CAN = @$(MAKE) -s azurite || echo "no Azure emulator: its tests are skipped" >&2
 
+# A process for each of two cores: polars need not begin threads of its own.
+ONE_THREAD = POLARS_MAX_THREADS=1
+PYTEST = $(ONE_THREAD) $(BIN)/pytest -n 2 --dist worksteal
+
 demo: $(RUNS)
 	$(BIN)/nightreel demo
 
 test: $(READY)
 	$(AZURITE_IF_CAN)
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(PYTEST)
 
 # Long batches, and what takes many processes one after the other.
 test-slow: $(READY)
 	$(AZURITE_IF_CAN)
-	$(BIN)/pytest -n 2 --dist worksteal -m slow
+	$(PYTEST) -m slow
 
 RUNNERS_PIP = $(PYTHON) -m pip --python .venv/runners/bin/python --disable-pip-version-check install -q
 
@@ -74,7 +78,7 @@ test-runners: $(READY)
 NIGHTS ?= 2000
 FROM ?= 0
 simulate: $(READY)
-	$(BIN)/python -m tests.simulation --nights $(NIGHTS) --from-seed $(FROM) --jobs 2
+	$(ONE_THREAD) $(BIN)/python -m tests.simulation --nights $(NIGHTS) --from-seed $(FROM) --jobs 2
 
 # A batch that is killed at every moment that it has, with every provider.
 crash: $(READY)
