@@ -43,6 +43,9 @@ log = logging.getLogger(__name__)
 
 AT_ONCE: Final = 8
 
+SKEW_S: Final = 3600.0
+"""The clocks of machines that share a root agree so far: what is older, is old."""
+
 Record = Callable[[str, Event], Awaitable[None]]
 
 
@@ -61,6 +64,7 @@ class Doubts:
     record: Record
     entries: Entries
     stopping: asyncio.Event
+    now: Callable[[], float]
     today: Callable[[], float]
     settle_s: float
     """How old a doubt is before its provider is asked."""
@@ -69,6 +73,15 @@ class Doubts:
     _tickets: set[str] = field(default_factory=set[str])
     _since: float = inf
     """From when on what earlier runs put on record is among them."""
+    _met: dict[tuple[str, int], float] = field(
+        default_factory=dict[tuple[str, int], float]
+    )
+    """When, by our own clock, we first knew of each: of which attempt of which job."""
+
+    def meet(self, doubts: Mapping[str, History]) -> None:
+        """From now on these are known of."""
+        for job, past in doubts.items():
+            self._met.setdefault((job, past.attempts), self.now())
 
     def learn(self, ticket: Ticket) -> None:
         """One more submit whose remote id is on record."""
@@ -119,11 +132,19 @@ class Doubts:
             and past.mark.startswith(f"{whose(lane)}:")
         )
 
-    def due_at(self, past: History) -> float:
-        """When its provider may be asked: of a submit that nobody answered, later, since
-        it may have been taken as late as we gave it up."""
+    def due_in_s(self, job: str, past: History) -> float:
+        """Seconds until its provider may be asked: of a submit that nobody answered, later,
+        since it may have been taken as late as we gave it up.
+
+        Whoever submitted it may have been at work until a moment ago, and its clock may
+        not be ours: so it is as old as we have known of it.
+        """
+        if self.today() - (past.submitted_at or 0.0) > SKEW_S:
+            return 0.0
+        self.meet({job: past})
         waits = 2 if past.lost == "silent" else 1
-        return (past.submitted_at or 0.0) + waits * self.settle_s
+        met_at = self._met[job, past.attempts]
+        return max(0.0, met_at + waits * self.settle_s - self.now())
 
     async def _found(
         self, lane: Lane, job: str, past: History
@@ -134,8 +155,8 @@ class Doubts:
         since = past.submitted_at or 0.0
         # What was accepted just now is not yet in anybody's listing.
         with suppress(TimeoutError):
-            due_s = self.due_at(past) - self.today()
-            await asyncio.wait_for(self.stopping.wait(), max(0.0, due_s))
+            due_s = self.due_in_s(job, past)
+            await asyncio.wait_for(self.stopping.wait(), due_s)
         self.unheard.add(job)
         if self.stopping.is_set():
             return None

@@ -23,7 +23,7 @@ from manifests.lifecycle import (
 from storage.clips import Clips
 from storage.ledger import FencedError, Ledger
 from storage.objects import Objects, StorageError
-from tasks.doubts import Doubts, Entries
+from tasks.doubts import Doubts, Entries, in_doubt
 from tasks.exchange import Clients
 from tasks.fetching import Fetcher
 from tasks.following import Follower
@@ -67,6 +67,7 @@ class Engine:
         self.stopped: str | None = None
         self.paused = False
         self._ledger = ledger
+        self._now = now
         self._today = today
         self._grace_s = rules.grace_s
         self._stopping = asyncio.Event()
@@ -94,9 +95,11 @@ class Engine:
             self.record,
             entries,
             self._stopping,
+            now,
             today,
             rules.settle_s,
         )
+        self.doubts.meet(in_doubt(ledger.lives, [*ledger.lives]))
         self.again = set[str]()
         """Jobs that were in doubt and are to be bought after all."""
         self._fatal: Exception | None = None
@@ -178,7 +181,7 @@ class Engine:
 
     def _due(self, doubtful: deque[tuple[float, Order]]) -> Order | None:
         """A job in doubt about which its provider can be asked by now."""
-        if doubtful and doubtful[0][0] <= self._today():
+        if doubtful and doubtful[0][0] <= self._now():
             return doubtful.popleft()[1]
         return None
 
@@ -195,7 +198,8 @@ class Engine:
             del self.tally.resting[job]
         past = await self.advance(order)
         if past.state is State.IN_DOUBT and self.doubts.askable(past):
-            doubtful.append((self.doubts.due_at(past), order))
+            due_s = self.doubts.due_in_s(job, past)
+            doubtful.append((self._now() + due_s, order))
 
     async def advance(self, order: Order) -> History:
         """Live out a job's life, from wherever its history left it."""

@@ -152,6 +152,7 @@ class Books:
             self._record,
             partial(entries, objects),
             stopping,
+            time.monotonic,
             time.time,
             rules.settle_s,
         )

@@ -11,9 +11,10 @@ import polars as pl
 import pytest
 from starlette.responses import PlainTextResponse
 
-from manifests.lifecycle import Risked
+from manifests.lifecycle import History, Risked, State
 from storage.ledger import HeldError, Ledger, read
 from storage.objects import Objects
+from tasks.doubts import Doubts
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine import Rules
 from tasks.lanes import Lane
@@ -415,3 +416,31 @@ async def test_a_refund_that_a_provider_tells_of_later_is_settled(worlds, clip):
 
     assert told.doubts == []
     assert world.table("attempts")["charged_usd"].sum() == world.owed
+
+
+@pytest.mark.parametrize("lost", [None, "silent"])
+def test_a_doubt_is_no_older_than_we_have_known_of_it_whatever_the_clocks_say(lost):
+    now, today = [0.0], [1090.0]
+    doubts = Doubts(
+        lanes={},
+        clients=None,
+        record=None,
+        entries=None,
+        stopping=None,
+        now=lambda: now[0],
+        today=lambda: today[0],
+        settle_s=60.0,
+    )
+    # By a clock that is 90 seconds behind ours, it was submitted a moment ago.
+    past = History(state=State.IN_DOUBT, attempts=1, submitted_at=1000.0, lost=lost)
+    settled_s = 120.0 if lost else 60.0
+
+    doubts.meet({"a": past})
+    now[0] = 50.0
+    assert doubts.due_in_s("a", past) == settled_s - 50.0
+    assert doubts.due_in_s("b", past) == settled_s
+    assert doubts.due_in_s("a", replace(past, attempts=2)) == settled_s
+    now[0] = 120.0
+    assert doubts.due_in_s("a", past) == 0.0
+    today[0] += 3600.0
+    assert doubts.due_in_s("c", past) == 0.0
