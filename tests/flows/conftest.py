@@ -85,7 +85,7 @@ class Prefect:
             self.is_up = True
 
     def post(self, path: str, **asked: Any) -> Any:
-        answer = httpx.post(f"{self.url}/{path}", json=asked, timeout=30)
+        answer = httpx.post(f"{self.url}/{path}", json=asked, timeout=100)
         return answer.raise_for_status().json()
 
     def until(self, seen: Callable[[], object]) -> None:

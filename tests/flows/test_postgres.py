@@ -3,7 +3,9 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -25,15 +27,18 @@ def as_nobody(*words: object, **more) -> None:
 
 
 @pytest.fixture
-def postgres(tmp_path_factory):
+def postgres():
     """The URL of a database of its own."""
     if INITDB is None:
         pytest.skip("no PostgreSQL on this machine")
-    folder, port = tmp_path_factory.mktemp("postgres"), free_port()
-    if os.getuid() == 0:
-        for path in (folder, *list(folder.parents)[:2]):
-            path.chmod(0o755)
-        shutil.chown(folder, "postgres")
+    # Not below pytest's own folder, which is nobody else's.
+    with TemporaryDirectory(prefix="postgres-") as name:
+        if os.getuid() == 0:
+            shutil.chown(name, "postgres")
+        yield from started(Path(name), free_port())
+
+
+def started(folder: Path, port: int) -> Iterator[str]:
     pg, data = Path(INITDB).parent, folder / "data"
     as_nobody(
         pg / "initdb", "-D", data, "-U", "prefect", "-A", "trust", "-N", cwd=folder
