@@ -30,10 +30,10 @@ def named(night: Night, number: int) -> str:
 
 
 # No Prefect retries: the ledger makes running a shard again safe, and the engine already
-# does again whatever is free to do again.
+# does again whatever is free to do again. No tags: their limits are asked for at the server,
+# which may be away.
 @task(
     task_run_name=_name,
-    tags=["shard"],
     retries=0,
     cache_policy=NO_CACHE,
     persist_result=False,
