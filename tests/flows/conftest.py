@@ -85,8 +85,15 @@ class Prefect:
             self.is_up = True
 
     def post(self, path: str, **asked: Any) -> Any:
-        answer = httpx.post(f"{self.url}/{path}", json=asked, timeout=100)
-        return answer.raise_for_status().json()
+        answers: list[httpx.Response] = []
+
+        def taken() -> bool:
+            answers.append(httpx.post(f"{self.url}/{path}", json=asked, timeout=100))
+            # Its database is locked: it has done nothing, and asks to be asked again.
+            return answers[-1].status_code != 503
+
+        until(taken, within_s=60)
+        return answers[-1].raise_for_status().json()
 
     def until(self, seen: Callable[[], object]) -> None:
         """Look until it is so, as what is scheduled, started and recorded needs it."""
