@@ -133,8 +133,11 @@ class Away:
                 await self._mend(number, shard)
 
     async def _mend(self, number: int, shard: pl.DataFrame) -> None:
-        await self._give(number, shard, ids(shard))
-        mine = self._shards[number] = _Shard()
+        # What its runs have put on record until now was heard when they were over.
+        known = 1 + await shards.ended(self._objects, self._ledger.batch, number)
+        jobs = ids(shard)
+        await self._give(number, shard, jobs)
+        mine = self._shards[number] = _Shard(known, runs_here=True)
         purse, lanes = self._tally.purse, self._lanes.all
         budget_usd = self._night.wanted.budget_usd
         try:
@@ -148,6 +151,9 @@ class Away:
                 budget_usd=None if budget_usd is None else budget_usd - purse.spent_usd,
             ) as night:
                 await night.mend()
+                for job in jobs:
+                    if night.ledger.history(job).state in OVER:
+                        self._tally.resting.pop(job, None)
                 self._rest(night.engine.tally.resting)
         except FencedError as error:
             # Somebody else has just begun with it: what is in doubt stays so.
@@ -321,11 +327,13 @@ class Away:
                 self._tally.purse.settle(usd)
                 mine.meant[entry.job] = lane
                 self._take(lane, 1, errands.millionths(usd))
-                self._lanes[lane].day.recall([(entry.at, usd)])
+                if not mine.runs_here:
+                    self._lanes[lane].day.recall([(entry.at, usd)])
             case Refused() | Rejected(charged=False) if entry.job in mine.meant:
                 lane, usd = mine.meant.pop(entry.job), past.price_usd
                 self._take(lane, -1, -errands.millionths(usd))
-                self._lanes[lane].day.release(usd)
+                if not mine.runs_here:
+                    self._lanes[lane].day.release(usd)
             case _:
                 pass
         self._tally.count(entry.job, entry.event, past)
@@ -450,7 +458,9 @@ class Away:
 class _Shard:
     """What is known of a shard that is being run."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: int = 1, *, runs_here: bool = False) -> None:
+        self.runs_here = runs_here
+        """Whether it is run on lanes of ours, whose days count what they take."""
         self.latest: tuple[int, int] = (0, 0)
         """The generation and the beat that were heard last."""
         self.silent_s = 0.0
@@ -458,7 +468,7 @@ class _Shard:
         self.report: Report | None = None
         self.counted: Report | None = None
         """What is in the tally of a run whose records are not known yet."""
-        self.known = 1
+        self.known = known
         """The first generation whose records are not in the tally."""
         self.meant: dict[str, str] = {}
         """The lane of each life's latest submit."""

@@ -36,6 +36,7 @@ from tasks.memory import recall_latencies
 from tasks.night import Night, engine_of, hinted
 from tasks.pacing import TYPICAL_S, Pace
 from tasks.pausing import heeding
+from tasks.purse import Purse
 from tasks.wanted import MANIFEST, Wanted
 from tasks.world import REAL, World
 
@@ -77,6 +78,9 @@ async def run_shard(  # noqa: PLR0913 - each has its default
         LedgerError: there is no such shard to be run.
     """
     objects = world.objects(root)
+    for lane in lanes:
+        # The batch takes its owner's risks, once, when all its shards are over.
+        lane.risk = Purse(Decimal(0))
     async with joined(
         objects,
         batch,

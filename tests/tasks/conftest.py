@@ -60,7 +60,14 @@ class World:
     rules: Rules = field(default_factory=lambda: Rules(settle_s=0.0))
     nights: list[Night] = field(default_factory=list)
 
-    def lane(self, route: str, *, key: str = "", **limits: Any) -> Lane:
+    def lane(
+        self,
+        route: str,
+        *,
+        key: str = "",
+        risk_usd: Decimal = Decimal(0),
+        **limits: Any,
+    ) -> Lane:
         known = catalogue.load().route(route)
         key = key or KEYS.get(known.provider, "key")
         provider = PROVIDERS[known.provider](known, key)
@@ -76,6 +83,7 @@ class World:
                     **limits,
                 }
             ),
+            risk_usd=risk_usd,
         )
         # Emulated clips take a tenth of a second: looked at as often as real ones are.
         lane.looks = Looks(shortest_s=0.02)

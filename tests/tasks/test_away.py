@@ -1,6 +1,7 @@
 """A batch whose shards run elsewhere: one bill, one quota, whoever dies."""
 
 import asyncio
+from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -13,7 +14,6 @@ from tasks.away import elsewhere
 from tasks.emulator import Emulator, Fault, running
 from tasks.joining import run_shard
 from tasks.night import begun
-from tasks.purse import Purse
 from tasks.wanted import Wanted
 from tasks.world import REAL
 
@@ -39,7 +39,7 @@ class Runs:
                 self.root,
                 batch=self.batch,
                 shard=shard,
-                lanes=[self.world.lane(ROUTE, **self.lane)],
+                lanes=[self.world.lane(self.world.routes[0], **self.lane)],
                 rules=self.world.rules,
                 world=replace(REAL, lifeboats=self.world.folder / "lifeboats"),
             )
@@ -58,7 +58,7 @@ async def away(world, rows, *, at_once=3, shard_rows=4, wanted=None, **lane):
     )
     runs = Runs(world, root, **lane)
     world_ = replace(REAL, lifeboats=world.folder / "lifeboats")
-    lanes = [world.lane(ROUTE, **lane)]
+    lanes = [world.lane(world.routes[0], **lane)]
     async with begun(asked, lanes=lanes, rules=world.rules, world=world_) as night:
         runs.batch = night.batch
         async with elsewhere(night, runs, rules=world.rules, at_once=at_once):
@@ -188,17 +188,23 @@ async def test_what_is_stopped_here_ends_everywhere(world):
 
 
 @pytest.mark.slow
-async def test_what_a_shard_left_in_doubt_is_risked_once_all_are_over(world):
-    world.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
-    price = world.lane(ROUTE).dearest_usd
-
-    async with away(world, 6, shard_rows=3) as (night, _):
-        for lane in night.engine.lanes.all:
-            lane.risk_usd = price
-            lane.risk = Purse(price)
-        await over(night)
+async def test_what_shards_left_in_doubt_is_risked_once_for_all_of_them(worlds, clip):
+    """By the batch, when all are over: its limit is one for all that it runs."""
+    emulator = Emulator(latency_s=0.1, slots=4, submits_per_minute=100000, clip=clip)
+    for n in (0, 2):
+        emulator.faults[f"pan {n}"] = [Fault.LOSE_ANSWER]
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=["fal/kling-1.6"])
+        price = min(world.lane(world.routes[0]).route.prices_usd.values())
+        async with away(world, 4, shard_rows=2, risk_usd=price) as (night, _):
+            await over(night)
 
     said = night.summary()
-    assert (said.published, said.in_doubt) == (6, 0)
+    assert (said.published, said.in_doubt, said.pending) == (3, 1, 0)
+    assert (said.risked_usd, said.spent_usd) == (price, world.owed)
+    assert sorted(world.bought.values()) == [1, 1, 1, 2]
     past = await histories(Objects.open(night.wanted.root))
-    assert {one.state for one in past.values()} == {State.PUBLISHED}
+    assert Counter(one.state for one in past.values()) == {
+        State.PUBLISHED: 3,
+        State.IN_DOUBT: 1,
+    }
