@@ -35,7 +35,7 @@ from storage.holder import SILENT_S
 from storage.ledger import FencedError
 from storage.objects import MissingError
 from tasks import errands
-from tasks.dealing import Dealer, Quota
+from tasks.dealing import MINUTE, Dealer, Quota
 from tasks.doubts import in_doubt
 from tasks.engine import Rules
 from tasks.errands import Deal, Errand, Report
@@ -125,6 +125,10 @@ class Away:
         """Take what risks their owner allows, where shards left jobs in doubt."""
         if not any(lane.risk_usd for lane in self._lanes.all):
             return
+        for account, pace in {x.account: x.pace for x in self._lanes.all}.items():
+            # What the shards sent of late counts for the minute that we begin in.
+            until = self._dealer.lingering(errands.minute_of(account))
+            pace.others_sent(at - MINUTE for at in until)
         doubts = in_doubt(self._ledger.lives, [*self._ledger.lives])
         few = keys([life for life in doubts if not life.endswith(HEDGE)])
         for number in self._night.shards:
@@ -150,7 +154,8 @@ class Away:
                 world=self._world,
                 budget_usd=None if budget_usd is None else budget_usd - purse.spent_usd,
             ) as night:
-                await night.mend()
+                with self._night.engine.stops(night.engine):
+                    await night.mend()
                 for job in jobs:
                     if night.ledger.history(job).state in OVER:
                         self._tally.resting.pop(job, None)

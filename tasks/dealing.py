@@ -158,6 +158,15 @@ class Dealer:
         for key in [k for k in self._gone if k[0] == shard and k[1] < before]:
             del self._gone[key]
 
+    def lingering(self, quota: str) -> list[float]:
+        """Until when those who are gone may count, once for all that each had of it."""
+        return [
+            until
+            for name, amount, until, _ in self._lingering
+            if name == quota
+            for _ in range(amount)
+        ]
+
     def deal(
         self, *, own: Mapping[str, int], spent: Mapping[str, int], now: float
     ) -> Mapping[int, Share]:

@@ -9,7 +9,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from manifests.jobs import Order
@@ -71,6 +72,7 @@ class Engine:
         self._today = today
         self._grace_s = rules.grace_s
         self._stopping = asyncio.Event()
+        self._beside = list[Engine]()
         self.follower = Follower(clients, rules.deadline_s, now, self._stopping)
         self._publisher = Publisher(
             clips, clients.free, at_once=rules.downloads, decodes=rules.decodes
@@ -140,6 +142,19 @@ class Engine:
         self.stopped = self.stopped or why
         self.follower.stop(within_s=seconds)
         self.lanes.stop()
+        for other in self._beside:
+            other._end_within(seconds, why)  # noqa: SLF001 - an engine as this one
+
+    @contextmanager
+    def stops(self, other: "Engine") -> Generator[None]:
+        """For as long as this is open, what ends this engine's buying ends the other's."""
+        self._beside.append(other)
+        try:
+            if self.stopped is not None:
+                other.stop(self.stopped)
+            yield
+        finally:
+            self._beside.remove(other)
 
     async def run(self, orders: Iterable[Order]) -> None:
         """Take every job to its end, or to where it must wait for another run.

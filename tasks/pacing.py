@@ -99,6 +99,10 @@ class Pace:
         """No more than so much of it is ours: others submit to the same account."""
         self._share = Learned(slots, submits_per_minute)
 
+    def others_sent(self, at: Iterable[float]) -> None:
+        """Somebody else submitted to the same account at these times."""
+        self._sent = deque(sorted([*self._sent, *at]))
+
     def sent(self, now: float) -> int:
         """How many submits count for the minute that is over now."""
         while self._sent and self._sent[0] <= now - MINUTE:

@@ -208,3 +208,24 @@ async def test_what_shards_left_in_doubt_is_risked_once_for_all_of_them(worlds, 
         State.PUBLISHED: 3,
         State.IN_DOUBT: 1,
     }
+
+
+async def test_what_is_stopped_here_ends_what_is_being_risked(worlds, clip):
+    """The minute that the shards have used up is the batch's own, too."""
+    emulator = Emulator(latency_s=0.1, slots=8, submits_per_minute=100000, clip=clip)
+    for n in range(3):
+        emulator.faults[f"pan {n}"] = [Fault.LOSE_ANSWER]
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=["fal/kling-1.6"], slots=8)
+        price = max(world.lane(world.routes[0]).route.prices_usd.values())
+        lane = {"risk_usd": 3 * price, "submits_per_minute": 4}
+        async with away(world, 3, shard_rows=3, **lane) as (night, _):
+            batch = asyncio.ensure_future(over(night))
+            while len(emulator.bill) < 4:  # noqa: ASYNC110 - a bill tells nobody
+                await asyncio.sleep(0.01)
+            night.engine.stop("stopped by a test")
+            await batch
+
+    assert len(emulator.bill) == 4
+    said = night.summary()
+    assert (said.published + said.pending, said.in_doubt) == (3, 0)
