@@ -50,6 +50,8 @@ class Hand:
     """By purse: what it might spend soon."""
     least: Mapping[str, int] = field(default_factory=dict[str, int])
     """By purse: with less than this in hand it waits for more."""
+    short: bool = False
+    """Whether all that it has yet to buy waits for more of some purse."""
     done: bool = False
 
 
@@ -85,6 +87,10 @@ class _Seat:
         """Whether it waits for more."""
         wants = self.hand.needs.get(purse, 0) > 0 and purse not in self.last
         return wants and self.left(purse) < self.hand.least.get(purse, 1)
+
+    def stuck(self, purses: Iterable[str]) -> bool:
+        """Whether it spends nothing of any purse until there is more of one."""
+        return self.hand.short and any(map(self.short, purses))
 
     def heard(self, hand: Hand) -> None:
         self.hand = hand
@@ -238,13 +244,16 @@ class Dealer:
         if not gone:
             self._say_last(name, [*seats.values()])
 
-    @staticmethod
-    def _say_last(name: str, seats: Sequence[_Seat]) -> None:
-        """If all that have something left wait for more, it is with each other: all but
-        one are told that no more will come, and what they leave goes to that one."""
+    def _say_last(self, name: str, seats: Sequence[_Seat]) -> None:
+        """If all that have something left wait for more, of this or of another purse, it
+        is for each other: all but one are told that no more of this will come, and what
+        they leave goes to that one, or to who waits for another."""
         short = [seat for seat in seats if seat.short(name)]
         others = [
-            seat for seat in seats if not seat.short(name) and seat.left(name) > 0
+            seat
+            for seat in seats
+            if not (seat.short(name) or seat.stuck(self._purses))
+            and seat.left(name) > 0
         ]
         if any(name not in seat.last for seat in others):
             return

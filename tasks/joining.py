@@ -6,7 +6,7 @@ of each account is said by the batch (see `dealing`); who hears no deal buys not
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import (
     AbstractContextManager,
     asynccontextmanager,
@@ -336,7 +336,7 @@ class Seat:
         for account, pace in self._paces.items():
             slots, minute = errands.slots_of(account), errands.minute_of(account)
             held |= {slots: pace.in_flight, minute: pace.sent(now)}
-            waiting = 0 if done else self._waiting(pace)
+            waiting = 0 if done else self._waiting(self._ready(pace))
             wants |= {slots: held[slots] + waiting, minute: held[minute] + waiting}
         used, needs, least = self._money(done=done)
         return Hand(
@@ -349,15 +349,38 @@ class Seat:
             used=used,
             needs=needs,
             least=least,
+            short=not done and self._all_short(),
             done=done,
         )
 
-    def _waiting(self, pace: Pace) -> int:
-        """How many jobs could be submitted, were there room."""
-        if self._engine.stopped:
-            return 0
+    def _ready(self, pace: Pace) -> list[Lane]:
+        """Lanes of this pace that lack nothing but room: what waits for money or for its
+        hour holds no slots, which whoever has the money may be waiting for."""
+        today = self._world.today()
+        return [
+            lane
+            for lane in self._engine.lanes.open
+            if lane.pace is pace
+            and not self._is_short(lane, today)
+            and not lane.opens_in_s(today)
+        ]
+
+    def _is_short(self, lane: Lane, today: float) -> bool:
+        # Before the first deal there is no money: that deal brings it, and the slots.
+        return bool(self._deal) and lane.is_short(self._engine.tally.purse, today)
+
+    def _all_short(self) -> bool:
+        """Whether no job that waits could be submitted until more is dealt to us."""
+        today, lanes = self._world.today(), self._engine.lanes.open
+        rich = [lane for lane in lanes if not self._is_short(lane, today)]
+        return self._waiting(lanes) > 0 and not self._waiting(rich)
+
+    def _waiting(self, lanes: Collection[Lane]) -> int:
+        """How many jobs could be submitted on these, were there room."""
         engine = self._engine
-        return max(engine.roster.waiting(pace), engine.lanes.waiting(pace))
+        if engine.done_buying is not None:
+            return 0
+        return max(engine.roster.waiting(lanes), engine.lanes.waiting(lanes))
 
     def _money(
         self, *, done: bool
@@ -366,12 +389,11 @@ class Seat:
         used = {errands.BUDGET: errands.millionths(self._engine.tally.purse.spent_usd)}
         needs, least = {errands.BUDGET: 0}, {errands.BUDGET: 0}
         for lane in self._engine.lanes.all:
-            soon = 0
+            soon, dearest = 0, errands.millionths(lane.dearest_usd)
             if not (done or lane.closed):
-                soon = min(self._waiting(lane.pace), 2 * lane.pace.slots + 4)
-            dearest = errands.millionths(lane.dearest_usd)
+                soon = min(self._waiting([lane]), 2 * lane.pace.slots + 4)
+                least[errands.BUDGET] = max(least[errands.BUDGET], dearest)
             needs[errands.BUDGET] = max(needs[errands.BUDGET], soon * dearest)
-            least[errands.BUDGET] = max(least[errands.BUDGET], dearest)
             submits, usd = lane.day.taken
             name = errands.submits_of(lane.name)
             used[name], needs[name], least[name] = submits, soon, 1

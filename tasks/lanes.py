@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import InitVar, dataclass, field
 from decimal import Decimal
 from typing import Final, Literal
@@ -177,10 +177,10 @@ class Lanes:
                 self.withdraw(turn.result())
             raise
 
-    def waiting(self, pace: Pace) -> int:
-        """How many wait for a turn that a lane of this pace could give them."""
+    def waiting(self, lanes: Collection[Lane]) -> int:
+        """How many wait for a turn that one of these could give them."""
         return sum(
-            any(lane.pace is pace and not lane.closed for lane in preferred())
+            any(lane in lanes for lane in preferred())
             for preferred, turn in self._waiting
             if not turn.done()
         )

@@ -15,7 +15,6 @@ from manifests.catalogue import Route
 from manifests.jobs import Order
 from tasks.allotment import allot, capacity
 from tasks.lanes import Lane
-from tasks.pacing import Pace
 from tasks.routing import Kind, Policy, able, elsewhere, foremost, kind_of, standing_for
 
 EVERY_S = 1.0
@@ -88,16 +87,12 @@ class Roster:
         self._demand.update(demand)
         self._reckoned_at = -math.inf
 
-    def waiting(self, pace: Pace) -> int:
-        """How many of them could be made on lanes of this pace."""
+    def waiting(self, lanes: Collection[Lane]) -> int:
+        """How many of them could be made on these lanes."""
         return sum(
             count
             for kind, count in self._demand.items()
-            if count > 0
-            and any(
-                lane.pace is pace and lane.closed is None
-                for lane in self._able_of(kind)
-            )
+            if count > 0 and any(lane in lanes for lane in self._able_of(kind))
         )
 
     def bought(self, order: Order) -> None:

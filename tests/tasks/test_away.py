@@ -173,6 +173,21 @@ async def test_what_may_be_spent_is_dealt_out_to_the_last_clip(world, cap):
 
 
 @pytest.mark.slow
+async def test_slots_go_to_the_shard_that_has_the_money_for_them(worlds, clip):
+    emulator = Emulator(latency_s=0.1, slots=1, submits_per_minute=100000, clip=clip)
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ROUTE], slots=1)
+        price = min(world.lane(ROUTE).route.prices_usd.values())
+        wanted = {"budget_usd": 2 * price}
+        async with away(world, 4, shard_rows=2, wanted=wanted) as (night, _):
+            await asyncio.wait_for(over(night), 20)
+
+    said = night.summary()
+    assert (said.published, said.pending) == (2, 2)
+    assert said.spent_usd == world.owed == 2 * price
+
+
+@pytest.mark.slow
 async def test_what_is_stopped_here_ends_everywhere(world):
     async with away(world, 40, shard_rows=20) as (night, runs):
         batch = asyncio.ensure_future(over(night))

@@ -217,6 +217,94 @@ def test_the_last_of_the_money_goes_to_one_when_all_wait_for_each_other():
     assert (after[1].granted, after[1].last) == ({"usd": 7}, [])
 
 
+LEAST = {"usd": 2, "submits": 1}
+
+
+@dataclass
+class Buyer:
+    """A run that buys whatever it may, jobs of one price, each done within a round."""
+
+    shard: int
+    jobs: int
+    price: int
+    spent: Counter[str] = field(default_factory=Counter)
+    beat: int = 0
+    deal: int = 0
+    share: Share | None = None
+
+    def left(self, purse: str) -> int:
+        granted = self.share.granted.get(purse, 0) if self.share else 0
+        return granted - self.spent[purse]
+
+    def short(self) -> bool:
+        last = self.share.last if self.share else ()
+        return any(self.left(p) < least for p, least in LEAST.items() if p not in last)
+
+    def able(self) -> bool:
+        return self.left("usd") >= self.price and self.left("submits") > 0
+
+    def done(self) -> bool:
+        return not self.jobs or not (self.short() or self.able())
+
+    def hand(self) -> Hand:
+        self.beat += 1
+        return Hand(
+            shard=self.shard,
+            generation=1,
+            beat=self.beat,
+            deal=self.deal,
+            wants={"slots": 0 if self.deal and self.short() else self.jobs},
+            used=dict(self.spent),
+            needs={purse: self.jobs * least for purse, least in LEAST.items()},
+            least=LEAST,
+            short=bool(self.deal and self.short()),
+            done=bool(self.deal and self.done()),
+        )
+
+    def hears(self, number: int, share: Share) -> None:
+        self.deal, self.share = number, share
+        for _ in range(share.caps["slots"]):
+            if self.jobs and self.able() and not self.short():
+                self.jobs -= 1
+                self.spent += Counter(usd=self.price, submits=1)
+
+
+buyers = st.tuples(st.integers(1, 9), st.sampled_from([1, 2]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(buyers, min_size=1, max_size=4),
+    st.integers(1, 3),
+    st.integers(0, 40),
+    st.integers(0, 30),
+)
+def test_all_that_is_affordable_is_bought_whoever_has_the_slots_and_whoever_the_money(
+    jobs, slots, usd, submits
+):
+    dealer = Dealer({"slots": Quota(slots)}, {"usd": usd, "submits": submits})
+    runs = {n: Buyer(n, *each) for n, each in enumerate(jobs)}
+    everyone, known = [*runs.values()], Counter()
+
+    for now in range(200):
+        for shard, run in [*runs.items()]:
+            hand = run.hand()
+            dealer.hear(hand, now)
+            if hand.done:
+                dealer.over(shard, now, slots_s=0)
+                dealer.known(shard, 2)
+                known += runs.pop(shard).spent
+        for shard, share in dealer.deal(own={}, spent=known, now=now).items():
+            runs[shard].hears(dealer.number, share)
+
+    assert not runs
+    assert (
+        not any(one.jobs for one in everyone)
+        or usd - known["usd"] < LEAST["usd"]
+        or submits == known["submits"]
+    )
+
+
 @given(st.integers(0, 40), st.lists(st.integers(0, 20), max_size=6))
 def test_all_is_dealt_out_that_is_wanted_and_nobody_has_two_more_than_another(
     most, wants
