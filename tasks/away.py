@@ -64,7 +64,6 @@ async def elsewhere(
 ) -> AsyncGenerator[None]:
     """Have the night's shards run elsewhere, for as long as this is open."""
     away = Away(night, start, rules=rules, at_once=at_once)
-    await away.tidy_up()
     dealing = asyncio.create_task(away.keep_dealing())
     night.away = away
     try:
@@ -445,11 +444,6 @@ class Away:
                 purses[errands.usd_of(lane.name)] = left
         return purses
 
-    async def tidy_up(self) -> None:
-        """Delete what batches that are over have left of their shards."""
-        async for stored in self._objects.list("shards"):
-            await self._objects.delete(stored.key)
-
     async def close(self) -> None:
         """Wait for what is ending, and leave nothing behind."""
         if self._ending:
@@ -457,7 +451,7 @@ class Away:
             for run in late:
                 run.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        await self.tidy_up()
+        await errands.clear(self._objects, self._ledger.batch)
 
 
 class _Shard:

@@ -20,6 +20,7 @@ import orjson
 
 from manifests.lifecycle import History
 from manifests.shapes import dumped, loaded
+from storage import epochs
 from storage.holder import Holder
 from storage.objects import MissingError, Objects
 from storage.records import LedgerError
@@ -27,6 +28,7 @@ from tasks.dealing import Hand, Share
 from tasks.routing import Policy
 from tasks.tally import Rest, Why
 
+_FOLDER: Final = re.compile(r"shards/(?P<epoch>\d+)-[^/]*/")
 _HAND: Final = re.compile(r"/(?P<shard>\d+)\.(?P<generation>\d+)\.hand\.json$")
 
 
@@ -179,6 +181,20 @@ async def withdraw(objects: Objects, batch: str, shard: int) -> None:
     """From now on nobody begins with the shard."""
     for key in _keys(batch, shard):
         await objects.delete(key)
+
+
+async def clear(objects: Objects, batch: str) -> None:
+    """Delete what this batch has left: one that took over from it has a folder too."""
+    async for stored in objects.list(folder(batch)):
+        await objects.delete(stored.key)
+
+
+async def clear_before(objects: Objects, batch: str) -> None:
+    """Delete what batches before this one, which are over, have left."""
+    async for stored in objects.list("shards"):
+        said = _FOLDER.match(stored.key)
+        if said and int(said["epoch"]) < epochs.number(batch):
+            await objects.delete(stored.key)
 
 
 async def hands(objects: Objects, batch: str) -> dict[int, list[str]]:

@@ -30,6 +30,7 @@ from manifests.reading import demand, stills
 from storage.clips import Clips
 from storage.ledger import Ledger, entries
 from storage.objects import Objects
+from tasks import errands
 from tasks.doubts import in_doubt
 from tasks.engine import Engine, Rules
 from tasks.exchange import Clients
@@ -108,6 +109,8 @@ async def begun(
             on_trouble=stop,
         )
         try:
+            # Whatever runs the shards of this one: theirs have what rows name.
+            await errands.clear_before(objects, ledger.batch)
             async with world.clients() as clients:
                 await _recall(
                     lanes, ledger, objects, world, deadline_s=rules.deadline_s

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import pytest
@@ -244,3 +244,33 @@ async def test_what_is_stopped_here_ends_what_is_being_risked(worlds, clip):
     assert len(emulator.bill) == 4
     said = night.summary()
     assert (said.published + said.pending, said.in_doubt) == (3, 0)
+
+
+async def test_a_batch_that_was_taken_over_leaves_its_successors_errands_alone(world):
+    older = away(world, 4)
+    await older.__aenter__()
+    async with away(world, 4, wanted={"take_over": True}) as (night, runs):
+
+        async def start(number, attempt):
+            with suppress(FencedError):
+                await older.__aexit__(None, None, None)
+            await runs(number, attempt)
+
+        night.away.start = start
+        await over(night)
+
+    assert night.summary().published == 4
+    assert runs.started == [(0, 1)]
+
+
+async def test_what_a_batch_that_died_left_of_its_shards_is_gone_with_the_next(world):
+    """Slips hold what rows name: wherever the next one has its own shards run."""
+    objects = Objects.open((world.folder / "root").as_uri())
+    await world.run(1)
+    await objects.put("shards/000001-m/0000.parquet", b"rows")
+    await objects.put("shards/000003-m/0000.parquet", b"rows of a successor")
+
+    await world.run(1)
+
+    left = [stored.key async for stored in objects.list("shards")]
+    assert left == ["shards/000003-m/0000.parquet"]
