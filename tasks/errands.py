@@ -10,7 +10,7 @@ has claimed its shard and then finds no errand has come too late.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -214,6 +214,12 @@ def _generation(key: str) -> int:
 def slots_of(account: str) -> str:
     """The quota of clips that an account makes at once."""
     return f"slots {account}"
+
+
+def accounts(quotas: Iterable[str]) -> list[str]:
+    """Those whose clips at once are among these quotas."""
+    slots = slots_of("")
+    return sorted(x.removeprefix(slots) for x in quotas if x.startswith(slots))
 
 
 def minute_of(account: str) -> str:

@@ -49,6 +49,9 @@ STALE_S: Final = 30.0
 GONE_S: Final = 300.0
 """... and after so long the batch is taken for dead."""
 
+HEARD_WITHIN: Final = 10
+"""Deals by which a run that has spoken is dealt something, if it is to have anything."""
+
 TAKEN_UP_S: Final = 10.0
 """By then what is at providers has been taken up: it goes first."""
 
@@ -95,6 +98,8 @@ async def run_shard(  # noqa: PLR0913 - each has its default
             with gently(night):
                 await night.run_shard(0)
                 await night.mend()
+    if seat.shut_out:
+        raise FencedError(f"{root}: shard {shard} is another run's by now, or nobody's")
     return await seat.leave()
 
 
@@ -209,8 +214,15 @@ class Seat:
         self._has_budget = night.wanted.budget_usd is not None
         self._beat = 0
         self._deal = 0
-        self._heard_at = world.now()
+        self._heard_at = self._listened_at = world.now()
         self._heard = 0
+        self._silent_s = 0.0
+        """For how long nothing new was heard, while it could have been."""
+        self._left_out = 0
+        """Deals that were not for it."""
+        self._unknown = set[str]()
+        """Lanes that the batch does not have."""
+        self.shut_out = False
         self._nothing()
 
     @asynccontextmanager
@@ -240,22 +252,27 @@ class Seat:
             # It buys nothing then, and the log says why.
             except (TimeoutError, StorageError) as error:
                 log.warning("shard.deaf shard=%d %r", self._shard, error)
-            silent_s = self._world.now() - self._heard_at
-            if silent_s > STALE_S:
+            if self._world.now() - self._heard_at > STALE_S:
                 self._nothing()
-            if silent_s > GONE_S:
-                self._engine.stop(f"no deal for {silent_s:.0f} s: the batch is gone")
+            if self._silent_s > GONE_S:
+                said = f"no deal for {self._silent_s:.0f} s: the batch is gone"
+                self._engine.stop(said)
             await asyncio.sleep(every_s if self._deal else every_s / 5)
 
     async def _listen(self) -> None:
         try:
             said = await self._objects.get(errands.deal_key(self._batch))
         except MissingError:
-            return
-        deal = Deal.load(said)
-        if deal.number > self._heard:
-            self._heard, self._heard_at = deal.number, self._world.now()
-        if deal.number == self._heard:
+            deal = None
+        else:
+            deal = Deal.load(said)
+        now, beat = self._world.now(), beat_s(self._objects)
+        # While the store is away, nobody is heard.
+        self._silent_s += min(now - self._listened_at, 2 * beat)
+        self._listened_at = now
+        # A deal is abided by once: what it allows ends, if no other follows.
+        if deal is not None and deal.number > self._heard:
+            self._heard, self._heard_at, self._silent_s = deal.number, now, 0.0
             self._abide(deal)
 
     def _abide(self, deal: Deal) -> None:
@@ -266,8 +283,13 @@ class Seat:
                 self._engine.lanes.close(lane, why)
         share = deal.shares.get(self._shard)
         if share is None or share.generation != self._generation:
+            self._not_for_us(share)
             return
         self._deal = deal.number
+        for lane in self._engine.lanes.open:
+            if why := _unknown(lane, share):
+                self._unknown.add(lane.name)
+                self._engine.lanes.close(lane, why)
         for account, pace in self._paces.items():
             pace.share(
                 share.caps.get(errands.slots_of(account), 0),
@@ -275,6 +297,14 @@ class Seat:
             )
         self._fill(share)
         self._engine.lanes.answered()
+
+    def _not_for_us(self, share: Share | None) -> None:
+        """Whoever is shut out, and has nothing to put on record, learns it here only."""
+        self._left_out += 1
+        succeeded = share is not None and share.generation > self._generation
+        if self._deal or succeeded or self._left_out >= HEARD_WITHIN:
+            self.shut_out = True
+            self._engine.stop("shut out")
 
     def _fill(self, share: Share) -> None:
         if self._has_budget:
@@ -320,12 +350,15 @@ class Seat:
         )
 
     def _closed(self) -> dict[str, str]:
-        """Lanes that are of no use to anybody: not those whose part of a day is used up."""
+        """Lanes that are of no use to anybody: not those whose part of a day is used up, or
+        that are ours alone."""
         today = self._world.today()
         return {
             lane.name: lane.closed
             for lane in self._engine.lanes.all
-            if lane.closed and not lane.day.full(lane.dearest_usd, today)
+            if lane.closed
+            and lane.name not in self._unknown
+            and not lane.day.full(lane.dearest_usd, today)
         }
 
     def _hand(self, *, done: bool) -> Hand:
@@ -401,3 +434,17 @@ class Seat:
             used[name] = errands.millionths(usd)
             needs[name], least[name] = soon * dearest, dearest
         return used, needs, least
+
+
+def _unknown(lane: Lane, share: Share) -> str | None:
+    """Why nothing will ever be dealt to this lane, if so."""
+    if errands.slots_of(lane.account) not in share.caps:
+        known = ", ".join(repr(account) for account in errands.accounts(share.caps))
+        said = f"its nightreel.toml names {known}, not {lane.account!r}"
+        return f"the batch has no such account: {said}"
+    submits, usd = lane.day.caps
+    if submits is not None and errands.submits_of(lane.name) not in share.granted:
+        return "the batch's nightreel.toml has no submits_per_day for it"
+    if usd is not None and errands.usd_of(lane.name) not in share.granted:
+        return "the batch's nightreel.toml has no usd_per_day for it"
+    return None

@@ -4,14 +4,17 @@ import asyncio
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from manifests.lifecycle import State
 from storage.ledger import FencedError, histories
-from storage.objects import Objects
+from storage.objects import MissingError, Objects
+from tasks import errands
 from tasks.away import elsewhere
 from tasks.emulator import Emulator, Fault, running
+from tasks.errands import Deal
 from tasks.joining import run_shard
 from tasks.night import begun
 from tasks.wanted import Wanted
@@ -32,6 +35,9 @@ class Runs:
         self.tasks = {}
         self.batch = ""
 
+    def lanes(self):
+        return [self.world.lane(self.world.routes[0], **self.lane)]
+
     async def __call__(self, shard, attempt):
         self.started.append((shard, attempt))
         self.tasks[shard] = asyncio.ensure_future(
@@ -39,7 +45,7 @@ class Runs:
                 self.root,
                 batch=self.batch,
                 shard=shard,
-                lanes=[self.world.lane(self.world.routes[0], **self.lane)],
+                lanes=self.lanes(),
                 rules=self.world.rules,
                 world=replace(REAL, lifeboats=self.world.folder / "lifeboats"),
             )
@@ -79,6 +85,15 @@ async def over(night, at_once=3):
 async def until_bought(night, count):
     while night.engine.tally.bought < count:  # noqa: ASYNC110 - a number tells nobody
         await asyncio.sleep(0.01)
+
+
+async def dealt(night):
+    """The shards whose runs have been dealt something."""
+    with suppress(MissingError):
+        objects = Objects.open(night.wanted.root)
+        said = await objects.get(errands.deal_key(night.batch))
+        return Deal.load(said).shares
+    return {}
 
 
 @pytest.fixture
@@ -274,3 +289,43 @@ async def test_what_a_batch_that_died_left_of_its_shards_is_gone_with_the_next(w
 
     left = [stored.key async for stored in objects.list("shards")]
     assert left == ["shards/000003-m/0000.parquet"]
+
+
+async def test_a_lane_whose_account_the_batch_has_not_is_closed_in_that_worker_only(
+    world,
+):
+    """Nothing would ever be dealt to it, and its jobs would wait for ever."""
+    async with away(world, 8) as (night, runs):
+        known, strange = world.lane(ROUTE), world.lane(ROUTE)
+        strange.account = "kling file:/run/secrets/kling"
+        runs.lanes = partial(next, iter([[strange], [known]]))
+        await over(night, at_once=1)
+
+    said = night.summary()
+    [reason] = {rest.reason for rest in night.engine.tally.resting.values()}
+    assert (said.published, said.pending, said.lanes_closed) == (4, 4, {})
+    assert "names 'kling', not 'kling file:/run/secrets/kling'" in reason
+
+
+async def test_a_run_that_is_shut_out_and_has_nothing_to_record_leaves_its_worker(
+    world,
+):
+    async with away(world, 2) as (night, runs):
+
+        async def start(number, attempt):
+            if attempt == 1:
+                # Nothing is bought, so there is nothing to put on record.
+                runs.lane = {"slots": 0}
+                seeming = asyncio.ensure_future(runs(number, attempt))
+                seeming.add_done_callback(lambda run: run.exception())
+                while number not in await dealt(night):  # noqa: ASYNC110 - a store
+                    await asyncio.sleep(0.05)
+                raise ConnectionError("nobody can reach it")
+            runs.lane = {}
+            await asyncio.wait({runs.tasks[number]})
+            await runs(number, attempt)
+
+        night.away.start = start
+        await over(night)
+
+    assert night.summary().published == 2
