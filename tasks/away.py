@@ -91,7 +91,6 @@ class Away:
         self._objects = night.world.objects(night.wanted.root)
         self._lanes = night.engine.lanes
         self._tally = night.engine.tally
-        self._spent = Counter[str]()
         self._dealer = Dealer(_quotas(self._lanes.all), self._purses())
         self._shards: dict[int, _Shard] = {}
         self._before: dict[int, dict[str, History]] = {}
@@ -330,21 +329,15 @@ class Away:
                 # A shard's offer reserved it from what was dealt: here it is counted.
                 self._tally.purse.settle(usd)
                 mine.meant[entry.job] = lane
-                self._take(lane, 1, errands.millionths(usd))
                 if not mine.runs_here:
                     self._lanes[lane].day.recall([(entry.at, usd)])
             case Refused() | Rejected(charged=False) if entry.job in mine.meant:
                 lane, usd = mine.meant.pop(entry.job), past.price_usd
-                self._take(lane, -1, -errands.millionths(usd))
                 if not mine.runs_here:
                     self._lanes[lane].day.release(usd)
             case _:
                 pass
         self._tally.count(entry.job, entry.event, past)
-
-    def _take(self, lane: str, submits: int, usd: int) -> None:
-        self._spent[errands.submits_of(lane)] += submits
-        self._spent[errands.usd_of(lane)] += usd
 
     async def keep_dealing(self) -> None:
         """Hear every run, and tell each what it may use, again and again."""
@@ -427,8 +420,13 @@ class Away:
         """By purse: what is spent, but for what runs say of themselves."""
         counted = (one.counted for one in self._shards.values())
         said = sum((report.spent_usd for report in counted if report), start=0)
-        budget = errands.millionths(self._tally.purse.spent_usd - said)
-        return {**self._spent, errands.BUDGET: budget}
+        spent = {errands.BUDGET: errands.millionths(self._tally.purse.spent_usd - said)}
+        for lane in self._lanes.all:
+            # A day's caps come back by and by: what is known has its time.
+            submits, usd = lane.day.taken(self._world.today())
+            spent[errands.submits_of(lane.name)] = submits
+            spent[errands.usd_of(lane.name)] = errands.millionths(usd)
+        return spent
 
     def _purses(self) -> dict[str, int]:
         purses: dict[str, int] = {}
@@ -436,12 +434,10 @@ class Away:
             purses[errands.BUDGET] = errands.millionths(usd)
         for lane in self._lanes.all:
             submits, usd = lane.day.caps
-            taken, taken_usd = lane.day.taken
             if submits is not None:
-                purses[errands.submits_of(lane.name)] = submits - taken
+                purses[errands.submits_of(lane.name)] = submits
             if usd is not None:
-                left = errands.millionths(usd - taken_usd)
-                purses[errands.usd_of(lane.name)] = left
+                purses[errands.usd_of(lane.name)] = errands.millionths(usd)
         return purses
 
     async def close(self) -> None:

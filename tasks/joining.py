@@ -427,7 +427,7 @@ class Seat:
                 soon = min(self._waiting([lane]), 2 * lane.pace.slots + 4)
                 least[errands.BUDGET] = max(least[errands.BUDGET], dearest)
             needs[errands.BUDGET] = max(needs[errands.BUDGET], soon * dearest)
-            submits, usd = lane.day.taken
+            submits, usd = lane.day.taken(self._world.today())
             name = errands.submits_of(lane.name)
             used[name], needs[name], least[name] = submits, soon, 1
             name = errands.usd_of(lane.name)

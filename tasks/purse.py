@@ -4,6 +4,7 @@ Amounts are exact decimals, and to look and to take are one step, so that no num
 jobs at once takes a cent too much.
 """
 
+from bisect import insort
 from collections import deque
 from collections.abc import Iterable
 from decimal import Decimal
@@ -64,9 +65,12 @@ class Day:
         self._most, self._most_usd = submits, usd
         self._is_dealt, self.may_grow = True, more
 
-    @property
-    def taken(self) -> tuple[int, Decimal]:
+    def taken(self, now: float) -> tuple[int, Decimal]:
         """What counts by now: submits, and money."""
+        # What was dealt is dealt once: what grows old is the dealer's to deal again.
+        old = -inf if self._is_dealt else now - DAY_S
+        while self._taken and self._taken[0][0] <= old:
+            self._usd -= self._taken.popleft()[1]
         return len(self._taken), self._usd
 
     @property
@@ -79,19 +83,16 @@ class Day:
         return self._most is not None or self._most_usd is not None
 
     def recall(self, taken: Iterable[tuple[float, Decimal]]) -> None:
-        """What was taken in earlier runs: when, and at what price."""
-        for at, usd in sorted(taken):
+        """What was taken in other runs: when, and at what price."""
+        for at, usd in taken:
             self._take(at, usd)
 
     def full(self, usd: Decimal, now: float) -> str | None:
         """Which cap one more submit at this price would pass, in words."""
-        # What was dealt is dealt once: what grows old is the dealer's to deal again.
-        old = -inf if self._is_dealt else now - DAY_S
-        while self._taken and self._taken[0][0] <= old:
-            self._usd -= self._taken.popleft()[1]
-        if self._most is not None and len(self._taken) >= self._most:
+        submits, taken_usd = self.taken(now)
+        if self._most is not None and submits >= self._most:
             return f"its cap of {self._most:,} submits in 24 hours is reached"
-        if self._most_usd is not None and self._usd + usd > self._most_usd:
+        if self._most_usd is not None and taken_usd + usd > self._most_usd:
             return f"its cap of {self._most_usd} USD in 24 hours is reached"
         return None
 
@@ -112,5 +113,6 @@ class Day:
 
     def _take(self, at: float, usd: Decimal) -> None:
         if self.limited:
-            self._taken.append((at, usd))
+            # What others took is heard of late, and grows old in its turn.
+            insort(self._taken, (at, usd))
             self._usd += usd

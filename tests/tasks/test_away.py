@@ -1,6 +1,7 @@
 """A batch whose shards run elsewhere: one bill, one quota, whoever dies."""
 
 import asyncio
+import time
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -17,6 +18,7 @@ from tasks.emulator import Emulator, Fault, running
 from tasks.errands import Deal
 from tasks.joining import run_shard
 from tasks.night import begun
+from tasks.purse import DAY_S
 from tasks.wanted import Wanted
 from tasks.world import REAL
 
@@ -29,8 +31,8 @@ ROUTE = "kling/kling-1.6"
 class Runs:
     """Runs of shards, each with lanes of its own, as processes have them."""
 
-    def __init__(self, world, root, **lane):
-        self.world, self.root, self.lane = world, root, lane
+    def __init__(self, world, root, real, **lane):
+        self.world, self.root, self.real, self.lane = world, root, real, lane
         self.started = []
         self.tasks = {}
         self.batch = ""
@@ -47,14 +49,16 @@ class Runs:
                 shard=shard,
                 lanes=self.lanes(),
                 rules=self.world.rules,
-                world=replace(REAL, lifeboats=self.world.folder / "lifeboats"),
+                world=self.real,
             )
         )
         await self.tasks[shard]
 
 
 @asynccontextmanager
-async def away(world, rows, *, at_once=3, shard_rows=4, wanted=None, **lane):
+async def away(
+    world, rows, *, at_once=3, shard_rows=4, wanted=None, today=REAL.today, **lane
+):
     root = (world.folder / "root").as_uri()
     asked = Wanted(
         manifest=world.manifest(rows),
@@ -62,10 +66,10 @@ async def away(world, rows, *, at_once=3, shard_rows=4, wanted=None, **lane):
         shard_rows=shard_rows,
         **(wanted or {}),
     )
-    runs = Runs(world, root, **lane)
-    world_ = replace(REAL, lifeboats=world.folder / "lifeboats")
+    real = replace(REAL, lifeboats=world.folder / "lifeboats", today=today)
+    runs = Runs(world, root, real, **lane)
     lanes = [world.lane(world.routes[0], **lane)]
-    async with begun(asked, lanes=lanes, rules=world.rules, world=world_) as night:
+    async with begun(asked, lanes=lanes, rules=world.rules, world=real) as night:
         runs.batch = night.batch
         async with elsewhere(night, runs, rules=world.rules, at_once=at_once):
             yield night, runs
@@ -185,6 +189,25 @@ async def test_what_may_be_spent_is_dealt_out_to_the_last_clip(world, cap):
     assert (said.published, said.pending) == (7, 5)
     assert said.spent_usd == world.owed == 7 * price
     assert said.short_of == ("budget" if cap == "budget" else "lanes")
+
+
+@pytest.mark.slow
+async def test_what_a_day_allows_is_dealt_again_when_the_day_is_over(world):
+    later_s = 0.0
+
+    async with away(
+        world,
+        4,
+        shard_rows=2,
+        today=lambda: time.time() + later_s,
+        submits_per_day=2,
+    ) as (night, _):
+        await night.run_shard(0)
+        later_s = DAY_S
+        await night.run_shard(1)
+
+    said = night.summary()
+    assert (said.published, said.pending) == (4, 0)
 
 
 @pytest.mark.slow
