@@ -32,8 +32,8 @@ from manifests.lifecycle import (
 from manifests.slips import cut
 from storage import epochs, shards
 from storage.holder import SILENT_S
-from storage.ledger import FencedError
-from storage.objects import MissingError
+from storage.ledger import FencedError, LedgerError
+from storage.objects import MissingError, StorageError
 from tasks import errands
 from tasks.dealing import MINUTE, Dealer, Quota
 from tasks.doubts import in_doubt
@@ -44,9 +44,13 @@ from tasks.lanes import Lane
 from tasks.living import SEND_WITHIN_S
 from tasks.night import Night
 from tasks.tally import Rest, Why
+from tasks.world import PATIENCE_S
 
 TRIES: Final = 5
 """Runs of one shard: what breaks so many is not an accident."""
+
+UNREADABLE: Final = (ArithmeticError, LookupError, TypeError, ValueError)
+"""What is raised where a report is not what it should be: another version's, say."""
 
 Start = Callable[[int, int], Awaitable[None]]
 """Have a shard run, for the so-manieth time; comes back, or fails, when that is over."""
@@ -97,6 +101,7 @@ class Away:
         self._left = len(night.shards)
         self._ending = set[asyncio.Future[None]]()
         self._failed: Exception | None = None
+        self._looked_at = 0.0
         # One listens at a time: what is counted is counted once.
         self._listening = asyncio.Lock()
 
@@ -341,22 +346,33 @@ class Away:
 
     async def keep_dealing(self) -> None:
         """Hear every run, and tell each what it may use, again and again."""
-        every_s, looked_at = beat_s(self._objects), self._world.now()
+        dealt_at = self._looked_at = self._world.now()
         try:
             while True:
-                await self._look()
-                now = self._world.now()
-                for mine in self._shards.values():
-                    # While the store is away, nobody is heard.
-                    mine.silent_s += min(now - looked_at, 2 * every_s)
-                looked_at = now
-                await self._deal()
-                await asyncio.sleep(every_s)
+                try:
+                    await self._look_and_deal()
+                    dealt_at = self._world.now()
+                except LedgerError:
+                    raise
+                except StorageError as error:
+                    if self._world.now() - dealt_at > PATIENCE_S:
+                        raise
+                    log.warning("shards.deaf %r", error)
+                await asyncio.sleep(beat_s(self._objects))
         # Whoever waits for a shard is told; without a deal nobody buys anything.
         except Exception as error:
             log.exception("shards.not_dealt")
             self._failed = error
             self._night.engine.stop(repr(error))
+
+    async def _look_and_deal(self) -> None:
+        await self._look()
+        now, every_s = self._world.now(), beat_s(self._objects)
+        for mine in self._shards.values():
+            # While the store is away, nobody is heard.
+            mine.silent_s += min(now - self._looked_at, 2 * every_s)
+        self._looked_at = now
+        await self._deal()
 
     async def _look(self, only: int | None = None) -> None:
         found = await errands.hands(self._objects, self._ledger.batch)
@@ -364,8 +380,13 @@ class Away:
             if number in self._shards and only in {None, number}:
                 with suppress(MissingError):
                     said = await self._objects.get(told[-1])
+                    try:
+                        report = Report.load(said)
+                    except UNREADABLE as error:
+                        log.warning("shard.unreadable %s %r", told[-1], error)
+                        continue
                     async with self._listening:
-                        await self._hear(number, Report.load(said))
+                        await self._hear(number, report)
 
     async def _hear(self, number: int, report: Report) -> None:
         mine = self._shards.get(number)

@@ -11,7 +11,7 @@ import pytest
 
 from manifests.lifecycle import State
 from storage.ledger import FencedError, histories
-from storage.objects import MissingError, Objects
+from storage.objects import MissingError, Objects, RefusedError
 from tasks import errands
 from tasks.away import elsewhere
 from tasks.emulator import Emulator, Fault, running
@@ -26,6 +26,19 @@ pytestmark = pytest.mark.anyio
 
 ROUTE = "kling/kling-1.6"
 """What is over its slots is refused there, and does not wait."""
+
+
+class Shaky(Objects):
+    """A store that says nothing of deals and hands for as long as it is away."""
+
+    away = False
+    refused = 0
+
+    async def get(self, key):
+        if Shaky.away and key.endswith(("deal.json", "hand.json")):
+            Shaky.refused += 1
+            raise RefusedError(key)
+        return await super().get(key)
 
 
 class Runs:
@@ -66,7 +79,8 @@ async def away(
         shard_rows=shard_rows,
         **(wanted or {}),
     )
-    real = replace(REAL, lifeboats=world.folder / "lifeboats", today=today)
+    boats = world.folder / "lifeboats"
+    real = replace(REAL, lifeboats=boats, today=today, objects=Shaky.open)
     runs = Runs(world, root, real, **lane)
     lanes = [world.lane(world.routes[0], **lane)]
     async with begun(asked, lanes=lanes, rules=world.rules, world=real) as night:
@@ -352,3 +366,24 @@ async def test_a_run_that_is_shut_out_and_has_nothing_to_record_leaves_its_worke
         await over(night)
 
     assert night.summary().published == 2
+
+
+@pytest.mark.slow
+async def test_a_store_that_is_away_for_minutes_ends_neither_batch_nor_shard(
+    world, monkeypatch
+):
+    monkeypatch.setattr("tasks.joining.GONE_S", 2.0)
+    async with away(world, 60, shard_rows=60) as (night, runs):
+        odd = errands.hand_key(night.batch, 0, 0)
+        await Objects.open(night.wanted.root).put(odd, b"of another version")
+        batch = asyncio.ensure_future(over(night))
+        await until_bought(night, 1)
+        monkeypatch.setattr(Shaky, "refused", 0)
+        monkeypatch.setattr(Shaky, "away", True)
+        while Shaky.refused < 10:  # noqa: ASYNC110 - a number tells nobody
+            await asyncio.sleep(0.01)
+        Shaky.away = False
+        await batch
+
+    assert night.summary().published == 60
+    assert runs.started == [(0, 1)]
