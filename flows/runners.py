@@ -5,17 +5,21 @@ killed, or run a shard twice, as it likes: the ledger makes that free.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+import logging
+from collections.abc import AsyncGenerator, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import copy_context
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import httpx
 from prefect import get_client, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import arun_deployment
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.runtime import deployment, flow_run
 from prefect.states import Cancelled
 from prefect.task_runners import TaskRunner
@@ -25,7 +29,7 @@ from flows import settings as settings_of
 from flows.settings import EngineSettings, Settings, SettingsError
 from flows.sharding import ran
 from storage.ledger import FencedError
-from tasks.away import Start, elsewhere
+from tasks.away import TRIES, Start, elsewhere
 from tasks.night import Night
 
 WINDOW = 2
@@ -36,6 +40,9 @@ DEPLOYMENT = "nightreel-shard/shard"
 
 EVERY_S = 2.0
 """Between two looks at how a flow run stands."""
+
+
+log = logging.getLogger(__name__)
 
 
 class ShardError(Exception):
@@ -66,8 +73,8 @@ async def shared(night: Night, settings: Settings) -> AsyncGenerator[int]:
         async with elsewhere(night, start, rules=rules, at_once=at_once):
             yield at_once
         return
-    with _task_runner(engine) as runner:
-        start = _on_cluster(runner, parameters)
+    with _task_runner(engine) as runner, _threads(at_once * TRIES) as threads:
+        start = _on_cluster(runner, threads, parameters)
         async with elsewhere(night, start, rules=rules, at_once=at_once):
             yield at_once
 
@@ -83,13 +90,9 @@ def _in_pool(parameters: dict[str, Any]) -> Start:
     parent = flow_run.get_id()
 
     async def start(shard: int, attempt: int) -> None:
-        run = await arun_deployment(
-            DEPLOYMENT,
-            parameters={**parameters, "shard": shard},
-            timeout=0,
-            # A parent that is retried has another batch: its shards are other shards.
-            idempotency_key=f"{parent}:{parameters['batch']}:{shard}:{attempt}",
-        )
+        # A parent that is retried has another batch: its shards are other shards.
+        key = f"{parent}:{parameters['batch']}:{shard}:{attempt}"
+        run = await _begun({**parameters, "shard": shard}, key)
         try:
             await _ended(run)
         except asyncio.CancelledError:
@@ -99,13 +102,36 @@ def _in_pool(parameters: dict[str, Any]) -> Start:
     return start
 
 
+async def _begun(parameters: dict[str, Any], key: str) -> FlowRun:
+    """A flow run of the deployment, the same one for the same key."""
+    while True:
+        try:
+            return await arun_deployment(
+                DEPLOYMENT, parameters=parameters, timeout=0, idempotency_key=key
+            )
+        except (httpx.TransportError, PrefectHTTPStatusError) as error:
+            await _away_for_now(error)
+
+
 async def _ended(run: FlowRun) -> None:
     async with get_client() as client:
         while run.state is None or not run.state.is_final():
             await asyncio.sleep(EVERY_S)
-            run = await client.read_flow_run(run.id)
+            try:
+                run = await client.read_flow_run(run.id)
+            # How it stands nobody knows; its shard's hand tells whether it lives.
+            except (httpx.TransportError, PrefectHTTPStatusError) as error:
+                await _away_for_now(error)
     if not run.state.is_completed():
         raise ShardError(f"{run.name}: {run.state.name}: {run.state.message}")
+
+
+async def _away_for_now(error: httpx.TransportError | PrefectHTTPStatusError) -> None:
+    """Wait a little for a server that is away; what it refuses, it refuses for good."""
+    if isinstance(error, PrefectHTTPStatusError) and not error.response.is_server_error:
+        raise error
+    log.warning("server.away %s", type(error).__name__)
+    await asyncio.sleep(EVERY_S)
 
 
 async def _give_up(run: FlowRun) -> None:
@@ -158,7 +184,20 @@ async def away(
     return f"{report.published} clips"
 
 
-def _on_cluster(runner: TaskRunner[Any], parameters: dict[str, Any]) -> Start:
+@contextmanager
+def _threads(most: int) -> Generator[ThreadPoolExecutor]:
+    """Threads of our own: the loop's few are what the batch itself goes on with."""
+    threads = ThreadPoolExecutor(most, thread_name_prefix="shard")
+    try:
+        yield threads
+    finally:
+        # Who still waits there waits for a run that nobody listens to.
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _on_cluster(
+    runner: TaskRunner[Any], threads: ThreadPoolExecutor, parameters: dict[str, Any]
+) -> Start:
     """Shards as tasks on whatever the runner reaches."""
     # Of the flow run, not of one of its tasks: a runner sends along whatever it finds
     # there, and a task of ours holds the night.
@@ -168,8 +207,8 @@ def _on_cluster(runner: TaskRunner[Any], parameters: dict[str, Any]) -> Start:
         del attempt
         asked = {**parameters, "shard": shard}
         future: Any = flow_context.run(runner.submit, away, asked)
-        # Their futures wait in a thread of ours, and there are only a few.
-        await asyncio.to_thread(future.wait)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(threads, copy_context().run, future.wait)
         if not future.state.is_completed():
             raise ShardError(f"shard {shard}: {future.state.message}")
 

@@ -1,0 +1,58 @@
+"""A shard's flow run outlives a server that is away: whether it lives, its hand tells."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from uuid import uuid4
+
+import pytest
+from prefect.client.schemas.objects import FlowRun
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    temporary_settings,
+)
+
+from flows import runners
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def run():
+    return FlowRun(id=uuid4(), flow_id=uuid4(), name="shard")
+
+
+@pytest.fixture
+def server(run):
+    """Fails twice, then says that the run is over."""
+    plain = run.model_dump(mode="json", include={"id", "flow_id", "name"})
+    over = {**plain, "state": {"type": "COMPLETED", "name": "Completed"}}
+    answers = iter([500, 503, 200])
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(next(answers))
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(over).encode())
+
+        def log_message(self, *_):
+            """Nobody reads it."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as http:
+        threading.Thread(target=http.serve_forever).start()
+        yield f"http://127.0.0.1:{http.server_port}/api"
+        http.shutdown()
+
+
+async def test_a_server_that_fails_for_a_while_does_not_end_a_shard(
+    run, server, monkeypatch
+):
+    monkeypatch.setattr(runners, "EVERY_S", 0.01)
+    mine = {PREFECT_API_URL: server, PREFECT_CLIENT_MAX_RETRIES: 0}
+
+    with temporary_settings(mine):
+        ended = await runners._ended(run)  # noqa: SLF001 - a shard's wait, alone
+
+    assert ended is None
