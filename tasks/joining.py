@@ -24,7 +24,7 @@ from manifests.reading import Plan
 from manifests.slips import planned
 from storage.holder import claimant
 from storage.ledger import FencedError, Ledger
-from storage.objects import MissingError, Objects, StorageError
+from storage.objects import MissingError, Objects
 from tasks import errands
 from tasks.dealing import Hand, Share
 from tasks.doubts import in_doubt
@@ -249,8 +249,9 @@ class Seat:
                 async with asyncio.timeout(STALE_S):
                     await self._listen()
                     await self._tell(self._report())
-            # It buys nothing then, and the log says why.
-            except (TimeoutError, StorageError) as error:
+            # Whatever it is (a deal of another version, say), it buys nothing then, and the
+            # log says why.
+            except Exception as error:  # noqa: BLE001
                 log.warning("shard.deaf shard=%d %r", self._shard, error)
             if self._world.now() - self._heard_at > STALE_S:
                 self._nothing()
