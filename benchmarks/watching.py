@@ -6,7 +6,8 @@ A real server, whose own log is counted, and a batch whose jobs take no time: th
 real in all that is reported (its shards, its tally, its bill, its clips offered to the contact
 sheet), but its jobs are put on record by nobody and bought by nobody. One job in fifty warns
 of something, as on a very bad night. Prints, over what is allowed (500 requests a minute, 2,000
-log lines), what the server got, and the CPU of our process by job.
+log lines), what the server got, and Prefect's share of 1,000 jobs: requests, and CPU seconds
+of the server (Linux) and of our process.
 """
 
 import argparse
@@ -134,13 +135,20 @@ def main() -> None:
             stderr=subprocess.STDOUT,
         )
         try:
-            measure(folder, port, asked, env, said)
+            measure(folder, port, asked, env, server.pid)
         finally:
             server.terminate()
             server.wait(30)
 
 
-def measure(folder: Path, port: int, asked, env, said: Path) -> None:
+def cpu_s(pid: int) -> float:
+    """What a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(folder: Path, port: int, asked, env, server: int) -> None:
+    said = folder / "server.log"
     direct = httpx.Client(base_url=f"http://127.0.0.1:{port}/api", timeout=60)
     while True:
         try:
@@ -149,13 +157,15 @@ def measure(folder: Path, port: int, asked, env, said: Path) -> None:
         except httpx.TransportError:
             time.sleep(0.2)
     before = said.stat().st_size
-    began = time.monotonic()
+    began, used = time.monotonic(), cpu_s(server)
     subprocess.run(
         [sys.executable, __file__, "--child", folder, "--seconds", str(asked.seconds)],
         env={**env, "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"},
         check=True,
     )
     minutes = (time.monotonic() - began) / 60
+    used = cpu_s(server) - used
+    ours = resource.getrusage(resource.RUSAGE_CHILDREN)
     told = said.read_bytes()[before:].decode()
     seen = Counter(re.findall(r'"([A-Z]+ /api/[a-z_]+)[^"]* HTTP', told))
     lines = 0
@@ -170,6 +180,13 @@ def measure(folder: Path, port: int, asked, env, said: Path) -> None:
         f" {total / minutes / REQUESTS_A_MINUTE:.2f} of what is allowed"
     )
     print(f"log lines {lines}, {lines / LINES:.2f} of what is allowed")
+    thousands = asked.jobs / 1000
+    print(
+        f"for 1,000 jobs: {total / thousands:.1f} requests,"
+        f" {used / thousands:.2f} CPU s of the server,"
+        f" {(ours.ru_utime + ours.ru_stime) / thousands:.2f} of ours, Prefect's import"
+        " among it"
+    )
     for kind, count in seen.most_common(8):
         print(f"  {kind}: {count}")
 
