@@ -40,7 +40,8 @@ async def test_with_twice_the_true_slots_configured_few_calls_are_refused_and_no
 
     assert (first.published, second.published) == (160, 160)
     assert set(world.bought.values()) == {1}
-    assert world.nights[1].engine.lanes.all[0].pace.slots <= 9
+    # It bears eight, and now and then one or two more are tried.
+    assert world.nights[1].engine.lanes.all[0].pace.slots <= 10
     assert in_first < 0.1 * 160
     assert refused(world) - in_first < 0.05 * 160
 
