@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from tasks.living import SEND_WITHIN_S
 from tasks.routing import Policy
 
 # Upper case only, and no more than a name needs: a key pasted after `env:` by mistake is
@@ -102,6 +103,15 @@ class LaneSettings(Table):
     """How stills reach the provider; None decides for each still."""
 
 
+def _settled(seconds: float) -> float:
+    # Whoever was shut out may yet send what it had put on record: asked sooner, a provider
+    # says in good faith that it has nothing. On an emulator nobody pays for that.
+    if 0 < seconds < SEND_WITHIN_S:
+        said = f"must be at least {SEND_WITHIN_S:g}, or 0 on an emulator"
+        raise ValueError(said)
+    return seconds
+
+
 class EngineSettings(Table):
     """How hard a batch is driven."""
 
@@ -111,7 +121,9 @@ class EngineSettings(Table):
     """The share of a lane's jobs that may come to nothing before it buys no more."""
     hedge: bool = False
     """Whether a straggler may be paid for twice so that the batch is done in time."""
-    settle_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60
+    settle_s: Annotated[
+        float, Field(ge=0, allow_inf_nan=False), AfterValidator(_settled)
+    ] = 60
     """How old a doubt is before its provider is asked about it."""
 
     runner: Literal["here", "pool", "ray", "dask"] = "here"

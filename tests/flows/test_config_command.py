@@ -9,7 +9,7 @@ from flows.cli import app
 
 SECRET = "sk-live-5d41402abc4b2a76"
 FILE = """\
-engine.settle_s = 5   # dotted
+engine.settle_s = 45   # dotted
 [lanes.spicy]
 route = "wavespeed/wan-2.2-spicy"
 key = "env:WAVESPEED_KEY"
@@ -39,7 +39,7 @@ def test_each_setting_in_force_is_told_with_the_line_or_the_source_that_says_it(
     found = {one["name"]: one for one in json.loads(ran.stdout)["settings"]}
     said = {name: (one["value"], one["source"]) for name, one in found.items()}
     assert said["file"] == (str(path), "NIGHTREEL_CONFIG")
-    assert said["engine.settle_s"] == (5.0, f"{path}:1")
+    assert said["engine.settle_s"] == (45.0, f"{path}:1")
     assert said["engine.grace_s"] == (20.0, "default")
     assert said["lanes.spicy.slots"] == (7, f"{path}:5")
     assert said["lanes.spicy.submits_per_minute"][0] == 5

@@ -89,6 +89,11 @@ def test_nothing_is_risked_capped_or_hedged_unless_somebody_says_so():
     assert settings.listen.public_url is None
 
 
+def test_no_provider_is_asked_while_who_was_shut_out_may_yet_send():
+    with pytest.raises(SettingsError, match=r"settle_s.*must be at least 30"):
+        load(written(LANE + "[engine]\nsettle_s = 5\n"))
+
+
 def test_what_an_owner_allows_reaches_the_lanes_and_the_engine():
     path = written(
         LANE
