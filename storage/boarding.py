@@ -4,15 +4,35 @@ import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from manifests.lifecycle import Entry, History, IllegalTransitionError, Settled
 from storage import volumes
-from storage.lifeboats import Castaway
+from storage.lifeboats import Castaway, Harbour
 from storage.objects import MissingError, Objects
 from storage.records import LedgerError, unpack
 from storage.streams import Waiting
 
+ADRIFT: Final = "adrift"
+"""Below a root: lifeboats of machines that run its shards, until a batch takes them."""
+
 log = logging.getLogger(__name__)
+
+
+async def cast_off(objects: Objects, harbour: Harbour) -> None:
+    """Send the lifeboats of this machine to the root, for the next batch to take aboard."""
+    for path in await asyncio.to_thread(harbour.arrivals):
+        await objects.put_file(f"{ADRIFT}/{path.name}", path)
+        await asyncio.to_thread(path.unlink)
+
+
+async def fetch(objects: Objects, harbour: Harbour) -> None:
+    """Bring here what other machines sent to the root."""
+    async for stored in objects.list(ADRIFT):
+        lines = await objects.get(stored.key)
+        name = stored.key.rpartition("/")[2]
+        await asyncio.to_thread(harbour.take, name, lines)
+        await objects.delete(stored.key)
 
 
 async def board(

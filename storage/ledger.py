@@ -136,6 +136,8 @@ class Ledger:
             FencedError: the batch is over, or somebody newer runs the shard.
             LedgerError: there is no such batch, or what is there cannot be read.
         """
+        # Whosever lives are in them: a shard knows its own only.
+        await boarding.cast_off(objects, Harbour(lifeboats, objects.root))
         generation = await shards.claim(objects, batch, shard, clock)
         return cls(
             objects,
@@ -251,6 +253,7 @@ class Ledger:
 
     async def _take_aboard(self) -> None:
         try:
+            await boarding.fetch(self._objects, self._harbour)
             for path in await asyncio.to_thread(self._harbour.arrivals):
                 await boarding.board(self._objects, path, self._standing, self._put)
         # Whoever opened it is told, and the root is left free.

@@ -116,6 +116,16 @@ class Harbour:
             log.warning("ledger.lifeboats %s: %s", self._folder, error)
             return []
 
+    def take(self, name: str, lines: bytes) -> None:
+        """Have what another machine sent here among the arrivals.
+
+        Raises:
+            OSError: it cannot be kept here.
+        """
+        path = self._folder.expanduser() / name
+        path.unlink(missing_ok=True)
+        self._append(path, lines)
+
     def _taken(self, folder: Path) -> list[Path]:
         with _locked(folder):
             for path in folder.glob("*.jsonl"):

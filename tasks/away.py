@@ -219,7 +219,7 @@ class Away:
         self, number: int, mine: "_Shard", run: "asyncio.Future[None]"
     ) -> str:
         """Wait until the run says that it is done, or is no more; why, in words."""
-        was = mine.generation
+        was, superseded = mine.generation, False
         self._ending.add(run)
         run.add_done_callback(self._ending.discard)
         try:
@@ -235,9 +235,12 @@ class Away:
                     raise self._failed
                 if run.done():
                     await self._look(number)
-                    error = None if run.cancelled() else run.exception()
-                    return f"it ended: {error!r}" if error else "it ended"
-                has_begun = mine.generation > was
+                    if why := _failure(run):
+                        return why
+                    # It was shut out: whoever did that has the shard, and is heard.
+                    run, superseded = asyncio.get_running_loop().create_future(), True
+                    continue
+                has_begun = superseded or mine.generation > was
                 if has_begun and (why := self._dead(mine)):
                     run.cancel()
                     return why
@@ -433,9 +436,17 @@ class Away:
             shares=shares,
             closed={x.name: x.closed for x in self._lanes.all if x.closed},
             stop=self._night.engine.stopped,
+            grace_s=self._grace_s(),
         )
         key = errands.deal_key(self._ledger.batch)
         await self._objects.put(key, deal.dump())
+
+    def _grace_s(self) -> float:
+        """What runs that hear it a beat later, and are heard one later, may wait for."""
+        engine = self._night.engine
+        if engine.stopped is None:
+            return 0.0
+        return max(0.0, engine.follower.left_s - 2 * beat_s(self._objects))
 
     def _known_spent(self) -> dict[str, int]:
         """By purse: what is spent, but for what runs say of themselves."""
@@ -507,6 +518,16 @@ def _quotas(lanes: tuple[Lane, ...]) -> dict[str, Quota]:
         quotas[errands.slots_of(lane.account)] = Quota(lane.pace.slots)
         quotas[errands.minute_of(lane.account)] = Quota(a_minute, by_minute=True)
     return quotas
+
+
+def _failure(run: "asyncio.Future[None]") -> str | None:
+    """Why a run ended before its shard was over; None if another has it now."""
+    if run.cancelled():
+        return "it was cancelled"
+    error = run.exception()
+    if error is None or isinstance(error, FencedError):
+        return None
+    return f"it ended: {error!r}"
 
 
 def _lives(jobs: list[str]) -> list[str]:

@@ -32,7 +32,8 @@ from manifests.lifecycle import (
     State,
     Ticket,
 )
-from tasks.exchange import Clients, ask
+from tasks.exchange import Clients, Line, ask
+from tasks.following import MISSED_S, SAME
 from tasks.lanes import Lane
 from tasks.providers.base import Absent, Doubt, Findable, UnreadableError
 from tasks.purse import DAY_S
@@ -43,8 +44,9 @@ log = logging.getLogger(__name__)
 
 AT_ONCE: Final = 8
 
-SKEW_S: Final = 3600.0
-"""The clocks of machines that share a root agree so far: what is older, is old."""
+SKEW_S: Final = 15 * 3600.0
+"""The clocks of machines that share a root agree so far (one that shows a local time for
+UTC is out by up to 14 hours): what is older, is old."""
 
 Record = Callable[[str, Event], Awaitable[None]]
 
@@ -163,18 +165,34 @@ class Doubts:
         mark = past.mark.partition(":")[2]
         doubt = Doubt(mark=mark, submitted_at=since, known=await self._known(since))
         try:
-            found = await ask(self.clients, lane.line, provider.find(doubt))
-            self.unheard.discard(job)
-            match found:
-                case Ticket() as ticket:
-                    return Accepted(ticket)
-                case Absent(reason):
-                    return Refused(reason)
-                case None:
-                    return None
+            found = await self._asked(lane.line, provider, doubt)
         except (ProviderError, UnreadableError) as exc:
             log.warning("doubt.not_settled lane=%s %s", lane.name, exc)
             return None
+        if self.stopping.is_set() and isinstance(found, Absent):
+            return None
+        self.unheard.discard(job)
+        match found:
+            case Ticket() as ticket:
+                return Accepted(ticket)
+            case Absent(reason):
+                return Refused(reason)
+            case None:
+                return None
+
+    async def _asked(
+        self, line: Line, provider: Findable, doubt: Doubt
+    ) -> Ticket | Absent | None:
+        """What its provider says. One of its machines may not know yet of what another one
+        took: what is not there is looked for time and again."""
+        found = await ask(self.clients, line, provider.find(doubt))
+        for missed in range(1, SAME):
+            if self.stopping.is_set() or not isinstance(found, Absent):
+                break
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.stopping.wait(), MISSED_S * missed)
+            found = await ask(self.clients, line, provider.find(doubt))
+        return found
 
     async def risked(self, doubts: Mapping[str, History]) -> set[str]:
         """Let go again what its lane's owner lets us risk, likeliest refused first."""

@@ -131,19 +131,20 @@ class Engine:
 
     def stop(self, why: str) -> None:
         """Buy nothing more; whatever is under way is brought to a safe place."""
-        self._end_within(0.0, why)
+        self.end_within(0.0, why)
 
     def wind_down(self, why: str) -> None:
         """Buy nothing more, and wait a while for the clips that should be done by then."""
         log.warning("batch.stopping within_s=%g %s", self._grace_s, why)
-        self._end_within(self._grace_s, why)
+        self.end_within(self._grace_s, why)
 
-    def _end_within(self, seconds: float, why: str) -> None:
+    def end_within(self, seconds: float, why: str) -> None:
+        """Buy nothing more, and wait so long for the clips that should be done by then."""
         self.stopped = self.stopped or why
         self.follower.stop(within_s=seconds)
         self.lanes.stop()
         for other in self._beside:
-            other._end_within(seconds, why)  # noqa: SLF001 - an engine as this one
+            other.end_within(seconds, why)
 
     @contextmanager
     def stops(self, other: "Engine") -> Generator[None]:

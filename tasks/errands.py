@@ -114,7 +114,9 @@ class Deal:
     closed: Mapping[str, str]
     """Lanes that are closed for all, and why."""
     stop: str | None = None
-    """Why nothing more is to be bought, if so."""
+    """Why nothing more is to be bought, if so..."""
+    grace_s: float = 0.0
+    """... and for how long clips that are about to finish are waited for, from now on."""
 
     def dump(self) -> bytes:
         return orjson.dumps(asdict(self), option=orjson.OPT_NON_STR_KEYS)

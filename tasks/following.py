@@ -29,6 +29,12 @@ Ended = Finished | Gone | Refused | Discarded | Rejected
 SCOUTS: Final = 2 * LEARNED
 """Jobs of a lane that are looked at often, so that the others need not be."""
 
+EARLY_OF: Final = 100
+"""Of so many jobs of a lane, the first `EARLY_ONES` are looked at early, too: who only looks
+where the others finished never sees that the lane has become quicker."""
+
+EARLY_ONES: Final = 2
+
 LONGEST_ASKED_S: Final = 300.0
 """Between two looks, whatever Retry-After says: looking is free, and clips expire."""
 
@@ -83,6 +89,11 @@ class Follower:
             # It may come before the answer to the submit is on record.
             self._early.append((provider, remote_id))
 
+    @property
+    def left_s(self) -> float:
+        """For how long clips are still waited for; inf while nothing is to end."""
+        return max(0.0, self._ends_at - self.now())
+
     def stop(self, *, within_s: float = 0.0) -> None:
         """Wait for nothing any more but what should be done in so many seconds."""
         ends_at = self.now() + within_s if within_s > 0 else -math.inf
@@ -135,9 +146,11 @@ class Follower:
         # Accepted in the future: by a clock that was wrong, and some time ago.
         began, fresh = self.now() - max(0.0, age_s), 0.0 <= age_s < 1.0
         unfinished_s, failures = 0.0, 0
-        pause = lane.looks.next(0.0) if fresh else 0.0
-        scout = lane.scouts < SCOUTS
-        lane.scouts += scout
+        scout = lane.followed < SCOUTS
+        early = fresh and lane.followed % EARLY_OF < EARLY_ONES
+        lane.followed += 1
+        next_s = lane.looks.next_early if early else lane.looks.next
+        pause = next_s(0.0) if fresh else 0.0
         while True:
             if pause and not (scout or lane.looks.learned):
                 await self._until_learned(lane, ticket, began, max(1.0, unfinished_s))
@@ -154,16 +167,27 @@ class Follower:
                 progress, pause = None, _after(exc, failures)
                 said = str(exc)
             else:
-                pause, said = lane.looks.next(elapsed), "still at work"
+                pause, said = next_s(elapsed), "still at work"
             if progress is not None:
                 # When an earlier run's job ended while nobody looked is anybody's guess.
                 if unfinished_s or fresh:
-                    _learn(lane, unfinished_s, elapsed)
+                    self._learn(lane, unfinished_s, elapsed)
                 return progress
             if elapsed > self.deadline_s:
                 raise UnfinishedError(f"not done after {elapsed:.0f} s: {said}")
             if not failures:
                 unfinished_s = elapsed
+
+    def _learn(self, lane: Lane, unfinished_s: float, finished_s: float) -> None:
+        """How long one more of its jobs took; are others like it ready, they are looked at."""
+        if lane.looks.is_news(finished_s):
+            for (provider, _), waiting in self._waiting.items():
+                if provider == lane.line.provider.name:
+                    waiting.set()
+        lane.looks.finished(unfinished_s, finished_s)
+        if (typical_s := lane.looks.expected_s()) is not None:
+            lane.pace.expect(typical_s)
+            lane.learned.set()
 
     async def _look(self, lane: Lane, ticket: Ticket) -> Progress:
         provider = lane.line.provider
@@ -211,14 +235,6 @@ class Follower:
         finally:
             learned.cancel()
             pause.cancel()
-
-
-def _learn(lane: Lane, unfinished_s: float, finished_s: float) -> None:
-    """How long one more of its jobs took."""
-    lane.looks.finished(unfinished_s, finished_s)
-    if (typical_s := lane.looks.expected_s()) is not None:
-        lane.pace.expect(typical_s)
-        lane.learned.set()
 
 
 def _after(exc: ProviderError, failures: int) -> float:

@@ -278,7 +278,7 @@ class Seat:
 
     def _abide(self, deal: Deal) -> None:
         if deal.stop is not None:
-            self._engine.stop(deal.stop)
+            self._engine.end_within(deal.grace_s, deal.stop)
         for lane in self._engine.lanes.open:
             if why := deal.closed.get(lane.name):
                 self._engine.lanes.close(lane, why)

@@ -57,8 +57,8 @@ class Lane:
     """Of these, those that came to nothing."""
     closed: str | None = None
     """Why nothing more is submitted on it, if so."""
-    scouts: int = 0
-    """Jobs that were looked at often while nobody knew how long they take."""
+    followed: int = 0
+    """Jobs that were begun to be looked at."""
     learned: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     """Set once that is known: whoever waited to be told looks again."""
 

@@ -9,7 +9,9 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC
 from decimal import Decimal, InvalidOperation
+from email.utils import parsedate_to_datetime
 from typing import Any, Final, Literal, cast
 
 import httpx
@@ -70,6 +72,20 @@ DOES: Final[Mapping[str, str]] = {
     "not found": "asks again, until the deadline",
 }
 """What Nightreel does about each; the last three are what every other answer means."""
+
+
+CLOCKS_DIFFER_S: Final = 900.0
+"""How far the clock of whoever submitted may be out: stores whose requests are signed refuse
+what is more (S3's RequestTimeTooSkewed, docs, read 2026-11)."""
+
+
+def ahead_s(response: httpx.Response, now: float) -> float:
+    """How far our clock is ahead of the provider's, by an answer's date; 0 if it has none."""
+    try:
+        theirs = parsedate_to_datetime(response.headers.get("date", ""))
+    except ValueError:
+        return 0.0
+    return now - theirs.replace(tzinfo=theirs.tzinfo or UTC).timestamp()
 
 
 def read(response: httpx.Response) -> Any:

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -15,9 +16,11 @@ from manifests.catalogue import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from tasks.providers._shared import (
+    CLOCKS_DIFFER_S,
     Failure,
     Refusals,
     Sign,
+    ahead_s,
     ended,
     failure,
     quote,
@@ -41,7 +44,6 @@ API: Final = "https://api.replicate.com/v1"
 FRAMES: Final = (81, 121)
 """How many the model makes (its schema, read 2026-11)."""
 
-CLOCKS_DIFFER_S: Final = 300.0
 PAGES: Final = 100
 """How far a listing is read, at 100 predictions a page."""
 
@@ -112,6 +114,7 @@ class Replicate:
     route: Route
     key: str = field(repr=False)
     hook: str = ""
+    now: Callable[[], float] = field(default=time.time, repr=False, compare=False)
     name: str = field(default="replicate", init=False)
     hosts: frozenset[str] = field(default=frozenset({"api.replicate.com"}), init=False)
 
@@ -172,8 +175,7 @@ class Replicate:
         return _marked(self._input(job, image_url, seed))
 
     def find(self, doubt: Doubt) -> Exchange[Ticket | Absent | None]:
-        since = doubt.submitted_at - CLOCKS_DIFFER_S
-        tasks = yield from self._created_since(since)
+        tasks = yield from self._created_about(doubt.submitted_at)
         if tasks is None or not doubt.mark:
             return None
         ours = {*self.route.endpoints.values()}
@@ -221,14 +223,17 @@ class Replicate:
             "seed": seed,
         }
 
-    def _created_since(self, at: float) -> Exchange[list[dict[str, Any]] | None]:
-        """All predictions since that moment; None where the listing has no end."""
+    def _created_about(self, at: float) -> Exchange[list[dict[str, Any]] | None]:
+        """All predictions since that moment by our clock, which may be ahead of theirs;
+        None where the listing has no end."""
         found: list[dict[str, Any]] = []
         path = "predictions"
         for _ in range(PAGES):
-            match said := read((yield self._request("GET", path))):
+            answer = yield self._request("GET", path)
+            since = at - CLOCKS_DIFFER_S - max(0.0, ahead_s(answer, self.now()))
+            match said := read(answer):
                 case {"results": [*page], "next": str() | None as onward}:
-                    new = [task for task in page if _created(task) >= at]
+                    new = [task for task in page if _created(task) >= since]
                 case _:
                     raise self._unreadable(said)
             found += new

@@ -1,6 +1,8 @@
 """WaveSpeed: https://wavespeed.ai/docs, read 2026-11, and its SDK, wavespeed 2.0.5."""
 
 import re
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -15,9 +17,11 @@ from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from tasks.providers import _shared
 from tasks.providers._shared import (
+    CLOCKS_DIFFER_S,
     Failure,
     Refusals,
     Sign,
+    ahead_s,
     code_of,
     digest,
     ended,
@@ -107,10 +111,8 @@ FAILURES: Final = (
 # Whether a model is there, and its price, it may or may not say.
 CATALOGUE: Final = ("/models", "/model/price")
 
-# What was created from so long before our submit to so long after it, by our clock: not
-# every clock agrees, and a submit may be on its way for a while.
-BEFORE_S: Final = 300
-AFTER_S: Final = 900
+WIDER_S: Final = 60.0
+"""By how much clocks must differ for more to be listed than is listed anyway."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +143,7 @@ class WaveSpeed:
     key: str = field(repr=False)
     hook: str = ""
     door: Door = field(default=OWN, repr=False)
+    now: Callable[[], float] = field(default=time.time, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -237,8 +240,13 @@ class WaveSpeed:
 
     def find(self, doubt: Doubt) -> Exchange[Ticket | Absent | None]:
         seen: set[str] = set()
+        ours_is_ahead_s = 0.0
         for page in count(1):
-            listed = yield from self._page(doubt, page)
+            answer = yield self._listing(doubt, page, ours_is_ahead_s)
+            if page == 1 and abs(by_s := ahead_s(answer, self.now())) > WIDER_S:
+                ours_is_ahead_s = by_s
+                answer = yield self._listing(doubt, page, by_s)
+            listed = self._listed(answer)
             if listed.keys() <= seen:
                 break
             for remote, item in listed.items():
@@ -251,19 +259,24 @@ class WaveSpeed:
         # Its documented listing does not repeat what was asked for: it may be ours, or not.
         return None
 
-    def _page(self, doubt: Doubt, page: int) -> Exchange[dict[str, dict[str, Any]]]:
-        """A page of what it accepted about then, by its ids.
+    def _listing(self, doubt: Doubt, page: int, ahead_s: float) -> httpx.Request:
+        """A page of what it accepted about then, by our clock, which may be ahead of its.
 
         Of every model: one that it spells otherwise than we do would leave the listing
         empty, and what was accepted would be taken for absent.
         """
+        since = doubt.submitted_at - CLOCKS_DIFFER_S - max(0.0, ahead_s)
+        until = doubt.submitted_at + CLOCKS_DIFFER_S + max(0.0, -ahead_s)
         asked = {
             "page": page,
             "page_size": 100,
-            "created_after": _date(doubt.submitted_at - BEFORE_S),
-            "created_before": _date(doubt.submitted_at + AFTER_S),
+            "created_after": _date(since),
+            "created_before": _date(until),
         }
-        match said := read((yield self._request("POST", "predictions", asked))):
+        return self._request("POST", "predictions", asked)
+
+    def _listed(self, answer: httpx.Response) -> dict[str, dict[str, Any]]:
+        match said := read(answer):
             case {"data": {"items": [*items]}}:
                 return {self._id(item): item for item in items}
             case _:

@@ -95,7 +95,7 @@ class Telling:
     def stopped(self) -> Told:
         """Stop at the point while another takes over, and then go on."""
         [point] = self.story.points
-        # Long enough, an hour, for a doubt to be old whatever clocks may say.
+        # Long enough, most of a day, for a doubt to be old whatever clocks may say.
         self.how = {"settle_s": 60.0, "ahead": str(self.folder / "ahead")}
         (self.folder / "ahead").write_text("0")
         first = self._errand(point=point, stopped=True)
@@ -104,7 +104,7 @@ class Telling:
         if self.told.met:
             now = self._look()
             self.doubts |= now.in_doubt
-            (self.folder / "ahead").write_text("4000")
+            (self.folder / "ahead").write_text("60000")
             self._night(None, take_over=True)
             before = self._look()
             self.teller.forks.resume(pid)

@@ -270,13 +270,21 @@ def test_a_lost_submit_is_found_where_the_listing_adds_the_defaults(play, answer
 def test_a_submit_that_is_not_listed_was_not_accepted(play, answer):
     pages = page(
         listed("b", INPUT | {"seed": 7}),
-        listed("a", at="2026-11-22T09:54:59Z"),
+        listed("a", at="2026-11-22T09:44:59Z"),
         onward="https://api.replicate.com/v1/predictions?cursor=x",
     )
 
     result = found(play, answer, pages)
 
     assert result == Absent("not among the predictions that replicate lists")
+
+
+def test_a_clock_that_is_ahead_by_the_answers_date_hides_nothing(play, answer):
+    said = answer(200, page(listed("a", at="2026-11-22T08:00:00Z")))
+    said.headers["date"] = "Sun, 22 Nov 2026 08:00:01 GMT"
+    wrong = Replicate(ROUTE, KEY, now=lambda: SUBMITTED_AT)
+
+    assert play(wrong, wrong.find(doubt()), said)[1] == Ticket("replicate", "a")
 
 
 def test_what_is_on_record_as_anothers_is_not_this_one(play, answer):

@@ -553,9 +553,25 @@ def test_a_doubt_is_looked_for_about_the_time_of_its_submit(play, recorded):
     assert json.loads(request.content) == {
         "page": 1,
         "page_size": 100,
-        "created_after": "2026-11-22T09:55:00Z",
+        "created_after": "2026-11-22T09:45:00Z",
         "created_before": "2026-11-22T10:15:00Z",
     }
+
+
+def test_a_clock_that_is_wrong_by_the_answers_date_has_more_listed(play, recorded):
+    """Ours is two hours ahead: it was submitted two hours earlier than it says."""
+    said = recorded("wavespeed", "empty_listing")
+    said.headers["date"] = "Sun, 22 Nov 2026 08:00:00 GMT"
+    wrong = WaveSpeed(ROUTE, KEY, now=lambda: DOUBT.submitted_at)
+
+    requests, _ = play(wrong, wrong.find(DOUBT), said, said)
+
+    asked = [json.loads(request.content) for request in requests]
+    assert [one["created_after"] for one in asked] == [
+        "2026-11-22T09:45:00Z",
+        "2026-11-22T07:45:00Z",
+    ]
+    assert {one["created_before"] for one in asked} == {"2026-11-22T10:15:00Z"}
 
 
 def test_a_doubt_is_found_by_the_request_that_an_item_repeats(play, recorded):

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from email.utils import formatdate
 from itertools import cycle
 from typing import Final
 
@@ -11,7 +12,7 @@ from starlette.responses import Response
 
 from tasks.emulator.answers import HalfAnswer, HangUp
 from tasks.exchange import Clients
-from tests.simulation.loop import Node, VirtualLoop
+from tests.simulation.loop import EPOCH, Node, VirtualLoop
 from tests.simulation.providers import ASKER, Provider
 
 TIMEOUT_S: Final = 60.0
@@ -106,7 +107,8 @@ class Wire(httpx.AsyncBaseTransport):
         stream: httpx.AsyncByteStream = httpx.ByteStream(content)
         if isinstance(answer, HalfAnswer):
             stream = Broken(content[: len(content) // 2])
-        headers = answer.raw_headers
+        date = formatdate(EPOCH + self._loop.time(), usegmt=True).encode()
+        headers = [*answer.raw_headers, (b"date", date)]
         response = httpx.Response(answer.status_code, headers=headers, stream=stream)
         if not isinstance(answer, HalfAnswer):
             # As if it had been read: what is there whole need not be put together.

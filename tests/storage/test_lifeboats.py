@@ -210,6 +210,31 @@ async def test_a_shard_has_its_own_lifeboat(objects: Objects, tmp_path: Path):
         await one.close()
 
 
+async def test_a_lifeboat_of_a_machine_that_only_runs_shards_reaches_the_next_batch(
+    objects: Objects, tmp_path: Path
+):
+    batch = await Ledger.open(objects, name="night", lifeboats=tmp_path / "ours")
+    worker = tmp_path / "worker"
+    shard = await Ledger.join(objects, batch=batch.batch, shard=3, lifeboats=worker)
+    await shard.record(job("a"), INTENDED)
+    newer = await Ledger.join(
+        objects, batch=batch.batch, shard=3, lifeboats=tmp_path / "another"
+    )
+    with pytest.raises(FencedError):
+        await shard.record(job("a"), Accepted(TICKET))
+    assert boats(worker)
+    other = await Ledger.join(objects, batch=batch.batch, shard=4, lifeboats=worker)
+    for one in (shard, newer, other, batch):
+        await one.close()
+
+    following = await Ledger.open(objects, name="next", lifeboats=tmp_path / "ours")
+
+    assert following.history(job("a")).ticket == TICKET
+    assert not [*boats(worker, "*.*"), *boats(tmp_path / "ours", "*.*")]
+    assert [stored.key async for stored in objects.list("adrift")] == []
+    await following.close()
+
+
 def test_a_loop_that_is_stopped_loses_no_answer(simulated: Simulated, tmp_path: Path):
     async def never(what: str, path: str) -> None:
         if what == "put" and path.endswith("0000000002.jsonl.zst"):

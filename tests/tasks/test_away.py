@@ -144,7 +144,7 @@ async def test_shards_that_run_elsewhere_share_the_slots_and_the_bill(world):
 
 
 async def test_whoever_runs_a_shard_again_takes_it_over_and_pays_nothing_twice(world):
-    async with away(world, 12, shard_rows=12) as (night, runs):
+    async with away(world, 24, shard_rows=24) as (night, runs):
         batch = asyncio.ensure_future(over(night))
         await until_bought(night, 3)
         first = runs.tasks[0]
@@ -155,7 +155,9 @@ async def test_whoever_runs_a_shard_again_takes_it_over_and_pays_nothing_twice(w
 
     said = night.summary()
     assert isinstance(first.exception(), FencedError)
-    assert (said.published + said.in_doubt, said.pending) == (12, 0)
+    # Nobody shuts out the one who took over.
+    assert runs.started == [(0, 1), (0, 0)]
+    assert (said.published + said.in_doubt, said.pending) == (24, 0)
     assert set(world.bought.values()) == {1}
     assert said.spent_usd >= world.owed
     assert peaks(world)["throttled"] == 0
@@ -252,6 +254,23 @@ async def test_what_is_stopped_here_ends_everywhere(world):
     assert said.in_doubt == 0
     assert said.published + said.pending == 40
     assert all(task.done() for task in runs.tasks.values())
+
+
+@pytest.mark.slow
+async def test_who_is_stopped_elsewhere_waits_for_clips_that_are_about_to_finish(world):
+    await world.run(10)  # so that it is known how long they take
+    world.rules = replace(world.rules, grace_s=10.0)
+    async with away(world, 50, shard_rows=20) as (night, _):
+        batch = asyncio.ensure_future(over(night))
+        await until_bought(night, 6)
+        night.engine.wind_down("stopped by a test")
+        await batch
+
+    said = night.summary()
+    past = await histories(Objects.open(night.wanted.root))
+    assert 6 <= said.bought < 40
+    assert said.published == said.bought
+    assert not [one for one in past.values() if one.state is State.ACCEPTED]
 
 
 @pytest.mark.slow

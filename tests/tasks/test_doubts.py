@@ -212,6 +212,20 @@ async def test_a_doubt_whose_provider_could_not_be_reached_is_not_risked(
     assert set(world.bought.values()) == {1}
 
 
+async def test_a_task_that_is_not_found_at_first_is_looked_for_time_and_again(
+    worlds, emulator
+):
+    emulator.faults["pan 0"] = [Fault.NOT_FOUND_AT_FIRST]
+    with running(Gateway(emulator, "POST", "image2video", times=1)) as url:
+        world = worlds(emulator=emulator, url=url, routes=[KLING])
+
+        summary = await world.run(1)
+
+    assert (summary.published, summary.in_doubt) == (1, 0)
+    assert set(world.bought.values()) == {1}
+    assert summary.spent_usd == world.owed
+
+
 async def test_a_doubt_that_comes_to_nothing_after_its_shard_still_has_its_still(
     worlds, emulator
 ):
@@ -442,5 +456,5 @@ def test_a_doubt_is_no_older_than_we_have_known_of_it_whatever_the_clocks_say(lo
     assert doubts.due_in_s("a", replace(past, attempts=2)) == settled_s
     now[0] = 120.0
     assert doubts.due_in_s("a", past) == 0.0
-    today[0] += 3600.0
+    today[0] += 15 * 3600.0
     assert doubts.due_in_s("c", past) == 0.0

@@ -293,3 +293,21 @@ def test_a_lane_that_becomes_slower_is_learned_again():
 
     assert found[-1][0] < 8
     assert found[-1][1] < 10
+
+
+def test_a_lane_that_has_become_quicker_is_noticed_by_the_few_that_are_looked_at_early():
+    looks, at, seen, count = Looks(), 0.0, 0.0, 0
+    looks.learn([600.0] * 20)
+    assert looks.next(0.0) > 500
+
+    while at < 90.0:
+        seen = at
+        at += looks.next_early(seen)
+        count += 1
+
+    assert at < 90.0 * 1.3
+    assert count < 10
+    assert looks.is_news(at)
+    looks.finished(seen, at)
+    assert looks.next(0.0) < 90.0
+    assert not looks.is_news(at)
