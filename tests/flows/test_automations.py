@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import httpx
 import pytest
 
-from tests.flows.conftest import BIN, ROOT
+from tasks.emulator import Emulator
+from tests.flows.conftest import BIN, ROOT, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -96,3 +97,26 @@ def test_a_run_is_taken_for_dead_after_three_beats_that_did_not_come(automations
     assert silent["trigger"]["posture"] == "Proactive"
     assert silent["trigger"]["within"] == 3 * 30
     assert (action["type"], action["state"]) == ("change-flow-run-state", "CRASHED")
+
+
+def test_a_run_whose_process_is_gone_is_crashed_two_minutes_later_at_most(
+    make_bench, deployed, automations, clip
+):
+    with make_bench(Emulator(latency_s=100.0, clip=clip)) as bench:
+        bench.manifest(2)
+        words = ("run", "m.parquet", "--root", "root", "--json")
+        batch = bench.start(*words, PREFECT_FLOWS_HEARTBEAT_FREQUENCY="30")
+        deployed.until(lambda: deployed.events("prefect.flow-run.heartbeat"))
+        [beat] = deployed.events("prefect.flow-run.heartbeat")
+        run = beat["resource"]["prefect.resource.id"].rpartition(".")[2]
+
+        batch.process.kill()
+        batch.ended()
+        until(lambda: state_of(deployed, run) == "CRASHED", within_s=150)
+
+    assert automations["crash silent runs"]["enabled"]
+
+
+def state_of(prefect, run):
+    [found] = prefect.post("flow_runs/filter", flow_runs={"id": {"any_": [run]}})
+    return found["state_type"]
