@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -43,6 +44,7 @@ from tasks.joining import beat_s, joined
 from tasks.lanes import Lane
 from tasks.living import SEND_WITHIN_S
 from tasks.night import Night
+from tasks.pacing import Learned
 from tasks.tally import Rest, Why
 from tasks.world import PATIENCE_S
 
@@ -408,12 +410,30 @@ class Away:
         if mine.counted is not None:
             self._count(mine.counted, -1)
         self._count(report, 1)
+        self._learn(report, mine.counted)
         mine.report = mine.counted = report
         for lane in self._lanes.open:
             if why := report.closed.get(lane.name):
                 self._lanes.close(lane, why)
         mine.done = hand.done
         mine.spoke.set()
+
+    def _learn(self, report: Report, before: Report | None) -> None:
+        """An account that has just refused one of them bears what all of them had then."""
+        now, every_s = self._world.now(), beat_s(self._objects)
+        for account, lane in {x.account: x for x in self._lanes.all}.items():
+            slots, minute = errands.slots_of(account), errands.minute_of(account)
+            lately = report.hand.held.get(minute, 0)
+            lane.pace.others_accepted(now, lately * every_s / MINUTE)
+            told = Learned(lane.limits.slots, lane.limits.submits_per_minute)
+            was = (before.learned.get(account) if before else None) or told
+            found = report.learned.get(account) or told
+            if found.slots < was.slots:
+                borne = Learned(self._dealer.held(slots), inf)
+                lane.pace.recall(borne, now)
+            if found.submits_per_minute < was.submits_per_minute:
+                borne = Learned(inf, self._dealer.held(minute))
+                lane.pace.recall(borne, now)
 
     def _count(self, report: Report, times: int) -> None:
         tally = self._tally
@@ -430,6 +450,7 @@ class Away:
             for lane in self._lanes.all
         }
         now, known = self._world.now(), self._known_spent()
+        self._dealer.limit(_quotas(self._lanes.all))
         shares = self._dealer.deal(own=own, spent=known, now=now)
         deal = Deal(
             number=self._dealer.number,

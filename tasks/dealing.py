@@ -114,6 +114,14 @@ class Dealer:
         # What runs that are over may have spent, until what they put on record is known.
         self._gone: dict[tuple[int, int], Mapping[str, int]] = {}
 
+    def limit(self, quotas: Mapping[str, Quota]) -> None:
+        """From now on these are the limits, of the same quotas."""
+        self._quotas = quotas
+
+    def held(self, quota: str) -> int:
+        """How much of it is in use, as far as those who run say."""
+        return sum(seat.hand.held.get(quota, 0) for seat in self._seats.values())
+
     def hear(self, hand: Hand, now: float) -> None:
         """A run of a shard has spoken; what is old is no news."""
         seat = self._seats.get(hand.shard)

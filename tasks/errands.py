@@ -25,6 +25,7 @@ from storage.holder import Holder
 from storage.objects import MissingError, Objects
 from storage.records import LedgerError
 from tasks.dealing import Hand, Share
+from tasks.pacing import Learned
 from tasks.routing import Policy
 from tasks.tally import Rest, Why
 
@@ -81,6 +82,8 @@ class Report:
     spent_usd: Decimal = Decimal(0)
     closed: Mapping[str, str] = field(default_factory=dict[str, str])
     """Lanes that it closed, and why."""
+    learned: Mapping[str, Learned] = field(default_factory=dict[str, Learned])
+    """By account: what refusals have taught it of its own share."""
     resting: Mapping[str, Rest] = field(default_factory=dict[str, Rest])
     """By job, once it is done."""
     passed_over: Sequence[Why] = ()
@@ -97,6 +100,7 @@ class Report:
         }
         known: dict[str, Any] = {
             "hand": Hand(**said["hand"]),
+            "learned": {name: Learned(**one) for name, one in said["learned"].items()},
             "by": Holder(**said["by"]),
             "spent_usd": Decimal(said["spent_usd"]),
             "resting": resting,

@@ -346,6 +346,11 @@ class Seat:
             expired=tally.expired,
             spent_usd=tally.purse.spent_usd,
             closed=self._closed(),
+            learned={
+                account: learned
+                for account, pace in self._paces.items()
+                if (learned := pace.learned()) is not None
+            },
             resting=tally.resting if done else {},
             passed_over=sorted(tally.passed_over) if done else [],
         )

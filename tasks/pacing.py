@@ -189,13 +189,21 @@ class Pace:
         self._answered()
         self._refusals = 0
         self._troubles = 0
+        self._grow(now)
+
+    def others_accepted(self, now: float, count: float) -> None:
+        """So many submits of somebody else were accepted on the same account."""
+        self._grow(now, count)
+
+    def _grow(self, now: float, accepted: float = 1.0) -> None:
         # What was refused long ago may be welcome now: caution fades with the minutes.
         calm = min(now - self._refused_at, 3600.0) / 60
         caution = max(1.0, CAUTION / (1 + (calm / 5) ** 2))
         if self._slots < self._ceiling:
             caution = 1.0
-        self._slots = min(self._most, self._slots + 1 / (self._slots * caution))
-        more = 0.005 * (1 + calm**2)
+        more = accepted / (self._slots * caution)
+        self._slots = min(self._most, self._slots + more)
+        more = accepted * 0.005 * (1 + calm**2)
         self._a_minute = min(self._most_a_minute, self._a_minute + more)
 
     def throttled(

@@ -1,6 +1,7 @@
 """A batch whose shards run elsewhere: one bill, one quota, whoever dies."""
 
 import asyncio
+import json
 import time
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
@@ -192,6 +193,26 @@ async def test_a_run_that_seems_dead_is_shut_out_and_others_have_its_slots(world
 
 
 @pytest.mark.slow
+async def test_what_an_account_bears_is_learned_by_all_and_kept_for_the_next_night(
+    worlds, clip
+):
+    """It was said to bear 24."""
+    emulator = Emulator(latency_s=2.0, slots=8, submits_per_minute=100000, clip=clip)
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ROUTE], slots=24)
+        async with away(world, 40, shard_rows=10) as (night, _):
+            await over(night)
+        first = peaks(world)["throttled"]
+        async with away(world, 80, shard_rows=14) as (again, _):
+            await over(again)
+
+    assert (night.summary().published, again.summary().published) == (40, 80)
+    [[slots, _]] = json.loads((world.folder / "root/learned.json").read_text()).values()
+    assert 6 <= slots <= 10
+    assert peaks(world)["throttled"] - first < first < 40
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("cap", ["budget", "day"])
 async def test_what_may_be_spent_is_dealt_out_to_the_last_clip(world, cap):
     price = min(world.lane(ROUTE).route.prices_usd.values())
@@ -269,7 +290,7 @@ async def test_who_is_stopped_elsewhere_waits_for_clips_that_are_about_to_finish
     said = night.summary()
     past = await histories(Objects.open(night.wanted.root))
     assert 6 <= said.bought < 40
-    assert said.published == said.bought
+    assert said.published == 10 + said.bought
     assert not [one for one in past.values() if one.state is State.ACCEPTED]
 
 
