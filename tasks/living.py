@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from manifests.catalogue import Route, shipped
@@ -200,7 +201,7 @@ class Lives:
         yield answer
         match answer:
             case Accepted():
-                pass
+                hand.accepted = self._now()
             case Doubted():
                 hand.let_go_later()
             case _:
@@ -275,7 +276,7 @@ class Lives:
         self, hand: Hand, lane: Lane, past: History, ticket: Ticket
     ) -> Ended | Published:
         """What came of an accepted job, or of its hedge if that was faster."""
-        following = self._until_ended(lane, past, ticket)
+        following = self._until_ended(hand, lane, past, ticket)
         if hand.beside is not None:
             return await unless(hand.given_up, following)
         if not (self._hedges.possible or self._hedge_has_it(hand)):
@@ -290,7 +291,8 @@ class Lives:
             given_up=given_up,
         )
         mine = asyncio.create_task(following)
-        other = asyncio.create_task(self._hedged(second, called_off, lane, past))
+        age_s = partial(self._age_s, hand, past)
+        other = asyncio.create_task(self._hedged(second, called_off, lane, age_s))
         try:
             if faster := await sooner(mine, other):
                 return adopted(faster)
@@ -310,21 +312,24 @@ class Lives:
             await asyncio.gather(mine, other, return_exceptions=True)
 
     async def _hedged(
-        self, second: Hand, called_off: asyncio.Event, lane: Lane, past: History
+        self,
+        second: Hand,
+        called_off: asyncio.Event,
+        lane: Lane,
+        age_s: Callable[[], float],
     ) -> History:
         """The life of a hedge, once it is due."""
         if not self._ledger.history(second.key).attempts:
             # When that is changes with what is learned of the lanes.
-            while (due_s := self._due_in_s(second, lane, past)) > 0:
+            while (
+                due_s := self._hedges.due_in_s(second.order, lane, age_s=age_s())
+            ) > 0:
                 pause = min(max(due_s, SOONEST_S), RECKONED_S)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(called_off.wait(), pause)
                     return self._ledger.history(second.key)
             log.warning("job.hedged job=%s", second.order.job.id)
         return await self.lived(second)
-
-    def _due_in_s(self, second: Hand, lane: Lane, past: History) -> float:
-        return self._hedges.due_in_s(second.order, lane, age_s=self._age_s(past))
 
     async def _rescued(self, hand: Hand, past: History) -> AsyncGenerator[Event, None]:
         """The first submit came to nothing: its hedge may do."""
@@ -370,7 +375,8 @@ class Lives:
             known, hand.clip_url = hand.clip_url, None
             if known is not None:
                 return known
-            return link_of(await self._until_ended(lane, past, ticket), over=over)
+            ended = await self._until_ended(hand, lane, past, ticket)
+            return link_of(ended, over=over)
 
         sidecar = described(hand.order, past, ticket)
         try:
@@ -389,12 +395,14 @@ class Lives:
         else:
             yield published
 
-    async def _until_ended(self, lane: Lane, past: History, ticket: Ticket) -> Ended:
+    async def _until_ended(
+        self, hand: Hand, lane: Lane, past: History, ticket: Ticket
+    ) -> Ended:
         try:
             return await self.follower.until_ended(
                 lane,
                 ticket,
-                age_s=self._age_s(past),
+                age_s=self._age_s(hand, past),
                 # To another account it was never there.
                 over=self._over(past) and lane.name == past.lane,
             )
@@ -409,7 +417,9 @@ class Lives:
         route = self._routes.get(past.route or "")
         return is_over(past, route, self._today())
 
-    def _age_s(self, past: History) -> float:
+    def _age_s(self, hand: Hand, past: History) -> float:
+        if hand.accepted is not None:
+            return self._now() - hand.accepted
         return self._today() - (past.accepted_at or 0.0)
 
     def _lane_of(self, hand: Hand, past: History, ticket: Ticket) -> Lane:

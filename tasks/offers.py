@@ -92,6 +92,8 @@ class Hand:
     """Where the clip can be fetched, once a poll has said so."""
     slot: Lane | None = None
     """Its place on a lane, from its turn until the provider is done with it."""
+    accepted: float | None = None
+    """When its latest submit was accepted, if that was here: by a clock that is never set."""
 
     def let_go(self) -> None:
         """The provider is done with it."""
