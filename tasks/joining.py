@@ -33,9 +33,8 @@ from tasks.errands import Deal, Errand, Report
 from tasks.lanes import Lane
 from tasks.living import SEND_WITHIN_S
 from tasks.memory import recall_latencies
-from tasks.night import Night, engine_of, hinted
+from tasks.night import Night, night_of
 from tasks.pacing import TYPICAL_S, Pace
-from tasks.pausing import heeding
 from tasks.purse import Purse
 from tasks.wanted import MANIFEST, Wanted
 from tasks.world import REAL, World
@@ -139,22 +138,21 @@ async def joined(  # noqa: PLR0913 - as `run_shard`
                 raise FencedError(f"{objects.root}: shard {shard} is over")
             recall_latencies(lanes, errand.latencies, within_s=rules.deadline_s)
             wanted, plan = _wanted(errand, objects.root, folder, budget_usd)
-            async with world.clients() as clients:
-                engine = engine_of(
-                    wanted, lanes, rules, ledger, objects, clients, world
-                )
-                night = Night(
-                    wanted,
-                    plan=plan,
-                    folder=folder,
-                    ledger=ledger,
-                    engine=engine,
-                    world=world,
-                )
+            async with night_of(
+                wanted,
+                plan=plan,
+                folder=folder,
+                ledger=ledger,
+                lanes=lanes,
+                rules=rules,
+                objects=objects,
+                world=world,
+                hints_url=hints_url,
+            ) as night:
+                engine = night.engine
                 await asyncio.to_thread(night.expect)
                 _hold(engine, ledger, world)
-                async with heeding(engine, objects), hinted(engine, hints_url):
-                    yield night
+                yield night
         finally:
             await ledger.close()
 

@@ -111,29 +111,23 @@ async def begun(
         try:
             # Whatever runs the shards of this one: theirs have what rows name.
             await errands.clear_before(objects, ledger.batch)
-            async with world.clients() as clients:
-                await _recall(
-                    lanes, ledger, objects, world, deadline_s=rules.deadline_s
-                )
-                engine = engine_of(
-                    wanted, lanes, rules, ledger, objects, clients, world
-                )
-                night = Night(
-                    wanted,
-                    plan=plan,
-                    folder=folder,
-                    ledger=ledger,
-                    engine=engine,
-                    world=world,
-                )
+            await _recall(lanes, ledger, objects, world, deadline_s=rules.deadline_s)
+            async with night_of(
+                wanted,
+                plan=plan,
+                folder=folder,
+                ledger=ledger,
+                lanes=lanes,
+                rules=rules,
+                objects=objects,
+                world=world,
+                hints_url=hints_url,
+            ) as night:
+                engine = night.engine
                 await asyncio.to_thread(night.reckon)
                 if watcher := WATCHER.get():
                     watcher(night)
-                async with (
-                    heeding(engine, objects),
-                    hinted(engine, hints_url),
-                    _fetching(night, objects),
-                ):
+                async with _fetching(night, objects):
                     yield night
             await ledger.close()
             await night.keep(objects)
@@ -143,7 +137,30 @@ async def begun(
             await ledger.close()
 
 
-def engine_of(  # noqa: PLR0913, PLR0917 - the parts of a run, each named once
+@asynccontextmanager
+async def night_of(  # noqa: PLR0913 - the parts of a night, each named once
+    wanted: Wanted,
+    *,
+    plan: Plan,
+    folder: Path,
+    ledger: Ledger,
+    lanes: Sequence[Lane],
+    rules: Rules,
+    objects: Objects,
+    world: World,
+    hints_url: str | None,
+) -> AsyncGenerator["Night"]:
+    """A night on a ledger that is open, with an engine that hears of pauses and of ends."""
+    async with world.clients() as clients:
+        engine = _engine_of(wanted, lanes, rules, ledger, objects, clients, world)
+        night = Night(
+            wanted, plan=plan, folder=folder, ledger=ledger, engine=engine, world=world
+        )
+        async with heeding(engine, objects), _hinted(engine, hints_url):
+            yield night
+
+
+def _engine_of(  # noqa: PLR0913, PLR0917 - the parts of a run, each named once
     wanted: Wanted,
     lanes: Sequence[Lane],
     rules: Rules,
@@ -193,7 +210,7 @@ async def _recall(
 
 
 @asynccontextmanager
-async def hinted(engine: Engine, url: str | None) -> AsyncGenerator[None]:
+async def _hinted(engine: Engine, url: str | None) -> AsyncGenerator[None]:
     """Have the engine look at once at what a listener hears has ended."""
 
     async def listen(url: str) -> None:
