@@ -10,7 +10,7 @@ from tasks.engine import Rules
 from tasks.exchange import Line
 from tasks.lanes import Lane
 from tasks.pacing import Limits, Pace
-from tasks.providers import PROVIDERS
+from tasks.providers import OWN_GPUS, PROVIDERS
 
 
 async def opened(settings: Settings) -> list[Lane]:
@@ -20,7 +20,7 @@ async def opened(settings: Settings) -> list[Lane]:
         SettingsError: a route or a key is not there.
     """
     keys = {
-        name: await resolve_key(lane.key, lane=name)
+        name: await resolve_key(lane.key, lane=name) if lane.key else ""
         for name, lane in settings.lanes.items()
     }
     return _lanes(settings, keys)
@@ -71,7 +71,22 @@ def _route(catalogue: Catalogue, name: str, lane: LaneSettings) -> Route:
         raise SettingsError(said)
     if route.retired:
         raise SettingsError(f"[lanes.{name}] {route.name} is {route.retired}")
+    if wrong := _misplaced(route, lane):
+        raise SettingsError(f"[lanes.{name}] {wrong}")
     return route
+
+
+def _misplaced(route: Route, lane: LaneSettings) -> str:
+    """What of a lane does not go with its route, because its GPUs are one's own or not."""
+    if route.provider not in OWN_GPUS:
+        said = f"paid = false is for GPUs of your own: {route.provider} sends a bill"
+        return "" if lane.paid else said
+    if lane.base_url is None:
+        said = f"{route.provider} runs where you started it: say where with"
+        return f'{said} base_url = "http://HOST:PORT"'
+    if lane.stills not in {None, "upload"}:
+        return f'stills = "{lane.stills}": {route.provider} is sent the still itself'
+    return ""
 
 
 def _lanes(settings: Settings, keys: Mapping[str, str]) -> list[Lane]:
@@ -87,10 +102,11 @@ def _lanes(settings: Settings, keys: Mapping[str, str]) -> list[Lane]:
             route=route,
             line=Line(PROVIDERS[route.provider](route, keys[name], hook), base_url),
             limits=_limits(route, asked),
-            hands_over=asked.stills,
+            hands_over="upload" if route.provider in OWN_GPUS else asked.stills,
             account=account,
             risk_usd=asked.risk_usd,
             usd_per_day=asked.usd_per_day,
+            paid=asked.paid,
             shared=paces.get(account),
         )
         paces.setdefault(account, lane.pace)

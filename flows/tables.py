@@ -8,7 +8,15 @@ from decimal import Decimal
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+)
+from pydantic_core import PydanticCustomError
 
 from tasks.living import SEND_WITHIN_S
 from tasks.routing import Policy
@@ -26,6 +34,14 @@ def _reference(key: str) -> str:
         "must be env:NAME (upper case) or block:NAME (a Prefect Secret block), never "
         "the key itself; what stands there is not repeated here, in case it is the key"
     )
+
+
+def _keyed(key: str, info: ValidationInfo) -> str:
+    if key:
+        return _reference(key)
+    if info.data.get("paid", True):
+        raise PydanticCustomError("missing", "must be given")
+    return key
 
 
 def _route(name: str) -> str:
@@ -89,8 +105,10 @@ class LaneSettings(Table):
     """A route in use: whose key, and how much of it at once."""
 
     route: Annotated[str, AfterValidator(_route)]
-    key: Annotated[str, AfterValidator(_reference)]
-    """Where the key is kept, for `resolve_key`."""
+    paid: bool = True
+    """False of GPUs of one's own: then a clip is made again rather than doubted."""
+    key: Annotated[str, AfterValidator(_keyed)] = Field("", validate_default=True)
+    """Where the key is kept, for `resolve_key`; GPUs of one's own may have none."""
     base_url: Annotated[str, AfterValidator(_base_url)] | None = None
     slots: Annotated[int, Field(ge=1)] | None = None
     submits_per_minute: Annotated[int, Field(ge=1)] | None = None

@@ -25,6 +25,7 @@ from manifests.lifecycle import (
     Discarded,
     Entry,
     Event,
+    Forgotten,
     History,
     Published,
     Refused,
@@ -196,6 +197,8 @@ def _ending(state: State, event: Event) -> tuple[str, bool | None] | None:
             return "risked", None
         case _, Discarded():
             return "discarded", True
+        case _, Forgotten():
+            return "forgotten", True
         case _, Rejected(charged=charged):
             return "rejected", charged
         case State.GENERATED, Published():

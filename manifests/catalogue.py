@@ -59,6 +59,17 @@ class Model:
     source: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How an engine on GPUs of one's own is to make a clip: as Wan 2.2 ships, unless said."""
+
+    steps: int = 40
+    cfg_high: float = 3.5
+    """Guidance of the expert for high noise; 1 is none."""
+    cfg_low: float = 3.5
+    shift: float = 5.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """A model at a provider: what it takes, what it costs, what it bears."""
@@ -97,6 +108,7 @@ class Route:
     """How long a clip takes, until the lane has shown it."""
     keeps_s: int | None = None
     """How long after its end the provider keeps a clip; None where nobody says."""
+    sampling: Sampling = Sampling()
     retired: str = ""
     source: str = ""
     """Where the facts are from, and when they were read."""
@@ -197,6 +209,7 @@ def shipped() -> Catalogue:
 _Count = Annotated[int, Field(strict=True, ge=1)]
 _Flag = Annotated[bool, Field(strict=True)]
 _Usd = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
+_Scale = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Facts(BaseModel):
@@ -230,6 +243,15 @@ class _ModelFacts(_Facts):
     min_still_px: _Count = 1
 
 
+class _SamplingFacts(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: _Count = 40
+    cfg_high: _Scale = 3.5
+    cfg_low: _Scale = 3.5
+    shift: _Scale = 5.0
+
+
 class _RouteFacts(_Facts):
     endpoints: dict[Resolution, str]
     prices_usd: dict[
@@ -250,6 +272,7 @@ class _RouteFacts(_Facts):
     hours_utc: Annotated[tuple[int, int], BeforeValidator(_minutes)] | None = None
     typical_s: _Count | None = None
     keeps_s: _Count | None = None
+    sampling: _SamplingFacts = _SamplingFacts()
     retired: str = ""
 
 
@@ -313,6 +336,7 @@ def _route(
         hours_utc=facts.hours_utc,
         typical_s=facts.typical_s,
         keeps_s=facts.keeps_s,
+        sampling=Sampling(**facts.sampling.model_dump()),
         retired=facts.retired or model.retired,
         aspect_ratios=facts.aspect_ratios,
         takes_negative_prompt=facts.takes_negative_prompt,

@@ -9,6 +9,7 @@ from manifests.lifecycle import (
     Accepted,
     Discarded,
     Entry,
+    Forgotten,
     Generated,
     Intended,
     Refused,
@@ -53,7 +54,7 @@ def charges(entries: Iterable[Entry]) -> list[Charge]:
             case Refused() | Rejected(charged=False) if now:
                 now.counted_usd, now.ended_at = FREE, entry.at
                 ended.append(now)
-            case Discarded() | Rejected() if now:
+            case Discarded() | Forgotten() | Rejected() if now:
                 now.ended_at = entry.at
                 ended.append(now)
             case Settled(attempt=number, usd=usd):

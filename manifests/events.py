@@ -43,6 +43,7 @@ JOBS: Final = pl.Schema(
         "attempts": pl.Int64,
         "failures": pl.Int64,
         "discards": pl.Int64,
+        "losses": pl.Int64,
         "risks": pl.Int64,
         "failed_route": pl.String,
         "lane": pl.String,

@@ -12,12 +12,14 @@ in doubt. A job in doubt may have been paid for, so it is never submitted again.
        |                   +--+  |                  |  +----Published--+Published
        |                 Doubted |                  |                  v
        +-----Refused, Risked-----+-----Refused------+              published
+       +------------------------Forgotten-----------+------Forgotten-----+
                                  |                  |
                                  +-----Rejected-----+--> rejected
 
 Doubted says why the answer never came. Refused: not charged, may go again. Risked: it
 may have been charged, and its owner lets it go again all the same. Discarded: charged,
-but there is no good clip, may go again with the next seed. Rejected: never, here or
+but there is no good clip, may go again with the next seed. Forgotten: whoever made it
+restarted, and has it no more; may go again with the same seed. Rejected: never, here or
 anywhere. Only what was accepted is discarded: who knows that a submit in doubt was
 charged and lost has its ticket, and records that first. A job that is accepted, or
 pending again, is published without being generated when its hedge has the clip: see
@@ -118,6 +120,13 @@ class Discarded:
 
 
 @dataclass(frozen=True, slots=True)
+class Forgotten:
+    """A GPU of one's own was at work on it, and knows it no more."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Rejected:
     """No provider will be asked again: bad input, or content policy."""
 
@@ -175,6 +184,7 @@ Event = (
     | Risked
     | Refused
     | Discarded
+    | Forgotten
     | Rejected
     | Generated
     | Published
@@ -201,11 +211,13 @@ TRANSITIONS: Final[Mapping[State, Mapping[type[Event], State]]] = {
         Settled: State.ACCEPTED,
         Refused: State.PENDING,
         Discarded: State.PENDING,
+        Forgotten: State.PENDING,
         Rejected: State.REJECTED,
     },
     State.GENERATED: {
         Published: State.PUBLISHED,
         Discarded: State.PENDING,
+        Forgotten: State.PENDING,
         Settled: State.GENERATED,
     },
     State.PUBLISHED: {Settled: State.PUBLISHED},
@@ -240,6 +252,8 @@ class History:
     """Attempts that a provider accepted and then did not deliver on."""
     discards: int = 0
     """Attempts that were charged and came to nothing: each moves the seed on by one."""
+    losses: int = 0
+    """Attempts that a GPU of one's own was at work on, and forgot."""
     risks: int = 0
     """Submits in doubt that the owner let go again."""
     failed_route: str | None = None
@@ -346,6 +360,8 @@ class History:
                     discards=self.discards + 1,
                     failed_route=self.route,
                 )
+            case Forgotten(reason):
+                return moved(reason=reason, losses=self.losses + 1)
             case Rejected(reason, charged):
                 refund = FREE if charged else self.price_usd
                 return moved(

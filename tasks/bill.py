@@ -12,6 +12,7 @@ from manifests.lifecycle import (
     Accepted,
     Discarded,
     Event,
+    Forgotten,
     Generated,
     History,
     Intended,
@@ -62,7 +63,7 @@ class Line:
                 self.clips += 1
             case Refused() | Rejected(charged=False):
                 self.free += 1
-            case Rejected() | Discarded():
+            case Rejected() | Discarded() | Forgotten():
                 self.lost += 1
             case _:
                 pass

@@ -141,6 +141,9 @@ class Doubts:
         Whoever submitted it may have been at work until a moment ago, and its clock may
         not be ours: so it is as old as we have known of it.
         """
+        lane = self.lanes.get(past.lane or "")
+        if lane is not None and not lane.paid:  # who is asked too early pays nothing
+            return 0.0
         if self.today() - (past.submitted_at or 0.0) > SKEW_S:
             return 0.0
         self.meet({job: past})
@@ -194,6 +197,16 @@ class Doubts:
             found = await ask(self.clients, line, provider.find(doubt))
         return found
 
+    async def let_go(self, doubts: Mapping[str, History]) -> set[str]:
+        """Let go again at once what costs nothing twice: of GPUs of one's own."""
+        lanes = {job: self.lanes.get(past.lane or "") for job, past in doubts.items()}
+        free = {
+            job for job, lane in lanes.items() if lane is not None and not lane.paid
+        }
+        taken = await self.risked({job: doubts[job] for job in free})
+        self.unheard -= taken
+        return taken
+
     async def risked(self, doubts: Mapping[str, History]) -> set[str]:
         """Let go again what its lane's owner lets us risk, likeliest refused first."""
         taken = set[str]()
@@ -202,7 +215,8 @@ class Doubts:
                 continue
             lane = self.lanes.get(past.lane or "")
             if lane is not None and lane.risk.reserve(past.price_usd):
-                said = f"risked {past.price_usd} USD: {past.reason or 'no answer'}"
+                what = f"risked {past.price_usd} USD" if lane.paid else "let go again"
+                said = f"{what}: {past.reason or 'no answer'}"
                 log.warning("doubt.risked job=%s lane=%s %s", job, lane.name, said)
                 await self.record(job, Risked(said))
                 taken.add(job)

@@ -205,7 +205,10 @@ class Engine:
         """See a job to its end; one in doubt a second time if its provider can tell."""
         job = order.job.id
         if job in self.tally.resting:
-            found = await self.doubts.asked({job: self._ledger.history(job)})
+            doubt = {job: self._ledger.history(job)}
+            found = await self.doubts.asked(doubt)
+            if job not in found and await self.doubts.let_go(doubt):
+                self.again.add(job)
             if isinstance(found.get(job), Refused):
                 # By now its still may be gone from this machine: it is read anew.
                 self.again.add(job)

@@ -8,7 +8,7 @@ reports as "never connected" a request that the server had read whole before it 
 """
 
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import cycle
@@ -30,7 +30,7 @@ from tenacity import (
 
 from manifests.lifecycle import Lost
 from storage.stills import Still
-from tasks.providers.base import Exchange, Provider, UnreadableError
+from tasks.providers.base import Exchange, Keeper, Provider, UnreadableError
 from tasks.verdicts import (
     InDoubtError,
     MisconfiguredError,
@@ -136,6 +136,12 @@ class Line:
             said = f"{self.provider.name}: the key is not for {request.url.host}"
             raise MisconfiguredError(said)
         return request
+
+    def fetching(self, url: str) -> httpx.Request:
+        """The request for a clip: with the key only where the clip is behind it."""
+        if isinstance(self.provider, Keeper):
+            return self.addressed(self.provider.fetch(url))
+        return httpx.Request("GET", url)
 
 
 def _moved(url: httpx.URL, base: httpx.URL) -> httpx.URL:
@@ -253,17 +259,18 @@ async def upload(clients: Clients, line: Line, still: Still) -> str:
     raise AssertionError  # pragma: no cover - patiently() reraises
 
 
-async def download(client: httpx.AsyncClient, url: str) -> bytes:
-    """The bytes behind a clip's URL, whole by the server's own count.
+async def download(client: httpx.AsyncClient, request: httpx.Request) -> bytes:
+    """The bytes of a clip, whole by the server's own count.
 
     Raises:
         NotFoundError: the link has died; a poll gives a fresh one.
         InDoubtError: cut short, or too large, or not now.
     """
-    place = httpx.URL(url).host
+    place = request.url.host
     body = bytearray()
     try:
-        async with client.stream("GET", url, follow_redirects=True) as response:
+        asked = client.send(request, stream=True, follow_redirects=True)
+        async with aclosing(await asked) as response:
             if response.status_code in _DEAD_LINK:
                 raise NotFoundError(f"{place}: HTTP {response.status_code}")
             if not response.is_success:

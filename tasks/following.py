@@ -18,6 +18,7 @@ from tasks.providers.base import Finished, Gone, Progress, UnreadableError
 from tasks.verdicts import (
     MisconfiguredError,
     NotFoundError,
+    NotSentError,
     ProviderError,
     ThrottledError,
 )
@@ -103,9 +104,17 @@ class Follower:
             waiting.set()
 
     async def until_ended(
-        self, lane: Lane, ticket: Ticket, *, age_s: float, over: bool
+        self,
+        lane: Lane,
+        ticket: Ticket,
+        *,
+        age_s: float,
+        over: bool,
+        dead_s: float = math.inf,
     ) -> Ended:
         """What came of a job that was accepted `age_s` seconds ago; `over` as in `look`.
+
+        Who is out of reach for `dead_s` seconds is dead, and what it had is gone.
 
         Raises:
             UnfinishedError: nothing yet, by the deadline or because we must stop.
@@ -116,7 +125,8 @@ class Follower:
         if known in self._early:
             self._waiting[known].set()
         try:
-            return await self._followed(lane, ticket, age_s, over=over)
+            following = self._followed(lane, ticket, age_s, over=over, dead_s=dead_s)
+            return await following
         finally:
             del self._waiting[known]
 
@@ -141,11 +151,11 @@ class Follower:
         raise AssertionError("the last look returns or raises")
 
     async def _followed(
-        self, lane: Lane, ticket: Ticket, age_s: float, *, over: bool
+        self, lane: Lane, ticket: Ticket, age_s: float, *, over: bool, dead_s: float
     ) -> Ended:
         # Accepted in the future: by a clock that was wrong, and some time ago.
         began, fresh = self.now() - max(0.0, age_s), 0.0 <= age_s < 1.0
-        unfinished_s, failures = 0.0, 0
+        unfinished_s, failures, heard_at = 0.0, 0, self.now()
         scout = lane.followed < SCOUTS
         early = fresh and lane.followed % EARLY_OF < EARLY_ONES
         lane.followed += 1
@@ -159,18 +169,19 @@ class Follower:
             elapsed = self.now() - began
             try:
                 progress = await self.look(lane, ticket, over=over)
-                failures = 0
+                failures, heard_at = 0, self.now()
             except MisconfiguredError:
                 raise
             except ProviderError as exc:
                 failures += 1
-                progress, pause = None, _after(exc, failures)
-                said = str(exc)
+                said, pause = str(exc), min(_after(exc, failures), dead_s)
+                heard_at = heard_at if isinstance(exc, NotSentError) else self.now()
+                progress = _dead(said, self.now() - heard_at, dead_s)
             else:
                 pause, said = next_s(elapsed), "still at work"
             if progress is not None:
                 # When an earlier run's job ended while nobody looked is anybody's guess.
-                if unfinished_s or fresh:
+                if (unfinished_s or fresh) and not isinstance(progress, Gone):
                     self._learn(lane, unfinished_s, elapsed)
                 return progress
             if elapsed > self.deadline_s:
@@ -235,6 +246,12 @@ class Follower:
         finally:
             learned.cancel()
             pause.cancel()
+
+
+def _dead(said: str, silent_s: float, dead_s: float) -> Gone | None:
+    if silent_s < dead_s:
+        return None
+    return Gone(f"out of reach for {silent_s:.0f} s: {said}")
 
 
 def _after(exc: ProviderError, failures: int) -> float:

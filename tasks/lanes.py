@@ -46,6 +46,8 @@ class Lane:
     risk_usd: Decimal = Decimal(0)
     """What a batch may risk by submitting again what this lane left in doubt."""
     usd_per_day: Decimal | None = None
+    paid: bool = True
+    """False where it is GPUs of one's own: to make a clip twice costs nothing."""
     shared: InitVar[Pace | None] = None
     pace: Pace = field(init=False)
     looks: Looks = field(init=False, default_factory=Looks)
@@ -65,7 +67,7 @@ class Lane:
     def __post_init__(self, shared: Pace | None) -> None:
         self.pace = Pace(self.limits) if shared is None else shared
         self.day = Day(self.limits.submits_per_day, self.usd_per_day)
-        self.risk = Purse(self.risk_usd)
+        self.risk = Purse(self.risk_usd if self.paid else None)
         self.account = self.account or self.name
 
     @property

@@ -3,13 +3,14 @@
 Needs no manifest: what was submitted is on record. Nothing here costs anything.
 """
 
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
+
 from manifests.catalogue import Route
-from manifests.keeping import AT_PROVIDERS, expired, is_over
+from manifests.keeping import AT_PROVIDERS
 from manifests.lifecycle import (
     HEDGE,
     TRANSITIONS,
@@ -22,6 +23,7 @@ from manifests.lifecycle import (
     Ticket,
 )
 from tasks.following import Ended, Follower
+from tasks.gone import gone, owed_no_more, to_be_believed
 from tasks.lanes import Lane
 from tasks.providers.base import Finished, Gone
 from tasks.publishing import (
@@ -32,8 +34,6 @@ from tasks.publishing import (
     link_of,
     made,
 )
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,18 +63,17 @@ class Late:
             ended = await self._look(life, lane, past.ticket)
             if ended is None:
                 return False
-            await self._end(life, ended)
+            await self._end(life, lane, ended)
         if self.history(life).state is State.GENERATED:
             await self._publish(life, lane, past.ticket, asked)
         return True
 
     async def _look(self, life: str, lane: Lane, ticket: Ticket) -> Ended | None:
         past = self.history(life)
-        # To another account it was never there.
-        over = self._over(past) and lane.name == past.lane
+        over = self._over(past, lane) and to_be_believed(past, lane)
         return await self.follower.look(lane, ticket, over=over)
 
-    async def _end(self, life: str, ended: Ended) -> None:
+    async def _end(self, life: str, lane: Lane, ended: Ended) -> None:
         """Put on record how its job ended."""
         if self.history(life).state is not State.ACCEPTED:  # its hedge was faster
             return
@@ -82,7 +81,7 @@ class Late:
             case Finished(_, seed, usd):
                 await self.record(life, Generated(seed, usd))
             case Gone(reason):
-                await self._lose(life, reason)
+                await self.record(life, gone(life, lane, reason))
             case _:
                 await self.record(life, ended)
 
@@ -90,13 +89,13 @@ class Late:
         self, life: str, lane: Lane, ticket: Ticket, asked: Mapping[str, Any]
     ) -> None:
         past, clip = self.history(life), life.removesuffix(HEDGE)
-        over = self._over(past)
+        over = self._over(past, lane)
 
-        async def link() -> str:
+        async def link() -> httpx.Request:
             ended = await self._look(life, lane, ticket)
             if ended is None:
                 raise UnfetchedError("the provider is at work on it again")
-            return link_of(ended, over=over)
+            return lane.line.fetching(link_of(ended, over=over))
 
         sidecar = {**asked, **made(clip, past, ticket)}
         try:
@@ -104,7 +103,7 @@ class Late:
                 clip, link, sidecar, over=over
             )
         except GoneError as exc:
-            await self._lose(life, str(exc))
+            await self.record(life, gone(life, lane, str(exc)))
         except BadClipError as exc:
             await self.record(life, Discarded(str(exc)))
         else:
@@ -116,12 +115,7 @@ class Late:
             if Published in TRANSITIONS[self.history(each).state]:
                 await self.record(each, published)
 
-    async def _lose(self, life: str, why: str) -> None:
-        past = self.history(life)
-        lost = expired(past.ticket.provider if past.ticket else "its provider", why)
-        log.error("clip.expired job=%s lane=%s %s", life, past.lane, lost.reason)
-        await self.record(life, lost)
-
-    def _over(self, past: History) -> bool:
+    def _over(self, past: History, lane: Lane) -> bool:
         """Whether nobody owes us its clip any more."""
-        return is_over(past, self.routes.get(past.route or ""), self.today())
+        route = self.routes.get(past.route or "")
+        return owed_no_more(past, lane, route, self.today())

@@ -8,19 +8,23 @@ them is a crash between two entries, and the next run goes on from there.
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+import httpx
+
 from manifests.catalogue import Route, shipped
-from manifests.keeping import expired, in_use, is_over
+from manifests.keeping import in_use
 from manifests.lifecycle import (
     Accepted,
     Discarded,
     Doubted,
     Event,
+    Forgotten,
     Generated,
     History,
     Published,
@@ -33,6 +37,7 @@ from manifests.lifecycle import (
 from storage.ledger import Ledger
 from tasks.exchange import Clients
 from tasks.following import Ended, Follower, UnfinishedError
+from tasks.gone import gone, owed_no_more, to_be_believed
 from tasks.hedging import (
     FOLLOWED,
     RECKONED_S,
@@ -87,6 +92,12 @@ class Rules:
     """How old a doubt is before its provider is asked what became of it."""
     grace_s: float = 20.0
     """How long who winds down waits for clips that should be done by then."""
+    dead_s: float = 60.0
+    """How long a GPU of one's own is out of reach before another one makes its jobs."""
+
+
+LOSSES: Final = 2
+"""How often a job is sent again that a GPU of one's own forgot."""
 
 
 class Lives:
@@ -164,6 +175,9 @@ class Lives:
             case History(state=State.PENDING) if self._hedge(hand) is State.IN_DOUBT:
                 # It may be at work, and paid for: a third submit would be one too many.
                 raise RestError(Why.DOUBT, "its hedge is in doubt")
+            case History(state=State.PENDING) if past.losses > LOSSES:
+                said = f"{past.losses} times sent and lost: {past.reason}"
+                raise RestError(Why.ATTEMPTS, said)
             case History(state=State.PENDING) if past.failures < self._rules.attempts:
                 return self._buy(hand, past)
             case History(state=State.PENDING):
@@ -221,9 +235,10 @@ class Lives:
         log.warning("submit.not_sent lane=%s %s", offer.lane.name, said)
         return Refused(said)
 
-    def _again(self, hand: Hand, ended: Ended) -> None:
+    def _again(self, hand: Hand, ended: Event | Ended) -> None:
         """What came to nothing may be bought again, as far as the plan goes."""
-        if isinstance(ended, Refused | Discarded) and hand.beside is None:
+        again = isinstance(ended, Refused | Discarded | Forgotten)
+        if again and hand.beside is None:
             self.roster.again(hand.order)
 
     def _failed(self, past: History) -> Route | None:
@@ -265,10 +280,9 @@ class Lives:
         made = isinstance(ended, Finished | Gone)
         self._submitter.count(lane, failed=not (made or free))
 
-    def _lost(self, hand: Hand, lane: Lane, why: str) -> Discarded:
-        """Its clip was paid for and is gone: it may be bought again, like any other."""
-        lost = expired(lane.line.provider.name, why)
-        log.error("clip.expired job=%s lane=%s %s", hand.key, lane.name, lost.reason)
+    def _lost(self, hand: Hand, lane: Lane, why: str) -> Discarded | Forgotten:
+        """Its clip is gone: it may be made again, like any other."""
+        lost = gone(hand.key, lane, why)
         self._again(hand, lost)
         return lost
 
@@ -369,14 +383,15 @@ class Lives:
         ):
             yield kept
             return
-        lane, over = self._lane_of(hand, past, ticket), self._over(past)
+        lane = self._lane_of(hand, past, ticket)
+        over = self._over(past, lane)
 
-        async def link() -> str:
+        async def link() -> httpx.Request:
             known, hand.clip_url = hand.clip_url, None
-            if known is not None:
-                return known
-            ended = await self._until_ended(hand, lane, past, ticket)
-            return link_of(ended, over=over)
+            if known is None:
+                ended = await self._until_ended(hand, lane, past, ticket)
+                known = link_of(ended, over=over)
+            return lane.line.fetching(known)
 
         sidecar = described(hand.order, past, ticket)
         try:
@@ -398,13 +413,16 @@ class Lives:
     async def _until_ended(
         self, hand: Hand, lane: Lane, past: History, ticket: Ticket
     ) -> Ended:
+        able = self.roster.able(hand.order)
+        others = any(each.closed is None and each is not lane for each in able)
+        dies = others and not lane.paid
         try:
             return await self.follower.until_ended(
                 lane,
                 ticket,
                 age_s=self._age_s(hand, past),
-                # To another account it was never there.
-                over=self._over(past) and lane.name == past.lane,
+                over=self._over(past, lane) and to_be_believed(past, lane),
+                dead_s=self._rules.dead_s if dies else math.inf,
             )
         except MisconfiguredError as exc:
             self.lanes.close(lane, str(exc))
@@ -412,10 +430,10 @@ class Lives:
         except UnfinishedError as exc:
             raise RestError(Why.UNFINISHED, str(exc)) from exc
 
-    def _over(self, past: History) -> bool:
+    def _over(self, past: History, lane: Lane) -> bool:
         """Whether nobody owes us its clip any more."""
         route = self._routes.get(past.route or "")
-        return is_over(past, route, self._today())
+        return owed_no_more(past, lane, route, self._today())
 
     def _age_s(self, hand: Hand, past: History) -> float:
         if hand.accepted is not None:

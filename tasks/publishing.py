@@ -84,7 +84,7 @@ class Publisher:
     async def publish(
         self,
         job_id: str,
-        link: Callable[[], Awaitable[str]],
+        link: Callable[[], Awaitable[httpx.Request]],
         sidecar: Mapping[str, Any],
         *,
         over: bool,
@@ -92,7 +92,7 @@ class Publisher:
         """Fetch, check and keep a clip.
 
         Args:
-            link: a URL of the clip, fresh each time it is asked for.
+            link: what the clip is to be had by, fresh each time it is asked for.
             over: whether nobody owes it to us any more.
 
         Raises:
@@ -116,10 +116,14 @@ class Publisher:
         raise AssertionError  # pragma: no cover - patiently() reraises
 
     async def _fetched(
-        self, job_id: str, url: str, sidecar: Mapping[str, Any], seen: Counter[str]
+        self,
+        job_id: str,
+        request: httpx.Request,
+        sidecar: Mapping[str, Any],
+        seen: Counter[str],
     ) -> Published:
         async with self._in_transit:
-            mp4 = await download(self._client, url)
+            mp4 = await download(self._client, request)
             facts = await self._checked(mp4, seen)
             said = {**sidecar, **asdict(facts)}
             return await self._keep(job_id, mp4, said, facts)

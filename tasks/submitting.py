@@ -34,7 +34,9 @@ def reference(key: str, attempt: int) -> str:
 def whose(lane: Lane) -> str:
     """Tells accounts apart, without keeping a key: what one has, another lacks."""
     provider = lane.line.provider
-    said = f"{provider.name} {provider.key}".encode()
+    # What one GPU of one's own lists, another one does not.
+    place = "" if lane.paid else f" {lane.line.base_url}"
+    said = f"{provider.name} {provider.key}{place}".encode()
     return hashlib.blake2b(said, digest_size=4).hexdigest()
 
 

@@ -37,6 +37,8 @@ class Terms:
     """How long clips are kept, where a submit does not say."""
     submits_per_day: int | None = None
     """How many are accepted in any 24 hours; None where there is no such limit."""
+    keyless: bool = False
+    """Whether it asks nobody for a key, unless it was given some."""
 
 
 @dataclass(slots=True)

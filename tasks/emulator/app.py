@@ -24,6 +24,13 @@ from tasks.emulator.desk import Desk, Dialect, Shared
 from tasks.emulator.fal import Fal
 from tasks.emulator.faults import Chances, Fault, Faults
 from tasks.emulator.kling import Kling
+from tasks.emulator.openai_videos import (
+    FASTVIDEO,
+    NIGHTREEL,
+    SGLANG,
+    VLLM_OMNI,
+    OpenAiVideos,
+)
 from tasks.emulator.prices import PriceList, price_list
 from tasks.emulator.replicate import Replicate
 from tasks.emulator.runway import Runway
@@ -39,6 +46,10 @@ DIALECTS: Final[Sequence[Dialect]] = (
     Kling(),
     Runway(),
     Replicate(),
+    OpenAiVideos(NIGHTREEL),
+    OpenAiVideos(SGLANG),
+    OpenAiVideos(VLLM_OMNI),
+    OpenAiVideos(FASTVIDEO),
 )
 
 NO_FAULTS: Final[Mapping[str, Sequence[Fault]]] = {}

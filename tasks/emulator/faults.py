@@ -16,6 +16,8 @@ class Fault(StrEnum):
     NO_CREDIT = auto()
     DAILY_CAP = auto()
     """The account has had its share of the day."""
+    DRAIN = auto()
+    """A GPU of one's own takes nothing for now: it is about to restart."""
     ERROR_BEFORE = auto()
     """The provider's own 500, not accepted."""
     GATEWAY_BEFORE = auto()
@@ -47,6 +49,8 @@ class Fault(StrEnum):
     EMPTY_CLIP = auto()
     EXPIRED_LINK = auto()
     """The first download finds that its link has died; a poll gives a fresh one."""
+    FORGET = auto()
+    """Accepted, and never heard of again: whoever had it in memory has restarted."""
     LOST_CLIP = auto()
     """Accepted, and done by every poll's word; but whatever link, there is no clip."""
 

@@ -43,6 +43,8 @@ class Wanted:
     """How long the clip is to be kept; None leaves that to the provider."""
     reference: str = ""
     """The customer's own name for it, where the provider has a field for one."""
+    named: str = ""
+    """The customer's own id for it, where the provider takes one as its own."""
     asked: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The request's fields, where the provider's listings repeat them."""
 

@@ -6,6 +6,7 @@
   x ThrottledError      too fast
     o BusyError         too many at once
     o CappedError       too much for one day
+    o AwayError         nothing at all, for now
   x BadInputError       a field is missing or wrong
   x UnknownModelError   no such model
   x NotFoundError       no such prediction, clip, upload or page
@@ -42,6 +43,10 @@ class BusyError(ThrottledError):
 
 class CappedError(ThrottledError):
     """Too much for one day."""
+
+
+class AwayError(BusyError):
+    """It drains before it restarts, or warms up after it."""
 
 
 class BadInputError(RefusedError):

@@ -13,6 +13,7 @@ from tasks.emulator.accounts import Account, Terms
 from tasks.emulator.faults import Fault, Faults, draw
 from tasks.emulator.predictions import Prediction, Stage, Wanted
 from tasks.emulator.refusals import (
+    AwayError,
     BadInputError,
     BrokenError,
     CappedError,
@@ -108,7 +109,7 @@ class World:
                 account.peaks.throttled += 1
                 raise
             prediction = Prediction(
-                id=secrets.token_hex(16),
+                id=wanted.named or secrets.token_hex(16),
                 wanted=wanted,
                 image=image,
                 seed=self._drawn_seed(account, number, wanted),
@@ -117,6 +118,9 @@ class World:
                 accepted_date=self._date(now),
                 latency_s=self._latency_s(account, number),
             )
+            if before := self._predictions.pop(prediction.id, None):
+                # Out of sight, and on the bill all the same.
+                self._predictions[secrets.token_hex(16)] = before
             self._predictions[prediction.id] = account, prediction
             account.take(prediction, now)
             return prediction
@@ -141,7 +145,7 @@ class World:
 
     def find(self, account: Account, prediction_id: str) -> Prediction:
         match self._predictions.get(prediction_id):
-            case (owner, prediction) if owner is account:
+            case (owner, prediction) if owner is account and _is_known(prediction):
                 return prediction
             case _:
                 raise NotFoundError(f"no prediction {prediction_id}")
@@ -216,7 +220,9 @@ class World:
         with self._lock:
             account.advance(self._clock())
             mine = [
-                made for owner, made in self._predictions.values() if owner is account
+                made
+                for owner, made in self._predictions.values()
+                if owner is account and _is_known(made)
             ]
             return mine[::-1]
 
@@ -260,6 +266,10 @@ class World:
             return list(self._accounts.values())
 
 
+def _is_known(prediction: Prediction) -> bool:
+    return prediction.fault is not Fault.FORGET
+
+
 def _refuse(fault: Fault | None) -> None:
     match fault:
         case Fault.THROTTLE:
@@ -275,6 +285,8 @@ def _refuse(fault: Fault | None) -> None:
             raise NoCreditError("insufficient credits")
         case Fault.DAILY_CAP:
             raise CappedError("the daily limit has been reached")
+        case Fault.DRAIN:
+            raise AwayError("draining")
         case Fault.ERROR_BEFORE:
             raise BrokenError("internal error")
         case Fault.GATEWAY_BEFORE:

@@ -4,20 +4,31 @@ from tasks.providers.ai302 import Ai302
 from tasks.providers.atlas import Atlas
 from tasks.providers.base import Provider
 from tasks.providers.fal import Fal
+from tasks.providers.fastvideo import FastVideo
 from tasks.providers.kling import Kling
+from tasks.providers.nightreel import Nightreel
 from tasks.providers.replicate import Replicate
 from tasks.providers.runway import Runway
+from tasks.providers.sglang import SGLang
+from tasks.providers.vllm_omni import VllmOmni
 from tasks.providers.wavespeed import WaveSpeed
 
 PROVIDERS: dict[str, type[Provider]] = {
     "302ai": Ai302,
     "atlas": Atlas,
     "fal": Fal,
+    "fastvideo": FastVideo,
     "kling": Kling,
+    "nightreel": Nightreel,
     "replicate": Replicate,
     "runway": Runway,
+    "sglang": SGLang,
+    "vllm-omni": VllmOmni,
     "wavespeed": WaveSpeed,
 }
 """By the first part of a route's name."""
 
-__all__ = ["PROVIDERS", "Provider"]
+OWN_GPUS: frozenset[str] = frozenset({"fastvideo", "nightreel", "sglang", "vllm-omni"})
+"""Those of them that are engines on GPUs of one's own, wherever these are."""
+
+__all__ = ["OWN_GPUS", "PROVIDERS", "Provider"]

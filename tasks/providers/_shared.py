@@ -24,6 +24,7 @@ from tasks.verdicts import (
     InDoubtError,
     MisconfiguredError,
     NotFoundError,
+    NotSentError,
     ProviderError,
     RejectedError,
     ThrottledError,
@@ -55,6 +56,7 @@ Word = Literal[
     "throttled",
     "concurrency",
     "daily cap",
+    "away",
 ]
 """Why a provider says no, in no provider's words."""
 
@@ -67,6 +69,7 @@ DOES: Final[Mapping[str, str]] = {
     "throttled": "waits, and submits less often",
     "concurrency": "waits, and keeps fewer at once",
     "daily cap": "rests the lane for this run",
+    "away": "tries again, after growing waits",
     "server": "doubts the submit; asks a poll again",
     "in doubt": "never submits it again by itself",
     "not found": "asks again, until the deadline",
@@ -320,6 +323,8 @@ class Refusals:
                 return ThrottledError(text, wait_s, "slots")
             case "daily cap":
                 return CappedError(text)
+            case "away":
+                return NotSentError(text)
 
 
 Failed = Literal["content", "invalid", "server", "stopped"]

@@ -163,6 +163,15 @@ class Findable(Protocol):
 
 
 @runtime_checkable
+class Keeper(Protocol):
+    """A provider that has its clips on its own machine, behind its own key."""
+
+    def fetch(self, url: str) -> httpx.Request:
+        """The request for a clip, by what `Finished` said of where it is."""
+        ...
+
+
+@runtime_checkable
 class Billed(Protocol):
     """A provider that says, afterwards, what it charged."""
 

@@ -35,6 +35,10 @@ def test_these_routes_are_shipped():
         "runway/gen4-turbo",
         "runway/gen3a-turbo",
         "replicate/wan-2.2",
+        "nightreel/wan-2.2",
+        "sglang/wan-2.2",
+        "vllm-omni/wan-2.2",
+        "fastvideo/wan-2.2",
     }
 
 

@@ -28,6 +28,7 @@ from manifests.lifecycle import (
     Doubted,
     Entry,
     Facts,
+    Forgotten,
     Generated,
     IllegalTransitionError,
     Intended,
@@ -58,6 +59,7 @@ MAY = {
     Rejected: {"in_doubt", "accepted"},
     Generated: {"accepted"},
     Discarded: {"accepted", "generated"},
+    Forgotten: {"accepted", "generated"},
     # Without ever having been accepted, by its hedge.
     Published: {"pending", "accepted", "generated"},
 }
@@ -73,6 +75,7 @@ class Life:
     """Of every attempt, as far as it is known, or feared."""
     failures: int = 0
     discards: int = 0
+    losses: int = 0
     risks: int = 0
     ticket: Ticket | None = None
     submitted_at: float | None = None
@@ -86,7 +89,7 @@ class Life:
             return 1 <= event.attempt <= self.settled()
         return self.state in MAY[type(event)]
 
-    def happens(self, entry):
+    def happens(self, entry):  # noqa: C901 - one case an event
         match entry.event:
             case Intended(price_usd=price):
                 self.state, self.ticket = "in_doubt", None
@@ -111,6 +114,9 @@ class Life:
                 self.state = "pending"
                 self.failures += 1
                 self.discards += 1
+            case Forgotten():
+                self.state = "pending"
+                self.losses += 1
             case Published():
                 self.state = "published"
             case Settled(attempt=attempt, usd=usd):
@@ -160,6 +166,7 @@ def events(usd):
         Risked: st.builds(Risked, words),
         Refused: st.builds(Refused, words),
         Discarded: st.builds(Discarded, words),
+        Forgotten: st.builds(Forgotten, words),
         Rejected: st.builds(Rejected, words, st.booleans()),
         Generated: st.builds(Generated, st.none() | numbers, st.none() | usd),
         Published: st.builds(Published, words, facts),
@@ -295,9 +302,10 @@ class Fold(RuleBasedStateMachine):
         for name, past in self.lives.items():
             life = self.model[name]
             assert (past.state, past.attempts) == (life.state, len(life.costs))
-            assert (past.failures, past.discards, past.risks) == (
+            assert (past.failures, past.discards, past.losses, past.risks) == (
                 life.failures,
                 life.discards,
+                life.losses,
                 life.risks,
             )
             assert (past.ticket, past.submitted_at) == (life.ticket, life.submitted_at)

@@ -21,7 +21,7 @@ from tasks.exchange import Line
 from tasks.lanes import Lane
 from tasks.night import Night, begun
 from tasks.pacing import Limits, Looks
-from tasks.providers import PROVIDERS
+from tasks.providers import OWN_GPUS, PROVIDERS
 from tasks.summary import Summary
 from tasks.wanted import Wanted
 from tasks.world import REAL
@@ -31,6 +31,7 @@ ROUTES = [
     "wavespeed/wan-2.2-spicy",
     "kling/kling-1.6",
     "replicate/wan-2.2",
+    "nightreel/wan-2.2",
     *(
         pytest.param(route, marks=pytest.mark.slow)
         for route in (
@@ -40,6 +41,9 @@ ROUTES = [
             "fal/wan-2.2",
             "fal/kling-1.6",
             "runway/gen4-turbo",
+            "sglang/wan-2.2",
+            "vllm-omni/wan-2.2",
+            "fastvideo/wan-2.2",
         )
     ),
 ]
@@ -84,6 +88,7 @@ class World:
                 }
             ),
             risk_usd=risk_usd,
+            paid=known.provider not in OWN_GPUS,
         )
         # Emulated clips take a tenth of a second: looked at as often as real ones are.
         lane.looks = Looks(shortest_s=0.02)

@@ -248,6 +248,10 @@ async def test_an_adapter_that_stumbles_after_the_send_leaves_a_doubt():
             await submit(clients, Line(Stumbles(), httpx.URL(base_url)), exchange)
 
 
+def signed(base_url):
+    return httpx.Request("GET", f"{base_url}/1.mp4?signature=secret")
+
+
 @pytest.mark.parametrize(
     ("answer", "meaning"),
     [
@@ -265,7 +269,7 @@ async def test_a_download_is_whole_or_it_is_not_one(answer, meaning):
 
     async with server(serve) as base_url, connected() as clients:
         with pytest.raises(meaning):
-            await download(clients.free, f"{base_url}/1.mp4?signature=secret")
+            await download(clients.free, signed(base_url))
 
 
 async def test_no_error_of_a_download_shows_the_links_signature():
@@ -274,7 +278,7 @@ async def test_no_error_of_a_download_shows_the_links_signature():
 
     async with server(serve) as base_url, connected() as clients:
         with pytest.raises(ProviderError) as failed:
-            await download(clients.free, f"{base_url}/1.mp4?signature=secret")
+            await download(clients.free, signed(base_url))
 
     assert "secret" not in str(failed.value)
 

@@ -1,0 +1,33 @@
+"""Clips that whoever made them has no more: what is gone for good, and what is made of it."""
+
+import logging
+
+from manifests.catalogue import Route
+from manifests.keeping import expired, is_over
+from manifests.lifecycle import Discarded, Forgotten, History
+from tasks.lanes import Lane
+
+log = logging.getLogger(__name__)
+
+
+def owed_no_more(past: History, lane: Lane, route: Route | None, now: float) -> bool:
+    """Whether nobody owes us its clip: what the lane's provider has not got is gone."""
+    # Engines on GPUs of one's own have their jobs in memory, until they restart.
+    return not lane.paid or is_over(past, route, now)
+
+
+def to_be_believed(past: History, lane: Lane) -> bool:
+    """Whether what this lane's provider has not got, nobody has."""
+    # To another account it was never there; and what costs nothing is made again.
+    return not lane.paid or lane.name == past.lane
+
+
+def gone(life: str, lane: Lane, why: str) -> Discarded | Forgotten:
+    """What is put on record of it."""
+    provider = lane.line.provider.name
+    if not lane.paid:
+        log.warning("job.forgotten job=%s lane=%s %s", life, lane.name, why)
+        return Forgotten(f"forgotten by {provider}: {why}")
+    lost = expired(provider, why)
+    log.error("clip.expired job=%s lane=%s %s", life, lane.name, lost.reason)
+    return lost

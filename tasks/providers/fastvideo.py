@@ -1,0 +1,46 @@
+"""FastVideo: the server in the wheel fastvideo 0.2.1, read 2026-11.
+
+Of a form it takes no `guidance_scale_2`, so a submit is JSON. It never says that it is at
+work on a job: it is queued until it is completed. Otherwise as SGLang, which
+began as a copy of it.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from tasks.providers._own import failures
+from tasks.providers._shared import Refusals, Sign
+from tasks.providers.openai_videos import Engine, OpenAiVideos
+
+REFUSALS: Final = Refusals(
+    provider="fastvideo",
+    mark="detail",
+    uploads="",
+    signs=(
+        Sign(word="auth", codes=frozenset({401}), fix="check the key"),
+        Sign(
+            word="permission",
+            codes=frozenset({404}),
+            submits=True,
+            fix="check the lane's base_url",
+        ),
+        Sign(word="invalid", codes=frozenset({400, 413, 422})),
+        Sign(word="throttled", codes=frozenset({429})),
+        Sign(word="away", codes=frozenset({503})),
+    ),
+)
+FAILURES: Final = failures("fastvideo 0.2.1, video_api.py, read 2026-11")
+
+
+@dataclass(frozen=True, slots=True)
+class FastVideo(OpenAiVideos):
+    """JSON; jobs in memory; it has no way to say a shift."""
+
+    engine: ClassVar[Engine] = Engine(
+        name="fastvideo",
+        refusals=REFUSALS,
+        failures=FAILURES,
+        echoed="model",
+        shifts=False,
+        as_json=True,
+    )

@@ -1,0 +1,240 @@
+"""`/v1/videos`: what the engines that speak it have in common.
+
+Where they differ is data: an `Engine`, in the file of each. None of them is told where to
+call back, and none keeps a job over its restart, unless its own file says so.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, ClassVar, Final
+from urllib.parse import quote as escaped
+
+import httpx
+
+from manifests.catalogue import Route
+from manifests.jobs import Job
+from manifests.lifecycle import Ticket
+from tasks.providers import _own
+from tasks.providers._shared import (
+    Failure,
+    Refusals,
+    digest,
+    failure,
+    has_model,
+    quote,
+    read,
+)
+from tasks.providers.base import (
+    Absent,
+    Checkup,
+    Doubt,
+    Exchange,
+    Finished,
+    Progress,
+    Still,
+    UnreadableError,
+)
+from tasks.verdicts import ProviderError
+
+VIDEOS: Final = f"{_own.API}/v1/videos"
+PAGE: Final = 100
+FINDS: Final = "nightreel.finds"
+"""Marks a request that asks whether something is there: a 404 is its answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """How one engine differs from the others."""
+
+    name: str
+    refusals: Refusals
+    failures: tuple[Failure, ...]
+    named: str = ""
+    """The field of a submit in which it takes our own name for a job as the job's id."""
+    echoed: str = ""
+    """The field of a submit that decides nothing, and that its listing repeats."""
+    serves: bool = False
+    """Whether `model` has to be the name that it is served under."""
+    shifts: bool = True
+    """Whether a submit says `flow_shift`."""
+    as_json: bool = False
+    """Whether a submit is JSON with the still in `reference_url`, and not a form."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAiVideos:
+    """A submit is a form with the still in it; a clip is at its job's own address."""
+
+    engine: ClassVar[Engine]
+    route: Route
+    key: str = field(repr=False)
+    hook: str = ""
+    hosts: frozenset[str] = field(default=frozenset({_own.HOST}), init=False)
+
+    @property
+    def name(self) -> str:
+        return self.engine.name
+
+    def upload(self, still: Still) -> Exchange[str]:
+        """There are no uploads: what `submit` takes is the still itself."""
+        yield from ()
+        return _own.inlined(still)
+
+    def submit(
+        self, job: Job, image_url: str, seed: int, reference: str
+    ) -> Exchange[Ticket]:
+        asked = self._asked(job, seed, reference)
+        if self.engine.as_json:
+            _own.picture(image_url)
+            body = {**asked, "reference_url": image_url}
+            request = self._request("POST", "", json=body)
+        else:
+            still = _own.picture(image_url)
+            request = _own.form(VIDEOS, self.key, asked, still)
+        match said := read((yield request)):
+            case {"id": str(remote), "status": str()} if remote:
+                return Ticket(self.name, remote)
+            case _:
+                raise self._unreadable(said)
+
+    def poll(self, ticket: Ticket) -> Exchange[Progress]:
+        match said := read((yield self._request("GET", f"/{_path(ticket.id)}"))):
+            case {"status": "completed"}:
+                seed = said.get("seed")
+                url = f"{VIDEOS}/{_path(ticket.id)}/content"
+                return Finished(url, seed if isinstance(seed, int) else None)
+            case {"status": "queued" | "in_progress"}:
+                return None
+            case {"status": "failed" | "cancelled" | "deleted"}:
+                return failure(self.engine.failures, said, _own.why(said, self.key))
+            case _:
+                raise self._unreadable(said)
+
+    def cancel(self, ticket: Ticket) -> Exchange[None]:
+        yield self._request("DELETE", f"/{_path(ticket.id)}")
+
+    def fetch(self, url: str) -> httpx.Request:
+        return httpx.Request("GET", url, headers=_own.headers(self.key))
+
+    def check(self) -> Exchange[Checkup]:
+        """Whether it is up, whether it takes our key, and whether it serves the model."""
+        yield httpx.Request("GET", f"{_own.API}/health")
+        yield self._request("GET", "?limit=1")
+        if not self.engine.serves:
+            return Checkup()
+        models = httpx.URL(f"{_own.API}/v1/models")
+        asked = httpx.Request("GET", models, headers=_own.headers(self.key))
+        return Checkup(has_model=has_model(self.route, read((yield asked)), "id"))
+
+    def judge(self, response: httpx.Response) -> ProviderError | None:
+        request, said = response.request, read(response)
+        its_own = isinstance(said, dict) and self.engine.refusals.mark in said
+        asks = request.method == "DELETE" or FINDS in request.extensions
+        if response.status_code == 404 and its_own and asks:
+            return None
+        # vLLM-Omni answers a poll of a job that failed with HTTP 500, and the job.
+        if response.is_success or _is_job(said):
+            return None
+        code = response.status_code
+        return self.engine.refusals.verdict(response, said, code=code, key=self.key)
+
+    def mark(self, job: Job, image_url: str, seed: int, reference: str) -> str:
+        del image_url, seed
+        if self.engine.named or self.engine.echoed:
+            return reference
+        width, height = _own.size(job)
+        return digest([job.prompt, f"{width}x{height}"])
+
+    def find(self, doubt: Doubt) -> Exchange[Ticket | Absent | None]:
+        """By our own name where it takes one; else among those that it lists."""
+        if self.engine.named:
+            asked = self._request("GET", f"/{_path(doubt.mark)}", finds=True)
+            if _is_job(read((yield asked))):
+                return Ticket(self.name, doubt.mark)
+            return Absent(f"{self.name}: no job is called {doubt.mark}")
+        listed = yield from self._since(doubt.submitted_at - _own.CLOCKS_DIFFER_S)
+        ours = [*self._alike(listed, doubt)]
+        if not ours:
+            return Absent(f"not among the jobs that {self.name} lists")
+        # One with the same prompt may be another row's.
+        if self.engine.echoed and len(ours) == 1:
+            return Ticket(self.name, ours[0])
+        return None
+
+    def _alike(self, listed: list[dict[str, Any]], doubt: Doubt) -> Iterator[str]:
+        for job in listed:
+            told = job.get(self.engine.echoed) if self.engine.echoed else _digest(job)
+            if told == doubt.mark and job["id"] not in doubt.known:
+                yield job["id"]
+
+    def _since(self, at: float) -> Exchange[list[dict[str, Any]]]:
+        """All jobs since that moment, the newest first."""
+        found: list[dict[str, Any]] = []
+        after = ""
+        for _ in count():
+            path = f"?limit={PAGE}&order=desc{after}"
+            match said := read((yield self._request("GET", path))):
+                case {"data": [*page]}:
+                    new = [job for job in page if job.get("created_at", at) >= at]
+                case _:
+                    raise self._unreadable(said)
+            found += new
+            if len(page) < PAGE or len(new) < len(page):
+                break
+            after = f"&after={_path(page[-1]['id'])}"
+        return found
+
+    def _asked(self, job: Job, seed: int, reference: str) -> dict[str, object]:
+        """All that decides about the clip: what goes unsaid has a default of the engine's."""
+        engine, how = self.engine, self.route.sampling
+        width, height = _own.size(job)
+        asked: dict[str, object] = {
+            "prompt": job.prompt,
+            "negative_prompt": job.negative_prompt or _own.NEGATIVE,
+            "size": f"{width}x{height}",
+            "num_frames": _own.frames(self.route, job),
+            "fps": self.route.fps,
+            "seed": seed,
+            "num_inference_steps": how.steps,
+            "guidance_scale": how.cfg_high,
+            "guidance_scale_2": how.cfg_low,
+        }
+        if engine.shifts:
+            asked["flow_shift"] = how.shift
+        if engine.serves:
+            asked["model"] = self.route.endpoints[job.resolution]
+        if named := engine.named or engine.echoed:
+            asked[named] = reference
+        return asked
+
+    def _request(
+        self, method: str, path: str, *, json: object = None, finds: bool = False
+    ) -> httpx.Request:
+        return httpx.Request(
+            method,
+            f"{VIDEOS}{path}",
+            headers=_own.headers(self.key),
+            json=json,
+            extensions={FINDS: True} if finds else None,
+        )
+
+    def _unreadable(self, said: Any) -> UnreadableError:
+        return UnreadableError(self.name, quote(said, self.key))
+
+
+def _path(remote: str) -> str:
+    return escaped(remote, safe="~")
+
+
+def _is_job(said: Any) -> bool:
+    match said:
+        case {"id": str(remote), "status": str()}:
+            return bool(remote)
+        case _:
+            return False
+
+
+def _digest(job: dict[str, Any]) -> str:
+    """As `OpenAiVideos.mark`, of an engine whose listing repeats the prompt."""
+    return digest([job.get("prompt"), job.get("size")])

@@ -1,0 +1,42 @@
+"""SGLang Diffusion: the server in the wheel sglang 0.5.23 (multimodal_gen), read 2026-11.
+
+Without `num_frames` it makes 96 frames at 24 a second. A job is forgotten when it
+restarts. Its field `model` decides nothing, and its listing repeats it: so that is where
+our own name for a submit goes.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from tasks.providers._own import failures
+from tasks.providers._shared import Refusals, Sign
+from tasks.providers.openai_videos import Engine, OpenAiVideos
+
+REFUSALS: Final = Refusals(
+    provider="sglang",
+    mark="detail",
+    uploads="",
+    signs=(
+        Sign(word="auth", codes=frozenset({401}), fix="check the key"),
+        Sign(
+            word="permission",
+            codes=frozenset({404}),
+            submits=True,
+            fix="check the lane's base_url",
+        ),
+        Sign(word="invalid", codes=frozenset({400, 413, 422})),
+        Sign(word="throttled", codes=frozenset({429})),
+        # Its /health says so while it warms up, and when a worker of its has died.
+        Sign(word="away", codes=frozenset({503})),
+    ),
+)
+FAILURES: Final = failures("sglang 0.5.23, video_api.py, read 2026-11")
+
+
+@dataclass(frozen=True, slots=True)
+class SGLang(OpenAiVideos):
+    """A form; jobs in memory."""
+
+    engine: ClassVar[Engine] = Engine(
+        name="sglang", refusals=REFUSALS, failures=FAILURES, echoed="model"
+    )

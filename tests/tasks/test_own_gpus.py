@@ -1,0 +1,113 @@
+"""GPUs of one's own: what restarts, dies or drains loses no clip, and nothing is doubted."""
+
+import asyncio
+from contextlib import ExitStack
+
+import pytest
+
+from tasks.emulator import Emulator, Fault, running
+from tasks.engine import Rules
+from tasks.tally import Why
+
+pytestmark = pytest.mark.anyio
+
+ROUTES = ["nightreel/wan-2.2", "sglang/wan-2.2"]
+SLOW = ["vllm-omni/wan-2.2", "fastvideo/wan-2.2"]
+
+
+@pytest.fixture(
+    params=[*ROUTES, *(pytest.param(r, marks=pytest.mark.slow) for r in SLOW)]
+)
+def route(request):
+    return request.param
+
+
+async def test_a_job_that_was_forgotten_in_a_restart_is_sent_again(world):
+    world.emulator.faults["pan 1"] = [Fault.FORGET]
+
+    summary = await world.run(3)
+
+    attempts = world.table("attempts").filter(outcome="forgotten")
+    assert (summary.published, summary.exit_code) == (3, 0)
+    assert world.bought == {"pan 0": 1, "pan 1": 2, "pan 2": 1}
+    assert attempts["reason"].str.contains("404").to_list() == [True]
+
+
+async def test_a_job_that_is_forgotten_each_time_rests_and_says_why(world):
+    world.rules = Rules(settle_s=0.0, attempts=9)
+    world.emulator.faults["pan 1"] = [Fault.FORGET] * 9
+
+    summary = await world.run(3)
+
+    [rest] = world.nights[0].engine.tally.resting.values()
+    assert (summary.published, summary.pending) == (2, 1)
+    assert world.bought["pan 1"] == 3
+    assert (rest.why, rest.reason[:22]) == (Why.ATTEMPTS, "3 times sent and lost:")
+
+
+async def test_a_doubt_is_not_waited_for(world):
+    world.rules = Rules(settle_s=3600.0)
+    world.emulator.faults["pan 1"] = [Fault.ERROR_BEFORE]
+
+    summary = await world.run(3)
+
+    assert (summary.published, summary.in_doubt) == (3, 0)
+    assert world.bought == {"pan 0": 1, "pan 1": 1, "pan 2": 1}
+
+
+async def test_one_that_drains_gets_no_more_for_a_while_and_is_not_closed(world):
+    world.emulator.faults["pan 1"] = [Fault.DRAIN]
+
+    summary = await world.run(3)
+
+    assert (summary.published, summary.lanes_closed) == (3, {})
+    assert world.nights[0].engine.lanes.all[0].pace.learned() is None
+
+
+async def test_what_a_dead_one_had_another_one_makes(worlds, clip):
+    quick = Emulator(latency_s=0.1, clip=clip)
+    hung = Emulator(latency_s=3600.0, clip=clip)
+    with ExitStack() as second, running(quick) as url:
+        doomed = second.enter_context(running(hung))
+        world = worlds(emulator=quick, url=url, routes=[])
+        world.rules = Rules(settle_s=0.0, dead_s=0.5)
+        lives = world.lane("sglang/wan-2.2")
+        world.url = doomed
+        dies = world.lane("sglang/wan-2.2", slots=1, queues=False)
+        dies.name = "dies"
+
+        async def kill():
+            while not hung.bill:  # noqa: ASYNC110 - it is in another thread
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(second.close)
+
+        killing = asyncio.create_task(kill())
+        summary = await world.run(3, lanes=[dies, lives])
+        await killing
+
+    assert (summary.published, summary.exit_code) == (3, 0)
+    assert len(hung.bill) == 1
+
+
+async def test_a_clip_has_the_frames_that_were_ordered_and_not_the_engines_own(worlds):
+    emulator = Emulator(latency_s=0.1)
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=["sglang/wan-2.2"])
+        tall = world.still("tall.jpg", (360, 640))
+
+        await world.run([{"image": tall, "prompt": "pan"}])
+
+    [made] = world.table("clips").rows(named=True)
+    assert (made["width"], made["height"], made["fps"]) == (480, 832, 16)
+    assert round(made["seconds"] * made["fps"]) == 81
+
+
+async def test_a_clip_is_behind_the_workers_own_key(worlds, clip):
+    emulator = Emulator(latency_s=0.1, clip=clip, keys={"key"})
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=["nightreel/wan-2.2"])
+
+        summary = await world.run(1)
+
+    assert summary.published == 1
+    assert emulator.stats()["keys_shown"] == 0
