@@ -29,9 +29,11 @@ PAGE: Final = Path(__file__).parents[1] / "docs" / "providers.md"
 CALLED: Final[Mapping[str, str]] = {
     "302ai": "302.AI",
     "atlas": "Atlas Cloud",
+    "comfyui": "ComfyUI",
     "fal": "fal",
     "fastvideo": "FastVideo",
     "kling": "Kling",
+    "lightx2v": "LightX2V",
     "nightreel": "Nightreel's worker",
     "replicate": "Replicate",
     "runway": "Runway",

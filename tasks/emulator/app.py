@@ -20,10 +20,12 @@ from tasks.emulator.answers import Json
 from tasks.emulator.atlas import Atlas
 from tasks.emulator.bill import Charge, charges, total_usd
 from tasks.emulator.clips import Clips
+from tasks.emulator.comfyui import ComfyUi
 from tasks.emulator.desk import Desk, Dialect, Shared
 from tasks.emulator.fal import Fal
 from tasks.emulator.faults import Chances, Fault, Faults
 from tasks.emulator.kling import Kling
+from tasks.emulator.lightx2v import LightX2V
 from tasks.emulator.openai_videos import (
     FASTVIDEO,
     NIGHTREEL,
@@ -50,6 +52,8 @@ DIALECTS: Final[Sequence[Dialect]] = (
     OpenAiVideos(SGLANG),
     OpenAiVideos(VLLM_OMNI),
     OpenAiVideos(FASTVIDEO),
+    LightX2V(),
+    ComfyUi(),
 )
 
 NO_FAULTS: Final[Mapping[str, Sequence[Fault]]] = {}

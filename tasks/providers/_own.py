@@ -22,6 +22,9 @@ HOST: Final = "own-gpu.invalid"
 """Stands for the address of every engine until its lane's own takes its place."""
 API: Final = f"https://{HOST}"
 
+FINDS: Final = "nightreel.finds"
+"""Marks a request that asks whether something is there: a 404 is its answer."""
+
 CLOCKS_DIFFER_S: Final = 300.0
 
 NEGATIVE: Final = "\uff0c".join(
@@ -89,6 +92,12 @@ def picture(image_url: str) -> tuple[str, bytes, str]:
 def headers(key: str) -> dict[str, str]:
     """The key, where there is one: most such engines have none."""
     return {"authorization": f"Bearer {key}"} if key else {}
+
+
+def fetched(url: str, key: str) -> httpx.Request:
+    """The request for a clip; the key is for the engine's own address."""
+    ours = httpx.URL(url).host == HOST
+    return httpx.Request("GET", url, headers=headers(key) if ours else None)
 
 
 def form(

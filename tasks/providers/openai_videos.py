@@ -39,8 +39,6 @@ from tasks.verdicts import ProviderError
 
 VIDEOS: Final = f"{_own.API}/v1/videos"
 PAGE: Final = 100
-FINDS: Final = "nightreel.finds"
-"""Marks a request that asks whether something is there: a 404 is its answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +98,9 @@ class OpenAiVideos:
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
         match said := read((yield self._request("GET", f"/{_path(ticket.id)}"))):
+            case {"status": "completed", "url": str(store)} if store:
+                # Its own address says 400 of a clip that went to a store (SGLang, S3).
+                return Finished(store)
             case {"status": "completed"}:
                 seed = said.get("seed")
                 url = f"{VIDEOS}/{_path(ticket.id)}/content"
@@ -115,7 +116,7 @@ class OpenAiVideos:
         yield self._request("DELETE", f"/{_path(ticket.id)}")
 
     def fetch(self, url: str) -> httpx.Request:
-        return httpx.Request("GET", url, headers=_own.headers(self.key))
+        return _own.fetched(url, self.key)
 
     def check(self) -> Exchange[Checkup]:
         """Whether it is up, whether it takes our key, and whether it serves the model."""
@@ -130,7 +131,7 @@ class OpenAiVideos:
     def judge(self, response: httpx.Response) -> ProviderError | None:
         request, said = response.request, read(response)
         its_own = isinstance(said, dict) and self.engine.refusals.mark in said
-        asks = request.method == "DELETE" or FINDS in request.extensions
+        asks = request.method == "DELETE" or _own.FINDS in request.extensions
         if response.status_code == 404 and its_own and asks:
             return None
         # vLLM-Omni answers a poll of a job that failed with HTTP 500, and the job.
@@ -216,7 +217,7 @@ class OpenAiVideos:
             f"{VIDEOS}{path}",
             headers=_own.headers(self.key),
             json=json,
-            extensions={FINDS: True} if finds else None,
+            extensions={_own.FINDS: True} if finds else None,
         )
 
     def _unreadable(self, said: Any) -> UnreadableError:

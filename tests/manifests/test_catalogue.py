@@ -39,6 +39,8 @@ def test_these_routes_are_shipped():
         "sglang/wan-2.2",
         "vllm-omni/wan-2.2",
         "fastvideo/wan-2.2",
+        "lightx2v/wan-2.2",
+        "comfyui/wan-2.2",
     }
 
 

@@ -3,6 +3,7 @@
 import email
 import email.policy
 import json
+from pathlib import Path
 
 import httpx
 import jwt
@@ -21,6 +22,7 @@ URLS = {name: f"https://queue.fal.run/r/1/{name}" for name in ("status", "cancel
 # How those say it who do so where fal says COMPLETED.
 ENDED_BADLY = {"302ai": "failed", "replicate": "failed", "runway": "FAILED"}
 ENDED_BADLY |= dict.fromkeys(OWN_GPUS, "failed")
+WORKFLOW = str(Path(__file__).parents[2] / "examples/comfyui/wan-2.2-i2v-4-steps.json")
 STILL = "data:image/jpeg;base64,/9j/"
 # What a provider writes of a failed fetch: our still's signed link, and our key.
 TALKATIVE = f"cannot fetch https:\\/\\/i\\/1.jpg?X-Amz-Signature=77&a=b with {KEY}"
@@ -30,7 +32,7 @@ TALKATIVE = f"cannot fetch https:\\/\\/i\\/1.jpg?X-Amz-Signature=77&a=b with {KE
 def provider(request):
     route = Route(
         name=f"{request.param}/model",
-        endpoints={"480p": "owner/model"},
+        endpoints={"480p": WORKFLOW if request.param == "comfyui" else "owner/model"},
         prices_usd={},
         fps=16,
     )
@@ -154,6 +156,7 @@ def failed(provider, why):
     data = {"status": "failed", "error": why}
     data |= {"task_status": "failed", "task_status_msg": why}
     runner = {"error": why, "error_type": "runner_server_error"}
+    runner |= {"execution_error": {"exception_message": why}}
     ended = ENDED_BADLY.get(provider.name, "COMPLETED")
     body = {"data": data, "status": ended, "failure": why} | runner
     # Whatever is not ASCII is escaped: half an emoji can be said in no other way.

@@ -44,6 +44,8 @@ ROUTES = [
             "sglang/wan-2.2",
             "vllm-omni/wan-2.2",
             "fastvideo/wan-2.2",
+            "lightx2v/wan-2.2",
+            "comfyui/wan-2.2",
         )
     ),
 ]

@@ -1,0 +1,304 @@
+"""ComfyUI: `server.py` and `comfy_execution/jobs.py` in Comfy-Org/ComfyUI, read 2026-11.
+
+What it runs is a workflow, as its "Export (API)" writes one, that a route's endpoints name
+by its file. Where the file says `"{{prompt}}"`, the row's prompt goes: so with each slot.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote as escaped
+from urllib.parse import urlencode
+from uuid import NAMESPACE_URL, uuid5
+
+import httpx
+
+from manifests.catalogue import Route
+from manifests.jobs import Job
+from manifests.lifecycle import Ticket
+from tasks.providers import _own
+from tasks.providers._shared import Refusals, Sign, failure, quote, read
+from tasks.providers.base import (
+    Absent,
+    Checkup,
+    Doubt,
+    Exchange,
+    Finished,
+    Progress,
+    Still,
+    UnreadableError,
+)
+from tasks.verdicts import MisconfiguredError, ProviderError
+
+SLOT: Final = re.compile(r"\{\{(\w+)\}\}")
+NEEDED: Final = frozenset({"image", "prompt", "seed", "width", "height", "frames"})
+"""Slots without which a workflow makes the same clip of every row."""
+
+MEDIA: Final = ("images", "gifs", "videos", "video")
+"""Where nodes put a video: ComfyUI's own SaveVideo says `images`, VideoHelperSuite `gifs`."""
+VIDEOS: Final = (".mp4", ".mov", ".mkv", ".webm")
+
+ABSENT: Final = re.compile("Invalid image file")
+UNFIT: Final = re.compile("value_bigger_than_max|value_smaller_than_min")
+REFUSALS: Final = Refusals(
+    provider="comfyui",
+    mark="error",
+    uploads="/upload/image",
+    asks=("/cancel",),
+    signs=(
+        Sign(word="auth", codes=frozenset({401}), fix="check the key"),
+        Sign(
+            word="permission",
+            codes=frozenset({404}),
+            submits=True,
+            fix="check the lane's base_url",
+        ),
+        # Somebody cleared its input folder: the still is handed over again in an hour.
+        Sign(word="away", codes=frozenset({400}), says=ABSENT, submits=True),
+        Sign(word="invalid", codes=frozenset({400}), says=UNFIT),
+        # A node or a model file that it has not got is no row's fault.
+        Sign(
+            word="permission",
+            codes=frozenset({400}),
+            submits=True,
+            fix="run the route's workflow in ComfyUI itself",
+        ),
+        Sign(word="invalid", codes=frozenset({413})),
+        Sign(word="throttled", codes=frozenset({429})),
+    ),
+)
+FAILURES: Final = _own.failures("ComfyUI, comfy_execution/jobs.py, read 2026-11")
+
+
+@dataclass(frozen=True, slots=True)
+class ComfyUi:
+    """One workflow at a time; it takes our name for a job as the prompt's id."""
+
+    route: Route
+    key: str = field(repr=False)
+    hook: str = ""
+    name: str = field(default="comfyui", init=False)
+    hosts: frozenset[str] = field(default=frozenset({_own.HOST}), init=False)
+
+    def upload(self, still: Still) -> Exchange[str]:
+        """Named by what it is: a name that is taken by another still is never overwritten."""
+        named = hashlib.sha256(still.content).hexdigest()[:32]
+        suffix = still.media_type.rpartition("/")[2]
+        form = {"image": (f"{named}.{suffix}", still.content, still.media_type)}
+        said = {"type": "input", "overwrite": "true"}
+        request = self._request("POST", "/upload/image", data=said, files=form)
+        match answer := read((yield request)):
+            case {"name": str(name), "subfolder": str(folder)} if name:
+                return f"{folder}/{name}" if folder else name
+            case _:
+                raise self._unreadable(answer)
+
+    def submit(
+        self, job: Job, image_url: str, seed: int, reference: str
+    ) -> Exchange[Ticket]:
+        graph = workflow(self.route.endpoints[job.resolution])
+        slots = self._slots(job, image_url, seed, reference)
+        asked = {"prompt": _filled(graph, slots), "prompt_id": _named(reference)}
+        match said := read((yield self._request("POST", "/prompt", json=asked))):
+            case {"prompt_id": str(remote)} if remote:
+                return Ticket(self.name, remote)
+            case _:
+                raise self._unreadable(said)
+
+    def poll(self, ticket: Ticket) -> Exchange[Progress]:
+        match said := read((yield self._job(ticket.id))):
+            case {"status": "completed", "outputs": {**outputs}} if clip := _clip(
+                outputs
+            ):
+                return Finished(f"{_own.API}/view?{urlencode(clip)}")
+            case {"status": "completed"}:
+                said = {"status": "failed", "error": "no video is among its outputs"}
+                return failure(FAILURES, said, _own.why(said, self.key))
+            case {"status": "pending" | "in_progress"}:
+                return None
+            case {"status": "failed" | "cancelled" as status}:
+                ended = {"status": status, "error": _error(said)}
+                return failure(FAILURES, ended, _own.why(ended, self.key))
+            case _:
+                raise self._unreadable(said)
+
+    def cancel(self, ticket: Ticket) -> Exchange[None]:
+        yield self._request("POST", f"/api/jobs/{escaped(ticket.id, safe='')}/cancel")
+
+    def fetch(self, url: str) -> httpx.Request:
+        return _own.fetched(url, self.key)
+
+    def check(self) -> Exchange[Checkup]:
+        """Whether it is up, takes our key, and has every node of the workflow."""
+        yield self._request("GET", "/system_stats")
+        there: list[bool] = []
+        for endpoint in dict.fromkeys(self.route.endpoints.values()):
+            nodes = workflow(endpoint).values()
+            for kind in dict.fromkeys(node["class_type"] for node in nodes):
+                asked = self._request("GET", f"/object_info/{escaped(kind, safe='')}")
+                there.append(kind in read((yield asked)))
+        return Checkup(has_model=all(there))
+
+    def judge(self, response: httpx.Response) -> ProviderError | None:
+        said, code = read(response), response.status_code
+        its_own = isinstance(said, dict) and REFUSALS.mark in said
+        request = response.request
+        asks = _own.FINDS in request.extensions or request.url.path.endswith("/cancel")
+        if response.is_success or (code == 404 and its_own and asks):
+            return None
+        return REFUSALS.verdict(response, said, code=code, key=self.key)
+
+    def mark(
+        self,
+        job: Job,  # noqa: ARG002 - our name for it alone is the prompt's id
+        image_url: str,  # noqa: ARG002
+        seed: int,  # noqa: ARG002
+        reference: str,
+    ) -> str:
+        return _named(reference)
+
+    def find(self, doubt: Doubt) -> Exchange[Ticket | Absent | None]:
+        """Looked up, never posted again: the same id would be queued a second time."""
+        request = self._job(doubt.mark)
+        request.extensions[_own.FINDS] = True
+        match read((yield request)):
+            case {"status": str()}:
+                return Ticket(self.name, doubt.mark)
+            case _:
+                return Absent(f"{self.name}: no prompt is called {doubt.mark}")
+
+    def _slots(
+        self, job: Job, image_url: str, seed: int, reference: str
+    ) -> Mapping[str, object]:
+        """What a workflow may name, and what goes there."""
+        width, height = _own.size(job)
+        how = self.route.sampling
+        return {
+            "image": image_url,
+            "prompt": job.prompt,
+            "negative_prompt": job.negative_prompt or _own.NEGATIVE,
+            "seed": seed,
+            "width": width,
+            "height": height,
+            "frames": _own.frames(self.route, job),
+            "fps": self.route.fps,
+            "steps": how.steps,
+            "cfg_high": how.cfg_high,
+            "cfg_low": how.cfg_low,
+            "shift": how.shift,
+            "name": f"nightreel/{_named(reference)}",
+        }
+
+    def _job(self, remote: str) -> httpx.Request:
+        return self._request("GET", f"/api/jobs/{escaped(remote, safe='')}")
+
+    def _request(self, method: str, path: str, **sent: Any) -> httpx.Request:
+        headers = _own.headers(self.key)
+        return httpx.Request(method, f"{_own.API}{path}", headers=headers, **sent)
+
+    def _unreadable(self, said: Any) -> UnreadableError:
+        return UnreadableError(self.name, quote(said, self.key))
+
+
+@cache
+def workflow(path: str) -> Mapping[str, Any]:
+    """The graph in a file.
+
+    Raises:
+        MisconfiguredError: there is none, or it lacks a slot.
+    """
+    try:
+        graph = json.loads(Path(path).read_text("utf-8"))
+    except OSError as exc:
+        raise MisconfiguredError(f"workflow {path}: {exc.strerror}") from exc
+    except ValueError as exc:
+        raise MisconfiguredError(f"workflow {path}: not JSON: {exc}") from exc
+    match graph:
+        case {**nodes} if nodes and all(_is_node(node) for node in nodes.values()):
+            slots = {slot for node in nodes.values() for slot in _slots_of(node)}
+        case _:
+            said = "not in the API format: use Export (API) in ComfyUI"
+            raise MisconfiguredError(f"workflow {path}: {said}")
+    if lacking := sorted(NEEDED - slots):
+        named = ", ".join(f"{{{{{slot}}}}}" for slot in lacking)
+        raise MisconfiguredError(f"workflow {path}: no slot {named}")
+    return graph
+
+
+def _is_node(node: Any) -> bool:
+    match node:
+        case {"class_type": str(), "inputs": {**_given}}:
+            return True
+        case _:
+            return False
+
+
+def _slots_of(node: Mapping[str, Any]) -> Iterator[str]:
+    for value in node["inputs"].values():
+        if isinstance(value, str) and (found := SLOT.fullmatch(value)):
+            yield found[1]
+
+
+def _filled(
+    graph: Mapping[str, Any], slots: Mapping[str, object]
+) -> dict[str, dict[str, Any]]:
+    """The graph with what belongs in its slots.
+
+    Raises:
+        MisconfiguredError: it names a slot that there is not.
+    """
+    if (
+        unknown := {s for node in graph.values() for s in _slots_of(node)}
+        - slots.keys()
+    ):
+        known = ", ".join(slots)
+        said = f"no slot is called {', '.join(sorted(unknown))}; there are {known}"
+        raise MisconfiguredError(f"comfyui: {said}")
+
+    def value(given: Any) -> Any:
+        found = SLOT.fullmatch(given) if isinstance(given, str) else None
+        return slots[found[1]] if found else given
+
+    return {
+        name: {
+            **node,
+            "inputs": {field: value(given) for field, given in node["inputs"].items()},
+        }
+        for name, node in graph.items()
+    }
+
+
+def _named(reference: str) -> str:
+    """Our own name for a submit, as ComfyUI has ids: a UUID, in lower case."""
+    return str(uuid5(NAMESPACE_URL, f"nightreel:{reference}"))
+
+
+def _clip(outputs: Mapping[str, Any]) -> dict[str, str] | None:
+    """Where the video is, whichever node made it and whatever it calls it."""
+    for told in outputs.values():
+        for kind in MEDIA:
+            for item in told.get(kind) or ():
+                match item:
+                    case {"filename": str(name)} if name.endswith(VIDEOS):
+                        folder, place = item.get("subfolder", ""), item.get("type")
+                        return {
+                            "filename": name,
+                            "subfolder": folder,
+                            "type": place or "output",
+                        }
+                    case _:
+                        pass
+    return None
+
+
+def _error(said: Mapping[str, Any]) -> str | None:
+    match said.get("execution_error"):
+        case {"exception_message": str(text), **more}:
+            return ": ".join(str(m) for m in (more.get("exception_type"), text) if m)
+        case _:
+            return None

@@ -1,0 +1,164 @@
+"""LightX2V's own server: `lightx2v/server` in ModelTC/LightX2V at f8aee98, read 2026-11.
+
+It takes our name for a job as the task's id, and refuses a second one. It applies only the
+fields that a submit has set; guidance is its configuration's and cannot be asked for. It
+looks at a link to a still by HEAD, which a signed one refuses: so the still itself goes.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import quote as escaped
+
+import httpx
+
+from manifests.catalogue import Route
+from manifests.jobs import Job
+from manifests.lifecycle import Ticket
+from tasks.providers import _own
+from tasks.providers._shared import Refusals, Sign, failure, quote, read
+from tasks.providers.base import (
+    Absent,
+    Checkup,
+    Doubt,
+    Exchange,
+    Finished,
+    Progress,
+    Still,
+    UnreadableError,
+)
+from tasks.verdicts import ProviderError
+
+TASKS: Final = f"{_own.API}/v1/tasks"
+
+FULL: Final = re.compile("queue is full", re.IGNORECASE)
+TAKEN: Final = re.compile("already exists", re.IGNORECASE)
+REFUSALS: Final = Refusals(
+    provider="lightx2v",
+    mark="detail",
+    uploads="",
+    signs=(
+        Sign(word="auth", codes=frozenset({401}), fix="check the key"),
+        Sign(
+            word="permission",
+            codes=frozenset({404}),
+            submits=True,
+            fix="check the lane's base_url",
+        ),
+        Sign(word="invalid", codes=frozenset({413, 422})),
+        Sign(word="concurrency", codes=frozenset({503}), says=FULL),
+        Sign(word="throttled", codes=frozenset({429})),
+    ),
+)
+FAILURES: Final = _own.failures("LightX2V f8aee98, task_manager.py, read 2026-11")
+
+
+@dataclass(frozen=True, slots=True)
+class LightX2V:
+    """One task at a time; a cancel does not stop the one that the GPU is at work on."""
+
+    route: Route
+    key: str = field(repr=False)
+    hook: str = ""
+    name: str = field(default="lightx2v", init=False)
+    hosts: frozenset[str] = field(default=frozenset({_own.HOST}), init=False)
+
+    def upload(self, still: Still) -> Exchange[str]:
+        """There are no uploads: what `submit` takes is the still itself."""
+        yield from ()
+        return _own.inlined(still)
+
+    def submit(
+        self, job: Job, image_url: str, seed: int, reference: str
+    ) -> Exchange[Ticket]:
+        # Without the slash at its end it is redirected, and a submit follows nobody.
+        asked = self._asked(job, image_url, seed, reference)
+        response = yield self._request("POST", "/video/", asked)
+        match said := read(response):
+            case {"task_id": str(remote)} if remote:
+                return Ticket(self.name, remote)
+            case {"detail": str(text)} if TAKEN.search(text):
+                return Ticket(self.name, reference)
+            case _:
+                raise self._unreadable(said)
+
+    def poll(self, ticket: Ticket) -> Exchange[Progress]:
+        one = f"/{escaped(ticket.id, safe='')}"
+        match said := read((yield self._request("GET", f"{one}/status"))):
+            case {"status": "completed"}:
+                return Finished(f"{TASKS}{one}/result")
+            case {"status": "pending" | "processing"}:
+                return None
+            case {"status": "failed" | "cancelled"}:
+                return failure(FAILURES, said, _own.why(said, self.key))
+            case _:
+                raise self._unreadable(said)
+
+    def cancel(self, ticket: Ticket) -> Exchange[None]:
+        yield self._request("DELETE", f"/{escaped(ticket.id, safe='')}")
+
+    def fetch(self, url: str) -> httpx.Request:
+        return _own.fetched(url, self.key)
+
+    def check(self) -> Exchange[Checkup]:
+        """Whether it is up, and takes our key; which model it has, it does not say."""
+        yield self._request("GET", "/queue/status")
+        return Checkup()
+
+    def judge(self, response: httpx.Response) -> ProviderError | None:
+        said, code = read(response), response.status_code
+        if response.is_success:
+            return None
+        match said:
+            case {"detail": str(text)} if code == 503 and TAKEN.search(text):
+                return None
+            case {"detail": _} if (
+                code == 404 and _own.FINDS in response.request.extensions
+            ):
+                return None
+            case _:
+                return REFUSALS.verdict(response, said, code=code, key=self.key)
+
+    def mark(
+        self,
+        job: Job,  # noqa: ARG002 - our name for it alone is the task's id
+        image_url: str,  # noqa: ARG002
+        seed: int,  # noqa: ARG002
+        reference: str,
+    ) -> str:
+        return reference
+
+    def find(self, doubt: Doubt) -> Exchange[Ticket | Absent | None]:
+        request = self._request("GET", f"/{escaped(doubt.mark, safe='')}/status")
+        request.extensions[_own.FINDS] = True
+        match read((yield request)):
+            case {"status": str()}:
+                return Ticket(self.name, doubt.mark)
+            case _:
+                return Absent(f"{self.name}: no task is called {doubt.mark}")
+
+    def _asked(
+        self, job: Job, image_url: str, seed: int, reference: str
+    ) -> dict[str, object]:
+        _own.picture(image_url)
+        width, height = _own.size(job)
+        return {
+            "task_id": reference,
+            "prompt": job.prompt,
+            "negative_prompt": job.negative_prompt or _own.NEGATIVE,
+            "image_path": image_url,
+            "seed": seed,
+            "infer_steps": self.route.sampling.steps,
+            "target_video_length": _own.frames(self.route, job),
+            "target_fps": self.route.fps,
+            "target_shape": [height, width],
+            "resize_mode": "adaptive",
+            "save_result_path": f"{reference}.mp4",
+        }
+
+    def _request(self, method: str, path: str, json: object = None) -> httpx.Request:
+        headers = _own.headers(self.key)
+        return httpx.Request(method, f"{TASKS}{path}", headers=headers, json=json)
+
+    def _unreadable(self, said: Any) -> UnreadableError:
+        return UnreadableError(self.name, quote(said, self.key))

@@ -1,0 +1,327 @@
+"""What engines on GPUs of one's own are asked, and what their answers mean."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from manifests.catalogue import Route, Sampling
+from manifests.jobs import Job
+from manifests.lifecycle import Discarded, Refused, Rejected, Ticket
+from tasks.providers import OWN_GPUS, PROVIDERS
+from tasks.providers._own import NEGATIVE
+from tasks.providers.base import Absent, Doubt, Finished
+from tasks.verdicts import (
+    MisconfiguredError,
+    NotFoundError,
+    NotSentError,
+    RejectedError,
+    ThrottledError,
+)
+
+WORKFLOW = str(Path(__file__).parents[2] / "examples/comfyui/wan-2.2-i2v-4-steps.json")
+JOB = Job(image="i", prompt="slow dolly in", aspect_ratio="9:16")
+STILL = "data:image/jpeg;base64,/9j/"
+HERE = "https://own-gpu.invalid"
+SUBMITTED_AT = 1795341600.0
+
+
+def engine(name, key="", endpoint="wan", **sampling):
+    endpoint = WORKFLOW if name == "comfyui" and endpoint == "wan" else endpoint
+    route = Route(
+        name=f"{name}/wan-2.2",
+        endpoints={"480p": endpoint},
+        prices_usd={},
+        fps=16,
+        sampling=Sampling(**sampling),
+    )
+    return PROVIDERS[name](route, key)
+
+
+def fields(request):
+    """The fields of a form, or of JSON."""
+    kind = request.headers["content-type"]
+    if kind == "application/json":
+        return json.loads(request.content)
+    boundary = kind.rpartition("boundary=")[2].encode()
+    parts = request.content.split(b"--" + boundary)[1:-1]
+    heads = (part.strip(b"\r\n").partition(b"\r\n\r\n") for part in parts)
+    return {
+        head.decode().partition('name="')[2].partition('"')[0]: body
+        for head, _, body in heads
+    }
+
+
+SAID = {
+    "prompt": b"slow dolly in",
+    "negative_prompt": NEGATIVE.encode(),
+    "size": b"480x832",
+    "num_frames": b"81",
+    "fps": b"16",
+    "seed": b"42",
+    "num_inference_steps": b"40",
+    "guidance_scale": b"3.5",
+    "guidance_scale_2": b"2.5",
+    "input_reference": b"\xff\xd8\xff",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("nightreel", {"id": b"ref-1"}),
+        ("sglang", {"model": b"ref-1", "flow_shift": b"5.0"}),
+        ("vllm-omni", {"model": b"wan", "flow_shift": b"5.0"}),
+    ],
+)
+def test_a_form_says_all_that_decides_about_the_clip(name, more):
+    provider = engine(name, cfg_low=2.5)
+
+    request = next(provider.submit(JOB, STILL, 42, "ref-1"))
+
+    assert (request.method, str(request.url)) == ("POST", f"{HERE}/v1/videos")
+    assert fields(request) == SAID | more
+    assert "authorization" not in request.headers
+
+
+def test_fastvideo_is_told_in_json_what_its_form_has_no_field_for():
+    request = next(engine("fastvideo").submit(JOB, STILL, 42, "ref-1"))
+
+    said = fields(request)
+    assert said["reference_url"] == STILL
+    assert (said["num_frames"], said["guidance_scale_2"]) == (81, 3.5)
+    assert "input_reference" not in said  # which would be a path on its own disk
+
+
+def test_lightx2v_is_asked_at_the_path_that_is_not_redirected_and_told_everything():
+    request = next(engine("lightx2v").submit(JOB, STILL, 42, "ref-1"))
+
+    assert str(request.url) == f"{HERE}/v1/tasks/video/"
+    assert fields(request) == {
+        "task_id": "ref-1",
+        "prompt": "slow dolly in",
+        "negative_prompt": NEGATIVE,
+        "image_path": STILL,
+        "seed": 42,
+        "infer_steps": 40,
+        "target_video_length": 81,
+        "target_fps": 16,
+        "target_shape": [832, 480],
+        "resize_mode": "adaptive",
+        "save_result_path": "ref-1.mp4",
+    }
+
+
+def test_the_shipped_workflow_has_a_row_in_each_of_its_slots():
+    request = next(engine("comfyui").submit(JOB, "still.jpg", 42, "ref-1"))
+
+    said = fields(request)
+    inputs = {name: node["inputs"] for name, node in said["prompt"].items()}
+    assert str(request.url) == f"{HERE}/prompt"
+    assert inputs["2"]["text"] == "slow dolly in"
+    assert inputs["5"]["image"] == "still.jpg"
+    assert [inputs["6"][name] for name in ("width", "height", "length")] == [
+        480,
+        832,
+        81,
+    ]
+    assert (inputs["13"]["noise_seed"], inputs["14"]["noise_seed"]) == (42, 0)
+    assert inputs["16"]["fps"] == 16
+    assert inputs["17"]["filename_prefix"] == f"nightreel/{said['prompt_id']}"
+    assert "{{" not in json.dumps(said)
+
+
+@pytest.mark.parametrize(
+    ("graph", "why"),
+    [
+        ("nothing", "No such file"),
+        ("{", "not JSON"),
+        ('{"nodes": []}', "not in the API format"),
+        (
+            '{"1": {"class_type": "A", "inputs": {"t": "{{prompt}}"}}}',
+            "no slot {{frames}}",
+        ),
+    ],
+)
+def test_a_workflow_that_makes_no_clip_of_a_row_closes_the_lane(tmp_path, graph, why):
+    path = tmp_path / "graph.json"
+    if graph != "nothing":
+        path.write_text(graph)
+
+    with pytest.raises(MisconfiguredError) as refused:
+        next(engine("comfyui", endpoint=str(path)).submit(JOB, "i.jpg", 1, "ref-1"))
+
+    assert why in str(refused.value)
+
+
+@pytest.mark.parametrize("name", sorted(OWN_GPUS - {"comfyui"}))
+def test_a_link_to_a_still_is_sent_to_none_of_them(name):
+    with pytest.raises(MisconfiguredError, match="never as a link"):
+        next(engine(name).submit(JOB, "https://i/1.jpg", 1, "ref-1"))
+
+
+IDS = {"sglang": "a1b2c3", "fastvideo": "a1b2c3", "vllm-omni": "video_gen_a1b2c3"}
+IDS |= {"comfyui": "11111111-2222-5333-8444-555555555555"}
+
+
+def ticket(name):
+    return Ticket(name, IDS.get(name, "ref-1"))
+
+
+@pytest.mark.parametrize("name", sorted(OWN_GPUS))
+def test_what_was_accepted_is_followed_and_fetched_with_the_key(name, play, recorded):
+    provider = engine(name, key="k-5160")
+    image = "still.jpg" if name == "comfyui" else STILL
+
+    exchange = provider.submit(JOB, image, 42, "ref-1")
+    _, made = play(provider, exchange, recorded(name, "submitted"))
+    done = recorded(name, "succeeded")
+    [poll], ended = play(provider, provider.poll(made), done)
+
+    assert made == ticket(name)
+    assert poll.headers["authorization"] == "Bearer k-5160"
+    assert isinstance(ended, Finished)
+    clip = provider.fetch(ended.url)
+    assert clip.url.host == "own-gpu.invalid"
+    assert clip.headers["authorization"] == "Bearer k-5160"
+
+
+def test_a_clip_that_sglang_has_put_into_a_store_is_fetched_there_without_the_key(
+    play, recorded
+):
+    provider = engine("sglang", key="k-5160")
+
+    exchange = provider.poll(ticket("sglang"))
+    _, ended = play(provider, exchange, recorded("sglang", "in_a_store"))
+
+    assert ended == Finished("https://clips.s3.example/a1b2c3.mp4")
+    assert "authorization" not in provider.fetch(ended.url).headers
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "meaning"),
+    [
+        ("nightreel", "running", None),
+        ("nightreel", "out_of_memory", Refused),
+        ("nightreel", "step_hung", Refused),
+        ("nightreel", "nan_output", Discarded),
+        ("nightreel", "invalid_image", Rejected),
+        ("sglang", "running", None),
+        ("sglang", "out_of_memory", Refused),
+        ("sglang", "engine_dead", Refused),
+        ("sglang", "black", Discarded),
+        ("sglang", "no_image", Rejected),
+        ("fastvideo", "queued", None),
+        ("fastvideo", "out_of_memory", Refused),
+        ("vllm-omni", "out_of_memory", Refused),
+        ("vllm-omni", "no_image", Rejected),
+        ("lightx2v", "pending", None),
+        ("lightx2v", "running", None),
+        ("lightx2v", "out_of_memory", Refused),
+        ("lightx2v", "no_image", Rejected),
+        ("lightx2v", "cancelled", Refused),
+        ("comfyui", "pending", None),
+        ("comfyui", "running", None),
+        ("comfyui", "out_of_memory", Refused),
+        ("comfyui", "no_image", Rejected),
+        ("comfyui", "interrupted", Refused),
+        ("comfyui", "succeeded_with_nothing", Refused),
+    ],
+)
+def test_how_a_job_stands(name, answer, meaning, play, recorded):
+    provider = engine(name)
+
+    _, told = play(provider, provider.poll(ticket(name)), recorded(name, answer))
+
+    assert told is None if meaning is None else isinstance(told, meaning)
+
+
+def test_comfyuis_video_is_found_under_whichever_key_a_node_puts_it(play, recorded):
+    provider = engine("comfyui")
+    named = {
+        answer: play(
+            provider, provider.poll(ticket("comfyui")), recorded("comfyui", answer)
+        )
+        for answer in ("succeeded", "succeeded_as_gif")
+    }
+
+    assert [ended.url.partition("?")[2] for _, ended in named.values()] == [
+        "filename=a_00001_.mp4&subfolder=nightreel&type=output",
+        "filename=b_00001.mp4&subfolder=&type=output",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "meaning"),
+    [
+        ("nightreel", "unauthorized", MisconfiguredError),
+        ("nightreel", "invalid_request", RejectedError),
+        ("nightreel", "queue_full", ThrottledError),
+        ("nightreel", "draining", NotSentError),
+        ("nightreel", "warming_up", NotSentError),
+        ("nightreel", "id_taken", NotSentError),
+        ("sglang", "invalid_image", RejectedError),
+        ("fastvideo", "invalid_image", RejectedError),
+        ("vllm-omni", "mismatch", MisconfiguredError),
+        ("lightx2v", "full", ThrottledError),
+        ("comfyui", "no_such_model", MisconfiguredError),
+        ("comfyui", "still_not_there", NotSentError),
+    ],
+)
+def test_what_a_refused_submit_means(name, answer, meaning, play, recorded):
+    provider = engine(name)
+    image = "still.jpg" if name == "comfyui" else STILL
+
+    with pytest.raises(meaning):
+        play(provider, provider.submit(JOB, image, 1, "ref-1"), recorded(name, answer))
+
+
+def test_lightx2vs_refusal_of_an_id_that_it_has_is_our_receipt(play, recorded):
+    provider = engine("lightx2v")
+
+    exchange = provider.submit(JOB, STILL, 1, "ref-1")
+    _, made = play(provider, exchange, recorded("lightx2v", "taken"))
+
+    assert made == Ticket("lightx2v", "ref-1")
+
+
+@pytest.mark.parametrize("name", sorted(OWN_GPUS))
+def test_what_is_not_there_is_no_end_to_a_poll_and_an_answer_to_a_doubt(
+    name, play, recorded
+):
+    provider = engine(name)
+    mark = provider.mark(JOB, STILL, 1, "ref-1")
+    doubt = Doubt(mark=mark, submitted_at=SUBMITTED_AT, known=frozenset())
+    lists = name in {"sglang", "fastvideo", "vllm-omni"}
+    gone = recorded(name, "listed_nothing" if lists else "gone")
+
+    with pytest.raises(NotFoundError):
+        play(provider, provider.poll(ticket(name)), recorded(name, "gone"))
+    _, told = play(provider, provider.find(doubt), gone)
+
+    assert isinstance(told, Absent)
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "found"),
+    [
+        ("nightreel", "running", "ref-1"),
+        ("sglang", "listed", "a1b2c3"),
+        ("fastvideo", "listed", "a1b2c3"),
+        ("lightx2v", "running", "ref-1"),
+        ("vllm-omni", "listed", None),
+    ],
+)
+def test_a_lost_answers_job_is_found_by_our_own_name_for_it(
+    name, answer, found, play, recorded
+):
+    provider = engine(name)
+    mark = provider.mark(JOB, STILL, 1, "ref-1")
+    # Of vLLM-Omni's only the prompt and the size are known: it may be another row's.
+    wide = provider.mark(Job(image="i", prompt=JOB.prompt), STILL, 1, "ref-1")
+    mark = wide if name == "vllm-omni" else mark
+    doubt = Doubt(mark=mark, submitted_at=SUBMITTED_AT, known=frozenset())
+
+    _, told = play(provider, provider.find(doubt), recorded(name, answer))
+
+    assert told == (Ticket(name, found) if found else None)
