@@ -95,6 +95,11 @@ class Pace:
         """How many clips it may make at once, as far as we know by now."""
         return int(min(self._slots, self._share.slots))
 
+    @property
+    def is_full(self) -> bool:
+        """Whether what is submitted now would wait at the provider."""
+        return self.in_flight >= self._limits.slots
+
     def share(self, slots: int, submits_per_minute: int) -> None:
         """No more than so much of it is ours: others submit to the same account."""
         self._share = Learned(slots, submits_per_minute)

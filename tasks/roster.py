@@ -74,6 +74,12 @@ class Roster:
             return known
         liked = elsewhere(foremost(order, still_open), failed)
         match self._policy:
+            case "balanced" if len(liked) > 1:
+                # Of two GPUs at one price, the one that is idle.
+                price = {lane.name: lane.route.price_usd(order.job) for lane in liked}
+                return sorted(
+                    liked, key=lambda lane: (price[lane.name], lane.pace.is_full)
+                )
             case "balanced":
                 return liked
             case "fastest":

@@ -24,7 +24,7 @@ from tasks.exchange import Line
 from tasks.lanes import Lane
 from tasks.night import World, begun
 from tasks.pacing import Limits, Looks
-from tasks.providers import PROVIDERS
+from tasks.providers import OWN_GPUS, PROVIDERS
 from tasks.wanted import Wanted
 from tests.crashes import bugs
 from tests.crashes.points import Watch
@@ -132,6 +132,10 @@ def lane(errand: Errand) -> Lane:
     provider = PROVIDERS[route.provider](route, errand.key)
     line = Line(provider, httpx.URL(f"{errand.url}/{route.provider}"))
     limits = Limits(slots=2, submits_per_minute=6000, queues=route.queues)
-    one = Lane(name=route.provider, route=route, line=line, limits=limits)
+    # vLLM-Omni cannot tell what it accepted: were it let go again, it would make it twice.
+    free = route.provider in OWN_GPUS - {"vllm-omni"}
+    one = Lane(
+        name=route.provider, route=route, line=line, limits=limits, paid=not free
+    )
     one.looks = Looks(shortest_s=0.02)
     return one

@@ -48,8 +48,9 @@ class Teller:
             self.env["AWS_ENDPOINT_URL"] = self.store.url
         self.key = KEYS.get(known.provider, "key")
         provider = PROVIDERS[known.provider](known, self.key)
-        # WaveSpeed lists what it accepted, but not what it was asked for.
-        self.tells = isinstance(provider, Findable) and provider.name != "wavespeed"
+        # These list what they accepted, but not by a name of ours.
+        unsure = provider.name in {"wavespeed", "vllm-omni"}
+        self.tells = isinstance(provider, Findable) and not unsure
 
     def warm(self) -> None:
         """Have the first child find out what all the others need."""

@@ -439,3 +439,41 @@ async def test_what_no_header_can_carry_is_no_key_and_is_not_repeated(
 
     with pytest.raises(SettingsError, match="env:WAVESPEED_KEY holds what is no key"):
         await resolve_key("env:WAVESPEED_KEY", lane="spicy")
+
+
+# GPUs of one's own
+
+
+def own(*lines, route="sglang/wan-2.2"):
+    said = "\n".join(lines)
+    return load(written(f'[lanes.gpu]\nroute = "{route}"\n{said}\n'))
+
+
+HERE = 'base_url = "http://10.0.0.5:30010"'
+
+
+async def test_a_gpu_of_ones_own_needs_no_key_and_is_sent_stills_themselves():
+    [gpu] = await lanes.opened(own(HERE, "paid = false"))
+
+    assert (gpu.paid, gpu.hands_over, gpu.line.provider.key) == (False, "upload", "")
+    assert gpu.risk.affords(Decimal(1_000_000))
+
+
+@pytest.mark.parametrize(
+    ("lines", "route", "said"),
+    [
+        ([HERE], "sglang/wan-2.2", "no 'key': it must be given"),
+        (["paid = false"], "sglang/wan-2.2", 'base_url = "http://HOST:PORT"'),
+        (
+            ["paid = false", HERE, 'stills = "link"'],
+            "sglang/wan-2.2",
+            "the still itself",
+        ),
+        (["paid = false"], "wavespeed/wan-2.2", "wavespeed sends a bill"),
+    ],
+)
+def test_a_lane_that_does_not_go_with_its_route_is_refused(lines, route, said):
+    with pytest.raises(SettingsError) as refused:
+        lanes.keyless(own(*lines, route=route))
+
+    assert said in str(refused.value)

@@ -31,7 +31,6 @@ ROUTES = [
     "wavespeed/wan-2.2-spicy",
     "kling/kling-1.6",
     "replicate/wan-2.2",
-    "nightreel/wan-2.2",
     *(
         pytest.param(route, marks=pytest.mark.slow)
         for route in (
@@ -41,6 +40,7 @@ ROUTES = [
             "fal/wan-2.2",
             "fal/kling-1.6",
             "runway/gen4-turbo",
+            "nightreel/wan-2.2",
             "sglang/wan-2.2",
             "vllm-omni/wan-2.2",
             "fastvideo/wan-2.2",

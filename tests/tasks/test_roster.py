@@ -10,7 +10,7 @@ from manifests.catalogue import load
 from manifests.jobs import Job, Order
 from tasks.exchange import Line
 from tasks.lanes import Lane
-from tasks.pacing import Limits
+from tasks.pacing import Limits, Pace
 from tasks.providers import PROVIDERS
 from tasks.roster import Roster
 from tasks.routing import kind_of
@@ -65,6 +65,17 @@ def test_balanced_takes_the_cheapest_lane_that_is_free(cheap, dear):
     assert names(roster(cheap, dear, policy="balanced").lanes(ORDER)) == [
         "cheap",
         "dear",
+    ]
+
+
+def test_of_two_at_one_price_the_one_that_is_idle_goes_first(cheap):
+    idle = lane("idle", "atlas/wan-2.2-spicy", price="0.15", slots=1)
+    cheap.pace = Pace(Limits(slots=1, submits_per_minute=60, queues=True))
+    cheap.pace.begin(0.0)
+
+    assert names(roster(cheap, idle, policy="balanced").lanes(ORDER)) == [
+        "idle",
+        "cheap",
     ]
 
 
