@@ -32,6 +32,7 @@ async def test_a_job_that_was_forgotten_in_a_restart_is_sent_again(world):
     assert attempts["reason"].str.contains("404").to_list() == [True]
 
 
+@pytest.mark.slow
 async def test_a_job_that_is_forgotten_each_time_rests_and_says_why(world):
     world.rules = Rules(settle_s=0.0, attempts=9)
     world.emulator.faults["pan 1"] = [Fault.FORGET] * 9
