@@ -51,6 +51,8 @@ class Fault(StrEnum):
     """The first download finds that its link has died; a poll gives a fresh one."""
     FORGET = auto()
     """Accepted, and never heard of again: whoever had it in memory has restarted."""
+    STORE = auto()
+    """SGLang has put the clip into a store: at its own address there is 400."""
     LOST_CLIP = auto()
     """Accepted, and done by every poll's word; but whatever link, there is no clip."""
 

@@ -18,6 +18,7 @@ from tasks.emulator import own, reading
 from tasks.emulator.accounts import Terms
 from tasks.emulator.answers import Json
 from tasks.emulator.desk import Desk
+from tasks.emulator.faults import Fault
 from tasks.emulator.predictions import Prediction, Stage, Wanted
 from tasks.emulator.prices import Offer
 from tasks.emulator.refusals import (
@@ -80,9 +81,13 @@ class Manner:
     """Whether the poll of a job that failed has the failure's own HTTP status."""
     failed_content: int = 404
     cancels: bool = False
+    stores: bool = False
+    """Whether it may put clips into a store."""
 
 
-SGLANG: Final = Manner(name="sglang", wrapped=False, takes_json=True, frames=96, fps=24)
+SGLANG: Final = Manner(
+    name="sglang", wrapped=False, takes_json=True, frames=96, fps=24, stores=True
+)
 VLLM_OMNI: Final = Manner(
     name="vllm-omni",
     wrapped=True,
@@ -258,7 +263,10 @@ async def _poll(speaks: OpenAiVideos, desk: Desk, request: Request) -> Response:
     prediction, stage = await desk.poll(request, _id(speaks, request))
     failed = own.ERRORS.get(stage) is not None
     status = 500 if failed and speaks.manner.fails_by_status else 200
-    return Json(speaks.job(prediction, stage), status)
+    job = speaks.job(prediction, stage)
+    if stage is Stage.SUCCEEDED and _is_stored(speaks, prediction):
+        job["url"] = desk.clip_url(request, prediction)
+    return Json(job, status)
 
 
 async def _list(speaks: OpenAiVideos, desk: Desk, request: Request) -> Response:
@@ -278,6 +286,10 @@ async def _content(speaks: OpenAiVideos, desk: Desk, request: Request) -> Respon
     prediction = desk.world.find(account, remote)
     if prediction.stage in own.ERRORS:
         return speaks.problem(speaks.manner.failed_content, "failed", "failed")
+    if _is_stored(speaks, prediction):
+        place = desk.clip_url(request, prediction)
+        said = "Video has been uploaded to cloud storage. Please use the cloud URL: "
+        return speaks.problem(400, "stored", f"{said}{place}")
     return await desk.clip(request, prediction)
 
 
@@ -303,6 +315,10 @@ async def _models(speaks: OpenAiVideos, desk: Desk, request: Request) -> Respons
 async def _health(speaks: OpenAiVideos, desk: Desk, request: Request) -> Response:
     del speaks, desk, request
     return Json({"status": "ready"})
+
+
+def _is_stored(speaks: OpenAiVideos, prediction: Prediction) -> bool:
+    return speaks.manner.stores and prediction.fault is Fault.STORE
 
 
 def _id(speaks: OpenAiVideos, request: Request) -> str:

@@ -106,6 +106,16 @@ async def test_a_clip_has_the_frames_that_were_ordered_and_not_the_engines_own(w
     assert round(made["seconds"] * made["fps"]) == 81
 
 
+async def test_a_clip_in_a_store_is_fetched_there_without_the_key(worlds, emulator):
+    emulator.faults["pan"] = [Fault.STORE]
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=["sglang/wan-2.2"])
+
+        summary = await world.run(1)
+
+    assert (summary.published, emulator.stats()["keys_shown"]) == (1, 0)
+
+
 async def test_a_clip_is_behind_the_workers_own_key(worlds, clip):
     emulator = Emulator(latency_s=0.1, clip=clip, keys={"key"})
     with running(emulator) as url:

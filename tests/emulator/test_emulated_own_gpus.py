@@ -1,0 +1,177 @@
+"""Emulated engines on GPUs of one's own have the traps of the real ones."""
+
+import base64
+import json
+import uuid
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tasks.emulator import Emulator, Fault, running
+
+GRAPH = Path(__file__).parents[2] / "examples/comfyui/wan-2.2-i2v-4-steps.json"
+FORM = {
+    "prompt": "pan",
+    "size": "832x480",
+    "seed": "1",
+    "num_frames": "81",
+    "fps": "16",
+}
+
+
+@pytest.fixture
+def emulator(clock):
+    return Emulator(latency_s=10.0, clip=b"a clip", clock=clock)
+
+
+@pytest.fixture
+def http(emulator):
+    with running(emulator) as url, httpx.Client(base_url=url) as client:
+        yield client
+
+
+@pytest.fixture
+def submit(http, still):
+    """Posts a form to an engine; fields that are None are left out."""
+
+    def post(engine, **fields):
+        said = {name: value for name, value in (FORM | fields).items() if value}
+        image = {"input_reference": ("still.jpg", still, "image/jpeg")}
+        return http.post(f"/{engine}/v1/videos", data=said, files=image)
+
+    return post
+
+
+@pytest.mark.parametrize(("engine", "frames"), [("sglang", 96), ("fastvideo", 125)])
+def test_what_goes_unsaid_has_the_engines_own_default(emulator, submit, engine, frames):
+    submit(engine, num_frames=None, fps=None).raise_for_status()
+
+    [line] = emulator.bill
+    assert line.duration_s == round(frames / 24)
+
+
+def test_vllm_omni_answers_the_poll_of_a_job_that_failed_with_500_and_the_job(
+    emulator, submit, http, clock
+):
+    emulator.faults["pan"] = [Fault.FAIL]
+    remote = submit("vllm-omni").json()["id"]
+    clock.now += 60
+
+    answer = http.get(f"/vllm-omni/v1/videos/{remote}")
+
+    assert (answer.status_code, answer.json()["status"]) == (500, "failed")
+    assert http.get(f"/vllm-omni/v1/videos/{remote}/content").status_code == 422
+
+
+def test_vllm_omni_takes_a_form_of_its_own_model_and_nothing_else(submit, http):
+    assert http.post("/vllm-omni/v1/videos", json=FORM).status_code == 400
+    assert "Model mismatch" in submit("vllm-omni", model="another").text
+
+
+def test_fastvideo_never_says_that_it_is_at_work(submit, http, clock):
+    remote = submit("fastvideo").json()["id"]
+    clock.now += 5
+
+    assert http.get(f"/fastvideo/v1/videos/{remote}").json()["status"] == "queued"
+
+
+def test_a_job_that_was_forgotten_is_neither_there_nor_listed(emulator, submit, http):
+    emulator.faults["pan"] = [Fault.FORGET]
+    remote = submit("sglang").json()["id"]
+
+    assert http.get(f"/sglang/v1/videos/{remote}").status_code == 404
+    assert http.get("/sglang/v1/videos").json()["data"] == []
+    assert len(emulator.bill) == 1
+
+
+def test_our_worker_begins_one_id_once_and_refuses_it_to_another_body(emulator, submit):
+    first, again = submit("nightreel", id="a-1"), submit("nightreel", id="a-1")
+    other = submit("nightreel", id="a-1", seed="2")
+
+    assert (first.status_code, again.status_code, other.status_code) == (200, 200, 409)
+    assert other.json()["error"]["code"] == "id_taken"
+    assert len(emulator.bill) == 1
+
+
+@pytest.fixture
+def task(still):
+    image = base64.b64encode(still).decode()
+    return {"task_id": "a-1", "prompt": "pan", "seed": 1, "image_path": image}
+
+
+def test_lightx2v_redirects_who_leaves_out_the_slash(http, task):
+    assert http.post("/lightx2v/v1/tasks/video", json=task).status_code == 307
+
+
+def test_lightx2v_says_503_of_a_full_queue_and_of_an_id_that_it_has(
+    emulator, http, task
+):
+    for n in range(10):
+        body = {**task, "task_id": f"a-{n}"}
+        http.post("/lightx2v/v1/tasks/video/", json=body).raise_for_status()
+
+    again = http.post("/lightx2v/v1/tasks/video/", json={**task, "task_id": "a-1"})
+    more = http.post("/lightx2v/v1/tasks/video/", json={**task, "task_id": "a-10"})
+
+    assert (again.status_code, more.status_code) == (503, 503)
+    assert ["already exists" in each.text for each in (again, more)] == [True, False]
+    assert len(emulator.bill) == 10
+
+
+def test_lightx2v_works_on_what_was_cancelled_until_it_is_completed(http, task, clock):
+    http.post("/lightx2v/v1/tasks/video/", json=task).raise_for_status()
+    http.delete("/lightx2v/v1/tasks/a-1").raise_for_status()
+
+    at_once = http.get("/lightx2v/v1/tasks/a-1/status").json()["status"]
+    clock.now += 60
+
+    assert at_once == "cancelled"
+    assert http.get("/lightx2v/v1/tasks/a-1/status").json()["status"] == "completed"
+
+
+def test_lightx2v_looks_at_a_link_by_head_and_calls_its_400_a_500(http, task):
+    signed = {**task, "image_path": f"{http.base_url}nowhere"}
+
+    answer = http.post("/lightx2v/v1/tasks/video/", json=signed)
+
+    assert answer.status_code == 500
+
+
+@pytest.fixture
+def graph(http, still):
+    image = {"image": ("a.jpg", still, "image/jpeg")}
+    kept = http.post("/comfyui/upload/image", files=image).json()
+    values = {"prompt": "pan", "negative_prompt": "", "name": "a", "fps": 16}
+    values |= {"width": 832, "height": 480, "frames": 81, "seed": 1}
+    values |= {"image": f"{kept['subfolder']}/{kept['name']}"}
+    text = GRAPH.read_text()
+    for slot, value in values.items():
+        text = text.replace(f'"{{{{{slot}}}}}"', json.dumps(value))
+    return json.loads(text)
+
+
+def test_comfyui_queues_one_id_as_often_as_it_is_posted(emulator, http, graph):
+    body = {"prompt": graph, "prompt_id": str(uuid.uuid4())}
+    for _ in range(2):
+        http.post("/comfyui/prompt", json=body).raise_for_status()
+
+    assert len(emulator.bill) == 2
+
+
+def test_comfyui_puts_a_video_under_images(http, graph, clock):
+    remote = http.post("/comfyui/prompt", json={"prompt": graph}).json()["prompt_id"]
+    clock.now += 60
+
+    [told] = http.get(f"/comfyui/api/jobs/{remote}").json()["outputs"].values()
+
+    assert told["animated"] == [True]
+    assert http.get("/comfyui/view", params=told["images"][0]).content == b"a clip"
+
+
+def test_comfyui_refuses_a_graph_with_a_node_that_it_has_not_got(http, graph):
+    graph["17"]["class_type"] = "SaveGif"
+
+    answer = http.post("/comfyui/prompt", json={"prompt": graph})
+
+    assert (answer.status_code, answer.json()["node_errors"]) == (400, {})
