@@ -16,12 +16,6 @@ def owed_no_more(past: History, lane: Lane, route: Route | None, now: float) -> 
     return not lane.paid or is_over(past, route, now)
 
 
-def to_be_believed(past: History, lane: Lane) -> bool:
-    """Whether what this lane's provider has not got, nobody has."""
-    # To another account it was never there; and what costs nothing is made again.
-    return not lane.paid or lane.name == past.lane
-
-
 def gone(life: str, lane: Lane, why: str) -> Discarded | Forgotten:
     """What is put on record of it."""
     provider = lane.line.provider.name

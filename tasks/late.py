@@ -23,7 +23,7 @@ from manifests.lifecycle import (
     Ticket,
 )
 from tasks.following import Ended, Follower
-from tasks.gone import gone, owed_no_more, to_be_believed
+from tasks.gone import gone, owed_no_more
 from tasks.lanes import Lane
 from tasks.providers.base import Finished, Gone
 from tasks.publishing import (
@@ -70,7 +70,8 @@ class Late:
 
     async def _look(self, life: str, lane: Lane, ticket: Ticket) -> Ended | None:
         past = self.history(life)
-        over = self._over(past, lane) and to_be_believed(past, lane)
+        # To another account, or another GPU, it was never there.
+        over = self._over(past, lane) and lane.name == past.lane
         return await self.follower.look(lane, ticket, over=over)
 
     async def _end(self, life: str, lane: Lane, ended: Ended) -> None:

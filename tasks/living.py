@@ -37,7 +37,7 @@ from manifests.lifecycle import (
 from storage.ledger import Ledger
 from tasks.exchange import Clients
 from tasks.following import Ended, Follower, UnfinishedError
-from tasks.gone import gone, owed_no_more, to_be_believed
+from tasks.gone import gone, owed_no_more
 from tasks.hedging import (
     FOLLOWED,
     RECKONED_S,
@@ -421,7 +421,10 @@ class Lives:
                 lane,
                 ticket,
                 age_s=self._age_s(hand, past),
-                over=self._over(past, lane) and to_be_believed(past, lane),
+                # To another account it was never there. Where the lane of a GPU of one's
+                # own is gone, what it had is made again: that costs nothing.
+                over=self._over(past, lane)
+                and (lane.name == past.lane or not lane.paid),
                 dead_s=self._rules.dead_s if dies else math.inf,
             )
         except MisconfiguredError as exc:

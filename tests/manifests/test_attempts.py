@@ -17,6 +17,7 @@ from manifests.lifecycle import (
     Doubted,
     Entry,
     Facts,
+    Forgotten,
     Generated,
     Intended,
     Published,
@@ -75,6 +76,7 @@ def test_every_attempt_is_a_row_that_says_what_came_of_it(attempts):
             *(INTENDED, Refused("busy")),
             *(INTENDED, Doubted("ReadTimeout"), Risked("allowed")),
             *(INTENDED, ACCEPTED, Generated(), Discarded("black")),
+            *(INTENDED, ACCEPTED, Forgotten("restarted")),
             *(INTENDED, ACCEPTED, Generated(8), PUBLISHED),
         )
     )
@@ -84,10 +86,11 @@ def test_every_attempt_is_a_row_that_says_what_came_of_it(attempts):
         (1, "refused", False, "busy", None, 7),
         (2, "risked", None, "allowed", None, 7),
         (3, "discarded", True, "black", "remote-1", 7),
-        (4, "published", True, None, "remote-1", 8),
+        (4, "forgotten", True, "restarted", "remote-1", 7),
+        (5, "published", True, None, "remote-1", 8),
     ]
-    assert table["charged_usd"].to_list() == [0, PRICE, PRICE, PRICE]
-    assert table["provider"].to_list() == ["wavespeed"] * 4
+    assert table["charged_usd"].to_list() == [0, PRICE, PRICE, PRICE, PRICE]
+    assert table["provider"].to_list() == ["wavespeed"] * 5
     assert table["ended_at"].null_count() == 0
 
 

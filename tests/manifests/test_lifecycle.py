@@ -18,6 +18,7 @@ from manifests.lifecycle import (
     Doubted,
     Entry,
     Facts,
+    Forgotten,
     Generated,
     History,
     IllegalTransitionError,
@@ -57,6 +58,7 @@ EVENTS = [
     Refused("busy"),
     Risked("allowed"),
     Discarded("black"),
+    Forgotten("restarted"),
     Rejected("no"),
     Generated(),
     Published("s3://b/c.mp4", FACTS),
@@ -276,6 +278,14 @@ def test_only_what_a_provider_took_and_did_not_deliver_is_its_failure():
     assert history(INTENDED, ACCEPTED, Refused("failed")).failures == 1
     assert history(INTENDED, ACCEPTED, Discarded("black")).failures == 1
     assert history(INTENDED, ACCEPTED, Discarded("black")).discards == 1
+
+
+def test_what_a_restart_forgot_is_no_failure_and_keeps_its_seed():
+    past = history(INTENDED, ACCEPTED, Generated(), Forgotten("restarted"))
+
+    assert (past.state, past.losses) == (State.PENDING, 1)
+    assert (past.failures, past.discards) == (0, 0)
+    assert past.spent_usd == Decimal("0.15")
 
 
 def test_a_new_attempt_starts_with_a_clean_slate_and_an_old_bill():
