@@ -4,6 +4,7 @@ From the wheels sglang 0.5.23, vllm-omni 0.30.0 and fastvideo 0.2.1, read 2026-1
 docs/own-gpus.md. Where they differ is data: a `Manner`.
 """
 
+import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -147,7 +148,8 @@ class OpenAiVideos:
             own.whole(asked, "num_frames", how.frames),
             fps,
         )
-        named = str(asked.get("id", "")) if how.takes_ids else ""
+        own_id = f"{how.prefix}{secrets.token_hex(16)}"
+        named = str(asked.get("id") or own_id) if how.takes_ids else own_id
         return own.wanted(
             offer,
             asked,
@@ -199,7 +201,7 @@ class OpenAiVideos:
         told = {name: asked[name] for name in how.told_of if name in asked}
         code = {"code": CODES[stage]} if error and how.wrapped else {}
         return {
-            "id": f"{how.prefix}{made.id}",
+            "id": made.id,
             "object": "video",
             "model": made.wanted.endpoint,
             **told,
@@ -260,7 +262,7 @@ def _known(desk: Desk, request: Request, named: object) -> Prediction | None:
 
 
 async def _poll(speaks: OpenAiVideos, desk: Desk, request: Request) -> Response:
-    prediction, stage = await desk.poll(request, _id(speaks, request))
+    prediction, stage = await desk.poll(request, request.path_params["id"])
     failed = own.ERRORS.get(stage) is not None
     status = 500 if failed and speaks.manner.fails_by_status else 200
     job = speaks.job(prediction, stage)
@@ -282,7 +284,7 @@ async def _list(speaks: OpenAiVideos, desk: Desk, request: Request) -> Response:
 
 
 async def _content(speaks: OpenAiVideos, desk: Desk, request: Request) -> Response:
-    account, remote = desk.account(request), _id(speaks, request)
+    account, remote = desk.account(request), request.path_params["id"]
     prediction = desk.world.find(account, remote)
     if prediction.stage in own.ERRORS:
         return speaks.problem(speaks.manner.failed_content, "failed", "failed")
@@ -295,12 +297,16 @@ async def _content(speaks: OpenAiVideos, desk: Desk, request: Request) -> Respon
 
 async def _cancel(speaks: OpenAiVideos, desk: Desk, request: Request) -> Response:
     """Most only forget the record: the GPU works on."""
-    account, remote = desk.account(request), _id(speaks, request)
+    account, remote = desk.account(request), request.path_params["id"]
     if speaks.manner.cancels:
         desk.world.cancel(account, remote)
     prediction = desk.world.find(account, remote)
     if speaks.manner.cancels:
-        said = {"id": _id(speaks, request), "object": "video.deleted", "deleted": True}
+        said = {
+            "id": request.path_params["id"],
+            "object": "video.deleted",
+            "deleted": True,
+        }
         return Json(said)
     return Json({**speaks.job(prediction, prediction.stage), "status": "deleted"})
 
@@ -319,10 +325,6 @@ async def _health(speaks: OpenAiVideos, desk: Desk, request: Request) -> Respons
 
 def _is_stored(speaks: OpenAiVideos, prediction: Prediction) -> bool:
     return speaks.manner.stores and prediction.fault is Fault.STORE
-
-
-def _id(speaks: OpenAiVideos, request: Request) -> str:
-    return request.path_params["id"].removeprefix(speaks.manner.prefix)
 
 
 def _unix(made: Prediction) -> float:

@@ -239,18 +239,19 @@ def test_asking_about_a_root_that_is_not_there_makes_none(bench):
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
 def test_the_emulator_says_where_it_is_and_stops_when_told(bench, sign):
     serving = bench.start("emulate", "--port", "0", "--latency", "100ms")
-    lines = [serving.process.stderr.readline() for _ in range(8)]
+    lines = [serving.process.stderr.readline() for _ in range(14)]
 
     urls = re.findall(
-        r"^base_url = '(http://127.0.0.1:\d+/\w+)'$", "".join(lines), re.MULTILINE
+        r"^base_url = '(http://127.0.0.1:\d+/[\w-]+)'$", "".join(lines), re.MULTILINE
     )
-    [bill] = re.findall(r"bill: (\S+/bill),", lines[7])
+    [bill] = re.findall(r"bill: (\S+/bill),", lines[-1])
     owed = httpx.get(bill).json()
     serving.signal(sign)
     ended = serving.ended(within_s=10)
 
     assert [url.rpartition("/")[2] for url in urls] == [
         *("wavespeed", "302ai", "atlas", "fal", "kling", "runway", "replicate"),
+        *("nightreel", "sglang", "vllm-omni", "fastvideo", "lightx2v", "comfyui"),
     ]
     assert owed == {"total_usd": "0", "charges": []}
     assert (ended.out, ended.err) == ("", "")
