@@ -5,12 +5,9 @@ by its file. Where the file says `"{{prompt}}"`, the row's prompt goes: so with 
 """
 
 import hashlib
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote as escaped
 from urllib.parse import urlencode
@@ -21,7 +18,7 @@ import httpx
 from manifests.catalogue import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
-from tasks.providers import _own
+from tasks.providers import _own, _workflows
 from tasks.providers._shared import Refusals, Sign, failure, quote, read
 from tasks.providers.base import (
     Absent,
@@ -33,11 +30,7 @@ from tasks.providers.base import (
     Still,
     UnreadableError,
 )
-from tasks.verdicts import MisconfiguredError, ProviderError
-
-SLOT: Final = re.compile(r"\{\{(\w+)\}\}")
-NEEDED: Final = frozenset({"image", "prompt", "seed", "width", "height", "frames"})
-"""Slots without which a workflow makes the same clip of every row."""
+from tasks.verdicts import ProviderError
 
 MEDIA: Final = ("images", "gifs", "videos", "video")
 """Where nodes put a video: ComfyUI's own SaveVideo says `images`, VideoHelperSuite `gifs`."""
@@ -101,9 +94,12 @@ class ComfyUi:
     def submit(
         self, job: Job, image_url: str, seed: int, reference: str
     ) -> Exchange[Ticket]:
-        graph = workflow(self.route.endpoints[job.resolution])
+        graph = _workflows.load(self.route.endpoints[job.resolution])
         slots = self._slots(job, image_url, seed, reference)
-        asked = {"prompt": _filled(graph, slots), "prompt_id": _named(reference)}
+        asked = {
+            "prompt": _workflows.filled(graph, slots),
+            "prompt_id": _named(reference),
+        }
         match said := read((yield self._request("POST", "/prompt", json=asked))):
             case {"prompt_id": str(remote)} if remote:
                 return Ticket(self.name, remote)
@@ -138,7 +134,7 @@ class ComfyUi:
         yield self._request("GET", "/system_stats")
         there: list[bool] = []
         for endpoint in dict.fromkeys(self.route.endpoints.values()):
-            nodes = workflow(endpoint).values()
+            nodes = _workflows.load(endpoint).values()
             for kind in dict.fromkeys(node["class_type"] for node in nodes):
                 asked = self._request("GET", f"/object_info/{escaped(kind, safe='')}")
                 there.append(kind in read((yield asked)))
@@ -203,74 +199,6 @@ class ComfyUi:
 
     def _unreadable(self, said: Any) -> UnreadableError:
         return UnreadableError(self.name, quote(said, self.key))
-
-
-@cache
-def workflow(path: str) -> Mapping[str, Any]:
-    """The graph in a file.
-
-    Raises:
-        MisconfiguredError: there is none, or it lacks a slot.
-    """
-    try:
-        graph = json.loads(Path(path).read_text("utf-8"))
-    except OSError as exc:
-        raise MisconfiguredError(f"workflow {path}: {exc.strerror}") from exc
-    except ValueError as exc:
-        raise MisconfiguredError(f"workflow {path}: not JSON: {exc}") from exc
-    match graph:
-        case {**nodes} if nodes and all(_is_node(node) for node in nodes.values()):
-            slots = {slot for node in nodes.values() for slot in _slots_of(node)}
-        case _:
-            said = "not in the API format: use Export (API) in ComfyUI"
-            raise MisconfiguredError(f"workflow {path}: {said}")
-    if lacking := sorted(NEEDED - slots):
-        named = ", ".join(f"{{{{{slot}}}}}" for slot in lacking)
-        raise MisconfiguredError(f"workflow {path}: no slot {named}")
-    return graph
-
-
-def _is_node(node: Any) -> bool:
-    match node:
-        case {"class_type": str(), "inputs": {**_given}}:
-            return True
-        case _:
-            return False
-
-
-def _slots_of(node: Mapping[str, Any]) -> Iterator[str]:
-    for value in node["inputs"].values():
-        if isinstance(value, str) and (found := SLOT.fullmatch(value)):
-            yield found[1]
-
-
-def _filled(
-    graph: Mapping[str, Any], slots: Mapping[str, object]
-) -> dict[str, dict[str, Any]]:
-    """The graph with what belongs in its slots.
-
-    Raises:
-        MisconfiguredError: it names a slot that there is not.
-    """
-    if (
-        unknown := {s for node in graph.values() for s in _slots_of(node)}
-        - slots.keys()
-    ):
-        known = ", ".join(slots)
-        said = f"no slot is called {', '.join(sorted(unknown))}; there are {known}"
-        raise MisconfiguredError(f"comfyui: {said}")
-
-    def value(given: Any) -> Any:
-        found = SLOT.fullmatch(given) if isinstance(given, str) else None
-        return slots[found[1]] if found else given
-
-    return {
-        name: {
-            **node,
-            "inputs": {field: value(given) for field, given in node["inputs"].items()},
-        }
-        for name, node in graph.items()
-    }
 
 
 def _named(reference: str) -> str:
