@@ -25,8 +25,6 @@ API: Final = f"https://{HOST}"
 FINDS: Final = "nightreel.finds"
 """Marks a request that asks whether something is there: a 404 is its answer."""
 
-CLOCKS_DIFFER_S: Final = 300.0
-
 NEGATIVE: Final = "\uff0c".join(
     (
         "色调艳丽 过曝 静态 细节模糊不清 字幕 风格 作品 画作 画面 "

@@ -17,6 +17,7 @@ from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from tasks.providers import _own
 from tasks.providers._shared import (
+    CLOCKS_DIFFER_S,
     Failure,
     Refusals,
     digest,
@@ -154,7 +155,7 @@ class OpenAiVideos:
             if _is_job(read((yield asked))):
                 return Ticket(self.name, doubt.mark)
             return Absent(f"{self.name}: no job is called {doubt.mark}")
-        listed = yield from self._since(doubt.submitted_at - _own.CLOCKS_DIFFER_S)
+        listed = yield from self._since(doubt.submitted_at - CLOCKS_DIFFER_S)
         ours = [*self._alike(listed, doubt)]
         if not ours:
             return Absent(f"not among the jobs that {self.name} lists")
