@@ -6,7 +6,6 @@ call back, and none keeps a job over its restart, unless its own file says so.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any, ClassVar, Final
 from urllib.parse import quote as escaped
 
@@ -17,7 +16,6 @@ from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from tasks.providers import _own
 from tasks.providers._shared import (
-    CLOCKS_DIFFER_S,
     Failure,
     Refusals,
     digest,
@@ -40,6 +38,8 @@ from tasks.verdicts import ProviderError
 
 VIDEOS: Final = f"{_own.API}/v1/videos"
 PAGE: Final = 100
+PAGES: Final = 100
+"""How much of a listing is read, at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +155,7 @@ class OpenAiVideos:
             if _is_job(read((yield asked))):
                 return Ticket(self.name, doubt.mark)
             return Absent(f"{self.name}: no job is called {doubt.mark}")
-        listed = yield from self._since(doubt.submitted_at - CLOCKS_DIFFER_S)
+        listed = yield from self._all()
         ours = [*self._alike(listed, doubt)]
         if not ours:
             return Absent(f"not among the jobs that {self.name} lists")
@@ -170,21 +170,19 @@ class OpenAiVideos:
             if told == doubt.mark and job["id"] not in doubt.known:
                 yield job["id"]
 
-    def _since(self, at: float) -> Exchange[list[dict[str, Any]]]:
-        """All jobs since that moment, the newest first."""
+    def _all(self) -> Exchange[list[dict[str, Any]]]:
+        """All jobs that it has in memory: whatever its clock says, and its last restart."""
         found: list[dict[str, Any]] = []
-        after = ""
-        for _ in count():
-            path = f"?limit={PAGE}&order=desc{after}"
+        path = f"?limit={PAGE}&order=desc"
+        for _ in range(PAGES):
             match said := read((yield self._request("GET", path))):
                 case {"data": [*page]}:
-                    new = [job for job in page if job.get("created_at", at) >= at]
+                    found += page
                 case _:
                     raise self._unreadable(said)
-            found += new
-            if len(page) < PAGE or len(new) < len(page):
+            if len(page) < PAGE:
                 break
-            after = f"&after={_path(page[-1]['id'])}"
+            path = f"?limit={PAGE}&order=desc&after={_path(page[-1]['id'])}"
         return found
 
     def _asked(self, job: Job, seed: int, reference: str) -> dict[str, object]:
