@@ -24,6 +24,7 @@ from flows import (
     standing,
     surveying,
     watching,
+    worker,
 )
 from flows import lanes as lanes_of
 from flows import settings as settings_of
@@ -100,6 +101,7 @@ app.command()(pausing.pause)
 app.command()(pausing.resume)
 app.command()(emulating.emulate)
 app.command()(sharding.shard)
+app.command()(worker.worker)
 
 
 @app.command()

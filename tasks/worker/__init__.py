@@ -1,0 +1,1 @@
+"""Nightreel's own GPU worker: one process, one GPU, one open model, behind `/v1/videos`."""

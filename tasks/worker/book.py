@@ -1,0 +1,218 @@
+"""The worker's book: its jobs in SQLite and its clips in a folder, through any restart.
+
+A job that is accepted is durable before the answer is sent; a clip is synced and renamed
+before its job is completed. What was under way when the process died is queued again.
+"""
+
+import fcntl
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from tasks.worker.asks import Ask
+from tasks.worker.jobs import SEEN, Job, read
+from tasks.worker.rows import AGAIN, CANCELLED, FAILED, Rows
+
+MOST_BEGUN: Final = 5
+"""Starts of one job: one that takes the process down each time is not begun for ever."""
+MOST_HANGS: Final = 2
+
+
+class BookError(Exception):
+    """The state folder cannot be used as it is."""
+
+
+class TakenError(Exception):
+    """Another job has this id."""
+
+
+class FullError(Exception):
+    """As many jobs wait as may."""
+
+
+class Book:
+    """What the worker has been asked for, and what came of it."""
+
+    def __init__(self, folder: Path, build: str, now: float) -> None:
+        self._folder = folder
+        self._clips = folder / "clips"
+        self._clips.mkdir(parents=True, exist_ok=True)
+        self._build = build
+        self._held = _hold(folder / "lock")
+        self._rows = Rows(folder / "jobs.sqlite")
+        self._refuse_strangers()
+        self._take_up(now)
+
+    def close(self) -> None:
+        self._rows.close()
+        os.close(self._held)
+
+    def add(self, ask: Ask, still: bytes, *, now: float, at_most: int) -> Job:
+        """Queue a job, or find it: the same ask again is the job as it stands.
+
+        Raises:
+            TakenError: the id is another ask's.
+            FullError: `at_most` wait already.
+        """
+        with self._rows.together():
+            if (job := self.job(ask.id)) is not None:
+                if job.ask != ask:
+                    raise TakenError(f"id {ask.id!r} is another job's")
+                return job
+            if self.queued() >= at_most:
+                raise FullError(f"{at_most} jobs wait already")
+            self._rows.put(
+                "INSERT INTO jobs (id, build, ask, still, created_at)"
+                " VALUES (?, ?, ?, ?, ?)",
+                *(ask.id, self._build, ask.written(), still, now),
+            )
+            return read(self._rows.one(SEEN, "id = ?", ask.id))
+
+    def job(self, id_: str) -> Job | None:
+        row = self._rows.one(SEEN, "id = ?", id_)
+        return None if row is None else read(row)
+
+    def jobs(self, *, limit: int, after: str | None, newest_first: bool) -> list[Job]:
+        """Jobs in the order they came, from the one after `after` on."""
+        then = None if after is None else self.job(after)
+        seq = None if then is None else then.seq
+        side, way = ("<", "DESC") if newest_first else (">", "ASC")
+        where = f"(? IS NULL OR seq {side} ?) ORDER BY seq {way} LIMIT ?"
+        return [read(row) for row in self._rows.all(SEEN, where, seq, seq, limit)]
+
+    def waiting(self) -> list[Job]:
+        """What is queued, oldest first."""
+        rows = self._rows.all(SEEN, "status = 'queued' ORDER BY seq")
+        return [read(row) for row in rows]
+
+    def still(self, job: Job) -> bytes | None:
+        """Its still; None if it is over by now."""
+        row = self._rows.one("still", "seq = ?", job.seq)
+        return None if row is None else row[0]
+
+    def begin(self, job: Job, now: float) -> bool:
+        """Whether it was still queued, and is under way now."""
+        return self._rows.change(
+            "status = 'in_progress', started_at = ?, begun = begun + 1"
+            " WHERE seq = ? AND status = 'queued'",
+            *(now, job.seq),
+        )
+
+    def cancel(self, id_: str, now: float) -> None:
+        """What is queued never begins; what is under way is never completed."""
+        with self._rows.together():
+            self._rows.change("cancel = 1 WHERE id = ? AND status = 'in_progress'", id_)
+            self._rows.change(f"{CANCELLED} AND status = 'queued'", now, id_)
+
+    def end_cancelled(self, id_: str, now: float) -> None:
+        self._rows.change(CANCELLED, now, id_)
+
+    def fail(self, id_: str, code: str, why: str, now: float) -> None:
+        self._rows.change(FAILED, code, why, now, id_)
+
+    def requeue(self, id_: str) -> None:
+        self._rows.change(AGAIN, id_)
+
+    def hung(self, id_: str, why: str, now: float) -> None:
+        """A step of it hung: it is queued once more, and failed the second time."""
+        with self._rows.together():
+            self._rows.change("hangs = hangs + 1 WHERE id = ?", id_)
+            if self._rows.count("id = ? AND hangs >= ?", id_, MOST_HANGS):
+                self._rows.change(FAILED, "step_hung", why, now, id_)
+            else:
+                self._rows.change(AGAIN, id_)
+
+    def complete(
+        self, id_: str, stages: Mapping[str, float], peak_mb: float, now: float
+    ) -> None:
+        """Its clip is in place: it is completed, unless it was cancelled meanwhile."""
+        with self._rows.together():
+            done = self._rows.change(
+                "status = 'completed', completed_at = ?, stages = ?, peak_mb = ?,"
+                " still = NULL WHERE id = ? AND status = 'in_progress' AND cancel = 0",
+                *(now, orjson.dumps(dict(stages)).decode(), peak_mb, id_),
+            )
+            if not done:
+                self._rows.change(CANCELLED, now, id_)
+        if not done:
+            self.clip(id_).unlink(missing_ok=True)
+
+    def clip(self, id_: str) -> Path:
+        """Where its clip is once it is completed."""
+        return self._clips / f"{id_}.mp4"
+
+    def fetched(self, id_: str, now: float) -> None:
+        self._rows.change("fetched_at = coalesce(fetched_at, ?) WHERE id = ?", now, id_)
+
+    def forget(self, id_: str) -> None:
+        self.clip(id_).unlink(missing_ok=True)
+        self._rows.put("DELETE FROM jobs WHERE id = ?", id_)
+
+    def let_go(self, fetched_before: float) -> None:
+        """Delete the clips that were fetched long ago; those never fetched are kept."""
+        for [id_] in self._rows.all(
+            "id", "gone = 0 AND fetched_at < ?", fetched_before
+        ):
+            self._rows.change("gone = 1 WHERE id = ?", id_)
+            self.clip(id_).unlink(missing_ok=True)
+
+    def queued(self) -> int:
+        return self._rows.count("status = 'queued'")
+
+    def unfetched(self, since: float) -> int:
+        """Clips completed since then that nobody has fetched yet."""
+        return self._rows.count(
+            "status = 'completed' AND fetched_at IS NULL AND completed_at >= ?", since
+        )
+
+    def _refuse_strangers(self) -> None:
+        row = self._rows.one(
+            "build, count(*)",
+            "build != ? AND status IN ('queued', 'in_progress') GROUP BY build",
+            self._build,
+        )
+        if row is not None:
+            raise BookError(
+                f"{self._folder}: {row[1]} jobs wait there for {row[0]!r}, which"
+                f" {self._build!r} is not: finish them, or use another --state"
+            )
+
+    def _take_up(self, now: float) -> None:
+        """What the last process left under way."""
+        with self._rows.together():
+            for id_, cancelled, begun in self._rows.all(
+                "id, cancel, begun", "status = 'in_progress'"
+            ):
+                self._take(id_, now, cancelled=bool(cancelled), begun=begun)
+        for part in self._clips.glob("*.part"):
+            part.unlink()
+
+    def _take(self, id_: str, now: float, *, cancelled: bool, begun: int) -> None:
+        clip = self.clip(id_)
+        if cancelled:
+            clip.unlink(missing_ok=True)
+            self._rows.change(CANCELLED, now, id_)
+        elif clip.exists():
+            self._rows.change(
+                "status = 'completed', completed_at = ?, still = NULL WHERE id = ?",
+                *(clip.stat().st_mtime, id_),
+            )
+        elif begun >= MOST_BEGUN:
+            why = f"the worker died each of the {begun} times that it was begun"
+            self._rows.change(FAILED, "worker_error", why, now, id_)
+        else:
+            self._rows.change(AGAIN, id_)
+
+
+def _hold(path: Path) -> int:
+    """A lock that the system lets go when the process is gone, however it went."""
+    handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        os.close(handle)
+        raise BookError(f"{path.parent}: another worker is at work there") from exc
+    return handle

@@ -1,0 +1,57 @@
+"""A job of the worker's, as a row of its book."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import orjson
+
+from tasks.worker.asks import Ask
+
+Status = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
+
+SEEN: Final = (
+    "seq, id, ask, status, created_at, started_at, completed_at, error_code, error,"
+    " stages, peak_mb, fetched_at, gone"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as the book has it."""
+
+    seq: int
+    ask: Ask
+    status: Status
+    created_at: float
+    started_at: float | None
+    completed_at: float | None
+    error: tuple[str, str] | None
+    """Its code, and what happened."""
+    stages: Mapping[str, float]
+    peak_mb: float | None
+    fetched_at: float | None
+    gone: bool
+    """Whether its clip was fetched, and let go."""
+
+    @property
+    def id(self) -> str:
+        return self.ask.id
+
+
+def read(row: tuple[Any, ...]) -> Job:
+    seq, _, ask, status, created, started, completed, code, why, stages, *rest = row
+    peak_mb, fetched, gone = rest
+    return Job(
+        seq=seq,
+        ask=Ask.read(ask),
+        status=status,
+        created_at=created,
+        started_at=started,
+        completed_at=completed,
+        error=None if code is None else (code, why),
+        stages=orjson.loads(stages),
+        peak_mb=peak_mb,
+        fetched_at=fetched,
+        gone=bool(gone),
+    )

@@ -1,0 +1,43 @@
+"""Prompts as the model reads them: each distinct text is encoded once, and kept a while."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final, Generic, Protocol, TypeVar
+
+PROMPTS_MB: Final = 512
+"""Of embeddings that are kept; one takes 4 MB."""
+
+
+class Embedding(Protocol):
+    """As torch's tensors are."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+E = TypeVar("E", bound=Embedding)
+
+
+class Prompts(Generic[E]):
+    """Those used last; what is used least lately goes first."""
+
+    def __init__(
+        self, encode: Callable[[str], E], most_bytes: int = PROMPTS_MB * 2**20
+    ) -> None:
+        self._encode = encode
+        self._most_bytes = most_bytes
+        self._kept: OrderedDict[str, E] = OrderedDict()
+        self._bytes = 0
+
+    def embedded(self, text: str) -> E:
+        if text not in self._kept:
+            self._keep(text, self._encode(text))
+        self._kept.move_to_end(text)
+        return self._kept[text]
+
+    def _keep(self, text: str, embeds: E) -> None:
+        self._kept[text] = embeds
+        self._bytes += embeds.nbytes
+        while self._bytes > self._most_bytes and len(self._kept) > 1:
+            _, oldest = self._kept.popitem(last=False)
+            self._bytes -= oldest.nbytes

@@ -1,0 +1,85 @@
+"""A worker for each device: starts them, starts again what dies, drains all on a signal."""
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Sequence
+from typing import Final
+
+log = logging.getLogger(__name__)
+
+QUICK_S: Final = 60.0
+"""A worker that ends sooner than this after its start is not started again at once."""
+LONGEST_WAIT_S: Final = 60.0
+FINAL: Final = frozenset({0, 2})
+"""Exit codes after which another start would end the same: drained, or badly told."""
+
+
+class Supervisor:
+    """Keeps some commands running until it is told to stop."""
+
+    def __init__(self, commands: Sequence[Sequence[str]]) -> None:
+        self._commands = commands
+        self._children: dict[int, asyncio.subprocess.Process] = {}
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> int:
+        """Run them all; the worst exit code."""
+        loop = asyncio.get_running_loop()
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(sign, self._stop)
+        each = range(len(self._commands))
+        return max(await asyncio.gather(*(self._keep(place) for place in each)))
+
+    def _stop(self) -> None:
+        """A second signal reaches the workers too, and they do not wait."""
+        self._stopping.set()
+        for child in self._children.values():
+            if child.returncode is None:
+                child.terminate()
+
+    async def _keep(self, place: int) -> int:
+        wait_s = 1.0
+        while True:
+            began = time.monotonic()
+            code = await self._once(place)
+            if code in FINAL or self._stopping.is_set():
+                return code
+            quick = time.monotonic() - began < QUICK_S
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S) if quick else 1.0
+            log.warning(
+                "worker.died place=%d code=%d again_s=%.0f", place, code, wait_s
+            )
+            if await self._stopped_within(wait_s):
+                return code
+
+    async def _once(self, place: int) -> int:
+        # A group of its own: ^C in a terminal reaches this process, which tells it once.
+        child = await asyncio.create_subprocess_exec(
+            *self._commands[place], start_new_session=True
+        )
+        self._children[place] = child
+        if self._stopping.is_set():
+            child.terminate()
+        try:
+            return await child.wait()
+        finally:
+            if child.returncode is None:
+                child.kill()
+
+    async def _stopped_within(self, seconds: float) -> bool:
+        try:
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+
+def supervise(commands: Sequence[Sequence[str]]) -> int:
+    """Run commands until a signal, each again if it dies; the worst exit code."""
+
+    async def run() -> int:
+        return await Supervisor(commands).run()
+
+    return asyncio.run(run())

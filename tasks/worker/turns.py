@@ -1,0 +1,40 @@
+"""Whose turn it is: clips that are alike one after the other, and nobody for ever last."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from tasks.worker.asks import Ask, Model
+from tasks.worker.jobs import Job
+
+MOST_IN_A_ROW: Final = 8
+"""Clips of one kind while the oldest job is of another."""
+
+Kind = tuple[int, int, bool]
+"""Tokens, steps, and whether there is guidance: what is alike runs without a recompile."""
+
+
+def kind(ask: Ask, model: Model) -> Kind:
+    return model.tokens(ask.shape), ask.steps, ask.guided
+
+
+class Turns:
+    """Remembers what went last, and how often in a row."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._last: Kind | None = None
+        self._row = 0
+
+    def next(self, waiting: Sequence[Job]) -> Job | None:
+        """Whom of those waiting, oldest first: the oldest of the last kind, or the oldest."""
+        if not waiting:
+            return None
+        alike = (job for job in waiting if kind(job.ask, self._model) == self._last)
+        chosen = next(alike, None) if self._row < MOST_IN_A_ROW else None
+        chosen = chosen or waiting[0]
+        self._took(kind(chosen.ask, self._model), oldest=chosen is waiting[0])
+        return chosen
+
+    def _took(self, kind: Kind, *, oldest: bool) -> None:
+        self._row = 0 if oldest else self._row + 1
+        self._last = kind

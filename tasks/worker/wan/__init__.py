@@ -1,0 +1,5 @@
+"""Wan 2.2 image-to-video on one device: the only package that knows torch and diffusers."""
+
+from tasks.worker.wan.loading import devices, load
+
+__all__ = ["devices", "load"]

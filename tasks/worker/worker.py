@@ -1,0 +1,226 @@
+"""The worker itself: warming up, ready, draining or dead, and what it does for whom then."""
+
+import io
+import logging
+import os
+import statistics
+import threading
+import time
+from collections.abc import Sequence
+from typing import Final, Literal
+
+from PIL import Image
+
+from tasks.worker.asks import Ask, AskError, Model, shape_of
+from tasks.worker.book import Book
+from tasks.worker.encoding import best
+from tasks.worker.jobs import Job
+from tasks.worker.line import Line
+from tasks.worker.measures import Measures
+from tasks.worker.studio import (
+    BlackError,
+    Load,
+    LostGpuError,
+    NanError,
+    Plan,
+    Studio,
+    StudioError,
+    WorkerError,
+)
+from tasks.worker.watchdog import Patience, Watchdog
+
+log = logging.getLogger(__name__)
+
+Phase = Literal["warming_up", "ready", "draining", "dead"]
+
+STEP_HUNG: Final = 75
+"""Exit code: a step hung. Start it again: its job is queued."""
+LOST_GPU: Final = 76
+"""Exit code: the device answers nothing any more. Start it again: all jobs are queued."""
+BROKEN: Final = 70
+"""Exit code: a fault of the worker's own. Start it again: all jobs are queued."""
+
+WARM_STEPS: Final = 2
+"""Enough that both experts have run."""
+UNKNOWN_S: Final = 30.0
+"""How long a clip is thought to take before there was one."""
+
+
+class NotNowError(Exception):
+    """No job is taken now; `code` says why, and `again_s` when to ask again."""
+
+    def __init__(self, code: Literal["warming_up", "draining"], again_s: float) -> None:
+        super().__init__(f"the worker is {code.replace('_', ' ')}")
+        self.code = code
+        self.again_s = again_s
+
+
+class Worker:
+    """One model on one device, and its book."""
+
+    def __init__(
+        self, plan: Plan, book: Book, *, at_most: int, hang_after_s: float
+    ) -> None:
+        self.name = plan.name
+        self.book = book
+        self.measures: Measures | None = None
+        self._plan = plan
+        self._at_most = at_most
+        self._hang_after_s = hang_after_s
+        self._model: Model | None = None
+        self._line: Line | None = None
+        self._draining = False
+        self._dead: str | None = None
+        self._lock = threading.Lock()
+
+    def warm(self, load: Load, shapes: Sequence[str]) -> None:
+        """Load the model, run it once in each shape, and begin.
+
+        Raises:
+            WorkerError: it cannot be had, or does not fit.
+        """
+        try:
+            studio = load(self._plan)
+            _run_once(studio, shapes)
+            self._open(studio)
+        except WorkerError as exc:
+            self._dead = str(exc)
+            raise
+
+    def _open(self, studio: Studio) -> None:
+        self.measures = Measures(time.monotonic, self.book.queued)
+        watchdog = Watchdog(Patience(self._hang_after_s), self._hung, time.monotonic)
+        line = Line(
+            self.book,
+            studio,
+            self.measures,
+            watchdog,
+            codec=best(),
+            broken=self._broke,
+        )
+        with self._lock:
+            self._model, self._line = studio.model, line
+            if self._draining:
+                line.drain()
+            line.start()
+
+    def phase(self) -> tuple[Phase, str | None]:
+        if self._dead is not None:
+            return "dead", self._dead
+        if self._draining:
+            return "draining", None
+        return ("warming_up" if self._line is None else "ready"), None
+
+    def model(self) -> Model:
+        """What is loaded.
+
+        Raises:
+            NotNowError: nothing is, yet.
+        """
+        if self._model is None:
+            raise NotNowError("warming_up", 10)
+        return self._model
+
+    def take(self, ask: Ask, still: bytes) -> Job:
+        """Queue a job, or find the one that has its id.
+
+        Raises:
+            NotNowError: it is new, and the worker drains.
+            TakenError: the id is another ask's.
+            FullError: as many wait as may.
+        """
+        known = self.book.job(ask.id)
+        if self._draining and known is None:
+            raise NotNowError("draining", UNKNOWN_S)
+        job = self.book.add(ask, still, now=time.time(), at_most=self._at_most)
+        if self._line is not None and known is None:
+            self._line.came(job)
+        return job
+
+    def delete(self, id_: str) -> bool:
+        """Cancel what is not over, forget what is; whether there was such a job."""
+        job = self.book.job(id_)
+        if job is None:
+            return False
+        if job.status in {"queued", "in_progress"}:
+            self.book.cancel(id_, time.time())
+            if self._line is not None:
+                self._line.cancel(id_)
+        else:
+            self.book.forget(id_)
+        return True
+
+    def progress(self, id_: str) -> int:
+        return 0 if self._line is None else self._line.progress(id_)
+
+    def a_clip_s(self) -> float:
+        """How long until a place is free, by what clips have taken lately."""
+        jobs = self.book.jobs(limit=20, after=None, newest_first=True)
+        took = [
+            job.completed_at - job.started_at
+            for job in jobs
+            if job.status == "completed" and job.completed_at and job.started_at
+        ]
+        return statistics.median(took) if took else UNKNOWN_S
+
+    def drain(self) -> None:
+        """Take nothing new, finish what has begun, leave the rest in the book."""
+        with self._lock:
+            self._draining = True
+            if self._line is not None:
+                self._line.drain()
+
+    def join(self) -> None:
+        """Wait until what had begun is done."""
+        if self._line is not None:
+            self._line.join()
+
+    def _hung(self, job: str, why: str) -> None:
+        self._dead = f"{job}: {why}"
+        log.error("step.hung job=%s %s", job, why)
+        self.book.hung(job, why, time.time())
+        # The thread is in the driver's hands: only the system gets it back.
+        os._exit(STEP_HUNG)
+
+    def _broke(self, exc: BaseException) -> None:
+        self._dead = str(exc)
+        os._exit(LOST_GPU if isinstance(exc, LostGpuError) else BROKEN)
+
+
+def _run_once(studio: Studio, shapes: Sequence[str]) -> None:
+    for words in shapes or [str(studio.model.shape)]:
+        try:
+            ask = _trial(words, studio.model)
+            still = _grey(ask)
+            began = time.monotonic()
+            latents = studio.latents(studio.scene(ask, still), lambda _: None)
+            studio.frames(latents, ask.shape)
+            log.info("worker.warm shape=%s s=%.1f", words, time.monotonic() - began)
+        except AskError as exc:
+            raise WorkerError(f"--shapes {words}: {exc}") from exc
+        except (BlackError, NanError) as exc:
+            log.warning("worker.warm shape=%s: %s", words, exc)
+        except (StudioError, LostGpuError) as exc:
+            raise WorkerError(f"{words} cannot be made here: {exc}") from exc
+
+
+def _trial(words: str, model: Model) -> Ask:
+    return Ask(
+        id="warm-up",
+        prompt="a slow pan",
+        negative_prompt="",
+        shape=shape_of(words, model),
+        fps=model.fps,
+        seed=0,
+        steps=WARM_STEPS,
+        cfg_high=model.guidance,
+        cfg_low=model.guidance,
+        still="",
+    )
+
+
+def _grey(ask: Ask) -> bytes:
+    out = io.BytesIO()
+    size = ask.shape.width, ask.shape.height
+    Image.new("RGB", size, "grey").save(out, format="PNG")
+    return out.getvalue()
