@@ -243,7 +243,9 @@ class Line:
         return frames
 
     def _write(self, run: _Run) -> None:
+        began = time.monotonic()
         encode(run.work, run.ask.fps, self._codec, self._book.clip(run.id))
+        run.stages["write"] = round(time.monotonic() - began, 3)
         self._book.complete(run.id, run.stages, run.peak_mb, self._now())
         self._measures.done()
         self._leave(run)

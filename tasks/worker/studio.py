@@ -8,7 +8,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, NewType, Protocol
+from typing import Any, ClassVar, Protocol
 
 from tasks.worker.asks import Ask, Model, Shape
 
@@ -47,9 +47,10 @@ class CancelledError(Exception):
     """Nobody wants the clip any more."""
 
 
-Scene = NewType("Scene", object)
+Scene = Any
 """A still and a prompt, ready for the device."""
-Latents = NewType("Latents", object)
+Latents = Any
+"""A clip as the model has it, on the device."""
 
 OnStep = Callable[[int], None]
 """Told how many steps are done; what it raises ends the clip between two steps."""

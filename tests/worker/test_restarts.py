@@ -1,0 +1,108 @@
+"""Workers that are killed, drained, hung and started again: nothing is lost or made twice."""
+
+import signal
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from tests.worker.conftest import Running
+
+pytestmark = [pytest.mark.worker, pytest.mark.timeout(400)]
+
+
+def test_a_kill_loses_nothing_and_a_drain_leaves_the_queue_to_the_next(
+    start, a14b, shared, still, tmp_path
+):
+    state = tmp_path / "state"
+    worker = start(a14b, state=state).ready()
+    worker.post(still, id="done", seed=1)
+    done = worker.clip("done")
+    was = worker.job("done")
+    worker.post(still, id="killed", seed=2, num_inference_steps=30)
+    worker.post(still, id="queued", seed=3)
+    worker.until(lambda: worker.job("killed")["progress"] > 0)
+    worker.stop(signal.SIGKILL)
+
+    worker = start(a14b, state=state).ready()
+    killed, queued = worker.clip("killed"), worker.clip("queued")
+
+    assert worker.job("done") == was
+    assert worker.clip("done") == done
+    shared.post(still, id="unkilled", seed=2, num_inference_steps=30)
+    shared.post(still, id="unqueued", seed=3)
+    assert killed == shared.clip("unkilled")
+    assert queued == shared.clip("unqueued")
+    assert worker.metric("clips_completed_total") == 2
+
+    # Drained: what has begun is finished, and fetched; the rest is the next one's.
+    worker.post(still, id="begun", num_inference_steps=40)
+    worker.post(still, id="left")
+    worker.until(lambda: worker.job("begun")["progress"] > 0)
+    worker.process.terminate()
+    worker.until(lambda: worker.get("/health").json()["status"] == "draining")
+    refused, known = worker.post(still, id="new"), worker.post(still, id="left")
+
+    assert (refused.status_code, known.status_code) == (503, 200)
+    assert refused.json()["error"]["code"] == "draining"
+    assert int(refused.headers["retry-after"]) >= 1
+    assert worker.clip("begun")
+    assert worker.process.wait(timeout=60) == 0
+    worker = start(a14b, state=state)
+    warming = worker.post(still, id="early")
+    assert warming.json()["error"]["code"] == "warming_up"
+    assert worker.ready().clip("left")
+    assert worker.get("/v1/videos/new").status_code == 404
+    assert worker.stop() == 0
+
+
+def test_a_hung_step_ends_its_process_alone_and_is_tried_once_more(
+    a14b, still, tmp_path
+):
+    ports = 18650
+    log = tmp_path / "log"
+    words = ("--model", a14b, "--device", "cpu,cpu", "--port", ports)
+    more = ("--shapes", "96x64x9", "--hang-after", "5", "--state", tmp_path / "state")
+    both = Running([*words, *more], log)
+    hanging, other = (f"http://127.0.0.1:{ports + place}" for place in (0, 1))
+    try:
+        both.url = other
+        both.until(lambda: health(other) and health(hanging))
+        both.url = hanging
+        both.post(still, id="hangs", size="832x480", num_frames=33)
+        both.until(lambda: health(hanging) and both.status("hangs") == "failed", 240)
+        hangs = both.job("hangs")
+        both.url = other
+        both.post(still, id="beside")
+
+        assert hangs["error"]["code"] == "step_hung"
+        assert both.said().count("code=75") == 2
+        assert both.clip("beside")
+        assert both.said().count("worker.ready") == 4
+    finally:
+        code = both.stop()
+    assert code == 0
+
+
+def health(url):
+    try:
+        return httpx.get(f"{url}/health").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def test_a_state_is_one_workers_and_one_models(start, a14b, shared, checkpoint):
+    assert shared.process.args
+    state = shared.process.args[shared.process.args.index("--state") + 1]
+    second = subprocess.run(
+        [sys.executable, "-P", "-c", "from flows.cli import main; main()"]
+        + ["worker", "--model", str(a14b), "--device", "cpu", "--port", "0"]
+        + ["--state", str(state)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert second.returncode == 2
+    assert "another worker is at work there" in second.stderr

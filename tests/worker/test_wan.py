@@ -1,0 +1,154 @@
+"""The studio against the plain pipeline, bit for bit, in this process."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+pytestmark = [
+    pytest.mark.worker,
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("ignore"),
+]
+
+TEXTS = ("a slow camera walks", "the walks")
+
+
+@pytest.fixture(scope="module")
+def wan():
+    from tasks.worker import wan  # noqa: PLC0415 - torch
+
+    return wan
+
+
+def asking(seed=1, guidance=3.5, **more):
+    from tasks.worker.asks import Ask, Shape  # noqa: PLC0415
+
+    said = {
+        "id": "one",
+        "prompt": TEXTS[0],
+        "negative_prompt": TEXTS[1],
+        "shape": Shape(width=96, height=64, frames=9),
+        "fps": 8,
+        "seed": seed,
+        "steps": 2,
+        "cfg_high": guidance,
+        "cfg_low": guidance,
+        "still": "",
+    }
+    return Ask(**{**said, **more})
+
+
+def planned(model, **more):
+    from tasks.worker.studio import Plan  # noqa: PLC0415
+
+    return Plan(model=str(model), device="cpu", **more)
+
+
+def made(studio, ask, still):
+    scene = studio.scene(ask, still)
+    frames = studio.frames(studio.latents(scene, lambda _: None), ask.shape)
+    return hashlib.sha256(frames.rgb).hexdigest()
+
+
+def plainly(folder, ask, still):
+    """The pipeline as its own documents call it, whole."""
+    import torch  # noqa: PLC0415
+    from diffusers import WanImageToVideoPipeline  # noqa: PLC0415
+
+    from tasks.worker.wan.filming import fitted  # noqa: PLC0415
+
+    pipe = WanImageToVideoPipeline.from_pretrained(folder, local_files_only=True)
+    with torch.inference_mode():
+        [frames] = pipe(
+            image=fitted(still, ask.shape),
+            prompt=ask.prompt,
+            negative_prompt=ask.negative_prompt,
+            height=64,
+            width=96,
+            num_frames=9,
+            num_inference_steps=ask.steps,
+            guidance_scale=ask.cfg_high,
+            generator=torch.Generator("cpu").manual_seed(ask.seed),
+            output_type="np",
+        ).frames
+    levels = (frames * 255).round().astype("uint8")
+    return hashlib.sha256(levels.tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("kind", ["a14b", "ti2v5b"])
+def test_prompts_kept_and_frames_decoded_apart_are_the_pipelines_own_bits(
+    wan, checkpoint, still, kind
+):
+    folder = checkpoint(kind)
+    studio = wan.load(planned(folder))
+    asks = [asking(seed=1), asking(seed=2), asking(seed=1, guidance=1.0)]
+
+    ours = [made(studio, ask, still) for ask in asks]
+
+    assert ours == [plainly(folder, ask, still) for ask in asks]
+    assert len(set(ours)) == 3
+
+
+def test_what_is_not_a_number_is_no_clip(wan, checkpoint, still):
+    from tasks.worker.studio import NanError  # noqa: PLC0415
+
+    def spoil(pipe):
+        pipe.transformer_2.proj_out.weight.data.fill_(float("nan"))
+
+    studio = wan.load(planned(checkpoint("a14b", spoil)))
+
+    with pytest.raises(NanError, match="not a number"):
+        made(studio, asking(), still)
+
+
+def test_a_clip_without_a_picture_is_no_clip(wan, checkpoint, still):
+    from tasks.worker.studio import BlackError  # noqa: PLC0415
+
+    def blank(pipe):
+        for weights in pipe.vae.decoder.parameters():
+            weights.data.zero_()
+
+    studio = wan.load(planned(checkpoint("a14b", blank)))
+
+    with pytest.raises(BlackError, match="alike"):
+        made(studio, asking(), still)
+
+
+def test_each_expert_has_its_own_lora(wan, a14b, still, tmp_path):
+    lora = a_lora(a14b, tmp_path)
+    asks = asking(guidance=1.0)
+    shas = {
+        made(wan.load(planned(a14b, **loras)), asks, still)
+        for loras in (
+            {},
+            {"lora_high": lora},
+            {"lora_low": lora},
+            {"lora_high": lora, "lora_low": lora},
+        )
+    }
+
+    assert len(shas) == 4
+
+
+def a_lora(folder, to) -> Path:
+    import torch  # noqa: PLC0415
+    from diffusers import WanImageToVideoPipeline, WanTransformer3DModel  # noqa: PLC0415
+    from peft import LoraConfig, get_peft_model_state_dict  # noqa: PLC0415
+
+    torch.manual_seed(1)
+    expert = WanTransformer3DModel.from_pretrained(folder, subfolder="transformer")
+    targets = ["to_q", "to_k", "to_v", "to_out.0"]
+    expert.add_adapter(LoraConfig(r=4, target_modules=targets, init_lora_weights=False))
+    layers = get_peft_model_state_dict(expert)
+    WanImageToVideoPipeline.save_lora_weights(
+        to, transformer_lora_layers=layers, weight_name="lora.safetensors"
+    )
+    return to / "lora.safetensors"
+
+
+def test_weights_that_are_not_here_are_not_fetched(wan):
+    from tasks.worker.studio import WorkerError  # noqa: PLC0415
+
+    with pytest.raises(WorkerError, match="--allow-download"):
+        wan.load(planned("nobody/has-this"))
