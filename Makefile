@@ -17,7 +17,7 @@ LOCK = $(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3
 	--custom-compile-command "make lock" --group build pyproject.toml
 LOCK_DEV = $(LOCK) --group dev -c
 
-.PHONY: setup azurite demo test test-slow test-runners simulate crash check lock docs clean
+.PHONY: setup azurite demo test test-slow test-runners test-worker simulate crash check lock docs clean
 setup: $(READY)
 
 # Only what the lock holds is downloaded, each file by its hash; what builds the project
@@ -73,6 +73,24 @@ test-runners: $(READY)
 	$(RUNNERS_PIP) -r .venv/runners.txt
 	$(RUNNERS_PIP) --no-build-isolation -c .venv/runners.txt -e '.[ray,dask]'
 	.venv/runners/bin/pytest -m slow tests/flows/test_runners.py
+
+WORKER := .venv/worker/.ready
+WORKER_PIP = $(PYTHON) -m pip --python .venv/worker/bin/python --disable-pip-version-check install -q
+
+# The GPU worker on a CPU, with tiny models: in an environment of its own, because torch is
+# large. pip brings it, not uv, so that a machine's own build of it is taken where there is one.
+test-worker: $(WORKER)
+	.venv/worker/bin/pytest -m worker --confcutdir=tests/worker \
+		-n 2 --dist loadfile tests/worker
+
+$(WORKER): requirements-worker.txt requirements.lock requirements-dev.lock | $(READY)
+	sed -n 's/^\([a-z0-9][^\\]*[^ \\]\) *\\$$/\1/p' requirements.lock > .venv/worker.txt
+	sed -n 's/^\([a-z0-9][^\\]*[^ \\]\) *\\$$/\1/p' requirements-dev.lock > .venv/worker-dev.txt
+	$(PYTHON) -m venv --without-pip --clear .venv/worker
+	$(WORKER_PIP) --no-deps -r .venv/worker.txt
+	$(WORKER_PIP) --no-build-isolation -c .venv/worker.txt -c .venv/worker-dev.txt \
+		-c requirements-worker.txt -e '.[gpu]' pytest pytest-timeout pytest-xdist
+	@touch $@
 
 # Bad nights, each by a seed: make simulate NIGHTS=20000 FROM=1
 NIGHTS ?= 2000

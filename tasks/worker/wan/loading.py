@@ -27,7 +27,7 @@ def load(plan: Plan) -> Wan:
     diffusers.utils.logging.disable_progress_bar()
     try:
         with working(torch.device(plan.device)):
-            pipe = _tuned(_loaded(plan), plan)
+            pipe = tuned(_loaded(plan), plan)
             return Wan(pipe, model_of(pipe, plan), torch.device(plan.device))
     except (OSError, ValueError, StudioError, LostGpuError) as exc:
         raise WorkerError(f"{plan.model} on {plan.device}: {exc}") from exc
@@ -67,7 +67,7 @@ def _fuse(pipe: Any, file: Path | None, expert: str) -> None:
     getattr(pipe, expert).unload_lora()
 
 
-def _tuned(pipe: Any, plan: Plan) -> Any:
+def tuned(pipe: Any, plan: Plan) -> Any:
     for expert in filter(None, (pipe.transformer, pipe.transformer_2)):
         if plan.attention is not None:
             expert.set_attention_backend(plan.attention)

@@ -1,0 +1,349 @@
+"""What a GPU makes of the worker: seconds by stage, a step against its floor, the busy share.
+
+    python benchmarks/gpu.py [--size 832x480] [--frames 81] [--steps 4] [--guidance 1]
+        [--clips 20] [--attention NAME] [--compile] [--tiny --device cpu]
+
+Needs the extra `gpu`, and no weights: Wan 2.2 I2V-A14B in its full size with random
+ones, made on the card (2 x 28.6 GB and activations: 80 GB will do), but for the text
+encoder, which is one layer. `--tiny` is the tests' model: it shows that the program runs, not
+how fast anything is.
+
+The floor is measured on the same card in the same run: what the matrix products and the
+attention of one forward pass take by themselves, at the same shapes and with the fastest
+backend of torch's own that runs here. Next to it, the same FLOPs at the rate of one large
+product. Then a queue of clips goes through the worker's own book and line, and its
+/metrics say how long the GPU was at work.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from io import BytesIO
+from itertools import pairwise
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from PIL import Image
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+from tasks.worker.asks import asked
+from tasks.worker.book import Book
+from tasks.worker.studio import Plan
+from tasks.worker.wan.filming import Wan
+from tasks.worker.wan.loading import model_of, tuned
+from tasks.worker.worker import Worker
+from tests.worker import tiny
+
+BUSY, SLOWER = 0.97, 1.35
+"""The targets: of the time while work was queued, and of the floor."""
+TEXT = 512
+BACKENDS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+
+
+def main() -> None:
+    said = _said()
+    plan = Plan(
+        model="random",
+        device=said.device,
+        steps=said.steps,
+        compiled=said.compile,
+        attention=said.attention,
+    )
+    with torch.inference_mode():
+        pipe = tuned(_pipe(said), plan)
+        pipe.set_progress_bar_config(disable=True)
+        studio = Wan(pipe, model_of(pipe, plan), torch.device(said.device))
+        ask = _ask(said, studio, "trial")
+        stages, step_s = _stages(pipe, studio, ask)
+        floor = Floor(pipe, studio.model.tokens(ask.shape)).measured()
+    queue = _queue(said, plan, studio)
+    print(f"{_card(said)}, torch {torch.__version__}: {said.size}x{said.frames},")
+    print(f"{said.steps} steps, {_passes(said)} passes a step")
+    for stage, seconds in stages.items():
+        print(f"  {stage:28} {seconds:9.3f} s")
+    _show_step(step_s, floor, _passes(said))
+    _show_queue(queue, said.clips)
+
+
+def _pipe(said):
+    if said.tiny:
+        return tiny.pipeline("a14b").to(said.device)
+    from diffusers import AutoencoderKLWan, WanTransformer3DModel
+
+    pipe = tiny.pipeline("a14b")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device(said.device):
+            vae = AutoencoderKLWan()
+            experts = [WanTransformer3DModel(in_channels=36) for _ in range(2)]
+            text = _text_encoder()
+    finally:
+        torch.set_default_dtype(before)
+    for expert in experts:
+        _as_loaded(expert)
+    pipe.register_modules(
+        vae=vae.eval(),
+        text_encoder=text,
+        transformer=experts[0].eval(),
+        transformer_2=experts[1].eval(),
+    )
+    return pipe.to(said.device)
+
+
+def _text_encoder():
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    config = UMT5Config(
+        vocab_size=128, d_model=4096, d_ff=64, num_layers=1, is_encoder_decoder=False
+    )
+    return UMT5EncoderModel(config).eval()
+
+
+def _as_loaded(expert) -> None:
+    """In the types that `from_pretrained` gives, and with an output that stays finite."""
+    keep = expert._keep_in_fp32_modules  # noqa: SLF001 - where it says so
+    for name, module in expert.named_modules():
+        if any(part in keep for part in name.split(".")):
+            module.float()
+    for name, weights in expert.named_parameters():
+        if "scale_shift_table" in name:
+            weights.data = weights.data.float()
+    expert.proj_out.weight.data.zero_()
+    expert.proj_out.bias.data.zero_()
+
+
+def _ask(said, studio, name, seed=0):
+    form = {
+        "prompt": f"a slow pan over clip {seed % 3}",
+        "size": said.size,
+        "num_frames": str(said.frames),
+        "num_inference_steps": str(said.steps),
+        "guidance_scale": str(said.guidance),
+        "seed": str(seed),
+    }
+    return asked(form, _still(), studio.model, name)
+
+
+def _still():
+    out = BytesIO()
+    Image.effect_noise((1024, 768), 90).convert("RGB").save(out, format="JPEG")
+    return out.getvalue()
+
+
+def _stages(pipe, studio, ask):
+    """Seconds by stage, of the third clip; and of a step: median of all but the first."""
+    still = _still()
+    for _ in range(3):
+        ends = []
+        began = time.perf_counter()
+        scene = studio.scene(ask, still)
+        prepared = time.perf_counter()
+        latents = studio.latents(scene, _clocked(ends))
+        denoised = time.perf_counter()
+        studio.frames(latents, ask.shape)
+        decoded = time.perf_counter()
+    encode_s = _encode_s(pipe, ask.shape)
+    steps = [later - sooner for sooner, later in pairwise(ends)]
+    # On CUDA a step is told of when the next has been sent, and the last never is.
+    step_s = statistics.median(steps or [(denoised - prepared - encode_s) / ask.steps])
+    return {
+        "prepare": prepared - began,
+        "denoise": denoised - prepared,
+        "of which VAE encode": encode_s,
+        "decode": decoded - denoised,
+    }, step_s
+
+
+def _clocked(ends):
+    return lambda _: ends.append(time.perf_counter())
+
+
+def _encode_s(pipe, shape):
+    size = (1, 3, shape.frames, shape.height, shape.width)
+    video = torch.zeros(size, device=pipe.device, dtype=pipe.vae.dtype)
+    return _timed(lambda: pipe.vae.encode(video), times=3)
+
+
+class Floor:
+    """What one forward pass cannot be faster than, on this card, today."""
+
+    def __init__(self, pipe, tokens) -> None:
+        config = pipe.transformer.config
+        self._heads = config.num_attention_heads
+        self._a_head = config.attention_head_dim
+        self._wide = self._heads * self._a_head
+        self._ffn = config.ffn_dim
+        self._layers = config.num_layers
+        self._tokens = tokens
+        self._cpu = pipe.device.type == "cpu"
+        dtype = torch.float32 if self._cpu else torch.bfloat16
+        self._at = {"device": pipe.device, "dtype": dtype}
+
+    def measured(self):
+        backend, seconds = self._fastest()
+        at_ceiling = self._flops() / (ceiling := self._ceiling())
+        return {
+            "backend": backend,
+            "s": seconds,
+            "at_ceiling": at_ceiling,
+            "ceiling": ceiling,
+        }
+
+    def _flops(self):
+        n, d, ffn = self._tokens, self._wide, self._ffn
+        layer = 8 * n * d**2 + 4 * n**2 * d
+        layer += 4 * n * d**2 + 4 * TEXT * d**2 + 4 * n * TEXT * d
+        return self._layers * (layer + 4 * n * d * ffn)
+
+    def _ceiling(self):
+        """FLOP/s of one large product."""
+        side = 512 if self._cpu else 8192
+        a, b = self._random(side, side), self._random(side, side)
+        return 2 * side**3 / _timed(lambda: a @ b, times=20)
+
+    def _fastest(self):
+        """The best backend, and the seconds of a forward pass's products and attention."""
+        attention = {
+            name: seconds
+            for name, kernel in BACKENDS.items()
+            if (seconds := self._attention_s(kernel)) is not None
+        }
+        best = min(attention, key=lambda name: attention[name])
+        return best, self._layers * (attention[best] + self._products_s())
+
+    def _products_s(self):
+        n, d, ffn = self._tokens, self._wide, self._ffn
+        x, t = self._random(n, d), self._random(TEXT, d)
+        square, up = self._random(d, d), self._random(d, ffn)
+        down, hidden = self._random(ffn, d), self._random(n, ffn)
+        six = 6 * _timed(lambda: x @ square)
+        two = 2 * _timed(lambda: t @ square)
+        return six + two + _timed(lambda: x @ up) + _timed(lambda: hidden @ down)
+
+    def _attention_s(self, kernel):
+        q = self._random(1, self._heads, self._tokens, self._a_head)
+        text = self._random(1, self._heads, TEXT, self._a_head)
+        try:
+            with sdpa_kernel(kernel):
+                within = _timed(lambda: scaled_dot_product_attention(q, q, q))
+                across = _timed(lambda: scaled_dot_product_attention(q, text, text))
+        except RuntimeError:  # not on this card, or not in this much memory
+            return None
+        return within + across
+
+    def _random(self, *size):
+        return torch.randn(*size, **self._at)
+
+
+def _timed(work, times=7):
+    """Median seconds, after one that is not counted."""
+    took = []
+    for _ in range(times + 1):
+        began = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        took.append(time.perf_counter() - began)
+    return statistics.median(took[1:])
+
+
+def _queue(said, plan, studio):
+    """Clips through the worker, as a client's are; what its metrics say of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        book = Book(Path(folder), plan.build, time.time())
+        worker = Worker(plan, book, at_most=said.clips, hang_after_s=600)
+        worker.warm(lambda _: studio, [f"{said.size}x{said.frames}"])
+        began = time.perf_counter()
+        still = _still()
+        names = [f"clip-{place}" for place in range(said.clips)]
+        for seed, name in enumerate(names):
+            worker.take(_ask(said, studio, name, seed), still)
+        while book.queued() or any(_open(book, name) for name in names):
+            time.sleep(0.05)
+        wall = time.perf_counter() - began
+        text = worker.measures.text().decode()
+        ended = [book.job(name).status for name in names]
+        worker.drain()
+        worker.join()
+        book.close()
+    busy = _metric(text, "gpu_busy_seconds_total")
+    starved = _metric(text, "gpu_idle_seconds_with_work_total")
+    return {
+        "clips": ended.count("completed"),
+        "wall": wall,
+        "busy": busy / (busy + starved),
+        "starved": starved,
+    }
+
+
+def _open(book, name):
+    return book.job(name).status in {"queued", "in_progress"}
+
+
+def _metric(text, name):
+    lines = (line.split() for line in text.splitlines())
+    full = f"nightreel_worker_{name}"
+    return next(float(line[1]) for line in lines if line[0] == full)
+
+
+def _show_step(step_s, floor, passes):
+    floor_s = passes * floor["s"]
+    ratio = step_s / floor_s
+    print(f"  {'step':28} {step_s:9.3f} s")
+    print(f"  {'its products and attention':28} {floor_s:9.3f} s ({floor['backend']})")
+    print(f"  {'its FLOPs at the ceiling':28} {passes * floor['at_ceiling']:9.3f} s")
+    print(f"  {'ceiling':28} {floor['ceiling'] / 1e12:9.2f} TFLOP/s")
+    print(f"  {'step / floor':28} {ratio:9.2f}   {_met(ratio <= SLOWER)} <= {SLOWER}")
+
+
+def _show_queue(queue, clips):
+    busy = queue["busy"]
+    print(f"  {'busy share while queued':28} {busy:9.1%}   ", end="")
+    print(f"{_met(busy >= BUSY)} >= {BUSY:.0%}")
+    print(f"  {'idle with work':28} {queue['starved']:9.2f} s")
+    print(f"  {'clips':28} {queue['clips']:9} of {clips}")
+    print(f"  {'clips an hour':28} {3600 * queue['clips'] / queue['wall']:9.1f}")
+
+
+def _passes(said):
+    return 2 if said.guidance > 1 else 1
+
+
+def _card(said):
+    cpu = said.device == "cpu"
+    return "a CPU" if cpu else torch.cuda.get_device_name(said.device)
+
+
+def _met(met):
+    return "met:   " if met else "MISSED:"
+
+
+def _said():
+    words = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    words.add_argument("--size", default="832x480")
+    words.add_argument("--frames", type=int, default=81)
+    words.add_argument("--steps", type=int, default=4)
+    words.add_argument("--guidance", type=float, default=1.0)
+    words.add_argument("--clips", type=int, default=20)
+    words.add_argument("--device", default="cuda:0")
+    words.add_argument("--attention")
+    words.add_argument("--compile", action="store_true")
+    words.add_argument("--tiny", action="store_true")
+    return words.parse_args()
+
+
+if __name__ == "__main__":
+    main()

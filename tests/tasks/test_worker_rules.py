@@ -1,0 +1,204 @@
+"""What the GPU worker decides without a GPU: whose turn it is, what hangs, what it keeps."""
+
+from dataclasses import replace
+
+import pytest
+
+from tasks.worker.asks import Ask, AskError, Model, Shape, asked, shape_of
+from tasks.worker.book import MOST_BEGUN, Book, BookError, FullError, TakenError
+from tasks.worker.measures import Measures
+from tasks.worker.prompts import Prompts
+from tasks.worker.turns import MOST_IN_A_ROW, Turns
+from tasks.worker.watchdog import Patience, Watchdog
+
+MODEL = Model(
+    name="wan",
+    multiple=16,
+    stride=4,
+    experts=2,
+    shape=Shape(width=832, height=480, frames=81),
+    fps=16,
+    steps=40,
+    guidance=3.5,
+)
+ASK = Ask(
+    id="one",
+    prompt="pan",
+    negative_prompt="",
+    shape=MODEL.shape,
+    fps=16,
+    seed=1,
+    steps=4,
+    cfg_high=1.0,
+    cfg_low=1.0,
+    still="",
+)
+
+
+@pytest.fixture
+def open_book(tmp_path):
+    """A book, which a second opening finds as a killed process leaves it."""
+    books = []
+
+    def opened(build="wan"):
+        for book in books:
+            book.close()
+        books[:] = [Book(tmp_path, build, 100.0)]
+        return books[0]
+
+    yield opened
+    for book in books:
+        book.close()
+
+
+def put(book, *names, **more):
+    asks = [replace(ASK, id=name, **more) for name in names]
+    return [book.add(ask, b"still", now=1.0, at_most=99) for ask in asks]
+
+
+def test_wide_and_tall_clips_of_one_size_are_one_kind_and_take_as_long(open_book):
+    tall = shape_of("480x832x81", MODEL)
+
+    assert MODEL.tokens(tall) == MODEL.tokens(MODEL.shape) == 32_760
+
+
+def test_clips_that_are_alike_go_one_after_the_other_and_nobody_waits_for_ever(
+    open_book,
+):
+    book, turns = open_book(), Turns(MODEL)
+    put(book, "first")
+    put(book, "odd", steps=40)
+    put(book, *(f"like-{place:02}" for place in range(2 * MOST_IN_A_ROW)))
+    waiting, order = book.waiting(), []
+
+    while job := turns.next(waiting):
+        waiting.remove(job)
+        order.append(job.id)
+
+    assert order[:2] == ["first", "like-00"]
+    assert order.index("odd") == MOST_IN_A_ROW + 1
+    assert len(order) == 2 * MOST_IN_A_ROW + 2
+
+
+def test_what_was_under_way_is_queued_again_but_not_for_ever(open_book):
+    book = open_book()
+    put(book, "one")
+
+    seen = []
+    for _ in range(MOST_BEGUN):
+        assert book.begin(book.job("one"), 2.0)
+        book = open_book()
+        seen.append(book.job("one").status)
+
+    assert seen == ["queued"] * (MOST_BEGUN - 1) + ["failed"]
+    assert book.job("one").error[0] == "worker_error"
+
+
+def test_a_clip_that_was_in_place_is_not_made_again(open_book):
+    book = open_book()
+    put(book, "one", "cancelled")
+    for job in book.waiting():
+        book.begin(job, 2.0)
+        book.clip(job.id).write_bytes(b"whole")
+    book.cancel("cancelled", 3.0)
+
+    book = open_book()
+
+    assert book.job("one").status == "completed"
+    assert book.job("cancelled").status == "cancelled"
+    assert not book.clip("cancelled").exists()
+
+
+def test_another_model_does_not_make_what_was_asked_of_this_one(open_book):
+    put(open_book("wan"), "one")
+
+    with pytest.raises(BookError, match="1 jobs wait there for 'wan'"):
+        open_book("wan+a-lora")
+
+
+def test_an_id_is_one_ask_and_the_queue_has_an_end(open_book):
+    book = open_book()
+    [first] = put(book, "one")
+
+    assert put(book, "one") == [first]
+    with pytest.raises(TakenError):
+        put(book, "one", seed=2)
+    with pytest.raises(FullError):
+        book.add(replace(ASK, id="two"), b"", now=1.0, at_most=1)
+
+
+def test_a_clip_is_kept_until_it_was_fetched_and_a_while_longer(open_book):
+    book = open_book()
+    for job in put(book, "fetched", "never"):
+        book.begin(job, 2.0)
+        book.clip(job.id).write_bytes(b"clip")
+        book.complete(job.id, {}, 1.0, 3.0)
+    book.fetched("fetched", 10.0)
+
+    book.let_go(10.0)
+    kept = book.job("fetched").gone
+    book.let_go(11.0)
+
+    assert not kept
+    assert book.job("fetched").gone
+    assert not book.clip("fetched").exists()
+    assert book.clip("never").exists()
+
+
+def test_a_step_hangs_when_it_takes_five_times_as_long_as_its_like():
+    now, barked = [0.0], []
+    dog = Watchdog(Patience(900.0), lambda job, _: barked.append(job), lambda: now[0])
+    for _ in range(6):
+        dog.step("denoise", "one", "480p")
+        now[0] += 20.0
+    now[0] += 80.0
+    dog.look()
+    quiet = list(barked)
+
+    now[0] += 0.1
+    dog.look()
+    dog.rest("denoise")
+    dog.step("denoise", "new", "720p")
+    now[0] += 899.0
+    dog.look()
+
+    assert (quiet, barked) == ([], ["one"])
+
+
+def test_time_is_busy_or_idle_with_work_or_neither():
+    now = [0.0]
+    measures = Measures(lambda: now[0], lambda: 0)
+    now[0] = 10.0
+    measures.wanted("one")
+    now[0] = 13.0
+    with measures.busy():
+        now[0] = 33.0
+        measures.settled("one")
+    measures.done()
+    now[0] = 40.0
+
+    said = dict(line.rsplit(" ", 1) for line in measures.text().decode().splitlines())
+
+    assert said["nightreel_worker_gpu_busy_share"] == "0.5"
+    assert said["nightreel_worker_gpu_busy_seconds_total"] == "20.0"
+    assert said["nightreel_worker_gpu_idle_seconds_with_work_total"] == "3.0"
+    assert said["nightreel_worker_clips_per_hour"] == "90.0"
+
+
+def test_each_text_is_encoded_once_and_the_least_used_goes_first():
+    class Embedding(bytes):
+        nbytes = 4
+
+    encoded = []
+    prompts = Prompts(lambda text: encoded.append(text) or Embedding(), most_bytes=8)
+    for text in ("bad", "a", "bad", "b", "bad", "a"):
+        prompts.embedded(text)
+
+    assert encoded == ["bad", "a", "b", "a"]
+
+
+def test_guidance_that_the_pipeline_would_leave_out_is_refused():
+    form = {"prompt": "pan", "guidance_scale": "1", "guidance_scale_2": "3"}
+
+    with pytest.raises(AskError, match="guidance_scale_2 3 goes unheeded"):
+        asked(form, None, MODEL, "one")
