@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Two cores run two workers: threads that wait for each other would take both.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).parents[2]
 WITHIN_S = 150

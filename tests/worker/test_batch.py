@@ -7,6 +7,7 @@ import sys
 
 import polars as pl
 import pytest
+from PIL import Image
 
 from storage.mp4 import check
 from tests.worker.conftest import ROOT, WORKER
@@ -30,8 +31,8 @@ cfg_low = 1
 """
 
 
-def test_a_batch_is_made_on_ones_own_worker_and_costs_nothing(shared, still, tmp_path):
-    (tmp_path / "still.png").write_bytes(still)
+def test_a_batch_is_made_on_ones_own_worker_and_costs_nothing(shared, tmp_path):
+    Image.effect_noise((832, 480), 90).convert("RGB").save(tmp_path / "still.png")
     row = {"image": "still.png", "prompt": "a slow pan", "model": "wan-2.2"}
     shape = {"resolution": "480p", "duration_s": 3, "aspect_ratio": "16:9"}
     pl.DataFrame([{"id": "one", **row, **shape}]).write_parquet(tmp_path / "m.parquet")
