@@ -9,15 +9,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from queue import Queue
 from typing import Any, Final
 
-from tasks.worker.asks import Ask
 from tasks.worker.book import Book
 from tasks.worker.encoding import EncodingError, encode
 from tasks.worker.jobs import Job
 from tasks.worker.measures import Measures
+from tasks.worker.runs import Run
 from tasks.worker.studio import (
     CancelledError,
     LostGpuError,
@@ -31,35 +30,8 @@ log = logging.getLogger(__name__)
 
 AHEAD: Final = 2
 """Clips that are made ready before the GPU asks for them."""
-
-
-@dataclass(slots=True)
-class _Run:
-    """A clip on its way down the line."""
-
-    job: Job
-    work: Any = None
-    stages: dict[str, float] = field(default_factory=dict[str, float])
-    peak_mb: float = 0.0
-    steps: int = 0
-    cancelled: bool = False
-
-    def go_on(self) -> None:
-        """Looked at before each stage and each step.
-
-        Raises:
-            CancelledError: it is not wanted any more.
-        """
-        if self.cancelled:
-            raise CancelledError
-
-    @property
-    def id(self) -> str:
-        return self.job.id
-
-    @property
-    def ask(self) -> Ask:
-        return self.job.ask
+WRITERS: Final = 2
+"""Encoders at once: 720p takes one core 5 s, and a distilled small model the GPU less."""
 
 
 class Line:
@@ -84,13 +56,14 @@ class Line:
         self._broken = broken
         self._now = now
         self._turns = Turns(studio.model)
-        self._runs: dict[str, _Run] = {}
+        self._runs: dict[str, Run] = {}
         self._news = threading.Condition()
         self._draining = False
         self._over = threading.Event()
-        self._ready: Queue[_Run | None] = Queue(AHEAD - 1)
-        self._denoised: Queue[_Run | None] = Queue(1)
-        self._decoded: Queue[_Run | None] = Queue(1)
+        self._ready: Queue[Run | None] = Queue(AHEAD - 1)
+        self._denoised: Queue[Run | None] = Queue(1)
+        self._decoded: Queue[Run | None] = Queue(1)
+        self._writers = WRITERS
 
     def start(self) -> None:
         self._measures.wanted(*(job.id for job in self._book.waiting()))
@@ -98,7 +71,7 @@ class Line:
             self._prepare_all,
             lambda: self._pass(self._ready, self._denoise, self._denoised),
             lambda: self._pass(self._denoised, self._decode, self._decoded),
-            lambda: self._pass(self._decoded, self._write, None),
+            *[self._write_all] * WRITERS,
             self._watchdog.watch,
         ]
         for stage in stages:
@@ -146,34 +119,43 @@ class Line:
                 self._ready.put(run)
         self._ready.put(None)
 
-    def _next(self) -> _Run | None:
+    def _next(self) -> Run | None:
         """The next job, when there is one; None once the line drains."""
         with self._news:
             while not self._draining:
                 free = [job for job in self._book.waiting() if job.id not in self._runs]
                 if job := self._turns.next(free):
-                    run = self._runs[job.id] = _Run(job)
+                    run = self._runs[job.id] = Run(job)
                     return run
                 self._news.wait()
         return None
 
     def _pass(
         self,
-        inbox: Queue[_Run | None],
-        work: Callable[[_Run], Any],
-        outbox: Queue[_Run | None] | None,
+        inbox: Queue[Run | None],
+        work: Callable[[Run], Any],
+        outbox: Queue[Run | None],
     ) -> None:
         """Take what comes, work on it, hand it on."""
         while (run := inbox.get()) is not None:
-            if self._worked(run, work, work.__name__.removeprefix("_")) and outbox:
+            if self._worked(run, work, work.__name__.removeprefix("_")):
                 outbox.put(run)
-        if outbox is not None:
-            outbox.put(None)
+        outbox.put(None)
+
+    def _write_all(self) -> None:
+        """Write what comes; the last of those that do ends the line."""
+        while (run := self._decoded.get()) is not None:
+            self._worked(run, self._write, "write")
+        with self._news:
+            self._writers -= 1
+            left = self._writers
+        if left:
+            self._decoded.put(None)
         else:
             self._watchdog.stop()
             self._over.set()
 
-    def _worked(self, run: _Run, work: Callable[[_Run], Any], stage: str) -> bool:
+    def _worked(self, run: Run, work: Callable[[Run], Any], stage: str) -> bool:
         """Whether the clip goes on; if not, the book says why."""
         began = time.monotonic()
         try:
@@ -195,23 +177,26 @@ class Line:
         self._leave(run)
         return False
 
-    def _leave(self, run: _Run) -> None:
+    def _leave(self, run: Run) -> None:
         self._measures.settled(run.id)
-        self._runs.pop(run.id, None)
+        with self._news:
+            self._runs.pop(run.id, None)
+            # Who cancelled and forgot it may have asked for another by its name.
+            self._news.notify_all()
 
-    def _failed(self, run: _Run, exc: StudioError | EncodingError) -> None:
+    def _failed(self, run: Run, exc: StudioError | EncodingError) -> None:
         code = exc.code if isinstance(exc, StudioError) else StudioError.code
         log.warning("clip.failed job=%s %s: %s", run.id, code, exc)
         self._measures.failed(code)
         self._book.fail(run.id, code, str(exc), self._now())
 
-    def _prepare(self, run: _Run) -> Any:
+    def _prepare(self, run: Run) -> Any:
         still = self._book.still(run.job)
         if still is None:
             raise _LeftError
         return self._studio.scene(run.ask, still)
 
-    def _denoise(self, run: _Run) -> Any:
+    def _denoise(self, run: Run) -> Any:
         if self._draining or not self._book.begin(run.job, self._now()):
             raise _LeftError
         run.stages["wait"] = round(self._now() - run.job.created_at, 3)
@@ -229,7 +214,7 @@ class Line:
             finally:
                 self._watchdog.rest("denoise")
 
-    def _decode(self, run: _Run) -> Any:
+    def _decode(self, run: Run) -> Any:
         like = kind(run.ask, self._studio.model)
         with self._measures.busy():
             self._watchdog.step("decode", run.id, like)
@@ -242,7 +227,7 @@ class Line:
                 self._measures.settled(run.id)
         return frames
 
-    def _write(self, run: _Run) -> None:
+    def _write(self, run: Run) -> None:
         began = time.monotonic()
         encode(run.work, run.ask.fps, self._codec, self._book.clip(run.id))
         run.stages["write"] = round(time.monotonic() - began, 3)
