@@ -57,6 +57,7 @@ ATTEMPTS: Final = pl.Schema(
         "submitted_at": TIME,
         "accepted_at": TIME,
         "ended_at": TIME,
+        "stages": pl.String,
     }
 )
 KEY: Final = ("job", "hedge", "attempt")
@@ -83,6 +84,7 @@ class Attempt(NamedTuple):
     submitted_at: datetime | None
     accepted_at: datetime | None
     ended_at: datetime | None
+    stages: str | None
 
     def settled(self, settlements: Settlements) -> "Attempt":
         """The same, with what was said of its price after it was counted."""
@@ -110,7 +112,8 @@ def attempts_table(
     in doubt, or risked. `charged_usd` is what an attempt has cost by now, and counts what
     may have been charged: over the latest row of each attempt it is the sum that all
     jobs have spent. What is settled of an attempt that had ended before the batch is
-    told in the table that has it: see `settling`.
+    told in the table that has it: see `settling`. `stages` are the seconds of each stage
+    where the clip was made, as a JSON object, where that is known.
     """
     histories = dict(before)
     settled = Settlements()
@@ -237,4 +240,5 @@ def _row(
         submitted_at=moment(history.submitted_at),
         accepted_at=moment(history.accepted_at),
         ended_at=moment(at),
+        stages=history.stages,
     )

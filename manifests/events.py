@@ -25,6 +25,7 @@ EVENTS: Final = pl.Schema(
         **TICKET,
         "reason": pl.String,
         "lost": pl.String,
+        "stages": pl.String,  # generated: seconds by stage, as a JSON object
         "charged": pl.Boolean,
         "usd": MONEY,  # generated: what was charged; settled: what is added to it
         "attempt": pl.Int64,
@@ -52,6 +53,7 @@ JOBS: Final = pl.Schema(
         "spent_usd": MONEY,
         "seed": pl.Int64,
         "mark": pl.String,
+        "stages": pl.String,
         "lost": pl.String,
         **TICKET,
         "uri": pl.String,

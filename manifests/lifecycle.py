@@ -142,6 +142,8 @@ class Generated:
     """The seed the provider says it used, where it says so."""
     usd: Decimal | None = None
     """What it says it charged: not always the price that was listed."""
+    stages: str | None = None
+    """The seconds that each stage of making it took, as a JSON object, where it says so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,6 +269,8 @@ class History:
     """What all attempts cost; a submit in doubt counts as spent."""
     seed: int | None = None
     mark: str = ""
+    stages: str | None = None
+    """What took how long where its clip was made: see Generated."""
     lost: Lost | None = None
     """What became of the answer, while in doubt."""
     ticket: Ticket | None = None
@@ -313,6 +317,7 @@ class History:
                     spent_usd=self.spent_usd + price,
                     seed=seed,
                     mark=mark,
+                    stages=None,
                     lost=None,
                     ticket=None,
                     reason=None,
@@ -324,11 +329,12 @@ class History:
                 return moved(
                     ticket=ticket, accepted_at=entry.at, reason=None, lost=None
                 )
-            case Generated(seed, usd):
+            case Generated(seed, usd, stages):
                 known = self.seed if seed is None else seed
                 price = self.price_usd if usd is None else usd
                 return moved(
                     seed=known,
+                    stages=stages,
                     generated_at=entry.at,
                     price_usd=price,
                     spent_usd=self.spent_usd + price - self.price_usd,

@@ -10,7 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from manifests.lifecycle import Discarded, Refused, Rejected, Ticket
+import orjson
+
+from manifests.lifecycle import Discarded, Generated, Refused, Rejected, Ticket
 from tasks.exchange import Clients, ask
 from tasks.lanes import Lane
 from tasks.pacing import LEARNED
@@ -57,6 +59,12 @@ _ANY_ID: Final = re.compile(r"[0-9A-Fa-f-]{6,}|[0-9.]+")
 
 
 STOPPED: Final = "stopped while the provider was at work"
+
+
+def generated(finished: Finished) -> Generated:
+    """What is put on record of a clip that is ready: not its link, which dies."""
+    stages = orjson.dumps(dict(finished.stages)).decode() if finished.stages else None
+    return Generated(finished.seed, finished.usd, stages)
 
 
 class UnfinishedError(Exception):

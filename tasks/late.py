@@ -16,13 +16,12 @@ from manifests.lifecycle import (
     TRANSITIONS,
     Discarded,
     Event,
-    Generated,
     History,
     Published,
     State,
     Ticket,
 )
-from tasks.following import Ended, Follower
+from tasks.following import Ended, Follower, generated
 from tasks.gone import gone, owed_no_more
 from tasks.lanes import Lane
 from tasks.providers.base import Finished, Gone
@@ -79,8 +78,8 @@ class Late:
         if self.history(life).state is not State.ACCEPTED:  # its hedge was faster
             return
         match ended:
-            case Finished(_, seed, usd):
-                await self.record(life, Generated(seed, usd))
+            case Finished() as finished:
+                await self.record(life, generated(finished))
             case Gone(reason):
                 await self.record(life, gone(life, lane, reason))
             case _:

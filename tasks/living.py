@@ -25,7 +25,6 @@ from manifests.lifecycle import (
     Doubted,
     Event,
     Forgotten,
-    Generated,
     History,
     Published,
     Refused,
@@ -36,7 +35,7 @@ from manifests.lifecycle import (
 )
 from storage.ledger import Ledger
 from tasks.exchange import Clients
-from tasks.following import Ended, Follower, UnfinishedError
+from tasks.following import Ended, Follower, UnfinishedError, generated
 from tasks.gone import gone, owed_no_more
 from tasks.hedging import (
     FOLLOWED,
@@ -262,9 +261,9 @@ class Lives:
         hand.let_go()
         self._count(lane, ended)
         match ended:
-            case Finished(url, seed, usd):
-                hand.clip_url = url
-                yield Generated(seed, usd)
+            case Finished() as finished:
+                hand.clip_url = finished.url
+                yield generated(finished)
             case Gone(reason):
                 yield self._lost(hand, lane, reason)
             case _:

@@ -31,6 +31,8 @@ class Finished:
     seed: int | None = None
     usd: Decimal | None = None
     """What it cost, where the provider says so: not always the listed price."""
+    stages: Mapping[str, float] = field(default_factory=dict[str, float])
+    """The seconds that each stage of making it took, where the engine says so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ Where they differ is data: an `Engine`, in the file of each. None of them is tol
 call back, and none keeps a job over its restart, unless its own file says so.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 from urllib.parse import quote as escaped
@@ -101,11 +101,12 @@ class OpenAiVideos:
         match said := read((yield self._request("GET", f"/{_path(ticket.id)}"))):
             case {"status": "completed", "url": str(store)} if store:
                 # Its own address says 400 of a clip that went to a store (SGLang, S3).
-                return Finished(store)
+                return Finished(store, stages=_stages(said))
             case {"status": "completed"}:
                 seed = said.get("seed")
                 url = f"{VIDEOS}/{_path(ticket.id)}/content"
-                return Finished(url, seed if isinstance(seed, int) else None)
+                known = seed if isinstance(seed, int) else None
+                return Finished(url, known, stages=_stages(said))
             case {"status": "queued" | "in_progress"}:
                 return None
             case {"status": "failed" | "cancelled" | "deleted"}:
@@ -225,6 +226,21 @@ class OpenAiVideos:
 
 def _path(remote: str) -> str:
     return escaped(remote, safe="~")
+
+
+def _stages(job: Mapping[str, Any]) -> dict[str, float]:
+    """The seconds of each stage, or of all, as far as this engine tells."""
+    told: Any = job.get("stage_durations") or {"all": job.get("inference_time_s")}
+    match told:
+        case {**stages}:
+            known = ((name, took) for name, took in stages.items())
+            return {
+                str(name): round(float(took), 3)
+                for name, took in known
+                if isinstance(took, int | float) and not isinstance(took, bool)
+            }
+        case _:
+            return {}
 
 
 def _is_job(said: Any) -> bool:

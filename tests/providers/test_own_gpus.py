@@ -194,7 +194,9 @@ def test_a_clip_that_sglang_has_put_into_a_store_is_fetched_there_without_the_ke
     exchange = provider.poll(ticket("sglang"))
     _, ended = play(provider, exchange, recorded("sglang", "in_a_store"))
 
-    assert ended == Finished("https://clips.s3.example/a1b2c3.mp4")
+    assert ended == Finished(
+        "https://clips.s3.example/a1b2c3.mp4", stages={"all": 327.8}
+    )
     assert "authorization" not in provider.fetch(ended.url).headers
 
 

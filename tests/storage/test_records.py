@@ -14,6 +14,7 @@ from manifests.lifecycle import (
     Doubted,
     Entry,
     Event,
+    Forgotten,
     Generated,
     Published,
     Refused,
@@ -35,7 +36,8 @@ EVENTS = [
     Discarded("two bad downloads"),
     Rejected("content policy", charged=True),
     Generated(),
-    Generated(seed=2**31),
+    Generated(seed=2**31, stages='{"denoise":7.5}'),
+    Forgotten("HTTP 404, 3 times"),
     Published("s3://bucket/clips/ab/abcd.mp4", FACTS),
     Settled(attempt=2, usd=Decimal("-0.10"), reason="refunded"),
 ]

@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import ExitStack
 
+import polars as pl
 import pytest
 
 from tasks.emulator import Emulator, Fault, running
@@ -43,6 +44,19 @@ async def test_a_job_that_is_forgotten_each_time_rests_and_says_why(world):
     assert (summary.published, summary.pending) == (2, 1)
     assert world.bought["pan 1"] == 3
     assert (rest.why, rest.reason[:22]) == (Why.ATTEMPTS, "3 times sent and lost:")
+
+
+async def test_what_the_engine_says_of_its_seconds_is_in_the_table_of_attempts(worlds):
+    emulator = Emulator(latency_s=0.2)
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=["nightreel/wan-2.2"])
+
+        await world.run(2)
+
+    stages = world.table("attempts")["stages"].str.json_decode(
+        pl.Struct({"all": pl.Float64})
+    )
+    assert (stages.struct.field("all") >= 0.2).to_list() == [True, True]
 
 
 async def test_a_doubt_is_not_waited_for(world):
