@@ -27,7 +27,8 @@ class Supervisor:
     async def run(self) -> int:
         """Run them all; the worst exit code."""
         loop = asyncio.get_running_loop()
-        for sign in (signal.SIGINT, signal.SIGTERM):
+        # A terminal that closes says SIGHUP, and only to this process.
+        for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(sign, self._stop)
         each = range(len(self._commands))
         return max(await asyncio.gather(*(self._keep(place) for place in each)))

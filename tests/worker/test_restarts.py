@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -61,10 +62,10 @@ def test_a_kill_loses_nothing_and_a_drain_leaves_the_queue_to_the_next(
 def test_a_hung_step_ends_its_process_alone_and_is_tried_once_more(
     a14b, still, tmp_path
 ):
-    ports = 18650
+    ports = free_port()
     log = tmp_path / "log"
     words = ("--model", a14b, "--device", "cpu,cpu", "--port", ports)
-    more = ("--shapes", "96x64x9", "--hang-after", "5", "--state", tmp_path / "state")
+    more = ("--shapes", "96x64x9", "--hang-after", "10", "--state", tmp_path / "state")
     both = Running([*words, *more], log)
     hanging, other = (f"http://127.0.0.1:{ports + place}" for place in (0, 1))
     try:
@@ -84,6 +85,12 @@ def test_a_hung_step_ends_its_process_alone_and_is_tried_once_more(
     finally:
         code = both.stop()
     assert code == 0
+
+
+def free_port():
+    """One that is free, as the next one most likely is."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
 
 
 def health(url):
