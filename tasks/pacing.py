@@ -324,7 +324,7 @@ class Looks:
         usual = self.next(elapsed_s)
         if not self.learned:
             return usual
-        first = self._sorted[0] * 0.125
+        first = self._sorted[0] / 16
         return min(usual, max(self._shortest, first - elapsed_s, elapsed_s * 0.25))
 
     def is_news(self, took_s: float) -> bool:

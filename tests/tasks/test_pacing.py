@@ -306,7 +306,7 @@ def test_a_lane_that_has_become_quicker_is_noticed_by_the_few_that_are_looked_at
         count += 1
 
     assert at < 90.0 * 1.3
-    assert count < 10
+    assert count < 16
     assert looks.is_news(at)
     looks.finished(seen, at)
     assert looks.next(0.0) < 90.0
