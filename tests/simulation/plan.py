@@ -78,8 +78,10 @@ class LanePlan:
         """What it may have under way: its slots, and what it may queue."""
         if not catalogue_().route(self.route).queues:
             return self.slots
-        # As `Pace` reckons, for jobs as quick as any here.
-        share = 2.0 / min(10.0, max(0.1, self.quickest_s)) + 0.05
+        # As `Pace` reckons, for jobs as quick as any here; between two looks a quarter of
+        # their time apart, they are thought to have ended half-way.
+        quickest_s = max(0.1, self.quickest_s) * (1 + 1 / 1.25) / 2
+        share = 2.0 / min(10.0, quickest_s) + 0.05
         return self.slots + math.ceil(self.slots * min(1.0, share))
 
     @property
