@@ -71,6 +71,10 @@ class Ticket:
     urls: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
+UNBILLED: Final = "own-"
+"""Begins the mark of a submit to a GPU of one's own: the lane said `paid = false`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intended:
     """We are about to submit: durable before the request that costs is sent."""
@@ -80,7 +84,8 @@ class Intended:
     price_usd: Decimal
     seed: int
     mark: str = ""
-    """What the provider's own record of the request can be told by, if it keeps one."""
+    """What the provider's own record of the request can be told by, if it keeps one;
+    it begins with `UNBILLED` where nobody sends a bill."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +286,11 @@ class History:
     accepted_at: float | None = None
     generated_at: float | None = None
     published_at: float | None = None
+
+    @property
+    def billed(self) -> bool:
+        """Whether somebody is paid for its attempt, whatever its lane is by now."""
+        return not self.mark.startswith(UNBILLED)
 
     @property
     def charged(self) -> int:

@@ -34,6 +34,7 @@ from manifests.lifecycle import (
 )
 from tasks.exchange import Clients, Line, ask
 from tasks.following import MISSED_S, SAME
+from tasks.gone import free
 from tasks.lanes import Lane
 from tasks.providers.base import Absent, Doubt, Findable, UnreadableError
 from tasks.purse import DAY_S
@@ -142,7 +143,7 @@ class Doubts:
         not be ours: so it is as old as we have known of it.
         """
         lane = self.lanes.get(past.lane or "")
-        if lane is not None and not lane.paid:  # who is asked too early pays nothing
+        if lane is not None and free(past, lane):  # who is asked too early pays nothing
             return 0.0
         if self.today() - (past.submitted_at or 0.0) > SKEW_S:
             return 0.0
@@ -199,11 +200,13 @@ class Doubts:
 
     async def let_go(self, doubts: Mapping[str, History]) -> set[str]:
         """Let go again at once what costs nothing twice: of GPUs of one's own."""
-        lanes = {job: self.lanes.get(past.lane or "") for job, past in doubts.items()}
-        free = {
-            job for job, lane in lanes.items() if lane is not None and not lane.paid
+        unpaid = {
+            job: past
+            for job, past in doubts.items()
+            if (lane := self.lanes.get(past.lane or "")) is not None
+            and free(past, lane)
         }
-        taken = await self.risked({job: doubts[job] for job in free})
+        taken = await self.risked(unpaid)
         self.unheard -= taken
         return taken
 
@@ -214,7 +217,9 @@ class Doubts:
             if job.endswith(HEDGE):
                 continue
             lane = self.lanes.get(past.lane or "")
-            if lane is not None and lane.risk.reserve(past.price_usd):
+            if lane is None or (past.billed and not lane.paid):
+                continue
+            if lane.risk.reserve(past.price_usd):
                 what = f"risked {past.price_usd} USD" if lane.paid else "let go again"
                 said = f"{what}: {past.reason or 'no answer'}"
                 log.warning("doubt.risked job=%s lane=%s %s", job, lane.name, said)

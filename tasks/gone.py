@@ -10,16 +10,22 @@ from tasks.lanes import Lane
 log = logging.getLogger(__name__)
 
 
+def free(past: History, lane: Lane) -> bool:
+    """Whether its attempt costs nobody anything, and did not when it was made: a lane of
+    the same name, or of the same engine, may have been paid for then."""
+    return not (lane.paid or past.billed)
+
+
 def owed_no_more(past: History, lane: Lane, route: Route | None, now: float) -> bool:
     """Whether nobody owes us its clip: what the lane's provider has not got is gone."""
     # Engines on GPUs of one's own have their jobs in memory, until they restart.
-    return not lane.paid or is_over(past, route, now)
+    return free(past, lane) or is_over(past, route, now)
 
 
-def gone(life: str, lane: Lane, why: str) -> Discarded | Forgotten:
+def gone(life: str, past: History, lane: Lane, why: str) -> Discarded | Forgotten:
     """What is put on record of it."""
     provider = lane.line.provider.name
-    if not lane.paid:
+    if free(past, lane):
         log.warning("job.forgotten job=%s lane=%s %s", life, lane.name, why)
         return Forgotten(f"forgotten by {provider}: {why}")
     lost = expired(provider, why)

@@ -75,13 +75,14 @@ class Late:
 
     async def _end(self, life: str, lane: Lane, ended: Ended) -> None:
         """Put on record how its job ended."""
-        if self.history(life).state is not State.ACCEPTED:  # its hedge was faster
+        past = self.history(life)
+        if past.state is not State.ACCEPTED:  # its hedge was faster
             return
         match ended:
             case Finished() as finished:
                 await self.record(life, generated(finished))
             case Gone(reason):
-                await self.record(life, gone(life, lane, reason))
+                await self.record(life, gone(life, past, lane, reason))
             case _:
                 await self.record(life, ended)
 
@@ -103,7 +104,7 @@ class Late:
                 clip, link, sidecar, over=over
             )
         except GoneError as exc:
-            await self.record(life, gone(life, lane, str(exc)))
+            await self.record(life, gone(life, past, lane, str(exc)))
         except BadClipError as exc:
             await self.record(life, Discarded(str(exc)))
         else:

@@ -36,7 +36,7 @@ from manifests.lifecycle import (
 from storage.ledger import Ledger
 from tasks.exchange import Clients
 from tasks.following import Ended, Follower, UnfinishedError, generated
-from tasks.gone import gone, owed_no_more
+from tasks.gone import free, gone, owed_no_more
 from tasks.hedging import (
     FOLLOWED,
     RECKONED_S,
@@ -59,7 +59,7 @@ from tasks.publishing import (
     link_of,
 )
 from tasks.roster import Roster
-from tasks.submitting import Answer, Submitter, reference
+from tasks.submitting import Answer, Submitter, reference, whose
 from tasks.tally import Tally, Why
 from tasks.verdicts import MisconfiguredError
 
@@ -281,7 +281,7 @@ class Lives:
 
     def _lost(self, hand: Hand, lane: Lane, why: str) -> Discarded | Forgotten:
         """Its clip is gone: it may be made again, like any other."""
-        lost = gone(hand.key, lane, why)
+        lost = gone(hand.key, self._ledger.history(hand.key), lane, why)
         self._again(hand, lost)
         return lost
 
@@ -414,7 +414,7 @@ class Lives:
     ) -> Ended:
         able = self.roster.able(hand.order)
         others = any(each.closed is None and each is not lane for each in able)
-        dies = others and not lane.paid
+        dies = others and free(past, lane)
         try:
             return await self.follower.until_ended(
                 lane,
@@ -423,7 +423,7 @@ class Lives:
                 # To another account it was never there. Where the lane of a GPU of one's
                 # own is gone, what it had is made again: that costs nothing.
                 over=self._over(past, lane)
-                and (lane.name == past.lane or not lane.paid),
+                and (lane.name == past.lane or free(past, lane)),
                 dead_s=self._rules.dead_s if dies else math.inf,
             )
         except MisconfiguredError as exc:
@@ -444,7 +444,13 @@ class Lives:
 
     def _lane_of(self, hand: Hand, past: History, ticket: Ticket) -> Lane:
         """The lane that a job was accepted on; after a restart its slot is held again."""
-        for lane in sorted(self.lanes.all, key=lambda lane: lane.name != past.lane):
+
+        # By another name it is the same account, or the same GPU.
+        def far(lane: Lane) -> tuple[bool, bool]:
+            its_own = past.mark.startswith(f"{whose(lane)}:")
+            return not its_own, lane.name != past.lane
+
+        for lane in sorted(self.lanes.all, key=far):
             if lane.line.provider.name == ticket.provider:
                 if hand.slot is None and past.state is State.ACCEPTED:
                     lane.pace.resumed()

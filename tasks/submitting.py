@@ -6,7 +6,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from manifests.lifecycle import HEDGE, Accepted, Doubted, Intended, Refused, Rejected
+from manifests.lifecycle import (
+    HEDGE,
+    UNBILLED,
+    Accepted,
+    Doubted,
+    Intended,
+    Refused,
+    Rejected,
+)
 from tasks.exchange import Clients, submit
 from tasks.lanes import Lane, Lanes
 from tasks.offers import Offer
@@ -35,9 +43,9 @@ def whose(lane: Lane) -> str:
     """Tells accounts apart, without keeping a key: what one has, another lacks."""
     provider = lane.line.provider
     # What one GPU of one's own lists, another one does not.
-    place = "" if lane.paid else f" {lane.line.base_url}"
+    own, place = ("", "") if lane.paid else (UNBILLED, f" {lane.line.base_url}")
     said = f"{provider.name} {provider.key}{place}".encode()
-    return hashlib.blake2b(said, digest_size=4).hexdigest()
+    return f"{own}{hashlib.blake2b(said, digest_size=4).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)

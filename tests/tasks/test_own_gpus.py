@@ -139,3 +139,55 @@ async def test_a_clip_is_behind_the_workers_own_key(worlds, clip):
 
     assert summary.published == 1
     assert emulator.stats()["keys_shown"] == 0
+
+
+async def test_a_doubt_that_may_be_paid_for_is_not_let_go_by_a_free_lane_of_its_name(
+    worlds, emulator
+):
+    emulator.faults["pan 0"] = [Fault.LOSE_ANSWER]
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=["fal/wan-2.2"])
+        manifest = world.manifest(1)
+        sold, own = world.lane("fal/wan-2.2"), world.lane("sglang/wan-2.2")
+        sold.name = own.name = "gpu"
+        await world.run(manifest, lanes=[sold])
+
+        summary = await world.run(manifest, lanes=[own])
+
+    assert (summary.published, summary.in_doubt) == (0, 1)
+    assert world.bought == {"pan 0": 1}
+
+
+async def test_a_clip_that_an_engine_was_paid_for_is_not_forgotten_by_a_gpu_of_ones_own(
+    worlds, clip
+):
+    seller, mine = Emulator(latency_s=3600.0), Emulator(latency_s=0.1, clip=clip)
+    with running(seller) as url, running(mine) as own_url:
+        world = worlds(emulator=seller, url=url, routes=["sglang/wan-2.2"])
+        manifest, sold = world.manifest(1), world.lane("sglang/wan-2.2")
+        sold.name, sold.paid = "sold", True
+        world.rules = Rules(settle_s=0.0, deadline_s=0.1)
+        await world.run(manifest, lanes=[sold])
+        world.url, world.rules = own_url, Rules(settle_s=0.0, deadline_s=2.0)
+
+        summary = await world.run(manifest, lanes=[world.lane("sglang/wan-2.2")])
+
+    assert (summary.published, summary.pending) == (0, 1)
+    assert (len(seller.bill), len(mine.bill)) == (1, 0)
+
+
+async def test_a_gpu_by_another_name_still_has_its_jobs(worlds, clip):
+    other, busy = Emulator(clip=clip), Emulator(latency_s=1.5, clip=clip)
+    with running(other) as other_url, running(busy) as url:
+        world = worlds(emulator=busy, url=url, routes=["sglang/wan-2.2"])
+        manifest = world.manifest(1)
+        world.rules = Rules(settle_s=0.0, deadline_s=0.1)
+        await world.run(manifest)
+        world.rules, first = Rules(settle_s=0.0), world.lane("sglang/wan-2.2")
+        first.name, world.url = "gpu-1", other_url
+        second = world.lane("sglang/wan-2.2")
+
+        summary = await world.run(manifest, lanes=[second, first])
+
+    assert summary.published == 1
+    assert (len(other.bill), len(busy.bill)) == (0, 1)
