@@ -76,7 +76,7 @@ def worker(  # noqa: PLR0913 - each is a knob
     if absent := [name for name in _NEEDED if find_spec(name) is None]:
         raise typer.BadParameter(f"no {absent[0]}: pip install 'nightreel[gpu]'")
     devices = _devices(device, on_all=on_all)
-    if len(devices) > 1:
+    if on_all or len(devices) > 1:
         raise typer.Exit(_supervised(devices, port, state))
     # No other command needs a server, or a model.
     from tasks.worker import serving  # noqa: PLC0415

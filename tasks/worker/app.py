@@ -2,6 +2,7 @@
 
 import hmac
 import math
+import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -52,7 +53,9 @@ class Api:
         return app if key is None else _Locked(app, key)
 
     async def submit(self, request: Request) -> Response:
-        if not 0 < _length(request) <= LARGEST_BODY:
+        # In chunks, it is as long as it likes, whatever it says beside them.
+        chunked = "transfer-encoding" in request.headers
+        if chunked or not 0 < _length(request) <= LARGEST_BODY:
             why = f"Content-Length is not 1 to {LARGEST_BODY}"
             return _error(422, "invalid_request", why)
         async with request.form(max_files=1, max_fields=32) as form:
@@ -85,8 +88,9 @@ class Api:
     def listed(self, request: Request) -> Response:
         asks = request.query_params
         limit, order = asks.get("limit", "20"), asks.get("order", "desc")
-        if not (limit.isdecimal() and 1 <= int(limit) <= MOST_LISTED):
-            return _error(422, "invalid_request", f"limit {limit!r} is not 1 to 100")
+        if not (re.fullmatch(r"[0-9]{1,3}", limit) and 1 <= int(limit) <= MOST_LISTED):
+            said = f"limit {limit[:40]!r} is not 1 to {MOST_LISTED}"
+            return _error(422, "invalid_request", said)
         if order not in {"asc", "desc"}:
             return _error(422, "invalid_request", f"order {order!r} is not asc or desc")
         jobs = self._book.jobs(
@@ -112,16 +116,17 @@ class Api:
                 code, why = job.error or ("worker_error", "")
                 return _error(422, code, why)
             case "completed":
-                return self._clip(job)
+                return self._clip(job, told=request.method == "GET")
             case _:
                 return _error(404, "not_ready", f"{job.id} is {job.status}")
 
-    def _clip(self, job: Job) -> Response:
+    def _clip(self, job: Job, *, told: bool) -> Response:
+        """The clip; `told`: whether whoever asks has it then, and does not only look."""
         path = self._book.clip(job.id)
         if job.gone or not path.exists():
             return _error(410, "gone", f"the clip of {job.id} was fetched and let go")
-        told = BackgroundTask(self._book.fetched, job.id, self._now())
-        return FileResponse(path, media_type="video/mp4", background=told)
+        then = BackgroundTask(self._book.fetched, job.id, self._now()) if told else None
+        return FileResponse(path, media_type="video/mp4", background=then)
 
     def models(self, _: Request) -> Response:
         said = {"id": self._worker.name, "object": "model"}

@@ -105,40 +105,46 @@ class Book:
         """What is queued never begins; what is under way is never completed."""
         with self._rows.together():
             self._rows.change("cancel = 1 WHERE id = ? AND status = 'in_progress'", id_)
-            self._rows.change(f"{CANCELLED} AND status = 'queued'", now, id_)
+            if (job := self.job(id_)) is not None:
+                self._rows.change(f"{CANCELLED} AND status = 'queued'", now, job.seq)
 
-    def end_cancelled(self, id_: str, now: float) -> None:
-        self._rows.change(CANCELLED, now, id_)
+    # From here on by `seq`: whoever forgot a job may have asked for another by its id.
 
-    def fail(self, id_: str, code: str, why: str, now: float) -> None:
-        self._rows.change(FAILED, code, why, now, id_)
+    def end_cancelled(self, job: Job, now: float) -> None:
+        self._rows.change(CANCELLED, now, job.seq)
 
-    def requeue(self, id_: str) -> None:
-        self._rows.change(AGAIN, id_)
+    def fail(self, job: Job, code: str, why: str, now: float) -> None:
+        self._rows.change(FAILED, code, why, now, job.seq)
+
+    def requeue(self, job: Job) -> None:
+        """Unless it is over, or was cancelled: then the next start ends it."""
+        self._rows.change(AGAIN, job.seq)
 
     def hung(self, id_: str, why: str, now: float) -> None:
         """A step of it hung: it is queued once more, and failed the second time."""
         with self._rows.together():
-            self._rows.change("hangs = hangs + 1 WHERE id = ?", id_)
-            if self._rows.count("id = ? AND hangs >= ?", id_, MOST_HANGS):
-                self._rows.change(FAILED, "step_hung", why, now, id_)
+            if (job := self.job(id_)) is None:
+                return
+            self._rows.change("hangs = hangs + 1 WHERE seq = ?", job.seq)
+            if self._rows.count("seq = ? AND hangs >= ?", job.seq, MOST_HANGS):
+                self.fail(job, "step_hung", why, now)
             else:
-                self._rows.change(AGAIN, id_)
+                self.requeue(job)
 
     def complete(
-        self, id_: str, stages: Mapping[str, float], peak_mb: float, now: float
+        self, job: Job, stages: Mapping[str, float], peak_mb: float, now: float
     ) -> None:
         """Its clip is in place: it is completed, unless it was cancelled meanwhile."""
         with self._rows.together():
             done = self._rows.change(
                 "status = 'completed', completed_at = ?, stages = ?, peak_mb = ?,"
-                " still = NULL WHERE id = ? AND status = 'in_progress' AND cancel = 0",
-                *(now, orjson.dumps(dict(stages)).decode(), peak_mb, id_),
+                " still = NULL WHERE seq = ? AND status = 'in_progress' AND cancel = 0",
+                *(now, orjson.dumps(dict(stages)).decode(), peak_mb, job.seq),
             )
             if not done:
-                self._rows.change(CANCELLED, now, id_)
+                self._rows.change(CANCELLED, now, job.seq)
         if not done:
-            self.clip(id_).unlink(missing_ok=True)
+            self.clip(job.id).unlink(missing_ok=True)
 
     def clip(self, id_: str) -> Path:
         """Where its clip is once it is completed."""
@@ -156,8 +162,8 @@ class Book:
         for [id_] in self._rows.all(
             "id", "gone = 0 AND fetched_at < ?", fetched_before
         ):
-            self._rows.change("gone = 1 WHERE id = ?", id_)
             self.clip(id_).unlink(missing_ok=True)
+            self._rows.change("gone = 1 WHERE id = ?", id_)
 
     def queued(self) -> int:
         return self._rows.count("status = 'queued'")
@@ -183,28 +189,30 @@ class Book:
     def _take_up(self, now: float) -> None:
         """What the last process left under way."""
         with self._rows.together():
-            for id_, cancelled, begun in self._rows.all(
-                "id, cancel, begun", "status = 'in_progress'"
+            for seq, id_, cancelled, begun in self._rows.all(
+                "seq, id, cancel, begun", "status = 'in_progress'"
             ):
-                self._take(id_, now, cancelled=bool(cancelled), begun=begun)
+                clip = self.clip(id_)
+                self._take(seq, clip, now, cancelled=bool(cancelled), begun=begun)
         for part in self._clips.glob("*.part"):
             part.unlink()
 
-    def _take(self, id_: str, now: float, *, cancelled: bool, begun: int) -> None:
-        clip = self.clip(id_)
+    def _take(
+        self, seq: int, clip: Path, now: float, *, cancelled: bool, begun: int
+    ) -> None:
         if cancelled:
             clip.unlink(missing_ok=True)
-            self._rows.change(CANCELLED, now, id_)
+            self._rows.change(CANCELLED, now, seq)
         elif clip.exists():
             self._rows.change(
-                "status = 'completed', completed_at = ?, still = NULL WHERE id = ?",
-                *(clip.stat().st_mtime, id_),
+                "status = 'completed', completed_at = ?, still = NULL WHERE seq = ?",
+                *(clip.stat().st_mtime, seq),
             )
         elif begun >= MOST_BEGUN:
             why = f"the worker died each of the {begun} times that it was begun"
-            self._rows.change(FAILED, "worker_error", why, now, id_)
+            self._rows.change(FAILED, "worker_error", why, now, seq)
         else:
-            self._rows.change(AGAIN, id_)
+            self._rows.change(AGAIN, seq)
 
 
 def _hold(path: Path) -> int:

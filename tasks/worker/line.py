@@ -162,13 +162,13 @@ class Line:
             run.go_on()
             run.work = work(run)
         except CancelledError:
-            self._book.end_cancelled(run.id, self._now())
+            self._book.end_cancelled(run.job, self._now())
         except _LeftError:
             pass
         except (StudioError, EncodingError) as exc:
             self._failed(run, exc)
         except LostGpuError:
-            self._book.requeue(run.id)
+            self._book.requeue(run.job)
             raise
         else:
             run.stages[stage] = round(time.monotonic() - began, 3)
@@ -188,7 +188,7 @@ class Line:
         code = exc.code if isinstance(exc, StudioError) else StudioError.code
         log.warning("clip.failed job=%s %s: %s", run.id, code, exc)
         self._measures.failed(code)
-        self._book.fail(run.id, code, str(exc), self._now())
+        self._book.fail(run.job, code, str(exc), self._now())
 
     def _prepare(self, run: Run) -> Any:
         still = self._book.still(run.job)
@@ -231,7 +231,7 @@ class Line:
         began = time.monotonic()
         encode(run.work, run.ask.fps, self._codec, self._book.clip(run.id))
         run.stages["write"] = round(time.monotonic() - began, 3)
-        self._book.complete(run.id, run.stages, run.peak_mb, self._now())
+        self._book.complete(run.job, run.stages, run.peak_mb, self._now())
         self._measures.done()
         self._leave(run)
 

@@ -33,13 +33,16 @@ CREATE INDEX IF NOT EXISTS jobs_by_status ON jobs (status, seq);
 
 CANCELLED: Final = (
     "status = 'cancelled', completed_at = ?, still = NULL"
-    " WHERE id = ? AND status IN ('queued', 'in_progress')"
+    " WHERE seq = ? AND status IN ('queued', 'in_progress')"
 )
 FAILED: Final = (
     "status = 'failed', error_code = ?, error = ?, completed_at = ?, still = NULL"
-    " WHERE id = ?"
+    " WHERE seq = ? AND status IN ('queued', 'in_progress')"
 )
-AGAIN: Final = "status = 'queued', started_at = NULL WHERE id = ?"
+AGAIN: Final = (
+    "status = 'queued', started_at = NULL"
+    " WHERE seq = ? AND status = 'in_progress' AND cancel = 0"
+)
 
 
 class Rows:

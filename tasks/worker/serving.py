@@ -8,6 +8,7 @@ import asyncio
 import logging
 import signal
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -94,7 +95,8 @@ async def _until_drained(
 
 async def _drained(worker: Worker, hurry: asyncio.Future[None]) -> None:
     log.info("worker.draining")
-    since = time.time()
+    # What was done a moment ago, its lane has not seen yet.
+    since = time.time() - LINGER_S
     worker.drain()
     ended = asyncio.ensure_future(_fetched(worker, since))
     await asyncio.wait([ended, hurry], return_when=asyncio.FIRST_COMPLETED)
@@ -111,7 +113,10 @@ async def _fetched(worker: Worker, since: float) -> None:
 
 async def _sweep(book: Book, keep_s: float) -> None:
     while True:
-        await asyncio.to_thread(lambda: book.let_go(time.time() - keep_s))
+        try:
+            await asyncio.to_thread(lambda: book.let_go(time.time() - keep_s))
+        except (OSError, sqlite3.Error) as exc:  # nothing is lost: the next one may do
+            log.warning("worker.not_swept %s", exc)
         await asyncio.sleep(SWEEP_S)
 
 

@@ -12,8 +12,9 @@ log = logging.getLogger(__name__)
 QUICK_S: Final = 60.0
 """A worker that ends sooner than this after its start is not started again at once."""
 LONGEST_WAIT_S: Final = 60.0
-FINAL: Final = frozenset({0, 2})
-"""Exit codes after which another start would end the same: drained, or badly told."""
+DRAINED: Final = 0
+BADLY_TOLD: Final = 2
+"""At its first start, for later ones are told the same: then its GPU is not back yet."""
 
 
 class Supervisor:
@@ -41,12 +42,13 @@ class Supervisor:
                 child.terminate()
 
     async def _keep(self, place: int) -> int:
-        wait_s = 1.0
+        wait_s, final = 1.0, {DRAINED, BADLY_TOLD}
         while True:
             began = time.monotonic()
             code = await self._once(place)
-            if code in FINAL or self._stopping.is_set():
+            if code in final or self._stopping.is_set():
                 return code
+            final = {DRAINED}
             quick = time.monotonic() - began < QUICK_S
             wait_s = min(2 * wait_s, LONGEST_WAIT_S) if quick else 1.0
             log.warning(

@@ -4,7 +4,7 @@ import statistics
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 TIMES: Final = 5
@@ -13,6 +13,10 @@ FLOOR_S: Final = 30.0
 """However quick its like are: the first of a clip has the still's encoding in it."""
 KNOWN: Final = 3
 """Steps after which their median is believed."""
+
+LOOKS_S: Final = 0.5
+OVERSLEPT_S: Final = 5.0
+"""Between two looks, though they are half a second apart."""
 
 Bark = Callable[[str, str], None]
 """Told the job whose step hangs, and for how long it has."""
@@ -55,6 +59,7 @@ class Watchdog:
         self._patience = patience
         self._bark = bark
         self._now = now
+        self._looked = now()
         self._steps: dict[str, _Step] = {}
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -76,12 +81,24 @@ class Watchdog:
 
     def watch(self) -> None:
         """Look until `stop`, in a thread of its own."""
-        while not self._over.wait(0.5):
+        self.look()
+        while not self._over.wait(LOOKS_S):
+            self.overslept()
             self.look()
+
+    def overslept(self) -> None:
+        """Who was late to look stood still with the whole process (a container that was
+        paused, SIGSTOP), and so did every step: that time does not count."""
+        with self._lock:
+            slept = self._now() - self._looked
+            if slept > OVERSLEPT_S:
+                for stage, step in self._steps.items():
+                    since, due = step.since + slept, step.due + slept
+                    self._steps[stage] = replace(step, since=since, due=due)
 
     def look(self) -> None:
         with self._lock:
-            now = self._now()
+            now = self._looked = self._now()
             late = [step for step in self._steps.values() if now > step.due]
         for step in late:
             self._bark(step.job, f"no step for {now - step.since:.0f} s")

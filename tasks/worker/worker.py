@@ -44,6 +44,8 @@ WARM_STEPS: Final = 2
 """Enough that both experts have run."""
 UNKNOWN_S: Final = 30.0
 """How long a clip is thought to take before there was one."""
+LONGEST_ASKED_S: Final = 300.0
+"""In Retry-After: a lane that is to wait a quarter of an hour takes nothing more."""
 
 
 class NotNowError(Exception):
@@ -161,7 +163,7 @@ class Worker:
             for job in jobs
             if job.status == "completed" and job.completed_at and job.started_at
         ]
-        return statistics.median(took) if took else UNKNOWN_S
+        return min(statistics.median(took), LONGEST_ASKED_S) if took else UNKNOWN_S
 
     def drain(self) -> None:
         """Take nothing new, finish what has begun, leave the rest in the book."""

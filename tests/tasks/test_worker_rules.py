@@ -132,7 +132,7 @@ def test_a_clip_is_kept_until_it_was_fetched_and_a_while_longer(open_book):
     for job in put(book, "fetched", "never"):
         book.begin(job, 2.0)
         book.clip(job.id).write_bytes(b"clip")
-        book.complete(job.id, {}, 1.0, 3.0)
+        book.complete(job, {}, 1.0, 3.0)
     book.fetched("fetched", 10.0)
 
     book.let_go(10.0)
@@ -163,6 +163,53 @@ def test_a_step_hangs_when_it_takes_five_times_as_long_as_its_like():
     dog.look()
 
     assert (quiet, barked) == ([], ["one"])
+
+
+def test_a_process_that_stood_still_has_no_step_that_hangs():
+    now, barked = [0.0], []
+    dog = Watchdog(Patience(900.0), lambda job, _: barked.append(job), lambda: now[0])
+    dog.step("denoise", "one", "480p")
+    dog.look()
+    now[0] += 3600.0
+
+    dog.overslept()
+    dog.look()
+    stood = list(barked)
+    for _ in range(1801):
+        now[0] += 0.5
+        dog.overslept()
+        dog.look()
+
+    assert (stood, barked) == ([], ["one"])
+
+
+def test_who_forgets_a_job_may_ask_for_another_by_its_id_before_it_has_left_the_line(
+    open_book,
+):
+    book = open_book()
+    [first] = put(book, "one")
+    book.cancel("one", 2.0)
+    book.forget("one")
+    [second] = put(book, "one", seed=2)
+
+    book.end_cancelled(first, 3.0)
+    book.fail(first, "worker_error", "it was cancelled by then", 3.0)
+    book.requeue(first)
+
+    assert book.job("one") == second
+
+
+def test_what_was_cancelled_is_not_begun_again_by_a_gpu_that_is_lost(open_book):
+    book = open_book()
+    queued, begun = put(book, "queued", "begun")
+    book.begin(begun, 2.0)
+    for job in (queued, begun):
+        book.cancel(job.id, 3.0)
+        book.requeue(job)
+
+    book = open_book()
+
+    assert [book.job(job.id).status for job in (queued, begun)] == ["cancelled"] * 2
 
 
 def test_time_is_busy_or_idle_with_work_or_neither():

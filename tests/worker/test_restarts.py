@@ -39,6 +39,8 @@ def test_a_kill_loses_nothing_and_a_drain_leaves_the_queue_to_the_next(
     assert worker.metric("clips_completed_total") == 2
 
     # Drained: what has begun is finished, and fetched; the rest is the next one's.
+    worker.post(still, id="unseen")
+    worker.ended("unseen")
     worker.post(still, id="begun", num_inference_steps=40)
     worker.post(still, id="left")
     worker.until(lambda: worker.job("begun")["progress"] > 0)
@@ -50,6 +52,7 @@ def test_a_kill_loses_nothing_and_a_drain_leaves_the_queue_to_the_next(
     assert refused.json()["error"]["code"] == "draining"
     assert int(refused.headers["retry-after"]) >= 1
     assert worker.clip("begun")
+    assert worker.clip("unseen")
     assert worker.process.wait(timeout=60) == 0
     worker = start(a14b, state=state)
     warming = worker.post(still, id="early")

@@ -194,3 +194,22 @@ def test_a_still_of_any_aspect_is_cropped_and_never_stretched(shared):
     shared.post(out.getvalue(), id="tall")
 
     assert check(shared.clip("tall")).width == 96
+
+
+def test_what_comes_in_chunks_is_refused_unread_and_who_only_looks_has_no_clip(
+    shared, still
+):
+    def body():
+        yield b"--q\r\n" * 2**20
+
+    kind = {"content-type": "multipart/form-data; boundary=q", "content-length": "100"}
+    url = shared.url + "/v1/videos"
+    with shared.client.stream("POST", url, content=body(), headers=kind) as refused:
+        said = refused.read().decode()
+    shared.post(still, id="looked-at")
+    shared.ended("looked-at")
+
+    head = shared.client.head(f"{url}/looked-at/content")
+
+    assert (refused.status_code, "Content-Length" in said) == (422, True)
+    assert head.status_code == 200
