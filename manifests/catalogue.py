@@ -53,6 +53,8 @@ class Model:
     """What it is made to show."""
     tier: Tier = "standard"
     fps: int = 16
+    sides_of: int = 16
+    """Of which each side of a clip is a multiple, in pixels."""
     min_still_px: int = 1
     retired: str = ""
     """When its vendor withdrew it, and what to use instead."""
@@ -81,6 +83,8 @@ class Route:
     prices_usd: Mapping[tuple[str, int], Decimal]
     """The price of a clip by (resolution, seconds): also what the route can make."""
     fps: int
+    sides_of: int = 16
+    """Of which each side is a multiple, where it is told the size in pixels."""
     model: str = ""
     """What it makes; the second part of its name unless that says something else."""
     supplier: str = ""
@@ -240,6 +244,7 @@ class _ModelFacts(_Facts):
     tier: Tier = "standard"
     retired: str = ""
     fps: _Count = 16
+    sides_of: _Count = 16
     min_still_px: _Count = 1
 
 
@@ -301,6 +306,7 @@ def _model(name: str, facts: _ModelFacts, where: str) -> Model:
         tier=facts.tier,
         retired=facts.retired,
         fps=facts.fps,
+        sides_of=facts.sides_of,
         min_still_px=facts.min_still_px,
         source=facts.sources,
     )
@@ -326,6 +332,7 @@ def _route(
             for seconds, price in prices.items()
         },
         fps=facts.fps or model.fps,
+        sides_of=model.sides_of,
         content=model.content,
         model=model.name,
         supplier=facts.supplier or provider,

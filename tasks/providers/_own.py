@@ -49,14 +49,15 @@ SIZES: Final[Mapping[tuple[Resolution, AspectRatio], tuple[int, int]]] = {
 OURS: Final = "ours: a GPU of one's own sends no bill; its time was used"
 
 
-def size(job: Job) -> tuple[int, int]:
-    """Width and height of a clip; a route of such an engine has `auto` decided before."""
+def size(route: Route, job: Job) -> tuple[int, int]:
+    """Width and height of a clip, as near as its model makes them; a route of such an engine has `auto` decided before."""
     ratio: AspectRatio = "16:9" if job.aspect_ratio == "auto" else job.aspect_ratio
     try:
-        return SIZES[job.resolution, ratio]
+        width, height = SIZES[job.resolution, ratio]
     except KeyError:
         said = f"no size is known for {job.resolution} at {ratio}"
         raise MisconfiguredError(said) from None
+    return width - width % route.sides_of, height - height % route.sides_of
 
 
 def frames(route: Route, job: Job) -> int:

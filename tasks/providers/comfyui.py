@@ -172,7 +172,7 @@ class ComfyUi:
         self, job: Job, image_url: str, seed: int, reference: str
     ) -> Mapping[str, object]:
         """What a workflow may name, and what goes there."""
-        width, height = _own.size(job)
+        width, height = _own.size(self.route, job)
         how = self.route.sampling
         return {
             "image": image_url,

@@ -141,7 +141,7 @@ class LightX2V:
         self, job: Job, image_url: str, seed: int, reference: str
     ) -> dict[str, object]:
         _own.picture(image_url)
-        width, height = _own.size(job)
+        width, height = _own.size(self.route, job)
         return {
             "task_id": reference,
             "prompt": job.prompt,

@@ -15,6 +15,9 @@ from tasks.providers.openai_videos import Engine, OpenAiVideos
 
 QUEUE_FULL: Final = re.compile("queue_full")
 NOT_NOW: Final = re.compile("draining|warming_up|dead")
+NOT_MADE: Final = re.compile(
+    '"message": "(size|num_frames|fps|num_inference_steps|guidance_scale(_2)?|model) '
+)
 SAYS: Final = "docs/own-gpus.md: the worker's own codes"
 REFUSALS: Final = Refusals(
     provider="nightreel",
@@ -31,6 +34,14 @@ REFUSALS: Final = Refusals(
             codes=frozenset({404}),
             submits=True,
             fix="check the lane's base_url",
+        ),
+        # What a route asks of a model that cannot make it is no row's fault.
+        Sign(
+            word="permission",
+            codes=frozenset({422}),
+            says=NOT_MADE,
+            submits=True,
+            fix="the route asks for what the worker's model does not make",
         ),
         Sign(word="invalid", codes=frozenset({413, 422})),
         # It has the name already, for another request: of a root that is gone, say. The

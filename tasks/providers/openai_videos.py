@@ -146,7 +146,7 @@ class OpenAiVideos:
         del image_url, seed
         if self.engine.named or self.engine.echoed:
             return reference
-        width, height = _own.size(job)
+        width, height = _own.size(self.route, job)
         return digest([job.prompt, f"{width}x{height}"])
 
     def find(self, doubt: Doubt) -> Exchange[Ticket | Absent | None]:
@@ -189,7 +189,7 @@ class OpenAiVideos:
     def _asked(self, job: Job, seed: int, reference: str) -> dict[str, object]:
         """All that decides about the clip: what goes unsaid has a default of the engine's."""
         engine, how = self.engine, self.route.sampling
-        width, height = _own.size(job)
+        width, height = _own.size(self.route, job)
         asked: dict[str, object] = {
             "prompt": job.prompt,
             "negative_prompt": job.negative_prompt or _own.NEGATIVE,

@@ -1,6 +1,7 @@
 """What engines on GPUs of one's own are asked, and what their answers mean."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -258,6 +259,7 @@ def test_comfyuis_video_is_found_under_whichever_key_a_node_puts_it(play, record
     [
         ("nightreel", "unauthorized", MisconfiguredError),
         ("nightreel", "invalid_request", RejectedError),
+        ("nightreel", "not_made", MisconfiguredError),
         ("nightreel", "queue_full", ThrottledError),
         ("nightreel", "draining", NotSentError),
         ("nightreel", "warming_up", NotSentError),
@@ -276,6 +278,24 @@ def test_what_a_refused_submit_means(name, answer, meaning, play, recorded):
 
     with pytest.raises(meaning):
         play(provider, provider.submit(JOB, image, 1, "ref-1"), recorded(name, answer))
+
+
+def test_a_clip_has_a_size_that_its_model_makes():
+    engine = PROVIDERS["nightreel"](
+        Route(
+            name="nightreel/wan-2.2-ti2v-5b",
+            endpoints={"720p": "wan"},
+            prices_usd={},
+            fps=24,
+            sides_of=32,
+        ),
+        "",
+    )
+
+    wide = replace(JOB, resolution="720p", aspect_ratio="16:9")
+    said = fields(next(engine.submit(wide, STILL, 42, "ref-1")))
+
+    assert (said["size"], said["num_frames"]) == (b"1280x704", b"121")
 
 
 def test_lightx2vs_refusal_of_an_id_that_it_has_is_our_receipt(play, recorded):
