@@ -231,7 +231,7 @@ async def ask(clients: Clients, line: Line, exchange: Exchange[T]) -> T:
         return end.value
     except (httpx.HTTPError, aiohttp.ClientError, TimeoutError) as exc:
         raise NotSentError(_said(line, exc)) from exc
-    except (KeyError, IndexError, TypeError, ValueError) as exc:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as exc:
         if isinstance(exc, UnreadableError):
             raise
         said = f"{type(exc).__name__}: {exc}"

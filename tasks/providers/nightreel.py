@@ -16,7 +16,7 @@ from tasks.providers.openai_videos import Engine, OpenAiVideos
 QUEUE_FULL: Final = re.compile("queue_full")
 NOT_NOW: Final = re.compile("draining|warming_up|dead")
 NOT_MADE: Final = re.compile(
-    '"message": "(size|num_frames|fps|num_inference_steps|guidance_scale(_2)?|model) '
+    '"size |"num_frames |"fps |"num_inference_steps |"guidance_scale|"model '
 )
 SAYS: Final = "docs/own-gpus.md: the worker's own codes"
 REFUSALS: Final = Refusals(

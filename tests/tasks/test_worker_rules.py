@@ -2,14 +2,19 @@
 
 from dataclasses import replace
 
+import httpx
 import pytest
 
+from tasks.submitting import LONGEST_WAIT_S
+from tasks.worker.app import Api
 from tasks.worker.asks import Ask, AskError, Model, Shape, asked, shape_of
 from tasks.worker.book import MOST_BEGUN, Book, BookError, FullError, TakenError
 from tasks.worker.measures import Measures
 from tasks.worker.prompts import Prompts
+from tasks.worker.studio import Plan
 from tasks.worker.turns import MOST_IN_A_ROW, Turns
 from tasks.worker.watchdog import Patience, Watchdog
+from tasks.worker.worker import Worker
 
 MODEL = Model(
     name="wan",
@@ -143,6 +148,37 @@ def test_a_clip_is_kept_until_it_was_fetched_and_a_while_longer(open_book):
     assert book.job("fetched").gone
     assert not book.clip("fetched").exists()
     assert book.clip("never").exists()
+
+
+@pytest.mark.anyio
+async def test_who_only_looks_at_a_clip_does_not_have_it(open_book):
+    book = open_book()
+    [job] = put(book, "one")
+    book.begin(job, 2.0)
+    book.clip("one").write_bytes(b"clip")
+    book.complete(job, {}, 1.0, 3.0)
+    app = Api(Worker(Plan(model="wan"), book, at_most=1, hang_after_s=1.0)).app(None)
+
+    seen = []
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
+        for method in ("HEAD", "GET"):
+            url = "http://worker/v1/videos/one/content"
+            assert (await client.request(method, url)).status_code == 200
+            seen.append(book.job("one").fetched_at is not None)
+
+    assert seen == [False, True]
+
+
+def test_however_long_clips_take_nobody_is_told_to_wait_until_its_lane_is_closed(
+    open_book,
+):
+    book = open_book()
+    [job] = put(book, "one")
+    book.begin(job, 0.0)
+    book.complete(job, {}, 1.0, 2000.0)
+    worker = Worker(Plan(model="wan"), book, at_most=1, hang_after_s=1.0)
+
+    assert worker.a_clip_s() < LONGEST_WAIT_S
 
 
 def test_a_step_hangs_when_it_takes_five_times_as_long_as_its_like():
