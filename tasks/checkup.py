@@ -19,7 +19,7 @@ from tasks.verdicts import MisconfiguredError, ProviderError
 LONGEST_S: Final = 60.0
 """For a lane's whole check-up: some ask us to come back in an hour."""
 
-Key = Literal["good", "bad", "unknown"]
+Key = Literal["good", "bad", "none", "unknown"]
 Priced = Mapping[tuple[str, int], Decimal]
 
 
@@ -64,11 +64,12 @@ async def refuse_wrong(lanes: Sequence[Lane], clients: Clients) -> None:
 
 
 def found(lane: Lane, said: Checkup) -> Finding:
-    """What is to be made of a provider's answer, its key being good."""
+    """What is to be made of a provider's answer, which our key was good for, if any."""
     return Finding(
         lane=lane.name,
         route=lane.route,
-        key="good",
+        # A GPU of one's own may ask for none.
+        key="good" if lane.line.provider.key else "none",
         said=said,
         wrong=tuple(_wrong(lane, said)),
         notes=tuple(_notes(lane, said)),

@@ -22,13 +22,21 @@ GONE = "wavespeed-ai/wan-9/image-to-video"
 KEY = "access-5160:" + "secret-5160-" * 3
 
 
-def lane(route=SPICY, *, url="http://127.0.0.1:9", name="night", facts=None, **limits):
+def lane(
+    route=SPICY,
+    *,
+    url="http://127.0.0.1:9",
+    name="night",
+    key=KEY,
+    facts=None,
+    **limits,
+):
     known = catalogue.load({"routes": {route: facts}} if facts else None).route(route)
     return Lane(
         name=name,
         route=known,
         line=Line(
-            PROVIDERS[known.provider](known, KEY), httpx.URL(f"{url}/{known.provider}")
+            PROVIDERS[known.provider](known, key), httpx.URL(f"{url}/{known.provider}")
         ),
         limits=Limits(**{"slots": 3, "submits_per_minute": 5, **limits}),
     )
@@ -77,6 +85,15 @@ async def test_every_provider_tells_a_good_key_from_a_bad_one(provider, url, cli
     assert bad.key == "bad"
     assert [line.startswith("lane night: the key is refused: ") for line in bad.wrong]
     assert "5160" not in str(bad.wrong)
+
+
+async def test_a_gpu_that_asks_for_no_key_is_not_said_to_take_a_good_one(clients):
+    with running(Emulator()) as url:
+        own = lane("nightreel/wan-2.2", url=url, key="")
+
+        [finding] = await checked([own], clients)
+
+    assert (finding.key, finding.wrong) == ("none", ())
 
 
 async def test_nothing_that_costs_is_sent(emulator, url, clients):
