@@ -20,6 +20,7 @@ from tasks.lanes import Lane, Lanes
 from tasks.late import Late
 from tasks.publishing import Publisher, UnfetchedError
 from tasks.retelling import asked_of
+from tasks.submitting import who_asks
 from tasks.verdicts import NotFoundError, ProviderError
 
 AT_ONCE: Final = 16
@@ -102,10 +103,7 @@ class Fetcher:
 
     def _lane_of(self, life: str) -> Lane | None:
         """The lane that it was accepted on, or another to the same provider."""
-        past = self._history(life)
-        provider = past.ticket.provider if past.ticket else ""
-        lanes = sorted(self._lanes.all, key=lambda lane: lane.name != past.lane)
-        return next((x for x in lanes if x.line.provider.name == provider), None)
+        return who_asks(self._lanes.all, self._history(life))
 
     def _age_s(self, life: str) -> float:
         return max(0.0, self._today() - (self._history(life).accepted_at or 0.0))

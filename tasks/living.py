@@ -59,7 +59,7 @@ from tasks.publishing import (
     link_of,
 )
 from tasks.roster import Roster
-from tasks.submitting import Answer, Submitter, reference, whose
+from tasks.submitting import Answer, Submitter, reference, who_asks
 from tasks.tally import Tally, Why
 from tasks.verdicts import MisconfiguredError
 
@@ -444,17 +444,11 @@ class Lives:
 
     def _lane_of(self, hand: Hand, past: History, ticket: Ticket) -> Lane:
         """The lane that a job was accepted on; after a restart its slot is held again."""
-
-        # By another name it is the same account, or the same GPU.
-        def far(lane: Lane) -> tuple[bool, bool]:
-            its_own = past.mark.startswith(f"{whose(lane)}:")
-            return not its_own, lane.name != past.lane
-
-        for lane in sorted(self.lanes.all, key=far):
-            if lane.line.provider.name == ticket.provider:
-                if hand.slot is None and past.state is State.ACCEPTED:
-                    lane.pace.resumed()
-                    hand.slot = lane
-                return lane
-        said = f"no lane in use asks {ticket.provider}, who has it"
-        raise RestError(Why.UNFINISHED, said)
+        lane = who_asks(self.lanes.all, past)
+        if lane is None:
+            said = f"no lane in use asks {ticket.provider}, who has it"
+            raise RestError(Why.UNFINISHED, said)
+        if hand.slot is None and past.state is State.ACCEPTED:
+            lane.pace.resumed()
+            hand.slot = lane
+        return lane

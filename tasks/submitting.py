@@ -1,7 +1,7 @@
 """One submit: sent once, and what its answer means for the job and for its lane."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -11,6 +11,7 @@ from manifests.lifecycle import (
     UNBILLED,
     Accepted,
     Doubted,
+    History,
     Intended,
     Refused,
     Rejected,
@@ -46,6 +47,18 @@ def whose(lane: Lane) -> str:
     own, place = ("", "") if lane.paid else (UNBILLED, f" {lane.line.base_url}")
     said = f"{provider.name} {provider.key}{place}".encode()
     return f"{own}{hashlib.blake2b(said, digest_size=4).hexdigest()}"
+
+
+def who_asks(lanes: Iterable[Lane], past: History) -> Lane | None:
+    """The lane that asks who was sent its last attempt: the same account or GPU, whatever
+    the lane is called by now, before another of the same provider."""
+    provider = past.ticket.provider if past.ticket else ""
+
+    def far(lane: Lane) -> tuple[bool, bool]:
+        return not past.mark.startswith(f"{whose(lane)}:"), lane.name != past.lane
+
+    theirs = (lane for lane in lanes if lane.line.provider.name == provider)
+    return min(theirs, key=far, default=None)
 
 
 @dataclass(frozen=True, slots=True)
