@@ -7,6 +7,7 @@ import pytest
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine import Rules
 from tasks.lanes import Lane
+from tests.tasks.conftest import BILLED
 
 pytestmark = pytest.mark.anyio
 
@@ -59,6 +60,7 @@ async def test_a_lanes_cap_of_submits_is_kept_over_runs(world):
     assert len(world.emulator.bill) == 3
 
 
+@pytest.mark.parametrize("route", BILLED, indirect=True)
 async def test_a_lanes_cap_of_money_is_never_passed_by_a_cent(world):
     cap = Decimal("2.5") * next(
         iter(world.lane(world.routes[0]).route.prices_usd.values())
