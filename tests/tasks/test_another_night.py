@@ -7,10 +7,12 @@ from decimal import Decimal
 import pytest
 
 from tasks.emulator import Emulator, running
+from tests.tasks.conftest import BILLED
 
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.parametrize("route", BILLED, indirect=True)
 async def test_what_is_left_is_run_as_it_is_and_nothing_is_bought_twice(world):
     price = next(iter(world.lane(world.routes[0]).route.prices_usd.values()))
     first = await world.run(6, budget_usd=price * 2)
