@@ -260,7 +260,7 @@ async def test_what_another_night_bought_is_brought_home_with_all_that_is_known_
 async def test_what_is_still_at_work_is_fetched_when_it_is_done_and_holds_its_slot(
     worlds, clip
 ):
-    emulator = Emulator(latency_s=1.0, clip=clip, faults={"pan 1": [Fault.STUCK]})
+    emulator = Emulator(latency_s=2.0, clip=clip, faults={"pan 1": [Fault.STUCK]})
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[ATLAS])
         world.rules = Rules(deadline_s=0.0)
