@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -22,8 +23,11 @@ log = logging.getLogger(__name__)
 async def cast_off(objects: Objects, harbour: Harbour) -> None:
     """Send the lifeboats of this machine to the root, for the next batch to take aboard."""
     for path in await asyncio.to_thread(harbour.arrivals):
-        await objects.put_file(f"{ADRIFT}/{path.name}", path)
-        await asyncio.to_thread(path.unlink)
+        # Another process of this machine may send it too, or be taking it aboard.
+        with suppress(FileNotFoundError):
+            lines = await asyncio.to_thread(path.read_bytes)
+            await objects.put(f"{ADRIFT}/{path.name}", lines)
+            await asyncio.to_thread(path.unlink)
 
 
 async def fetch(objects: Objects, harbour: Harbour) -> None:
@@ -47,7 +51,10 @@ async def board(
     """
     aboard: list[Waiting] = []
     left = 0
-    lines = (await asyncio.to_thread(path.read_bytes)).splitlines()
+    try:
+        lines = (await asyncio.to_thread(path.read_bytes)).splitlines()
+    except FileNotFoundError:  # sent to the root just now: the next batch has it
+        return
     for number, line in enumerate(lines, 1):
         try:
             castaway = Castaway.load(line, f"{path} line {number}")
@@ -60,10 +67,12 @@ async def board(
             log.error("ledger.castaway_kept %s", error)  # noqa: TRY400 - said in full
     await asyncio.gather(*(waiting.durable for waiting in aboard))
     log.warning("ledger.aboard file=%s entries=%d kept=%d", path, len(aboard), left)
-    if left:
-        await asyncio.to_thread(path.rename, path.with_suffix(".kept"))
-    else:
-        await asyncio.to_thread(path.unlink)
+    # Whoever has sent it to the root meanwhile has it taken aboard again, which is no harm.
+    with suppress(FileNotFoundError):
+        if left:
+            await asyncio.to_thread(path.rename, path.with_suffix(".kept"))
+        else:
+            await asyncio.to_thread(path.unlink)
 
 
 async def _landed(objects: Objects, castaway: Castaway) -> bool:

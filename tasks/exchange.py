@@ -268,6 +268,9 @@ async def download(client: httpx.AsyncClient, request: httpx.Request) -> bytes:
     """
     place = request.url.host
     body = bytearray()
+    # As it is: what a store compresses on the way is not the clip.
+    for name, said in {**client.headers, "accept-encoding": "identity"}.items():
+        request.headers.setdefault(name, said)
     try:
         asked = client.send(request, stream=True, follow_redirects=True)
         async with aclosing(await asked) as response:

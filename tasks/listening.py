@@ -26,6 +26,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from tasks.doors import bound
 from tasks.hints import Board
 from tasks.webhook_keys import JWKS, Keyring, NoKeysError
 from tasks.webhooks import (
@@ -52,7 +53,6 @@ LONGEST_BODY_S: Final = 15.0
 """As long as fal waits for an answer: a body that takes longer is nobody's."""
 
 LONGEST_WAIT_S: Final = 60.0
-BACKLOG: Final = 2048
 
 Check = Callable[[Delivery, float], Awaitable[Told]]
 """Reads what a provider sent, at a time in Unix seconds, or raises a WebhookError."""
@@ -189,7 +189,7 @@ async def listening(
         ValueError: a secret is none.
     """
     board = Board()
-    with _bound(host, port) as outer, _bound(LOOPBACK, hints_port) as inner:
+    with bound(host, port) as outer, bound(LOOPBACK, hints_port) as inner:
         async with (
             httpx.AsyncClient(timeout=5.0) as client,
             asyncio.TaskGroup() as group,
@@ -269,19 +269,6 @@ class _Server(uvicorn.Server):
     def stop(self) -> None:
         self.should_exit = True
         self._stopped.set()
-
-
-@contextmanager
-def _bound(host: str, port: int) -> Generator[socket.socket]:
-    # Not socket.create_server(): it leaves the protocol's number out, for want of which
-    # asyncio leaves Nagle's algorithm on, and every answer takes 40 ms.
-    with socket.socket(
-        socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
-    ) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(BACKLOG)
-        yield listener
 
 
 def _url(listener: socket.socket) -> str:

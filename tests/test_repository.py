@@ -198,3 +198,16 @@ def test_every_example_still_is_small_used_and_credited(manifest):
     for still in stills:
         assert still.stat().st_size < 150_000
         assert f"`{still.name}`" in credit
+
+
+def test_no_module_of_tasks_is_left_out_where_prefect_is_forbidden():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    [guest] = [one for one in contracts if one["name"].startswith("Prefect is a guest")]
+    modules = {
+        f"tasks.{path.stem}"
+        for path in (ROOT / "tasks").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+
+    assert {*guest["source_modules"]} >= modules - {"tasks.__init__", "tasks.shard"}

@@ -15,12 +15,21 @@ import httpx
 from manifests.catalogue import Route
 from manifests.jobs import AspectRatio, Job, Resolution
 from storage.stills import Still
-from tasks.providers._shared import Failure, digest, quote, words
+from tasks.providers._shared import Failure, Sign, digest, quote, words
 from tasks.verdicts import MisconfiguredError
 
 HOST: Final = "own-gpu.invalid"
 """Stands for the address of every engine until its lane's own takes its place."""
 API: Final = f"https://{HOST}"
+
+AUTH: Final = Sign(word="auth", codes=frozenset({401}), fix="check the key")
+ELSEWHERE: Final = Sign(
+    word="permission",
+    codes=frozenset({404}),
+    submits=True,
+    fix="check the lane's base_url",
+)
+THROTTLED: Final = Sign(word="throttled", codes=frozenset({429}))
 
 FINDS: Final = "nightreel.finds"
 """Marks a request that asks whether something is there: a 404 is its answer."""

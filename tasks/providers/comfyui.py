@@ -44,13 +44,8 @@ REFUSALS: Final = Refusals(
     uploads="/upload/image",
     asks=("/cancel",),
     signs=(
-        Sign(word="auth", codes=frozenset({401}), fix="check the key"),
-        Sign(
-            word="permission",
-            codes=frozenset({404}),
-            submits=True,
-            fix="check the lane's base_url",
-        ),
+        _own.AUTH,
+        _own.ELSEWHERE,
         # Somebody cleared its input folder: the still is handed over again in an hour.
         Sign(word="away", codes=frozenset({400}), says=ABSENT, submits=True),
         Sign(word="invalid", codes=frozenset({400}), says=UNFIT),
@@ -62,7 +57,7 @@ REFUSALS: Final = Refusals(
             fix="run the route's workflow in ComfyUI itself",
         ),
         Sign(word="invalid", codes=frozenset({413})),
-        Sign(word="throttled", codes=frozenset({429})),
+        _own.THROTTLED,
     ),
 )
 FAILURES: Final = _own.failures("ComfyUI, comfy_execution/jobs.py, read 2026-11")

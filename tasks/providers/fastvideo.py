@@ -8,7 +8,7 @@ began as a copy of it.
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from tasks.providers._own import failures
+from tasks.providers import _own
 from tasks.providers._shared import Refusals, Sign
 from tasks.providers.openai_videos import Engine, OpenAiVideos
 
@@ -17,19 +17,14 @@ REFUSALS: Final = Refusals(
     mark="detail",
     uploads="",
     signs=(
-        Sign(word="auth", codes=frozenset({401}), fix="check the key"),
-        Sign(
-            word="permission",
-            codes=frozenset({404}),
-            submits=True,
-            fix="check the lane's base_url",
-        ),
+        _own.AUTH,
+        _own.ELSEWHERE,
         Sign(word="invalid", codes=frozenset({400, 413, 422})),
-        Sign(word="throttled", codes=frozenset({429})),
+        _own.THROTTLED,
         Sign(word="away", codes=frozenset({503})),
     ),
 )
-FAILURES: Final = failures("fastvideo 0.2.1, video_api.py, read 2026-11")
+FAILURES: Final = _own.failures("fastvideo 0.2.1, video_api.py, read 2026-11")
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,16 +38,11 @@ REFUSALS: Final = Refusals(
     mark="detail",
     uploads="",
     signs=(
-        Sign(word="auth", codes=frozenset({401}), fix="check the key"),
-        Sign(
-            word="permission",
-            codes=frozenset({404}),
-            submits=True,
-            fix="check the lane's base_url",
-        ),
+        _own.AUTH,
+        _own.ELSEWHERE,
         Sign(word="invalid", codes=frozenset({413, 422})),
         Sign(word="concurrency", codes=frozenset({503}), says=FULL),
-        Sign(word="throttled", codes=frozenset({429})),
+        _own.THROTTLED,
     ),
 )
 FAILURES: Final = _own.failures("LightX2V f8aee98, task_manager.py, read 2026-11")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-from tasks.providers._own import OURS
+from tasks.providers import _own
 from tasks.providers._shared import Failure, Refusals, Sign
 from tasks.providers.openai_videos import Engine, OpenAiVideos
 
@@ -29,12 +29,7 @@ REFUSALS: Final = Refusals(
             codes=frozenset({401}),
             fix="the key has to be the worker's NIGHTREEL_WORKER_KEY",
         ),
-        Sign(
-            word="permission",
-            codes=frozenset({404}),
-            submits=True,
-            fix="check the lane's base_url",
-        ),
+        _own.ELSEWHERE,
         # What a route asks of a model that cannot make it is no row's fault.
         Sign(
             word="permission",
@@ -49,7 +44,7 @@ REFUSALS: Final = Refusals(
         Sign(word="away", codes=frozenset({409}), submits=True),
         Sign(word="concurrency", codes=frozenset({503}), says=QUEUE_FULL),
         Sign(word="away", codes=frozenset({503}), says=NOT_NOW),
-        Sign(word="throttled", codes=frozenset({429})),
+        _own.THROTTLED,
     ),
 )
 FAILURES: Final = (
@@ -65,7 +60,7 @@ FAILURES: Final = (
         told="`failed` with `nan_output` or `black_output`",
         when=lambda task: _code(task) in {"nan_output", "black_output"},
         charged=True,  # made, and no good: the next seed may be better
-        source=OURS,
+        source=_own.OURS,
     ),
     Failure(
         why="server",

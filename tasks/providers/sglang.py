@@ -8,7 +8,7 @@ our own name for a submit goes.
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from tasks.providers._own import failures
+from tasks.providers import _own
 from tasks.providers._shared import Refusals, Sign
 from tasks.providers.openai_videos import Engine, OpenAiVideos
 
@@ -17,20 +17,15 @@ REFUSALS: Final = Refusals(
     mark="detail",
     uploads="",
     signs=(
-        Sign(word="auth", codes=frozenset({401}), fix="check the key"),
-        Sign(
-            word="permission",
-            codes=frozenset({404}),
-            submits=True,
-            fix="check the lane's base_url",
-        ),
+        _own.AUTH,
+        _own.ELSEWHERE,
         Sign(word="invalid", codes=frozenset({400, 413, 422})),
-        Sign(word="throttled", codes=frozenset({429})),
+        _own.THROTTLED,
         # Its /health says so while it warms up, and when a worker of its has died.
         Sign(word="away", codes=frozenset({503})),
     ),
 )
-FAILURES: Final = failures("sglang 0.5.23, video_api.py, read 2026-11")
+FAILURES: Final = _own.failures("sglang 0.5.23, video_api.py, read 2026-11")
 
 
 @dataclass(frozen=True, slots=True)

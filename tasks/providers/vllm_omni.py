@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from tasks.providers._own import DEAD, failures
+from tasks.providers import _own
 from tasks.providers._shared import Refusals, Sign
 from tasks.providers.openai_videos import Engine, OpenAiVideos
 
@@ -24,12 +24,7 @@ REFUSALS: Final = Refusals(
             codes=frozenset({401}),
             fix="the key has to be what the server was started with (--api-key)",
         ),
-        Sign(
-            word="permission",
-            codes=frozenset({404}),
-            submits=True,
-            fix="check the lane's base_url",
-        ),
+        _own.ELSEWHERE,
         Sign(
             word="permission",
             codes=frozenset({400}),
@@ -37,12 +32,12 @@ REFUSALS: Final = Refusals(
             fix="the route's endpoints have to name the model as it is served",
         ),
         Sign(word="invalid", codes=frozenset({400, 413, 422})),
-        Sign(word="throttled", codes=frozenset({429})),
-        Sign(word="away", codes=frozenset({500}), says=DEAD, submits=True),
+        _own.THROTTLED,
+        Sign(word="away", codes=frozenset({500}), says=_own.DEAD, submits=True),
         Sign(word="away", codes=frozenset({503})),
     ),
 )
-FAILURES: Final = failures("vllm-omni 0.30.0, api_server.py, read 2026-11")
+FAILURES: Final = _own.failures("vllm-omni 0.30.0, api_server.py, read 2026-11")
 
 
 @dataclass(frozen=True, slots=True)

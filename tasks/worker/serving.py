@@ -20,6 +20,7 @@ from typing import Final
 import uvicorn
 from starlette.types import ASGIApp
 
+from tasks.doors import bound
 from tasks.worker.app import Api
 from tasks.worker.book import Book
 from tasks.worker.studio import Load, Plan
@@ -30,7 +31,6 @@ log = logging.getLogger(__name__)
 LINGER_S: Final = 60.0
 """How long a drained worker waits for its last clips to be fetched."""
 SWEEP_S: Final = 60.0
-BACKLOG: Final = 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ def serve(
         BookError: the state folder is another worker's.
         OSError: the port cannot be had.
     """
-    with _bound(service.host, service.port) as listener:
+    with bound(service.host, service.port) as listener:
         book = Book(service.state, plan.build, time.time())
         try:
             worker = Worker(
@@ -186,16 +186,3 @@ class _Server(uvicorn.Server):
 
     def stop(self) -> None:
         self.should_exit = True
-
-
-@contextmanager
-def _bound(host: str, port: int) -> Generator[socket.socket]:
-    # Not socket.create_server(): it leaves the protocol's number out, for want of which
-    # asyncio leaves Nagle's algorithm on, and every answer takes 40 ms.
-    with socket.socket(
-        socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
-    ) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(BACKLOG)
-        yield listener

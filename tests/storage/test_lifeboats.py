@@ -235,6 +235,33 @@ async def test_a_lifeboat_of_a_machine_that_only_runs_shards_reaches_the_next_ba
     await following.close()
 
 
+async def test_shards_that_begin_at_once_on_one_machine_send_its_lifeboat_together(
+    objects: Objects, tmp_path: Path
+):
+    batch = await Ledger.open(objects, name="night", lifeboats=tmp_path / "ours")
+    worker = tmp_path / "worker"
+    first = await Ledger.join(objects, batch=batch.batch, shard=1, lifeboats=worker)
+    await first.record(job("a"), INTENDED)
+    newer = await Ledger.join(
+        objects, batch=batch.batch, shard=1, lifeboats=tmp_path / "another"
+    )
+    with pytest.raises(FencedError):
+        await first.record(job("a"), Accepted(TICKET))
+
+    some = await asyncio.gather(
+        *(
+            Ledger.join(objects, batch=batch.batch, shard=shard, lifeboats=worker)
+            for shard in range(2, 8)
+        )
+    )
+
+    for one in (first, newer, *some, batch):
+        await one.close()
+    following = await Ledger.open(objects, name="next", lifeboats=tmp_path / "ours")
+    assert following.history(job("a")).ticket == TICKET
+    await following.close()
+
+
 def test_a_loop_that_is_stopped_loses_no_answer(simulated: Simulated, tmp_path: Path):
     async def never(what: str, path: str) -> None:
         if what == "put" and path.endswith("0000000002.jsonl.zst"):

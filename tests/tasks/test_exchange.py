@@ -272,6 +272,26 @@ async def test_a_download_is_whole_or_it_is_not_one(answer, meaning):
             await download(clients.free, signed(base_url))
 
 
+async def test_a_clip_is_asked_for_as_it_is_and_by_somebody():
+    seen = b""
+
+    async def serve(reader, writer):
+        nonlocal seen
+        seen = await whole(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nclip")
+        await writer.drain()
+
+    async with server(serve) as base_url, connected() as clients:
+        request = signed(base_url)
+        request.headers["authorization"] = "Bearer k"
+        assert await download(clients.free, request) == b"clip"
+
+    asked = seen.lower()
+    assert asked.count(b"accept-encoding: identity\r\n") == 1
+    assert asked.count(b"accept-encoding") == asked.count(b"user-agent") == 1
+    assert b"authorization: bearer k\r\n" in asked
+
+
 async def test_no_error_of_a_download_shows_the_links_signature():
     async def serve(reader, writer):
         await whole(reader)
