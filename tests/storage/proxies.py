@@ -38,6 +38,7 @@ class Relay:
         self.port = 0
         self._rewrite = rewrite
         self._server: asyncio.Server | None = None
+        self._serving: set[asyncio.Task[Any] | None] = set()
 
     def start(self) -> int:
         """Listen, on the same port as before if there was one."""
@@ -58,12 +59,18 @@ class Relay:
     async def _serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            request = self._rewrite(await _request(reader))
-            writer.write(await self.answer(request))
-            await writer.drain()
-        with contextlib.suppress(OSError):
-            writer.close()
+        # Once a client has hung up nothing else refers to whoever still serves it, and
+        # what nothing refers to may be collected in the middle of its work.
+        self._serving.add(task := asyncio.current_task())
+        try:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                request = self._rewrite(await _request(reader))
+                writer.write(await self.answer(request))
+                await writer.drain()
+            with contextlib.suppress(OSError):
+                writer.close()
+        finally:
+            self._serving.discard(task)
 
     async def answer(self, request: bytes) -> bytes:
         """The real store's answer."""
