@@ -5,6 +5,7 @@ strings, so that no reader makes a float of them. A segment is one zstd frame wi
 checksum; segments put one after the other read as one.
 """
 
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from decimal import Decimal, InvalidOperation
@@ -25,6 +26,17 @@ _FIELDS: Final[Mapping[type[Any], Mapping[str, Any]]] = {
     for kind in (*KINDS.values(), Ticket, Facts)
 }
 _AT_ONCE: Final = 1 << 16
+
+
+class _Ours(threading.local):
+    """This thread's own: to make them takes longer than to press most segments."""
+
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(write_checksum=True)
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_OURS: Final = _Ours()
 
 
 class LedgerError(StorageError):
@@ -59,7 +71,7 @@ def pack(records: Iterable[Record]) -> bytes:
 
 def packed(lines: Iterable[bytes]) -> bytes:
     """The same, from its lines."""
-    return zstandard.ZstdCompressor(write_checksum=True).compress(b"".join(lines))
+    return _OURS.compressor.compress(b"".join(lines))
 
 
 def unpack(blob: bytes, key: str) -> list[Record]:
@@ -79,11 +91,10 @@ def plain(blob: bytes, key: str) -> bytes:
         LedgerError: it is damaged.
     """
     lines, view, at = bytearray(), memoryview(blob), 0
-    zstd = zstandard.ZstdDecompressor()
     try:
         while at < len(blob):
             # Frame by frame: a reader across frames takes half of one for its end.
-            frame = zstd.decompressobj()
+            frame = _OURS.decompressor.decompressobj()
             while not frame.eof:
                 some = view[at : at + _AT_ONCE]
                 if not some:

@@ -268,9 +268,10 @@ async def download(client: httpx.AsyncClient, request: httpx.Request) -> bytes:
     """
     place = request.url.host
     body = bytearray()
+    for name in ("accept", "user-agent"):
+        request.headers.setdefault(name, client.headers[name])
     # As it is: what a store compresses on the way is not the clip.
-    for name, said in {**client.headers, "accept-encoding": "identity"}.items():
-        request.headers.setdefault(name, said)
+    request.headers.setdefault("accept-encoding", "identity")
     try:
         asked = client.send(request, stream=True, follow_redirects=True)
         async with aclosing(await asked) as response:

@@ -6,7 +6,6 @@ import math
 import re
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -230,8 +229,12 @@ class Follower:
             raise UnfinishedError(STOPPED)
         # Whoever waits when time is up has one last look.
         if seconds > 0:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(woken.wait(), min(seconds, left_s))
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(min(seconds, left_s), woken.set)
+            try:
+                await woken.wait()
+            finally:
+                timer.cancel()
         woken.clear()
         if self._too_late(lane, began):
             raise UnfinishedError(STOPPED)

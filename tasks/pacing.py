@@ -304,7 +304,7 @@ class Looks:
     def next(self, elapsed_s: float) -> float:
         """Seconds to wait before the next look at a job that has run this long."""
         if not self.learned:
-            return max(2 * self._shortest, elapsed_s * 0.15)
+            return max(2 * self._shortest, elapsed_s * 0.25)
         typical = self._sorted[len(self._sorted) // 2]
         fine = max(self._shortest, typical * 0.07)
         if elapsed_s < (fastest := self._sorted[0] * 0.97):

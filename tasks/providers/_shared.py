@@ -15,6 +15,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final, Literal, cast
 
 import httpx
+import orjson
 
 from manifests.catalogue import Route
 from manifests.jobs import Job, Resolution
@@ -94,9 +95,13 @@ def ahead_s(response: httpx.Response, now: float) -> float:
 def read(response: httpx.Response) -> Any:
     """The answer's JSON, or its text where it is none."""
     try:
-        return response.json()
-    except (ValueError, RecursionError):
-        return response.text
+        return orjson.loads(response.content)
+    except ValueError:
+        # Of the rare kinds: half an emoji, NaN, another encoding.
+        try:
+            return response.json()
+        except (ValueError, RecursionError):
+            return response.text
 
 
 def words(said: Any) -> Any:

@@ -167,6 +167,7 @@ class Provider:
         self.desk.film = _film  # type: ignore[method-assign]
         self.desk._still = _still  # type: ignore[method-assign]  # noqa: SLF001
         self._routes = _pages(self.desk)
+        self._asked_for: dict[tuple[str, str], Any] = {}
 
     def calm(self) -> None:
         """Nothing goes wrong from now on."""
@@ -180,17 +181,9 @@ class Provider:
             slow=0.0,
         )
 
-    def submits(self, request: httpx.Request, path: str) -> bool:
+    def submits(self, method: str, path: str) -> bool:
         """Whether it is the request that costs."""
-        kind = next(
-            (
-                kind
-                for methods, pattern, _, kind in self._routes
-                if request.method in methods and pattern.match(path)
-            ),
-            None,
-        )
-        return kind == "submit"
+        return self._page(method, path)[1] == "submit"
 
     @contextmanager
     def counted(self, node: Node) -> Generator[None]:
@@ -212,15 +205,28 @@ class Provider:
 
     def answer(self, request: httpx.Request, body: bytes, path: str) -> Response:
         """What the desk says; nothing in it waits."""
-        for methods, pattern, page, _ in self._routes:
-            if request.method in methods and (found := pattern.match(path)):
-                asked = page(_received(request, body, self.name, found.groupdict()))
-                try:
-                    asked.send(None)
-                except StopIteration as end:
-                    return end.value
-                raise RuntimeError(f"{request.method} {path} waits for something")
-        return Response(status_code=404)
+        page, _, found = self._page(request.method, path)
+        if page is None:
+            return Response(status_code=404)
+        asked = page(_received(request, body, self.name, found))
+        try:
+            asked.send(None)
+        except StopIteration as end:
+            return end.value
+        raise RuntimeError(f"{request.method} {path} waits for something")
+
+    def _page(self, method: str, path: str) -> tuple[Any, str, dict[str, str]]:
+        """The page that is asked for, its kind, and what the path says."""
+        if (known := self._asked_for.get((method, path))) is None:
+            known = self._asked_for[method, path] = next(
+                (
+                    (page, kind, found.groupdict())
+                    for methods, pattern, page, kind in self._routes
+                    if method in methods and (found := pattern.match(path))
+                ),
+                (None, "", {}),
+            )
+        return known
 
 
 def _pages(desk: Desk) -> list[Any]:

@@ -18,7 +18,8 @@ NIGHTS, AT_ONCE = 500, 10
 
 @pytest.fixture(autouse=True, scope="module")
 def _only_nights_are_garbage():
-    """What was there before is not looked through after each night: a fifth of its CPU."""
+    """What was there before is not looked through after each night: a fifth of its CPU.
+    Each night freezes what is left of it."""
     gc.freeze()
     yield
     gc.unfreeze()
