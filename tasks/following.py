@@ -164,8 +164,9 @@ class Follower:
         began, fresh = self.now() - max(0.0, age_s), 0.0 <= age_s < 1.0
         unfinished_s, failures, heard_at = 0.0, 0, self.now()
         scout = lane.followed < SCOUTS
-        early = fresh and lane.followed % EARLY_OF < EARLY_ONES
+        early = fresh and lane.fresh % EARLY_OF < EARLY_ONES
         lane.followed += 1
+        lane.fresh += fresh
         next_s = lane.looks.next_early if early else lane.looks.next
         pause = next_s(0.0) if fresh else 0.0
         while True:

@@ -60,7 +60,9 @@ class Lane:
     closed: str | None = None
     """Why nothing more is submitted on it, if so."""
     followed: int = 0
-    """Jobs that were begun to be looked at."""
+    """Jobs that were begun to be looked at..."""
+    fresh: int = 0
+    """... and those of them that had just been accepted."""
     learned: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     """Set once that is known: whoever waited to be told looks again."""
 

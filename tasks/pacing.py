@@ -304,19 +304,21 @@ class Looks:
     def next(self, elapsed_s: float) -> float:
         """Seconds to wait before the next look at a job that has run this long."""
         if not self.learned:
-            return max(2 * self._shortest, elapsed_s * 0.25)
+            return max(2 * self._shortest, min(elapsed_s * 0.25, TYPICAL_S))
         typical = self._sorted[len(self._sorted) // 2]
         fine = max(self._shortest, typical * 0.07)
+        # However long it has run: once it is done, its slot is another job's.
+        most = max(typical, TYPICAL_S / 2)
         if elapsed_s < (fastest := self._sorted[0] * 0.97):
             return max(self._shortest, fastest - elapsed_s)
         after = bisect_right(self._sorted, elapsed_s)
         if after == len(self._sorted):
-            return max(fine, (elapsed_s - typical) * 0.2)
+            return max(fine, min((elapsed_s - typical) * 0.2, most))
         # Then when the next tenth of the lane's jobs are done.
         share = max(1, len(self._sorted) // 10)
         target = self._sorted[min(after + share, len(self._sorted)) - 1]
         # A few stragglers must not have all others noticed late.
-        return max(fine, min(target - elapsed_s, elapsed_s * 0.2))
+        return max(fine, min(target - elapsed_s, elapsed_s * 0.2, most))
 
     def next_early(self, elapsed_s: float) -> float:
         """As `next`, for one of the few jobs that are looked at long before the fastest

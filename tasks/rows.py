@@ -5,8 +5,9 @@ an object of its own here.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import polars as pl
 
@@ -17,6 +18,13 @@ from storage.ledger import Ledger
 from tasks.tally import FIRST, Tally, Why
 
 UNTOLD = "not its turn yet"
+PASSED_OVER: Final[Mapping[Why, str]] = {
+    Why.BUDGET: "the budget is spent",
+    Why.NO_LANE: "every lane is closed",
+    Why.STOPPED: "the run was stopped",
+}
+"""What is said of jobs that nobody looked at, because nothing could be bought any more."""
+
 _SLICE = 1_000_000
 
 
@@ -95,7 +103,10 @@ class Rows:
 
     def _add_untold(self, why: Counter[tuple[str, str]], tally: Tally) -> None:
         """Those of which nothing is known but their state."""
+        over = sorted(PASSED_OVER[why] for why in tally.passed_over)
         words = {"rejected": "by an earlier batch"}
+        if over:
+            words["pending"] = "; ".join(over)
         counts = self.states(tally, jobs=True)
         del counts["published"]
         for (state, _), count in why.items():

@@ -35,7 +35,7 @@ from manifests.lifecycle import (
     hedge_of,
 )
 from storage.holder import SILENT_S
-from storage.records import Seal, unpack
+from storage.records import Open, Seal, unpack
 from tests.simulation.loop import EPOCH, Node, VirtualLoop
 from tests.simulation.plan import Run, Script
 from tests.simulation.providers import Provider, Sale, whose
@@ -121,6 +121,7 @@ class Witness:
         self.histories: dict[str, History] = {}
         self.attempts: dict[str, list[Attempt]] = defaultdict(list)
         self.runs: dict[Node, Run] = {}
+        self._heads: dict[Node, Node] = {}
         self._loop = loop
         self._store = store
         self._providers = providers
@@ -142,6 +143,14 @@ class Witness:
         for provider in providers.values():
             provider.told.append(self.sold)
             provider.asked.append(self.submitting)
+
+    def joins(self, node: Node, head: Node, run: Run) -> None:
+        """A process runs a shard for another, and what that is allowed is for both."""
+        self.runs[node] = run
+        self._heads[node] = head
+
+    def _head(self, node: Node) -> Node:
+        return self._heads.get(node, node)
 
     def breach(self, law: str, said: str) -> None:
         self.breaches.append(Breach(law, self._loop.time(), said))
@@ -193,7 +202,10 @@ class Witness:
         for record in unpack(write.data, write.key):
             if isinstance(record, Seal):
                 self._ended.add(stream)
-                self._sealed.add(int(stream.split("/")[1][:6]))
+                if stream.endswith("/main"):
+                    self._sealed.add(int(stream.split("/")[1][:6]))
+                continue
+            if isinstance(record, Open):
                 continue
             event = record.event
             self.note(f"{write.node} recorded {record.job[:8]} {_told(event)}")
@@ -216,7 +228,7 @@ class Witness:
                 )
                 every.append(attempt)
                 if write.node is not None:
-                    self._on_lane[write.node, lane].append(attempt)
+                    self._on_lane[self._head(write.node), lane].append(attempt)
             case Accepted(ticket) if mine is not None:
                 self._ticketed(mine, ticket.id)
             case Doubted() if mine is not None:
@@ -272,13 +284,14 @@ class Witness:
     ) -> None:
         if node is None or (run := self.runs.get(node)) is None:
             return
-        if entry.at < EPOCH + node.ahead_s + self._claimed_at[node]:
+        head = self._head(node)
+        if entry.at < EPOCH + node.ahead_s + self._claimed_at[head]:
             # An earlier run took it, and could not put it on record.
             return
-        self._risked[node, mine.lane] += past.price_usd
+        self._risked[head, mine.lane] += past.price_usd
         allowed = next(lane.risk_usd for lane in run.lanes if lane.name == mine.lane)
-        if self._risked[node, mine.lane] > allowed:
-            self.breach("risk", f"{node} risked {self._risked[node, mine.lane]}")
+        if self._risked[head, mine.lane] > allowed:
+            self.breach("risk", f"{node} risked {self._risked[head, mine.lane]}")
 
     def _whole(self, job: str, sha256: str) -> None:
         blobs = self._store.blobs
@@ -332,8 +345,9 @@ class Witness:
                 "write-ahead", f"{sale.prompt!r} is sold while {job} is {state}"
             )
         if sale.node is not None and sale.node in self.runs:
-            self._bought[sale.node].append(sale)
-            self._limits(sale.node, sale)
+            head = self._head(sale.node)
+            self._bought[head].append(sale)
+            self._limits(head, sale)
 
     def _limits(self, node: Node, sale: Sale) -> None:
         run, mine = self.runs[node], self._bought[node]
@@ -353,13 +367,14 @@ class Witness:
         sent: dict[tuple[Node, str], list[float]] = defaultdict(list)
         for sale in self._sales.values():
             if sale.node in self.runs:
-                sent[sale.node, sale.provider].append(sale.sent_at)
+                sent[self._head(sale.node), sale.provider].append(sale.sent_at)
         for (node, name), times in sent.items():
             times.sort()
             lane = next(each for each in self.runs[node].lanes if each.name == name)
             # A turn is dealt before it is on record: where the store was away for long,
             # a volley follows late.
-            most = lane.submits_per_minute + lane.volley
+            volleys = 1 + self.runs[node].elsewhere
+            most = lane.submits_per_minute + volleys * lane.volley
             for first, last in zip(times, times[most:], strict=False):
                 if last - first < 60.0:
                     said = f"{node}: over {most} in {last - first:.1f} s on {name}"

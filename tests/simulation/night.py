@@ -4,11 +4,13 @@ import asyncio
 import hashlib
 import logging
 import tempfile
+import zlib
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from random import Random
 from typing import Any, Final, TypeVar
@@ -25,8 +27,10 @@ from storage.ledger import HeldError, LedgerError, read
 from storage.mp4 import BrokenClipError
 from storage.objects import Objects, StorageError
 from tasks import exchange
+from tasks.away import elsewhere
 from tasks.engine import Rules
 from tasks.exchange import Clients, Line
+from tasks.joining import run_shard
 from tasks.lanes import Lane
 from tasks.night import Night, World, begun
 from tasks.pacing import Limits
@@ -42,7 +46,7 @@ from tests.simulation.loop import (
     buried,
     uncollected,
 )
-from tests.simulation.plan import LanePlan, Run, Script
+from tests.simulation.plan import Fate, LanePlan, Run, Script
 from tests.simulation.providers import HOST, NAMED, Provider
 from tests.simulation.store import CALM, Door, Store
 from tests.simulation.wire import clients
@@ -103,6 +107,8 @@ class Sim:
         self.manifests = plan.written(folder, script)
         self.left: list[tuple[str, str, str]] = []
         self.nights: dict[Node, Any] = {}
+        self.asked = Counter[Node]()
+        """Processes that each run has had begun for its shards."""
 
     async def main(self) -> None:
         script = self.script
@@ -207,13 +213,7 @@ class Sim:
 
     async def _run(self, node: Node, run: Run) -> None:
         lanes = [self._lane(each, node) for each in run.lanes]
-        world = World(
-            objects=lambda _: self._objects(node),
-            clients=lambda: self._clients(node),
-            now=self.loop.time,
-            today=lambda: EPOCH + self.loop.time() + node.ahead_s,
-        )
-        until = None
+        world, until = self._world(node), None
         if run.finish_in_s is not None:
             until = world.today() + run.finish_in_s
         wanted = Wanted(
@@ -225,12 +225,16 @@ class Sim:
             shard_rows=run.shard_rows,
             take_over=run.take_over,
         )
-        async with begun(
-            wanted, lanes=lanes, rules=self._rules(run), world=world
-        ) as night:
+        rules = self._rules(run)
+        async with begun(wanted, lanes=lanes, rules=rules, world=world) as night:
             self.nights[node] = night
-            await asyncio.gather(*map(night.run_shard, range(len(night.shards))))
-            await night.mend()
+            if run.elsewhere:
+                start = partial(self._started, node, run, night.batch)
+                at_once = run.elsewhere
+                async with elsewhere(night, start, rules=rules, at_once=at_once):
+                    await _all_shards(night, at_once)
+            else:
+                await _all_shards(night, len(night.shards))
             summary = night.summary()
             self.witness.note(f"{node} ends: {summary}")
             self.witness.ended(node, night, summary)
@@ -239,6 +243,95 @@ class Sim:
                 (job, str(rest.why), rest.reason)
                 for job, rest in night.engine.tally.resting.items()
             ]
+
+    async def _started(
+        self, parent: Node, run: Run, batch: str, number: int, attempt: int
+    ) -> None:
+        """Have a shard run by a process of its own, and hear what came of it, or not."""
+        fates, asked = run.fates, self.asked
+        fate = fates[asked[parent]] if asked[parent] < len(fates) else plan.WELL
+        asked[parent] += 1
+        await asyncio.sleep(fate.begins_s)
+        node = Node(f"{parent}-{number}.{attempt}")
+        node.ahead_s = fate.ahead_s or parent.ahead_s
+        self.witness.joins(node, parent, run)
+        over = asyncio.get_running_loop().create_future()
+
+        def end(error: BaseException | None, told_s: float | None) -> None:
+            if told_s is not None:
+                tell = _tell if error is None else _fail
+                self.loop.later(told_s, tell, over, error)
+
+        process = self.loop.spawn(node, self._shard(node, run, batch, number))
+        process.add_done_callback(
+            lambda done: end(
+                None if done.cancelled() else done.exception(), fate.told_s
+            ),
+            context=self.loop.outside,
+        )
+        for when, do, said in self._shard_fates(node, parent, run, fate, end):
+            self._later(when, node, process, do, said)
+        try:
+            await over
+        except asyncio.CancelledError:
+            if fate.heeds:
+                self.loop.kill(node)
+            raise
+
+    def _shard_fates(
+        self, node: Node, parent: Node, run: Run, fate: Fate, end: Callable[..., None]
+    ) -> Generator[tuple[float, Callable[[], object], str]]:
+        """What happens from outside to a process that runs a shard."""
+        now = self.loop.time()
+
+        def killed() -> None:
+            self.loop.kill(node)
+            end(ConnectionError("it was killed"), fate.told_s)
+
+        if fate.killed_s is not None:
+            yield now + fate.killed_s, killed, "is killed"
+        if fate.paused_s is not None:
+            since, for_s = fate.paused_s
+            yield now + since, lambda: self.loop.pause(node), "is paused"
+            yield now + since + for_s, lambda: self.loop.resume(node), "is resumed"
+        if fate.given_up_s is not None:
+            lost = ConnectionError("nobody can reach it")
+            yield now + fate.given_up_s, lambda: end(lost, 0.0), "is given up"
+        if run.together and run.killed_at is not None:
+            yield run.killed_at, killed, f"dies with {parent}"
+
+    def _later(
+        self, when: float, node: Node, process: Any, do: Callable[[], object], said: str
+    ) -> None:
+        def happen() -> None:
+            if not process.done() and node.alive:
+                self.witness.note(f"{node} {said}")
+                do()
+
+        self.loop.later(when - self.loop.time(), happen)
+
+    async def _shard(self, node: Node, run: Run, batch: str, number: int) -> None:
+        try:
+            await run_shard(
+                ROOT,
+                batch=batch,
+                shard=number,
+                lanes=[self._lane(each, node) for each in run.lanes],
+                rules=self._rules(run),
+                world=self._world(node),
+            )
+        except (LedgerError, StorageError) as exc:
+            self.witness.note(f"{node} gives up: {exc}")
+            raise
+        self.witness.note(f"{node} ends")
+
+    def _world(self, node: Node) -> World:
+        return World(
+            objects=lambda _: self._objects(node),
+            clients=lambda: self._clients(node),
+            now=self.loop.time,
+            today=lambda: EPOCH + self.loop.time() + node.ahead_s,
+        )
 
     def _rules(self, run: Run) -> Rules:
         return Rules(
@@ -278,6 +371,28 @@ class Sim:
 
 async def _call(do: Callable[[], object]) -> None:
     do()
+
+
+async def _all_shards(night: Night, at_once: int) -> None:
+    """Every shard in turn, so many at a time, and what they left in doubt."""
+    window = asyncio.Semaphore(max(1, at_once))
+
+    async def one(number: int) -> None:
+        async with window:
+            await night.run_shard(number)
+
+    await asyncio.gather(*map(one, night.shards))
+    await night.mend()
+
+
+def _tell(told: asyncio.Future[None], _: None) -> None:
+    if not told.done():
+        told.set_result(None)
+
+
+def _fail(told: asyncio.Future[None], error: BaseException) -> None:
+    if not told.done():
+        told.set_exception(error)
 
 
 def _quiet(script: Script, number: int, manifest: int) -> Run:
@@ -397,7 +512,9 @@ def _plan_of(_: Path, uri: str, routes: Sequence[Any]) -> object:
 def _row_by_row(known: dict[object, Any]) -> Callable[..., list[Any]]:
     def orders(path: Path, uri: str, shard: Any, keep: Any) -> list[Any]:
         rows = shard.filter("first").select("row", "priority", "max_usd").iter_rows()
-        asked = [(uri, *row) for row in rows]
+        # A shard that runs elsewhere has rows of its own by the manifest's name.
+        whose = zlib.crc32(path.read_bytes())
+        asked = [(uri, whose, *row) for row in rows]
         if not known.keys() >= {*asked}:
             known.update(zip(asked, _orders(path, uri, shard, keep), strict=True))
         return [known[row] for row in asked]
@@ -433,7 +550,8 @@ def _known(mp4: bytes, decode: bool) -> Any:  # noqa: FBT001
     try:
         return _check(mp4, decode=decode)
     except BrokenClipError as exc:
-        return exc
+        # A new one: this one's traceback would keep the whole night.
+        return BrokenClipError(str(exc), whole=exc.whole)
 
 
 def brief(seed: int) -> tuple[int, list[str], int, int]:

@@ -57,6 +57,10 @@ ODD: Final = (
 )
 
 
+ELSEWHERE: Final = 0.06
+"""The share of nights in which shards are run by other processes."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanePlan:
     """A lane as its owner set it up, which may be more than its provider bears."""
@@ -91,6 +95,28 @@ class LanePlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fate:
+    """What becomes of one process that runs a shard for somebody else."""
+
+    begins_s: float = 0.0
+    """After it was asked for: who has the shard run is not who runs it."""
+    killed_s: float | None = None
+    """After it began."""
+    paused_s: tuple[float, float] | None = None
+    """After it began, and for how long."""
+    told_s: float | None = 1.0
+    """After its end whoever asked for it is told; never, if None."""
+    given_up_s: float | None = None
+    """After it began whoever asked for it is told that it has failed, and it goes on."""
+    heeds: bool = True
+    """Whether it is killed when nobody wants it any more."""
+    ahead_s: float = 0.0
+
+
+WELL: Final = Fate()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """One process that runs a manifest."""
 
@@ -112,6 +138,12 @@ class Run:
     jump: tuple[float, float] | None = None
     """When its clock jumps, and by how much."""
     quiet: bool = False
+    elsewhere: int = 0
+    """So many of its shards are run at once in processes of their own, if any."""
+    fates: Sequence[Fate] = ()
+    """Of those processes, in the order in which they are asked for; then all is well."""
+    together: bool = False
+    """Whether they die with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +198,10 @@ def drawn(seed: int) -> Script:
     length_s = _length_s(lanes, terms, count)
     manifests = _manifests(luck, jobs)
     runs = _runs(luck, lanes, len(manifests), length_s, count)
+    # With luck of its own: what else a seed means is as it was before there was this.
+    aside = Random(f"{seed} elsewhere")
+    if aside.random() < ELSEWHERE:
+        runs = [_elsewhere(aside, run, length_s, count) for run in runs]
     return Script(
         seed=seed,
         jobs=jobs,
@@ -328,6 +364,39 @@ def _runs(
         runs.append(run)
         begins = over + luck.choice([0.0, 1.0, 120.0]) * luck.random()
     return runs
+
+
+def _elsewhere(luck: Random, run: Run, length_s: float, count: int) -> Run:
+    """The same run, as a rule with its shards run by other processes."""
+    if luck.random() < 0.2:
+        return run
+    skewed = run.ahead_s != 0 or run.jump is not None
+    return replace(
+        run,
+        elsewhere=luck.randint(1, 3),
+        shard_rows=max(5, math.ceil(count / luck.randint(2, 4))),
+        fates=[_fate(luck, length_s, skewed=skewed) for _ in range(luck.randint(0, 6))],
+        together=luck.random() < 0.3,
+    )
+
+
+def _fate(luck: Random, length_s: float, *, skewed: bool) -> Fate:
+    fate = Fate(
+        begins_s=luck.choice([0.0, 1.0, 40.0]) * luck.random(),
+        told_s=luck.choice([0.0, 5.0, 60.0, None]),
+        heeds=luck.random() < 0.5,
+        ahead_s=_skew(luck) if skewed else 0.0,
+    )
+    when = length_s * luck.random()
+    match luck.choice(["kill", "kill", "pause", "give up", "end", "end"]):
+        case "kill":
+            return replace(fate, killed_s=when)
+        case "pause":
+            return replace(fate, paused_s=(when, 10 ** (3 * luck.random())))
+        case "give up":
+            return replace(fate, given_up_s=when)
+        case _:
+            return fate
 
 
 def _skew(luck: Random) -> float:

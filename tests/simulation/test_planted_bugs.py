@@ -11,8 +11,10 @@ from decimal import Decimal
 import pytest
 
 from manifests.lifecycle import Accepted, Doubted, Refused, State
+from storage import shards
 from storage.ledger import Ledger
 from storage.objects import Objects
+from tasks.joining import Seat
 from tasks.lanes import Lanes
 from tasks.night import Night
 from tasks.pacing import Looks, Pace
@@ -22,7 +24,7 @@ from tasks.submitting import Submitter
 from tasks.tally import Tally, Why
 from tests.simulation.laws import LAWS
 from tests.simulation.night import played
-from tests.simulation.plan import Script, drawn
+from tests.simulation.plan import Fate, Script, catalogue_, drawn
 
 pytestmark = pytest.mark.slow
 
@@ -274,6 +276,58 @@ def a_job_rests_and_nobody_says_why(patch):
             rest(self, job, why, reason)
 
     patch.setattr(Tally, "rest", silent)
+
+
+def sharded(script):
+    """All have their shards run elsewhere, by processes that live."""
+    runs = [
+        replace(run, elsewhere=3, shard_rows=5, fates=(), budget_usd=few_usd(run))
+        for run in script.runs
+    ]
+    return replace(script, runs=runs)
+
+
+def few_usd(run):
+    return min(lane_price(lane) for lane in run.lanes) * 4
+
+
+def lane_price(lane):
+    return min(catalogue_().route(lane.route).prices_usd.values())
+
+
+def given_up(script):
+    """Each shard's first process goes on when another has been begun in its place."""
+    given_up = [Fate(given_up_s=2.0, heeds=False)] * 4
+    runs = [
+        replace(run, elsewhere=2, shard_rows=20, fates=given_up) for run in script.runs
+    ]
+    return replace(script, runs=runs)
+
+
+@breaks("slots", script=sharded)
+def every_shard_takes_the_whole_account(patch):
+    patch.setattr(Pace, "share", lambda self, slots, submits_per_minute: None)
+    patch.setattr(Purse, "dealt", lambda self, budget_usd, more: None)
+    patch.setattr(Purse, "affords", lambda self, price_usd: True)
+
+
+@breaks("budget", script=sharded)
+def what_other_shards_spend_is_not_counted(patch):
+    dealt = Purse.dealt
+
+    def generous(self, budget_usd, *, more):
+        dealt(self, budget_usd * 3, more=more)
+
+    patch.setattr(Purse, "dealt", generous)
+
+
+@breaks("legal", "once", "paid-once", "write-ahead", script=given_up)
+def a_shards_older_writer_is_not_shut_out(patch):
+    async def let(*_):
+        pass
+
+    patch.setattr(shards, "_end", let)
+    patch.setattr(Seat, "_not_for_us", lambda self, share: None)
 
 
 @breaks("unbroken")

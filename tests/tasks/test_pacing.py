@@ -288,6 +288,12 @@ def test_finished_jobs_are_noticed_within_a_few_per_cent_with_a_few_looks(typica
     assert count < 6
 
 
+def test_a_straggler_is_noticed_while_its_slot_is_worth_something():
+    found = looked([60.0] * 50 + [4 * 3600.0 - 1])
+
+    assert found[-1][1] < 61.0
+
+
 def test_a_lane_that_becomes_slower_is_learned_again():
     found = looked([10.0] * 50 + [100.0] * 300)
 
