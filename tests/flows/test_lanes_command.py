@@ -100,6 +100,7 @@ def test_the_whole_catalogue_is_shown_without_any_nightreel_toml(nightreel):
     assert max(map(len, shown.out.splitlines())) <= 100
 
 
+@pytest.mark.slow
 def test_with_sources_every_fact_says_where_it_is_from_and_when(nightreel, config):
     config(more='[routes."fal/wan-2.2".prices_usd]\n480p = { 5 = "0.11" }\n')
 
@@ -126,6 +127,7 @@ def test_a_program_is_told_the_same_as_one_object(nightreel, config):
     assert retired["route"] == "runway/gen3a-turbo"
 
 
+@pytest.mark.slow
 def test_a_check_ends_with_0_where_all_is_well(nightreel, config):
     with running(Emulator(keys=[KEY], credit_usd=Decimal(7))) as url:
         config(url)

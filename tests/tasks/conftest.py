@@ -26,14 +26,14 @@ from tasks.summary import Summary
 from tasks.wanted import Wanted
 from tasks.world import REAL
 
-# The three that differ most in what they can say of a doubt are asked every time.
+# The two that differ most in what they can say of a doubt are asked every time.
 BILLED = [
     "wavespeed/wan-2.2-spicy",
     "kling/kling-1.6",
-    "replicate/wan-2.2",
     *(
         pytest.param(route, marks=pytest.mark.slow)
         for route in (
+            "replicate/wan-2.2",
             "302ai/wan-2.2-spicy",
             "302ai/unified",
             "atlas/wan-2.2-spicy",

@@ -173,9 +173,9 @@ async def fetching(world, lanes, deadline_s=30.0, clock=time.time):
         pytest.param("fal/wan-2.2", ACCEPTED, 9, 2, marks=slow),
         # Not even its record is kept.
         pytest.param(ATLAS, ACCEPTED, 9, 2, marks=slow),
-        (ATLAS, GENERATED, 9, 2),
+        pytest.param(ATLAS, GENERATED, 9, 2, marks=slow),
         # It says so itself.
-        ("replicate/wan-2.2", ACCEPTED, 0.1, 2),
+        pytest.param("replicate/wan-2.2", ACCEPTED, 0.1, 2, marks=slow),
         ("replicate/wan-2.2", GENERATED, 0.1, 2),
         # A poll gives a fresh link.
         ("runway/gen4-turbo", GENERATED, 9, 1),
