@@ -15,7 +15,13 @@ from tests.crashes.teller import ROUTES
 def main() -> int:
     asked = arguments()
     if asked.point:
-        story = Story(asked.route[0], (*asked.point,), asked.stopped, asked.bug)
+        story = Story(
+            asked.route[0],
+            (*asked.point,),
+            asked.stopped,
+            asked.bug,
+            asked.elsewhere,
+        )
         return tell([only(story)])
     pool = ProcessPoolExecutor(asked.at_once, get_context("spawn"))
     began = time.monotonic()
@@ -39,6 +45,9 @@ def arguments() -> argparse.Namespace:
     )
     said.add_argument("--point", action="append", help="in turn; needs --route")
     said.add_argument("--stopped", action="store_true", help="not killed, and goes on")
+    said.add_argument(
+        "--elsewhere", action="store_true", help="with shards that are joined"
+    )
     said.add_argument("--bug", help="of tests/crashes/bugs.py, planted first")
     said.add_argument("--at-once", type=int, default=2)
     asked = said.parse_args()

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ import httpx
 
 from manifests import catalogue
 from storage.stores import local_path
+from tasks.away import elsewhere
 from tasks.engine import Rules
 from tasks.exchange import Line
+from tasks.joining import run_shard
 from tasks.lanes import Lane
 from tasks.night import World, begun
 from tasks.pacing import Limits, Looks
@@ -29,7 +31,7 @@ from tasks.wanted import Wanted
 from tests.crashes import bugs
 from tests.crashes.points import Watch
 
-LONGEST_S = 30
+LONGEST_S = 100
 """What waits for a minute, such as for a dead process's lease, does not end in time."""
 
 
@@ -51,6 +53,8 @@ class Errand:
     """Whether it is only stopped there, and may go on later."""
     stall_s: float
     take_over: bool = False
+    elsewhere: bool = False
+    """Whether each row is a shard that is joined, as by a process of its own."""
     settle_s: float = 0.0
     ahead: str | None = None
     """A file that says by how many seconds all clocks have been put forward."""
@@ -91,25 +95,46 @@ async def night(errand: Errand) -> dict[str, Any]:
     """One night; what came of it, or what ended it."""
     began = time.monotonic()
     asked = Wanted(
-        manifest=errand.manifest, root=errand.root, take_over=errand.take_over
+        manifest=errand.manifest,
+        root=errand.root,
+        take_over=errand.take_over,
+        shard_rows=1 if errand.elsewhere else 500,
     )
+    rules = Rules(settle_s=errand.settle_s)
+    world = World(today=clock(errand.ahead))
     said: dict[str, Any] = {}
     try:
-        async with begun(
-            asked,
-            lanes=[lane(errand)],
-            rules=Rules(settle_s=errand.settle_s),
-            world=World(today=clock(errand.ahead)),
-        ) as one:
-            for number in range(len(one.shards)):
-                await one.run_shard(number)
-            await one.mend()
+        async with begun(asked, lanes=[lane(errand)], rules=rules, world=world) as one:
+            if errand.elsewhere:
+                start = partial(joined, errand, one.batch, rules, world)
+                async with elsewhere(one, start, rules=rules, at_once=2):
+                    await asyncio.gather(*map(one.run_shard, one.shards))
+                    await one.mend()
+            else:
+                for number in one.shards:
+                    await one.run_shard(number)
+                await one.mend()
         said = one.summary().plain()
     # Whatever it was, the parent is told.
     except Exception as error:  # noqa: BLE001
         traceback.print_exc()
         said["error"] = type(error).__name__
     return said | {"took_s": time.monotonic() - began}
+
+
+async def joined(  # noqa: PLR0917 - what there is to know, then what is asked
+    errand: Errand, batch: str, rules: Rules, world: World, shard: int, attempt: int
+) -> None:
+    """Run a shard, with lanes of its own."""
+    del attempt
+    await run_shard(
+        errand.root,
+        batch=batch,
+        shard=shard,
+        lanes=[lane(errand)],
+        rules=rules,
+        world=world,
+    )
 
 
 def clock(ahead: str | None) -> Callable[[], float]:

@@ -28,6 +28,8 @@ class Story:
     stopped: bool = False
     """Whether it only stops at its one point, and goes on after another has taken over."""
     bug: str | None = None
+    elsewhere: bool = False
+    """Whether its shards are joined, as by processes of their own."""
 
     @property
     def command(self) -> str:
@@ -35,6 +37,7 @@ class Story:
         said += [f'--point "{point}"' for point in self.points]
         said += ["--stopped"] if self.stopped else []
         said += [f"--bug {self.bug}"] if self.bug else []
+        said += ["--elsewhere"] if self.elsewhere else []
         return " ".join(said)
 
 
@@ -165,6 +168,7 @@ class Telling:
             key=self.teller.key,
             url=self.teller.url,
             bug=self.story.bug,
+            elsewhere=self.story.elsewhere,
             stall_s=self.teller.stall_s,
             # What a run keeps on its machine is kept here.
             env=self.teller.env | {"HOME": str(self.folder)},

@@ -3,6 +3,7 @@
 Every point once. Some twice, the second time in the night that takes up what was left.
 Some of the points that only such a night has. And some at which a process is not killed
 but stopped, while another one takes over, and goes on when nobody expects it any more.
+Some in a batch whose shards are joined, as those are that run in other processes.
 """
 
 from collections.abc import Sequence
@@ -52,6 +53,10 @@ def stories(teller: Teller, every: int, start: int) -> list[Story]:
             for at in some(points(teller, left), 3 * every, start)
         ),
         *(Story(route, (at,), stopped=True) for at in some(stops, 2 * every, start)),
+        *(
+            Story(route, (at,), elsewhere=True)
+            for at in some(points(teller, elsewhere=True), 4 * every, start)
+        ),
     ]
 
 

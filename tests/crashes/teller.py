@@ -112,8 +112,9 @@ def telling(route: str, store: Store | None = None) -> Iterator[Teller]:
         yield teller
 
 
-def points(teller: Teller, *before: str) -> list[str]:
+def points(teller: Teller, *before: str, elsewhere: bool = False) -> list[str]:
     """Every point of the night after these, by name."""
-    told = teller.tell(Story(teller.route, (*before, NOWHERE)))
+    story = Story(teller.route, (*before, NOWHERE), elsewhere=elsewhere)
+    told = teller.tell(story)
     assert not told.broken, str(told)
     return sorted({*told.trace})
