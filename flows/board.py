@@ -127,18 +127,28 @@ async def watched(night: Night, report: ReportSettings) -> AsyncGenerator[None]:
     # Within a flow it is one, with the run's id.
     to = cast("logging.LoggerAdapter[Any]", get_run_logger())
     with relayed(to):
-        async with shown() as seen, posters.made(night.engine.show):
+        async with shown() as seen:
             board = Board(night, seen, posters, report)
             await _whatever(board.plan())
-            over = asyncio.Event()
-            keeping = asyncio.create_task(_whatever(board.keep(over)))
             try:
-                yield
-                await _whatever(board.over())
+                # The last posters are there before the last sheet is sent.
+                async with posters.made(night.engine.show), _kept(board):
+                    yield
+                    await _whatever(board.over())
             finally:
-                over.set()
-                await asyncio.wait({keeping})
                 await _whatever(board.end())
+
+
+@asynccontextmanager
+async def _kept(board: Board) -> AsyncGenerator[None]:
+    """Keep the board true meanwhile."""
+    over = asyncio.Event()
+    keeping = asyncio.create_task(_whatever(board.keep(over)))
+    try:
+        yield
+    finally:
+        over.set()
+        await asyncio.wait({keeping})
 
 
 async def _whatever(showing: Coroutine[Any, Any, None]) -> None:

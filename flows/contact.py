@@ -1,11 +1,15 @@
-"""The contact sheet: posters of some clips on one page, each a link to its MP4."""
+"""The contact sheet: posters of some clips on one page, each a link to its MP4.
+
+In HTML: of a picture in a link, one of Prefect's two UIs shows nothing but its markdown.
+"""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from html import escape
 from itertools import accumulate
 from typing import Final
 
-from flows.cells import bare, safe
+from flows.cells import bare
 from tasks.posters import Tile
 
 ACROSS: Final = 4
@@ -27,28 +31,36 @@ def sheet(
     said = f"{len(fit):,} of {seen:,} clips, evenly over the run."
     if public_url is None:
         said += f" They are under `{bare(root)}/`; with `public_url` in `[report]`, each poster links to its MP4."
-    cells = [_cell(tile, public_url) for tile in fit]
-    lines = [
-        cells[n : n + ACROSS] + [""] * (ACROSS - len(cells[n : n + ACROSS]))
-        for n in range(0, len(cells), ACROSS)
-    ]
-    return "\n\n".join([said, _grid(lines)]) + "\n"
+    return "\n\n".join([said, "\n".join(_grid(fit, public_url))]) + "\n"
 
 
-def _grid(lines: Sequence[Sequence[str]]) -> str:
-    header = [" "] * ACROSS
-    every = [header, ["---"] * ACROSS, *lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in every)
+def _grid(tiles: Sequence[Tile], public_url: str | None) -> Iterator[str]:
+    # A blank line would end it, and have the rest taken for markdown.
+    yield '<table cellpadding="8">'
+    for first in range(0, len(tiles), ACROSS):
+        yield "<tr>"
+        for tile in tiles[first : first + ACROSS]:
+            yield f'<td valign="top" width="{100 // ACROSS}%">{_cell(tile, public_url)}</td>'
+        yield "</tr>"
+    yield "</table>"
 
 
 def _cell(tile: Tile, public_url: str | None) -> str:
     key = f"clips/{tile.job[:2]}/{tile.job}.mp4"
     picture = base64.b64encode(tile.webp).decode()
-    shown = f"![{tile.job[:8]}](data:image/webp;base64,{picture})"
-    prompt = str(tile.sidecar.get("prompt") or "")
-    words = safe(prompt if len(prompt) <= WORDS else prompt[: WORDS - 1] + "…")
-    about = safe(str(tile.sidecar.get("lane") or ""))
+    shown = f'<img src="data:image/webp;base64,{picture}" alt="{tile.job[:8]}" title="{key}">'
+    words = _words(str(tile.sidecar.get("prompt") or ""))
+    about = escape(str(tile.sidecar.get("lane") or ""))
     if public_url is None:
-        return f"{shown}<br>{words}<br>*{about}* `{key}`"
-    url = f"{public_url}/{key}"
-    return f"[{shown}]({url})<br>{words}<br>[{about}, {tile.job[:8]}]({url})"
+        # The whole of it would be wider than its poster: it shows who points there.
+        named = f"clips/{tile.job[:2]}/{tile.job[:8]}…"
+        return f"{shown}<br>{words}<br><em>{about}</em><br>{named}"
+    url = escape(f"{public_url}/{key}")
+    named = f"{about}, {tile.job[:8]}"
+    return f'<a href="{url}">{shown}</a><br>{words}<br><a href="{url}">{named}</a>'
+
+
+def _words(prompt: str) -> str:
+    """The beginning of other people's words, in a line."""
+    flat = " ".join(prompt.split())
+    return escape(flat if len(flat) <= WORDS else flat[: WORDS - 1] + "…")

@@ -4,26 +4,24 @@ import os
 import shutil
 import subprocess
 
+import httpx
 import pytest
+from playwright.sync_api import sync_playwright
 
 from tasks.emulator import Emulator
 from tests.flows.conftest import BIN, answers, environment, free_port, until
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="no playwright: pip install playwright"
-)
-
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
-    None,
-)
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(400),
-    pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine"),
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium: `make chromium`"),
     # Playwright's own loop leaves a pipe to its driver open at the end.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
+
+WHERE = "https://cdn.example/reel"
 
 QUIET = ("--disable-background-networking", "--disable-component-update")
 
@@ -53,33 +51,58 @@ def server(tmp_path_factory):
     process.wait(30)
 
 
-@pytest.fixture
-def page():
-    with playwright.sync_playwright() as driver:
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as driver:
         # A container's root has no sandbox.
         args = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = driver.chromium.launch(executable_path=BROWSER, args=[*args, *QUIET])
-        yield browser.new_page()
-        browser.close()
+        one = driver.chromium.launch(executable_path=BROWSER, args=[*args, *QUIET])
+        yield one
+        one.close()
 
 
-def test_the_contact_sheet_shows_pictures_that_lead_to_their_clips(
-    server, page, make_bench
-):
+@pytest.fixture(scope="module")
+def sheets(server, make_bench):
+    """The pages of two contact sheets: of a root that a browser reaches, and of another."""
+    ids = []
     with make_bench(Emulator(latency_s=0.2)) as bench:
         bench.manifest(3)
-        where = "https://cdn.example/reel"
-        bench.config(more=f"report.public_url = '{where}'")
-        ran = bench.nightreel(
-            *("run", "m.parquet", "--root", "root", "--json"),
-            PREFECT_API_URL=f"{server}/api",
-        )
-        assert ran.code == 0, ran.err
+        for where in (f"report.public_url = '{WHERE}'", ""):
+            bench.config(more=where)
+            root = f"root {len(ids)}"
+            ran = bench.nightreel(
+                *("run", "m.parquet", "--root", root, "--json"),
+                PREFECT_API_URL=f"{server}/api",
+            )
+            assert ran.code == 0, ran.err
+            asked = {"artifacts": {"key": {"any_": ["contact-sheet"]}}}
+            said = httpx.post(
+                f"{server}/api/artifacts/filter",
+                json={**asked, "sort": "CREATED_DESC"},
+                timeout=30,
+            )
+            ids.append(said.raise_for_status().json()[0]["id"])
+    return ids
 
-    page.goto(f"{server}/v2/artifacts/key/contact-sheet")
-    page.locator("a[href*='/artifacts/artifact/']").first.click()
-    posters = page.locator("img[src^='data:image/webp']")
-    posters.nth(2).wait_for()
+
+@pytest.fixture(params=["/v1", "/v2"])
+def opened(request, server, browser, sheets):
+    """A sheet's page, as one of Prefect's two UIs has it."""
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    under = "/v2" if request.param == "/v2" else ""
+
+    def at(which):
+        page.goto(f"{server}{under}/artifacts/artifact/{sheets[which]}")
+        posters = page.locator("img[src^='data:image/webp']")
+        posters.nth(2).wait_for()
+        return page, posters
+
+    yield at
+    page.close()
+
+
+def test_the_contact_sheet_shows_pictures_that_lead_to_their_clips(opened):
+    page, posters = opened(0)
 
     # A picture that the browser could not read has no width.
     assert posters.count() == 3
@@ -89,5 +112,16 @@ def test_the_contact_sheet_shows_pictures_that_lead_to_their_clips(
         "every => every.map(a => a.href)"
     )
     assert len(links) == 3
-    assert all(link.startswith(f"{where}/clips/") for link in links)
+    assert all(link.startswith(f"{WHERE}/clips/") for link in links)
     assert all(link.endswith(".mp4") for link in links)
+
+
+def test_a_sheet_without_links_is_no_wider_than_its_page(opened):
+    page, posters = opened(1)
+
+    boxes = [posters.nth(n).bounding_box() for n in range(3)]
+    aside = page.get_by_text("Flow Run", exact=True).last.bounding_box()
+    assert all(box["x"] + box["width"] < aside["x"] for box in boxes)
+    assert len({box["y"] for box in boxes}) == 1
+    names = posters.evaluate_all("every => every.map(img => img.title)")
+    assert all(name.startswith("clips/") for name in names)
