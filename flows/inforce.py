@@ -69,6 +69,7 @@ async def _all(settings: Settings, at: "_Places") -> list[Setting]:
     for lane in lanes_of.keyless(settings):
         said += _lane(lane, settings.lanes[lane.name], at)
     said += at.table(("listen",), settings.listen)
+    said += at.table(("report",), settings.report)
     said += at.leaves(("models",), settings.models)
     said += at.leaves(("routes",), settings.routes)
     return [await _with_key(setting) for setting in said]

@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
+from flows.settings import Settings
 
 SECRET = "sk-live-5d41402abc4b2a76"
 FILE = """\
@@ -46,6 +47,10 @@ def test_each_setting_in_force_is_told_with_the_line_or_the_source_that_says_it(
     assert "WaveSpeed docs" in said["lanes.spicy.submits_per_minute"][1]
     assert said["lanes.fal.1.route"] == ("fal/wan-2.2", f"{path}:8")
     assert said["routes.fal/wan-2.2.prices_usd.480p.5"] == ("0.12", f"{path}:11")
+    assert said["report.public_url"] == (None, "default")
+    # Nothing that the file may say is left out.
+    tables = {name.partition(".")[0] for name in said} - {"file"}
+    assert tables | {"models"} == Settings.model_fields.keys()
 
 
 def test_a_key_is_told_of_by_where_it_is_kept_and_whether_it_is_there(shown):
