@@ -5,8 +5,12 @@ from collections.abc import Iterable, Sequence
 from manifests.jobs import unsigned
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
+def table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1
+) -> str:
+    """A table whose first columns are words; the others are figures, digit below digit."""
+    rule = ["---" if n < words else "---:" for n in range(len(header))]
+    lines = [header, rule, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -66,11 +66,10 @@ def _larger(told: Forecast, times: float) -> Forecast:
 def _page(answer: Answer, bounds: tuple[Decimal, Decimal], night: Night) -> str:
     read, told = answer.read, answer.told
     least, most = bounds
-    parts = [f"**{answer.heading()}: {told.cost_usd:,.2f} USD**"]
     states = night.states()
     header = ["rows", "clips wanted", "there already", "to buy", "bad rows"]
     counts = [read.rows, read.jobs, states["published"], told.jobs, read.bad_rows]
-    parts.append(table(header, [[f"{n:,}" for n in counts]]))
+    parts = [table(header, [[f"{n:,}" for n in counts]], words=0)]
     shares = [[safe(share.lane), *answer.cells(share)] for share in told.shares]
     shares.append(["**all**", *answer.cells(answer.all)])
     parts.append(table(["lane", "clips", "USD", "takes", "until"], shares))

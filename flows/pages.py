@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from flows.cells import safe, table
 from flows.clock import span
-from flows.progress import left_s
+from flows.progress import halted, left_s
 from tasks.bill import Line
 from tasks.checkup import usd
 from tasks.lanes import Lane
@@ -20,7 +20,8 @@ REASONS: Final = 20
 COUNTED: Final = 50_000
 """Jobs put aside of which the board still tells how many are in doubt."""
 
-NONE: Final = "-"
+NONE: Final = "\N{EN DASH}"
+"""Not a hyphen, which the UI's tables take for the bullet of a list."""
 
 _URI: Final = re.compile(r"[a-z][a-z0-9+.-]*://\S+?(?=:?(\s|$))")
 
@@ -28,10 +29,13 @@ _URI: Final = re.compile(r"[a-z][a-z0-9+.-]*://\S+?(?=:?(\s|$))")
 def headline(night: Night) -> str:
     """How it stands, in a line."""
     tally = night.engine.tally
-    parts = [f"{night.done:,} of {night.plan.jobs:,} clips", f"{_spent(night)} USD"]
+    done = f"{night.done:,} of {night.plan.jobs:,} done"
     if tally.rejected:
-        parts.append(f"{tally.rejected:,} refused")
-    if (left := left_s(night)) is not None:
+        done += f" ({tally.rejected:,} refused)"
+    parts = [done, f"{_spent(night)} USD"]
+    if said := halted(night):
+        parts.append(said)
+    elif (left := left_s(night)) is not None:
         parts.append(f"{span(left)} left")
     return ", ".join(parts)
 
@@ -51,7 +55,7 @@ def board(night: Night) -> str:
         for line in [night.engine.tally.bill[lane.name]]
     ]
     header = ["lane", "at work", "clips", "for nothing", "USD", "a clip takes"]
-    parts = [f"**{headline(night)}**", table(header, rows)]
+    parts = [table(header, rows)]
     if aside := _aside(night):
         parts.append(aside)
     closed = [lane for lane in night.engine.lanes.all if lane.closed]
@@ -87,15 +91,18 @@ def _aside(night: Night) -> str:
 def bill_table(night: Night) -> list[dict[str, Any]]:
     """What was bought in this run, by lane."""
     bill = night.engine.tally.bill
-    rows = [_billed(name, line) for name, line in bill]
+    # As the board has them, and the owner's file.
+    places = {lane.name: n for n, lane in enumerate(night.engine.lanes.all)}
+    every = sorted(bill, key=lambda one: places.get(one[0], len(places)))
+    rows = [_billed(name, line) for name, line in every]
     if len(rows) > 1:
-        every = [line for _, line in bill]
+        lines = [line for _, line in every]
         total = Line(
-            submits=sum(line.submits for line in every),
-            clips=sum(line.clips for line in every),
-            free=sum(line.free for line in every),
-            lost=sum(line.lost for line in every),
-            usd=sum((line.usd for line in every), Decimal(0)),
+            submits=sum(line.submits for line in lines),
+            clips=sum(line.clips for line in lines),
+            free=sum(line.free for line in lines),
+            lost=sum(line.lost for line in lines),
+            usd=sum((line.usd for line in lines), Decimal(0)),
         )
         rows.append(_billed("all", total))
     return rows
@@ -116,7 +123,7 @@ def _billed(name: str, line: Line) -> dict[str, Any]:
 
 
 def _seconds(seconds: float | None) -> str:
-    return NONE if seconds is None else f"{seconds:,.3g} s"
+    return NONE if seconds is None else f"{seconds:,.1f} s"
 
 
 def wrong_table(night: Night) -> list[dict[str, Any]]:
@@ -136,10 +143,11 @@ def wrong_table(night: Night) -> list[dict[str, Any]]:
     stills = night.stills({row for like, _ in listed for row in rows[like]})
     return [
         {
-            "why": like[1],
-            "state": "refused" if like[0] == "rejected" else like[0],
+            # What is narrow first: a reason may be wider than the page.
             "how many": f"{count:,}",
+            "state": "refused" if like[0] == "rejected" else like[0],
             "first rows": ", ".join(map(str, rows[like])) or NONE,
+            "why": like[1],
             "their stills": ", ".join(stills.get(row, "embedded") for row in rows[like])
             or NONE,
         }

@@ -57,17 +57,24 @@ def _drawn(night: Night) -> RenderableType:
 def _line(night: Night) -> Text:
     tally = night.engine.tally
     parts = [
-        f"{night.done:,} of {night.plan.jobs:,} clips",
+        f"{night.done:,} of {night.plan.jobs:,} done",
         f"{tally.purse.spent_usd:,.2f} USD",
         f"{_clock(night.elapsed_s)} gone",
     ]
-    if night.engine.stopped is not None:
-        parts.append("stopping: nothing more is bought")
-    elif night.engine.paused:
-        parts.append("paused: `nightreel resume` goes on")
+    if said := halted(night):
+        parts.append(said)
     elif (left := left_s(night)) is not None:
         parts.append(f"{_clock(left)} left")
     return Text(", ".join(parts))
+
+
+def halted(night: Night) -> str | None:
+    """Why nothing more is bought for now, if so."""
+    if night.engine.stopped is not None:
+        return "stopped: nothing more is bought"
+    if night.engine.paused:
+        return "paused: `nightreel resume` goes on"
+    return None
 
 
 def left_s(night: Night) -> float | None:

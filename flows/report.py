@@ -94,18 +94,20 @@ def summary_markdown(summary: Summary, night: Night) -> str:
                     f"{summary.pending:,}",
                 ]
             ],
+            words=0,
         )
     )
     parts.append(
         table(
             ["bought in this run", "spent, USD", "time"],
             [[f"{summary.bought:,}", usd(summary.spent_usd), clock(summary.wall_s)]],
+            words=0,
         )
     )
     parts += [f"{said}." for said in (late(night), *unusual(night)) if said]
     if summary.lanes_closed:
         closed = [[name, safe(why)] for name, why in summary.lanes_closed.items()]
-        parts.append("## Lanes closed\n\n" + table(["lane", "why"], closed))
+        parts.append("## Lanes closed\n\n" + table(["lane", "why"], closed, words=2))
     if night.plan.bad_rows:
         said = (
             f"{night.plan.bad_rows:,} rows of the manifest are bad: see `complaints`."
