@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,10 @@ class Prefect:
         answers: list[httpx.Response] = []
 
         def taken() -> bool:
-            answers.append(httpx.post(f"{self.url}/{path}", json=asked, timeout=100))
+            # As Prefect's own client, which keeps the leases that it is given.
+            agent = {"User-Agent": f"prefect/{version('prefect')} (API 0)"}
+            url = f"{self.url}/{path}"
+            answers.append(httpx.post(url, json=asked, headers=agent, timeout=100))
             # Its database is locked: it has done nothing, and asks to be asked again.
             return answers[-1].status_code != 503
 

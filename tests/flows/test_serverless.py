@@ -41,3 +41,28 @@ def test_a_server_that_dies_in_mid_batch_takes_nothing_with_it(bench, tmp_path, 
     assert set(bench.bought.values()) == {1}
     assert "Traceback" not in ran.err
     assert bench.nightreel("status", "root").code == 0
+
+
+def test_a_server_that_is_started_again_cancels_no_run_that_is_about_to_begin(tmp_path):
+    """By prefect.toml: else the night would be lost with the place that it had."""
+    with serving(tmp_path) as server:
+        server.wait()
+        flow = server.post("flows/", name="nightreel")["id"]
+        deployment = server.post(
+            "deployments/",
+            name="nightly",
+            flow_id=flow,
+            concurrency_limit=1,
+            concurrency_options={"collision_strategy": "ENQUEUE"},
+        )["id"]
+        run = server.post(f"deployments/{deployment}/create_flow_run")["id"]
+        pending = server.post(f"flow_runs/{run}/set_state", state={"type": "PENDING"})
+        server.kill()
+    with serving(tmp_path) as server:
+        server.wait()
+        begun = server.post(f"flow_runs/{run}/set_state", state={"type": "RUNNING"})
+        second = server.post(f"deployments/{deployment}/create_flow_run")["id"]
+        waits = server.post(f"flow_runs/{second}/set_state", state={"type": "PENDING"})
+
+    assert (pending["status"], begun["status"]) == ("ACCEPT", "ACCEPT")
+    assert waits["state"]["name"] == "AwaitingConcurrencySlot"
