@@ -215,7 +215,9 @@ class Ledger:
     ) -> list[tuple[Entry, History]]:
         """Take into account what these writers of a shard, who are sealed, recorded."""
         some = shards.written(self._objects, self.batch, shard, generations)
-        heard = [(entry, shards.learn(self._book, entry)) async for entry in some]
+        # All or nothing: a store that is away meanwhile is asked again, from the start.
+        every = [entry async for entry in some]
+        heard = [(entry, shards.learn(self._book, entry)) for entry in every]
         return [(entry, past) for entry, past in heard if past is not None]
 
     async def told(self, keys: pl.DataFrame, folder: Path) -> Told:

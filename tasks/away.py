@@ -8,12 +8,12 @@ and dealt to at its `table`.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 import polars as pl
 
@@ -30,11 +30,12 @@ from manifests.slips import cut
 from storage import epochs, shards
 from storage.holder import SILENT_S
 from storage.ledger import FencedError
+from storage.objects import RefusedError
 from tasks import errands
 from tasks.doubts import in_doubt
 from tasks.engine import Rules
 from tasks.errands import Errand
-from tasks.joining import joined
+from tasks.joining import beat_s, joined
 from tasks.living import SEND_WITHIN_S
 from tasks.night import Night
 from tasks.table import Seated, Table
@@ -43,8 +44,14 @@ from tasks.tally import Rest, Why
 TRIES: Final = 5
 """Runs of one shard: what breaks so many is not an accident."""
 
+REFUSED_S: Final = 60.0
+"""For so long a store may refuse us: a key that is being renewed ends no batch."""
+
 Start = Callable[[int, int], Awaitable[None]]
 """Have a shard run, for the so-manieth time; comes back, or fails, when that is over."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +105,7 @@ class Away:
             FencedError, StorageError: nothing can be put on record any more.
         """
         jobs = ids(shard)
-        await self._give(number, shard, jobs)
+        await self._allowed(self._give, number, shard, jobs)
         mine = self.table.seat(number)
         try:
             await self._run(number, mine, jobs)
@@ -188,12 +195,14 @@ class Away:
             if self._night.engine.stopped is not None:
                 break
             run = asyncio.ensure_future(self.start(number, attempt))
-            said = await self._until_over(number, mine, run)
-            if mine.done:
+            with self._told_of_waiting(number, mine):
+                said = await self._until_over(number, mine, run)
+            if mine.done and not (said := self._broken_off(mine)):
                 return
             log.warning("shard.died shard=%d attempt=%d %s", number, attempt, said)
-            await self._refuse_if_fenced()
-            await self._shut_out(number, jobs)
+            await self._allowed(self._refuse_if_fenced)
+            await self._allowed(self._shut_out, number, jobs)
+            mine.done = False
         for job in jobs:
             if self._ledger.history(job).state not in OVER:
                 why = self._night.engine.stopped
@@ -219,7 +228,7 @@ class Away:
                 if self.table.failed is not None:
                     raise self.table.failed
                 if run.done():
-                    await self.table.look(number)
+                    await self._allowed(self.table.look, number)
                     if why := _failure(run):
                         return why
                     # It was shut out: whoever did that has the shard, and is heard.
@@ -237,6 +246,22 @@ class Away:
             raise
         return "done"
 
+    @contextmanager
+    def _told_of_waiting(self, number: int, mine: Seated) -> Generator[None]:
+        """Say so if nobody begins with it for a minute: that may be for ever."""
+        was = mine.generation
+
+        def tell() -> None:
+            if mine.generation == was:
+                said = "shard.waits shard=%d %.0f s: is there a worker for it?"
+                log.warning(said, number, SILENT_S)
+
+        telling = asyncio.get_running_loop().call_later(SILENT_S, tell)
+        try:
+            yield
+        finally:
+            telling.cancel()
+
     def _dead(self, mine: Seated) -> str | None:
         """Why a run that has begun is taken for dead, if it is."""
         if mine.silent_s > SILENT_S:
@@ -244,6 +269,32 @@ class Away:
         if mine.report is not None and mine.report.by.is_gone():
             return "its process is gone"
         return None
+
+    def _broken_off(self, mine: Seated) -> str:
+        """Why a run that has left in good order did not do it all, if others can: its
+        machine is drained, say, and the batch is not."""
+        if self._night.engine.stopped is not None or mine.report is None:
+            return ""
+        resting = mine.report.resting.values()
+        return next((rest.reason for rest in resting if rest.why is Why.STOPPED), "")
+
+    async def _allowed(
+        self, what: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Do what a store may refuse for a moment, and will do then.
+
+        Raises:
+            StorageError: it will not.
+        """
+        until = self._world.now() + REFUSED_S
+        while True:
+            try:
+                return await what(*args, **kwargs)
+            except RefusedError as error:
+                if self._world.now() > until:
+                    raise
+                log.warning("shards.refused %s", error)
+                await asyncio.sleep(beat_s(self._objects))
 
     async def _shut_out(self, number: int, jobs: list[str]) -> None:
         """Free what a dead run had: its successor may wait for a place that others, who
@@ -281,15 +332,16 @@ class Away:
 
     async def _over(self, number: int, mine: Seated) -> None:
         """Nobody runs it any more: what all its runs have put on record is ours."""
-        batch = self._ledger.batch
-        await errands.withdraw(self._objects, batch, number)
-        last = await shards.ended(self._objects, batch, number)
-        await self.table.leave(number, last + 1, slots_s=self._typical_s())
+        batch, allowed = self._ledger.batch, self._allowed
+        await allowed(errands.withdraw, self._objects, batch, number)
+        last = await allowed(shards.ended, self._objects, batch, number)
+        await allowed(self.table.leave, number, last + 1, slots_s=self._typical_s())
         if mine.report is not None and mine.done:
             self._rest(mine.report.resting)
             self._tally.passed_over |= {*mine.report.passed_over}
-        for key in (await errands.hands(self._objects, batch)).get(number, []):
-            await self._objects.delete(key)
+        told = await allowed(errands.hands, self._objects, batch)
+        for key in told.get(number, []):
+            await allowed(self._objects.delete, key)
 
     def _rest(self, resting: Mapping[str, Rest]) -> None:
         for job, rest in resting.items():

@@ -115,6 +115,8 @@ class Deal:
 
     number: int
     shares: Mapping[int, Share]
+    lanes: Sequence[str]
+    """Those of the batch; what others would buy it could not count."""
     closed: Mapping[str, str]
     """Lanes that are closed for all, and why."""
     stop: str | None = None

@@ -286,7 +286,7 @@ class Seat:
             return
         self._deal = deal.number
         for lane in self._engine.lanes.open:
-            if why := _unknown(lane, share):
+            if why := _unknown(lane, share, deal.lanes):
                 self._unknown.add(lane.name)
                 self._engine.lanes.close(lane, why)
         for account, pace in self._paces.items():
@@ -440,8 +440,11 @@ class Seat:
         return used, needs, least
 
 
-def _unknown(lane: Lane, share: Share) -> str | None:
+def _unknown(lane: Lane, share: Share, lanes: Sequence[str]) -> str | None:
     """Why nothing will ever be dealt to this lane, if so."""
+    if lane.name not in lanes:
+        known = ", ".join(map(repr, lanes))
+        return f"the batch has no such lane: its nightreel.toml names {known}"
     if errands.slots_of(lane.account) not in share.caps:
         known = ", ".join(repr(account) for account in errands.accounts(share.caps))
         said = f"its nightreel.toml names {known}, not {lane.account!r}"

@@ -211,6 +211,7 @@ class Table:
         deal = Deal(
             number=self._dealer.number,
             shares=shares,
+            lanes=[lane.name for lane in self._lanes.all],
             closed={x.name: x.closed for x in self._lanes.all if x.closed},
             stop=self._night.engine.stopped,
             grace_s=self._grace_s(),

@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -30,16 +30,42 @@ ROUTE = "kling/kling-1.6"
 
 
 class Shaky(Objects):
-    """A store that says nothing of deals and hands for as long as it is away."""
+    """A store that says nothing of deals and hands for as long as it is away, or that
+    refuses whatever is asked of it, once."""
 
     away = False
     refused = 0
+    once: set[str] | None = None
 
     async def get(self, key):
+        Shaky.now_and_then(key)
         if Shaky.away and key.endswith(("deal.json", "hand.json")):
             Shaky.refused += 1
             raise RefusedError(key)
         return await super().get(key)
+
+    async def list(self, folder=""):
+        Shaky.now_and_then(folder)
+        async for stored in super().list(folder):
+            yield stored
+
+    async def put(self, key, data):
+        Shaky.now_and_then(key)
+        await super().put(key, data)
+
+    async def put_file(self, key, path):
+        Shaky.now_and_then(key)
+        await super().put_file(key, path)
+
+    async def delete(self, key):
+        Shaky.now_and_then(key)
+        await super().delete(key)
+
+    @classmethod
+    def now_and_then(cls, key):
+        if cls.once is not None and key not in cls.once:
+            cls.once.add(key)
+            raise RefusedError(key)
 
 
 class Runs:
@@ -50,6 +76,7 @@ class Runs:
         self.started = []
         self.tasks = {}
         self.batch = ""
+        self.more = {}
 
     def lanes(self):
         return [self.world.lane(self.world.routes[0], **self.lane)]
@@ -64,6 +91,7 @@ class Runs:
                 lanes=self.lanes(),
                 rules=self.world.rules,
                 world=self.real,
+                **self.more,
             )
         )
         await self.tasks[shard]
@@ -427,3 +455,116 @@ async def test_a_store_that_is_away_for_minutes_ends_neither_batch_nor_shard(
 
     assert night.summary().published == 60
     assert runs.started == [(0, 1)]
+
+
+@pytest.mark.slow
+async def test_a_store_that_refuses_now_and_then_ends_no_batch(world, monkeypatch):
+    """A key that is being renewed, say: nothing is heard or counted twice for it."""
+    async with away(world, 8) as (night, runs):
+        # What shards put on record is another matter.
+        runs.real = replace(runs.real, objects=Objects.open)
+        monkeypatch.setattr(Shaky, "once", set())
+        await over(night)
+        refused = len(Shaky.once)
+        monkeypatch.setattr(Shaky, "once", None)
+
+    said = night.summary()
+    assert (said.published, said.bought, said.pending) == (8, 8, 0)
+    assert said.spent_usd == world.owed
+    assert sorted(runs.started) == [(0, 1), (1, 1)]
+    assert refused > 8
+
+
+@pytest.mark.slow
+async def test_a_run_that_nothing_is_heard_of_is_made_up_for_by_another(
+    world, monkeypatch, caplog
+):
+    """Its machine is gone, with whoever could have said so."""
+    monkeypatch.setattr("tasks.away.SILENT_S", 3.0)
+    async with away(world, 12, shard_rows=12) as (night, runs):
+        run = runs.__call__
+
+        async def start(number, attempt):
+            if attempt > 1:
+                await run(number, attempt)
+                return
+            dying = asyncio.ensure_future(run(number, attempt))
+            await until_bought(night, 4)
+            dying.cancel()
+            # The server takes it for running, for ever.
+            await asyncio.Event().wait()
+
+        night.away.start = start
+        await over(night)
+
+    said = night.summary()
+    assert runs.started == [(0, 1), (0, 2)]
+    assert "nothing heard of it for 3 s" in caplog.text
+    assert (said.published + said.in_doubt, said.pending) == (12, 0)
+    assert set(world.bought.values()) == {1}
+    assert peaks(world)["throttled"] == 0
+
+
+@pytest.mark.slow
+async def test_a_shard_whose_machine_is_drained_is_gone_on_with_by_another(world):
+    async with away(world, 40, shard_rows=40) as (night, runs):
+        run = runs.__call__
+
+        def drained(of):
+            @contextmanager
+            def gently(its):
+                if len(runs.started) == 1:
+                    of.append(its)
+                yield
+
+            return gently
+
+        nights = []
+
+        async def start(number, attempt):
+            runs.more = {"gently": drained(nights)}
+            await run(number, attempt)
+
+        night.away.start = start
+        batch = asyncio.ensure_future(over(night))
+        await until_bought(night, 3)
+        nights[0].engine.wind_down("stopped by SIGTERM")
+        await batch
+
+    said = night.summary()
+    assert runs.started == [(0, 1), (0, 2)]
+    assert (said.published, said.bought, said.pending) == (40, 40, 0)
+    assert said.spent_usd == world.owed
+    assert peaks(world)["throttled"] == 0
+
+
+@pytest.mark.slow
+async def test_who_waits_for_a_worker_says_so_once(world, monkeypatch, caplog):
+    monkeypatch.setattr("tasks.away.SILENT_S", 0.5)
+    async with away(world, 2) as (night, runs):
+        run = runs.__call__
+
+        async def start(number, attempt):
+            while "shard.waits" not in caplog.text:  # noqa: ASYNC110 - a log
+                await asyncio.sleep(0.05)
+            monkeypatch.setattr("tasks.away.SILENT_S", 60.0)
+            await run(number, attempt)
+
+        night.away.start = start
+        await over(night)
+
+    assert night.summary().published == 2
+    assert caplog.text.count("shard.waits shard=0 ") == 1
+
+
+async def test_a_lane_that_the_batch_has_not_is_closed_in_that_worker_only(world):
+    """It has an account that the batch has, and what it buys nobody could count."""
+    async with away(world, 4) as (night, runs):
+        known, strange = world.lane(ROUTE), world.lane(ROUTE)
+        strange.name, strange.pace = "another", known.pace
+        runs.lanes = lambda: [strange, known]
+        await over(night)
+
+    said = night.summary()
+    assert (said.published, said.pending, said.lanes_closed) == (4, 0, {})
+    assert said.spent_usd == world.owed
