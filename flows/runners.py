@@ -19,7 +19,7 @@ from prefect import get_client, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import arun_deployment
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.runtime import deployment, flow_run
 from prefect.states import Cancelled
 from prefect.task_runners import TaskRunner
@@ -54,7 +54,7 @@ async def shared(night: Night, settings: Settings) -> AsyncGenerator[int]:
     """Have the night's shards run where the settings say; how many at once.
 
     Raises:
-        SettingsError: what the runner takes is not installed.
+        SettingsError: what the runner takes is not installed, or not deployed.
     """
     engine = settings.engine
     if engine.runner == "here":
@@ -69,6 +69,7 @@ async def shared(night: Night, settings: Settings) -> AsyncGenerator[int]:
     }
     rules, at_once = lanes_of.rules(settings), engine.workers
     if engine.runner == "pool":
+        await _refuse_undeployed()
         start = _in_pool(parameters)
         async with elsewhere(night, start, rules=rules, at_once=at_once):
             yield at_once
@@ -83,6 +84,18 @@ def _config(named: str | None) -> str:
     """The file that a run of a deployment names is each worker's own: else it is ours."""
     path, _ = settings_of.found(Path(named) if named else None)
     return str(path if deployment.get_id() else path.absolute())
+
+
+async def _refuse_undeployed() -> None:
+    """Now, and not when each shard has been begun in vain as often as it may be."""
+    try:
+        async with get_client() as client:
+            await client.read_deployment_by_name(DEPLOYMENT)
+    except ObjectNotFound as exc:
+        said = f"[engine] runner = 'pool': no deployment {DEPLOYMENT!r} on the server"
+        raise SettingsError(f"{said}: prefect deploy --all") from exc
+    except (httpx.TransportError, PrefectHTTPStatusError) as exc:
+        log.warning("server.away %s", type(exc).__name__)
 
 
 def _in_pool(parameters: dict[str, Any]) -> Start:

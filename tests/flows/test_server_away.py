@@ -14,6 +14,7 @@ from prefect.settings import (
 )
 
 from flows import runners
+from flows.settings import SettingsError
 
 pytestmark = pytest.mark.anyio
 
@@ -24,11 +25,17 @@ def run():
 
 
 @pytest.fixture
-def server(run):
-    """Fails twice, then says that the run is over."""
+def statuses():
+    """Of its answers, one after the other."""
+    return [500, 503, 200]
+
+
+@pytest.fixture
+def server(run, statuses):
+    """Whatever its status, it says that the run is over."""
     plain = run.model_dump(mode="json", include={"id", "flow_id", "name"})
     over = {**plain, "state": {"type": "COMPLETED", "name": "Completed"}}
-    answers = iter([500, 503, 200])
+    answers = iter(statuses)
 
     class Server(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -56,3 +63,16 @@ async def test_a_server_that_fails_for_a_while_does_not_end_a_shard(
         ended = await runners._ended(run)  # noqa: SLF001 - a shard's wait, alone
 
     assert ended is None
+
+
+@pytest.mark.parametrize("statuses", [[404]])
+async def test_a_pool_that_nothing_is_deployed_to_is_told_of_before_anything_is_bought(
+    server,
+):
+    mine = {PREFECT_API_URL: server, PREFECT_CLIENT_MAX_RETRIES: 0}
+
+    with temporary_settings(mine), pytest.raises(SettingsError) as refused:
+        await runners._refuse_undeployed()  # noqa: SLF001 - before the first shard
+
+    said = "no deployment 'nightreel-shard/shard' on the server: prefect deploy --all"
+    assert str(refused.value).endswith(said)
