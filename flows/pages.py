@@ -45,7 +45,7 @@ def board(night: Night) -> str:
     rows = [
         [
             safe(lane.name),
-            _at_work(lane),
+            _at_work(night, lane),
             f"{line.clips:,}",
             f"{line.lost + line.free:,}" if line.lost + line.free else NONE,
             usd(line.usd),
@@ -71,10 +71,10 @@ def _spent(night: Night) -> str:
     return f"{spent:,.2f}" + ("" if most is None else f" of {most:,.2f}")
 
 
-def _at_work(lane: Lane) -> str:
+def _at_work(night: Night, lane: Lane) -> str:
     if lane.closed:
         return "closed"
-    return f"{lane.pace.in_flight:,} of {lane.pace.slots:,}"
+    return f"{night.at_work(lane):,} of {lane.pace.slots:,}"
 
 
 def _aside(night: Night) -> str:

@@ -117,6 +117,10 @@ class Away:
             await self._over(number, mine)
         return jobs
 
+    def held(self, account: str) -> int:
+        """How many of an account's slots are in use, by what runs said last."""
+        return self.table.held(account)
+
     async def mend(self) -> None:
         """Take what risks their owner allows, where shards left jobs in doubt."""
         if not any(lane.risk_usd for lane in self._lanes.all):

@@ -270,6 +270,10 @@ class Away(Protocol):
     async def mend(self) -> None:
         """See to what they left in doubt."""
 
+    def held(self, account: str) -> int:
+        """How many of an account's slots they have in use, by what they said last."""
+        ...
+
 
 class Night:
     """A batch that is under way."""
@@ -351,6 +355,11 @@ class Night:
         """Jobs that are published or rejected, by this run or an earlier one."""
         tally = self.engine.tally
         return self._over_before + tally.published + tally.rejected
+
+    def at_work(self, lane: Lane) -> int:
+        """Jobs that this lane's account is making, for whoever runs shards of ours."""
+        elsewhere = 0 if self.away is None else self.away.held(lane.account)
+        return lane.pace.in_flight + elsewhere
 
     @property
     def elapsed_s(self) -> float:

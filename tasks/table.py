@@ -72,6 +72,10 @@ class Table:
             await self._know(number, self.shards[number], before)
             del self.shards[number]
 
+    def held(self, account: str) -> int:
+        """How many of an account's slots are in use, by what runs said last."""
+        return self._dealer.held(errands.slots_of(account))
+
     def lately(self, account: str) -> list[float]:
         """When shards that are over sent what still counts for an account's minute."""
         until = self._dealer.lingering(errands.minute_of(account))

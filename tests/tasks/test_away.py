@@ -158,10 +158,16 @@ def peaks(world):
 
 async def test_shards_that_run_elsewhere_share_the_slots_and_the_bill(world):
     async with away(world, 16) as (night, runs):
-        await over(night)
+        [lane], seen = night.engine.lanes.all, []
+        batch = asyncio.ensure_future(over(night))
+        while not batch.done():
+            seen.append(night.at_work(lane))
+            await asyncio.sleep(0.05)
+        await batch
 
     said = night.summary()
     assert (said.published, said.bought, said.pending) == (16, 16, 0)
+    assert 1 <= max(seen) <= 4
     assert said.spent_usd == world.owed
     assert set(world.bought.values()) == {1}
     assert sorted(runs.started) == [(n, 1) for n in range(4)]
