@@ -56,6 +56,9 @@ def main() -> None:
         compiled=said.compile,
         attention=said.attention,
     )
+    if said.device != "cpu":
+        # Whatever is waited for below is waited for on this card.
+        torch.cuda.set_device(said.device)
     with torch.inference_mode():
         pipe = tuned(_pipe(said), plan)
         pipe.set_progress_bar_config(disable=True)
@@ -260,8 +263,10 @@ def _timed(work, times=7):
 def _queue(said, plan, studio):
     """Clips through the worker, as a client's are; what its metrics say of them."""
     with tempfile.TemporaryDirectory() as folder:
-        book = Book(Path(folder), plan.build, time.time())
-        worker = Worker(plan, book, at_most=said.clips, hang_after_s=600)
+        book = Book(Path(folder), plan.build, time.time(), boot="")
+        worker = Worker(
+            plan, book, at_most=said.clips, hang_after_s=600, load_within_s=600
+        )
         worker.warm(lambda _: studio, [f"{said.size}x{said.frames}"])
         began = time.perf_counter()
         still = _still()

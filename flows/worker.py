@@ -65,6 +65,9 @@ def worker(  # noqa: PLR0913 - each is a knob
     hang_after: Annotated[
         float, typer.Option(min=1, help="seconds, for a step of a kind not yet known")
     ] = 900.0,
+    load_within: Annotated[
+        float, typer.Option(min=1, help="seconds to load the model, if it is here")
+    ] = 3600.0,
     allow_download: Annotated[
         bool, typer.Option("--allow-download", help="fetch weights that are not here")
     ] = False,
@@ -102,6 +105,7 @@ def worker(  # noqa: PLR0913 - each is a knob
         shapes=[shape.strip() for shape in shapes.split(",") if shape],
         keep_s=keep_hours * 3600,
         hang_after_s=hang_after,
+        load_within_s=load_within,
         # From the environment, so that no list of processes shows it.
         key=os.environ.get(KEY) or None,
     )

@@ -1,7 +1,8 @@
 """The worker's book: its jobs in SQLite and its clips in a folder, through any restart.
 
 A job that is accepted is durable before the answer is sent; a clip is synced and renamed
-before its job is completed. What was under way when the process died is queued again.
+before its job is completed. What was under way when the process died is queued again, and
+a job is blamed only for a death that nothing else explains, with nothing else in the line.
 """
 
 import fcntl
@@ -14,10 +15,12 @@ import orjson
 
 from tasks.worker.asks import Ask
 from tasks.worker.jobs import SEEN, Job, read
-from tasks.worker.rows import AGAIN, CANCELLED, FAILED, Rows
+from tasks.worker.rows import AGAIN, CANCELLED, FAILED, OPEN, Rows
 
-MOST_BEGUN: Final = 5
-"""Starts of one job: one that takes the process down each time is not begun for ever."""
+MOST_DEATHS: Final = 3
+"""Of the process, with one job alone in the line: it is not made for ever."""
+ROWS_S: Final = 7 * 86_400.0
+"""How long it is known that there was a job, once its clip is let go or it came to nothing."""
 MOST_HANGS: Final = 2
 
 
@@ -36,7 +39,8 @@ class FullError(Exception):
 class Book:
     """What the worker has been asked for, and what came of it."""
 
-    def __init__(self, folder: Path, build: str, now: float) -> None:
+    def __init__(self, folder: Path, build: str, now: float, *, boot: str) -> None:
+        """`boot` tells when the machine began: what a power cut ended, no job did."""
         self._folder = folder
         self._clips = folder / "clips"
         self._clips.mkdir(parents=True, exist_ok=True)
@@ -44,7 +48,7 @@ class Book:
         self._held = _hold(folder / "lock")
         self._rows = Rows(folder / "jobs.sqlite")
         self._refuse_strangers()
-        self._take_up(now)
+        self._take_up(now, boot)
 
     def close(self) -> None:
         self._rows.close()
@@ -93,13 +97,20 @@ class Book:
         row = self._rows.one("still", "seq = ?", job.seq)
         return None if row is None else row[0]
 
+    def hold(self, job: Job) -> None:
+        """It is in the line: if the process dies now, it may be why."""
+        self._rows.change("held = 1 WHERE seq = ?", job.seq)
+
     def begin(self, job: Job, now: float) -> bool:
         """Whether it was still queued, and is under way now."""
         return self._rows.change(
-            "status = 'in_progress', started_at = ?, begun = begun + 1"
-            " WHERE seq = ? AND status = 'queued'",
+            "status = 'in_progress', started_at = ? WHERE seq = ? AND status = 'queued'",
             *(now, job.seq),
         )
+
+    def ends(self) -> None:
+        """The process is about to end, and why is known: no job is to be blamed."""
+        self._rows.put("UPDATE process SET told = 1")
 
     def cancel(self, id_: str, now: float) -> None:
         """What is queued never begins; what is under way is never completed."""
@@ -158,12 +169,19 @@ class Book:
         self._rows.put("DELETE FROM jobs WHERE id = ?", id_)
 
     def let_go(self, fetched_before: float) -> None:
-        """Delete the clips that were fetched long ago; those never fetched are kept."""
+        """Delete the clips that were fetched long ago, and forget in the end that there
+        were such jobs; clips never fetched are kept."""
         for [id_] in self._rows.all(
             "id", "gone = 0 AND fetched_at < ?", fetched_before
         ):
             self.clip(id_).unlink(missing_ok=True)
             self._rows.change("gone = 1 WHERE id = ?", id_)
+        over = fetched_before - ROWS_S
+        self._rows.put(
+            "DELETE FROM jobs WHERE (gone = 1 AND fetched_at < ?)"
+            " OR (status IN ('failed', 'cancelled') AND completed_at < ?)",
+            *(over, over),
+        )
 
     def queued(self) -> int:
         return self._rows.count("status = 'queued'")
@@ -177,7 +195,7 @@ class Book:
     def _refuse_strangers(self) -> None:
         row = self._rows.one(
             "build, count(*)",
-            "build != ? AND status IN ('queued', 'in_progress') GROUP BY build",
+            f"build != ? AND {OPEN} GROUP BY build",
             self._build,
         )
         if row is not None:
@@ -186,20 +204,22 @@ class Book:
                 f" {self._build!r} is not: finish them, or use another --state"
             )
 
-    def _take_up(self, now: float) -> None:
+    def _take_up(self, now: float, boot: str) -> None:
         """What the last process left under way."""
         with self._rows.together():
-            for seq, id_, cancelled, begun in self._rows.all(
-                "seq, id, cancel, begun", "status = 'in_progress'"
+            held = self._rows.all("seq", f"held = 1 AND {OPEN}")
+            for seq, id_, cancelled in self._rows.all(
+                "seq, id, cancel", "status = 'in_progress'"
             ):
-                clip = self.clip(id_)
-                self._take(seq, clip, now, cancelled=bool(cancelled), begun=begun)
+                self._take(seq, self.clip(id_), now, cancelled=bool(cancelled))
+            if not self._explained(boot):
+                self._blame([seq for [seq] in held], now)
+            self._rows.change("held = 0 WHERE held = 1")
+            self._rows.put("INSERT OR REPLACE INTO process VALUES (1, ?, 0)", boot)
         for part in self._clips.glob("*.part"):
             part.unlink()
 
-    def _take(
-        self, seq: int, clip: Path, now: float, *, cancelled: bool, begun: int
-    ) -> None:
+    def _take(self, seq: int, clip: Path, now: float, *, cancelled: bool) -> None:
         if cancelled:
             clip.unlink(missing_ok=True)
             self._rows.change(CANCELLED, now, seq)
@@ -208,11 +228,24 @@ class Book:
                 "status = 'completed', completed_at = ?, still = NULL WHERE seq = ?",
                 *(clip.stat().st_mtime, seq),
             )
-        elif begun >= MOST_BEGUN:
-            why = f"the worker died each of the {begun} times that it was begun"
-            self._rows.change(FAILED, "worker_error", why, now, seq)
         else:
             self._rows.change(AGAIN, seq)
+
+    def _explained(self, boot: str) -> bool:
+        """Whether the last process ended as it was told to, or with the machine."""
+        last = self._rows.all_of("SELECT boot, told FROM process")
+        return any(told or was != boot for was, told in last)
+
+    def _blame(self, held: list[int], now: float) -> None:
+        """Of several in the line any may have done it: each is made alone from now on."""
+        for seq in held:
+            if len(held) > 1:
+                self._rows.change("alone = 1 WHERE seq = ?", seq)
+                continue
+            self._rows.change("deaths = deaths + 1 WHERE seq = ?", seq)
+            if self._rows.count("seq = ? AND deaths >= ?", seq, MOST_DEATHS):
+                why = f"the worker died {MOST_DEATHS} times with nothing else at work"
+                self._rows.change(FAILED, "worker_error", why, now, seq)
 
 
 def _hold(path: Path) -> int:

@@ -12,7 +12,7 @@ Status = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 
 SEEN: Final = (
     "seq, id, ask, status, created_at, started_at, completed_at, error_code, error,"
-    " stages, peak_mb, fetched_at, gone"
+    " stages, peak_mb, fetched_at, gone, alone"
 )
 
 
@@ -33,6 +33,9 @@ class Job:
     fetched_at: float | None
     gone: bool
     """Whether its clip was fetched, and let go."""
+    alone: bool
+    """Whether it was in the line, with others, when a process died: it is made with nothing
+    beside it."""
 
     @property
     def id(self) -> str:
@@ -41,7 +44,7 @@ class Job:
 
 def read(row: tuple[Any, ...]) -> Job:
     seq, _, ask, status, created, started, completed, code, why, stages, *rest = row
-    peak_mb, fetched, gone = rest
+    peak_mb, fetched, gone, alone = rest
     return Job(
         seq=seq,
         ask=Ask.read(ask),
@@ -54,4 +57,5 @@ def read(row: tuple[Any, ...]) -> Job:
         peak_mb=peak_mb,
         fetched_at=fetched,
         gone=bool(gone),
+        alone=bool(alone),
     )

@@ -72,7 +72,6 @@ class Line:
             lambda: self._pass(self._ready, self._denoise, self._denoised),
             lambda: self._pass(self._denoised, self._decode, self._decoded),
             *[self._write_all] * WRITERS,
-            self._watchdog.watch,
         ]
         for stage in stages:
             threading.Thread(target=self._guarded, args=(stage,), daemon=True).start()
@@ -124,7 +123,9 @@ class Line:
         with self._news:
             while not self._draining:
                 free = [job for job in self._book.waiting() if job.id not in self._runs]
-                if job := self._turns.next(free):
+                under_way = [run.job for run in self._runs.values()]
+                if job := self._turns.next(free, under_way):
+                    self._book.hold(job)
                     run = self._runs[job.id] = Run(job)
                     return run
                 self._news.wait()
@@ -194,7 +195,12 @@ class Line:
         still = self._book.still(run.job)
         if still is None:
             raise _LeftError
-        return self._studio.scene(run.ask, still)
+        # Alike to nothing: behind two steps of another clip it takes as long as they do.
+        self._watchdog.step("prepare", run.id, run.id)
+        try:
+            return self._studio.scene(run.ask, still)
+        finally:
+            self._watchdog.rest("prepare")
 
     def _denoise(self, run: Run) -> Any:
         if self._draining or not self._book.begin(run.job, self._now()):

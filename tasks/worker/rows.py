@@ -20,7 +20,9 @@ CREATE TABLE IF NOT EXISTS jobs (
     completed_at REAL,
     error_code TEXT,
     error TEXT,
-    begun INTEGER NOT NULL DEFAULT 0,
+    held INTEGER NOT NULL DEFAULT 0,
+    alone INTEGER NOT NULL DEFAULT 0,
+    deaths INTEGER NOT NULL DEFAULT 0,
     hangs INTEGER NOT NULL DEFAULT 0,
     cancel INTEGER NOT NULL DEFAULT 0,
     stages TEXT NOT NULL DEFAULT '{}',
@@ -29,15 +31,20 @@ CREATE TABLE IF NOT EXISTS jobs (
     gone INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS jobs_by_status ON jobs (status, seq);
+CREATE TABLE IF NOT EXISTS process (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    boot TEXT NOT NULL,
+    told INTEGER NOT NULL DEFAULT 0
+);
 """
 
+OPEN: Final = "status IN ('queued', 'in_progress')"
 CANCELLED: Final = (
-    "status = 'cancelled', completed_at = ?, still = NULL"
-    " WHERE seq = ? AND status IN ('queued', 'in_progress')"
+    f"status = 'cancelled', completed_at = ?, still = NULL WHERE seq = ? AND {OPEN}"
 )
 FAILED: Final = (
     "status = 'failed', error_code = ?, error = ?, completed_at = ?, still = NULL"
-    " WHERE seq = ? AND status IN ('queued', 'in_progress')"
+    f" WHERE seq = ? AND {OPEN}"
 )
 AGAIN: Final = (
     "status = 'queued', started_at = NULL"
@@ -81,6 +88,10 @@ class Rows:
         with self._lock:
             changed = self._db.execute(f"UPDATE jobs SET {change}", values)  # noqa: S608 - our own words
             return changed.rowcount > 0
+
+    def all_of(self, statement: str) -> list[Any]:
+        with self._lock:
+            return self._db.execute(statement).fetchall()
 
     def all(self, columns: str, where: str, *values: Any) -> list[Any]:
         with self._lock:

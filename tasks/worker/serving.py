@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 LINGER_S: Final = 60.0
 """How long a drained worker waits for its last clips to be fetched."""
 SWEEP_S: Final = 60.0
+BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,7 @@ class Service:
     keep_s: float
     """How long a clip is kept once it was fetched."""
     hang_after_s: float
+    load_within_s: float
     key: str | None = None
 
 
@@ -59,16 +61,28 @@ def serve(
         OSError: the port cannot be had.
     """
     with bound(service.host, service.port) as listener:
-        book = Book(service.state, plan.build, time.time())
+        book = Book(service.state, plan.build, time.time(), boot=_boot())
         try:
             worker = Worker(
-                plan, book, at_most=service.queue, hang_after_s=service.hang_after_s
+                plan,
+                book,
+                at_most=service.queue,
+                hang_after_s=service.hang_after_s,
+                load_within_s=service.load_within_s,
             )
             host, port = listener.getsockname()[:2]
             started(f"http://{host}:{port}")
             asyncio.run(_until_drained(worker, service, load, listener))
         finally:
             book.close()
+
+
+def _boot() -> str:
+    """Another one each time that the machine begins; nothing where the system has none."""
+    try:
+        return BOOT.read_text().strip()
+    except OSError:
+        return ""
 
 
 async def _until_drained(

@@ -1,4 +1,7 @@
-"""Whose turn it is: clips that are alike one after the other, and nobody for ever last."""
+"""Whose turn it is: clips that are alike one after the other, and nobody for ever last.
+
+Before them all, and with nothing beside it, goes a job that may have ended a process.
+"""
 
 from collections.abc import Sequence
 from typing import Final
@@ -25,8 +28,11 @@ class Turns:
         self._last: Kind | None = None
         self._row = 0
 
-    def next(self, waiting: Sequence[Job]) -> Job | None:
+    def next(self, waiting: Sequence[Job], under_way: Sequence[Job]) -> Job | None:
         """Whom of those waiting, oldest first: the oldest of the last kind, or the oldest."""
+        alone = next((job for job in waiting if job.alone), None)
+        if alone or any(job.alone for job in under_way):
+            return None if under_way else alone
         if not waiting:
             return None
         alike = (job for job in waiting if kind(job.ask, self._model) == self._last)

@@ -35,7 +35,7 @@ class Patience:
         self._took[like].append(seconds)
 
     def allows(self, like: Hashable) -> float:
-        took = self._took[like]
+        took = self._took.get(like, ())
         if len(took) < KNOWN:
             return self._first_s
         floor = min(FLOOR_S, self._first_s)
@@ -64,14 +64,18 @@ class Watchdog:
         self._lock = threading.Lock()
         self._over = threading.Event()
 
-    def step(self, stage: str, job: str, like: Hashable) -> None:
-        """A step begins, and the one before it has ended."""
+    def step(
+        self, stage: str, job: str, like: Hashable, within_s: float | None = None
+    ) -> None:
+        """A step begins, and the one before it has ended; it may take `within_s`, or what
+        its like allow."""
         with self._lock:
             now = self._now()
             before = self._steps.get(stage)
             if before is not None:
                 self._patience.took((stage, before.like), now - before.since)
-            due = now + self._patience.allows((stage, like))
+            allowed_s = within_s or self._patience.allows((stage, like))
+            due = now + allowed_s
             self._steps[stage] = _Step(job, like, now, due)
 
     def rest(self, stage: str) -> None:

@@ -42,6 +42,8 @@ BROKEN: Final = 70
 
 WARM_STEPS: Final = 2
 """Enough that both experts have run."""
+WARM_UP: Final = "warm-up"
+LOADING: Final = "loading the model"
 UNKNOWN_S: Final = 30.0
 """How long a clip is thought to take before there was one."""
 LONGEST_ASKED_S: Final = 300.0
@@ -61,14 +63,21 @@ class Worker:
     """One model on one device, and its book."""
 
     def __init__(
-        self, plan: Plan, book: Book, *, at_most: int, hang_after_s: float
+        self,
+        plan: Plan,
+        book: Book,
+        *,
+        at_most: int,
+        hang_after_s: float,
+        load_within_s: float,
     ) -> None:
         self.name = plan.name
         self.book = book
         self.measures: Measures | None = None
         self._plan = plan
         self._at_most = at_most
-        self._hang_after_s = hang_after_s
+        self._load_within_s = load_within_s
+        self._watchdog = Watchdog(Patience(hang_after_s), self._hung, time.monotonic)
         self._model: Model | None = None
         self._line: Line | None = None
         self._draining = False
@@ -81,22 +90,31 @@ class Worker:
         Raises:
             WorkerError: it cannot be had, or does not fit.
         """
+        threading.Thread(target=self._watchdog.watch, daemon=True).start()
         try:
-            studio = load(self._plan)
-            _run_once(studio, shapes)
+            studio = self._loaded(load)
+            _run_once(studio, shapes, self._watchdog)
             self._open(studio)
         except WorkerError as exc:
             self._dead = str(exc)
             raise
 
+    def _loaded(self, load: Load) -> Studio:
+        # How long a download takes, nobody knows.
+        if not self._plan.allow_download:
+            self._watchdog.step(WARM_UP, LOADING, None, self._load_within_s)
+        try:
+            return load(self._plan)
+        finally:
+            self._watchdog.rest(WARM_UP)
+
     def _open(self, studio: Studio) -> None:
         self.measures = Measures(time.monotonic, self.book.queued)
-        watchdog = Watchdog(Patience(self._hang_after_s), self._hung, time.monotonic)
         line = Line(
             self.book,
             studio,
             self.measures,
-            watchdog,
+            self._watchdog,
             codec=best(),
             broken=self._broke,
         )
@@ -167,6 +185,7 @@ class Worker:
 
     def drain(self) -> None:
         """Take nothing new, finish what has begun, leave the rest in the book."""
+        self.book.ends()
         with self._lock:
             self._draining = True
             if self._line is not None:
@@ -180,22 +199,30 @@ class Worker:
     def _hung(self, job: str, why: str) -> None:
         self._dead = f"{job}: {why}"
         log.error("step.hung job=%s %s", job, why)
-        self.book.hung(job, why, time.time())
-        # The thread is in the driver's hands: only the system gets it back.
-        os._exit(STEP_HUNG)
+        try:
+            self.book.hung(job, why, time.time())
+            self.book.ends()
+        finally:
+            # The thread is in the driver's hands: only the system gets it back.
+            os._exit(STEP_HUNG)
 
     def _broke(self, exc: BaseException) -> None:
         self._dead = str(exc)
         os._exit(LOST_GPU if isinstance(exc, LostGpuError) else BROKEN)
 
 
-def _run_once(studio: Studio, shapes: Sequence[str]) -> None:
+def _run_once(studio: Studio, shapes: Sequence[str], watchdog: Watchdog) -> None:
     for words in shapes or [str(studio.model.shape)]:
         try:
             ask = _trial(words, studio.model)
             still = _grey(ask)
             began = time.monotonic()
-            latents = studio.latents(studio.scene(ask, still), lambda _: None)
+
+            def on_step(done: int, words: str = words) -> None:
+                watchdog.step(WARM_UP, words, (words, done))
+
+            on_step(0)
+            latents = studio.latents(studio.scene(ask, still), on_step)
             studio.frames(latents, ask.shape)
             log.info("worker.warm shape=%s s=%.1f", words, time.monotonic() - began)
         except AskError as exc:
@@ -204,11 +231,13 @@ def _run_once(studio: Studio, shapes: Sequence[str]) -> None:
             log.warning("worker.warm shape=%s: %s", words, exc)
         except (StudioError, LostGpuError) as exc:
             raise WorkerError(f"{words} cannot be made here: {exc}") from exc
+        finally:
+            watchdog.rest(WARM_UP)
 
 
 def _trial(words: str, model: Model) -> Ask:
     return Ask(
-        id="warm-up",
+        id=WARM_UP,
         prompt="a slow pan",
         negative_prompt="",
         shape=shape_of(words, model),

@@ -8,7 +8,14 @@ import pytest
 from tasks.submitting import LONGEST_WAIT_S
 from tasks.worker.app import Api
 from tasks.worker.asks import Ask, AskError, Model, Shape, asked, shape_of
-from tasks.worker.book import MOST_BEGUN, Book, BookError, FullError, TakenError
+from tasks.worker.book import (
+    MOST_DEATHS,
+    ROWS_S,
+    Book,
+    BookError,
+    FullError,
+    TakenError,
+)
 from tasks.worker.measures import Measures
 from tasks.worker.prompts import Prompts
 from tasks.worker.studio import Plan
@@ -39,16 +46,18 @@ ASK = Ask(
     still="",
 )
 
+RULES = {"at_most": 1, "hang_after_s": 1.0, "load_within_s": 1.0}
+
 
 @pytest.fixture
 def open_book(tmp_path):
     """A book, which a second opening finds as a killed process leaves it."""
     books = []
 
-    def opened(build="wan"):
+    def opened(build="wan", boot="one"):
         for book in books:
             book.close()
-        books[:] = [Book(tmp_path, build, 100.0)]
+        books[:] = [Book(tmp_path, build, 100.0, boot=boot)]
         return books[0]
 
     yield opened
@@ -76,7 +85,7 @@ def test_clips_that_are_alike_go_one_after_the_other_and_nobody_waits_for_ever(
     put(book, *(f"like-{place:02}" for place in range(2 * MOST_IN_A_ROW)))
     waiting, order = book.waiting(), []
 
-    while job := turns.next(waiting):
+    while job := turns.next(waiting, []):
         waiting.remove(job)
         order.append(job.id)
 
@@ -85,18 +94,78 @@ def test_clips_that_are_alike_go_one_after_the_other_and_nobody_waits_for_ever(
     assert len(order) == 2 * MOST_IN_A_ROW + 2
 
 
+def in_line(book, *names):
+    """These are at work: the first is denoised, the others are made ready."""
+    for name in names:
+        book.hold(book.job(name))
+    assert book.begin(book.job(names[0]), 2.0)
+
+
 def test_what_was_under_way_is_queued_again_but_not_for_ever(open_book):
     book = open_book()
     put(book, "one")
 
     seen = []
-    for _ in range(MOST_BEGUN):
-        assert book.begin(book.job("one"), 2.0)
+    for _ in range(MOST_DEATHS):
+        in_line(book, "one")
         book = open_book()
         seen.append(book.job("one").status)
 
-    assert seen == ["queued"] * (MOST_BEGUN - 1) + ["failed"]
+    assert seen == ["queued"] * (MOST_DEATHS - 1) + ["failed"]
     assert book.job("one").error[0] == "worker_error"
+
+
+def test_of_several_under_way_when_it_died_none_is_blamed_and_each_goes_on_alone(
+    open_book,
+):
+    book, turns, order = open_book(), Turns(MODEL), []
+    put(book, "one", "two", "after")
+    for _ in range(MOST_DEATHS + 1):
+        in_line(book, "one", "two")
+        book = open_book()
+
+    while job := turns.next(book.waiting(), []):
+        order.append((job.id, turns.next(book.waiting(), [job])))
+        book.cancel(job.id, 3.0)
+
+    assert order[:2] == [("one", None), ("two", None)]
+    assert order[2][0] == "after"
+    assert order[2][1] is not None
+
+
+def test_a_process_that_was_told_to_end_or_lost_its_machine_blames_nobody(open_book):
+    book = open_book()
+    put(book, "one")
+    for _ in range(MOST_DEATHS):
+        in_line(book, "one")
+        book.ends()
+        book = open_book()
+    for boot in range(MOST_DEATHS):
+        in_line(book, "one")
+        book = open_book(boot=str(boot))
+
+    job = book.job("one")
+
+    assert (job.status, job.alone) == ("queued", False)
+
+
+def test_a_job_that_is_over_is_known_of_for_a_week_and_then_forgotten(open_book):
+    book = open_book()
+    put(book, "fetched", "failed", "cancelled", "never")
+    for name in ("fetched", "never"):
+        book.begin(book.job(name), 2.0)
+        book.complete(book.job(name), {}, 1.0, 3.0)
+    book.fetched("fetched", 3.0)
+    book.fail(book.job("failed"), "worker_error", "no", 3.0)
+    book.cancel("cancelled", 3.0)
+
+    book.let_go(3.0 + ROWS_S)
+    before = [job.id for job in book.jobs(limit=9, after=None, newest_first=False)]
+    book.let_go(3.1 + ROWS_S)
+    after = [job.id for job in book.jobs(limit=9, after=None, newest_first=False)]
+
+    assert before == ["fetched", "failed", "cancelled", "never"]
+    assert after == ["never"]
 
 
 def test_a_clip_that_was_in_place_is_not_made_again(open_book):
@@ -157,7 +226,7 @@ async def test_who_only_looks_at_a_clip_does_not_have_it(open_book):
     book.begin(job, 2.0)
     book.clip("one").write_bytes(b"clip")
     book.complete(job, {}, 1.0, 3.0)
-    app = Api(Worker(Plan(model="wan"), book, at_most=1, hang_after_s=1.0)).app(None)
+    app = Api(Worker(Plan(model="wan"), book, **RULES)).app(None)
 
     seen = []
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
@@ -176,7 +245,7 @@ def test_however_long_clips_take_nobody_is_told_to_wait_until_its_lane_is_closed
     [job] = put(book, "one")
     book.begin(job, 0.0)
     book.complete(job, {}, 1.0, 2000.0)
-    worker = Worker(Plan(model="wan"), book, at_most=1, hang_after_s=1.0)
+    worker = Worker(Plan(model="wan"), book, **RULES)
 
     assert worker.a_clip_s() < LONGEST_WAIT_S
 
