@@ -71,6 +71,9 @@ def worker(  # noqa: PLR0913 - each is a knob
     allow_download: Annotated[
         bool, typer.Option("--allow-download", help="fetch weights that are not here")
     ] = False,
+    supervised: Annotated[
+        bool, typer.Option("--supervised", hidden=True, help="end with its stdin")
+    ] = False,
 ) -> None:
     """Make clips on a GPU of your own. Needs the extra `gpu`."""
     if not allow_download:
@@ -108,6 +111,7 @@ def worker(  # noqa: PLR0913 - each is a knob
         load_within_s=load_within,
         # From the environment, so that no list of processes shows it.
         key=os.environ.get(KEY) or None,
+        supervised=supervised,
     )
     try:
         serving.serve(plan, service, _load, lambda url: tell(f"{plan.name}: {url}"))
@@ -147,6 +151,7 @@ def _supervised(devices: Sequence[str], port: int, state: Path) -> int:
                 *("--device", device),
                 *("--port", str(port + place if port else 0)),
                 *("--state", str(state / str(place))),
+                "--supervised",
             ]
             for place, device in enumerate(devices)
         ]

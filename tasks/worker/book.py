@@ -7,6 +7,7 @@ a job is blamed only for a death that nothing else explains, with nothing else i
 
 import fcntl
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,8 @@ MOST_DEATHS: Final = 3
 ROWS_S: Final = 7 * 86_400.0
 """How long it is known that there was a job, once its clip is let go or it came to nothing."""
 MOST_HANGS: Final = 2
+ENDING_S: Final = 5.0
+"""For so long whoever has the folder may be about to end."""
 
 
 class BookError(Exception):
@@ -251,9 +254,18 @@ class Book:
 def _hold(path: Path) -> int:
     """A lock that the system lets go when the process is gone, however it went."""
     handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    until = time.monotonic() + ENDING_S
+    while not _locked(handle):
+        if time.monotonic() > until:
+            os.close(handle)
+            raise BookError(f"{path.parent}: another worker is at work there")
+        time.sleep(0.1)
+    return handle
+
+
+def _locked(handle: int) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
-        os.close(handle)
-        raise BookError(f"{path.parent}: another worker is at work there") from exc
-    return handle
+    except BlockingIOError:
+        return False
+    return True

@@ -3,6 +3,7 @@
 Started as a script, once a clip, so that no encoder takes the GPU's process's time.
 """
 
+import logging
 import os
 import subprocess
 import sys
@@ -16,8 +17,11 @@ if TYPE_CHECKING:
 
     from tasks.worker.studio import Frames
 
+log = logging.getLogger(__name__)
+
 SOFTWARE: Final = "libx264"
 HARDWARE: Final = "h264_nvenc"
+"""Followed by `:` and the card's number: else each worker's would be the first card."""
 
 # One thread: with more, the bytes depend on how many there are. 1.4 to 3.7 CPU-seconds a
 # clip of 81 frames, while the next takes eight or more on the GPU.
@@ -39,6 +43,17 @@ def encode(frames: "Frames", fps: int, codec: str, to: Path) -> None:
     Raises:
         EncodingError: the encoder ended without it.
     """
+    try:
+        _encoded(frames, fps, codec, to)
+    except EncodingError as exc:
+        # A card has only so many sessions, and memory that the model wants, too.
+        if codec == SOFTWARE:
+            raise
+        log.warning("encoder.in_software codec=%s %s", codec, exc)
+        _encoded(frames, fps, SOFTWARE, to)
+
+
+def _encoded(frames: "Frames", fps: int, codec: str, to: Path) -> None:
     part = to.with_name(f"{to.name}.part")
     shape = frames.shape
     words = [shape.width, shape.height, fps, codec, part]
@@ -56,17 +71,21 @@ def encode(frames: "Frames", fps: int, codec: str, to: Path) -> None:
     _sync(to.parent)
 
 
-def best() -> str:
+def best(device: str) -> str:
     """The card's own encoder where a session opens: H100s and the like have none."""
+    kind, _, place = device.partition(":")
+    if kind != "cuda":
+        return SOFTWARE
+    hardware = f"{HARDWARE}:{place or 0}"
     with tempfile.TemporaryDirectory() as folder:
-        words = ["256", "256", "16", HARDWARE, str(Path(folder) / "probe.mp4")]
+        words = ["256", "256", "16", hardware, str(Path(folder) / "probe.mp4")]
         child = subprocess.run(  # noqa: S603 - this very file
             [sys.executable, "-P", __file__, *words],
             input=bytes(256 * 256 * 3),
             capture_output=True,
             check=False,
         )
-    return SOFTWARE if child.returncode else HARDWARE
+    return SOFTWARE if child.returncode else hardware
 
 
 def main() -> None:
@@ -75,10 +94,12 @@ def main() -> None:
 
     width, height, fps = map(int, sys.argv[1:4])
     codec, path = sys.argv[4:]
+    name, _, card = codec.partition(":")
+    options = _OPTIONS[name] | ({"gpu": card} if card else {})
     # PyAV's types leave open what a packet is of.
     opened: Any = av.open(path, "w", format="mp4", options={"movflags": "+faststart"})
     with opened as mp4:
-        video = mp4.add_stream(codec, rate=fps, options=_OPTIONS[codec])
+        video = mp4.add_stream(name, rate=fps, options=options)
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
         context = video.codec_context
         context.thread_count = 1

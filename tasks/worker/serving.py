@@ -1,11 +1,13 @@
 """Runs one worker: its server, its model, and what a signal does to both.
 
 SIGTERM drains: what has begun is finished and may still be fetched, what is queued stays
-in the book for the next start. A second signal does not wait.
+in the book for the next start. A second signal does not wait, nor does a worker whose
+supervisor is gone: the next one's is to find its port and its book free.
 """
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sqlite3
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 LINGER_S: Final = 60.0
 """How long a drained worker waits for its last clips to be fetched."""
 SWEEP_S: Final = 60.0
+STDIN: Final = 0
 BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -48,6 +51,8 @@ class Service:
     hang_after_s: float
     load_within_s: float
     key: str | None = None
+    supervised: bool = False
+    """Whether it ends when its standard input does."""
 
 
 def serve(
@@ -60,9 +65,10 @@ def serve(
         BookError: the state folder is another worker's.
         OSError: the port cannot be had.
     """
-    with bound(service.host, service.port) as listener:
-        book = Book(service.state, plan.build, time.time(), boot=_boot())
-        try:
+    # The book first: who had it a moment ago may have the port, too.
+    book = Book(service.state, plan.build, time.time(), boot=_boot())
+    try:
+        with bound(service.host, service.port) as listener:
             worker = Worker(
                 plan,
                 book,
@@ -73,8 +79,8 @@ def serve(
             host, port = listener.getsockname()[:2]
             started(f"http://{host}:{port}")
             asyncio.run(_until_drained(worker, service, load, listener))
-        finally:
-            book.close()
+    finally:
+        book.close()
 
 
 def _boot() -> str:
@@ -89,7 +95,7 @@ async def _until_drained(
     worker: Worker, service: Service, load: Load, listener: socket.socket
 ) -> None:
     server = _Server(Api(worker).app(service.key))
-    first, second = _signals()
+    first, second = _signals(supervised=service.supervised)
     serving = asyncio.create_task(server.serve([listener]))
     sweeping = asyncio.create_task(_sweep(worker.book, service.keep_s))
     warming = _in_a_thread(lambda: worker.warm(load, service.shapes))
@@ -160,7 +166,7 @@ def _in_a_thread(work: Callable[[], None]) -> asyncio.Future[None]:
     return future
 
 
-def _signals() -> tuple[asyncio.Future[None], asyncio.Future[None]]:
+def _signals(*, supervised: bool) -> tuple[asyncio.Future[None], asyncio.Future[None]]:
     loop = asyncio.get_running_loop()
     first: asyncio.Future[None] = loop.create_future()
     second: asyncio.Future[None] = loop.create_future()
@@ -171,8 +177,17 @@ def _signals() -> tuple[asyncio.Future[None], asyncio.Future[None]]:
                 future.set_result(None)
                 return
 
+    def orphaned() -> None:
+        if not os.read(STDIN, 1):
+            loop.remove_reader(STDIN)
+            log.warning("worker.orphaned: its supervisor is gone")
+            told()
+            told()
+
     for sign in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(sign, told)
+    if supervised:
+        loop.add_reader(STDIN, orphaned)
     return first, second
 
 

@@ -1,4 +1,7 @@
-"""A worker for each device: starts them, starts again what dies, drains all on a signal."""
+"""A worker for each device: starts them, starts again what dies, drains all on a signal.
+
+Each holds the other end of a pipe: however this process ends, they know.
+"""
 
 import asyncio
 import logging
@@ -60,7 +63,10 @@ class Supervisor:
     async def _once(self, place: int) -> int:
         # A group of its own: ^C in a terminal reaches this process, which tells it once.
         child = await asyncio.create_subprocess_exec(
-            *self._commands[place], start_new_session=True
+            *self._commands[place],
+            start_new_session=True,
+            # Nothing is ever written: it closes with this process, killed or not.
+            stdin=asyncio.subprocess.PIPE,
         )
         self._children[place] = child
         if self._stopping.is_set():

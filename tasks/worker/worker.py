@@ -115,7 +115,7 @@ class Worker:
             studio,
             self.measures,
             self._watchdog,
-            codec=best(),
+            codec=best(self._plan.device),
             broken=self._broke,
         )
         with self._lock:

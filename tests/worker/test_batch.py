@@ -65,5 +65,14 @@ def test_a_batch_is_made_on_ones_own_worker_and_costs_nothing(shared, tmp_path):
     [mp4] = (tmp_path / "root" / "clips").rglob("*.mp4")
     probe = check(mp4.read_bytes())
     assert (probe.width, probe.height, probe.frames) == (832, 480, 13)
+    [attempts] = (tmp_path / "root" / "tables" / "attempts").rglob("*.parquet")
+    [stages] = pl.read_parquet(attempts)["stages"]
+    assert json.loads(stages).keys() == {
+        "wait",
+        "prepare",
+        "denoise",
+        "decode",
+        "write",
+    }
     [made] = shared.get("/v1/videos", limit=1).json()["data"]
     assert shared.get(f"/v1/videos/{made['id']}/content").content == mp4.read_bytes()

@@ -147,6 +147,37 @@ def a_lora(folder, to) -> Path:
     return to / "lora.safetensors"
 
 
+def test_a_lora_that_is_not_there_is_missed_before_the_model_is_loaded(wan):
+    from tasks.worker.studio import WorkerError  # noqa: PLC0415
+
+    with pytest.raises(WorkerError, match="no-lora: no such file"):
+        wan.load(planned("nobody/has-this", lora_high=Path("no-lora")))
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", "OutOfMemoryError"),
+        ("CUDA error: out of memory", "OutOfMemoryError"),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling", "OutOfMemoryError"),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "OutOfMemoryError"),
+        ("CUDA error: an illegal memory access was encountered", "LostGpuError"),
+        ("mat1 and mat2 shapes cannot be multiplied", "StudioError"),
+    ],
+)
+def test_a_want_of_memory_is_told_from_a_device_that_is_lost(said, meant):
+    import torch  # noqa: PLC0415
+
+    from tasks.worker.studio import LostGpuError, StudioError  # noqa: PLC0415
+    from tasks.worker.wan.troubles import working  # noqa: PLC0415
+
+    ends = (StudioError, LostGpuError)
+    with pytest.raises(ends) as raised, working(torch.device("cpu")):
+        raise RuntimeError(said)
+
+    assert type(raised.value).__name__ == meant
+
+
 def test_weights_that_are_not_here_are_not_fetched(wan):
     from tasks.worker.studio import WorkerError  # noqa: PLC0415
 

@@ -34,6 +34,9 @@ def load(plan: Plan) -> Wan:
 
 
 def _loaded(plan: Plan) -> Any:
+    for lora in filter(None, (plan.lora_high, plan.lora_low)):
+        if not lora.is_file():  # said before the model is loaded, which takes minutes
+            raise WorkerError(f"{lora}: no such file")
     dtype = torch.float32 if plan.device == "cpu" else torch.bfloat16
     try:
         pipe = WanImageToVideoPipeline.from_pretrained(
@@ -57,8 +60,6 @@ def _fuse(pipe: Any, file: Path | None, expert: str) -> None:
         return
     if getattr(pipe, expert) is None:
         raise WorkerError(f"{file}: the model has no {expert} to put it into")
-    if not file.is_file():
-        raise WorkerError(f"{file}: no such file")
     low = {"load_into_transformer_2": True} if expert == "transformer_2" else {}
     pipe.load_lora_weights(
         str(file.parent), weight_name=file.name, adapter_name=expert, **low

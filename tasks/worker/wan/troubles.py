@@ -1,7 +1,9 @@
 """What torch raises, in the worker's words."""
 
+import re
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
+from typing import Final
 
 import torch
 
@@ -22,23 +24,28 @@ def working(device: torch.device) -> Generator[None]:
     try:
         with here, torch.inference_mode():
             yield
-    except torch.OutOfMemoryError as exc:
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-        raise OutOfMemoryError(str(exc).split("\n", 1)[0]) from exc
-    except torch.AcceleratorError as exc:
-        raise LostGpuError(str(exc).split("\n", 1)[0]) from exc
     except RuntimeError as exc:
-        raise _meant(exc) from exc
+        meant = _meant(exc)
+        if isinstance(meant, OutOfMemoryError) and device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise meant from exc
     except (TypeError, ValueError, IndexError, KeyError) as exc:
         raise StudioError(f"{type(exc).__name__}: {exc}") from exc
+
+
+NO_MEMORY: Final = re.compile(
+    r"can't allocate memory|out of memory|CU\w+_STATUS_ALLOC_FAILED", re.IGNORECASE
+)
+"""Also where a library has none for a workspace: that does not cost the device."""
 
 
 def _meant(exc: RuntimeError) -> Exception:
     """Not all of torch's libraries raise its own errors."""
     words = str(exc)
-    if "can't allocate memory" in words or "out of memory" in words:
-        return OutOfMemoryError(words.split("\n", 1)[0])
-    if "CUDA error" in words or "CUBLAS_STATUS" in words:
-        return LostGpuError(words.split("\n", 1)[0])
+    first = words.split("\n", 1)[0]
+    if isinstance(exc, torch.OutOfMemoryError) or NO_MEMORY.search(words):
+        return OutOfMemoryError(first)
+    lost = isinstance(exc, torch.AcceleratorError)
+    if lost or "CUDA error" in words or "CUBLAS_STATUS" in words:
+        return LostGpuError(first)
     return StudioError(f"{type(exc).__name__}: {words}")
