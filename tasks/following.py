@@ -17,6 +17,7 @@ from tasks.lanes import Lane
 from tasks.pacing import LEARNED
 from tasks.providers.base import Finished, Gone, Progress, UnreadableError
 from tasks.verdicts import (
+    InDoubtError,
     MisconfiguredError,
     NotFoundError,
     NotSentError,
@@ -70,6 +71,32 @@ class UnfinishedError(Exception):
     """The provider still has it, as far as we know; another run will ask again."""
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """With who is out of reach, in seconds."""
+
+    dead_s: float = math.inf
+    """Then it is dead, and what it had is gone."""
+    left_s: float = math.inf
+    """Then what it has is left to another run: nobody can stand in for it."""
+
+    def after(self, silent_s: float, said: str) -> Gone | None:
+        """What a silence comes to, where anything.
+
+        Raises:
+            UnfinishedError: it has lasted too long for this run.
+        """
+        said = f"out of reach for {silent_s:.0f} s: {said}"
+        if silent_s >= self.dead_s:
+            return Gone(said)
+        if silent_s >= self.left_s:
+            raise UnfinishedError(said)
+        return None
+
+
+ENDLESS: Final = Patience()
+
+
 @dataclass(slots=True)
 class Follower:
     """Looks at accepted jobs, as often as their lane's latencies are worth."""
@@ -117,11 +144,9 @@ class Follower:
         *,
         age_s: float,
         over: bool,
-        dead_s: float = math.inf,
+        patience: Patience = ENDLESS,
     ) -> Ended:
         """What came of a job that was accepted `age_s` seconds ago; `over` as in `look`.
-
-        Who is out of reach for `dead_s` seconds is dead, and what it had is gone.
 
         Raises:
             UnfinishedError: nothing yet, by the deadline or because we must stop.
@@ -132,8 +157,9 @@ class Follower:
         if known in self._early:
             self._waiting[known].set()
         try:
-            following = self._followed(lane, ticket, age_s, over=over, dead_s=dead_s)
-            return await following
+            return await self._followed(
+                lane, ticket, age_s, over=over, patience=patience
+            )
         finally:
             del self._waiting[known]
 
@@ -158,7 +184,13 @@ class Follower:
         raise AssertionError("the last look returns or raises")
 
     async def _followed(
-        self, lane: Lane, ticket: Ticket, age_s: float, *, over: bool, dead_s: float
+        self,
+        lane: Lane,
+        ticket: Ticket,
+        age_s: float,
+        *,
+        over: bool,
+        patience: Patience,
     ) -> Ended:
         # Accepted in the future: by a clock that was wrong, and some time ago.
         began, fresh = self.now() - max(0.0, age_s), 0.0 <= age_s < 1.0
@@ -182,9 +214,11 @@ class Follower:
                 raise
             except ProviderError as exc:
                 failures += 1
-                said, pause = str(exc), min(_after(exc, failures), dead_s)
-                heard_at = heard_at if isinstance(exc, NotSentError) else self.now()
-                progress = _dead(said, self.now() - heard_at, dead_s)
+                said, pause = str(exc), min(_after(exc, failures), patience.dead_s)
+                # A proxy that speaks for it is not it.
+                lost = isinstance(exc, NotSentError | InDoubtError)
+                heard_at = heard_at if lost else self.now()
+                progress = patience.after(self.now() - heard_at, said)
             else:
                 pause, said = next_s(elapsed), "still at work"
             if progress is not None:
@@ -258,12 +292,6 @@ class Follower:
         finally:
             learned.cancel()
             pause.cancel()
-
-
-def _dead(said: str, silent_s: float, dead_s: float) -> Gone | None:
-    if silent_s < dead_s:
-        return None
-    return Gone(f"out of reach for {silent_s:.0f} s: {said}")
 
 
 def _after(exc: ProviderError, failures: int) -> float:

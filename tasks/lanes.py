@@ -210,6 +210,13 @@ class Lanes:
             lane.closed = why
         self._deal()
 
+    def out_of_reach(self, lane: Lane, why: str) -> None:
+        """What is no submit does not get there either: it is left alone for a while."""
+        lane.pace.out_of_reach(self._clock())
+        if lane.pace.hopeless:
+            self.close(lane, f"out of reach: {why}")
+        self._deal()
+
     def pause(self, *, paused: bool) -> None:
         """Deal no turns for as long as this is so; whoever waits for one goes on waiting."""
         self._paused = paused

@@ -35,7 +35,7 @@ from manifests.lifecycle import (
 )
 from storage.ledger import Ledger
 from tasks.exchange import Clients
-from tasks.following import Ended, Follower, UnfinishedError, generated
+from tasks.following import Ended, Follower, Patience, UnfinishedError, generated
 from tasks.gone import free, gone, owed_no_more
 from tasks.hedging import (
     FOLLOWED,
@@ -59,7 +59,13 @@ from tasks.publishing import (
     link_of,
 )
 from tasks.roster import Roster
-from tasks.submitting import Answer, Submitter, reference, who_asks
+from tasks.submitting import (
+    LONGEST_WAIT_S,
+    Answer,
+    Submitter,
+    reference,
+    who_asks,
+)
 from tasks.tally import Tally, Why
 from tasks.verdicts import MisconfiguredError
 
@@ -128,7 +134,9 @@ class Lives:
         self._routes = in_use(shipped().routes, [lane.route for lane in lanes.all])
         self._now = now
         self._today = today
-        self._offers = Offers(lanes, roster, clients, tally.purse, stopping, today)
+        self._offers = Offers(
+            lanes, roster, clients, tally.purse, stopping, today, rules.dead_s
+        )
         self._submitter = Submitter(lanes, clients, now, rules.max_failure_rate)
         self._hedges = Hedges(rules.hedge, roster, now)
         self._publisher = publisher
@@ -424,7 +432,10 @@ class Lives:
                 # own is gone, what it had is made again: that costs nothing.
                 over=self._over(past, lane)
                 and (lane.name == past.lane or free(past, lane)),
-                dead_s=self._rules.dead_s if dies else math.inf,
+                patience=Patience(
+                    dead_s=self._rules.dead_s if dies else math.inf,
+                    left_s=LONGEST_WAIT_S if free(past, lane) else math.inf,
+                ),
             )
         except MisconfiguredError as exc:
             self.lanes.close(lane, str(exc))

@@ -19,7 +19,12 @@ from tasks.lanes import Lane, Lanes, NoLaneLeftError, StoppedError, closing
 from tasks.purse import Purse
 from tasks.roster import Roster
 from tasks.tally import Why
-from tasks.verdicts import MisconfiguredError, ProviderError
+from tasks.verdicts import (
+    MisconfiguredError,
+    NotSentError,
+    ProviderError,
+    RejectedError,
+)
 
 T = TypeVar("T")
 
@@ -120,6 +125,8 @@ class Offers:
     purse: Purse
     stopping: asyncio.Event
     today: Callable[[], float]
+    dead_s: float
+    """How long a GPU of one's own is out of reach before others make its jobs."""
     _in_transit: asyncio.Semaphore = field(
         default_factory=lambda: asyncio.Semaphore(STILLS_IN_TRANSIT)
     )
@@ -136,7 +143,8 @@ class Offers:
             while True:
                 able = self._able(hand, failed)
                 # Handed to the likeliest lane before the turn: no slot waits for it.
-                if await self._handed(hand, able[0]) is None:
+                well = (lane for lane in able if not lane.pace.tripped)
+                if await self._handed(hand, next(well, able[0])) is None:
                     continue
                 lane = await self.lanes.turn(lambda: self._preferred(hand, failed))
                 if offer := await self._taken(hand, lane):
@@ -207,14 +215,15 @@ class Offers:
 
     async def _handed(self, hand: Hand, lane: Lane) -> Handed | None:
         """The still as the lane's provider reads it; None if it never will: it closed, or
-        takes no still so small.
+        takes no still so small; or not now, and there are other lanes.
 
         Only the URL is kept: a thousand jobs that wait for their turn are no memory.
         """
         known = hand.handed.get(lane.name)
         if known is None or self.today() - known.at > HANDED_FOR_S:
             try:
-                known = await self._unless_stopped(self._hand_over(hand.order, lane))
+                handing = self._hand_over(hand, lane)
+                known = await self._unless_stopped(handing)
             except UnfitError:
                 hand.unfit.add(lane.name)
                 return None
@@ -222,13 +231,22 @@ class Offers:
                 self.lanes.close(lane, str(exc))
                 return None
             except ProviderError as exc:
-                raise RestError(Why.UNREAD, f"its still: {exc}") from exc
+                if isinstance(exc, RejectedError) or not self._spares(hand, lane):
+                    raise RestError(Why.UNREAD, f"its still: {exc}") from exc
+                self.lanes.out_of_reach(lane, str(exc))
+                return None
             # What is no link is the still itself: too much to keep while others are served.
             if len(known.url) <= LONGEST_LINK:
                 hand.handed[lane.name] = known
         return known
 
-    async def _hand_over(self, order: Order, lane: Lane) -> Handed:
+    def _spares(self, hand: Hand, lane: Lane) -> bool:
+        """Whether a GPU of one's own has others beside it."""
+        others = (each for each in self._preferred(hand, None) if each is not lane)
+        return not lane.paid and any(each.closed is None for each in others)
+
+    async def _hand_over(self, hand: Hand, lane: Lane) -> Handed:
+        order = hand.order
         able = self.roster.able(order)
         async with self._in_transit:
             try:
@@ -242,7 +260,12 @@ class Offers:
             seen = checked.still
             if min(seen.width, seen.height) < lane.route.min_still_px:
                 raise UnfitError(lane.name)
-            url = await stills.hand_over(checked, lane, self.clients)
+            dead_s = self.dead_s if self._spares(hand, lane) else None
+            try:
+                async with asyncio.timeout(dead_s):
+                    url = await stills.hand_over(checked, lane, self.clients)
+            except TimeoutError as exc:
+                raise NotSentError(f"{lane.name}: no still taken in time") from exc
             ratio = lane.route.framed(order.job, seen.width, seen.height)
             return Handed(url, self.today(), ratio)
 

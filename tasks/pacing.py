@@ -237,6 +237,10 @@ class Pace:
     def troubled(self, now: float) -> None:
         """It could not be reached, or its answer was lost: after a few, leave it alone."""
         self._answered()
+        self.out_of_reach(now)
+
+    def out_of_reach(self, now: float) -> None:
+        """The same, of what was no submit."""
         if self.tripped and now < self._not_before:
             # Sent before the breaker opened: the same piece of news.
             return

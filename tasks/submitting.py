@@ -118,6 +118,8 @@ class Submitter:
             return Refused(str(exc))
         except InDoubtError as exc:
             lane.pace.troubled(self.now())
+            if lane.pace.hopeless and not lane.paid:
+                self.lanes.close(lane, f"gives no answer: {exc}")
             self.lanes.answered()
             return Doubted(str(exc), exc.lost)
         lane.pace.accepted(self.now())

@@ -18,7 +18,7 @@ from tasks.worker.asks import Ask
 from tasks.worker.jobs import SEEN, Job, read
 from tasks.worker.rows import AGAIN, CANCELLED, FAILED, OPEN, Rows
 
-MOST_DEATHS: Final = 3
+MOST_DEATHS: Final = 5
 """Of the process, with one job alone in the line: it is not made for ever."""
 ROWS_S: Final = 7 * 86_400.0
 """How long it is known that there was a job, once its clip is let go or it came to nothing."""

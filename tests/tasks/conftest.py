@@ -17,7 +17,7 @@ from PIL import Image
 from manifests import catalogue
 from tasks.emulator import Emulator, running
 from tasks.engine import Rules
-from tasks.exchange import Line
+from tasks.exchange import Line, connected
 from tasks.lanes import Lane
 from tasks.night import Night, begun
 from tasks.pacing import Limits, Looks
@@ -64,6 +64,8 @@ class World:
     slots: int = 4
     rules: Rules = field(default_factory=lambda: Rules(settle_s=0.0))
     nights: list[Night] = field(default_factory=list)
+    timeout_s: float = 60.0
+    """How long an answer is waited for."""
 
     def lane(
         self,
@@ -144,7 +146,11 @@ class World:
             lanes=lanes,
             rules=self.rules,
             hints_url=hints_url,
-            world=replace(REAL, lifeboats=self.folder / "lifeboats"),
+            world=replace(
+                REAL,
+                lifeboats=self.folder / "lifeboats",
+                clients=partial(connected, timeout_s=self.timeout_s),
+            ),
         ) as night:
             self.nights.append(night)
             if during is not None:

@@ -45,7 +45,9 @@ async def test_a_still_that_goes_inline_is_not_kept_by_a_job_that_waits_for_its_
         first, second = (Hand(order, lanes, key) for key in ("first", "second"))
         async with connected() as clients:
             stopping = asyncio.Event()
-            offers = Offers(lanes, roster, clients, Purse(), stopping, time.time)
+            offers = Offers(
+                lanes, roster, clients, Purse(), stopping, time.time, dead_s=60.0
+            )
             await offers.make(first, None)
             waiting = asyncio.create_task(offers.make(second, None))
             await asyncio.wait({waiting}, timeout=0.5)

@@ -1,13 +1,16 @@
 """GPUs of one's own: what restarts, dies or drains loses no clip, and nothing is doubted."""
 
 import asyncio
-from contextlib import ExitStack
+import time
+from contextlib import ExitStack, suppress
 
+import httpx
 import polars as pl
 import pytest
 
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine import Rules
+from tasks.following import Patience, UnfinishedError
 from tasks.tally import Why
 
 pytestmark = pytest.mark.anyio
@@ -82,29 +85,118 @@ async def test_one_that_drains_gets_no_more_for_a_while_and_is_not_closed(
     assert world.nights[0].engine.lanes.all[0].pace.learned() is None
 
 
-async def test_what_a_dead_one_had_another_one_makes(worlds, clip):
+class Door:
+    """Before an engine, and once it is dead in its place: takes connections, and then."""
+
+    def __init__(self, url):
+        self._port = httpx.URL(url).port
+        self._taken: list[asyncio.StreamWriter] = []
+        self.dead = False
+        self.says = b""
+        """Of a dead one: as a proxy may say it; else nothing."""
+
+    async def __aenter__(self):
+        self._server = await asyncio.start_server(self._take, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_):
+        self._server.close()
+        for taken in self._taken:
+            taken.close()
+
+    async def _take(self, asks, answers):
+        far_asks, far_answers = await asyncio.open_connection("127.0.0.1", self._port)
+        self._taken += [answers, far_answers]
+        await asyncio.gather(
+            self._pass(asks, far_answers, back=answers),
+            self._pass(far_asks, answers, back=None),
+        )
+
+    async def _pass(self, read, write, back):
+        with suppress(OSError):
+            while some := await read.read(2**16):
+                if not self.dead:
+                    write.write(some)
+                elif back is not None:
+                    back.write(self.says)
+        write.close()
+
+
+AWAY = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize("says", ["refused", "silent", "away"])
+async def test_what_a_dead_one_had_another_one_makes(worlds, clip, says):
     quick = Emulator(latency_s=0.1, clip=clip)
     hung = Emulator(latency_s=3600.0, clip=clip)
     with ExitStack() as second, running(quick) as url:
         doomed = second.enter_context(running(hung))
-        world = worlds(emulator=quick, url=url, routes=[])
-        world.rules = Rules(settle_s=0.0, dead_s=0.5)
-        lives = world.lane("sglang/wan-2.2")
-        world.url = doomed
-        dies = world.lane("sglang/wan-2.2", slots=1, queues=False)
-        dies.name = "dies"
+        async with Door(doomed) as door:
+            door.says = AWAY if says == "away" else b""
+            world = worlds(emulator=quick, url=url, routes=[], timeout_s=0.5)
+            world.rules = Rules(settle_s=0.0, dead_s=0.5)
+            lives = world.lane("sglang/wan-2.2")
+            world.url = doomed if says == "refused" else door.url
+            dies = world.lane("sglang/wan-2.2", slots=1, queues=False)
+            dies.name = "dies"
 
-        async def kill():
-            while not hung.bill:  # noqa: ASYNC110 - it is in another thread
-                await asyncio.sleep(0.01)
-            await asyncio.to_thread(second.close)
+            async def kill():
+                while not hung.bill:  # noqa: ASYNC110 - it is in another thread
+                    await asyncio.sleep(0.01)
+                door.dead = True
+                if says == "refused":
+                    await asyncio.to_thread(second.close)
 
-        killing = asyncio.create_task(kill())
-        summary = await world.run(3, lanes=[dies, lives])
-        await killing
+            killing = asyncio.create_task(kill())
+            summary = await world.run(3, lanes=[dies, lives])
+            await killing
 
     assert (summary.published, summary.exit_code) == (3, 0)
     assert len(hung.bill) == 1
+
+
+@pytest.mark.parametrize("dead", [b"", AWAY])
+async def test_stills_that_a_dead_one_does_not_take_another_one_gets(
+    worlds, clip, dead
+):
+    quick, never = Emulator(latency_s=0.1, clip=clip), Emulator()
+    with running(quick) as url, running(never) as doomed:
+        async with Door(doomed) as door:
+            door.dead, door.says = True, dead
+            world = worlds(emulator=quick, url=url, routes=[], timeout_s=0.5)
+            world.rules = Rules(settle_s=0.0, dead_s=0.5)
+            lives = world.lane("comfyui/wan-2.2", slots=1, queues=False)
+            world.url = door.url
+            dies = world.lane("comfyui/wan-2.2")
+            dies.name = "dies"
+
+            summary = await world.run(3, lanes=[dies, lives])
+
+    assert (summary.published, summary.exit_code) == (3, 0)
+
+
+async def test_one_that_never_answers_is_closed_as_one_that_is_out_of_reach(
+    worlds, emulator
+):
+    emulator.faults["pan 0"] = [Fault.LOSE_ANSWER]
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=["nightreel/wan-2.2"])
+        lane, long_ago = world.lane("nightreel/wan-2.2"), time.monotonic() - 9000.0
+        for minute in range(10):
+            lane.pace.out_of_reach(long_ago + 600.0 * minute)
+
+        summary = await world.run(1, lanes=[lane])
+
+    assert "gives no answer" in summary.lanes_closed["nightreel"]
+
+
+async def test_one_without_another_is_waited_for_and_then_left_to_the_next_run():
+    alone = Patience(left_s=900.0)
+
+    assert alone.after(899.0, "no answer") is None
+    with pytest.raises(UnfinishedError, match="out of reach for 900 s: no answer"):
+        alone.after(900.0, "no answer")
 
 
 async def test_a_clip_has_the_frames_that_were_ordered_and_not_the_engines_own(worlds):
@@ -153,6 +245,21 @@ async def test_a_doubt_that_may_be_paid_for_is_not_let_go_by_a_free_lane_of_its_
         await world.run(manifest, lanes=[sold])
 
         summary = await world.run(manifest, lanes=[own])
+
+    assert (summary.published, summary.in_doubt) == (0, 1)
+    assert world.bought == {"pan 0": 1}
+
+
+async def test_a_doubt_of_a_lane_that_is_paid_for_stays_one_though_its_price_is_0(
+    worlds, emulator
+):
+    emulator.faults["pan 0"] = [Fault.LOSE_ANSWER]
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=["vllm-omni/wan-2.2"])
+        lane = world.lane("vllm-omni/wan-2.2")
+        lane.paid = True
+
+        summary = await world.run(1, lanes=[lane])
 
     assert (summary.published, summary.in_doubt) == (0, 1)
     assert world.bought == {"pan 0": 1}
