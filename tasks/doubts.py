@@ -219,6 +219,9 @@ class Doubts:
             lane = self.lanes.get(past.lane or "")
             if lane is None or (past.billed and not lane.paid):
                 continue
+            # Even at a price of 0: who is paid may send a bill that we know nothing of.
+            if lane.paid and not lane.risk_usd:
+                continue
             if lane.risk.reserve(past.price_usd):
                 what = f"risked {past.price_usd} USD" if lane.paid else "let go again"
                 said = f"{what}: {past.reason or 'no answer'}"

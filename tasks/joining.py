@@ -81,8 +81,10 @@ async def run_shard(  # noqa: PLR0913 - each has its default
     """
     objects = world.objects(root)
     for lane in lanes:
-        # The batch takes its owner's risks, once, when all its shards are over.
-        lane.risk = Purse(Decimal(0))
+        # The batch takes its owner's risks, once, when all its shards are over; a GPU of
+        # one's own has none, whatever its seconds are worth.
+        if lane.paid:
+            lane.risk = Purse(Decimal(0))
     async with joined(
         objects,
         batch,
