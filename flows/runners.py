@@ -6,7 +6,7 @@ killed, or run a shard twice, as it likes: the ledger makes that free.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import copy_context
@@ -102,12 +102,12 @@ def _in_pool(parameters: dict[str, Any]) -> Start:
     """Shards as flow runs of a work pool of their own."""
     parent = flow_run.get_id()
 
-    async def start(shard: int, attempt: int) -> None:
+    async def start(shard: int, attempt: int, begun: Callable[[], None]) -> None:
         # A parent that is retried has another batch: its shards are other shards.
         key = f"{parent}:{parameters['batch']}:{shard}:{attempt}"
         run = await _begun({**parameters, "shard": shard}, key)
         try:
-            await _ended(run)
+            await _ended(run, begun)
         except asyncio.CancelledError:
             await asyncio.shield(_give_up(run))
             raise
@@ -126,9 +126,11 @@ async def _begun(parameters: dict[str, Any], key: str) -> FlowRun:
             await _away_for_now(error)
 
 
-async def _ended(run: FlowRun) -> None:
+async def _ended(run: FlowRun, begun: Callable[[], None]) -> None:
     async with get_client() as client:
         while run.state is None or not run.state.is_final():
+            if run.state is not None and run.state.is_running():
+                begun()
             await asyncio.sleep(EVERY_S)
             try:
                 run = await client.read_flow_run(run.id)
@@ -216,8 +218,9 @@ def _on_cluster(
     # there, and a task of ours holds the night.
     flow_context = copy_context()
 
-    async def start(shard: int, attempt: int) -> None:
-        del attempt
+    async def start(shard: int, attempt: int, begun: Callable[[], None]) -> None:
+        # A cluster tells itself of tasks whose process is gone, or runs them again.
+        del attempt, begun
         asked = {**parameters, "shard": shard}
         future: Any = flow_context.run(runner.submit, away, asked)
         loop = asyncio.get_running_loop()

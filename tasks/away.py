@@ -47,8 +47,13 @@ TRIES: Final = 5
 REFUSED_S: Final = 60.0
 """For so long a store may refuse us: a key that is being renewed ends no batch."""
 
-Start = Callable[[int, int], Awaitable[None]]
-"""Have a shard run, for the so-manieth time; comes back, or fails, when that is over."""
+FIRST_WORD_S: Final = 300.0
+"""From when a run's process has begun until it is heard: it may have much to read first."""
+
+Start = Callable[[int, int, Callable[[], None]], Awaitable[None]]
+"""Have a shard run, for the so-manieth time; comes back, or fails, when that is over.
+Says so, as often as it likes, when it knows that a process is at it: one that waits for
+a worker may wait for hours, one that has begun is heard soon or is dead."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -198,7 +203,8 @@ class Away:
         for attempt in range(1, TRIES + 1):
             if self._night.engine.stopped is not None:
                 break
-            run = asyncio.ensure_future(self.start(number, attempt))
+            mine.begun = False
+            run = asyncio.ensure_future(self.start(number, attempt, mine.begin))
             with self._told_of_waiting(number, mine):
                 said = await self._until_over(number, mine, run)
             if mine.done and not (said := self._broken_off(mine)):
@@ -238,11 +244,12 @@ class Away:
                     # It was shut out: whoever did that has the shard, and is heard.
                     run, superseded = asyncio.get_running_loop().create_future(), True
                     continue
-                has_begun = superseded or mine.generation > was
-                if has_begun and (why := self._dead(mine)):
+                has_spoken = superseded or mine.generation > was
+                why = self._dead(mine) if has_spoken else _never_heard(mine)
+                if why is not None:
                     run.cancel()
                     return why
-                if self._night.engine.stopped is not None and not has_begun:
+                if self._night.engine.stopped is not None and not has_spoken:
                     run.cancel()
                     return "it was never begun"
         except asyncio.CancelledError:
@@ -267,7 +274,7 @@ class Away:
             telling.cancel()
 
     def _dead(self, mine: Seated) -> str | None:
-        """Why a run that has begun is taken for dead, if it is."""
+        """Why a run that has been heard is taken for dead, if it is."""
         if mine.silent_s > SILENT_S:
             return f"nothing heard of it for {mine.silent_s:.0f} s"
         if mine.report is not None and mine.report.by.is_gone():
@@ -359,6 +366,13 @@ class Away:
                 run.cancel()
             await asyncio.gather(*late, return_exceptions=True)
         await errands.clear(self._objects, self._ledger.batch)
+
+
+def _never_heard(mine: Seated) -> str | None:
+    """Why a run of which there has been no word is taken for dead, if it is."""
+    if not mine.begun or mine.silent_s < FIRST_WORD_S:
+        return None
+    return f"it has begun, and nothing was heard of it for {mine.silent_s:.0f} s"
 
 
 def _failure(run: "asyncio.Future[None]") -> str | None:

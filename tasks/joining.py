@@ -309,9 +309,13 @@ class Seat:
 
     def _fill(self, share: Share) -> None:
         if self._has_budget:
-            name = errands.BUDGET
+            name, purse = errands.BUDGET, self._engine.tally.purse
+            waited = purse.may_grow
             granted = errands.dollars(share.granted.get(name, 0))
-            self._engine.tally.purse.dealt(granted, more=name not in share.last)
+            purse.dealt(granted, more=name not in share.last)
+            if waited and not purse.may_grow:
+                # Who has no money left is dealt no slots, in which to find that out.
+                self._engine.lanes.look_again()
         for lane in self._engine.lanes.all:
             if lane.day.limited:
                 submits, usd = lane.day.caps

@@ -125,6 +125,10 @@ class StoppedError(Exception):
     """The engine was told to buy nothing more."""
 
 
+class LookAgainError(Exception):
+    """What jobs can be paid with is known for good by now."""
+
+
 class Lanes:
     """Deals out turns to submit: first come, first served, to the first lane that is free
     in the order each job prefers at that moment."""
@@ -164,6 +168,7 @@ class Lanes:
         Raises:
             NoLaneLeftError: none of them is open.
             StoppedError: `stop` was called.
+            LookAgainError: `look_again` was called.
         """
         if self._stopped:
             raise StoppedError
@@ -202,6 +207,14 @@ class Lanes:
     def answered(self) -> None:
         """A submit was answered, or more was dealt to us: what did not go may go now."""
         self._deal()
+
+    def look_again(self) -> None:
+        """Have all who wait look for themselves, without a turn, whether they can still pay."""
+        waiting = [*self._waiting]
+        self._waiting.clear()
+        for _, turn in waiting:
+            if not turn.done():
+                turn.set_exception(LookAgainError())
 
     def close(self, lane: Lane, why: str) -> None:
         """Submit nothing more on this lane."""

@@ -15,7 +15,14 @@ from storage.opening import OpeningError
 from storage.stills import BadStillError
 from tasks import stills
 from tasks.exchange import Clients
-from tasks.lanes import Lane, Lanes, NoLaneLeftError, StoppedError, closing
+from tasks.lanes import (
+    Lane,
+    Lanes,
+    LookAgainError,
+    NoLaneLeftError,
+    StoppedError,
+    closing,
+)
 from tasks.purse import Purse
 from tasks.roster import Roster
 from tasks.tally import Why
@@ -146,7 +153,10 @@ class Offers:
                 well = (lane for lane in able if not lane.pace.tripped)
                 if await self._handed(hand, next(well, able[0])) is None:
                     continue
-                lane = await self.lanes.turn(lambda: self._preferred(hand, failed))
+                try:
+                    lane = await self.lanes.turn(lambda: self._preferred(hand, failed))
+                except LookAgainError:
+                    continue
                 if offer := await self._taken(hand, lane):
                     return offer
         except StoppedError:

@@ -261,11 +261,18 @@ class Seated:
         self.meant: dict[str, str] = {}
         """The lane of each life's latest submit."""
         self.done = False
+        self.begun = False
+        """Whether a process is known to be at it, heard or not."""
         self.spoke = asyncio.Event()
 
     @property
     def generation(self) -> int:
         return self.latest[0]
+
+    def begin(self) -> None:
+        """A process is at it: from now on it should be heard."""
+        if not self.begun:
+            self.begun, self.silent_s = True, 0.0
 
 
 def _quotas(lanes: tuple[Lane, ...]) -> dict[str, Quota]:

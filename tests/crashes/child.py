@@ -122,11 +122,10 @@ async def night(errand: Errand) -> dict[str, Any]:
     return said | {"took_s": time.monotonic() - began}
 
 
-async def joined(  # noqa: PLR0917 - what there is to know, then what is asked
-    errand: Errand, batch: str, rules: Rules, world: World, shard: int, attempt: int
+async def joined(
+    errand: Errand, batch: str, rules: Rules, world: World, shard: int, *_: object
 ) -> None:
     """Run a shard, with lanes of its own."""
-    del attempt
     await run_shard(
         errand.root,
         batch=batch,

@@ -285,8 +285,9 @@ class Witness:
         if node is None or (run := self.runs.get(node)) is None:
             return
         head = self._head(node)
-        if entry.at < EPOCH + node.ahead_s + self._claimed_at[head]:
-            # An earlier run took it, and could not put it on record.
+        ahead_s = max(each.ahead_s for each in self.runs)
+        if entry.at < EPOCH + ahead_s + self._claimed_at[head]:
+            # An earlier run took it, by whatever clock, and could not put it on record.
             return
         self._risked[head, mine.lane] += past.price_usd
         allowed = next(lane.risk_usd for lane in run.lanes if lane.name == mine.lane)

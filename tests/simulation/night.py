@@ -244,14 +244,21 @@ class Sim:
                 for job, rest in night.engine.tally.resting.items()
             ]
 
-    async def _started(
-        self, parent: Node, run: Run, batch: str, number: int, attempt: int
+    async def _started(  # noqa: PLR0917 - whose it is, then what is asked
+        self,
+        parent: Node,
+        run: Run,
+        batch: str,
+        number: int,
+        attempt: int,
+        begun: Callable[[], None],
     ) -> None:
         """Have a shard run by a process of its own, and hear what came of it, or not."""
         fates, asked = run.fates, self.asked
         fate = fates[asked[parent]] if asked[parent] < len(fates) else plan.WELL
         asked[parent] += 1
         await asyncio.sleep(fate.begins_s)
+        begun()
         node = Node(f"{parent}-{number}.{attempt}")
         node.ahead_s = fate.ahead_s or parent.ahead_s
         self.witness.joins(node, parent, run)

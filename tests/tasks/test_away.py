@@ -81,7 +81,7 @@ class Runs:
     def lanes(self):
         return [self.world.lane(self.world.routes[0], **self.lane)]
 
-    async def __call__(self, shard, attempt):
+    async def __call__(self, shard, attempt, begun=None):
         self.started.append((shard, attempt))
         self.tasks[shard] = asyncio.ensure_future(
             run_shard(
@@ -204,18 +204,18 @@ async def test_a_run_that_seems_dead_is_shut_out_and_others_have_its_slots(world
     async with away(world, 16, at_once=2, shard_rows=8) as (night, runs):
         shard, other_is_over = runs.__call__, asyncio.Event()
 
-        async def start(number, attempt):
+        async def start(number, attempt, begun):
             if number == 1:
-                await shard(number, attempt)
+                await shard(number, attempt, begun)
                 other_is_over.set()
             elif attempt == 1:
-                seeming = asyncio.ensure_future(shard(number, attempt))
+                seeming = asyncio.ensure_future(shard(number, attempt, begun))
                 seeming.add_done_callback(lambda run: run.exception())
                 await until_bought(night, 4)
                 raise ConnectionError("nobody can reach it")
             else:
                 await other_is_over.wait()
-                await shard(number, attempt)
+                await shard(number, attempt, begun)
 
         night.away.start = start
         await over(night, at_once=2)
@@ -377,10 +377,10 @@ async def test_a_batch_that_was_taken_over_leaves_its_successors_errands_alone(w
     await older.__aenter__()
     async with away(world, 4, wanted={"take_over": True}) as (night, runs):
 
-        async def start(number, attempt):
+        async def start(number, attempt, begun):
             with suppress(FencedError):
                 await older.__aexit__(None, None, None)
-            await runs(number, attempt)
+            await runs(number, attempt, begun)
 
         night.away.start = start
         await over(night)
@@ -423,18 +423,18 @@ async def test_a_run_that_is_shut_out_and_has_nothing_to_record_leaves_its_worke
 ):
     async with away(world, 2) as (night, runs):
 
-        async def start(number, attempt):
+        async def start(number, attempt, begun):
             if attempt == 1:
                 # Nothing is bought, so there is nothing to put on record.
                 runs.lane = {"slots": 0}
-                seeming = asyncio.ensure_future(runs(number, attempt))
+                seeming = asyncio.ensure_future(runs(number, attempt, begun))
                 seeming.add_done_callback(lambda run: run.exception())
                 while number not in await dealt(night):  # noqa: ASYNC110 - a store
                     await asyncio.sleep(0.05)
                 raise ConnectionError("nobody can reach it")
             runs.lane = {}
             await asyncio.wait({runs.tasks[number]})
-            await runs(number, attempt)
+            await runs(number, attempt, begun)
 
         night.away.start = start
         await over(night)
@@ -490,11 +490,11 @@ async def test_a_run_that_nothing_is_heard_of_is_made_up_for_by_another(
     async with away(world, 12, shard_rows=12) as (night, runs):
         run = runs.__call__
 
-        async def start(number, attempt):
+        async def start(number, attempt, begun):
             if attempt > 1:
-                await run(number, attempt)
+                await run(number, attempt, begun)
                 return
-            dying = asyncio.ensure_future(run(number, attempt))
+            dying = asyncio.ensure_future(run(number, attempt, begun))
             await until_bought(night, 4)
             dying.cancel()
             # The server takes it for running, for ever.
@@ -527,9 +527,9 @@ async def test_a_shard_whose_machine_is_drained_is_gone_on_with_by_another(world
 
         nights = []
 
-        async def start(number, attempt):
+        async def start(number, attempt, begun):
             runs.more = {"gently": drained(nights)}
-            await run(number, attempt)
+            await run(number, attempt, begun)
 
         night.away.start = start
         batch = asyncio.ensure_future(over(night))
@@ -550,11 +550,11 @@ async def test_who_waits_for_a_worker_says_so_once(world, monkeypatch, caplog):
     async with away(world, 2) as (night, runs):
         run = runs.__call__
 
-        async def start(number, attempt):
+        async def start(number, attempt, begun):
             while "shard.waits" not in caplog.text:  # noqa: ASYNC110 - a log
                 await asyncio.sleep(0.05)
             monkeypatch.setattr("tasks.away.SILENT_S", 60.0)
-            await run(number, attempt)
+            await run(number, attempt, begun)
 
         night.away.start = start
         await over(night)
