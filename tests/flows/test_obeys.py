@@ -1,5 +1,6 @@
 """What is asked of a batch in the Prefect UI is done, and costs nothing twice."""
 
+import httpx
 import pytest
 
 from tasks.emulator import Emulator, running
@@ -65,6 +66,12 @@ def test_cancelled_it_stops_buying_and_retried_it_goes_on_with_what_is_left(
     assert len([*(bench.folder / "root/clips").rglob("*.mp4")]) == ROWS
 
 
+def progress(prefect):
+    """What the latest of such artifacts says."""
+    said = httpx.get(f"{prefect.url}/artifacts/clips/latest", timeout=30)
+    return said.json()["description"] if said.is_success else ""
+
+
 def test_a_root_is_paused_and_resumed_from_the_ui(house):
     bench = house.bench
     bench.manifest(2)
@@ -73,7 +80,7 @@ def test_a_root_is_paused_and_resumed_from_the_ui(house):
     paused = ended(house, asked(house, "nightreel-pause/pause", root=house.root))
     told = bench.nightreel("status", "root")
     waiting = bench.begin()
-    bench.wait(lambda: [*(bench.folder / "root/ledger").rglob("holder.json")])
+    bench.prefect.until(lambda: "paused: `nightreel resume`" in progress(bench.prefect))
     resumed = ended(house, asked(house, "nightreel-resume/resume", root=house.root))
     ran = waiting.ended()
 
