@@ -6,7 +6,7 @@ import subprocess
 
 import httpx
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 from tasks.emulator import Emulator
 from tests.flows.conftest import BIN, answers, environment, free_port, until
@@ -22,6 +22,10 @@ pytestmark = [
 ]
 
 WHERE = "https://cdn.example/reel"
+READ = """() => {
+    const all = [...document.querySelectorAll("img[src^='data:image/webp']")];
+    return all.length === 3 && all.every(img => img.naturalWidth >= 90);
+}"""
 
 QUIET = ("--disable-background-networking", "--disable-component-update")
 
@@ -102,16 +106,13 @@ def opened(request, server, browser, sheets):
 
 
 def test_the_contact_sheet_shows_pictures_that_lead_to_their_clips(opened):
-    page, posters = opened(0)
+    page, _ = opened(0)
 
     # A picture that the browser could not read has no width.
-    assert posters.count() == 3
-    widths = posters.evaluate_all("every => every.map(img => img.naturalWidth)")
-    assert min(widths) >= 90
-    links = page.locator("a:has(img[src^='data:'])").evaluate_all(
-        "every => every.map(a => a.href)"
-    )
-    assert len(links) == 3
+    page.wait_for_function(READ)
+    links = page.locator("a:has(img[src^='data:'])")
+    expect(links).to_have_count(3)
+    links = links.evaluate_all("every => every.map(a => a.href)")
     assert all(link.startswith(f"{WHERE}/clips/") for link in links)
     assert all(link.endswith(".mp4") for link in links)
 
