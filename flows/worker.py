@@ -72,7 +72,7 @@ def worker(  # noqa: PLR0913 - each is a knob
         bool, typer.Option("--allow-download", help="fetch weights that are not here")
     ] = False,
     supervised: Annotated[
-        bool, typer.Option("--supervised", hidden=True, help="end with its stdin")
+        bool, typer.Option("--supervised", help="end when standard input does")
     ] = False,
 ) -> None:
     """Make clips on a GPU of your own. Needs the extra `gpu`."""

@@ -23,15 +23,21 @@ class Gpu:
     def __init__(self, model: str, state: str, place: int) -> None:
         port = PORT + place
         words = ["--model", model, "--state", f"{state}/{place}", "--port", str(port)]
+        # It ends with this actor, however that ends: another one is to have its port.
+        words = [*words, "--supervised"]
         self._command = ["nightreel", "worker", "--host", "0.0.0.0", *words]  # noqa: S104 - for the lanes to reach
-        self._worker = subprocess.Popen(self._command)  # noqa: S603 - our own words
+        self._start()
         self.url = f"http://{ray.util.get_node_ip_address()}:{port}"
 
     def alive(self) -> str:
         """Its address; asked for again and again."""
         if self._worker.poll() is not None:
-            self._worker = subprocess.Popen(self._command)  # noqa: S603 - our own words
+            self._start()
         return self.url
+
+    def _start(self) -> None:
+        pipe = subprocess.PIPE
+        self._worker = subprocess.Popen(self._command, stdin=pipe)  # noqa: S603 - our own words
 
     def drain(self) -> None:
         self._worker.terminate()
