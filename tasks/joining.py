@@ -36,6 +36,7 @@ from tasks.memory import recall_latencies
 from tasks.night import Night, night_of
 from tasks.pacing import TYPICAL_S, Pace
 from tasks.purse import Purse
+from tasks.tally import Why
 from tasks.wanted import MANIFEST, Wanted
 from tasks.world import REAL, World
 
@@ -297,6 +298,9 @@ class Seat:
                 share.caps.get(errands.minute_of(account), 0),
             )
         self._fill(share)
+        if self._engine.done_buying is Why.BUDGET:
+            # Who has no money left is dealt no slots, in which to find that out.
+            self._engine.lanes.look_again()
         self._engine.lanes.answered()
 
     def _not_for_us(self, share: Share | None) -> None:
@@ -309,13 +313,9 @@ class Seat:
 
     def _fill(self, share: Share) -> None:
         if self._has_budget:
-            name, purse = errands.BUDGET, self._engine.tally.purse
-            waited = purse.may_grow
+            name = errands.BUDGET
             granted = errands.dollars(share.granted.get(name, 0))
-            purse.dealt(granted, more=name not in share.last)
-            if waited and not purse.may_grow:
-                # Who has no money left is dealt no slots, in which to find that out.
-                self._engine.lanes.look_again()
+            self._engine.tally.purse.dealt(granted, more=name not in share.last)
         for lane in self._engine.lanes.all:
             if lane.day.limited:
                 submits, usd = lane.day.caps

@@ -14,6 +14,7 @@ from manifests.lifecycle import Accepted, Doubted, Refused, State
 from storage import shards
 from storage.ledger import Ledger
 from storage.objects import Objects
+from tasks import away
 from tasks.joining import Seat
 from tasks.lanes import Lanes
 from tasks.night import Night
@@ -22,6 +23,7 @@ from tasks.publishing import Publisher, UnfetchedError
 from tasks.purse import Day, Purse
 from tasks.submitting import Submitter
 from tasks.tally import Tally, Why
+from tests.simulation import night
 from tests.simulation.laws import LAWS
 from tests.simulation.night import played
 from tests.simulation.plan import Fate, Script, catalogue_, drawn
@@ -328,6 +330,25 @@ def a_shards_older_writer_is_not_shut_out(patch):
 
     patch.setattr(shards, "_end", let)
     patch.setattr(Seat, "_not_for_us", lambda self, share: None)
+
+
+def never_heard(script):
+    """Each shard's first process dies before its first word, and nobody says so."""
+    dies = [Fate(killed_s=0.0, told_s=None)] * 2
+    runs = [replace(run, elsewhere=2, shard_rows=20, fates=dies) for run in script.runs]
+    return replace(script, runs=runs)
+
+
+@breaks("stuck", script=never_heard)
+def a_process_that_was_never_heard_is_waited_for(patch):
+    patch.setattr(away, "_never_heard", lambda mine: None)
+    patch.setattr(night, "LONGEST_S", 3 * 3600.0)
+
+
+@breaks("stuck", script=sharded)
+def who_waits_for_money_is_not_told_that_no_more_will_come(patch):
+    patch.setattr(Lanes, "look_again", lambda self: None)
+    patch.setattr(night, "LONGEST_S", 3 * 3600.0)
 
 
 @breaks("unbroken")
