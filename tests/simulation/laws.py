@@ -132,6 +132,8 @@ class Witness:
         self._claims: dict[int, Node | None] = {}
         self._claimed_at: dict[Node, float] = {}
         self._sealed: set[int] = set()
+        self._writers: dict[str, Node | None] = {}
+        self._shut_out: set[Node | None] = set()
         self._next: dict[str, int] = defaultdict(lambda: 1)
         self._early: dict[tuple[str, int], Write] = {}
         self._ended: set[str] = set()
@@ -200,8 +202,11 @@ class Witness:
 
     def _recorded(self, stream: str, write: Write) -> None:
         for record in unpack(write.data, write.key):
+            writer = self._writers.setdefault(stream, write.node)
             if isinstance(record, Seal):
                 self._ended.add(stream)
+                if writer is not write.node:
+                    self._shut_out.add(writer)
                 if stream.endswith("/main"):
                     self._sealed.add(int(stream.split("/")[1][:6]))
                 continue
@@ -385,6 +390,10 @@ class Witness:
     def _busy(self, each: Attempt) -> bool:
         """Whether it certainly holds a slot, by what its run has been told."""
         if each.sale is None or each.doubted:
+            return False
+        node, state = each.node, self.histories[each.life].state
+        gone = node is None or not node.alive or node in self._shut_out
+        if gone and state is State.IN_DOUBT:
             return False
         job = each.life.removesuffix(HEDGE)
         if self.attempts.get(hedge_of(job)):
