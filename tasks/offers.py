@@ -252,8 +252,10 @@ class Offers:
 
     def _spares(self, hand: Hand, lane: Lane) -> bool:
         """Whether a GPU of one's own has others beside it."""
+        if lane.paid:
+            return False
         others = (each for each in self._preferred(hand, None) if each is not lane)
-        return not lane.paid and any(each.closed is None for each in others)
+        return any(each.closed is None for each in others)
 
     async def _hand_over(self, hand: Hand, lane: Lane) -> Handed:
         order = hand.order

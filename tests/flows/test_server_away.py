@@ -26,23 +26,24 @@ def run():
 
 @pytest.fixture
 def statuses():
-    """Of its answers, one after the other."""
-    return [500, 503, 200]
+    """Of its answers, one after the other, and how the run stands by then."""
+    return [(500, "RUNNING"), (503, "RUNNING"), (200, "RUNNING"), (200, "COMPLETED")]
 
 
 @pytest.fixture
 def server(run, statuses):
-    """Whatever its status, it says that the run is over."""
+    """Whatever its status, it says how the run stands."""
     plain = run.model_dump(mode="json", include={"id", "flow_id", "name"})
-    over = {**plain, "state": {"type": "COMPLETED", "name": "Completed"}}
     answers = iter(statuses)
 
     class Server(BaseHTTPRequestHandler):
         def do_GET(self):
-            self.send_response(next(answers))
+            status, state = next(answers)
+            self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
-            self.wfile.write(json.dumps(over).encode())
+            said = {**plain, "state": {"type": state, "name": state.title()}}
+            self.wfile.write(json.dumps(said).encode())
 
         def log_message(self, *_):
             """Nobody reads it."""
@@ -59,13 +60,15 @@ async def test_a_server_that_fails_for_a_while_does_not_end_a_shard(
     monkeypatch.setattr(runners, "EVERY_S", 0.01)
     mine = {PREFECT_API_URL: server, PREFECT_CLIENT_MAX_RETRIES: 0}
 
+    begun = []
     with temporary_settings(mine):
-        ended = await runners._ended(run)  # noqa: SLF001 - a shard's wait, alone
+        await runners._ended(run, lambda: begun.append(1))  # noqa: SLF001 - a shard's wait, alone
 
-    assert ended is None
+    # What it said while its server could be heard; who has begun has to be heard too.
+    assert begun == [1]
 
 
-@pytest.mark.parametrize("statuses", [[404]])
+@pytest.mark.parametrize("statuses", [[(404, "RUNNING")]])
 async def test_a_pool_that_nothing_is_deployed_to_is_told_of_before_anything_is_bought(
     server,
 ):
