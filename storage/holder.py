@@ -13,6 +13,7 @@ import subprocess
 import uuid
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -106,6 +107,7 @@ def born(pid: int) -> str | None:
     return None if state in "ZX" else rest[18]
 
 
+@cache
 def _machine() -> str:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -62,11 +62,11 @@ TRIES: Final = 6
 AGAIN_S: Final = 40.0
 MEMORY: Final = next((each for each in ("/dev/shm",) if Path(each).is_dir()), None)
 """Where files are kept that last for a night: on a disk, they take a twentieth of it."""
-TABLES: Final = 10
+TABLES: Final = 12
 """In one night of so many tables are written too."""
 MANY: Final = 16
 """In one of so many, few rows are asked about as millions are."""
-BINDS: Final = 4
+BINDS: Final = 5
 """In one of so many, epochs that are over are bound."""
 QUIET: Final = 3
 """Runs at most until all is done."""

@@ -57,7 +57,7 @@ ODD: Final = (
 )
 
 
-ELSEWHERE: Final = 0.06
+ELSEWHERE: Final = 0.05
 """The share of nights in which shards are run by other processes."""
 
 
@@ -225,7 +225,7 @@ def drawn(seed: int) -> Script:
 def _count(luck: Random) -> int:
     """Of 20 to 200 jobs: few as a rule, since what goes wrong does so to any; many now
     and then, which fill slots, minutes and budgets in another way."""
-    more = 60 if luck.random() < 0.06 else 5
+    more = 60 if luck.random() < 0.05 else 4
     return min(200, 20 + int(luck.expovariate(1 / more)))
 
 
