@@ -15,13 +15,16 @@ from typing import Final
 
 from storage import epochs, seals
 from storage.epochs import FencedError
-from storage.holder import SILENT_S, Holder, claimant
+from storage.holder import BEAT_S, SILENT_S, Holder, claimant
 from storage.objects import ExistsError, MissingError, Objects, StorageError
 from storage.records import LedgerError
 
 HOLDER: Final = "ledger/holder.json"
 WATCHED: Final = 1.5
-"""Beats for which a silent holder is watched before it is believed to be dead."""
+"""Beats for which a silent holder is watched before it is believed to be dead..."""
+UNTOLD: Final = SILENT_S / BEAT_S
+"""... and for which one is whose silence nobody can tell: its sign is younger than our
+knock, because the store's clock was set back, or because it lives and our knock was slow."""
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +87,7 @@ async def _refuse_if_held(
         return
     silent_s = await _age(objects, key)
     if not 0 <= silent_s < SILENT_S:
-        await asyncio.sleep(WATCHED * beat_s)
+        await asyncio.sleep((UNTOLD if silent_s < 0 else WATCHED) * beat_s)
         if (await _sign(objects, epoch))[0] == sign:
             return
         silent_s = 0.0

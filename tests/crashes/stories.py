@@ -150,6 +150,7 @@ class Telling:
             second=second,
             third=third,
             late=late,
+            elsewhere=self.story.elsewhere,
         )
         self.told.broken += at_the_end(end)
 

@@ -141,6 +141,29 @@ def test_a_store_whose_clock_jumps_lets_nobody_in(simulated: Simulated, jump_s: 
     run(night)
 
 
+def test_a_holder_whose_beat_is_late_is_not_pushed_out_by_a_slow_knock(
+    simulated: Simulated,
+):
+    async def late(what: str, path: str) -> None:
+        if (what, path) == ("put", HOLDER):
+            await asyncio.sleep(2.5 * BEAT_S)
+
+    async def night() -> None:
+        holder = await Ledger.open(simulated.objects(), name="first")
+        await asyncio.sleep(1.5 * BEAT_S)
+        # Its sign is younger than what is put from now on; its next one takes its time.
+        simulated.clock, simulated.before = at(1e6 - 5.0), late
+
+        with pytest.raises(HeldError, match="'first'"):
+            await Ledger.open(simulated.objects(), name="second")
+
+        simulated.before = None
+        await holder.close()
+
+    simulated.clock = at(1e6)
+    run(night)
+
+
 @pytest.mark.parametrize("jump_s", [-86_400.0, 86_400.0])
 def test_a_store_whose_clock_jumps_keeps_nobody_out(
     simulated: Simulated, jump_s: float
