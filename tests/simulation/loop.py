@@ -100,9 +100,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         try:
             found = func(*args)
         except Exception as exc:  # noqa: BLE001 - whoever waits is told
-            self.call_later(self._moment(), _fail, told, exc)
+            self.call_later(self._moment(), fail, told, exc)
         else:
-            self.call_later(self._moment(), _tell, told, found)
+            self.call_later(self._moment(), tell, told, found)
         return told
 
     def _moment(self) -> float:
@@ -216,12 +216,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
             super()._asyncgen_finalizer_hook(agen)
 
 
-def _tell(told: asyncio.Future[T], found: T) -> None:
+def tell(told: asyncio.Future[T], found: T) -> None:
+    """Whoever waits hears it, if anybody still does."""
     if not told.done():
         told.set_result(found)
 
 
-def _fail(told: asyncio.Future[Any], exc: Exception) -> None:
+def fail(told: asyncio.Future[Any], exc: Exception) -> None:
     if not told.done():
         told.set_exception(exc)
 

@@ -44,6 +44,8 @@ from tests.simulation.loop import (
     StuckError,
     VirtualLoop,
     buried,
+    fail,
+    tell,
     uncollected,
 )
 from tests.simulation.plan import Fate, LanePlan, Run, Script
@@ -266,8 +268,8 @@ class Sim:
 
         def end(error: BaseException | None, told_s: float | None) -> None:
             if told_s is not None:
-                tell = _tell if error is None else _fail
-                self.loop.later(told_s, tell, over, error)
+                say = tell if error is None else fail
+                self.loop.later(told_s, say, over, error)
 
         process = self.loop.spawn(node, self._shard(node, run, batch, number))
         process.add_done_callback(
@@ -390,16 +392,6 @@ async def _all_shards(night: Night, at_once: int) -> None:
 
     await asyncio.gather(*map(one, night.shards))
     await night.mend()
-
-
-def _tell(told: asyncio.Future[None], _: None) -> None:
-    if not told.done():
-        told.set_result(None)
-
-
-def _fail(told: asyncio.Future[None], error: BaseException) -> None:
-    if not told.done():
-        told.set_exception(error)
 
 
 def _quiet(script: Script, number: int, manifest: int) -> Run:
