@@ -234,7 +234,8 @@ class Dealer:
         caps: dict[int, int] = {}
         for (shard, seat), fair in zip(seats.items(), evenly(most, wants), strict=True):
             reserved = seat.reserved(name)
-            caps[shard] = min(fair, reserved + max(0, free))
+            # Where runs have taken up more than there is, what ends of it is nobody's.
+            caps[shard] = max(0, min(fair, reserved + free))
             free -= max(0, caps[shard] - reserved)
         return caps
 

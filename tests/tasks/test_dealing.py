@@ -314,3 +314,23 @@ def test_all_is_dealt_out_that_is_wanted_and_nobody_has_two_more_than_another(
     hungry = [got for got, want in zip(dealt, wants, strict=True) if got < want]
     assert all(got <= want for got, want in zip(dealt, wants, strict=True))
     assert not hungry or max(dealt) - min(hungry) <= 1
+
+
+def test_what_was_taken_up_beyond_a_limit_is_dealt_to_nobody_when_it_ends():
+    dealer = Dealer({"slots": Quota(6)})
+    for shard, held in ((0, 5), (1, 6)):
+        dealer.hear(
+            Hand(
+                shard=shard,
+                generation=1,
+                beat=1,
+                held={"slots": held},
+                wants={"slots": 20},
+            ),
+            0.0,
+        )
+
+    shares = dealer.deal(own={}, spent={}, now=0.0)
+
+    # Five of one end at once, and the other still has all of its six.
+    assert [shares[shard].caps["slots"] for shard in (0, 1)] == [0, 1]
