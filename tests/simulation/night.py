@@ -22,7 +22,7 @@ from httpx import _urlparse, _urls
 import storage.stills
 import tasks.publishing
 from manifests import keys, reading
-from storage import book, volumes
+from storage import book, holder, volumes
 from storage.ledger import HeldError, LedgerError, read
 from storage.mp4 import BrokenClipError
 from storage.objects import Objects, StorageError
@@ -64,11 +64,11 @@ TRIES: Final = 6
 AGAIN_S: Final = 40.0
 MEMORY: Final = next((each for each in ("/dev/shm",) if Path(each).is_dir()), None)
 """Where files are kept that last for a night: on a disk, they take a twentieth of it."""
-TABLES: Final = 12
+TABLES: Final = 24
 """In one night of so many tables are written too."""
 MANY: Final = 16
 """In one of so many, few rows are asked about as millions are."""
-BINDS: Final = 5
+BINDS: Final = 10
 """In one of so many, epochs that are over are bound."""
 QUIET: Final = 3
 """Runs at most until all is done."""
@@ -462,6 +462,7 @@ def cheaply(folder: str, *, tables: bool, binds: bool) -> Generator[None]:
         patch.setattr(reading, "check", _remembered(reading.check, _plan_of))
         patch.setattr(reading, "orders", _row_by_row({}))
         patch.setattr(exchange, "_moved", _moved)
+        patch.setattr(holder, "born", _born)
         patch.setattr(_urls, "urlparse", _parsed)
         patch.setattr(_urlparse, "urlparse", _parsed)
         patch.setattr(tempfile, "tempdir", folder)
@@ -521,6 +522,7 @@ def _row_by_row(known: dict[object, Any]) -> Callable[..., list[Any]]:
     return orders
 
 
+_born = lru_cache(holder.born)
 _moved = lru_cache(maxsize=4096)(exchange._moved)  # noqa: SLF001
 _parsed = lru_cache(maxsize=4096)(_urlparse.urlparse)
 _look, _check, _orders = storage.stills.look, tasks.publishing.check, reading.orders
