@@ -45,6 +45,8 @@ class Table:
         self.failed: Exception | None = None
         """Why nothing is dealt any more, if so."""
         self._looked_at = 0.0
+        # Of quotas that somebody was refused since the last look: what was in use then.
+        self._refused: dict[str, int] = {}
         # One listens at a time: what is counted is counted once.
         self._listening = asyncio.Lock()
 
@@ -87,7 +89,7 @@ class Table:
         try:
             while True:
                 try:
-                    await self._look_and_deal()
+                    await self.look_and_deal()
                     dealt_at = self._world.now()
                 except LedgerError:
                     raise
@@ -102,8 +104,11 @@ class Table:
             self.failed = error
             self._night.engine.stop(repr(error))
 
-    async def _look_and_deal(self) -> None:
+    async def look_and_deal(self) -> None:
+        """Hear every run once, and tell each what it may use."""
+        refused, self._refused = self._refused, {}
         await self.look()
+        self._bear(refused)
         now, every_s = self._world.now(), beat_s(self._objects)
         for mine in self.shards.values():
             # While the store is away, nobody is heard.
@@ -151,7 +156,6 @@ class Table:
         mine.spoke.set()
 
     def _learn(self, report: Report, before: Report | None) -> None:
-        """An account that has just refused one of them bears what all of them had then."""
         now, every_s = self._world.now(), beat_s(self._objects)
         for account, lane in {x.account: x for x in self._lanes.all}.items():
             slots, minute = errands.slots_of(account), errands.minute_of(account)
@@ -161,11 +165,21 @@ class Table:
             was = (before.learned.get(account) if before else None) or told
             found = report.learned.get(account) or told
             if found.slots < was.slots:
-                borne = Learned(self._dealer.held(slots), inf)
-                lane.pace.recall(borne, now)
+                self._refused[slots] = self._dealer.held(slots)
             if found.submits_per_minute < was.submits_per_minute:
-                borne = Learned(inf, self._dealer.held(minute))
-                lane.pace.recall(borne, now)
+                self._refused[minute] = self._dealer.held(minute)
+
+    def _bear(self, refused: Mapping[str, int]) -> None:
+        """An account that has just refused one of them bears what all of them had then:
+        by now the others have told of it too."""
+        most = {
+            name: max(was, self._dealer.held(name)) for name, was in refused.items()
+        }
+        for account, lane in {x.account: x for x in self._lanes.all}.items():
+            slots, minute = errands.slots_of(account), errands.minute_of(account)
+            if not most.keys().isdisjoint({slots, minute}):
+                borne = Learned(most.get(slots, inf), most.get(minute, inf))
+                lane.pace.recall(borne, self._world.now())
 
     def _count(self, report: Report, times: int) -> None:
         tally = self._tally

@@ -11,15 +11,19 @@ from functools import partial
 import pytest
 
 from manifests.lifecycle import State
+from storage.holder import claimant
 from storage.ledger import FencedError, histories
 from storage.objects import MissingError, Objects, RefusedError
 from tasks import errands
 from tasks.away import elsewhere
+from tasks.dealing import Hand
 from tasks.emulator import Emulator, Fault, running
-from tasks.errands import Deal
+from tasks.errands import Deal, Report
 from tasks.joining import run_shard
 from tasks.night import begun
+from tasks.pacing import Learned
 from tasks.purse import DAY_S
+from tasks.table import Table
 from tasks.wanted import Wanted
 from tasks.world import REAL
 
@@ -244,6 +248,34 @@ async def test_what_an_account_bears_is_learned_by_all_and_kept_for_the_next_nig
     [[slots, _]] = json.loads((world.folder / "root/learned.json").read_text()).values()
     assert 6 <= slots <= 10
     assert peaks(world)["throttled"] - first < first < 40
+
+
+async def test_when_one_is_refused_what_the_others_had_is_heard_first(worlds, clip):
+    """Or an account would be taken to bear the slots of those alone who had spoken."""
+    emulator = Emulator(slots=8, clip=clip)
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ROUTE], slots=24)
+        root = (world.folder / "root").as_uri()
+        asked = Wanted(manifest=world.manifest(8), root=root, shard_rows=4)
+        [lane] = lanes = [world.lane(ROUTE)]
+        slots = errands.slots_of(lane.account)
+
+        async def tell(number, held, **more):
+            hand = Hand(shard=number, generation=1, beat=1, held={slots: held})
+            by = claimant(1, "shard", REAL.today())
+            key = errands.hand_key(night.batch, number, 1)
+            await objects.put(key, Report(hand=hand, by=by, **more).dump())
+
+        async with begun(asked, lanes=lanes, rules=world.rules, world=REAL) as night:
+            objects, table = Objects.open(root), Table(night)
+            table.seat(0)
+            table.seat(1)
+            await tell(0, 3, learned={lane.account: Learned(3, 600)})
+            await table.look_and_deal()
+            await tell(1, 5)
+            await table.look_and_deal()
+
+    assert lane.pace.slots == 8
 
 
 @pytest.mark.slow
