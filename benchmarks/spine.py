@@ -114,7 +114,7 @@ def _measured(asked):
 
     settings.calm_prefect()
     from flows.batch import batch
-    from tasks.night import WATCHER
+    from tasks.beginning import WATCHER
 
     manifest, root, config = asked.child
     began = {}

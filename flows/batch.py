@@ -25,9 +25,10 @@ from flows.showing import shown
 from flows.stopping import gently
 from manifests.reading import ManifestError
 from storage.register import Claim, claimed
+from tasks.beginning import begun
 from tasks.checkup import refuse_wrong
 from tasks.exchange import connected
-from tasks.night import Night, begun
+from tasks.night import Night
 from tasks.routing import Policy
 from tasks.shard import shard
 from tasks.wanted import Wanted, public

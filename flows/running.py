@@ -9,7 +9,8 @@ from flows.serving import find_server
 from flows.terminal import err, tell
 from storage.errors import StorageError, UnavailableError
 from storage.opening import OpeningError
-from tasks.night import WATCHER, Night
+from tasks.beginning import WATCHER
+from tasks.night import Night
 
 
 async def run_batch(**parameters: Any) -> Night:

@@ -34,8 +34,8 @@ from storage.objects import RefusedError
 from tasks import errands
 from tasks.doubts import in_doubt
 from tasks.engine import Rules
-from tasks.errands import Errand
-from tasks.joining import beat_s, joined
+from tasks.errands import Errand, beat_s
+from tasks.joining import joined
 from tasks.living import SEND_WITHIN_S
 from tasks.night import Night
 from tasks.table import Seated, Table

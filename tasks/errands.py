@@ -29,6 +29,11 @@ from tasks.pacing import Learned
 from tasks.routing import Policy
 from tasks.tally import Rest, Why
 
+LOCAL_S: Final = 0.5
+"""Between two hands, where a request costs nothing..."""
+REMOTE_S: Final = 3.0
+"""... and where it does."""
+
 _FOLDER: Final = re.compile(r"shards/(?P<epoch>\d+)-[^/]*/")
 _HAND: Final = re.compile(r"/(?P<shard>\d+)\.(?P<generation>\d+)\.hand\.json$")
 
@@ -132,6 +137,11 @@ class Deal:
         said: dict[str, Any] = orjson.loads(data)
         said["shares"] = {int(n): Share(**one) for n, one in said["shares"].items()}
         return cls(**said)
+
+
+def beat_s(objects: Objects) -> float:
+    """Seconds between two messages."""
+    return REMOTE_S if objects.remote else LOCAL_S
 
 
 def folder(batch: str) -> str:

@@ -8,15 +8,11 @@ import logging
 import math
 import tempfile
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Protocol
-from urllib.parse import unquote, urlsplit
 
 import polars as pl
 
@@ -27,221 +23,23 @@ from manifests.keys import KEY
 from manifests.lifecycle import HEDGE, NEW, OVER, History, State, hedge_of
 from manifests.plans import Plan, todo
 from manifests.reading import demand, stills
-from storage.clips import Clips
-from storage.ledger import Ledger, entries
+from storage.ledger import Ledger
 from storage.objects import Objects
-from tasks import errands
 from tasks.doubts import in_doubt
-from tasks.engine import Engine, Rules
-from tasks.exchange import Clients
-from tasks.hints import hints
+from tasks.engine import Engine
 from tasks.keeping import Batch, keep_tables
-from tasks.lanes import Lane, Lanes
-from tasks.memory import keep_limits, recall_day, recall_latencies, recall_limits
-from tasks.pausing import heeding
-from tasks.purse import DAY_S, Purse
-from tasks.roster import Roster
+from tasks.lanes import Lane
 from tasks.routing import Kind, kind_of
 from tasks.rows import Reasons, Rows
 from tasks.summary import Summary, short_of
-from tasks.wanted import (
-    MANIFEST,
-    Wanted,
-    looked_at,
-    ordered,
-    planned,
-    refuse,
-)
-from tasks.world import REAL, World
-
-__all__ = ["WATCHER", "Night", "World", "begun", "mixed"]
+from tasks.wanted import MANIFEST, Wanted, ordered
+from tasks.world import World
 
 ROUNDS: Final = 3
 """Times that what was left in doubt is looked into at the end: a job that goes again may
 be in doubt again."""
 
-
 log = logging.getLogger(__name__)
-
-WATCHER: ContextVar[Callable[["Night"], None] | None] = ContextVar(
-    "WATCHER", default=None
-)
-"""Who in this process wants to know that a night begins: the command line, say."""
-
-
-@asynccontextmanager
-async def begun(
-    wanted: Wanted,
-    *,
-    lanes: Sequence[Lane],
-    rules: Rules,
-    hints_url: str | None = None,
-    world: World = REAL,
-) -> AsyncGenerator["Night"]:
-    """A batch, checked before it is begun, and its tables written when it is over.
-
-    `hints_url` is where a listener for webhooks tells what has ended, if there is one.
-
-    Raises:
-        ManifestError: it cannot be read, or `strict` and a row of it is bad.
-        OpeningError, StorageError: the manifest or the root is out of reach.
-        HeldError: another run is at work on the same root.
-    """
-    with tempfile.TemporaryDirectory(prefix="nightreel-") as name:
-        folder = Path(name)
-        plan = await asyncio.to_thread(planned, wanted, folder, lanes)
-        if wanted.strict:
-            refuse(await looked_at(plan, wanted.manifest, folder, lanes))
-        objects = world.objects(wanted.root)
-        stem = Path(unquote(urlsplit(wanted.manifest).path)).stem
-        engine: Engine | None = None
-
-        def stop(why: str) -> None:
-            if engine is not None:
-                engine.stop(why)
-
-        ledger = await Ledger.open(
-            objects,
-            name=stem,
-            clock=world.today,
-            take_over=wanted.take_over,
-            lifeboats=world.lifeboats,
-            on_trouble=stop,
-        )
-        try:
-            # Whatever runs the shards of this one: theirs have what rows name.
-            await errands.clear_before(objects, ledger.batch)
-            await _recall(lanes, ledger, objects, world, deadline_s=rules.deadline_s)
-            async with night_of(
-                wanted,
-                plan=plan,
-                folder=folder,
-                ledger=ledger,
-                lanes=lanes,
-                rules=rules,
-                objects=objects,
-                world=world,
-                hints_url=hints_url,
-            ) as night:
-                engine = night.engine
-                await asyncio.to_thread(night.reckon)
-                if watcher := WATCHER.get():
-                    watcher(night)
-                async with _fetching(night, objects):
-                    yield night
-            await ledger.close()
-            await night.keep(objects)
-            await keep_limits(lanes, objects)
-            night.over = True
-        finally:
-            await ledger.close()
-
-
-@asynccontextmanager
-async def night_of(  # noqa: PLR0913 - the parts of a night, each named once
-    wanted: Wanted,
-    *,
-    plan: Plan,
-    folder: Path,
-    ledger: Ledger,
-    lanes: Sequence[Lane],
-    rules: Rules,
-    objects: Objects,
-    world: World,
-    hints_url: str | None,
-) -> AsyncGenerator["Night"]:
-    """A night on a ledger that is open, with an engine that hears of pauses and of ends."""
-    async with world.clients() as clients:
-        engine = _engine_of(wanted, lanes, rules, ledger, objects, clients, world)
-        night = Night(
-            wanted, plan=plan, folder=folder, ledger=ledger, engine=engine, world=world
-        )
-        async with heeding(engine, objects), _hinted(engine, hints_url):
-            yield night
-
-
-def _engine_of(  # noqa: PLR0913, PLR0917 - the parts of a run, each named once
-    wanted: Wanted,
-    lanes: Sequence[Lane],
-    rules: Rules,
-    ledger: Ledger,
-    objects: Objects,
-    clients: Clients,
-    world: World,
-) -> Engine:
-    left_s, purse = math.inf, Purse(wanted.budget_usd)
-    if wanted.finish_at is not None:
-        left_s = wanted.finish_at - world.today()
-    roster = Roster(
-        lanes,
-        policy=wanted.policy,
-        now=world.now,
-        today=world.today,
-        ends_at=world.now() + left_s,
-    )
-    return Engine(
-        lanes=Lanes(lanes, world.now, world.today, purse),
-        roster=roster,
-        ledger=ledger,
-        clips=Clips(objects),
-        clients=clients,
-        entries=partial(entries, objects),
-        purse=purse,
-        rules=rules,
-        now=world.now,
-        today=world.today,
-    )
-
-
-async def _recall(
-    lanes: Sequence[Lane],
-    ledger: Ledger,
-    objects: Objects,
-    world: World,
-    *,
-    deadline_s: float,
-) -> None:
-    """What earlier nights showed of these lanes."""
-    recall_latencies(lanes, ledger.latencies, within_s=deadline_s)
-    await recall_limits(lanes, objects, world.now())
-    if any(lane.day.limited for lane in lanes):
-        today = world.today()
-        await recall_day(lanes, entries(objects, since=today - DAY_S), today)
-
-
-@asynccontextmanager
-async def _hinted(engine: Engine, url: str | None) -> AsyncGenerator[None]:
-    """Have the engine look at once at what a listener hears has ended."""
-
-    async def listen(url: str) -> None:
-        async for hint in hints(url):
-            engine.follower.hint(hint.provider, hint.id)
-
-    listening = asyncio.create_task(listen(url)) if url else None
-    try:
-        yield
-    finally:
-        if listening is not None:
-            listening.cancel()
-            with suppress(asyncio.CancelledError):
-                await listening
-
-
-@asynccontextmanager
-async def _fetching(night: "Night", objects: Objects) -> AsyncGenerator[None]:
-    """Bring home what other nights bought and nobody has fetched, while this one runs.
-
-    Raises:
-        FencedError, StorageError: nothing can be put on record any more.
-    """
-    until = asyncio.Event()
-    coming = asyncio.create_task(night.bring_home(objects, until))
-    try:
-        yield
-    finally:
-        until.set()
-        await asyncio.wait({coming})
-    await coming
 
 
 def mixed(

@@ -17,8 +17,7 @@ from storage.ledger import LedgerError
 from storage.objects import MissingError, StorageError
 from tasks import errands
 from tasks.dealing import MINUTE, Dealer, Quota
-from tasks.errands import Deal, Report
-from tasks.joining import beat_s
+from tasks.errands import Deal, Report, beat_s
 from tasks.lanes import Lane
 from tasks.night import Night
 from tasks.pacing import Learned

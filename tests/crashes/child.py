@@ -20,14 +20,15 @@ import httpx
 from manifests import catalogue
 from storage.stores import local_path
 from tasks.away import elsewhere
+from tasks.beginning import begun
 from tasks.engine import Rules
 from tasks.exchange import Line
 from tasks.joining import run_shard
 from tasks.lanes import Lane
-from tasks.night import World, begun
 from tasks.pacing import Limits, Looks
 from tasks.providers import OWN_GPUS, PROVIDERS
 from tasks.wanted import Wanted
+from tasks.world import World
 from tests.crashes import bugs
 from tests.crashes.points import Watch
 

@@ -10,8 +10,8 @@ from flows import lanes, settings
 from manifests.lifecycle import State, fold
 from storage.ledger import read
 from storage.objects import Objects
+from tasks.beginning import begun
 from tasks.emulator import Emulator, running
-from tasks.night import begun
 from tasks.summary import Summary
 from tasks.wanted import Wanted
 

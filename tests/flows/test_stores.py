@@ -14,11 +14,11 @@ from PIL import Image
 
 from manifests import catalogue
 from storage.objects import Objects
+from tasks.beginning import begun
 from tasks.emulator import Emulator, running
 from tasks.engine import Rules
 from tasks.exchange import Line
 from tasks.lanes import Lane
-from tasks.night import begun
 from tasks.pacing import Limits
 from tasks.providers import PROVIDERS
 from tasks.summary import Summary

@@ -28,14 +28,16 @@ from storage.mp4 import BrokenClipError
 from storage.objects import Objects, StorageError
 from tasks import exchange
 from tasks.away import elsewhere
+from tasks.beginning import begun
 from tasks.engine import Rules
 from tasks.exchange import Clients, Line
 from tasks.joining import run_shard
 from tasks.lanes import Lane
-from tasks.night import Night, World, begun
+from tasks.night import Night
 from tasks.pacing import Limits
 from tasks.providers import PROVIDERS
 from tasks.wanted import Wanted
+from tasks.world import World
 from tests.simulation import plan
 from tests.simulation.laws import Breach, Witness
 from tests.simulation.loop import (

@@ -15,12 +15,12 @@ from storage import shards
 from storage.ledger import Ledger
 from storage.objects import Objects
 from tasks import away
-from tasks.joining import Seat
 from tasks.lanes import Lanes
 from tasks.night import Night
 from tasks.pacing import Looks, Pace
 from tasks.publishing import Publisher, UnfetchedError
 from tasks.purse import Day, Purse
+from tasks.seat import Seat
 from tasks.submitting import Submitter
 from tasks.tally import Tally, Why
 from tests.simulation import night

@@ -15,11 +15,12 @@ import pytest
 from PIL import Image
 
 from manifests import catalogue
+from tasks.beginning import begun
 from tasks.emulator import Emulator, running
 from tasks.engine import Rules
 from tasks.exchange import Line, connected
 from tasks.lanes import Lane
-from tasks.night import Night, begun
+from tasks.night import Night
 from tasks.pacing import Limits, Looks
 from tasks.providers import OWN_GPUS, PROVIDERS
 from tasks.summary import Summary

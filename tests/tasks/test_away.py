@@ -16,11 +16,11 @@ from storage.ledger import FencedError, histories
 from storage.objects import MissingError, Objects, RefusedError
 from tasks import errands
 from tasks.away import elsewhere
+from tasks.beginning import begun
 from tasks.dealing import Hand
 from tasks.emulator import Emulator, Fault, running
 from tasks.errands import Deal, Report
 from tasks.joining import run_shard
-from tasks.night import begun
 from tasks.pacing import Learned
 from tasks.purse import DAY_S
 from tasks.table import Table
@@ -478,7 +478,7 @@ async def test_a_run_that_is_shut_out_and_has_nothing_to_record_leaves_its_worke
 async def test_a_store_that_is_away_for_minutes_ends_neither_batch_nor_shard(
     world, monkeypatch
 ):
-    monkeypatch.setattr("tasks.joining.GONE_S", 2.0)
+    monkeypatch.setattr("tasks.seat.GONE_S", 2.0)
     async with away(world, 60, shard_rows=60) as (night, runs):
         odd = errands.hand_key(night.batch, 0, 0)
         await Objects.open(night.wanted.root).put(odd, b"of another version")

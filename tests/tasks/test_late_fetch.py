@@ -25,6 +25,7 @@ from storage.clips import Clips
 from storage.ledger import Ledger, histories, read
 from storage.objects import Objects
 from storage.records import unpack
+from tasks.beginning import begun
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine import Rules
 from tasks.exchange import connected
@@ -32,11 +33,11 @@ from tasks.fetching import Fetcher
 from tasks.following import Follower
 from tasks.lanes import Lanes
 from tasks.living import SEND_WITHIN_S
-from tasks.night import World, begun
 from tasks.pacing import LEARNED
 from tasks.publishing import Publisher
 from tasks.reconciling import opened
 from tasks.wanted import Wanted
+from tasks.world import World
 
 pytestmark = pytest.mark.anyio
 slow = pytest.mark.slow
