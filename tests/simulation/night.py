@@ -26,7 +26,7 @@ from storage import book, holder, volumes
 from storage.ledger import HeldError, LedgerError, read
 from storage.mp4 import BrokenClipError
 from storage.objects import Objects, StorageError
-from tasks import exchange
+from tasks import away, exchange
 from tasks.away import elsewhere
 from tasks.beginning import begun
 from tasks.engine import Rules
@@ -260,6 +260,9 @@ class Sim:
         """Have a shard run by a process of its own, and hear what came of it, or not."""
         fates, asked = run.fates, self.asked
         fate = fates[asked[parent]] if asked[parent] < len(fates) else plan.WELL
+        if attempt == away.TRIES:
+            # So many accidents of one shard are none: then it is said to be broken.
+            fate = plan.WELL
         asked[parent] += 1
         await asyncio.sleep(fate.begins_s)
         begun()
