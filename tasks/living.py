@@ -219,10 +219,12 @@ class Lives:
             )
         if isinstance(answer, Refused | Rejected):
             offer.lane.day.release(offer.price_usd)
+        # By now, however long it takes to put that on record.
+        answered = self._now()
         yield answer
         match answer:
             case Accepted():
-                hand.accepted = self._now()
+                hand.accepted = answered
             case Doubted():
                 hand.let_go_later()
             case _:
