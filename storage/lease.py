@@ -65,7 +65,7 @@ async def claim(
 async def keep(
     objects: Objects, us: Holder, clock: Callable[[], float], *, beat_s: float
 ) -> None:
-    """Give signs of life until a successor does: it will have sealed us."""
+    """Give signs of life until a successor has claimed the root: it will seal us."""
     while True:
         try:
             if await epochs.exists(objects, epochs.claim_key(us.epoch + 1)):

@@ -40,6 +40,9 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+_TAKEN_OVER = "a later batch has taken over"
+_SHUT_OUT = "another run has this shard by now, or its batch is over"
+
 
 class Ledger:
     """One root's ledger, open for writing: the batch's own, or one of its shards'."""
@@ -70,8 +73,15 @@ class Ledger:
         self._closed = False
         self._heart: asyncio.Task[None] | None = None
         self._harbour = Harbour(lifeboats, objects.root)
-        trouble, key = Trouble(objects, on_trouble), epochs.stream_key(batch, name)
-        self._stream = Stream(objects, key, number=number, trouble=trouble, keeper=self)
+        self._on_trouble = on_trouble
+        self._stream = Stream(
+            objects,
+            epochs.stream_key(batch, name),
+            number=number,
+            trouble=Trouble(objects, on_trouble),
+            keeper=self,
+            successor=_TAKEN_OVER if name == MAIN else _SHUT_OUT,
+        )
 
     @classmethod
     async def open(  # noqa: PLR0913 - each has its default
@@ -113,6 +123,7 @@ class Ledger:
             heart.cancel()
             raise
         ledger._heart = heart
+        heart.add_done_callback(ledger._give_way)
         return ledger
 
     @classmethod
@@ -210,6 +221,15 @@ class Ledger:
         if whole and self._heart is not None:
             await self._bind(seal)
 
+    def refuse_if_taken_over(self) -> None:
+        """Of one that is closed: who had nothing to record has not been told.
+
+        Raises:
+            FencedError: a successor has sealed it.
+        """
+        if isinstance(self._stream.ended, FencedError):
+            raise self._stream.ended
+
     async def hear(
         self, shard: int, generations: Iterable[int]
     ) -> list[tuple[Entry, History]]:
@@ -252,6 +272,14 @@ class Ledger:
 
     def _standing(self, life: str) -> History:
         return self._ahead.get(life) or self._book.history(life)
+
+    def _give_way(self, heart: asyncio.Task[None]) -> None:
+        """Whoever waits for something else than a record hears of a successor as well."""
+        if heart.cancelled() or heart.exception() is not None:
+            return
+        self._stream.fence()
+        if self._on_trouble is not None:
+            self._on_trouble(_TAKEN_OVER)
 
     async def _take_aboard(self) -> None:
         try:

@@ -39,9 +39,8 @@ async def settled(objects: Objects, us: Holder, *, whole: bool) -> Book:
 
 async def is_over(objects: Objects, batch: str) -> bool:
     """Whether a batch's main stream is sealed."""
-    found = await epochs.streams(objects, batch, MAIN)
-    last = found[MAIN].segments if found else 0
-    return await is_sealed(objects, epochs.stream_key(batch, MAIN), last)
+    main = epochs.stream_key(batch, MAIN)
+    return await is_sealed(objects, main, await _last(objects, main))
 
 
 async def seal_all(objects: Objects, batch: str, seal: Seal) -> None:
@@ -59,20 +58,34 @@ async def seal_all(objects: Objects, batch: str, seal: Seal) -> None:
     await epochs.each(seal_one, [*found])
 
 
-async def end(objects: Objects, stream: str, last: int, *, seal: Seal) -> None:
-    """Put a seal at a stream's next number, unless it has one."""
-    while not await is_sealed(objects, stream, last):
+async def end(objects: Objects, stream: str, last: int, *, seal: Seal) -> Seal:
+    """Put a seal at a stream's next number, unless it has one; the one that it has."""
+    while (found := await _seal_at(objects, stream, last)) is None:
         try:
             await objects.create(epochs.segment_key(stream, last + 1), pack([seal]))
         except ExistsError:
-            last += 1
+            # Whose owner still writes may be ahead by now, further than by one.
+            last = max(last + 1, await _last(objects, stream))
         else:
-            return
+            return seal
+    return found
 
 
 async def is_sealed(objects: Objects, stream: str, last: int) -> bool:
     """Whether this segment of a stream is its seal."""
+    return await _seal_at(objects, stream, last) is not None
+
+
+async def _last(objects: Objects, stream: str) -> int:
+    """The number of a stream's last segment, as far as it can be seen now."""
+    _, batch, name = stream.split("/")
+    found = await epochs.streams(objects, batch, name)
+    return found[name].segments if name in found else 0
+
+
+async def _seal_at(objects: Objects, stream: str, last: int) -> Seal | None:
     if not last:
-        return False
+        return None
     key = epochs.segment_key(stream, last)
-    return isinstance(unpack(await objects.get(key), key)[-1], Seal)
+    record = unpack(await objects.get(key), key)[-1]
+    return record if isinstance(record, Seal) else None

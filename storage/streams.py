@@ -28,6 +28,8 @@ SHARD_S: Final = 1 / 5
 """... and for each shard that is open."""
 BURST_S: Final = 1.0
 """For so long an idle local stream has saved up its segments."""
+SEAL_S: Final = 10.0
+"""For so long a seal is tried to be put where a segment just could not be."""
 PART_SEGMENTS: Final = 256
 PART_ENTRIES: Final = 50_000
 
@@ -57,7 +59,7 @@ class Keeper(Protocol):
 class Stream:
     """One stream, open for writing; only one writer ever has it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what `Ledger` has for it
         self,
         objects: Objects,
         key: str,
@@ -65,6 +67,7 @@ class Stream:
         number: int,
         trouble: Trouble,
         keeper: Keeper,
+        successor: str,
     ) -> None:
         self.shards = 0
         """How many are open, which is how much may be spent on requests."""
@@ -73,10 +76,14 @@ class Stream:
         self._number = number
         self._trouble = trouble
         self._keeper = keeper
+        # What whoever finds itself shut out is told.
+        self._successor = successor
         # No bound is needed: each caller waits for its own entry, so there are never
         # more here than callers.
         self._queue: list[Waiting] = []
-        self._ended: LedgerError | None = None
+        self.ended: LedgerError | None = None
+        """Why nothing more can be put, if it ended before it was closed."""
+        self._fenced = False
         self._due = 0.0
         self._wake = asyncio.Event()
         self._closing = False
@@ -86,12 +93,18 @@ class Stream:
 
     def put(self, waiting: Waiting) -> None:
         """Have an entry written; its future says when it is durable, or that it is not."""
-        if self._ended is None and not self._closing:
+        if self.ended is None and not self._closing:
             self._queue.append(waiting)
             self._wake.set()
             return
         closed = LedgerError(f"{self._objects.root}: the ledger is closed")
-        self._lose([waiting], self._ended or closed)
+        self._lose([waiting], self.ended or closed)
+
+    def fence(self) -> None:
+        """A successor has claimed the root: what is being written may still get there."""
+        self._fenced = True
+        if not self._queue:
+            self._give_way()
 
     async def close(self, seal: Seal) -> bool:
         """Write what is queued, then the seal; whether all was written."""
@@ -100,11 +113,12 @@ class Stream:
         await asyncio.shield(self._writer)
         await self._parts.done()
         try:
-            await self._seal(seal)
-        except StorageError as error:
+            async with asyncio.timeout(None if self.ended is None else SEAL_S):
+                await self._seal(seal)
+        except (StorageError, TimeoutError) as error:
             # Then the root is free a minute later.
-            log.warning("ledger.unsealed %s", error)
-        return self._ended is None
+            log.warning("ledger.unsealed %s %r", self._objects.uri(self._key), error)
+        return self.ended is None
 
     async def _write_all(self) -> None:
         try:
@@ -113,7 +127,10 @@ class Stream:
                 self._wake.clear()
                 while self._queue:
                     await self._paced()
-                    await self._write(self._queue[:SEGMENT])
+                    if self._fenced:
+                        self._give_way()
+                    else:
+                        await self._write(self._queue[:SEGMENT])
         except BaseException:
             self._end(LedgerError(f"{self._objects.uri(self._key)}: it was stopped"))
             raise
@@ -134,8 +151,7 @@ class Stream:
             data = packed(waiting.line for waiting in some)
             await self._trouble.create(key, data)
         except ExistsError:
-            root = self._objects.root
-            self._end(FencedError(f"{root}: a later batch has taken over"))
+            self._give_way()
         # Whatever it was, every waiting caller is told.
         except Exception as error:  # noqa: BLE001
             self._end(LedgerError(f"{self._objects.uri(key)}: not written: {error}"))
@@ -151,8 +167,12 @@ class Stream:
             if not waiting.durable.done():
                 waiting.durable.set_result(None)
 
+    def _give_way(self) -> None:
+        if self.ended is None:
+            self._end(FencedError(f"{self._objects.root}: {self._successor}"))
+
     def _end(self, error: LedgerError) -> None:
-        self._ended = error
+        self.ended = error
         lost, self._queue = self._queue, []
         self._lose(lost, error)
 
@@ -170,7 +190,9 @@ class Stream:
             await self._objects.create(key, pack([seal]))
         except ExistsError:
             # A successor's seal, or a segment of ours that we were not told of.
-            await seals.end(self._objects, self._key, self._number, seal=seal)
+            found = await seals.end(self._objects, self._key, self._number, seal=seal)
+            if found.by > seal.by:
+                self._give_way()
 
 
 class Parts:

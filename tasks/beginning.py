@@ -53,6 +53,7 @@ async def begun(
         ManifestError: it cannot be read, or `strict` and a row of it is bad.
         OpeningError, StorageError: the manifest or the root is out of reach.
         HeldError: another run is at work on the same root.
+        FencedError: a later one has taken it over.
     """
     with tempfile.TemporaryDirectory(prefix="nightreel-") as name:
         folder = Path(name)
@@ -97,6 +98,7 @@ async def begun(
                 async with _fetching(night, objects):
                     yield night
             await ledger.close()
+            ledger.refuse_if_taken_over()
             await night.keep(objects)
             await keep_limits(lanes, objects)
             night.over = True

@@ -60,7 +60,10 @@ class Simulated:
 
     async def head_async(self, path: str) -> Any:
         async with self._asked("head", path):
-            data, put = self._kept(path)
+            return self._meta(path)
+
+    def _meta(self, path: str) -> dict[str, Any]:
+        data, put = self._kept(path)
         return {
             "path": path,
             "size": len(data),
@@ -74,7 +77,8 @@ class Simulated:
     ) -> AsyncIterator[Any]:
         async with self._asked("list", prefix or ""):
             names = [name for name in self.kept if name.startswith(f"{prefix}/")]
-        yield [await self.head_async(name) for name in names]
+            found = [self._meta(name) for name in names]
+        yield found
 
     async def delete_async(self, paths: str) -> None:
         async with self._asked("delete", paths):

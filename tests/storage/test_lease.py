@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -240,6 +241,65 @@ def test_whoever_was_succeeded_beats_no_more(simulated: Simulated):
         await new.close()
 
     run(night)
+
+
+def test_a_busy_batch_on_a_slow_store_gives_way_to_whoever_takes_over(
+    simulated: Simulated,
+):
+    """Else who looks for the end of what it writes would never catch up with it."""
+
+    async def write(old: Ledger) -> None:
+        for n in range(100_000):
+            await old.record(job(n), INTENDED)
+
+    async def night() -> None:
+        old = await Ledger.open(simulated.objects(), name="old")
+        simulated.delay_s = 0.1
+        with ExitStack() as shards:
+            for _ in range(4):
+                shards.enter_context(old.shard())
+            writers = asyncio.create_task(write(old))
+            await asyncio.sleep(3.0)
+            async with asyncio.timeout(100):
+                new = await Ledger.open(simulated.objects(), name="new", take_over=True)
+            with pytest.raises(FencedError):
+                await writers
+        await old.close()
+        await new.close()
+
+    run(night)
+
+
+def test_who_has_nothing_to_record_is_told_of_a_successor(simulated: Simulated):
+    told: list[str] = []
+
+    async def night() -> None:
+        old = await Ledger.open(simulated.objects(), name="old", on_trouble=told.append)
+        new = await Ledger.open(simulated.objects(), name="new", take_over=True)
+        await asyncio.sleep(2 * BEAT_S)
+
+        assert told == ["a later batch has taken over"]
+        await old.close()
+        with pytest.raises(FencedError):
+            old.refuse_if_taken_over()
+        await new.close()
+        new.refuse_if_taken_over()
+
+    run(night)
+
+
+async def test_who_ends_before_it_was_told_of_a_successor_is_told_then(
+    objects: Objects,
+):
+    old = await Ledger.open(objects, name="old")
+    new = await Ledger.open(objects, name="new", take_over=True)
+
+    await old.close()
+
+    with pytest.raises(FencedError):
+        old.refuse_if_taken_over()
+    assert not await keys(objects, "ledger/index")
+    await new.close()
 
 
 # -- claims
