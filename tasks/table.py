@@ -105,9 +105,9 @@ class Table:
 
     async def look_and_deal(self) -> None:
         """Hear every run once, and tell each what it may use."""
-        refused, self._refused = self._refused, {}
+        refused = {*self._refused}
         await self.look()
-        self._bear(refused)
+        self._bear({name: self._refused.pop(name) for name in refused})
         now, every_s = self._world.now(), beat_s(self._objects)
         for mine in self.shards.values():
             # While the store is away, nobody is heard.
@@ -164,21 +164,29 @@ class Table:
             was = (before.learned.get(account) if before else None) or told
             found = report.learned.get(account) or told
             if found.slots < was.slots:
-                self._refused[slots] = self._dealer.held(slots)
+                self._refused[slots] = self._in_use(slots)
             if found.submits_per_minute < was.submits_per_minute:
-                self._refused[minute] = self._dealer.held(minute)
+                self._refused[minute] = self._in_use(minute)
 
     def _bear(self, refused: Mapping[str, int]) -> None:
-        """An account that has just refused one of them bears what all of them had then:
-        by now the others have told of it too."""
-        most = {
-            name: max(was, self._dealer.held(name)) for name, was in refused.items()
-        }
+        """An account that has just refused one of them bears what all of them had then, and
+        we: by now the others have told of it too."""
+        now = self._world.now()
         for account, lane in {x.account: x for x in self._lanes.all}.items():
-            slots, minute = errands.slots_of(account), errands.minute_of(account)
-            if not most.keys().isdisjoint({slots, minute}):
-                borne = Learned(most.get(slots, inf), most.get(minute, inf))
-                lane.pace.recall(borne, self._world.now())
+            ours = {
+                errands.slots_of(account): lane.pace.in_flight,
+                errands.minute_of(account): lane.pace.sent(now),
+            }
+            slots, minute = (
+                max(refused[name], self._in_use(name)) + own if name in refused else inf
+                for name, own in ours.items()
+            )
+            if min(slots, minute) < inf:
+                lane.pace.recall(Learned(slots, minute), now)
+
+    def _in_use(self, quota: str) -> int:
+        """By those who run, and by those who are gone and may yet count."""
+        return self._dealer.held(quota) + len(self._dealer.lingering(quota))
 
     def _count(self, report: Report, times: int) -> None:
         tally = self._tally

@@ -250,7 +250,9 @@ async def test_what_an_account_bears_is_learned_by_all_and_kept_for_the_next_nig
     assert peaks(world)["throttled"] - first < first < 40
 
 
-async def test_when_one_is_refused_what_the_others_had_is_heard_first(worlds, clip):
+async def test_when_one_is_refused_what_the_others_had_is_heard_first(
+    worlds, clip, monkeypatch
+):
     """Or an account would be taken to bear the slots of those alone who had spoken."""
     emulator = Emulator(slots=8, clip=clip)
     with running(emulator) as url:
@@ -266,13 +268,20 @@ async def test_when_one_is_refused_what_the_others_had_is_heard_first(worlds, cl
             key = errands.hand_key(night.batch, number, 1)
             await objects.put(key, Report(hand=hand, by=by, **more).dump())
 
-        async with begun(asked, lanes=lanes, rules=world.rules, world=REAL) as night:
+        shaky = replace(REAL, objects=Shaky.open)
+        async with begun(asked, lanes=lanes, rules=world.rules, world=shaky) as night:
             objects, table = Objects.open(root), Table(night)
             table.seat(0)
             table.seat(1)
-            await tell(0, 3, learned={lane.account: Learned(3, 600)})
+            # What the batch itself fetches for others.
+            lane.pace.resumed()
+            await tell(0, 2, learned={lane.account: Learned(2, 600)})
             await table.look_and_deal()
             await tell(1, 5)
+            with monkeypatch.context() as patch:
+                patch.setattr(Shaky, "once", set())
+                with pytest.raises(RefusedError):
+                    await table.look_and_deal()
             await table.look_and_deal()
 
     assert lane.pace.slots == 8
