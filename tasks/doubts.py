@@ -84,7 +84,9 @@ class Doubts:
     def meet(self, doubts: Mapping[str, History]) -> None:
         """From now on these are known of."""
         for job, past in doubts.items():
-            self._met.setdefault((job, past.attempts), self.now())
+            # No clock is wrong by so much; ours may be set while we run, and is asked once.
+            old = self.today() - (past.submitted_at or 0.0) > SKEW_S
+            self._met.setdefault((job, past.attempts), -inf if old else self.now())
 
     def learn(self, ticket: Ticket) -> None:
         """One more submit whose remote id is on record."""
@@ -144,8 +146,6 @@ class Doubts:
         """
         lane = self.lanes.get(past.lane or "")
         if lane is not None and free(past, lane):  # who is asked too early pays nothing
-            return 0.0
-        if self.today() - (past.submitted_at or 0.0) > SKEW_S:
             return 0.0
         self.meet({job: past})
         waits = 2 if past.lost == "silent" else 1

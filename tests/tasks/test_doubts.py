@@ -458,3 +458,5 @@ def test_a_doubt_is_no_older_than_we_have_known_of_it_whatever_the_clocks_say(lo
     assert doubts.due_in_s("a", past) == 0.0
     today[0] += 15 * 3600.0
     assert doubts.due_in_s("c", past) == 0.0
+    # A clock that is set while we run makes no doubt of ours an old one.
+    assert doubts.due_in_s("b", past) == max(0.0, settled_s - 70.0)
