@@ -241,7 +241,8 @@ class Sim:
                 await _all_shards(night, len(night.shards))
             summary = night.summary()
             self.witness.note(f"{node} ends: {summary}")
-            self.witness.ended(node, night, summary)
+        # By now nothing is on its way that it has not heard of.
+        self.witness.ended(node, night, summary)
         if run.quiet:
             self.left += [
                 (job, str(rest.why), rest.reason)
