@@ -9,7 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from manifests.catalogue import shipped
 from manifests.keeping import by_expiry, in_use
@@ -19,7 +19,7 @@ from tasks.following import Follower
 from tasks.lanes import Lane, Lanes
 from tasks.late import Late
 from tasks.publishing import Publisher, UnfetchedError
-from tasks.retelling import asked_of
+from tasks.retelling import Asked, asking
 from tasks.submitting import who_asks
 from tasks.verdicts import NotFoundError, ProviderError
 
@@ -34,6 +34,10 @@ LOOKS_A_S: Final = 10
 
 LONGEST_PAUSE_S: Final = 30.0
 """Between two rounds, unless their looks take longer than that."""
+
+TABLES_WITHIN_S: Final = 30.0
+"""How long clips wait for what earlier batches' tables say of them: it is for their
+sidecars alone, and what cannot be had by then is left out."""
 
 TOLD: Final = 50
 """Reasons that are logged at most."""
@@ -86,20 +90,25 @@ class Fetcher:
         """
         order = by_expiry(lives, self._routes)
         left = {life: lane for _, life in order if (lane := self._lane_of(life))}
-        asked = await asked_of(self._objects, left)
+        async with asking(self._objects, left, within_s=TABLES_WITHIN_S) as asked:
+            try:
+                await self._in_rounds(left, asked, until)
+            finally:
+                self._hold({})
+
+    async def _in_rounds(
+        self, left: dict[str, Lane], asked: Asked, until: asyncio.Event | None
+    ) -> None:
         stops, told = [self._follower.stopping], set[tuple[str, str]]()
-        try:
-            while left:
-                left = await _Round(self._late, asked, stops, told).over(left)
-                if until is None:
-                    left = {life: left[life] for life in left if not self._old(life)}
-                else:
-                    stops = [self._follower.stopping, until]
-                self._hold(left)
-                if await _any_set(stops, within_s=self._pause_s(left)):
-                    return
-        finally:
-            self._hold({})
+        while left:
+            left = await _Round(self._late, asked, stops, told).over(left)
+            if until is None:
+                left = {life: left[life] for life in left if not self._old(life)}
+            else:
+                stops = [self._follower.stopping, until]
+            self._hold(left)
+            if await _any_set(stops, within_s=self._pause_s(left)):
+                return
 
     def _lane_of(self, life: str) -> Lane | None:
         """The lane that it was accepted on, or another to the same provider."""
@@ -136,7 +145,7 @@ class _Round:
     """One look at each of many lives, so many at once."""
 
     late: Late
-    asked: Mapping[str, Mapping[str, Any]]
+    asked: Asked
     stops: Iterable[asyncio.Event]
     told: set[tuple[str, str]]
     """What earlier rounds have said already, by lane and reason."""
@@ -178,7 +187,7 @@ class _Round:
 
     async def _look(self, life: str, lane: Lane) -> None:
         try:
-            if await self.late.seen_to(life, lane, self.asked.get(life, {})):
+            if await self.late.seen_to(life, lane, self.asked):
                 self.done.add(life)
             self.failures[lane.name] = 0
         except StorageError:

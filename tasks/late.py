@@ -5,7 +5,6 @@ Needs no manifest: what was submitted is on record. Nothing here costs anything.
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import httpx
 
@@ -33,6 +32,7 @@ from tasks.publishing import (
     link_of,
     made,
 )
+from tasks.retelling import Asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +47,10 @@ class Late:
     routes: Mapping[str, Route]
     today: Callable[[], float]
 
-    async def seen_to(self, life: str, lane: Lane, asked: Mapping[str, Any]) -> bool:
+    async def seen_to(self, life: str, lane: Lane, asked: Asked) -> bool:
         """Look at it, and fetch it if it is ready: whether there is no more to be done.
 
-        `lane` asks the provider that has it; `asked` is what its sidecar says was asked.
+        `lane` asks the provider that has it; `asked` tells its sidecar what was asked for.
 
         Raises:
             ProviderError, UnfetchedError: not now.
@@ -87,7 +87,7 @@ class Late:
                 await self.record(life, ended)
 
     async def _publish(
-        self, life: str, lane: Lane, ticket: Ticket, asked: Mapping[str, Any]
+        self, life: str, lane: Lane, ticket: Ticket, asked: Asked
     ) -> None:
         past, clip = self.history(life), life.removesuffix(HEDGE)
         over = self._over(past, lane)
@@ -98,7 +98,7 @@ class Late:
                 raise UnfetchedError("the provider is at work on it again")
             return lane.line.fetching(link_of(ended, over=over))
 
-        sidecar = {**asked, **made(clip, past, ticket)}
+        sidecar = {**await asked(clip), **made(clip, past, ticket)}
         try:
             published = await self.publisher.kept(clip) or await self.publisher.publish(
                 clip, link, sidecar, over=over

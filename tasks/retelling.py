@@ -3,7 +3,15 @@
 import asyncio
 import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Mapping,
+)
+from contextlib import asynccontextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +22,7 @@ from manifests.lifecycle import HEDGE, History
 from manifests.settling import retold_attempts, retold_clips
 from manifests.tables import Outcomes
 from storage.ledger import read
-from storage.objects import Objects
+from storage.objects import Objects, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -33,25 +41,73 @@ ASKED: Final = (
 )
 """What a sidecar says of what was asked for, as manifests call it."""
 
+Asked = Callable[[str], Awaitable[Mapping[str, Any]]]
+"""What is known of what was asked for, by job."""
 
-async def asked_of(
-    objects: Objects, jobs: Collection[str]
-) -> dict[str, dict[str, Any]]:
-    """What the tables of earlier batches say was asked for, by job; what they know of it."""
+_Said = dict[str, asyncio.Future[Mapping[str, Any]]]
+
+
+@asynccontextmanager
+async def asking(
+    objects: Objects, jobs: Collection[str], *, within_s: float
+) -> AsyncGenerator[Asked]:
+    """What the tables of earlier batches say was asked for, by job; what they know of it.
+
+    They are read while the block lasts, and nobody waits for them longer than `within_s`
+    after it began.
+    """
+    loop = asyncio.get_running_loop()
     clips = {job.removesuffix(HEDGE) for job in jobs}
-    found: dict[str, dict[str, Any]] = {}
-    tables = [x.key async for x in objects.list(f"{TABLES}/clips")] if clips else []
+    said: _Said = {clip: loop.create_future() for clip in clips}
+    until = loop.time() + within_s
+
+    async def asked(job: str) -> Mapping[str, Any]:
+        one = said[job.removesuffix(HEDGE)]
+        await asyncio.wait({one}, timeout=max(0.0, until - loop.time()))
+        return one.result() if one.done() else {}
+
+    reading = asyncio.create_task(_read(objects, said))
+    try:
+        yield asked
+    finally:
+        reading.cancel()
+        with suppress(asyncio.CancelledError):
+            await reading
+
+
+async def _read(objects: Objects, said: _Said) -> None:
+    """Tell of each job what a table says, and in the end that of the rest none does."""
+    left = {*said}
+    try:
+        async for found in _found(objects, left):
+            for job, asked in found.items():
+                said[job].set_result(asked)
+            left -= found.keys()
+    except StorageError as exc:
+        log.warning("tables.unreadable %s", exc)
+    finally:
+        for job in left:
+            said[job].set_result({})
+
+
+async def _found(
+    objects: Objects, jobs: Collection[str]
+) -> AsyncIterator[dict[str, dict[str, Any]]]:
+    """What each table says of these jobs, until there are none of them left."""
+    tables = [x.key async for x in objects.list(f"{TABLES}/clips")] if jobs else []
+    unread = 0
     # What is under way was seldom asked for long ago.
     for key in filter(_CLIPS.fullmatch, reversed(tables)):
-        table = await objects.get(key)
+        if not jobs:
+            return
         try:
-            found |= await asyncio.to_thread(_asked, table, clips - found.keys())
-        except pl.exceptions.PolarsError as exc:
-            # Its clips are fetched all the same: their sidecars say less.
-            log.warning("table.unreadable %s: %s", objects.uri(key), exc)
-        if clips <= found.keys():
-            break
-    return {job: found.get(job.removesuffix(HEDGE), {}) for job in jobs}
+            yield await asyncio.to_thread(_asked, await objects.get(key), jobs)
+        except (StorageError, pl.exceptions.PolarsError) as exc:
+            # Its clips are fetched all the same: their sidecars say less. Of an archive,
+            # where none can be read, one line is enough.
+            unread += 1
+            level = logging.WARNING if unread == 1 else logging.DEBUG
+            log.log(level, "table.unreadable %s: %s", objects.uri(key), exc)
 
 
 def _asked(table: bytes, clips: Collection[str]) -> dict[str, dict[str, Any]]:

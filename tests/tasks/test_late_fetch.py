@@ -13,6 +13,7 @@ import pytest
 from manifests.lifecycle import (
     Accepted,
     Discarded,
+    Generated,
     History,
     Intended,
     Refused,
@@ -23,7 +24,7 @@ from manifests.lifecycle import (
 )
 from storage.clips import Clips
 from storage.ledger import Ledger, histories, read
-from storage.objects import Objects
+from storage.objects import Objects, RefusedError
 from storage.records import unpack
 from tasks.beginning import begun
 from tasks.emulator import Emulator, Fault, running
@@ -82,18 +83,34 @@ class Suspended:
         class Store(Objects):
             async def create(self, key, data):
                 await super().create(key, data)
-                if key.startswith("ledger/") and key.endswith(".zst") and naps:
-                    some = unpack(data, key)
-                    if any(isinstance(getattr(x, "event", x), Intended) for x in some):
-                        later_s, awake_later_s = naps.pop(0)
-                        clock.later_s += later_s
-                        clock.awake_later_s += awake_later_s
+                segment = key.startswith("ledger/") and key.endswith(".zst")
+                if segment and naps and Intended in events(data, key):
+                    later_s, awake_later_s = naps.pop(0)
+                    clock.later_s += later_s
+                    clock.awake_later_s += awake_later_s
 
         return Store.open(uri)
 
 
+class Archive(Objects):
+    """A store whose tables are in an archive: it has them, and gives them to nobody."""
+
+    asked = 0
+
+    async def get(self, key):
+        if key.startswith("tables/"):
+            Archive.asked += 1
+            raise RefusedError(f"{self.uri(key)}: HTTP 403, InvalidObjectState")
+        return await super().get(key)
+
+
 def root(world):
     return (world.folder / "root").as_uri()
+
+
+def events(data, key):
+    """The kinds of events that a segment of the ledger holds."""
+    return {type(getattr(x, "event", x)) for x in unpack(data, key)}
 
 
 def past(world):
@@ -140,9 +157,9 @@ async def died(world, *, after, rows=1, lanes=None):
 
 
 @asynccontextmanager
-async def fetching(world, lanes, deadline_s=30.0, clock=time.time):
+async def fetching(world, lanes, deadline_s=30.0, clock=time.time, store=Objects):
     """What brings home whatever is on record of a root, and its ledger."""
-    objects = Objects.open(root(world))
+    objects = store.open(root(world))
     ledger = await Ledger.open(objects, name="tuesday")
     try:
         async with connected() as clients:
@@ -442,3 +459,73 @@ async def test_a_damaged_table_of_an_earlier_batch_ends_no_night_and_costs_no_cl
     assert set(world.bought.values()) == {1}
     assert "table.unreadable" in caplog.text
     assert f"/{table.parent.name}/{table.name}: " in caplog.text
+
+
+async def test_what_is_ready_is_looked_at_before_any_table_of_earlier_batches_is_there(
+    worlds, emulator
+):
+    looked_at = asyncio.Event()
+
+    class Slow(Objects):
+        async def create(self, key, data):
+            await super().create(key, data)
+            if key.endswith(".zst") and Generated in events(data, key):
+                looked_at.set()
+
+        async def get(self, key):
+            if key.startswith("tables/"):
+                await looked_at.wait()
+            return await super().get(key)
+
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+        await died(world, after=ACCEPTED)
+        [job] = before = await past(world)
+        async with fetching(world, [world.lane(ATLAS)], store=Slow) as (fetcher, _):
+            await asyncio.wait_for(fetcher.bring_home(before), 20)
+
+    name = f"clips/{job[:2]}/{job}.json"
+    said = json.loads(await Objects.open(root(world)).get(name))
+    assert (await past(world))[job].state is State.PUBLISHED
+    assert said["prompt"] == "pan 0"
+
+
+async def test_a_table_that_does_not_come_is_not_waited_for_until_a_clip_expires(
+    worlds, emulator, monkeypatch
+):
+    class Stuck(Objects):
+        async def get(self, key):
+            if key.startswith("tables/"):
+                await asyncio.Event().wait()
+            return await super().get(key)
+
+    monkeypatch.setattr("tasks.fetching.TABLES_WITHIN_S", 0.1)
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+        await died(world, after=ACCEPTED)
+        before = await past(world)
+        async with fetching(world, [world.lane(ATLAS)], store=Stuck) as (fetcher, _):
+            await asyncio.wait_for(fetcher.bring_home(before), 20)
+
+    assert {job.state for job in (await past(world)).values()} == {State.PUBLISHED}
+
+
+async def test_tables_that_cannot_be_read_end_no_night_and_cost_no_clip(
+    worlds, emulator, caplog, monkeypatch
+):
+    monkeypatch.setattr(Archive, "asked", 0)
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+        await died(world, after=ACCEPTED)
+        [table] = (world.folder / "root" / "tables" / "clips").rglob("*.parquet")
+        shutil.copytree(table.parent, table.parents[1] / "batch=000000-older")
+
+        another = world.manifest([{"prompt": "tilt"}], "tuesday")
+        tuesday = await run(world, another, objects=Archive.open)
+
+    unread = [line.message for line in caplog.records if "unreadable" in line.message]
+    assert (tuesday.rows, tuesday.published, tuesday.bought) == (1, 1, 1)
+    assert {job.state for job in (await past(world)).values()} == {State.PUBLISHED}
+    assert Archive.asked == 2
+    assert len(unread) == 1
+    assert set(world.bought.values()) == {1}
