@@ -88,8 +88,9 @@ class Fetcher:
         Raises:
             FencedError, StorageError: nothing can be put on record any more.
         """
-        order = by_expiry(lives, self._routes)
-        left = {life: lane for _, life in order if (lane := self._lane_of(life))}
+        found = [(x, self._lane_of(x)) for _, x in by_expiry(lives, self._routes)]
+        left = {life: lane for life, lane in found if lane is not None}
+        self._tell_of([life for life, lane in found if lane is None])
         async with asking(self._objects, left, within_s=TABLES_WITHIN_S) as asked:
             try:
                 await self._in_rounds(left, asked, until)
@@ -113,6 +114,13 @@ class Fetcher:
     def _lane_of(self, life: str) -> Lane | None:
         """The lane that it was accepted on, or another to the same provider."""
         return who_asks(self._lanes.all, self._history(life))
+
+    def _tell_of(self, unasked: Iterable[str]) -> None:
+        """Say how many clips nobody can be asked for, and who has them."""
+        tickets = [self._history(life).ticket for life in unasked]
+        for provider, clips in Counter(x.provider for x in tickets if x).items():
+            said = f"no lane in use asks {provider}, who has them"
+            log.warning("clips.not_fetched clips=%d %s", clips, said)
 
     def _age_s(self, life: str) -> float:
         return max(0.0, self._today() - (self._history(life).accepted_at or 0.0))

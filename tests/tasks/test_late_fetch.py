@@ -333,6 +333,22 @@ async def test_a_provider_that_cannot_be_reached_is_not_asked_a_thousand_times(
     assert 3 <= int(said.partition("clips=")[2].split()[0]) < 20
 
 
+async def test_what_no_lane_in_use_can_be_asked_for_is_told(worlds, emulator, caplog):
+    before = {f"{n:032x}": BOUGHT for n in range(3)}
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[KLING])
+        async with fetching(world, [world.lane(KLING)]) as (fetcher, ledger):
+            for job in before:
+                await asyncio.gather(*(ledger.record(job, event) for event in BUYING))
+            await fetcher.bring_home(before)
+
+    said = "clips.not_fetched clips=3 no lane in use asks atlas, who has them"
+    assert [line.message for line in caplog.records if "not_fe" in line.message] == [
+        said
+    ]
+    assert {job.state for job in (await past(world)).values()} == {State.ACCEPTED}
+
+
 async def test_reconcile_gives_up_what_is_gone_and_says_so(worlds, emulator):
     emulator.faults["pan 0"] = [Fault.LOST_CLIP]
     with running(emulator) as url:
