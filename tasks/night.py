@@ -19,7 +19,7 @@ import polars as pl
 from manifests.catalogue import shipped
 from manifests.jobs import Order
 from manifests.keeping import AT_PROVIDERS, by_expiry, in_use
-from manifests.keys import KEY
+from manifests.keys import KEY, keys
 from manifests.lifecycle import HEDGE, NEW, OVER, History, State, hedge_of
 from manifests.plans import Plan, todo
 from manifests.reading import demand, stills
@@ -115,14 +115,24 @@ class Night:
         """Who has its shards run elsewhere, if they are not run here."""
 
     def _fetched_first(self, due: pl.DataFrame) -> pl.DataFrame:
-        """What was bought before, first: providers do not keep it for long."""
+        """What was bought before, first, in the order in which it expires: providers do
+        not keep it for long."""
         bought = self._rows.of(self._bought)
         if bought.is_empty():
             return due
         # Half a key will do: it decides the order and nothing else.
         owed = due["key"].is_in(bought["key"].implode())
         self._owed = int(owed.sum())
-        return pl.concat([due.filter(owed), due.filter(~owed)])
+        expiring = keys(self._expiring).with_columns(
+            at=pl.Series([*self._expiring.values()], dtype=pl.Float64)
+        )
+        first = (
+            due.filter(owed)
+            .join(expiring, [*KEY], how="left", maintain_order="left")
+            .sort("at", nulls_last=True, maintain_order=True)
+            .drop("at")
+        )
+        return pl.concat([first, due.filter(~owed)])
 
     @property
     def shards(self) -> range:

@@ -16,6 +16,7 @@ from manifests.lifecycle import (
     Generated,
     History,
     Intended,
+    Published,
     Refused,
     Rejected,
     State,
@@ -249,6 +250,23 @@ async def test_a_dead_link_is_waited_for_as_long_as_the_clip_is_owed(worlds, emu
     assert (first.pending, first.published, first.bought) == (1, 0, 1)
     assert (again.published, again.bought) == (1, 1)
     assert first.spent_usd + again.spent_usd == emulator.total_usd
+
+
+async def test_what_expires_first_is_fetched_in_the_first_shard(worlds, emulator):
+    rows = [{"prompt": f"pan {n}", "model": "wan-2.2-spicy"} for n in range(3)]
+    rows.append({"prompt": "pan 3", "model": "wan-2.2"})
+    with running(emulator) as url:
+        routes = [ATLAS, "replicate/wan-2.2"]
+        world = worlds(emulator=emulator, url=url, routes=routes)
+        await died(world, after=ACCEPTED, rows=rows)
+
+        await world.run(rows, shard_rows=1)
+
+    events = [(x.job, x.event) for x in await everything(world)]
+    order = [job for job, event in events if isinstance(event, Published)]
+    fetched = [(await past(world))[job].route for job in order]
+    assert fetched == ["replicate/wan-2.2", ATLAS, ATLAS, ATLAS]
+    assert set(world.bought.values()) == {1}
 
 
 # Other nights' jobs
