@@ -5,18 +5,25 @@ import math
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from manifests.lifecycle import Event, Intended
+from manifests.lifecycle import Accepted, Doubted, Event, Intended, Rejected
 from storage import files, records
+from storage.book import Book
 from storage.clips import Clips
+from storage.holder import Holder
 from storage.objects import Objects
 from storage.records import LedgerError, Seal
 from tasks import living
 from tasks.engine import Engine
+from tasks.following import Follower
+from tasks.night import Night
+from tasks.submitting import Answer, Submitter
 
 
 def plant(name: str | None) -> None:
@@ -44,9 +51,27 @@ def accepted_is_not_recorded() -> None:
     def forgetful(lines: Any) -> bytes:
         return packed(line for line in lines if b'"kind":"accepted"' not in line)
 
+    _write_with(forgetful)
+
+
+def entries_are_written_twice() -> None:
+    """A segment has what the one before it had already."""
+    packed, written = records.packed, list[bytes]()
+
+    def stuttering(lines: Any) -> bytes:
+        again = [*written]
+        written[:] = lines
+        return packed([*again, *written])
+
+    _write_with(stuttering)
+
+
+def _write_with(packed: Callable[[Any], bytes]) -> None:
+    """Have segments packed like that from now on."""
+    before = records.packed
     for module in [m for name, m in sys.modules.items() if name.startswith("storage.")]:
-        if getattr(module, "packed", None) is packed:
-            module.packed = forgetful
+        if getattr(module, "packed", None) is before:
+            module.packed = packed
 
 
 def sidecar_comes_first() -> None:
@@ -96,6 +121,56 @@ def what_overslept_is_sent() -> None:
     living.SEND_WITHIN_S = math.inf
 
 
+def what_cannot_be_kept_ends_the_process() -> None:
+    """A process is gone before anybody is told what came of its night."""
+
+    async def keep(self: Night, objects: Objects) -> None:
+        sys.exit(f"{self.batch}: no tables on {objects.root}")
+
+    Night.keep = keep
+
+
+def the_dead_hold_their_root() -> None:
+    """A process that is gone is waited for as one is that lives."""
+    Holder.is_gone = lambda _: False
+
+
+def what_takes_its_time_is_given_up() -> None:
+    """A job that its provider is still at work on is taken for one that it refused."""
+
+    async def impatient(*_: object, **__: object) -> Rejected:
+        return Rejected("it takes too long", charged=True)
+
+    Follower.until_ended = impatient
+
+
+def answers_are_not_believed() -> None:
+    """Whoever was accepted is in doubt."""
+    send = Submitter.send
+
+    async def doubtful(self: Submitter, *offered: Any, **more: Any) -> Answer:
+        answer = await send(self, *offered, **more)
+        return Doubted("who knows") if isinstance(answer, Accepted) else answer
+
+    Submitter.send = doubtful
+
+
+def prices_are_in_whole_dollars() -> None:
+    """What goes on record is not what is charged."""
+    intended = Submitter.intended
+
+    def rounded(self: Submitter, *offered: Any) -> Intended:
+        meant = intended(self, *offered)
+        return replace(meant, price_usd=Decimal(math.ceil(meant.price_usd)))
+
+    Submitter.intended = rounded
+
+
+def what_is_bound_is_forgotten() -> None:
+    """Whatever earlier nights brought to an end is to be done once more."""
+    Book.learn = lambda *_: None
+
+
 BUGS: dict[str, Callable[[], None]] = {
     bug.__name__: bug
     for bug in (
@@ -105,5 +180,12 @@ BUGS: dict[str, Callable[[], None]] = {
         drafts_have_the_final_name,
         successor_does_not_seal,
         what_overslept_is_sent,
+        entries_are_written_twice,
+        what_cannot_be_kept_ends_the_process,
+        the_dead_hold_their_root,
+        what_takes_its_time_is_given_up,
+        answers_are_not_believed,
+        prices_are_in_whole_dollars,
+        what_is_bound_is_forgotten,
     )
 }

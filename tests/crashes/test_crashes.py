@@ -24,12 +24,22 @@ pytestmark = [
 EVERY = 10
 """Which part of the points is tried here."""
 
+NOTHING_YET = "link ledger", "epochs"
+"""Nothing is on record; what is wrong with the nights to come is."""
+
 FOUND = [
     ("intended_is_not_awaited", "link ledger", "0000000001.jsonl", "on record first"),
     ("accepted_is_not_recorded", "open clips", ".mp4", "ticket before a look"),
     ("sidecar_comes_first", "open clips", ".mp4", "whole"),
     ("drafts_have_the_final_name", "tear ledger", "0000000001.jsonl", "whole"),
     ("successor_does_not_seal", "link ledger", "0000000003.jsonl", "fenced"),
+    ("entries_are_written_twice", "open clips", ".mp4", "legal"),
+    ("what_cannot_be_kept_ends_the_process", "open tables", "clips", "ends"),
+    ("the_dead_hold_their_root", "open clips", ".mp4", "free at once"),
+    ("what_takes_its_time_is_given_up", *NOTHING_YET, "nothing lost"),
+    ("answers_are_not_believed", *NOTHING_YET, "doubts"),
+    ("prices_are_in_whole_dollars", *NOTHING_YET, "money"),
+    ("what_is_bound_is_forgotten", *NOTHING_YET, "third"),
 ]
 """A bug, where the process dies that has it, and the law that shows it."""
 
