@@ -48,6 +48,7 @@ from tasks.providers.base import Billed, UnreadableError
 from tasks.publishing import Publisher
 from tasks.retelling import retell
 from tasks.verdicts import ProviderError
+from tasks.world import REAL
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ async def opened(
         HeldError: a run is at work on the root.
         StorageError: it is out of reach.
     """
-    objects = Objects.open(root)
+    objects = REAL.objects(root)
     ledger = await Ledger.open(
         objects, name="reconcile", take_over=take_over, whole=True
     )

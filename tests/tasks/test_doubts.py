@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse
 
 from manifests.lifecycle import History, Risked, State
 from storage.ledger import HeldError, Ledger, read
-from storage.objects import Objects
+from storage.objects import Objects, UnavailableError
 from tasks.doubts import Doubts
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine import Rules
@@ -406,6 +406,17 @@ async def test_what_a_doubt_cost_is_not_decided_and_then_given_back_a_second_tim
     await kling.run(1)
 
     assert kling.table("clips")["spent_usd"].sum() == kling.owed
+
+
+async def test_reconcile_waits_for_a_store_that_is_away_as_long_as_a_batch_does(
+    through, monkeypatch
+):
+    monkeypatch.setattr("tasks.world.PATIENCE_S", 0.0)
+    through(9)  # where nobody is
+
+    with pytest.raises(UnavailableError):
+        async with asyncio.timeout(30), opened("s3://away/reel", lanes=[], rules=RULES):
+            pass
 
 
 async def test_reconcile_leaves_a_root_alone_where_a_run_is_at_work(atlas):
