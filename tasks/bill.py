@@ -1,8 +1,8 @@
 """What a run has bought, lane by lane: submits, what came of them, money and time."""
 
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from statistics import median
 from typing import Final
@@ -26,8 +26,8 @@ LATEST: Final = 500
 
 
 @dataclass(slots=True)
-class Line:
-    """What was bought on one lane."""
+class Counts:
+    """What was bought on one lane, as a run says it of itself."""
 
     submits: int = 0
     accepted: int = 0
@@ -37,6 +37,18 @@ class Line:
     lost: int = 0
     """Submits that were charged, and no good clip came of them."""
     usd: Decimal = FREE
+
+    def add(self, other: "Counts", times: int) -> None:
+        """So many times as much more was bought; less, where that is below 0."""
+        for each in fields(Counts):
+            more = times * getattr(other, each.name)
+            setattr(self, each.name, getattr(self, each.name) + more)
+
+
+@dataclass(slots=True)
+class Line(Counts):
+    """What was bought on one lane."""
+
     _took: deque[float] = field(default_factory=lambda: deque[float](maxlen=LATEST))
 
     @property
@@ -81,6 +93,18 @@ class Bill:
         has added to the cost."""
         line = self.lines.setdefault(past.lane or "", Line())
         line.count(event, past, usd)
+
+    def add(self, other: Mapping[str, Counts], times: int) -> None:
+        """What another run bought, by lane: so many times as much more."""
+        for lane, counts in other.items():
+            self.lines.setdefault(lane, Line()).add(counts, times)
+
+    def counts(self) -> dict[str, Counts]:
+        """By lane: how it stands now."""
+        told = {lane: Counts() for lane in self.lines}
+        for lane, counts in told.items():
+            counts.add(self.lines[lane], 1)
+        return told
 
     def __iter__(self) -> Iterator[tuple[str, Line]]:
         return iter(self.lines.items())

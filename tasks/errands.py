@@ -11,7 +11,7 @@ has claimed its shard and then finds no errand has come too late.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +24,7 @@ from storage import epochs
 from storage.holder import Holder
 from storage.objects import MissingError, Objects
 from storage.records import LedgerError
+from tasks.bill import Counts
 from tasks.dealing import Hand, Share
 from tasks.pacing import Learned
 from tasks.routing import Policy
@@ -85,6 +86,8 @@ class Report:
     rejected: int = 0
     expired: int = 0
     spent_usd: Decimal = Decimal(0)
+    bill: Mapping[str, Counts] = field(default_factory=dict[str, Counts])
+    """By lane."""
     closed: Mapping[str, str] = field(default_factory=dict[str, str])
     """Lanes that it closed, and why."""
     learned: Mapping[str, Learned] = field(default_factory=dict[str, Learned])
@@ -103,11 +106,16 @@ class Report:
             job: Rest(Why(rest["why"]), rest["reason"])
             for job, rest in said["resting"].items()
         }
+        bill = {
+            lane: replace(Counts(**counts), usd=Decimal(counts["usd"]))
+            for lane, counts in said["bill"].items()
+        }
         known: dict[str, Any] = {
             "hand": Hand(**said["hand"]),
             "learned": {name: Learned(**one) for name, one in said["learned"].items()},
             "by": Holder(**said["by"]),
             "spent_usd": Decimal(said["spent_usd"]),
+            "bill": bill,
             "resting": resting,
             "passed_over": [Why(why) for why in said["passed_over"]],
         }

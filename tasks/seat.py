@@ -183,6 +183,7 @@ class Seat:
             rejected=tally.rejected,
             expired=tally.expired,
             spent_usd=tally.purse.spent_usd,
+            bill=tally.bill.counts(),
             closed=self._closed(),
             learned={
                 account: learned

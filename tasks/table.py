@@ -196,6 +196,7 @@ class Table:
         tally.rejected += times * report.rejected
         tally.expired += times * report.expired
         tally.purse.settle(times * report.spent_usd)
+        tally.bill.add(report.bill, times)
 
     async def _know(self, number: int, mine: "Seated", before: int) -> None:
         """Count what its runs of generations below this one recorded, to the cent."""

@@ -182,6 +182,23 @@ async def test_shards_that_run_elsewhere_share_the_slots_and_the_bill(world):
     assert [one.key async for one in objects.list("shards")] == []
 
 
+@pytest.mark.slow
+async def test_the_bill_by_lane_counts_what_open_shards_have_bought(world):
+    async with away(world, 24, shard_rows=24) as (night, _):
+        [lane], tally, seen = night.engine.lanes.all, night.engine.tally, set()
+        batch = asyncio.ensure_future(over(night))
+        while not batch.done():
+            seen.add((tally.bill[lane.name].clips, tally.published))
+            await asyncio.sleep(0.05)
+        await batch
+
+    line = tally.bill[lane.name]
+    assert all(by_lane == in_all for by_lane, in_all in seen)
+    assert any(0 < by_lane < 24 for by_lane, _ in seen)
+    assert (line.submits, line.accepted, line.clips, line.free) == (24, 24, 24, 0)
+    assert line.usd == world.owed
+
+
 async def test_whoever_runs_a_shard_again_takes_it_over_and_pays_nothing_twice(world):
     async with away(world, 24, shard_rows=24) as (night, runs):
         batch = asyncio.ensure_future(over(night))
