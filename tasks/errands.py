@@ -89,7 +89,9 @@ class Report:
     bill: Mapping[str, Counts] = field(default_factory=dict[str, Counts])
     """By lane."""
     closed: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Lanes that it closed, and why."""
+    """Lanes that are of no use to anybody, and why."""
+    closed_here: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Lanes that it closed for itself alone, and why."""
     learned: Mapping[str, Learned] = field(default_factory=dict[str, Learned])
     """By account: what refusals have taught it of its own share."""
     resting: Mapping[str, Rest] = field(default_factory=dict[str, Rest])

@@ -15,6 +15,7 @@ from tasks import hours
 from tasks.exchange import Line
 from tasks.pacing import TYPICAL_S, Limits, Looks, Pace
 from tasks.purse import Day, Purse
+from tasks.verdicts import MisconfiguredError
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,8 @@ class Lane:
     """Of these, those that came to nothing."""
     closed: str | None = None
     """Why nothing more is submitted on it, if so."""
+    closed_here: bool = False
+    """Whether that may be this machine's own trouble: others may do well on it."""
     followed: int = 0
     """Jobs that were begun to be looked at..."""
     fresh: int = 0
@@ -223,11 +226,22 @@ class Lanes:
             lane.closed = why
         self._deal()
 
+    def close_here(self, lane: Lane, why: str) -> None:
+        """Submit nothing more on this lane, which may do well for other machines."""
+        lane.closed_here = lane.closed_here or lane.closed is None
+        self.close(lane, why)
+
+    def misconfigured(self, lane: Lane, error: MisconfiguredError) -> None:
+        """Nothing will be accepted: no credit is the account's own, a bad key may be
+        this machine's."""
+        close = self.close if error.lacks == "credit" else self.close_here
+        close(lane, str(error))
+
     def out_of_reach(self, lane: Lane, why: str) -> None:
         """What is no submit does not get there either: it is left alone for a while."""
         lane.pace.out_of_reach(self._clock())
         if lane.pace.hopeless:
-            self.close(lane, f"out of reach: {why}")
+            self.close_here(lane, f"out of reach: {why}")
         self._deal()
 
     def pause(self, *, paused: bool) -> None:

@@ -440,7 +440,7 @@ class Lives:
                 ),
             )
         except MisconfiguredError as exc:
-            self.lanes.close(lane, str(exc))
+            self.lanes.misconfigured(lane, exc)
             raise RestError(Why.UNFINISHED, str(exc)) from exc
         except UnfinishedError as exc:
             raise RestError(Why.UNFINISHED, str(exc)) from exc

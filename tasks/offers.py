@@ -238,7 +238,7 @@ class Offers:
                 hand.unfit.add(lane.name)
                 return None
             except MisconfiguredError as exc:
-                self.lanes.close(lane, str(exc))
+                self.lanes.misconfigured(lane, exc)
                 return None
             except ProviderError as exc:
                 if isinstance(exc, RejectedError) or not self._spares(hand, lane):

@@ -55,8 +55,6 @@ class Seat:
         """For how long nothing new was heard, while it could have been."""
         self._left_out = 0
         """Deals that were not for it."""
-        self._unknown = set[str]()
-        """Lanes that the batch does not have."""
         self.shut_out = False
         self._nothing()
 
@@ -124,8 +122,7 @@ class Seat:
         self._deal = deal.number
         for lane in self._engine.lanes.open:
             if why := _unknown(lane, share, deal.lanes):
-                self._unknown.add(lane.name)
-                self._engine.lanes.close(lane, why)
+                self._engine.lanes.close_here(lane, why)
         for account, pace in self._paces.items():
             pace.share(
                 share.caps.get(errands.slots_of(account), 0),
@@ -185,6 +182,11 @@ class Seat:
             spent_usd=tally.purse.spent_usd,
             bill=tally.bill.counts(),
             closed=self._closed(),
+            closed_here={
+                lane.name: lane.closed
+                for lane in self._engine.lanes.all
+                if lane.closed and lane.closed_here
+            },
             learned={
                 account: learned
                 for account, pace in self._paces.items()
@@ -196,13 +198,13 @@ class Seat:
 
     def _closed(self) -> dict[str, str]:
         """Lanes that are of no use to anybody: not those whose part of a day is used up, or
-        that are ours alone."""
+        that may be of use to others."""
         today = self._world.today()
         return {
             lane.name: lane.closed
             for lane in self._engine.lanes.all
             if lane.closed
-            and lane.name not in self._unknown
+            and not lane.closed_here
             and not lane.day.full(lane.dearest_usd, today)
         }
 

@@ -107,19 +107,19 @@ class Submitter:
         except NotSentError as exc:
             lane.pace.troubled(self.now())
             if lane.pace.hopeless:
-                self.lanes.close(lane, f"out of reach: {exc}")
+                self.lanes.close_here(lane, f"out of reach: {exc}")
             return Refused(str(exc))
         except RejectedError as exc:
             lane.pace.rejected()
             return Rejected(str(exc))
         except MisconfiguredError as exc:
             lane.pace.rejected()
-            self.lanes.close(lane, str(exc))
+            self.lanes.misconfigured(lane, exc)
             return Refused(str(exc))
         except InDoubtError as exc:
             lane.pace.troubled(self.now())
             if lane.pace.hopeless and not lane.paid:
-                self.lanes.close(lane, f"gives no answer: {exc}")
+                self.lanes.close_here(lane, f"gives no answer: {exc}")
             self.lanes.answered()
             return Doubted(str(exc), exc.lost)
         lane.pace.accepted(self.now())

@@ -6,6 +6,7 @@ run has put on record is counted once, when it is over: until then, what it says
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from math import inf
@@ -25,6 +26,9 @@ from tasks.world import PATIENCE_S
 
 UNREADABLE: Final = (ArithmeticError, LookupError, TypeError, ValueError)
 """What is raised where a report is not what it should be: another version's, say."""
+
+AGREED: Final = 5
+"""Runs in a row that each closed a lane for itself: that is no machine's own trouble."""
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +50,10 @@ class Table:
         self._looked_at = 0.0
         # Of quotas that somebody was refused since the last look: what was in use then.
         self._refused: dict[str, int] = {}
+        # By lane: the runs that closed it for themselves, and how many of them somebody
+        # has fared better than since.
+        self._against: dict[str, set[tuple[int, int]]] = {}
+        self._overruled = Counter[str]()
         # One listens at a time: what is counted is counted once.
         self._listening = asyncio.Lock()
 
@@ -149,10 +157,26 @@ class Table:
         self._learn(report, mine.counted)
         mine.report = mine.counted = report
         for lane in self._lanes.open:
-            if why := report.closed.get(lane.name):
+            why = report.closed.get(lane.name) or self._agreed(lane.name, report)
+            if why:
                 self._lanes.close(lane, why)
         mine.done = hand.done
         mine.spoke.set()
+
+    def _agreed(self, lane: str, report: Report) -> str | None:
+        """Why a lane that runs closed for themselves is closed for all, if it is: many have
+        in a row, and nobody has been accepted on it since, or waits to be."""
+        against = self._against.setdefault(lane, set())
+        why = report.closed_here.get(lane)
+        if why is not None:
+            against.add((report.hand.shard, report.hand.generation))
+        elif (bought := report.bill.get(lane)) and bought.accepted:
+            self._overruled[lane] = len(against)
+        counted = (one.counted for one in self.shards.values())
+        waits = errands.submits_of(lane)
+        wanted = any(one and one.hand.needs.get(waits) for one in counted)
+        few = len(against) - self._overruled[lane] < AGREED
+        return None if few or wanted else why
 
     def _learn(self, report: Report, before: Report | None) -> None:
         now, every_s = self._world.now(), beat_s(self._objects)

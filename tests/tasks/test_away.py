@@ -17,13 +17,14 @@ from storage.objects import MissingError, Objects, RefusedError
 from tasks import errands
 from tasks.away import elsewhere
 from tasks.beginning import begun
+from tasks.bill import Counts
 from tasks.dealing import Hand
 from tasks.emulator import Emulator, Fault, running
 from tasks.errands import Deal, Report
 from tasks.joining import run_shard
 from tasks.pacing import Learned
 from tasks.purse import DAY_S
-from tasks.table import Table
+from tasks.table import AGREED, Table
 from tasks.wanted import Wanted
 from tasks.world import REAL
 
@@ -131,6 +132,21 @@ async def over(night, at_once=3):
 
     await asyncio.gather(*map(one, night.shards))
     await night.mend()
+
+
+async def tell(night, number, generation=1, *, held=None, needs=None, **said):
+    """A run of a shard tells this of itself."""
+    hand = Hand(
+        shard=number,
+        generation=generation,
+        beat=1,
+        held=held or {},
+        needs=needs or {},
+    )
+    by = claimant(1, "shard", REAL.today())
+    key = errands.hand_key(night.batch, number, generation)
+    objects = Objects.open(night.wanted.root)
+    await objects.put(key, Report(hand=hand, by=by, **said).dump())
 
 
 async def until_bought(night, count):
@@ -279,22 +295,17 @@ async def test_when_one_is_refused_what_the_others_had_is_heard_first(
         [lane] = lanes = [world.lane(ROUTE)]
         slots = errands.slots_of(lane.account)
 
-        async def tell(number, held, **more):
-            hand = Hand(shard=number, generation=1, beat=1, held={slots: held})
-            by = claimant(1, "shard", REAL.today())
-            key = errands.hand_key(night.batch, number, 1)
-            await objects.put(key, Report(hand=hand, by=by, **more).dump())
-
         shaky = replace(REAL, objects=Shaky.open)
         async with begun(asked, lanes=lanes, rules=world.rules, world=shaky) as night:
-            objects, table = Objects.open(root), Table(night)
+            table = Table(night)
             table.seat(0)
             table.seat(1)
             # What the batch itself fetches for others.
             lane.pace.resumed()
-            await tell(0, 2, learned={lane.account: Learned(2, 600)})
+            learned = {lane.account: Learned(2, 600)}
+            await tell(night, 0, held={slots: 2}, learned=learned)
             await table.look_and_deal()
-            await tell(1, 5)
+            await tell(night, 1, held={slots: 5})
             with monkeypatch.context() as patch:
                 patch.setattr(Shaky, "once", set())
                 with pytest.raises(RefusedError):
@@ -302,6 +313,51 @@ async def test_when_one_is_refused_what_the_others_had_is_heard_first(
             await table.look_and_deal()
 
     assert lane.pace.slots == 8
+
+
+async def test_a_lane_that_one_machine_closed_for_itself_is_open_to_the_others(world):
+    """Until so many in a row have, and nobody has fared better since or waits for it."""
+    root = (world.folder / "root").as_uri()
+    asked = Wanted(manifest=world.manifest(8), root=root, shard_rows=4)
+    [lane] = lanes = [world.lane(ROUTE)]
+    its_own = {"closed_here": {lane.name: "401"}}
+    closed = []
+
+    async with begun(asked, lanes=lanes, rules=world.rules, world=REAL) as night:
+        table = Table(night)
+
+        async def one_of(shard, generation, **said):
+            await tell(night, shard, generation, **said)
+            await table.look()
+            closed.append(lane.closed)
+
+        table.seat(0)
+        table.seat(1)
+        for generation in range(1, AGREED):
+            await one_of(0, generation, **its_own)
+        await one_of(1, 1, bill={lane.name: Counts(submits=1, accepted=1)})
+        for generation in range(AGREED, 2 * AGREED):
+            await one_of(0, generation, **its_own)
+            if generation == AGREED:
+                waits = {errands.submits_of(lane.name): 2}
+                await one_of(1, 2, needs=waits)
+        await one_of(1, 3, **its_own)
+
+    assert closed == [None] * (len(closed) - 1) + ["401"]
+
+
+async def test_an_account_without_credit_is_closed_for_all_at_once(worlds, clip):
+    emulator = Emulator(slots=4, clip=clip)
+    emulator.faults["pan"] = [Fault.NO_CREDIT] * 8
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=["fal/kling-1.6"], slots=1)
+        async with away(world, 8) as (night, runs):
+            await over(night, at_once=1)
+
+    said = night.summary()
+    assert list(said.lanes_closed) == ["fal"]
+    assert (said.published, said.short_of) == (0, "lanes")
+    assert runs.started == [(0, 1)]
 
 
 @pytest.mark.slow
