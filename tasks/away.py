@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
+from itertools import count
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, ParamSpec, TypeVar
@@ -42,7 +44,16 @@ from tasks.table import Seated, Table
 from tasks.tally import Rest, Why
 
 TRIES: Final = 5
-"""Runs of one shard: what breaks so many is not an accident."""
+"""Runs of one shard that died at work: what breaks so many is not an accident."""
+
+IN_VAIN: Final = 12
+"""Runs of one shard that a machine could not do: over half an hour, with the pauses."""
+
+PAUSE_S: Final = 5.0
+"""After such a run, then twice as long, so that another machine has a chance: the one
+that fails at once is free at once..."""
+LONGEST_PAUSE_S: Final = 300.0
+"""... and so long at most."""
 
 REFUSED_S: Final = 60.0
 """For so long a store may refuse us: a key that is being renewed ends no batch."""
@@ -101,6 +112,7 @@ class Away:
         self.table = Table(night)
         self._before: dict[int, dict[str, History]] = {}
         self._left = len(night.shards)
+        self._gave_up_at = -inf
         self._ending = set[asyncio.Future[None]]()
 
     async def run(self, number: int, shard: pl.DataFrame) -> list[str]:
@@ -199,11 +211,12 @@ class Away:
             await errands.give(self._objects, batch, number, errand, slip)
 
     async def _run(self, number: int, mine: Seated, jobs: list[str]) -> None:
-        said = "it was never begun"
-        for attempt in range(1, TRIES + 1):
+        said, died, in_vain = "it was never begun", 0, 0
+        for attempt in count(1):
+            mine.begun = mine.done = False
             if self._night.engine.stopped is not None:
                 break
-            mine.begun = False
+            was = mine.generation
             run = asyncio.ensure_future(self.start(number, attempt, mine.begin))
             with self._told_of_waiting(number, mine):
                 said = await self._until_over(number, mine, run)
@@ -212,12 +225,50 @@ class Away:
             log.warning("shard.died shard=%d attempt=%d %s", number, attempt, said)
             await self._allowed(self._refuse_if_fenced)
             await self._allowed(self._shut_out, number, jobs)
-            mine.done = False
+            if mine.generation > was and not (mine.done and self._closed_alone(mine)):
+                died += 1
+                if died == TRIES:
+                    break
+            else:
+                in_vain += 1
+                if self._is_vain(in_vain):
+                    break
+                await self._pause(in_vain)
+        if not mine.done:
+            # Of one that has left in good order, its own words say why.
+            self._put_aside(jobs, said)
+
+    def _put_aside(self, jobs: list[str], said: str) -> None:
         for job in jobs:
             if self._ledger.history(job).state not in OVER:
                 why = self._night.engine.stopped
                 rest = Rest(Why.STOPPED, why) if why else Rest(Why.BROKEN, said)
                 self._tally.resting[job] = rest
+
+    def _is_vain(self, times: int) -> bool:
+        """Whether a shard is begun no more after so many runs in vain: at once, where
+        another was given up for that and nobody has said a word since."""
+        nobody = self.table.heard_at < self._gave_up_at
+        if times >= IN_VAIN:
+            self._gave_up_at = self._world.now()
+        return nobody or times >= IN_VAIN
+
+    async def _pause(self, nth: int) -> None:
+        """Leave a shard to another machine than the one that has just failed."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + min(LONGEST_PAUSE_S, PAUSE_S * 2 ** (nth - 1))
+        while (left := until - loop.time()) > 0:
+            # Who stops the batch tells nobody but its engine.
+            if self._night.engine.stopped is not None:
+                break
+            await asyncio.sleep(min(1.0, left))
+
+    def _closed_alone(self, mine: Seated) -> bool:
+        """Whether its latest run closed for itself what others can yet submit on."""
+        said = mine.report
+        return said is not None and any(
+            lane.name in said.closed_here for lane in self._lanes.open
+        )
 
     async def _until_over(
         self, number: int, mine: Seated, run: "asyncio.Future[None]"
@@ -283,11 +334,14 @@ class Away:
 
     def _broken_off(self, mine: Seated) -> str:
         """Why a run that has left in good order did not do it all, if others can: its
-        machine is drained, say, and the batch is not."""
+        machine is drained, say, or has closed a lane for itself."""
         if self._night.engine.stopped is not None or mine.report is None:
             return ""
+        whys = {Why.STOPPED}
+        if self._closed_alone(mine):
+            whys |= {Why.NO_LANE, Why.UNFINISHED}
         resting = mine.report.resting.values()
-        return next((rest.reason for rest in resting if rest.why is Why.STOPPED), "")
+        return next((rest.reason for rest in resting if rest.why in whys), "")
 
     async def _allowed(
         self, what: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs

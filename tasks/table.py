@@ -47,6 +47,8 @@ class Table:
         self.shards: dict[int, Seated] = {}
         self.failed: Exception | None = None
         """Why nothing is dealt any more, if so."""
+        self.heard_at = -inf
+        """When any run was heard last."""
         self._looked_at = 0.0
         # Of quotas that somebody was refused since the last look: what was in use then.
         self._refused: dict[str, int] = {}
@@ -150,6 +152,7 @@ class Table:
             await self._know(number, mine, hand.generation)
         mine.latest = (hand.generation, hand.beat)
         mine.silent_s = 0.0
+        self.heard_at = self._world.now()
         self._dealer.hear(hand, self._world.now())
         if mine.counted is not None:
             self._count(mine.counted, -1)

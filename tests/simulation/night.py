@@ -261,7 +261,7 @@ class Sim:
         """Have a shard run by a process of its own, and hear what came of it, or not."""
         fates, asked = run.fates, self.asked
         fate = fates[asked[parent]] if asked[parent] < len(fates) else plan.WELL
-        if attempt == away.TRIES:
+        if attempt >= away.TRIES:
             # So many accidents of one shard are none: then it is said to be broken.
             fate = plan.WELL
         asked[parent] += 1

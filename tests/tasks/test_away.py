@@ -7,6 +7,7 @@ from collections import Counter
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 
 import pytest
 
@@ -15,7 +16,7 @@ from storage.holder import claimant
 from storage.ledger import FencedError, histories
 from storage.objects import MissingError, Objects, RefusedError
 from tasks import errands
-from tasks.away import elsewhere
+from tasks.away import IN_VAIN, TRIES, elsewhere
 from tasks.beginning import begun
 from tasks.bill import Counts
 from tasks.dealing import Hand
@@ -27,6 +28,7 @@ from tasks.purse import DAY_S
 from tasks.table import AGREED, Table
 from tasks.wanted import Wanted
 from tasks.world import REAL
+from tests.tasks.conftest import KEYS
 
 pytestmark = pytest.mark.anyio
 
@@ -517,19 +519,101 @@ async def test_what_a_batch_that_died_left_of_its_shards_is_gone_with_the_next(w
 
 
 async def test_a_lane_whose_account_the_batch_has_not_is_closed_in_that_worker_only(
-    world,
+    world, monkeypatch, caplog
 ):
     """Nothing would ever be dealt to it, and its jobs would wait for ever."""
+    monkeypatch.setattr("tasks.away.PAUSE_S", 0.01)
     async with away(world, 8) as (night, runs):
         known, strange = world.lane(ROUTE), world.lane(ROUTE)
         strange.account = "kling file:/run/secrets/kling"
-        runs.lanes = partial(next, iter([[strange], [known]]))
+        runs.lanes = partial(next, iter([[strange], [known], [known]]))
         await over(night, at_once=1)
 
     said = night.summary()
-    [reason] = {rest.reason for rest in night.engine.tally.resting.values()}
-    assert (said.published, said.pending, said.lanes_closed) == (4, 4, {})
-    assert "names 'kling', not 'kling file:/run/secrets/kling'" in reason
+    assert (said.published, said.pending, said.lanes_closed) == (8, 0, {})
+    assert runs.started == [(0, 1), (0, 2), (1, 1)]
+    assert "names 'kling', not 'kling file:/run/secrets/kling'" in caplog.text
+
+
+@pytest.mark.slow
+async def test_a_key_that_one_worker_has_wrong_ends_neither_batch_nor_shard(
+    worlds, clip, monkeypatch
+):
+    monkeypatch.setattr("tasks.away.PAUSE_S", 0.01)
+    emulator = Emulator(latency_s=0.1, slots=4, clip=clip, keys=[*KEYS.values()])
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ROUTE])
+        async with away(world, 12) as (night, runs):
+            outdated = [f"outdated:{'secret' * 6}"] * (AGREED - 1)
+            runs.lanes = lambda: [world.lane(ROUTE, key=(outdated or [""]).pop())]
+            await over(night, at_once=1)
+
+    said = night.summary()
+    assert runs.started[:AGREED] == [(0, n) for n in range(1, AGREED + 1)]
+    assert (said.published, said.pending, said.lanes_closed) == (12, 0, {})
+    assert said.spent_usd == world.owed
+
+
+@pytest.mark.slow
+async def test_a_key_that_all_workers_have_wrong_ends_the_batch(
+    worlds, clip, monkeypatch
+):
+    monkeypatch.setattr("tasks.away.PAUSE_S", 0.01)
+    emulator = Emulator(slots=4, clip=clip, keys=["another:key"])
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ROUTE])
+        async with away(world, 12) as (night, runs):
+            await over(night, at_once=1)
+
+    said = night.summary()
+    assert (said.pending, said.short_of, [*said.lanes_closed]) == (
+        12,
+        "lanes",
+        ["kling"],
+    )
+    assert len(runs.started) == AGREED
+
+
+async def test_a_run_that_fails_before_its_first_word_is_begun_again_by_and_by(
+    world, monkeypatch
+):
+    """The worker that has no key is free at once: others would never have a chance."""
+    monkeypatch.setattr("tasks.away.PAUSE_S", 0.01)
+    async with away(world, 2) as (night, runs):
+        run, began = runs.__call__, []
+
+        async def start(number, attempt, begun):
+            began.append(asyncio.get_running_loop().time())
+            if attempt <= TRIES + 1:
+                raise ConnectionError("KLING_KEY is not set")
+            await run(number, attempt, begun)
+
+        night.away.start = start
+        await over(night)
+
+    pauses = [later - earlier for earlier, later in pairwise(began)]
+    assert night.summary().published == 2
+    assert len(pauses) == TRIES + 1
+    assert all(pause >= 0.01 * 2**n for n, pause in enumerate(pauses))
+
+
+async def test_what_no_worker_can_begin_rests_and_says_why(world, monkeypatch, caplog):
+    monkeypatch.setattr("tasks.away.PAUSE_S", 0.0)
+    async with away(world, 3, shard_rows=1) as (night, _):
+        tried = []
+
+        async def start(number, attempt, _begun):
+            tried.append(number)
+            raise ConnectionError(f"no nightreel.toml, {attempt}")
+
+        night.away.start = start
+        await over(night, at_once=1)
+
+    [*reasons] = night.engine.tally.resting.values()
+    assert tried == [0] * IN_VAIN + [1, 2]
+    assert night.summary().pending == 3
+    assert all("no nightreel.toml" in rest.reason for rest in reasons)
+    assert caplog.text.count("no nightreel.toml") >= IN_VAIN
 
 
 async def test_a_run_that_is_shut_out_and_has_nothing_to_record_leaves_its_worker(
