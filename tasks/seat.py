@@ -148,13 +148,16 @@ class Seat:
             granted = errands.dollars(share.granted.get(name, 0))
             self._engine.tally.purse.dealt(granted, more=name not in share.last)
         for lane in self._engine.lanes.all:
-            if lane.day.limited:
-                submits, usd = lane.day.caps
-                names = errands.submits_of(lane.name), errands.usd_of(lane.name)
-                granted = [share.granted.get(name, 0) for name in names]
+            names = errands.submits_of(lane.name), errands.usd_of(lane.name)
+            # What the batch deals is abided by, whatever our own settings lack.
+            if lane.day.limited or not share.granted.keys().isdisjoint(names):
+                submits, usd = [
+                    share.granted.get(name, None if cap is None else 0)
+                    for name, cap in zip(names, lane.day.caps, strict=True)
+                ]
                 lane.day.dealt(
-                    None if submits is None else granted[0],
-                    None if usd is None else errands.dollars(granted[1]),
+                    submits,
+                    None if usd is None else errands.dollars(usd),
                     more=not {*names} & {*share.last},
                 )
 

@@ -379,6 +379,19 @@ async def test_what_may_be_spent_is_dealt_out_to_the_last_clip(world, cap):
 
 
 @pytest.mark.slow
+async def test_a_worker_whose_settings_lack_the_cap_of_a_day_keeps_to_the_batchs(world):
+    price = min(world.lane(ROUTE).route.prices_usd.values())
+
+    async with away(world, 12, submits_per_day=7) as (night, runs):
+        runs.lane = {}
+        await over(night)
+
+    said = night.summary()
+    assert (said.published, said.pending, said.short_of) == (7, 5, "lanes")
+    assert said.spent_usd == world.owed == 7 * price
+
+
+@pytest.mark.slow
 async def test_what_a_day_allows_is_dealt_again_when_the_day_is_over(world):
     later_s = 0.0
 
