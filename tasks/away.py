@@ -61,6 +61,9 @@ REFUSED_S: Final = 60.0
 FIRST_WORD_S: Final = 300.0
 """From when a run's process has begun until it is heard: it may have much to read first."""
 
+BEATS: Final = 3.0
+"""A run that is said to have failed, and that was heard within so many beats, lives."""
+
 Start = Callable[[int, int, Callable[[], None]], Awaitable[None]]
 """Have a shard run, for the so-manieth time; comes back, or fails, when that is over.
 Says so, as often as it likes, when it knows that a process is at it: one that waits for
@@ -274,7 +277,7 @@ class Away:
         self, number: int, mine: Seated, run: "asyncio.Future[None]"
     ) -> str:
         """Wait until the run says that it is done, or is no more; why, in words."""
-        was, superseded = mine.generation, False
+        was, superseded, failure = mine.generation, False, None
         self._ending.add(run)
         run.add_done_callback(self._ending.discard)
         try:
@@ -290,12 +293,15 @@ class Away:
                     raise self.table.failed
                 if run.done():
                     await self._allowed(self.table.look, number)
-                    if why := _failure(run):
-                        return why
-                    # It was shut out: whoever did that has the shard, and is heard.
-                    run, superseded = asyncio.get_running_loop().create_future(), True
-                    continue
+                    failure = _failure(run)
+                    run = asyncio.get_running_loop().create_future()
+                    if failure is None:
+                        # It was shut out: whoever did that has the shard, and is heard.
+                        superseded = True
+                        continue
                 has_spoken = superseded or mine.generation > was
+                if failure is not None and not (has_spoken and self._beats(mine)):
+                    return failure
                 why = self._dead(mine) if has_spoken else _never_heard(mine)
                 if why is not None:
                     run.cancel()
@@ -323,6 +329,10 @@ class Away:
             yield
         finally:
             telling.cancel()
+
+    def _beats(self, mine: Seated) -> bool:
+        """Whether it lives, whatever others say: who ran it may be told wrong."""
+        return mine.silent_s <= BEATS * beat_s(self._objects)
 
     def _dead(self, mine: Seated) -> str | None:
         """Why a run that has been heard is taken for dead, if it is."""

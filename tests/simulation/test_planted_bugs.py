@@ -298,8 +298,9 @@ def lane_price(lane):
 
 
 def given_up(script):
-    """Each shard's first process goes on when another has been begun in its place."""
-    given_up = [Fate(given_up_s=2.0, heeds=False)] * 4
+    """Each shard's first process goes on when another has been begun in its place: it was
+    said to have failed, and was not heard for a while."""
+    given_up = [Fate(given_up_s=2.0, paused_s=(2.0, 20.0), heeds=False)] * 4
     runs = [
         replace(run, elsewhere=2, shard_rows=20, fates=given_up) for run in script.runs
     ]

@@ -75,6 +75,17 @@ class Shaky(Objects):
             raise RefusedError(key)
 
 
+class Mute(Shaky):
+    """A store that takes no word from whoever has it, once it is silent."""
+
+    silent = False
+
+    async def put(self, key, data):
+        if Mute.silent and key.endswith("hand.json"):
+            raise RefusedError(key)
+        await super().put(key, data)
+
+
 class Runs:
     """Runs of shards, each with lanes of its own, as processes have them."""
 
@@ -102,6 +113,16 @@ class Runs:
             )
         )
         await self.tasks[shard]
+
+
+async def muted(runs, run, shard, attempt):
+    """A run of a shard that is not heard any more once `Mute` is silent."""
+    whole = runs.real
+    runs.real = replace(whole, objects=Mute.open)
+    going = asyncio.ensure_future(run(shard, attempt))
+    await asyncio.sleep(0)  # by then it has taken what it runs on
+    runs.real = whole
+    await going
 
 
 @asynccontextmanager
@@ -238,8 +259,11 @@ async def test_whoever_runs_a_shard_again_takes_it_over_and_pays_nothing_twice(w
 
 
 @pytest.mark.slow
-async def test_a_run_that_seems_dead_is_shut_out_and_others_have_its_slots(world):
+async def test_a_run_that_seems_dead_is_shut_out_and_others_have_its_slots(
+    world, monkeypatch
+):
     """Its successor waits for a worker, and that one for the slots: neither for ever."""
+    monkeypatch.setattr(Mute, "silent", False)
     async with away(world, 16, at_once=2, shard_rows=8) as (night, runs):
         shard, other_is_over = runs.__call__, asyncio.Event()
 
@@ -248,9 +272,10 @@ async def test_a_run_that_seems_dead_is_shut_out_and_others_have_its_slots(world
                 await shard(number, attempt, begun)
                 other_is_over.set()
             elif attempt == 1:
-                seeming = asyncio.ensure_future(shard(number, attempt, begun))
+                seeming = asyncio.ensure_future(muted(runs, shard, number, attempt))
                 seeming.add_done_callback(lambda run: run.exception())
                 await until_bought(night, 4)
+                Mute.silent = True
                 raise ConnectionError("nobody can reach it")
             else:
                 await other_is_over.wait()
@@ -630,18 +655,20 @@ async def test_what_no_worker_can_begin_rests_and_says_why(world, monkeypatch, c
 
 
 async def test_a_run_that_is_shut_out_and_has_nothing_to_record_leaves_its_worker(
-    world,
+    world, monkeypatch
 ):
+    monkeypatch.setattr(Mute, "silent", False)
     async with away(world, 2) as (night, runs):
 
         async def start(number, attempt, begun):
             if attempt == 1:
                 # Nothing is bought, so there is nothing to put on record.
                 runs.lane = {"slots": 0}
-                seeming = asyncio.ensure_future(runs(number, attempt, begun))
+                seeming = asyncio.ensure_future(muted(runs, runs, number, attempt))
                 seeming.add_done_callback(lambda run: run.exception())
                 while number not in await dealt(night):  # noqa: ASYNC110 - a store
                     await asyncio.sleep(0.05)
+                Mute.silent = True
                 raise ConnectionError("nobody can reach it")
             runs.lane = {}
             await asyncio.wait({runs.tasks[number]})
@@ -720,6 +747,26 @@ async def test_a_run_that_nothing_is_heard_of_is_made_up_for_by_another(
     assert (said.published + said.in_doubt, said.pending) == (12, 0)
     assert set(world.bought.values()) == {1}
     assert peaks(world)["throttled"] == 0
+
+
+@pytest.mark.slow
+async def test_a_run_that_is_said_to_have_failed_and_is_heard_is_left_alone(world):
+    """Its server has lost sight of it, say, and the store has not."""
+    async with away(world, 24, shard_rows=24) as (night, runs):
+        run = runs.__call__
+
+        async def start(number, attempt, begun):
+            going = asyncio.ensure_future(run(number, attempt, begun))
+            going.add_done_callback(lambda run: run.exception())
+            await until_bought(night, 4)
+            raise ConnectionError("Crashed: no heartbeat was received")
+
+        night.away.start = start
+        await over(night)
+
+    said = night.summary()
+    assert runs.started == [(0, 1)]
+    assert (said.published, said.bought, said.pending) == (24, 24, 0)
 
 
 @pytest.mark.slow
