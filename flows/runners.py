@@ -41,6 +41,9 @@ DEPLOYMENT = "nightreel-shard/shard"
 EVERY_S = 2.0
 """Between two looks at how a flow run stands."""
 
+GIVE_UP_S = 30.0
+"""For so long a server may take to say which run it began that nobody wants any more."""
+
 
 log = logging.getLogger(__name__)
 
@@ -105,11 +108,11 @@ def _in_pool(parameters: dict[str, Any]) -> Start:
     async def start(shard: int, attempt: int, begun: Callable[[], None]) -> None:
         # A parent that is retried has another batch: its shards are other shards.
         key = f"{parent}:{parameters['batch']}:{shard}:{attempt}"
-        run = await _begun({**parameters, "shard": shard}, key)
+        beginning = asyncio.ensure_future(_begun({**parameters, "shard": shard}, key))
         try:
-            await _ended(run, begun)
+            await _ended(await asyncio.shield(beginning), begun)
         except asyncio.CancelledError:
-            await asyncio.shield(_give_up(run))
+            await asyncio.shield(_give_up(beginning))
             raise
 
     return start
@@ -149,8 +152,14 @@ async def _away_for_now(error: httpx.TransportError | PrefectHTTPStatusError) ->
     await asyncio.sleep(EVERY_S)
 
 
-async def _give_up(run: FlowRun) -> None:
+async def _give_up(beginning: asyncio.Future[FlowRun]) -> None:
     """Whoever comes to it now comes too late; of a worker that died, nobody else says so."""
+    try:
+        # What a slow server has yet to answer for, it may have created.
+        run = await asyncio.wait_for(beginning, GIVE_UP_S)
+    except (TimeoutError, httpx.TransportError, PrefectHTTPStatusError) as error:
+        log.warning("server.away %s", type(error).__name__)
+        return
     async with get_client() as client:
         state = Cancelled(message="another run has this shard now, or nobody has")
         await client.set_flow_run_state(run.id, state, force=True)

@@ -1,5 +1,6 @@
 """A shard's flow run outlives a server that is away: whether it lives, its hand tells."""
 
+import asyncio
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,6 +10,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import (
     PREFECT_API_URL,
+    PREFECT_CLIENT_CSRF_SUPPORT_ENABLED,
     PREFECT_CLIENT_MAX_RETRIES,
     temporary_settings,
 )
@@ -52,6 +54,76 @@ def server(run, statuses):
         threading.Thread(target=http.serve_forever).start()
         yield f"http://127.0.0.1:{http.server_port}/api"
         http.shutdown()
+
+
+class Slow(BaseHTTPRequestHandler):
+    """A server that creates runs at once, and says so late."""
+
+    run, asked = None, None
+
+    def do_GET(self):
+        plain = {"id": str(uuid4()), "flow_id": str(self.run.flow_id), "name": "shard"}
+        flow = {"id": str(self.run.flow_id), "name": "nightreel-shard"}
+        self.say(flow if "/flows/" in self.path else plain)
+
+    def do_POST(self):
+        size = int(self.headers["Content-Length"])
+        said = json.loads(self.rfile.read(size))
+        self.asked.append((self.path, said))
+        if self.path.endswith("create_flow_run"):
+            self.created.set()
+            self.late.wait(10)
+        state = {"type": "SCHEDULED", "name": "Scheduled"}
+        run = self.run.model_dump(mode="json", include={"id", "flow_id", "name"})
+        accepted = {"status": "ACCEPT", "details": {"type": "accept_details"}}
+        is_state = self.path.endswith("set_state")
+        self.say({**accepted, "state": state} if is_state else {**run, "state": state})
+
+    def say(self, said):
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(said).encode())
+
+    def log_message(self, *_):
+        """Nobody reads it."""
+
+
+@pytest.fixture
+def slow(run):
+    created, late = threading.Event(), threading.Event()
+    known = {"run": run, "asked": [], "created": created, "late": late}
+    handler = type("Its", (Slow,), known)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        threading.Thread(target=http.serve_forever).start()
+        handler.url = f"http://127.0.0.1:{http.server_port}/api"
+        yield handler
+        http.shutdown()
+
+
+async def test_a_run_that_nobody_wants_any_more_by_when_it_is_created_is_given_up(
+    run, slow
+):
+    mine = {
+        PREFECT_API_URL: slow.url,
+        PREFECT_CLIENT_MAX_RETRIES: 0,
+        PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: False,
+    }
+    start = runners._in_pool({"batch": "000001-m"})  # noqa: SLF001 - one shard, alone
+
+    with temporary_settings(mine):
+        shard = asyncio.ensure_future(start(7, 1, lambda: None))
+        await asyncio.to_thread(slow.created.wait, 10)
+        shard.cancel()
+        await asyncio.sleep(0)
+        slow.late.set()
+        await asyncio.wait({shard}, timeout=10)
+
+    [created, given_up] = slow.asked
+    assert shard.cancelled()
+    assert created[1]["parameters"] == {"batch": "000001-m", "shard": 7}
+    assert given_up[0] == f"/api/flow_runs/{run.id}/set_state"
+    assert given_up[1]["state"]["type"] == "CANCELLED"
 
 
 async def test_a_server_that_fails_for_a_while_does_not_end_a_shard(
