@@ -123,7 +123,12 @@ async def _begun(parameters: dict[str, Any], key: str) -> FlowRun:
     while True:
         try:
             return await arun_deployment(
-                DEPLOYMENT, parameters=parameters, timeout=0, idempotency_key=key
+                DEPLOYMENT,
+                parameters=parameters,
+                timeout=0,
+                idempotency_key=key,
+                # As the batch's own run has them.
+                tags=["nightreel", parameters["batch"]],
             )
         except (httpx.TransportError, PrefectHTTPStatusError) as error:
             await _away_for_now(error)

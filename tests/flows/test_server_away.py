@@ -122,6 +122,7 @@ async def test_a_run_that_nobody_wants_any_more_by_when_it_is_created_is_given_u
     [created, given_up] = slow.asked
     assert shard.cancelled()
     assert created[1]["parameters"] == {"batch": "000001-m", "shard": 7}
+    assert created[1]["tags"] == ["nightreel", "000001-m"]
     assert given_up[0] == f"/api/flow_runs/{run.id}/set_state"
     assert given_up[1]["state"]["type"] == "CANCELLED"
 
