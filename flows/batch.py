@@ -31,6 +31,7 @@ from tasks.exchange import connected
 from tasks.night import Night
 from tasks.routing import Policy
 from tasks.shard import shard
+from tasks.summary import Summary
 from tasks.wanted import Wanted, public
 
 
@@ -94,7 +95,8 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
             take_over=take_over,
         )
         night = await _bought(wanted, settings, claim, check=check)
-    return await _ended(night)
+        claim.left = night.cut_short and not await _cancelled()
+    return await _ended(night, left=claim.left)
 
 
 async def _bought(
@@ -163,7 +165,13 @@ async def _run(night: Night, report: ReportSettings, at_once: int) -> None:
         await night.mend()
 
 
-async def _ended(night: Night) -> Any:
+async def _cancelled() -> bool:
+    """Whether it was the owner who had this run stopped."""
+    async with shown() as seen:
+        return await seen.cancelled()
+
+
+async def _ended(night: Night, *, left: bool) -> Any:
     summary = night.summary()
     said = str(summary)
     async with shown() as seen:
@@ -173,7 +181,21 @@ async def _ended(night: Night) -> Any:
             await seen.table("complaints", bad, note)
         await seen.markdown("summary", summary_markdown(summary, night), said)
     get_run_logger().info("%s: %s", summary.batch, said)
+    why = night.engine.stopped if left else None
+    return state_of(summary, stopped=why, broken=night.broken)
+
+
+def state_of(summary: Summary, *, stopped: str | None, broken: int) -> Any:
+    """A run has failed if its owner must act; `stopped` is why, if it was not by them."""
+    said = str(summary)
     if summary.short_of is not None:
         return Failed(message=f"out of {summary.short_of}: {said}")
+    if stopped is not None:
+        todo = "retry this run, or run the manifest again, to go on"
+        return Failed(name="Stopped", message=f"{stopped}: {said}: {todo}")
+    if broken:
+        what = f"{broken:,} jobs broke off, the log says how"
+        todo = "retry this run to try them again"
+        return Failed(name="Broken", message=f"{what}: {said}: {todo}")
     # A doubt is nothing that another night sees to by itself.
     return Completed(name="Unfinished" if summary.pending else None, message=said)

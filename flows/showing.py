@@ -16,6 +16,7 @@ from uuid import UUID
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import ArtifactCreate
+from prefect.client.schemas.objects import FlowRun
 from prefect.runtime import flow_run
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,21 @@ class Shown:
         if (run := self._run) is not None:
             every = {*flow_run.get_tags(), *tags}
             await self._told(lambda: self._client.update_flow_run(run, tags=every))
+
+    async def cancelled(self) -> bool:
+        """Whether somebody has cancelled this run; where nobody can tell, nobody has."""
+        found: list[FlowRun] = []
+
+        async def ask(run: UUID) -> None:
+            found.append(await self._client.read_flow_run(run))
+
+        if (run := self._run) is not None:
+            await self._told(lambda: ask(run))
+        states = [one.state for one in found]
+        return any(
+            state and (state.is_cancelling() or state.is_cancelled())
+            for state in states
+        )
 
     def once_more(self) -> None:
         """What comes now comes last: it is tried even if the server was away."""

@@ -144,6 +144,6 @@ class _Keeper:
             return BAD_INPUT if isinstance(exc, OpeningError) else 1
         tell(f"{night.batch}: {night.summary()}")
         self._stopped = night.engine.stopped is not None
-        if not self._stopped:
+        if not night.cut_short:
             await self._at.register.close(drop)
         return night.summary().exit_code

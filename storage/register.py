@@ -116,14 +116,17 @@ class Claim:
         self.taken_by = taken_by
         """The other run that has it; None if this one may begin."""
         self.begun = False
-        """Whether it was begun with, and is not given back."""
+        """Whether it was begun with, and is not given back if that fails."""
+        self.left = False
+        """Whether the run ends short of its end, and any other may go on with it."""
 
 
 @asynccontextmanager
 async def claimed(
     root: str, uri: str, version: str | None, by: str
 ) -> AsyncGenerator[Claim]:
-    """Take a version for a run, which gives it back if it fails before it has begun.
+    """Take a version for a run, which gives it back if it fails before it has begun, or
+    leaves it to another.
 
     Then it is announced again. A bad manifest is not given back: it stays bad until it
     changes. Without a version, nobody asks who has it.
@@ -138,9 +141,11 @@ async def claimed(
     except ManifestError:
         raise
     except Exception:
-        if not (claim.begun or claim.taken_by):
-            await register.give_back(uri, version)
+        claim.left = claim.left or not claim.begun
         raise
+    finally:
+        if claim.left and claim.taken_by is None:
+            await register.give_back(uri, version)
 
 
 def _taken(uri: str, version: str) -> str:

@@ -32,6 +32,7 @@ from tasks.lanes import Lane
 from tasks.routing import Kind, kind_of
 from tasks.rows import Reasons, Rows
 from tasks.summary import Summary, short_of
+from tasks.tally import Why
 from tasks.wanted import MANIFEST, Wanted, ordered
 from tasks.world import World
 
@@ -168,6 +169,17 @@ class Night:
         """Jobs that this lane's account is making, for whoever runs shards of ours."""
         elsewhere = 0 if self.away is None else self.away.held(lane.account)
         return lane.pace.in_flight + elsewhere
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether it was told to stop before all of it was done, and may be gone on with."""
+        return self.engine.stopped is not None and bool(self.states()["pending"])
+
+    @property
+    def broken(self) -> int:
+        """Jobs that rest for what nobody foresaw: a person looks into the log."""
+        rests = self.engine.tally.resting.values()
+        return sum(rest.why is Why.BROKEN for rest in rests)
 
     @property
     def elapsed_s(self) -> float:

@@ -53,6 +53,7 @@ def test_cancelled_it_stops_buying_and_retried_it_goes_on_with_what_is_left(
         cancelling = {"type": "CANCELLING", "name": "Cancelling"}
         prefect.post(f"flow_runs/{run}/set_state", state=cancelling)
         first = ended(house, run)
+        kept = [*(bench.folder / "root/inbox/taken").iterdir()]
         bought = len(bench.bought)
         again = {"type": "SCHEDULED", "name": "AwaitingRetry"}
         prefect.post(f"flow_runs/{run}/set_state", state=again, force=True)
@@ -60,6 +61,7 @@ def test_cancelled_it_stops_buying_and_retried_it_goes_on_with_what_is_left(
         second = ended(house, run)
 
     assert (first, second) == ("CANCELLED", "COMPLETED")
+    assert len(kept) == 1
     assert bought < ROWS
     assert len(bench.bought) == ROWS
     assert set(bench.bought.values()) == {1}

@@ -254,6 +254,13 @@ async def test_a_manifest_that_is_bad_or_was_begun_with_stays_taken(root, error,
     assert await taker(root) == "one"
 
 
+async def test_a_run_that_leaves_its_manifest_to_others_gives_it_back(root):
+    async with claimed(root, A.uri, A.version, "one") as claim:
+        claim.begun = claim.left = True
+
+    assert await taker(root) is None
+
+
 async def test_a_run_that_comes_second_gives_nothing_back(root):
     await fails(root, "one", ManifestError("bad"), begun=False)
     await fails(root, "two", StorageError("held"), begun=False)
