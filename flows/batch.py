@@ -1,7 +1,7 @@
 """The batch flow: a manifest in, paid-once clips out."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -10,6 +10,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from prefect import flow, get_run_logger
+from prefect.context import FlowRunContext
+from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
@@ -23,9 +25,11 @@ from flows.runners import shared
 from flows.settings import ReportSettings, Settings
 from flows.showing import shown
 from flows.stopping import gently
+from flows.turns import Turn
 from manifests.reading import ManifestError
+from storage.ledger import HeldError
 from storage.register import Claim, claimed
-from tasks.beginning import begun
+from tasks.beginning import begun, refused
 from tasks.checkup import refuse_wrong
 from tasks.exchange import connected
 from tasks.night import Night
@@ -94,7 +98,11 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
             shard_rows=settings.engine.shard_rows,
             take_over=take_over,
         )
-        night = await _bought(wanted, settings, claim, check=check)
+        try:
+            night = await _bought(wanted, settings, claim, check=check)
+        except (asyncio.CancelledError, TerminationSignal):
+            claim.left = not (claim.begun or await _cancelled())
+            raise
         claim.left = night.cut_short and not await _cancelled()
     return await _ended(night, left=claim.left)
 
@@ -111,12 +119,22 @@ async def _bought(
         lanes=on,
         rules=lanes_of.rules(settings),
         hints_url=settings.listen.hints_url if settings.listen.public_url else None,
+        turn=_turn(wanted),
     ) as night:
         claim.begun = True
         with gently(night):
             async with shared(night, settings) as at_once:
                 await _run(night, settings.report, at_once)
     return night
+
+
+def _turn(wanted: Wanted) -> Callable[[HeldError], Awaitable[None]]:
+    """By a schedule or an event it waits for its root; a person is told that it is held."""
+    # Not `runtime.deployment`: it asks the server, which may be away.
+    run = FlowRunContext.get()
+    if run is None or run.flow_run is None or run.flow_run.deployment_id is None:
+        return refused
+    return Turn(wanted.finish_at, get_run_logger().warning).wait
 
 
 @asynccontextmanager

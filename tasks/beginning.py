@@ -6,7 +6,7 @@ What is under way from then on is a `Night`; when it is over, its tables are wri
 import asyncio
 import math
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from manifests.plans import Plan
 from storage.clips import Clips
-from storage.ledger import Ledger, entries
+from storage.ledger import HeldError, Ledger, entries
 from storage.objects import Objects
 from tasks import errands
 from tasks.engine import Engine, Rules
@@ -36,23 +36,30 @@ WATCHER: ContextVar[Callable[[Night], None] | None] = ContextVar(
 """Who in this process wants to know that a night begins: the command line, say."""
 
 
+async def refused(held: HeldError) -> None:
+    """Nobody waits: whoever asked for the run is told at once."""
+    raise held
+
+
 @asynccontextmanager
-async def begun(
+async def begun(  # noqa: PLR0913 - the parts of a run, each named once
     wanted: Wanted,
     *,
     lanes: Sequence[Lane],
     rules: Rules,
     hints_url: str | None = None,
+    turn: Callable[[HeldError], Awaitable[None]] = refused,
     world: World = REAL,
 ) -> AsyncGenerator[Night]:
     """A batch, checked before it is begun, and its tables written when it is over.
 
-    `hints_url` is where a listener for webhooks tells what has ended, if there is one.
+    `hints_url` is where a listener for webhooks tells what has ended, if there is one;
+    `turn` waits a little where another run is at work on the same root, or raises.
 
     Raises:
         ManifestError: it cannot be read, or `strict` and a row of it is bad.
         OpeningError, StorageError: the manifest or the root is out of reach.
-        HeldError: another run is at work on the same root.
+        HeldError: another run is at work on the same root, and is not waited for.
         FencedError: a later one has taken it over.
     """
     with tempfile.TemporaryDirectory(prefix="nightreel-") as name:
@@ -68,7 +75,8 @@ async def begun(
             if engine is not None:
                 engine.stop(why)
 
-        ledger = await Ledger.open(
+        opening = partial(
+            Ledger.open,
             objects,
             name=stem,
             clock=world.today,
@@ -76,6 +84,7 @@ async def begun(
             lifeboats=world.lifeboats,
             on_trouble=stop,
         )
+        ledger = await _in_turn(opening, turn)
         try:
             # Whatever runs the shards of this one: theirs have what rows name.
             await errands.clear_before(objects, ledger.batch)
@@ -104,6 +113,17 @@ async def begun(
             night.over = True
         finally:
             await ledger.close()
+
+
+async def _in_turn(
+    opening: Callable[[], Awaitable[Ledger]],
+    turn: Callable[[HeldError], Awaitable[None]],
+) -> Ledger:
+    while True:
+        try:
+            return await opening()
+        except HeldError as held:
+            await turn(held)
 
 
 @asynccontextmanager

@@ -1,14 +1,19 @@
 """How a run of the batch flow ends, and who may go on with its manifest then."""
 
+import asyncio
 import json
 import signal
 import sys
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from flows.batch import state_of
+from flows.turns import AGAIN_S, Turn
+from storage.ledger import HeldError, Ledger
+from storage.objects import Objects
 from tasks.emulator import Emulator, running
 from tasks.summary import Summary
 from tests.flows.conftest import Running
@@ -21,20 +26,53 @@ state = asyncio.run(batch(**json.loads(sys.argv[1]), return_state=True))
 print(json.dumps([state.type.value, state.name, state.message]))
 """
 
+SCHEDULED = """
+import asyncio, sys
+from prefect import get_client
+from prefect.flow_engine import run_flow
+from flows.batch import batch
 
-def begin(bench, **parameters: Any) -> Running:
-    """A run of the flow that took a version of a manifest, in a process of its own."""
-    bench.prefect.wait()
-    said = {
-        "manifest": (bench.folder / "m.parquet").as_uri(),
-        "root": (bench.folder / "root").as_uri(),
-        "version": "1",
-        **parameters,
+async def main(run):
+    async with get_client() as client:
+        run = await client.read_flow_run(run)
+    await run_flow(batch, flow_run=run, parameters=run.parameters)
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def asked(bench, **parameters: Any) -> dict[str, Any]:
+    """What is asked of a run that takes a version of a manifest."""
+    uris = {
+        name: (bench.folder / path).as_uri()
+        for name, path in [("manifest", "m.parquet"), ("root", "root")]
     }
-    words = [sys.executable, "-c", BATCH, json.dumps(said)]
-    one = Running(words, cwd=bench.folder, env=dict(bench.prefect.env))
+    return {**uris, "version": "1", **parameters}
+
+
+def begin(bench, program: str, said: str, **env: str) -> Running:
+    """A run of the flow, in a process of its own."""
+    words = [sys.executable, "-c", program, said]
+    one = Running(words, cwd=bench.folder, env={**bench.prefect.env, **env})
     bench.started.append(one)
     return one
+
+
+def scheduled(bench) -> str:
+    """A run of a deployment, by its id."""
+    prefect = bench.prefect
+    flow = prefect.post("flows/", name="nightreel")["id"]
+    one = prefect.post("deployments/", name="ends", flow_id=flow)["id"]
+    path = f"deployments/{one}/create_flow_run"
+    run = prefect.post(path, parameters=asked(bench))["id"]
+    prefect.post(f"flow_runs/{run}/set_state", state={"type": "PENDING"})
+    return run
+
+
+def said(run: Running, words: str) -> str:
+    """The line of its log that has these words; nothing if it ends without."""
+    assert run.process.stderr
+    return next((line for line in run.process.stderr if words in line), "")
 
 
 def taken(bench) -> int:
@@ -79,9 +117,10 @@ def test_a_run_has_failed_just_when_its_owner_must_act(ended, stopped, broken, s
 def test_a_batch_that_its_machine_stops_has_failed_and_may_be_gone_on_with(bench, clip):
     bench.emulator = Emulator(latency_s=60, submits_per_minute=100000, clip=clip)
     bench.manifest(8)
+    bench.prefect.wait()
     with running(bench.emulator) as bench.url:
         bench.config()
-        run = begin(bench)
+        run = begin(bench, BATCH, json.dumps(asked(bench)))
         bench.wait(lambda: len(bench.bought) == 4)
         before = taken(bench)
         run.signal(signal.SIGTERM)
@@ -92,3 +131,50 @@ def test_a_batch_that_its_machine_stops_has_failed_and_may_be_gone_on_with(bench
     assert (kind, name) == ("FAILED", "Stopped")
     assert message.startswith("stopped by SIGTERM: 0 clips, 8 pending, ")
     assert "retry this run" in message
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("finish_by_s", [None, 2.5 * AGAIN_S])
+async def test_a_scheduled_run_waits_for_its_root_and_says_so_once(finish_by_s):
+    clock, told = [1000.0], list[str]()
+
+    async def sleep(seconds):
+        clock[0] += seconds
+
+    until = None if finish_by_s is None else clock[0] + finish_by_s
+    turn = Turn(until, told.append, clock=lambda: clock[0], sleep=sleep)
+    times = 0
+    with suppress(HeldError):
+        for _ in range(100):
+            await turn.wait(HeldError("root: held by another"))
+            times += 1
+
+    assert times == (100 if finish_by_s is None else 3)
+    assert clock[0] - 1000.0 == (finish_by_s or 100 * AGAIN_S)
+    assert told == ["waits its turn: root: held by another"]
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+@pytest.mark.timeout(200)
+async def test_a_run_that_is_stopped_before_its_turn_leaves_its_manifest(bench):
+    bench.manifest(2)
+    bench.prefect.wait()
+    root = (bench.folder / "root").as_uri()
+    held = await Ledger.open(Objects.open(root), name="another")
+
+    by_hand = begin(bench, BATCH, json.dumps(asked(bench, version="2")))
+    refused = await asyncio.to_thread(by_hand.ended)
+    run = begin(bench, SCHEDULED, scheduled(bench), PREFECT_LOGGING_LEVEL="INFO")
+    waits = await asyncio.to_thread(said, run, "waits its turn")
+    before = taken(bench)
+    run.signal(signal.SIGTERM)
+    await asyncio.to_thread(run.ended)
+    await held.close()
+
+    kind, _, message = refused.said
+    assert kind == "FAILED"
+    assert "batch 'another' holds it" in message
+    assert "batch 'another' holds it" in waits
+    assert (before, taken(bench)) == (1, 0)
+    assert bench.bought == {}
