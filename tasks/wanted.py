@@ -82,9 +82,13 @@ async def looked_at(
     """The plan less the rows whose still cannot be read or will not do.
 
     `folder` is where `planned` left the manifest.
+
+    Raises:
+        OpeningError: a still is out of reach for now, and nobody knows how good it is.
     """
     min_px = min((lane.route.min_still_px for lane in lanes), default=1)
     bad: dict[str, tuple[str, str]] = {}
+    away: list[OpeningError] = []
     free = asyncio.Semaphore(at_once)
 
     async def look(order: Order) -> None:
@@ -93,12 +97,16 @@ async def looked_at(
                 await stills.check(order, min_px=min_px)
             except (OpeningError, BadStillError) as exc:
                 bad[order.job.id] = (order.job.image, str(exc))
+                if isinstance(exc, OpeningError) and exc.passing:
+                    away.append(exc)
 
     for shard in plan.shards(LOOKED_AT):
         with tempfile.TemporaryDirectory(dir=folder) as spool:
             every = ordered(folder / MANIFEST, uri, shard, Path(spool))
             orders = await asyncio.to_thread(list, every)
             await asyncio.gather(*map(look, orders))
+        if away:
+            raise away[0]
     return plan.without(bad)
 
 

@@ -10,6 +10,7 @@ from manifests.keys import ids
 from manifests.reading import ManifestError
 from storage.ledger import Ledger, read
 from storage.objects import Objects
+from storage.opening import OpeningError
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine import Rules
 from tasks.pacing import TRUST
@@ -324,6 +325,16 @@ async def test_strict_looks_at_every_still_before_a_cent_is_spent(world):
     with pytest.raises(ManifestError, match=r"none\.jpg: no such file"):
         await world.run(rows, strict=True)
 
+    assert world.bought == {}
+
+
+async def test_a_still_that_is_out_of_reach_for_now_makes_no_manifest_bad(world):
+    rows = [{"prompt": "a"}, {"image": "http://127.0.0.1:1/b.jpg", "prompt": "b"}]
+
+    with pytest.raises(OpeningError, match=r"b\.jpg: .*Connect call failed") as caught:
+        await world.run(rows, strict=True)
+
+    assert caught.value.passing
     assert world.bought == {}
 
 
