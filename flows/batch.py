@@ -121,9 +121,9 @@ async def _bought(
         hints_url=settings.listen.hints_url if settings.listen.public_url else None,
         turn=_turn(wanted),
     ) as night:
-        claim.begun = True
         with gently(night):
             async with shared(night, settings) as at_once:
+                claim.begun = True
                 await _run(night, settings.report, at_once)
     return night
 

@@ -26,6 +26,8 @@ state = asyncio.run(batch(**json.loads(sys.argv[1]), return_state=True))
 print(json.dumps([state.type.value, state.name, state.message]))
 """
 
+WITHOUT_RAY = f"import sys; sys.modules['prefect_ray'] = None\n{BATCH}"
+
 SCHEDULED = """
 import asyncio, sys
 from prefect import get_client
@@ -178,3 +180,18 @@ async def test_a_run_that_is_stopped_before_its_turn_leaves_its_manifest(bench):
     assert "batch 'another' holds it" in waits
     assert (before, taken(bench)) == (1, 0)
     assert bench.bought == {}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_a_run_whose_shards_have_nowhere_to_run_gives_its_manifest_back(bench):
+    bench.manifest(2)
+    bench.config(more="engine.runner = 'ray'")
+    bench.prefect.wait()
+
+    ended = begin(bench, WITHOUT_RAY, json.dumps(asked(bench))).ended()
+
+    kind, _, message = ended.said
+    assert kind == "FAILED"
+    assert "install nightreel with it" in message
+    assert (taken(bench), bench.bought) == (0, {})
