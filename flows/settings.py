@@ -219,6 +219,10 @@ def calm_prefect() -> None:
     # A server that dies is waited for, but not for a minute with each thing that it is told.
     lend("PREFECT_CLIENT_MAX_RETRIES", "3")
     lend("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    # A beat each 180 s, as Prefect has it, is too seldom for the automation that takes a
+    # run for dead after 90 s. The other name is an old one of the same setting.
+    if "PREFECT_RUNNER_HEARTBEAT_FREQUENCY" not in os.environ:
+        lend("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")
     # On a busy machine its own server takes longer to start than the 20 s it is given.
     lend("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     lend("DO_NOT_TRACK", "1")

@@ -105,7 +105,7 @@ def test_a_run_whose_process_is_gone_is_crashed_two_minutes_later_at_most(
     with make_bench(Emulator(latency_s=100.0, clip=clip)) as bench:
         bench.manifest(2)
         words = ("run", "m.parquet", "--root", "root", "--json")
-        batch = bench.start(*words, PREFECT_FLOWS_HEARTBEAT_FREQUENCY="30")
+        batch = bench.start(*words)
         deployed.until(lambda: deployed.events("prefect.flow-run.heartbeat"))
         [beat] = deployed.events("prefect.flow-run.heartbeat")
         run = beat["resource"]["prefect.resource.id"].rpartition(".")[2]
