@@ -9,6 +9,7 @@ import pytest
 
 from tasks.emulator import Emulator
 from tests.flows.conftest import BIN, ROOT, until
+from tests.flows.test_prefect_yaml import calendar
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -65,13 +66,13 @@ def test_a_doubt_has_its_root_reconciled(deployed, automations):
     assert run["parameters"]["root"] == "s3://one"
 
 
-def test_a_lane_that_closes_holds_the_deployment_whose_run_said_so(
+def test_a_lane_that_closes_holds_the_schedule_whose_run_said_so_until_it_is_resumed(
     deployed, automations
 ):
-    held = "nightreel/on-manifest"
-    deployment = deployed.deployment(held)
+    held = deployed.deployment("nightreel/nightly")
+    deployed.until(lambda: calendar(deployed, held))
     its = {
-        "prefect.resource.id": f"prefect.deployment.{deployment['id']}",
+        "prefect.resource.id": f"prefect.deployment.{held['id']}",
         "prefect.resource.role": "deployment",
     }
 
@@ -85,9 +86,22 @@ def test_a_lane_that_closes_holds_the_deployment_whose_run_said_so(
         why="wavespeed: HTTP 401",
     )
 
-    deployed.until(lambda: deployed.deployment(held)["paused"])
+    deployed.until(lambda: deployed.deployment("nightreel/nightly")["paused"])
+    deployed.until(lambda: not calendar(deployed, held))
     assert automations["hold when a lane closes"]["enabled"]
+    assert not deployed.deployment("nightreel/on-manifest")["paused"]
+
+    deployed.ask(*said_to_resume(held["id"]))
+
     assert not deployed.deployment("nightreel/nightly")["paused"]
+    deployed.until(lambda: calendar(deployed, held))
+
+
+def said_to_resume(deployment):
+    """The words after `prefect` that the head of the file tells."""
+    text = (FOLDER / "hold-when-a-lane-closes.yaml").read_text()
+    [line] = [line for line in text.splitlines() if line.startswith("#   prefect api ")]
+    return line.replace("/ID/", f"/{deployment}/").split()[2:]
 
 
 def test_a_run_is_taken_for_dead_after_three_beats_that_did_not_come(automations):
