@@ -13,10 +13,12 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, Literal
 from uuid import UUID
 
+import httpx
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.runtime import flow_run
 
 log = logging.getLogger(__name__)
@@ -101,14 +103,21 @@ class Shown:
         self._ids[key] = UUID(answer.json()["id"])
 
     async def _changed(
-        self, key: str, _kind: Kind, data: str | float, note: str | None
+        self, key: str, kind: Kind, data: str | float, note: str | None
     ) -> None:
-        await self._client.request(
-            "PATCH",
-            "/artifacts/{id}",
-            path_params={"id": self._ids[key]},
-            json={"data": data, "description": note},
-        )
+        try:
+            await self._client.request(
+                "PATCH",
+                "/artifacts/{id}",
+                path_params={"id": self._ids[key]},
+                json={"data": data, "description": note},
+            )
+        except PrefectHTTPStatusError as exc:
+            if exc.response.status_code != httpx.codes.NOT_FOUND:
+                raise
+            # Somebody deleted it, or the server has another database by now.
+            del self._ids[key]
+            await self._made(key, kind, data, note)
 
     async def _told(self, call: Callable[[], Awaitable[object]]) -> bool:
         if self._now() < self._again_at:

@@ -22,8 +22,9 @@ def server():
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             server.seen.append((self.command, json.loads(body)))
+            gone = self.command == "PATCH" and server.gone
             said = json.dumps({"id": "3f0c0b4e-0f0d-4d7c-8f0e-9f3a2b1c0d1e"}).encode()
-            self.send_response(server.says)
+            self.send_response(404 if gone else server.says)
             self.send_header("content-length", str(len(said)))
             self.end_headers()
             self.wfile.write(said)
@@ -38,7 +39,7 @@ def server():
             pass
 
     server = HTTPServer(("127.0.0.1", 0), Door)
-    server.seen, server.says = [], 201
+    server.seen, server.says, server.gone = [], 201, False
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -69,6 +70,25 @@ async def test_a_server_in_trouble_is_left_alone_and_told_when_it_is_back(
     assert server.seen[-1][1] == {"data": 30.0, "description": "at work"}
     said = [record.message.split(" ")[0] for record in caplog.records]
     assert said == ["server.away", "server.back"]
+
+
+async def test_an_artifact_that_was_deleted_is_made_anew(server, caplog):
+    api = f"http://127.0.0.1:{server.server_port}/api"
+
+    async with PrefectClient(api=api) as client:
+        shown = Shown(client)
+        await shown.progress("clips", 10.0, "at work")
+        server.gone = True
+        await shown.progress("clips", 20.0, "at work")
+        server.gone = False
+        await shown.progress("clips", 30.0, "at work")
+
+    said = [(method, asked["data"]) for method, asked in server.seen]
+    assert said == [
+        *(("POST", 10.0), ("PATCH", 20.0), ("POST", 20.0)),
+        ("PATCH", 30.0),
+    ]
+    assert caplog.records == []
 
 
 def test_the_runs_log_tells_the_first_of_a_kind_and_counts_the_others():
