@@ -98,17 +98,47 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
             shard_rows=settings.engine.shard_rows,
             take_over=take_over,
         )
-        try:
-            night = await _bought(wanted, settings, claim, check=check)
-        except (asyncio.CancelledError, TerminationSignal):
-            claim.left = not (claim.begun or await _cancelled())
-            raise
-        claim.left = night.cut_short and not await _cancelled()
+        night = await _seen_to(wanted, settings, claim, check=check)
     return await _ended(night, left=claim.left)
 
 
-async def _bought(
+async def _seen_to(
     wanted: Wanted, settings: Settings, claim: Claim, *, check: bool
+) -> Night:
+    """The batch, to its end or to where it was stopped: then another run may go on, unless
+    its owner has cancelled it."""
+    owner = _Owner()
+    try:
+        night = await _bought(wanted, settings, claim, owner, check=check)
+    except (asyncio.CancelledError, TerminationSignal):
+        claim.left = not (claim.begun or await _cancelled())
+        raise
+    cancelled = await owner.cancelled()
+    claim.left = night.cut_short and not cancelled
+    return night
+
+
+class _Owner:
+    """Who may have cancelled the run, and is asked when it is told to stop: until it has
+    ended it may have been retried."""
+
+    def __init__(self) -> None:
+        self._asked: asyncio.Task[bool] | None = None
+
+    def ask(self) -> None:
+        self._asked = asyncio.create_task(_cancelled())
+
+    async def cancelled(self) -> bool:
+        return self._asked is not None and await self._asked
+
+
+async def _cancelled() -> bool:
+    async with shown() as seen:
+        return await seen.cancelled()
+
+
+async def _bought(
+    wanted: Wanted, settings: Settings, claim: Claim, owner: _Owner, *, check: bool
 ) -> Night:
     on = await lanes_of.opened(settings)
     if check:
@@ -121,7 +151,7 @@ async def _bought(
         hints_url=settings.listen.hints_url if settings.listen.public_url else None,
         turn=_turn(wanted),
     ) as night:
-        with gently(night):
+        with gently(night, owner.ask):
             async with shared(night, settings) as at_once:
                 claim.begun = True
                 await _run(night, settings.report, at_once)
@@ -181,12 +211,6 @@ async def _run(night: Night, report: ReportSettings, at_once: int) -> None:
             if isinstance(end, BaseException):
                 raise end
         await night.mend()
-
-
-async def _cancelled() -> bool:
-    """Whether it was the owner who had this run stopped."""
-    async with shown() as seen:
-        return await seen.cancelled()
 
 
 async def _ended(night: Night, *, left: bool) -> Any:

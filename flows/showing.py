@@ -10,10 +10,10 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Any, Final, Literal
 from uuid import UUID
 
-import httpx
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import ArtifactCreate
@@ -113,7 +113,7 @@ class Shown:
                 json={"data": data, "description": note},
             )
         except PrefectHTTPStatusError as exc:
-            if exc.response.status_code != httpx.codes.NOT_FOUND:
+            if exc.response.status_code != HTTPStatus.NOT_FOUND:
                 raise
             # Somebody deleted it, or the server has another database by now.
             del self._ids[key]

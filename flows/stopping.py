@@ -8,8 +8,9 @@ import asyncio
 import operator
 import signal
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from contextvars import copy_context
 from types import FrameType
 
 from tasks.night import Night
@@ -17,10 +18,14 @@ from tasks.night import Night
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+def _nothing() -> None:
+    pass
+
+
 @contextmanager
-def gently(night: Night) -> Generator[None]:
-    """Wind the night's engine down at the first signal, stop it at the second; a third
-    one does as it did before.
+def gently(night: Night, heard: Callable[[], object] = _nothing) -> Generator[None]:
+    """Wind the night's engine down at the first signal, which is told to `heard`, stop it
+    at the second; a third one does as it did before.
 
     Prefect's own handler would break off the event loop, and with it a submit whose
     answer is on its way: a doubt that we made ourselves.
@@ -28,9 +33,16 @@ def gently(night: Night) -> Generator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+
+    def wind_down(why: str) -> None:
+        night.engine.wind_down(why)
+        heard()
+
+    # A signal finds any task at work, or none.
+    here = copy_context()
     loop = asyncio.get_running_loop()
     before = {sign: signal.getsignal(sign) for sign in SIGNALS}
-    ways = iter((night.engine.wind_down, night.engine.stop))
+    ways = iter((wind_down, night.engine.stop))
 
     def restore() -> None:
         for sign, handler in before.items():
@@ -38,7 +50,7 @@ def gently(night: Night) -> Generator[None]:
 
     def stop(number: int, _frame: FrameType | None) -> None:
         why = f"stopped by {signal.Signals(number).name}"
-        loop.call_soon_threadsafe(next(ways), why)
+        loop.call_soon_threadsafe(next(ways), why, context=here)
         if operator.length_hint(ways) == 0:
             restore()
 
