@@ -1,9 +1,12 @@
 """The deployments, as a Prefect server has them once they were deployed for real."""
 
+import shlex
+import subprocess
 from datetime import datetime
 from pathlib import Path
 
 import pytest
+import yaml
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -136,8 +139,25 @@ def test_the_examples_for_containers_deploy_by_the_commands_at_their_heads(
 
     for command in (line.strip() for line in commands):
         if command.startswith("prefect ") and "worker start" not in command:
-            deployed.ask(*command.removeprefix("prefect ").split())
+            deployed.ask(*command.replace(" --no-prompt", "").split()[1:])
+    # At a terminal it would ask whether to build an image.
+    assert "  prefect --no-prompt deploy --all" in head
 
     deployment = deployed.deployment(f"nightreel/nightly-{kind}")
     assert deployment["work_pool_name"] == f"nightreel-{kind}"
     assert deployment["job_variables"]["image"].endswith(("nightreel:local", ":latest"))
+
+
+def test_a_container_has_its_keys_from_a_file_of_its_machine(tmp_path):
+    said = yaml.safe_load((ROOT / "examples/deploy/docker.yaml").read_text())
+    asked = said["deployments"][0]["work_pool"]["job_variables"]
+    keys = tmp_path / "keys.env"
+    keys.write_text("WAVESPEED_API_KEY='a b'\n")
+
+    mounted = [volume.split(":")[1] for volume in asked["volumes"]]
+    command = asked["command"].replace("/etc/nightreel/keys.env", str(keys))
+    words = shlex.split(command.replace("prefect flow-run execute", "env"))
+    ran = subprocess.run(words, capture_output=True, text=True, check=True)
+
+    assert "/etc/nightreel/keys.env" in mounted
+    assert "WAVESPEED_API_KEY=a b" in ran.stdout.splitlines()
