@@ -34,7 +34,8 @@ log = logging.getLogger("inbox")
 async def tell(watch: Watch, server: httpx.AsyncClient) -> None:
     """Tell the server of each manifest that is new: a store's objects are whole."""
     for drop, turn in await watch.landed(settle_s=0):
-        if await watch.register.announce(drop, turn):
+        # The deployment `watch` tells of it again, and sees whether a run waits for that.
+        if turn == 1 and await watch.register.announce(drop, turn):
             said = {
                 **event(drop, watch.root),
                 "id": str(uuid.uuid4()),

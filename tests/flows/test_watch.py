@@ -1,6 +1,7 @@
 """`nightreel watch`, and its flow: a manifest that lands starts one batch."""
 
 import os
+import runpy
 import shutil
 import signal
 import socket
@@ -18,7 +19,7 @@ import httpx
 import polars as pl
 import pytest
 
-from flows.landing import event
+from flows.landing import Watch, event
 from storage.inbox import Drop
 from storage.register import AGAIN_S
 from tasks.emulator import Emulator, running
@@ -116,6 +117,32 @@ def test_a_folder_that_is_not_there_is_not_watched(bench):
 
     assert ran.ended().code == 2
     assert not (bench.folder / "nowhere").exists()
+
+
+@pytest.mark.anyio
+async def test_the_example_tells_of_a_version_once_and_leaves_the_rest_to_others(
+    tmp_path,
+):
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "inbox/m.parquet").write_bytes(b"any")
+    uris = [(tmp_path / name).as_uri() for name in ("inbox", "root")]
+    tell = runpy.run_path(str(ROOT / "examples/inbox_webhook.py"))["tell"]
+    said = list[httpx.Request]()
+
+    def server(request: httpx.Request) -> httpx.Response:
+        said.append(request)
+        return httpx.Response(204)
+
+    at = Watch.open(*uris)
+    to = httpx.MockTransport(server)
+    async with httpx.AsyncClient(transport=to, base_url="http://server/api") as client:
+        await tell(at, client)
+        for path in (tmp_path / "root/inbox/announced").rglob("*.json"):
+            os.utime(path, (time.time() - AGAIN_S - 60,) * 2)
+        await tell(at, client)
+
+    assert [request.url.path for request in said] == ["/api/events"]
+    assert [turn for _, turn in await at.landed(0)] == [2]
 
 
 # With a server
