@@ -114,25 +114,47 @@ def test_a_run_has_failed_just_when_its_owner_must_act(ended, stopped, broken, s
     assert str(ended) in said.message
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(200)
-def test_a_batch_that_its_machine_stops_has_failed_and_may_be_gone_on_with(bench, clip):
+@pytest.fixture
+def slow(bench, clip):
+    """A batch of eight clips that take a minute, at whose provider there are four."""
     bench.emulator = Emulator(latency_s=60, submits_per_minute=100000, clip=clip)
     bench.manifest(8)
     bench.prefect.wait()
     with running(bench.emulator) as bench.url:
         bench.config()
         run = begin(bench, BATCH, json.dumps(asked(bench)))
-        bench.wait(lambda: len(bench.bought) == 4)
-        before = taken(bench)
-        run.signal(signal.SIGTERM)
-        ended = run.ended()
+        bench.prefect.until(lambda: len(bench.bought) == 4)
+        yield run
 
-    kind, name, message = ended.said
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_a_batch_that_its_machine_stops_has_failed_and_may_be_gone_on_with(bench, slow):
+    before = taken(bench)
+
+    slow.signal(signal.SIGTERM)
+    kind, name, message = slow.ended().said
+
     assert (before, taken(bench)) == (1, 0)
     assert (kind, name) == ("FAILED", "Stopped")
     assert message.startswith("stopped by SIGTERM: 0 clips, 8 pending, ")
     assert "retry this run" in message
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_a_batch_that_its_owner_cancels_is_nobody_elses_to_go_on_with(bench, slow):
+    prefect = bench.prefect
+    root = asked(bench)["root"]
+    runs = prefect.post("flow_runs/filter", flow_runs={"name": {"any_": ["m"]}})
+    [run] = [run["id"] for run in runs if run["parameters"]["root"] == root]
+    cancelling = {"type": "CANCELLING", "name": "Cancelling"}
+
+    prefect.post(f"flow_runs/{run}/set_state", state=cancelling)
+    slow.signal(signal.SIGTERM)
+    slow.ended()
+
+    assert taken(bench) == 1
 
 
 @pytest.mark.anyio
