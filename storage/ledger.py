@@ -15,7 +15,7 @@ from types import MappingProxyType
 import polars as pl
 
 from manifests.lifecycle import Entry, Event, History
-from storage import boarding, epochs, lease, seals, shards, volumes
+from storage import boarding, epochs, lease, once, seals, shards, volumes
 from storage.book import Book
 from storage.epochs import MAIN, FencedError
 from storage.holder import BEAT_S
@@ -104,8 +104,9 @@ class Ledger:
         Raises:
             HeldError: another process holds the root; `take_over` would push it out.
             FencedError: another process took it over at the same moment.
-            LedgerError: what is there cannot be read.
+            LedgerError: what is there cannot be read, or the store overwrites.
         """
+        await once.proved(objects)
         us = await lease.claim(objects, name, clock, take_over=take_over, beat_s=beat_s)
         # It ends in `close`; what it misses, it says.
         heart = asyncio.create_task(lease.keep(objects, us, clock, beat_s=beat_s))
