@@ -11,6 +11,7 @@ import secrets
 import socket
 import subprocess
 import uuid
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -55,8 +56,14 @@ class Holder:
         return replace(self, at=at, beats=self.beats + 1)
 
     def is_gone(self) -> bool:
-        """Whether it was a process of this machine, and is no more."""
-        return self.machine == _machine() and self.born != born(self.pid)
+        """Whether it was a process of this machine, and is certainly no more."""
+        if self.machine != _machine():
+            return False
+        try:
+            found = born(self.pid)
+        except ProcessLookupError:
+            return True
+        return None not in {found, self.born} and found != self.born
 
     def said(self, now: float, silent_s: float) -> str:
         return (
@@ -93,18 +100,35 @@ def claimant(epoch: int, name: str, at: float) -> Holder:
 
 
 def born(pid: int) -> str | None:
-    """When a process of this machine started, in its own units; None if it is gone."""
+    """When a process of this machine started, in its own units; None if that is hidden.
+
+    Raises:
+        ProcessLookupError: it is gone.
+    """
     if not Path("/proc/self/stat").exists():
         ps = ("/bin/ps", "-o", "lstart=", "-p", str(pid))
         said = subprocess.run(ps, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed program and a number
-        return said.stdout.strip() or None
+        return said.stdout.strip() or _hidden(pid)
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return _hidden(pid)
     # The name in brackets may hold anything; state is field 3, start time field 22.
     state, *rest = stat.rpartition(")")[2].split()
-    return None if state in "ZX" else rest[18]
+    if state in "ZX":
+        raise ProcessLookupError(pid)
+    return rest[18]
+
+
+def _hidden(pid: int) -> None:
+    """Of another user's process /proc may be silent, as if it were not there (hidepid,
+    ProtectProc=): the kernel says whether it is.
+
+    Raises:
+        ProcessLookupError: it is not.
+    """
+    with suppress(PermissionError):
+        os.kill(pid, 0)
 
 
 @cache

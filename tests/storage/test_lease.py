@@ -3,13 +3,15 @@
 import asyncio
 import json
 import os
+import subprocess
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from storage.holder import BEAT_S, SILENT_S, Holder, claimant
+from storage.holder import BEAT_S, SILENT_S, Holder, born, claimant
 from storage.lease import HOLDER
 from storage.ledger import FencedError, HeldError, Ledger
 from storage.objects import Objects
@@ -22,6 +24,14 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def simulated() -> Simulated:
     return Simulated()
+
+
+@pytest.fixture
+def process() -> Iterator[subprocess.Popen[bytes]]:
+    """Another process of this machine, which lives until the test ends it."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process
+        process.kill()
 
 
 async def given_a_holder(
@@ -80,6 +90,56 @@ async def test_a_process_of_this_machine_that_is_gone_holds_nothing(objects: Obj
     await given_a_holder(objects, elsewhere=False, born="1")
 
     await (await Ledger.open(objects, name="two")).close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
+@pytest.mark.parametrize("error", [FileNotFoundError, PermissionError])
+async def test_a_process_of_another_user_that_proc_hides_lives_until_it_is_gone(
+    objects: Objects,
+    process: subprocess.Popen[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[OSError],
+):
+    await given_a_holder(
+        objects, elsewhere=False, pid=process.pid, born=born(process.pid)
+    )
+    read = Path.read_text
+
+    def hidden(path: Path) -> str:
+        if path == Path(f"/proc/{process.pid}/stat"):
+            raise error(path)
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_text", hidden)
+    with pytest.raises(HeldError, match=f"pid {process.pid} "):
+        await Ledger.open(objects, name="two")
+
+    process.kill()
+    process.wait()
+
+    await (await Ledger.open(objects, name="two")).close()
+
+
+async def test_a_process_that_has_ended_and_is_not_waited_for_is_gone(
+    objects: Objects, process: subprocess.Popen[bytes]
+):
+    await given_a_holder(
+        objects, elsewhere=False, pid=process.pid, born=born(process.pid)
+    )
+    process.kill()
+    ended = os.WEXITED | os.WNOWAIT
+    await asyncio.to_thread(os.waitid, os.P_PID, process.pid, ended)
+
+    await (await Ledger.open(objects, name="two")).close()
+
+
+async def test_a_holder_that_never_knew_when_it_was_born_lives_while_its_process_does(
+    objects: Objects,
+):
+    await given_a_holder(objects, elsewhere=False, born=None)
+
+    with pytest.raises(HeldError, match=f"pid {os.getpid()} "):
+        await Ledger.open(objects, name="two")
 
 
 def test_a_beat_of_somebody_else_is_not_the_holders(simulated: Simulated):
