@@ -66,7 +66,8 @@ async def board(
             left += 1
             log.error("ledger.castaway_kept %s", error)  # noqa: TRY400 - said in full
     await asyncio.gather(*(waiting.durable for waiting in aboard))
-    log.warning("ledger.aboard file=%s entries=%d kept=%d", path, len(aboard), left)
+    if aboard or left:
+        log.warning("ledger.aboard file=%s entries=%d kept=%d", path, len(aboard), left)
     # Whoever has sent it to the root meanwhile has it taken aboard again, which is no harm.
     with suppress(FileNotFoundError):
         if left:

@@ -71,6 +71,7 @@ class Ledger:
         # Where a life will stand once all that is queued for it is durable.
         self._ahead: dict[str, History] = {}
         self._closed = False
+        self._boarding = False
         self._heart: asyncio.Task[None] | None = None
         self._harbour = Harbour(lifeboats, objects.root)
         self._on_trouble = on_trouble
@@ -257,7 +258,9 @@ class Ledger:
                 del self._ahead[life]
 
     def adrift(self, some: Sequence[Waiting], segment: str) -> None:
-        """Save what could not be written."""
+        """Save what could not be written, unless it is in a lifeboat still."""
+        if self._boarding:
+            return
         name = self.batch if self.stream == MAIN else f"{self.batch}.{self.stream}"
         lost = (Castaway.of(one.entry, one.was, segment) for one in some)
         self._harbour.save(name, lost)
@@ -283,6 +286,7 @@ class Ledger:
             self._on_trouble(_TAKEN_OVER)
 
     async def _take_aboard(self) -> None:
+        self._boarding = True
         try:
             await boarding.fetch(self._objects, self._harbour)
             for path in await asyncio.to_thread(self._harbour.arrivals):
@@ -291,6 +295,7 @@ class Ledger:
         except Exception:
             await self.close()
             raise
+        self._boarding = False
 
     async def _bind(self, seal: Seal) -> None:
         try:

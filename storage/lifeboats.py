@@ -2,7 +2,8 @@
 
 An answer that a provider gave, and that no store took, is money. It is written to a file
 of this machine, with where its life stood; the next run that opens the root here takes
-it aboard if its life still stands there, and keeps the file aside if not.
+it aboard if its life still stands there, and keeps the file aside if not. Of an intent
+that was given up it is told that it was never sent, should it be on record after all.
 """
 
 import fcntl
@@ -11,17 +12,28 @@ import os
 import secrets
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 import orjson
 
-from manifests.lifecycle import Accepted, Entry, Generated, History, Intended, Published
+from manifests.lifecycle import (
+    Accepted,
+    Entry,
+    Generated,
+    History,
+    Intended,
+    Published,
+    Refused,
+    State,
+)
 from storage.records import LedgerError, dump, load
 
 LIFEBOATS: Final = Path("~/.local/state/nightreel/lifeboats")
+
+UNSENT: Final = Refused("never sent: nobody said that its intent was on record")
 
 log = logging.getLogger(__name__)
 
@@ -47,15 +59,18 @@ class Castaway:
         Raises:
             LedgerError: it does not.
         """
-        stood = (self.state, self.attempts, self.submitted_at)
-        if stood != (past.state, past.attempts, past.submitted_at):
+        if not self._stands(past):
             said = f"was {self.state} at attempt {self.attempts}, is {past.state}"
             raise LedgerError(f"job {self.entry.job} {said} at {past.attempts}")
         return self.entry
 
     def is_known(self, past: History) -> bool:
-        """Whether it, or the same news of it, is on record."""
+        """Whether it, or the same news of it, is on record, or there is nothing to tell."""
         match self.entry.event:
+            case Refused(UNSENT.reason):
+                return not self._stands(past)
+            case Intended():
+                return past.submitted_at == self.entry.at
             case Accepted(ticket):
                 return past.ticket == ticket
             case Generated():
@@ -65,10 +80,25 @@ class Castaway:
             case _:
                 return False
 
+    def unsent(self) -> "Castaway":
+        """Of an intent, what is to be told if it came to be on record."""
+        job, at = self.entry.job, self.entry.at
+        return replace(
+            self,
+            entry=Entry(job, at, UNSENT),
+            state=State.IN_DOUBT,
+            attempts=self.attempts + 1,
+            submitted_at=at,
+        )
+
     def dump(self) -> bytes:
         said = {name: getattr(self, name) for name in self.__slots__}
         said["entry"] = orjson.Fragment(dump(self.entry).rstrip())
         return orjson.dumps(said, option=orjson.OPT_APPEND_NEWLINE)
+
+    def _stands(self, past: History) -> bool:
+        stood = (self.state, self.attempts, self.submitted_at)
+        return stood == (past.state, past.attempts, past.submitted_at)
 
     @classmethod
     def load(cls, line: bytes, place: str) -> "Castaway":
@@ -143,14 +173,14 @@ class Harbour:
 
 
 def _worth_saving(lost: list[Castaway]) -> list[Castaway]:
-    """All but an intent that nothing follows: whoever meant to submit was told not to."""
+    """All; an intent that nothing follows was not sent: whoever meant to was told not to."""
     followed = set[str]()
     kept: list[Castaway] = []
     for castaway in reversed(lost):
-        job = castaway.entry.job
-        if job in followed or not isinstance(castaway.entry.event, Intended):
-            followed.add(job)
-            kept.append(castaway)
+        job, event = castaway.entry.job, castaway.entry.event
+        unsent = isinstance(event, Intended) and job not in followed
+        kept.append(castaway.unsent() if unsent else castaway)
+        followed.add(job)
     return kept[::-1]
 
 

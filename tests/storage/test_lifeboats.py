@@ -1,12 +1,14 @@
 """What was paid for is not lost when the ledger cannot be written any more."""
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from manifests.lifecycle import (
+    NEW,
     Accepted,
     Discarded,
     Doubted,
@@ -14,6 +16,7 @@ from manifests.lifecycle import (
     Generated,
     Intended,
     Refused,
+    Risked,
     Settled,
     State,
     Ticket,
@@ -39,6 +42,31 @@ def boats(folder: Path, kind: str = "jsonl") -> list[Path]:
 async def refuse(what: str, path: str) -> None:
     if what == "put" and "/main/0" in path:
         raise PermissionError(13, "Permission denied", path)
+
+
+async def slow_to_say_what_landed(what: str, path: str) -> None:
+    if what == "get" and path.endswith("000001-w/main/0000000001.jsonl.zst"):
+        await asyncio.sleep(60)
+
+
+def lost_and_then_refused(
+    store: Simulated,
+) -> Callable[[str, str], Coroutine[None, None, None]]:
+    """One segment is put, nobody is told, and from then on none is taken."""
+
+    async def lose_answer(what: str, path: str) -> None:
+        if what == "put" and "/main/0" in path:
+            slow = store.before
+
+            async def before(what: str, path: str) -> None:
+                await refuse(what, path)
+                if slow is not None:
+                    await slow(what, path)
+
+            store.before, store.after = before, None
+            raise ConnectionError("reset")
+
+    return lose_answer
 
 
 async def shipwrecked(store: Simulated, folder: Path, **events: list[Event]) -> None:
@@ -159,6 +187,121 @@ def test_what_came_to_be_on_record_all_the_same_is_not_recorded_twice(
         assert told == [Intended, Refused, Settled]
         assert not boats(tmp_path, "*")
         await following.close()
+
+    run(night)
+
+
+def test_an_intent_that_was_given_up_is_no_doubt_though_it_came_to_be_on_record(
+    simulated: Simulated, tmp_path: Path
+):
+    async def night() -> None:
+        wrecked = await Ledger.open(simulated.objects(), name="w", lifeboats=tmp_path)
+        simulated.after = lost_and_then_refused(simulated)
+        told = await asyncio.gather(
+            *(wrecked.record(job(name), INTENDED) for name in "abc"),
+            return_exceptions=True,
+        )
+        simulated.before = simulated.after = None
+        await wrecked.close()
+
+        saved = await Ledger.open(simulated.objects(), name="next", lifeboats=tmp_path)
+
+        # Whoever meant to submit was told not to; and all of them were on record.
+        assert [type(one) for one in told] == [LedgerError] * 3
+        for name in "abc":
+            assert saved.before[job(name)].state is State.IN_DOUBT
+            assert saved.history(job(name)).state is State.PENDING
+            assert saved.history(job(name)).spent_usd == 0
+        assert not boats(tmp_path, "*")
+        await saved.close()
+
+    run(night)
+
+
+def test_of_an_intent_that_was_given_up_and_is_not_on_record_nothing_is_left(
+    simulated: Simulated, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    async def night() -> None:
+        wrecked = await Ledger.open(simulated.objects(), name="w", lifeboats=tmp_path)
+        simulated.before = refuse
+        with pytest.raises(LedgerError):
+            await wrecked.record(job("a"), INTENDED)
+        simulated.before = None
+        await wrecked.close()
+        assert boats(tmp_path)
+        caplog.clear()
+
+        following = await Ledger.open(simulated.objects(), name="n", lifeboats=tmp_path)
+
+        assert following.history(job("a")) == NEW
+        assert not boats(tmp_path, "*")
+        assert not caplog.messages
+        await following.close()
+        assert await ledgers.read(simulated.objects()) == []
+
+    run(night)
+
+
+def test_an_intent_that_was_given_up_frees_no_later_one(
+    simulated: Simulated, tmp_path: Path
+):
+    async def night() -> None:
+        wrecked = await Ledger.open(simulated.objects(), name="w", lifeboats=tmp_path)
+        simulated.after = lost_and_then_refused(simulated)
+        with pytest.raises(LedgerError):
+            await wrecked.record(job("a"), INTENDED)
+        simulated.before = simulated.after = None
+        await wrecked.close()
+        # A run elsewhere found a doubt, was let risk it, and died as it had submitted.
+        elsewhere = await Ledger.open(
+            simulated.objects(), name="other", lifeboats=tmp_path / "elsewhere"
+        )
+        await elsewhere.record(job("a"), Risked("0.10 USD"))
+        await elsewhere.record(job("a"), INTENDED)
+
+        here = await Ledger.open(
+            simulated.objects(), name="here", take_over=True, lifeboats=tmp_path
+        )
+
+        assert here.history(job("a")).state is State.IN_DOUBT
+        assert here.history(job("a")).attempts == 2
+        assert not boats(tmp_path, "*")
+        await here.close()
+
+    run(night)
+
+
+def test_an_intent_is_not_taken_for_unsent_by_whoever_could_only_take_it_aboard(
+    simulated: Simulated, tmp_path: Path
+):
+    async def night() -> None:
+        wrecked = await Ledger.open(simulated.objects(), name="w", lifeboats=tmp_path)
+        simulated.before = refuse
+        meant = asyncio.create_task(wrecked.record(job("a"), INTENDED))
+        await asyncio.sleep(0)
+        # In the same breath, as if it had been sent.
+        told = asyncio.create_task(wrecked.record(job("a"), Accepted(TICKET)))
+        await asyncio.gather(meant, told, return_exceptions=True)
+        simulated.before = None
+        await wrecked.close()
+        # The next run puts the intent on record, is not told so, and gives up before it
+        # has come to the ticket.
+        simulated.before = slow_to_say_what_landed
+        simulated.after = lost_and_then_refused(simulated)
+        with pytest.raises(LedgerError):
+            await Ledger.open(simulated.objects(), name="next", lifeboats=tmp_path)
+        simulated.before = simulated.after = None
+        # All of it is in the first lifeboat still.
+        assert not boats(tmp_path)
+
+        last = await Ledger.open(
+            simulated.objects(), name="last", take_over=True, lifeboats=tmp_path
+        )
+
+        assert last.before[job("a")].state is State.IN_DOUBT
+        assert last.history(job("a")).ticket == TICKET
+        assert not boats(tmp_path, "*")
+        await last.close()
 
     run(night)
 

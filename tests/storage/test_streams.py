@@ -11,6 +11,7 @@ from manifests.lifecycle import Accepted, Generated, History, Intended, Refused,
 from storage import epochs
 from storage import ledger as ledgers
 from storage.ledger import FencedError, Ledger, LedgerError
+from storage.lifeboats import UNSENT
 from storage.objects import Objects
 from tests.storage.lives import INTENDED, TICKET, job, keys
 from tests.storage.simulated import Simulated, run
@@ -356,8 +357,10 @@ def test_when_patience_ends_all_who_wait_are_told(
     run(night)
 
     assert len(said) == told
-    # Nobody had sent anything: what was only meant is not worth a lifeboat.
-    assert not list(tmp_path.rglob("*.jsonl"))
+    # Nobody had sent anything, and the next run here is told so.
+    [boat] = tmp_path.rglob("*.jsonl")
+    lines = boat.read_text().splitlines()
+    assert [UNSENT.reason in line for line in lines] == [True] * 4
 
 
 def test_whoever_buys_is_told_at_once_why_nothing_is_recorded(simulated: Simulated):
