@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -39,6 +39,54 @@ async def fetch(objects: Objects, harbour: Harbour) -> None:
         await objects.delete(stored.key)
 
 
+async def is_any_adrift(objects: Objects) -> bool:
+    """Whether machines sent something to the root that nobody has taken aboard."""
+    return bool([stored async for stored in objects.list(ADRIFT)])
+
+
+async def pick_up(
+    objects: Objects,
+    lives: Mapping[str, History],
+    standing: Callable[[str], History],
+    put: Callable[[Entry], Waiting],
+) -> set[str]:
+    """Take aboard what was sent to the root about these lives, and fits; whose it was.
+
+    Only for who alone may put anything on record about them. The rest is left to the
+    next batch, as is what it will find on record if we die before it is taken away.
+    """
+    found = set[str]()
+    async for stored in objects.list(ADRIFT):
+        try:
+            lines = (await objects.get(stored.key)).splitlines(keepends=True)
+        except MissingError:  # another shard has just taken the last of it
+            continue
+        aboard: list[Waiting] = []
+        left: list[bytes] = []
+        for line in lines:
+            try:
+                castaway = Castaway.load(line, objects.uri(stored.key))
+                mine = castaway.entry.job in lives
+                # What is settled, a batch alone can tell from what was settled before.
+                if not mine or isinstance(castaway.entry.event, Settled):
+                    left.append(line)
+                elif waiting := await _aboard(objects, castaway, standing, put):
+                    aboard.append(waiting)
+            except (LedgerError, IllegalTransitionError):
+                left.append(line)
+        if len(left) == len(lines):
+            continue
+        await asyncio.gather(*(waiting.durable for waiting in aboard))
+        if aboard:
+            log.warning("ledger.picked_up %s entries=%d", stored.key, len(aboard))
+        found |= {waiting.entry.job for waiting in aboard}
+        if left:
+            await objects.put(stored.key, b"".join(left))
+        else:
+            await objects.delete(stored.key)
+    return found
+
+
 async def board(
     objects: Objects,
     path: Path,
@@ -58,10 +106,8 @@ async def board(
     for number, line in enumerate(lines, 1):
         try:
             castaway = Castaway.load(line, f"{path} line {number}")
-            past = standing(castaway.entry.job)
-            if castaway.is_known(past) or await _landed(objects, castaway):
-                continue
-            aboard.append(put(castaway.fitting(past)))
+            if waiting := await _aboard(objects, castaway, standing, put):
+                aboard.append(waiting)
         except (LedgerError, IllegalTransitionError) as error:
             left += 1
             log.error("ledger.castaway_kept %s", error)  # noqa: TRY400 - said in full
@@ -74,6 +120,23 @@ async def board(
             await asyncio.to_thread(path.rename, path.with_suffix(".kept"))
         else:
             await asyncio.to_thread(path.unlink)
+
+
+async def _aboard(
+    objects: Objects,
+    castaway: Castaway,
+    standing: Callable[[str], History],
+    put: Callable[[Entry], Waiting],
+) -> Waiting | None:
+    """Have it put on record; None if there is no need.
+
+    Raises:
+        IllegalTransitionError, LedgerError: it does not fit where its life stands.
+    """
+    past = standing(castaway.entry.job)
+    if castaway.is_known(past) or await _landed(objects, castaway):
+        return None
+    return put(castaway.fitting(past))
 
 
 async def _landed(objects: Objects, castaway: Castaway) -> bool:

@@ -7,7 +7,7 @@ shard that runs in another process joins it, with a stream of its own.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -65,6 +65,8 @@ class Ledger:
         """The whole histories as they were before it was opened."""
         self.stream = name
         """Which one is written: `main`, or `shard-0007.02` by the shard's second writer."""
+        self.picked_up = set[str]()
+        """Lives of a shard of which more is known than its earlier writers could record."""
         self._objects = objects
         self._book = book
         self._clock = clock
@@ -120,7 +122,7 @@ class Ledger:
                 lifeboats=lifeboats,
                 on_trouble=on_trouble,
             )
-            await ledger._take_aboard()
+            await ledger._board(ledger._take_aboard())
         except BaseException:
             heart.cancel()
             raise
@@ -152,7 +154,7 @@ class Ledger:
         # Whosever lives are in them: a shard knows its own only.
         await boarding.cast_off(objects, Harbour(lifeboats, objects.root))
         generation = await shards.claim(objects, batch, shard, clock)
-        return cls(
+        ledger = cls(
             objects,
             batch,
             book=await shards.known(objects, batch, shard, generation, before),
@@ -162,6 +164,8 @@ class Ledger:
             lifeboats=lifeboats,
             on_trouble=on_trouble,
         )
+        await ledger._board(ledger._pick_up())
+        return ledger
 
     @property
     def lives(self) -> Mapping[str, History]:
@@ -242,6 +246,11 @@ class Ledger:
         heard = [(entry, shards.learn(self._book, entry)) for entry in every]
         return [(entry, past) for entry, past in heard if past is not None]
 
+    async def is_any_adrift(self) -> bool:
+        """Whether there is news of lives that whoever had them could not put on record."""
+        await boarding.cast_off(self._objects, self._harbour)
+        return await boarding.is_any_adrift(self._objects)
+
     async def told(self, keys: pl.DataFrame, folder: Path) -> Told:
         """What is on record of these jobs, brought into a folder; once it is closed."""
         # What is bound is not looked at again: nothing may be added to it.
@@ -285,17 +294,25 @@ class Ledger:
         if self._on_trouble is not None:
             self._on_trouble(_TAKEN_OVER)
 
-    async def _take_aboard(self) -> None:
+    async def _board(self, some: Coroutine[None, None, None]) -> None:
         self._boarding = True
         try:
-            await boarding.fetch(self._objects, self._harbour)
-            for path in await asyncio.to_thread(self._harbour.arrivals):
-                await boarding.board(self._objects, path, self._standing, self._put)
+            await some
         # Whoever opened it is told, and the root is left free.
         except Exception:
             await self.close()
             raise
         self._boarding = False
+
+    async def _take_aboard(self) -> None:
+        await boarding.fetch(self._objects, self._harbour)
+        for path in await asyncio.to_thread(self._harbour.arrivals):
+            await boarding.board(self._objects, path, self._standing, self._put)
+
+    async def _pick_up(self) -> None:
+        self.picked_up = await boarding.pick_up(
+            self._objects, self.before, self._standing, self._put
+        )
 
     async def _bind(self, seal: Seal) -> None:
         try:

@@ -142,8 +142,10 @@ class Away:
         return self.table.held(account)
 
     async def mend(self) -> None:
-        """Take what risks their owner allows, where shards left jobs in doubt."""
-        if not any(lane.risk_usd for lane in self._lanes.all):
+        """Where shards left jobs in doubt, see to what their runs could not put on record,
+        and take what risks their owner allows."""
+        risky = any(lane.risk_usd for lane in self._lanes.all)
+        if not risky and not await self._allowed(self._ledger.is_any_adrift):
             return
         for account, pace in {x.account: x.pace for x in self._lanes.all}.items():
             # What the shards sent of late counts for the minute that we begin in.
@@ -173,6 +175,7 @@ class Away:
                 world=self._world,
                 budget_usd=None if budget_usd is None else budget_usd - purse.spent_usd,
             ) as night:
+                night.engine.again |= night.ledger.picked_up
                 with self._night.engine.stops(night.engine):
                     await night.mend()
                 for job in jobs:

@@ -24,7 +24,7 @@ from manifests.lifecycle import (
 from storage import ledger as ledgers
 from storage.ledger import FencedError, Ledger, LedgerError
 from storage.objects import Objects
-from tests.storage.lives import INTENDED, TICKET, job
+from tests.storage.lives import INTENDED, TICKET, job, keys
 from tests.storage.simulated import Simulated, run
 
 pytestmark = pytest.mark.anyio
@@ -376,6 +376,98 @@ async def test_a_lifeboat_of_a_machine_that_only_runs_shards_reaches_the_next_ba
     assert not [*boats(worker, "*.*"), *boats(tmp_path / "ours", "*.*")]
     assert [stored.key async for stored in objects.list("adrift")] == []
     await following.close()
+
+
+async def test_a_shards_next_run_takes_aboard_what_an_earlier_one_could_not_record(
+    objects: Objects, tmp_path: Path
+):
+    batch = await Ledger.open(objects, name="night", lifeboats=tmp_path / "ours")
+    worker, another = tmp_path / "worker", tmp_path / "another"
+    first = await Ledger.join(objects, batch=batch.batch, shard=3, lifeboats=worker)
+    await first.record(job("a"), INTENDED)
+    second = await Ledger.join(objects, batch=batch.batch, shard=3, lifeboats=another)
+    with pytest.raises(FencedError):
+        await first.record(job("a"), Accepted(TICKET))
+    # Whose it is not leaves it where it is.
+    other = await Ledger.join(objects, batch=batch.batch, shard=4, lifeboats=worker)
+    assert not other.picked_up
+    assert await keys(objects, "adrift")
+
+    third = await Ledger.join(objects, batch=batch.batch, shard=3, lifeboats=another)
+
+    assert third.picked_up == {job("a")}
+    assert third.history(job("a")).ticket == TICKET
+    assert not await keys(objects, "adrift")
+    await third.record(job("a"), Generated())
+    fourth = await Ledger.join(objects, batch=batch.batch, shard=3, lifeboats=worker)
+    assert not fourth.picked_up
+    assert fourth.history(job("a")).state is State.GENERATED
+    for one in (first, second, other, third, fourth, batch):
+        await one.close()
+
+
+async def test_of_a_lifeboat_each_shard_takes_its_own_and_the_batch_the_rest(
+    objects: Objects, tmp_path: Path
+):
+    worker, ours = tmp_path / "worker", tmp_path / "ours"
+    old = await Ledger.open(objects, name="old", lifeboats=worker)
+    for name in "abc":
+        await old.record(job(name), INTENDED)
+    batch = await Ledger.open(objects, name="new", take_over=True, lifeboats=ours)
+    told = await asyncio.gather(
+        *(
+            old.record(job(name), Accepted(Ticket("fal", f"t-{name}")))
+            for name in "abc"
+        ),
+        return_exceptions=True,
+    )
+    assert {type(one) for one in told} == {FencedError}
+    await old.close()
+
+    shards = [
+        await Ledger.join(
+            objects,
+            batch=batch.batch,
+            shard=number,
+            before={job(name): batch.history(job(name))},
+            lifeboats=worker,
+        )
+        for number, name in enumerate("ab")
+    ]
+
+    assert [one.picked_up for one in shards] == [{job("a")}, {job("b")}]
+    for one in (*shards, batch):
+        await one.close()
+    last = await Ledger.open(objects, name="last", lifeboats=ours)
+    for name in "abc":
+        assert last.history(job(name)).ticket == Ticket("fal", f"t-{name}")
+    events = [entry.event for entry in await ledgers.read(objects)]
+    assert len([one for one in events if isinstance(one, Accepted)]) == 3
+    assert not [*boats(worker, "*.*"), *boats(ours, "*.*")]
+    await last.close()
+
+
+async def test_a_ticket_whose_life_has_gone_on_is_picked_up_by_no_shard(
+    objects: Objects, tmp_path: Path
+):
+    batch = await Ledger.open(objects, name="night", lifeboats=tmp_path / "ours")
+    worker, another = tmp_path / "worker", tmp_path / "another"
+    first = await Ledger.join(objects, batch=batch.batch, shard=3, lifeboats=worker)
+    await first.record(job("a"), INTENDED)
+    second = await Ledger.join(objects, batch=batch.batch, shard=3, lifeboats=another)
+    with pytest.raises(FencedError):
+        await first.record(job("a"), Accepted(TICKET))
+    await second.record(job("a"), Risked("0.10 USD"))
+    await second.record(job("a"), INTENDED)
+
+    third = await Ledger.join(objects, batch=batch.batch, shard=3, lifeboats=worker)
+
+    assert third.history(job("a")).state is State.IN_DOUBT
+    assert not third.picked_up
+    # A person may want to know of it: the next batch keeps it aside, and says so.
+    assert await keys(objects, "adrift")
+    for one in (first, second, third, batch):
+        await one.close()
 
 
 async def test_shards_that_begin_at_once_on_one_machine_send_its_lifeboat_together(

@@ -6,12 +6,14 @@ import time
 from collections import Counter
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
+from decimal import Decimal
 from functools import partial
 from itertools import pairwise
 
 import pytest
 
 from manifests.lifecycle import State
+from storage import epochs
 from storage.holder import claimant
 from storage.ledger import FencedError, histories
 from storage.objects import MissingError, Objects, RefusedError
@@ -503,6 +505,42 @@ async def test_what_shards_left_in_doubt_is_risked_once_for_all_of_them(worlds, 
         State.PUBLISHED: 3,
         State.IN_DOUBT: 1,
     }
+
+
+class Slow(Objects):
+    """A store that puts what the first run of a shard is answered when it is too late."""
+
+    async def create(self, key, data):
+        if key.endswith("/shard-0000.01/0000000003.jsonl.zst"):
+            while not await epochs.exists(self, key):  # noqa: ASYNC110 - nor does a seal
+                await asyncio.sleep(0.01)
+        await super().create(key, data)
+
+
+@pytest.mark.parametrize("risk_usd", [Decimal(0), Decimal(5)])
+async def test_a_ticket_that_a_shut_out_run_could_not_record_is_followed_by_the_batch(
+    worlds, clip, caplog, risk_usd
+):
+    """And not risked: it is in a lifeboat of that run's machine."""
+    emulator = Emulator(latency_s=0.1, slots=4, submits_per_minute=100000, clip=clip)
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=["fal/kling-1.6"])
+        async with away(world, 1, risk_usd=risk_usd) as (night, runs):
+            runs.real, real = replace(runs.real, objects=Slow.open), runs.real
+            batch = asyncio.ensure_future(night.run_shard(0))
+            while not emulator.bill:  # noqa: ASYNC110 - a bill tells nobody
+                await asyncio.sleep(0.01)
+            first, runs.real = runs.tasks[0], real
+            await runs(0, 0)
+            await asyncio.wait({first, batch})
+            assert night.summary().in_doubt == 1
+            await night.mend()
+
+    said = night.summary()
+    assert isinstance(first.exception(), FencedError)
+    assert "ledger.picked_up adrift/" in caplog.text
+    assert (said.published, said.in_doubt, said.spent_usd) == (1, 0, world.owed)
+    assert world.bought == {"pan 0": 1}
 
 
 async def test_what_is_stopped_here_ends_what_is_being_risked(worlds, clip):
