@@ -82,7 +82,8 @@ async def _read(objects: Objects, said: _Said) -> None:
         async for found in _found(objects, left):
             for job, asked in found.items():
                 said[job].set_result(asked)
-            left -= found.keys()
+            # In place: who reads on stops when there are none left.
+            left.difference_update(found)
     except StorageError as exc:
         log.warning("tables.unreadable %s", exc)
     finally:

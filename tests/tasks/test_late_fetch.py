@@ -38,6 +38,7 @@ from tasks.living import SEND_WITHIN_S
 from tasks.pacing import LEARNED
 from tasks.publishing import Publisher
 from tasks.reconciling import opened
+from tasks.retelling import asking
 from tasks.wanted import Wanted
 from tasks.world import World
 
@@ -522,6 +523,23 @@ async def test_what_is_ready_is_looked_at_before_any_table_of_earlier_batches_is
     said = json.loads(await Objects.open(root(world)).get(name))
     assert (await past(world))[job].state is State.PUBLISHED
     assert said["prompt"] == "pan 0"
+
+
+async def test_of_several_tables_that_tell_of_a_job_the_newest_is_believed(
+    worlds, emulator
+):
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+        await died(world, after=ACCEPTED)
+        [job] = await past(world)
+    [table] = (world.folder / "root" / "tables" / "clips").rglob("*.parquet")
+    shutil.copytree(table.parent, table.parents[1] / "batch=000000-older")
+    unknown = "0" * 32
+
+    objects = Objects.open(root(world))
+    async with asking(objects, [job, unknown], within_s=20.0) as asked:
+        assert await asked(unknown) == {}
+        assert (await asked(job))["prompt"] == "pan 0"
 
 
 async def test_a_table_that_does_not_come_is_not_waited_for_until_a_clip_expires(
