@@ -41,13 +41,15 @@ def test_a_kill_loses_nothing_and_a_drain_leaves_the_queue_to_the_next(
     # Drained: what has begun is finished, and fetched; the rest is the next one's.
     worker.post(still, id="unseen")
     worker.ended("unseen")
-    worker.post(still, id="begun", num_inference_steps=40)
+    # So long that it is not over before the signal has got there.
+    worker.post(still, id="begun", num_inference_steps=200)
     worker.post(still, id="left")
     worker.until(lambda: worker.job("begun")["progress"] > 0)
     worker.process.terminate()
     worker.until(lambda: worker.get("/health").json()["status"] == "draining")
     refused, known = worker.post(still, id="new"), worker.post(still, id="left")
 
+    assert worker.status("left") == "queued"
     assert (refused.status_code, known.status_code) == (503, 200)
     assert refused.json()["error"]["code"] == "draining"
     assert int(refused.headers["retry-after"]) >= 1
