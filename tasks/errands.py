@@ -3,6 +3,7 @@
     shards/<batch>/0007.parquet       its rows of the manifest: see `manifests.slips`
     shards/<batch>/0007.json          what else there is to know; put last, deleted first
     shards/<batch>/0007.02.hand.json  what the second run of it says of itself: see `dealing`
+    shards/<batch>/0007.02.last.hand.json   its last word, which no put that is late replaces
     shards/<batch>/deal.json          what each run may use
 
 Nobody else knows of them: they are gone when the shard, or the batch, is over. A run that
@@ -36,7 +37,9 @@ REMOTE_S: Final = 3.0
 """... and where it does."""
 
 _FOLDER: Final = re.compile(r"shards/(?P<epoch>\d+)-[^/]*/")
-_HAND: Final = re.compile(r"/(?P<shard>\d+)\.(?P<generation>\d+)\.hand\.json$")
+_HAND: Final = re.compile(
+    r"/(?P<shard>\d+)\.(?P<generation>\d+)(?P<last>\.last)?\.hand\.json$"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,8 +165,9 @@ def deal_key(batch: str) -> str:
     return f"{folder(batch)}/deal.json"
 
 
-def hand_key(batch: str, shard: int, generation: int) -> str:
-    return f"{folder(batch)}/{shard:04d}.{generation:02d}.hand.json"
+def hand_key(batch: str, shard: int, generation: int, *, last: bool = False) -> str:
+    word = "last.hand" if last else "hand"
+    return f"{folder(batch)}/{shard:04d}.{generation:02d}.{word}.json"
 
 
 def _keys(batch: str, shard: int) -> tuple[str, str]:
@@ -231,12 +235,12 @@ async def hands(objects: Objects, batch: str) -> dict[int, list[str]]:
     async for stored in objects.list(folder(batch)):
         if said := _HAND.search(stored.key):
             found.setdefault(int(said["shard"]), []).append(stored.key)
-    return {shard: sorted(keys, key=_generation) for shard, keys in found.items()}
+    return {shard: sorted(keys, key=_age) for shard, keys in found.items()}
 
 
-def _generation(key: str) -> int:
+def _age(key: str) -> tuple[int, bool]:
     said = _HAND.search(key)
-    return int(said["generation"]) if said else 0
+    return (int(said["generation"]), said["last"] is not None) if said else (0, False)
 
 
 def slots_of(account: str) -> str:

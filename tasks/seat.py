@@ -72,7 +72,7 @@ class Seat:
     async def leave(self) -> Report:
         """Say that the shard has been run."""
         report = self._report(done=True)
-        await self._tell(report)
+        await self._tell(report, last=True)
         return report
 
     async def _keep(self) -> None:
@@ -168,8 +168,9 @@ class Seat:
         if not self._deal:
             self._fill(Share(generation=self._generation, caps={}, granted={}))
 
-    async def _tell(self, report: Report) -> None:
-        key = errands.hand_key(self._batch, self._shard, self._generation)
+    async def _tell(self, report: Report, *, last: bool = False) -> None:
+        generation = self._generation
+        key = errands.hand_key(self._batch, self._shard, generation, last=last)
         await self._objects.put(key, report.dump())
 
     def _report(self, *, done: bool = False) -> Report:

@@ -88,6 +88,23 @@ class Mute(Shaky):
         await super().put(key, data)
 
 
+class Late(Shaky):
+    """A store that a run's last beat but one reaches after its last word."""
+
+    beats: dict[str, bytes] = {}  # noqa: RUF012 - each test has its own
+
+    async def put(self, key, data):
+        await super().put(key, data)
+        if not key.endswith("hand.json"):
+            return
+        hand = Report.load(data).hand
+        beat = errands.hand_key(key.split("/")[1], hand.shard, hand.generation)
+        if not hand.done:
+            Late.beats[beat] = data
+        elif beat in Late.beats:
+            await super().put(beat, Late.beats[beat])
+
+
 class Runs:
     """Runs of shards, each with lanes of its own, as processes have them."""
 
@@ -199,6 +216,19 @@ def peaks(world):
     """The most that any account was seen to do."""
     [account] = world.emulator.stats()["accounts"]
     return account
+
+
+async def test_the_last_word_of_a_run_is_heard_though_an_older_one_gets_there_later(
+    world, monkeypatch
+):
+    monkeypatch.setattr(Late, "beats", {})
+    async with away(world, 8) as (night, runs):
+        runs.real = replace(runs.real, objects=Late.open)
+        await asyncio.wait_for(over(night), 30)
+
+    assert Late.beats
+    assert night.summary().published == 8
+    assert sorted(runs.started) == [(0, 1), (1, 1)]
 
 
 async def test_shards_that_run_elsewhere_share_the_slots_and_the_bill(world):
