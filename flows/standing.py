@@ -28,8 +28,7 @@ from storage.objects import Objects
 from storage.pauses import paused
 from tasks.checkup import usd
 from tasks.reconciling import DoubtLine
-
-UNKNOWN = "its answer is not on record"
+from tasks.tally import UNANSWERED
 
 WAITING = AT_PROVIDERS | {State.PENDING}
 
@@ -240,7 +239,7 @@ def _doubts(past: Mapping[str, History], now: float) -> Iterator[DoubtLine]:
                 lane=history.lane or "",
                 age_s=now - (history.submitted_at or now),
                 price_usd=history.price_usd,
-                reason=history.reason or UNKNOWN,
+                reason=history.reason or UNANSWERED,
                 askable=bool(history.mark),
             )
 

@@ -66,7 +66,7 @@ from tasks.submitting import (
     reference,
     who_asks,
 )
-from tasks.tally import Tally, Why
+from tasks.tally import UNANSWERED, Tally, Why
 from tasks.verdicts import MisconfiguredError
 
 log = logging.getLogger(__name__)
@@ -191,7 +191,7 @@ class Lives:
                 said = f"{past.failures} attempts failed: {past.reason}"
                 raise RestError(Why.ATTEMPTS, said)
             case History(state=State.IN_DOUBT):
-                raise RestError(Why.DOUBT, past.reason or "its answer is not on record")
+                raise RestError(Why.DOUBT, past.reason or UNANSWERED)
             case History(state=State.ACCEPTED, ticket=Ticket() as ticket):
                 return self._follow(hand, past, ticket)
             case History(state=State.GENERATED, ticket=Ticket() as ticket):

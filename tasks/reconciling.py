@@ -47,6 +47,7 @@ from tasks.lanes import Lane, Lanes
 from tasks.providers.base import Billed, UnreadableError
 from tasks.publishing import Publisher
 from tasks.retelling import retell
+from tasks.tally import UNANSWERED
 from tasks.verdicts import ProviderError
 from tasks.world import REAL
 
@@ -266,7 +267,7 @@ class Books:
                 lane=past.lane or "",
                 age_s=now - (past.submitted_at or now),
                 price_usd=past.price_usd,
-                reason=past.reason or "its answer is not on record",
+                reason=past.reason or UNANSWERED,
                 askable=self._doubts.askable(past),
             )
             for job, past in self.doubts().items()

@@ -15,7 +15,7 @@ from manifests.keys import KEY, held, ids, keys
 from manifests.lifecycle import HEDGE, OVER, State
 from manifests.reading import Plan
 from storage.ledger import Ledger
-from tasks.tally import FIRST, Tally, Why
+from tasks.tally import FIRST, UNANSWERED, Tally, Why
 
 UNTOLD = "not its turn yet"
 PASSED_OVER: Final[Mapping[Why, str]] = {
@@ -88,7 +88,8 @@ class Rows:
             if rest is not None and rest.why is Why.STILL:
                 state = "rejected"
             reason = rest.reason if rest else past.reason
-            why.add(state, reason or UNTOLD, row)
+            untold = UNANSWERED if past.state is State.IN_DOUBT else UNTOLD
+            why.add(state, reason or untold, row)
         for reason, count in tally.refusals.items():
             why.jobs["rejected", reason] += count
             first = tally.refused_first.get(reason, [])
@@ -104,7 +105,7 @@ class Rows:
     def _add_untold(self, why: Counter[tuple[str, str]], tally: Tally) -> None:
         """Those of which nothing is known but their state."""
         over = sorted(PASSED_OVER[why] for why in tally.passed_over)
-        words = {"rejected": "by an earlier batch"}
+        words = {"rejected": "by an earlier batch", "in_doubt": UNANSWERED}
         if over:
             words["pending"] = "; ".join(over)
         counts = self.states(tally, jobs=True)

@@ -29,6 +29,9 @@ FIRST: Final = 5
 REASONS: Final = 200
 """Reasons of which that is remembered: a provider may have other words for each job."""
 
+UNANSWERED: Final = "its answer is not on record"
+"""Of a doubt that a crash left, and nobody else."""
+
 
 class Why(StrEnum):
     """Why a job rests short of its end."""

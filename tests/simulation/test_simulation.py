@@ -38,7 +38,7 @@ def test_no_law_is_broken_in_a_night_of_faults(seed):
     "seed",
     [
         *(5281, 5338, 8513, 8666, 8960, 10570, 12932),
-        *(20873, 20932, 23680, 25253, 25484, 29915, 44496, 104712),
+        *(20873, 20932, 23680, 25253, 25484, 29915, 44496, 104712, 120957),
     ],
 )
 def test_no_law_is_broken_in_a_night_that_once_broke_one(seed):
