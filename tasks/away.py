@@ -282,7 +282,7 @@ class Away:
         """Wait until the run says that it is done, or is no more; why, in words."""
         was, superseded, failure = mine.generation, False, None
         self._ending.add(run)
-        run.add_done_callback(self._ending.discard)
+        run.add_done_callback(self._ended)
         try:
             while not mine.done:
                 mine.spoke.clear()
@@ -316,6 +316,12 @@ class Away:
             run.cancel()
             raise
         return "done"
+
+    def _ended(self, run: "asyncio.Future[None]") -> None:
+        self._ending.discard(run)
+        if not run.cancelled():
+            # Of one that nobody waits for any more, it is no news that it came too late.
+            run.exception()
 
     @contextmanager
     def _told_of_waiting(self, number: int, mine: Seated) -> Generator[None]:
