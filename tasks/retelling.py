@@ -84,8 +84,9 @@ async def _read(objects: Objects, said: _Said) -> None:
                 said[job].set_result(asked)
             # In place: who reads on stops when there are none left.
             left.difference_update(found)
-    except StorageError as exc:
-        log.warning("tables.unreadable %s", exc)
+    # A sidecar that says less is no reason to end a night, whatever it is.
+    except Exception as exc:  # noqa: BLE001
+        log.warning("tables.unreadable %r", exc)
     finally:
         for job in left:
             said[job].set_result({})

@@ -542,6 +542,19 @@ async def test_of_several_tables_that_tell_of_a_job_the_newest_is_believed(
         assert (await asked(job))["prompt"] == "pan 0"
 
 
+async def test_whatever_is_wrong_with_the_tables_costs_a_sidecar_some_words(
+    tmp_path, caplog
+):
+    class Odd(Objects):
+        async def list(self, folder=""):
+            raise LookupError(folder)
+            yield
+
+    async with asking(Odd.open(str(tmp_path)), ["a"], within_s=20.0) as asked:
+        assert await asked("a") == {}
+    assert "tables.unreadable LookupError" in caplog.text
+
+
 async def test_a_table_that_does_not_come_is_not_waited_for_until_a_clip_expires(
     worlds, emulator, monkeypatch
 ):
