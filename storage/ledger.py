@@ -55,7 +55,6 @@ class Ledger:
         book: Book,
         clock: Callable[[], float],
         lifeboats: Path,
-        on_trouble: Callable[[str], None] | None,
         name: str = MAIN,
         number: int = 1,
     ) -> None:
@@ -76,12 +75,13 @@ class Ledger:
         self._boarding = False
         self._heart: asyncio.Task[None] | None = None
         self._harbour = Harbour(lifeboats, objects.root)
-        self._on_trouble = on_trouble
+        self._trouble: str | None = None
+        self._told: Callable[[str], None] | None = None
         self._stream = Stream(
             objects,
             epochs.stream_key(batch, name),
             number=number,
-            trouble=Trouble(objects, on_trouble),
+            trouble=Trouble(objects, self._tell),
             keeper=self,
             successor=_TAKEN_OVER if name == MAIN else _SHUT_OUT,
         )
@@ -97,12 +97,10 @@ class Ledger:
         beat_s: float = BEAT_S,
         whole: bool = False,
         lifeboats: Path = LIFEBOATS,
-        on_trouble: Callable[[str], None] | None = None,
     ) -> "Ledger":
         """Claim the next epoch, seal the older ones, and know all that happened.
 
         `whole`: all is known of what is over, too, and not only that it is.
-        `on_trouble` is told, once, why the store refuses what has to be on record.
 
         Raises:
             HeldError: another process holds the root; `take_over` would push it out.
@@ -120,7 +118,6 @@ class Ledger:
                 book=await seals.settled(objects, us, whole=whole),
                 clock=clock,
                 lifeboats=lifeboats,
-                on_trouble=on_trouble,
             )
             await ledger._board(ledger._take_aboard())
         except BaseException:
@@ -140,7 +137,6 @@ class Ledger:
         before: Mapping[str, History] = MappingProxyType({}),
         clock: Callable[[], float] = time.time,
         lifeboats: Path = LIFEBOATS,
-        on_trouble: Callable[[str], None] | None = None,
     ) -> "Ledger":
         """Claim a stream for a shard, whose jobs are nobody else's, of a running batch.
 
@@ -162,7 +158,6 @@ class Ledger:
             number=2,
             clock=clock,
             lifeboats=lifeboats,
-            on_trouble=on_trouble,
         )
         await ledger._board(ledger._pick_up())
         return ledger
@@ -226,6 +221,13 @@ class Ledger:
                 self._heart.cancel()
         if whole and self._heart is not None:
             await self._bind(seal)
+
+    def on_trouble(self, told: Callable[[str], None]) -> None:
+        """Who is told why the store refuses what has to be on record, or that a successor
+        has taken over: at once, if that has happened before somebody could be told."""
+        self._told = told
+        if self._trouble is not None:
+            told(self._trouble)
 
     def refuse_if_taken_over(self) -> None:
         """Of one that is closed: who had nothing to record has not been told.
@@ -291,15 +293,19 @@ class Ledger:
         if heart.cancelled() or heart.exception() is not None:
             return
         self._stream.fence()
-        if self._on_trouble is not None:
-            self._on_trouble(_TAKEN_OVER)
+        self._tell(_TAKEN_OVER)
+
+    def _tell(self, why: str) -> None:
+        self._trouble = why
+        if self._told is not None:
+            self._told(why)
 
     async def _board(self, some: Coroutine[None, None, None]) -> None:
         self._boarding = True
         try:
             await some
         # Whoever opened it is told, and the root is left free.
-        except Exception:
+        except (Exception, asyncio.CancelledError):
             await self.close()
             raise
         self._boarding = False

@@ -34,10 +34,10 @@ log = logging.getLogger(__name__)
 class Trouble:
     """How one writer's puts are repeated, by the event loop's clock."""
 
-    def __init__(self, objects: Objects, told: Callable[[str], None] | None) -> None:
+    def __init__(self, objects: Objects, told: Callable[[str], None]) -> None:
         self._objects = objects
         self._ballast = Ballast(objects.root)
-        self._told = told
+        self._told: Callable[[str], None] | None = told
         self._said_at = -math.inf
 
     async def create(self, key: str, data: bytes) -> None:

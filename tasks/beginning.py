@@ -69,12 +69,6 @@ async def begun(  # noqa: PLR0913 - the parts of a run, each named once
             refuse(await looked_at(plan, wanted.manifest, folder, lanes))
         objects = world.objects(wanted.root)
         stem = Path(unquote(urlsplit(wanted.manifest).path)).stem
-        engine: Engine | None = None
-
-        def stop(why: str) -> None:
-            if engine is not None:
-                engine.stop(why)
-
         opening = partial(
             Ledger.open,
             objects,
@@ -82,7 +76,6 @@ async def begun(  # noqa: PLR0913 - the parts of a run, each named once
             clock=world.today,
             take_over=wanted.take_over,
             lifeboats=world.lifeboats,
-            on_trouble=stop,
         )
         ledger = await _in_turn(opening, turn)
         try:
@@ -100,7 +93,6 @@ async def begun(  # noqa: PLR0913 - the parts of a run, each named once
                 world=world,
                 hints_url=hints_url,
             ) as night:
-                engine = night.engine
                 await asyncio.to_thread(night.reckon)
                 if watcher := WATCHER.get():
                     watcher(night)
@@ -142,6 +134,7 @@ async def night_of(  # noqa: PLR0913 - the parts of a night, each named once
     """A night on a ledger that is open, with an engine that hears of pauses and of ends."""
     async with world.clients() as clients:
         engine = _engine_of(wanted, lanes, rules, ledger, objects, clients, world)
+        ledger.on_trouble(engine.stop)
         night = Night(
             wanted, plan=plan, folder=folder, ledger=ledger, engine=engine, world=world
         )

@@ -96,12 +96,6 @@ async def joined(  # noqa: PLR0913 - as `run_shard`
     budget_usd: Decimal | None = None,
 ) -> AsyncGenerator[Night]:
     """A night of one shard, of which nobody older can put anything on record any more."""
-    engine: Engine | None = None
-
-    def stop(why: str) -> None:
-        if engine is not None:
-            engine.stop(why)
-
     with TemporaryDirectory(prefix="nightreel-") as name:
         folder = Path(name)
         errand = await errands.take(objects, batch, shard, folder / MANIFEST)
@@ -112,7 +106,6 @@ async def joined(  # noqa: PLR0913 - as `run_shard`
             before=errand.before,
             clock=world.today,
             lifeboats=world.lifeboats,
-            on_trouble=stop,
         )
         try:
             if not await errands.is_on(objects, batch, shard):
@@ -130,9 +123,8 @@ async def joined(  # noqa: PLR0913 - as `run_shard`
                 world=world,
                 hints_url=hints_url,
             ) as night:
-                engine = night.engine
                 await asyncio.to_thread(night.expect)
-                _hold(engine, ledger, world)
+                _hold(night.engine, ledger, world)
                 yield night
         finally:
             await ledger.close()

@@ -334,11 +334,15 @@ def test_who_has_nothing_to_record_is_told_of_a_successor(simulated: Simulated):
     told: list[str] = []
 
     async def night() -> None:
-        old = await Ledger.open(simulated.objects(), name="old", on_trouble=told.append)
+        old = await Ledger.open(simulated.objects(), name="old")
+        old.on_trouble(told.append)
         new = await Ledger.open(simulated.objects(), name="new", take_over=True)
         await asyncio.sleep(2 * BEAT_S)
 
         assert told == ["a later batch has taken over"]
+        # So is who has only now come to listen.
+        old.on_trouble(told.append)
+        assert told[1:] == told[:1]
         await old.close()
         with pytest.raises(FencedError):
             old.refuse_if_taken_over()

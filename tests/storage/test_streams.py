@@ -338,8 +338,8 @@ def test_when_patience_ends_all_who_wait_are_told(
             simulated.objects(),
             name="night",
             lifeboats=tmp_path,
-            on_trouble=said.append,
         )
+        ledger.on_trouble(said.append)
         simulated.before = broken(error)
         began = now()
         results = await asyncio.gather(
@@ -366,11 +366,8 @@ def test_when_patience_ends_all_who_wait_are_told(
 def test_whoever_buys_is_told_at_once_why_nothing_is_recorded(simulated: Simulated):
     async def night() -> None:
         now = asyncio.get_running_loop().time
-        ledger = await Ledger.open(
-            simulated.objects(),
-            name="night",
-            on_trouble=lambda why: said.append((why, now() - began)),
-        )
+        ledger = await Ledger.open(simulated.objects(), name="night")
+        ledger.on_trouble(lambda why: said.append((why, now() - began)))
         began = now()
         simulated.before = broken(PermissionError(13, "Permission denied"))
         recording = asyncio.create_task(ledger.record(job("a"), INTENDED))
@@ -393,9 +390,8 @@ async def test_a_full_disk_has_room_for_what_is_under_way(
 ):
     ballast = tmp_path / "ledger/ballast"
     said: list[str] = []
-    ledger = await Ledger.open(
-        Objects.open(str(tmp_path)), name="night", on_trouble=said.append
-    )
+    ledger = await Ledger.open(Objects.open(str(tmp_path)), name="night")
+    ledger.on_trouble(said.append)
     assert ballast.stat().st_size == 4 << 20
     assert ballast.stat().st_blocks * 512 >= 4 << 20
 
