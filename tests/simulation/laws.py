@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from statistics import median
 from typing import Any, Final
 
 import orjson
@@ -68,7 +69,8 @@ LAWS: Final = {
 }
 
 LATE_S: Final = 60.0
-"""How late a clip may be noticed, beyond the time that it took."""
+"""How late a clip may be noticed, beyond the time that it took, or that others of its lane
+do as their buyer sees it: with what they waited at a provider that queues."""
 
 _CLAIM: Final = re.compile(r"ledger/epochs/(\d{6})\.json")
 _SEGMENT: Final = re.compile(
@@ -257,12 +259,21 @@ class Witness:
         if sale is None or run is None or not run.quiet:
             return
         sale.account.advance(self._loop.time())
-        late_s = self._loop.time() - (sale.made.ended_at or math.inf)
-        if late_s > LATE_S + sale.made.latency_s:
+        if sale.made.ended_at is None:
+            return
+        late_s = self._loop.time() - sale.made.ended_at
+        if late_s > LATE_S + max(sale.made.latency_s, self._usual_s(sale.provider)):
             said = (
                 f"{mine.life}: after {late_s:.0f} s; it took {sale.made.latency_s:.0f}"
             )
             self.breach("noticed", f"{node} on {mine.lane}: {said}")
+
+    def _usual_s(self, provider: str) -> float:
+        """From a submit to its end, at this provider."""
+        made = [(x.at, x.made) for x in self._sales.values() if x.provider == provider]
+        return median(
+            [each.ended_at - at for at, each in made if each.ended_at is not None]
+        )
 
     def _ticketed(self, mine: Attempt, remote: str) -> None:
         sale = self._sales.get(remote)
