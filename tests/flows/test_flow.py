@@ -27,11 +27,18 @@ class Seen:
 
 
 def seen(bench, name: str, *, tasks: int) -> Seen:
-    """What the server has of the flow run of this name, once its tasks are recorded."""
+    """What the server has of the flow run of this name, once it has recorded that its
+    tasks have ended: it hears of that by events, which may be on their way still."""
     prefect = bench.prefect
     [run] = prefect.post("flow_runs/filter", flow_runs={"name": {"any_": [name]}})
     mine = {"flow_runs": {"id": {"any_": [run["id"]]}}}
-    bench.wait(lambda: len(prefect.post("task_runs/filter", **mine)) == tasks)
+
+    def over() -> bool:
+        found = prefect.post("task_runs/filter", **mine)
+        ended = [task["state_type"] in {"COMPLETED", "FAILED"} for task in found]
+        return ended == [True] * tasks
+
+    bench.wait(over)
     artifacts = prefect.post("artifacts/filter", **mine)
     return Seen(
         run,
