@@ -52,7 +52,7 @@ BELIEVED: Final = frozenset(
 KEY: Final = "id:" + "secret" * 6
 HOOK: Final = "https://hooks.example/provider"
 POLLED: Final[Mapping[str, str]] = dict.fromkeys(
-    ("status", "result", "cancel"), "https://queue.fal.run/r/1/status"
+    ("status", "result"), "https://queue.fal.run/r/1/status"
 )
 """A ticket's links: only fal has some."""
 

@@ -116,12 +116,6 @@ class Account:
         """How many are before it in the queue."""
         return self._waiting.index(prediction)
 
-    def withdraw(self, prediction: Prediction, now: float) -> None:
-        """Take it out of the queue."""
-        self._waiting.remove(prediction)
-        prediction.stage = Stage.CANCELLED
-        prediction.ended_at = now
-
     def _fill(self, now: float) -> None:
         while self._waiting and len(self._running) < self.terms.slots:
             prediction = self._waiting.popleft()

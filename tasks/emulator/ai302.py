@@ -45,13 +45,11 @@ WORDS: Final = {
     Stage.FAILED: "failed",
     Stage.MODERATED: "failed",
     Stage.UNREADABLE: "failed",
-    Stage.CANCELLED: "failed",
 }
 ERRORS: Final = {
     Stage.FAILED: "video generation failed",
     Stage.MODERATED: "the input did not pass moderation",
     Stage.UNREADABLE: "the image could not be read",
-    Stage.CANCELLED: "the task was cancelled",
 }
 
 

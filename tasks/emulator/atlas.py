@@ -38,7 +38,6 @@ WORDS: Final = {
     Stage.FAILED: "failed",
     Stage.MODERATED: "failed",
     Stage.UNREADABLE: "failed",
-    Stage.CANCELLED: "cancelled",
 }
 
 FAILURES: Final[Mapping[Stage, Mapping[str, Any]]] = {

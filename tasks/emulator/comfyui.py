@@ -37,7 +37,6 @@ WORDS: Final = {
     Stage.FAILED: "failed",
     Stage.MODERATED: "failed",
     Stage.UNREADABLE: "failed",
-    Stage.CANCELLED: "cancelled",
 }
 NODES: Final = frozenset(
     "CLIPLoader CLIPTextEncode VAELoader LoadImage WanImageToVideo UNETLoader "
@@ -107,7 +106,6 @@ class ComfyUi:
             desk.route("POST", "/upload/image", "upload", _upload),
             desk.route("POST", "/prompt", "submit", _submit),
             desk.route("GET", one, "poll", _job),
-            desk.route("POST", f"{one}/cancel", "cancel", _cancel),
             desk.route("GET", "/view", "download", _view),
             desk.route("GET", "/system_stats", "check", _stats),
             desk.route("GET", "/object_info/{kind}", "check", _kind),
@@ -149,11 +147,6 @@ async def _view(desk: Desk, request: Request) -> Response:
     account = desk.account(request)
     named = request.query_params.get("filename", "").partition("_")[0]
     return await desk.clip(request, desk.world.find(account, named))
-
-
-async def _cancel(desk: Desk, request: Request) -> Response:
-    _, ended = desk.world.cancel(desk.account(request), request.path_params["id"])
-    return Json({"cancelled": not ended})
 
 
 async def _stats(desk: Desk, request: Request) -> Response:

@@ -111,7 +111,7 @@ class Desk:
     ) -> None:
         self.world = shared.world
         self.requests: Counter[str] = Counter()
-        """By kind: submit, poll, cancel, upload, still, download, lost (no such page)."""
+        """By kind: submit, poll, list, check, charge, upload, still, download, lost (no page)."""
         self.keys_shown = 0
         """Keys that came with a download or a presigned upload, whose hosts have no
         business to know them."""

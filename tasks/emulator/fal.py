@@ -78,7 +78,7 @@ class Fal:
         submits_per_minute=None,
         queues=True,
         # 5xx are not billed; 422, which moderation and bad stills are, may be.
-        refunds=frozenset({Stage.FAILED, Stage.CANCELLED}),
+        refunds=frozenset({Stage.FAILED}),
     )
 
     def wanted(
@@ -143,7 +143,6 @@ class Fal:
             desk.route("GET", "/v1/models/pricing", "check", _pricing),
             desk.route("GET", f"{one}/status", "poll", _status),
             desk.route("GET", one, "poll", _result),
-            desk.route("PUT", f"{one}/cancel", "cancel", _cancel),
             desk.route("POST", "/{endpoint:path}", "submit", _submit),
         ]
 
@@ -194,17 +193,6 @@ async def _pricing(desk: Desk, request: Request) -> Response:
 
 def _lines(resolution: str) -> int:
     return int(resolution.removesuffix("p"))
-
-
-async def _cancel(desk: Desk, request: Request) -> Response:
-    account = desk.account(request)
-    try:
-        _, ended = desk.world.cancel(account, request.path_params["id"])
-    except NotFoundError:
-        return _json({"status": "NOT_FOUND"}, 404)
-    if ended:
-        return _json({"status": "ALREADY_COMPLETED"}, 400)
-    return _json({"status": "CANCELLATION_REQUESTED"}, 202)
 
 
 def _json(
@@ -297,8 +285,6 @@ async def _status(desk: Desk, request: Request) -> Response:
             return _json({"status": "WARMING_UP"} | told, 202, prediction.id)
         case Stage.FAILED:
             told |= {"error": "Runner failed", "error_type": "runner_server_error"}
-        case Stage.CANCELLED:
-            told |= {"error": "Request cancelled", "error_type": "client_cancelled"}
         case Stage.SUCCEEDED | Stage.MODERATED | Stage.UNREADABLE:
             pass  # a model's own errors show in the result alone
     told["metrics"] = {"inference_time": prediction.inference_s}
@@ -326,8 +312,6 @@ async def _result(desk: Desk, request: Request) -> Response:
             return _model_error("image_url", "image_load_error", said, prediction)
         case Stage.FAILED:
             return _request_error(500, "Runner failed", kind="runner_server_error")
-        case Stage.CANCELLED:
-            return _request_error(499, "Request cancelled", kind="client_cancelled")
         case Stage.WAITING | Stage.RUNNING | Stage.ODD:
             return _request_error(400, "Request is still in progress")
 

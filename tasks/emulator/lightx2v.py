@@ -37,7 +37,6 @@ WORDS: Final = {
     Stage.FAILED: "failed",
     Stage.MODERATED: "failed",
     Stage.UNREADABLE: "failed",
-    Stage.CANCELLED: "cancelled",
 }
 QUEUE: Final = 10
 """Its `max_queue_size`."""
@@ -106,7 +105,6 @@ class LightX2V:
             desk.route("GET", "/v1/tasks/queue/status", "check", _queue),
             desk.route("GET", f"{one}/status", "poll", _status),
             desk.route("GET", f"{one}/result", "download", _result),
-            desk.route("DELETE", one, "cancel", _cancel),
         ]
 
 
@@ -135,16 +133,14 @@ async def _looked_at(image: str) -> None:
 
 async def _status(desk: Desk, request: Request) -> Response:
     prediction, stage = await desk.poll(request, request.path_params["id"])
-    # It says that it was cancelled, works on, and says in the end that it is completed.
-    stopped = prediction.deleted and stage is Stage.RUNNING
     error = own.ERRORS.get(stage)
     return Json(
         {
             "task_id": prediction.id,
-            "status": "cancelled" if stopped else WORDS[stage],
+            "status": WORDS[stage],
             "start_time": prediction.accepted_date,
             "end_time": None,
-            "error": "Task cancelled by user" if stopped else error,
+            "error": error,
             "error_type": "RuntimeError" if error else None,
             "save_result_path": prediction.wanted.asked.get("save_result_path"),
         }
@@ -155,14 +151,6 @@ async def _result(desk: Desk, request: Request) -> Response:
     account = desk.account(request)
     prediction = desk.world.find(account, request.path_params["id"])
     return await desk.clip(request, prediction)
-
-
-async def _cancel(desk: Desk, request: Request) -> Response:
-    _, ended = desk.world.cancel(desk.account(request), request.path_params["id"])
-    if ended:
-        said = "Task not found or already completed."
-        return Json({"stop_status": "do_nothing", "reason": said})
-    return Json({"stop_status": "success", "reason": "Task stopped successfully."})
 
 
 async def _queue(desk: Desk, request: Request) -> Response:

@@ -42,7 +42,6 @@ WORDS: Final = {
     Stage.FAILED: "failed",
     Stage.MODERATED: "failed",
     Stage.UNREADABLE: "failed",
-    Stage.CANCELLED: "cancelled",
 }
 CODES: Final = {
     Stage.FAILED: "out_of_memory",
@@ -81,7 +80,6 @@ class Manner:
     fails_by_status: bool = False
     """Whether the poll of a job that failed has the failure's own HTTP status."""
     failed_content: int = 404
-    cancels: bool = False
     stores: bool = False
     """Whether it may put clips into a store."""
 
@@ -99,7 +97,6 @@ VLLM_OMNI: Final = Manner(
     fps=24,
     fails_by_status=True,
     failed_content=422,
-    cancels=True,
 )
 FASTVIDEO: Final = Manner(
     name="fastvideo",
@@ -118,7 +115,6 @@ NIGHTREEL: Final = Manner(
     takes_ids=True,
     told_of=(),
     failed_content=422,
-    cancels=True,
 )
 
 
@@ -226,7 +222,6 @@ class OpenAiVideos:
             at("GET", "/v1/videos", "list", _list),
             at("GET", one, "poll", _poll),
             at("GET", f"{one}/content", "download", _content),
-            at("DELETE", one, "cancel", _cancel),
             at("GET", "/v1/models", "check", _models),
             at("GET", "/health", "check", _health),
         ]
@@ -293,22 +288,6 @@ async def _content(speaks: OpenAiVideos, desk: Desk, request: Request) -> Respon
         said = "Video has been uploaded to cloud storage. Please use the cloud URL: "
         return speaks.problem(400, "stored", f"{said}{place}")
     return await desk.clip(request, prediction)
-
-
-async def _cancel(speaks: OpenAiVideos, desk: Desk, request: Request) -> Response:
-    """Most only forget the record: the GPU works on."""
-    account, remote = desk.account(request), request.path_params["id"]
-    if speaks.manner.cancels:
-        desk.world.cancel(account, remote)
-    prediction = desk.world.find(account, remote)
-    if speaks.manner.cancels:
-        said = {
-            "id": request.path_params["id"],
-            "object": "video.deleted",
-            "deleted": True,
-        }
-        return Json(said)
-    return Json({**speaks.job(prediction, prediction.stage), "status": "deleted"})
 
 
 async def _models(speaks: OpenAiVideos, desk: Desk, request: Request) -> Response:

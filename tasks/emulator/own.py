@@ -20,9 +20,7 @@ TERMS: Final = Terms(
     slots=1,
     submits_per_minute=None,
     queues=True,
-    refunds=frozenset(
-        {Stage.FAILED, Stage.MODERATED, Stage.UNREADABLE, Stage.CANCELLED}
-    ),
+    refunds=frozenset({Stage.FAILED, Stage.MODERATED, Stage.UNREADABLE}),
     keyless=True,
 )
 """One GPU makes one clip at a time; what is over that waits."""

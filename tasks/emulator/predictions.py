@@ -22,7 +22,6 @@ class Stage(StrEnum):
     MODERATED = auto()
     UNREADABLE = auto()
     """Failed because its still could not be read."""
-    CANCELLED = auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +66,6 @@ class Prediction:
     ended_at: float | None = None
     renewed_at: float | None = None
     """When its clip's link was last made anew, where a poll does that."""
-    deleted: bool = False
     still: Still | None = None
     polls: int = 0
     downloads: int = 0

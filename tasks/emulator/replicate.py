@@ -45,7 +45,6 @@ WORDS: Final = {
     Stage.FAILED: "failed",
     Stage.MODERATED: "failed",
     Stage.UNREADABLE: "failed",
-    Stage.CANCELLED: "canceled",
 }
 
 ERRORS: Final = {
@@ -135,7 +134,6 @@ class Replicate:
             desk.route("GET", "/v1/account", "check", _account),
             desk.route("GET", "/v1/predictions", "list", _list),
             desk.route("GET", one, "poll", _poll),
-            desk.route("POST", f"{one}/cancel", "cancel", _cancel),
             desk.route("GET", "/{page:path}", "lost", _lost),
             desk.route("POST", "/{page:path}", "lost", _lost),
         ]
@@ -166,14 +164,6 @@ async def _list(desk: Desk, request: Request) -> Response:
             "results": [_told(desk, request, made, made.stage) for made in page],
         }
     )
-
-
-async def _cancel(desk: Desk, request: Request) -> Response:
-    account = desk.account(request)
-    prediction = desk.world.find(account, request.path_params["id"])
-    if prediction.ended_at is None:
-        desk.world.cancel(account, prediction.id)
-    return Json(_told(desk, request, prediction, prediction.stage))
 
 
 async def _account(desk: Desk, request: Request) -> Response:
@@ -235,8 +225,6 @@ def _told(
     desk: Desk, request: Request, prediction: Prediction, stage: Stage
 ) -> dict[str, Any]:
     """A prediction as its owner sees it: without what went in and came out, in time."""
-    if prediction.deleted:
-        stage = Stage.CANCELLED
     task = _task(desk.base(request), prediction, stage)
     if stage is Stage.SUCCEEDED:
         task["output"] = desk.clip_url(request, prediction)

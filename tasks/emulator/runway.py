@@ -53,7 +53,6 @@ WORDS: Final = {
     Stage.FAILED: "FAILED",
     Stage.MODERATED: "FAILED",
     Stage.UNREADABLE: "FAILED",
-    Stage.CANCELLED: "CANCELLED",
 }
 
 FAILURES: Final = {
@@ -93,7 +92,7 @@ class Runway:
         submits_per_day=25_000,
         queues=True,
         # What moderation refuses of the input is not refunded (docs, task failures).
-        refunds=frozenset({Stage.FAILED, Stage.UNREADABLE, Stage.CANCELLED}),
+        refunds=frozenset({Stage.FAILED, Stage.UNREADABLE}),
         # A link's life: whoever asks for the task again is given a fresh one.
         keep_s=24 * 3600.0,
     )
@@ -157,7 +156,6 @@ class Runway:
             desk.route("GET", "/uploads/{id}/{filename}", "still", send_still),
             desk.route("POST", "/v1/image_to_video", "submit", _submit),
             desk.route("GET", "/v1/tasks/{id}", "poll", _poll),
-            desk.route("DELETE", "/v1/tasks/{id}", "cancel", _delete),
             desk.route("GET", "/v1/organization", "check", _organization),
             desk.route("GET", "/{page:path}", "lost", _lost),
             desk.route("POST", "/{page:path}", "lost", _lost),
@@ -175,8 +173,6 @@ async def _submit(desk: Desk, request: Request) -> Response:
 
 async def _poll(desk: Desk, request: Request) -> Response:
     prediction, stage = await desk.poll(request, request.path_params["id"])
-    if prediction.deleted:
-        raise NotFoundError("Could not find Task")
     task: dict[str, Any] = {
         "id": prediction.id,
         "status": WORDS[stage],
@@ -198,14 +194,6 @@ async def _poll(desk: Desk, request: Request) -> Response:
         case None:
             pass
     return Json(task)
-
-
-async def _delete(desk: Desk, request: Request) -> Response:
-    account = desk.account(request)
-    if desk.world.find(account, request.path_params["id"]).deleted:
-        raise NotFoundError("Could not find Task")
-    desk.world.cancel(account, request.path_params["id"])
-    return Response(status_code=204)
 
 
 async def _organization(desk: Desk, request: Request) -> Response:

@@ -39,7 +39,6 @@ WORDS: Final = {
     Stage.FAILED: "failed",
     Stage.MODERATED: "failed",
     Stage.UNREADABLE: "failed",
-    Stage.CANCELLED: "deleted",
 }
 
 FAILURES: Final = {
@@ -87,9 +86,7 @@ class WaveSpeed:
         slots=100,
         submits_per_minute=500,
         queues=True,
-        refunds=frozenset(
-            {Stage.FAILED, Stage.MODERATED, Stage.UNREADABLE, Stage.CANCELLED}
-        ),
+        refunds=frozenset({Stage.FAILED, Stage.MODERATED, Stage.UNREADABLE}),
     )
 
     def wanted(
@@ -149,12 +146,6 @@ async def _poll(desk: Desk, request: Request) -> Response:
     prediction, stage = await desk.poll(request, request.path_params["id"])
     outputs = [desk.clip_url(request, prediction)]
     return _enveloped(_task(_here(request), prediction, stage, outputs))
-
-
-async def _delete(desk: Desk, request: Request) -> Response:
-    account = desk.account(request)
-    gone, _ = desk.world.cancel(account, request.path_params["id"])
-    return _enveloped({"id": gone.id, "status": "deleted"})
 
 
 async def _lost(desk: Desk, request: Request) -> Response:
@@ -239,8 +230,6 @@ def _enveloped(content: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Resp
 def _task(
     base: str, prediction: Prediction, stage: Stage, outputs: list[str]
 ) -> dict[str, Any]:
-    if prediction.deleted:
-        stage = Stage.CANCELLED
     code, error = FAILURES.get(stage, (None, ""))
     ran_ms = round(prediction.inference_s * 1000)
     done = stage is Stage.SUCCEEDED
@@ -321,7 +310,6 @@ PAGES: Final[Sequence[tuple[str, str, str, Handler]]] = (
     ("POST", "/api/v3/predictions", "list", _listing),
     ("GET", "/api/v3/predictions/{id}/result", "poll", _poll),
     ("GET", "/api/v3/predictions/{id}", "poll", _poll),
-    ("DELETE", "/api/v3/predictions/{id}", "cancel", _delete),
     ("POST", "/api/v3/{model:path}", "submit", _submit),
 )
 """Its API: method, path, kind, and who answers."""

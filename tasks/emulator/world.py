@@ -155,17 +155,6 @@ class World:
             waiting = prediction.stage is Stage.WAITING
             return account.position(prediction) if waiting else 0
 
-    def cancel(self, account: Account, prediction_id: str) -> tuple[Prediction, bool]:
-        """Take it out of the queue; what runs runs on. Says whether it had ended before."""
-        with self._lock:
-            prediction = self.find(account, prediction_id)
-            account.advance(self._clock())
-            ended = prediction.ended_at is not None
-            if prediction.stage is Stage.WAITING:
-                account.withdraw(prediction, self._clock())
-            prediction.deleted = True
-            return prediction, ended
-
     def download(self, prediction_id: str) -> Prediction:
         """The prediction whose clip is fetched.
 

@@ -181,10 +181,6 @@ class Ai302:
             case _:
                 raise self._unreadable(said)
 
-    def cancel(self, ticket: Ticket) -> Exchange[None]:
-        if resold := self.resold:
-            yield from resold.cancel(ticket)
-
     def judge(self, response: httpx.Response) -> ProviderError | None:
         said, path = read(response), response.request.url.path
         code, refused = _code(response, said), _is_refusal(response, said)

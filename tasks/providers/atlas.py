@@ -107,7 +107,7 @@ FAILURES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Atlas:
-    """Its envelope is `{code, msg, data}`; it can neither cancel nor say Retry-After."""
+    """Its envelope is `{code, msg, data}`; it says no Retry-After."""
 
     route: Route
     key: str = field(repr=False)
@@ -151,9 +151,6 @@ class Atlas:
                 return self._progress(task)
             case _:
                 raise self._unreadable(said)
-
-    def cancel(self, ticket: Ticket) -> Exchange[None]:  # noqa: ARG002 - there is no way
-        yield from ()
 
     def judge(self, response: httpx.Response) -> ProviderError | None:
         said, path = read(response), response.request.url.path

@@ -127,10 +127,6 @@ class Provider(Protocol):
         """
         ...
 
-    def cancel(self, ticket: Ticket) -> Exchange[None]:
-        """Ask to stop. Free, and safe to repeat."""
-        ...
-
     def judge(self, response: httpx.Response) -> ProviderError | None:
         """What an answer means by (method, status, body); None when it is good."""
         ...

@@ -42,7 +42,6 @@ REFUSALS: Final = Refusals(
     provider="comfyui",
     mark="error",
     uploads="/upload/image",
-    asks=("/cancel",),
     signs=(
         _own.AUTH,
         _own.ELSEWHERE,
@@ -118,9 +117,6 @@ class ComfyUi:
             case _:
                 raise self._unreadable(said)
 
-    def cancel(self, ticket: Ticket) -> Exchange[None]:
-        yield self._request("POST", f"/api/jobs/{escaped(ticket.id, safe='')}/cancel")
-
     def fetch(self, url: str) -> httpx.Request:
         return _own.fetched(url, self.key)
 
@@ -138,9 +134,8 @@ class ComfyUi:
     def judge(self, response: httpx.Response) -> ProviderError | None:
         said, code = read(response), response.status_code
         its_own = isinstance(said, dict) and REFUSALS.mark in said
-        request = response.request
-        asks = _own.FINDS in request.extensions or request.url.path.endswith("/cancel")
-        if response.is_success or (code == 404 and its_own and asks):
+        finds = _own.FINDS in response.request.extensions
+        if response.is_success or (code == 404 and its_own and finds):
             return None
         return REFUSALS.verdict(response, said, code=code, key=self.key)
 

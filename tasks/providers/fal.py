@@ -186,10 +186,9 @@ class Fal:
                 "request_id": str(remote),
                 "status_url": str(status),
                 "response_url": str(result),
-                "cancel_url": str(cancel),
             }:
                 # As returned: the endpoint's sub-path is not in them.
-                urls = {"status": status, "result": result, "cancel": cancel}
+                urls = {"status": status, "result": result}
                 return Ticket(self.name, remote, urls)
             case _:
                 raise self._unreadable(said)
@@ -225,15 +224,11 @@ class Fal:
             case _:
                 return None
 
-    def cancel(self, ticket: Ticket) -> Exchange[None]:
-        yield self._ask("PUT", ticket.urls["cancel"])
-
     def judge(self, response: httpx.Response) -> ProviderError | None:
         request, said, code = response.request, read(response), response.status_code
         if "authorization" not in request.headers:
             return REFUSALS.of_store(response)
-        over = request.method == "PUT" and code in {400, 404}  # nothing to cancel
-        if response.is_success or over or _is_outcome(response, said):
+        if response.is_success or _is_outcome(response, said):
             return None
         return REFUSALS.verdict(response, said, code=code, key=self.key)
 

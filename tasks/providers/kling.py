@@ -189,9 +189,6 @@ class Kling:
             case _:
                 raise self._unreadable(said)
 
-    def cancel(self, ticket: Ticket) -> Exchange[None]:  # noqa: ARG002 - there is no way
-        yield from ()
-
     def mark(
         self,
         job: Job,  # noqa: ARG002 - the reference alone is the task's name at Kling

@@ -50,7 +50,7 @@ FAILURES: Final = _own.failures("LightX2V f8aee98, task_manager.py, read 2026-11
 
 @dataclass(frozen=True, slots=True)
 class LightX2V:
-    """One task at a time; a cancel does not stop the one that the GPU is at work on."""
+    """One task at a time, the rest in its queue."""
 
     route: Route
     key: str = field(repr=False)
@@ -88,9 +88,6 @@ class LightX2V:
                 return failure(FAILURES, said, _own.why(said, self.key))
             case _:
                 raise self._unreadable(said)
-
-    def cancel(self, ticket: Ticket) -> Exchange[None]:
-        yield self._request("DELETE", f"/{escaped(ticket.id, safe='')}")
 
     def fetch(self, url: str) -> httpx.Request:
         return _own.fetched(url, self.key)

@@ -114,9 +114,6 @@ class OpenAiVideos:
             case _:
                 raise self._unreadable(said)
 
-    def cancel(self, ticket: Ticket) -> Exchange[None]:
-        yield self._request("DELETE", f"/{_path(ticket.id)}")
-
     def fetch(self, url: str) -> httpx.Request:
         return _own.fetched(url, self.key)
 
@@ -131,10 +128,10 @@ class OpenAiVideos:
         return Checkup(has_model=has_model(self.route, read((yield asked)), "id"))
 
     def judge(self, response: httpx.Response) -> ProviderError | None:
-        request, said = response.request, read(response)
+        said = read(response)
         its_own = isinstance(said, dict) and self.engine.refusals.mark in said
-        asks = request.method == "DELETE" or _own.FINDS in request.extensions
-        if response.status_code == 404 and its_own and asks:
+        finds = _own.FINDS in response.request.extensions
+        if response.status_code == 404 and its_own and finds:
             return None
         # vLLM-Omni answers a poll of a job that failed with HTTP 500, and the job.
         if response.is_success or _is_job(said):

@@ -53,7 +53,6 @@ REFUSALS: Final = Refusals(
     provider="replicate",
     mark="detail",
     uploads="/files",
-    asks=("/cancel",),
     signs=(
         Sign(word="auth", codes=frozenset({401}), fix="check the token"),
         Sign(
@@ -161,10 +160,6 @@ class Replicate:
             case _:
                 raise self._unreadable(said)
 
-    def cancel(self, ticket: Ticket) -> Exchange[None]:
-        path = f"predictions/{escaped(ticket.id, safe='')}/cancel"
-        yield self._request("POST", path)
-
     def mark(
         self,
         job: Job,
@@ -205,7 +200,7 @@ class Replicate:
         if response.is_success or _names_task(request, said):
             return None
         its_own = isinstance(said, dict) and REFUSALS.mark in said
-        if code == 404 and its_own and _may_be_gone(request):
+        if code == 404 and its_own and _asks_model(request):
             return None
         return REFUSALS.verdict(response, said, code=code, key=self.key)
 
@@ -302,8 +297,6 @@ def _names_task(request: httpx.Request, said: Any) -> bool:
             return False
 
 
-def _may_be_gone(request: httpx.Request) -> bool:
-    """Whether a 404 is an answer here: no such model, or nothing to cancel."""
-    path = request.url.path
-    asks_model = request.method == "GET" and path.startswith("/v1/models/")
-    return asks_model or path.endswith("/cancel")
+def _asks_model(request: httpx.Request) -> bool:
+    """Whether a 404 is an answer: there is no such model."""
+    return request.method == "GET" and request.url.path.startswith("/v1/models/")

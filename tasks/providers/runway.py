@@ -199,7 +199,7 @@ class Runway:
                 raise self._unreadable(said)
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
-        match said := read((yield self._task("GET", ticket))):
+        match said := read((yield self._task(ticket))):
             case {"status": "SUCCEEDED", "output": [str(clip), *_]}:
                 return Finished(clip, usd=_usd(said))
             case {"status": "PENDING" | "THROTTLED" | "RUNNING"}:
@@ -211,11 +211,8 @@ class Runway:
             case _:
                 raise self._unreadable(said)
 
-    def cancel(self, ticket: Ticket) -> Exchange[None]:
-        yield self._task("DELETE", ticket)
-
     def charge(self, ticket: Ticket) -> Exchange[Decimal | None]:
-        match said := read((yield self._task("GET", ticket))):
+        match said := read((yield self._task(ticket))):
             case {"status": str()}:
                 return _usd(said)
             case _:
@@ -239,13 +236,12 @@ class Runway:
         request, said, code = response.request, read(response), response.status_code
         if "authorization" not in request.headers:
             return REFUSALS.of_store(response)
-        gone = request.method == "DELETE" and code == 404
-        if response.is_success or gone or _names_task(request, said):
+        if response.is_success or _names_task(request, said):
             return None
         return REFUSALS.verdict(response, said, code=code, key=self.key)
 
-    def _task(self, method: str, ticket: Ticket) -> httpx.Request:
-        return self._request(method, f"tasks/{escaped(ticket.id, safe='')}")
+    def _task(self, ticket: Ticket) -> httpx.Request:
+        return self._request("GET", f"tasks/{escaped(ticket.id, safe='')}")
 
     def _request(self, method: str, path: str, json: object = None) -> httpx.Request:
         headers = {"authorization": f"Bearer {self.key}", "x-runway-version": VERSION}

@@ -201,17 +201,13 @@ class WaveSpeed:
             case _:
                 raise self._unreadable(said)
 
-    def cancel(self, ticket: Ticket) -> Exchange[None]:
-        yield self._request("DELETE", f"predictions/{escaped(ticket.id, safe='')}")
-
     def judge(self, response: httpx.Response) -> ProviderError | None:
         request, said = response.request, read(response)
         if "authorization" not in request.headers:
             return self.door.refusals.of_store(response)
         code = code_of(response, said)
-        gone = request.method == "DELETE" and code == 404
         unsaid = request.url.path.endswith(CATALOGUE) and code in {400, 404, 422}
-        if gone or unsaid or names_task(response, said) or 200 <= code < 300:
+        if unsaid or names_task(response, said) or 200 <= code < 300:
             return None
         return self.door.refusals.verdict(response, said, code=code, key=self.key)
 

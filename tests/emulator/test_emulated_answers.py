@@ -190,20 +190,6 @@ def test_wavespeeds_size_is_a_resolution_too(emulate):
     assert emulator.bill[0].resolution == "720p"
 
 
-def test_wavespeed_deletes_what_waits_and_does_not_charge_for_it(emulate):
-    emulator = Emulator(latency_s=60, slots=1)
-    shop = emulate(emulator)
-    running, waiting = shop.buy("wavespeed"), shop.buy("wavespeed")
-
-    for prediction in (running, waiting):
-        url = f"{shop.base}/wavespeed/api/v3/predictions/{prediction}"
-        gone = shop.http.delete(url, headers=shop.headers("wavespeed")).json()
-        assert gone["data"] == {"id": prediction, "status": "deleted"}
-        assert shop.poll("wavespeed", prediction).json()["data"]["status"] == "deleted"
-
-    assert [charge.refunded for charge in emulator.bill] == [False, True]
-
-
 def test_atlas_runs_from_starting_to_completed_without_a_queue(shop, clock):
     prediction = shop.buy("atlas")
 
@@ -263,19 +249,6 @@ def test_fal_says_completed_for_a_moderated_job_too(emulate):
     assert "error" not in status.json()
     assert result.status_code == 422
     assert result.headers["x-fal-retryable"] == "false"
-
-
-def test_a_cancelled_fal_request_leaves_the_queue_and_is_not_charged(emulate):
-    emulator = Emulator(latency_s=60, slots=1)
-    shop = emulate(emulator)
-    shop.buy("fal")
-    urls = shop.submit("fal").json()
-
-    answer = shop.http.put(urls["cancel_url"], headers=shop.headers("fal"))
-
-    assert answer.status_code == 202
-    assert answer.json() == {"status": "CANCELLATION_REQUESTED"}
-    assert emulator.bill[1].refunded
 
 
 @pytest.mark.parametrize("dialect", ACCEPTED)

@@ -119,17 +119,6 @@ def test_lightx2v_says_503_of_a_full_queue_and_of_an_id_that_it_has(
     assert len(emulator.bill) == 10
 
 
-def test_lightx2v_works_on_what_was_cancelled_until_it_is_completed(http, task, clock):
-    http.post("/lightx2v/v1/tasks/video/", json=task).raise_for_status()
-    http.delete("/lightx2v/v1/tasks/a-1").raise_for_status()
-
-    at_once = http.get("/lightx2v/v1/tasks/a-1/status").json()["status"]
-    clock.now += 60
-
-    assert at_once == "cancelled"
-    assert http.get("/lightx2v/v1/tasks/a-1/status").json()["status"] == "completed"
-
-
 def test_lightx2v_looks_at_a_link_by_head_and_calls_its_400_a_500(http, task):
     signed = {**task, "image_path": f"{http.base_url}nowhere"}
 

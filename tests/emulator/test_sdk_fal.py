@@ -221,17 +221,3 @@ def test_a_still_that_cannot_be_fetched_fails_the_job(fal, emulator):
 
     assert failure.value.message[0]["type"] == "image_load_error"
     assert emulator.bill[0].outcome == "unreadable"
-
-
-def test_a_finished_request_cannot_be_cancelled(fal, image):
-    handle = fal.submit(MODEL, {"prompt": "dolly", "image_url": image})
-    handle.get(interval=0.02)
-
-    with pytest.raises(fal_client.FalClientHTTPError) as refusal:
-        handle.cancel()
-
-    assert refusal.value.status_code == 400
-
-
-def test_a_running_request_may_be_asked_to_stop(fal, image):
-    fal.submit(MODEL, {"prompt": "endless", "image_url": image}).cancel()

@@ -198,14 +198,6 @@ def test_after_an_hour_what_was_made_is_gone(client, clock, image):
     assert client.predictions.list().results[0].input == {}
 
 
-def test_a_canceled_prediction_says_so(client, image):
-    prediction = submit(client, image)
-
-    prediction.cancel()
-
-    assert prediction.status == "canceled"
-
-
 def test_a_bad_token_is_refused(connect, emulator):
     stranger = connect(emulator, "r8_2")
 

@@ -194,16 +194,6 @@ def test_a_request_without_the_version_is_refused(client, image):
         submit(old, image)
 
 
-def test_a_cancelled_task_is_gone_and_free_if_it_waited(client, emulator, image):
-    _, waiting = [submit(client, image) for _ in range(2)]
-
-    client.tasks.delete(waiting.id)
-
-    with pytest.raises(runwayml.NotFoundError, match="Could not find Task"):
-        client.tasks.retrieve(waiting.id)
-    assert str(emulator.total_usd) == "0.25"
-
-
 def test_a_link_dies_after_a_day_and_asking_again_gives_another(client, clock, image):
     task = submit(client, image)
     clock.now += 10

@@ -202,10 +202,6 @@ def test_a_submit_that_names_a_prediction_was_accepted_whatever_else_it_says(
     assert play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), said)[1] == TICKET
 
 
-def test_there_is_no_way_to_cancel():
-    assert list(PROVIDER.cancel(TICKET)) == []
-
-
 HTML = b"<html><body>nginx</body></html>"
 
 

@@ -43,7 +43,7 @@ REQUEST = "https://queue.fal.run/fal-ai/wan/requests/80e7"
 TICKET = Ticket(
     "fal",
     "80e7",
-    {"status": f"{REQUEST}/status", "result": REQUEST, "cancel": f"{REQUEST}/cancel"},
+    {"status": f"{REQUEST}/status", "result": REQUEST},
 )
 PROVIDER = Fal(ROUTE, KEY)
 
@@ -61,8 +61,6 @@ def asking(step, answer, still):
             polling = PROVIDER.poll(TICKET)
             next(polling)
             return polling.send(answer(200, {"status": "COMPLETED"}))
-        case "cancel":
-            return next(PROVIDER.cancel(TICKET))
 
 
 def test_a_submit_is_one_request_in_frames_and_at_the_models_own_speed(play, recorded):
@@ -439,23 +437,6 @@ def test_a_submit_whose_good_answer_is_no_receipt_is_unreadable(play, answer, bo
         play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), answer(200, body))
 
 
-def test_cancelling_asks_where_fal_said_to(play, recorded):
-    exchange = PROVIDER.cancel(TICKET)
-
-    [request], _ = play(PROVIDER, exchange, recorded("fal", "cancelling"))
-
-    assert (request.method, str(request.url)) == ("PUT", f"{REQUEST}/cancel")
-
-
-@pytest.mark.parametrize(
-    ("status", "word"), [(400, "ALREADY_COMPLETED"), (404, "NOT_FOUND")]
-)
-def test_there_is_nothing_to_cancel_in_what_is_over(play, answer, status, word):
-    said = answer(status, {"status": word})
-
-    assert play(PROVIDER, PROVIDER.cancel(TICKET), said)[1] is None
-
-
 HTML = b"<html><body>nginx</body></html>"
 LOCKED = {"detail": "User is locked. Reason: Exhausted balance."}
 
@@ -504,8 +485,6 @@ VERDICTS = [
     ("result", 429, {"detail": "slow down"}, ThrottledError),
     ("result", 502, HTML, InDoubtError),
     ("result", 504, b"", InDoubtError),
-    ("cancel", 401, {"detail": "no"}, MisconfiguredError),
-    ("cancel", 500, HTML, InDoubtError),
 ]
 
 

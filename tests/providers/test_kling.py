@@ -263,10 +263,6 @@ def test_a_submit_that_names_a_task_was_accepted_whatever_else_it_says(
     assert play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), said)[1] == TICKET
 
 
-def test_there_is_nothing_to_ask_to_stop():
-    assert list(PROVIDER.cancel(TICKET)) == []
-
-
 def test_it_can_be_asked_what_became_of_a_submit_and_what_it_charged():
     assert isinstance(PROVIDER, Findable)
     assert isinstance(PROVIDER, Billed)

@@ -61,8 +61,6 @@ def asking(step, still):
             return next(PROVIDER.upload(still))
         case "poll":
             return next(PROVIDER.poll(TICKET))
-        case "cancel":
-            return next(PROVIDER.cancel(TICKET))
         case "list":
             return next(PROVIDER.find(doubt()))
         case "check":
@@ -206,17 +204,6 @@ def test_a_submit_that_names_a_prediction_was_accepted_whatever_else_it_says(
     said = answer(status, {"id": TICKET.id, "status": "starting", "detail": "?"})
 
     assert play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), said)[1] == TICKET
-
-
-@pytest.mark.parametrize("name", ["canceled", "not_found"])
-def test_cancelling_is_a_post_that_costs_nothing(play, recorded, name):
-    exchange = PROVIDER.cancel(TICKET)
-
-    [request], done = play(PROVIDER, exchange, recorded("replicate", name))
-
-    assert request.method == "POST"
-    assert request.url.path == "/v1/predictions/gm3qorzdhgbf/cancel"
-    assert done is None
 
 
 def listed(remote, asked=INPUT, at="2026-11-22T10:00:01.5Z", **other):
@@ -400,10 +387,6 @@ VERDICTS = [
     ("poll", 422, {"detail": "bad"}, InDoubtError),
     ("poll", 429, {"detail": "Request was throttled."}, ThrottledError),
     ("poll", 502, HTML, InDoubtError),
-    ("cancel", 401, {"detail": "bad token"}, MisconfiguredError),
-    ("cancel", 404, HTML, NotFoundError),
-    ("cancel", 422, {"detail": "bad"}, InDoubtError),
-    ("cancel", 500, HTML, InDoubtError),
     ("list", 401, {"detail": "bad token"}, MisconfiguredError),
     ("list", 404, {"detail": "not found"}, NotFoundError),
     ("check", 401, {"detail": "bad token"}, MisconfiguredError),

@@ -48,8 +48,6 @@ def asking(step, still):
             return next(PROVIDER.upload(still))
         case "poll":
             return next(PROVIDER.poll(TICKET))
-        case "cancel":
-            return next(PROVIDER.cancel(TICKET))
 
 
 def test_a_submit_is_one_request_that_names_the_version(play, recorded):
@@ -256,16 +254,6 @@ def test_a_submit_that_names_a_task_was_accepted_whatever_else_it_says(
     assert play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), said)[1] == TICKET
 
 
-@pytest.mark.parametrize("status", [204, 404])
-def test_cancelling_deletes_the_task_or_finds_it_gone(play, answer, status):
-    said = answer(status, {"error": "Could not find Task"} if status == 404 else b"")
-
-    [request], done = play(PROVIDER, PROVIDER.cancel(TICKET), said)
-
-    assert (request.method, request.url.path) == ("DELETE", "/v1/tasks/17f20503")
-    assert done is None
-
-
 @pytest.mark.parametrize(
     ("name", "usd"),
     [
@@ -368,8 +356,6 @@ VERDICTS = [
     ("poll", 404, HTML, NotFoundError),
     ("poll", 429, {"error": "Too many requests."}, ThrottledError),
     ("poll", 502, HTML, InDoubtError),
-    ("cancel", 401, {"error": "bad key"}, MisconfiguredError),
-    ("cancel", 500, HTML, InDoubtError),
 ]
 
 

@@ -48,8 +48,6 @@ def asking(step, still):
             return next(PROVIDER.upload(still))
         case "poll":
             return next(PROVIDER.poll(TICKET))
-        case "cancel":
-            return next(PROVIDER.cancel(TICKET))
 
 
 def test_a_submit_is_one_request_to_the_model_with_a_flat_body(play, recorded):
@@ -310,21 +308,6 @@ def test_a_submit_that_names_a_task_was_accepted_whatever_else_it_says(
     assert play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), said)[1] == TICKET
 
 
-def test_cancelling_deletes_the_task(play, recorded):
-    exchange = PROVIDER.cancel(TICKET)
-
-    [request], _ = play(PROVIDER, exchange, recorded("wavespeed", "deleted"))
-
-    assert request.method == "DELETE"
-    assert request.url.path == "/api/v3/predictions/a1b2c3"
-
-
-def test_there_is_nothing_to_cancel_in_a_task_that_is_gone(play, answer):
-    said = answer(404, {"code": 404, "message": "not found"})
-
-    assert play(PROVIDER, PROVIDER.cancel(TICKET), said)[1] is None
-
-
 HTML = b"<html><body>nginx</body></html>"
 
 VERDICTS = [
@@ -394,9 +377,6 @@ VERDICTS = [
     ("poll", 502, HTML, InDoubtError),
     ("poll", 200, {"code": 500, "message": "oops"}, InDoubtError),
     ("poll", 200, {"code": 5004, "message": "timeout"}, InDoubtError),
-    ("cancel", 400, {"code": 400, "message": "bad"}, InDoubtError),
-    ("cancel", 403, {"code": 403, "message": "not yours"}, MisconfiguredError),
-    ("cancel", 500, HTML, InDoubtError),
 ]
 
 
