@@ -83,6 +83,7 @@ class Route:
     prices_usd: Mapping[tuple[str, int], Decimal]
     """The price of a clip by (resolution, seconds): also what the route can make."""
     fps: int
+    """Frames per second of the clip that the provider returns."""
     sides_of: int = 16
     """Of which each side is a multiple, where it is told the size in pixels."""
     model: str = ""
@@ -90,7 +91,7 @@ class Route:
     supplier: str = ""
     """Whose machines make it: the provider's own, unless it resells another's."""
     tier: Tier = "standard"
-    """Frames per second of what comes back."""
+    """How good its model is, and how dear: a row may name a tier in place of a model."""
     content: Content = "general"
     """What its model is made to show."""
     aspect_ratios: frozenset[AspectRatio] = frozenset[AspectRatio]({"auto"})

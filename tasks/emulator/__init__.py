@@ -1,8 +1,8 @@
 """The emulator: providers one can afford to break, with a bill.
 
-It speaks WaveSpeed's, Atlas Cloud's and fal's dialects over real HTTP, keeps their quotas,
-makes real MP4s from the stills it is given, goes wrong on demand, and counts what the
-providers would have charged.
+It speaks the dialects of thirteen APIs over real HTTP: seven providers' and six self-hosted
+engines' (listed in `docs/emulator.md`). It keeps their quotas, makes real MP4s from the
+stills it is given, fails on demand, and counts what the providers would have charged.
 """
 
 from tasks.emulator.app import Emulator
