@@ -3,8 +3,9 @@
 All of it blocks, and is meant for a thread.
 """
 
+import re
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Final
@@ -12,6 +13,8 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import fsspec
+from fsspec.archive import AbstractArchiveFileSystem
+from fsspec.implementations.cached import CachingFileSystem
 from obstore.exceptions import BaseError
 from obstore.fsspec import FsspecStore
 
@@ -32,17 +35,8 @@ class OpeningError(OSError):
         self.passing = passing
 
 
-class _Store(FsspecStore):
-    """An object store as fsspec has it, reached as the one that we write to."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        options.setdefault("client_options", CLIENT)
-        super().__init__(*args, **options)
-
-
-for _scheme in REMOTE:
-    _kind = type(f"_Store_{_scheme}", (_Store,), {"protocol": _scheme})
-    _fsspec.register_implementation(_scheme, _kind, clobber=True)
+_LINK: Final = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]*(?:://|::))")
+"""Between two links of a chain; an object's key may have a `::` of its own."""
 
 
 def read(uri: str, max_bytes: int) -> bytes:
@@ -108,6 +102,9 @@ def _opened(uri: str) -> Generator[IO[bytes]]:
 
 
 def _file(uri: str) -> AbstractContextManager[IO[bytes]]:
+    *chain, last = _LINK.split(uri)
+    if urlsplit(last).scheme in REMOTE:
+        return _in_a_store(last, chain)
     match urlsplit(uri).scheme if "::" not in uri else "chained":
         case "" | "file":
             return local_path(uri).open("rb")
@@ -122,6 +119,35 @@ def _file(uri: str) -> AbstractContextManager[IO[bytes]]:
             # obstore's file, if it cannot be opened, complains again as it is deleted.
             named.fs.info(named.path)
             return named
+
+
+@contextmanager
+def _in_a_store(uri: str, chain: list[str]) -> Generator[IO[bytes]]:
+    """A file in one of our stores, or in what a chain such as `zip://a.jpg` opens there.
+
+    fsspec resolves a chain by its registry, which belongs to the whole process: the name
+    `s3` means s3fs to everybody else. Our stores are therefore never registered.
+    """
+    files: Any = FsspecStore(urlsplit(uri).scheme, client_options=CLIENT)
+    path = uri.partition("://")[2]
+    with ExitStack() as opened:
+        for link in reversed(chain):
+            scheme, _, inner = link.partition("://")
+            kind: Any = _fsspec.get_filesystem_class(scheme)
+            if issubclass(kind, AbstractArchiveFileSystem):
+                # Asked first: obstore's file, if it cannot be opened, complains again
+                # as it is deleted.
+                files.info(path)
+                archive = opened.enter_context(files.open(path, "rb"))
+                files, path = kind(fo=archive), inner
+            elif issubclass(kind, CachingFileSystem):
+                files, path = kind(fs=files), inner or path
+            else:
+                raise OpeningError(
+                    f"{uri}: {scheme}:: cannot read from an object store"
+                )
+        files.info(path)
+        yield opened.enter_context(files.open(path, "rb"))
 
 
 def _passes(error: Exception) -> bool:

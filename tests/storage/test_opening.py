@@ -1,6 +1,7 @@
 """Whatever URI a person has is opened, or said plainly not to be."""
 
 import http.server
+import io
 import secrets
 import threading
 import zipfile
@@ -70,6 +71,36 @@ async def test_a_store_is_read_without_its_fsspec_package(cloud: Cloud):
     await Objects.open(root).create("stills/cat.jpg", b"still " * 1_000_000)
 
     assert opening.read(f"{root}/stills/cat.jpg", 6_000_000)[-6:] == b"still "
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "link", ["zip://cats/1.jpg::{}", "simplecache::zip://cats/1.jpg::simplecache::{}"]
+)
+async def test_an_archive_in_a_store_is_read(cloud: Cloud, link: str):
+    """A chain reaches a store without its fsspec package."""
+    root, zipped = cloud.root(), io.BytesIO()
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("cats/1.jpg", b"zipped")
+    await Objects.open(root).create("a::b.zip", zipped.getvalue())
+
+    assert opening.read(link.format(f"{root}/a::b.zip"), 10) == b"zipped"
+
+
+def test_a_missing_archive_in_a_store_is_named(cloud: Cloud):
+    """The message names the whole chain."""
+    uri = f"zip://1.jpg::{cloud.root()}/none.zip"
+
+    with pytest.raises(OpeningError, match="no such file") as caught:
+        opening.read(uri, 10)
+
+    assert str(caught.value).startswith(f"{uri}: ")
+
+
+def test_a_chain_that_a_store_cannot_serve_is_refused(cloud: Cloud):
+    """`file` reads this machine, never an object."""
+    with pytest.raises(OpeningError, match="file:: cannot read from an object store"):
+        opening.read(f"file://a.jpg::{cloud.root()}/a.jpg", 10)
 
 
 def test_memory_and_archives_are_read(tmp_path: Path):
