@@ -5,7 +5,7 @@ import struct
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 import av
 from av.container import InputContainer
@@ -15,8 +15,6 @@ from av.video.stream import VideoStream
 
 if TYPE_CHECKING:
     Packets = Iterable[Packet[VideoStream]]
-
-MOST_STREAMS: Final = 16
 
 
 class BrokenClipError(ValueError):
@@ -99,10 +97,10 @@ def _box(data: bytes, at: int) -> tuple[int, bytes]:
 def _opened(data: bytes) -> Generator[InputContainer]:
     # An MP4 says up front what is in it: FFmpeg need not decode some frames to find out,
     # which is most of what opening costs (9 ms of CPU against 0.5 at 480p).
-    # PyAV's stub has the type of these wrong: they are dicts, one a stream.
-    at_once: Any = [{"skip_frame": "all"}] * MOST_STREAMS
+    # `options` is the one way to say so that PyAV 18 and 19 both have; it holds while the
+    # streams are looked at and not for the decoding below.
     try:
-        with av.open(io.BytesIO(data), "r", stream_options=at_once) as container:
+        with av.open(io.BytesIO(data), "r", options={"skip_frame": "all"}) as container:
             yield container
     except FFmpegError as error:
         raise BrokenClipError(f"damaged: {error.strerror}", whole=True) from error

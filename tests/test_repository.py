@@ -1,6 +1,8 @@
 """The repository holds source: no downloads, no build products, nothing large."""
 
+import re
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,9 @@ ROOT_NAMES = {
     "tasks",
     "tests",
 }
+LOCKED_TWICE = {"av"}
+"""Packages with one version for Python 3.11 and another for newer ones. The tests of one
+Python say nothing of the other's: run them on both (`make test PYTHON=python3.13`)."""
 LARGEST_BYTES = 300_000
 """A larger file is data or a download; only the two lock files may be larger."""
 
@@ -69,3 +74,11 @@ def test_only_examples_are_binary():
     ]
 
     assert binary == []
+
+
+def test_lock_gives_all_pythons_the_same_versions():
+    """A version that the tests' Python does not install once stopped every clip."""
+    lock = (REPOSITORY / "requirements.lock").read_text(encoding="utf-8")
+    versions = Counter(re.findall(r"^([\w.-]+)==", lock, re.MULTILINE))
+
+    assert {name for name, count in versions.items() if count > 1} == LOCKED_TWICE
