@@ -127,6 +127,7 @@ check: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/check_language.py
 
 lock: $(READY)
 	$(LOCK) -o requirements.lock >/dev/null
