@@ -8,7 +8,7 @@ from collections.abc import Generator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, cast
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -128,12 +128,14 @@ def _in_a_store(uri: str, chain: list[str]) -> Generator[IO[bytes]]:
     fsspec resolves a chain by its registry, which belongs to the whole process: the name
     `s3` means s3fs to everybody else. Our stores are therefore never registered.
     """
-    files: Any = FsspecStore(urlsplit(uri).scheme, client_options=CLIENT)
+    # Its overloads name each scheme.
+    scheme = cast("Any", urlsplit(uri).scheme)
+    files: Any = FsspecStore(scheme, client_options=CLIENT)
     path = uri.partition("://")[2]
     with ExitStack() as opened:
         for link in reversed(chain):
-            scheme, _, inner = link.partition("://")
-            kind: Any = _fsspec.get_filesystem_class(scheme)
+            name, _, inner = link.partition("://")
+            kind: Any = _fsspec.get_filesystem_class(name)
             if issubclass(kind, AbstractArchiveFileSystem):
                 # Asked first: obstore's file, if it cannot be opened, complains again
                 # as it is deleted.
@@ -143,9 +145,7 @@ def _in_a_store(uri: str, chain: list[str]) -> Generator[IO[bytes]]:
             elif issubclass(kind, CachingFileSystem):
                 files, path = kind(fs=files), inner or path
             else:
-                raise OpeningError(
-                    f"{uri}: {scheme}:: cannot read from an object store"
-                )
+                raise OpeningError(f"{uri}: {name}:: cannot read from an object store")
         files.info(path)
         yield opened.enter_context(files.open(path, "rb"))
 
