@@ -32,11 +32,11 @@ import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from PIL import Image
 
-from tasks.worker.asks import asked
-from tasks.worker.book import Book
-from tasks.worker.studio import Plan
-from tasks.worker.wan.filming import Wan
-from tasks.worker.wan.loading import model_of, tuned
+from tasks.worker.job_spec import asked
+from tasks.worker.job_store import Book
+from tasks.worker.model_protocol import Plan
+from tasks.worker.wan.loader import model_of, tuned
+from tasks.worker.wan.pipeline import Wan
 from tasks.worker.worker import Worker
 from tests.worker import tiny
 

@@ -218,8 +218,8 @@ async def _drive(
 async def _paced(asked: argparse.Namespace) -> None:
     from contextlib import ExitStack
 
-    from storage.ledger import Ledger
-    from storage.objects import Objects
+    from storage.ledger.ledger import Ledger
+    from storage.objects.client import Objects
 
     store = Away(asked.put_ms / 1000)
     ledger = await Ledger.open(Objects(store, "s3://away/reel"), name="bench")
@@ -258,9 +258,9 @@ async def _endless(asked: argparse.Namespace) -> None:
     """Submit until killed: each intent is sent to a provider once it is on record."""
     from contextlib import ExitStack
 
-    from storage.ledger import Ledger
-    from storage.objects import Objects
-    from storage.stores import connect
+    from storage.ledger.ledger import Ledger
+    from storage.objects.client import Objects
+    from storage.objects.connect import connect
 
     class Remote(Objects):
         """Paced as a remote store, on a disk that outlives us."""
@@ -279,8 +279,8 @@ async def _endless(asked: argparse.Namespace) -> None:
 
 async def _successor(asked: argparse.Namespace) -> None:
     from manifests.lifecycle import State
-    from storage.ledger import Ledger
-    from storage.objects import Objects
+    from storage.ledger.ledger import Ledger
+    from storage.objects.client import Objects
 
     ledger = await Ledger.open(Objects.open(str(asked.root)), name="successor")
     states = [past.state for past in ledger.lives.values()]

@@ -147,13 +147,13 @@ def _build_stills(path: Path, _rows: int) -> str:
 
 
 def _routes() -> list:
-    from manifests.catalogue import load
+    from manifests.catalogue.routes import load
 
     return [route for route in load().routes.values() if not route.retired]
 
 
 def _planned(path: Path):
-    from manifests.reading import check
+    from manifests.input.reader import check
 
     return check(path, URI, _routes())
 
@@ -166,7 +166,7 @@ def _plan(path: Path, _rows: int) -> str:
 
 def _shards(path: Path, _rows: int) -> str:
     """Orders of the first, the middle and the last hundred shards."""
-    from manifests.reading import orders
+    from manifests.input.reader import orders
 
     plan, cpu, jobs = _planned(path), time.process_time(), 0
     count = -(-plan.jobs // JOBS)
@@ -183,7 +183,7 @@ def _shards(path: Path, _rows: int) -> str:
 
 
 def _demand(path: Path, _rows: int) -> str:
-    from manifests.reading import demand
+    from manifests.input.reader import demand
 
     plan, cpu = _planned(path), time.process_time()
     kinds = demand(path, URI, plan.wanted)
@@ -193,7 +193,7 @@ def _demand(path: Path, _rows: int) -> str:
 
 def _resumed(share: float):
     def resume(path: Path, _rows: int) -> str:
-        from manifests.reading import orders, todo
+        from manifests.input.reader import orders, todo
 
         plan, cpu = _planned(path), time.process_time()
         left = todo(plan, _done(plan, share))
@@ -228,8 +228,8 @@ def _stills(path: Path, _rows: int) -> str:
 
 
 def _stills_left(path: Path, _rows: int) -> str:
-    from manifests.left import write_left
-    from manifests.tables import Outcomes
+    from manifests.output.clips import Outcomes
+    from manifests.output.remaining import write_left
 
     plan, out = _planned(path), path.with_suffix(".left")
     nothing = Outcomes(histories={}, reasons={})

@@ -91,28 +91,28 @@ class _Measured:
 
 async def _start(_):
     with _Measured() as row:
-        import storage.ledger  # noqa: F401
+        import storage.ledger.ledger  # noqa: F401
     return row
 
 
 async def _build(asked):
-    from storage import epochs
-    from storage.holder import claimant
-    from storage.objects import Objects
-    from storage.records import pack
+    from storage.ledger import segments
+    from storage.ledger.codec import pack
+    from storage.ledger.owner import claimant
+    from storage.objects.client import Objects
 
     objects, us = Objects.open(asked.root), claimant(1, "night", 1.8e9)
-    await objects.create(epochs.claim_key(1), us.dump())
-    stream = epochs.stream_key(us.batch, epochs.MAIN)
+    await objects.create(segments.claim_key(1), us.dump())
+    stream = segments.stream_key(us.batch, segments.MAIN)
     entries, number, part = _entries(asked.jobs, asked.open), 0, []
     while some := [*itertools.islice(entries, SEGMENT)]:
         number += 1
         part.append(pack(some))
         if len(part) * SEGMENT == PART:
-            key = epochs.part_key(stream, number - len(part) + 1, number)
+            key = segments.part_key(stream, number - len(part) + 1, number)
             await objects.put(key, b"".join(part))
             part = []
-        await objects.put(epochs.segment_key(stream, number), pack(some))
+        await objects.put(segments.segment_key(stream, number), pack(some))
     return {}
 
 
@@ -174,8 +174,8 @@ def _life(chance, job):
 
 
 async def _resume(asked):
-    from storage.ledger import Ledger
-    from storage.objects import Objects
+    from storage.ledger.ledger import Ledger
+    from storage.objects.client import Objects
 
     with _Measured() as row:
         objects = Objects.open(asked.root)
@@ -187,8 +187,8 @@ async def _resume(asked):
 
 
 async def _bind(asked):
-    from storage.objects import Objects
-    from storage.volumes import bind, recalled
+    from storage.ledger.epoch_reader import bind, recalled
+    from storage.objects.client import Objects
 
     objects = Objects.open(asked.root)
     book = await recalled(objects, [1])
@@ -198,10 +198,10 @@ async def _bind(asked):
 
 
 async def _told(asked):
-    from manifests.keys import KEY
-    from storage.bound import index
-    from storage.objects import Objects
-    from storage.volumes import recalled, told
+    from manifests.job_keys import KEY
+    from storage.ledger.checkpoint import index
+    from storage.ledger.epoch_reader import recalled, told
+    from storage.objects.client import Objects
 
     objects = Objects.open(asked.root)
     book = await recalled(objects, [1])
@@ -217,7 +217,7 @@ async def _states(asked):
     import numpy as np
     import polars as pl
 
-    from storage.book import Book
+    from storage.ledger.state_index import Book
 
     chance, book, known = np.random.default_rng(0), Book(), int(asked.known[0])
     keys = pl.DataFrame(

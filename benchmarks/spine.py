@@ -110,11 +110,11 @@ def _run(asked, folder, clip, manifest, decode):
 
 def _measured(asked):
     """Run the batch flow in this process; CPU from the batch's own beginning."""
-    from flows import settings
+    from flows.config import settings
 
     settings.calm_prefect()
     from flows.batch import batch
-    from tasks.beginning import WATCHER
+    from tasks.batch.lifespan import WATCHER
 
     manifest, root, config = asked.child
     began = {}
@@ -136,8 +136,8 @@ def _measured(asked):
 
 async def _span_s(root: str) -> float:
     from manifests.lifecycle import Intended, Published
-    from storage.ledger import read
-    from storage.objects import Objects
+    from storage.ledger.ledger import read
+    from storage.objects.client import Objects
 
     entries = await read(Objects.open(root))
     first = min(entry.at for entry in entries if isinstance(entry.event, Intended))
@@ -186,7 +186,7 @@ def _clip(size: int = 690_000) -> bytes:
 
 
 def _decode_ms(clip: Path, times: int = 5) -> float:
-    from storage.mp4 import check
+    from storage.media.mp4 import check
 
     data = clip.read_bytes()
     began = _cpu_s()

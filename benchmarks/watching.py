@@ -53,8 +53,8 @@ def child(folder: Path, seconds: float) -> None:
     from decimal import Decimal
 
     from flows.batch import batch
-    from tasks.bill import Line
-    from tasks.engine import Engine
+    from tasks.engine.engine import Engine
+    from tasks.engine.lane_costs import Line
 
     log = logging.getLogger("tasks.bench")
     mp4 = (folder / "one.mp4").read_bytes()
@@ -94,7 +94,7 @@ def child(folder: Path, seconds: float) -> None:
 
 def stage(folder: Path, jobs: int) -> None:
     from tasks.emulator.clips import Cut, render
-    from tasks.emulator.stills import Still
+    from tasks.emulator.uploads import Still
 
     Image.effect_noise((320, 240), 40).convert("RGB").save(folder / "one.jpg")
     still = Still(content=(folder / "one.jpg").read_bytes(), sha256="0")

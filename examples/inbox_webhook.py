@@ -25,8 +25,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from flows.landing import Watch, event
-from storage.errors import StorageError
+from flows.prefect_runtime.inbox_events import Watch, event
+from storage.objects.errors import StorageError
 
 log = logging.getLogger("inbox")
 

@@ -15,28 +15,33 @@ from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from flows import lanes as lanes_of
-from flows import settings as settings_of
-from flows.board import watched
-from flows.clock import Local
-from flows.clock import finish_by as meant
-from flows.report import complaints_table, late, refused_table, summary_markdown
-from flows.runners import shared
-from flows.settings import ReportSettings, Settings
-from flows.showing import shown
-from flows.stopping import gently
-from flows.turns import Turn
-from manifests.reading import ManifestError
-from storage.ledger import HeldError
-from storage.register import Claim, claimed
-from tasks.beginning import begun, refused
-from tasks.checkup import refuse_wrong
-from tasks.exchange import connected
-from tasks.night import Night
-from tasks.routing import Policy
+from flows.config import lanes as lanes_of
+from flows.config import settings as settings_of
+from flows.config.settings import ReportSettings, Settings
+from flows.dashboard.artifacts import shown
+from flows.dashboard.live import watched
+from flows.dashboard.summary import (
+    complaints_table,
+    late,
+    refused_table,
+    summary_markdown,
+)
+from flows.prefect_runtime.runners import shared
+from flows.prefect_runtime.signals import gently
+from flows.prefect_runtime.wait_for_root import Turn
+from flows.views.times import Local
+from flows.views.times import finish_by as meant
+from manifests.input.reader import ManifestError
+from storage.inbox.claims import Claim, claimed
+from storage.ledger.ledger import HeldError
+from tasks.batch.batch import Night
+from tasks.batch.lifespan import begun, refused
+from tasks.batch.request import Wanted, public
+from tasks.batch.summary import Summary
+from tasks.dispatch.eligibility import Policy
+from tasks.dispatch.preflight import refuse_wrong
+from tasks.providers.http import connected
 from tasks.shard import shard
-from tasks.summary import Summary
-from tasks.wanted import Wanted, public
 
 
 def _run_name() -> str:

@@ -5,9 +5,9 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from storage import pauses
-from storage.objects import Objects
-from tasks.wanted import public
+from storage import pause_flag
+from storage.objects.client import Objects
+from tasks.batch.request import public
 
 
 @flow(name="nightreel-pause", retries=0, persist_result=False)
@@ -18,7 +18,7 @@ async def pause(*, root: str) -> State[None]:
         root: URI that everything is kept under.
     """
     objects = Objects.open(public(root))
-    changed = await pauses.pause(objects, f"flow run {flow_run.get_id()}")
+    changed = await pause_flag.pause(objects, f"flow run {flow_run.get_id()}")
     return Completed(message="paused" if changed else "paused already")
 
 
@@ -29,5 +29,5 @@ async def resume(*, root: str) -> State[None]:
     Args:
         root: URI that everything is kept under.
     """
-    changed = await pauses.resume(Objects.open(public(root)))
+    changed = await pause_flag.resume(Objects.open(public(root)))
     return Completed(message="resumed" if changed else "was not paused")

@@ -8,13 +8,13 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_table_artifact
 from prefect.states import Completed
 
-from flows import lanes as lanes_of
-from flows import settings as settings_of
-from flows.report import doubts_rows
-from storage.ledger import HeldError
-from tasks.checkup import usd
-from tasks.reconciling import Reconciled, opened
-from tasks.wanted import public
+from flows.config import lanes as lanes_of
+from flows.config import settings as settings_of
+from flows.dashboard.summary import doubts_rows
+from storage.ledger.ledger import HeldError
+from tasks.batch.request import public
+from tasks.dispatch.preflight import usd
+from tasks.reconcile import Reconciled, opened
 
 
 @flow(name="nightreel-reconcile", retries=0, persist_result=False)

@@ -6,9 +6,9 @@ from prefect import flow
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from flows.sharding import ran, said
-from flows.stopping import gently
-from storage.ledger import FencedError
+from flows.prefect_runtime.shard import ran, said
+from flows.prefect_runtime.signals import gently
+from storage.ledger.ledger import FencedError
 
 
 def _run_name() -> str:

@@ -8,8 +8,8 @@ from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFi
 from prefect.events import emit_event
 from prefect.states import Completed, Failed
 
-from flows.landing import Watch, event
-from storage.inbox import PARQUET, SETTLE_S, digest
+from flows.prefect_runtime.inbox_events import Watch, event
+from storage.inbox.listing import PARQUET, SETTLE_S, digest
 
 BATCH = "nightreel"
 """What the flow is called that takes a manifest."""

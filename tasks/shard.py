@@ -8,7 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import task_run
 from prefect.states import Completed
 
-from tasks.night import Night
+from tasks.batch.batch import Night
 
 NUMBER: ContextVar[int | None] = ContextVar("NUMBER", default=None)
 """Of the shard whose job this is, for whoever tells of it: the UI's logs do not."""

@@ -14,15 +14,15 @@ from typing import Any, Final, get_args
 
 import httpx
 
-from manifests import catalogue
-from manifests.catalogue import Route
+from manifests.catalogue import routes
+from manifests.catalogue.routes import Route
 from manifests.lifecycle import Discarded, Refused, Rejected, Ticket
-from tasks import webhooks
 from tasks.providers import OWN_GPUS, PROVIDERS, Provider
-from tasks.providers._shared import DOES, Failure, Refusals, Sign, Word, example
-from tasks.providers.base import Billed, Findable, UnreadableError
+from tasks.providers.errors import NotFoundError, ProviderError
+from tasks.providers.protocol import Billed, Findable, UnreadableError
+from tasks.providers.refusals import DOES, Failure, Refusals, Sign, Word, example
 from tasks.providers.wavespeed import Door
-from tasks.verdicts import NotFoundError, ProviderError
+from tasks.webhooks import signatures
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "providers.md"
 
@@ -45,7 +45,12 @@ CALLED: Final[Mapping[str, str]] = {
 
 BELIEVED: Final = frozenset(
     scheme.name
-    for scheme in (webhooks.WaveSpeed, webhooks.Replicate, webhooks.Fal, webhooks.Atlas)
+    for scheme in (
+        signatures.WaveSpeed,
+        signatures.Replicate,
+        signatures.Fal,
+        signatures.Atlas,
+    )
 )
 """Whose webhooks are signed in a way that we can verify."""
 
@@ -227,7 +232,7 @@ def _hooked(name: str) -> Iterator[str]:
 
 
 def _routes(name: str) -> list[Route]:
-    known = catalogue.shipped().routes.values()
+    known = routes.shipped().routes.values()
     return [route for route in known if route.provider == name and not route.retired]
 
 

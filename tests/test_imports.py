@@ -40,7 +40,7 @@ for package in ("manifests", "storage", "tasks", "flows"):
 """
 
 _USE = """
-from storage.objects import Objects
+from storage.objects.client import Objects
 from storage import opening
 
 asyncio.run(Objects.open("memory://root").create("a", b"a"))

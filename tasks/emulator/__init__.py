@@ -7,8 +7,8 @@ stills it is given, fails on demand, and counts what the providers would have ch
 
 from tasks.emulator.app import Emulator
 from tasks.emulator.bill import Charge
+from tasks.emulator.dialects.predictions import Stage
 from tasks.emulator.faults import Fault, parse_faults
-from tasks.emulator.predictions import Stage
 from tasks.emulator.server import parse_latency, run, running, serve
 
 __all__ = [

@@ -11,8 +11,8 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
+from tasks.emulator.dialects.predictions import Prediction, Stage
 from tasks.emulator.faults import Fault
-from tasks.emulator.predictions import Prediction, Stage
 from tasks.emulator.refusals import BusyError, CappedError, ThrottledError
 
 MINUTE_S = 60.0

@@ -13,32 +13,32 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
-from manifests import catalogue
+from manifests.catalogue import routes
 from tasks.emulator.accounts import Terms
-from tasks.emulator.ai302 import Ai302
-from tasks.emulator.answers import Json
-from tasks.emulator.atlas import Atlas
 from tasks.emulator.bill import Charge, charges, total_usd
 from tasks.emulator.clips import Clips
-from tasks.emulator.comfyui import ComfyUi
-from tasks.emulator.desk import Desk, Dialect, Shared
-from tasks.emulator.fal import Fal
-from tasks.emulator.faults import Chances, Fault, Faults
-from tasks.emulator.kling import Kling
-from tasks.emulator.lightx2v import LightX2V
-from tasks.emulator.openai_videos import (
+from tasks.emulator.dialects.ai302 import Ai302
+from tasks.emulator.dialects.atlas import Atlas
+from tasks.emulator.dialects.comfyui import ComfyUi
+from tasks.emulator.dialects.fal import Fal
+from tasks.emulator.dialects.kling import Kling
+from tasks.emulator.dialects.lightx2v import LightX2V
+from tasks.emulator.dialects.openai_videos import (
     FASTVIDEO,
     NIGHTREEL,
     SGLANG,
     VLLM_OMNI,
     OpenAiVideos,
 )
+from tasks.emulator.dialects.replicate import Replicate
+from tasks.emulator.dialects.runway import Runway
+from tasks.emulator.dialects.wavespeed import WaveSpeed
+from tasks.emulator.endpoint import Desk, Dialect, Shared
+from tasks.emulator.faults import Chances, Fault, Faults
 from tasks.emulator.prices import PriceList, price_list
-from tasks.emulator.replicate import Replicate
-from tasks.emulator.runway import Runway
-from tasks.emulator.stills import Stills
-from tasks.emulator.wavespeed import WaveSpeed
-from tasks.emulator.world import Clock, Rules, World
+from tasks.emulator.responses import Json
+from tasks.emulator.state import Clock, Rules, World
+from tasks.emulator.uploads import Stills
 
 DIALECTS: Final[Sequence[Dialect]] = (
     WaveSpeed(),
@@ -107,7 +107,7 @@ class Emulator:
         )
         self._shared = Shared(self._world, Stills(), Clips(clip))
         if prices is None:
-            prices = price_list(catalogue.load().routes.values())
+            prices = price_list(routes.load().routes.values())
         self._desks = {
             dialect.name: Desk(
                 dialect,

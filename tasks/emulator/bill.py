@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
+from tasks.emulator.dialects.predictions import Stage
 from tasks.emulator.faults import Fault
-from tasks.emulator.predictions import Stage
-from tasks.emulator.world import World
+from tasks.emulator.state import World
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ import av
 import av.filter
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from tasks.emulator.stills import Still
+from tasks.emulator.uploads import Still
 
 BADGE: Final = "EMULATED"
 TITLE: Final = "Emulated clip"

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
-from manifests.catalogue import Route
+from manifests.catalogue.routes import Route
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,9 +13,9 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from tasks.emulator.answers import HANG_UP
 from tasks.emulator.app import NO_CHANCES, Emulator, Quota
 from tasks.emulator.faults import Fault
+from tasks.emulator.responses import HANG_UP
 
 LOOPBACK: Final = "127.0.0.1"
 PORT: Final = 8400

@@ -2,13 +2,13 @@
 
 from tasks.providers.ai302 import Ai302
 from tasks.providers.atlas import Atlas
-from tasks.providers.base import Provider
 from tasks.providers.comfyui import ComfyUi
 from tasks.providers.fal import Fal
 from tasks.providers.fastvideo import FastVideo
 from tasks.providers.kling import Kling
 from tasks.providers.lightx2v import LightX2V
-from tasks.providers.nightreel import Nightreel
+from tasks.providers.nightreel_worker import Nightreel
+from tasks.providers.protocol import Provider
 from tasks.providers.replicate import Replicate
 from tasks.providers.runway import Runway
 from tasks.providers.sglang import SGLang

@@ -12,11 +12,20 @@ from urllib.parse import quote as escaped
 
 import httpx
 
-from manifests.catalogue import Route
+from manifests.catalogue.routes import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
-from tasks.providers import _shared, wavespeed
-from tasks.providers._shared import (
+from tasks.providers import refusals, wavespeed
+from tasks.providers.errors import ProviderError
+from tasks.providers.protocol import (
+    Checkup,
+    Exchange,
+    Finished,
+    Progress,
+    Still,
+    UnreadableError,
+)
+from tasks.providers.refusals import (
     Failure,
     Refusals,
     Sign,
@@ -26,16 +35,7 @@ from tasks.providers._shared import (
     quote,
     read,
 )
-from tasks.providers.base import (
-    Checkup,
-    Exchange,
-    Finished,
-    Progress,
-    Still,
-    UnreadableError,
-)
 from tasks.providers.wavespeed import Door, WaveSpeed
-from tasks.verdicts import ProviderError
 
 HOST: Final = "https://api.302.ai"
 HOSTS: Final = frozenset({"api.302.ai"})
@@ -160,7 +160,7 @@ class Ai302:
             "duration": job.duration_s,
             "seed": seed,
         }
-        asked |= _shared.options(self.route, job)
+        asked |= refusals.options(self.route, job)
         params = {"webhook": self.hook} if self.hook else None
         url = httpx.URL(HOST + CREATE, params=params)
         answer = yield httpx.Request("POST", url, headers=self._auth(), json=asked)

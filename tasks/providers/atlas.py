@@ -7,11 +7,20 @@ from urllib.parse import quote as escaped
 
 import httpx
 
-from manifests.catalogue import Route
+from manifests.catalogue.routes import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
-from tasks.providers import _shared
-from tasks.providers._shared import (
+from tasks.providers import refusals
+from tasks.providers.errors import NotFoundError, ProviderError
+from tasks.providers.protocol import (
+    Checkup,
+    Exchange,
+    Finished,
+    Progress,
+    Still,
+    UnreadableError,
+)
+from tasks.providers.refusals import (
     Failure,
     Refusals,
     Sign,
@@ -23,15 +32,6 @@ from tasks.providers._shared import (
     quote,
     read,
 )
-from tasks.providers.base import (
-    Checkup,
-    Exchange,
-    Finished,
-    Progress,
-    Still,
-    UnreadableError,
-)
-from tasks.verdicts import NotFoundError, ProviderError
 
 HOST: Final = "https://api.atlascloud.ai"
 API: Final = f"{HOST}/api/v1/model"
@@ -46,8 +46,8 @@ MODERATED: Final = 1039
 
 # Without the record a ticket cannot be polled, without the object there is no clip.
 RETENTION: Final = {
-    "X-AtlasCloud-Object-Expiration-Hours": str(_shared.KEPT_DAYS * 24),
-    "X-AtlasCloud-Request-Retention-Hours": str(_shared.KEPT_DAYS * 24),
+    "X-AtlasCloud-Object-Expiration-Hours": str(refusals.KEPT_DAYS * 24),
+    "X-AtlasCloud-Request-Retention-Hours": str(refusals.KEPT_DAYS * 24),
 }
 REFUSALS: Final = Refusals(
     provider="atlas",
@@ -174,7 +174,7 @@ class Atlas:
         models = read((yield httpx.Request("GET", HOST + MODELS)))
         prices: dict[tuple[str, int], Decimal] = {}
         for resolution, seconds in self.route.prices_usd:
-            job = _shared.example(resolution, seconds)
+            job = refusals.example(resolution, seconds)
             asked = self._asked(job, job.image, 1)
             request = httpx.Request("POST", HOST + PRICE, headers=auth, json=asked)
             if price := _price(read((yield request))):
@@ -182,7 +182,7 @@ class Atlas:
         return Checkup(
             credit_usd=_balance(balance),
             prices_usd=prices,
-            has_model=_shared.has_model(self.route, models, "model"),
+            has_model=refusals.has_model(self.route, models, "model"),
         )
 
     def _asked(self, job: Job, image_url: str, seed: int) -> dict[str, object]:
@@ -195,7 +195,7 @@ class Atlas:
             "duration": job.duration_s,
             "seed": seed,
         }
-        return asked | _shared.options(self.route, job)
+        return asked | refusals.options(self.route, job)
 
     def _progress(self, task: dict[str, Any]) -> Progress:
         match task:

@@ -15,12 +15,12 @@ from uuid import NAMESPACE_URL, uuid5
 
 import httpx
 
-from manifests.catalogue import Route
+from manifests.catalogue.routes import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
-from tasks.providers import _own, _workflows
-from tasks.providers._shared import Refusals, Sign, failure, quote, read
-from tasks.providers.base import (
+from tasks.providers import comfyui_workflows, self_hosted
+from tasks.providers.errors import ProviderError
+from tasks.providers.protocol import (
     Absent,
     Checkup,
     Doubt,
@@ -30,7 +30,7 @@ from tasks.providers.base import (
     Still,
     UnreadableError,
 )
-from tasks.verdicts import ProviderError
+from tasks.providers.refusals import Refusals, Sign, failure, quote, read
 
 MEDIA: Final = ("images", "gifs", "videos", "video")
 """Where nodes put a video: ComfyUI's own SaveVideo says `images`, VideoHelperSuite `gifs`."""
@@ -43,8 +43,8 @@ REFUSALS: Final = Refusals(
     mark="error",
     uploads="/upload/image",
     signs=(
-        _own.AUTH,
-        _own.ELSEWHERE,
+        self_hosted.AUTH,
+        self_hosted.ELSEWHERE,
         # Somebody cleared its input folder: the still is handed over again in an hour.
         Sign(word="away", codes=frozenset({400}), says=ABSENT, submits=True),
         Sign(word="invalid", codes=frozenset({400}), says=UNFIT),
@@ -56,10 +56,10 @@ REFUSALS: Final = Refusals(
             fix="run the route's workflow in ComfyUI itself",
         ),
         Sign(word="invalid", codes=frozenset({413})),
-        _own.THROTTLED,
+        self_hosted.THROTTLED,
     ),
 )
-FAILURES: Final = _own.failures("ComfyUI, comfy_execution/jobs.py, read 2026-11")
+FAILURES: Final = self_hosted.failures("ComfyUI, comfy_execution/jobs.py, read 2026-11")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class ComfyUi:
     key: str = field(repr=False)
     hook: str = ""
     name: str = field(default="comfyui", init=False)
-    hosts: frozenset[str] = field(default=frozenset({_own.HOST}), init=False)
+    hosts: frozenset[str] = field(default=frozenset({self_hosted.HOST}), init=False)
 
     def upload(self, still: Still) -> Exchange[str]:
         """Named by what it is: a name that is taken by another still is never overwritten."""
@@ -88,10 +88,10 @@ class ComfyUi:
     def submit(
         self, job: Job, image_url: str, seed: int, reference: str
     ) -> Exchange[Ticket]:
-        graph = _workflows.load(self.route.endpoints[job.resolution])
+        graph = comfyui_workflows.load(self.route.endpoints[job.resolution])
         slots = self._slots(job, image_url, seed, reference)
         asked = {
-            "prompt": _workflows.filled(graph, slots),
+            "prompt": comfyui_workflows.filled(graph, slots),
             "prompt_id": _named(reference),
         }
         match said := read((yield self._request("POST", "/prompt", json=asked))):
@@ -105,27 +105,27 @@ class ComfyUi:
             case {"status": "completed", "outputs": {**outputs}} if clip := _clip(
                 outputs
             ):
-                return Finished(f"{_own.API}/view?{urlencode(clip)}")
+                return Finished(f"{self_hosted.API}/view?{urlencode(clip)}")
             case {"status": "completed"}:
                 said = {"status": "failed", "error": "no video is among its outputs"}
-                return failure(FAILURES, said, _own.why(said, self.key))
+                return failure(FAILURES, said, self_hosted.why(said, self.key))
             case {"status": "pending" | "in_progress"}:
                 return None
             case {"status": "failed" | "cancelled" as status}:
                 ended = {"status": status, "error": _error(said)}
-                return failure(FAILURES, ended, _own.why(ended, self.key))
+                return failure(FAILURES, ended, self_hosted.why(ended, self.key))
             case _:
                 raise self._unreadable(said)
 
     def fetch(self, url: str) -> httpx.Request:
-        return _own.fetched(url, self.key)
+        return self_hosted.fetched(url, self.key)
 
     def check(self) -> Exchange[Checkup]:
         """Whether it is up, takes our key, and has every node of the workflow."""
         yield self._request("GET", "/system_stats")
         there: list[bool] = []
         for endpoint in dict.fromkeys(self.route.endpoints.values()):
-            nodes = _workflows.load(endpoint).values()
+            nodes = comfyui_workflows.load(endpoint).values()
             for kind in dict.fromkeys(node["class_type"] for node in nodes):
                 asked = self._request("GET", f"/object_info/{escaped(kind, safe='')}")
                 there.append(kind in read((yield asked)))
@@ -134,7 +134,7 @@ class ComfyUi:
     def judge(self, response: httpx.Response) -> ProviderError | None:
         said, code = read(response), response.status_code
         its_own = isinstance(said, dict) and REFUSALS.mark in said
-        finds = _own.FINDS in response.request.extensions
+        finds = self_hosted.FINDS in response.request.extensions
         if response.is_success or (code == 404 and its_own and finds):
             return None
         return REFUSALS.verdict(response, said, code=code, key=self.key)
@@ -151,7 +151,7 @@ class ComfyUi:
     def find(self, doubt: Doubt) -> Exchange[Ticket | Absent | None]:
         """Looked up, never posted again: the same id would be queued a second time."""
         request = self._job(doubt.mark)
-        request.extensions[_own.FINDS] = True
+        request.extensions[self_hosted.FINDS] = True
         match read((yield request)):
             case {"status": str()}:
                 return Ticket(self.name, doubt.mark)
@@ -162,16 +162,16 @@ class ComfyUi:
         self, job: Job, image_url: str, seed: int, reference: str
     ) -> Mapping[str, object]:
         """What a workflow may name, and what goes there."""
-        width, height = _own.size(self.route, job)
+        width, height = self_hosted.size(self.route, job)
         how = self.route.sampling
         return {
             "image": image_url,
             "prompt": job.prompt,
-            "negative_prompt": job.negative_prompt or _own.NEGATIVE,
+            "negative_prompt": job.negative_prompt or self_hosted.NEGATIVE,
             "seed": seed,
             "width": width,
             "height": height,
-            "frames": _own.frames(self.route, job),
+            "frames": self_hosted.frames(self.route, job),
             "fps": self.route.fps,
             "steps": how.steps,
             "cfg_high": how.cfg_high,
@@ -184,8 +184,10 @@ class ComfyUi:
         return self._request("GET", f"/api/jobs/{escaped(remote, safe='')}")
 
     def _request(self, method: str, path: str, **sent: Any) -> httpx.Request:
-        headers = _own.headers(self.key)
-        return httpx.Request(method, f"{_own.API}{path}", headers=headers, **sent)
+        headers = self_hosted.headers(self.key)
+        return httpx.Request(
+            method, f"{self_hosted.API}{path}", headers=headers, **sent
+        )
 
     def _unreadable(self, said: Any) -> UnreadableError:
         return UnreadableError(self.name, quote(said, self.key))

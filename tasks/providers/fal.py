@@ -9,11 +9,20 @@ from typing import Any, Final
 
 import httpx
 
-from manifests.catalogue import Route
+from manifests.catalogue.routes import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Refused, Ticket
-from tasks.providers import _shared
-from tasks.providers._shared import (
+from tasks.providers import refusals
+from tasks.providers.errors import MisconfiguredError, ProviderError
+from tasks.providers.protocol import (
+    Checkup,
+    Exchange,
+    Finished,
+    Progress,
+    Still,
+    UnreadableError,
+)
+from tasks.providers.refusals import (
     Failure,
     Refusals,
     Sign,
@@ -23,15 +32,6 @@ from tasks.providers._shared import (
     read,
     words,
 )
-from tasks.providers.base import (
-    Checkup,
-    Exchange,
-    Finished,
-    Progress,
-    Still,
-    UnreadableError,
-)
-from tasks.verdicts import MisconfiguredError, ProviderError
 
 QUEUE: Final = "https://queue.fal.run"
 # Docs, platform-apis/v1/models/pricing, read 2026-11: a key is needed, any will do.
@@ -39,7 +39,7 @@ PRICING: Final = "https://api.fal.ai/v1/models/pricing"
 UPLOADS: Final = "https://rest.fal.ai/storage/upload/initiate?storage_type=fal-cdn-v3"
 KEPT: Final = {
     "X-Fal-Object-Lifecycle-Preference": json.dumps(
-        {"expiration_duration_seconds": _shared.KEPT_DAYS * 86_400}
+        {"expiration_duration_seconds": refusals.KEPT_DAYS * 86_400}
     )
 }
 # Tries are ours to count: fal would make ten of them unseen.
@@ -179,7 +179,7 @@ class Fal:
             asked["duration"] = str(job.duration_s)
         else:
             asked |= self._film(job, endpoint, seed)
-        asked |= _shared.options(self.route, job)
+        asked |= refusals.options(self.route, job)
         headers = KEPT | ONCE | (LATER if self.route.kind == "batch" else {})
         match said := read((yield self._post(self._door(endpoint), asked, headers))):
             case {

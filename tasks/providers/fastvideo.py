@@ -8,23 +8,23 @@ began as a copy of it.
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from tasks.providers import _own
-from tasks.providers._shared import Refusals, Sign
+from tasks.providers import self_hosted
 from tasks.providers.openai_videos import Engine, OpenAiVideos
+from tasks.providers.refusals import Refusals, Sign
 
 REFUSALS: Final = Refusals(
     provider="fastvideo",
     mark="detail",
     uploads="",
     signs=(
-        _own.AUTH,
-        _own.ELSEWHERE,
+        self_hosted.AUTH,
+        self_hosted.ELSEWHERE,
         Sign(word="invalid", codes=frozenset({400, 413, 422})),
-        _own.THROTTLED,
+        self_hosted.THROTTLED,
         Sign(word="away", codes=frozenset({503})),
     ),
 )
-FAILURES: Final = _own.failures("fastvideo 0.2.1, video_api.py, read 2026-11")
+FAILURES: Final = self_hosted.failures("fastvideo 0.2.1, video_api.py, read 2026-11")
 
 
 @dataclass(frozen=True, slots=True)

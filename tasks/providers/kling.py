@@ -12,12 +12,18 @@ from urllib.parse import quote as escaped
 import httpx
 import jwt
 
-from manifests.catalogue import Route
+from manifests.catalogue.routes import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
-from tasks.providers import _shared
-from tasks.providers._shared import Failure, Refusals, Sign, failure, quote, read
-from tasks.providers.base import (
+from tasks.providers import refusals
+from tasks.providers.errors import (
+    InDoubtError,
+    MisconfiguredError,
+    NotFoundError,
+    ProviderError,
+    RejectedError,
+)
+from tasks.providers.protocol import (
     Absent,
     Checkup,
     Doubt,
@@ -27,13 +33,7 @@ from tasks.providers.base import (
     Still,
     UnreadableError,
 )
-from tasks.verdicts import (
-    InDoubtError,
-    MisconfiguredError,
-    NotFoundError,
-    ProviderError,
-    RejectedError,
-)
+from tasks.providers.refusals import Failure, Refusals, Sign, failure, quote, read
 
 API: Final = "https://api-singapore.klingai.com"
 CLIPS: Final = "/v1/videos/image2video"
@@ -171,7 +171,7 @@ class Kling:
             "duration": str(job.duration_s),
             "external_task_id": reference,
         }
-        asked |= _shared.options(self.route, job)
+        asked |= refusals.options(self.route, job)
         if self.hook:
             asked["callback_url"] = self.hook
         match said := read((yield self._request("POST", CLIPS, asked))):

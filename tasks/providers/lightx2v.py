@@ -12,12 +12,12 @@ from urllib.parse import quote as escaped
 
 import httpx
 
-from manifests.catalogue import Route
+from manifests.catalogue.routes import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
-from tasks.providers import _own
-from tasks.providers._shared import Refusals, Sign, failure, quote, read
-from tasks.providers.base import (
+from tasks.providers import self_hosted
+from tasks.providers.errors import ProviderError
+from tasks.providers.protocol import (
     Absent,
     Checkup,
     Doubt,
@@ -27,9 +27,9 @@ from tasks.providers.base import (
     Still,
     UnreadableError,
 )
-from tasks.verdicts import ProviderError
+from tasks.providers.refusals import Refusals, Sign, failure, quote, read
 
-TASKS: Final = f"{_own.API}/v1/tasks"
+TASKS: Final = f"{self_hosted.API}/v1/tasks"
 
 FULL: Final = re.compile("queue is full", re.IGNORECASE)
 TAKEN: Final = re.compile("already exists", re.IGNORECASE)
@@ -38,14 +38,16 @@ REFUSALS: Final = Refusals(
     mark="detail",
     uploads="",
     signs=(
-        _own.AUTH,
-        _own.ELSEWHERE,
+        self_hosted.AUTH,
+        self_hosted.ELSEWHERE,
         Sign(word="invalid", codes=frozenset({413, 422})),
         Sign(word="concurrency", codes=frozenset({503}), says=FULL),
-        _own.THROTTLED,
+        self_hosted.THROTTLED,
     ),
 )
-FAILURES: Final = _own.failures("LightX2V f8aee98, task_manager.py, read 2026-11")
+FAILURES: Final = self_hosted.failures(
+    "LightX2V f8aee98, task_manager.py, read 2026-11"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +58,12 @@ class LightX2V:
     key: str = field(repr=False)
     hook: str = ""
     name: str = field(default="lightx2v", init=False)
-    hosts: frozenset[str] = field(default=frozenset({_own.HOST}), init=False)
+    hosts: frozenset[str] = field(default=frozenset({self_hosted.HOST}), init=False)
 
     def upload(self, still: Still) -> Exchange[str]:
         """There are no uploads: what `submit` takes is the still itself."""
         yield from ()
-        return _own.inlined(still)
+        return self_hosted.inlined(still)
 
     def submit(
         self, job: Job, image_url: str, seed: int, reference: str
@@ -85,12 +87,12 @@ class LightX2V:
             case {"status": "pending" | "processing"}:
                 return None
             case {"status": "failed" | "cancelled"}:
-                return failure(FAILURES, said, _own.why(said, self.key))
+                return failure(FAILURES, said, self_hosted.why(said, self.key))
             case _:
                 raise self._unreadable(said)
 
     def fetch(self, url: str) -> httpx.Request:
-        return _own.fetched(url, self.key)
+        return self_hosted.fetched(url, self.key)
 
     def check(self) -> Exchange[Checkup]:
         """Whether it is up, and takes our key; which model it has, it does not say."""
@@ -105,7 +107,7 @@ class LightX2V:
             case {"detail": str(text)} if code == 503 and TAKEN.search(text):
                 return None
             case {"detail": _} if (
-                code == 404 and _own.FINDS in response.request.extensions
+                code == 404 and self_hosted.FINDS in response.request.extensions
             ):
                 return None
             case _:
@@ -122,7 +124,7 @@ class LightX2V:
 
     def find(self, doubt: Doubt) -> Exchange[Ticket | Absent | None]:
         request = self._request("GET", f"/{escaped(doubt.mark, safe='')}/status")
-        request.extensions[_own.FINDS] = True
+        request.extensions[self_hosted.FINDS] = True
         match read((yield request)):
             case {"status": str()}:
                 return Ticket(self.name, doubt.mark)
@@ -132,16 +134,16 @@ class LightX2V:
     def _asked(
         self, job: Job, image_url: str, seed: int, reference: str
     ) -> dict[str, object]:
-        _own.picture(image_url)
-        width, height = _own.size(self.route, job)
+        self_hosted.picture(image_url)
+        width, height = self_hosted.size(self.route, job)
         return {
             "task_id": reference,
             "prompt": job.prompt,
-            "negative_prompt": job.negative_prompt or _own.NEGATIVE,
+            "negative_prompt": job.negative_prompt or self_hosted.NEGATIVE,
             "image_path": image_url,
             "seed": seed,
             "infer_steps": self.route.sampling.steps,
-            "target_video_length": _own.frames(self.route, job),
+            "target_video_length": self_hosted.frames(self.route, job),
             "target_fps": self.route.fps,
             "target_shape": [height, width],
             "resize_mode": "adaptive",
@@ -149,7 +151,7 @@ class LightX2V:
         }
 
     def _request(self, method: str, path: str, json: object = None) -> httpx.Request:
-        headers = _own.headers(self.key)
+        headers = self_hosted.headers(self.key)
         return httpx.Request(method, f"{TASKS}{path}", headers=headers, json=json)
 
     def _unreadable(self, said: Any) -> UnreadableError:

@@ -11,20 +11,12 @@ from urllib.parse import quote as escaped
 
 import httpx
 
-from manifests.catalogue import Route
+from manifests.catalogue.routes import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
-from tasks.providers import _own
-from tasks.providers._shared import (
-    Failure,
-    Refusals,
-    digest,
-    failure,
-    has_model,
-    quote,
-    read,
-)
-from tasks.providers.base import (
+from tasks.providers import self_hosted
+from tasks.providers.errors import ProviderError
+from tasks.providers.protocol import (
     Absent,
     Checkup,
     Doubt,
@@ -34,9 +26,17 @@ from tasks.providers.base import (
     Still,
     UnreadableError,
 )
-from tasks.verdicts import ProviderError
+from tasks.providers.refusals import (
+    Failure,
+    Refusals,
+    digest,
+    failure,
+    has_model,
+    quote,
+    read,
+)
 
-VIDEOS: Final = f"{_own.API}/v1/videos"
+VIDEOS: Final = f"{self_hosted.API}/v1/videos"
 PAGE: Final = 100
 PAGES: Final = 100
 """How much of a listing is read, at most."""
@@ -69,7 +69,7 @@ class OpenAiVideos:
     route: Route
     key: str = field(repr=False)
     hook: str = ""
-    hosts: frozenset[str] = field(default=frozenset({_own.HOST}), init=False)
+    hosts: frozenset[str] = field(default=frozenset({self_hosted.HOST}), init=False)
 
     @property
     def name(self) -> str:
@@ -78,19 +78,19 @@ class OpenAiVideos:
     def upload(self, still: Still) -> Exchange[str]:
         """There are no uploads: what `submit` takes is the still itself."""
         yield from ()
-        return _own.inlined(still)
+        return self_hosted.inlined(still)
 
     def submit(
         self, job: Job, image_url: str, seed: int, reference: str
     ) -> Exchange[Ticket]:
         asked = self._asked(job, seed, reference)
         if self.engine.as_json:
-            _own.picture(image_url)
+            self_hosted.picture(image_url)
             body = {**asked, "reference_url": image_url}
             request = self._request("POST", "", json=body)
         else:
-            still = _own.picture(image_url)
-            request = _own.form(VIDEOS, self.key, asked, still)
+            still = self_hosted.picture(image_url)
+            request = self_hosted.form(VIDEOS, self.key, asked, still)
         match said := read((yield request)):
             case {"id": str(remote), "status": str()} if remote:
                 return Ticket(self.name, remote)
@@ -110,27 +110,29 @@ class OpenAiVideos:
             case {"status": "queued" | "in_progress"}:
                 return None
             case {"status": "failed" | "cancelled" | "deleted"}:
-                return failure(self.engine.failures, said, _own.why(said, self.key))
+                return failure(
+                    self.engine.failures, said, self_hosted.why(said, self.key)
+                )
             case _:
                 raise self._unreadable(said)
 
     def fetch(self, url: str) -> httpx.Request:
-        return _own.fetched(url, self.key)
+        return self_hosted.fetched(url, self.key)
 
     def check(self) -> Exchange[Checkup]:
         """Whether it is up, whether it takes our key, and whether it serves the model."""
-        yield httpx.Request("GET", f"{_own.API}/health")
+        yield httpx.Request("GET", f"{self_hosted.API}/health")
         yield self._request("GET", "?limit=1")
         if not self.engine.serves:
             return Checkup()
-        models = httpx.URL(f"{_own.API}/v1/models")
-        asked = httpx.Request("GET", models, headers=_own.headers(self.key))
+        models = httpx.URL(f"{self_hosted.API}/v1/models")
+        asked = httpx.Request("GET", models, headers=self_hosted.headers(self.key))
         return Checkup(has_model=has_model(self.route, read((yield asked)), "id"))
 
     def judge(self, response: httpx.Response) -> ProviderError | None:
         said = read(response)
         its_own = isinstance(said, dict) and self.engine.refusals.mark in said
-        finds = _own.FINDS in response.request.extensions
+        finds = self_hosted.FINDS in response.request.extensions
         if response.status_code == 404 and its_own and finds:
             return None
         # vLLM-Omni answers a poll of a job that failed with HTTP 500, and the job.
@@ -143,7 +145,7 @@ class OpenAiVideos:
         del image_url, seed
         if self.engine.named or self.engine.echoed:
             return reference
-        width, height = _own.size(self.route, job)
+        width, height = self_hosted.size(self.route, job)
         return digest([job.prompt, f"{width}x{height}"])
 
     def find(self, doubt: Doubt) -> Exchange[Ticket | Absent | None]:
@@ -186,12 +188,12 @@ class OpenAiVideos:
     def _asked(self, job: Job, seed: int, reference: str) -> dict[str, object]:
         """All that decides about the clip: what goes unsaid has a default of the engine's."""
         engine, how = self.engine, self.route.sampling
-        width, height = _own.size(self.route, job)
+        width, height = self_hosted.size(self.route, job)
         asked: dict[str, object] = {
             "prompt": job.prompt,
-            "negative_prompt": job.negative_prompt or _own.NEGATIVE,
+            "negative_prompt": job.negative_prompt or self_hosted.NEGATIVE,
             "size": f"{width}x{height}",
-            "num_frames": _own.frames(self.route, job),
+            "num_frames": self_hosted.frames(self.route, job),
             "fps": self.route.fps,
             "seed": seed,
             "num_inference_steps": how.steps,
@@ -212,9 +214,9 @@ class OpenAiVideos:
         return httpx.Request(
             method,
             f"{VIDEOS}{path}",
-            headers=_own.headers(self.key),
+            headers=self_hosted.headers(self.key),
             json=json,
-            extensions={_own.FINDS: True} if finds else None,
+            extensions={self_hosted.FINDS: True} if finds else None,
         )
 
     def _unreadable(self, said: Any) -> UnreadableError:

@@ -12,21 +12,11 @@ from urllib.parse import quote as escaped
 
 import httpx
 
-from manifests.catalogue import Route
+from manifests.catalogue.routes import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
-from tasks.providers._shared import (
-    CLOCKS_DIFFER_S,
-    Failure,
-    Refusals,
-    Sign,
-    ahead_s,
-    ended,
-    failure,
-    quote,
-    read,
-)
-from tasks.providers.base import (
+from tasks.providers.errors import MisconfiguredError, ProviderError
+from tasks.providers.protocol import (
     Absent,
     Checkup,
     Doubt,
@@ -37,7 +27,17 @@ from tasks.providers.base import (
     Still,
     UnreadableError,
 )
-from tasks.verdicts import MisconfiguredError, ProviderError
+from tasks.providers.refusals import (
+    CLOCKS_DIFFER_S,
+    Failure,
+    Refusals,
+    Sign,
+    ahead_s,
+    ended,
+    failure,
+    quote,
+    read,
+)
 
 API: Final = "https://api.replicate.com/v1"
 

@@ -9,10 +9,19 @@ from urllib.parse import quote as escaped
 
 import httpx
 
-from manifests.catalogue import Route
+from manifests.catalogue.routes import Route
 from manifests.jobs import AspectRatio, Job
 from manifests.lifecycle import Ticket
-from tasks.providers._shared import (
+from tasks.providers.errors import ProviderError, RejectedError
+from tasks.providers.protocol import (
+    Checkup,
+    Exchange,
+    Finished,
+    Progress,
+    Still,
+    UnreadableError,
+)
+from tasks.providers.refusals import (
     Failed,
     Failure,
     Refusals,
@@ -21,15 +30,6 @@ from tasks.providers._shared import (
     quote,
     read,
 )
-from tasks.providers.base import (
-    Checkup,
-    Exchange,
-    Finished,
-    Progress,
-    Still,
-    UnreadableError,
-)
-from tasks.verdicts import ProviderError, RejectedError
 
 API: Final = "https://api.dev.runwayml.com/v1"
 VERSION: Final = "2024-11-06"

@@ -9,9 +9,9 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from tasks.providers import _own
-from tasks.providers._shared import Refusals, Sign
+from tasks.providers import self_hosted
 from tasks.providers.openai_videos import Engine, OpenAiVideos
+from tasks.providers.refusals import Refusals, Sign
 
 MISMATCH: Final = re.compile("Model mismatch", re.IGNORECASE)
 REFUSALS: Final = Refusals(
@@ -24,7 +24,7 @@ REFUSALS: Final = Refusals(
             codes=frozenset({401}),
             fix="the key has to be what the server was started with (--api-key)",
         ),
-        _own.ELSEWHERE,
+        self_hosted.ELSEWHERE,
         Sign(
             word="permission",
             codes=frozenset({400}),
@@ -32,12 +32,12 @@ REFUSALS: Final = Refusals(
             fix="the route's endpoints have to name the model as it is served",
         ),
         Sign(word="invalid", codes=frozenset({400, 413, 422})),
-        _own.THROTTLED,
-        Sign(word="away", codes=frozenset({500}), says=_own.DEAD, submits=True),
+        self_hosted.THROTTLED,
+        Sign(word="away", codes=frozenset({500}), says=self_hosted.DEAD, submits=True),
         Sign(word="away", codes=frozenset({503})),
     ),
 )
-FAILURES: Final = _own.failures("vllm-omni 0.30.0, api_server.py, read 2026-11")
+FAILURES: Final = self_hosted.failures("vllm-omni 0.30.0, api_server.py, read 2026-11")
 
 
 @dataclass(frozen=True, slots=True)

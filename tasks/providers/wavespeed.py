@@ -12,11 +12,22 @@ from urllib.parse import quote as escaped
 
 import httpx
 
-from manifests.catalogue import Route
+from manifests.catalogue.routes import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
-from tasks.providers import _shared
-from tasks.providers._shared import (
+from tasks.providers import refusals as _shared
+from tasks.providers.errors import ProviderError
+from tasks.providers.protocol import (
+    Absent,
+    Checkup,
+    Doubt,
+    Exchange,
+    Finished,
+    Progress,
+    Still,
+    UnreadableError,
+)
+from tasks.providers.refusals import (
     CLOCKS_DIFFER_S,
     Failure,
     Refusals,
@@ -31,17 +42,6 @@ from tasks.providers._shared import (
     quote,
     read,
 )
-from tasks.providers.base import (
-    Absent,
-    Checkup,
-    Doubt,
-    Exchange,
-    Finished,
-    Progress,
-    Still,
-    UnreadableError,
-)
-from tasks.verdicts import ProviderError
 
 API: Final = "https://api.wavespeed.ai/api/v3"
 

@@ -19,8 +19,8 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tasks.worker.asks import AskError, asked
-from tasks.worker.book import FullError, TakenError
+from tasks.worker.job_spec import AskError, asked
+from tasks.worker.job_store import FullError, TakenError
 from tasks.worker.jobs import Job
 from tasks.worker.worker import NotNowError, Worker
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from av import VideoFrame
 
-    from tasks.worker.studio import Frames
+    from tasks.worker.model_protocol import Frames
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 
 import orjson
 
-from tasks.worker.asks import Ask
+from tasks.worker.job_spec import Ask
 
 Status = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 

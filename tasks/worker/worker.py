@@ -11,13 +11,12 @@ from typing import Final, Literal
 
 from PIL import Image
 
-from tasks.worker.asks import Ask, AskError, Model, shape_of
-from tasks.worker.book import Book
 from tasks.worker.encoding import best
+from tasks.worker.job_spec import Ask, AskError, Model, shape_of
+from tasks.worker.job_store import Book
 from tasks.worker.jobs import Job
-from tasks.worker.line import Line
-from tasks.worker.measures import Measures
-from tasks.worker.studio import (
+from tasks.worker.metrics import Measures
+from tasks.worker.model_protocol import (
     BlackError,
     Load,
     LostGpuError,
@@ -27,6 +26,7 @@ from tasks.worker.studio import (
     StudioError,
     WorkerError,
 )
+from tasks.worker.pipeline import Line
 from tasks.worker.watchdog import Patience, Watchdog
 
 log = logging.getLogger(__name__)

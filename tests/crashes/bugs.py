@@ -13,17 +13,18 @@ from typing import Any
 import orjson
 
 from manifests.lifecycle import Accepted, Doubted, Event, Intended, Rejected
-from storage import files, records
-from storage.book import Book
-from storage.clips import Clips
-from storage.holder import Holder
-from storage.objects import Objects
-from storage.records import LedgerError, Seal
-from tasks import living
-from tasks.engine import Engine
-from tasks.following import Follower
-from tasks.night import Night
-from tasks.submitting import Answer, Submitter
+from storage.ledger import codec
+from storage.ledger.codec import LedgerError, Seal
+from storage.ledger.owner import Holder
+from storage.ledger.state_index import Book
+from storage.media.clips import Clips
+from storage.objects import local
+from storage.objects.client import Objects
+from tasks.batch.batch import Night
+from tasks.engine import job
+from tasks.engine.engine import Engine
+from tasks.engine.poll import Follower
+from tasks.engine.submit import Answer, Submitter
 
 
 def plant(name: str | None) -> None:
@@ -46,7 +47,7 @@ def intended_is_not_awaited() -> None:
 
 def accepted_is_not_recorded() -> None:
     """The ticket is known to this process and to nobody else."""
-    packed = records.packed
+    packed = codec.packed
 
     def forgetful(lines: Any) -> bytes:
         return packed(line for line in lines if b'"kind":"accepted"' not in line)
@@ -56,7 +57,7 @@ def accepted_is_not_recorded() -> None:
 
 def entries_are_written_twice() -> None:
     """A segment has what the one before it had already."""
-    packed, written = records.packed, list[bytes]()
+    packed, written = codec.packed, list[bytes]()
 
     def stuttering(lines: Any) -> bytes:
         again = [*written]
@@ -68,7 +69,7 @@ def entries_are_written_twice() -> None:
 
 def _write_with(packed: Callable[[Any], bytes]) -> None:
     """Have segments packed like that from now on."""
-    before = records.packed
+    before = codec.packed
     for module in [m for name, m in sys.modules.items() if name.startswith("storage.")]:
         if getattr(module, "packed", None) is before:
             module.packed = packed
@@ -98,7 +99,7 @@ def drafts_have_the_final_name() -> None:
             file.flush()
             os.fsync(file.fileno())
 
-    files.create = create
+    local.create = create
 
 
 def successor_does_not_seal() -> None:
@@ -107,7 +108,7 @@ def successor_does_not_seal() -> None:
 
     async def careless(self: Objects, key: str, data: Any) -> None:
         try:
-            [record] = records.unpack(data, key)
+            [record] = codec.unpack(data, key)
         except (LedgerError, TypeError, ValueError):
             record = None
         if not isinstance(record, Seal) or key.startswith(f"ledger/{record.by:06d}-"):
@@ -118,7 +119,7 @@ def successor_does_not_seal() -> None:
 
 def what_overslept_is_sent() -> None:
     """A request goes out however long ago it was meant."""
-    living.SEND_WITHIN_S = math.inf
+    job.SEND_WITHIN_S = math.inf
 
 
 def what_cannot_be_kept_ends_the_process() -> None:

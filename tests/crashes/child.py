@@ -17,18 +17,18 @@ from typing import Any
 
 import httpx
 
-from manifests import catalogue
-from storage.stores import local_path
-from tasks.away import elsewhere
-from tasks.beginning import begun
-from tasks.engine import Rules
-from tasks.exchange import Line
-from tasks.joining import run_shard
-from tasks.lanes import Lane
-from tasks.pacing import Limits, Looks
+from manifests.catalogue import routes as catalogue
+from storage.objects.connect import local_path
+from tasks.batch.lifespan import begun
+from tasks.batch.request import Wanted
+from tasks.dispatch.lanes import Lane
+from tasks.dispatch.rate_limit import Limits, Looks
+from tasks.distributed.coordinator import elsewhere
+from tasks.distributed.shard_run import run_shard
+from tasks.engine.engine import Rules
+from tasks.engine.environment import World
 from tasks.providers import OWN_GPUS, PROVIDERS
-from tasks.wanted import Wanted
-from tasks.world import World
+from tasks.providers.http import Line
 from tests.crashes import bugs
 from tests.crashes.points import Watch
 

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tasks.emulator.answers import HangUp
+from tasks.emulator.responses import HangUp
 from tests.crashes.points import Seen
 
 PROMPT = re.compile(rb"pan (\d+)")

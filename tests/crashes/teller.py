@@ -8,11 +8,11 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from manifests import catalogue
+from manifests.catalogue import routes
 from tasks.emulator import Emulator, running
 from tasks.emulator.prices import price_list
 from tasks.providers import PROVIDERS
-from tasks.providers.base import Findable
+from tasks.providers.protocol import Findable
 from tests.crashes.door import Door, Onward
 from tests.crashes.forks import Forks
 from tests.crashes.stage import Store, clip, manifest, one_certificate
@@ -40,7 +40,7 @@ class Teller:
         self.manifest = manifest(self.folder, self.route)
         self.clip = clip()
         self.count = 0
-        every = catalogue.load()
+        every = routes.load()
         self.prices = price_list(every.routes.values())
         known = every.route(self.route)
         self.env = {"SSL_CERT_FILE": str(one_certificate(self.folder))}

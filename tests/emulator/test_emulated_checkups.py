@@ -6,14 +6,14 @@ from decimal import Decimal
 import httpx
 import pytest
 
-from manifests import catalogue
+from manifests.catalogue import routes
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from tasks.emulator import Emulator, Fault, running
-from tasks.exchange import Line, ask, connected, submit
 from tasks.providers import PROVIDERS
-from tasks.providers.base import Absent, Doubt
-from tasks.verdicts import InDoubtError, MisconfiguredError
+from tasks.providers.errors import InDoubtError, MisconfiguredError
+from tasks.providers.http import Line, ask, connected, submit
+from tasks.providers.protocol import Absent, Doubt
 
 pytestmark = pytest.mark.anyio
 
@@ -43,7 +43,7 @@ def line(emulator):
     with running(emulator) as base:
 
         def to(name, key=KEY):
-            route = catalogue.shipped().route(name)
+            route = routes.shipped().route(name)
             provider = PROVIDERS[route.provider](route, key)
             return Line(provider, httpx.URL(f"{base}/{route.provider}"))
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageStat
 
 from tasks.emulator import Emulator
 from tasks.emulator.clips import Clips, Cut, render
-from tasks.emulator.stills import Still
+from tasks.emulator.uploads import Still
 
 
 def cut(**differences):

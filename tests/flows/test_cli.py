@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 import zstandard
 
-from storage import mp4
+from storage.media import mp4
 from tasks.emulator import Emulator, Fault, running
 
 ROOT = Path(__file__).parents[2]

@@ -5,8 +5,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
-from flows.settings import Settings
+from flows.commands.main import app
+from flows.config.settings import Settings
 
 SECRET = "sk-live-5d41402abc4b2a76"
 FILE = """\

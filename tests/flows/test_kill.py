@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from flows import lanes, settings
+from flows.config import lanes, settings
 from manifests.lifecycle import State, fold
-from storage.ledger import read
-from storage.objects import Objects
-from tasks.beginning import begun
+from storage.ledger.ledger import read
+from storage.objects.client import Objects
+from tasks.batch.lifespan import begun
+from tasks.batch.request import Wanted
+from tasks.batch.summary import Summary
 from tasks.emulator import Emulator, running
-from tasks.summary import Summary
-from tasks.wanted import Wanted
 
 pytestmark = pytest.mark.anyio
 

@@ -24,8 +24,8 @@ from manifests.lifecycle import (
     fold,
     hedge_of,
 )
-from storage.ledger import Ledger, read
-from storage.objects import Objects
+from storage.ledger.ledger import Ledger, read
+from storage.objects.client import Objects
 from tasks.emulator import Fault
 from tests.flows.conftest import BIN, Ran
 

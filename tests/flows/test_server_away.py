@@ -15,8 +15,8 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from flows import runners
-from flows.settings import SettingsError
+from flows.config.settings import SettingsError
+from flows.prefect_runtime import runners
 
 pytestmark = pytest.mark.anyio
 

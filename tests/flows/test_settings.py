@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import lanes
-from flows.settings import SettingsError, listen, load, resolve_key
+from flows.config import lanes
+from flows.config.settings import SettingsError, listen, load, resolve_key
 
 pytestmark = pytest.mark.anyio
 
@@ -387,7 +387,7 @@ def test_a_key_is_read_from_a_prefect_secret_block(tmp_path):
     program = """
 import asyncio
 from prefect.blocks.system import Secret
-from flows.settings import SettingsError, resolve_key
+from flows.config.settings import SettingsError, resolve_key
 
 async def main():
     await Secret(value="a key").asave("wavespeed")
@@ -424,7 +424,7 @@ asyncio.run(main())
 
 
 def test_settings_are_read_without_waiting_for_prefect():
-    program = "import sys, flows.settings; sys.exit('prefect' in sys.modules)"
+    program = "import sys, flows.config.settings; sys.exit('prefect' in sys.modules)"
 
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False)
 

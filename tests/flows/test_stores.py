@@ -12,17 +12,17 @@ import pytest
 import zstandard
 from PIL import Image
 
-from manifests import catalogue
-from storage.objects import Objects
-from tasks.beginning import begun
+from manifests.catalogue import routes as catalogue
+from storage.objects.client import Objects
+from tasks.batch.lifespan import begun
+from tasks.batch.request import Wanted
+from tasks.batch.summary import Summary
+from tasks.dispatch.lanes import Lane
+from tasks.dispatch.rate_limit import Limits
 from tasks.emulator import Emulator, running
-from tasks.engine import Rules
-from tasks.exchange import Line
-from tasks.lanes import Lane
-from tasks.pacing import Limits
+from tasks.engine.engine import Rules
 from tasks.providers import PROVIDERS
-from tasks.summary import Summary
-from tasks.wanted import Wanted
+from tasks.providers.http import Line
 
 pytestmark = pytest.mark.anyio
 

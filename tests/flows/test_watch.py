@@ -19,9 +19,9 @@ import httpx
 import polars as pl
 import pytest
 
-from flows.landing import Watch, event
-from storage.inbox import Drop
-from storage.register import AGAIN_S
+from flows.prefect_runtime.inbox_events import Watch, event
+from storage.inbox.claims import AGAIN_S
+from storage.inbox.listing import Drop
 from tasks.emulator import Emulator, running
 
 ROOT = Path(__file__).parents[2]

@@ -8,8 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifests.attempts import ATTEMPTS, KEY, attempts_table
-from manifests.attempts import attempts as attempts_of
 from manifests.lifecycle import (
     OVER,
     Accepted,
@@ -29,6 +27,8 @@ from manifests.lifecycle import (
     fold,
     hedge_of,
 )
+from manifests.output.attempts import ATTEMPTS, KEY, attempts_table
+from manifests.output.attempts import attempts as attempts_of
 
 PRICE = Decimal("0.15")
 INTENDED = Intended(

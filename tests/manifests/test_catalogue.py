@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from manifests.catalogue import CatalogueError, load
+from manifests.catalogue.routes import CatalogueError, load
 from manifests.jobs import Job
 
 SPICY = "wavespeed/wan-2.2-spicy"

@@ -5,7 +5,7 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifests.charges import charges
+from manifests.accounting.charges import charges
 from manifests.lifecycle import (
     Accepted,
     Discarded,

@@ -41,7 +41,7 @@ from manifests.lifecycle import (
     fold,
     hedge_of,
 )
-from storage.records import Open, Seal, pack, unpack
+from storage.ledger.codec import Open, Seal, pack, unpack
 
 # Making a failure small takes a while.
 pytestmark = pytest.mark.timeout(300)

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tasks.providers.base import Still
+from tasks.providers.protocol import Still
 
 PAYLOADS = Path(__file__).parent / "payloads"
 

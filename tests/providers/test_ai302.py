@@ -5,18 +5,24 @@ from decimal import Decimal
 
 import pytest
 
-from manifests.catalogue import Route
+from manifests.catalogue.routes import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Discarded, Rejected, Ticket
 from tasks.providers.ai302 import Ai302
-from tasks.providers.base import Billed, Checkup, Findable, Finished, UnreadableError
-from tasks.verdicts import (
+from tasks.providers.errors import (
     CappedError,
     InDoubtError,
     MisconfiguredError,
     NotFoundError,
     RejectedError,
     ThrottledError,
+)
+from tasks.providers.protocol import (
+    Billed,
+    Checkup,
+    Findable,
+    Finished,
+    UnreadableError,
 )
 
 KEY = "sk-302-secret-5160"

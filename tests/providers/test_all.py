@@ -9,12 +9,12 @@ import httpx
 import jwt
 import pytest
 
-from manifests.catalogue import Route
+from manifests.catalogue.routes import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from tasks.providers import OWN_GPUS, PROVIDERS
-from tasks.providers.base import UnreadableError
-from tasks.verdicts import ThrottledError
+from tasks.providers.errors import ThrottledError
+from tasks.providers.protocol import UnreadableError
 
 KEY = "key-id:all-secret-that-is-long-enough-5160"
 JOB = Job(image="https://i/1.jpg", prompt="pan")

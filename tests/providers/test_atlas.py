@@ -5,18 +5,18 @@ from decimal import Decimal
 
 import pytest
 
-from manifests.catalogue import Route
+from manifests.catalogue.routes import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Refused, Rejected, Ticket
 from tasks.providers.atlas import Atlas
-from tasks.providers.base import Checkup, Finished, UnreadableError
-from tasks.verdicts import (
+from tasks.providers.errors import (
     InDoubtError,
     MisconfiguredError,
     NotFoundError,
     RejectedError,
     ThrottledError,
 )
+from tasks.providers.protocol import Checkup, Finished, UnreadableError
 
 KEY = "at-secret-5160"
 SPICY = "alibaba/wan-2.2-spicy/image-to-video"

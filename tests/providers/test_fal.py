@@ -6,18 +6,18 @@ from decimal import Decimal
 
 import pytest
 
-from manifests.catalogue import Route
+from manifests.catalogue.routes import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Discarded, Refused, Rejected, Ticket
-from tasks.providers.base import Checkup, Finished, UnreadableError
-from tasks.providers.fal import Fal
-from tasks.verdicts import (
+from tasks.providers.errors import (
     InDoubtError,
     MisconfiguredError,
     NotFoundError,
     RejectedError,
     ThrottledError,
 )
+from tasks.providers.fal import Fal
+from tasks.providers.protocol import Checkup, Finished, UnreadableError
 
 KEY = "key-id:fal-secret-5160"
 A14B = "fal-ai/wan/v2.2-a14b/image-to-video"

@@ -8,10 +8,18 @@ from decimal import Decimal
 import jwt
 import pytest
 
-from manifests.catalogue import Route
+from manifests.catalogue.routes import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Refused, Rejected, Ticket
-from tasks.providers.base import (
+from tasks.providers.errors import (
+    InDoubtError,
+    MisconfiguredError,
+    NotFoundError,
+    RejectedError,
+    ThrottledError,
+)
+from tasks.providers.kling import Kling
+from tasks.providers.protocol import (
     Absent,
     Billed,
     Checkup,
@@ -19,14 +27,6 @@ from tasks.providers.base import (
     Findable,
     Finished,
     UnreadableError,
-)
-from tasks.providers.kling import Kling
-from tasks.verdicts import (
-    InDoubtError,
-    MisconfiguredError,
-    NotFoundError,
-    RejectedError,
-    ThrottledError,
 )
 
 ACCESS, SECRET = "access-7d9f", "a-secret-of-thirty-two-bytes-5160"

@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from manifests.catalogue import Route, Sampling
+from manifests.catalogue.routes import Route, Sampling
 from manifests.jobs import Job
 from manifests.lifecycle import Discarded, Refused, Rejected, Ticket
 from tasks.providers import OWN_GPUS, PROVIDERS
-from tasks.providers._own import NEGATIVE
-from tasks.providers.base import Absent, Doubt, Finished
-from tasks.verdicts import (
+from tasks.providers.errors import (
     MisconfiguredError,
     NotFoundError,
     NotSentError,
     RejectedError,
     ThrottledError,
 )
+from tasks.providers.protocol import Absent, Doubt, Finished
+from tasks.providers.self_hosted import NEGATIVE
 
 WORKFLOW = str(Path(__file__).parents[2] / "examples/comfyui/wan-2.2-i2v-4-steps.json")
 JOB = Job(image="i", prompt="slow dolly in", aspect_ratio="9:16")

@@ -6,10 +6,17 @@ from decimal import Decimal
 
 import pytest
 
-from manifests.catalogue import Route
+from manifests.catalogue.routes import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Discarded, Refused, Rejected, Ticket
-from tasks.providers.base import (
+from tasks.providers.errors import (
+    InDoubtError,
+    MisconfiguredError,
+    NotFoundError,
+    RejectedError,
+    ThrottledError,
+)
+from tasks.providers.protocol import (
     Absent,
     Billed,
     Checkup,
@@ -20,13 +27,6 @@ from tasks.providers.base import (
     UnreadableError,
 )
 from tasks.providers.replicate import Replicate
-from tasks.verdicts import (
-    InDoubtError,
-    MisconfiguredError,
-    NotFoundError,
-    RejectedError,
-    ThrottledError,
-)
 
 KEY = "r8_5160"
 FAST = "wan-video/wan-2.2-i2v-fast"

@@ -5,12 +5,10 @@ from decimal import Decimal
 
 import pytest
 
-from manifests.catalogue import Route
+from manifests.catalogue.routes import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Discarded, Refused, Rejected, Ticket
-from tasks.providers.base import Billed, Checkup, Findable, Finished, UnreadableError
-from tasks.providers.runway import Runway
-from tasks.verdicts import (
+from tasks.providers.errors import (
     CappedError,
     InDoubtError,
     MisconfiguredError,
@@ -18,6 +16,14 @@ from tasks.verdicts import (
     RejectedError,
     ThrottledError,
 )
+from tasks.providers.protocol import (
+    Billed,
+    Checkup,
+    Findable,
+    Finished,
+    UnreadableError,
+)
+from tasks.providers.runway import Runway
 
 KEY = "key_5160"
 ROUTE = Route(

@@ -5,10 +5,17 @@ from decimal import Decimal
 
 import pytest
 
-from manifests.catalogue import Route
+from manifests.catalogue.routes import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Refused, Rejected, Ticket
-from tasks.providers.base import (
+from tasks.providers.errors import (
+    InDoubtError,
+    MisconfiguredError,
+    NotFoundError,
+    RejectedError,
+    ThrottledError,
+)
+from tasks.providers.protocol import (
     Absent,
     Checkup,
     Doubt,
@@ -17,13 +24,6 @@ from tasks.providers.base import (
     UnreadableError,
 )
 from tasks.providers.wavespeed import WaveSpeed
-from tasks.verdicts import (
-    InDoubtError,
-    MisconfiguredError,
-    NotFoundError,
-    RejectedError,
-    ThrottledError,
-)
 
 KEY = "ws-secret-5160"
 SPICY = "wavespeed-ai/wan-2.2-spicy/image-to-video"

@@ -35,8 +35,8 @@ from manifests.lifecycle import (
     State,
     hedge_of,
 )
-from storage.holder import SILENT_S
-from storage.records import Open, Seal, unpack
+from storage.ledger.codec import Open, Seal, unpack
+from storage.ledger.owner import SILENT_S
 from tests.simulation.loop import EPOCH, Node, VirtualLoop
 from tests.simulation.plan import Run, Script
 from tests.simulation.providers import Provider, Sale, whose

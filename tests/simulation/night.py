@@ -19,25 +19,26 @@ import httpx
 import pytest
 from httpx import _urlparse, _urls
 
-import storage.stills
-import tasks.publishing
-from manifests import keys, reading
-from storage import book, holder, volumes
-from storage.ledger import HeldError, LedgerError, read
-from storage.mp4 import BrokenClipError
-from storage.objects import Objects, StorageError
-from tasks import away, exchange
-from tasks.away import elsewhere
-from tasks.beginning import begun
-from tasks.engine import Rules
-from tasks.exchange import Clients, Line
-from tasks.joining import run_shard
-from tasks.lanes import Lane
-from tasks.night import Night
-from tasks.pacing import Limits
-from tasks.providers import PROVIDERS
-from tasks.wanted import Wanted
-from tasks.world import World
+import storage.media.stills
+import tasks.engine.download
+from manifests import job_keys
+from manifests.input import reader
+from storage.ledger import epoch_reader, owner, state_index
+from storage.ledger.ledger import HeldError, LedgerError, read
+from storage.media.mp4 import BrokenClipError
+from storage.objects.client import Objects, StorageError
+from tasks.batch.batch import Night
+from tasks.batch.lifespan import begun
+from tasks.batch.request import Wanted
+from tasks.dispatch.lanes import Lane
+from tasks.dispatch.rate_limit import Limits
+from tasks.distributed import coordinator
+from tasks.distributed.coordinator import elsewhere
+from tasks.distributed.shard_run import run_shard
+from tasks.engine.engine import Rules
+from tasks.engine.environment import World
+from tasks.providers import PROVIDERS, http
+from tasks.providers.http import Clients, Line
 from tests.simulation import plan
 from tests.simulation.laws import Breach, Witness
 from tests.simulation.loop import (
@@ -261,7 +262,7 @@ class Sim:
         """Have a shard run by a process of its own, and hear what came of it, or not."""
         fates, asked = run.fates, self.asked
         fate = fates[asked[parent]] if asked[parent] < len(fates) else plan.WELL
-        if attempt >= away.TRIES:
+        if attempt >= coordinator.TRIES:
             # So many accidents of one shard are none: then it is said to be broken.
             fate = plan.WELL
         asked[parent] += 1
@@ -463,19 +464,19 @@ def cheaply(folder: str, *, tables: bool, binds: bool) -> Generator[None]:
     the reading of a manifest. On some nights only, tables are written, or old epochs
     bound: each is read as well without."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(storage.stills, "look", _looked)
-        patch.setattr(tasks.publishing, "check", _checked)
-        patch.setattr(reading, "check", _remembered(reading.check, _plan_of))
-        patch.setattr(reading, "orders", _row_by_row({}))
-        patch.setattr(exchange, "_moved", _moved)
-        patch.setattr(holder, "born", _born)
+        patch.setattr(storage.media.stills, "look", _looked)
+        patch.setattr(tasks.engine.download, "check", _checked)
+        patch.setattr(reader, "check", _remembered(reader.check, _plan_of))
+        patch.setattr(reader, "orders", _row_by_row({}))
+        patch.setattr(http, "_moved", _moved)
+        patch.setattr(owner, "born", _born)
         patch.setattr(_urls, "urlparse", _parsed)
         patch.setattr(_urlparse, "urlparse", _parsed)
         patch.setattr(tempfile, "tempdir", folder)
         # What is kept on a machine is kept for the night, and for all its processes.
         patch.setenv("HOME", folder)
         if not binds:
-            patch.setattr(volumes, "bind", _nothing)
+            patch.setattr(epoch_reader, "bind", _nothing)
         if not tables:
             keeps = "keep_tables" if hasattr(Night, "keep_tables") else "keep"
             patch.setattr(Night, keeps, _nothing)
@@ -492,8 +493,8 @@ def as_many(*, always: bool) -> Generator[None]:
     """Few rows go the way that else only many go."""
     with pytest.MonkeyPatch.context() as patch:
         if always:
-            patch.setattr(keys, "FEW", 0)
-            patch.setattr(book, "FEW", 0)
+            patch.setattr(job_keys, "FEW", 0)
+            patch.setattr(state_index, "FEW", 0)
         yield
 
 
@@ -528,10 +529,14 @@ def _row_by_row(known: dict[object, Any]) -> Callable[..., list[Any]]:
     return orders
 
 
-_born = lru_cache(holder.born)
-_moved = lru_cache(maxsize=4096)(exchange._moved)  # noqa: SLF001
+_born = lru_cache(owner.born)
+_moved = lru_cache(maxsize=4096)(http._moved)  # noqa: SLF001
 _parsed = lru_cache(maxsize=4096)(_urlparse.urlparse)
-_look, _check, _orders = storage.stills.look, tasks.publishing.check, reading.orders
+_look, _check, _orders = (
+    storage.media.stills.look,
+    tasks.engine.download.check,
+    reader.orders,
+)
 
 
 async def _nothing(*_: object) -> None:

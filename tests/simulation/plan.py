@@ -14,10 +14,10 @@ from typing import Any, Final
 import polars as pl
 from PIL import Image
 
-from manifests import catalogue
+from manifests.catalogue import routes as catalogue
 from manifests.jobs import Job
+from tasks.dispatch.rate_limit import TRUST
 from tasks.emulator.faults import Fault
-from tasks.pacing import TRUST
 from tests.simulation.providers import Terms
 from tests.simulation.store import Weather
 

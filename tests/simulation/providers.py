@@ -18,16 +18,16 @@ from PIL import Image
 from starlette.requests import Request
 from starlette.responses import Response
 
-from manifests import catalogue
+from manifests.catalogue import routes as catalogue
 from tasks.emulator.accounts import Account
 from tasks.emulator.app import DIALECTS
 from tasks.emulator.clips import Clips
-from tasks.emulator.desk import Desk, Shared
+from tasks.emulator.dialects.predictions import Prediction, Wanted
+from tasks.emulator.endpoint import Desk, Shared
 from tasks.emulator.faults import Fault
-from tasks.emulator.predictions import Prediction, Wanted
 from tasks.emulator.prices import price_list
-from tasks.emulator.stills import Stills
-from tasks.emulator.world import Rules, World
+from tasks.emulator.state import Rules, World
+from tasks.emulator.uploads import Stills
 from tests.simulation.loop import Node, VirtualLoop
 
 HOST: Final = "http://emulator"

@@ -11,18 +11,18 @@ from decimal import Decimal
 import pytest
 
 from manifests.lifecycle import Accepted, Doubted, Refused, State
-from storage import shards
-from storage.ledger import Ledger
-from storage.objects import Objects
-from tasks import away
-from tasks.lanes import Lanes
-from tasks.night import Night
-from tasks.pacing import Looks, Pace
-from tasks.publishing import Publisher, UnfetchedError
-from tasks.purse import Day, Purse
-from tasks.seat import Seat
-from tasks.submitting import Submitter
-from tasks.tally import Tally, Why
+from storage.ledger import shard_stream
+from storage.ledger.ledger import Ledger
+from storage.objects.client import Objects
+from tasks.batch.batch import Night
+from tasks.dispatch.budget import Day, Purse
+from tasks.dispatch.lanes import Lanes
+from tasks.dispatch.rate_limit import Looks, Pace
+from tasks.distributed import coordinator
+from tasks.distributed.heartbeat import Seat
+from tasks.engine.download import Publisher, UnfetchedError
+from tasks.engine.stats import Tally, Why
+from tasks.engine.submit import Submitter
 from tests.simulation import night
 from tests.simulation.laws import LAWS
 from tests.simulation.night import played
@@ -329,7 +329,7 @@ def a_shards_older_writer_is_not_shut_out(patch):
     async def let(*_):
         pass
 
-    patch.setattr(shards, "_end", let)
+    patch.setattr(shard_stream, "_end", let)
     patch.setattr(Seat, "_not_for_us", lambda self, share: None)
 
 
@@ -342,7 +342,7 @@ def never_heard(script):
 
 @breaks("stuck", script=never_heard)
 def a_process_that_was_never_heard_is_waited_for(patch):
-    patch.setattr(away, "_never_heard", lambda mine: None)
+    patch.setattr(coordinator, "_never_heard", lambda mine: None)
     patch.setattr(night, "LONGEST_S", 3 * 3600.0)
 
 

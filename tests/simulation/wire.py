@@ -11,8 +11,8 @@ from typing import Final
 import httpx
 from starlette.responses import Response
 
-from tasks.emulator.answers import HalfAnswer, HangUp
-from tasks.exchange import Clients
+from tasks.emulator.responses import HalfAnswer, HangUp
+from tasks.providers.http import Clients
 from tests.simulation.loop import EPOCH, Node, VirtualLoop
 from tests.simulation.providers import ASKER, Provider
 

@@ -4,8 +4,8 @@ from decimal import Decimal
 
 import pytest
 
-from storage.clips import Clips
-from storage.objects import ExistsError, Objects
+from storage.media.clips import Clips
+from storage.objects.client import ExistsError, Objects
 
 pytestmark = pytest.mark.anyio
 

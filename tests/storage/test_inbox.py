@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from manifests.reading import ManifestError
-from storage.errors import StorageError
-from storage.inbox import Drop, Inbox
-from storage.objects import Objects
-from storage.register import AGAIN_S, Register, claimed
+from manifests.input.reader import ManifestError
+from storage.inbox.claims import AGAIN_S, Register, claimed
+from storage.inbox.listing import Drop, Inbox
+from storage.objects.client import Objects
+from storage.objects.errors import StorageError
 
 pytestmark = pytest.mark.anyio
 
@@ -66,8 +66,8 @@ async def test_other_bytes_are_another_version(inbox):
 
 LOOK = """
 import asyncio, sys
-from storage.inbox import Inbox
-from storage.objects import Objects
+from storage.inbox.listing import Inbox
+from storage.objects.client import Objects
 
 print(len(asyncio.run(Inbox(objects=Objects.open(sys.argv[1])).drops())))
 """

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from storage.holder import BEAT_S, SILENT_S, Holder, born, claimant
-from storage.lease import HOLDER
-from storage.ledger import FencedError, HeldError, Ledger
-from storage.objects import Objects
+from storage.ledger.lease import HOLDER
+from storage.ledger.ledger import FencedError, HeldError, Ledger
+from storage.ledger.owner import BEAT_S, SILENT_S, Holder, born, claimant
+from storage.objects.client import Objects
 from tests.storage.lives import INTENDED, at, job, keys
 from tests.storage.simulated import Simulated, run
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from manifests import keys as numbers
+from manifests import job_keys as numbers
 from manifests.lifecycle import (
     Accepted,
     Generated,
@@ -23,11 +23,11 @@ from manifests.lifecycle import (
     Refused,
     State,
 )
-from storage import epochs
-from storage import ledger as ledgers
-from storage.holder import claimant
-from storage.ledger import FencedError, HeldError, Ledger, LedgerError
-from storage.objects import Objects
+from storage.ledger import ledger as ledgers
+from storage.ledger import segments
+from storage.ledger.ledger import FencedError, HeldError, Ledger, LedgerError
+from storage.ledger.owner import claimant
+from storage.objects.client import Objects
 from tests.storage.lives import FACTS, INTENDED, TICKET, at, job, keys
 from tests.storage.proxies import FaultyProxy
 
@@ -367,7 +367,7 @@ async def test_who_claimed_and_died_before_it_could_read_harms_nobody(objects: O
     await first.record(job("a"), INTENDED)
     # A zombie that wakes between a successor's claim and its seal still writes...
     dead = replace(claimant(2, "dead", 1000.0), born="1")
-    await objects.create(epochs.claim_key(2), dead.dump())
+    await objects.create(segments.claim_key(2), dead.dump())
     await first.record(job("b"), INTENDED)
 
     third = await Ledger.open(objects, name="third")
@@ -403,8 +403,8 @@ CHILD = """
 import asyncio, sys
 from decimal import Decimal
 from manifests.lifecycle import Accepted, Intended, Ticket
-from storage.ledger import Ledger
-from storage.objects import Objects
+from storage.ledger.ledger import Ledger
+from storage.objects.client import Objects
 
 async def job(ledger, worker):
     for n in range(1_000_000):

@@ -7,7 +7,7 @@ import av
 import pytest
 from PIL import Image
 
-from storage.mp4 import BrokenClipError, Probe, check
+from storage.media.mp4 import BrokenClipError, Probe, check
 
 
 def encoded(*, moov_first: bool, frames: int = 24) -> bytes:

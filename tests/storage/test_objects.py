@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.objects import (
+from storage.objects.client import (
     ExistsError,
     MissingError,
     Objects,

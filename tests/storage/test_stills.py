@@ -8,7 +8,7 @@ import zlib
 import pytest
 from PIL import Image
 
-from storage.stills import LARGEST, BadStillError, look
+from storage.media.stills import LARGEST, BadStillError, look
 
 
 def encoded(size=(64, 48), kind="JPEG", **options) -> bytes:

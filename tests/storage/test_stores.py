@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from storage import stores
-from storage.errors import (
+from storage.objects import connect
+from storage.objects.client import Objects
+from storage.objects.errors import (
     ExistsError,
     MissingError,
     RefusedError,
     StorageError,
     UnavailableError,
 )
-from storage.objects import Objects
 from tests.storage.proxies import FaultyProxy
 from tests.storage.servers import Cloud, service_account
 
@@ -111,7 +111,7 @@ async def test_an_answer_that_breaks_off_is_asked_for_again(
 async def test_an_answer_that_takes_too_long_is_asked_for_again(
     root: str, faulty: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setitem(stores.CLIENT, "timeout", "0.2s")
+    monkeypatch.setitem(connect.CLIENT, "timeout", "0.2s")
     objects = Objects.open(root)
     faulty.fault.slow_s = 1.0
     asking = asyncio.create_task(objects.create("a", b"1"))
@@ -250,7 +250,7 @@ async def test_a_service_account_may_be_a_file(
 LITTLE_MEMORY = """
 import asyncio, resource, sys
 from pathlib import Path
-from storage.objects import Objects
+from storage.objects.client import Objects
 
 root, big, back = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 
@@ -293,7 +293,7 @@ def test_a_large_file_takes_little_memory(scheme: str, clouds, tmp_path: Path):
 
 FORKED = """
 import asyncio, os, sys
-from storage.objects import Objects
+from storage.objects.client import Objects
 
 async def put():
     await Objects.open(sys.argv[1]).create("a", b"1")

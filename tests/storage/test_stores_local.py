@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from storage import files
-from storage.clips import Clips
-from storage.errors import ExistsError, StorageError, UnavailableError
-from storage.objects import Objects
+from storage.media.clips import Clips
+from storage.objects import local
+from storage.objects.client import Objects
+from storage.objects.errors import ExistsError, StorageError, UnavailableError
 
 pytestmark = pytest.mark.anyio
 
@@ -172,7 +172,7 @@ async def test_a_disk_without_room_says_so(tmp_path: Path):
     """RLIMIT_FSIZE is as much of a full disk as can be had without mounting one."""
     code = (
         "import asyncio, resource, sys\n"
-        "from storage.objects import Objects\n"
+        "from storage.objects.client import Objects\n"
         "objects = Objects.open(sys.argv[1])\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "try: asyncio.run(objects.create('a', b'1' * 2000))\n"
@@ -197,7 +197,7 @@ async def test_files_are_copied_without_touching_what_they_are_copied_from(
 ):
     (tmp_path / "one").write_bytes(b"1")
 
-    files.create(tmp_path / "two", tmp_path / "one")
+    local.create(tmp_path / "two", tmp_path / "one")
     (tmp_path / "one").write_bytes(b"other")
 
     assert (tmp_path / "two").read_bytes() == b"1"

@@ -14,18 +14,18 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from manifests import catalogue
-from tasks.beginning import begun
+from manifests.catalogue import routes as catalogue
+from tasks.batch.batch import Night
+from tasks.batch.lifespan import begun
+from tasks.batch.request import Wanted
+from tasks.batch.summary import Summary
+from tasks.dispatch.lanes import Lane
+from tasks.dispatch.rate_limit import Limits, Looks
 from tasks.emulator import Emulator, running
-from tasks.engine import Rules
-from tasks.exchange import Line, connected
-from tasks.lanes import Lane
-from tasks.night import Night
-from tasks.pacing import Limits, Looks
+from tasks.engine.engine import Rules
+from tasks.engine.environment import REAL
 from tasks.providers import OWN_GPUS, PROVIDERS
-from tasks.summary import Summary
-from tasks.wanted import Wanted
-from tasks.world import REAL
+from tasks.providers.http import Line, connected
 
 # The two that differ most in what they can say of a doubt are asked every time.
 BILLED = [

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from tasks.emulator import Emulator, Fault, running
-from tasks.engine import Rules
+from tasks.engine.engine import Rules
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(240)]
 

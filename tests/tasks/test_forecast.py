@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifests.catalogue import Route
+from manifests.catalogue.routes import Route
 from manifests.jobs import Job, Order
-from tasks.allotment import capacity
-from tasks.exchange import Line
-from tasks.forecast import forecast, typical
-from tasks.lanes import Lane
-from tasks.pacing import MINUTE, Limits
+from tasks.dispatch.lanes import Lane
+from tasks.dispatch.min_cost import capacity
+from tasks.dispatch.rate_limit import MINUTE, Limits
+from tasks.forecast.forecast import forecast, typical
 from tasks.providers import PROVIDERS
+from tasks.providers.http import Line
 
 DAY = 24 * 3600.0
 SMALL, LARGE = ("480p", 5), ("720p", 5)

@@ -17,12 +17,12 @@ from manifests.lifecycle import (
     Ticket,
     hedge_of,
 )
-from storage.clips import Clips
-from storage.ledger import Ledger, histories
-from storage.objects import Objects
+from storage.ledger.ledger import Ledger, histories
+from storage.media.clips import Clips
+from storage.objects.client import Objects
 from tasks.emulator import Emulator, Fault, running
-from tasks.engine import Rules
-from tasks.reconciling import opened
+from tasks.engine.engine import Rules
+from tasks.reconcile import opened
 
 pytestmark = pytest.mark.anyio
 

@@ -8,11 +8,11 @@ from itertools import count
 
 import pytest
 
-from manifests.catalogue import load
-from tasks.exchange import Line
-from tasks.lanes import ENOUGH, Lane, Lanes, NoLaneLeftError
-from tasks.pacing import Learned, Limits, Pace
+from manifests.catalogue.routes import load
+from tasks.dispatch.lanes import ENOUGH, Lane, Lanes, NoLaneLeftError
+from tasks.dispatch.rate_limit import Learned, Limits, Pace
 from tasks.providers import PROVIDERS
+from tasks.providers.http import Line
 
 pytestmark = pytest.mark.anyio
 

@@ -6,16 +6,16 @@ from decimal import Decimal
 
 import pytest
 
-from manifests.keys import ids
-from manifests.reading import ManifestError
-from storage.ledger import Ledger, read
-from storage.objects import Objects
-from storage.opening import OpeningError
+from manifests.input.reader import ManifestError
+from manifests.job_keys import ids
+from storage.ledger.ledger import Ledger, read
+from storage.objects.client import Objects
+from storage.sources import OpeningError
+from tasks.dispatch.rate_limit import TRUST
 from tasks.emulator import Emulator, Fault, running
-from tasks.engine import Rules
-from tasks.pacing import TRUST
-from tasks.providers.base import Findable
-from tasks.tally import Why
+from tasks.engine.engine import Rules
+from tasks.engine.stats import Why
+from tasks.providers.protocol import Findable
 
 pytestmark = pytest.mark.anyio
 

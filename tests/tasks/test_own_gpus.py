@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 
 from tasks.emulator import Emulator, Fault, running
-from tasks.engine import Rules
-from tasks.following import Patience, UnfinishedError
-from tasks.tally import Why
+from tasks.engine.engine import Rules
+from tasks.engine.poll import Patience, UnfinishedError
+from tasks.engine.stats import Why
 
 pytestmark = pytest.mark.anyio
 

@@ -12,12 +12,12 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from manifests.lifecycle import State
-from storage import ledger as ledgers
-from storage import trouble
-from storage.ballast import BALLAST
-from storage.clips import Clips
-from storage.errors import StorageError
-from storage.objects import Objects
+from storage.ledger import ledger as ledgers
+from storage.ledger import write_retry
+from storage.ledger.disk_reserve import BALLAST
+from storage.media.clips import Clips
+from storage.objects.client import Objects
+from storage.objects.errors import StorageError
 from tasks.emulator import running
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -137,7 +137,7 @@ async def test_credentials_that_end_in_mid_batch_lose_nothing_that_was_paid_for(
     cloud, faulty, world, monkeypatch
 ):
     # Half a minute, for somebody to renew them: nobody does.
-    monkeypatch.setattr(trouble, "REFUSED_S", 2.0)
+    monkeypatch.setattr(write_retry, "REFUSED_S", 2.0)
     root = cloud.root()
 
     async def deny() -> None:

@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from storage import pauses
-from storage.objects import Objects
-from tasks import pausing
+from storage import pause_flag
+from storage.objects.client import Objects
+from tasks.batch import pause_watch
 from tasks.emulator import Emulator, running
-from tasks.engine import Rules
+from tasks.engine.engine import Rules
 
 pytestmark = pytest.mark.anyio
 
@@ -94,17 +94,17 @@ async def test_a_grace_that_runs_out_leaves_what_is_not_done_for_the_next_run(st
 async def test_a_paused_root_buys_nothing_follows_what_it_has_and_goes_on_when_resumed(
     slow, monkeypatch
 ):
-    monkeypatch.setattr(pausing, "LOOK_S", 0.05)
+    monkeypatch.setattr(pause_watch, "LOOK_S", 0.05)
     objects = Objects.open((slow.folder / "root").as_uri())
     seen, tasks = [], []
 
     async def pausing_for_a_while(night):
         await until(lambda: slow.emulator.bill)
-        await pauses.pause(objects, "a test")
+        await pause_flag.pause(objects, "a test")
         await until(lambda: night.engine.paused)
         await until(lambda: night.done == len(slow.emulator.bill))
         seen.append((night.done, night.engine.done_buying))
-        await pauses.resume(objects)
+        await pause_flag.resume(objects)
 
     summary = await slow.run(
         9,
@@ -123,7 +123,7 @@ async def test_a_paused_root_buys_nothing_follows_what_it_has_and_goes_on_when_r
 
 async def test_a_run_that_begins_paused_buys_nothing_and_can_be_stopped(slow):
     objects = Objects.open((slow.folder / "root").as_uri())
-    await pauses.pause(objects, "a test")
+    await pause_flag.pause(objects, "a test")
     tasks = []
 
     async def stopping(night):
@@ -134,7 +134,7 @@ async def test_a_run_that_begins_paused_buys_nothing_and_can_be_stopped(slow):
     summary = await slow.run(
         3, during=lambda night: tasks.append(asyncio.create_task(stopping(night)))
     )
-    await pauses.resume(objects)
+    await pause_flag.resume(objects)
     again = await slow.run(3)
 
     assert (summary.pending, summary.bought) == (3, 0)

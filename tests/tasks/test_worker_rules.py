@@ -5,10 +5,10 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from tasks.submitting import LONGEST_WAIT_S
+from tasks.engine.submit import LONGEST_WAIT_S
 from tasks.worker.app import Api
-from tasks.worker.asks import Ask, AskError, Model, Shape, asked, shape_of
-from tasks.worker.book import (
+from tasks.worker.job_spec import Ask, AskError, Model, Shape, asked, shape_of
+from tasks.worker.job_store import (
     MOST_DEATHS,
     ROWS_S,
     Book,
@@ -16,10 +16,10 @@ from tasks.worker.book import (
     FullError,
     TakenError,
 )
-from tasks.worker.measures import Measures
-from tasks.worker.prompts import Prompts
-from tasks.worker.studio import Plan
-from tasks.worker.turns import MOST_IN_A_ROW, Turns
+from tasks.worker.metrics import Measures
+from tasks.worker.model_protocol import Plan
+from tasks.worker.prompt_cache import Prompts
+from tasks.worker.scheduler import MOST_IN_A_ROW, Turns
 from tasks.worker.watchdog import Patience, Watchdog
 from tasks.worker.worker import Worker
 

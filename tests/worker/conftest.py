@@ -29,7 +29,7 @@ FORM = {
     "num_inference_steps": "2",
     "guidance_scale": "3.5",
 }
-WORKER = "from flows.cli import main; main()"
+WORKER = "from flows.commands.main import main; main()"
 
 collect_ignore_glob = [] if find_spec("diffusers") else ["test_*"]
 

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from storage.mp4 import check
+from storage.media.mp4 import check
 from tests.worker.conftest import ROOT, WORKER
 
 pytestmark = [pytest.mark.worker, pytest.mark.timeout(400)]

@@ -22,7 +22,7 @@ def wan():
 
 
 def asking(seed=1, guidance=3.5, **more):
-    from tasks.worker.asks import Ask, Shape  # noqa: PLC0415
+    from tasks.worker.job_spec import Ask, Shape  # noqa: PLC0415
 
     said = {
         "id": "one",
@@ -40,7 +40,7 @@ def asking(seed=1, guidance=3.5, **more):
 
 
 def planned(model, **more):
-    from tasks.worker.studio import Plan  # noqa: PLC0415
+    from tasks.worker.model_protocol import Plan  # noqa: PLC0415
 
     return Plan(model=str(model), device="cpu", **more)
 
@@ -56,7 +56,7 @@ def plainly(folder, ask, still):
     import torch  # noqa: PLC0415
     from diffusers import WanImageToVideoPipeline  # noqa: PLC0415
 
-    from tasks.worker.wan.filming import fitted  # noqa: PLC0415
+    from tasks.worker.wan.pipeline import fitted  # noqa: PLC0415
 
     pipe = WanImageToVideoPipeline.from_pretrained(folder, local_files_only=True)
     with torch.inference_mode():
@@ -91,7 +91,7 @@ def test_prompts_kept_and_frames_decoded_apart_are_the_pipelines_own_bits(
 
 
 def test_what_is_not_a_number_is_no_clip(wan, checkpoint, still):
-    from tasks.worker.studio import NanError  # noqa: PLC0415
+    from tasks.worker.model_protocol import NanError  # noqa: PLC0415
 
     def spoil(pipe):
         pipe.transformer_2.proj_out.weight.data.fill_(float("nan"))
@@ -103,7 +103,7 @@ def test_what_is_not_a_number_is_no_clip(wan, checkpoint, still):
 
 
 def test_a_clip_without_a_picture_is_no_clip(wan, checkpoint, still):
-    from tasks.worker.studio import BlackError  # noqa: PLC0415
+    from tasks.worker.model_protocol import BlackError  # noqa: PLC0415
 
     def blank(pipe):
         for weights in pipe.vae.decoder.parameters():
@@ -148,7 +148,7 @@ def a_lora(folder, to) -> Path:
 
 
 def test_a_lora_that_is_not_there_is_missed_before_the_model_is_loaded(wan):
-    from tasks.worker.studio import WorkerError  # noqa: PLC0415
+    from tasks.worker.model_protocol import WorkerError  # noqa: PLC0415
 
     with pytest.raises(WorkerError, match="no-lora: no such file"):
         wan.load(planned("nobody/has-this", lora_high=Path("no-lora")))
@@ -168,8 +168,8 @@ def test_a_lora_that_is_not_there_is_missed_before_the_model_is_loaded(wan):
 def test_a_want_of_memory_is_told_from_a_device_that_is_lost(said, meant):
     import torch  # noqa: PLC0415
 
-    from tasks.worker.studio import LostGpuError, StudioError  # noqa: PLC0415
-    from tasks.worker.wan.troubles import working  # noqa: PLC0415
+    from tasks.worker.model_protocol import LostGpuError, StudioError  # noqa: PLC0415
+    from tasks.worker.wan.errors import working  # noqa: PLC0415
 
     ends = (StudioError, LostGpuError)
     with pytest.raises(ends) as raised, working(torch.device("cpu")):
@@ -179,7 +179,7 @@ def test_a_want_of_memory_is_told_from_a_device_that_is_lost(said, meant):
 
 
 def test_weights_that_are_not_here_are_not_fetched(wan):
-    from tasks.worker.studio import WorkerError  # noqa: PLC0415
+    from tasks.worker.model_protocol import WorkerError  # noqa: PLC0415
 
     with pytest.raises(WorkerError, match="--allow-download"):
         wan.load(planned("nobody/has-this"))

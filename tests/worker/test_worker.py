@@ -8,7 +8,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from storage.mp4 import check
+from storage.media.mp4 import check
 from tests.worker.conftest import busy
 
 pytestmark = [pytest.mark.worker, pytest.mark.timeout(300)]

@@ -1,0 +1,160 @@
+"""The command `config show`: what is in force, from where, and which keys are there."""
+
+import asyncio
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final, cast
+
+import httpx
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flows.commands.lanes import Shown
+from flows.commands.terminal import Config, Json, print_json
+from flows.config import lanes as lanes_of
+from flows.config import settings as settings_of
+from flows.config.schema import LaneSettings
+from flows.config.settings import Settings, SettingsError
+from tasks.dispatch.lanes import Lane
+
+app = typer.Typer(no_args_is_help=True, help="What is in force.")
+
+PAPER: Final = 160
+"""Columns where nobody has a terminal."""
+
+LIMITS: Final = ("slots", "submits_per_minute", "submits_per_day")
+"""What the catalogue says of a lane that does not."""
+
+_KEY: Final = re.compile(r""""([^"]*)"|'([^']*)'|([\w-]+)""")
+_HEADER: Final = re.compile(r"\s*\[([^\[\]]+)\]\s*(?:#.*)?")
+_PAIR: Final = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*'|\s*\.\s*)+?)\s*=""")
+
+Named = tuple[str, ...]
+"""A setting: the parts of its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One thing that is in force, and who says so."""
+
+    name: str
+    value: Any
+    source: str
+    key: str | None = None
+    """Of what says where a key is kept: whether there is one."""
+
+
+@app.command()
+def show(*, config: Config = None, as_json: Json = False) -> None:
+    """Every setting in force, and where it is from; never a key."""
+    path, why = settings_of.found(config)
+    settings = settings_of.load(path)
+    at = _Places(path, placed(path.read_text(encoding="utf-8")))
+    listed = [Setting("file", str(path), why), *asyncio.run(_all(settings, at))]
+    if as_json:
+        print_json({"settings": [asdict(setting) for setting in listed]})
+        return
+    width = None if sys.stdout.isatty() else PAPER
+    Console(highlight=False, width=width).print(_shown(listed))
+
+
+async def _all(settings: Settings, at: "_Places") -> list[Setting]:
+    said = [*at.table(("engine",), settings.engine)]
+    for lane in lanes_of.keyless(settings):
+        said += _lane(lane, settings.lanes[lane.name], at)
+    said += at.table(("listen",), settings.listen)
+    said += at.table(("report",), settings.report)
+    said += at.leaves(("models",), settings.models)
+    said += at.leaves(("routes",), settings.routes)
+    return [await _with_key(setting) for setting in said]
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where in a file each setting stands."""
+
+    path: Path
+    lines: Mapping[Named, int]
+
+    def table(self, name: Named, table: BaseModel) -> Iterator[Setting]:
+        """Every setting of a table, said or not."""
+        for fact, value in table.model_dump(mode="json").items():
+            if fact in table.model_fields_set:
+                yield from self.leaves((*name, fact), value)
+            else:
+                yield Setting(".".join((*name, fact)), value, "default")
+
+    def leaves(self, name: Named, said: Any) -> Iterator[Setting]:
+        """Everything below a table of the file that is no table itself."""
+        if isinstance(said, Mapping):
+            for key, value in cast("Mapping[str, Any]", said).items():
+                yield from self.leaves((*name, key), value)
+            return
+        known = (self.lines.get(name[:n]) for n in range(len(name), 0, -1))
+        line = next(filter(None, known), None)
+        place = f"{self.path}:{line}" if line else str(self.path)
+        yield Setting(".".join(name), said, place)
+
+
+def _lane(lane: Lane, asked: LaneSettings, at: _Places) -> Iterator[Setting]:
+    """What a lane says, and what its route says where it says nothing."""
+    told = Shown(lane=lane.name, route=lane.route, limits=lane.limits).sources
+    for setting in at.table(("lanes", lane.name), asked):
+        fact = setting.name.rpartition(".")[2]
+        most = getattr(lane.limits, fact) if fact in LIMITS else None
+        if setting.value is None and most is not None:
+            source = told.get(fact) or told.get("limits") or "catalogue"
+            yield Setting(setting.name, most, f"{lane.route.name}: {source}")
+        else:
+            yield setting
+
+
+async def _with_key(setting: Setting) -> Setting:
+    """Whether there is a key where this says that one is kept."""
+    first, *_, last = setting.name.split(".")
+    if not (last == "key" or setting.name.startswith("listen.secrets.")):
+        return setting
+    if first not in {"lanes", "listen"}:
+        return setting
+    try:
+        await settings_of.resolve_key(setting.value)
+    except SettingsError:
+        return replace(setting, key="not there")
+    except (httpx.HTTPError, RuntimeError) as exc:  # of a block, by its server
+        return replace(setting, key=f"cannot be asked for: {type(exc).__name__}")
+    return replace(setting, key="there")
+
+
+def placed(text: str) -> dict[Named, int]:
+    """The line of each setting in a TOML file, by the parts of its name."""
+    table, found = (), dict[Named, int]()
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := _HEADER.fullmatch(line):
+            table = _parts(header[1])
+        elif pair := _PAIR.match(line):
+            found.setdefault((*table, *_parts(pair[1])), number)
+    return found
+
+
+def _parts(name: str) -> Named:
+    return tuple("".join(part) for part in _KEY.findall(name))
+
+
+def _shown(listed: Iterable[Setting]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for title in ("setting", "value", "from"):
+        table.add_column(title, overflow="fold")
+    for setting in listed:
+        value = "-" if setting.value is None else str(setting.value)
+        if setting.key is not None:
+            value += f" ({setting.key})"
+        style = "red" if setting.key not in {None, "there"} else ""
+        dim = "dim" if setting.source == "default" else style
+        table.add_row(*map(Text, (setting.name, value, setting.source)), style=dim)
+    return table

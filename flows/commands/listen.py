@@ -1,0 +1,71 @@
+"""The command that takes providers' webhooks and passes them on as hints."""
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.commands.terminal import Config, tell
+from flows.config import settings as settings_of
+from flows.config.settings import ListenSettings
+
+_SECRETS = ("wavespeed", "replicate")
+_PROVIDERS = (*_SECRETS, "fal", "atlas")
+
+
+def listen(
+    *,
+    config: Config = None,
+    host: Annotated[str, typer.Option(help="where webhooks come in")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8500,
+    hints_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="for engines, on 127.0.0.1")
+    ] = 8501,
+) -> None:
+    """Take webhooks, and have the runs on this machine look at once. Optional."""
+    from tasks.webhooks import server  # noqa: PLC0415 - no other command needs these servers
+
+    said = settings_of.listen(config)
+    shared = asyncio.run(_shared(said, config))
+    _log()
+
+    def started(at: server.Addresses) -> None:
+        tell(f"hints for runs: {at.hints}")
+        for provider in _PROVIDERS:
+            tell(_told(provider, at.webhooks, said))
+
+    try:
+        server.serve(
+            shared, host=host, port=port, hints_port=hints_port, started=started
+        )
+    except (OSError, ValueError) as exc:
+        raise typer.BadParameter(str(exc)) from exc
+
+
+async def _shared(said: ListenSettings, config: Path | None) -> dict[str, str]:
+    shared: dict[str, str] = {}
+    for provider, reference in said.secrets.items():
+        try:
+            shared[provider] = await settings_of.resolve_key(reference)
+        except settings_of.SettingsError as exc:
+            where = f"{config or settings_of.DEFAULT}: [listen.secrets] {provider}"
+            raise settings_of.SettingsError(f"{where}: {exc}") from None
+    return shared
+
+
+def _told(provider: str, at: str, said: ListenSettings) -> str:
+    if provider in _SECRETS and provider not in said.secrets:
+        return f"{provider}: not listened to: no {provider!r} in [listen.secrets]"
+    line = f"{provider}: {at}/webhooks/{provider}"
+    hook = said.hook(provider)
+    return f"{line}, which is {hook} to the world" if hook else line
+
+
+def _log() -> None:
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s"
+    )
+    logging.getLogger("tasks").setLevel(logging.INFO)

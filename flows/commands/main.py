@@ -1,0 +1,212 @@
+"""The command line: `nightreel demo | check | plan | run | watch | status | …`.
+
+What a program reads goes to stdout; what a person watches goes to stderr.
+"""
+
+import asyncio
+import shlex
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.commands import check as looking
+from flows.commands import config as inforce
+from flows.commands import emulate, listen, pause, reconcile, status, watch, worker
+from flows.commands import lanes as surveying
+from flows.commands.run import run_batch
+from flows.commands.terminal import (
+    BAD_INPUT,
+    Config,
+    Json,
+    LaneNames,
+    Manifest,
+    Root,
+    chosen,
+    names,
+    place,
+    print_json,
+    tell,
+)
+from flows.config import lanes as lanes_of
+from flows.config import settings as settings_of
+from flows.config.settings import Settings, SettingsError
+from flows.prefect_runtime import shard
+from flows.views import times
+from manifests.input.columns import scan
+from manifests.input.reader import ManifestError
+from manifests.uris import scheme
+from storage.ledger.ledger import HeldError
+from storage.objects.connect import local_path
+from storage.objects.errors import StorageError
+from storage.sources import OpeningError
+from tasks.batch.request import public
+from tasks.batch.summary import Summary
+from tasks.dispatch.eligibility import Policy
+from tasks.dispatch.preflight import CheckupError
+from tasks.reconcile import DecisionError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Stills in, paid-once clips out.",
+)
+
+CANNOT_KEEP = 1
+"""Exit code: something is left to do, here because the store would not have it."""
+
+_REFUSED = (
+    ManifestError,
+    SettingsError,
+    OpeningError,
+    HeldError,
+    CheckupError,
+    DecisionError,
+)
+
+
+def main() -> None:
+    """The console script."""
+    settings_of.calm_prefect()
+    try:
+        app()
+    except _REFUSED as exc:
+        tell(str(exc), "red")
+        sys.exit(BAD_INPUT)
+    except StorageError as exc:
+        tell(str(exc), "red")
+        sys.exit(CANNOT_KEEP)
+
+
+app.command()(looking.check)
+app.command()(looking.plan)
+app.command()(status.status)
+app.command()(surveying.lanes)
+app.command()(listen.listen)
+app.command()(reconcile.reconcile)
+app.command()(watch.watch)
+app.add_typer(inforce.app, name="config")
+app.command()(pause.pause)
+app.command()(pause.resume)
+app.command()(emulate.emulate)
+app.command()(shard.shard)
+app.command()(worker.worker)
+
+
+@app.command()
+def run(  # noqa: PLR0913 - each is an option
+    manifest: Manifest,
+    *,
+    root: Root,
+    config: Config = None,
+    lanes: LaneNames = None,
+    budget: Annotated[
+        float | None, typer.Option(min=0, help="USD; a wall, never gone beyond")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="only the first rows")
+    ] = None,
+    policy: Annotated[
+        Policy | None,
+        typer.Option(help="which lanes are used; else as the config says"),
+    ] = None,
+    finish_by: Annotated[
+        str | None,
+        typer.Option(help="06:00: done by then, at the least cost that allows"),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="ask every lane's provider first")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="one bad row refuses the lot")
+    ] = False,
+    take_over: Annotated[
+        bool,
+        typer.Option("--take-over", help="shut out a run that seems to be at work"),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Buy every clip of a manifest that its root does not already have."""
+    until = None if finish_by is None else _finish_by(finish_by)
+    uri = public(place(manifest))
+    _refuse_at_once(chosen(config, lanes), uri)
+    night = asyncio.run(
+        run_batch(
+            manifest=uri,
+            root=place(root),
+            config=None if config is None else str(config),
+            lanes=names(lanes),
+            budget_usd=budget,
+            limit=limit,
+            policy=policy,
+            finish_by=until,
+            check=check,
+            strict=strict,
+            take_over=take_over,
+        )
+    )
+    summary = night.summary()
+    _say(summary, root, as_json=as_json)
+    raise typer.Exit(summary.exit_code)
+
+
+@app.command()
+def demo(
+    root: Annotated[Path, typer.Option(help="where the clips go")] = Path(
+        "nightreel-demo"
+    ),
+) -> None:
+    """Run the example manifest on the built-in emulator: no account, no money."""
+    from flows.commands.demo import emulated  # noqa: PLC0415 - only the demo needs a server
+
+    with emulated(root) as (manifest, config):
+        tell(f"emulated providers, example manifest: {manifest}")
+        night = asyncio.run(
+            run_batch(manifest=manifest, root=place(str(root)), config=str(config))
+        )
+    summary = night.summary()
+    _say(summary, str(root), as_json=False)
+    tell(f"clips: {root / 'clips'}\ntable: {root / 'tables'}")
+    raise typer.Exit(summary.exit_code)
+
+
+def _finish_by(text: str) -> str:
+    """The moment that is meant, with its date and zone, for who reads it later."""
+    try:
+        then = times.finish_by(text, datetime.now(times.Local()))
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc), param_hint="--finish-by") from exc
+    return then.isoformat("T", "seconds")
+
+
+def _refuse_at_once(settings: Settings, manifest: str) -> None:
+    """What is wrong at a glance is told without waiting for Prefect."""
+    lanes_of.chosen(settings)
+    for name, lane in settings.lanes.items():
+        if lane.key.startswith("env:"):
+            asyncio.run(settings_of.resolve_key(lane.key, lane=name))
+    if scheme(manifest) == "file":
+        path = local_path(manifest)
+        if not path.is_file():
+            raise OpeningError(f"{manifest}: no such file")
+        scan(path, manifest)
+
+
+def _say(summary: Summary, root: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(summary.plain())
+        return
+    for name, why in summary.lanes_closed.items():
+        tell(f"lane {name} closed: {why}", "yellow")
+    if summary.short_of == "lanes":
+        tell("no lane is left: mend what closed them, and run it again")
+    if summary.short_of == "budget":
+        tell("the budget is spent: run it again with a larger one")
+    if summary.in_doubt:
+        tell(
+            f"in doubt: `nightreel reconcile {shlex.quote(root)}` asks about what can be asked"
+        )
+    tell(f"{summary.batch}: {summary}; bought {summary.bought:,} in this run")

@@ -1,0 +1,238 @@
+"""The command `reconcile`: what is in doubt, what can be found out, what its owner decides."""
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from decimal import Decimal
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from flows.commands.terminal import (
+    Config,
+    Json,
+    LaneNames,
+    chosen,
+    err,
+    existing,
+    print_json,
+    tell,
+)
+from flows.config import lanes as lanes_of
+from flows.config.schema import amount
+from flows.config.settings import Settings
+from flows.views.doubts import doubts_table, more_doubts
+from manifests.lifecycle import FREE, HEDGE
+from tasks.dispatch.preflight import usd
+from tasks.reconcile import Decisions, DoubtLine, Reconciled, opened
+
+ALL = "all"
+
+
+def reconcile(  # noqa: PLR0913 - each is an option
+    root: Annotated[str, typer.Argument(help="the root of a run")],
+    *,
+    config: Config = None,
+    lanes: LaneNames = None,
+    resubmit: Annotated[
+        str | None, typer.Option(help="jobs to buy again, at your risk: ids, or all")
+    ] = None,
+    write_off: Annotated[
+        str | None, typer.Option(help="jobs to give up as charged: ids, or all")
+    ] = None,
+    charged: Annotated[
+        list[str] | None,
+        typer.Option(help="JOB=USD: what the provider billed in the end"),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="do not ask before a risk is taken")
+    ] = False,
+    take_over: Annotated[
+        bool,
+        typer.Option("--take-over", help="shut out a run that seems to be at work"),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Ask the providers about what is in doubt, fetch what is ready, settle the money."""
+    settings, uri = chosen(config, lanes), existing(root)
+    decided = Decided(
+        resubmit=_names("--resubmit", resubmit),
+        write_off=_names("--write-off", write_off),
+        charged=_bills(charged or ()),
+    )
+    told = Reconciled()
+    if decided.resubmit and not yes:
+        # Nobody holds the root while a person thinks.
+        told = asyncio.run(_asked(settings, uri, decided, take_over=take_over))
+        if not _dared(told.doubts, decided, settings.lanes):
+            _end(told, settings, as_json=as_json)
+    before = told
+    told = asyncio.run(_settled(settings, uri, decided, take_over=take_over))
+    told.accepted += before.accepted
+    told.absent += before.absent
+    _end(told, settings, as_json=as_json)
+
+
+def _end(told: Reconciled, settings: Settings, *, as_json: bool) -> NoReturn:
+    if as_json:
+        print_json(_plain(told))
+    else:
+        _say(told, settings.lanes)
+    raise typer.Exit(1 if told.doubts else 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """What the owner asked for, in words: `all` is all that the others do not name."""
+
+    resubmit: frozenset[str] = frozenset()
+    write_off: frozenset[str] = frozenset()
+    charged: Mapping[str, Decimal] = field(default_factory=dict[str, Decimal])
+
+    def of(self, doubts: Collection[str]) -> Decisions:
+        """What that means while these are in doubt."""
+        named = self.resubmit | self.write_off
+        others = frozenset(doubts) - named
+        return Decisions(
+            # A hedge is one submit: its job is what may be bought again.
+            resubmit=frozenset(job for job in others if not job.endswith(HEDGE))
+            if ALL in self.resubmit
+            else self.resubmit,
+            write_off=others if ALL in self.write_off else self.write_off,
+            charged=self.charged,
+        )
+
+    def left(self, doubts: Collection[str]) -> Decisions:
+        """What is still to be decided, once the providers were asked."""
+        all_of = self.of(doubts)
+        return Decisions(
+            resubmit=all_of.resubmit.intersection(doubts),
+            write_off=all_of.write_off.intersection(doubts),
+            charged=self.charged,
+        )
+
+
+async def _asked(
+    settings: Settings, root: str, decided: Decided, *, take_over: bool
+) -> Reconciled:
+    """Ask about every doubt, and decide nothing."""
+    on, rules = await lanes_of.opened(settings), lanes_of.rules(settings)
+    async with opened(root, lanes=on, rules=rules, take_over=take_over) as books:
+        await books.check(decided.of(books.doubts()))
+        await books.ask()
+    return books.told
+
+
+async def _settled(
+    settings: Settings, root: str, decided: Decided, *, take_over: bool
+) -> Reconciled:
+    on, rules = await lanes_of.opened(settings), lanes_of.rules(settings)
+    async with opened(root, lanes=on, rules=rules, take_over=take_over) as books:
+        await books.check(decided.of(books.doubts()))
+        await books.ask()
+        await books.decide(decided.left(books.doubts()))
+        await books.fetch()
+        await books.settle()
+    return books.told
+
+
+def _dared(
+    doubts: Sequence[DoubtLine], decided: Decided, lanes: Collection[str]
+) -> bool:
+    """Show the sum that may be paid twice, and ask."""
+    jobs = decided.left([doubt.job for doubt in doubts]).resubmit
+    if not jobs:
+        return True
+    going = [doubt for doubt in doubts if doubt.job in jobs]
+    risked = sum((doubt.price_usd for doubt in going), FREE)
+    err.print(doubts_table(going, lanes))
+    go = "1 job goes" if len(jobs) == 1 else f"{len(jobs):,} jobs go"
+    said = f"{go} again: {usd(risked)} USD may be paid a second time. Take the risk?"
+    try:
+        dares = typer.confirm(said, err=True)
+    except typer.Abort:
+        # Nobody is there to answer: stderr stands in the middle of the question.
+        tell("")
+        dares = False
+    if not dares:
+        tell("nothing was decided")
+    return dares
+
+
+def _names(option: str, said: str | None) -> frozenset[str]:
+    if said is None:
+        return frozenset()
+    found = frozenset(filter(None, (name.strip() for name in said.split(","))))
+    if not found or (ALL in found and len(found) > 1):
+        raise typer.BadParameter(
+            f"{said!r} is neither ids nor {ALL}", param_hint=option
+        )
+    if option == "--resubmit" and any(job.endswith(HEDGE) for job in found):
+        wrong = "a hedge is not bought again, its job is: write the hedge off"
+        raise typer.BadParameter(wrong, param_hint=option)
+    return found
+
+
+def _bills(charged: Sequence[str]) -> dict[str, Decimal]:
+    bills: dict[str, Decimal] = {}
+    for said in charged:
+        job, _, billed = said.partition("=")
+        try:
+            exact = amount(billed)
+        except ValueError as exc:
+            wrong = f"{said!r} is not JOB=USD: {billed!r} {exc}"
+            raise typer.BadParameter(wrong, param_hint="--charged") from exc
+        if not job or job in bills:
+            wrong = f"{said!r} names no job" if not job else f"{job} is named twice"
+            raise typer.BadParameter(wrong, param_hint="--charged")
+        bills[job] = exact
+    return bills
+
+
+def _plain(told: Reconciled) -> dict[str, Any]:
+    doubts = [
+        asdict(line) | {"price_usd": float(line.price_usd), "age_s": round(line.age_s)}
+        for line in told.doubts
+    ]
+    said = {name: getattr(told, name) for name in _WORDS}
+    return {
+        **said,
+        "settled_usd": float(told.settled_usd),
+        "in_doubt_usd": float(_price(told)),
+        "doubts": doubts,
+    }
+
+
+_WORDS = {
+    "accepted": "found at their providers",
+    "absent": "never reached their providers: the next run buys them",
+    "fetched": "clips fetched",
+    "expired": "clips expired at their providers: paid for and lost, to be bought again",
+    "resubmit": "to be bought again by the next run, at your risk",
+    "written_off": "written off as charged",
+}
+
+
+def _price(told: Reconciled) -> Decimal:
+    return sum((line.price_usd for line in told.doubts), FREE)
+
+
+def _say(told: Reconciled, lanes: Collection[str]) -> None:
+    for name, words in _WORDS.items():
+        if count := getattr(told, name):
+            tell(f"{count:,} {words}")
+    if more := told.settled_usd:
+        way = "more" if more > 0 else "less"
+        tell(f"{usd(abs(more))} USD {way} charged than was counted")
+    if not told.doubts:
+        tell("nothing is in doubt")
+        return
+    console = Console(highlight=False)
+    console.print(doubts_table(told.doubts, lanes))
+    for line in more_doubts(told.doubts):
+        console.print(line)
+    tell(
+        f"{len(told.doubts):,} in doubt, {usd(_price(told))} USD: what can be asked was "
+        "asked. Look at the providers' own pages; then --resubmit or --write-off"
+    )

@@ -1,0 +1,253 @@
+"""The command `status`: how a root stands, in jobs and in money, by its ledger alone."""
+
+import asyncio
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from flows.commands.terminal import Json, existing, print_json
+from flows.config import lanes as lanes_of
+from flows.config import settings
+from flows.views import expiring
+from flows.views.doubts import aligned, doubts_table, more_doubts
+from manifests.accounting.totals import Share, Standing
+from manifests.catalogue.routes import Route, shipped
+from manifests.expiry import AT_PROVIDERS, in_use
+from manifests.lifecycle import FREE, History, State
+from storage.ledger.ledger import entries
+from storage.objects.client import Objects
+from storage.pause_flag import paused
+from tasks.dispatch.preflight import usd
+from tasks.engine.stats import UNANSWERED
+from tasks.reconcile import DoubtLine
+
+WAITING = AT_PROVIDERS | {State.PENDING}
+
+Keeps = Annotated[
+    Path | None,
+    typer.Option("--config", help="nightreel.toml whose routes say how long they keep"),
+]
+
+
+def status(
+    root: Annotated[str, typer.Argument(help="the root of a run")],
+    *,
+    config: Keeps = None,
+    as_json: Json = False,
+) -> None:
+    """How a root stands: jobs, money, what is at providers or in doubt; asks nobody."""
+    routes, objects = _routes(config), Objects.open(existing(root))
+    standing, since = asyncio.run(stood(objects)), asyncio.run(paused(objects))
+    seen = seen_at(standing, routes, now=time.time(), paused_at=since)
+    if as_json:
+        print_json(seen.plain())
+        return
+    Console(highlight=False).print(seen.shown(root))
+
+
+def _routes(config: Path | None) -> Mapping[str, Route]:
+    """How long providers keep a clip, by our figures or by those of whoever knows better."""
+    if config is None:
+        return shipped().routes
+    mine = lanes_of.chosen(settings.load(config))
+    return in_use(shipped().routes, mine.values())
+
+
+async def stood(objects: Objects) -> Standing:
+    """What is on record comes to, however much it is."""
+    standing = Standing()
+    async for some in entries(objects):
+        standing.add(some)
+    if standing.unplaced:
+        async for some in entries(objects):
+            standing.place(some)
+    return standing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a ledger says at a moment."""
+
+    standing: Standing
+    now: float
+    doubts: Sequence[DoubtLine]
+    """Jobs and hedges, the oldest first."""
+    clips: Sequence[expiring.Clip]
+    """Of jobs and hedges, the first to expire first."""
+    paused_at: float | None = None
+
+    @property
+    def in_doubt_usd(self) -> Decimal:
+        return sum((doubt.price_usd for doubt in self.doubts), FREE)
+
+    def plain(self) -> dict[str, Any]:
+        """For programs."""
+        states, standing = self.standing.states, self.standing
+        return {
+            "jobs": sum(states.values()),
+            "published": states[State.PUBLISHED],
+            "rejected": states[State.REJECTED],
+            "in_doubt": states[State.IN_DOUBT],
+            "pending": sum(states[state] for state in WAITING),
+            "at_providers": sum(states[state] for state in AT_PROVIDERS),
+            "hedges": standing.hedges,
+            "risks": standing.risks,
+            "spent_usd": float(standing.spent_usd),
+            "in_doubt_usd": float(self.in_doubt_usd),
+            "lanes": [
+                {
+                    "lane": lane,
+                    "accepted": share.accepted,
+                    "published": share.published,
+                    "spent_usd": float(share.spent_usd),
+                }
+                for lane, share in sorted(standing.lanes.items())
+            ],
+            "expiring": expiring.plain(self.clips),
+            "paused_since": _utc(self.paused_at) or None,
+            "doubts": [self._plain(doubt) for doubt in self.doubts],
+        }
+
+    def shown(self, root: str) -> RenderableType:
+        """For people."""
+        parts: list[RenderableType] = [self._jobs()]
+        if self.paused_at:
+            goes_on = f"`nightreel resume {shlex.quote(root)}` goes on"
+            said = f"paused since {_utc(self.paused_at)}: {goes_on}"
+            parts += ["", Text(said, "yellow")]
+        if self.standing.lanes:
+            parts += ["", self._lanes()]
+        if extras := ", ".join(self._extras()):
+            parts += ["", Text(extras)]
+        if self.clips:
+            parts += ["", Text("At providers", "bold")]
+            parts.append(expiring.lanes_table(self.clips, self.now))
+            parts += ["", expiring.next_table(self.clips, self.now)]
+        if self.doubts:
+            parts += [
+                "",
+                Text("In doubt", "bold"),
+                doubts_table(self.doubts),
+                *map(Text, more_doubts(self.doubts)),
+                "",
+                Text(
+                    f"`nightreel reconcile {shlex.quote(root)}` asks whoever can be asked"
+                ),
+            ]
+        return Group(*parts)
+
+    def _jobs(self) -> Table:
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
+        table.add_column()
+        table.add_column(justify="right")
+        table.add_column(style="dim")
+        states = self.standing.states
+        waiting = sum(states[state] for state in WAITING)
+        away = sum(states[state] for state in AT_PROVIDERS)
+        at = f"{away:,} of them at providers" if away else ""
+        doubt = f"{usd(self.in_doubt_usd)} USD" if self.doubts else ""
+        rows = [
+            ("published", states[State.PUBLISHED], ""),
+            ("pending", waiting, at),
+            ("in doubt", states[State.IN_DOUBT], doubt),
+            ("rejected", states[State.REJECTED], ""),
+        ]
+        for name, count, note in rows:
+            style = "" if count else "dim"
+            table.add_row(name, f"{count:,}", note, style=style)
+        table.add_row("jobs", f"{sum(states.values()):,}", style="bold")
+        return table
+
+    def _lanes(self) -> Table:
+        table = Table(
+            box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim"
+        )
+        table.add_column("lane")
+        for name in ("accepted", "published", "USD"):
+            table.add_column(name, justify="right")
+        lanes = self.standing.lanes
+        everything = Share(
+            sum(share.accepted for share in lanes.values()),
+            sum(share.published for share in lanes.values()),
+            self.standing.spent_usd,
+        )
+        rows = [*sorted(lanes.items()), ("all", everything)]
+        spent = aligned(share.spent_usd for _, share in rows)
+        for (lane, share), amount in zip(rows, spent, strict=True):
+            table.add_row(
+                lane,
+                f"{share.accepted:,}",
+                f"{share.published:,}",
+                amount,
+                style="bold" if share is everything else "",
+            )
+        return table
+
+    def _extras(self) -> Iterator[str]:
+        """What of the money is out of the ordinary."""
+        standing = self.standing
+        if standing.hedges:
+            hedges = _counted(standing.hedges, "hedge")
+            yield f"{usd(standing.hedges_usd)} USD of it on {hedges}"
+        if standing.risks:
+            yield f"{_counted(standing.risks, 'risk')} taken"
+
+    def _plain(self, doubt: DoubtLine) -> dict[str, Any]:
+        history = self.standing.lives[doubt.job]
+        return {
+            "job": doubt.job,
+            "lane": doubt.lane,
+            "since": _utc(history.submitted_at),
+            "age_s": round(doubt.age_s),
+            "price_usd": float(doubt.price_usd),
+            "lost": history.lost,
+            "reason": doubt.reason,
+        }
+
+
+def seen_at(
+    standing: Standing,
+    routes: Mapping[str, Route],
+    *,
+    now: float,
+    paused_at: float | None = None,
+) -> Seen:
+    """How that stands at this moment."""
+    return Seen(
+        standing=standing,
+        now=now,
+        doubts=sorted(_doubts(standing.lives, now), key=lambda doubt: -doubt.age_s),
+        clips=expiring.expiring(standing.lives, routes),
+        paused_at=paused_at,
+    )
+
+
+def _doubts(past: Mapping[str, History], now: float) -> Iterator[DoubtLine]:
+    for job, history in past.items():
+        if history.state is State.IN_DOUBT:
+            yield DoubtLine(
+                job=job,
+                lane=history.lane or "",
+                age_s=now - (history.submitted_at or now),
+                price_usd=history.price_usd,
+                reason=history.reason or UNANSWERED,
+                askable=bool(history.mark),
+            )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
+
+
+def _utc(at: float | None) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(" ", "seconds") if at else ""

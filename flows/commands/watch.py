@@ -1,0 +1,149 @@
+"""The command `watch`: a batch for each manifest that lands, without a server."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import typer
+
+from flows.commands.run import run_batch
+from flows.commands.terminal import (
+    BAD_INPUT,
+    Config,
+    LaneNames,
+    Root,
+    chosen,
+    existing,
+    names,
+    place,
+    tell,
+)
+from flows.config import lanes as lanes_of
+from flows.prefect_runtime.inbox_events import Watch
+from manifests.input.columns import ManifestError
+from storage.inbox.listing import PARQUET, SETTLE_S, Drop
+from storage.ledger.ledger import HeldError
+from storage.objects.errors import StorageError, UnavailableError
+from storage.sources import OpeningError
+
+BY = "nightreel watch"
+"""Who takes a manifest here: whichever process, so that the next one goes on with it."""
+
+NOT_NOW = (OpeningError, StorageError)
+
+
+def watch(  # noqa: PLR0913 - each is an option
+    inbox: Annotated[str, typer.Argument(help="URI that manifests are dropped under")],
+    *,
+    root: Root,
+    config: Config = None,
+    lanes: LaneNames = None,
+    budget: Annotated[
+        float | None, typer.Option(min=0, help="USD; a wall for each batch")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="one bad row refuses its manifest")
+    ] = False,
+    pattern: Annotated[
+        str, typer.Option(help="what a manifest's name is like")
+    ] = PARQUET,
+    settle: Annotated[
+        float, typer.Option(min=0, help="seconds that a manifest must not change for")
+    ] = SETTLE_S,
+    marked: Annotated[
+        bool,
+        typer.Option(
+            "--marked", help="only what has _SUCCESS or NAME.ready beside it, at once"
+        ),
+    ] = False,
+    every: Annotated[
+        float, typer.Option(min=1, help="seconds between two looks")
+    ] = SETTLE_S,
+    once: Annotated[
+        bool, typer.Option("--once", help="see to what is there, and end")
+    ] = False,
+) -> None:
+    """Run a batch for each manifest that lands in an inbox, one after the other."""
+    at = Watch.open(existing(inbox), place(root), pattern=pattern, marked=marked)
+    # A lane without its key is told of now, not when something lands.
+    asyncio.run(lanes_of.opened(chosen(config, lanes)))
+    asked = {
+        "root": at.root,
+        "config": None if config is None else str(config),
+        "lanes": names(lanes),
+        "budget_usd": budget,
+        "strict": strict,
+    }
+    keeper = _Keeper(at, asked)
+    raise typer.Exit(asyncio.run(keeper.keep(settle, every_s=None if once else every)))
+
+
+class _Keeper:
+    """Whoever sits by the inbox, and sees to what lands."""
+
+    def __init__(self, at: Watch, asked: dict[str, Any]) -> None:
+        self._at = at
+        self._asked = asked
+        self._stopped = False
+        self._code = 0
+
+    async def keep(self, settle_s: float, *, every_s: float | None) -> int:
+        """See to what lands until told to stop; the worst that came of it."""
+        tell(f"watching {self._at.inbox.objects.root} for {self._at.root}")
+        for drops in (self._left(), self._landed(settle_s)):
+            if not self._stopped:
+                await self._see_to(drops)
+        while every_s is not None and not self._stopped:
+            await asyncio.sleep(every_s)
+            try:
+                await self._see_to(self._left())
+                if not self._stopped:
+                    await self._see_to(self._landed(settle_s))
+            except UnavailableError as exc:
+                tell(f"{exc}: looked at again", "yellow")
+        return self._code
+
+    async def _left(self) -> AsyncIterator[Drop]:
+        """What one like us had begun, and did not see to its end."""
+        standing = await self._at.register.standing()
+        for drop in await self._at.inbox.drops():
+            begun = drop.digest in standing.taken
+            if begun and drop.digest not in standing.over and await self._take(drop):
+                yield drop
+
+    async def _landed(self, settle_s: float) -> AsyncIterator[Drop]:
+        for drop, turn in await self._at.landed(settle_s):
+            if await self._at.register.announce(drop, turn) and await self._take(drop):
+                tell(f"{drop.uri}: landed, {drop.size:,} bytes")
+                yield drop
+
+    async def _take(self, drop: Drop) -> bool:
+        by = await self._at.register.take(drop.uri, drop.version, BY)
+        return by is None
+
+    async def _see_to(self, drops: AsyncIterator[Drop]) -> None:
+        async for drop in drops:
+            self._code = max(self._code, await self._run(drop))
+            if self._stopped:
+                return
+
+    async def _run(self, drop: Drop) -> int:
+        try:
+            night = await run_batch(manifest=drop.uri, **self._asked)
+        except ManifestError as exc:
+            tell(f"{exc}\nlooked at again when it changes", "red")
+            await self._at.register.close(drop)
+            return BAD_INPUT
+        except HeldError as exc:
+            # Another one like us may be at work on just this: what is its is not given back.
+            tell(f"{exc}\nlooked at again", "yellow")
+            return BAD_INPUT
+        except NOT_NOW as exc:
+            tell(f"{exc}\nbegun again later", "yellow")
+            await self._at.register.give_back(drop.uri, drop.version)
+            return BAD_INPUT if isinstance(exc, OpeningError) else 1
+        tell(f"{night.batch}: {night.summary()}")
+        self._stopped = night.engine.stopped is not None
+        if not night.cut_short:
+            await self._at.register.close(drop)
+        return night.summary().exit_code

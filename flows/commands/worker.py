@@ -1,0 +1,165 @@
+"""The command `worker`: an open model on a GPU of one's own, behind `/v1/videos`."""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from flows.commands.terminal import BAD_INPUT, tell
+
+if TYPE_CHECKING:
+    from tasks.worker.model_protocol import Plan, Studio
+
+KEY: Final = "NIGHTREEL_WORKER_KEY"
+LOOPBACK: Final = "127.0.0.1"
+
+_NEEDED: Final = ("torch", "diffusers", "transformers", "ftfy")
+_PROGRAM: Final = "from flows.commands.main import main; main()"
+
+
+def worker(  # noqa: PLR0913 - each is a knob
+    *,
+    model: Annotated[str, typer.Option(help="a folder, or an id that is in the cache")],
+    device: Annotated[
+        str, typer.Option(help="cuda:0, cpu, or several: cuda:0,cuda:1")
+    ] = "cuda:0",
+    on_all: Annotated[
+        bool, typer.Option("--all", help="a process for each GPU that is visible")
+    ] = False,
+    host: Annotated[str, typer.Option(help="where jobs come in")] = LOOPBACK,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="of the first; the next have the next")
+    ] = 8600,
+    state: Annotated[
+        Path, typer.Option(help="where jobs and clips are kept over restarts")
+    ] = Path("nightreel-worker"),
+    queue: Annotated[
+        int, typer.Option(min=1, help="jobs that may wait; more are told to come back")
+    ] = 16,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=200, help="where a job does not say")
+    ] = None,
+    lora_high: Annotated[
+        Path | None, typer.Option(help="fused into the high-noise expert")
+    ] = None,
+    lora_low: Annotated[
+        Path | None, typer.Option(help="fused into the low-noise expert")
+    ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="torch.compile: minutes more to warm up")
+    ] = False,
+    attention: Annotated[
+        str | None, typer.Option(help="one of diffusers' backends: flash, sage, ...")
+    ] = None,
+    shapes: Annotated[
+        str, typer.Option(help="run once before the first job: 832x480x81,480x832x81")
+    ] = "",
+    keep_hours: Annotated[
+        float, typer.Option(min=0, help="how long a clip is kept once fetched")
+    ] = 24.0,
+    hang_after: Annotated[
+        float, typer.Option(min=1, help="seconds, for a step of a kind not yet known")
+    ] = 900.0,
+    load_within: Annotated[
+        float, typer.Option(min=1, help="seconds to load the model, if it is here")
+    ] = 3600.0,
+    allow_download: Annotated[
+        bool, typer.Option("--allow-download", help="fetch weights that are not here")
+    ] = False,
+    supervised: Annotated[
+        bool, typer.Option("--supervised", help="end when standard input does")
+    ] = False,
+) -> None:
+    """Make clips on a GPU of your own. Needs the extra `gpu`."""
+    if not allow_download:
+        # Read by huggingface_hub as it is imported.
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    if absent := [name for name in _NEEDED if find_spec(name) is None]:
+        raise typer.BadParameter(f"no {absent[0]}: pip install 'nightreel[gpu]'")
+    devices = _devices(device, on_all=on_all)
+    if on_all or len(devices) > 1:
+        raise typer.Exit(_supervised(devices, port, state))
+    # No other command needs a server, or a model.
+    from tasks.worker import server  # noqa: PLC0415
+    from tasks.worker.job_store import BookError  # noqa: PLC0415
+    from tasks.worker.model_protocol import Plan, WorkerError  # noqa: PLC0415
+
+    _log()
+    plan = Plan(
+        model=model,
+        device=devices[0],
+        steps=steps,
+        lora_high=lora_high,
+        lora_low=lora_low,
+        compiled=compiled,
+        attention=attention,
+        allow_download=allow_download,
+    )
+    service = server.Service(
+        host=host,
+        port=port,
+        state=state,
+        queue=queue,
+        shapes=[shape.strip() for shape in shapes.split(",") if shape],
+        keep_s=keep_hours * 3600,
+        hang_after_s=hang_after,
+        load_within_s=load_within,
+        # From the environment, so that no list of processes shows it.
+        key=os.environ.get(KEY) or None,
+        supervised=supervised,
+    )
+    try:
+        server.serve(plan, service, _load, lambda url: tell(f"{plan.name}: {url}"))
+    except (WorkerError, BookError, OSError) as exc:
+        tell(str(exc), "red")
+        raise typer.Exit(BAD_INPUT) from exc
+
+
+def _load(plan: "Plan") -> "Studio":
+    """Torch takes ten seconds to import: the server is up by then, and says so."""
+    from tasks.worker import wan  # noqa: PLC0415
+
+    return wan.load(plan)
+
+
+def _devices(device: str, *, on_all: bool) -> list[str]:
+    if not on_all:
+        return [name.strip() for name in device.split(",")]
+    from tasks.worker import wan  # noqa: PLC0415 - torch counts them
+
+    devices = wan.devices()
+    if not devices:
+        raise typer.BadParameter("--all: no GPU is visible to torch")
+    return devices
+
+
+def _supervised(devices: Sequence[str], port: int, state: Path) -> int:
+    from tasks.worker.supervisor import supervise  # noqa: PLC0415 - only here
+
+    _log()
+    # What is said twice is heard the second time.
+    words = [word for word in sys.argv[1:] if word != "--all"]
+    return supervise(
+        [
+            [
+                *(sys.executable, "-P", "-c", _PROGRAM, *words),
+                *("--device", device),
+                *("--port", str(port + place if port else 0)),
+                *("--state", str(state / str(place))),
+                "--supervised",
+            ]
+            for place, device in enumerate(devices)
+        ]
+    )
+
+
+def _log() -> None:
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s"
+    )
+    logging.getLogger("tasks").setLevel(logging.INFO)

@@ -1,0 +1,135 @@
+"""Lanes from settings: a route of the catalogue, a key, and how hard it may be pushed."""
+
+from collections.abc import Mapping
+
+import httpx
+
+from flows.config.settings import LaneSettings, Settings, SettingsError, resolve_key
+from manifests.catalogue.routes import Catalogue, CatalogueError, Route, load
+from tasks.dispatch.lanes import Lane
+from tasks.dispatch.rate_limit import Limits, Pace
+from tasks.engine.engine import Rules
+from tasks.providers import OWN_GPUS, PROVIDERS
+from tasks.providers.http import Line
+
+
+async def opened(settings: Settings) -> list[Lane]:
+    """Every lane, with its key.
+
+    Raises:
+        SettingsError: a route or a key is not there.
+    """
+    keys = {
+        name: await resolve_key(lane.key, lane=name) if lane.key else ""
+        for name, lane in settings.lanes.items()
+    }
+    return _lanes(settings, keys)
+
+
+def keyless(settings: Settings) -> list[Lane]:
+    """The same lanes to plan with: nothing can be sent on them."""
+    return _lanes(settings, dict.fromkeys(settings.lanes, ""))
+
+
+def chosen(settings: Settings) -> Mapping[str, Route]:
+    """Each lane's route, by the lane's name.
+
+    Raises:
+        SettingsError: the catalogue has no such route, or cannot be trusted.
+    """
+    try:
+        catalogue = load({"models": settings.models, "routes": settings.routes})
+    except CatalogueError as exc:
+        raise SettingsError(str(exc)) from exc
+    return {
+        name: _route(catalogue, name, lane) for name, lane in settings.lanes.items()
+    }
+
+
+def rules(settings: Settings) -> Rules:
+    """What the settings allow an engine."""
+    return Rules(
+        attempts=settings.engine.attempts,
+        deadline_s=settings.engine.deadline_s,
+        downloads=settings.engine.downloads,
+        decodes=settings.engine.decode,
+        max_failure_rate=settings.engine.max_failure_rate,
+        hedge=settings.engine.hedge,
+        settle_s=settings.engine.settle_s,
+        grace_s=settings.engine.grace_s,
+    )
+
+
+def _route(catalogue: Catalogue, name: str, lane: LaneSettings) -> Route:
+    try:
+        route = catalogue.route(lane.route)
+    except CatalogueError as exc:
+        raise SettingsError(f"[lanes.{name}] {exc}") from exc
+    if route.provider not in PROVIDERS:
+        known = ", ".join(PROVIDERS)
+        said = f"[lanes.{name}] no adapter for {route.provider!r}; there are: {known}"
+        raise SettingsError(said)
+    if route.retired:
+        raise SettingsError(f"[lanes.{name}] {route.name} is {route.retired}")
+    if wrong := _misplaced(route, lane):
+        raise SettingsError(f"[lanes.{name}] {wrong}")
+    return route
+
+
+def _misplaced(route: Route, lane: LaneSettings) -> str:
+    """What of a lane does not go with its route, because its GPUs are one's own or not."""
+    if route.provider not in OWN_GPUS:
+        said = f"paid = false is for GPUs of your own: {route.provider} sends a bill"
+        return "" if lane.paid else said
+    if lane.base_url is None:
+        said = f"{route.provider} runs where you started it: say where with"
+        return f'{said} base_url = "http://HOST:PORT"'
+    if lane.stills not in {None, "upload"}:
+        return f'stills = "{lane.stills}": {route.provider} is sent the still itself'
+    return ""
+
+
+def _lanes(settings: Settings, keys: Mapping[str, str]) -> list[Lane]:
+    routes, paces = chosen(settings), dict[str, Pace]()
+    lanes: list[Lane] = []
+    for name, asked in settings.lanes.items():
+        route = routes[name]
+        account = _account(name, route, asked)
+        hook = settings.listen.hook(route.provider)
+        base_url = None if asked.base_url is None else httpx.URL(asked.base_url)
+        lane = Lane(
+            name=name,
+            route=route,
+            line=Line(PROVIDERS[route.provider](route, keys[name], hook), base_url),
+            limits=_limits(route, asked),
+            hands_over="upload" if route.provider in OWN_GPUS else asked.stills,
+            account=account,
+            risk_usd=asked.risk_usd,
+            usd_per_day=asked.usd_per_day,
+            paid=asked.paid,
+            shared=paces.get(account),
+        )
+        paces.setdefault(account, lane.pace)
+        lanes.append(lane)
+    return lanes
+
+
+def _limits(route: Route, asked: LaneSettings) -> Limits:
+    return Limits(
+        slots=asked.slots or route.slots,
+        submits_per_minute=asked.submits_per_minute or route.submits_per_minute,
+        queues=route.queues,
+        submits_per_day=asked.submits_per_day or route.submits_per_day,
+    )
+
+
+def _account(name: str, route: Route, asked: LaneSettings) -> str:
+    """Whose limits they are: named by where the key is kept, never by the key."""
+    parts = [route.provider, asked.key, asked.base_url or ""]
+    # Lanes that say how much of an account is theirs have it to themselves.
+    own = asked.slots is not None or asked.submits_per_minute is not None
+    if own:
+        parts.append(name)
+    elif route.limits_per == "model":
+        parts.append(route.model)
+    return " ".join(filter(None, parts))

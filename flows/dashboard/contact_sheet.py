@@ -1,0 +1,66 @@
+"""The contact sheet: posters of some clips on one page, each a link to its MP4.
+
+In HTML: of a picture in a link, one of Prefect's two UIs shows nothing but its markdown.
+"""
+
+import base64
+from collections.abc import Iterator, Sequence
+from html import escape
+from itertools import accumulate
+from typing import Final
+
+from flows.dashboard.markdown import bare
+from tasks.batch.contact_sheet import Tile
+
+ACROSS: Final = 4
+"""As many as have room at their own size on the page of an artifact."""
+
+MOST_BYTES: Final = 1_100_000
+"""Of posters: a third more as text, which is what the page may be."""
+
+WORDS: Final = 44
+"""Characters of a prompt."""
+
+
+def sheet(
+    tiles: Sequence[Tile], seen: int, *, root: str, public_url: str | None
+) -> str:
+    """The page."""
+    sizes = accumulate(len(tile.webp) for tile in tiles)
+    fit = [tile for tile, all_s in zip(tiles, sizes, strict=True) if all_s < MOST_BYTES]
+    said = f"{len(fit):,} of {seen:,} clips, evenly over the run."
+    if public_url is None:
+        said += f" They are under `{bare(root)}/`; with `public_url` in `[report]`, each poster links to its MP4."
+    return "\n\n".join([said, "\n".join(_grid(fit, public_url))]) + "\n"
+
+
+def _grid(tiles: Sequence[Tile], public_url: str | None) -> Iterator[str]:
+    # A blank line would end it, and have the rest taken for markdown.
+    yield '<table cellpadding="8">'
+    for first in range(0, len(tiles), ACROSS):
+        yield "<tr>"
+        for tile in tiles[first : first + ACROSS]:
+            yield f'<td valign="top" width="{100 // ACROSS}%">{_cell(tile, public_url)}</td>'
+        yield "</tr>"
+    yield "</table>"
+
+
+def _cell(tile: Tile, public_url: str | None) -> str:
+    key = f"clips/{tile.job[:2]}/{tile.job}.mp4"
+    picture = base64.b64encode(tile.webp).decode()
+    shown = f'<img src="data:image/webp;base64,{picture}" alt="{tile.job[:8]}" title="{key}">'
+    words = _words(str(tile.sidecar.get("prompt") or ""))
+    about = escape(str(tile.sidecar.get("lane") or ""))
+    if public_url is None:
+        # The whole of it would be wider than its poster: it shows who points there.
+        named = f"clips/{tile.job[:2]}/{tile.job[:8]}…"
+        return f"{shown}<br>{words}<br><em>{about}</em><br>{named}"
+    url = escape(f"{public_url}/{key}")
+    named = f"{about}, {tile.job[:8]}"
+    return f'<a href="{url}">{shown}</a><br>{words}<br><a href="{url}">{named}</a>'
+
+
+def _words(prompt: str) -> str:
+    """The beginning of other people's words, in a line."""
+    flat = " ".join(prompt.split())
+    return escape(flat if len(flat) <= WORDS else flat[: WORDS - 1] + "…")

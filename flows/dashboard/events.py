@@ -1,0 +1,78 @@
+"""The events of a batch that automations can act on: sent, and never waited for.
+
+nightreel.lane.closed     about nightreel.lane.NAME: lane, why, batch, root
+nightreel.budget.spent    about nightreel.batch.NAME: batch, root, spent_usd, budget_usd
+nightreel.doubt           about nightreel.batch.NAME, once: batch, root, count, usd
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefect.events import emit_event
+
+from manifests.jobs import unsigned
+from tasks.batch.batch import Night
+from tasks.batch.summary import Summary
+from tasks.engine.stats import Why
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Events:
+    """What has been said of a night."""
+
+    night: Night
+    _closed: set[str] = field(default_factory=set[str])
+    _spent: bool = False
+
+    async def look(self) -> None:
+        """Say what is new while it runs."""
+        for lane in self.night.engine.lanes.all:
+            if lane.closed is not None and lane.name not in self._closed:
+                self._closed.add(lane.name)
+                about = f"nightreel.lane.{lane.name}"
+                await self._say("lane.closed", about, lane=lane.name, why=lane.closed)
+        if self.night.engine.done_buying is Why.BUDGET:
+            await self.spent()
+
+    async def spent(self) -> None:
+        """Say, once, that the budget is."""
+        if self._spent:
+            return
+        self._spent = True
+        await self._say(
+            "budget.spent",
+            self._batch,
+            spent_usd=float(self.night.engine.tally.purse.spent_usd),
+            budget_usd=float(self.night.wanted.budget_usd or 0),
+        )
+
+    async def ended(self, summary: Summary) -> None:
+        """Say what is left for others to see to."""
+        if summary.short_of == "budget":
+            await self.spent()
+        if summary.in_doubt:
+            usd = float(self.night.in_doubt_usd)
+            await self._say("doubt", self._batch, count=summary.in_doubt, usd=usd)
+
+    @property
+    def _batch(self) -> str:
+        return f"nightreel.batch.{self.night.batch}"
+
+    async def _say(self, what: str, about: str, **said: Any) -> None:
+        root = unsigned(self.night.wanted.root)
+        try:
+            # Its first one starts a thread and reads settings; without a server it does
+            # nothing.
+            await asyncio.to_thread(
+                emit_event,
+                event=f"nightreel.{what}",
+                resource={"prefect.resource.id": about, "nightreel.root": root},
+                payload={"batch": self.night.batch, "root": root, **said},
+            )
+        # An event less is no reason to buy a clip less; the log has it.
+        except Exception as exc:  # noqa: BLE001
+            log.warning("event.unsent %s: %s", what, exc)

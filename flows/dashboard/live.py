@@ -1,0 +1,159 @@
+"""A night as the Prefect UI shows it while it runs; nobody who buys waits for it.
+
+    plan        markdown, before money moves
+    clips       progress, true to the second
+    board       markdown: how each lane stands
+    contact-sheet   markdown: posters of some clips
+    bill        table, by lane, when it is over
+    wrong       table: why rows have no clip
+
+Nothing is sent that was sent before, and the sheet, which is large, seldom.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Final, cast
+
+from prefect import get_run_logger
+
+from flows.config.settings import ReportSettings
+from flows.dashboard.artifacts import Shown, shown
+from flows.dashboard.contact_sheet import sheet
+from flows.dashboard.events import Events
+from flows.dashboard.log_relay import relayed
+from flows.dashboard.pages import bill_table, board, headline, wrong_table
+from flows.dashboard.plan import foretold
+from storage.media.posters import Posters
+from storage.objects.client import Objects
+from tasks.batch.batch import Night
+from tasks.batch.contact_sheet import Sheet
+
+log = logging.getLogger(__name__)
+
+PROGRESS_S: Final = 1.0
+BOARD_S: Final = 5.0
+SHEET_S: Final = 30.0
+"""Between two looks at what has changed."""
+
+SHEET_GROWS: Final = 1.1
+"""The sheet is sent again when there are so many times as many clips."""
+
+
+class Board:
+    """What is shown of a night."""
+
+    def __init__(
+        self, night: Night, seen: Shown, sheet: Sheet, report: ReportSettings
+    ) -> None:
+        self._night = night
+        self._shown = seen
+        self._sheet = sheet
+        self._report = report
+        self._events = Events(night)
+        self._sheeted = 0
+
+    async def plan(self) -> None:
+        """Say what it will cost; the buying begins all the same."""
+        await self._shown.tag(["nightreel", self._night.batch])
+        page, note = await asyncio.to_thread(foretold, self._night)
+        await self._shown.markdown("plan", page, note)
+
+    async def keep(self, until: asyncio.Event) -> None:
+        """Keep what is shown true until then."""
+        loop = asyncio.get_running_loop()
+        boarded = sheeted = loop.time()
+        while not until.is_set():
+            await self._tick()
+            if loop.time() - boarded >= BOARD_S:
+                boarded = loop.time()
+                await self._send_board()
+            if loop.time() - sheeted >= SHEET_S and self._grown():
+                sheeted = loop.time()
+                await self._send_sheet()
+            try:
+                await asyncio.wait_for(until.wait(), PROGRESS_S)
+            except TimeoutError:
+                continue
+
+    async def over(self) -> None:
+        """Say what is left, and why rows have no clip."""
+        await self._events.ended(self._night.summary())
+        if rows := await asyncio.to_thread(wrong_table, self._night):
+            note = "why rows have no clip, and which come first"
+            await self._shown.table("wrong", rows, note)
+
+    async def end(self) -> None:
+        """Show how it stood in the end, whatever the end."""
+        self._shown.once_more()
+        await self._tick()
+        await self._send_board()
+        if rows := bill_table(self._night):
+            await self._shown.table("bill", rows, "what this run bought")
+        await self._send_sheet()
+
+    async def _tick(self) -> None:
+        night = self._night
+        percent = 100 * night.done / max(1, night.plan.jobs)
+        await self._shown.progress("clips", percent, headline(night))
+        await self._events.look()
+
+    async def _send_board(self) -> None:
+        night = self._night
+        await self._shown.markdown("board", board(night), headline(night))
+
+    def _grown(self) -> bool:
+        return self._sheet.seen > SHEET_GROWS * self._sheeted
+
+    async def _send_sheet(self) -> None:
+        if not self._sheet.tiles:
+            return
+        self._sheeted = self._sheet.seen
+        page = sheet(
+            self._sheet.tiles,
+            self._sheet.seen,
+            root=self._night.wanted.root,
+            public_url=self._report.public_url,
+        )
+        note = f"some of {self._sheet.seen:,} clips"
+        await self._shown.markdown("contact-sheet", page, note)
+
+
+@asynccontextmanager
+async def watched(night: Night, report: ReportSettings) -> AsyncGenerator[None]:
+    """Show a night: its plan first, how it stands while it runs, what came of it."""
+    posters = Sheet(Posters(Objects.open(night.wanted.root, patience_s=5)))
+    # Within a flow it is one, with the run's id.
+    to = cast("logging.LoggerAdapter[Any]", get_run_logger())
+    with relayed(to):
+        async with shown() as seen:
+            board = Board(night, seen, posters, report)
+            await _whatever(board.plan())
+            try:
+                # The last posters are there before the last sheet is sent.
+                async with posters.made(night.engine.show), _kept(board):
+                    yield
+                    await _whatever(board.over())
+            finally:
+                await _whatever(board.end())
+
+
+@asynccontextmanager
+async def _kept(board: Board) -> AsyncGenerator[None]:
+    """Keep the board true meanwhile."""
+    over = asyncio.Event()
+    keeping = asyncio.create_task(_whatever(board.keep(over)))
+    try:
+        yield
+    finally:
+        over.set()
+        await asyncio.wait({keeping})
+
+
+async def _whatever(showing: Coroutine[Any, Any, None]) -> None:
+    """Show, and let nothing that is wrong with it reach the batch; the log is told."""
+    try:
+        await showing
+    except Exception:
+        log.exception("board.broken")

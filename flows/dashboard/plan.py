@@ -1,0 +1,94 @@
+"""What a batch will cost and take, as the Prefect UI shows it before money moves."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
+from math import ceil
+from typing import Final
+
+from flows.dashboard.markdown import bare, safe, table
+from flows.views.plan import Answer
+from flows.views.times import Local
+from tasks.batch.batch import Night
+from tasks.dispatch.preflight import usd
+from tasks.forecast.forecast import Forecast, bounds, forecast, in_turn
+
+PLAYED: Final = 50_000
+"""Jobs that are played, which takes a second; of more, so many of each kind in proportion."""
+
+
+def foretold(night: Night) -> tuple[str, str]:
+    """The page, and a line for whoever does not open it."""
+    now, kinds = datetime.now(Local()), night.demand()
+    by, jobs = night.wanted.finish_at, sum(kinds.values())
+    times = max(1.0, jobs / PLAYED)
+    told = forecast(
+        in_turn({kind: ceil(count / times) for kind, count in kinds.items()}),
+        night.engine.lanes.all,
+        policy=night.wanted.policy,
+        within_s=None if by is None else (by - now.timestamp()) / times,
+        at=now.timestamp(),
+    )
+    answer = Answer(
+        read=night.plan,
+        told=told if times == 1 else _larger(told, times),
+        owned=night.plan.jobs - jobs,
+        policy=night.wanted.policy,
+        now=now,
+        by=None if by is None else datetime.fromtimestamp(by, now.tzinfo),
+    )
+    page = _page(answer, bounds(kinds, night.engine.lanes.all), night)
+    if times > 1:
+        page += f"\nPlayed with {PLAYED:,} jobs like these: all of it is about so.\n"
+    # The cost first: the card of an artifact has room for few words.
+    return page, f"{answer.told.cost_usd:,.2f} USD for {answer.heading()}"
+
+
+def _larger(told: Forecast, times: float) -> Forecast:
+    """The forecast of so many times as many jobs, about."""
+    return replace(
+        told,
+        shares=[
+            replace(
+                share,
+                jobs=round(share.jobs * times),
+                cost_usd=round(share.cost_usd * Decimal(times), 2),
+                seconds=share.seconds * times,
+            )
+            for share in told.shares
+        ],
+        unserved=round(told.unserved * times),
+        late=round(told.late * times),
+    )
+
+
+def _page(answer: Answer, bounds: tuple[Decimal, Decimal], night: Night) -> str:
+    read, told = answer.read, answer.told
+    least, most = bounds
+    states = night.states()
+    header = ["rows", "clips wanted", "there already", "to buy", "bad rows"]
+    counts = [read.rows, read.jobs, states["published"], told.jobs, read.bad_rows]
+    parts = [table(header, [[f"{n:,}" for n in counts]], words=0)]
+    shares = [[safe(share.lane), *answer.cells(share)] for share in told.shares]
+    shares.append(["**all**", *answer.cells(answer.all)])
+    parts.append(table(["lane", "clips", "USD", "takes", "until"], shares))
+    if least != most:
+        parts.append(
+            f"Whichever lanes make them, {least:,.2f} to {most:,.2f} USD, and what "
+            "comes to nothing and is charged."
+        )
+    parts += [f"{words}." for words, _ in answer.remarks()]
+    parts += [f"{words}." for words in _walls(answer, night)]
+    parts.append(f"Manifest `{bare(read.uri)}`, root `{bare(night.wanted.root)}`.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _walls(answer: Answer, night: Night) -> Iterator[str]:
+    cost, budget = answer.told.cost_usd, night.wanted.budget_usd
+    if budget is None:
+        yield "No budget: nothing but the lanes' own caps ends the buying"
+    elif budget < cost:
+        yield f"**The budget of {usd(budget)} USD does not reach**: some will be left"
+    else:
+        yield f"The budget is {usd(budget)} USD"

@@ -1,0 +1,154 @@
+"""What a batch says of itself in the Prefect UI: markdown and tables, short and true."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from decimal import Decimal
+from itertools import islice
+from typing import Any, Final
+
+from flows.dashboard.markdown import bare, clock, safe, table
+from flows.views.times import Local, moment
+from manifests.input.reader import ManifestError, Plan
+from tasks.batch.batch import Night
+from tasks.batch.request import BadRowsError
+from tasks.batch.summary import Summary
+from tasks.dispatch.preflight import usd
+from tasks.reconcile import DoubtLine
+
+SHOWN: Final = 500
+"""Rows of a table artifact: the Parquet table beside the clips has them all."""
+
+
+def complaints_table(plan: Plan) -> list[dict[str, Any]]:
+    """The first bad rows of a manifest."""
+    return [
+        {
+            "row": complaint.row,
+            "column": complaint.column,
+            "value": complaint.value,
+            "reason": complaint.reason,
+        }
+        for complaint in islice(plan.faults, SHOWN)
+    ]
+
+
+def refused_table(refusal: ManifestError) -> list[dict[str, Any]]:
+    """Why a manifest is refused: its first bad rows, or all that is said of it."""
+    if isinstance(refusal, BadRowsError):
+        return complaints_table(refusal.plan)
+    return [{"reason": said.strip()} for said in str(refusal).splitlines()]
+
+
+def doubts_rows(doubts: Sequence[DoubtLine]) -> list[dict[str, Any]]:
+    """The oldest doubts."""
+    return [
+        {
+            "job": doubt.job,
+            "lane": doubt.lane,
+            "hours": round(doubt.age_s / 3600, 1),
+            "usd": usd(doubt.price_usd),
+            "can be asked": "yes" if doubt.askable else "no",
+            "why": doubt.reason,
+        }
+        for doubt in sorted(doubts, key=lambda doubt: -doubt.age_s)[:SHOWN]
+    ]
+
+
+def late(night: Night) -> str | None:
+    """That not all will be there by the time that was asked for, where it looks so."""
+    wanted = night.wanted.finish_at
+    if not night.late or wanted is None:
+        return None
+    zone = Local()
+    by = moment(datetime.fromtimestamp(wanted, zone), datetime.now(zone))
+    clips = "1 clip" if night.plan.jobs == 1 else f"{night.plan.jobs:,} clips"
+    return f"{night.late:,} of {clips} cannot be done by {by}, reckoned at the start"
+
+
+def unusual(night: Night) -> Iterator[str]:
+    """What of the money went where it seldom goes."""
+    tally = night.engine.tally
+    if fetched := tally.fetched:
+        yield f"{_clips(fetched)} that other batches bought fetched"
+    if expired := tally.expired:
+        yield f"{_clips(expired)} paid for and lost: expired at the provider"
+    if hedged := tally.hedged:
+        yield f"{hedged:,} bought a second time, to be in time"
+    risked = sum((lane.risk.spent_usd for lane in night.engine.lanes.all), Decimal(0))
+    if risked:
+        yield f"{usd(risked)} USD risked on doubts"
+
+
+def summary_markdown(summary: Summary, night: Night) -> str:
+    """Clips, rejects, doubts, money and time; and what the owner may want to do."""
+    parts = [f"# {summary.batch}\n\n{_headline(summary)}"]
+    parts.append(
+        table(
+            ["rows", "clips", "refused", "in doubt", "pending"],
+            [
+                [
+                    f"{summary.rows:,}",
+                    f"{summary.published:,}",
+                    f"{summary.rejected:,}",
+                    f"{summary.in_doubt:,}",
+                    f"{summary.pending:,}",
+                ]
+            ],
+            words=0,
+        )
+    )
+    parts.append(
+        table(
+            ["bought in this run", "spent, USD", "time"],
+            [[f"{summary.bought:,}", usd(summary.spent_usd), clock(summary.wall_s)]],
+            words=0,
+        )
+    )
+    parts += [f"{said}." for said in (late(night), *unusual(night)) if said]
+    if summary.lanes_closed:
+        closed = [[name, safe(why)] for name, why in summary.lanes_closed.items()]
+        parts.append("## Lanes closed\n\n" + table(["lane", "why"], closed, words=2))
+    if night.plan.bad_rows:
+        said = (
+            f"{night.plan.bad_rows:,} rows of the manifest are bad: see `complaints`."
+        )
+        parts.append(said)
+    if summary.rejected or summary.in_doubt or summary.pending:
+        parts.append(
+            "Why rows have no clip is in `wrong`, with the first rows of each."
+        )
+    if summary.in_doubt:
+        parts.append("## In doubt\n\n" + _ask_about_it(night))
+    parts.append(f"Clips, tables and ledger are under `{bare(night.wanted.root)}`.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _headline(summary: Summary) -> str:
+    if summary.short_of == "lanes":
+        return "**No lane is left**: mend what closed them, and run the batch again."
+    if summary.short_of == "budget":
+        return "**The budget is spent**: run the batch again with a larger one."
+    if summary.in_doubt:
+        return (
+            f"{_rows(summary.in_doubt)} in doubt: what was submitted may have been "
+            "charged, so it is not sent again."
+        )
+    if summary.pending:
+        return f"{_rows(summary.pending)} pending: run the batch again."
+    return "Every row has its clip, or is refused for good."
+
+
+def _clips(count: int) -> str:
+    return "1 clip" if count == 1 else f"{count:,} clips"
+
+
+def _rows(count: int) -> str:
+    return "1 row is" if count == 1 else f"{count:,} rows are"
+
+
+def _ask_about_it(night: Night) -> str:
+    return (
+        f"`nightreel reconcile {bare(night.wanted.root)}` asks the providers that can be "
+        "asked and fetches what they have. The rest is yours to decide: `--resubmit` "
+        "may pay a second time, `--write-off` gives it up."
+    )

@@ -1,0 +1,245 @@
+"""Runners: where a batch has its shards run, as `[engine] runner` says.
+
+Whatever runs a shard is given names only, and builds lanes and clients itself. It may be
+killed, or run a shard twice, as it likes: the ledger makes that free.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import copy_context
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prefect import get_client, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments import arun_deployment
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.runtime import deployment, flow_run
+from prefect.states import Cancelled
+from prefect.task_runners import TaskRunner
+
+from flows.config import lanes as lanes_of
+from flows.config import settings as settings_of
+from flows.config.settings import EngineSettings, Settings, SettingsError
+from flows.prefect_runtime.shard import ran
+from storage.ledger.ledger import FencedError
+from tasks.batch.batch import Night
+from tasks.distributed.coordinator import TRIES, Start, elsewhere
+
+WINDOW = 2
+"""Shards open at once in one process: the next one's jobs take the slots that this one's
+tail leaves."""
+
+DEPLOYMENT = "nightreel-shard/shard"
+
+EVERY_S = 2.0
+"""Between two looks at how a flow run stands."""
+
+GIVE_UP_S = 30.0
+"""For so long a server may take to say which run it began that nobody wants any more."""
+
+
+log = logging.getLogger(__name__)
+
+
+class ShardError(Exception):
+    """A run of a shard that came to nothing."""
+
+
+@asynccontextmanager
+async def shared(night: Night, settings: Settings) -> AsyncGenerator[int]:
+    """Have the night's shards run where the settings say; how many at once.
+
+    Raises:
+        SettingsError: what the runner takes is not installed, or not deployed.
+    """
+    engine = settings.engine
+    if engine.runner == "here":
+        yield WINDOW
+        return
+    asked: dict[str, Any] = flow_run.get_parameters()
+    parameters = {
+        "root": night.wanted.root,
+        "batch": night.batch,
+        "config": _config(asked["config"]),
+        "lanes": asked["lanes"],
+    }
+    rules, at_once = lanes_of.rules(settings), engine.workers
+    if engine.runner == "pool":
+        await _refuse_undeployed()
+        start = _in_pool(parameters)
+        async with elsewhere(night, start, rules=rules, at_once=at_once):
+            yield at_once
+        return
+    with _task_runner(engine) as runner, _threads(at_once * TRIES) as threads:
+        start = _on_cluster(runner, threads, parameters)
+        async with elsewhere(night, start, rules=rules, at_once=at_once):
+            yield at_once
+
+
+def _config(named: str | None) -> str:
+    """The file that a run of a deployment names is each worker's own: else it is ours."""
+    path, _ = settings_of.found(Path(named) if named else None)
+    return str(path if deployment.get_id() else path.absolute())
+
+
+async def _refuse_undeployed() -> None:
+    """Now, and not when each shard has been begun in vain as often as it may be."""
+    try:
+        async with get_client() as client:
+            await client.read_deployment_by_name(DEPLOYMENT)
+    except ObjectNotFound as exc:
+        said = f"[engine] runner = 'pool': no deployment {DEPLOYMENT!r} on the server"
+        raise SettingsError(f"{said}: prefect deploy --all") from exc
+    except (httpx.TransportError, PrefectHTTPStatusError) as exc:
+        log.warning("server.away %s", type(exc).__name__)
+
+
+def _in_pool(parameters: dict[str, Any]) -> Start:
+    """Shards as flow runs of a work pool of their own."""
+    parent = flow_run.get_id()
+
+    async def start(shard: int, attempt: int, begun: Callable[[], None]) -> None:
+        # A parent that is retried has another batch: its shards are other shards.
+        key = f"{parent}:{parameters['batch']}:{shard}:{attempt}"
+        beginning = asyncio.ensure_future(_begun({**parameters, "shard": shard}, key))
+        try:
+            await _ended(await asyncio.shield(beginning), begun)
+        except asyncio.CancelledError:
+            await asyncio.shield(_give_up(beginning))
+            raise
+
+    return start
+
+
+async def _begun(parameters: dict[str, Any], key: str) -> FlowRun:
+    """A flow run of the deployment, the same one for the same key."""
+    while True:
+        try:
+            return await arun_deployment(
+                DEPLOYMENT,
+                parameters=parameters,
+                timeout=0,
+                idempotency_key=key,
+                # As the batch's own run has them.
+                tags=["nightreel", parameters["batch"]],
+            )
+        except (httpx.TransportError, PrefectHTTPStatusError) as error:
+            await _away_for_now(error)
+
+
+async def _ended(run: FlowRun, begun: Callable[[], None]) -> None:
+    async with get_client() as client:
+        while run.state is None or not run.state.is_final():
+            if run.state is not None and run.state.is_running():
+                begun()
+            await asyncio.sleep(EVERY_S)
+            try:
+                run = await client.read_flow_run(run.id)
+            # How it stands nobody knows; its shard's hand tells whether it lives.
+            except (httpx.TransportError, PrefectHTTPStatusError) as error:
+                await _away_for_now(error)
+    if not run.state.is_completed():
+        raise ShardError(f"{run.name}: {run.state.name}: {run.state.message}")
+
+
+async def _away_for_now(error: httpx.TransportError | PrefectHTTPStatusError) -> None:
+    """Wait a little for a server that is away; what it refuses, it refuses for good."""
+    if isinstance(error, PrefectHTTPStatusError) and not error.response.is_server_error:
+        raise error
+    log.warning("server.away %s", type(error).__name__)
+    await asyncio.sleep(EVERY_S)
+
+
+async def _give_up(beginning: asyncio.Future[FlowRun]) -> None:
+    """Whoever comes to it now comes too late; of a worker that died, nobody else says so."""
+    try:
+        # What a slow server has yet to answer for, it may have created.
+        run = await asyncio.wait_for(beginning, GIVE_UP_S)
+    except (TimeoutError, httpx.TransportError, PrefectHTTPStatusError) as error:
+        log.warning("server.away %s", type(error).__name__)
+        return
+    async with get_client() as client:
+        state = Cancelled(message="another run has this shard now, or nobody has")
+        await client.set_flow_run_state(run.id, state, force=True)
+
+
+def _task_runner(engine: EngineSettings) -> TaskRunner[Any]:
+    try:
+        if engine.runner == "ray":
+            ray: Any = import_module("prefect_ray")
+            here = {"num_cpus": engine.workers, "include_dashboard": False}
+            return ray.RayTaskRunner(
+                address=engine.address, init_kwargs={} if engine.address else here
+            )
+        dask: Any = import_module("prefect_dask")
+        here = {"n_workers": engine.workers, "threads_per_worker": 1}
+        return dask.DaskTaskRunner(
+            address=engine.address, cluster_kwargs=None if engine.address else here
+        )
+    except ImportError as exc:
+        said = f"[engine] runner = {engine.runner!r}: {exc}: install nightreel with it"
+        raise SettingsError(f"{said}: pip install -e '.[{engine.runner}]'") from exc
+
+
+# A cluster may run a task that was killed again, and nobody is told: see the ledger.
+@task(
+    task_run_name="shard {shard:04d}",
+    retries=0,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+async def away(
+    *,
+    root: str,
+    batch: str,
+    shard: int,
+    config: str | None,
+    lanes: list[str] | None,
+) -> str:
+    """A shard as a task, wherever the cluster runs it."""
+    try:
+        report = await ran(
+            root=root, batch=batch, shard=shard, config=config, lanes=lanes
+        )
+    except FencedError as exc:
+        return str(exc)
+    return f"{report.published} clips"
+
+
+@contextmanager
+def _threads(most: int) -> Generator[ThreadPoolExecutor]:
+    """Threads of our own: the loop's few are what the batch itself goes on with."""
+    threads = ThreadPoolExecutor(most, thread_name_prefix="shard")
+    try:
+        yield threads
+    finally:
+        # Who still waits there waits for a run that nobody listens to.
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _on_cluster(
+    runner: TaskRunner[Any], threads: ThreadPoolExecutor, parameters: dict[str, Any]
+) -> Start:
+    """Shards as tasks on whatever the runner reaches."""
+    # Of the flow run, not of one of its tasks: a runner sends along whatever it finds
+    # there, and a task of ours holds the night.
+    flow_context = copy_context()
+
+    async def start(shard: int, attempt: int, begun: Callable[[], None]) -> None:
+        # A cluster tells itself of tasks whose process is gone, or runs them again.
+        del attempt, begun
+        asked = {**parameters, "shard": shard}
+        future: Any = flow_context.run(runner.submit, away, asked)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(threads, copy_context().run, future.wait)
+        if not future.state.is_completed():
+            raise ShardError(f"shard {shard}: {future.state.message}")
+
+    return start

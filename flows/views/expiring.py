@@ -1,0 +1,123 @@
+"""Clips at providers as a person is shown them: whose, how many, and until when."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Final
+
+from rich.table import Table
+from rich.text import Text
+
+from flows.views.doubts import aligned
+from flows.views.times import Local, moment, span
+from manifests.catalogue.routes import Route
+from manifests.expiry import by_expiry
+from manifests.lifecycle import FREE, History
+
+NEXT: Final = 5
+"""Clips that a person is shown one by one."""
+
+LISTED: Final = 1000
+"""Clips that a program is told one by one."""
+
+SOON_S: Final = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One that is paid for, and is at its provider or will be."""
+
+    job: str
+    past: History
+    expires_at: float
+    """When it may be gone, at the earliest; it need not be."""
+
+    @property
+    def lane(self) -> str:
+        return self.past.lane or ""
+
+
+def expiring(lives: Mapping[str, History], routes: Mapping[str, Route]) -> list[Clip]:
+    """Those of these lives that are at a provider, the first to expire first."""
+    return [Clip(job, lives[job], at) for at, job in by_expiry(lives, routes)]
+
+
+def plain(clips: Sequence[Clip]) -> dict[str, Any]:
+    """For programs: every lane, and the clips that expire first."""
+    return {
+        "lanes": [
+            {
+                "lane": lane,
+                "clips": len(theirs),
+                "usd": float(_usd(theirs)),
+                "expires_at": _utc(theirs[0]),
+            }
+            for lane, theirs in _by_lane(clips)
+        ],
+        "clips": [
+            {
+                "job": clip.job,
+                "lane": clip.lane,
+                "state": str(clip.past.state),
+                "price_usd": float(clip.past.price_usd),
+                "expires_at": _utc(clip),
+            }
+            for clip in clips[:LISTED]
+        ],
+    }
+
+
+def lanes_table(clips: Sequence[Clip], now: float) -> Table:
+    """How many each lane has, what they cost, and when the first of them expires."""
+    table = _table("lane", "clips", "USD", "first expires", "")
+    lanes = [*_by_lane(clips)]
+    prices = aligned(_usd(theirs) for _, theirs in lanes)
+    for (lane, theirs), price in zip(lanes, prices, strict=True):
+        when = _when(theirs[0], now)
+        table.add_row(lane, f"{len(theirs):,}", price, *when)
+    return table
+
+
+def next_table(clips: Sequence[Clip], now: float) -> Table:
+    """Those that expire first."""
+    table = _table("job", "lane", "USD", "expires", "")
+    some = clips[:NEXT]
+    prices = aligned(clip.past.price_usd for clip in some)
+    for clip, price in zip(some, prices, strict=True):
+        table.add_row(clip.job, clip.lane, price, *_when(clip, now))
+    return table
+
+
+def _table(*names: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for name in names:
+        right = name in {"clips", "USD"}
+        table.add_column(name, justify="right" if right else "left", no_wrap=True)
+    return table
+
+
+def _when(clip: Clip, now: float) -> tuple[str, Text]:
+    """At what time, and how long that is from now."""
+    zone, left_s = Local(), clip.expires_at - now
+    there, here = (datetime.fromtimestamp(at, zone) for at in (clip.expires_at, now))
+    if left_s < 0:
+        said = Text(f"expired {span(-left_s)} ago", "red")
+    else:
+        said = Text(f"in {span(left_s)}", "yellow" if left_s < SOON_S else "")
+    return moment(there, here), said
+
+
+def _by_lane(clips: Sequence[Clip]) -> Iterator[tuple[str, list[Clip]]]:
+    found: dict[str, list[Clip]] = {}
+    for clip in clips:
+        found.setdefault(clip.lane, []).append(clip)
+    yield from sorted(found.items())
+
+
+def _usd(clips: Sequence[Clip]) -> Decimal:
+    return sum((clip.past.price_usd for clip in clips), FREE)
+
+
+def _utc(clip: Clip) -> str:
+    return datetime.fromtimestamp(clip.expires_at, UTC).isoformat(" ", "seconds")

@@ -1,0 +1,152 @@
+"""What `plan` answers, for people and for programs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from flows.views.times import moment, span
+from manifests.input.reader import Plan
+from tasks.dispatch.eligibility import Policy
+from tasks.forecast.forecast import Alone, Forecast, Share
+
+NONE: Final = "-"
+
+HOW: Final[Mapping[Policy, str]] = {
+    "balanced": "each by the cheapest lane that is free",
+    "cheapest": "for the least money",
+    "fastest": "as soon as can be",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A forecast, with what was asked."""
+
+    read: Plan
+    """The manifest, with what is wrong with it."""
+    told: Forecast
+    owned: int
+    """Jobs of which the root's ledger knows: nothing more is bought for them."""
+    policy: Policy
+    now: datetime
+    by: datetime | None
+
+    def after(self, seconds: float) -> datetime:
+        """The time on the clock so long from now."""
+        moved = datetime.fromtimestamp(self.now.timestamp() + seconds, self.now.tzinfo)
+        return moved.replace(microsecond=0)
+
+    @property
+    def all(self) -> Share:
+        """What they would do together."""
+        return Share("all", self.told.jobs, self.told.cost_usd, self.told.seconds)
+
+    def plain(self) -> dict[str, Any]:
+        """For programs."""
+        told, by = self.told, self.by
+        return {
+            "rows": self.read.rows,
+            "jobs": self.read.jobs,
+            "bad_rows": self.read.bad_rows,
+            "owned": self.owned,
+            "unserved": told.unserved,
+            "policy": self.policy,
+            "cost_usd": float(told.cost_usd),
+            "seconds": round(told.seconds),
+            "done_at": self.after(told.seconds).isoformat(),
+            "finish_by": None if by is None else by.isoformat(),
+            "late": told.late,
+            "lanes": [_plain(share) for share in told.shares],
+            "alone": [{**_plain(one), "unable": one.unable} for one in told.alone],
+        }
+
+    def shown(self) -> RenderableType:
+        """For people."""
+        parts: list[RenderableType] = [Text(self.heading(), "bold"), self._shares()]
+        if said := [Text(words, style) for words, style in self.remarks()]:
+            parts += ["", *said]
+        if len(self.told.alone) > 1:
+            parts += [
+                "",
+                Text("The same batch on one lane alone", "bold"),
+                self._alone(),
+            ]
+        return Group(*parts)
+
+    def heading(self) -> str:
+        by = "" if self.by is None else f", by {moment(self.by, self.now)}"
+        return f"{_clips(self.told.jobs)}, {HOW[self.policy]}{by}"
+
+    def _shares(self) -> Table:
+        told = self.told
+        table = _table("lane", "clips", "USD", "takes", "until")
+        for share in told.shares:
+            table.add_row(share.lane, *self.cells(share), style=_style(share))
+        table.add_row("all", *self.cells(self.all), style="bold")
+        return table
+
+    def _alone(self) -> Table:
+        table = _table("lane", "clips", "USD", "takes", "until", "cannot make")
+        for one in self.told.alone:
+            cells = [*self.cells(one), _count(one.unable)]
+            table.add_row(one.lane, *cells, style=_style(one))
+        return table
+
+    def cells(self, of: Share | Alone) -> Sequence[str]:
+        if not of.jobs:
+            return [NONE] * 4
+        until = moment(self.after(of.seconds), self.now)
+        return [_count(of.jobs), f"{of.cost_usd:,.2f}", span(of.seconds), until]
+
+    def remarks(self) -> Iterator[tuple[str, str]]:
+        told = self.told
+        if heavy := self.read.heavy:
+            yield heavy, "yellow"
+        if self.owned:
+            yield f"{_clips(self.owned)} more: done, under way or in doubt already", ""
+        if told.unserved:
+            yield f"{_clips(told.unserved)} more: dearer than their max_usd", "yellow"
+        if self.by is None:
+            return
+        by = moment(self.by, self.now)
+        if told.late:
+            last = moment(self.after(told.seconds), self.now)
+            some = f"{told.late:,} of {_clips(told.jobs)}"
+            said = f"{some} cannot be done by {by}: the last is done {last}"
+            yield said, "bold yellow"
+        elif told.jobs:
+            spare = self.by.timestamp() - self.now.timestamp() - told.seconds
+            yield f"done by {by}, with {span(spare)} to spare", ""
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 2), pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column, justify="left" if column == "lane" else "right")
+    return table
+
+
+def _style(of: Share | Alone) -> str:
+    return "" if of.jobs else "dim"
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number else NONE
+
+
+def _clips(number: int) -> str:
+    return "1 clip" if number == 1 else f"{number:,} clips"
+
+
+def _plain(of: Share | Alone) -> dict[str, Any]:
+    return {
+        "lane": of.lane,
+        "jobs": of.jobs,
+        "cost_usd": float(of.cost_usd),
+        "seconds": round(of.seconds),
+    }

@@ -1,0 +1,93 @@
+"""What a person at the terminal sees: clips done, in flight by lane, money, time left."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from tasks.batch.batch import Night
+
+EVERY_S: Final = 0.25
+EVERY_S_ON_PAPER: Final = 10.0
+"""Where nobody can redraw a line, such as in a log."""
+
+
+async def show(night: Night, console: Console) -> None:
+    """Show a night's progress until cancelled; then how it stood at that moment."""
+    if console.is_terminal:
+        with Live(console=console, auto_refresh=False) as live:
+            await _every(EVERY_S, lambda: live.update(_drawn(night), refresh=True))
+    else:
+        await _every(EVERY_S_ON_PAPER, lambda: console.print(_line(night)))
+
+
+async def _every(seconds: float, draw: Callable[[], None]) -> None:
+    try:
+        while True:
+            draw()
+            await asyncio.sleep(seconds)
+    finally:
+        draw()
+
+
+def _drawn(night: Night) -> RenderableType:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row(
+        ProgressBar(total=max(1, night.plan.jobs), completed=night.done, width=32),
+        _line(night),
+    )
+    lanes = Table.grid(padding=(0, 2))
+    for lane in night.engine.lanes.all:
+        state = (
+            "closed"
+            if lane.closed
+            else f"{night.at_work(lane)} of {lane.pace.slots} in flight"
+        )
+        lanes.add_row(
+            Text(f"  {lane.name}", style="dim"), Text(state), lane.closed or ""
+        )
+    return Group(grid, lanes)
+
+
+def _line(night: Night) -> Text:
+    tally = night.engine.tally
+    parts = [
+        f"{night.done:,} of {night.plan.jobs:,} done",
+        f"{tally.purse.spent_usd:,.2f} USD",
+        f"{_clock(night.elapsed_s)} gone",
+    ]
+    if said := halted(night):
+        parts.append(said)
+    elif (left := left_s(night)) is not None:
+        parts.append(f"{_clock(left)} left")
+    return Text(", ".join(parts))
+
+
+def halted(night: Night) -> str | None:
+    """Why nothing more is bought for now, if so."""
+    if night.engine.stopped is not None:
+        return "stopped: nothing more is bought"
+    if night.engine.paused:
+        return "paused: `nightreel resume` goes on"
+    return None
+
+
+def left_s(night: Night) -> float | None:
+    """Seconds to go at the pace so far; None before it shows, and when all is done."""
+    mine = night.engine.tally.published + night.engine.tally.rejected
+    to_go = night.plan.jobs - night.done - len(night.engine.tally.resting)
+    # One clip is no pace.
+    if mine < 2 or to_go <= 0:
+        return None
+    return night.elapsed_s * to_go / mine
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,66 @@
+"""Embedded stills: the `image_bytes` of a manifest's rows, a few rows at a time.
+
+A Parquet row group of stills can be gigabytes, so none is ever loaded whole. But no
+reader goes below a page or two, and pyarrow's writer makes pages of 1024 rows, and a
+dictionary of the first of them: of stills of 300 KB such a page is 300 MB, and reading the
+file takes 1.3 GB. Write with `row_group_size=64`: then it is 150 MB, however long it is.
+"""
+
+import hashlib
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from manifests.input.columns import reading
+from manifests.parquet import groups, opened
+
+COLUMN: Final = "image_bytes"
+_EVERY: Final = range(2**32)
+_AT_ONCE: Final = 64
+
+
+def contents(
+    path: Path, uri: str, rows: Sequence[int] = _EVERY
+) -> Iterator[bytes | None]:
+    """The bytes in each of these rows, which ascend; None where there are none."""
+    with reading(uri), opened(path) as file:
+        for group, first, end in groups(file):
+            mine = rows[bisect_left(rows, first) : bisect_left(rows, end)]
+            yield from _picked(file, group, first, mine)
+
+
+def weight(path: Path, uri: str) -> int:
+    """The bytes of stills in the row group that has most of them, before compression."""
+    with reading(uri), opened(path) as file:
+        every = file.metadata
+        columns = [every.schema.column(n).path for n in range(every.num_columns)]
+        if COLUMN not in columns:
+            return 0
+        place = columns.index(COLUMN)
+        sizes = (
+            every.row_group(group).column(place).total_uncompressed_size
+            for group in range(every.num_row_groups)
+        )
+        return max(sizes, default=0)
+
+
+def digest(content: bytes | None) -> str | None:
+    """The SHA-256 of a still in hex, "" if it is empty, None if there is none."""
+    if not content:
+        return None if content is None else ""
+    return hashlib.sha256(content).hexdigest()
+
+
+def _picked(
+    file: Any, group: int, start: int, rows: Sequence[int]
+) -> Iterator[bytes | None]:
+    if not rows:
+        return
+    for batch in file.iter_batches(_AT_ONCE, row_groups=[group], columns=[COLUMN]):
+        end = start + batch.num_rows
+        for row in rows[bisect_left(rows, start) : bisect_left(rows, end)]:
+            yield batch.column(0)[row - start].as_py()
+        if rows[-1] < end:
+            return
+        start = end

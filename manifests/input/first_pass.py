@@ -1,0 +1,73 @@
+"""A survey of a manifest: what has to be known of all its rows before the first is planned.
+
+Which ids come twice, how many rows there are of each priority, and the most that any of
+them may cost: with that, each row is put where it belongs at once.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+
+from manifests.input.columns import light, meant, reading
+from manifests.job_keys import KEY, alike
+from manifests.parquet import spans
+
+_NUMBERS: Final = ("priority", "max_usd")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Survey:
+    """What is known of all rows of a manifest, good or bad."""
+
+    again: pl.DataFrame
+    """The rows whose id an earlier one has, in order: row, earliest."""
+    levels: pl.DataFrame
+    """How many rows there are of each priority, most urgent first: priority, count."""
+    most: int
+    """The highest limit, in millionths of a dollar."""
+
+
+def surveyed(frame: pl.LazyFrame, path: Path, uri: str) -> Survey:
+    """Read a few columns of a manifest, through and through.
+
+    Two hashes of 64 bits stand for an id: two ids that are alike in both are not met.
+    """
+    ids = [pl.DataFrame(schema={"row": pl.UInt32, **KEY})]
+    counts = [pl.DataFrame(schema={"priority": pl.Int64, "count": pl.UInt32})]
+    most = 0
+    for first, count in spans(path):
+        with reading(uri):
+            said = light(frame, first, count, ("id", *_NUMBERS)).collect()
+        if "id" in said.columns:
+            ids.append(_hashed(said))
+        full = meant(said, _NUMBERS)
+        counts.append(
+            full["priority"].drop_nulls().value_counts().cast(counts[0].schema)
+        )
+        most = max(most, *millionths(full["max_usd"]).top_k(1))
+    levels = pl.concat(counts).group_by("priority").agg(pl.col("count").sum())
+    return Survey(
+        again=_again(pl.concat(ids)),
+        levels=levels.sort("priority", descending=True),
+        most=most,
+    )
+
+
+def millionths(usd: pl.Series) -> pl.Series:
+    """Dollars as whole numbers, 0 for none."""
+    return usd.to_physical().cast(pl.Int64).fill_null(0)
+
+
+def _hashed(said: pl.DataFrame) -> pl.DataFrame:
+    text = pl.col("id").cast(pl.String)
+    hashes = [text.hash(seed).alias(name) for seed, name in enumerate(KEY)]
+    return said.drop_nulls("id").select("row", *hashes)
+
+
+def _again(ids: pl.DataFrame) -> pl.DataFrame:
+    later = pl.col("row") > pl.col("earliest")
+    found = [some.filter(later).select("row", "earliest") for some in alike(ids)]
+    none = pl.DataFrame(schema={"row": pl.UInt32, "earliest": pl.UInt32})
+    return pl.concat([none, *found]).sort("row")

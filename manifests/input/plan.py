@@ -1,0 +1,212 @@
+"""A plan: what a manifest asks for, in a few numbers a row.
+
+Ten million rows are 210 MB, and nothing here makes a second copy of them: what is looked
+for is looked for in parts, and what is changed is changed in place.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+import polars as pl
+
+from manifests.input.first_pass import Survey, millionths
+from manifests.input.validation import COMPLAINTS, Complaint
+from manifests.job_keys import KEY, alike, held, keys
+from manifests.lifecycle import OVER, State
+
+_NONE: Final = pl.Schema(
+    {
+        "row": pl.UInt32,
+        **KEY,
+        "first": pl.Boolean,
+        "priority": pl.Int8,
+        "max_usd": pl.UInt8,
+    }
+)
+UNDONE: Final = frozenset(State) - OVER
+
+States = Callable[[pl.DataFrame], pl.Series]
+"""The states of the jobs with these keys, as the ledger has them."""
+
+HEAVY: Final = 256 << 20
+"""Bytes of stills in a row group that nobody minds."""
+
+_SLICE: Final = 500_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """What a manifest asks for."""
+
+    uri: str
+    """Where it is, without any signature."""
+    rows: int
+    wanted: pl.DataFrame
+    """The good rows, most urgent first: row, key, also, first, priority, max_usd.
+
+    Rows that want the same clip are one job: it goes by the highest priority and the
+    most generous limit among them, and only one of them is `first`. `max_usd` is in
+    millionths, 0 for none; it and `priority` are of the smallest type that holds them.
+    """
+    complaints: pl.DataFrame
+    """row, column, value, reason: see `complaints.Complaint`."""
+    weight: int = 0
+    """Bytes of embedded stills in the row group that has most of them."""
+
+    @property
+    def jobs(self) -> int:
+        """How many different clips are wanted."""
+        return int(self.wanted["first"].sum())
+
+    @property
+    def bad_rows(self) -> int:
+        return self.rows - self.wanted.height
+
+    @property
+    def heavy(self) -> str | None:
+        """That reading its stills takes more memory than anybody expects, if it does."""
+        if self.weight <= HEAVY:
+            return None
+        return (
+            f"{self.uri}: {self.weight / 1e9:.1f} GB of stills in one row group: reading "
+            "them may take as much memory; write it with row_group_size=64"
+        )
+
+    @property
+    def faults(self) -> Iterator[Complaint]:
+        """The complaints, by row."""
+        return (Complaint(*row) for row in self.complaints.iter_rows())
+
+    def faults_alike(self, first: int) -> Iterator[tuple[str, int, list[int]]]:
+        """What is wrong with rows: in words, of how many it is so, and which come first."""
+        alike = self.complaints.group_by("column", "reason", maintain_order=True).agg(
+            pl.col("row").n_unique().alias("rows"),
+            pl.col("row").head(first).alias("first"),
+        )
+        for column, reason, rows, few in alike.iter_rows():
+            yield f"{column} {reason}", rows, few
+
+    def head(self, rows: int) -> "Plan":
+        """The plan of the manifest's first rows alone."""
+        few = pl.col("row") < rows
+        return replace(
+            self,
+            rows=min(self.rows, rows),
+            wanted=self.wanted.filter(few),
+            complaints=self.complaints.filter(few),
+        )
+
+    def without(self, bad: Mapping[str, tuple[str, str]]) -> "Plan":
+        """The plan less these jobs: what of their image is wrong, by id, is complained of."""
+        if not bad:
+            return self
+        said = pl.DataFrame([*bad.values()], ["value", "reason"], orient="row")
+        struck = keys([*bad]).hstack(said.cast(pl.String))
+        wrong = held(self.wanted.select("row", *KEY), struck).join(struck, [*KEY])
+        also = wrong.select("row", pl.lit("image").alias("column"), "value", "reason")
+        return replace(
+            self,
+            wanted=self.wanted.filter(~pl.col("row").is_in(wrong["row"].implode())),
+            complaints=self.complaints.vstack(also.cast(COMPLAINTS)).sort(
+                "row", "column"
+            ),
+        )
+
+    def shards(self, jobs: int) -> Iterator[pl.DataFrame]:
+        """The plan in slices of so many jobs, most urgent first, each for `orders`."""
+        first = self.wanted["first"]
+        some = self.wanted if first.all() else self.wanted.filter(first)
+        return some.iter_slices(jobs)
+
+
+def todo(
+    plan: Plan, states: States, *, among: Collection[State] = UNDONE
+) -> pl.DataFrame:
+    """The plan of the jobs that are in one of these states, most urgent first.
+
+    Only where some are not, it is a copy.
+    """
+    said = [state.value for state in among]
+    some: list[pl.DataFrame] = []
+    for rows in plan.wanted.iter_slices(_SLICE):
+        mine = rows["first"] & states(rows).is_in(said)
+        some.append(rows if mine.all() else rows.filter(mine))
+    return pl.concat(some, rechunk=False) if some else plan.wanted
+
+
+class Rows:
+    """The good rows of a manifest, each put where it belongs as it is read.
+
+    To sort ten million of them would take as much memory again.
+    """
+
+    def __init__(self, survey: Survey) -> None:
+        levels = survey.levels["priority"].shrink_dtype()
+        most = pl.Series([survey.most], dtype=pl.UInt64).shrink_dtype()
+        dtypes = {**_NONE, "priority": levels.dtype, "max_usd": most.dtype}
+        count = int(survey.levels["count"].sum())
+        self._columns = {
+            name: pl.repeat(0, count, dtype=dtype, eager=True).alias(name)
+            for name, dtype in dtypes.items()
+            if name != "first"
+        }
+        starts = survey.levels["count"].cum_sum().shift(1, fill_value=0)
+        self._starts = pl.DataFrame([survey.levels["priority"], starts.alias("at")])
+        self._free = self._starts
+
+    def add(self, part: pl.DataFrame) -> None:
+        """Columns row, key, also, priority and max_usd in dollars, in the file's order."""
+        nth = pl.int_range(pl.len(), dtype=pl.UInt32).over("priority")
+        at, free = pl.col("at"), self._free
+        placed = part.select("priority", nth=nth).join(
+            free, "priority", how="left", maintain_order="left"
+        )
+        places = placed.select(at + pl.col("nth")).to_series()
+        numbers = part.with_columns(millionths(part["max_usd"]))
+        for name, column in self._columns.items():
+            column.scatter(places, numbers[name].cast(column.dtype))
+        more = placed.group_by("priority").agg(more=pl.len())
+        self._free = free.join(
+            more, "priority", how="left", maintain_order="left"
+        ).select("priority", at + pl.col("more").fill_null(0))
+
+    def planned(self) -> pl.DataFrame:
+        """All of them as `Plan.wanted` has them."""
+        runs = [*self._runs()]
+        columns = {
+            name: pl.concat([column[first:end] for first, end in runs])
+            for name, column in self._columns.items()
+        }
+        columns["first"] = pl.repeat(value=True, n=len(columns["row"]), eager=True)
+        moved = _share(columns)
+        rows = pl.DataFrame([columns[name].alias(name) for name in _NONE])
+        return rows.sort("priority", "row", descending=[True, False]) if moved else rows
+
+    def _runs(self) -> Iterator[tuple[int, int]]:
+        """Where there are rows: bad ones leave gaps, behind each priority's last one."""
+        start = end = 0
+        for first, free in zip(self._starts["at"], self._free["at"], strict=True):
+            if first != end:
+                yield start, end
+                start = first
+            end = free
+        yield start, end
+
+
+def _share(columns: dict[str, pl.Series]) -> bool:
+    """Give rows of one job the highest priority and the most generous limit of them.
+
+    Whether any row's priority is another now.
+    """
+    moved = False
+    usd = pl.col("max_usd")
+    most = pl.when((usd == 0).any()).then(0).otherwise(usd.max()).alias("max_usd")
+    for some in alike(pl.DataFrame(columns), pl.col("priority").max(), most):
+        later = some.filter(pl.col("row") != pl.col("earliest"))
+        columns["first"].scatter(later["at"], values=False)
+        was = columns["priority"].gather(some["at"])
+        moved = moved or bool((was != some["priority"]).any())
+        for name in ("priority", "max_usd"):
+            columns[name].scatter(some["at"], some[name].cast(columns[name].dtype))
+    return moved

@@ -1,0 +1,224 @@
+"""Reading a manifest: what it asks for, what is wrong with it, and its jobs, in slices.
+
+However long the manifest, only a slice of its rows is in memory as more than a few
+numbers (see `plans`). Slices end where the file's row groups do, as far as they can: a
+row group is decoded once to be checked, and once for every shard that has rows in it.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from decimal import Decimal
+from itertools import islice, repeat
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+from manifests.catalogue.routes import Route
+from manifests.input import embedded_images, validation
+from manifests.input.columns import (
+    COLUMNS,
+    MONEY,
+    ManifestError,
+    light,
+    meant,
+    reading,
+    scan,
+)
+from manifests.input.first_pass import surveyed
+from manifests.input.job_ids import DECISIVE, keyed
+from manifests.input.plan import Plan, Rows, todo
+from manifests.input.validation import Complaint
+from manifests.jobs import Job, Order, unsigned
+from manifests.parquet import spans
+from manifests.uris import absolute
+
+__all__ = ["Complaint", "ManifestError", "Plan", "check", "demand", "orders", "todo"]
+
+Keep = Callable[[str, bytes], str]
+"""Stores a still's bytes under the hex of their SHA-256; where they can be read now."""
+
+DECIDING: Final = (
+    "model",
+    "content",
+    "resolution",
+    "duration_s",
+    "aspect_ratio",
+)
+"""The columns that decide which lanes can make a job, besides a negative prompt's being
+there and the most that may be paid."""
+
+_SHARD: Final = 5_000
+_CHECKED: Final = tuple(n for n in COLUMNS if n not in {"id", embedded_images.COLUMN})
+
+
+def check(path: Path, uri: str, routes: Sequence[Route]) -> Plan:
+    """Read a manifest once, through and through.
+
+    `path` is where its bytes are on this machine, `uri` the place it is from, and
+    `routes` those in use: a row that none of them serves is a complaint.
+
+    Raises:
+        ManifestError: it cannot be read at all.
+    """
+    frame = scan(path, uri)
+    survey = surveyed(frame, path, uri)
+    good, wrong = Rows(survey), [validation.none()]
+    rows = said = 0
+    for some in _slices(frame, path, uri):
+        found = validation.about(some, routes)
+        if (twice := _among(survey.again, rows, some.height)).height:
+            found = pl.concat([found, _duplicates(frame, uri, twice)])
+            found = found.sort("row", "column", maintain_order=True)
+        good.add(_keyed(some, found, uri))
+        tell = validation.told if said < validation.TOLD else validation.brief
+        wrong.append(tell(found))
+        rows, said = rows + some.height, said + found.height
+    weight = embedded_images.weight(path, uri)
+    return Plan(unsigned(uri), rows, good.planned(), pl.concat(wrong), weight)
+
+
+def orders(path: Path, uri: str, shard: pl.DataFrame, keep: Keep) -> Iterator[Order]:
+    """The jobs of a plan, or of a slice of one, in its order.
+
+    A shard's rows may be all over the file, and in any order: each row group is decoded
+    once for it, and once more for each further 5,000 rows. Embedded stills are handed to
+    `keep` one by one, as their orders are taken, if that is the order that they are in,
+    and else before the first order is.
+
+    Raises:
+        ManifestError: the file is not what it was when it was checked.
+    """
+    for some in shard.iter_slices(_SHARD):
+        firsts = some.filter("first").select("row", "priority", "max_usd")
+        if said := [*picked(path, uri, firsts["row"].sort(), DECISIVE)]:
+            full = meant(pl.concat(said), DECISIVE)
+            rows = firsts.join(full, on="row", how="left", maintain_order="left")
+            yield from _ordered(path, uri, rows, keep)
+
+
+def demand(path: Path, uri: str, wanted: pl.DataFrame) -> pl.DataFrame:
+    """How many jobs of each kind a plan, or a part of one, asks for.
+
+    Columns: DECIDING, whether there is a negative prompt, max_usd, count.
+    """
+    asked = (*DECIDING, "negative_prompt")
+    kinds = (*asked, "max_usd")
+    counted: list[pl.DataFrame] = []
+    frame = scan(path, uri)
+    for first, rows in _spans(path, uri):
+        some = _among(wanted, first, rows).filter("first").select("row", "max_usd")
+        if some.height:
+            with reading(uri):
+                full = meant(light(frame, first, rows, asked).collect(), asked)
+            few = full.with_columns(negative_prompt=pl.col("negative_prompt") != "")
+            counted.append(few.join(some, "row").group_by(kinds).agg(count=pl.len()))
+    if not counted:
+        return pl.DataFrame()
+    every = pl.concat(counted).group_by(kinds).agg(pl.col("count").sum())
+    usd = [_usd(most) for most in every["max_usd"]]
+    return every.with_columns(pl.Series("max_usd", usd, MONEY))
+
+
+def stills(path: Path, uri: str, rows: Collection[int]) -> dict[int, str]:
+    """Where the stills of these rows are, without any signature, by row; not of those
+    that are in the manifest itself."""
+    ascending = pl.Series("row", sorted(rows), pl.UInt32)
+    found: dict[int, str] = {}
+    for some in picked(path, uri, ascending, ["image"]):
+        for row, image in meant(some, ["image"]).select("row", "image").iter_rows():
+            if image is not None:
+                found[row] = unsigned(absolute(image, uri))
+    return found
+
+
+def _spans(path: Path, uri: str) -> list[tuple[int, int]]:
+    with reading(uri):
+        return spans(path)
+
+
+def _among(rows: pl.DataFrame, first: int, count: int) -> pl.DataFrame:
+    """Those of the rows that are among so many of the file's from the first."""
+    return rows.filter(pl.col("row").is_between(first, first + count - 1))
+
+
+def _slices(frame: pl.LazyFrame, path: Path, uri: str) -> Iterator[pl.DataFrame]:
+    """Every row in full, so many at a time, with the digest of its still's bytes."""
+    stills: Iterator[str | None] = repeat(None)
+    if embedded_images.COLUMN in frame.collect_schema():
+        stills = map(embedded_images.digest, embedded_images.contents(path, uri))
+    for first, count in _spans(path, uri):
+        with reading(uri):
+            rows = meant(light(frame, first, count, _CHECKED).collect(), _CHECKED)
+        some = [*islice(stills, rows.height)]
+        yield rows.with_columns(pl.Series("still", some, pl.String))
+
+
+def _keyed(rows: pl.DataFrame, wrong: pl.DataFrame, uri: str) -> pl.DataFrame:
+    """What the good rows want, as `Rows` takes it."""
+    good = rows
+    if wrong.height:
+        good = rows.filter(~pl.col("row").is_in(wrong["row"].implode()))
+    return good.select("row", "priority", "max_usd").hstack(keyed(good, uri))
+
+
+def _duplicates(frame: pl.LazyFrame, uri: str, again: pl.DataFrame) -> pl.DataFrame:
+    first, last = again["row"][0], again["row"][-1]
+    with reading(uri):
+        ids = light(frame, first, last - first + 1, ["id"]).collect()
+    return validation.duplicates(again.join(ids, "row", maintain_order="left"))
+
+
+def picked(
+    path: Path, uri: str, rows: pl.Series, names: Sequence[str]
+) -> Iterator[pl.DataFrame]:
+    """These columns of these rows, which ascend; those that are there."""
+    frame = scan(path, uri)
+    for first, count in _spans(path, uri):
+        mine = rows[rows.search_sorted(first) : rows.search_sorted(first + count)]
+        if mine.len():
+            start, end = mine[0], mine[-1] + 1
+            with reading(uri):
+                said = light(frame, start, end - start, names).collect()
+            yield said.filter(pl.col("row").is_in(mine.implode()))
+
+
+def _ordered(path: Path, uri: str, rows: pl.DataFrame, keep: Keep) -> Iterator[Order]:
+    stills = _kept(path, uri, rows, keep)
+    decisive: Iterator[dict[str, Any]] = rows.select(DECISIVE).iter_rows(named=True)
+    more = rows.select("priority", "max_usd").iter_rows()
+    for said, (priority, max_usd) in zip(decisive, more, strict=True):
+        if said["image"] is None:
+            still, place = next(stills)
+            image = f"sha256:{still}"
+        else:
+            place = absolute(said["image"], uri)
+            image = unsigned(place)
+        said["image"] = image
+        job = Job(**said)
+        yield Order(job=job, still=place, priority=priority, max_usd=_usd(max_usd))
+
+
+def _kept(
+    path: Path, uri: str, rows: pl.DataFrame, keep: Keep
+) -> Iterator[tuple[str, str]]:
+    """The digests of these rows' embedded stills, and where each has been kept."""
+    bare = rows.filter(pl.col("image").is_null())["row"]
+    if bare.is_empty():
+        return
+    ascending = bare.sort().to_list()
+
+    def kept(row: int, content: bytes | None) -> tuple[str, str]:
+        if not content or not (sha256 := embedded_images.digest(content)):
+            raise ManifestError(f"{unsigned(uri)}: row {row} has lost its image_bytes")
+        return sha256, keep(sha256, content)
+
+    stills = map(kept, ascending, embedded_images.contents(path, uri, ascending))
+    if ascending == bare.to_list():
+        yield from stills
+    else:
+        by_row = dict(zip(ascending, stills, strict=True))
+        yield from map(by_row.__getitem__, bare)
+
+
+def _usd(millionths: int) -> Decimal | None:
+    return Decimal(millionths).scaleb(-6) if millionths else None

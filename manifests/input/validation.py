@@ -1,0 +1,231 @@
+"""Complaints: the rows of a manifest that cannot be made, and why, column by column."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, get_args
+
+import polars as pl
+
+from manifests.catalogue.routes import Route, shipped
+from manifests.input.columns import COLUMNS, WHOLE, absent
+from manifests.jobs import SEEDS, AspectRatio, Content, Job, Resolution, unsigned
+from manifests.uris import SCHEMES
+
+SHOWN: Final = 200
+"""How many characters of a value a complaint repeats."""
+
+TOLD: Final = 100_000
+"""How many complaints repeat a value at all: who has more has one mistake in all rows."""
+
+COMPLAINTS: Final = pl.Schema(
+    {
+        "row": pl.UInt32,
+        "column": pl.Enum(sorted(COLUMNS)),
+        "value": pl.String,
+        "reason": pl.Categorical(),
+    }
+)
+"""25 bytes a complaint where they repeat no value: there may be one for every row."""
+_SAID: Final = pl.Schema(dict.fromkeys(COMPLAINTS, pl.String) | {"row": pl.UInt32})
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """One thing that is wrong with one row."""
+
+    row: int
+    column: str
+    value: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"row {self.row}: {self.column} {self.value!r} {self.reason}"
+
+
+def none() -> pl.DataFrame:
+    """A table of complaints with nothing in it."""
+    return pl.DataFrame(schema=COMPLAINTS)
+
+
+def about(rows: pl.DataFrame, routes: Sequence[Route]) -> pl.DataFrame:
+    """Every complaint about these rows, as `columns.meant` gives them, to be told.
+
+    Their column `still` is the digest of the row's image_bytes, "" if they are empty,
+    null if there are none.
+    """
+    rules = [*_rules()]
+    wrong = rows.select(
+        *(broken.alias(f"{n}") for n, (_, broken, _) in enumerate(rules)), odd=ODD_PLACE
+    )
+    found = [
+        _listed(rows.filter(broken), what, why)
+        for (what, _, why), broken in zip(rules, wrong, strict=False)
+        if broken.any()
+    ]
+    if wrong["odd"].null_count() < rows.height:
+        odd = rows.hstack([wrong["odd"]]).drop_nulls("odd")
+        found.append(_listed(odd, "image", pl.col("odd")))
+    found += _unserved(rows, routes)
+    if not found:
+        return pl.DataFrame(schema=_SAID)
+    return pl.concat(found).unique().sort("row", "column", "reason")
+
+
+def duplicates(ids: pl.DataFrame) -> pl.DataFrame:
+    """A complaint for every row, to be told, from columns row, id and earliest: the first
+    row with that id."""
+    return ids.select(
+        "row",
+        column=pl.lit("id"),
+        value=pl.col("id").cast(pl.String),
+        reason=pl.format("is the id of row {} too", "earliest"),
+    )
+
+
+def told(found: pl.DataFrame) -> pl.DataFrame:
+    """Complaints as a plan has them: no signature is repeated, and not too much."""
+    shown = [unsigned(said)[:SHOWN] for said in found["value"]]
+    return found.with_columns(pl.Series("value", shown, pl.String)).cast(COMPLAINTS)
+
+
+def brief(found: pl.DataFrame) -> pl.DataFrame:
+    """The same without what is different in every row: for those after the first TOLD."""
+    same = pl.lit("is the id of an earlier row too")
+    reason = pl.when(pl.col("column") == "id").then(same).otherwise("reason")
+    short = found.with_columns(value=pl.lit(""), reason=reason)
+    return short.cast(COMPLAINTS)
+
+
+def _listed(rows: pl.DataFrame, column: str, reason: str | pl.Expr) -> pl.DataFrame:
+    said = pl.lit("")
+    if column != "image_bytes":
+        told = [pl.col(f"said {column}"), pl.col(column)]
+        said = pl.coalesce(*(value.cast(pl.String) for value in told), said)
+    return rows.select(
+        "row",
+        column=pl.lit(column),
+        value=said,
+        reason=pl.lit(reason) if isinstance(reason, str) else reason,
+    )
+
+
+_CHOICES: Final = {"resolution": Resolution, "aspect_ratio": AspectRatio}
+
+
+def _rules() -> Iterator[tuple[str, pl.Expr, str]]:
+    """Which column is wrong when, and how to say so."""
+    yield "prompt", pl.col("prompt").fill_null("").str.strip_chars() == "", "is blank"
+    image, still = pl.col("image").is_not_null(), pl.col("still").is_not_null()
+    yield "image", ~image & ~still, "is missing: there is nothing to animate"
+    yield "image", image & still, "and image_bytes are both there: one still a row"
+    yield "image_bytes", pl.col("still") == "", "is empty"
+    for name in WHOLE:
+        said = pl.col(f"said {name}")
+        # A seed of -1 is drawn; elsewhere -1 is whole, and not lost.
+        lost = pl.col(name).is_null() & ~absent(said) & (said != -1)
+        yield name, lost, "is not a whole number"
+    yield (
+        "seed",
+        ~pl.col("seed").is_between(0, SEEDS - 1),
+        f"is not in 0 to {SEEDS - 1}",
+    )
+    yield "take", pl.col("take") < 1, "is less than 1"
+    paid = (pl.col("max_usd") > 0).fill_null(value=False)
+    unpaid = pl.col("said max_usd").is_not_null() & ~paid
+    yield "max_usd", unpaid, "is not a finite number above 0"
+    for name, kinds in _CHOICES.items():
+        known = get_args(kinds)
+        yield name, ~pl.col(name).is_in(known), f"is not {' or '.join(known)}"
+    known = get_args(Content)
+    yield (
+        "content",
+        ~pl.col("content").is_in(["", *known]),
+        f"is not {' or '.join(known)}",
+    )
+
+
+_IMAGE: Final = pl.col("image")
+_BRACKETS: Final = r"^[A-Za-z0-9+.-]+://[^/?#]*[\[\]]"
+_IPV6: Final = r"^[A-Za-z0-9+.-]+://([^/?#]*@)?\[[0-9A-Fa-f:.]+\](:[0-9]*)?([/?#]|$)"
+_ODD_PORT: Final = (
+    r"(?i)^https?://([^/?#]*@)?[^/?#@:\[\]]*:[0-9]*[^0-9/?#@\[\]][^/?#@]*([/?#]|$)"
+)
+_OPENED: Final = f"(?i)^({'|'.join(SCHEMES)})(://|::)"
+ODD_PLACE: Final = (
+    pl.when(_IMAGE.str.contains(r"[\x00-\x1f\x7f]|^\s|\s$"))
+    .then(pl.lit("has white space around it, or control characters in it"))
+    .when(_IMAGE.str.contains("(?i)^file://[^/]"))
+    .then(pl.lit("is not a file: that takes three slashes, file:///…"))
+    .when(_IMAGE.str.contains("(?i)^(https?|s3a?|gs|gcs|az|abfss?|hf)://(/|$)"))
+    .then(pl.lit("names no host or bucket"))
+    .when(
+        _IMAGE.str.contains("^[A-Za-z][A-Za-z0-9+.-]*:") & ~_IMAGE.str.contains(_OPENED)
+    )
+    .then(pl.lit("has a scheme that nothing here can open"))
+    .when(_IMAGE.str.contains(_BRACKETS) & ~_IMAGE.str.contains(_IPV6))
+    .then(pl.lit("is not a URI"))
+    .when(_IMAGE.str.contains(_ODD_PORT))
+    .then(pl.lit("has a port that is not a number"))
+)
+"""What is wrong with the place in a column `image`, by its name alone; else null."""
+
+
+_ASKED: Final = (
+    "model",
+    "content",
+    "resolution",
+    "duration_s",
+    "aspect_ratio",
+    "negative_prompt",
+)
+
+
+def _unserved(rows: pl.DataFrame, routes: Sequence[Route]) -> Iterator[pl.DataFrame]:
+    """Rows that ask for what no route in use makes."""
+    known = rows.filter(
+        pl.col("duration_s").is_not_null(),
+        pl.col("resolution").is_in(get_args(Resolution)),
+        pl.col("aspect_ratio").is_in(get_args(AspectRatio)),
+        pl.col("content").is_in(["", *get_args(Content)]),
+    ).with_columns(negative_prompt=pl.col("negative_prompt") != "")
+    asked = known.select(_ASKED).unique()
+    answers = [_nearest(asks, routes) or (None, None) for asks in asked.iter_rows()]
+    if not any(column for column, _ in answers):
+        return
+    refused = asked.hstack(
+        pl.DataFrame(answers, {"column": pl.String, "reason": pl.String}, orient="row")
+    ).drop_nulls("column")
+    bad = known.join(refused, on=_ASKED).partition_by("column", as_dict=True)
+    for (column,), these in bad.items():
+        yield _listed(these, str(column), pl.col("reason"))
+
+
+def _nearest(asks: tuple[Any, ...], routes: Sequence[Route]) -> tuple[str, str] | None:
+    """What the routes that came nearest to it lack, if none serves what is asked."""
+    model, content, resolution, duration_s, aspect_ratio, negative = asks
+    job = Job(
+        image="",
+        prompt="",
+        model=model,
+        content=content,
+        resolution=resolution,
+        duration_s=duration_s,
+        aspect_ratio=aspect_ratio,
+        negative_prompt="none" if negative else "",
+    )
+    wrong = [complaint for route in routes if (complaint := route.complaint(job))]
+    if len(wrong) < len(routes):
+        return None
+    if all(column == "model" for column, _ in wrong):
+        made = " or ".join(dict.fromkeys(route.model for route in routes))
+        said = f"is made by no lane in use; they make {made or 'nothing'}"
+        return "model", "; ".join([*_withdrawn(job), said])
+    furthest = max((column for column, _ in wrong), key=_ASKED.index)
+    return furthest, "; ".join(why for column, why in wrong if column == furthest)
+
+
+def _withdrawn(job: Job) -> list[str]:
+    """What is known of the models it names that nobody makes any more."""
+    known = shipped().models
+    named = [known[name] for name in job.models if name in known]
+    return [f"is {model.retired}" for model in named if model.retired]

@@ -1,0 +1,223 @@
+"""The tables a batch leaves: what came of every row, and what is wrong with the bad ones."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+from manifests.input import validation
+from manifests.input.columns import MONEY, reading, scan
+from manifests.input.embedded_images import COLUMN as EMBEDDED
+from manifests.input.plan import Plan
+from manifests.job_keys import KEY, ids
+from manifests.jobs import unsigned
+from manifests.lifecycle import NEW, History, State, hedge_of
+from manifests.parquet import SLICE, written
+
+INVALID: Final = "invalid"
+"""The state of a row that is no job: the reason is its complaints."""
+
+TIME: Final = pl.Datetime("us", "UTC")
+CLIPS: Final = pl.Schema(
+    {
+        "row": pl.UInt32,
+        "job": pl.String,
+        "state": pl.String,
+        "uri": pl.String,
+        "sha256": pl.String,
+        "bytes": pl.Int64,
+        "lane": pl.String,
+        "provider": pl.String,
+        "model_used": pl.String,
+        "remote_id": pl.String,
+        "seed_used": pl.Int64,
+        "attempts": pl.UInt32,
+        "price_usd": MONEY,
+        "spent_usd": MONEY,
+        "submitted_at": TIME,
+        "accepted_at": TIME,
+        "generated_at": TIME,
+        "published_at": TIME,
+        "seconds": pl.Float64,
+        "fps": pl.Float64,
+        "width": pl.UInt32,
+        "height": pl.UInt32,
+        "codec": pl.String,
+        "frames": pl.UInt32,
+        "reason": pl.String,
+    }
+)
+
+# Why a row has no clip, where its history does not say it in words.
+_WHY: Final[Mapping[State, str]] = {
+    State.PENDING: "not made yet: the batch ended before its turn",
+    State.IN_DOUBT: "submitted, but no answer is on record: it may have been charged",
+    State.ACCEPTED: "the provider has it: the batch ended before it was ready",
+    State.GENERATED: "the clip is at the provider: the batch ended before it was fetched",
+    State.REJECTED: "rejected",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcomes:
+    """What became of jobs, each by its id."""
+
+    histories: Mapping[str, History]
+    reasons: Mapping[str, str]
+    """Why a job rests, where a run knows more than the ledger."""
+
+    def history(self, job: str) -> History:
+        """A job's own history."""
+        return self.histories.get(job, NEW)
+
+    def hedge(self, job: str) -> History:
+        """The history of its second submit."""
+        return self.histories.get(hedge_of(job), NEW)
+
+    def why(self, job: str) -> str | None:
+        """Why it has no clip; None if it has one."""
+        history = self.history(job)
+        if history.state is State.PUBLISHED:
+            return None
+        return self.reasons.get(job) or history.reason or _WHY.get(history.state)
+
+    def spent_usd(self, job: str) -> Decimal:
+        """What it cost, with its hedge."""
+        return self.history(job).spent_usd + self.hedge(job).spent_usd
+
+    def maker(self, job: str) -> History:
+        """The history of the submit that is told of: its hedge's, if that was faster."""
+        history, hedge = self.history(job), self.hedge(job)
+        if hedge.published_at is None or history.published_at is None:
+            return history
+        return hedge if hedge.published_at <= history.published_at else history
+
+    def of(self, job: str) -> tuple[Any, ...]:
+        """A job's part of its rows, in the order of CLIPS."""
+        history, made = self.history(job), self.maker(job)
+        facts = history.facts
+        provider, _, model = (made.route or "").partition("/")
+        return (
+            job,
+            history.state.value,
+            history.uri,
+            facts and facts.sha256,
+            facts and facts.bytes,
+            made.lane,
+            provider or None,
+            model or None,
+            made.ticket and made.ticket.id,
+            made.seed,
+            history.attempts,
+            made.price_usd if made.attempts else None,
+            self.spent_usd(job),
+            moment(made.submitted_at),
+            moment(made.accepted_at),
+            moment(made.generated_at),
+            moment(history.published_at),
+            facts and facts.seconds,
+            facts and facts.fps,
+            facts and facts.width,
+            facts and facts.height,
+            facts and facts.codec,
+            facts and facts.frames,
+            self.why(job),
+        )
+
+
+Tell = Callable[[pl.DataFrame], Outcomes]
+"""What became of the jobs with these keys: columns key and also."""
+
+
+def write_clips(path: Path, manifest: Path, plan: Plan, tell: Tell) -> None:
+    """Write one row per manifest row: its own columns, then what came of it.
+
+    `image_bytes` is left out and `image` loses its signature. A column of the manifest
+    that is called like one of ours goes on as `<name>_in`. Rows that share a job repeat
+    its prices: sum them over `job`, not over rows. `spent_usd` is its hedge's money too.
+    """
+    with written(path) as write:
+        for first, carried in _carried(manifest, plan):
+            rows, outcomes = fates(plan, first, carried.height, tell)
+            told = [
+                (row, *outcomes.of(job))
+                if job
+                else (row, None, INVALID, *_NOTHING, why)
+                for row, job, why in rows.iter_rows()
+            ]
+            ours = pl.DataFrame(told, schema=CLIPS, orient="row")
+            write(carried.rename(_apart(carried.columns)).hstack(ours))
+
+
+def fates(
+    plan: Plan, first: int, count: int, tell: Tell
+) -> tuple[pl.DataFrame, Outcomes]:
+    """So many rows of a plan from the first: row, job, or the reason why it is none; and
+    what became of these jobs."""
+    span = pl.Series("row", range(first, first + count), pl.UInt32)
+    mine = pl.col("row").is_between(first, first + count - 1)
+    wanted = plan.wanted.filter(mine).select("row", *KEY)
+    jobs = wanted.select("row", pl.Series("job", ids(wanted), pl.String))
+    rows = span.to_frame()
+    for known in (jobs, in_words(plan.complaints.filter(mine))):
+        rows = rows.join(known, "row", "left", maintain_order="left")
+    return rows, tell(wanted.select(*KEY))
+
+
+def write_complaints(path: Path, plan: Plan) -> None:
+    """Write one row per complaint: row, column, value, reason; the last three are text.
+
+    After the first 100,000 they repeat no value.
+    """
+    text = pl.col("column", "value", "reason").cast(pl.String)
+    with written(path) as write:
+        for some in plan.complaints.iter_slices(SLICE):
+            write(some.with_columns(text))
+        write(validation.none().with_columns(text))
+
+
+def moment(at: float | None) -> datetime | None:
+    """A time as the ledger keeps it, as a table shows it."""
+    return None if at is None else datetime.fromtimestamp(at, UTC)
+
+
+def _carried(manifest: Path, plan: Plan) -> Iterator[tuple[int, pl.DataFrame]]:
+    """The manifest's own columns in slices, each with the number of its first row."""
+    frame = scan(manifest, plan.uri)
+    kept = [name for name in frame.collect_schema() if name != EMBEDDED]
+    for first in range(0, max(plan.rows, 1), SLICE):
+        with reading(plan.uri):
+            some = frame.select(kept).head(plan.rows).slice(first, SLICE).collect()
+        if "image" in kept:
+            named = [
+                image and unsigned(image) for image in some["image"].cast(pl.String)
+            ]
+            some = some.with_columns(pl.Series("image", named, pl.String))
+        yield first, some
+
+
+def _apart(carried: Iterable[str]) -> dict[str, str]:
+    """New names for the manifest's columns that are called like ours."""
+    taken = {*CLIPS, *carried}
+    apart: dict[str, str] = {}
+    for name in carried:
+        if name in CLIPS:
+            free = f"{name}_in"
+            while free in taken:
+                free = f"{free}_in"
+            taken.add(free)
+            apart[name] = free
+    return apart
+
+
+def in_words(wrong: pl.DataFrame) -> pl.DataFrame:
+    """All that is wrong with a bad row, as one text: row, reason."""
+    said = pl.format("{} {}", "column", "reason").sort_by("column")
+    return wrong.group_by("row").agg(reason=said.str.join("; "))
+
+
+_NOTHING: Final = (None,) * (len(CLIPS) - 4)

@@ -1,0 +1,135 @@
+"""An inbox: the manifests that people drop below a URI, each version told from the next.
+
+A manifest counts once it is whole: when it has not changed between two looks, or, if its
+writer marks what is done, when `_SUCCESS` stands in its folder or `NAME.ready` beside it.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
+from typing import Final
+from urllib.parse import quote
+
+from storage.objects.client import Objects, Stored
+from storage.objects.connect import local_path
+from storage.objects.errors import StorageError
+
+PARQUET: Final = "*.parquet"
+SETTLE_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """One version of a manifest."""
+
+    uri: str
+    version: str
+    size: int
+
+    @property
+    def digest(self) -> str:
+        return digest(self.uri, self.version)
+
+
+def digest(uri: str, version: str) -> str:
+    """What a version of a manifest goes by in names of objects."""
+    return hashlib.sha256(f"{uri}\n{version}".encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inbox:
+    """The manifests below a URI."""
+
+    objects: Objects
+    pattern: str = PARQUET
+    marked: bool = False
+    """Whether only what has its marker is whole."""
+
+    @classmethod
+    def open(
+        cls, uri: str, root: str, *, pattern: str = PARQUET, marked: bool = False
+    ) -> "Inbox":
+        """The manifests below a URI, whose clips are to go under a root.
+
+        Raises:
+            StorageError: there is no such folder, or the root lies in it.
+        """
+        if uri.startswith("file://") and not local_path(uri).is_dir():
+            # To open it would make it, and nobody would ever look there.
+            raise StorageError(f"{uri}: no such folder")
+        objects = Objects.open(uri)
+        if f"{root.rstrip('/')}/inbox/".startswith(f"{objects.root}/"):
+            said = "the root lies in it, whose tables would be taken for manifests"
+            raise StorageError(f"{uri}: {said}: {root}")
+        return cls(objects=objects, pattern=pattern, marked=marked)
+
+    async def drops(self) -> list[Drop]:
+        """What is there, the oldest first; if they are marked, only what is whole."""
+        stored = [one async for one in self.objects.list()]
+        found = sorted(manifests(stored, self.pattern), key=lambda one: one.modified)
+        if self.marked:
+            found = done(found, {one.key: one for one in stored})
+        return [self._drop(one) for one in found]
+
+    async def landed(
+        self,
+        turn: Callable[[Drop], int],
+        settle_s: float,
+        *,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> list[tuple[Drop, int]]:
+        """What is whole and has its turn to be announced: the first, the second, …
+
+        What is new is looked at again, `settle_s` later.
+        """
+        first = [(drop, now) for drop in await self.drops() if (now := turn(drop))]
+        if self.marked or all(now > 1 for _, now in first):
+            return first
+        await sleep(settle_s)
+        still = {*await self.drops()}
+        return [(drop, now) for drop, now in first if drop in still]
+
+    def _drop(self, stored: Stored) -> Drop:
+        local = self.objects.root.startswith("file:")
+        return Drop(
+            uri=self.objects.uri(quote(stored.key) if local else stored.key),
+            version=_stamp(stored) if local else _named(stored),
+            size=stored.size,
+        )
+
+
+def manifests(stored: Iterable[Stored], pattern: str) -> list[Stored]:
+    """Those whose name is as the pattern says, where nobody keeps what is half done."""
+    return [one for one in stored if _is_one(PurePosixPath(one.key), pattern)]
+
+
+def done(found: Iterable[Stored], there: Mapping[str, Stored]) -> list[Stored]:
+    """Those with a marker that is no older than they are."""
+    return [one for one in found if any(_marks(one, there.get(m)) for m in _by(one))]
+
+
+def _is_one(path: PurePosixPath, pattern: str) -> bool:
+    # Spark, Hadoop and Arrow write to _temporary, and hide what is not data so.
+    hidden = any(part.startswith(("_", ".")) for part in path.parts)
+    return not hidden and fnmatchcase(path.name, pattern)
+
+
+def _by(one: Stored) -> tuple[str, str]:
+    return f"{one.key}.ready", str(PurePosixPath(one.key).with_name("_SUCCESS"))
+
+
+def _marks(one: Stored, marker: Stored | None) -> bool:
+    return marker is not None and marker.modified >= one.modified
+
+
+def _named(stored: Stored) -> str:
+    return stored.e_tag.strip('"') if stored.e_tag else _stamp(stored)
+
+
+def _stamp(stored: Stored) -> str:
+    # obstore's tag of a local file has its inode too (0.12.1), which is another one when
+    # the same file comes again by rsync or mv.
+    return f"{stored.size}-{round(stored.modified * 1e6)}"

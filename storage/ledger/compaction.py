@@ -1,0 +1,211 @@
+"""Binding: a sealed epoch becomes Parquet, entry by entry, in little memory.
+
+Lives leave memory as they end, for files that are put together at last. Every step is
+taken again, so that one that cannot have happened is found here at the latest.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import polars as pl
+
+from manifests.checkpoint import rows as events
+from manifests.checkpoint.rows import EVENTS, JOBS, LIFE
+from manifests.job_keys import KEY
+from manifests.lifecycle import NEW, Entry, History, Settled
+from manifests.output.clips import written
+from storage.ledger import checkpoint
+from storage.ledger.checkpoint import Index
+from storage.ledger.state_index import Book, ended, other
+from storage.objects.client import ExistsError, Objects
+
+_GROUP: Final = 20_000
+"""Lives that are written as one: some 10 MB."""
+_SPILL: Final = (*JOBS, "spill")
+_NOTHING: Final = pl.DataFrame(schema=JOBS)
+
+
+async def bind(objects: Objects, book: Book) -> None:
+    """Bind the epochs that are to be bound, oldest first.
+
+    Raises:
+        LedgerError: what one holds cannot be read, or cannot have happened.
+    """
+    for epoch in sorted(book.unbound):
+        await _bind(objects, book, epoch)
+        del book.unbound[epoch]
+
+
+async def _bind(objects: Objects, book: Book, epoch: int) -> None:
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        with written(folder / "events") as write:
+            binding = _Binding(folder, book.unbound[epoch], write, objects.root)
+            await _fill(objects, book, epoch, binding)
+        await asyncio.to_thread(binding.write_jobs, folder / "jobs")
+        await asyncio.to_thread(binding.write_index, folder / "index")
+        for key, path in (
+            (checkpoint.events_key(epoch), folder / "events"),
+            (checkpoint.jobs_key(epoch), folder / "jobs"),
+            # Last of all: an epoch that has one is bound.
+            (checkpoint.index_key(epoch), folder / "index"),
+        ):
+            # Whoever else binds it binds the same entries.
+            with suppress(ExistsError):
+                await objects.create_file(key, path)
+
+
+async def _fill(objects: Objects, book: Book, epoch: int, binding: "_Binding") -> None:
+    async for some in checkpoint.written(objects, epoch):
+        if wanted := await asyncio.to_thread(binding.wanted, some):
+            binding.add(await checkpoint.past(objects, wanted, before=epoch))
+        await asyncio.to_thread(binding.take, some)
+    if wanted := binding.partners(book):
+        binding.add(await checkpoint.past(objects, wanted, before=epoch))
+
+
+class _Binding:
+    """One epoch on its way into its volumes."""
+
+    def __init__(
+        self,
+        folder: Path,
+        lives: Mapping[str, History],
+        write: Callable[[pl.DataFrame], None],
+        root: str,
+    ) -> None:
+        self._folder = folder
+        self._write = write
+        self._root = root
+        self._book = Book()
+        self._book.lives = dict(lives)
+        self._touched = set[str]()
+        """Of those that are whole, the ones that this epoch has entries of."""
+        self._held: list[pl.DataFrame] = []
+        """Rows of JOBS that are to be spilled."""
+        self._spills: list[Path] = []
+        self._span = math.inf, -math.inf
+        write(pl.DataFrame(schema=EVENTS))
+
+    def wanted(self, some: Sequence[Entry]) -> set[str]:
+        """The lives that these go on with and that are not here."""
+        new = {entry.job for entry in some} - self._book.lives.keys()
+        keys = events.life_keys(new).select(*KEY).unique()
+        left = self._book.forgotten(keys)
+        if not left.is_empty():
+            self._bring_back(left)
+        return {*events.lives(left), *_settled_at_once(some)} - self._book.lives.keys()
+
+    def partners(self, book: Book) -> set[str]:
+        """The jobs and hedges of what is not over that were over before this epoch."""
+        others = {other(life) for life in self._touched} - self._book.lives.keys()
+        return {one for one in others if book.history(one) != NEW}
+
+    def add(self, lives: Mapping[str, History]) -> None:
+        """Take lives in as they stood before the epoch."""
+        self._book.lives |= lives
+
+    def take(self, some: Sequence[Entry]) -> None:
+        """Take what comes next."""
+        self._write(events.event_rows(some))
+        for entry in some:
+            history = checkpoint.after(self._book.lives, entry, self._root)
+            self._book.keep(entry.job, history)
+        first, last = self._span
+        times = [entry.at for entry in some]
+        self._span = min([first, *times]), max([last, *times])
+        mine = {entry.job for entry in some}
+        self._touched |= mine
+        gone = {*ended(self._book.lives, mine)}
+        self._hold(gone & self._touched)
+        self._touched -= gone
+        self._book.forget(mine)
+
+    def write_jobs(self, path: Path) -> None:
+        """Write the lives that were touched, by key."""
+        self._hold(self._touched)
+        keys = self._spilled("key")["key"].unique().sort()
+        with written(path) as write:
+            write(pl.DataFrame(schema=JOBS))
+            for some in keys.to_frame().iter_slices(_GROUP):
+                first, last = pl.lit(some["key"][0]), pl.lit(some["key"][-1])
+                rows = self._spilled(
+                    *_SPILL, where=pl.col("key").is_between(first, last)
+                )
+                write(_newest(rows).select(JOBS.names()))
+
+    def write_index(self, path: Path) -> None:
+        """Write what a later run wants to know of each of them."""
+        known = self._book.lives
+        mine = self._touched | {other(life) for life in self._touched}
+        whole = {life: known[life] for life in mine & known.keys()}
+        left = _newest(self._spilled(*LIFE, "state", "spill"))
+        rows = events.index_rows(whole)
+        over = left.join(rows, on=[*LIFE], how="anti").select(*LIFE, "state")
+        rows = pl.concat([rows, over], how="diagonal").sort(*LIFE)
+        first, last = (at if math.isfinite(at) else None for at in self._span)
+        latencies = {lane: [*took] for lane, took in self._book.latencies.items()}
+        Index(rows, first, last, latencies).write(path)
+
+    def _hold(self, lives: set[str]) -> None:
+        if not lives:
+            return
+        self._held.append(
+            events.job_rows({one: self._book.lives[one] for one in lives})
+        )
+        if sum(rows.height for rows in self._held) >= _GROUP:
+            self._spill()
+
+    def _spill(self) -> None:
+        if not self._held:
+            return
+        path = self._folder / f"spill-{len(self._spills)}"
+        # Small groups, so that few of its rows are read for a few keys.
+        self._standing().sort(*KEY).write_parquet(path, row_group_size=4096)
+        self._spills.append(path)
+        self._held = []
+
+    def _standing(self) -> pl.DataFrame:
+        """What is held, as the next spill has it."""
+        number = pl.lit(len(self._spills), pl.UInt32).alias("spill")
+        return pl.concat([_NOTHING, *self._held]).with_columns(number)
+
+    def _spilled(self, *columns: str, where: pl.Expr | None = None) -> pl.DataFrame:
+        held = self._standing()
+        rows = held if where is None else held.filter(where)
+        if not self._spills:
+            return rows.select(columns)
+        spilled = [
+            pl.scan_parquet(path).filter(True if where is None else where)
+            for path in self._spills
+        ]
+        return pl.concat([*spilled, rows.lazy()]).select(columns).collect()
+
+    def _bring_back(self, lives: pl.DataFrame) -> None:
+        """Make lives whole again that have left."""
+        self._spill()
+        for path in self._spills:
+            rows = pl.scan_parquet(path).join(lives.lazy(), on=[*LIFE], how="semi")
+            found = events.histories(rows.collect())
+            self._book.lives |= found
+            self._touched |= found.keys()
+
+
+def _newest(spilled: pl.DataFrame) -> pl.DataFrame:
+    """Of what was spilled more than once, the last; by key."""
+    rows = spilled.sort(*LIFE, "spill")
+    return rows.unique([*LIFE], keep="last", maintain_order=True)
+
+
+def _settled_at_once(some: Sequence[Entry]) -> Iterator[str]:
+    """The lives of which the first of these entries is a settlement."""
+    seen = set[str]()
+    for entry in some:
+        if entry.job not in seen and isinstance(entry.event, Settled):
+            yield entry.job
+        seen.add(entry.job)

@@ -1,0 +1,46 @@
+"""Ballast: room on a root's disk, kept for what is under way when the disk fills up."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Final
+
+from storage.objects.connect import local_path
+
+BALLAST: Final = 4 << 20
+"""Bytes: some ten thousand entries, each a segment of its own at worst."""
+
+log = logging.getLogger(__name__)
+
+
+class Ballast:
+    """Room on a root's disk that is kept for what is under way when the disk fills up."""
+
+    def __init__(self, root: str) -> None:
+        local = root.startswith("file://")
+        self._path = local_path(root) / "ledger/ballast" if local else None
+
+    def take_on(self) -> None:
+        if self._path is None:
+            return
+        try:
+            _allocate(self._path)
+        except OSError as error:
+            self._path.unlink(missing_ok=True)
+            log.warning("ledger.no_ballast %s: %s", self._path, error.strerror)
+
+    def drop(self) -> bool:
+        """Whether there was any."""
+        if self._path is None or not self._path.exists():
+            return False
+        self._path.unlink(missing_ok=True)
+        return True
+
+
+def _allocate(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, BALLAST)
+        else:
+            file.write(bytes(max(0, BALLAST - file.tell())))

@@ -1,0 +1,91 @@
+"""Seals: the end of a stream, after which nothing is ever added to it.
+
+A seal is a segment at the stream's next number. Its writer, if it still lives, finds that
+number taken, and stops: whatever it does after that is not on record. So what is read
+once all is sealed stays true.
+"""
+
+import asyncio
+
+from storage.ledger import epoch_reader, segments
+from storage.ledger.codec import Seal, pack, unpack
+from storage.ledger.disk_reserve import Ballast
+from storage.ledger.owner import Holder
+from storage.ledger.segments import MAIN
+from storage.ledger.state_index import Book
+from storage.objects.client import ExistsError, Objects, StorageError
+
+
+async def settled(objects: Objects, us: Holder, *, whole: bool) -> Book:
+    """What is on record, once no older epoch can add to it."""
+    seal = Seal(us.epoch, us.since)
+
+    async def seal_one(epoch: int) -> None:
+        await seal_all(objects, (await segments.owner(objects, epoch)).batch, seal)
+
+    older = range(1, us.epoch)
+    try:
+        bound = await segments.bound(objects)
+        await segments.each(seal_one, [epoch for epoch in older if epoch not in bound])
+        book = await epoch_reader.recalled(objects, older, whole=whole)
+    except StorageError:
+        # Leave the root free.
+        await end(objects, segments.stream_key(us.batch, MAIN), 0, seal=seal)
+        raise
+    book.begin(us.epoch)
+    await asyncio.to_thread(Ballast(objects.root).take_on)
+    return book
+
+
+async def is_over(objects: Objects, batch: str) -> bool:
+    """Whether a batch's main stream is sealed."""
+    main = segments.stream_key(batch, MAIN)
+    return await is_sealed(objects, main, await _last(objects, main))
+
+
+async def seal_all(objects: Objects, batch: str, seal: Seal) -> None:
+    """End every stream of a batch.
+
+    Whoever opens another one after this has looked sees, once it has opened it, that
+    the batch is over: by a newer epoch, or by the seal on its main stream.
+    """
+    found = {MAIN: segments.Extent()} | await segments.streams(objects, batch)
+
+    async def seal_one(name: str) -> None:
+        last = found[name].segments
+        await end(objects, segments.stream_key(batch, name), last, seal=seal)
+
+    await segments.each(seal_one, [*found])
+
+
+async def end(objects: Objects, stream: str, last: int, *, seal: Seal) -> Seal:
+    """Put a seal at a stream's next number, unless it has one; the one that it has."""
+    while (found := await _seal_at(objects, stream, last)) is None:
+        try:
+            await objects.create(segments.segment_key(stream, last + 1), pack([seal]))
+        except ExistsError:
+            # Whose owner still writes may be ahead by now, further than by one.
+            last = max(last + 1, await _last(objects, stream))
+        else:
+            return seal
+    return found
+
+
+async def is_sealed(objects: Objects, stream: str, last: int) -> bool:
+    """Whether this segment of a stream is its seal."""
+    return await _seal_at(objects, stream, last) is not None
+
+
+async def _last(objects: Objects, stream: str) -> int:
+    """The number of a stream's last segment, as far as it can be seen now."""
+    _, batch, name = stream.split("/")
+    found = await segments.streams(objects, batch, name)
+    return found[name].segments if name in found else 0
+
+
+async def _seal_at(objects: Objects, stream: str, last: int) -> Seal | None:
+    if not last:
+        return None
+    key = segments.segment_key(stream, last)
+    record = unpack(await objects.get(key), key)[-1]
+    return record if isinstance(record, Seal) else None

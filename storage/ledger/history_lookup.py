@@ -1,0 +1,111 @@
+"""Telling: the whole histories of many lives, from volumes, a few thousand at a time.
+
+A volume is by key and a manifest is not, so what is wanted of it is first brought into a
+local database.
+"""
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import orjson
+import polars as pl
+
+from manifests import job_keys as numbers
+from manifests.checkpoint import rows as events
+from manifests.checkpoint.rows import JOBS, LIFE, life_keys
+from manifests.input.columns import MONEY
+from manifests.job_keys import KEY
+from manifests.lifecycle import History, hedge_of
+from storage.ledger import checkpoint
+from storage.ledger.compaction import bind
+from storage.ledger.state_index import Book
+from storage.objects.client import Objects
+
+# A database has no decimals.
+_TOLD: Final = pl.Schema(
+    {
+        "life": pl.String,
+        **{
+            name: pl.String() if dtype == MONEY else dtype
+            for name, dtype in JOBS.items()
+            if name not in LIFE
+        },
+    }
+)
+_MAKE: Final = (
+    f"CREATE TABLE told ({', '.join(_TOLD)}, PRIMARY KEY (life)) WITHOUT ROWID"
+)
+_PUT: Final = f"INSERT OR REPLACE INTO told VALUES ({', '.join('?' * len(_TOLD))})"  # noqa: S608 - question marks
+_FIND: Final = "SELECT told.* FROM json_each(?) CROSS JOIN told ON life = value"
+_SLICE: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Histories that were brought into a local folder, for as long as it is there."""
+
+    path: Path
+
+    def histories(self, keys: pl.DataFrame) -> dict[str, History]:
+        """What is on record of these jobs and of their hedges."""
+        jobs = numbers.ids(keys)
+        # In the database's own order, so that it turns each of its pages once.
+        wanted = sorted({*jobs, *map(hedge_of, jobs)})
+        with closing(sqlite3.connect(self.path)) as db:
+            found = db.execute(_FIND, (orjson.dumps(wanted).decode(),)).fetchall()
+        rows = pl.DataFrame(found, _TOLD, orient="row")
+        amounts = pl.col("price_usd", "spent_usd").cast(MONEY)
+        return events.histories(
+            rows.hstack(life_keys(rows["life"])).with_columns(amounts)
+        )
+
+
+async def told(objects: Objects, book: Book, keys: pl.DataFrame, folder: Path) -> Told:
+    """Bring what is on record of these jobs into a local folder; what is not bound yet
+    is bound first.
+
+    Raises:
+        LedgerError: it cannot be read.
+    """
+    await bind(objects, book)
+    path = folder / "told.sqlite"
+    with closing(sqlite3.connect(path, check_same_thread=False)) as db:
+        await asyncio.to_thread(_make, db)
+        # The oldest first: what a later epoch knows of a life takes its place.
+        async for epoch, index in checkpoint.indexes(
+            objects, await checkpoint.sizes(objects)
+        ):
+            wanted = await asyncio.to_thread(_among, index.rows, keys)
+            if not wanted.is_empty():
+                async for rows in checkpoint.volume(
+                    objects, checkpoint.jobs_key(epoch), wanted
+                ):
+                    await asyncio.to_thread(_put, db, rows)
+    return Told(path)
+
+
+def _make(db: sqlite3.Connection) -> None:
+    # Nobody wants it after a crash.
+    db.execute("PRAGMA journal_mode = OFF")
+    db.execute("PRAGMA synchronous = OFF")
+    db.execute(_MAKE)
+
+
+def _among(rows: pl.DataFrame, keys: pl.DataFrame) -> pl.DataFrame:
+    """The lives among these that belong to jobs with these keys."""
+    # So that no more than a slice of the keys is hashed at once.
+    slices = keys.select(*KEY).iter_slices(_SLICE)
+    found = (rows.join(some, on=[*KEY], how="semi") for some in slices)
+    return pl.concat([rows.clear(), *found]).select(*LIFE)
+
+
+def _put(db: sqlite3.Connection, rows: pl.DataFrame) -> None:
+    lives = pl.Series("life", [*events.lives(rows)], pl.String)
+    with db:
+        db.executemany(
+            _PUT, rows.with_columns(lives).select(*_TOLD).cast(_TOLD).iter_rows()
+        )

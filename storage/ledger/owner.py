@@ -1,0 +1,144 @@
+"""The holder: which process may write to a root, and whether it still lives.
+
+An epoch is claimed once, by one process, and numbered; a later epoch's claimant seals
+every older one, and only then reads. So there are never two writers, whatever the clocks
+say: the beat only keeps a second batch from pushing out the first by accident (`lease`).
+"""
+
+import os
+import re
+import secrets
+import socket
+import subprocess
+import uuid
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from storage.ledger.codec import LedgerError
+
+BEAT_S: Final = 10.0
+SILENT_S: Final = 60.0
+"""A holder that has not beaten for so long is taken for dead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """A claim to an epoch, and a sign of life: the same facts, told again each beat."""
+
+    epoch: int
+    name: str
+    """The batch's, as a person gave it."""
+    host: str
+    machine: str
+    """Where `pid` means something: this boot of this machine, or its container."""
+    pid: int
+    born: str | None
+    """When the process started, so that a pid that is used again is not taken for it."""
+    token: str
+    """Makes any two claims different bytes."""
+    since: float
+    at: float
+    """By its own clock: for people. Nobody compares it with another's."""
+    beats: int = 0
+
+    @property
+    def batch(self) -> str:
+        slug = re.sub("[^a-z0-9]+", "-", self.name.lower()).strip("-")[:40].strip("-")
+        return f"{self.epoch:06d}-{slug or 'batch'}"
+
+    def beating(self, at: float) -> "Holder":
+        return replace(self, at=at, beats=self.beats + 1)
+
+    def is_gone(self) -> bool:
+        """Whether it was a process of this machine, and is certainly no more."""
+        if self.machine != _machine():
+            return False
+        try:
+            found = born(self.pid)
+        except ProcessLookupError:
+            return True
+        return None not in {found, self.born} and found != self.born
+
+    def said(self, now: float, silent_s: float) -> str:
+        return (
+            f"batch {self.name!r} holds it: pid {self.pid} on {self.host}, since "
+            f"{_utc(self.since)}, last beat {silent_s:.0f} s ago; if that process "
+            f"is dead, it is free at {_utc(now - silent_s + SILENT_S)}"
+        )
+
+    def dump(self) -> bytes:
+        return orjson.dumps(asdict(self), option=orjson.OPT_INDENT_2)
+
+    @classmethod
+    def load(cls, data: bytes, uri: str) -> "Holder":
+        try:
+            said: dict[str, Any] = orjson.loads(data)
+            return cls(**said)
+        except (orjson.JSONDecodeError, TypeError) as error:
+            raise LedgerError(f"{uri}: not a claim: {error}") from error
+
+
+def claimant(epoch: int, name: str, at: float) -> Holder:
+    """This process, claiming an epoch."""
+    return Holder(
+        epoch=epoch,
+        name=name,
+        host=socket.gethostname(),
+        machine=_machine(),
+        pid=os.getpid(),
+        born=born(os.getpid()),
+        token=secrets.token_hex(8),
+        since=at,
+        at=at,
+    )
+
+
+def born(pid: int) -> str | None:
+    """When a process of this machine started, in its own units; None if that is hidden.
+
+    Raises:
+        ProcessLookupError: it is gone.
+    """
+    if not Path("/proc/self/stat").exists():
+        ps = ("/bin/ps", "-o", "lstart=", "-p", str(pid))
+        said = subprocess.run(ps, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed program and a number
+        return said.stdout.strip() or _hidden(pid)
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return _hidden(pid)
+    # The name in brackets may hold anything; state is field 3, start time field 22.
+    state, *rest = stat.rpartition(")")[2].split()
+    if state in "ZX":
+        raise ProcessLookupError(pid)
+    return rest[18]
+
+
+def _hidden(pid: int) -> None:
+    """Of another user's process /proc may be silent, as if it were not there (hidepid,
+    ProtectProc=): the kernel says whether it is.
+
+    Raises:
+        ProcessLookupError: it is not.
+    """
+    with suppress(PermissionError):
+        os.kill(pid, 0)
+
+
+@cache
+def _machine() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return f"{uuid.getnode():x}"
+
+
+def _utc(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -1,0 +1,218 @@
+"""Epochs: the ledger as objects, each created once and never changed.
+
+    ledger/epochs/000003.json                             who claimed epoch 3
+    ledger/000003-<batch>/main/0000000001.jsonl.zst …     what its process wrote, in segments
+    ledger/000003-<batch>/main/parts/0000000001-0000000256.jsonl.zst    many as one object
+    ledger/000003-<batch>/shard-0007.01/…                 what another process wrote for it
+
+A stream is one writer's segments, numbered without a gap; a shard's next writer has the
+next generation. A seal is a segment at its owner's next number: the owner's own next
+segment then finds its key taken, so it cannot write unseen.
+"""
+
+import asyncio
+import re
+from collections import defaultdict, deque
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from storage.ledger.codec import LedgerError
+from storage.ledger.owner import Holder
+from storage.objects.client import MissingError, Objects
+
+K = TypeVar("K")
+T = TypeVar("T")
+
+MAIN: Final = "main"
+_STREAM: Final = re.compile(
+    r"ledger/[^/]+/(?P<name>main|shard-\d+\.\d+)/"
+    r"(?:(?P<number>\d+)|parts/(?P<first>\d+)-(?P<last>\d+))\.jsonl\.zst$"
+)
+_AT_ONCE: Final = 64
+# Of parts, which are a few MB each.
+_AHEAD: Final = 16
+
+
+class FencedError(LedgerError):
+    """A successor has taken this root over; nothing more can be recorded here."""
+
+
+@dataclass(slots=True)
+class Extent:
+    """How far a stream has come, as far as it was seen."""
+
+    segments: int = 0
+    """Seen from 1 on, without a gap."""
+    beyond: set[int] = field(default_factory=set[int])
+    """Seen behind a gap."""
+    parts: dict[int, int] = field(default_factory=dict[int, int])
+    """The last segment in a part, by its first."""
+
+    def add(self, number: int) -> None:
+        if number > self.segments:
+            self.beyond.add(number)
+        while self.segments + 1 in self.beyond:
+            self.segments += 1
+            self.beyond.remove(self.segments)
+
+    def bind(self, first: int, last: int) -> None:
+        self.parts[first] = last
+        for number in range(max(first, self.segments + 1), last + 1):
+            self.add(number)
+
+    def keys(self, stream: str) -> Iterator[str]:
+        """What to read for all of it: parts where there are, else segments."""
+        number = 1
+        while number <= self.segments:
+            if last := self.parts.get(number):
+                yield part_key(stream, number, last)
+            else:
+                yield segment_key(stream, number)
+            number = (last or number) + 1
+
+
+def claim_key(epoch: int) -> str:
+    return f"ledger/epochs/{epoch:06d}.json"
+
+
+def number(batch: str) -> int:
+    """A batch's epoch."""
+    return int(batch.partition("-")[0])
+
+
+def stream_key(batch: str, name: str) -> str:
+    return f"ledger/{batch}/{name}"
+
+
+def segment_key(stream: str, number: int) -> str:
+    return f"{stream}/{number:010d}.jsonl.zst"
+
+
+def part_key(stream: str, first: int, last: int) -> str:
+    # With where it begins: were the part before it gone, this is not taken for both.
+    return f"{stream}/parts/{first:010d}-{last:010d}.jsonl.zst"
+
+
+def shard_name(shard: int, generation: int) -> str:
+    return f"shard-{shard:04d}.{generation:02d}"
+
+
+async def claimed(objects: Objects) -> int:
+    """How many epochs were claimed; the newest one's number."""
+    folder = "ledger/epochs"
+    found = {_number(stored.key) async for stored in objects.list(folder)}
+    for expected in range(1, len(found) + 1):
+        if expected not in found:
+            raise LedgerError(f"{objects.uri(folder)}: number {expected} is missing")
+    return len(found)
+
+
+async def bound(objects: Objects) -> set[int]:
+    """The epochs that were bound, after they had been sealed."""
+    return {_number(stored.key) async for stored in objects.list("ledger/index")}
+
+
+async def exists(objects: Objects, key: str) -> bool:
+    try:
+        await objects.get(key)
+    except MissingError:
+        return False
+    return True
+
+
+async def owner(objects: Objects, epoch: int) -> Holder:
+    """Who claimed an epoch."""
+    key = claim_key(epoch)
+    return Holder.load(await objects.get(key), objects.uri(key))
+
+
+async def blobs(objects: Objects, epoch: int) -> AsyncIterator[bytes]:
+    """An epoch's records in order, compressed: parts, then the segments after them."""
+    batch = (await owner(objects, epoch)).batch
+    async for _, blob in read(objects, batch, await streams(objects, batch)):
+        yield blob
+
+
+async def read(
+    objects: Objects, batch: str, found: Mapping[str, Extent]
+) -> AsyncIterator[tuple[str, bytes]]:
+    """All that these streams hold, in order: the keys, and what is there."""
+    asked = deque[tuple[str, asyncio.Task[bytes]]]()
+    try:
+        for key in _keys(batch, found):
+            asked.append((key, asyncio.create_task(objects.get(key))))
+            if len(asked) == _AHEAD:
+                yield asked[0][0], await asked[0][1]
+                asked.popleft()
+        while asked:
+            yield asked[0][0], await asked[0][1]
+            asked.popleft()
+    finally:
+        for _, task in asked:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in asked), return_exceptions=True)
+
+
+async def streams(objects: Objects, batch: str, name: str = "") -> dict[str, Extent]:
+    """A batch's streams in the order in which they are read, or the one of this name.
+
+    Of what is recorded while this looks, the end may be left out.
+    """
+    folder = stream_key(batch, name).rstrip("/")
+    found = defaultdict[str, Extent](Extent)
+    await _look(objects, folder, found)
+    gaps = {one: max(extent.beyond) for one, extent in found.items() if extent.beyond}
+    if gaps:
+        # A local folder that is written to while it is read may skip a name: look again.
+        await _look(objects, folder, found)
+    for one, seen in gaps.items():
+        if seen > found[one].segments:
+            place = objects.uri(stream_key(batch, one))
+            missing = found[one].segments + 1
+            raise LedgerError(f"{place}: number {missing} is missing")
+    return dict(sorted(found.items(), key=lambda item: _order(item[0])))
+
+
+async def each(ask: Callable[[K], Awaitable[T]], of: Sequence[K]) -> list[T]:
+    """Ask the store many things, some at once."""
+    found: list[T] = []
+    for start in range(0, len(of), _AT_ONCE):
+        found += await asyncio.gather(*map(ask, of[start : start + _AT_ONCE]))
+    return found
+
+
+async def _look(objects: Objects, folder: str, found: dict[str, Extent]) -> None:
+    async for stored in objects.list(folder):
+        match _STREAM.match(stored.key):
+            case re.Match() as said if said["number"]:
+                found[said["name"]].add(int(said["number"]))
+            case re.Match() as said:
+                first, last = int(said["first"]), int(said["last"])
+                found[said["name"]].bind(first, last)
+            case None:
+                raise LedgerError(f"{objects.uri(stored.key)}: not of the ledger")
+
+
+def _keys(batch: str, found: Mapping[str, Extent]) -> Iterator[str]:
+    for name, extent in found.items():
+        yield from extent.keys(stream_key(batch, name))
+
+
+def _order(name: str) -> list[int]:
+    """Main's first, then by shard, then by generation."""
+    return [int(number) for number in re.findall(r"\d+", name)]
+
+
+def _number(key: str) -> int:
+    found = re.search(r"/(\d+)\.[a-z]+$", key)
+    if found is None:
+        raise LedgerError(f"{key}: not of the ledger")
+    return int(found[1])

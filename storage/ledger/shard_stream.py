@@ -1,0 +1,125 @@
+"""Shards: the stream of a slice of a batch that a process of its own runs.
+
+It is claimed by generation, as a root is by epoch: the newest writer has sealed those
+before it, and knows what they wrote. That the batch still runs is looked at only after
+the claim: who ends a batch lists its streams after that, so one of both sees the other.
+"""
+
+import asyncio
+import itertools
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import suppress
+
+from manifests.lifecycle import OVER, Entry, History
+from storage.ledger import fencing, segments
+from storage.ledger.codec import LedgerError, Open, Seal, pack, unpack
+from storage.ledger.segments import FencedError
+from storage.ledger.state_index import Book
+from storage.objects.client import ExistsError, MissingError, Objects, StorageError
+
+
+async def claim(
+    objects: Objects, batch: str, shard: int, clock: Callable[[], float]
+) -> int:
+    """Claim the next generation of a shard of a batch that runs.
+
+    Raises:
+        FencedError: the batch is over, or somebody claimed a newer one meanwhile.
+        LedgerError: there is no such batch.
+    """
+    await _refuse_unknown(objects, batch)
+    opening = pack([Open(secrets.token_hex(8), clock())])
+    generation = await _next(objects, batch, shard, opening)
+    seal = Seal(segments.number(batch), clock())
+    try:
+        for older in range(1, generation):
+            await _end(objects, batch, segments.shard_name(shard, older), seal)
+        await _refuse_if_over(objects, batch)
+        newer = segments.shard_name(shard, generation + 1)
+        if await segments.streams(objects, batch, newer):
+            raise FencedError(f"{objects.root}: somebody else runs shard {shard}")
+    except StorageError:
+        await _end(objects, batch, segments.shard_name(shard, generation), seal)
+        raise
+    return generation
+
+
+async def known(
+    objects: Objects,
+    batch: str,
+    shard: int,
+    generation: int,
+    before: Mapping[str, History],
+) -> Book:
+    """What is on record of a shard's jobs as its newest writer begins."""
+    book = Book()
+    book.lives |= before
+    async for entry in written(objects, batch, shard, range(1, generation)):
+        learn(book, entry)
+    return book
+
+
+async def written(
+    objects: Objects, batch: str, shard: int, generations: Iterable[int]
+) -> AsyncIterator[Entry]:
+    """What these writers of a shard, who are sealed, have put on record, in order."""
+    for generation in generations:
+        name = segments.shard_name(shard, generation)
+        found = await segments.streams(objects, batch, name)
+        async for key, blob in segments.read(objects, batch, found):
+            for entry in await asyncio.to_thread(unpack, blob, key):
+                if isinstance(entry, Entry):
+                    yield entry
+
+
+def learn(book: Book, entry: Entry) -> History | None:
+    """Keep what came of it; None if it is only about the money of what was over."""
+    past = book.history(entry.job)
+    if past.state in OVER and entry.job not in book.lives:
+        return None
+    history = past.after(entry)
+    book.keep(entry.job, history)
+    return history
+
+
+async def ended(objects: Objects, batch: str, shard: int) -> int:
+    """Shut out whoever runs a shard; how many have run it."""
+    seal = Seal(segments.number(batch), 0.0)
+    generation = 0
+    while True:
+        name = segments.shard_name(shard, generation + 1)
+        if not await segments.streams(objects, batch, name):
+            return generation
+        await _end(objects, batch, name, seal)
+        generation += 1
+
+
+async def _next(objects: Objects, batch: str, shard: int, opening: bytes) -> int:
+    for generation in itertools.count(1):
+        stream = segments.stream_key(batch, segments.shard_name(shard, generation))
+        with suppress(ExistsError):
+            await objects.create(segments.segment_key(stream, 1), opening)
+            return generation
+    raise AssertionError("numbers do not end")
+
+
+async def _refuse_unknown(objects: Objects, batch: str) -> None:
+    with suppress(MissingError, ValueError):
+        if (await segments.owner(objects, segments.number(batch))).batch == batch:
+            return
+    raise LedgerError(f"{objects.root}: no batch {batch!r}")
+
+
+async def _refuse_if_over(objects: Objects, batch: str) -> None:
+    successor = segments.claim_key(segments.number(batch) + 1)
+    if await segments.exists(objects, successor) or await fencing.is_over(
+        objects, batch
+    ):
+        raise FencedError(f"{objects.root}: batch {batch!r} is over")
+
+
+async def _end(objects: Objects, batch: str, name: str, seal: Seal) -> None:
+    found = await segments.streams(objects, batch, name)
+    stream = segments.stream_key(batch, name)
+    await fencing.end(objects, stream, found[name].segments, seal=seal)

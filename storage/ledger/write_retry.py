@@ -1,0 +1,78 @@
+"""Trouble: what is done while a store does not take what has to be on record.
+
+A store that is away is waited for. One that says no is asked for a while longer, because
+what is under way has been paid for; but whoever buys is told at once.
+"""
+
+import asyncio
+import itertools
+import logging
+import math
+import random
+from collections.abc import Callable
+from typing import Final
+
+from storage.ledger.disk_reserve import Ballast
+from storage.objects.client import (
+    ExistsError,
+    FullError,
+    Objects,
+    StorageError,
+    UnavailableError,
+)
+
+PATIENCE_S: Final = 600.0
+"""How long a store may be away before a batch gives up."""
+REFUSED_S: Final = 30.0
+"""How long it may refuse for a reason that does not pass by itself."""
+LONGEST_S: Final = 10.0
+SAID_S: Final = 60.0
+
+log = logging.getLogger(__name__)
+
+
+class Trouble:
+    """How one writer's puts are repeated, by the event loop's clock."""
+
+    def __init__(self, objects: Objects, told: Callable[[str], None]) -> None:
+        self._objects = objects
+        self._ballast = Ballast(objects.root)
+        self._told: Callable[[str], None] | None = told
+        self._said_at = -math.inf
+
+    async def create(self, key: str, data: bytes) -> None:
+        """Put what has to be on record.
+
+        Raises:
+            ExistsError: somebody else's has the key.
+            StorageError: the store was away, or refused, for too long.
+        """
+        now = asyncio.get_running_loop().time
+        began, refused = now(), math.inf
+        for tries in itertools.count():
+            try:
+                return await self._objects.create(key, data)
+            except ExistsError:
+                raise
+            except StorageError as error:
+                if not isinstance(error, UnavailableError):
+                    refused = min(refused, now())
+                    self._refused(error)
+                if now() >= min(began + PATIENCE_S, refused + REFUSED_S):
+                    raise
+                self._say(error, now())
+            longest = min(LONGEST_S, 0.5 * 2 ** min(tries, 10))
+            await asyncio.sleep(random.uniform(0, longest))  # noqa: S311 - no secret
+        raise AssertionError("it returns or raises")
+
+    def _refused(self, error: StorageError) -> None:
+        if isinstance(error, FullError) and self._ballast.drop():
+            log.warning("ledger.ballast_dropped %s", error)
+        if self._told is not None:
+            self._told(str(error))
+            self._told = None
+
+    def _say(self, error: StorageError, now: float) -> None:
+        if now - self._said_at >= SAID_S:
+            self._said_at = now
+            log.warning("ledger.waiting %s", error)

@@ -1,0 +1,189 @@
+"""Objects: bytes under keys, below one root, on any store.
+
+Only what every store does alike is relied on: a put is whole or not there at all, a
+create refuses a key that is taken, a list sees what was put.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from storage.objects.connect import REMOTE, Store, connect, local_path
+from storage.objects.errors import (
+    ExistsError,
+    FullError,
+    MissingError,
+    RefusedError,
+    StorageError,
+    UnavailableError,
+)
+from storage.objects.payloads import Body, at_once, in_parts, is_another, mapped
+from storage.objects.requests import PIECE, Mode, Requests, Stored
+from storage.objects.retry import Patience
+
+__all__ = [
+    "ExistsError",
+    "FullError",
+    "MissingError",
+    "Objects",
+    "RefusedError",
+    "StorageError",
+    "Stored",
+    "UnavailableError",
+]
+
+PATIENCE_S: Final = 60.0
+
+
+class Objects:
+    """The objects below one root URI: file, memory, s3, gs or az, or a local path."""
+
+    def __init__(
+        self,
+        store: Store,
+        root: str,
+        *,
+        patience_s: float = PATIENCE_S,
+        roomy: Callable[[], Store] | None = None,
+    ) -> None:
+        self.root = root
+        self._scheme = urlsplit(root).scheme
+        self._requests = Requests(store, root, roomy or (lambda: store))
+        self._patience = Patience(root, patience_s)
+
+    @classmethod
+    def open(cls, uri: str, *, patience_s: float = PATIENCE_S) -> "Objects":
+        """The objects below `uri`; what is unavailable is asked for `patience_s` long.
+
+        Raises:
+            StorageError: no store has such a URI.
+        """
+        local = "://" not in uri or uri.startswith("file://")
+        root = local_path(uri).as_uri() if local else uri.rstrip("/")
+        roomy = partial(connect, root, roomy=True)
+        return cls(connect(root), root, patience_s=patience_s, roomy=roomy)
+
+    @property
+    def remote(self) -> bool:
+        """Whether a request costs money, and a round trip."""
+        return self._scheme in REMOTE
+
+    def uri(self, key: str) -> str:
+        return self._requests.uri(key)
+
+    async def create(self, key: str, data: bytes) -> None:
+        """Put a new object; its own bytes already there are as good.
+
+        Raises:
+            ExistsError: other bytes have the key.
+        """
+        await self._patience.ask(self._create, key, data)
+
+    async def create_file(self, key: str, path: Path) -> None:
+        """Put a file as a new object: one request, however large, and little memory.
+
+        Raises:
+            ExistsError: other bytes have the key.
+        """
+        data = await asyncio.to_thread(at_once, path, self._scheme)
+        await self._patience.ask(self._create, key, data)
+
+    async def put(self, key: str, data: bytes) -> None:
+        """Put an object, in the place of whatever has its key."""
+        await self._patience.ask(self._write, key, data, "overwrite")
+
+    async def put_file(self, key: str, path: Path) -> None:
+        """Put a file, in the place of whatever has its key, through little memory."""
+        data = await asyncio.to_thread(in_parts, path, self._scheme)
+        await self._patience.ask(self._write, key, data, "overwrite")
+
+    async def get(self, key: str) -> bytes:
+        """An object's bytes.
+
+        Raises:
+            MissingError: there is no such object.
+        """
+        return await self._patience.ask(self._requests.get, key)
+
+    async def get_file(self, key: str, path: Path) -> None:
+        """Bring an object, however large, into a local file, through little memory.
+
+        Raises:
+            MissingError: there is no such object.
+            StorageError: it was replaced meanwhile.
+        """
+        file = await asyncio.to_thread(path.open, "wb")
+        try:
+            async for piece in self._pieces(key):
+                await asyncio.to_thread(file.write, piece)
+        finally:
+            await asyncio.to_thread(file.close)
+
+    async def modified(self, key: str) -> float:
+        """When an object was put: Unix seconds, by the store's clock.
+
+        Raises:
+            MissingError: there is no such object.
+        """
+        found = await self._patience.ask(self._requests.head, key)
+        return found["last_modified"].timestamp()
+
+    async def list(self, folder: str = "") -> AsyncIterator[Stored]:
+        """Every object below a folder, by key."""
+        for stored in await self._patience.ask(self._requests.list, folder):
+            yield stored
+
+    async def delete(self, key: str) -> None:
+        """Delete an object; one that is not there is as good as deleted."""
+        await self._patience.ask(self._requests.delete, key)
+
+    async def _create(self, key: str, data: Body) -> None:
+        try:
+            await self._write(key, data, "create")
+        except ExistsError:
+            # It may be ours: the answer to an earlier attempt can have been lost.
+            if not await self._holds(key, data):
+                raise
+
+    async def _write(self, key: str, data: Body, mode: Mode) -> None:
+        e_tag = await self._requests.write(key, data, mode)
+        # S3 is sent a checksum to compare. GCS is not, but its ETag is an MD5 of what came;
+        # Azure's is of no use: there it is for TLS to see to (obstore 0.12.1).
+        if self._scheme == "gs" and not isinstance(data, Path):
+            await self._look_at(e_tag, key, data, mode)
+
+    async def _look_at(
+        self, e_tag: str | None, key: str, sent: bytes | memoryview, mode: Mode
+    ) -> None:
+        """Make sure that what arrived is what was sent."""
+        if not await asyncio.to_thread(is_another, e_tag, sent):
+            return
+        # An ETag may be no MD5 after all, such as where the owner's own keys encrypt.
+        if await self._holds(key, sent):
+            return
+        if mode == "create":
+            await self._requests.delete(key)
+        raise UnavailableError(f"{self.uri(key)}: damaged on its way")
+
+    async def _holds(self, key: str, data: Body) -> bool:
+        """Whether an object that is there has these bytes."""
+        try:
+            if isinstance(data, bytes):
+                return await self._requests.get(key) == data
+            sent, seen = mapped(data) if isinstance(data, Path) else data, 0
+            async for piece in self._pieces(key):
+                if sent[seen : seen + len(piece)] != piece:
+                    return False
+                seen += len(piece)
+        except MissingError:
+            raise UnavailableError(f"{self.uri(key)}: there and not there") from None
+        return seen == len(sent)
+
+    async def _pieces(self, key: str) -> AsyncGenerator[bytes]:
+        """An object's bytes, some at a time: each request has its own patience."""
+        meta = await self._patience.ask(self._requests.head, key)
+        for start in range(0, meta["size"], PIECE):
+            yield await self._patience.ask(self._requests.piece, key, start, meta)

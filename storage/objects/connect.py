@@ -1,0 +1,171 @@
+"""Stores: where a URI's bytes are, and how to reach them.
+
+What obstore renews by itself, before it expires: logins from a web identity, a container
+or a machine's metadata (S3), service accounts and federated logins (GCS, Azure). What it
+does not: AWS_SESSION_TOKEN and other keys in the environment are read once, when a store
+is opened; ~/.aws is not read at all.
+"""
+
+import atexit
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import AzureStore, GCSStore, MemoryStore, S3Store
+
+from storage.objects.errors import StorageError, UnavailableError, explained
+from storage.objects.local_store import Folder
+
+if TYPE_CHECKING:
+    from obstore import Attributes, GetOptions, ObjectMeta, PutResult
+    from obstore.store import ClientConfig, RetryConfig
+
+REMOTE: Final = frozenset({"s3", "gs", "az"})
+
+# A clip over a slow link takes longer than obstore's 30 s. Plain http happens only to an
+# endpoint that its owner wrote with http://.
+CLIENT: "ClientConfig" = {
+    "timeout": "120s",
+    "connect_timeout": "10s",
+    "allow_http": True,
+}
+# A request's time is up whether or not it is moving: what is large gets more.
+_ROOMY: "ClientConfig" = {**CLIENT, "timeout": "3600s"}
+# Asking again is done here, where an "exists" after a lost answer can be looked into.
+_ONCE: "RetryConfig" = {"max_retries": 0}
+
+_MEMORIES: Final[dict[str, MemoryStore]] = {}
+
+_LAST_WORD_S: Final = 0.1
+
+# Inherited by a forked child, which finds its parent's number here beside its own.
+_USERS: Final[set[int]] = set()
+
+
+class Found(Protocol):
+    """What a store found under a key."""
+
+    async def bytes_async(self) -> Any: ...  # obstore's Bytes: only bytes() is used
+
+
+class Store(Protocol):
+    """As much of an obstore store as is used here, so that a simulated one can be one."""
+
+    async def put_async(  # noqa: PLR0913 - obstore's own
+        self,
+        path: str,
+        file: bytes | memoryview | Path,
+        *,
+        attributes: "Attributes | None" = None,
+        mode: Literal["create", "overwrite"] = "overwrite",
+        use_multipart: bool | None = None,
+        chunk_size: int = ...,
+        max_concurrency: int = ...,
+    ) -> "PutResult": ...
+
+    async def get_async(
+        self, path: str, *, options: "GetOptions | None" = None
+    ) -> Found: ...
+
+    async def head_async(self, path: str) -> "ObjectMeta": ...
+
+    def list(
+        self, prefix: str | None = None, *, chunk_size: int = ...
+    ) -> "AsyncIterator[Sequence[ObjectMeta]]": ...
+
+    async def delete_async(self, paths: str) -> object: ...
+
+
+def connect(uri: str, *, roomy: bool = False) -> Store:
+    """The store at a URI; `roomy`, with the time that large requests take.
+
+    Credentials and endpoints are where each vendor's own tools look for them, such as
+    AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, AZURE_STORAGE_ACCOUNT_NAME.
+
+    Raises:
+        StorageError: no store has such a URI, or it lacks its settings.
+    """
+    scheme = urlsplit(uri).scheme
+    match scheme:
+        case "file":
+            with explained(uri):
+                return Folder(local_path(uri))
+        case "memory":
+            return _MEMORIES.setdefault(uri, MemoryStore())
+        case _ if scheme in REMOTE:
+            return bucket(uri, roomy=roomy)
+        case _:
+            raise StorageError(
+                f"{uri}: no store for {scheme!r}: use file, memory, s3, gs or az"
+            )
+
+
+def bucket(uri: str, *, roomy: bool = False) -> S3Store | GCSStore | AzureStore:
+    """What is below the URI of a bucket, or of a folder in it.
+
+    Raises:
+        StorageError: it lacks its settings.
+    """
+    client = _ROOMY if roomy else CLIENT
+    try:
+        with explained(uri):
+            match urlsplit(uri).scheme:
+                case "s3":
+                    return S3Store.from_url(
+                        uri,
+                        client_options=client,
+                        retry_config=_ONCE,
+                        checksum_algorithm="sha256",
+                    )
+                case "gs":
+                    kind = GCSStore
+                case _:
+                    kind = AzureStore
+            return kind.from_url(uri, client_options=client, retry_config=_ONCE)
+    except UnavailableError as error:
+        # Nothing was asked yet: these are its settings, which will not pass.
+        raise StorageError(str(error)) from None
+
+
+def local_path(uri: str) -> Path:
+    """The path that a file URI, or a plain path, names."""
+    if not uri.startswith("file://"):
+        return Path(uri).absolute()
+    # A file's name may have a ? or a # in it, which urlsplit would take for its own.
+    host, _, path = uri.removeprefix("file://").partition("/")
+    if host not in {"", "localhost"}:
+        raise StorageError(f"{uri}: a file URI has three slashes and the whole path")
+    return Path("/" + unquote(path))
+
+
+def signed(
+    store: S3Store | GCSStore | AzureStore, key: str, seconds: int
+) -> str | None:
+    """A link that reads one object for so long; None where the store cannot sign."""
+    try:
+        return obstore.sign(store, "GET", key, timedelta(seconds=seconds))
+    except BaseError:
+        # No key to sign with, such as an anonymous or a federated login.
+        return None
+
+
+def refuse_forks() -> None:
+    """Note that this process uses a store.
+
+    Raises:
+        StorageError: its parent did so before it forked. obstore's threads do not follow
+            into a child, whose first request would wait for ever (0.12.1).
+    """
+    if os.getpid() not in _USERS:
+        _USERS.add(os.getpid())
+        # After each answer, a thread of obstore's has a last word with Python. One that
+        # finds it gone aborts the process: 40 of 60 that list a folder and end (0.12.1).
+        atexit.register(time.sleep, _LAST_WORD_S)
+    if len(_USERS) > 1:
+        raise StorageError("forked from a process that uses stores: spawn it instead")

@@ -1,0 +1,87 @@
+"""Patience: a store that is away for a while is asked again, and fails nothing.
+
+It passes by the event loop's own clock, so that a simulated night can be patient too.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final, ParamSpec, TypeVar
+
+from storage.objects.errors import LoginError, StorageError, UnavailableError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+TRIES: Final = 3
+"""At least: a single answer may take longer than all our patience."""
+LONGEST_S: Final = 10.0
+
+log = logging.getLogger(__name__)
+
+
+class Patience:
+    """How long one store may be away, and who is waiting for it now."""
+
+    def __init__(self, root: str, seconds: float) -> None:
+        self._root = root
+        self._seconds = seconds
+        self._answered = False
+        self._waiting = 0
+        self._since = 0.0
+
+    async def ask(
+        self,
+        question: Callable[P, Coroutine[Any, Any, T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Ask until there is an answer, or patience has run out.
+
+        Raises:
+            UnavailableError: it has.
+            StorageError: the answer is no.
+        """
+        now = asyncio.get_running_loop().time
+        began, tries = now(), 0
+        with ExitStack() as waiting:
+            while True:
+                try:
+                    answer = await question(*args, **kwargs)
+                except StorageError as error:
+                    tries += 1
+                    over = tries >= TRIES and now() - began >= self._seconds
+                    if over or not self._may_pass(error):
+                        raise
+                    # One bad answer is not worth a line, nor is each of those that wait.
+                    if tries == TRIES:
+                        waiting.enter_context(self._away(error, now))
+                else:
+                    self._answered = True
+                    return answer
+                longest = min(LONGEST_S, 0.1 * 2 ** min(tries, 10))
+                await asyncio.sleep(random.uniform(0, longest))  # noqa: S311 - no secret
+
+    def _may_pass(self, error: StorageError) -> bool:
+        # obstore does not ask the machine again while it renews a login: one hiccup of it
+        # is not to end a night.
+        again = isinstance(error, LoginError) and self._answered
+        return again or isinstance(error, UnavailableError)
+
+    @contextmanager
+    def _away(self, error: StorageError, now: Callable[[], float]) -> Generator[None]:
+        self._waiting += 1
+        if self._waiting == 1:
+            self._since = now()
+            log.warning("store.away %s", error)
+        try:
+            yield
+        except BaseException:
+            self._waiting -= 1
+            raise
+        self._waiting -= 1
+        if not self._waiting:
+            away_s = now() - self._since
+            log.warning("store.back root=%s after_s=%.0f", self._root, away_s)

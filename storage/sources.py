@@ -1,0 +1,185 @@
+"""Opening what people name: any URI that fsspec reads, such as https, s3, hf or zip.
+
+All of it blocks, and is meant for a thread.
+"""
+
+import re
+from collections.abc import Generator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any, Final, cast
+from urllib.parse import urlsplit
+
+import aiohttp
+import fsspec
+from fsspec.archive import AbstractArchiveFileSystem
+from fsspec.implementations.cached import CachingFileSystem
+from obstore.exceptions import BaseError
+from obstore.fsspec import FsspecStore
+
+from manifests.jobs import unsigned
+from storage.objects.connect import CLIENT, REMOTE, bucket, local_path, signed
+from storage.objects.errors import StorageError, UnavailableError, reason, translated
+
+_PIECE: Final = 1 << 20
+
+_fsspec: Any = fsspec  # it has no types
+
+
+class OpeningError(OSError):
+    """What somebody named cannot be read; `passing` if it may well be at another time."""
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
+
+
+_LINK: Final = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]*(?:://|::))")
+"""Between two links of a chain; an object's key may have a `::` of its own."""
+
+
+def read(uri: str, max_bytes: int) -> bytes:
+    """The bytes at a URI, if they are no more than `max_bytes`.
+
+    Raises:
+        OpeningError: they are more, or cannot be read.
+    """
+    content = bytearray()
+    with _opened(uri) as file:
+        while piece := file.read(_PIECE):
+            content += piece
+            if len(content) > max_bytes:
+                raise OpeningError(f"{unsigned(uri)}: more than {max_bytes} bytes")
+    return bytes(content)
+
+
+def fetch_to(uri: str, path: Path) -> None:
+    """Bring what is at a URI, however large, into a local file.
+
+    Raises:
+        OpeningError: it cannot be read.
+    """
+    with _opened(uri) as file, path.open("wb") as out:
+        while piece := file.read(8 * _PIECE):
+            out.write(piece)
+
+
+def presign(uri: str, seconds: int) -> str | None:
+    """A link to an object in a store, for so long; None where there can be none.
+
+    Raises:
+        OpeningError: the store's settings are missing or wrong.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme not in REMOTE:
+        return None
+    try:
+        store = _bucket(f"{parts.scheme}://{parts.netloc}")
+    except StorageError as error:
+        raise OpeningError(str(error)) from None
+    return signed(store, parts.path.lstrip("/"), seconds)
+
+
+_bucket = lru_cache(maxsize=16)(bucket)
+
+
+@contextmanager
+def _opened(uri: str) -> Generator[IO[bytes]]:
+    """The file at a URI; all that is raised within is said in words of ours.
+
+    Not chained: a client's own errors quote URLs with their signatures.
+    """
+    try:
+        with _file(uri) as file:
+            yield file
+    except OpeningError:
+        raise
+    # A filesystem raises whatever its library does; whoever named the URI is told.
+    except Exception as error:  # noqa: BLE001
+        said = f"{unsigned(uri)}: {_why(error)}"
+        raise OpeningError(said, passing=_passes(error)) from None
+
+
+def _file(uri: str) -> AbstractContextManager[IO[bytes]]:
+    *chain, last = _LINK.split(uri)
+    if urlsplit(last).scheme in REMOTE:
+        return _in_a_store(last, chain)
+    match urlsplit(uri).scheme if "::" not in uri else "chained":
+        case "" | "file":
+            return local_path(uri).open("rb")
+        case "http" | "https":
+            # One plain GET: a signed link answers neither HEAD nor a range, and a
+            # server's word for the size is not taken.
+            http = _fsspec.filesystem("http", client_kwargs={"trust_env": True})
+            return http.open(uri, "rb", block_size=0, size=1)
+        case _:
+            # Unopened, it keeps its filesystem, which an archive closes as it is deleted.
+            named = _fsspec.open(uri, "rb")
+            # obstore's file, if it cannot be opened, complains again as it is deleted.
+            named.fs.info(named.path)
+            return named
+
+
+@contextmanager
+def _in_a_store(uri: str, chain: list[str]) -> Generator[IO[bytes]]:
+    """A file in one of our stores, or in what a chain such as `zip://a.jpg` opens there.
+
+    fsspec resolves a chain by its registry, which belongs to the whole process: the name
+    `s3` means s3fs to everybody else. Our stores are therefore never registered.
+    """
+    # Its overloads name each scheme.
+    scheme = cast("Any", urlsplit(uri).scheme)
+    files: Any = FsspecStore(scheme, client_options=CLIENT)
+    path = uri.partition("://")[2]
+    with ExitStack() as opened:
+        for link in reversed(chain):
+            name, _, inner = link.partition("://")
+            kind: Any = _fsspec.get_filesystem_class(name)
+            if issubclass(kind, AbstractArchiveFileSystem):
+                # Asked first: obstore's file, if it cannot be opened, complains again
+                # as it is deleted.
+                files.info(path)
+                archive = opened.enter_context(files.open(path, "rb"))
+                files, path = kind(fo=archive), inner
+            elif issubclass(kind, CachingFileSystem):
+                files, path = kind(fs=files), inner or path
+            else:
+                raise OpeningError(f"{uri}: {name}:: cannot read from an object store")
+        files.info(path)
+        yield opened.enter_context(files.open(path, "rb"))
+
+
+def _passes(error: Exception) -> bool:
+    """Whether a network stood in the way, rather than that there is nothing to read."""
+    match error:
+        case aiohttp.ClientResponseError(status=status):
+            return status >= 500 or status in {408, 425, 429}
+        case FileNotFoundError():
+            return False
+        case aiohttp.ClientError():
+            return True
+        case BaseError() | OSError():
+            return isinstance(translated("", error), UnavailableError)
+        case _:
+            return False
+
+
+def _why(error: Exception) -> str:
+    match error:
+        case FileNotFoundError():
+            return "no such file"
+        case aiohttp.ClientResponseError(status=status):
+            return f"HTTP {status}"
+        case BaseError():
+            return reason(error)
+        case StorageError() | ImportError():
+            return str(error)
+        case OSError(strerror=str(words)):
+            return words
+        case TimeoutError():
+            return "no answer in time"
+        case ValueError() if "Protocol not known" in str(error):
+            return "nothing here opens such a URI"
+        case _:
+            return f"cannot be read ({type(error).__name__})"

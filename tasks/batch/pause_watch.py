@@ -1,0 +1,42 @@
+"""Pausing: an engine buys nothing while its root is paused, and goes on when it is not."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+from storage.objects.client import Objects, StorageError
+from storage.pause_flag import paused
+from tasks.engine.engine import Engine
+
+LOOK_S: Final = 5.0
+"""Between two looks whether the root is paused."""
+
+
+@asynccontextmanager
+async def heeding(engine: Engine, objects: Objects) -> AsyncGenerator[None]:
+    """Have the engine heed the pauses of its root, from before its first submit.
+
+    Raises:
+        StorageError: nobody knows whether it is paused now.
+    """
+    await _look(engine, objects)
+    looking = asyncio.create_task(_keep_looking(engine, objects))
+    try:
+        yield
+    finally:
+        looking.cancel()
+        with suppress(asyncio.CancelledError):
+            await looking
+
+
+async def _keep_looking(engine: Engine, objects: Objects) -> None:
+    while True:
+        await asyncio.sleep(LOOK_S)
+        # A store that is away says nothing: it stays as it was.
+        with suppress(StorageError):
+            await _look(engine, objects)
+
+
+async def _look(engine: Engine, objects: Objects) -> None:
+    engine.pause(paused=await paused(objects) is not None)

@@ -1,0 +1,127 @@
+"""The rows of a batch, and how they stand by now.
+
+However many there are, they are asked about by their keys, so many at a time: no row is
+an object of its own here.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import polars as pl
+
+from manifests.input.reader import Plan
+from manifests.job_keys import KEY, held, ids, keys
+from manifests.lifecycle import HEDGE, OVER, State
+from storage.ledger.ledger import Ledger
+from tasks.engine.stats import FIRST, UNANSWERED, Tally, Why
+
+UNTOLD = "not its turn yet"
+PASSED_OVER: Final[Mapping[Why, str]] = {
+    Why.BUDGET: "the budget is spent",
+    Why.NO_LANE: "every lane is closed",
+    Why.STOPPED: "the run was stopped",
+}
+"""What is said of jobs that nobody looked at, because nothing could be bought any more."""
+
+_SLICE = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Reasons:
+    """Why jobs have no clip, by state and reason."""
+
+    jobs: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
+    rows: defaultdict[tuple[str, str], list[int]] = field(
+        default_factory=lambda: defaultdict[tuple[str, str], list[int]](list)
+    )
+    """The first few rows of the manifest that it is so of."""
+
+    def add(self, state: str, reason: str, row: int) -> None:
+        self.jobs[state, reason] += 1
+        if len(rows := self.rows[state, reason]) < FIRST:
+            rows.append(row)
+
+
+class Rows:
+    """A plan's rows, held against what is on record."""
+
+    def __init__(self, plan: Plan, ledger: Ledger) -> None:
+        self.plan = plan
+        self._ledger = ledger
+
+    def of(self, lives: Collection[str]) -> pl.DataFrame:
+        """The plan of the jobs among these, and of those whose hedges are."""
+        mine = keys(sorted({life.removesuffix(HEDGE) for life in lives}))
+        return held(self.plan.wanted, mine).filter("first")
+
+    def among(self, lives: Collection[str]) -> set[str]:
+        """Which of these lives are of jobs of the plan."""
+        asked = keys([life.removesuffix(HEDGE) for life in lives])
+        there = {*ids(held(self.plan.wanted, asked))}
+        return {life for life in lives if life.removesuffix(HEDGE) in there}
+
+    def states(self, tally: Tally, *, jobs: bool = False) -> Counter[str]:
+        """How many rows, or jobs, are in each of the four states of a summary."""
+        counts = Counter[str]()
+        wanted = self.plan.wanted.filter("first") if jobs else self.plan.wanted
+        for of in self._sliced(wanted):
+            for state, count in of.value_counts().iter_rows():
+                counts[_summed(State(state))] += count
+        # Its still is not what any provider takes: that is final for its rows.
+        unfit = [job for job, rest in tally.resting.items() if rest.why is Why.STILL]
+        struck = held(wanted, keys(unfit)).height
+        counts["pending"] -= struck
+        counts["rejected"] += struck
+        return +counts
+
+    def without_clip(self, tally: Tally) -> Reasons:
+        """How many jobs have no clip, by state and reason, and which rows first."""
+        why = Reasons()
+        known = {life for life in self._ledger.lives if not life.endswith(HEDGE)}
+        for job, row in self._rows_of(known | tally.resting.keys()):
+            past, rest = self._ledger.history(job), tally.resting.get(job)
+            if past.state is State.PUBLISHED:
+                continue
+            state = _summed(past.state)
+            if rest is not None and rest.why is Why.STILL:
+                state = "rejected"
+            reason = rest.reason if rest else past.reason
+            untold = UNANSWERED if past.state is State.IN_DOUBT else UNTOLD
+            why.add(state, reason or untold, row)
+        for reason, count in tally.refusals.items():
+            why.jobs["rejected", reason] += count
+            first = tally.refused_first.get(reason, [])
+            why.rows["rejected", reason] += [row for _, row in self._rows_of(first)]
+        self._add_untold(why.jobs, tally)
+        return why
+
+    def _rows_of(self, jobs: Collection[str]) -> Iterator[tuple[str, int]]:
+        """Those that are the plan's, most urgent first, each with its first row."""
+        mine = self.of(jobs)
+        return zip(ids(mine), mine["row"], strict=True)
+
+    def _add_untold(self, why: Counter[tuple[str, str]], tally: Tally) -> None:
+        """Those of which nothing is known but their state."""
+        over = sorted(PASSED_OVER[why] for why in tally.passed_over)
+        words = {"rejected": "by an earlier batch", "in_doubt": UNANSWERED}
+        if over:
+            words["pending"] = "; ".join(over)
+        counts = self.states(tally, jobs=True)
+        del counts["published"]
+        for (state, _), count in why.items():
+            counts[state] -= count
+        for state, count in (+counts).items():
+            why[state, words.get(state, UNTOLD)] += count
+
+    def _sliced(self, rows: pl.DataFrame) -> Iterator[pl.Series]:
+        for some in rows.iter_slices(_SLICE):
+            yield self._ledger.states(some.select(*KEY))
+
+
+def _summed(state: State) -> str:
+    """One of the four that a summary counts."""
+    if state in OVER or state is State.IN_DOUBT:
+        return str(state)
+    return str(State.PENDING)

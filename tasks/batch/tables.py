@@ -1,0 +1,78 @@
+"""What a batch leaves beside its clips: the tables of its rows, attempts and complaints."""
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+
+from manifests.input.reader import Plan
+from manifests.job_keys import KEY
+from manifests.output.attempts import attempts_table
+from manifests.output.clips import Outcomes, write_clips, write_complaints
+from manifests.output.remaining import write_left
+from storage.ledger import checkpoint, segments
+from storage.ledger.epoch_reader import Told
+from storage.ledger.ledger import Ledger
+from storage.objects.client import Objects
+from tasks.batch.request import MANIFEST
+from tasks.engine.stats import Tally, Why
+
+TABLES: Final = ("clips", "attempts", "complaints", "left")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """A batch that is over, and what it began with."""
+
+    plan: Plan
+    folder: Path
+    """Where its manifest is, and its tables are written."""
+    ledger: Ledger
+    """Closed by now: nothing more can happen to its rows."""
+    tally: Tally
+
+
+async def keep_tables(batch: Batch, objects: Objects) -> None:
+    """Write what came of every row, every attempt and every complaint beside the clips."""
+    wanted = batch.plan.wanted.select(*KEY)
+    told = await batch.ledger.told(wanted, batch.folder)
+    await _attempts(batch, objects)
+    await asyncio.to_thread(_write, batch, told)
+    for name in TABLES:
+        key = f"tables/{name}/batch={batch.ledger.batch}/part-0.parquet"
+        await objects.put_file(key, _path(batch, name))
+
+
+async def _attempts(batch: Batch, objects: Objects) -> None:
+    # Not by time: an earlier run's clock may have been ahead.
+    mine = checkpoint.written(objects, segments.number(batch.ledger.batch))
+    with attempts_table(_path(batch, "attempts"), before=batch.ledger.before) as add:
+        async for some in mine:
+            await asyncio.to_thread(add, some)
+
+
+def _write(batch: Batch, told: Told) -> None:
+    resting = batch.tally.resting
+    reasons = {job: rest.reason for job, rest in resting.items()}
+
+    def tell(keys: pl.DataFrame) -> Outcomes:
+        return Outcomes(histories=told.histories(keys), reasons=reasons)
+
+    # What was once paid for keeps its row, money and all, whatever its still is now.
+    plan = batch.plan.without(
+        {
+            job: ("", rest.reason)
+            for job, rest in resting.items()
+            if rest.why is Why.STILL and not batch.ledger.history(job).attempts
+        }
+    )
+    manifest = batch.folder / MANIFEST
+    write_clips(_path(batch, "clips"), manifest, plan, tell)
+    write_complaints(_path(batch, "complaints"), plan)
+    write_left(_path(batch, "left"), manifest, plan, tell)
+
+
+def _path(batch: Batch, name: str) -> Path:
+    return batch.folder / f"{name}.parquet"

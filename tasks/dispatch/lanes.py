@@ -1,0 +1,312 @@
+"""Lanes: routes in use, each with its pacing, shared by all the jobs of a process."""
+
+import asyncio
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import InitVar, dataclass, field
+from decimal import Decimal
+from typing import Final, Literal
+
+from manifests.catalogue.routes import Route
+from tasks.dispatch import off_peak
+from tasks.dispatch.budget import Day, Purse
+from tasks.dispatch.rate_limit import TYPICAL_S, Limits, Looks, Pace
+from tasks.providers.errors import MisconfiguredError
+from tasks.providers.http import Line
+
+log = logging.getLogger(__name__)
+
+Clock = Callable[[], float]
+HandsOver = Literal["upload", "presign", "link"]
+
+ENOUGH: Final = 20
+"""Jobs that have ended on a lane before its failures are a rate."""
+
+DEAL_AGAIN_S: Final = 5.0
+"""Between two deals at most while jobs wait: what a deadline calls for changes."""
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """A route in use, with its pacing.
+
+    Lanes of one account whose limits are shared have one pace between them.
+    """
+
+    name: str
+    route: Route
+    line: Line
+    limits: Limits
+    hands_over: HandsOver | None = None
+    """How stills reach the provider; None decides for each still."""
+    account: str = ""
+    """Whose limits they are, by a name that is no secret; the lane's own if not said."""
+    risk_usd: Decimal = Decimal(0)
+    """What a batch may risk by submitting again what this lane left in doubt."""
+    usd_per_day: Decimal | None = None
+    paid: bool = True
+    """False where it is GPUs of one's own: to make a clip twice costs nothing."""
+    shared: InitVar[Pace | None] = None
+    pace: Pace = field(init=False)
+    looks: Looks = field(init=False, default_factory=Looks)
+    day: Day = field(init=False)
+    risk: Purse = field(init=False)
+    ended: int = field(init=False, default=0)
+    """Jobs that it was done with, one way or another, in this run."""
+    failed: int = field(init=False, default=0)
+    """Of these, those that came to nothing."""
+    closed: str | None = None
+    """Why nothing more is submitted on it, if so."""
+    closed_here: bool = False
+    """Whether that may be this machine's own trouble: others may do well on it."""
+    followed: int = 0
+    """Jobs that were begun to be looked at..."""
+    fresh: int = 0
+    """... and those of them that had just been accepted."""
+    learned: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    """Set once that is known: whoever waited to be told looks again."""
+
+    def __post_init__(self, shared: Pace | None) -> None:
+        self.pace = Pace(self.limits) if shared is None else shared
+        self.day = Day(self.limits.submits_per_day, self.usd_per_day)
+        self.risk = Purse(self.risk_usd if self.paid else None)
+        self.account = self.account or self.name
+
+    @property
+    def dearest_usd(self) -> Decimal:
+        """The most that one of its submits takes."""
+        return max(self.route.prices_usd.values())
+
+    def is_short(self, purse: Purse, today: float) -> bool:
+        """Whether its turns wait for more of what is dealt out among many."""
+        if not (purse.may_grow or self.day.may_grow):
+            return False
+        usd = self.dearest_usd
+        return (purse.may_grow and not purse.affords(usd)) or (
+            self.day.may_grow and self.day.full(usd, today) is not None
+        )
+
+    def count(self, *, failed: bool) -> None:
+        """It is done with one more job."""
+        self.ended += 1
+        self.failed += failed
+
+    def failing(self, most: float) -> bool:
+        """Whether more of its jobs come to nothing than its owner puts up with."""
+        return self.ended >= ENOUGH and self.failed > most * self.ended
+
+    def opens_in_s(self, today: float) -> float:
+        """Seconds until it takes submits, by the hours of its route (Unix time)."""
+        opens = self.route.hours_utc
+        return 0.0 if opens is None else off_peak.wait_s(opens, today)
+
+    def open_s(self, today: float, within_s: float) -> float:
+        """For how much of the seconds that follow it takes submits."""
+        opens = self.route.hours_utc
+        if opens is None or math.isinf(within_s):
+            return within_s
+        return off_peak.open_s(opens, today, within_s)
+
+    def typical_s(self) -> float:
+        """How long one of its jobs takes, as far as anybody knows."""
+        known = self.looks.expected_s()
+        return self.route.typical_s or TYPICAL_S if known is None else known
+
+
+Preferred = Callable[[], Sequence[Lane]]
+"""The lanes that a job may go on now, the best one first."""
+
+
+class NoLaneLeftError(Exception):
+    """Every lane that could make the job is closed."""
+
+
+class StoppedError(Exception):
+    """The engine was told to buy nothing more."""
+
+
+class LookAgainError(Exception):
+    """What jobs can be paid with is known for good by now."""
+
+
+class Lanes:
+    """Deals out turns to submit: first come, first served, to the first lane that is free
+    in the order each job prefers at that moment."""
+
+    def __init__(
+        self,
+        lanes: Iterable[Lane],
+        clock: Clock,
+        today: Clock = time.time,
+        purse: Purse | None = None,
+    ) -> None:
+        self.all = tuple(lanes)
+        self._purse = purse or Purse()
+        self._clock = clock
+        self._today = today
+        self._waiting = deque[tuple[Preferred, asyncio.Future[Lane]]]()
+        self._timer: asyncio.TimerHandle | None = None
+        self._stopped = False
+        self._paused = False
+        self._open_to_all = len(self.all)
+        """How many lanes were open when everybody who waits was last looked at."""
+
+    def __getitem__(self, name: str) -> Lane:
+        for lane in self.all:
+            if lane.name == name:
+                return lane
+        raise KeyError(name)
+
+    @property
+    def open(self) -> list[Lane]:
+        """The lanes that still take jobs."""
+        return [lane for lane in self.all if lane.closed is None]
+
+    async def turn(self, preferred: Preferred) -> Lane:
+        """A lane on which a submit may be sent at once; its `pace.begin` has been called.
+
+        Raises:
+            NoLaneLeftError: none of them is open.
+            StoppedError: `stop` was called.
+            LookAgainError: `look_again` was called.
+        """
+        if self._stopped:
+            raise StoppedError
+        lanes = preferred()
+        if all(lane.closed for lane in lanes):
+            raise NoLaneLeftError(closing(lanes))
+        turn: asyncio.Future[Lane] = asyncio.get_running_loop().create_future()
+        self._waiting.append((preferred, turn))
+        self._deal()
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            # Dealt and cancelled at once: nobody will use that slot.
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self.withdraw(turn.result())
+            raise
+
+    def waiting(self, lanes: Collection[Lane]) -> int:
+        """How many wait for a turn that one of these could give them."""
+        return sum(
+            any(lane in lanes for lane in preferred())
+            for preferred, turn in self._waiting
+            if not turn.done()
+        )
+
+    def withdraw(self, lane: Lane) -> None:
+        """A turn that was dealt will not be used."""
+        lane.pace.withdrawn()
+        self.give_back(lane)
+
+    def give_back(self, lane: Lane) -> None:
+        """The lane's job has ended, or is waited for no longer."""
+        lane.pace.done()
+        self._deal()
+
+    def answered(self) -> None:
+        """A submit was answered, or more was dealt to us: what did not go may go now."""
+        self._deal()
+
+    def look_again(self) -> None:
+        """Have all who wait look for themselves, without a turn, whether they can still pay."""
+        waiting = [*self._waiting]
+        self._waiting.clear()
+        for _, turn in waiting:
+            if not turn.done():
+                turn.set_exception(LookAgainError())
+
+    def close(self, lane: Lane, why: str) -> None:
+        """Submit nothing more on this lane."""
+        if lane.closed is None:
+            log.warning("lane.closed lane=%s %s", lane.name, why)
+            lane.closed = why
+        self._deal()
+
+    def close_here(self, lane: Lane, why: str) -> None:
+        """Submit nothing more on this lane, which may do well for other machines."""
+        lane.closed_here = lane.closed_here or lane.closed is None
+        self.close(lane, why)
+
+    def misconfigured(self, lane: Lane, error: MisconfiguredError) -> None:
+        """Nothing will be accepted: no credit is the account's own, a bad key may be
+        this machine's."""
+        close = self.close if error.lacks == "credit" else self.close_here
+        close(lane, str(error))
+
+    def out_of_reach(self, lane: Lane, why: str) -> None:
+        """What is no submit does not get there either: it is left alone for a while."""
+        lane.pace.out_of_reach(self._clock())
+        if lane.pace.hopeless:
+            self.close_here(lane, f"out of reach: {why}")
+        self._deal()
+
+    def pause(self, *, paused: bool) -> None:
+        """Deal no turns for as long as this is so; whoever waits for one goes on waiting."""
+        self._paused = paused
+        self._deal()
+
+    def stop(self) -> None:
+        """Deal no more turns; whoever waits for one is told."""
+        self._stopped = True
+        for _, turn in self._waiting:
+            if not turn.done():
+                turn.set_exception(StoppedError())
+        self._waiting.clear()
+        self._again_in(math.inf)
+
+    def _deal(self) -> None:
+        if self._paused:
+            return
+        now, today = self._clock(), self._today()
+        still_waiting = deque[tuple[Preferred, asyncio.Future[Lane]]]()
+        waits = {
+            id(lane): math.inf
+            if lane.is_short(self._purse, today)
+            else max(lane.pace.wait(now), lane.opens_in_s(today))
+            for lane in self.open
+        }
+        while self._waiting:
+            preferred, turn = self._waiting.popleft()
+            if turn.done():
+                continue
+            lanes = preferred()
+            able = [lane for lane in lanes if id(lane) in waits]
+            free = next((lane for lane in able if not waits[id(lane)]), None)
+            if free is not None:
+                free.pace.begin(now)
+                for lane in self.open:
+                    if lane.pace is free.pace:
+                        waits[id(lane)] = max(waits[id(lane)], lane.pace.wait(now))
+                turn.set_result(free)
+            elif not able:
+                turn.set_exception(NoLaneLeftError(closing(lanes)))
+            else:
+                still_waiting.append((preferred, turn))
+                if all(waits.values()) and len(waits) == self._open_to_all:
+                    # No lane is free, and none has closed since all were looked at:
+                    # nobody behind fares better.
+                    still_waiting.extend(self._waiting)
+                    break
+        else:
+            self._open_to_all = len(waits)
+        self._waiting = still_waiting
+        # What a free lane is not wanted for now, it may be wanted for in a while.
+        soonest = min((wait for wait in waits.values() if wait), default=math.inf)
+        self._again_in(min(soonest, DEAL_AGAIN_S) if still_waiting else math.inf)
+
+    def _again_in(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if math.isfinite(seconds):
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(max(seconds, 0.001), self._deal)
+
+
+def closing(lanes: Iterable[Lane]) -> str:
+    """Why these lanes are closed, in words."""
+    return "; ".join(f"{lane.name}: {lane.closed}" for lane in lanes if lane.closed)

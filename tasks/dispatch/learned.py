@@ -1,0 +1,90 @@
+"""What earlier nights showed of each lane: how long its jobs take, what its account bears,
+and how much of its day is used up."""
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Final
+
+from manifests.lifecycle import Entry, Intended, Refused, Rejected
+from storage.objects.client import MissingError, Objects
+from storage.objects.errors import StorageError
+from tasks.dispatch.budget import DAY_S
+from tasks.dispatch.lanes import Lane
+from tasks.dispatch.rate_limit import Learned
+
+LEARNED: Final = "learned.json"
+"""Where what accounts bear is kept, under the root."""
+
+log = logging.getLogger(__name__)
+
+
+def recall_latencies(
+    lanes: Iterable[Lane], known: Mapping[str, Iterable[float]], *, within_s: float
+) -> None:
+    """How long each lane's jobs took, by its name.
+
+    What took longer than `within_s` was fetched late, by another night: it tells nothing.
+    """
+    for lane in lanes:
+        took = known.get(lane.name, ())
+        lane.looks.learn([seconds for seconds in took if seconds <= within_s])
+
+
+async def recall_day(
+    lanes: Sequence[Lane], entries: AsyncIterable[Sequence[Entry]], now: float
+) -> None:
+    """What each lane took in the last 24 hours, by any run on this root."""
+    taken = defaultdict[str, list[tuple[float, Decimal]]](list)
+    latest: dict[str, tuple[str, tuple[float, Decimal]]] = {}
+    async for entry in (each async for some in entries for each in some):
+        if entry.at <= now - DAY_S:
+            continue
+        match entry.event:
+            case Intended(lane=lane, price_usd=price):
+                latest[entry.job] = lane, (entry.at, price)
+                taken[lane].append((entry.at, price))
+            case Refused() | Rejected(charged=False) if entry.job in latest:
+                lane, what = latest.pop(entry.job)
+                taken[lane].remove(what)
+            case _:
+                pass
+    for lane in lanes:
+        lane.day.recall(taken[lane.name])
+
+
+async def recall_limits(lanes: Iterable[Lane], objects: Objects, now: float) -> None:
+    """What each lane's account was found to bear; `now` is the lanes' own clock."""
+    known = await _learned(objects)
+    for account, pace in {lane.account: lane.pace for lane in lanes}.items():
+        if learned := known.get(account):
+            pace.recall(learned, now)
+
+
+async def keep_limits(lanes: Iterable[Lane], objects: Objects) -> None:
+    """Put what was learned where the next night finds it; no batch fails for want of it."""
+    try:
+        known = await _learned(objects)
+        for lane in lanes:
+            known.pop(lane.account, None)
+            if learned := lane.pace.learned():
+                known[lane.account] = learned
+        said = {
+            name: [each.slots, each.submits_per_minute] for name, each in known.items()
+        }
+        await objects.put(LEARNED, json.dumps(said, indent=1).encode())
+    except StorageError as exc:
+        log.warning("limits.not_kept %s", exc)
+
+
+async def _learned(objects: Objects) -> dict[str, Learned]:
+    try:
+        said: Any = json.loads(await objects.get(LEARNED))
+        return {name: Learned(*map(float, each)) for name, each in said.items()}
+    except MissingError:
+        return {}
+    except (ValueError, TypeError, AttributeError) as exc:
+        log.warning("limits.unreadable %s: %s", objects.uri(LEARNED), exc)
+        return {}

@@ -1,0 +1,181 @@
+"""Which lanes a job may go on at this moment, the best one first: pure but for its clocks.
+
+The policy decides. `balanced` takes the cheapest lane that is free. `fastest` takes the
+free lane that is done first. `cheapest` keeps to the lanes that the least cost by the
+deadline asks for: it is worked out anew as jobs end and lanes turn out quick or slow, so
+a dear lane is used from the start for as long as it is needed, and not a job longer.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+
+from manifests.catalogue.routes import Route
+from manifests.jobs import Order
+from tasks.dispatch.eligibility import (
+    Kind,
+    Policy,
+    able,
+    elsewhere,
+    foremost,
+    kind_of,
+    standing_for,
+)
+from tasks.dispatch.lanes import Lane
+from tasks.dispatch.min_cost import allot, capacity
+
+EVERY_S = 1.0
+"""Between two reckonings: what one job changes is not worth one."""
+
+MARGIN = 0.95
+"""The share of the time left that is counted on: clips have yet to be fetched then."""
+
+
+class Roster:
+    """The lanes of a batch, as its policy would have them used."""
+
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        *,
+        policy: Policy,
+        now: Callable[[], float],
+        today: Callable[[], float],
+        ends_at: float = math.inf,
+    ) -> None:
+        self.ends_at = ends_at
+        """When all is to be done, by `now`."""
+        self.late = 0
+        """Jobs that no lane can finish in time, by the last reckoning."""
+        self._lanes = lanes
+        self._policy: Policy = policy
+        self._now = now
+        self._today = today
+        self._able: dict[Kind, list[Lane]] = {}
+        self._demand = Counter[Kind]()
+        self._wanted: Mapping[Kind, frozenset[str]] = {}
+        self._reckoned_at = -math.inf
+        self._open: frozenset[str] = frozenset()
+
+    def able(self, order: Order) -> list[Lane]:
+        """Every lane in use that can make the job, open or closed; the list is shared."""
+        return self._able_of(kind_of(order))
+
+    def lanes(
+        self,
+        order: Order,
+        failed: Route | None = None,
+        *,
+        unfit: Collection[str] = (),
+    ) -> list[Lane]:
+        """Where the job may go now; only closed lanes if none is open.
+
+        `failed` is where an attempt at it came to nothing: another supplier goes first.
+        `unfit` are the names of lanes that will not take its still.
+        """
+        known = self.able(order)
+        if unfit:
+            known = [lane for lane in known if lane.name not in unfit]
+        still_open = [lane for lane in known if lane.closed is None]
+        if not still_open:
+            return known
+        liked = elsewhere(foremost(order, still_open), failed)
+        match self._policy:
+            case "balanced" if len(liked) > 1:
+                # Of two GPUs at one price, the one that is idle.
+                price = {lane.name: lane.route.price_usd(order.job) for lane in liked}
+                return sorted(
+                    liked, key=lambda lane: (price[lane.name], lane.pace.is_full)
+                )
+            case "balanced":
+                return liked
+            case "fastest":
+                return sorted(liked, key=lambda lane: (lane.typical_s(), lane.name))
+            case "cheapest":
+                wanted = self._shares().get(kind_of(order), frozenset[str]())
+                return [lane for lane in liked if lane.name in wanted] or liked[:1]
+
+    def expect(self, demand: Mapping[Kind, int]) -> None:
+        """So many jobs of each kind are still to be bought."""
+        self._demand.update(demand)
+        self._reckoned_at = -math.inf
+
+    def waiting(self, lanes: Collection[Lane]) -> int:
+        """How many of them could be made on these lanes."""
+        return sum(
+            count
+            for kind, count in self._demand.items()
+            if count > 0 and any(lane in lanes for lane in self._able_of(kind))
+        )
+
+    def bought(self, order: Order) -> None:
+        """One of them is at a provider."""
+        if self._demand[kind := kind_of(order)] > 0:
+            self._demand[kind] -= 1
+
+    def again(self, order: Order) -> None:
+        """It came to nothing, and is to be bought again."""
+        self._demand[kind_of(order)] += 1
+
+    def reckon(self) -> int:
+        """How many jobs cannot be done in time, as things are now."""
+        self._reckoned_at = -math.inf
+        self._shares()
+        return self.late
+
+    def _able_of(self, kind: Kind) -> list[Lane]:
+        if kind not in self._able:
+            self._able[kind] = able(standing_for(kind), self._lanes)
+        return self._able[kind]
+
+    def _shares(self) -> Mapping[Kind, frozenset[str]]:
+        now = self._now()
+        are_open = frozenset(lane.name for lane in self._lanes if lane.closed is None)
+        if now - self._reckoned_at < EVERY_S and are_open == self._open:
+            return self._wanted
+        self._reckoned_at, self._open = now, are_open
+        demand = {kind: count for kind, count in self._demand.items() if count > 0}
+        first = {id(lane.pace): lane.name for lane in reversed(self._lanes)}
+        pool = {lane.name: first[id(lane.pace)] for lane in self._lanes}
+        prices = {
+            kind: {
+                # Of those that share an account's slots, the dearest comes first and the
+                # cheapest, which is used first, stays.
+                pool[lane.name]: lane.route.prices_usd[kind.resolution, kind.duration_s]
+                for lane in reversed(self._able_of(kind))
+                if lane.closed is None
+            }
+            for kind in demand
+        }
+        left: dict[str, float] = {}
+        for lane in self._lanes:
+            most = self._left(lane, now)
+            left[pool[lane.name]] = min(most, left.get(pool[lane.name], most))
+        found = allot(demand, prices, left)
+        self.late = sum(found.short.values())
+        self._wanted = {
+            kind: frozenset(
+                lane.name
+                for lane in self._able_of(kind)
+                if pool[lane.name]
+                in (prices[kind] if found.short.get(kind) else found.shares[kind])
+            )
+            for kind in demand
+        }
+        return self._wanted
+
+    def _left(self, lane: Lane, now: float) -> float:
+        """How many more jobs it can have done in time."""
+        within_s = (self.ends_at - now) * MARGIN
+        if within_s <= 0:
+            return 0.0
+        slots = min(lane.limits.slots, lane.pace.slots)
+        most = capacity(
+            replace(lane.limits, slots=slots),
+            lane.typical_s(),
+            within_s,
+            lane.open_s(self._today(), within_s),
+        )
+        # What is under way there is half done.
+        return max(0.0, most - lane.pace.in_flight / 2)

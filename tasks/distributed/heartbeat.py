@@ -1,0 +1,304 @@
+"""Seat: a run's place among those that share what accounts allow.
+
+It tells what it holds, beat by beat, and abides by what is dealt to it; see `dealing`.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+from storage.ledger.owner import claimant
+from storage.objects.client import MissingError, Objects
+from tasks.batch.batch import Night
+from tasks.dispatch.lanes import Lane
+from tasks.dispatch.rate_limit import Pace
+from tasks.distributed import mailbox
+from tasks.distributed.mailbox import Deal, Report, beat_s
+from tasks.distributed.quota import Hand, Share
+from tasks.engine.environment import World
+from tasks.engine.stats import Why
+
+STALE_S: Final = 30.0
+"""After so long without a new deal nothing more is bought..."""
+GONE_S: Final = 300.0
+"""... and after so long the batch is taken for dead."""
+
+HEARD_WITHIN: Final = 10
+"""Deals by which a run that has spoken is dealt something, if it is to have anything."""
+
+log = logging.getLogger(__name__)
+
+
+class Seat:
+    """A run's place among those that share: it tells what it holds, and abides by the deal."""
+
+    def __init__(
+        self, night: Night, objects: Objects, *, batch: str, shard: int, world: World
+    ) -> None:
+        self._night = night
+        self._engine = night.engine
+        self._objects = objects
+        self._batch = batch
+        self._shard = shard
+        self._generation = night.generation
+        self._world = world
+        self._by = claimant(self._generation, batch, world.today())
+        self._paces = {lane.account: lane.pace for lane in night.engine.lanes.all}
+        self._has_budget = night.wanted.budget_usd is not None
+        self._beat = 0
+        self._deal = 0
+        self._heard_at = self._listened_at = world.now()
+        self._heard = 0
+        self._silent_s = 0.0
+        """For how long nothing new was heard, while it could have been."""
+        self._left_out = 0
+        """Deals that were not for it."""
+        self.shut_out = False
+        self._nothing()
+
+    @asynccontextmanager
+    async def kept(self) -> AsyncGenerator[None]:
+        """Tell and listen, for as long as this is open."""
+        keeping = asyncio.create_task(self._keep())
+        try:
+            yield
+        finally:
+            keeping.cancel()
+            with suppress(asyncio.CancelledError):
+                await keeping
+
+    async def leave(self) -> Report:
+        """Say that the shard has been run."""
+        report = self._report(done=True)
+        await self._tell(report, last=True)
+        return report
+
+    async def _keep(self) -> None:
+        every_s = beat_s(self._objects)
+        while True:
+            try:
+                async with asyncio.timeout(STALE_S):
+                    await self._listen()
+                    await self._tell(self._report())
+            # Whatever it is (a deal of another version, say), it buys nothing then, and the
+            # log says why.
+            except Exception as error:  # noqa: BLE001
+                log.warning("shard.deaf shard=%d %r", self._shard, error)
+            if self._world.now() - self._heard_at > STALE_S:
+                self._nothing()
+            if self._silent_s > GONE_S:
+                said = f"no deal for {self._silent_s:.0f} s: the batch is gone"
+                self._engine.stop(said)
+            await asyncio.sleep(every_s if self._deal else every_s / 5)
+
+    async def _listen(self) -> None:
+        try:
+            said = await self._objects.get(mailbox.deal_key(self._batch))
+        except MissingError:
+            deal = None
+        else:
+            deal = Deal.load(said)
+        now, beat = self._world.now(), beat_s(self._objects)
+        # While the store is away, nobody is heard.
+        self._silent_s += min(now - self._listened_at, 2 * beat)
+        self._listened_at = now
+        # A deal is abided by once: what it allows ends, if no other follows.
+        if deal is not None and deal.number > self._heard:
+            self._heard, self._heard_at, self._silent_s = deal.number, now, 0.0
+            self._abide(deal)
+
+    def _abide(self, deal: Deal) -> None:
+        if deal.stop is not None:
+            self._engine.end_within(deal.grace_s, deal.stop)
+        for lane in self._engine.lanes.open:
+            if why := deal.closed.get(lane.name):
+                self._engine.lanes.close(lane, why)
+        share = deal.shares.get(self._shard)
+        if share is None or share.generation != self._generation:
+            self._not_for_us(share)
+            return
+        self._deal = deal.number
+        for lane in self._engine.lanes.open:
+            if why := _unknown(lane, share, deal.lanes):
+                self._engine.lanes.close_here(lane, why)
+        for account, pace in self._paces.items():
+            pace.share(
+                share.caps.get(mailbox.slots_of(account), 0),
+                share.caps.get(mailbox.minute_of(account), 0),
+            )
+        self._fill(share)
+        if self._engine.done_buying is Why.BUDGET:
+            # Who has no money left is dealt no slots, in which to find that out.
+            self._engine.lanes.look_again()
+        self._engine.lanes.answered()
+
+    def _not_for_us(self, share: Share | None) -> None:
+        """Whoever is shut out, and has nothing to put on record, learns it here only."""
+        self._left_out += 1
+        succeeded = share is not None and share.generation > self._generation
+        if self._deal or succeeded or self._left_out >= HEARD_WITHIN:
+            self.shut_out = True
+            self._engine.stop("shut out")
+
+    def _fill(self, share: Share) -> None:
+        if self._has_budget:
+            name = mailbox.BUDGET
+            granted = mailbox.dollars(share.granted.get(name, 0))
+            self._engine.tally.purse.dealt(granted, more=name not in share.last)
+        for lane in self._engine.lanes.all:
+            names = mailbox.submits_of(lane.name), mailbox.usd_of(lane.name)
+            # What the batch deals is abided by, whatever our own settings lack.
+            if lane.day.limited or not share.granted.keys().isdisjoint(names):
+                submits, usd = [
+                    share.granted.get(name, None if cap is None else 0)
+                    for name, cap in zip(names, lane.day.caps, strict=True)
+                ]
+                lane.day.dealt(
+                    submits,
+                    None if usd is None else mailbox.dollars(usd),
+                    more=not {*names} & {*share.last},
+                )
+
+    def _nothing(self) -> None:
+        """Nothing may be used of what others may be using by now."""
+        for pace in self._paces.values():
+            pace.share(0, 0)
+        if not self._deal:
+            self._fill(Share(generation=self._generation, caps={}, granted={}))
+
+    async def _tell(self, report: Report, *, last: bool = False) -> None:
+        generation = self._generation
+        key = mailbox.hand_key(self._batch, self._shard, generation, last=last)
+        await self._objects.put(key, report.dump())
+
+    def _report(self, *, done: bool = False) -> Report:
+        tally = self._engine.tally
+        return Report(
+            hand=self._hand(done=done),
+            by=self._by,
+            bought=tally.bought,
+            hedged=tally.hedged,
+            published=tally.published,
+            rejected=tally.rejected,
+            expired=tally.expired,
+            spent_usd=tally.purse.spent_usd,
+            bill=tally.bill.counts(),
+            closed=self._closed(),
+            closed_here={
+                lane.name: lane.closed
+                for lane in self._engine.lanes.all
+                if lane.closed and lane.closed_here
+            },
+            learned={
+                account: learned
+                for account, pace in self._paces.items()
+                if (learned := pace.learned()) is not None
+            },
+            resting=tally.resting if done else {},
+            passed_over=sorted(tally.passed_over) if done else [],
+        )
+
+    def _closed(self) -> dict[str, str]:
+        """Lanes that are of no use to anybody: not those whose part of a day is used up, or
+        that may be of use to others."""
+        today = self._world.today()
+        return {
+            lane.name: lane.closed
+            for lane in self._engine.lanes.all
+            if lane.closed
+            and not lane.closed_here
+            and not lane.day.full(lane.dearest_usd, today)
+        }
+
+    def _hand(self, *, done: bool) -> Hand:
+        self._beat += 1
+        now = self._world.now()
+        held: dict[str, int] = {}
+        wants: dict[str, int] = {}
+        for account, pace in self._paces.items():
+            slots, minute = mailbox.slots_of(account), mailbox.minute_of(account)
+            held |= {slots: pace.in_flight, minute: pace.sent(now)}
+            waiting = 0 if done else self._waiting(self._ready(pace))
+            wants |= {slots: held[slots] + waiting, minute: held[minute] + waiting}
+        used, needs, least = self._money(done=done)
+        return Hand(
+            shard=self._shard,
+            generation=self._generation,
+            beat=self._beat,
+            deal=self._deal,
+            held=held,
+            wants=wants,
+            used=used,
+            needs=needs,
+            least=least,
+            short=not done and self._all_short(),
+            done=done,
+        )
+
+    def _ready(self, pace: Pace) -> list[Lane]:
+        """Lanes of this pace that lack nothing but room: what waits for money or for its
+        hour holds no slots, which whoever has the money may be waiting for."""
+        today = self._world.today()
+        return [
+            lane
+            for lane in self._engine.lanes.open
+            if lane.pace is pace
+            and not self._is_short(lane, today)
+            and not lane.opens_in_s(today)
+        ]
+
+    def _is_short(self, lane: Lane, today: float) -> bool:
+        # Before the first deal there is no money: that deal brings it, and the slots.
+        return bool(self._deal) and lane.is_short(self._engine.tally.purse, today)
+
+    def _all_short(self) -> bool:
+        """Whether no job that waits could be submitted until more is dealt to us."""
+        today, lanes = self._world.today(), self._engine.lanes.open
+        rich = [lane for lane in lanes if not self._is_short(lane, today)]
+        return self._waiting(lanes) > 0 and not self._waiting(rich)
+
+    def _waiting(self, lanes: Collection[Lane]) -> int:
+        """How many jobs could be submitted on these, were there room."""
+        engine = self._engine
+        if engine.done_buying is not None:
+            return 0
+        return max(engine.roster.waiting(lanes), engine.lanes.waiting(lanes))
+
+    def _money(
+        self, *, done: bool
+    ) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+        """By purse: what is spent, what could be spent soon, what one submit takes."""
+        used = {mailbox.BUDGET: mailbox.millionths(self._engine.tally.purse.spent_usd)}
+        needs, least = {mailbox.BUDGET: 0}, {mailbox.BUDGET: 0}
+        for lane in self._engine.lanes.all:
+            soon, dearest = 0, mailbox.millionths(lane.dearest_usd)
+            if not (done or lane.closed):
+                soon = min(self._waiting([lane]), 2 * lane.pace.slots + 4)
+                least[mailbox.BUDGET] = max(least[mailbox.BUDGET], dearest)
+            needs[mailbox.BUDGET] = max(needs[mailbox.BUDGET], soon * dearest)
+            submits, usd = lane.day.taken(self._world.today())
+            name = mailbox.submits_of(lane.name)
+            used[name], needs[name], least[name] = submits, soon, 1
+            name = mailbox.usd_of(lane.name)
+            used[name] = mailbox.millionths(usd)
+            needs[name], least[name] = soon * dearest, dearest
+        return used, needs, least
+
+
+def _unknown(lane: Lane, share: Share, lanes: Sequence[str]) -> str | None:
+    """Why nothing will ever be dealt to this lane, if so."""
+    if lane.name not in lanes:
+        known = ", ".join(map(repr, lanes))
+        return f"the batch has no such lane: its nightreel.toml names {known}"
+    if mailbox.slots_of(lane.account) not in share.caps:
+        known = ", ".join(repr(account) for account in mailbox.accounts(share.caps))
+        said = f"its nightreel.toml names {known}, not {lane.account!r}"
+        return f"the batch has no such account: {said}"
+    submits, usd = lane.day.caps
+    if submits is not None and mailbox.submits_of(lane.name) not in share.granted:
+        return "the batch's nightreel.toml has no submits_per_day for it"
+    if usd is not None and mailbox.usd_of(lane.name) not in share.granted:
+        return "the batch's nightreel.toml has no usd_per_day for it"
+    return None

@@ -1,0 +1,281 @@
+"""Errands: what a shard's run in another process is given, as objects below the root.
+
+    shards/<batch>/0007.parquet       its rows of the manifest: see `manifests.input.shard_extract`
+    shards/<batch>/0007.json          what else there is to know; put last, deleted first
+    shards/<batch>/0007.02.hand.json  what the second run of it says of itself: see `dealing`
+    shards/<batch>/0007.02.last.hand.json   its last word, which no put that is late replaces
+    shards/<batch>/deal.json          what each run may use
+
+Nobody else knows of them: they are gone when the shard, or the batch, is over. A run that
+has claimed its shard and then finds no errand has come too late.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from manifests.checkpoint.columns import dumped, loaded
+from manifests.lifecycle import History
+from storage.ledger import segments
+from storage.ledger.codec import LedgerError
+from storage.ledger.owner import Holder
+from storage.objects.client import MissingError, Objects
+from tasks.dispatch.eligibility import Policy
+from tasks.dispatch.rate_limit import Learned
+from tasks.distributed.quota import Hand, Share
+from tasks.engine.lane_costs import Counts
+from tasks.engine.stats import Rest, Why
+
+LOCAL_S: Final = 0.5
+"""Between two hands, where a request costs nothing..."""
+REMOTE_S: Final = 3.0
+"""... and where it does."""
+
+_FOLDER: Final = re.compile(r"shards/(?P<epoch>\d+)-[^/]*/")
+_HAND: Final = re.compile(
+    r"/(?P<shard>\d+)\.(?P<generation>\d+)(?P<last>\.last)?\.hand\.json$"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Errand:
+    """What a shard's run has to know besides its rows."""
+
+    manifest: str
+    """Where it is from: what its rows name may be beside it."""
+    policy: Policy
+    finish_at: float | None
+    has_budget: bool
+    """Whether what it spends has to be dealt to it first."""
+    latencies: Mapping[str, Sequence[float]]
+    before: Mapping[str, History]
+    """What is known of its jobs, where it is not over."""
+
+    def dump(self) -> bytes:
+        before = {life: dumped(past) for life, past in self.before.items()}
+        plain = {
+            "manifest": self.manifest,
+            "policy": self.policy,
+            "finish_at": self.finish_at,
+            "has_budget": self.has_budget,
+            "latencies": self.latencies,
+            "before": before,
+        }
+        return orjson.dumps(plain)
+
+    @classmethod
+    def load(cls, data: bytes) -> "Errand":
+        said: dict[str, Any] = orjson.loads(data)
+        before: dict[str, str] = said["before"]
+        said["before"] = {life: loaded(History, text) for life, text in before.items()}
+        return cls(**said)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a run of a shard has come to so far, beside its hand."""
+
+    hand: Hand
+    by: Holder
+    """Which process it is."""
+    bought: int = 0
+    hedged: int = 0
+    published: int = 0
+    rejected: int = 0
+    expired: int = 0
+    spent_usd: Decimal = Decimal(0)
+    bill: Mapping[str, Counts] = field(default_factory=dict[str, Counts])
+    """By lane."""
+    closed: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Lanes that are of no use to anybody, and why."""
+    closed_here: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Lanes that it closed for itself alone, and why."""
+    learned: Mapping[str, Learned] = field(default_factory=dict[str, Learned])
+    """By account: what refusals have taught it of its own share."""
+    resting: Mapping[str, Rest] = field(default_factory=dict[str, Rest])
+    """By job, once it is done."""
+    passed_over: Sequence[Why] = ()
+
+    def dump(self) -> bytes:
+        return orjson.dumps(asdict(self), default=str)
+
+    @classmethod
+    def load(cls, data: bytes) -> "Report":
+        said: dict[str, Any] = orjson.loads(data)
+        resting = {
+            job: Rest(Why(rest["why"]), rest["reason"])
+            for job, rest in said["resting"].items()
+        }
+        bill = {
+            lane: replace(Counts(**counts), usd=Decimal(counts["usd"]))
+            for lane, counts in said["bill"].items()
+        }
+        known: dict[str, Any] = {
+            "hand": Hand(**said["hand"]),
+            "learned": {name: Learned(**one) for name, one in said["learned"].items()},
+            "by": Holder(**said["by"]),
+            "spent_usd": Decimal(said["spent_usd"]),
+            "bill": bill,
+            "resting": resting,
+            "passed_over": [Why(why) for why in said["passed_over"]],
+        }
+        return cls(**{**said, **known})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deal:
+    """What each shard's run may use, until the next deal."""
+
+    number: int
+    shares: Mapping[int, Share]
+    lanes: Sequence[str]
+    """Those of the batch; what others would buy it could not count."""
+    closed: Mapping[str, str]
+    """Lanes that are closed for all, and why."""
+    stop: str | None = None
+    """Why nothing more is to be bought, if so..."""
+    grace_s: float = 0.0
+    """... and for how long clips that are about to finish are waited for, from now on."""
+
+    def dump(self) -> bytes:
+        return orjson.dumps(asdict(self), option=orjson.OPT_NON_STR_KEYS)
+
+    @classmethod
+    def load(cls, data: bytes) -> "Deal":
+        said: dict[str, Any] = orjson.loads(data)
+        said["shares"] = {int(n): Share(**one) for n, one in said["shares"].items()}
+        return cls(**said)
+
+
+def beat_s(objects: Objects) -> float:
+    """Seconds between two messages."""
+    return REMOTE_S if objects.remote else LOCAL_S
+
+
+def folder(batch: str) -> str:
+    return f"shards/{batch}"
+
+
+def deal_key(batch: str) -> str:
+    return f"{folder(batch)}/deal.json"
+
+
+def hand_key(batch: str, shard: int, generation: int, *, last: bool = False) -> str:
+    word = "last.hand" if last else "hand"
+    return f"{folder(batch)}/{shard:04d}.{generation:02d}.{word}.json"
+
+
+def _keys(batch: str, shard: int) -> tuple[str, str]:
+    stem = f"{folder(batch)}/{shard:04d}"
+    return f"{stem}.json", f"{stem}.parquet"
+
+
+async def give(
+    objects: Objects, batch: str, shard: int, errand: Errand, slip: Path
+) -> None:
+    """Put an errand where whoever runs the shard finds it."""
+    told, rows = _keys(batch, shard)
+    await objects.put_file(rows, slip)
+    await objects.put(told, errand.dump())
+
+
+async def take(objects: Objects, batch: str, shard: int, slip: Path) -> Errand:
+    """What there is to know of a shard; its rows are brought into a file.
+
+    Raises:
+        LedgerError: there is no such errand, or no more.
+    """
+    told, rows = _keys(batch, shard)
+    try:
+        errand = Errand.load(await objects.get(told))
+        await objects.get_file(rows, slip)
+    except MissingError as error:
+        said = f"{objects.root}: shard {shard} of batch {batch!r} is not to be run"
+        raise LedgerError(said) from error
+    return errand
+
+
+async def is_on(objects: Objects, batch: str, shard: int) -> bool:
+    """Whether a shard is still to be run."""
+    try:
+        await objects.get(_keys(batch, shard)[0])
+    except MissingError:
+        return False
+    return True
+
+
+async def withdraw(objects: Objects, batch: str, shard: int) -> None:
+    """From now on nobody begins with the shard."""
+    for key in _keys(batch, shard):
+        await objects.delete(key)
+
+
+async def clear(objects: Objects, batch: str) -> None:
+    """Delete what this batch has left: one that took over from it has a folder too."""
+    async for stored in objects.list(folder(batch)):
+        await objects.delete(stored.key)
+
+
+async def clear_before(objects: Objects, batch: str) -> None:
+    """Delete what batches before this one, which are over, have left."""
+    async for stored in objects.list("shards"):
+        said = _FOLDER.match(stored.key)
+        if said and int(said["epoch"]) < segments.number(batch):
+            await objects.delete(stored.key)
+
+
+async def hands(objects: Objects, batch: str) -> dict[int, list[str]]:
+    """Where the runs of each shard tell of themselves, the oldest first."""
+    found: dict[int, list[str]] = {}
+    async for stored in objects.list(folder(batch)):
+        if said := _HAND.search(stored.key):
+            found.setdefault(int(said["shard"]), []).append(stored.key)
+    return {shard: sorted(keys, key=_age) for shard, keys in found.items()}
+
+
+def _age(key: str) -> tuple[int, bool]:
+    said = _HAND.search(key)
+    return (int(said["generation"]), said["last"] is not None) if said else (0, False)
+
+
+def slots_of(account: str) -> str:
+    """The quota of clips that an account makes at once."""
+    return f"slots {account}"
+
+
+def accounts(quotas: Iterable[str]) -> list[str]:
+    """Those whose clips at once are among these quotas."""
+    slots = slots_of("")
+    return sorted(x.removeprefix(slots) for x in quotas if x.startswith(slots))
+
+
+def minute_of(account: str) -> str:
+    """The quota of submits that an account takes in a minute."""
+    return f"minute {account}"
+
+
+def submits_of(lane: str) -> str:
+    """The purse of submits that a lane takes in a day."""
+    return f"submits {lane}"
+
+
+def usd_of(lane: str) -> str:
+    """The purse of what a lane takes in a day, in millionths."""
+    return f"usd {lane}"
+
+
+BUDGET: Final = "budget"
+"""The purse of the batch's own, in millionths."""
+
+
+def millionths(usd: Decimal) -> int:
+    return int(usd.scaleb(6))
+
+
+def dollars(amount: int) -> Decimal:
+    return Decimal(amount).scaleb(-6)

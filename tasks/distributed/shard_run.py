@@ -1,0 +1,167 @@
+"""Joining: a batch's shard, run in a process of its own, within the share dealt to it.
+
+Whoever likes may run it, and run it again: the ledger makes that free. What may be used
+of each account is said by the batch (see `dealing`); who hears no deal buys nothing.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import (
+    AbstractContextManager,
+    asynccontextmanager,
+    nullcontext,
+)
+from decimal import Decimal
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from manifests.input import validation
+from manifests.input.reader import Plan
+from manifests.input.shard_extract import planned
+from manifests.lifecycle import State
+from storage.ledger.ledger import FencedError, Ledger
+from storage.objects.client import Objects
+from tasks.batch.batch import Night
+from tasks.batch.lifespan import night_of
+from tasks.batch.request import MANIFEST, Wanted
+from tasks.dispatch.budget import Purse
+from tasks.dispatch.lanes import Lane
+from tasks.dispatch.learned import recall_latencies
+from tasks.dispatch.rate_limit import TYPICAL_S
+from tasks.distributed import mailbox
+from tasks.distributed.heartbeat import Seat
+from tasks.distributed.mailbox import Errand, Report
+from tasks.engine.engine import Engine, Rules
+from tasks.engine.environment import REAL, World
+from tasks.engine.in_doubt import in_doubt
+from tasks.engine.job import SEND_WITHIN_S
+
+TAKEN_UP_S: Final = 10.0
+"""By then what is at providers has been taken up: it goes first."""
+
+
+async def run_shard(  # noqa: PLR0913 - each has its default
+    root: str,
+    *,
+    batch: str,
+    shard: int,
+    lanes: Sequence[Lane],
+    rules: Rules,
+    hints_url: str | None = None,
+    world: World = REAL,
+    gently: Callable[[Night], AbstractContextManager[None]] = nullcontext,
+) -> Report:
+    """Take every job of a shard to its end; what came of it.
+
+    Raises:
+        FencedError: it is over, or somebody newer runs it.
+        LedgerError: there is no such shard to be run.
+    """
+    objects = world.objects(root)
+    for lane in lanes:
+        # The batch takes its owner's risks, once, when all its shards are over; a GPU of
+        # one's own has none, whatever its seconds are worth.
+        if lane.paid:
+            lane.risk = Purse(Decimal(0))
+    async with joined(
+        objects,
+        batch,
+        shard,
+        lanes=lanes,
+        rules=rules,
+        hints_url=hints_url,
+        world=world,
+    ) as night:
+        seat = Seat(night, objects, batch=batch, shard=shard, world=world)
+        async with seat.kept():
+            with gently(night):
+                await night.run_shard(0)
+                await night.mend()
+    if seat.shut_out:
+        raise FencedError(f"{root}: shard {shard} is another run's by now, or nobody's")
+    return await seat.leave()
+
+
+@asynccontextmanager
+async def joined(  # noqa: PLR0913 - as `run_shard`
+    objects: Objects,
+    batch: str,
+    shard: int,
+    *,
+    lanes: Sequence[Lane],
+    rules: Rules,
+    world: World,
+    hints_url: str | None = None,
+    budget_usd: Decimal | None = None,
+) -> AsyncGenerator[Night]:
+    """A night of one shard, of which nobody older can put anything on record any more."""
+    with TemporaryDirectory(prefix="nightreel-") as name:
+        folder = Path(name)
+        errand = await mailbox.take(objects, batch, shard, folder / MANIFEST)
+        ledger = await Ledger.join(
+            objects,
+            batch=batch,
+            shard=shard,
+            before=errand.before,
+            clock=world.today,
+            lifeboats=world.lifeboats,
+        )
+        try:
+            if not await mailbox.is_on(objects, batch, shard):
+                raise FencedError(f"{objects.root}: shard {shard} is over")
+            recall_latencies(lanes, errand.latencies, within_s=rules.deadline_s)
+            wanted, plan = _wanted(errand, objects.root, folder, budget_usd)
+            async with night_of(
+                wanted,
+                plan=plan,
+                folder=folder,
+                ledger=ledger,
+                lanes=lanes,
+                rules=rules,
+                objects=objects,
+                world=world,
+                hints_url=hints_url,
+            ) as night:
+                await asyncio.to_thread(night.expect)
+                _hold(night.engine, ledger, world)
+                yield night
+        finally:
+            await ledger.close()
+
+
+def _wanted(
+    errand: Errand, root: str, folder: Path, budget_usd: Decimal | None
+) -> tuple[Wanted, Plan]:
+    rows = planned(folder / MANIFEST)
+    wanted = Wanted(
+        manifest=errand.manifest,
+        root=root,
+        budget_usd=Decimal(0)
+        if errand.has_budget and budget_usd is None
+        else budget_usd,
+        policy=errand.policy,
+        finish_at=errand.finish_at,
+        shard_rows=max(1, rows.height),
+    )
+    return wanted, Plan(errand.manifest, rows.height, rows, validation.none())
+
+
+def _hold(engine: Engine, ledger: Ledger, world: World) -> None:
+    """What the run before this one left at its providers holds its slots from the start."""
+    loop = asyncio.get_running_loop()
+    for past in ledger.lives.values():
+        lane = next((x for x in engine.lanes.all if x.name == past.lane), None)
+        if past.state is State.ACCEPTED and lane is not None:
+            # Until the engine has come to it, and holds them itself.
+            lane.pace.resumed()
+            loop.call_later(TAKEN_UP_S, engine.lanes.give_back, lane)
+    for past in in_doubt(ledger.lives, [*ledger.lives]).values():
+        lane = next((x for x in engine.lanes.all if x.name == past.lane), None)
+        if lane is None:
+            continue
+        for_s = max(SEND_WITHIN_S, lane.looks.expected_s() or TYPICAL_S)
+        left_s = (past.submitted_at or 0.0) + for_s - world.today()
+        if left_s > 0:
+            lane.pace.resumed()
+            loop.call_later(min(left_s, for_s), engine.lanes.give_back, lane)

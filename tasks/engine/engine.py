@@ -1,0 +1,248 @@
+"""The engine: takes every job of a batch to its end, or to where it must wait.
+
+To stop is not to cancel: a submit that is under way is waited for and its answer is put
+on record, because a request that was cut off by us is a doubt that we made ourselves.
+To pause is neither: what was bought goes on being followed and brought home.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from manifests.jobs import Order
+from manifests.lifecycle import (
+    Accepted,
+    Event,
+    History,
+    Refused,
+    State,
+)
+from storage.ledger.ledger import FencedError, Ledger
+from storage.media.clips import Clips
+from storage.objects.client import Objects, StorageError
+from tasks.dispatch.budget import Purse
+from tasks.dispatch.lanes import Lanes
+from tasks.dispatch.policy import Roster
+from tasks.engine.download import Offer, Publisher
+from tasks.engine.in_doubt import Doubts, Entries, in_doubt
+from tasks.engine.job import Lives, Rules
+from tasks.engine.poll import Follower
+from tasks.engine.recover import Fetcher
+from tasks.engine.reserve import Hand
+from tasks.engine.stats import Tally, Why
+from tasks.providers.http import Clients
+
+__all__ = ["Engine", "Rules"]
+
+log = logging.getLogger(__name__)
+
+OTHER_HANDS: Final = 16
+"""Workers beyond two for each slot: while one is at a provider, another has its still
+handed over and waits for the turn, and clips are brought home."""
+
+
+class Engine:
+    """Runs jobs on lanes, against one ledger."""
+
+    def __init__(  # noqa: PLR0913 - the parts of a run, each named once
+        self,
+        *,
+        lanes: Lanes,
+        roster: Roster,
+        ledger: Ledger,
+        clips: Clips,
+        clients: Clients,
+        entries: Entries,
+        purse: Purse,
+        rules: Rules,
+        now: Callable[[], float] = time.monotonic,
+        today: Callable[[], float] = time.time,
+    ) -> None:
+        self.lanes = lanes
+        self.roster = roster
+        self.tally = Tally(purse)
+        self.stopped: str | None = None
+        self.paused = False
+        self._ledger = ledger
+        self._now = now
+        self._today = today
+        self._grace_s = rules.grace_s
+        self._stopping = asyncio.Event()
+        self._beside = list[Engine]()
+        self.follower = Follower(clients, rules.deadline_s, now, self._stopping)
+        self._publisher = Publisher(
+            clips, clients.free, at_once=rules.downloads, decodes=rules.decodes
+        )
+        self._lives = Lives(
+            lanes=lanes,
+            roster=roster,
+            ledger=ledger,
+            clients=clients,
+            follower=self.follower,
+            publisher=self._publisher,
+            tally=self.tally,
+            record=self.record,
+            rules=rules,
+            stopping=self._stopping,
+            now=now,
+            today=today,
+        )
+        self.doubts = Doubts(
+            {lane.name: lane for lane in lanes.all},
+            clients,
+            self.record,
+            entries,
+            self._stopping,
+            now,
+            today,
+            rules.settle_s,
+        )
+        self.doubts.meet(in_doubt(ledger.lives, [*ledger.lives]))
+        self.again = set[str]()
+        """Jobs that were in doubt and are to be bought after all."""
+        self._fatal: Exception | None = None
+
+    @property
+    def done_buying(self) -> Why | None:
+        """Why no job can be bought any more, if so."""
+        if self.stopped is not None:
+            return Why.STOPPED
+        if not self.lanes.open:
+            return Why.NO_LANE
+        if self.tally.purse.may_grow:
+            return None
+        prices = (min(lane.route.prices_usd.values()) for lane in self.lanes.open)
+        return None if self.tally.purse.affords(min(prices)) else Why.BUDGET
+
+    def show(self, offer: Offer) -> None:
+        """Have clips seen by somebody as they are published."""
+        self._publisher.offer = offer
+
+    def pause(self, *, paused: bool) -> None:
+        """Buy nothing for as long as this is so; what was bought is brought home."""
+        if paused is not self.paused:
+            log.warning("batch.%s", "paused" if paused else "resumed")
+            self.paused = paused
+            self.lanes.pause(paused=paused)
+
+    def stop(self, why: str) -> None:
+        """Buy nothing more; whatever is under way is brought to a safe place."""
+        self.end_within(0.0, why)
+
+    def wind_down(self, why: str) -> None:
+        """Buy nothing more, and wait a while for the clips that should be done by then."""
+        log.warning("batch.stopping within_s=%g %s", self._grace_s, why)
+        self.end_within(self._grace_s, why)
+
+    def end_within(self, seconds: float, why: str) -> None:
+        """Buy nothing more, and wait so long for the clips that should be done by then."""
+        self.stopped = self.stopped or why
+        self.follower.stop(within_s=seconds)
+        self.lanes.stop()
+        for other in self._beside:
+            other.end_within(seconds, why)
+
+    @contextmanager
+    def stops(self, other: "Engine") -> Generator[None]:
+        """For as long as this is open, what ends this engine's buying ends the other's."""
+        self._beside.append(other)
+        try:
+            if self.stopped is not None:
+                other.stop(self.stopped)
+            yield
+        finally:
+            self._beside.remove(other)
+
+    async def run(self, orders: Iterable[Order]) -> None:
+        """Take every job to its end, or to where it must wait for another run.
+
+        Raises:
+            FencedError, StorageError: nothing can be put on record any more.
+        """
+        coming = iter(orders)
+        # A slot that an earlier night's caution took may be won back before the end.
+        slots = sum(max(x.limits.slots, x.pace.slots) for x in self.lanes.all)
+        # Of this call alone: its stills are gone when it is over, and `mend` takes over.
+        doubtful = deque[tuple[float, Order]]()
+        work = asyncio.gather(
+            *(self._work(coming, doubtful) for _ in range(OTHER_HANDS + 2 * slots))
+        )
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            self.stop("cancelled")
+            await work
+            raise
+        if self._fatal is not None:
+            raise self._fatal
+
+    async def _work(
+        self, coming: Iterator[Order], doubtful: deque[tuple[float, Order]]
+    ) -> None:
+        while (order := self._due(doubtful) or next(coming, None)) is not None:
+            try:
+                await self._seen(order, doubtful)
+            except (FencedError, StorageError) as exc:
+                self._fatal = self._fatal or exc
+                self.stop(str(exc))
+            # One malformed answer ends one job, not its shard; the table says why.
+            except Exception as exc:
+                said = f"{type(exc).__name__}: {exc}"
+                self.tally.rest(order.job.id, Why.BROKEN, said)
+                log.exception("job.broken job=%s", order.job.id)
+
+    def _due(self, doubtful: deque[tuple[float, Order]]) -> Order | None:
+        """A job in doubt about which its provider can be asked by now."""
+        if doubtful and doubtful[0][0] <= self._now():
+            return doubtful.popleft()[1]
+        return None
+
+    async def _seen(self, order: Order, doubtful: deque[tuple[float, Order]]) -> None:
+        """See a job to its end; one in doubt a second time if its provider can tell."""
+        job = order.job.id
+        if job in self.tally.resting:
+            doubt = {job: self._ledger.history(job)}
+            found = await self.doubts.asked(doubt)
+            if job not in found and await self.doubts.let_go(doubt):
+                self.again.add(job)
+            if isinstance(found.get(job), Refused):
+                # By now its still may be gone from this machine: it is read anew.
+                self.again.add(job)
+            if not isinstance(found.get(job), Accepted):
+                return
+            del self.tally.resting[job]
+        past = await self.advance(order)
+        if past.state is State.IN_DOUBT and self.doubts.askable(past):
+            due_s = self.doubts.due_in_s(job, past)
+            doubtful.append((self._now() + due_s, order))
+
+    async def advance(self, order: Order) -> History:
+        """Live out a job's life, from wherever its history left it."""
+        return await self._lives.lived(Hand(order, self.lanes, order.job.id))
+
+    def fetcher(self, objects: Objects) -> Fetcher:
+        """Who brings home what other batches bought: their money is none of this one's."""
+        return Fetcher(
+            objects=objects,
+            history=self._ledger.history,
+            lanes=self.lanes,
+            follower=self.follower,
+            publisher=self._publisher,
+            record=self._record_for_others,
+            today=self._today,
+        )
+
+    async def _record_for_others(self, key: str, event: Event) -> None:
+        await self._ledger.record(key, event)
+        self.tally.count_other(key, event)
+
+    async def record(self, key: str, event: Event) -> None:
+        """Put an event on record, and count it."""
+        past = await self._ledger.record(key, event)
+        if isinstance(event, Accepted):
+            self.doubts.learn(event.ticket)
+        self.tally.count(key, event, past)

@@ -1,0 +1,149 @@
+"""The tables of batches that are over, read again and told anew."""
+
+import asyncio
+import logging
+import re
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Mapping,
+)
+from contextlib import asynccontextmanager, suppress
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+from manifests.lifecycle import HEDGE, History
+from manifests.output.clips import Outcomes
+from manifests.output.rewrite import retold_attempts, retold_clips
+from storage.ledger.ledger import read
+from storage.objects.client import Objects, StorageError
+
+log = logging.getLogger(__name__)
+
+TABLES: Final = "tables"
+_CLIPS: Final = re.compile(r"tables/clips/batch=[^/]+/[^/]+\.parquet")
+_ATTEMPTS: Final = re.compile(r"tables/attempts/batch=[^/]+/[^/]+\.parquet")
+
+ASKED: Final = (
+    "image",
+    "prompt",
+    "negative_prompt",
+    "resolution",
+    "duration_s",
+    "aspect_ratio",
+    "take",
+)
+"""What a sidecar says of what was asked for, as manifests call it."""
+
+Asked = Callable[[str], Awaitable[Mapping[str, Any]]]
+"""What is known of what was asked for, by job."""
+
+_Said = dict[str, asyncio.Future[Mapping[str, Any]]]
+
+
+@asynccontextmanager
+async def asking(
+    objects: Objects, jobs: Collection[str], *, within_s: float
+) -> AsyncGenerator[Asked]:
+    """What the tables of earlier batches say was asked for, by job; what they know of it.
+
+    They are read while the block lasts, and nobody waits for them longer than `within_s`
+    after it began.
+    """
+    loop = asyncio.get_running_loop()
+    clips = {job.removesuffix(HEDGE) for job in jobs}
+    said: _Said = {clip: loop.create_future() for clip in clips}
+    until = loop.time() + within_s
+
+    async def asked(job: str) -> Mapping[str, Any]:
+        one = said[job.removesuffix(HEDGE)]
+        await asyncio.wait({one}, timeout=max(0.0, until - loop.time()))
+        return one.result() if one.done() else {}
+
+    reading = asyncio.create_task(_read(objects, said))
+    try:
+        yield asked
+    finally:
+        reading.cancel()
+        with suppress(asyncio.CancelledError):
+            await reading
+
+
+async def _read(objects: Objects, said: _Said) -> None:
+    """Tell of each job what a table says, and in the end that of the rest none does."""
+    left = {*said}
+    try:
+        async for found in _found(objects, left):
+            for job, asked in found.items():
+                said[job].set_result(asked)
+            # In place: who reads on stops when there are none left.
+            left.difference_update(found)
+    # A sidecar that says less is no reason to end a night, whatever it is.
+    except Exception as exc:  # noqa: BLE001
+        log.warning("tables.unreadable %r", exc)
+    finally:
+        for job in left:
+            said[job].set_result({})
+
+
+async def _found(
+    objects: Objects, jobs: Collection[str]
+) -> AsyncIterator[dict[str, dict[str, Any]]]:
+    """What each table says of these jobs, until there are none of them left."""
+    tables = [x.key async for x in objects.list(f"{TABLES}/clips")] if jobs else []
+    unread = 0
+    # What is under way was seldom asked for long ago.
+    for key in filter(_CLIPS.fullmatch, reversed(tables)):
+        if not jobs:
+            return
+        try:
+            yield await asyncio.to_thread(_asked, await objects.get(key), jobs)
+        except (StorageError, pl.exceptions.PolarsError) as exc:
+            # Its clips are fetched all the same: their sidecars say less. Of an archive,
+            # where none can be read, one line is enough.
+            unread += 1
+            level = logging.WARNING if unread == 1 else logging.DEBUG
+            log.log(level, "table.unreadable %s: %s", objects.uri(key), exc)
+
+
+def _asked(table: bytes, clips: Collection[str]) -> dict[str, dict[str, Any]]:
+    rows = pl.scan_parquet(BytesIO(table)).filter(pl.col("job").is_in([*clips]))
+    names = rows.collect_schema().names()
+    known = [name for name in ASKED if name in names]
+    return {
+        row["job"]: {name: row[name] for name in known if row[name] is not None}
+        for row in rows.select("job", *known).collect().iter_rows(named=True)
+    }
+
+
+async def retell(
+    objects: Objects,
+    folder: Path,
+    histories: Mapping[str, History],
+    jobs: Collection[str],
+) -> None:
+    """Have every table that names one of these jobs say what is on record of it now."""
+    entries = await read(objects)
+    outcomes = Outcomes(histories=histories, reasons={})
+    before, after = folder / "before.parquet", folder / "after.parquet"
+    for key in [stored.key async for stored in objects.list(TABLES)]:
+        if _CLIPS.fullmatch(key):
+            before.write_bytes(await objects.get(key))
+            changed = await asyncio.to_thread(
+                retold_clips, before, after, outcomes, jobs
+            )
+        elif _ATTEMPTS.fullmatch(key):
+            before.write_bytes(await objects.get(key))
+            changed = await asyncio.to_thread(
+                retold_attempts, before, after, entries, jobs
+            )
+        else:
+            continue
+        if changed:
+            await objects.put(key, after.read_bytes())

@@ -1,0 +1,300 @@
+"""Following an accepted job until the provider is done with it: free, and patient."""
+
+import asyncio
+import logging
+import math
+import re
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import orjson
+
+from manifests.lifecycle import Discarded, Generated, Refused, Rejected, Ticket
+from tasks.dispatch.lanes import Lane
+from tasks.dispatch.rate_limit import LEARNED
+from tasks.providers.errors import (
+    InDoubtError,
+    MisconfiguredError,
+    NotFoundError,
+    NotSentError,
+    ProviderError,
+    ThrottledError,
+)
+from tasks.providers.http import Clients, ask
+from tasks.providers.protocol import Finished, Gone, Progress, UnreadableError
+
+log = logging.getLogger(__name__)
+
+Ended = Finished | Gone | Refused | Discarded | Rejected
+
+SCOUTS: Final = 2 * LEARNED
+"""Jobs of a lane that are looked at often, so that the others need not be."""
+
+EARLY_OF: Final = 100
+"""Of so many jobs of a lane, the first `EARLY_ONES` are looked at early, too: who only looks
+where the others finished never sees that the lane has become quicker."""
+
+EARLY_ONES: Final = 2
+
+LONGEST_ASKED_S: Final = 300.0
+"""Between two looks, whatever Retry-After says: looking is free, and clips expire."""
+
+LONGEST_PAUSE_S: Final = 30.0
+"""Between two looks that fail."""
+
+SAME: Final = 3
+"""Tries that come to the same, after which it is no accident."""
+
+MISSED_S: Final = 0.5
+"""Before another look for what is not there; it grows."""
+
+EARLY: Final = 1000
+"""Hints that are remembered though nobody waits for them yet."""
+
+
+_ANY_ID: Final = re.compile(r"[0-9A-Fa-f-]{6,}|[0-9.]+")
+"""What differs from one job's answer to the next, though it says the same."""
+
+
+STOPPED: Final = "stopped while the provider was at work"
+
+
+def generated(finished: Finished) -> Generated:
+    """What is put on record of a clip that is ready: not its link, which dies."""
+    stages = orjson.dumps(dict(finished.stages)).decode() if finished.stages else None
+    return Generated(finished.seed, finished.usd, stages)
+
+
+class UnfinishedError(Exception):
+    """The provider still has it, as far as we know; another run will ask again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """With who is out of reach, in seconds."""
+
+    dead_s: float = math.inf
+    """Then it is dead, and what it had is gone."""
+    left_s: float = math.inf
+    """Then what it has is left to another run: nobody can stand in for it."""
+
+    def after(self, silent_s: float, said: str) -> Gone | None:
+        """What a silence comes to, where anything.
+
+        Raises:
+            UnfinishedError: it has lasted too long for this run.
+        """
+        said = f"out of reach for {silent_s:.0f} s: {said}"
+        if silent_s >= self.dead_s:
+            return Gone(said)
+        if silent_s >= self.left_s:
+            raise UnfinishedError(said)
+        return None
+
+
+ENDLESS: Final = Patience()
+
+
+@dataclass(slots=True)
+class Follower:
+    """Looks at accepted jobs, as often as their lane's latencies are worth."""
+
+    clients: Clients
+    deadline_s: float
+    now: Callable[[], float]
+    stopping: asyncio.Event
+    _ends_at: float = math.inf
+    """When nothing is waited for any more."""
+    _unread: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+    _waiting: dict[tuple[str, str], asyncio.Event] = field(
+        default_factory=dict[tuple[str, str], asyncio.Event]
+    )
+
+    _early: deque[tuple[str, str]] = field(
+        default_factory=lambda: deque[tuple[str, str]](maxlen=EARLY)
+    )
+
+    def hint(self, provider: str, remote_id: str) -> None:
+        """Somebody says that this request has ended: look at it now."""
+        if waiting := self._waiting.get((provider, remote_id)):
+            waiting.set()
+        else:
+            # It may come before the answer to the submit is on record.
+            self._early.append((provider, remote_id))
+
+    @property
+    def left_s(self) -> float:
+        """For how long clips are still waited for; inf while nothing is to end."""
+        return max(0.0, self._ends_at - self.now())
+
+    def stop(self, *, within_s: float = 0.0) -> None:
+        """Wait for nothing any more but what should be done in so many seconds."""
+        ends_at = self.now() + within_s if within_s > 0 else -math.inf
+        self._ends_at = min(self._ends_at, ends_at)
+        self.stopping.set()
+        for waiting in self._waiting.values():
+            waiting.set()
+
+    async def until_ended(
+        self,
+        lane: Lane,
+        ticket: Ticket,
+        *,
+        age_s: float,
+        over: bool,
+        patience: Patience = ENDLESS,
+    ) -> Ended:
+        """What came of a job that was accepted `age_s` seconds ago; `over` as in `look`.
+
+        Raises:
+            UnfinishedError: nothing yet, by the deadline or because we must stop.
+            MisconfiguredError: the provider will not tell us.
+        """
+        known = ticket.provider, ticket.id
+        self._waiting[known] = asyncio.Event()
+        if known in self._early:
+            self._waiting[known].set()
+        try:
+            return await self._followed(
+                lane, ticket, age_s, over=over, patience=patience
+            )
+        finally:
+            del self._waiting[known]
+
+    async def look(self, lane: Lane, ticket: Ticket, *, over: bool) -> Progress:
+        """How a job stands now.
+
+        `over`: nobody owes us its clip any more, so what is not there time and again is
+        gone; before, it may not be there yet.
+
+        Raises:
+            ProviderError: by kind; nobody said.
+        """
+        for missed in range(1, SAME + 1):
+            try:
+                return await self._look(lane, ticket)
+            except NotFoundError as exc:
+                if not over:
+                    raise
+                if missed == SAME:
+                    return Gone(f"{exc}, {SAME} times")
+                await asyncio.sleep(MISSED_S * missed)
+        raise AssertionError("the last look returns or raises")
+
+    async def _followed(
+        self,
+        lane: Lane,
+        ticket: Ticket,
+        age_s: float,
+        *,
+        over: bool,
+        patience: Patience,
+    ) -> Ended:
+        # Accepted in the future: by a clock that was wrong, and some time ago.
+        began, fresh = self.now() - max(0.0, age_s), 0.0 <= age_s < 1.0
+        unfinished_s, failures, heard_at = 0.0, 0, self.now()
+        scout = lane.followed < SCOUTS
+        early = fresh and lane.fresh % EARLY_OF < EARLY_ONES
+        lane.followed += 1
+        lane.fresh += fresh
+        next_s = lane.looks.next_early if early else lane.looks.next
+        pause = next_s(0.0) if fresh else 0.0
+        while True:
+            if pause and not (scout or lane.looks.learned):
+                await self._until_learned(lane, ticket, began, max(1.0, unfinished_s))
+            else:
+                await self._pause(lane, ticket, began, pause)
+            elapsed = self.now() - began
+            try:
+                progress = await self.look(lane, ticket, over=over)
+                failures, heard_at = 0, self.now()
+            except MisconfiguredError:
+                raise
+            except ProviderError as exc:
+                failures += 1
+                said, pause = str(exc), min(_after(exc, failures), patience.dead_s)
+                # A proxy that speaks for it is not it.
+                lost = isinstance(exc, NotSentError | InDoubtError)
+                heard_at = heard_at if lost else self.now()
+                progress = patience.after(self.now() - heard_at, said)
+            else:
+                pause, said = next_s(elapsed), "still at work"
+            if progress is not None:
+                # When an earlier run's job ended while nobody looked is anybody's guess.
+                if (unfinished_s or fresh) and not isinstance(progress, Gone):
+                    self._learn(lane, unfinished_s, elapsed)
+                return progress
+            if elapsed > self.deadline_s:
+                raise UnfinishedError(f"not done after {elapsed:.0f} s: {said}")
+            if not failures:
+                unfinished_s = elapsed
+
+    def _learn(self, lane: Lane, unfinished_s: float, finished_s: float) -> None:
+        """How long one more of its jobs took; are others like it ready, they are looked at."""
+        if lane.looks.is_news(finished_s):
+            for (provider, _), waiting in self._waiting.items():
+                if provider == lane.line.provider.name:
+                    waiting.set()
+        lane.looks.finished(unfinished_s, finished_s)
+        if (typical_s := lane.looks.expected_s()) is not None:
+            lane.pace.expect(typical_s)
+            lane.learned.set()
+
+    async def _look(self, lane: Lane, ticket: Ticket) -> Progress:
+        provider = lane.line.provider
+        try:
+            return await ask(self.clients, lane.line, provider.poll(ticket))
+        except UnreadableError as exc:
+            # A new status word is not an end: say so once, and keep asking.
+            known = lane.name, _ANY_ID.sub("", str(exc))
+            if known not in self._unread:
+                self._unread.add(known)
+                log.warning("poll.unreadable lane=%s %s", lane.name, exc)
+            return None
+
+    async def _pause(
+        self, lane: Lane, ticket: Ticket, began: float, seconds: float
+    ) -> None:
+        """Wait so long, or until we are told to look or to stop."""
+        woken = self._waiting[ticket.provider, ticket.id]
+        left_s = self._ends_at - self.now()
+        if left_s <= 0 or self._too_late(lane, began):
+            raise UnfinishedError(STOPPED)
+        # Whoever waits when time is up has one last look.
+        if seconds > 0:
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(min(seconds, left_s), woken.set)
+            try:
+                await woken.wait()
+            finally:
+                timer.cancel()
+        woken.clear()
+        if self._too_late(lane, began):
+            raise UnfinishedError(STOPPED)
+
+    def _too_late(self, lane: Lane, began: float) -> bool:
+        """Whether a job should be done only when nothing is waited for any more."""
+        return began + lane.typical_s() > self._ends_at
+
+    async def _until_learned(
+        self, lane: Lane, ticket: Ticket, began: float, longest_s: float
+    ) -> None:
+        """Leave the looking to the scouts until they know how long a job takes."""
+        learned = asyncio.ensure_future(lane.learned.wait())
+        pause = asyncio.ensure_future(self._pause(lane, ticket, began, longest_s))
+        try:
+            first = asyncio.FIRST_COMPLETED
+            await asyncio.wait({learned, pause}, return_when=first)
+            if pause.done():
+                pause.result()
+        finally:
+            learned.cancel()
+            pause.cancel()
+
+
+def _after(exc: ProviderError, failures: int) -> float:
+    if isinstance(exc, ThrottledError) and exc.retry_after is not None:
+        return min(LONGEST_ASKED_S, exc.retry_after)
+    return min(LONGEST_PAUSE_S, 0.5 * 2 ** min(failures - 1, 10))

@@ -1,0 +1,223 @@
+"""Bringing home what is ready at providers, whoever bought it, before it expires there.
+
+What expires first is looked at first, so many at once. Who is at work on something still
+is asked again, and holds nobody up.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from manifests.catalogue.routes import shipped
+from manifests.expiry import by_expiry, in_use
+from manifests.lifecycle import Event, History, State
+from storage.objects.client import Objects, StorageError
+from tasks.dispatch.lanes import Lane, Lanes
+from tasks.engine.download import Publisher, UnfetchedError
+from tasks.engine.past_tables import Asked, asking
+from tasks.engine.poll import Follower
+from tasks.engine.recover_clip import Late
+from tasks.engine.submit import who_asks
+from tasks.providers.errors import NotFoundError, ProviderError
+
+AT_ONCE: Final = 16
+"""Lives that are looked at, or whose clips are fetched."""
+
+SILENT: Final = 3
+"""Failures in a row after which a lane is not asked again in this round."""
+
+LOOKS_A_S: Final = 10
+"""Looks again at what is still at work, in one second at most: they hurry nobody."""
+
+LONGEST_PAUSE_S: Final = 30.0
+"""Between two rounds, unless their looks take longer than that."""
+
+TABLES_WITHIN_S: Final = 30.0
+"""How long clips wait for what earlier batches' tables say of them: it is for their
+sidecars alone, and what cannot be had by then is left out."""
+
+TOLD: Final = 50
+"""Reasons that are logged at most."""
+
+log = logging.getLogger(__name__)
+
+
+class Fetcher:
+    """Fetches clips by what is on record of them."""
+
+    def __init__(  # noqa: PLR0913 - the parts of a fetch, each named once
+        self,
+        *,
+        objects: Objects,
+        history: Callable[[str], History],
+        lanes: Lanes,
+        follower: Follower,
+        publisher: Publisher,
+        record: Callable[[str, Event], Awaitable[object]],
+        today: Callable[[], float],
+    ) -> None:
+        self._objects = objects
+        self._history = history
+        self._lanes = lanes
+        self._follower = follower
+        self._today = today
+        self._routes = in_use(shipped().routes, [lane.route for lane in lanes.all])
+        self._late = Late(
+            history=history,
+            follower=follower,
+            publisher=publisher,
+            record=record,
+            routes=self._routes,
+            today=today,
+        )
+        # Lives that hold a slot of their lane, as far as we know.
+        self._held: dict[str, Lane] = {}
+
+    async def bring_home(
+        self, lives: Mapping[str, History], until: asyncio.Event | None = None
+    ) -> None:
+        """Fetch what is ready of these lives, what expires first before the rest.
+
+        Each is looked at once in any case, unless its provider is silent. What is not
+        ready is looked at again until `until` is set; without it, until it is past the
+        deadline.
+
+        Raises:
+            FencedError, StorageError: nothing can be put on record any more.
+        """
+        found = [(x, self._lane_of(x)) for _, x in by_expiry(lives, self._routes)]
+        left = {life: lane for life, lane in found if lane is not None}
+        self._tell_of([life for life, lane in found if lane is None])
+        async with asking(self._objects, left, within_s=TABLES_WITHIN_S) as asked:
+            try:
+                await self._in_rounds(left, asked, until)
+            finally:
+                self._hold({})
+
+    async def _in_rounds(
+        self, left: dict[str, Lane], asked: Asked, until: asyncio.Event | None
+    ) -> None:
+        stops, told = [self._follower.stopping], set[tuple[str, str]]()
+        while left:
+            left = await _Round(self._late, asked, stops, told).over(left)
+            if until is None:
+                left = {life: left[life] for life in left if not self._old(life)}
+            else:
+                stops = [self._follower.stopping, until]
+            self._hold(left)
+            if await _any_set(stops, within_s=self._pause_s(left)):
+                return
+
+    def _lane_of(self, life: str) -> Lane | None:
+        """The lane that it was accepted on, or another to the same provider."""
+        return who_asks(self._lanes.all, self._history(life))
+
+    def _tell_of(self, unasked: Iterable[str]) -> None:
+        """Say how many clips nobody can be asked for, and who has them."""
+        tickets = [self._history(life).ticket for life in unasked]
+        for provider, clips in Counter(x.provider for x in tickets if x).items():
+            said = f"no lane in use asks {provider}, who has them"
+            log.warning("clips.not_fetched clips=%d %s", clips, said)
+
+    def _age_s(self, life: str) -> float:
+        return max(0.0, self._today() - (self._history(life).accepted_at or 0.0))
+
+    def _old(self, life: str) -> bool:
+        return self._age_s(life) > self._follower.deadline_s
+
+    def _hold(self, left: Mapping[str, Lane]) -> None:
+        """What is at work holds a slot at its provider; the slots of others are free."""
+        at_work = {
+            life: lane
+            for life, lane in left.items()
+            if self._history(life).state is State.ACCEPTED and not self._old(life)
+        }
+        for life in at_work.keys() - self._held.keys():
+            at_work[life].pace.resumed()
+        for life in self._held.keys() - at_work.keys():
+            self._lanes.give_back(self._held[life])
+        self._held = at_work
+
+    def _pause_s(self, left: Mapping[str, Lane]) -> float:
+        """Until these are looked at again."""
+        waits = [lane.looks.next(self._age_s(life)) for life, lane in left.items()]
+        soonest = min([LONGEST_PAUSE_S, *waits])
+        return max(soonest, len(left) / LOOKS_A_S) if left else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """One look at each of many lives, so many at once."""
+
+    late: Late
+    asked: Asked
+    stops: Iterable[asyncio.Event]
+    told: set[tuple[str, str]]
+    """What earlier rounds have said already, by lane and reason."""
+    looked: set[str] = field(default_factory=set[str])
+    done: set[str] = field(default_factory=set[str])
+    failures: Counter[str] = field(default_factory=Counter[str])
+    """In a row, by the lane's name."""
+    reasons: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
+
+    async def over(self, lives: Mapping[str, Lane]) -> dict[str, Lane]:
+        """Those of these that are not done with: those that had no look go first."""
+        coming = iter(lives.items())
+        try:
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(min(AT_ONCE, len(lives))):
+                    workers.create_task(self._work(coming))
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+        for (lane, reason), clips in self.reasons.items():
+            # Not every round anew, for as long as a night is.
+            if (lane, reason) not in self.told and len(self.told) < TOLD:
+                self.told.add((lane, reason))
+                log.warning(
+                    "clips.not_fetched lane=%s clips=%d %s", lane, clips, reason
+                )
+        left = [life for life in lives if life not in self.done]
+        return {
+            life: lives[life] for life in sorted(left, key=self.looked.__contains__)
+        }
+
+    async def _work(self, coming: Iterable[tuple[str, Lane]]) -> None:
+        for life, lane in coming:
+            if any(stop.is_set() for stop in self.stops):
+                return
+            # Who is out of reach now is not waited for a thousand times.
+            if self.failures[lane.name] < SILENT:
+                self.looked.add(life)
+                await self._look(life, lane)
+
+    async def _look(self, life: str, lane: Lane) -> None:
+        try:
+            if await self.late.seen_to(life, lane, self.asked):
+                self.done.add(life)
+            self.failures[lane.name] = 0
+        except StorageError:
+            raise
+        except (UnfetchedError, NotFoundError) as exc:
+            self.reasons[lane.name, str(exc)] += 1
+        except ProviderError as exc:
+            self.failures[lane.name] += 1
+            self.reasons[lane.name, str(exc)] += 1
+        # One malformed answer leaves one clip where it is; the log says why.
+        except Exception:
+            self.done.add(life)
+            log.exception("clip.broken job=%s", life)
+
+
+async def _any_set(events: Iterable[asyncio.Event], *, within_s: float) -> bool:
+    """Whether one of these is set by then."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        first = asyncio.FIRST_COMPLETED
+        done, _ = await asyncio.wait(waits, timeout=within_s, return_when=first)
+        return bool(done)
+    finally:
+        for wait in waits:
+            wait.cancel()

@@ -1,0 +1,295 @@
+"""Offers: all that one submit needs, brought together before any money moves.
+
+A still that a provider will take, handed over; a turn on a lane; the price, reserved.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any, Final, TypeVar
+
+from manifests.catalogue.routes import Route
+from manifests.jobs import AspectRatio, Job, Order
+from storage.media.stills import BadStillError
+from storage.sources import OpeningError
+from tasks.dispatch.budget import Purse
+from tasks.dispatch.lanes import (
+    Lane,
+    Lanes,
+    LookAgainError,
+    NoLaneLeftError,
+    StoppedError,
+    closing,
+)
+from tasks.dispatch.policy import Roster
+from tasks.engine import send_still
+from tasks.engine.stats import Why
+from tasks.providers.errors import (
+    MisconfiguredError,
+    NotSentError,
+    ProviderError,
+    RejectedError,
+)
+from tasks.providers.http import Clients
+
+T = TypeVar("T")
+
+
+STILLS_IN_TRANSIT: Final = 24
+"""Stills in memory at once: the first are handed over while the next are read."""
+
+
+HANDED_FOR_S: Final = 3600.0
+"""Links that we sign live for six hours, and a provider has yet to read them."""
+
+LONGEST_LINK: Final = 8192
+"""Characters."""
+
+
+class RestError(Exception):
+    """The job cannot be bought now: it waits for another run, or for a person."""
+
+    def __init__(self, why: Why, reason: str) -> None:
+        super().__init__(reason)
+        self.why = why
+        self.reason = reason
+
+
+class UnfitError(Exception):
+    """The lane takes no still so small; another one does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """All that one submit needs."""
+
+    lane: Lane
+    price_usd: Decimal
+    image_url: str
+    job: Job
+    """The job as the lane's provider is to be asked for it, its aspect ratio decided."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """A still that a lane's provider can read."""
+
+    url: str
+    at: float
+    """When (Unix seconds): whoever was paused for long hands it over once more."""
+    aspect_ratio: AspectRatio
+    """The one to ask for: the nearest to the still's own where one must be named."""
+
+
+@dataclass(slots=True)
+class Hand:
+    """What a job has in hand while this process works on it: none of it outlives us."""
+
+    order: Order
+    lanes: Lanes
+    key: str
+    """Under which id its life is on record: its own, or its hedge's."""
+    beside: Route | None = None
+    """Of a hedge: where the first submit is at work, so that it goes elsewhere."""
+    called_off: asyncio.Event | None = None
+    """Of a hedge: set when it is not to be bought any more."""
+    given_up: asyncio.Event | None = None
+    """Of a hedge: set when the first submit was faster, and it is not wanted at all."""
+    handed: dict[str, Handed] = field(default_factory=dict[str, Handed])
+    """By the lane's name."""
+    unfit: set[str] = field(default_factory=set[str])
+    """The names of lanes that take no still so small."""
+    clip_url: str | None = None
+    """Where the clip can be fetched, once a poll has said so."""
+    slot: Lane | None = None
+    """Its place on a lane, from its turn until the provider is done with it."""
+    accepted: float | None = None
+    """When its latest submit was accepted, if that was here: by a clock that is never set."""
+
+    def let_go(self) -> None:
+        """The provider is done with it."""
+        if self.slot is not None:
+            self.lanes.give_back(self.slot)
+            self.slot = None
+
+    def let_go_later(self) -> None:
+        """A job in doubt may be at work there: its place is free when it would be done."""
+        if self.slot is not None:
+            seconds = self.slot.looks.expected_s() or 60.0
+            loop = asyncio.get_running_loop()
+            loop.call_later(seconds, self.lanes.give_back, self.slot)
+            self.slot = None
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """Makes offers, from the lanes and the money there are."""
+
+    lanes: Lanes
+    roster: Roster
+    clients: Clients
+    purse: Purse
+    stopping: asyncio.Event
+    today: Callable[[], float]
+    dead_s: float
+    """How long a GPU of one's own is out of reach before others make its jobs."""
+    _in_transit: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(STILLS_IN_TRANSIT)
+    )
+
+    async def make(self, hand: Hand, failed: Route | None) -> Offer:
+        """A turn to submit this job now; its slot is in the hand.
+
+        `failed` is where an attempt at it came to nothing.
+
+        Raises:
+            RestError: what is missing, in words.
+        """
+        try:
+            while True:
+                able = self._able(hand, failed)
+                # Handed to the likeliest lane before the turn: no slot waits for it.
+                well = (lane for lane in able if not lane.pace.tripped)
+                if await self._handed(hand, next(well, able[0])) is None:
+                    continue
+                try:
+                    lane = await self.lanes.turn(lambda: self._preferred(hand, failed))
+                except LookAgainError:
+                    continue
+                if offer := await self._taken(hand, lane):
+                    return offer
+        except StoppedError:
+            raise RestError(Why.STOPPED, "the run was stopped") from None
+        except NoLaneLeftError as exc:
+            raise RestError(Why.NO_LANE, str(exc)) from None
+
+    async def _taken(self, hand: Hand, lane: Lane) -> Offer | None:
+        """The offer that a turn makes possible; None, the turn unused, if it closed."""
+        job, offer = hand.order.job, None
+        price_usd = lane.route.price_usd(job)
+        try:
+            handed = await self._handed(hand, lane)
+            if handed is not None and self._reserved(lane, price_usd):
+                framed = replace(job, aspect_ratio=handed.aspect_ratio)
+                offer = Offer(lane, price_usd, handed.url, framed)
+                hand.slot = lane
+        finally:
+            if offer is None:
+                self.lanes.withdraw(lane)
+        return offer
+
+    def _reserved(self, lane: Lane, price_usd: Decimal) -> bool:
+        """The price out of the batch's budget and the lane's day, or out of neither.
+
+        Raises:
+            RestError: the budget has not got it.
+        """
+        now = self.today()
+        if why := lane.day.full(price_usd, now) if lane.day.limited else None:
+            if not lane.day.may_grow:
+                self.lanes.close(lane, why)
+            return False
+        if not self.purse.reserve(price_usd):
+            if self.purse.may_grow:
+                return False
+            raise RestError(Why.BUDGET, f"the budget has no {price_usd} USD left")
+        return lane.day.reserve(price_usd, now)
+
+    def _able(self, hand: Hand, failed: Route | None) -> list[Lane]:
+        job = hand.order.job
+        known = self.roster.able(hand.order)
+        if not known:
+            said = "no lane in use can make it for its max_usd"
+            raise RestError(Why.UNSERVED, said)
+        cheapest = min(lane.route.price_usd(job) for lane in known)
+        if not (self.purse.affords(cheapest) or self.purse.may_grow):
+            raise RestError(Why.BUDGET, "the budget is spent")
+        lanes = self._preferred(hand, failed)
+        if not any(lane.closed is None for lane in lanes):
+            raise NoLaneLeftError(closing(lanes))
+        return lanes
+
+    def _preferred(self, hand: Hand, failed: Route | None) -> list[Lane]:
+        if hand.beside is None:
+            return self.roster.lanes(hand.order, failed, unfit=hand.unfit)
+        beside = hand.beside.supplier
+        known = self.roster.able(hand.order)
+        return [
+            lane
+            for lane in known
+            if lane.closed is None
+            and lane.route.supplier != beside
+            and lane.name not in hand.unfit
+        ]
+
+    async def _handed(self, hand: Hand, lane: Lane) -> Handed | None:
+        """The still as the lane's provider reads it; None if it never will: it closed, or
+        takes no still so small; or not now, and there are other lanes.
+
+        Only the URL is kept: a thousand jobs that wait for their turn are no memory.
+        """
+        known = hand.handed.get(lane.name)
+        if known is None or self.today() - known.at > HANDED_FOR_S:
+            try:
+                handing = self._hand_over(hand, lane)
+                known = await self._unless_stopped(handing)
+            except UnfitError:
+                hand.unfit.add(lane.name)
+                return None
+            except MisconfiguredError as exc:
+                self.lanes.misconfigured(lane, exc)
+                return None
+            except ProviderError as exc:
+                if isinstance(exc, RejectedError) or not self._spares(hand, lane):
+                    raise RestError(Why.UNREAD, f"its still: {exc}") from exc
+                self.lanes.out_of_reach(lane, str(exc))
+                return None
+            # What is no link is the still itself: too much to keep while others are served.
+            if len(known.url) <= LONGEST_LINK:
+                hand.handed[lane.name] = known
+        return known
+
+    def _spares(self, hand: Hand, lane: Lane) -> bool:
+        """Whether a GPU of one's own has others beside it."""
+        if lane.paid:
+            return False
+        others = (each for each in self._preferred(hand, None) if each is not lane)
+        return any(each.closed is None for each in others)
+
+    async def _hand_over(self, hand: Hand, lane: Lane) -> Handed:
+        order = hand.order
+        able = self.roster.able(order)
+        async with self._in_transit:
+            try:
+                least = min(each.route.min_still_px for each in able)
+                checked = await send_still.check(order, min_px=least)
+            except BadStillError as exc:
+                raise RestError(Why.STILL, str(exc)) from exc
+            except OpeningError as exc:
+                why = Why.UNREAD if exc.passing else Why.STILL
+                raise RestError(why, str(exc)) from exc
+            seen = checked.still
+            if min(seen.width, seen.height) < lane.route.min_still_px:
+                raise UnfitError(lane.name)
+            dead_s = self.dead_s if self._spares(hand, lane) else None
+            try:
+                async with asyncio.timeout(dead_s):
+                    url = await send_still.hand_over(checked, lane, self.clients)
+            except TimeoutError as exc:
+                raise NotSentError(f"{lane.name}: no still taken in time") from exc
+            ratio = lane.route.framed(order.job, seen.width, seen.height)
+            return Handed(url, self.today(), ratio)
+
+    async def _unless_stopped(self, free: Coroutine[Any, Any, T]) -> T:
+        """What is free is dropped where it stands when the run is stopped."""
+        work = asyncio.ensure_future(free)
+        stop = asyncio.ensure_future(self.stopping.wait())
+        try:
+            await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise StoppedError
+            return work.result()
+        finally:
+            stop.cancel()
+            work.cancel()

@@ -1,0 +1,68 @@
+"""How a still reaches a provider: checked first, then linked, signed or uploaded."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from manifests.jobs import Order
+from storage import sources
+from storage.media import stills
+from storage.media.stills import Still
+from tasks.dispatch.lanes import HandsOver, Lane
+from tasks.providers.http import Clients, upload
+
+SIGNED_FOR_S: Final = 6 * 3600
+"""How long a provider may read a still that we signed: longer than any queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A still that a provider will take, or was at one look."""
+
+    order: Order
+    still: Still
+
+
+async def check(order: Order, *, min_px: int) -> Checked:
+    """Read a still and look at it, before any money moves.
+
+    Raises:
+        OpeningError: it cannot be read.
+        BadStillError: no provider would take it.
+    """
+
+    def look() -> Still:
+        content = sources.read(order.still, stills.LARGEST)
+        name = order.job.image.rpartition("/")[2]
+        return stills.look(content, name=name, min_px=min_px)
+
+    return Checked(order, await asyncio.to_thread(look))
+
+
+async def hand_over(checked: Checked, lane: Lane, clients: Clients) -> str:
+    """A URL that the lane's provider can read the still at.
+
+    Raises:
+        ProviderError: the upload was refused, or could not be made.
+    """
+    way = lane.hands_over or _way(checked)
+    if way == "link" and not checked.still.changed:
+        return checked.order.still
+    if way == "presign" and not checked.still.changed:
+        signed = await asyncio.to_thread(
+            sources.presign, checked.order.still, SIGNED_FOR_S
+        )
+        if signed is not None:
+            return signed
+    return await upload(clients, lane.line, checked.still)
+
+
+def _way(checked: Checked) -> HandsOver:
+    match urlsplit(checked.order.still).scheme:
+        case "https":
+            return "link"
+        case "s3" | "gs" | "az":
+            return "presign"
+        case _:
+            return "upload"

@@ -1,0 +1,142 @@
+"""What a run has done so far: read by whoever shows progress, written by the engine."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import StrEnum, auto
+from typing import Final
+
+from manifests.expiry import EXPIRED
+from manifests.lifecycle import (
+    HEDGE,
+    OVER,
+    Accepted,
+    Discarded,
+    Event,
+    History,
+    Intended,
+    Published,
+    Rejected,
+    State,
+)
+from tasks.dispatch.budget import Purse
+from tasks.engine.lane_costs import Bill
+
+FIRST: Final = 5
+"""Jobs of which it is remembered that they are the first with a reason."""
+
+REASONS: Final = 200
+"""Reasons of which that is remembered: a provider may have other words for each job."""
+
+UNANSWERED: Final = "its answer is not on record"
+"""Of a doubt that a crash left, and nobody else."""
+
+
+class Why(StrEnum):
+    """Why a job rests short of its end."""
+
+    STILL = auto()
+    """No provider would take its still."""
+    UNREAD = auto()
+    """Its still could not be read just now."""
+    UNSERVED = auto()
+    """No lane in use can make it for what its rows will pay."""
+    NO_LANE = auto()
+    """Every lane that can make it is closed."""
+    BUDGET = auto()
+    ATTEMPTS = auto()
+    DOUBT = auto()
+    UNFINISHED = auto()
+    """The provider has it, and another run will fetch it."""
+    STOPPED = auto()
+    BROKEN = auto()
+    """Something that nobody foresaw; the log has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """A job that waits for another run, or for a person."""
+
+    why: Why
+    reason: str
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of this run, in jobs."""
+
+    purse: Purse
+    bought: int = 0
+    hedged: int = 0
+    """Of what was bought, the second submits of stragglers."""
+    published: int = 0
+    rejected: int = 0
+    resting: dict[str, Rest] = field(default_factory=dict[str, Rest])
+    """By job id."""
+    fetched: int = 0
+    """Clips of other batches that were brought home."""
+    expired: int = 0
+    """Clips that were paid for, and that their providers keep no longer."""
+    passed_over: set[Why] = field(default_factory=set[Why])
+    """Why jobs were not even looked at."""
+    refusals: Counter[str] = field(default_factory=Counter[str])
+    """Why jobs that are no longer remembered were rejected."""
+    refused_first: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """The first few of these jobs, by the first reasons that there were."""
+    bill: Bill = field(default_factory=Bill)
+    """What was bought, by lane."""
+    _spent: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
+    """What each job of which this run has bought something has cost, by its life's id."""
+
+    def rest(self, job_id: str, why: Why, reason: str) -> None:
+        self.resting[job_id] = Rest(why, reason)
+
+    def forget(self, past: Mapping[str, History]) -> None:
+        """Of these jobs, which are over, little is remembered from now on."""
+        for job, history in past.items():
+            match history:
+                case History(state=State.REJECTED, reason=reason):
+                    why = reason or "rejected"
+                    self.refusals[why] += 1
+                    if self.refusals[why] <= FIRST and len(self.refusals) <= REASONS:
+                        self.refused_first.setdefault(why, []).append(job)
+                case _:
+                    pass
+
+    def count_other(self, life: str, event: Event) -> None:
+        """One more event of what another batch bought: its money was never ours."""
+        match event:
+            case Published():
+                self.fetched += not life.endswith(HEDGE)
+            case Discarded(reason):
+                self.expired += reason.startswith(EXPIRED)
+            case _:
+                pass
+
+    def count(self, job_id: str, event: Event, past: History) -> None:
+        """One more event on record, and the history it made."""
+        match event:
+            case Intended():
+                # The offer reserved it.
+                self._spent[job_id] = past.spent_usd
+                self.bill.count(event, past, past.price_usd)
+            case Accepted():
+                self.bought += 1
+                self.hedged += job_id.endswith(HEDGE)
+            case Published():
+                self.published += not job_id.endswith(HEDGE)
+            case Rejected():
+                self.rejected += not job_id.endswith(HEDGE)
+            case Discarded(reason):
+                self.expired += reason.startswith(EXPIRED)
+            case _:
+                pass
+        # What an earlier run bought was never this run's money.
+        if job_id in self._spent and not isinstance(event, Intended):
+            more = past.spent_usd - self._spent[job_id]
+            self.purse.settle(more)
+            self.bill.count(event, past, more)
+            self._spent[job_id] = past.spent_usd
+            if past.state in OVER:
+                del self._spent[job_id]

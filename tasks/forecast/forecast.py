@@ -1,0 +1,263 @@
+"""What a batch would cost and take, by lane, before anything is sent: pure.
+
+Plays the policy on lanes whose jobs all take their typical time. `balanced` and
+`fastest` go job by job, and no job is kept. `cheapest`, and what the batch would cost
+on one lane alone, ask only how many jobs of each kind there are.
+"""
+
+import math
+from bisect import bisect_right
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from heapq import merge
+from itertools import repeat
+from statistics import median
+
+from manifests.jobs import Order
+from tasks.dispatch.eligibility import Kind, Policy, candidates, kind_of, standing_for
+from tasks.dispatch.lanes import Lane
+from tasks.dispatch.min_cost import allot
+from tasks.forecast.lane_model import Line, lines
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one lane would do."""
+
+    lane: str
+    jobs: int
+    cost_usd: Decimal
+    seconds: float
+    """Until its last clip, from the start of the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """What one lane would do if there were no other."""
+
+    lane: str
+    jobs: int
+    unable: int
+    """Jobs that it cannot make, or not for their max_usd."""
+    cost_usd: Decimal
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a batch would cost and take."""
+
+    shares: Sequence[Share]
+    unserved: int
+    """Jobs that no lane in use can make for their max_usd."""
+    late: int
+    """Jobs that would be made, but not in time."""
+    alone: Sequence[Alone]
+    """The same batch on each lane by itself."""
+
+    @property
+    def jobs(self) -> int:
+        """How many would be made, late or not."""
+        return sum(share.jobs for share in self.shares)
+
+    @property
+    def cost_usd(self) -> Decimal:
+        return sum((share.cost_usd for share in self.shares), Decimal(0))
+
+    @property
+    def seconds(self) -> float:
+        return max((share.seconds for share in self.shares), default=0.0)
+
+
+def forecast(  # noqa: PLR0913 - what is known of a batch differs
+    orders: Iterable[Order],
+    lanes: Sequence[Lane],
+    *,
+    policy: Policy = "balanced",
+    within_s: float | None = None,
+    typical_s: Mapping[str, float] = {},
+    at: float | None = None,
+) -> Forecast:
+    """What these jobs would cost and take on these lanes.
+
+    `typical_s` is how long a clip takes, by the lane's name, where earlier ledgers show
+    it. `at` is when the batch begins, in Unix seconds; without it off-peak lanes are
+    taken to be open.
+    """
+    table = _Table(
+        lines(lanes, typical_s, at), math.inf if within_s is None else within_s
+    )
+    asked = table.count(orders)
+    match policy:
+        case "balanced":
+            table.in_turn(asked)
+        case "fastest":
+            table.at_once(asked)
+        case "cheapest":
+            deque(asked, maxlen=0)
+            table.sparingly()
+    asks = table.asks.values()
+    return Forecast(
+        [_share(name, line) for name, line in table.lines.items()],
+        unserved=sum(ask.jobs for ask in asks if not ask.able),
+        late=table.late,
+        alone=[_alone(lines([lane], typical_s, at)[lane.name], asks) for lane in lanes],
+    )
+
+
+def in_turn(kinds: Mapping[Kind, int]) -> Iterator[Order]:
+    """As many orders of each kind, spread evenly: like those of a batch, for a forecast."""
+    every = (
+        [((n + 0.5) / count, place) for n in range(count)]
+        for place, count in enumerate(kinds.values())
+    )
+    standing = [standing_for(kind) for kind in kinds]
+    return (standing[place] for _, place in merge(*every))
+
+
+def bounds(kinds: Mapping[Kind, int], lanes: Sequence[Lane]) -> tuple[Decimal, Decimal]:
+    """What they cost at least and at most, whichever of these lanes make them."""
+    least = most = Decimal(0)
+    for kind, count in kinds.items():
+        order = standing_for(kind)
+        able = candidates(order, lanes)
+        prices = [lane.route.price_usd(order.job) for lane in able]
+        least += count * min(prices, default=Decimal(0))
+        most += count * max(prices, default=Decimal(0))
+    return least, most
+
+
+def typical(took: Mapping[str, Iterable[float]]) -> dict[str, float]:
+    """How long a clip takes, by the lane's name, from how long its latest ones took."""
+    return {lane: median(seconds) for lane, seconds in took.items()}
+
+
+@dataclass(slots=True, eq=False)
+class _Ask:
+    """How many jobs of one kind there are."""
+
+    order: Order
+    """One like all of them."""
+    able: Mapping[Line, Decimal]
+    """Who can make them, for how much: the cheapest first."""
+    jobs: int = 0
+
+    def by_pool(self) -> dict[str, Line]:
+        """The cheapest lane of each pool."""
+        return {line.pool.name: line for line in reversed([*self.able])}
+
+
+class _Table:
+    """Every line and every kind of job of a batch, and who takes what."""
+
+    def __init__(self, lines: Mapping[str, Line], within_s: float) -> None:
+        self.lines = lines
+        self.asks: dict[Kind, _Ask] = {}
+        self.late = 0
+        """Jobs that a line has taken and does not do in time."""
+        self._within_s = within_s
+        routes = [line.lane.route for line in lines.values()]
+        listed = [price for route in routes for price in route.prices_usd.values()]
+        self._prices = sorted({Decimal(0), *listed})
+
+    def count(self, orders: Iterable[Order]) -> Iterator[_Ask]:
+        """What each order asks for."""
+        for order in orders:
+            kind = kind_of(order)
+            if kind.max_usd is not None:
+                # Between one price and the next, what a row would pay is all the same.
+                under = bisect_right(self._prices, kind.max_usd)
+                kind = kind._replace(max_usd=self._prices[under - 1])
+            ask = self.asks.get(kind)
+            if ask is None:
+                ask = self.asks[kind] = self._ask(kind)
+            ask.jobs += 1
+            yield ask
+
+    def in_turn(self, asks: Iterable[_Ask]) -> None:
+        """First come, first served, by the cheapest lane that is free."""
+        clock = 0.0
+        for ask in asks:
+            if able := ask.able:
+                free = next((line for line in able if line.begins_s <= clock), None)
+                if free is None:
+                    free = min(able, key=_begins_s)
+                    clock = free.begins_s
+                self._give(ask, free)
+
+    def at_once(self, asks: Iterable[_Ask]) -> None:
+        """First come, first served, by the lane on which it is done first."""
+        for ask in asks:
+            if ask.able:
+                self._give(ask, min(ask.able, key=_done_s))
+
+    def sparingly(self) -> None:
+        """For the least money in time; what cannot be done in time, as soon as can be."""
+        asks = {kind: ask for kind, ask in self.asks.items() if ask.able}
+        prices = {
+            kind: {pool: ask.able[line] for pool, line in ask.by_pool().items()}
+            for kind, ask in asks.items()
+        }
+        demand = {kind: ask.jobs for kind, ask in asks.items()}
+        found = allot(demand, prices, self._room())
+        for kind, shares in found.shares.items():
+            chosen = asks[kind].by_pool()
+            for pool, jobs in shares.items():
+                chosen[pool].take(prices[kind][pool], jobs)
+        for kind, jobs in found.short.items():
+            self.at_once(repeat(asks[kind], jobs))
+
+    def _room(self) -> dict[str, float]:
+        """How many jobs each pool can have done in time."""
+        sharing = defaultdict[str, list[Line]](list)
+        for line in self.lines.values():
+            sharing[line.pool.name].append(line)
+        return {name: self._most(of) for name, of in sharing.items()}
+
+    def _most(self, sharing: Sequence[Line]) -> float:
+        slowest = max(line.typical_s for line in sharing)
+        bought = sum(
+            line.affords(self._dearest(line), self._within_s) for line in sharing
+        )
+        return min(sharing[0].pool.capacity(slowest, self._within_s), bought)
+
+    def _dearest(self, line: Line) -> Decimal:
+        asks = self.asks.values()
+        return max(
+            (ask.able[line] for ask in asks if line in ask.able), default=Decimal(0)
+        )
+
+    def _give(self, ask: _Ask, line: Line) -> None:
+        self.late += line.take(ask.able[line]) > self._within_s
+
+    def _ask(self, kind: Kind) -> _Ask:
+        order = standing_for(kind)
+        able = candidates(order, [line.lane for line in self.lines.values()])
+        prices = {
+            self.lines[lane.name]: lane.route.price_usd(order.job) for lane in able
+        }
+        return _Ask(order, prices)
+
+
+def _begins_s(line: Line) -> float:
+    return line.begins_s
+
+
+def _done_s(line: Line) -> float:
+    return line.begins_s + line.typical_s
+
+
+def _share(name: str, line: Line) -> Share:
+    return Share(name, line.jobs, line.cost_usd, line.end_s)
+
+
+def _alone(line: Line, asks: Iterable[_Ask]) -> Alone:
+    unable = 0
+    for ask in asks:
+        if candidates(ask.order, [line.lane]):
+            line.take(line.lane.route.price_usd(ask.order.job), ask.jobs)
+        else:
+            unable += ask.jobs
+    return Alone(line.lane.name, line.jobs, unable, line.cost_usd, line.end_s)

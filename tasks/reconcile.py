@@ -1,0 +1,298 @@
+"""Reconciling a root with its providers: doubts settled, clips fetched, refunds counted.
+
+Needs no manifest: what was submitted is on record. What can be asked is asked; what
+cannot is the owner's to decide, and nothing is decided for them.
+"""
+
+import asyncio
+import logging
+import tempfile
+import time
+from collections.abc import (
+    AsyncGenerator,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from manifests.accounting.charges import Charge, charges
+from manifests.expiry import EXPIRED
+from manifests.lifecycle import (
+    FREE,
+    HEDGE,
+    Accepted,
+    Discarded,
+    Event,
+    History,
+    Published,
+    Refused,
+    Rejected,
+    Risked,
+    Settled,
+)
+from storage.ledger.ledger import Ledger, entries, read
+from storage.media.clips import Clips
+from storage.objects.client import Objects
+from tasks.dispatch.lanes import Lane, Lanes
+from tasks.engine.download import Publisher
+from tasks.engine.engine import Rules
+from tasks.engine.environment import REAL
+from tasks.engine.in_doubt import Doubts, in_doubt
+from tasks.engine.past_tables import retell
+from tasks.engine.poll import Follower
+from tasks.engine.recover import Fetcher
+from tasks.engine.stats import UNANSWERED
+from tasks.providers.errors import ProviderError
+from tasks.providers.http import Clients, ask, connected
+from tasks.providers.protocol import Billed, UnreadableError
+
+log = logging.getLogger(__name__)
+
+ASKED_AFTER_S: Final = 30 * 24 * 3600.0
+"""How long after its end an attempt's charge may still change: Kling keeps tasks so long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decisions:
+    """What only the owner can decide, each for jobs by their ids."""
+
+    resubmit: frozenset[str] = frozenset()
+    """In doubt, and to be bought again all the same."""
+    write_off: frozenset[str] = frozenset()
+    """In doubt, taken for charged and lost, and not wanted any more."""
+    charged: Mapping[str, Decimal] = field(default_factory=dict[str, Decimal])
+    """What a job's last attempt was charged in the end, by the provider's own bill."""
+
+
+class DecisionError(ValueError):
+    """A decision about a job that it does not apply to; nothing was recorded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoubtLine:
+    """A job that is still in doubt."""
+
+    job: str
+    lane: str
+    age_s: float
+    price_usd: Decimal
+    reason: str
+    askable: bool
+    """Whether its provider can be asked, on a lane that is in use."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Reconciled:
+    """What came of it."""
+
+    accepted: int = 0
+    """Doubts of which the provider has the request."""
+    absent: int = 0
+    """Doubts that never reached it: refunded, and bought by the next run."""
+    fetched: int = 0
+    """Clips brought home."""
+    expired: int = 0
+    """Clips that were paid for, and that their providers keep no longer."""
+    resubmit: int = 0
+    written_off: int = 0
+    settled_usd: Decimal = FREE
+    """What is to be added to what was counted: less than 0 where money came back."""
+    doubts: list[DoubtLine] = field(default_factory=list[DoubtLine])
+
+
+@asynccontextmanager
+async def opened(
+    root: str, *, lanes: Sequence[Lane], rules: Rules, take_over: bool = False
+) -> AsyncGenerator["Books"]:
+    """A root's books, for as long as the block lasts; then its tables are put right.
+
+    Raises:
+        HeldError: a run is at work on the root.
+        StorageError: it is out of reach.
+    """
+    objects = REAL.objects(root)
+    ledger = await Ledger.open(
+        objects, name="reconcile", take_over=take_over, whole=True
+    )
+    try:
+        async with connected() as clients:
+            books = Books(objects, ledger, lanes, clients, rules)
+            try:
+                yield books
+            finally:
+                await books.put_right()
+    finally:
+        await ledger.close()
+
+
+class Books:
+    """What a root's ledger says, and what its providers say of that."""
+
+    def __init__(
+        self,
+        objects: Objects,
+        ledger: Ledger,
+        lanes: Sequence[Lane],
+        clients: Clients,
+        rules: Rules,
+    ) -> None:
+        self.told = Reconciled()
+        self._objects = objects
+        self._ledger = ledger
+        self._lanes = {lane.name: lane for lane in lanes}
+        self._clients = clients
+        self._changed = set[str]()
+        stopping = asyncio.Event()
+        self._doubts = Doubts(
+            self._lanes,
+            clients,
+            self._record,
+            partial(entries, objects),
+            stopping,
+            time.monotonic,
+            time.time,
+            rules.settle_s,
+        )
+        self._fetcher = Fetcher(
+            objects=objects,
+            history=ledger.history,
+            lanes=Lanes(lanes, time.monotonic),
+            follower=Follower(clients, rules.deadline_s, time.monotonic, stopping),
+            publisher=Publisher(
+                Clips(objects),
+                clients.free,
+                at_once=rules.downloads,
+                decodes=rules.decodes,
+            ),
+            record=self._record,
+            today=time.time,
+        )
+
+    @property
+    def batch(self) -> str:
+        return self._ledger.batch
+
+    def doubts(self) -> dict[str, History]:
+        """All that is in doubt."""
+        past = self._ledger.lives
+        return in_doubt(past, list(past))
+
+    async def ask(self) -> None:
+        """Ask about every doubt whose provider can be asked."""
+        told = await self._doubts.asked(self.doubts())
+        self.told.accepted += sum(isinstance(e, Accepted) for e in told.values())
+        self.told.absent += sum(isinstance(e, Refused) for e in told.values())
+
+    async def check(self, decisions: Decisions) -> Mapping[str, Charge]:
+        """The last attempt of every job that was ever submitted, if all of these apply.
+
+        Raises:
+            DecisionError: one of them does not.
+        """
+        doubts = self.doubts()
+        for job in sorted(decisions.resubmit | decisions.write_off):
+            if job not in self._ledger.lives:
+                raise DecisionError(f"job {job}: nothing was ever submitted for it")
+            if job not in doubts:
+                state = self._ledger.history(job).state
+                raise DecisionError(f"job {job} is {state}, not in doubt")
+        if both := decisions.resubmit & decisions.write_off:
+            raise DecisionError(f"job {min(both)}: either resubmit it or write it off")
+        bills = {each.job: each for each in charges(await read(self._objects))}
+        for job in decisions.charged:
+            if job not in bills:
+                raise DecisionError(f"job {job}: nothing was ever submitted for it")
+            past = self._ledger.history(job)
+            written = job in decisions.write_off | decisions.resubmit
+            if past.charged < bills[job].number and not written:
+                said = (
+                    f"job {job} is {past.state}: what it cost is known when that ends"
+                )
+                raise DecisionError(said)
+        return bills
+
+    async def decide(self, decisions: Decisions) -> None:
+        """Put the owner's decisions on record.
+
+        Raises:
+            DecisionError: one of them does not apply; then none is on record.
+        """
+        bills = await self.check(decisions)
+        for job in sorted(decisions.resubmit):
+            await self._record(job, Risked("its owner lets it go again"))
+        for job in sorted(decisions.write_off):
+            said = "written off by its owner"
+            # Of a hedge only the money is given up: its job may be bought again.
+            over = Risked(said) if job.endswith(HEDGE) else Rejected(said, charged=True)
+            await self._record(job, over)
+        for job, usd in sorted(decisions.charged.items()):
+            await self._settle(bills[job], usd, "by the provider's bill")
+        self.told.resubmit += len(decisions.resubmit)
+        self.told.written_off += len(decisions.write_off)
+
+    async def fetch(self) -> None:
+        """Bring home what providers have ready, or will have before the deadline."""
+        await self._fetcher.bring_home(self._ledger.lives)
+
+    async def settle(self) -> None:
+        """Ask what was charged in the end for all that came to nothing."""
+        since = time.time() - ASKED_AFTER_S
+        for each in charges(await read(self._objects)):
+            lane = self._lanes.get(each.lane)
+            if lane is None or each.ticket is None or (each.ended_at or 0.0) < since:
+                continue
+            provider = lane.line.provider
+            if isinstance(provider, Billed):
+                try:
+                    usd = await ask(
+                        self._clients, lane.line, provider.charge(each.ticket)
+                    )
+                except (ProviderError, UnreadableError) as exc:
+                    log.warning("charge.not_told lane=%s %s", lane.name, exc)
+                    continue
+                if usd is not None:
+                    await self._settle(each, usd, f"{provider.name} says so")
+
+    async def put_right(self) -> None:
+        """Have the tables of earlier batches say what is on record now."""
+        now = time.time()
+        self.told.doubts = [
+            DoubtLine(
+                job=job,
+                lane=past.lane or "",
+                age_s=now - (past.submitted_at or now),
+                price_usd=past.price_usd,
+                reason=past.reason or UNANSWERED,
+                askable=self._doubts.askable(past),
+            )
+            for job, past in self.doubts().items()
+        ]
+        if self._changed:
+            with tempfile.TemporaryDirectory(prefix="nightreel-") as folder:
+                histories = self._ledger.lives
+                await retell(self._objects, Path(folder), histories, self._changed)
+
+    async def _settle(self, attempt: Charge, usd: Decimal, why: str) -> None:
+        if usd == attempt.counted_usd:
+            return
+        said = f"charged {usd} USD, not {attempt.counted_usd}: {why}"
+        more = usd - attempt.counted_usd
+        settled = Settled(attempt=attempt.number, usd=more, reason=said)
+        await self._record(attempt.job, settled)
+        self.told.settled_usd += more
+
+    async def _record(self, job: str, event: Event) -> None:
+        await self._ledger.record(job, event)
+        self._changed.add(job)
+        match event:
+            case Published() if not job.endswith(HEDGE):
+                self.told.fetched += 1
+            case Discarded(reason) if reason.startswith(EXPIRED):
+                self.told.expired += 1
+            case _:
+                pass

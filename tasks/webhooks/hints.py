@@ -1,0 +1,157 @@
+"""Hints: a provider has news of a job, so look at it now instead of later.
+
+A hint carries no state: whoever takes one asks the provider, as ever. The listener
+(`tasks.webhooks.server`) puts them on a board; the engine reads them from there, and does
+without where there is none.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+import httpx
+
+log = logging.getLogger(__name__)
+
+WAIT_S: Final = 50.0
+"""How long the listener may hold a question; proxies cut what is silent for a minute."""
+
+KEPT: Final = 10_000
+"""Hints that an engine can still ask for."""
+
+PAGE: Final = 1_000
+"""Hints in one answer."""
+
+LONGEST_PAUSE_S: Final = 30.0
+EMPTY_PAUSE_S: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """There is news of the job that this provider knows by this id."""
+
+    provider: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some hints in order, and the number of the last in this life of the listener."""
+
+    last: int
+    run: str
+    hints: tuple[Hint, ...]
+
+    def plain(self) -> dict[str, Any]:
+        listed = [{"provider": hint.provider, "id": hint.id} for hint in self.hints]
+        return {"last": self.last, "run": self.run, "hints": listed}
+
+
+def page(said: Any) -> Page:
+    """A page as `plain` wrote it.
+
+    Raises:
+        ValueError: it is no such thing.
+    """
+    match said:
+        case {"last": int(last), "run": str(run), "hints": [*listed]}:
+            return Page(last, run, tuple(_hint(one) for one in listed))
+        case _:
+            raise ValueError(f"not a page of hints: {type(said).__name__}")
+
+
+def _hint(said: Any) -> Hint:
+    match said:
+        case {"provider": str(provider), "id": str(remote)}:
+            return Hint(provider, remote)
+        case _:
+            raise ValueError(f"not a hint: {type(said).__name__}")
+
+
+class Board:
+    """The last hints, numbered from 1 in this life of the listener."""
+
+    def __init__(self, most: int = KEPT) -> None:
+        self.run = secrets.token_hex(8)
+        self._hints: deque[Hint] = deque(maxlen=most)
+        self._last = 0
+        self._news = asyncio.Event()
+        self._closed = False
+
+    def post(self, hint: Hint) -> None:
+        self._hints.append(hint)
+        self._last += 1
+        self._wake()
+
+    def close(self) -> None:
+        """From now on nobody waits here."""
+        self._closed = True
+        self._wake()
+
+    async def after(self, number: int, wait_s: float) -> Page:
+        """What came after that number, at once, or once there is something."""
+        if number == self._last and not self._closed:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._news.wait()
+        return self._since(number)
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def _since(self, number: int) -> Page:
+        forgotten = self._last - len(self._hints)
+        # A number that was never given here is from an earlier life.
+        first = max(number, forgotten) if number <= self._last else forgotten
+        start = first - forgotten
+        found = tuple(islice(self._hints, start, start + PAGE))
+        return Page(first + len(found), self.run, found)
+
+
+def pause(failures: int) -> float:
+    """Seconds to wait after so many failures in a row."""
+    return min(LONGEST_PAUSE_S, 0.5 * 2 ** min(failures - 1, 10))
+
+
+async def hints(
+    url: str, *, wait_s: float = WAIT_S, pauses: Callable[[int], float] = pause
+) -> AsyncGenerator[Hint]:
+    """Every hint of the listener at this address, for as long as it is iterated.
+
+    It begins with those that the listener still has, outlives the listener and the
+    network, and may tell a hint twice.
+    """
+    patience = httpx.Timeout(10.0, read=wait_s + 10.0)
+    seen, failures = Page(0, "", ()), 0
+    async with httpx.AsyncClient(
+        base_url=url, timeout=patience, trust_env=False
+    ) as client:
+        while True:
+            try:
+                seen = await _newer(client, seen, wait_s)
+            except (httpx.HTTPError, httpx.InvalidURL, ValueError) as exc:
+                if not failures:
+                    log.warning("hints.lost url=%s %s", url, type(exc).__name__)
+                failures += 1
+                await asyncio.sleep(pauses(failures))
+                continue
+            if failures:
+                log.info("hints.back url=%s", url)
+            failures = 0
+            for hint in seen.hints:
+                yield hint
+            if not seen.hints:  # whatever answers at once without any is not hammered
+                await asyncio.sleep(EMPTY_PAUSE_S)
+
+
+async def _newer(client: httpx.AsyncClient, seen: Page, wait_s: float) -> Page:
+    asked = {"after": str(seen.last), "run": seen.run, "wait": f"{wait_s:g}"}
+    response = await client.get("/hints", params=asked)
+    return page(response.raise_for_status().json())

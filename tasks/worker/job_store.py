@@ -1,0 +1,271 @@
+"""The worker's book: its jobs in SQLite and its clips in a folder, through any restart.
+
+A job that is accepted is durable before the answer is sent; a clip is synced and renamed
+before its job is completed. What was under way when the process died is queued again, and
+a job is blamed only for a death that nothing else explains, with nothing else in the line.
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from tasks.worker.job_spec import Ask
+from tasks.worker.jobs import SEEN, Job, read
+from tasks.worker.sqlite import AGAIN, CANCELLED, FAILED, OPEN, Rows
+
+MOST_DEATHS: Final = 5
+"""Of the process, with one job alone in the line: it is not made for ever."""
+ROWS_S: Final = 7 * 86_400.0
+"""How long it is known that there was a job, once its clip is let go or it came to nothing."""
+MOST_HANGS: Final = 2
+ENDING_S: Final = 5.0
+"""For so long whoever has the folder may be about to end."""
+
+
+class BookError(Exception):
+    """The state folder cannot be used as it is."""
+
+
+class TakenError(Exception):
+    """Another job has this id."""
+
+
+class FullError(Exception):
+    """As many jobs wait as may."""
+
+
+class Book:
+    """What the worker has been asked for, and what came of it."""
+
+    def __init__(self, folder: Path, build: str, now: float, *, boot: str) -> None:
+        """`boot` tells when the machine began: what a power cut ended, no job did."""
+        self._folder = folder
+        self._clips = folder / "clips"
+        self._clips.mkdir(parents=True, exist_ok=True)
+        self._build = build
+        self._held = _hold(folder / "lock")
+        self._rows = Rows(folder / "jobs.sqlite")
+        self._refuse_strangers()
+        self._take_up(now, boot)
+
+    def close(self) -> None:
+        self._rows.close()
+        os.close(self._held)
+
+    def add(self, ask: Ask, still: bytes, *, now: float, at_most: int) -> Job:
+        """Queue a job, or find it: the same ask again is the job as it stands.
+
+        Raises:
+            TakenError: the id is another ask's.
+            FullError: `at_most` wait already.
+        """
+        with self._rows.together():
+            if (job := self.job(ask.id)) is not None:
+                if job.ask != ask:
+                    raise TakenError(f"id {ask.id!r} is another job's")
+                return job
+            if self.queued() >= at_most:
+                raise FullError(f"{at_most} jobs wait already")
+            self._rows.put(
+                "INSERT INTO jobs (id, build, ask, still, created_at)"
+                " VALUES (?, ?, ?, ?, ?)",
+                *(ask.id, self._build, ask.written(), still, now),
+            )
+            return read(self._rows.one(SEEN, "id = ?", ask.id))
+
+    def job(self, id_: str) -> Job | None:
+        row = self._rows.one(SEEN, "id = ?", id_)
+        return None if row is None else read(row)
+
+    def jobs(self, *, limit: int, after: str | None, newest_first: bool) -> list[Job]:
+        """Jobs in the order they came, from the one after `after` on."""
+        then = None if after is None else self.job(after)
+        seq = None if then is None else then.seq
+        side, way = ("<", "DESC") if newest_first else (">", "ASC")
+        where = f"(? IS NULL OR seq {side} ?) ORDER BY seq {way} LIMIT ?"
+        return [read(row) for row in self._rows.all(SEEN, where, seq, seq, limit)]
+
+    def waiting(self) -> list[Job]:
+        """What is queued, oldest first."""
+        rows = self._rows.all(SEEN, "status = 'queued' ORDER BY seq")
+        return [read(row) for row in rows]
+
+    def still(self, job: Job) -> bytes | None:
+        """Its still; None if it is over by now."""
+        row = self._rows.one("still", "seq = ?", job.seq)
+        return None if row is None else row[0]
+
+    def hold(self, job: Job) -> None:
+        """It is in the line: if the process dies now, it may be why."""
+        self._rows.change("held = 1 WHERE seq = ?", job.seq)
+
+    def begin(self, job: Job, now: float) -> bool:
+        """Whether it was still queued, and is under way now."""
+        return self._rows.change(
+            "status = 'in_progress', started_at = ? WHERE seq = ? AND status = 'queued'",
+            *(now, job.seq),
+        )
+
+    def ends(self) -> None:
+        """The process is about to end, and why is known: no job is to be blamed."""
+        self._rows.put("UPDATE process SET told = 1")
+
+    def cancel(self, id_: str, now: float) -> None:
+        """What is queued never begins; what is under way is never completed."""
+        with self._rows.together():
+            self._rows.change("cancel = 1 WHERE id = ? AND status = 'in_progress'", id_)
+            if (job := self.job(id_)) is not None:
+                self._rows.change(f"{CANCELLED} AND status = 'queued'", now, job.seq)
+
+    # From here on by `seq`: whoever forgot a job may have asked for another by its id.
+
+    def end_cancelled(self, job: Job, now: float) -> None:
+        self._rows.change(CANCELLED, now, job.seq)
+
+    def fail(self, job: Job, code: str, why: str, now: float) -> None:
+        self._rows.change(FAILED, code, why, now, job.seq)
+
+    def requeue(self, job: Job) -> None:
+        """Unless it is over, or was cancelled: then the next start ends it."""
+        self._rows.change(AGAIN, job.seq)
+
+    def hung(self, id_: str, why: str, now: float) -> None:
+        """A step of it hung: it is queued once more, and failed the second time."""
+        with self._rows.together():
+            if (job := self.job(id_)) is None:
+                return
+            self._rows.change("hangs = hangs + 1 WHERE seq = ?", job.seq)
+            if self._rows.count("seq = ? AND hangs >= ?", job.seq, MOST_HANGS):
+                self.fail(job, "step_hung", why, now)
+            else:
+                self.requeue(job)
+
+    def complete(
+        self, job: Job, stages: Mapping[str, float], peak_mb: float, now: float
+    ) -> None:
+        """Its clip is in place: it is completed, unless it was cancelled meanwhile."""
+        with self._rows.together():
+            done = self._rows.change(
+                "status = 'completed', completed_at = ?, stages = ?, peak_mb = ?,"
+                " still = NULL WHERE seq = ? AND status = 'in_progress' AND cancel = 0",
+                *(now, orjson.dumps(dict(stages)).decode(), peak_mb, job.seq),
+            )
+            if not done:
+                self._rows.change(CANCELLED, now, job.seq)
+        if not done:
+            self.clip(job.id).unlink(missing_ok=True)
+
+    def clip(self, id_: str) -> Path:
+        """Where its clip is once it is completed."""
+        return self._clips / f"{id_}.mp4"
+
+    def fetched(self, id_: str, now: float) -> None:
+        self._rows.change("fetched_at = coalesce(fetched_at, ?) WHERE id = ?", now, id_)
+
+    def forget(self, id_: str) -> None:
+        self.clip(id_).unlink(missing_ok=True)
+        self._rows.put("DELETE FROM jobs WHERE id = ?", id_)
+
+    def let_go(self, fetched_before: float) -> None:
+        """Delete the clips that were fetched long ago, and forget in the end that there
+        were such jobs; clips never fetched are kept."""
+        for [id_] in self._rows.all(
+            "id", "gone = 0 AND fetched_at < ?", fetched_before
+        ):
+            self.clip(id_).unlink(missing_ok=True)
+            self._rows.change("gone = 1 WHERE id = ?", id_)
+        over = fetched_before - ROWS_S
+        self._rows.put(
+            "DELETE FROM jobs WHERE (gone = 1 AND fetched_at < ?)"
+            " OR (status IN ('failed', 'cancelled') AND completed_at < ?)",
+            *(over, over),
+        )
+
+    def queued(self) -> int:
+        return self._rows.count("status = 'queued'")
+
+    def unfetched(self, since: float) -> int:
+        """Clips completed since then that nobody has fetched yet."""
+        return self._rows.count(
+            "status = 'completed' AND fetched_at IS NULL AND completed_at >= ?", since
+        )
+
+    def _refuse_strangers(self) -> None:
+        row = self._rows.one(
+            "build, count(*)",
+            f"build != ? AND {OPEN} GROUP BY build",
+            self._build,
+        )
+        if row is not None:
+            raise BookError(
+                f"{self._folder}: {row[1]} jobs wait there for {row[0]!r}, which"
+                f" {self._build!r} is not: finish them, or use another --state"
+            )
+
+    def _take_up(self, now: float, boot: str) -> None:
+        """What the last process left under way."""
+        with self._rows.together():
+            held = self._rows.all("seq", f"held = 1 AND {OPEN}")
+            for seq, id_, cancelled in self._rows.all(
+                "seq, id, cancel", "status = 'in_progress'"
+            ):
+                self._take(seq, self.clip(id_), now, cancelled=bool(cancelled))
+            if not self._explained(boot):
+                self._blame([seq for [seq] in held], now)
+            self._rows.change("held = 0 WHERE held = 1")
+            self._rows.put("INSERT OR REPLACE INTO process VALUES (1, ?, 0)", boot)
+        for part in self._clips.glob("*.part"):
+            part.unlink()
+
+    def _take(self, seq: int, clip: Path, now: float, *, cancelled: bool) -> None:
+        if cancelled:
+            clip.unlink(missing_ok=True)
+            self._rows.change(CANCELLED, now, seq)
+        elif clip.exists():
+            self._rows.change(
+                "status = 'completed', completed_at = ?, still = NULL WHERE seq = ?",
+                *(clip.stat().st_mtime, seq),
+            )
+        else:
+            self._rows.change(AGAIN, seq)
+
+    def _explained(self, boot: str) -> bool:
+        """Whether the last process ended as it was told to, or with the machine."""
+        last = self._rows.all_of("SELECT boot, told FROM process")
+        return any(told or was != boot for was, told in last)
+
+    def _blame(self, held: list[int], now: float) -> None:
+        """Of several in the line any may have done it: each is made alone from now on."""
+        for seq in held:
+            if len(held) > 1:
+                self._rows.change("alone = 1 WHERE seq = ?", seq)
+                continue
+            self._rows.change("deaths = deaths + 1 WHERE seq = ?", seq)
+            if self._rows.count("seq = ? AND deaths >= ?", seq, MOST_DEATHS):
+                why = f"the worker died {MOST_DEATHS} times with nothing else at work"
+                self._rows.change(FAILED, "worker_error", why, now, seq)
+
+
+def _hold(path: Path) -> int:
+    """A lock that the system lets go when the process is gone, however it went."""
+    handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    until = time.monotonic() + ENDING_S
+    while not _locked(handle):
+        if time.monotonic() > until:
+            os.close(handle)
+            raise BookError(f"{path.parent}: another worker is at work there")
+        time.sleep(0.1)
+    return handle
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,112 @@
+"""What the worker needs of a model: the boundary behind which torch is known.
+
+* StudioError: this clip came to nothing, and the model is fit for the next
+  * OutOfMemoryError, NanError, BlackError, BadStillError
+* LostGpuError: no clip will be made by this process any more
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from tasks.worker.job_spec import Ask, Model, Shape
+
+
+class WorkerError(Exception):
+    """The worker cannot start as it was told to."""
+
+
+class StudioError(Exception):
+    """A clip came to nothing; `code` says to the client how."""
+
+    code: ClassVar[str] = "worker_error"
+
+
+class OutOfMemoryError(StudioError):
+    code = "out_of_memory"
+
+
+class NanError(StudioError):
+    code = "nan_output"
+
+
+class BlackError(StudioError):
+    code = "black_output"
+
+
+class InvalidImageError(StudioError):
+    code = "invalid_image"
+
+
+class LostGpuError(Exception):
+    """The device answers nothing any more: only another process can use it."""
+
+
+class CancelledError(Exception):
+    """Nobody wants the clip any more."""
+
+
+Scene = Any
+"""A still and a prompt, ready for the device."""
+Latents = Any
+"""A clip as the model has it, on the device."""
+
+OnStep = Callable[[int], None]
+"""Told how many steps are done; what it raises ends the clip between two steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """A clip as raw RGB, frame after frame."""
+
+    shape: Shape
+    rgb: memoryview = field(repr=False)
+
+
+class Studio(Protocol):
+    """A model on its device.
+
+    `scene`, `latents` and `frames` may run at the same time, each for another clip, and
+    none of them twice at the same time. All three raise StudioError and LostGpuError.
+    """
+
+    model: Model
+
+    def scene(self, ask: Ask, still: bytes) -> Scene: ...
+    def latents(self, scene: Scene, on_step: OnStep) -> Latents: ...
+    def frames(self, latents: Latents, shape: Shape) -> Frames: ...
+    def peak_mb(self) -> float:
+        """The most memory that was in use since this was asked last."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Which model to load, where, and how."""
+
+    model: str
+    """A folder, or the id of what is in the machine's cache."""
+    device: str = "cuda:0"
+    steps: int | None = None
+    lora_high: Path | None = None
+    lora_low: Path | None = None
+    compiled: bool = False
+    attention: str | None = None
+    allow_download: bool = False
+
+    @property
+    def name(self) -> str:
+        """What clients call it: never a place on this machine."""
+        return (
+            Path(self.model).resolve().name if Path(self.model).exists() else self.model
+        )
+
+    @property
+    def build(self) -> str:
+        """What a clip is made with: the same ask makes another clip with another."""
+        loras = [lora.name for lora in (self.lora_high, self.lora_low) if lora]
+        return "+".join([self.name, *loras])
+
+
+Load = Callable[[Plan], Studio]

@@ -1,0 +1,46 @@
+"""Whose turn it is: clips that are alike one after the other, and nobody for ever last.
+
+Before them all, and with nothing beside it, goes a job that may have ended a process.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from tasks.worker.job_spec import Ask, Model
+from tasks.worker.jobs import Job
+
+MOST_IN_A_ROW: Final = 8
+"""Clips of one kind while the oldest job is of another."""
+
+Kind = tuple[int, int, bool]
+"""Tokens, steps, and whether there is guidance: what is alike runs without a recompile."""
+
+
+def kind(ask: Ask, model: Model) -> Kind:
+    return model.tokens(ask.shape), ask.steps, ask.guided
+
+
+class Turns:
+    """Remembers what went last, and how often in a row."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._last: Kind | None = None
+        self._row = 0
+
+    def next(self, waiting: Sequence[Job], under_way: Sequence[Job]) -> Job | None:
+        """Whom of those waiting, oldest first: the oldest of the last kind, or the oldest."""
+        alone = next((job for job in waiting if job.alone), None)
+        if alone or any(job.alone for job in under_way):
+            return None if under_way else alone
+        if not waiting:
+            return None
+        alike = (job for job in waiting if kind(job.ask, self._model) == self._last)
+        chosen = next(alike, None) if self._row < MOST_IN_A_ROW else None
+        chosen = chosen or waiting[0]
+        self._took(kind(chosen.ask, self._model), oldest=chosen is waiting[0])
+        return chosen
+
+    def _took(self, kind: Kind, *, oldest: bool) -> None:
+        self._row = 0 if oldest else self._row + 1
+        self._last = kind

@@ -1,0 +1,217 @@
+"""Runs one worker: its server, its model, and what a signal does to both.
+
+SIGTERM drains: what has begun is finished and may still be fetched, what is queued stays
+in the book for the next start. A second signal does not wait, nor does a worker whose
+supervisor is gone: the next one's is to find its port and its book free.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from tasks.sockets import bound
+from tasks.worker.app import Api
+from tasks.worker.job_store import Book
+from tasks.worker.model_protocol import Load, Plan
+from tasks.worker.worker import Worker
+
+log = logging.getLogger(__name__)
+
+LINGER_S: Final = 60.0
+"""How long a drained worker waits for its last clips to be fetched."""
+SWEEP_S: Final = 60.0
+STDIN: Final = 0
+BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """How a worker is served."""
+
+    host: str
+    port: int
+    state: Path
+    queue: int
+    shapes: Sequence[str]
+    keep_s: float
+    """How long a clip is kept once it was fetched."""
+    hang_after_s: float
+    load_within_s: float
+    key: str | None = None
+    supervised: bool = False
+    """Whether it ends when its standard input does."""
+
+
+def serve(
+    plan: Plan, service: Service, load: Load, started: Callable[[str], None]
+) -> None:
+    """Serve until drained; `started` is told the address, long before it is warm.
+
+    Raises:
+        WorkerError: the model cannot be had, or does not fit.
+        BookError: the state folder is another worker's.
+        OSError: the port cannot be had.
+    """
+    # The book first: who had it a moment ago may have the port, too.
+    book = Book(service.state, plan.build, time.time(), boot=_boot())
+    try:
+        with bound(service.host, service.port) as listener:
+            worker = Worker(
+                plan,
+                book,
+                at_most=service.queue,
+                hang_after_s=service.hang_after_s,
+                load_within_s=service.load_within_s,
+            )
+            host, port = listener.getsockname()[:2]
+            started(f"http://{host}:{port}")
+            asyncio.run(_until_drained(worker, service, load, listener))
+    finally:
+        book.close()
+
+
+def _boot() -> str:
+    """Another one each time that the machine begins; nothing where the system has none."""
+    try:
+        return BOOT.read_text().strip()
+    except OSError:
+        return ""
+
+
+async def _until_drained(
+    worker: Worker, service: Service, load: Load, listener: socket.socket
+) -> None:
+    server = _Server(Api(worker).app(service.key))
+    first, second = _signals(supervised=service.supervised)
+    serving = asyncio.create_task(server.serve([listener]))
+    sweeping = asyncio.create_task(_sweep(worker.book, service.keep_s))
+    warming = _in_a_thread(lambda: worker.warm(load, service.shapes))
+    try:
+        # Told to stop while it loads, it has nothing to finish.
+        await asyncio.wait([warming, first], return_when=asyncio.FIRST_COMPLETED)
+        if warming.done():
+            warming.result()
+            log.info("worker.ready model=%s", worker.name)
+            await first
+            await _drained(worker, second)
+    finally:
+        sweeping.cancel()
+        server.stop()
+        await serving
+
+
+async def _drained(worker: Worker, hurry: asyncio.Future[None]) -> None:
+    log.info("worker.draining")
+    # What was done a moment ago, its lane has not seen yet.
+    since = time.time() - LINGER_S
+    worker.drain()
+    ended = asyncio.ensure_future(_fetched(worker, since))
+    await asyncio.wait([ended, hurry], return_when=asyncio.FIRST_COMPLETED)
+    ended.cancel()
+
+
+async def _fetched(worker: Worker, since: float) -> None:
+    """What had begun is done, and its clips are fetched, or nobody came for them."""
+    await _in_a_thread(worker.join)
+    until = time.monotonic() + LINGER_S
+    while worker.book.unfetched(since) and time.monotonic() < until:  # noqa: ASYNC110 - the book is looked at
+        await asyncio.sleep(0.2)
+
+
+async def _sweep(book: Book, keep_s: float) -> None:
+    while True:
+        try:
+            await asyncio.to_thread(lambda: book.let_go(time.time() - keep_s))
+        except (OSError, sqlite3.Error) as exc:  # nothing is lost: the next one may do
+            log.warning("worker.not_swept %s", exc)
+        await asyncio.sleep(SWEEP_S)
+
+
+def _in_a_thread(work: Callable[[], None]) -> asyncio.Future[None]:
+    """A thread that an exit waits for no longer than for a driver: not at all."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+
+    def tell(exc: BaseException | None) -> None:
+        if future.cancelled():
+            return
+        if exc is None:
+            future.set_result(None)
+        else:
+            future.set_exception(exc)
+
+    def run() -> None:
+        said: BaseException | None = None
+        try:
+            work()
+        except BaseException as exc:  # noqa: BLE001 - whoever waits is told
+            said = exc
+        with suppress(RuntimeError):  # the loop is over: nobody waits
+            loop.call_soon_threadsafe(tell, said)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def _signals(*, supervised: bool) -> tuple[asyncio.Future[None], asyncio.Future[None]]:
+    loop = asyncio.get_running_loop()
+    first: asyncio.Future[None] = loop.create_future()
+    second: asyncio.Future[None] = loop.create_future()
+
+    def told() -> None:
+        for future in (first, second):
+            if not future.done():
+                future.set_result(None)
+                return
+
+    def orphaned() -> None:
+        if not os.read(STDIN, 1):
+            loop.remove_reader(STDIN)
+            log.warning("worker.orphaned: its supervisor is gone")
+            told()
+            told()
+
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(sign, told)
+    if supervised:
+        loop.add_reader(STDIN, orphaned)
+    return first, second
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=75,  # a lane's polls are that far apart
+                timeout_graceful_shutdown=5,
+            )
+        )
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Signals drain; see `_signals`."""
+        yield
+
+    def stop(self) -> None:
+        self.should_exit = True

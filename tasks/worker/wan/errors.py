@@ -1,0 +1,51 @@
+"""What torch raises, in the worker's words."""
+
+import re
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
+from typing import Final
+
+import torch
+
+from tasks.worker.model_protocol import LostGpuError, OutOfMemoryError, StudioError
+
+
+@contextmanager
+def working(device: torch.device) -> Generator[None]:
+    """Run on a device, and raise nothing of torch's own.
+
+    Raises:
+        OutOfMemoryError: the device's memory does not hold it; it does hold others.
+        LostGpuError: the device is of no use to this process any more.
+        StudioError: anything else.
+    """
+    # Which device is meant by "the current one", a stream or an event, is the thread's.
+    here = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    try:
+        with here, torch.inference_mode():
+            yield
+    except RuntimeError as exc:
+        meant = _meant(exc)
+        if isinstance(meant, OutOfMemoryError) and device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise meant from exc
+    except (TypeError, ValueError, IndexError, KeyError) as exc:
+        raise StudioError(f"{type(exc).__name__}: {exc}") from exc
+
+
+NO_MEMORY: Final = re.compile(
+    r"can't allocate memory|out of memory|CU\w+_STATUS_ALLOC_FAILED", re.IGNORECASE
+)
+"""Also where a library has none for a workspace: that does not cost the device."""
+
+
+def _meant(exc: RuntimeError) -> Exception:
+    """Not all of torch's libraries raise its own errors."""
+    words = str(exc)
+    first = words.split("\n", 1)[0]
+    if isinstance(exc, torch.OutOfMemoryError) or NO_MEMORY.search(words):
+        return OutOfMemoryError(first)
+    lost = isinstance(exc, torch.AcceleratorError)
+    if lost or "CUDA error" in words or "CUBLAS_STATUS" in words:
+        return LostGpuError(first)
+    return StudioError(f"{type(exc).__name__}: {words}")

@@ -1,0 +1,133 @@
+"""`nightreel listen`: what its settings may say, and that it runs, tells and stops."""
+
+import hashlib
+import hmac
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from flows.config.settings import SettingsError, listen
+
+SECRET = "whsec_5d41402abc4b2a76"
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(text):
+        path = tmp_path / "nightreel.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_webhooks_need_no_lanes_and_no_settings(written):
+    said = listen(written(""))
+
+    assert said.public_url is None
+    assert said.hints_url == "http://127.0.0.1:8501"
+    assert said.hook("fal") == ""
+
+
+def test_only_who_can_be_believed_is_told_where_to_post(written):
+    said = listen(
+        written(
+            '[listen]\npublic_url = "https://hooks.example/"\n'
+            '[listen.secrets]\nwavespeed = "env:WAVESPEED_WEBHOOK_SECRET"\n'
+        )
+    )
+
+    hooks = [said.hook(name) for name in ("wavespeed", "fal", "replicate", "kling")]
+
+    assert hooks == [
+        "https://hooks.example/webhooks/wavespeed",
+        "https://hooks.example/webhooks/fal",
+        "",
+        "",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[listen]\npublic = "https://x"', ["[listen]", "'public_url'"]),
+        ('[listen]\npublic_url = "hooks.example"', ["[listen] public_url", "http"]),
+        ('[listen.secrets]\nfal = "env:A"', ["[listen.secrets] fal", "'replicate'"]),
+        (f'[listen.secrets]\nreplicate = "{SECRET}"', ["replicate", "env:NAME"]),
+        (f'[listen]\nsecrets = "{SECRET}"', ["[listen] secrets", "a table"]),
+        (f'[listen]\npublic_url = "https://me:{SECRET}@x"', ["public_url", "password"]),
+    ],
+)
+def test_a_mistake_is_named_by_its_place_and_no_secret_is_repeated(
+    written, text, words
+):
+    with pytest.raises(SettingsError) as caught:
+        listen(written(text))
+
+    assert [word for word in words if word not in str(caught.value)] == []
+    assert SECRET not in str(caught.value)
+
+
+def started(config, **variables):
+    return subprocess.Popen(
+        [
+            Path(sys.executable).with_name("nightreel"),
+            *("listen", "--config", config, "--port", "0", "--hints-port", "0"),
+        ],
+        env=os.environ | variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_it_says_who_may_post_where_takes_it_and_stops_when_told(written):
+    config = written('[listen.secrets]\nwavespeed = "env:WAVESPEED_WEBHOOK_SECRET"\n')
+    body = b'{"id": "p-1", "status": "completed"}'
+    at = str(int(time.time()))
+    message = f"evt-1.{at}.".encode() + body
+    mac = hmac.new(SECRET[6:].encode(), message, hashlib.sha256).hexdigest()
+
+    with started(config, WAVESPEED_WEBHOOK_SECRET=SECRET) as process:
+        lines = [process.stderr.readline() for _ in range(5)]
+        hints, hook = (re.search(r"http://\S+", line)[0] for line in lines[:2])
+        answer = httpx.post(
+            hook,
+            content=body,
+            headers={
+                "webhook-id": "evt-1",
+                "webhook-timestamp": at,
+                "webhook-signature": f"v3,{mac}",
+            },
+        )
+        page = httpx.get(f"{hints}/hints").json()
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=30)
+
+    assert answer.status_code == 204
+    assert page["hints"] == [{"provider": "wavespeed", "id": "p-1"}]
+    assert lines[2] == (
+        "replicate: not listened to: no 'replicate' in [listen.secrets]\n"
+    )
+    assert process.returncode == 0, err
+    assert err.split(" ", 2)[2] == "webhook.taken provider=wavespeed id=p-1\n"
+    assert out == ""
+    assert SECRET[6:] not in "".join(lines)
+
+
+def test_a_secret_that_is_named_and_not_there_is_asked_for_at_once(written):
+    config = written('[listen.secrets]\nreplicate = "env:NO_SUCH_SECRET"\n')
+
+    with started(config) as process:
+        _, err = process.communicate(timeout=60)
+
+    assert process.returncode == 2
+    assert "[listen.secrets] replicate: environment variable NO_SUCH_SECRET" in err

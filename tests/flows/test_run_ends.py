@@ -1,0 +1,219 @@
+"""How a run of the batch flow ends, and who may go on with its manifest then."""
+
+import asyncio
+import json
+import signal
+import sys
+from contextlib import suppress
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from flows.batch import state_of
+from flows.prefect_runtime.wait_for_root import AGAIN_S, Turn
+from storage.ledger.ledger import HeldError, Ledger
+from storage.objects.client import Objects
+from tasks.batch.summary import Summary
+from tasks.emulator import Emulator, running
+from tests.flows.conftest import Running
+
+BATCH = """
+import asyncio, json, sys
+from flows.batch import batch
+
+state = asyncio.run(batch(**json.loads(sys.argv[1]), return_state=True))
+print(json.dumps([state.type.value, state.name, state.message]))
+"""
+
+WITHOUT_RAY = f"import sys; sys.modules['prefect_ray'] = None\n{BATCH}"
+
+SCHEDULED = """
+import asyncio, sys
+from prefect import get_client
+from prefect.flow_engine import run_flow
+from flows.batch import batch
+
+async def main(run):
+    async with get_client() as client:
+        run = await client.read_flow_run(run)
+    await run_flow(batch, flow_run=run, parameters=run.parameters)
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def asked(bench, **parameters: Any) -> dict[str, Any]:
+    """What is asked of a run that takes a version of a manifest."""
+    uris = {
+        name: (bench.folder / path).as_uri()
+        for name, path in [("manifest", "m.parquet"), ("root", "root")]
+    }
+    return {**uris, "version": "1", **parameters}
+
+
+def begin(bench, program: str, said: str, **env: str) -> Running:
+    """A run of the flow, in a process of its own."""
+    words = [sys.executable, "-c", program, said]
+    one = Running(words, cwd=bench.folder, env={**bench.prefect.env, **env})
+    bench.started.append(one)
+    return one
+
+
+def scheduled(bench) -> str:
+    """A run of a deployment, by its id."""
+    prefect = bench.prefect
+    flow = prefect.post("flows/", name="nightreel")["id"]
+    one = prefect.post("deployments/", name="ends", flow_id=flow)["id"]
+    path = f"deployments/{one}/create_flow_run"
+    run = prefect.post(path, parameters=asked(bench))["id"]
+    prefect.post(f"flow_runs/{run}/set_state", state={"type": "PENDING"})
+    return run
+
+
+def said(run: Running, words: str) -> str:
+    """The line of its log that has these words; nothing if it ends without."""
+    assert run.process.stderr
+    return next((line for line in run.process.stderr if words in line), "")
+
+
+def taken(bench) -> int:
+    """How many versions of manifests are some run's."""
+    return len([*(bench.folder / "root/inbox/taken").glob("*.json")])
+
+
+def summary(**more: Any) -> Summary:
+    said: dict[str, Any] = {
+        **dict.fromkeys(("rows", "jobs"), 8),
+        **dict.fromkeys(("published", "rejected", "in_doubt", "pending"), 0),
+        **dict.fromkeys(("bought", "hedged", "late"), 0),
+        **dict.fromkeys(("spent_usd", "risked_usd"), Decimal(0)),
+        "batch": "000001-m",
+        "wall_s": 1.0,
+        "lanes_closed": {},
+        "short_of": None,
+    }
+    return Summary(**said | more)
+
+
+@pytest.mark.parametrize(
+    ("ended", "stopped", "broken", "state"),
+    [
+        (summary(published=8), None, 0, ("COMPLETED", "Completed")),
+        (summary(in_doubt=8), None, 0, ("COMPLETED", "Completed")),
+        (summary(pending=8), None, 0, ("COMPLETED", "Unfinished")),
+        (summary(pending=8), "stopped by SIGTERM", 0, ("FAILED", "Stopped")),
+        (summary(pending=8), None, 8, ("FAILED", "Broken")),
+        (summary(pending=8, short_of="lanes"), None, 0, ("FAILED", "Failed")),
+    ],
+)
+def test_a_run_has_failed_just_when_its_owner_must_act(ended, stopped, broken, state):
+    said = state_of(ended, stopped=stopped, broken=broken)
+
+    assert (said.type.value, said.name) == state
+    assert str(ended) in said.message
+
+
+@pytest.fixture
+def slow(bench, clip):
+    """A batch of eight clips that take a minute, at whose provider there are four."""
+    bench.emulator = Emulator(latency_s=60, submits_per_minute=100000, clip=clip)
+    bench.manifest(8)
+    bench.prefect.wait()
+    with running(bench.emulator) as bench.url:
+        bench.config()
+        run = begin(bench, BATCH, json.dumps(asked(bench)))
+        bench.prefect.until(lambda: len(bench.bought) == 4)
+        yield run
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_a_batch_that_its_machine_stops_has_failed_and_may_be_gone_on_with(bench, slow):
+    before = taken(bench)
+
+    slow.signal(signal.SIGTERM)
+    kind, name, message = slow.ended().said
+
+    assert (before, taken(bench)) == (1, 0)
+    assert (kind, name) == ("FAILED", "Stopped")
+    assert message.startswith("stopped by SIGTERM: 0 clips, 8 pending, ")
+    assert "retry this run" in message
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_a_batch_that_its_owner_cancels_is_nobody_elses_to_go_on_with(bench, slow):
+    prefect = bench.prefect
+    root = asked(bench)["root"]
+    runs = prefect.post("flow_runs/filter", flow_runs={"name": {"any_": ["m"]}})
+    [run] = [run["id"] for run in runs if run["parameters"]["root"] == root]
+    cancelling = {"type": "CANCELLING", "name": "Cancelling"}
+
+    prefect.post(f"flow_runs/{run}/set_state", state=cancelling)
+    slow.signal(signal.SIGTERM)
+    slow.ended()
+
+    assert taken(bench) == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("finish_by_s", [None, 2.5 * AGAIN_S])
+async def test_a_scheduled_run_waits_for_its_root_and_says_so_once(finish_by_s):
+    clock, told = [1000.0], list[str]()
+
+    async def sleep(seconds):
+        clock[0] += seconds
+
+    until = None if finish_by_s is None else clock[0] + finish_by_s
+    turn = Turn(until, told.append, clock=lambda: clock[0], sleep=sleep)
+    times = 0
+    with suppress(HeldError):
+        for _ in range(100):
+            await turn.wait(HeldError("root: held by another"))
+            times += 1
+
+    assert times == (100 if finish_by_s is None else 3)
+    assert clock[0] - 1000.0 == (finish_by_s or 100 * AGAIN_S)
+    assert told == ["waits its turn: root: held by another"]
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+@pytest.mark.timeout(200)
+async def test_a_run_that_is_stopped_before_its_turn_leaves_its_manifest(bench):
+    bench.manifest(2)
+    bench.prefect.wait()
+    root = (bench.folder / "root").as_uri()
+    held = await Ledger.open(Objects.open(root), name="another")
+
+    by_hand = begin(bench, BATCH, json.dumps(asked(bench, version="2")))
+    refused = await asyncio.to_thread(by_hand.ended)
+    run = begin(bench, SCHEDULED, scheduled(bench), PREFECT_LOGGING_LEVEL="INFO")
+    waits = await asyncio.to_thread(said, run, "waits its turn")
+    before = taken(bench)
+    run.signal(signal.SIGTERM)
+    await asyncio.to_thread(run.ended)
+    await held.close()
+
+    kind, _, message = refused.said
+    assert kind == "FAILED"
+    assert "batch 'another' holds it" in message
+    assert "batch 'another' holds it" in waits
+    assert (before, taken(bench)) == (1, 0)
+    assert bench.bought == {}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_a_run_whose_shards_have_nowhere_to_run_gives_its_manifest_back(bench):
+    bench.manifest(2)
+    bench.config(more="engine.runner = 'ray'")
+    bench.prefect.wait()
+
+    ended = begin(bench, WITHOUT_RAY, json.dumps(asked(bench))).ended()
+
+    kind, _, message = ended.said
+    assert kind == "FAILED"
+    assert "install nightreel with it" in message
+    assert (taken(bench), bench.bought) == (0, {})

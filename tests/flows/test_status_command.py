@@ -1,0 +1,226 @@
+"""`nightreel status`: how a root stands, to the last place of its money."""
+
+import asyncio
+import io
+import json
+import re
+import time
+from contextlib import redirect_stdout
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.commands import status as standing
+from manifests.lifecycle import (
+    Accepted,
+    Discarded,
+    Doubted,
+    Event,
+    Facts,
+    Generated,
+    Intended,
+    Published,
+    Refused,
+    Risked,
+    Settled,
+    Ticket,
+    hedge_of,
+)
+from storage.ledger.ledger import Ledger
+from storage.objects.client import Objects
+
+pytestmark = pytest.mark.anyio
+
+ROUTES = {
+    "spicy": ("wavespeed/wan-2.2-spicy", "0.15"),
+    "fal": ("fal/wan-2.2", "0.2025"),
+    "kling": ("kling/kling-1.6", "0.28"),
+    "replicate": ("replicate/wan-2.2", "0.06"),
+    "unified": ("302ai/unified", "0.5"),
+}
+A, B, C, D = (letter * 32 for letter in "abcd")
+TAKEN = Accepted(Ticket("fal", "remote-1"))
+PUBLISHED = Published(
+    "u",
+    Facts(
+        sha256="ab" * 32,
+        bytes=1234,
+        seconds=5.0625,
+        fps=16.0,
+        width=832,
+        height=480,
+        codec="h264",
+        frames=81,
+    ),
+)
+
+
+def bought(lane: str, mark: str = "") -> Intended:
+    route, price = ROUTES[lane]
+    return Intended(lane=lane, route=route, price_usd=Decimal(price), seed=1, mark=mark)
+
+
+async def recorded(bench, *events: tuple[str, Event], at: float | None = None) -> None:
+    """A batch in which all of this came at one time; now, unless that is said."""
+    (bench.folder / "root").mkdir(exist_ok=True)
+    objects = Objects.open((bench.folder / "root").as_uri())
+    clock = time.time if at is None else lambda: at
+    # What is settled later needs to know all that happened.
+    ledger = await Ledger.open(objects, name="portraits", clock=clock, whole=True)
+    for job, event in events:
+        await ledger.record(job, event)
+    await ledger.close()
+
+
+async def status(bench, config: Path | None = None) -> tuple[dict[str, Any], str]:
+    """What it tells programs and people, without a process of its own for each."""
+
+    def said(*, as_json: bool) -> str:
+        with redirect_stdout(io.StringIO()) as out:
+            standing.status(root, config=config, as_json=as_json)
+        return out.getvalue()
+
+    root = str(bench.folder / "root")
+    told = await asyncio.to_thread(said, as_json=True)
+    return json.loads(told), await asyncio.to_thread(said, as_json=False)
+
+
+async def test_a_hedge_is_no_job_and_its_money_counts(bench):
+    await recorded(
+        bench,
+        (A, bought("fal")),
+        (A, TAKEN),
+        (hedge_of(A), bought("spicy")),
+        (hedge_of(A), Doubted("wavespeed: no answer", "silent")),
+    )
+
+    told = bench.nightreel("status", "root", "--json").said
+    shown = bench.nightreel("status", "root")
+
+    [doubt] = told["doubts"]
+    assert (told["jobs"], told["pending"], told["in_doubt"]) == (1, 1, 0)
+    assert (told["hedges"], told["in_doubt_usd"]) == (1, 0.15)
+    assert told["spent_usd"] == pytest.approx(0.3525)
+    assert doubt["job"] == hedge_of(A)
+    assert "0.15 USD of it on 1 hedge" in shown.out
+    assert re.search(r"^in doubt +0 +0.15 USD", shown.out, re.MULTILINE)
+    assert re.search(r"^all +1 +0 +0\.3525$", shown.out, re.MULTILINE)
+
+
+async def test_a_doubt_is_told_with_its_age_its_price_and_what_became_of_the_answer(
+    bench,
+):
+    await recorded(
+        bench,
+        (A, bought("kling", mark="1-1")),
+        (A, Doubted("kling: no answer within 30 s", "silent")),
+        (B, bought("spicy")),
+        (C, bought("fal")),
+        (C, Doubted("fal: it broke off", "broken")),
+        (C, Risked("its owner lets it go again")),
+        (D, bought("fal")),
+        (D, Refused("fal: 429")),
+    )
+
+    told = bench.nightreel("status", "root", "--json").said
+    shown = bench.nightreel("status", "root", COLUMNS="100")
+
+    asked, never = told["doubts"]
+    assert (asked["lost"], asked["price_usd"]) == ("silent", 0.28)
+    assert (never["lost"], never["reason"]) == (None, "its answer is not on record")
+    assert 0 <= asked["age_s"] < 60
+    assert (told["in_doubt"], told["in_doubt_usd"], told["risks"]) == (2, 0.43, 1)
+    spent = {lane["lane"]: lane["spent_usd"] for lane in told["lanes"]}
+    assert spent == {"fal": 0.2025, "kling": 0.28, "spicy": 0.15}
+    assert told["spent_usd"] == 0.6325
+    assert re.search(
+        rf"^{A} +kling +\d+ s +0\.28 +yes +kling: no", shown.out, re.MULTILINE
+    )
+    assert re.search(rf"^{B} +spicy +\d+ s +0\.15 +no +its", shown.out, re.MULTILINE)
+    assert max(map(len, shown.out.splitlines())) <= 100
+
+
+async def test_a_root_on_which_nothing_is_wrong_says_no_more_than_that(bench):
+    await recorded(bench, (A, bought("fal")), (A, TAKEN))
+
+    shown = bench.nightreel("status", "root")
+
+    assert "1 of them at providers" in shown.out
+    assert not re.search("hedge|risk|reconcile", shown.out)
+
+
+async def test_what_is_at_a_provider_is_told_with_its_price_and_when_it_expires(
+    bench, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "120")
+    e, f = "e" * 32, "f" * 32
+    await recorded(
+        bench,
+        *((A, bought("replicate")), (A, TAKEN), (A, Generated())),
+        *((B, bought("replicate")), (B, TAKEN)),
+        *((C, bought("fal")), (C, TAKEN)),
+        *((hedge_of(C), bought("unified")), (hedge_of(C), TAKEN)),
+        *((e, bought("fal")), (e, TAKEN), (e, Generated()), (e, PUBLISHED)),
+        at=time.time() - 2 * 3600,
+    )
+    await recorded(bench, (f, bought("replicate")), (f, TAKEN), at=time.time() - 1210)
+
+    told, shown = await status(bench)
+
+    clips, lanes = told["expiring"]["clips"], told["expiring"]["lanes"]
+    by_lane = {lane["lane"]: (lane["clips"], lane["usd"]) for lane in lanes}
+    assert by_lane == {
+        "fal": (1, 0.2025),
+        "replicate": (3, pytest.approx(0.18)),
+        "unified": (1, 0.5),
+    }
+    assert [clip["job"] for clip in clips] == [A, B, hedge_of(C), f, C]
+    assert clips[0]["state"] == "generated"
+    assert lanes[1]["expires_at"] == clips[0]["expires_at"]
+    week = datetime.fromisoformat(clips[-1]["expires_at"]).timestamp() - time.time()
+    assert week == pytest.approx((7 * 24 - 2) * 3600, abs=60)
+    assert re.search(
+        r"^replicate +3 +0\.1800 .*expired 1 h 0\d min ago", shown, re.MULTILINE
+    )
+    assert re.search(r"^fal +1 +0\.2025 .* in 6 d 22 h *$", shown, re.MULTILINE)
+    assert re.search(rf"^{f} +replicate +0\.0600 .* in 40 min *$", shown, re.MULTILINE)
+    assert e not in shown
+
+
+async def test_who_knows_how_long_a_provider_keeps_clips_is_believed(bench):
+    await recorded(bench, (A, bought("unified")), (A, TAKEN))
+    bench.config(
+        "spicy",
+        "fal",
+        more='[routes."302ai/unified"]\nkeeps_s = 86400',
+        name="mine.toml",
+    )
+    mine = (bench.folder / "mine.toml").read_text()
+    (bench.folder / "mine.toml").write_text(
+        f'{mine}\n[lanes.unified]\nroute = "302ai/unified"\nkey = "env:LANE_KEY"'
+    )
+
+    _, shown = await status(bench)
+    _, mine = await status(bench, bench.folder / "mine.toml")
+
+    assert re.search("in (59|60) min|in 1 h 00 min", shown)
+    assert re.search("in 1 d 0 h|in 23 h 59 min", mine)
+
+
+async def test_what_was_settled_long_after_is_counted_where_it_was_bought(bench):
+    refund = Settled(attempt=1, usd=Decimal("-0.28"), reason="refunded")
+    await recorded(
+        bench,
+        *((A, bought("kling")), (A, TAKEN), (A, Discarded("black"))),
+        *((A, bought("fal")), (A, TAKEN), (A, Generated()), (A, PUBLISHED)),
+    )
+    await recorded(bench, (A, refund))
+
+    told, _ = await status(bench)
+
+    spent = {lane["lane"]: lane["spent_usd"] for lane in told["lanes"]}
+    assert spent == {"fal": 0.2025, "kling": 0}
+    assert told["spent_usd"] == 0.2025

@@ -1,0 +1,420 @@
+"""What a later run knows of earlier ones: the same, however their epochs were kept."""
+
+import asyncio
+import json
+import math
+import secrets
+from collections import defaultdict
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from manifests.checkpoint.rows import EVENTS
+from manifests.job_keys import keys
+from manifests.lifecycle import (
+    LOST,
+    NEW,
+    OVER,
+    TRANSITIONS,
+    Accepted,
+    Discarded,
+    Doubted,
+    Entry,
+    Facts,
+    Generated,
+    History,
+    Intended,
+    Published,
+    Refused,
+    Rejected,
+    Risked,
+    Settled,
+    State,
+    Ticket,
+    fold,
+    hedge_of,
+)
+from storage.ledger import checkpoint, compaction, segments
+from storage.ledger.codec import LedgerError, Seal, pack
+from storage.ledger.epoch_reader import bind, entries, recalled, told
+from storage.ledger.owner import claimant
+from storage.ledger.segments import MAIN
+from storage.ledger.state_index import other
+from storage.objects.client import Objects
+
+pytestmark = pytest.mark.anyio
+
+A, B, C, D = (f"{n:032x}" for n in (0xA, 0xB << 64, (0xB << 64) + 1, (1 << 128) - 1))
+"""Two of them share a key."""
+INTENDED = Intended(
+    lane="spicy", route="wavespeed/wan-2.2-spicy", price_usd=Decimal("0.10"), seed=7
+)
+ACCEPTED = Accepted(Ticket("wavespeed", "t-1", {"poll": "https://api.example/t-1"}))
+FACTS = Facts(
+    sha256="ab" * 32,
+    bytes=1234,
+    seconds=5.0625,
+    fps=16.0,
+    width=832,
+    height=480,
+    codec="h264",
+    frames=81,
+)
+PUBLISHED = Published("s3://bucket/clips/ab/abcd.mp4", FACTS)
+MADE = (INTENDED, ACCEPTED, Generated(), PUBLISHED)
+
+
+def lived(job, *events, start=1000.0):
+    return [Entry(job, start + n, event) for n, event in enumerate(events)]
+
+
+async def wrote(objects, epoch, some, *, segment=3, parts=0):
+    """What an epoch leaves behind: a claim, segments, a seal; the first few as one part."""
+    us = claimant(epoch, "night", 1000.0)
+    await objects.create(segments.claim_key(epoch), us.dump())
+    stream = segments.stream_key(us.batch, MAIN)
+    cut = [some[n : n + segment] for n in range(0, len(some), segment)]
+    blobs = [*map(pack, cut), pack([Seal(epoch, 2000.0)])]
+    for number, blob in enumerate(blobs, 1):
+        await objects.create(segments.segment_key(stream, number), blob)
+    if parts:
+        key = segments.part_key(stream, 1, parts)
+        await objects.create(key, b"".join(blobs[:parts]))
+
+
+async def wrote_and_bound(objects, *nights):
+    for epoch, some in enumerate(nights, 1):
+        await wrote(objects, epoch, some)
+        await bind(objects, await recalled(objects, range(1, epoch + 1)))
+
+
+async def everything(objects, **how):
+    return [entry async for some in entries(objects, **how) for entry in some]
+
+
+@pytest.fixture
+def memory() -> Objects:
+    return Objects.open(f"memory://{secrets.token_hex(6)}")
+
+
+# -- the same, whatever became of the epochs
+
+
+PRICES = st.decimals("0.01", "0.50", places=2) | st.decimals(0, "0.1", places=9)
+TIMES = st.floats(1e9, 2e9)
+WHAT = {
+    Intended: st.builds(
+        Intended,
+        lane=st.sampled_from(["spicy", "clouds"]),
+        route=st.just("wavespeed/wan-2.2-spicy"),
+        price_usd=PRICES,
+        seed=st.integers(0, 2**64 - 1),
+        mark=st.sampled_from(["", "nr-1"]),
+    ),
+    Accepted: st.builds(
+        Ticket,
+        st.just("wavespeed"),
+        st.text(),
+        st.dictionaries(st.sampled_from(["poll", "süß"]), st.text(max_size=5)),
+    ).map(Accepted),
+    Doubted: st.builds(Doubted, st.just("ReadTimeout"), st.sampled_from(LOST)),
+    Risked: st.just(Risked("allowed")),
+    Refused: st.builds(Refused, st.text()),
+    Discarded: st.just(Discarded("black")),
+    Rejected: st.builds(Rejected, st.just("content policy"), st.booleans()),
+    Generated: st.builds(
+        Generated, st.none() | st.integers(0, 2**32), st.none() | PRICES
+    ),
+    Published: st.just(PUBLISHED),
+}
+
+
+@st.composite
+def nights(draw):
+    """Some nights of legal entries of a few jobs and their hedges."""
+    lives = [life for job in (A, B, C, D) for life in (job, hedge_of(job))]
+    past, found = defaultdict(History), []
+    for _ in range(draw(st.integers(1, 4))):
+        night = []
+        for _ in range(draw(st.integers(0, 15))):
+            life = draw(st.sampled_from(lives))
+            kinds = [kind for kind in WHAT if kind in TRANSITIONS[past[life].state]]
+            ways = [WHAT[kind] for kind in kinds]
+            if charged := past[life].charged:
+                attempt = st.integers(1, charged)
+                ways.append(
+                    st.builds(Settled, attempt=attempt, usd=PRICES, reason=st.just("?"))
+                )
+            if ways:
+                entry = Entry(life, draw(TIMES), draw(st.one_of(ways)))
+                past[life] = past[life].after(entry)
+                night.append(entry)
+        found.append(SimpleNamespace(entries=night, bound=draw(st.booleans())))
+    return found
+
+
+def is_open(lives, life):
+    both = (lives.get(life, NEW), lives.get(other(life), NEW))
+    return any(one is not NEW and one.state not in OVER for one in both)
+
+
+@pytest.mark.slow
+@given(nights(), st.integers(1, 4))
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
+def test_a_root_tells_the_same_however_its_epochs_are_kept(some, segment):
+    asyncio.run(_tells_the_same(some, segment))
+
+
+async def _tells_the_same(some, segment):
+    objects = Objects.open(f"memory://{secrets.token_hex(6)}")
+    written = []
+    for epoch, night in enumerate(some, 1):
+        await wrote(objects, epoch, night.entries, segment=segment)
+        written += night.entries
+        book = await recalled(objects, range(1, epoch + 1))
+        await _says(book, written)
+        if night.bound:
+            await bind(objects, book)
+            assert not book.unbound
+            await _says(await recalled(objects, range(1, epoch + 1)), written)
+    everyone = range(1, len(some) + 1)
+    assert (await recalled(objects, everyone, whole=True)).lives == fold(written)
+    assert await everything(objects) == written
+    with TemporaryDirectory() as folder:
+        book = await recalled(objects, everyone)
+        lives = await told(objects, book, keys([A, B, C, D]), Path(folder))
+        assert lives.histories(keys([B, A])) == {
+            life: history
+            for life, history in fold(written).items()
+            if life[:32] in {A, B}
+        }
+        assert lives.histories(keys([C, D, C])).keys() | {*fold(written)} == {
+            *fold(written)
+        }
+    assert await everything(objects) == written
+
+
+async def _says(book, written):
+    truth = fold(written)
+    known = [truth.get(job, NEW).state.value for job in (A, B, C, D)]
+    assert book.states(keys([A, B, C, D])).to_list() == known
+    for life, history in truth.items():
+        if is_open(truth, life):
+            assert book.history(life) == history
+        else:
+            assert book.history(life) == History(state=history.state)
+            assert life not in book.lives
+
+
+# -- binding
+
+
+async def test_a_life_that_ends_and_is_settled_later_is_told_whole(memory, tmp_path):
+    refund = Settled(attempt=1, usd=Decimal("-0.1"), reason="refunded")
+    first = lived(A, *MADE) + lived(B, *MADE)
+    second = lived(A, refund, start=2000.0)
+    third = lived(hedge_of(B), INTENDED, start=3000.0)
+    await wrote_and_bound(memory, first, second, third)
+
+    book = await recalled(memory, [1, 2, 3])
+    found = await told(memory, book, keys([A, B]), tmp_path)
+
+    assert found.histories(keys([A, B])) == fold(first + second + third)
+    assert book.lives == {
+        life: history
+        for life, history in fold(first + third).items()
+        if life in {B, hedge_of(B)}
+    }
+
+
+async def test_lives_leave_memory_as_they_end_and_are_put_together_in_order(
+    memory, monkeypatch
+):
+    monkeypatch.setattr(compaction, "_GROUP", 10)
+    jobs = [f"{n * 7919 % 1000:016x}{n:016x}" for n in range(100)]
+    some = [entry for job in jobs for entry in lived(job, *MADE)]
+    await wrote_and_bound(memory, some)
+
+    groups = [rows async for rows in checkpoint.volume(memory, checkpoint.jobs_key(1))]
+
+    assert max(rows.height for rows in groups) <= 20
+    rows = pl.concat(groups)
+    assert rows["key"].is_sorted()
+    assert rows.height == 100
+
+
+async def test_as_many_lives_left_open_as_are_held_at_once_are_bound_all_the_same(
+    memory, monkeypatch
+):
+    monkeypatch.setattr(compaction, "_GROUP", 3)
+    some = [entry for job in (A, B, D) for entry in lived(job, INTENDED)]
+
+    await wrote_and_bound(memory, some)
+
+    book = await recalled(memory, [1])
+    assert not book.unbound
+    assert book.lives == fold(some)
+    assert await everything(memory) == some
+
+
+async def test_what_is_settled_in_the_same_epoch_after_it_left_counts(
+    memory, monkeypatch
+):
+    monkeypatch.setattr(checkpoint, "_CHUNK", 1)
+    refund = Settled(attempt=1, usd=Decimal("-0.1"), reason="refunded")
+    some = [*lived(A, *MADE), *lived(B, *MADE), *lived(A, refund, refund, start=2e3)]
+
+    await wrote_and_bound(memory, some)
+
+    whole = await recalled(memory, [1], whole=True)
+    assert whole.lives == fold(some)
+
+
+async def test_an_epoch_that_somebody_else_binds_meanwhile_is_bound_once(memory):
+    await wrote(memory, 1, lived(A, *MADE))
+    ours, theirs = await recalled(memory, [1]), await recalled(memory, [1])
+
+    await asyncio.gather(bind(memory, ours), bind(memory, theirs))
+
+    assert not ours.unbound
+    assert (await recalled(memory, [1])).history(A).state is State.PUBLISHED
+
+
+async def test_an_epoch_without_an_entry_is_bound_too(memory):
+    await wrote_and_bound(memory, [], lived(A, INTENDED))
+
+    assert await everything(memory) == lived(A, INTENDED)
+
+
+@pytest.mark.parametrize("chunk", [1, 1 << 20])
+async def test_what_cannot_have_happened_is_found_when_it_is_bound(
+    memory, chunk, monkeypatch
+):
+    monkeypatch.setattr(checkpoint, "_CHUNK", chunk)
+    await wrote(memory, 1, lived(A, INTENDED, PUBLISHED), segment=1)
+    book = await recalled(memory, [1])
+
+    with pytest.raises(LedgerError, match=f"{A}: Published while in_doubt"):
+        await bind(memory, book)
+
+
+async def test_what_is_bought_again_after_its_end_is_found_at_once(memory):
+    await wrote_and_bound(memory, lived(A, *MADE))
+    await wrote(memory, 2, lived(A, INTENDED))
+
+    with pytest.raises(LedgerError, match=f"{A}: intended while published"):
+        await recalled(memory, [1, 2])
+
+
+async def test_a_line_that_means_nothing_is_named(memory):
+    await wrote(memory, 1, lived(A, *MADE))
+    key = segments.segment_key(segments.stream_key("000001-night", MAIN), 1)
+    broken = bytearray(pack(lived(A, INTENDED)))
+    odd = replace(INTENDED, seed="seven")
+    for blob, complaint in (
+        (bytes(broken[:-9]), "epoch 1"),
+        (pack(lived(A, odd)), "seven"),
+    ):
+        await memory.put(key, blob)
+        with pytest.raises(LedgerError, match=complaint):
+            await bind(memory, await recalled(memory, [1]))
+
+
+# -- what is asked of many epochs
+
+
+async def test_durations_of_each_lane_are_known_again(memory):
+    jobs = [f"{n:032x}" for n in range(60)]
+    night = [
+        entry for n, job in enumerate(jobs) for entry in lived(job, *MADE[:3], start=n)
+    ]
+    again = [
+        entry for n, job in enumerate(jobs) for entry in lived(job, PUBLISHED, start=n)
+    ]
+    await wrote(memory, 1, night)
+    await wrote(memory, 2, again)
+
+    for _ in range(2):
+        book = await recalled(memory, [1, 2])
+        assert list(book.latencies["spicy"]) == [1.0] * 50
+        await bind(memory, book)
+
+
+async def test_a_duration_is_not_known_where_one_epoch_took_it_and_another_looked(
+    memory,
+):
+    await wrote(memory, 1, lived(A, *MADE[:2]))
+    await wrote(memory, 2, lived(A, *MADE[2:], start=9000.0))
+
+    for _ in range(2):
+        book = await recalled(memory, [1, 2])
+        assert not book.latencies["spicy"]
+        await bind(memory, book)
+
+
+async def test_durations_of_jobs_that_are_over_are_known_after_a_crash(memory):
+    jobs = [f"{n:032x}" for n in range(60)]
+    some = [entry for n, job in enumerate(jobs) for entry in lived(job, *MADE, start=n)]
+    await wrote(memory, 1, some)
+
+    book = await recalled(memory, [1])
+
+    assert list(book.latencies["spicy"]) == [1.0] * 50
+
+
+async def test_epochs_in_which_all_is_older_are_passed_over(memory):
+    day = 86_400.0
+    spans = (0, 5 * day, 10 * day, 10 * day + 60)
+    lives = [
+        lived(job, *MADE, start=start)
+        for job, start in zip((A, B, C, D), spans, strict=True)
+    ]
+    await wrote_and_bound(memory, *lives)
+
+    for n, start in enumerate(spans):
+        since = [entry for life in lives[n:] for entry in life]
+        assert await everything(memory, since=start) == since
+    assert await everything(memory, since=math.inf) == []
+
+
+async def test_a_part_is_read_in_the_place_of_its_segments(memory):
+    some = [*lived(A, *MADE), *lived(B, *MADE)]
+    await wrote(memory, 1, some, segment=2, parts=3)
+
+    assert await everything(memory) == some
+
+
+# -- for people
+
+
+async def test_all_events_can_be_queried_as_one_table(tmp_path):
+    objects = Objects.open(str(tmp_path))
+    odd = replace(INTENDED, price_usd=Decimal("0.1234567"))
+    await wrote_and_bound(
+        objects,
+        lived(A, *MADE, start=1_800_000_000.25),
+        lived(hedge_of(B), odd, start=1_800_000_100.0),
+    )
+
+    events = pl.scan_parquet(tmp_path / "ledger/events")
+
+    assert events.collect_schema() == {**EVENTS, "epoch": pl.Int64}
+    rows = events.select("epoch", "job", "hedge", "kind", "price_usd").collect()
+    assert rows.rows() == [
+        (1, A, False, "intended", Decimal("0.1")),
+        (1, A, False, "accepted", None),
+        (1, A, False, "generated", None),
+        (1, A, False, "published", None),
+        (2, B, True, "intended", Decimal("0.123457")),
+    ]
+    first = events.select(pl.col("at").dt.to_string("iso")).first().collect().item()
+    assert first == "2027-01-15 08:00:00.250000+00:00"
+    (exact,) = events.select("exact").drop_nulls().collect()["exact"]
+    assert json.loads(exact)["price_usd"] == "0.1234567"

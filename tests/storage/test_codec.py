@@ -1,0 +1,100 @@
+"""Every record is read back as it was written, or its place is named."""
+
+from dataclasses import replace
+from decimal import Decimal
+from typing import get_args
+
+import orjson
+import pytest
+import zstandard
+
+from manifests.lifecycle import (
+    Accepted,
+    Discarded,
+    Doubted,
+    Entry,
+    Event,
+    Forgotten,
+    Generated,
+    Published,
+    Refused,
+    Rejected,
+    Risked,
+    Settled,
+)
+from storage.ledger.codec import LedgerError, Open, Seal, pack, unpack
+from tests.storage.lives import FACTS, INTENDED, TICKET, job
+
+EVENTS = [
+    INTENDED,
+    replace(INTENDED, mark="nr-abcd-1"),
+    Accepted(TICKET),
+    Doubted("ReadTimeout"),
+    Doubted("502 Bad Gateway", "gateway"),
+    Risked("up to $0.50 may be risked on spicy"),
+    Refused("503: süß \n busy"),
+    Discarded("two bad downloads"),
+    Rejected("content policy", charged=True),
+    Generated(),
+    Generated(seed=2**31, stages='{"denoise":7.5}'),
+    Forgotten("HTTP 404, 3 times"),
+    Published("s3://bucket/clips/ab/abcd.mp4", FACTS),
+    Settled(attempt=2, usd=Decimal("-0.10"), reason="refunded"),
+]
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
+def test_every_event_is_read_back_as_it_was_written(event: Event):
+    entry = Entry("ab" * 16, 1_800_000_000.25, event)
+
+    assert unpack(pack([entry]), "key") == [entry]
+
+
+def test_no_kind_of_event_is_left_out_above():
+    assert {type(event) for event in EVENTS} == set(get_args(Event))
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ({"kind": "promoted"}, "promoted"),
+        ({"kind": "refused"}, "reason"),
+        ({"kind": "refused", "reason": "busy", "paid": True}, "paid"),
+        ({"kind": "refused", "reason": None}, "None is not"),
+        ({"kind": "intended", "lane": "a", "route": "b", "price_usd": "ten"}, "ten"),
+        ({"kind": "accepted", "ticket": {"provider": "fal"}}, "id"),
+        ({"kind": "doubted", "reason": "?", "lost": "eaten"}, "eaten"),
+        ({"kind": "settled", "attempt": 1, "usd": 0.1, "reason": "?"}, "0.1 is not"),
+    ],
+)
+def test_what_the_ledger_cannot_mean_is_named_with_its_place(line, complaint):
+    good = pack([Entry(job("a"), 1.0, INTENDED)])
+    lines = zstandard.decompress(good) + orjson.dumps({"job": "a", "at": 2.0} | line)
+
+    with pytest.raises(LedgerError, match=rf"seg\.zst line 2: .*{complaint}"):
+        unpack(zstandard.compress(lines), "seg.zst")
+
+
+def test_segments_put_one_after_the_other_read_as_one():
+    entries = [Entry(job(n), float(n), INTENDED) for n in range(30)]
+    parts = [pack([Open("ab", 1.0)]), pack(entries[:7]), pack(entries[7:])]
+
+    told = unpack(b"".join([*parts, pack([Seal(1, 2.0)])]), "part")
+
+    assert told == [Open("ab", 1.0), *entries, Seal(1, 2.0)]
+
+
+@pytest.mark.parametrize("lost", [1, 3, 40])
+def test_a_part_that_was_cut_short_is_noticed(lost: int):
+    part = b"".join(pack([Entry(job(n), 1.0, INTENDED)]) for n in range(3))
+
+    with pytest.raises(LedgerError, match="part: it breaks off"):
+        unpack(part[:-lost], "part")
+
+
+def test_a_single_flipped_bit_is_noticed():
+    segment = bytearray(pack([Entry(job(n), 1.0, INTENDED) for n in range(9)]))
+    segment[len(segment) // 2] ^= 1
+
+    with pytest.raises(LedgerError, match="part"):
+        unpack(bytes(segment), "part")

@@ -1,0 +1,93 @@
+"""On a store that overwrites what is there, nothing is bought."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.ledger.conditional_put import ONCE
+from storage.ledger.ledger import Ledger, LedgerError
+from storage.objects.client import Objects
+from tests.storage.lives import INTENDED, job, keys
+from tests.storage.proxies import FaultyProxy, Relay
+from tests.storage.simulated import Simulated, run
+
+pytestmark = pytest.mark.anyio
+
+
+class Careless(Simulated):
+    """It does not know what it is to create."""
+
+    async def put_async(self, path: str, file: Any, *, mode: str, **more: Any) -> Any:
+        return await super().put_async(path, file, mode="overwrite", **more)
+
+
+def careless(request: bytes) -> bytes:
+    """A request as a server has it that does not know this header."""
+    return request.replace(b"\r\nif-none-match:", b"\r\nx-none-match:", 1)
+
+
+async def test_a_server_that_overwrites_is_refused_and_told_of(
+    s3_root: str, s3_port: int, through: Callable[[int], None]
+):
+    relay = Relay(s3_port, careless)
+    through(relay.start())
+
+    said = f"^{s3_root}: this store put {ONCE} a second time"
+    with pytest.raises(LedgerError, match=said):
+        await Ledger.open(Objects.open(s3_root), name="night")
+    # Not by the first run alone.
+    with pytest.raises(LedgerError, match=said):
+        await Ledger.open(Objects.open(s3_root), name="night")
+
+    assert await keys(Objects.open(s3_root)) == [ONCE]
+    relay.stop()
+
+
+def test_runs_that_begin_at_once_on_a_store_that_overwrites_are_all_refused():
+    async def night() -> None:
+        store = Careless(delay_s=0.1)
+        told = await asyncio.gather(
+            *(Ledger.open(store.objects(), name=name) for name in "abc"),
+            return_exceptions=True,
+        )
+
+        assert [type(one) for one in told] == [LedgerError] * 3
+        assert [*store.kept] == [ONCE]
+
+    run(night)
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+async def test_a_lost_answer_is_not_taken_for_a_store_that_overwrites(
+    s3_root: str, proxy: FaultyProxy, through: Callable[[int], None], lost: int
+):
+    async with proxy.serve() as port:
+        through(port)
+        proxy.fault.lose_answers = lost
+
+        ledger = await Ledger.open(Objects.open(s3_root), name="night")
+
+        await ledger.record(job("a"), INTENDED)
+        await ledger.close()
+
+
+def test_from_the_second_run_on_it_is_put_once_and_looked_at():
+    async def night() -> list[str]:
+        store = Simulated()
+        await (await Ledger.open(store.objects(), name="first")).close()
+        store.asked.clear()
+        await (await Ledger.open(store.objects(), name="second")).close()
+        return [what for what, path, _ in store.asked if path == ONCE]
+
+    assert run(night) == ["put", "get"]
+
+
+async def test_a_local_disk_is_not_asked(tmp_path: Path):
+    objects = Objects.open(str(tmp_path))
+
+    await (await Ledger.open(objects, name="night")).close()
+
+    assert ONCE not in await keys(objects)

@@ -1,0 +1,631 @@
+"""What was paid for is not lost when the ledger cannot be written any more."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from manifests.lifecycle import (
+    NEW,
+    Accepted,
+    Discarded,
+    Doubted,
+    Event,
+    Generated,
+    Intended,
+    Refused,
+    Risked,
+    Settled,
+    State,
+    Ticket,
+)
+from storage.ledger import ledger as ledgers
+from storage.ledger.ledger import FencedError, Ledger, LedgerError
+from storage.objects.client import Objects
+from tests.storage.lives import INTENDED, TICKET, job, keys
+from tests.storage.simulated import Simulated, run
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def simulated() -> Simulated:
+    return Simulated()
+
+
+def boats(folder: Path, kind: str = "jsonl") -> list[Path]:
+    return sorted(folder.rglob(f"*.{kind}"))
+
+
+async def refuse(what: str, path: str) -> None:
+    if what == "put" and "/main/0" in path:
+        raise PermissionError(13, "Permission denied", path)
+
+
+async def slow_to_say_what_landed(what: str, path: str) -> None:
+    if what == "get" and path.endswith("000001-w/main/0000000001.jsonl.zst"):
+        await asyncio.sleep(60)
+
+
+def lost_and_then_refused(
+    store: Simulated,
+) -> Callable[[str, str], Coroutine[None, None, None]]:
+    """One segment is put, nobody is told, and from then on none is taken."""
+
+    async def lose_answer(what: str, path: str) -> None:
+        if what == "put" and "/main/0" in path:
+            slow = store.before
+
+            async def before(what: str, path: str) -> None:
+                await refuse(what, path)
+                if slow is not None:
+                    await slow(what, path)
+
+            store.before, store.after = before, None
+            raise ConnectionError("reset")
+
+    return lose_answer
+
+
+async def shipwrecked(store: Simulated, folder: Path, **events: list[Event]) -> None:
+    """A batch whose store refuses what comes after each job's first event."""
+    ledger = await Ledger.open(store.objects(), name="wrecked", lifeboats=folder)
+    for name, (first, *_) in events.items():
+        await ledger.record(job(name), first)
+    store.before = refuse
+    for at in range(1, max(len(some) for some in events.values())):
+        told = await asyncio.gather(
+            *(
+                ledger.record(job(name), some[at])
+                for name, some in events.items()
+                if at < len(some)
+            ),
+            return_exceptions=True,
+        )
+        assert all(isinstance(one, LedgerError) for one in told)
+    store.before = None
+    await ledger.close()
+
+
+def test_what_could_not_be_recorded_is_recorded_by_the_next_run_here(
+    simulated: Simulated, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    async def night() -> None:
+        await shipwrecked(
+            simulated,
+            tmp_path,
+            # The second of them is told after the ledger had given up.
+            a=[INTENDED, Accepted(TICKET), Generated(seed=3)],
+            b=[INTENDED, Refused("busy")],
+            c=[INTENDED, Doubted("ReadTimeout")],
+        )
+        [boat] = boats(tmp_path)
+        assert boat.name == "000001-wrecked.jsonl"
+        assert f"ledger.lifeboat file={boat} entries=3" in caplog.text
+
+        saved = await Ledger.open(simulated.objects(), name="next", lifeboats=tmp_path)
+
+        assert saved.history(job("a")).state is State.GENERATED
+        assert saved.history(job("a")).ticket == TICKET
+        assert saved.history(job("b")).state is State.PENDING
+        assert saved.history(job("c")).reason == "ReadTimeout"
+        assert not boats(tmp_path, "*")
+        durable = await ledgers.histories(simulated.objects())
+        assert durable[job("a")] == saved.history(job("a"))
+        await saved.close()
+
+    run(night)
+
+
+def test_what_its_life_has_left_behind_is_kept_aside(
+    simulated: Simulated, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    async def night() -> None:
+        await shipwrecked(
+            simulated,
+            tmp_path,
+            a=[INTENDED, Accepted(TICKET)],
+            b=[INTENDED, Refused("")],
+        )
+        # A run elsewhere was told that nobody knows of it, and went on.
+        elsewhere = await Ledger.open(
+            simulated.objects(), name="other", lifeboats=tmp_path / "elsewhere"
+        )
+        await elsewhere.record(job("a"), Refused("unknown to its provider"))
+        await elsewhere.record(job("a"), INTENDED)
+        await elsewhere.close()
+
+        here = await Ledger.open(simulated.objects(), name="here", lifeboats=tmp_path)
+
+        assert here.history(job("a")).state is State.IN_DOUBT
+        assert here.history(job("b")).state is State.PENDING
+        [kept] = boats(tmp_path, "kept")
+        assert TICKET.id in kept.read_text()
+        assert f"job {job('a')} was in_doubt at attempt 1" in caplog.text
+        await here.close()
+        # It is not looked at again.
+        await (
+            await Ledger.open(simulated.objects(), name="next", lifeboats=tmp_path)
+        ).close()
+        assert boats(tmp_path, "kept") == [kept]
+
+    run(night)
+
+
+def test_what_came_to_be_on_record_all_the_same_is_not_recorded_twice(
+    simulated: Simulated, tmp_path: Path
+):
+    async def lose_answer(what: str, path: str) -> None:
+        if what == "put" and path.endswith("/main/0000000002.jsonl.zst"):
+            simulated.before = refuse
+            raise ConnectionError("reset")
+
+    async def night() -> None:
+        ledger = await Ledger.open(
+            simulated.objects(), name="night", lifeboats=tmp_path
+        )
+        await ledger.record(job("a"), INTENDED)
+        simulated.after = lose_answer
+        refund = Settled(attempt=1, usd=Decimal("-0.01"), reason="refund")
+        told = await asyncio.gather(
+            ledger.record(job("a"), Refused("busy")),
+            ledger.record(job("a"), refund),
+            return_exceptions=True,
+        )
+        simulated.before = simulated.after = None
+        await ledger.close()
+
+        following = await Ledger.open(
+            simulated.objects(), name="next", lifeboats=tmp_path
+        )
+
+        assert all(isinstance(one, LedgerError) for one in told)
+        assert following.history(job("a")).spent_usd == Decimal("-0.01")
+        told = [type(entry.event) for entry in await ledgers.read(simulated.objects())]
+        assert told == [Intended, Refused, Settled]
+        assert not boats(tmp_path, "*")
+        await following.close()
+
+    run(night)
+
+
+def test_an_intent_that_was_given_up_is_no_doubt_though_it_came_to_be_on_record(
+    simulated: Simulated, tmp_path: Path
+):
+    async def night() -> None:
+        wrecked = await Ledger.open(simulated.objects(), name="w", lifeboats=tmp_path)
+        simulated.after = lost_and_then_refused(simulated)
+        told = await asyncio.gather(
+            *(wrecked.record(job(name), INTENDED) for name in "abc"),
+            return_exceptions=True,
+        )
+        simulated.before = simulated.after = None
+        await wrecked.close()
+
+        saved = await Ledger.open(simulated.objects(), name="next", lifeboats=tmp_path)
+
+        # Whoever meant to submit was told not to; and all of them were on record.
+        assert [type(one) for one in told] == [LedgerError] * 3
+        for name in "abc":
+            assert saved.before[job(name)].state is State.IN_DOUBT
+            assert saved.history(job(name)).state is State.PENDING
+            assert saved.history(job(name)).spent_usd == 0
+        assert not boats(tmp_path, "*")
+        await saved.close()
+
+    run(night)
+
+
+def test_of_an_intent_that_was_given_up_and_is_not_on_record_nothing_is_left(
+    simulated: Simulated, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    async def night() -> None:
+        wrecked = await Ledger.open(simulated.objects(), name="w", lifeboats=tmp_path)
+        simulated.before = refuse
+        with pytest.raises(LedgerError):
+            await wrecked.record(job("a"), INTENDED)
+        simulated.before = None
+        await wrecked.close()
+        assert boats(tmp_path)
+        caplog.clear()
+
+        following = await Ledger.open(simulated.objects(), name="n", lifeboats=tmp_path)
+
+        assert following.history(job("a")) == NEW
+        assert not boats(tmp_path, "*")
+        assert not caplog.messages
+        await following.close()
+        assert await ledgers.read(simulated.objects()) == []
+
+    run(night)
+
+
+def test_an_intent_that_was_given_up_frees_no_later_one(
+    simulated: Simulated, tmp_path: Path
+):
+    async def night() -> None:
+        wrecked = await Ledger.open(simulated.objects(), name="w", lifeboats=tmp_path)
+        simulated.after = lost_and_then_refused(simulated)
+        with pytest.raises(LedgerError):
+            await wrecked.record(job("a"), INTENDED)
+        simulated.before = simulated.after = None
+        await wrecked.close()
+        # A run elsewhere found a doubt, was let risk it, and died as it had submitted.
+        elsewhere = await Ledger.open(
+            simulated.objects(), name="other", lifeboats=tmp_path / "elsewhere"
+        )
+        await elsewhere.record(job("a"), Risked("0.10 USD"))
+        await elsewhere.record(job("a"), INTENDED)
+
+        here = await Ledger.open(
+            simulated.objects(), name="here", take_over=True, lifeboats=tmp_path
+        )
+
+        assert here.history(job("a")).state is State.IN_DOUBT
+        assert here.history(job("a")).attempts == 2
+        assert not boats(tmp_path, "*")
+        await here.close()
+
+    run(night)
+
+
+def test_an_intent_is_not_taken_for_unsent_by_whoever_could_only_take_it_aboard(
+    simulated: Simulated, tmp_path: Path
+):
+    async def night() -> None:
+        wrecked = await Ledger.open(simulated.objects(), name="w", lifeboats=tmp_path)
+        simulated.before = refuse
+        meant = asyncio.create_task(wrecked.record(job("a"), INTENDED))
+        await asyncio.sleep(0)
+        # In the same breath, as if it had been sent.
+        told = asyncio.create_task(wrecked.record(job("a"), Accepted(TICKET)))
+        await asyncio.gather(meant, told, return_exceptions=True)
+        simulated.before = None
+        await wrecked.close()
+        # The next run puts the intent on record, is not told so, and gives up before it
+        # has come to the ticket.
+        simulated.before = slow_to_say_what_landed
+        simulated.after = lost_and_then_refused(simulated)
+        with pytest.raises(LedgerError):
+            await Ledger.open(simulated.objects(), name="next", lifeboats=tmp_path)
+        simulated.before = simulated.after = None
+        # All of it is in the first lifeboat still.
+        assert not boats(tmp_path)
+
+        last = await Ledger.open(
+            simulated.objects(), name="last", take_over=True, lifeboats=tmp_path
+        )
+
+        assert last.before[job("a")].state is State.IN_DOUBT
+        assert last.history(job("a")).ticket == TICKET
+        assert not boats(tmp_path, "*")
+        await last.close()
+
+    run(night)
+
+
+async def test_what_a_zombie_is_told_goes_to_a_lifeboat(
+    objects: Objects, tmp_path: Path
+):
+    boats_at = tmp_path / "boats"
+    old = await Ledger.open(objects, name="old", lifeboats=boats_at)
+    await old.record(job("a"), INTENDED)
+    new = await Ledger.open(objects, name="new", take_over=True, lifeboats=boats_at)
+
+    with pytest.raises(FencedError):
+        await old.record(job("a"), Accepted(TICKET))
+
+    await old.close()
+    await new.close()
+    last = await Ledger.open(objects, name="last", lifeboats=boats_at)
+    assert last.history(job("a")).ticket == TICKET
+    await last.close()
+
+
+async def test_what_is_told_after_the_end_goes_to_a_lifeboat(
+    objects: Objects, tmp_path: Path
+):
+    ledger = await Ledger.open(objects, name="night", lifeboats=tmp_path / "boats")
+    await ledger.record(job("a"), INTENDED)
+    await ledger.close()
+
+    with pytest.raises(LedgerError, match="closed"):
+        await ledger.record(job("a"), Accepted(TICKET))
+
+    following = await Ledger.open(objects, name="next", lifeboats=tmp_path / "boats")
+    assert following.history(job("a")).ticket == TICKET
+    await following.close()
+
+
+async def test_a_shard_has_its_own_lifeboat(objects: Objects, tmp_path: Path):
+    folder = tmp_path / "boats"
+    ledger = await Ledger.open(objects, name="night", lifeboats=folder)
+    shard = await Ledger.join(objects, batch=ledger.batch, shard=3, lifeboats=folder)
+    await shard.record(job("a"), INTENDED)
+    newer = await Ledger.join(objects, batch=ledger.batch, shard=3, lifeboats=folder)
+    with pytest.raises(FencedError):
+        await shard.record(job("a"), Accepted(TICKET))
+
+    assert [path.name for path in boats(folder)] == ["000001-night.shard-0003.01.jsonl"]
+    for one in (shard, newer, ledger):
+        await one.close()
+
+
+async def test_a_lifeboat_of_a_machine_that_only_runs_shards_reaches_the_next_batch(
+    objects: Objects, tmp_path: Path
+):
+    batch = await Ledger.open(objects, name="night", lifeboats=tmp_path / "ours")
+    worker = tmp_path / "worker"
+    shard = await Ledger.join(objects, batch=batch.batch, shard=3, lifeboats=worker)
+    await shard.record(job("a"), INTENDED)
+    newer = await Ledger.join(
+        objects, batch=batch.batch, shard=3, lifeboats=tmp_path / "another"
+    )
+    with pytest.raises(FencedError):
+        await shard.record(job("a"), Accepted(TICKET))
+    assert boats(worker)
+    other = await Ledger.join(objects, batch=batch.batch, shard=4, lifeboats=worker)
+    for one in (shard, newer, other, batch):
+        await one.close()
+
+    following = await Ledger.open(objects, name="next", lifeboats=tmp_path / "ours")
+
+    assert following.history(job("a")).ticket == TICKET
+    assert not [*boats(worker, "*.*"), *boats(tmp_path / "ours", "*.*")]
+    assert [stored.key async for stored in objects.list("adrift")] == []
+    await following.close()
+
+
+async def test_a_shards_next_run_takes_aboard_what_an_earlier_one_could_not_record(
+    objects: Objects, tmp_path: Path
+):
+    batch = await Ledger.open(objects, name="night", lifeboats=tmp_path / "ours")
+    worker, another = tmp_path / "worker", tmp_path / "another"
+    first = await Ledger.join(objects, batch=batch.batch, shard=3, lifeboats=worker)
+    await first.record(job("a"), INTENDED)
+    second = await Ledger.join(objects, batch=batch.batch, shard=3, lifeboats=another)
+    with pytest.raises(FencedError):
+        await first.record(job("a"), Accepted(TICKET))
+    # Whose it is not leaves it where it is.
+    other = await Ledger.join(objects, batch=batch.batch, shard=4, lifeboats=worker)
+    assert not other.picked_up
+    assert await keys(objects, "adrift")
+
+    third = await Ledger.join(objects, batch=batch.batch, shard=3, lifeboats=another)
+
+    assert third.picked_up == {job("a")}
+    assert third.history(job("a")).ticket == TICKET
+    assert not await keys(objects, "adrift")
+    await third.record(job("a"), Generated())
+    fourth = await Ledger.join(objects, batch=batch.batch, shard=3, lifeboats=worker)
+    assert not fourth.picked_up
+    assert fourth.history(job("a")).state is State.GENERATED
+    for one in (first, second, other, third, fourth, batch):
+        await one.close()
+
+
+async def test_of_a_lifeboat_each_shard_takes_its_own_and_the_batch_the_rest(
+    objects: Objects, tmp_path: Path
+):
+    worker, ours = tmp_path / "worker", tmp_path / "ours"
+    old = await Ledger.open(objects, name="old", lifeboats=worker)
+    for name in "abc":
+        await old.record(job(name), INTENDED)
+    batch = await Ledger.open(objects, name="new", take_over=True, lifeboats=ours)
+    told = await asyncio.gather(
+        *(
+            old.record(job(name), Accepted(Ticket("fal", f"t-{name}")))
+            for name in "abc"
+        ),
+        return_exceptions=True,
+    )
+    assert {type(one) for one in told} == {FencedError}
+    await old.close()
+
+    shards = [
+        await Ledger.join(
+            objects,
+            batch=batch.batch,
+            shard=number,
+            before={job(name): batch.history(job(name))},
+            lifeboats=worker,
+        )
+        for number, name in enumerate("ab")
+    ]
+
+    assert [one.picked_up for one in shards] == [{job("a")}, {job("b")}]
+    for one in (*shards, batch):
+        await one.close()
+    last = await Ledger.open(objects, name="last", lifeboats=ours)
+    for name in "abc":
+        assert last.history(job(name)).ticket == Ticket("fal", f"t-{name}")
+    events = [entry.event for entry in await ledgers.read(objects)]
+    assert len([one for one in events if isinstance(one, Accepted)]) == 3
+    assert not [*boats(worker, "*.*"), *boats(ours, "*.*")]
+    await last.close()
+
+
+async def test_a_ticket_whose_life_has_gone_on_is_picked_up_by_no_shard(
+    objects: Objects, tmp_path: Path
+):
+    batch = await Ledger.open(objects, name="night", lifeboats=tmp_path / "ours")
+    worker, another = tmp_path / "worker", tmp_path / "another"
+    first = await Ledger.join(objects, batch=batch.batch, shard=3, lifeboats=worker)
+    await first.record(job("a"), INTENDED)
+    second = await Ledger.join(objects, batch=batch.batch, shard=3, lifeboats=another)
+    with pytest.raises(FencedError):
+        await first.record(job("a"), Accepted(TICKET))
+    await second.record(job("a"), Risked("0.10 USD"))
+    await second.record(job("a"), INTENDED)
+
+    third = await Ledger.join(objects, batch=batch.batch, shard=3, lifeboats=worker)
+
+    assert third.history(job("a")).state is State.IN_DOUBT
+    assert not third.picked_up
+    # A person may want to know of it: the next batch keeps it aside, and says so.
+    assert await keys(objects, "adrift")
+    for one in (first, second, third, batch):
+        await one.close()
+
+
+async def test_shards_that_begin_at_once_on_one_machine_send_its_lifeboat_together(
+    objects: Objects, tmp_path: Path
+):
+    batch = await Ledger.open(objects, name="night", lifeboats=tmp_path / "ours")
+    worker = tmp_path / "worker"
+    first = await Ledger.join(objects, batch=batch.batch, shard=1, lifeboats=worker)
+    await first.record(job("a"), INTENDED)
+    newer = await Ledger.join(
+        objects, batch=batch.batch, shard=1, lifeboats=tmp_path / "another"
+    )
+    with pytest.raises(FencedError):
+        await first.record(job("a"), Accepted(TICKET))
+
+    some = await asyncio.gather(
+        *(
+            Ledger.join(objects, batch=batch.batch, shard=shard, lifeboats=worker)
+            for shard in range(2, 8)
+        )
+    )
+
+    for one in (first, newer, *some, batch):
+        await one.close()
+    following = await Ledger.open(objects, name="next", lifeboats=tmp_path / "ours")
+    assert following.history(job("a")).ticket == TICKET
+    await following.close()
+
+
+def test_a_loop_that_is_stopped_loses_no_answer(simulated: Simulated, tmp_path: Path):
+    async def never(what: str, path: str) -> None:
+        if what == "put" and path.endswith("0000000002.jsonl.zst"):
+            await asyncio.Event().wait()
+
+    async def night() -> None:
+        ledger = await Ledger.open(
+            simulated.objects(), name="night", lifeboats=tmp_path
+        )
+        await ledger.record(job("a"), INTENDED)
+        simulated.before = never
+        telling.append(asyncio.create_task(ledger.record(job("a"), Accepted(TICKET))))
+        await asyncio.sleep(1)
+
+    async def morning() -> None:
+        ledger = await Ledger.open(
+            simulated.objects(), name="next", take_over=True, lifeboats=tmp_path
+        )
+        assert ledger.history(job("a")).ticket == TICKET
+        await ledger.close()
+
+    telling: list[asyncio.Task[object]] = []
+    run(night)
+    simulated.before = None
+    run(morning)
+
+
+def test_a_lifeboat_of_a_run_that_died_while_boarding_is_taken_by_the_next(
+    simulated: Simulated, tmp_path: Path
+):
+    async def night() -> None:
+        await shipwrecked(simulated, tmp_path, a=[INTENDED, Accepted(TICKET)])
+        simulated.before = refuse
+        with pytest.raises(LedgerError):
+            await Ledger.open(simulated.objects(), name="next", lifeboats=tmp_path)
+        simulated.before = None
+
+        last = await Ledger.open(
+            simulated.objects(), name="last", take_over=True, lifeboats=tmp_path
+        )
+
+        assert last.history(job("a")).ticket == TICKET
+        assert len(await ledgers.read(simulated.objects())) == 2
+        assert not boats(tmp_path, "kept")
+        await last.close()
+
+    run(night)
+
+
+def test_a_settlement_that_was_taken_aboard_before_a_crash_is_not_counted_twice(
+    simulated: Simulated, tmp_path: Path
+):
+    async def night() -> None:
+        ledger = await Ledger.open(
+            simulated.objects(), name="wrecked", lifeboats=tmp_path
+        )
+        for event in (INTENDED, Accepted(TICKET), Discarded("black")):
+            await ledger.record(job("a"), event)
+        simulated.before = refuse
+        refund = Settled(attempt=1, usd=Decimal("-0.04"), reason="refund")
+        with pytest.raises(LedgerError):
+            await ledger.record(job("a"), refund)
+        simulated.before = None
+        await ledger.close()
+        [boat] = boats(tmp_path)
+        lines = boat.read_bytes()
+
+        for name in ("next", "last"):
+            following = await Ledger.open(
+                simulated.objects(), name=name, lifeboats=tmp_path
+            )
+            assert following.history(job("a")).spent_usd == Decimal("0.06")
+            assert not boats(tmp_path, "*")
+            await following.close()
+            # As a run leaves it that ends when all is on record, just before it is gone.
+            boat.with_suffix(".0.boarding").write_bytes(lines)
+
+        told = [entry.event for entry in await ledgers.read(simulated.objects())]
+        assert told.count(refund) == 1
+
+    run(night)
+
+
+def test_a_line_that_cannot_be_read_costs_the_others_nothing(
+    simulated: Simulated, tmp_path: Path
+):
+    async def night() -> None:
+        await shipwrecked(simulated, tmp_path, a=[INTENDED, Accepted(TICKET)])
+        [boat] = boats(tmp_path)
+        boat.write_bytes(b"{torn\n" + boat.read_bytes())
+
+        following = await Ledger.open(simulated.objects(), name="n", lifeboats=tmp_path)
+
+        assert following.history(job("a")).ticket == TICKET
+        assert len(boats(tmp_path, "kept")) == 1
+        await following.close()
+
+    run(night)
+
+
+def test_without_a_place_for_lifeboats_the_log_has_all_that_is_needed(
+    simulated: Simulated, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    (tmp_path / "boats").write_text("a file where a folder should be")
+
+    async def night() -> None:
+        await shipwrecked(
+            simulated,
+            tmp_path / "boats",
+            a=[INTENDED, Accepted(Ticket("fal", "t-42"))],
+        )
+
+    run(night)
+
+    [line] = [one for one in caplog.messages if one.startswith("ledger.castaway ")]
+    assert '"t-42"' in line
+
+
+async def test_each_root_has_lifeboats_of_its_own(tmp_path: Path):
+    folder = tmp_path / "boats"
+    one, two = (Objects.open(str(tmp_path / name)) for name in ("one", "two"))
+    ledger = await Ledger.open(one, name="night", lifeboats=folder)
+    await ledger.record(job("a"), INTENDED)
+    await ledger.close()
+    with pytest.raises(LedgerError):
+        await ledger.record(job("a"), Accepted(TICKET))
+
+    other = await Ledger.open(two, name="night", lifeboats=folder)
+
+    assert other.history(job("a")).state is State.PENDING
+    assert len(boats(folder)) == 1
+    await other.close()

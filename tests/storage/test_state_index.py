@@ -1,0 +1,183 @@
+"""The book: the same answers, whole or in a few bytes."""
+
+import secrets
+from decimal import Decimal
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from manifests import job_keys as numbers
+from manifests.checkpoint.rows import life_keys
+from manifests.job_keys import keys
+from manifests.lifecycle import NEW, History, State, hedge_of
+from storage.ledger import state_index as books
+from storage.ledger.state_index import Book
+
+A, B, C = (f"{n:032x}" for n in (1, 1 << 64, (1 << 64) + 1))
+"""Two of them share a key."""
+PUBLISHED = History(
+    state=State.PUBLISHED,
+    attempts=1,
+    lane="spicy",
+    price_usd=Decimal("0.1"),
+    spent_usd=Decimal("0.1"),
+    submitted_at=1000.0,
+    accepted_at=1001.0,
+    generated_at=1060.0,
+    published_at=1061.0,
+)
+ACCEPTED = History(state=State.ACCEPTED, attempts=1, lane="spicy", accepted_at=1001.0)
+
+
+def test_what_is_over_is_forgotten_but_for_its_state():
+    book = Book()
+    book.keep(A, PUBLISHED)
+    book.keep(B, ACCEPTED)
+
+    book.forget([A, B, C])
+
+    assert book.lives == {B: ACCEPTED}
+    assert book.history(A) == History(state=State.PUBLISHED)
+    assert book.history(B) == ACCEPTED
+    assert book.history(C) is NEW
+    assert (
+        book.states(keys([C, A, B])).to_list() == "pending published accepted".split()
+    )
+
+
+@pytest.mark.parametrize("asked", [A, hedge_of(A)])
+def test_a_job_and_its_hedge_are_forgotten_together(asked):
+    book = Book()
+    book.keep(A, PUBLISHED)
+    book.keep(hedge_of(A), ACCEPTED)
+
+    book.forget([asked])
+    assert book.lives == {A: PUBLISHED, hedge_of(A): ACCEPTED}
+
+    book.keep(hedge_of(A), History(state=State.REJECTED))
+    book.forget([asked])
+    assert book.lives == {}
+    assert book.history(A).state is State.PUBLISHED
+    assert book.history(hedge_of(A)).state is State.REJECTED
+    assert book.states(keys([A])).to_list() == ["published"]
+
+
+def test_a_hedge_says_nothing_of_its_job():
+    book = Book()
+    book.keep(hedge_of(A), PUBLISHED)
+    book.forget([hedge_of(A)])
+
+    assert book.states(keys([A])).to_list() == ["pending"]
+    assert book.history(A) is NEW
+    assert book.forgotten(keys([A, B])).equals(life_keys([hedge_of(A)]))
+
+
+def test_what_is_put_down_anew_counts_before_what_was_forgotten():
+    book = Book()
+    book.keep(A, PUBLISHED)
+    book.forget([A])
+    book.keep(A, ACCEPTED)
+
+    assert book.history(A) == ACCEPTED
+    assert book.states(keys([A])).to_list() == ["accepted"]
+    assert book.forgotten(keys([A])).is_empty()
+
+
+@pytest.mark.parametrize("life", ["a", A[1:], A + "~hedg", A.replace("0", "G"), ""])
+def test_what_is_no_id_is_refused_by_name(life):
+    with pytest.raises(ValueError, match=f"'{life}' is no job's id"):
+        Book().keep(life, PUBLISHED)
+    with pytest.raises(ValueError, match=f"'{life}' is no job's id"):
+        Book().history(life)
+
+
+def test_each_clip_s_duration_counts_once_and_the_latest_fifty_are_kept():
+    book = Book()
+    for n in range(60):
+        done = History(
+            state=State.GENERATED, lane="spicy", accepted_at=0.0, generated_at=float(n)
+        )
+        book.keep(f"{n:032x}", done)
+        book.keep(f"{n:032x}", done)
+
+    assert list(book.latencies["spicy"]) == [float(n) for n in range(10, 60)]
+
+
+def test_an_epoch_begins_with_the_lives_as_they_stood():
+    book = Book()
+    book.keep(A, ACCEPTED)
+    book.begin(3)
+    book.keep(A, PUBLISHED)
+    book.forget([A])
+
+    assert book.unbound == {3: {A: ACCEPTED}}
+
+
+OVER = st.sampled_from([State.PUBLISHED, State.REJECTED])
+ANY = st.sampled_from([*State])
+IDS = st.integers(0, 40).map(lambda n: f"{n // 7:016x}{n % 7:016x}")
+
+
+@given(
+    st.lists(st.dictionaries(IDS, OVER, max_size=20), max_size=8),
+    st.lists(st.dictionaries(IDS, ANY, max_size=4), max_size=8),
+    st.sampled_from([0, numbers.FEW]),
+)
+@settings(deadline=None, max_examples=50)
+def test_however_lives_are_put_down_each_is_found(learned, kept, few):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(numbers, "FEW", few)
+        patch.setattr(books, "FEW", few)
+        _put_down_and_find(learned, kept)
+
+
+def _put_down_and_find(learned, kept):
+    # What was over stays as it was.
+    book, truth = Book(), {}
+    for some in learned:
+        new = {life: state for life, state in some.items() if life not in truth}
+        truth |= new
+        said = {life: truth[life] for life in some}
+        states = pl.Series("state", [*said.values()], pl.String)
+        book.learn(life_keys(said).with_columns(states))
+    for some in kept:
+        for life, state in some.items():
+            truth[life] = state
+            book.keep(life, History(state=state))
+        book.forget([])
+
+    everyone = [f"{n // 7:016x}{n % 7:016x}" for n in range(50)]
+    known = [truth.get(life, State.PENDING) for life in everyone]
+    assert book.states(keys(everyone)).to_list() == known
+    assert [book.history(life).state for life in everyone] == known
+    gone = life_keys(
+        life for life in everyone if life in truth and life not in book.lives
+    )
+    assert book.forgotten(keys(everyone)).rows() == gone.rows()
+
+
+def test_many_lives_are_found_among_many(monkeypatch):
+    monkeypatch.setattr(books, "_FRESH", 100)
+    monkeypatch.setattr(books, "_SLICE", 1000)
+    ids = [secrets.token_hex(16) for _ in range(5000)]
+    states = {
+        life: [State.PUBLISHED, State.REJECTED][n % 2] for n, life in enumerate(ids)
+    }
+    book = Book()
+
+    for n, life in enumerate(ids):
+        book.keep(life, History(state=states[life]))
+        if n % 37 == 0:
+            book.forget([*book.lives])
+
+    unknown = [secrets.token_hex(16) for _ in range(500)]
+    asked = keys([*unknown, *ids])
+    assert book.states(asked).to_list() == ["pending"] * 500 + [*states.values()]
+    assert all(book.history(life).state is state for life, state in states.items())
+    assert book.forgotten(asked).height == len(ids) - len(book.lives)
+
+
+def test_nothing_is_known_of_no_keys():
+    assert Book().states(keys([])).to_list() == []

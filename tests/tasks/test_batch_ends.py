@@ -1,0 +1,50 @@
+"""Where a job's life ends, or a crash cuts it: the money counted is what its provider took."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from storage.ledger.ledger import Ledger, read
+from storage.objects.client import Objects
+from tasks.emulator import running
+
+pytestmark = pytest.mark.anyio
+
+RUNWAY = "runway/gen4-turbo"
+
+
+def dear(world):
+    """A provider that says what it charged: half of what its route says."""
+    lane = world.lane(RUNWAY)
+    doubled = {size: 2 * price for size, price in lane.route.prices_usd.items()}
+    lane.route = replace(lane.route, prices_usd=doubled)
+    return lane
+
+
+async def cut_off(world, entries):
+    """A root on which only so much was recorded when the machine died."""
+    shutil.rmtree(world.folder / "root")
+    objects = Objects.open((world.folder / "root").as_uri())
+    ledger = await Ledger.open(objects, name="cut-off")
+    for entry in entries:
+        await ledger.record(entry.job, entry.event)
+    await ledger.close()
+
+
+async def test_what_a_provider_charged_is_counted_once_after_whichever_record_we_crash(
+    worlds, emulator
+):
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[RUNWAY])
+        whole = await world.run(1, lanes=[dear(world)])
+        entries = await read(Objects.open((world.folder / "root").as_uri()))
+        counted = []
+        for number in range(2, len(entries)):  # once it is accepted
+            await cut_off(world, entries[:number])
+            summary = await world.run(1, lanes=[dear(world)])
+            assert (summary.published, summary.bought) == (1, 0)
+            counted.append(world.table("clips")["spent_usd"].sum())
+
+    assert whole.spent_usd == world.owed
+    assert counted == [world.owed] * (len(entries) - 2)

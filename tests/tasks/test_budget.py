@@ -1,0 +1,94 @@
+"""Money is a wall: whatever happens at once, and in whatever order."""
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.dispatch.budget import DAY_S, Day, Purse
+
+PRICES = st.sampled_from([Decimal(p) for p in ("0.05", "0.15", "0.2025", "0.3")])
+DEEDS = st.lists(st.tuples(st.sampled_from(["reserve", "back", "keep"]), PRICES))
+
+
+@given(DEEDS, st.decimals(min_value=0, max_value=3, places=4))
+def test_a_budget_is_never_exceeded_by_a_cent_in_any_order_of_events(deeds, budget):
+    purse, held = Purse(budget), []
+
+    for deed, price in deeds:
+        if deed == "reserve" and purse.reserve(price):
+            held.append(price)
+        elif deed == "back" and held:
+            purse.settle(-held.pop())
+        assert purse.spent_usd <= budget
+
+    assert purse.spent_usd == sum(held)
+
+
+def test_without_a_budget_everything_is_affordable_and_counted():
+    purse = Purse()
+
+    assert purse.reserve(Decimal("1e6"))
+    assert purse.spent_usd == Decimal("1e6")
+
+
+def test_a_bill_above_the_price_is_counted_though_it_is_over_the_budget():
+    purse = Purse(Decimal("0.30"))
+    purse.reserve(Decimal("0.25"))
+
+    purse.settle(Decimal("0.10"))
+
+    assert purse.spent_usd == Decimal("0.35")
+    assert not purse.affords(Decimal("0.01"))
+
+
+def test_a_days_submits_are_counted_over_any_24_hours_not_by_the_calendar():
+    day = Day(submits=2)
+    day.reserve(Decimal(1), now=0.0)
+    day.reserve(Decimal(1), now=100.0)
+
+    assert not day.reserve(Decimal(1), now=DAY_S - 1)
+    assert day.full(Decimal(1), DAY_S - 1) == (
+        "its cap of 2 submits in 24 hours is reached"
+    )
+    assert day.reserve(Decimal(1), now=DAY_S)
+
+
+def test_a_days_money_is_never_exceeded_and_what_is_given_back_can_be_spent_again():
+    day = Day(usd=Decimal("0.30"))
+    assert day.reserve(Decimal("0.15"), now=0.0)
+    assert day.reserve(Decimal("0.15"), now=1.0)
+    assert not day.reserve(Decimal("0.01"), now=2.0)
+
+    day.release(Decimal("0.15"))
+
+    assert day.reserve(Decimal("0.15"), now=3.0)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 4 * DAY_S), PRICES), max_size=40),
+    st.decimals(min_value="0.3", max_value=1, places=2),
+)
+def test_no_24_hours_ever_hold_more_money_than_their_cap(moments, cap):
+    day, taken = Day(usd=cap), []
+
+    for at, price in sorted(moments):
+        if day.reserve(price, at):
+            taken.append((at, price))
+        window = [usd for when, usd in taken if when > at - DAY_S]
+        assert sum(window) <= cap
+
+
+def test_what_earlier_runs_took_counts():
+    day = Day(submits=3)
+    day.recall([(50.0, Decimal(1)), (10.0, Decimal(1))])
+
+    assert day.reserve(Decimal(1), now=60.0)
+    assert not day.reserve(Decimal(1), now=61.0)
+    assert day.reserve(Decimal(1), now=DAY_S + 11.0)
+
+
+@pytest.mark.parametrize("risk", ["0", "0.14"])
+def test_a_risk_that_is_not_allowed_is_not_taken(risk):
+    assert not Purse(Decimal(risk)).reserve(Decimal("0.15"))

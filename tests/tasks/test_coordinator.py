@@ -1,0 +1,902 @@
+"""A batch whose shards run elsewhere: one bill, one quota, whoever dies."""
+
+import asyncio
+import json
+import time
+from collections import Counter
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
+from decimal import Decimal
+from functools import partial
+from itertools import pairwise
+
+import pytest
+
+from manifests.lifecycle import State
+from storage.ledger import segments
+from storage.ledger.ledger import FencedError, histories
+from storage.ledger.owner import claimant
+from storage.objects.client import MissingError, Objects, RefusedError
+from tasks.batch.lifespan import begun
+from tasks.batch.request import Wanted
+from tasks.dispatch.budget import DAY_S
+from tasks.dispatch.rate_limit import Learned
+from tasks.distributed import mailbox
+from tasks.distributed.coordinator import IN_VAIN, TRIES, elsewhere
+from tasks.distributed.mailbox import Deal, Report
+from tasks.distributed.quota import Hand
+from tasks.distributed.reports import AGREED, Table
+from tasks.distributed.shard_run import run_shard
+from tasks.emulator import Emulator, Fault, running
+from tasks.engine.environment import REAL
+from tasks.engine.lane_costs import Counts
+from tests.tasks.conftest import KEYS
+
+pytestmark = pytest.mark.anyio
+
+ROUTE = "kling/kling-1.6"
+"""What is over its slots is refused there, and does not wait."""
+
+
+class Shaky(Objects):
+    """A store that says nothing of deals and hands for as long as it is away, or that
+    refuses whatever is asked of it, once."""
+
+    away = False
+    refused = 0
+    once: set[str] | None = None
+
+    async def get(self, key):
+        Shaky.now_and_then(key)
+        if Shaky.away and key.endswith(("deal.json", "hand.json")):
+            Shaky.refused += 1
+            raise RefusedError(key)
+        return await super().get(key)
+
+    async def list(self, folder=""):
+        Shaky.now_and_then(folder)
+        async for stored in super().list(folder):
+            yield stored
+
+    async def put(self, key, data):
+        Shaky.now_and_then(key)
+        await super().put(key, data)
+
+    async def put_file(self, key, path):
+        Shaky.now_and_then(key)
+        await super().put_file(key, path)
+
+    async def delete(self, key):
+        Shaky.now_and_then(key)
+        await super().delete(key)
+
+    @classmethod
+    def now_and_then(cls, key):
+        if cls.once is not None and key not in cls.once:
+            cls.once.add(key)
+            raise RefusedError(key)
+
+
+class Mute(Shaky):
+    """A store that takes no word from whoever has it, once it is silent."""
+
+    silent = False
+
+    async def put(self, key, data):
+        if Mute.silent and key.endswith("hand.json"):
+            raise RefusedError(key)
+        await super().put(key, data)
+
+
+class Late(Shaky):
+    """A store that a run's last beat but one reaches after its last word."""
+
+    beats: dict[str, bytes] = {}  # noqa: RUF012 - each test has its own
+
+    async def put(self, key, data):
+        await super().put(key, data)
+        if not key.endswith("hand.json"):
+            return
+        hand = Report.load(data).hand
+        beat = mailbox.hand_key(key.split("/")[1], hand.shard, hand.generation)
+        if not hand.done:
+            Late.beats[beat] = data
+        elif beat in Late.beats:
+            await super().put(beat, Late.beats[beat])
+
+
+class Runs:
+    """Runs of shards, each with lanes of its own, as processes have them."""
+
+    def __init__(self, world, root, real, **lane):
+        self.world, self.root, self.real, self.lane = world, root, real, lane
+        self.started = []
+        self.tasks = {}
+        self.batch = ""
+        self.more = {}
+
+    def lanes(self):
+        return [self.world.lane(self.world.routes[0], **self.lane)]
+
+    async def __call__(self, shard, attempt, begun=None):
+        self.started.append((shard, attempt))
+        self.tasks[shard] = asyncio.ensure_future(
+            run_shard(
+                self.root,
+                batch=self.batch,
+                shard=shard,
+                lanes=self.lanes(),
+                rules=self.world.rules,
+                world=self.real,
+                **self.more,
+            )
+        )
+        await self.tasks[shard]
+
+
+async def muted(runs, run, shard, attempt):
+    """A run of a shard that is not heard any more once `Mute` is silent."""
+    whole = runs.real
+    runs.real = replace(whole, objects=Mute.open)
+    going = asyncio.ensure_future(run(shard, attempt))
+    await asyncio.sleep(0)  # by then it has taken what it runs on
+    runs.real = whole
+    await going
+
+
+@asynccontextmanager
+async def away(
+    world, rows, *, at_once=3, shard_rows=4, wanted=None, today=REAL.today, **lane
+):
+    root = (world.folder / "root").as_uri()
+    asked = Wanted(
+        manifest=world.manifest(rows),
+        root=root,
+        shard_rows=shard_rows,
+        **(wanted or {}),
+    )
+    boats = world.folder / "lifeboats"
+    real = replace(REAL, lifeboats=boats, today=today, objects=Shaky.open)
+    runs = Runs(world, root, real, **lane)
+    lanes = [world.lane(world.routes[0], **lane)]
+    async with begun(asked, lanes=lanes, rules=world.rules, world=real) as night:
+        runs.batch = night.batch
+        async with elsewhere(night, runs, rules=world.rules, at_once=at_once):
+            yield night, runs
+
+
+async def over(night, at_once=3):
+    window = asyncio.Semaphore(at_once)
+
+    async def one(number):
+        async with window:
+            await night.run_shard(number)
+
+    await asyncio.gather(*map(one, night.shards))
+    await night.mend()
+
+
+async def tell(night, number, generation=1, *, held=None, needs=None, **said):
+    """A run of a shard tells this of itself."""
+    hand = Hand(
+        shard=number,
+        generation=generation,
+        beat=1,
+        held=held or {},
+        needs=needs or {},
+    )
+    by = claimant(1, "shard", REAL.today())
+    key = mailbox.hand_key(night.batch, number, generation)
+    objects = Objects.open(night.wanted.root)
+    await objects.put(key, Report(hand=hand, by=by, **said).dump())
+
+
+async def until_bought(night, count):
+    while night.engine.tally.bought < count:  # noqa: ASYNC110 - a number tells nobody
+        await asyncio.sleep(0.01)
+
+
+async def dealt(night):
+    """The shards whose runs have been dealt something."""
+    with suppress(MissingError):
+        objects = Objects.open(night.wanted.root)
+        said = await objects.get(mailbox.deal_key(night.batch))
+        return Deal.load(said).shares
+    return {}
+
+
+@pytest.fixture
+def world(worlds, clip):
+    emulator = Emulator(latency_s=0.3, slots=4, submits_per_minute=100000, clip=clip)
+    with running(emulator) as url:
+        yield worlds(emulator=emulator, url=url, routes=[ROUTE])
+
+
+def peaks(world):
+    """The most that any account was seen to do."""
+    [account] = world.emulator.stats()["accounts"]
+    return account
+
+
+async def test_the_last_word_of_a_run_is_heard_though_an_older_one_gets_there_later(
+    world, monkeypatch
+):
+    monkeypatch.setattr(Late, "beats", {})
+    async with away(world, 8) as (night, runs):
+        runs.real = replace(runs.real, objects=Late.open)
+        await asyncio.wait_for(over(night), 30)
+
+    assert Late.beats
+    assert night.summary().published == 8
+    assert sorted(runs.started) == [(0, 1), (1, 1)]
+
+
+async def test_shards_that_run_elsewhere_share_the_slots_and_the_bill(world):
+    async with away(world, 16) as (night, runs):
+        [lane], seen = night.engine.lanes.all, []
+        batch = asyncio.ensure_future(over(night))
+        while not batch.done():
+            seen.append(night.at_work(lane))
+            await asyncio.sleep(0.05)
+        await batch
+
+    said = night.summary()
+    assert (said.published, said.bought, said.pending) == (16, 16, 0)
+    assert 1 <= max(seen) <= 4
+    assert said.spent_usd == world.owed
+    assert set(world.bought.values()) == {1}
+    assert sorted(runs.started) == [(n, 1) for n in range(4)]
+    assert peaks(world)["running"] == 4
+    assert peaks(world)["throttled"] == 0
+    # Nothing of it is left but the ledger.
+    objects = Objects.open(night.wanted.root)
+    assert [one.key async for one in objects.list("shards")] == []
+
+
+@pytest.mark.slow
+async def test_the_bill_by_lane_counts_what_open_shards_have_bought(world):
+    async with away(world, 24, shard_rows=24) as (night, _):
+        [lane], tally, seen = night.engine.lanes.all, night.engine.tally, set()
+        batch = asyncio.ensure_future(over(night))
+        while not batch.done():
+            seen.add((tally.bill[lane.name].clips, tally.published))
+            await asyncio.sleep(0.05)
+        await batch
+
+    line = tally.bill[lane.name]
+    assert all(by_lane == in_all for by_lane, in_all in seen)
+    assert any(0 < by_lane < 24 for by_lane, _ in seen)
+    assert (line.submits, line.accepted, line.clips, line.free) == (24, 24, 24, 0)
+    assert line.usd == world.owed
+
+
+async def test_whoever_runs_a_shard_again_takes_it_over_and_pays_nothing_twice(world):
+    async with away(world, 24, shard_rows=24) as (night, runs):
+        batch = asyncio.ensure_future(over(night))
+        await until_bought(night, 3)
+        first = runs.tasks[0]
+        again = asyncio.ensure_future(runs(0, 0))
+        await asyncio.wait({first})
+        await batch
+        await asyncio.gather(again, return_exceptions=True)
+
+    said = night.summary()
+    assert isinstance(first.exception(), FencedError)
+    # Nobody shuts out the one who took over.
+    assert runs.started == [(0, 1), (0, 0)]
+    assert (said.published + said.in_doubt, said.pending) == (24, 0)
+    assert set(world.bought.values()) == {1}
+    assert said.spent_usd >= world.owed
+    assert peaks(world)["throttled"] == 0
+
+
+@pytest.mark.slow
+async def test_a_run_that_seems_dead_is_shut_out_and_others_have_its_slots(
+    world, monkeypatch
+):
+    """Its successor waits for a worker, and that one for the slots: neither for ever."""
+    monkeypatch.setattr(Mute, "silent", False)
+    async with away(world, 16, at_once=2, shard_rows=8) as (night, runs):
+        shard, other_is_over = runs.__call__, asyncio.Event()
+
+        async def start(number, attempt, begun):
+            if number == 1:
+                await shard(number, attempt, begun)
+                other_is_over.set()
+            elif attempt == 1:
+                seeming = asyncio.ensure_future(muted(runs, shard, number, attempt))
+                seeming.add_done_callback(lambda run: run.exception())
+                await until_bought(night, 4)
+                Mute.silent = True
+                raise ConnectionError("nobody can reach it")
+            else:
+                await other_is_over.wait()
+                await shard(number, attempt, begun)
+
+        night.away.start = start
+        await over(night, at_once=2)
+
+    said = night.summary()
+    assert (said.published + said.in_doubt, said.pending) == (16, 0)
+    assert set(world.bought.values()) == {1}
+    assert peaks(world)["throttled"] == 0
+
+
+@pytest.mark.slow
+async def test_what_an_account_bears_is_learned_by_all_and_kept_for_the_next_night(
+    worlds, clip
+):
+    """It was said to bear 24."""
+    emulator = Emulator(latency_s=2.0, slots=8, submits_per_minute=100000, clip=clip)
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ROUTE], slots=24)
+        async with away(world, 40, shard_rows=10) as (night, _):
+            await over(night)
+        first = peaks(world)["throttled"]
+        async with away(world, 80, shard_rows=14) as (again, _):
+            await over(again)
+
+    assert (night.summary().published, again.summary().published) == (40, 80)
+    [[slots, _]] = json.loads((world.folder / "root/learned.json").read_text()).values()
+    assert 6 <= slots <= 10
+    assert peaks(world)["throttled"] - first < first < 40
+
+
+async def test_when_one_is_refused_what_the_others_had_is_heard_first(
+    worlds, clip, monkeypatch
+):
+    """Or an account would be taken to bear the slots of those alone who had spoken."""
+    emulator = Emulator(slots=8, clip=clip)
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ROUTE], slots=24)
+        root = (world.folder / "root").as_uri()
+        asked = Wanted(manifest=world.manifest(8), root=root, shard_rows=4)
+        [lane] = lanes = [world.lane(ROUTE)]
+        slots = mailbox.slots_of(lane.account)
+
+        shaky = replace(REAL, objects=Shaky.open)
+        async with begun(asked, lanes=lanes, rules=world.rules, world=shaky) as night:
+            table = Table(night)
+            table.seat(0)
+            table.seat(1)
+            # What the batch itself fetches for others.
+            lane.pace.resumed()
+            learned = {lane.account: Learned(2, 600)}
+            await tell(night, 0, held={slots: 2}, learned=learned)
+            await table.look_and_deal()
+            await tell(night, 1, held={slots: 5})
+            with monkeypatch.context() as patch:
+                patch.setattr(Shaky, "once", set())
+                with pytest.raises(RefusedError):
+                    await table.look_and_deal()
+            await table.look_and_deal()
+
+    assert lane.pace.slots == 8
+
+
+async def test_a_lane_that_one_machine_closed_for_itself_is_open_to_the_others(world):
+    """Until so many in a row have, and nobody has fared better since or waits for it."""
+    root = (world.folder / "root").as_uri()
+    asked = Wanted(manifest=world.manifest(8), root=root, shard_rows=4)
+    [lane] = lanes = [world.lane(ROUTE)]
+    its_own = {"closed_here": {lane.name: "401"}}
+    closed = []
+
+    async with begun(asked, lanes=lanes, rules=world.rules, world=REAL) as night:
+        table = Table(night)
+
+        async def one_of(shard, generation, **said):
+            await tell(night, shard, generation, **said)
+            await table.look()
+            closed.append(lane.closed)
+
+        table.seat(0)
+        table.seat(1)
+        for generation in range(1, AGREED):
+            await one_of(0, generation, **its_own)
+        await one_of(1, 1, bill={lane.name: Counts(submits=1, accepted=1)})
+        for generation in range(AGREED, 2 * AGREED):
+            await one_of(0, generation, **its_own)
+            if generation == AGREED:
+                waits = {mailbox.submits_of(lane.name): 2}
+                await one_of(1, 2, needs=waits)
+        await one_of(1, 3, **its_own)
+
+    assert closed == [None] * (len(closed) - 1) + ["401"]
+
+
+async def test_an_account_without_credit_is_closed_for_all_at_once(worlds, clip):
+    emulator = Emulator(slots=4, clip=clip)
+    emulator.faults["pan"] = [Fault.NO_CREDIT] * 8
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=["fal/kling-1.6"], slots=1)
+        async with away(world, 8) as (night, runs):
+            await over(night, at_once=1)
+
+    said = night.summary()
+    assert list(said.lanes_closed) == ["fal"]
+    assert (said.published, said.short_of) == (0, "lanes")
+    assert runs.started == [(0, 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cap", ["budget", "day"])
+async def test_what_may_be_spent_is_dealt_out_to_the_last_clip(world, cap):
+    price = min(world.lane(ROUTE).route.prices_usd.values())
+    wanted = {"budget_usd": 7 * price} if cap == "budget" else {}
+    limits = {"submits_per_day": 7} if cap == "day" else {}
+
+    async with away(world, 12, wanted=wanted, **limits) as (night, _):
+        await over(night)
+
+    said = night.summary()
+    assert (said.published, said.pending) == (7, 5)
+    assert said.spent_usd == world.owed == 7 * price
+    assert said.short_of == ("budget" if cap == "budget" else "lanes")
+
+
+@pytest.mark.slow
+async def test_a_worker_whose_settings_lack_the_cap_of_a_day_keeps_to_the_batchs(world):
+    price = min(world.lane(ROUTE).route.prices_usd.values())
+
+    async with away(world, 12, submits_per_day=7) as (night, runs):
+        runs.lane = {}
+        await over(night)
+
+    said = night.summary()
+    assert (said.published, said.pending, said.short_of) == (7, 5, "lanes")
+    assert said.spent_usd == world.owed == 7 * price
+
+
+@pytest.mark.slow
+async def test_what_a_day_allows_is_dealt_again_when_the_day_is_over(world):
+    later_s = 0.0
+
+    async with away(
+        world,
+        4,
+        shard_rows=2,
+        today=lambda: time.time() + later_s,
+        submits_per_day=2,
+    ) as (night, _):
+        await night.run_shard(0)
+        later_s = DAY_S
+        await night.run_shard(1)
+
+    said = night.summary()
+    assert (said.published, said.pending) == (4, 0)
+
+
+@pytest.mark.slow
+async def test_slots_go_to_the_shard_that_has_the_money_for_them(worlds, clip):
+    emulator = Emulator(latency_s=0.1, slots=1, submits_per_minute=100000, clip=clip)
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ROUTE], slots=1)
+        price = min(world.lane(ROUTE).route.prices_usd.values())
+        wanted = {"budget_usd": 2 * price}
+        async with away(world, 4, shard_rows=2, wanted=wanted) as (night, _):
+            await asyncio.wait_for(over(night), 20)
+
+    said = night.summary()
+    assert (said.published, said.pending) == (2, 2)
+    assert said.spent_usd == world.owed == 2 * price
+
+
+@pytest.mark.slow
+async def test_what_is_stopped_here_ends_everywhere(world):
+    async with away(world, 40, shard_rows=20) as (night, runs):
+        batch = asyncio.ensure_future(over(night))
+        await until_bought(night, 3)
+        night.engine.stop("stopped by a test")
+        await batch
+
+    said = night.summary()
+    assert 3 <= said.bought < 40
+    assert said.in_doubt == 0
+    assert said.published + said.pending == 40
+    assert all(task.done() for task in runs.tasks.values())
+
+
+@pytest.mark.slow
+async def test_who_is_stopped_elsewhere_waits_for_clips_that_are_about_to_finish(world):
+    await world.run(10)  # so that it is known how long they take
+    world.rules = replace(world.rules, grace_s=10.0)
+    async with away(world, 50, shard_rows=20) as (night, _):
+        batch = asyncio.ensure_future(over(night))
+        await until_bought(night, 6)
+        night.engine.wind_down("stopped by a test")
+        await batch
+
+    said = night.summary()
+    past = await histories(Objects.open(night.wanted.root))
+    assert 6 <= said.bought < 40
+    assert said.published == 10 + said.bought
+    assert not [one for one in past.values() if one.state is State.ACCEPTED]
+
+
+@pytest.mark.slow
+async def test_what_shards_left_in_doubt_is_risked_once_for_all_of_them(worlds, clip):
+    """By the batch, when all are over: its limit is one for all that it runs."""
+    emulator = Emulator(latency_s=0.1, slots=4, submits_per_minute=100000, clip=clip)
+    for n in (0, 2):
+        emulator.faults[f"pan {n}"] = [Fault.LOSE_ANSWER]
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=["fal/kling-1.6"])
+        price = min(world.lane(world.routes[0]).route.prices_usd.values())
+        async with away(world, 4, shard_rows=2, risk_usd=price) as (night, _):
+            await over(night)
+
+    said = night.summary()
+    assert (said.published, said.in_doubt, said.pending) == (3, 1, 0)
+    assert (said.risked_usd, said.spent_usd) == (price, world.owed)
+    assert sorted(world.bought.values()) == [1, 1, 1, 2]
+    past = await histories(Objects.open(night.wanted.root))
+    assert Counter(one.state for one in past.values()) == {
+        State.PUBLISHED: 3,
+        State.IN_DOUBT: 1,
+    }
+
+
+class Slow(Objects):
+    """A store that puts what the first run of a shard is answered when it is too late."""
+
+    async def create(self, key, data):
+        if key.endswith("/shard-0000.01/0000000003.jsonl.zst"):
+            while not await segments.exists(self, key):  # noqa: ASYNC110 - nor does a seal
+                await asyncio.sleep(0.01)
+        await super().create(key, data)
+
+
+@pytest.mark.parametrize("risk_usd", [Decimal(0), Decimal(5)])
+async def test_a_ticket_that_a_shut_out_run_could_not_record_is_followed_by_the_batch(
+    worlds, clip, caplog, risk_usd
+):
+    """And not risked: it is in a lifeboat of that run's machine."""
+    emulator = Emulator(latency_s=0.1, slots=4, submits_per_minute=100000, clip=clip)
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=["fal/kling-1.6"])
+        async with away(world, 1, risk_usd=risk_usd) as (night, runs):
+            runs.real, real = replace(runs.real, objects=Slow.open), runs.real
+            batch = asyncio.ensure_future(night.run_shard(0))
+            while not emulator.bill:  # noqa: ASYNC110 - a bill tells nobody
+                await asyncio.sleep(0.01)
+            first, runs.real = runs.tasks[0], real
+            await runs(0, 0)
+            await asyncio.wait({first, batch})
+            assert night.summary().in_doubt == 1
+            await night.mend()
+
+    said = night.summary()
+    assert isinstance(first.exception(), FencedError)
+    assert "ledger.picked_up adrift/" in caplog.text
+    assert (said.published, said.in_doubt, said.spent_usd) == (1, 0, world.owed)
+    assert world.bought == {"pan 0": 1}
+
+
+async def test_what_is_stopped_here_ends_what_is_being_risked(worlds, clip):
+    """The minute that the shards have used up is the batch's own, too."""
+    emulator = Emulator(latency_s=0.1, slots=8, submits_per_minute=100000, clip=clip)
+    for n in range(3):
+        emulator.faults[f"pan {n}"] = [Fault.LOSE_ANSWER]
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=["fal/kling-1.6"], slots=8)
+        price = max(world.lane(world.routes[0]).route.prices_usd.values())
+        lane = {"risk_usd": 3 * price, "submits_per_minute": 4}
+        async with away(world, 3, shard_rows=3, **lane) as (night, _):
+            batch = asyncio.ensure_future(over(night))
+            while len(emulator.bill) < 4:  # noqa: ASYNC110 - a bill tells nobody
+                await asyncio.sleep(0.01)
+            night.engine.stop("stopped by a test")
+            await batch
+
+    assert len(emulator.bill) == 4
+    said = night.summary()
+    assert (said.published + said.pending, said.in_doubt) == (3, 0)
+
+
+async def test_a_batch_that_was_taken_over_leaves_its_successors_errands_alone(world):
+    older = away(world, 4)
+    await older.__aenter__()
+    async with away(world, 4, wanted={"take_over": True}) as (night, runs):
+
+        async def start(number, attempt, begun):
+            with suppress(FencedError):
+                await older.__aexit__(None, None, None)
+            await runs(number, attempt, begun)
+
+        night.away.start = start
+        await over(night)
+
+    assert night.summary().published == 4
+    assert runs.started == [(0, 1)]
+
+
+async def test_what_a_batch_that_died_left_of_its_shards_is_gone_with_the_next(world):
+    """Slips hold what rows name: wherever the next one has its own shards run."""
+    objects = Objects.open((world.folder / "root").as_uri())
+    await world.run(1)
+    await objects.put("shards/000001-m/0000.parquet", b"rows")
+    await objects.put("shards/000003-m/0000.parquet", b"rows of a successor")
+
+    await world.run(1)
+
+    left = [stored.key async for stored in objects.list("shards")]
+    assert left == ["shards/000003-m/0000.parquet"]
+
+
+async def test_a_lane_whose_account_the_batch_has_not_is_closed_in_that_worker_only(
+    world, monkeypatch, caplog
+):
+    """Nothing would ever be dealt to it, and its jobs would wait for ever."""
+    monkeypatch.setattr("tasks.distributed.coordinator.PAUSE_S", 0.01)
+    async with away(world, 8) as (night, runs):
+        known, strange = world.lane(ROUTE), world.lane(ROUTE)
+        strange.account = "kling file:/run/secrets/kling"
+        runs.lanes = partial(next, iter([[strange], [known], [known]]))
+        await over(night, at_once=1)
+
+    said = night.summary()
+    assert (said.published, said.pending, said.lanes_closed) == (8, 0, {})
+    assert runs.started == [(0, 1), (0, 2), (1, 1)]
+    assert "names 'kling', not 'kling file:/run/secrets/kling'" in caplog.text
+
+
+@pytest.mark.slow
+async def test_a_key_that_one_worker_has_wrong_ends_neither_batch_nor_shard(
+    worlds, clip, monkeypatch
+):
+    monkeypatch.setattr("tasks.distributed.coordinator.PAUSE_S", 0.01)
+    emulator = Emulator(latency_s=0.1, slots=4, clip=clip, keys=[*KEYS.values()])
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ROUTE])
+        async with away(world, 12) as (night, runs):
+            outdated = [f"outdated:{'secret' * 6}"] * (AGREED - 1)
+            runs.lanes = lambda: [world.lane(ROUTE, key=(outdated or [""]).pop())]
+            await over(night, at_once=1)
+
+    said = night.summary()
+    assert runs.started[:AGREED] == [(0, n) for n in range(1, AGREED + 1)]
+    assert (said.published, said.pending, said.lanes_closed) == (12, 0, {})
+    assert said.spent_usd == world.owed
+
+
+@pytest.mark.slow
+async def test_a_key_that_all_workers_have_wrong_ends_the_batch(
+    worlds, clip, monkeypatch
+):
+    monkeypatch.setattr("tasks.distributed.coordinator.PAUSE_S", 0.01)
+    emulator = Emulator(slots=4, clip=clip, keys=["another:key"])
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ROUTE])
+        async with away(world, 12) as (night, runs):
+            await over(night, at_once=1)
+
+    said = night.summary()
+    assert (said.pending, said.short_of, [*said.lanes_closed]) == (
+        12,
+        "lanes",
+        ["kling"],
+    )
+    assert len(runs.started) == AGREED
+
+
+async def test_a_run_that_fails_before_its_first_word_is_begun_again_by_and_by(
+    world, monkeypatch
+):
+    """The worker that has no key is free at once: others would never have a chance."""
+    monkeypatch.setattr("tasks.distributed.coordinator.PAUSE_S", 0.01)
+    async with away(world, 2) as (night, runs):
+        run, began = runs.__call__, []
+
+        async def start(number, attempt, begun):
+            began.append(asyncio.get_running_loop().time())
+            if attempt <= TRIES + 1:
+                raise ConnectionError("KLING_KEY is not set")
+            await run(number, attempt, begun)
+
+        night.away.start = start
+        await over(night)
+
+    pauses = [later - earlier for earlier, later in pairwise(began)]
+    assert night.summary().published == 2
+    assert len(pauses) == TRIES + 1
+    assert all(pause >= 0.01 * 2**n for n, pause in enumerate(pauses))
+
+
+async def test_what_no_worker_can_begin_rests_and_says_why(world, monkeypatch, caplog):
+    monkeypatch.setattr("tasks.distributed.coordinator.PAUSE_S", 0.0)
+    async with away(world, 3, shard_rows=1) as (night, _):
+        tried = []
+
+        async def start(number, attempt, _begun):
+            tried.append(number)
+            raise ConnectionError(f"no nightreel.toml, {attempt}")
+
+        night.away.start = start
+        await over(night, at_once=1)
+
+    [*reasons] = night.engine.tally.resting.values()
+    assert tried == [0] * IN_VAIN + [1, 2]
+    assert night.summary().pending == 3
+    assert all("no nightreel.toml" in rest.reason for rest in reasons)
+    assert caplog.text.count("no nightreel.toml") >= IN_VAIN
+
+
+async def test_a_run_that_is_shut_out_and_has_nothing_to_record_leaves_its_worker(
+    world, monkeypatch
+):
+    monkeypatch.setattr(Mute, "silent", False)
+    async with away(world, 2) as (night, runs):
+
+        async def start(number, attempt, begun):
+            if attempt == 1:
+                # Nothing is bought, so there is nothing to put on record.
+                runs.lane = {"slots": 0}
+                seeming = asyncio.ensure_future(muted(runs, runs, number, attempt))
+                seeming.add_done_callback(lambda run: run.exception())
+                while number not in await dealt(night):  # noqa: ASYNC110 - a store
+                    await asyncio.sleep(0.05)
+                Mute.silent = True
+                raise ConnectionError("nobody can reach it")
+            runs.lane = {}
+            await asyncio.wait({runs.tasks[number]})
+            await runs(number, attempt, begun)
+
+        night.away.start = start
+        await over(night)
+
+    assert night.summary().published == 2
+
+
+@pytest.mark.slow
+async def test_a_store_that_is_away_for_minutes_ends_neither_batch_nor_shard(
+    world, monkeypatch
+):
+    monkeypatch.setattr("tasks.distributed.heartbeat.GONE_S", 2.0)
+    async with away(world, 60, shard_rows=60) as (night, runs):
+        odd = mailbox.hand_key(night.batch, 0, 0)
+        await Objects.open(night.wanted.root).put(odd, b"of another version")
+        batch = asyncio.ensure_future(over(night))
+        await until_bought(night, 1)
+        monkeypatch.setattr(Shaky, "refused", 0)
+        monkeypatch.setattr(Shaky, "away", True)
+        while Shaky.refused < 10:  # noqa: ASYNC110 - a number tells nobody
+            await asyncio.sleep(0.01)
+        Shaky.away = False
+        await batch
+
+    assert night.summary().published == 60
+    assert runs.started == [(0, 1)]
+
+
+@pytest.mark.slow
+async def test_a_store_that_refuses_now_and_then_ends_no_batch(world, monkeypatch):
+    """A key that is being renewed, say: nothing is heard or counted twice for it."""
+    async with away(world, 8) as (night, runs):
+        # What shards put on record is another matter.
+        runs.real = replace(runs.real, objects=Objects.open)
+        monkeypatch.setattr(Shaky, "once", set())
+        await over(night)
+        refused = len(Shaky.once)
+        monkeypatch.setattr(Shaky, "once", None)
+
+    said = night.summary()
+    assert (said.published, said.bought, said.pending) == (8, 8, 0)
+    assert said.spent_usd == world.owed
+    assert sorted(runs.started) == [(0, 1), (1, 1)]
+    assert refused > 8
+
+
+@pytest.mark.slow
+async def test_a_run_that_nothing_is_heard_of_is_made_up_for_by_another(
+    world, monkeypatch, caplog
+):
+    """Its machine is gone, with whoever could have said so."""
+    monkeypatch.setattr("tasks.distributed.coordinator.SILENT_S", 3.0)
+    async with away(world, 12, shard_rows=12) as (night, runs):
+        run = runs.__call__
+
+        async def start(number, attempt, begun):
+            if attempt > 1:
+                await run(number, attempt, begun)
+                return
+            dying = asyncio.ensure_future(run(number, attempt, begun))
+            await until_bought(night, 4)
+            dying.cancel()
+            # The server takes it for running, for ever.
+            await asyncio.Event().wait()
+
+        night.away.start = start
+        await over(night)
+
+    said = night.summary()
+    assert runs.started == [(0, 1), (0, 2)]
+    assert "nothing heard of it for 3 s" in caplog.text
+    assert (said.published + said.in_doubt, said.pending) == (12, 0)
+    assert set(world.bought.values()) == {1}
+    assert peaks(world)["throttled"] == 0
+
+
+@pytest.mark.slow
+async def test_a_run_that_is_said_to_have_failed_and_is_heard_is_left_alone(world):
+    """Its server has lost sight of it, say, and the store has not."""
+    async with away(world, 24, shard_rows=24) as (night, runs):
+        run = runs.__call__
+
+        async def start(number, attempt, begun):
+            going = asyncio.ensure_future(run(number, attempt, begun))
+            going.add_done_callback(lambda run: run.exception())
+            await until_bought(night, 4)
+            raise ConnectionError("Crashed: no heartbeat was received")
+
+        night.away.start = start
+        await over(night)
+
+    said = night.summary()
+    assert runs.started == [(0, 1)]
+    assert (said.published, said.bought, said.pending) == (24, 24, 0)
+
+
+@pytest.mark.slow
+async def test_a_shard_whose_machine_is_drained_is_gone_on_with_by_another(world):
+    async with away(world, 40, shard_rows=40) as (night, runs):
+        run = runs.__call__
+
+        def drained(of):
+            @contextmanager
+            def gently(its):
+                if len(runs.started) == 1:
+                    of.append(its)
+                yield
+
+            return gently
+
+        nights = []
+
+        async def start(number, attempt, begun):
+            runs.more = {"gently": drained(nights)}
+            await run(number, attempt, begun)
+
+        night.away.start = start
+        batch = asyncio.ensure_future(over(night))
+        await until_bought(night, 3)
+        nights[0].engine.wind_down("stopped by SIGTERM")
+        await batch
+
+    said = night.summary()
+    assert runs.started == [(0, 1), (0, 2)]
+    assert (said.published, said.bought, said.pending) == (40, 40, 0)
+    assert said.spent_usd == world.owed
+    assert peaks(world)["throttled"] == 0
+
+
+@pytest.mark.slow
+async def test_who_waits_for_a_worker_says_so_once(world, monkeypatch, caplog):
+    monkeypatch.setattr("tasks.distributed.coordinator.SILENT_S", 0.5)
+    async with away(world, 2) as (night, runs):
+        run = runs.__call__
+
+        async def start(number, attempt, begun):
+            while "shard.waits" not in caplog.text:  # noqa: ASYNC110 - a log
+                await asyncio.sleep(0.05)
+            monkeypatch.setattr("tasks.distributed.coordinator.SILENT_S", 60.0)
+            await run(number, attempt, begun)
+
+        night.away.start = start
+        await over(night)
+
+    assert night.summary().published == 2
+    assert caplog.text.count("shard.waits shard=0 ") == 1
+
+
+async def test_a_lane_that_the_batch_has_not_is_closed_in_that_worker_only(world):
+    """It has an account that the batch has, and what it buys nobody could count."""
+    async with away(world, 4) as (night, runs):
+        known, strange = world.lane(ROUTE), world.lane(ROUTE)
+        strange.name, strange.pace = "another", known.pace
+        runs.lanes = lambda: [strange, known]
+        await over(night)
+
+    said = night.summary()
+    assert (said.published, said.pending, said.lanes_closed) == (4, 0, {})
+    assert said.spent_usd == world.owed

@@ -1,0 +1,164 @@
+"""Which lanes may make a job, and which of them should."""
+
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+import pytest
+
+from manifests.catalogue.routes import Route, load
+from manifests.jobs import Job, Order
+from tasks.dispatch.eligibility import (
+    able,
+    candidates,
+    elsewhere,
+    foremost,
+    kind_of,
+    standing_for,
+)
+
+CATALOGUE = load()
+
+
+@dataclass(frozen=True)
+class Planned:
+    name: str
+    route: Route
+
+
+def lane(name):
+    return Planned(name, CATALOGUE.route(name))
+
+
+LANES = [
+    lane(name)
+    for name in (
+        "fal/wan-2.2",
+        "wavespeed/wan-2.2",
+        "wavespeed/wan-2.2-spicy",
+        "302ai/wan-2.2-spicy",
+        "atlas/wan-2.2-spicy",
+        "wavespeed/wan-2.1",
+        "kling/kling-1.6",
+        "runway/gen4-turbo",
+    )
+]
+
+
+def order(max_usd=None, **said):
+    return Order(job=Job(image="i", prompt="p", **said), still="i", max_usd=max_usd)
+
+
+def names(lanes):
+    return [lane.name for lane in lanes]
+
+
+def test_the_cheapest_lane_that_can_make_a_job_comes_first():
+    got = able(order(model="wan-2.2-spicy"), LANES)
+
+    assert names(got) == [
+        "302ai/wan-2.2-spicy",
+        "wavespeed/wan-2.2-spicy",
+        "atlas/wan-2.2-spicy",
+    ]
+
+
+def test_a_row_that_asks_for_nothing_for_adults_is_not_shown_to_such_a_model():
+    got = able(order(), LANES)
+
+    assert {each.route.content for each in got} == {"general"}
+
+
+def test_where_only_models_for_adults_are_in_use_they_take_every_row():
+    spicy = [each for each in LANES if each.route.content == "adult"]
+
+    assert names(able(order(), spicy))[0] == "302ai/wan-2.2-spicy"
+
+
+@pytest.mark.parametrize("content", ["general", "adult"])
+def test_a_row_that_says_its_class_of_content_goes_nowhere_else(content):
+    got = able(order(content=content), LANES)
+
+    assert {each.route.content for each in got} == {content}
+
+
+def test_a_row_that_names_a_model_for_adults_gets_it_without_saying_more():
+    got = candidates(order(model="wan-2.2-spicy"), LANES)
+
+    assert {each.route.model for each in got} == {"wan-2.2-spicy"}
+
+
+def test_of_several_models_the_first_that_is_to_be_had_makes_the_clip():
+    wish = order(model="kling-1.6,wan-2.2", resolution="720p")
+
+    got = able(wish, LANES)
+
+    assert names(got) == ["kling/kling-1.6", "wavespeed/wan-2.2", "fal/wan-2.2"]
+    assert names(foremost(wish, got)) == ["kling/kling-1.6"]
+    assert names(foremost(wish, got[1:])) == ["wavespeed/wan-2.2", "fal/wan-2.2"]
+
+
+def test_a_tier_stands_for_all_its_models():
+    got = able(order(model="premium", resolution="720p"), LANES)
+
+    assert {each.route.model for each in got} == {"kling-1.6", "gen4-turbo"}
+
+
+def test_what_a_row_will_pay_keeps_dear_lanes_away():
+    got = able(order(model="wan-2.2-spicy", max_usd=Decimal("0.15")), LANES)
+
+    assert {each.route.supplier for each in got} == {"wavespeed"}
+
+
+def test_after_a_failure_another_supplier_is_preferred_and_a_reseller_is_none():
+    lanes = able(order(model="wan-2.2-spicy"), LANES)
+    failed = CATALOGUE.route("302ai/wan-2.2-spicy")
+
+    assert names(elsewhere(lanes, failed)) == ["atlas/wan-2.2-spicy"]
+
+
+def test_after_a_failure_the_same_supplier_is_better_than_none():
+    lanes = [lane("wavespeed/wan-2.2")]
+
+    assert elsewhere(lanes, CATALOGUE.route("wavespeed/wan-2.2-spicy")) == lanes
+    assert elsewhere(lanes, None) == lanes
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"model": "premium", "resolution": "720p", "aspect_ratio": "9:16"},
+        {"content": "adult", "duration_s": 8, "max_usd": Decimal("0.3")},
+        {"negative_prompt": "blur", "resolution": "720p"},
+    ],
+)
+def test_a_kind_is_served_by_just_the_lanes_that_serve_its_orders(said):
+    wanted = order(**said)
+
+    alike = standing_for(kind_of(wanted))
+
+    assert able(alike, LANES) == able(wanted, LANES)
+    assert kind_of(alike) == kind_of(wanted)
+
+
+def test_a_route_that_must_be_told_a_shape_serves_rows_that_leave_it_open():
+    got = able(order(model="gen4-turbo", resolution="720p"), LANES)
+
+    assert names(got) == ["runway/gen4-turbo"]
+
+
+def test_a_persons_own_route_of_a_known_model_is_a_lane_like_any_other():
+    low = {
+        "fal/wan-2.2-low": {
+            "model": "wan-2.2",
+            "kind": "batch",
+            "endpoints": {"480p": "fal-ai/wan/v2.2-a14b/image-to-video"},
+            "prices_usd": {"480p": {5: "0.10"}},
+        }
+    }
+    route = load({"routes": low}).route("fal/wan-2.2-low")
+
+    got = able(order(model="wan-2.2"), [*LANES, Planned("low", route)])
+
+    assert names(got)[0] == "low"
+    assert replace(route, kind="live").model == "wan-2.2"

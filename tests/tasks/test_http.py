@@ -1,0 +1,314 @@
+"""What each way of failing means, over real sockets: the money hangs on this table."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from itertools import cycle
+
+import httpx
+import pytest
+
+from manifests.jobs import Job
+from manifests.lifecycle import Ticket
+from tasks.providers.errors import (
+    InDoubtError,
+    MisconfiguredError,
+    NotFoundError,
+    NotSentError,
+    ProviderError,
+    ThrottledError,
+)
+from tasks.providers.http import Clients, Line, ask, connected, download, submit
+
+pytestmark = pytest.mark.anyio
+
+JOB = Job(image="https://stills.example/1.jpg", prompt="pan")
+OK = b'HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\n{"id": "r"}'
+
+Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Echo:
+    """The smallest provider: one request, one ticket."""
+
+    name = "echo"
+    hosts = frozenset({"api.echo.example"})
+
+    def submit(self, job, image_url, seed):
+        response = yield self._request("POST", "https://api.echo.example/v1/jobs")
+        return Ticket(self.name, response.json()["id"])
+
+    def poll(self, ticket):
+        response = yield self._request("GET", "https://api.echo.example/v1/jobs/r?x=1")
+        return response.json()
+
+    def judge(self, response: httpx.Response) -> ProviderError | None:
+        match response.status_code:
+            case 200:
+                return None
+            case 429:
+                return ThrottledError("slow down", 7.0)
+            case _:
+                return InDoubtError(f"HTTP {response.status_code}")
+
+    def _request(self, method, url):
+        return httpx.Request(method, url, headers={"authorization": "Bearer key"})
+
+
+@asynccontextmanager
+async def server(behave: Behaviour) -> AsyncIterator[str]:
+    """A socket that does just this to whoever connects."""
+
+    async def handle(reader, writer):
+        try:
+            await behave(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    listening = await asyncio.start_server(handle, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    async with listening:
+        yield f"http://127.0.0.1:{port}/echo"
+
+
+def line(base_url: str) -> Line:
+    return Line(Echo(), httpx.URL(base_url))
+
+
+async def submitted(base_url: str, clients: Clients) -> Ticket:
+    exchange = Echo().submit(JOB, JOB.image, 1)
+    return await submit(clients, line(base_url), exchange)
+
+
+async def whole(reader):
+    return await reader.readuntil(b"\r\n\r\n")
+
+
+async def cut_before_reading(reader, writer):
+    linger = socket.SO_LINGER
+    writer.get_extra_info("socket").setsockopt(
+        socket.SOL_SOCKET, linger, b"\x01\x00\x00\x00\x00\x00\x00\x00"
+    )
+
+
+async def cut_while_reading(reader, writer):
+    await reader.read(8)
+
+
+async def cut_after_reading(reader, writer):
+    await whole(reader)
+
+
+async def silence(reader, writer):
+    await whole(reader)
+    await reader.read()
+
+
+async def half_an_answer(reader, writer):
+    await whole(reader)
+    writer.write(OK[:-5])
+    await writer.drain()
+
+
+async def half_a_head(reader, writer):
+    await whole(reader)
+    writer.write(OK[:9])
+    await writer.drain()
+
+
+async def not_http(reader, writer):
+    await whole(reader)
+    writer.write(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
+    await writer.drain()
+
+
+async def not_json(reader, writer):
+    await whole(reader)
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n<html>hi</html>")
+    await writer.drain()
+
+
+async def bad_gateway(reader, writer):
+    await whole(reader)
+    writer.write(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n")
+    await writer.drain()
+
+
+async def too_much(reader, writer):
+    await whole(reader)
+    writer.write(b"HTTP/1.1 429 Too Many\r\ncontent-length: 0\r\n\r\n")
+    await writer.drain()
+
+
+async def fine(reader, writer):
+    await whole(reader)
+    writer.write(OK)
+    await writer.drain()
+
+
+@pytest.mark.parametrize(
+    ("behave", "meaning"),
+    [
+        (cut_before_reading, InDoubtError),
+        (cut_while_reading, InDoubtError),
+        (cut_after_reading, InDoubtError),
+        (silence, InDoubtError),
+        (half_a_head, InDoubtError),
+        (half_an_answer, InDoubtError),
+        (not_http, InDoubtError),
+        (not_json, InDoubtError),
+        (bad_gateway, InDoubtError),
+        (too_much, ThrottledError),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+async def test_a_submit_that_was_sent_is_in_doubt_unless_it_was_refused(
+    behave, meaning
+):
+    async with server(behave) as base_url, connected(timeout_s=0.3) as clients:
+        with pytest.raises(ProviderError) as failed:
+            await submitted(base_url, clients)
+
+    assert type(failed.value) is meaning
+
+
+async def test_a_refused_connection_was_not_sent():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    async with connected() as clients:
+        with pytest.raises(NotSentError):
+            await submitted(f"http://127.0.0.1:{port}", clients)
+
+
+async def test_a_host_that_does_not_exist_was_not_sent_to():
+    async with connected() as clients:
+        with pytest.raises(NotSentError):
+            await submitted("http://no-such-host.invalid", clients)
+
+
+async def test_a_full_pool_sent_nothing():
+    async with server(silence) as base_url, connected() as clients:
+        tight = httpx.AsyncClient(
+            limits=httpx.Limits(max_connections=1), timeout=httpx.Timeout(5, pool=0.05)
+        )
+        async with tight:
+            first = asyncio.create_task(tight.get(base_url))
+            await asyncio.sleep(0)
+
+            with pytest.raises(NotSentError):
+                await submitted(base_url, replace(clients, paid=cycle([tight])))
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+
+
+async def test_a_good_answer_is_a_ticket():
+    async with server(fine) as base_url, connected() as clients:
+        assert await submitted(base_url, clients) == Ticket("echo", "r")
+
+
+async def test_the_base_url_takes_the_place_of_the_host_and_keeps_its_path():
+    seen = bytearray()
+
+    async def remember(reader, writer):
+        seen.extend(await whole(reader))
+        writer.write(OK)
+        await writer.drain()
+
+    async with server(remember) as base_url, connected() as clients:
+        await ask(clients, line(base_url), Echo().poll(Ticket("echo", "r")))
+
+    assert seen.startswith(b"GET /echo/v1/jobs/r?x=1 HTTP/1.1\r\n")
+    assert b"api.echo.example" not in seen
+
+
+async def test_the_key_is_shown_to_no_host_but_the_providers_own():
+    class Misled(Echo):
+        def poll(self, ticket):
+            yield self._request("GET", "https://evil.example/steal")
+
+    async with connected() as clients:
+        with pytest.raises(MisconfiguredError, match=r"evil\.example"):
+            await ask(clients, Line(Misled()), Misled().poll(Ticket("echo", "r")))
+
+
+async def test_an_adapter_that_stumbles_after_the_send_leaves_a_doubt():
+    class Stumbles(Echo):
+        def judge(self, response):
+            raise KeyError("code")
+
+    async with server(fine) as base_url, connected() as clients:
+        exchange = Stumbles().submit(JOB, JOB.image, 1)
+        with pytest.raises(InDoubtError):
+            await submit(clients, Line(Stumbles(), httpx.URL(base_url)), exchange)
+
+
+def signed(base_url):
+    return httpx.Request("GET", f"{base_url}/1.mp4?signature=secret")
+
+
+@pytest.mark.parametrize(
+    ("answer", "meaning"),
+    [
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf", InDoubtError),
+        (b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n", InDoubtError),
+        (b"HTTP/1.1 404 Gone\r\ncontent-length: 0\r\n\r\n", NotFoundError),
+        (b"HTTP/1.1 403 Expired\r\ncontent-length: 0\r\n\r\n", NotFoundError),
+    ],
+)
+async def test_a_download_is_whole_or_it_is_not_one(answer, meaning):
+    async def serve(reader, writer):
+        await whole(reader)
+        writer.write(answer)
+        await writer.drain()
+
+    async with server(serve) as base_url, connected() as clients:
+        with pytest.raises(meaning):
+            await download(clients.free, signed(base_url))
+
+
+async def test_a_clip_is_asked_for_as_it_is_and_by_somebody():
+    seen = b""
+
+    async def serve(reader, writer):
+        nonlocal seen
+        seen = await whole(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nclip")
+        await writer.drain()
+
+    async with server(serve) as base_url, connected() as clients:
+        request = signed(base_url)
+        request.headers["authorization"] = "Bearer k"
+        assert await download(clients.free, request) == b"clip"
+
+    asked = seen.lower()
+    assert asked.count(b"accept-encoding: identity\r\n") == 1
+    assert asked.count(b"accept-encoding") == asked.count(b"user-agent") == 1
+    assert b"authorization: bearer k\r\n" in asked
+
+
+async def test_no_error_of_a_download_shows_the_links_signature():
+    async def serve(reader, writer):
+        await whole(reader)
+
+    async with server(serve) as base_url, connected() as clients:
+        with pytest.raises(ProviderError) as failed:
+            await download(clients.free, signed(base_url))
+
+    assert "secret" not in str(failed.value)
+
+
+async def test_a_failure_that_nobody_foresaw_leaves_a_doubt():
+    class Breaks(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request):
+            raise RuntimeError("the event loop is on fire")
+
+    async with connected() as clients, httpx.AsyncClient(transport=Breaks()) as broken:
+        odd = replace(clients, paid=cycle([broken]))
+        with pytest.raises(InDoubtError):
+            await submitted("http://127.0.0.1:1", odd)

@@ -1,0 +1,473 @@
+"""Jobs in doubt over real HTTP: what is asked, what is risked, what only people decide."""
+
+import asyncio
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+import polars as pl
+import pytest
+from starlette.responses import PlainTextResponse
+
+from manifests.lifecycle import History, Risked, State
+from storage.ledger.ledger import HeldError, Ledger, read
+from storage.objects.client import Objects, UnavailableError
+from tasks.dispatch.lanes import Lane
+from tasks.dispatch.rate_limit import TRUST
+from tasks.emulator import Emulator, Fault, running
+from tasks.engine.engine import Rules
+from tasks.engine.in_doubt import Doubts
+from tasks.reconcile import DecisionError, Decisions, Reconciled, opened
+
+pytestmark = pytest.mark.anyio
+
+KLING = "kling/kling-1.6"
+PRICE = Decimal("0.17")
+RULES = Rules(settle_s=0.0, deadline_s=30.0)
+
+
+@pytest.fixture
+def atlas(worlds, emulator):
+    """A provider that nobody can ask what became of a submit."""
+    with running(emulator) as url:
+        yield worlds(emulator=emulator, url=url, routes=["atlas/wan-2.2-spicy"])
+
+
+@pytest.fixture(params=[KLING, "replicate/wan-2.2"])
+def tells(worlds, emulator, request):
+    """Providers that say for certain what became of it."""
+    with running(emulator) as url:
+        yield worlds(emulator=emulator, url=url, routes=[request.param])
+
+
+@pytest.fixture
+def kling(worlds, emulator):
+    with running(emulator) as url:
+        yield worlds(emulator=emulator, url=url, routes=[KLING])
+
+
+def risking(world, usd):
+    lane = world.lane(world.routes[0])
+    return Lane(
+        name=lane.name,
+        route=lane.route,
+        line=lane.line,
+        limits=lane.limits,
+        risk_usd=Decimal(usd),
+    )
+
+
+def named(name, lane):
+    return Lane(name=name, route=lane.route, line=lane.line, limits=lane.limits)
+
+
+def killed_after(seconds):
+    """The batch is stopped where it stands so long after it begins."""
+
+    def during(night):
+        loop = asyncio.get_running_loop()
+        loop.call_later(seconds, night.engine.stop, "killed")
+
+    return during
+
+
+@dataclass
+class Gateway:
+    """What stands before a provider, and answers some requests with a page of its own."""
+
+    behind: Emulator
+    method: str
+    path: str
+    """The end of it, as a regular expression."""
+    times: int
+
+    async def __call__(self, scope, receive, send):
+        asked = scope.get("method"), re.search(f"{self.path}$", scope.get("path", ""))
+        if self.times and asked[0] == self.method and asked[1]:
+            self.times -= 1
+            await self.behind(scope, receive, self._drop)
+            await PlainTextResponse("Bad Gateway", 502)(scope, receive, send)
+        else:
+            await self.behind(scope, receive, send)
+
+    async def _drop(self, message):
+        """Its answer is lost."""
+
+
+async def reconciled(
+    world, decisions: Callable[..., Decisions] = lambda _: Decisions()
+) -> Reconciled:
+    """All that the command does, without the terminal."""
+    root, lanes = (world.folder / "root").as_uri(), [world.lane(world.routes[0])]
+    async with opened(root, lanes=lanes, rules=RULES) as books:
+        await books.ask()
+        await books.decide(decisions(books.doubts()))
+        await books.fetch()
+        await books.settle()
+    return books.told
+
+
+def everything(world):
+    return read(Objects.open((world.folder / "root").as_uri()))
+
+
+async def test_a_run_finds_by_itself_the_clip_whose_answer_was_lost(tells):
+    tells.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
+
+    summary = await tells.run(3)
+
+    assert (summary.published, summary.in_doubt, summary.exit_code) == (3, 0, 0)
+    assert set(tells.bought.values()) == {1}
+    assert summary.spent_usd == tells.owed
+
+
+@pytest.mark.parametrize("fault", [Fault.ERROR_BEFORE, Fault.GATEWAY_BEFORE])
+async def test_what_never_reached_the_provider_is_bought_once_and_paid_once(
+    tells, fault
+):
+    tells.emulator.faults["pan 1"] = [fault]
+
+    summary = await tells.run(3)
+
+    assert (summary.published, summary.exit_code) == (3, 0)
+    assert set(tells.bought.values()) == {1}
+    assert summary.spent_usd == tells.owed
+
+
+async def test_what_is_asked_about_when_all_else_is_done_is_taken_up_by_one_worker(
+    tells,
+):
+    tells.rules, tells.slots = Rules(settle_s=1.0), 20
+    tells.emulator.faults["pan 1"] = [Fault.ERROR_BEFORE]
+    lane = tells.lane(tells.routes[0])
+
+    summary = await tells.run(3, lanes=[lane])
+
+    assert (summary.published, summary.exit_code) == (3, 0)
+    assert set(tells.bought.values()) == {1}
+    assert summary.spent_usd == tells.owed
+    assert not tells.nights[0].engine.tally.resting
+    # Each submit was answered once: so many may be on their way again, and no more.
+    for _ in range(TRUST):
+        assert lane.pace.wait(0.0) == 0
+        lane.pace.begin(0.0)
+    assert lane.pace.wait(0.0) == math.inf
+
+
+async def test_a_stop_while_doubts_are_asked_about_takes_no_risk(tells):
+    tells.rules = Rules(settle_s=3600.0)
+    tells.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
+
+    await tells.run(3, lanes=[risking(tells, 1)], during=killed_after(1.0))
+    tells.rules = RULES
+    again = await tells.run(3)
+
+    assert not [e for e in await everything(tells) if isinstance(e.event, Risked)]
+    assert again.published == 3
+    assert set(tells.bought.values()) == {1}
+
+
+async def test_what_another_account_lists_proves_nothing(tells):
+    tells.rules = Rules(settle_s=3600.0)
+    tells.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
+    await tells.run(3, during=killed_after(1.0))
+    tells.rules = RULES
+    other = tells.lane(tells.routes[0], key=f"another:{'account' * 6}")
+
+    summary = await tells.run(3, lanes=[other])
+
+    assert summary.in_doubt == 1
+    assert set(tells.bought.values()) == {1}
+
+
+async def test_what_another_provider_under_the_same_name_lists_proves_nothing(kling):
+    kling.rules = Rules(settle_s=3600.0)
+    kling.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
+    rows = [{"prompt": f"pan {n}", "resolution": "720p"} for n in range(3)]
+    first = named("main", kling.lane("wavespeed/wan-2.2-spicy"))
+    await kling.run(rows, lanes=[first], during=killed_after(1.0))
+    kling.rules = RULES
+
+    summary = await kling.run(rows, lanes=[named("main", kling.lane(KLING))])
+
+    assert summary.in_doubt == 1
+    assert set(kling.bought.values()) == {1}
+
+
+async def test_a_doubt_whose_provider_could_not_be_reached_is_not_risked(
+    worlds, emulator
+):
+    emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
+    # It is asked by our own name of a submit, and polled by its.
+    with running(Gateway(emulator, "GET", "-1", times=2)) as url:
+        world = worlds(emulator=emulator, url=url, routes=[KLING])
+
+        first = await world.run(3, lanes=[risking(world, 1)])
+        again = await world.run(3)
+
+    assert (first.published, first.in_doubt, first.risked_usd) == (2, 1, 0)
+    assert (again.published, again.in_doubt) == (3, 0)
+    assert set(world.bought.values()) == {1}
+
+
+async def test_a_task_that_is_not_found_at_first_is_looked_for_time_and_again(
+    worlds, emulator
+):
+    emulator.faults["pan 0"] = [Fault.NOT_FOUND_AT_FIRST]
+    with running(Gateway(emulator, "POST", "image2video", times=1)) as url:
+        world = worlds(emulator=emulator, url=url, routes=[KLING])
+
+        summary = await world.run(1)
+
+    assert (summary.published, summary.in_doubt) == (1, 0)
+    assert set(world.bought.values()) == {1}
+    assert summary.spent_usd == world.owed
+
+
+async def test_a_doubt_that_comes_to_nothing_after_its_shard_still_has_its_still(
+    worlds, emulator
+):
+    emulator.faults["pan"] = [Fault.FAIL]
+    with running(Gateway(emulator, "POST", "image2video", times=1)) as url:
+        world = worlds(emulator=emulator, url=url, routes=[KLING])
+        world.rules = Rules(settle_s=0.6)
+        path = world.folder / "embedded.parquet"
+        rows = [
+            {
+                "image_bytes": (world.folder / world.still(f"{n}.jpg")).read_bytes(),
+                "prompt": f"pan {n}",
+                **world.fits(),
+            }
+            for n in range(8)
+        ]
+        pl.DataFrame(rows).write_parquet(path)
+
+        summary = await world.run(path.as_uri(), shard_rows=2)
+
+    assert (summary.published, summary.rejected) == (8, 0)
+    assert sorted(world.bought.values()) == [1] * 7 + [2]
+
+
+async def test_where_nobody_can_be_asked_a_doubt_stays_and_its_money_counts(atlas):
+    atlas.emulator.faults["pan 1"] = [Fault.GATEWAY_BEFORE]
+
+    summary = await atlas.run(3)
+
+    assert (summary.published, summary.in_doubt) == (2, 1)
+    assert summary.spent_usd == PRICE * 3
+    assert atlas.owed == PRICE * 2
+
+
+@pytest.mark.slow
+async def test_the_likeliest_refused_are_risked_first_and_no_more_than_the_sum(atlas):
+    atlas.emulator.faults.update(
+        {
+            "pan 0": [Fault.LOSE_ANSWER],
+            "pan 1": [Fault.GATEWAY_BEFORE],
+            "pan 2": [Fault.GATEWAY_BEFORE],
+        }
+    )
+
+    summary = await atlas.run(4, lanes=[risking(atlas, PRICE * 2)])
+
+    assert (summary.published, summary.in_doubt) == (3, 1)
+    assert atlas.bought == {f"pan {n}": 1 for n in range(4)}
+    risks = [e.event for e in await everything(atlas) if isinstance(e.event, Risked)]
+    assert len(risks) == 2
+    assert all("0.17 USD" in risk.reason for risk in risks)
+
+
+async def test_a_risk_that_went_wrong_is_on_the_bill_and_in_the_tables(atlas):
+    atlas.emulator.faults["pan 0"] = [Fault.LOSE_ANSWER]
+
+    summary = await atlas.run(1, lanes=[risking(atlas, PRICE)])
+
+    assert (summary.published, summary.in_doubt) == (1, 0)
+    assert atlas.bought == {"pan 0": 2}
+    attempts = atlas.table("attempts").sort("attempt")
+    assert attempts["outcome"].to_list() == ["risked", "published"]
+    assert attempts["charged_usd"].sum() == summary.spent_usd == atlas.owed
+
+
+async def test_without_leave_nothing_is_ever_risked(atlas):
+    atlas.emulator.faults["pan"] = [Fault.GATEWAY_BEFORE] * 2
+
+    await atlas.run(4)
+
+    assert not [e for e in await everything(atlas) if isinstance(e.event, Risked)]
+
+
+@pytest.mark.slow
+async def test_a_providers_bad_hour_does_not_park_a_batch_in_doubt(atlas):
+    atlas.slots = 2
+    atlas.emulator.faults["pan"] = [Fault.GATEWAY_BEFORE] * 3
+    lane = atlas.lane(atlas.routes[0])
+    # A doubt holds its slot for as long as a job would.
+    lane.looks.learn([0.1] * 10)
+
+    summary = await atlas.run(12, lanes=[lane])
+
+    assert summary.in_doubt <= 4
+    assert summary.published == 12 - summary.in_doubt
+
+
+async def test_reconcile_lists_what_is_left_with_its_age_and_its_price(atlas):
+    atlas.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
+    await atlas.run(2)
+
+    told = await reconciled(atlas)
+
+    [line] = told.doubts
+    assert (line.lane, line.price_usd, line.askable) == ("atlas", PRICE, False)
+    assert line.age_s >= 0
+
+
+async def test_reconcile_finds_and_fetches_what_a_killed_run_left(tells):
+    tells.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
+    tells.rules = Rules(settle_s=3600.0, deadline_s=0.0)
+    await tells.run(2, during=killed_after(1.0))
+
+    told = await reconciled(tells)
+    again = await tells.run(2)
+
+    assert (told.accepted, told.doubts) == (1, [])
+    assert told.fetched >= 1
+    assert (again.published, again.bought) == (2, 0)
+    assert set(tells.bought.values()) == {1}
+
+
+async def test_what_its_owner_lets_go_again_is_bought_by_the_next_run(atlas):
+    atlas.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
+    await atlas.run(2)
+
+    told = await reconciled(atlas, lambda doubts: Decisions(resubmit=frozenset(doubts)))
+    again = await atlas.run(2)
+
+    assert (told.resubmit, told.doubts) == (1, [])
+    assert (again.published, again.bought) == (2, 1)
+    assert atlas.bought["pan 1"] == 2
+
+
+async def test_what_its_owner_writes_off_is_over_and_was_paid(atlas):
+    atlas.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
+    await atlas.run(2)
+
+    told = await reconciled(
+        atlas, lambda doubts: Decisions(write_off=frozenset(doubts))
+    )
+    again = await atlas.run(2)
+
+    assert told.written_off == 1
+    assert (again.published, again.rejected, again.bought) == (1, 1, 0)
+    assert atlas.bought["pan 1"] == 1
+
+
+async def test_the_tables_of_the_batch_say_what_was_decided_afterwards(atlas):
+    atlas.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
+    await atlas.run(2)
+    [job] = atlas.table("clips").filter(pl.col("state") == "in_doubt")["job"]
+
+    await reconciled(
+        atlas,
+        lambda _: Decisions(write_off=frozenset([job]), charged={job: Decimal(0)}),
+    )
+
+    row = atlas.table("clips").filter(pl.col("job") == job).row(0, named=True)
+    assert (row["state"], row["spent_usd"]) == ("rejected", Decimal(0))
+    assert atlas.table("attempts")["charged_usd"].sum() == PRICE
+
+
+async def test_a_decision_about_a_job_that_is_in_no_doubt_changes_nothing(atlas):
+    await atlas.run(1)
+    [job] = atlas.table("clips")["job"]
+    before = len(await everything(atlas))
+
+    with pytest.raises(DecisionError, match=f"{job} is published, not in doubt"):
+        await reconciled(atlas, lambda _: Decisions(resubmit=frozenset([job])))
+
+    assert len(await everything(atlas)) == before
+
+
+async def test_what_a_doubt_cost_is_not_decided_and_then_given_back_a_second_time(
+    kling,
+):
+    kling.rules = Rules(settle_s=3600.0)
+    kling.emulator.faults["pan 0"] = [Fault.ERROR_BEFORE]
+    await kling.run(1, during=killed_after(1.0))
+    [doubt] = {entry.job for entry in await everything(kling)}
+    root = (kling.folder / "root").as_uri()
+
+    async with opened(root, lanes=[kling.lane(KLING)], rules=RULES) as books:
+        with pytest.raises(DecisionError, match="is known when that ends"):
+            await books.decide(Decisions(charged={doubt: Decimal(0)}))
+    kling.rules = RULES
+    await kling.run(1)
+
+    assert kling.table("clips")["spent_usd"].sum() == kling.owed
+
+
+async def test_reconcile_waits_for_a_store_that_is_away_as_long_as_a_batch_does(
+    through, monkeypatch
+):
+    monkeypatch.setattr("tasks.engine.environment.PATIENCE_S", 0.0)
+    through(9)  # where nobody is
+
+    with pytest.raises(UnavailableError):
+        async with asyncio.timeout(30), opened("s3://away/reel", lanes=[], rules=RULES):
+            pass
+
+
+async def test_reconcile_leaves_a_root_alone_where_a_run_is_at_work(atlas):
+    ledger = await Ledger.open(
+        Objects.open((atlas.folder / "root").as_uri()), name="at-work"
+    )
+
+    with pytest.raises(HeldError):
+        await reconciled(atlas)
+
+    await ledger.close()
+
+
+async def test_a_refund_that_a_provider_tells_of_later_is_settled(worlds, clip):
+    emulator = Emulator(latency_s=0.1, clip=clip, faults={"pan": [Fault.FAIL]})
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=["runway/gen4-turbo"])
+        world.rules = replace(RULES, attempts=1)
+        await world.run(1)
+
+        told = await reconciled(world)
+
+    assert told.doubts == []
+    assert world.table("attempts")["charged_usd"].sum() == world.owed
+
+
+@pytest.mark.parametrize("lost", [None, "silent"])
+def test_a_doubt_is_no_older_than_we_have_known_of_it_whatever_the_clocks_say(lost):
+    now, today = [0.0], [1090.0]
+    doubts = Doubts(
+        lanes={},
+        clients=None,
+        record=None,
+        entries=None,
+        stopping=None,
+        now=lambda: now[0],
+        today=lambda: today[0],
+        settle_s=60.0,
+    )
+    # By a clock that is 90 seconds behind ours, it was submitted a moment ago.
+    past = History(state=State.IN_DOUBT, attempts=1, submitted_at=1000.0, lost=lost)
+    settled_s = 120.0 if lost else 60.0
+
+    doubts.meet({"a": past})
+    now[0] = 50.0
+    assert doubts.due_in_s("a", past) == settled_s - 50.0
+    assert doubts.due_in_s("b", past) == settled_s
+    assert doubts.due_in_s("a", replace(past, attempts=2)) == settled_s
+    now[0] = 120.0
+    assert doubts.due_in_s("a", past) == 0.0
+    today[0] += 15 * 3600.0
+    assert doubts.due_in_s("c", past) == 0.0
+    # A clock that is set while we run makes no doubt of ours an old one.
+    assert doubts.due_in_s("b", past) == max(0.0, settled_s - 70.0)

@@ -1,0 +1,134 @@
+"""What one night teaches the next: limits, latencies, and how much of a day is used up."""
+
+from decimal import Decimal
+
+import pytest
+
+from tasks.dispatch.lanes import Lane
+from tasks.emulator import Emulator, Fault, running
+from tasks.engine.engine import Rules
+from tests.tasks.conftest import BILLED
+
+pytestmark = pytest.mark.anyio
+
+ATLAS = "atlas/wan-2.2-spicy"
+
+
+def capped(world, **caps):
+    lane = world.lane(world.routes[0])
+    return Lane(
+        name=lane.name, route=lane.route, line=lane.line, limits=lane.limits, **caps
+    )
+
+
+def refused(world):
+    [account] = world.emulator.stats()["accounts"]
+    return account["throttled"]
+
+
+@pytest.mark.slow
+async def test_with_twice_the_true_slots_configured_few_calls_are_refused_and_no_row_is(
+    worlds, clip
+):
+    emulator = Emulator(latency_s=0.15, slots=8, submits_per_minute=10**6, clip=clip)
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS], slots=16)
+
+        first = await world.run(world.manifest(160, "monday"))
+        in_first = refused(world)
+        rows = [{"prompt": f"tilt {n}"} for n in range(160)]
+        second = await world.run(world.manifest(rows, "tuesday"))
+
+    assert (first.published, second.published) == (160, 160)
+    assert set(world.bought.values()) == {1}
+    # It bears eight, and now and then one or two more are tried.
+    assert world.nights[1].engine.lanes.all[0].pace.slots <= 10
+    assert in_first < 0.1 * 160
+    assert refused(world) - in_first < 0.05 * 160
+
+
+async def test_a_lanes_cap_of_submits_is_kept_over_runs(world):
+    lane = world.lane(world.routes[0], submits_per_day=3)
+
+    first = await world.run(2, lanes=[lane])
+    again = world.lane(world.routes[0], submits_per_day=3)
+    second = await world.run(world.manifest(5, "more"), lanes=[again])
+
+    assert (first.published, first.exit_code) == (2, 0)
+    assert (second.published, second.pending, second.exit_code) == (3, 2, 3)
+    assert "3 submits in 24 hours" in second.lanes_closed[again.name]
+    assert len(world.emulator.bill) == 3
+
+
+@pytest.mark.parametrize("route", BILLED, indirect=True)
+async def test_a_lanes_cap_of_money_is_never_passed_by_a_cent(world):
+    cap = Decimal("2.5") * next(
+        iter(world.lane(world.routes[0]).route.prices_usd.values())
+    )
+
+    summary = await world.run(6, lanes=[capped(world, usd_per_day=cap)])
+
+    assert (summary.published, summary.pending) == (2, 4)
+    assert world.owed <= cap
+
+
+async def test_what_was_refused_for_free_takes_nothing_of_the_day(world):
+    world.emulator.faults["pan"] = [Fault.THROTTLE_WITH_RETRY_AFTER]
+    lane = world.lane(world.routes[0], submits_per_day=3)
+
+    summary = await world.run(3, lanes=[lane])
+
+    assert (summary.published, summary.exit_code) == (3, 0)
+
+
+async def test_a_day_is_used_up_though_one_submit_of_it_was_refused(worlds, emulator):
+    emulator.faults["pan"] = [Fault.THROTTLE]
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS], slots=10)
+        lane = world.lane(ATLAS, submits_per_day=5)
+
+        summary = await world.run(10, lanes=[lane])
+
+    assert summary.published == 5
+
+
+async def test_a_lane_on_which_most_comes_to_nothing_buys_no_more(world):
+    world.rules = Rules(attempts=1, settle_s=0.0)
+    world.emulator.faults["pan"] = [Fault.FAIL] * 100
+
+    summary = await world.run(60)
+
+    assert summary.short_of == "lanes"
+    assert "came to nothing: over 30%" in next(iter(summary.lanes_closed.values()))
+    assert 20 <= len(world.emulator.bill) <= 30
+
+
+async def test_a_lane_whose_clips_are_all_broken_buys_no_more(worlds, clip):
+    broken = bytearray(clip)
+    start = broken.index(b"mdat") + 8
+    broken[start : start + 4000] = bytes(4000)
+    emulator = Emulator(latency_s=0.1, slots=1000, clip=bytes(broken))
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+        world.rules = Rules(attempts=1, max_failure_rate=0.1)
+        lane = world.lane(ATLAS)
+        lane.looks.learn([0.1] * 10)
+
+        summary = await world.run(60, lanes=[lane])
+
+    assert (summary.published, summary.short_of) == (0, "lanes")
+    assert len(emulator.bill) < 50
+
+
+async def test_a_provider_whose_day_is_over_rests_and_says_so(world):
+    world.emulator.faults["pan 2"] = [Fault.DAILY_CAP] * 2
+
+    summary = await world.run(6)
+
+    assert set(world.bought.values()) == {1}
+    if summary.lanes_closed:
+        assert "takes no more for now" in next(iter(summary.lanes_closed.values()))
+        assert summary.exit_code == 3
+    else:
+        # Told in the words of any other 429, it is waited out.
+        assert summary.published == 6

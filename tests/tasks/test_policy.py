@@ -1,0 +1,208 @@
+"""The policies: which lanes are used, for how long, and what a deadline costs."""
+
+import math
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from manifests.catalogue.routes import load
+from manifests.jobs import Job, Order
+from tasks.dispatch.eligibility import kind_of
+from tasks.dispatch.lanes import Lane
+from tasks.dispatch.policy import Roster
+from tasks.dispatch.rate_limit import Limits, Pace
+from tasks.providers import PROVIDERS
+from tasks.providers.http import Line
+
+CATALOGUE = load()
+ORDER = Order(job=Job(image="i", prompt="p", model="wan-2.2-spicy"), still="i")
+KIND = kind_of(ORDER)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def lane(name, route, *, price, typical_s=60.0, shared=None, **limits):
+    known = CATALOGUE.route(route)
+    priced = replace(
+        known, prices_usd={("480p", 5): Decimal(price)}, typical_s=int(typical_s)
+    )
+    said = {"slots": 10, "submits_per_minute": 6000, **limits}
+    return Lane(
+        name=name,
+        route=priced,
+        line=Line(PROVIDERS[known.provider](priced, "key")),
+        limits=Limits(**said),
+        shared=shared,
+    )
+
+
+@pytest.fixture
+def cheap():
+    return lane("cheap", "wavespeed/wan-2.2-spicy", price="0.15")
+
+
+@pytest.fixture
+def dear():
+    return lane("dear", "atlas/wan-2.2-spicy", price="0.30", typical_s=20.0)
+
+
+def roster(*lanes, policy="cheapest", ends_at=math.inf, clock=None):
+    clock = clock or Clock()
+    return Roster(lanes, policy=policy, now=clock, today=clock, ends_at=ends_at)
+
+
+def names(lanes):
+    return [lane.name for lane in lanes]
+
+
+def test_balanced_takes_the_cheapest_lane_that_is_free(cheap, dear):
+    assert names(roster(cheap, dear, policy="balanced").lanes(ORDER)) == [
+        "cheap",
+        "dear",
+    ]
+
+
+def test_of_two_at_one_price_the_one_that_is_idle_goes_first(cheap):
+    idle = lane("idle", "atlas/wan-2.2-spicy", price="0.15", slots=1)
+    cheap.pace = Pace(Limits(slots=1, submits_per_minute=60, queues=True))
+    cheap.pace.begin(0.0)
+
+    assert names(roster(cheap, idle, policy="balanced").lanes(ORDER)) == [
+        "idle",
+        "cheap",
+    ]
+
+
+def test_fastest_prefers_the_lane_whose_jobs_take_the_least_time(cheap, dear):
+    assert names(roster(cheap, dear, policy="fastest").lanes(ORDER)) == [
+        "dear",
+        "cheap",
+    ]
+
+
+def test_cheapest_without_a_deadline_never_pays_more_to_be_quicker(cheap, dear):
+    plan = roster(cheap, dear)
+    plan.expect({KIND: 100_000})
+
+    assert names(plan.lanes(ORDER)) == ["cheap"]
+    assert plan.reckon() == 0
+
+
+def test_a_deadline_that_the_cheap_lane_meets_costs_nothing(cheap, dear):
+    plan = roster(cheap, dear, ends_at=3600.0)
+    plan.expect({KIND: 500})
+
+    assert names(plan.lanes(ORDER)) == ["cheap"]
+
+
+def test_a_deadline_that_it_does_not_meet_brings_in_the_dear_lane(cheap, dear):
+    plan = roster(cheap, dear, ends_at=3600.0)
+    plan.expect({KIND: 1000})
+
+    assert names(plan.lanes(ORDER)) == ["cheap", "dear"]
+    assert plan.reckon() == 0
+
+
+def test_the_dear_lane_is_let_go_as_soon_as_the_cheap_one_can_do_the_rest(cheap, dear):
+    clock = Clock()
+    plan = roster(cheap, dear, ends_at=3600.0, clock=clock)
+    plan.expect({KIND: 1000})
+    plan.lanes(ORDER)
+
+    for _ in range(700):
+        plan.bought(ORDER)
+    clock.now = 900.0
+
+    assert names(plan.lanes(ORDER)) == ["cheap"]
+
+
+def test_a_lane_that_turns_out_slow_brings_in_the_dear_one(cheap, dear):
+    clock = Clock()
+    plan = roster(cheap, dear, ends_at=3600.0, clock=clock)
+    plan.expect({KIND: 400})
+    assert names(plan.lanes(ORDER)) == ["cheap"]
+
+    cheap.looks.learn([180.0] * 20)
+    clock.now = 60.0
+
+    assert names(plan.lanes(ORDER)) == ["cheap", "dear"]
+
+
+def test_a_deadline_that_nobody_can_meet_uses_every_lane_and_says_so(cheap, dear):
+    plan = roster(cheap, dear, ends_at=600.0)
+    plan.expect({KIND: 10_000})
+
+    assert names(plan.lanes(ORDER)) == ["cheap", "dear"]
+    assert plan.reckon() > 9_000
+
+
+def test_lanes_of_one_account_are_not_counted_on_twice():
+    spicy = lane("spicy", "wavespeed/wan-2.2-spicy", price="0.15", slots=1)
+    plain = lane("plain", "wavespeed/wan-2.2", price="0.15", slots=1, shared=spicy.pace)
+    plan = roster(spicy, plain, ends_at=6100.0)
+    jobs = [
+        Job(image="i", prompt="p", model=each.route.model) for each in (spicy, plain)
+    ]
+
+    plan.expect({kind_of(Order(job=job, still="i")): 90 for job in jobs})
+
+    # One slot makes some 96 clips of a minute each by then.
+    assert plan.reckon() >= 80
+
+
+def test_a_closed_lane_is_planned_without_at_once(cheap, dear):
+    plan = roster(cheap, dear)
+    plan.expect({KIND: 10})
+    assert names(plan.lanes(ORDER)) == ["cheap"]
+
+    cheap.closed = "no credit"
+
+    assert names(plan.lanes(ORDER)) == ["dear"]
+
+
+def test_where_every_lane_is_closed_the_job_is_told_which_and_why(cheap, dear):
+    cheap.closed = dear.closed = "no credit"
+
+    assert names(roster(cheap, dear).lanes(ORDER)) == ["cheap", "dear"]
+
+
+def test_after_a_failure_the_other_supplier_is_used_whatever_it_costs(cheap, dear):
+    plan = roster(cheap, dear)
+    plan.expect({KIND: 10})
+
+    assert names(plan.lanes(ORDER, failed=cheap.route)) == ["dear"]
+
+
+def test_what_came_to_nothing_is_planned_for_again(cheap, dear):
+    clock = Clock()
+    plan = roster(cheap, dear, ends_at=130.0, clock=clock)
+    plan.expect({KIND: 10})
+    for _ in range(10):
+        plan.bought(ORDER)
+    assert plan.reckon() == 0
+
+    for _ in range(200):
+        plan.again(ORDER)
+
+    assert plan.reckon() > 0
+
+
+def test_an_off_peak_lane_is_counted_on_for_its_hours_only(cheap):
+    night = lane("night", "atlas/wan-2.2-spicy", price="0.05", slots=1)
+    night.route = replace(night.route, kind="off_peak", hours_utc=(22 * 60, 6 * 60))
+    clock = Clock()
+    clock.now = 12 * 3600.0
+    plan = roster(night, cheap, ends_at=clock.now + 8 * 3600.0, clock=clock)
+    plan.expect({KIND: 100})
+
+    assert names(plan.lanes(ORDER)) == ["cheap"]
+    assert night.opens_in_s(clock.now) == 10 * 3600.0
+    assert night.opens_in_s(23 * 3600.0) == night.opens_in_s(3600.0) == 0.0
+    assert night.open_s(clock.now, 12 * 3600.0) == 2 * 3600.0
+    assert night.open_s(23 * 3600.0, 24 * 3600.0) == 8 * 3600.0

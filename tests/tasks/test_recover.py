@@ -1,0 +1,596 @@
+"""What was paid for and is not yet ours: fetched in time, whoever bought it, or given up."""
+
+import asyncio
+import json
+import shutil
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+
+import pytest
+
+from manifests.lifecycle import (
+    Accepted,
+    Discarded,
+    Generated,
+    History,
+    Intended,
+    Published,
+    Refused,
+    Rejected,
+    State,
+    Ticket,
+    hedge_of,
+)
+from storage.ledger.codec import unpack
+from storage.ledger.ledger import Ledger, histories, read
+from storage.media.clips import Clips
+from storage.objects.client import Objects, RefusedError
+from tasks.batch.lifespan import begun
+from tasks.batch.request import Wanted
+from tasks.dispatch.lanes import Lanes
+from tasks.dispatch.rate_limit import LEARNED
+from tasks.emulator import Emulator, Fault, running
+from tasks.engine.download import Publisher
+from tasks.engine.engine import Rules
+from tasks.engine.environment import World
+from tasks.engine.job import SEND_WITHIN_S
+from tasks.engine.past_tables import asking
+from tasks.engine.poll import Follower
+from tasks.engine.recover import Fetcher
+from tasks.providers.http import connected
+from tasks.reconcile import opened
+
+pytestmark = pytest.mark.anyio
+slow = pytest.mark.slow
+
+DAY_S = 24 * 3600.0
+ATLAS, KLING = "atlas/wan-2.2-spicy", "kling/kling-1.6"
+ACCEPTED, GENERATED = 2, 3
+"""So many events are on record by then."""
+BUYING = (
+    Intended(lane="atlas", route=ATLAS, price_usd=Decimal("0.17"), seed=1),
+    Accepted(Ticket("atlas", "remote-1")),
+)
+BOUGHT = History(state=State.ACCEPTED, route=ATLAS, accepted_at=1_800_000_000.0)
+
+
+@dataclass
+class Time:
+    """The clocks of this machine and of the providers, put forward at will."""
+
+    later_s: float = 0.0
+    awake_later_s: float = 0.0
+    """Of the monotonic clock alone."""
+
+    def now(self):
+        return time.monotonic() + self.awake_later_s
+
+    def today(self):
+        return time.time() + self.later_s
+
+
+@dataclass
+class Suspended:
+    """Machines that stand still just when an intent has been put on record."""
+
+    time: Time
+    naps: list[tuple[float, float]] = field(default_factory=list)
+    """By how much each of them puts the wall clock and the other one forward."""
+
+    def objects(self, uri):
+        naps, clock = self.naps, self.time
+
+        class Store(Objects):
+            async def create(self, key, data):
+                await super().create(key, data)
+                segment = key.startswith("ledger/") and key.endswith(".zst")
+                if segment and naps and Intended in events(data, key):
+                    later_s, awake_later_s = naps.pop(0)
+                    clock.later_s += later_s
+                    clock.awake_later_s += awake_later_s
+
+        return Store.open(uri)
+
+
+class Archive(Objects):
+    """A store whose tables are in an archive: it has them, and gives them to nobody."""
+
+    asked = 0
+
+    async def get(self, key):
+        if key.startswith("tables/"):
+            Archive.asked += 1
+            raise RefusedError(f"{self.uri(key)}: HTTP 403, InvalidObjectState")
+        return await super().get(key)
+
+
+def root(world):
+    return (world.folder / "root").as_uri()
+
+
+def events(data, key):
+    """The kinds of events that a segment of the ledger holds."""
+    return {type(getattr(x, "event", x)) for x in unpack(data, key)}
+
+
+def past(world):
+    return histories(Objects.open(root(world)))
+
+
+def everything(world):
+    return read(Objects.open(root(world)))
+
+
+async def run(world, manifest, **reaching):
+    """A night whose world is of the test's own making."""
+    uri = manifest if isinstance(manifest, str) else world.manifest(manifest)
+    wanted = Wanted(
+        manifest=uri, root=root(world), budget_usd=reaching.pop("usd", None)
+    )
+    lanes = [world.lane(route) for route in world.routes]
+    around = World(**reaching)
+    async with begun(wanted, lanes=lanes, rules=world.rules, world=around) as night:
+        world.nights.append(night)
+        for number in range(len(night.shards)):
+            await night.run_shard(number)
+        await night.mend()
+    return night.summary()
+
+
+async def died(world, *, after, rows=1, lanes=None):
+    """A night whose process died when each of its jobs had so many events on record."""
+    await world.run(world.manifest(rows, "monday"), lanes=lanes)
+    entries = await everything(world)
+    tables = [
+        (path.relative_to(world.folder), path.read_bytes())
+        for path in (world.folder / "root" / "tables").rglob("*.parquet")
+    ]
+    shutil.rmtree(world.folder / "root")
+    ledger = await Ledger.open(Objects.open(root(world)), name="monday")
+    for job in {entry.job for entry in entries}:
+        for entry in [entry for entry in entries if entry.job == job][:after]:
+            await ledger.record(job, entry.event)
+    await ledger.close()
+    for name, table in tables:
+        (world.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (world.folder / name).write_bytes(table)
+
+
+@asynccontextmanager
+async def fetching(world, lanes, deadline_s=30.0, clock=time.time, store=Objects):
+    """What brings home whatever is on record of a root, and its ledger."""
+    objects = store.open(root(world))
+    ledger = await Ledger.open(objects, name="tuesday")
+    try:
+        async with connected() as clients:
+            follower = Follower(clients, deadline_s, time.monotonic, asyncio.Event())
+            publisher = Publisher(Clips(objects), clients.free, at_once=4, decodes=True)
+            fetcher = Fetcher(
+                objects=objects,
+                history=ledger.history,
+                lanes=Lanes(lanes, time.monotonic),
+                follower=follower,
+                publisher=publisher,
+                record=ledger.record,
+                today=clock,
+            )
+            yield fetcher, ledger
+    finally:
+        await ledger.close()
+
+
+# A night's own jobs
+
+
+@pytest.mark.parametrize(
+    ("route", "after", "days", "buys"),
+    [
+        # Polls still say that it is done; the link is dead.
+        (KLING, ACCEPTED, 32, 2),
+        pytest.param("wavespeed/wan-2.2-spicy", GENERATED, 9, 2, marks=slow),
+        pytest.param("fal/wan-2.2", ACCEPTED, 9, 2, marks=slow),
+        # Not even its record is kept.
+        pytest.param(ATLAS, ACCEPTED, 9, 2, marks=slow),
+        pytest.param(ATLAS, GENERATED, 9, 2, marks=slow),
+        # It says so itself.
+        pytest.param("replicate/wan-2.2", ACCEPTED, 0.1, 2, marks=slow),
+        ("replicate/wan-2.2", GENERATED, 0.1, 2),
+        # A poll gives a fresh link.
+        ("runway/gen4-turbo", GENERATED, 9, 1),
+        # Not for certain.
+        (KLING, ACCEPTED, 29, 1),
+    ],
+)
+async def test_what_expired_is_bought_again_and_what_can_be_had_is_not(
+    worlds, clip, *, route, after, days, buys
+):
+    clock = Time()
+    emulator = Emulator(
+        latency_s=0.05, clip=clip, clock=lambda: time.monotonic() + clock.later_s
+    )
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[route])
+        await died(world, after=after)
+        clock.later_s = days * DAY_S
+
+        summary = await run(world, 1, today=clock.today)
+
+    [lost] = [
+        e.event for e in await everything(world) if isinstance(e.event, Discarded)
+    ] or [None]
+    assert (summary.published, summary.bought) == (1, buys - 1)
+    assert len(emulator.bill) == buys
+    assert (lost is not None) == (buys == 2)
+    assert world.table("clips")["spent_usd"].sum() == emulator.total_usd
+
+
+async def test_when_a_job_ended_that_nobody_looked_at_teaches_nothing_of_its_lane(
+    worlds, emulator
+):
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+        await died(world, after=ACCEPTED, rows=LEARNED)
+
+        summary = await run(world, LEARNED, today=Time(later_s=1800.0).today)
+
+    assert (summary.published, summary.bought) == (LEARNED, 0)
+    assert not world.nights[-1].engine.lanes.all[0].looks.learned
+
+
+@slow
+async def test_a_dead_link_is_waited_for_as_long_as_the_clip_is_owed(worlds, emulator):
+    emulator.faults["pan"] = [Fault.LOST_CLIP]
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+
+        first = await world.run(1)
+        again = await run(world, 1, today=Time(later_s=9 * DAY_S).today)
+
+    assert (first.pending, first.published, first.bought) == (1, 0, 1)
+    assert (again.published, again.bought) == (1, 1)
+    assert first.spent_usd + again.spent_usd == emulator.total_usd
+
+
+async def test_what_expires_first_is_fetched_in_the_first_shard(worlds, emulator):
+    rows = [{"prompt": f"pan {n}", "model": "wan-2.2-spicy"} for n in range(3)]
+    rows.append({"prompt": "pan 3", "model": "wan-2.2"})
+    with running(emulator) as url:
+        routes = [ATLAS, "replicate/wan-2.2"]
+        world = worlds(emulator=emulator, url=url, routes=routes)
+        await died(world, after=ACCEPTED, rows=rows)
+
+        await world.run(rows, shard_rows=1)
+
+    events = [(x.job, x.event) for x in await everything(world)]
+    order = [job for job, event in events if isinstance(event, Published)]
+    fetched = [(await past(world))[job].route for job in order]
+    assert fetched == ["replicate/wan-2.2", ATLAS, ATLAS, ATLAS]
+    assert set(world.bought.values()) == {1}
+
+
+# Other nights' jobs
+
+
+async def test_what_another_night_bought_is_brought_home_with_all_that_is_known_of_it(
+    worlds, emulator
+):
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+        await died(world, after=ACCEPTED, rows=3)
+        before = await past(world)
+        async with fetching(world, [world.lane(ATLAS)]) as (fetcher, _):
+            await fetcher.bring_home(before)
+
+    after = await past(world)
+    assert {job.state for job in after.values()} == {State.PUBLISHED}
+    assert set(world.bought.values()) == {1}
+    for job in after:
+        name = f"clips/{job[:2]}/{job}.json"
+        said = json.loads(await Objects.open(root(world)).get(name))
+        assert said["prompt"].startswith("pan ")
+        assert said["generated_at"] == after[job].generated_at
+        assert said["price_usd"] == "0.17"
+
+
+async def test_what_is_still_at_work_is_fetched_when_it_is_done_and_holds_its_slot(
+    worlds, clip
+):
+    emulator = Emulator(latency_s=2.0, clip=clip, faults={"pan 1": [Fault.STUCK]})
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+        world.rules = Rules(deadline_s=0.0)
+        await world.run(3)
+        before, over = await past(world), asyncio.Event()
+        lane = world.lane(ATLAS)
+        async with fetching(world, [lane]) as (fetcher, ledger):
+            bringing = asyncio.create_task(fetcher.bring_home(before, over))
+            held = 0
+            while sum(x.state is State.PUBLISHED for x in ledger.lives.values()) < 2:
+                held = max(held, lane.pace.in_flight)
+                await asyncio.sleep(0.02)
+            stuck = lane.pace.in_flight
+            over.set()
+            await bringing
+
+    states = sorted(str(history.state) for history in (await past(world)).values())
+    assert states == ["accepted", "published", "published"]
+    assert (held, stuck, lane.pace.in_flight) == (3, 1, 0)
+    assert set(world.bought.values()) == {1}
+
+
+async def test_a_batch_that_ends_is_not_held_up_and_takes_what_is_ready(worlds, clip):
+    emulator = Emulator(latency_s=0.05, clip=clip)
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+        await died(world, after=ACCEPTED, rows=2)
+        emulator.faults["other"] = [Fault.STUCK]
+        world.rules = Rules(deadline_s=0.0)
+        await world.run(world.manifest([{"prompt": "other"}], "another"))
+        before, over = await past(world), asyncio.Event()
+        over.set()
+        async with fetching(world, [world.lane(ATLAS)]) as (fetcher, _):
+            await asyncio.wait_for(fetcher.bring_home(before, over), 20)
+
+    states = sorted(str(history.state) for history in (await past(world)).values())
+    assert states == ["accepted", "published", "published"]
+
+
+async def test_a_provider_that_cannot_be_reached_is_not_asked_a_thousand_times(
+    worlds, emulator, caplog
+):
+    world = worlds(emulator=emulator, url="http://127.0.0.1:9", routes=[ATLAS])
+    before, over = {f"{n:032x}": BOUGHT for n in range(100)}, asyncio.Event()
+    over.set()
+    async with fetching(world, [world.lane(ATLAS)]) as (fetcher, ledger):
+        for job in before:
+            await asyncio.gather(*(ledger.record(job, event) for event in BUYING))
+        await fetcher.bring_home(before, over)
+
+    [said] = [line.message for line in caplog.records if "not_fetched" in line.message]
+    assert 3 <= int(said.partition("clips=")[2].split()[0]) < 20
+
+
+async def test_what_no_lane_in_use_can_be_asked_for_is_told(worlds, emulator, caplog):
+    before = {f"{n:032x}": BOUGHT for n in range(3)}
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[KLING])
+        async with fetching(world, [world.lane(KLING)]) as (fetcher, ledger):
+            for job in before:
+                await asyncio.gather(*(ledger.record(job, event) for event in BUYING))
+            await fetcher.bring_home(before)
+
+    said = "clips.not_fetched clips=3 no lane in use asks atlas, who has them"
+    assert [line.message for line in caplog.records if "not_fe" in line.message] == [
+        said
+    ]
+    assert {job.state for job in (await past(world)).values()} == {State.ACCEPTED}
+
+
+async def test_reconcile_gives_up_what_is_gone_and_says_so(worlds, emulator):
+    emulator.faults["pan 0"] = [Fault.LOST_CLIP]
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+        lane = world.lane(ATLAS)
+        lane.route = replace(lane.route, keeps_s=0)
+        await died(world, after=ACCEPTED, rows=2, lanes=[lane])
+        async with opened(root(world), lanes=[lane], rules=Rules()) as books:
+            await books.fetch()
+
+    assert (books.told.fetched, books.told.expired) == (1, 1)
+    attempts = world.table("attempts")
+    assert sorted(attempts.filter(attempt=1)["outcome"]) == ["discarded", "published"]
+
+
+# A machine that stood still
+
+
+@pytest.mark.parametrize(
+    "nap",
+    [(2 * SEND_WITHIN_S, 0.0), (-DAY_S, 2 * SEND_WITHIN_S)],
+    ids=["suspended", "stopped, and its clock put back"],
+)
+async def test_an_intent_that_is_old_when_it_could_be_sent_is_not_sent(
+    worlds, emulator, nap
+):
+    clock = Time()
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS], slots=1)
+        price = world.lane(ATLAS).route.prices_usd["480p", 5]
+        store = Suspended(clock, naps=[nap])
+
+        summary = await run(
+            world, 1, usd=price, objects=store.objects, now=clock.now, today=clock.today
+        )
+
+    events = [entry.event for entry in await everything(world)]
+    assert (store.naps, summary.published, summary.bought) == ([], 1, 1)
+    assert [type(event) for event in events[:3]] == [Intended, Refused, Intended]
+    assert events[1].reason.startswith("not sent: ")
+    assert len(emulator.bill) == 1
+    assert summary.spent_usd == emulator.total_usd == price
+
+
+async def test_a_store_that_takes_its_time_keeps_nothing_from_being_sent(
+    worlds, emulator
+):
+    clock = Time()
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+        store = Suspended(clock, naps=[(SEND_WITHIN_S - 5,) * 2])
+
+        summary = await run(
+            world, 1, objects=store.objects, now=clock.now, today=clock.today
+        )
+
+    assert (store.naps, summary.published) == ([], 1)
+    assert world.table("attempts")["outcome"].to_list() == ["published"]
+
+
+async def test_what_another_nights_manifest_bought_is_fetched_by_the_next_run(
+    worlds, clip
+):
+    emulator = Emulator(latency_s=1.0, clip=clip)
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+
+        def stopped(night):
+            asyncio.get_running_loop().call_later(0.6, night.engine.stop, "killed")
+
+        monday = await world.run(world.manifest(3, "monday"), during=stopped)
+        tuesday = await world.run(
+            world.manifest([{"prompt": "tilt"}], "tuesday"),
+            lanes=[world.lane(ATLAS)],
+        )
+
+    past = await histories(Objects.open((world.folder / "root").as_uri()))
+    assert (monday.bought, monday.published) == (3, 0)
+    assert (tuesday.rows, tuesday.published, tuesday.bought) == (1, 1, 1)
+    assert tuesday.spent_usd == Decimal("0.17")
+    assert world.nights[-1].engine.tally.fetched == 3
+    assert {job.state for job in past.values()} == {State.PUBLISHED}
+    assert set(world.bought.values()) == {1}
+
+
+async def test_the_hedge_of_a_job_that_is_over_is_fetched_by_the_next_run_of_its_manifest(
+    worlds, emulator
+):
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+        await world.run(1)
+        [(job, bought)] = (await past(world)).items()
+        shutil.rmtree(world.folder / "root")
+        ledger = await Ledger.open(Objects.open(root(world)), name="monday")
+        for life, event in (
+            *((job, event) for event in BUYING),
+            (hedge_of(job), BUYING[0]),
+            (hedge_of(job), Accepted(bought.ticket)),
+            (job, Rejected("content policy")),
+        ):
+            await ledger.record(life, event)
+        await ledger.close()
+
+        await world.run(1)
+
+    after = await past(world)
+    assert after[hedge_of(job)].state is State.PUBLISHED
+    assert set(world.bought.values()) == {1}
+
+
+async def test_a_damaged_table_of_an_earlier_batch_ends_no_night_and_costs_no_clip(
+    worlds, emulator, caplog
+):
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+        await died(world, after=ACCEPTED)
+        [table] = (world.folder / "root" / "tables" / "clips").rglob("*.parquet")
+        table.write_bytes(table.read_bytes()[:40])
+
+        tuesday = await world.run(world.manifest([{"prompt": "tilt"}], "tuesday"))
+
+    assert (tuesday.rows, tuesday.published, tuesday.bought) == (1, 1, 1)
+    assert {job.state for job in (await past(world)).values()} == {State.PUBLISHED}
+    assert set(world.bought.values()) == {1}
+    assert "table.unreadable" in caplog.text
+    assert f"/{table.parent.name}/{table.name}: " in caplog.text
+
+
+async def test_what_is_ready_is_looked_at_before_any_table_of_earlier_batches_is_there(
+    worlds, emulator
+):
+    looked_at = asyncio.Event()
+
+    class Slow(Objects):
+        async def create(self, key, data):
+            await super().create(key, data)
+            if key.endswith(".zst") and Generated in events(data, key):
+                looked_at.set()
+
+        async def get(self, key):
+            if key.startswith("tables/"):
+                await looked_at.wait()
+            return await super().get(key)
+
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+        await died(world, after=ACCEPTED)
+        [job] = before = await past(world)
+        async with fetching(world, [world.lane(ATLAS)], store=Slow) as (fetcher, _):
+            await asyncio.wait_for(fetcher.bring_home(before), 20)
+
+    name = f"clips/{job[:2]}/{job}.json"
+    said = json.loads(await Objects.open(root(world)).get(name))
+    assert (await past(world))[job].state is State.PUBLISHED
+    assert said["prompt"] == "pan 0"
+
+
+async def test_of_several_tables_that_tell_of_a_job_the_newest_is_believed(
+    worlds, emulator
+):
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+        await died(world, after=ACCEPTED)
+        [job] = await past(world)
+    [table] = (world.folder / "root" / "tables" / "clips").rglob("*.parquet")
+    shutil.copytree(table.parent, table.parents[1] / "batch=000000-older")
+    unknown = "0" * 32
+
+    objects = Objects.open(root(world))
+    async with asking(objects, [job, unknown], within_s=20.0) as asked:
+        assert await asked(unknown) == {}
+        assert (await asked(job))["prompt"] == "pan 0"
+
+
+async def test_whatever_is_wrong_with_the_tables_costs_a_sidecar_some_words(
+    tmp_path, caplog
+):
+    class Odd(Objects):
+        async def list(self, folder=""):
+            raise LookupError(folder)
+            yield
+
+    async with asking(Odd.open(str(tmp_path)), ["a"], within_s=20.0) as asked:
+        assert await asked("a") == {}
+    assert "tables.unreadable LookupError" in caplog.text
+
+
+async def test_a_table_that_does_not_come_is_not_waited_for_until_a_clip_expires(
+    worlds, emulator, monkeypatch
+):
+    class Stuck(Objects):
+        async def get(self, key):
+            if key.startswith("tables/"):
+                await asyncio.Event().wait()
+            return await super().get(key)
+
+    monkeypatch.setattr("tasks.engine.recover.TABLES_WITHIN_S", 0.1)
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+        await died(world, after=ACCEPTED)
+        before = await past(world)
+        async with fetching(world, [world.lane(ATLAS)], store=Stuck) as (fetcher, _):
+            await asyncio.wait_for(fetcher.bring_home(before), 20)
+
+    assert {job.state for job in (await past(world)).values()} == {State.PUBLISHED}
+
+
+async def test_tables_that_cannot_be_read_end_no_night_and_cost_no_clip(
+    worlds, emulator, caplog, monkeypatch
+):
+    monkeypatch.setattr(Archive, "asked", 0)
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+        await died(world, after=ACCEPTED)
+        [table] = (world.folder / "root" / "tables" / "clips").rglob("*.parquet")
+        shutil.copytree(table.parent, table.parents[1] / "batch=000000-older")
+
+        another = world.manifest([{"prompt": "tilt"}], "tuesday")
+        tuesday = await run(world, another, objects=Archive.open)
+
+    unread = [line.message for line in caplog.records if "unreadable" in line.message]
+    assert (tuesday.rows, tuesday.published, tuesday.bought) == (1, 1, 1)
+    assert {job.state for job in (await past(world)).values()} == {State.PUBLISHED}
+    assert Archive.asked == 2
+    assert len(unread) == 1
+    assert set(world.bought.values()) == {1}

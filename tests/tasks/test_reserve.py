@@ -1,0 +1,62 @@
+"""Offers: what a job has in hand before any money moves."""
+
+import asyncio
+import random
+import time
+
+import pytest
+from PIL import Image
+
+from manifests.jobs import Job, Order
+from tasks.dispatch.budget import Purse
+from tasks.dispatch.lanes import Lanes
+from tasks.dispatch.policy import Roster
+from tasks.emulator import running
+from tasks.engine.reserve import Hand, Offers
+from tasks.providers.http import connected
+
+pytestmark = pytest.mark.anyio
+
+KLING = "kling/kling-1.6"
+
+
+@pytest.fixture
+def order(tmp_path):
+    """A job with a still of noise, which nothing makes small."""
+    noise = random.Random(1).randbytes(1000 * 700 * 3)
+    path = tmp_path / "large.png"
+    Image.frombytes("RGB", (1000, 700), noise).save(path, compress_level=0)
+    job = Job(image="large.png", prompt="pan", model="kling-1.6", resolution="720p")
+    return Order(job=job, still=path.as_uri())
+
+
+def kept(hand):
+    """Characters."""
+    return sum(len(handed.url) for handed in hand.handed.values())
+
+
+async def test_a_still_that_goes_inline_is_not_kept_by_a_job_that_waits_for_its_turn(
+    worlds, emulator, order
+):
+    with running(emulator) as url:
+        lane = worlds(emulator=emulator, url=url, routes=[KLING], slots=1).lane(KLING)
+        lanes = Lanes([lane], time.monotonic)
+        roster = Roster([lane], policy="balanced", now=time.monotonic, today=time.time)
+        first, second = (Hand(order, lanes, key) for key in ("first", "second"))
+        async with connected() as clients:
+            stopping = asyncio.Event()
+            offers = Offers(
+                lanes, roster, clients, Purse(), stopping, time.time, dead_s=60.0
+            )
+            await offers.make(first, None)
+            waiting = asyncio.create_task(offers.make(second, None))
+            await asyncio.wait({waiting}, timeout=0.5)
+            assert not waiting.done()
+            assert kept(second) == 0
+
+            lane.pace.accepted(time.monotonic())
+            first.let_go()
+            offer = await waiting
+
+    assert len(offer.image_url) > 2_000_000
+    assert kept(first) == kept(second) == 0

@@ -1,0 +1,73 @@
+"""A webhook makes the engine look at once; without it, or with a forged one, it polls."""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import time
+
+import httpx
+import pytest
+
+from tasks.emulator import Emulator, running
+from tasks.webhooks.server import listening
+
+pytestmark = pytest.mark.anyio
+
+SECRET = "c2VjcmV0LW9mLXRlc3Rz"
+LATER_S = 40.0
+"""When the engine would look by itself."""
+
+
+def signed(remote: str, secret: str) -> tuple[dict[str, str], bytes]:
+    body = json.dumps({"id": remote, "status": "completed", "outputs": []}).encode()
+    at = str(int(time.time()))
+    mac = hmac.new(secret.encode(), f"evt.{at}.".encode() + body, hashlib.sha256)
+    return {
+        "webhook-id": "evt",
+        "webhook-timestamp": at,
+        "webhook-signature": f"v3,{mac.hexdigest()}",
+    }, body
+
+
+@pytest.mark.parametrize(
+    ("secret", "status", "looks"), [(SECRET, 204, True), ("another", 401, False)]
+)
+async def test_a_webhook_makes_the_engine_look_at_once_and_a_forged_one_does_not(
+    worlds, clip, secret, status, looks
+):
+    emulator = Emulator(latency_s=0.2, clip=clip)
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=["wavespeed/wan-2.2-spicy"])
+        lane = world.lane(world.routes[0])
+        lane.looks.learn([LATER_S] * 10)
+        async with listening(
+            {"wavespeed": f"whsec_{SECRET}"}, port=0, hints_port=0
+        ) as doors:
+
+            async def told(night):
+                while not night.engine.tally.bought:  # noqa: ASYNC110 - it has no event
+                    await asyncio.sleep(0.02)
+                await asyncio.sleep(0.5)
+                headers, body = signed(emulator.bill[0].request_id, secret)
+                async with httpx.AsyncClient() as client:
+                    at = f"{doors.webhooks}/webhooks/wavespeed"
+                    answer = await client.post(at, headers=headers, content=body)
+                await asyncio.sleep(1.5)
+                night.engine.stop("enough seen")
+                return answer.status_code
+
+            telling = []
+            began = time.monotonic()
+            summary = await world.run(
+                1,
+                lanes=[lane],
+                hints_url=doors.hints,
+                during=lambda night: telling.append(asyncio.create_task(told(night))),
+            )
+            took_s = time.monotonic() - began
+            assert await telling[0] == status
+
+    assert summary.published == looks
+    assert took_s < LATER_S
+    assert len(emulator.bill) == 1

@@ -1,0 +1,39 @@
+"""Workers side by side: what dies is started again, what was badly told is not."""
+
+import sys
+
+import pytest
+
+from tasks.worker.supervisor import Supervisor
+
+pytestmark = pytest.mark.anyio
+
+ENDS = """
+import pathlib, sys
+book = pathlib.Path(sys.argv[1])
+[code, *rest] = book.read_text().split()
+book.write_text(" ".join(rest))
+raise SystemExit(int(code))
+"""
+
+
+@pytest.fixture
+def ends(tmp_path):
+    """A command that ends with these codes, one a start; those it has not come to."""
+    book = tmp_path / "codes"
+
+    async def ended(codes):
+        book.write_text(codes)
+        await Supervisor([[sys.executable, "-c", ENDS, str(book)]]).run()
+        return book.read_text()
+
+    return ended
+
+
+async def test_what_was_badly_told_is_not_started_again(ends):
+    assert await ends("2 0") == "0"
+
+
+@pytest.mark.slow
+async def test_whose_gpu_is_not_back_yet_is_started_again(ends):
+    assert await ends("76 2 0") == ""
