@@ -15,6 +15,8 @@ _parquet: Final[Any] = import_module("pyarrow.parquet")
 
 SLICE: Final = 20_000
 """Rows of a table that are in memory at once, with all that is told of them."""
+MONEY: Final = pl.Decimal(18, 6)
+"""US dollars in every table that we write."""
 _SPAN: Final = 50_000
 
 

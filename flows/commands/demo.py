@@ -57,8 +57,8 @@ def emulated(root: Path) -> Generator[tuple[str, Path]]:
 
 def examples() -> Path:
     """The examples: of the clone, or as they were installed."""
-    here = Path(__file__).resolve().parent
-    for folder in (here.parent / "examples", here / "examples"):
+    flows = Path(__file__).resolve().parents[1]
+    for folder in (flows.parent / "examples", flows / "examples"):
         if (folder / "manifest.parquet").exists():
             return folder
-    raise FileNotFoundError(f"{here}: no examples beside it")
+    raise FileNotFoundError(f"{flows}: no examples beside it")

@@ -14,7 +14,16 @@ import typer
 
 from flows.commands import check as looking
 from flows.commands import config as inforce
-from flows.commands import emulate, listen, pause, reconcile, status, watch, worker
+from flows.commands import (
+    emulate,
+    listen,
+    pause,
+    reconcile,
+    shard,
+    status,
+    watch,
+    worker,
+)
 from flows.commands import lanes as surveying
 from flows.commands.run import run_batch
 from flows.commands.terminal import (
@@ -33,7 +42,6 @@ from flows.commands.terminal import (
 from flows.config import lanes as lanes_of
 from flows.config import settings as settings_of
 from flows.config.settings import Settings, SettingsError
-from flows.prefect_runtime import shard
 from flows.views import times
 from manifests.input.columns import scan
 from manifests.input.reader import ManifestError

@@ -191,7 +191,7 @@ def load(
     Raises:
         CatalogueError: a fact is missing, unknown or not of its kind.
     """
-    data = files("manifests").joinpath("models.toml").read_text("utf-8")
+    data = files("manifests.catalogue").joinpath("models.toml").read_text("utf-8")
     shipped = tomllib.loads(data, parse_float=Decimal)
     theirs = overrides or {}
     models = {

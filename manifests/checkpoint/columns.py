@@ -13,8 +13,8 @@ from typing import Any, Final, cast
 import orjson
 import polars as pl
 
-from manifests.input.columns import MONEY
 from manifests.lifecycle import Facts, History, State, Ticket
+from manifests.parquet import MONEY
 
 TICKET: Final = {
     "provider": pl.String(),

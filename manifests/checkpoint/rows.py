@@ -7,8 +7,8 @@ import polars as pl
 
 from manifests import job_keys as numbers
 from manifests.checkpoint.columns import EXACT, FACTS, TICKET, Shape, dumped, loaded
-from manifests.input.columns import MONEY
 from manifests.lifecycle import HEDGE, Entry, Event, History
+from manifests.parquet import MONEY
 
 EVENTS: Final = pl.Schema(
     {

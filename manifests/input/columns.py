@@ -12,8 +12,8 @@ from typing import Final
 import polars as pl
 
 from manifests.jobs import Job, unsigned
+from manifests.parquet import MONEY
 
-MONEY: Final = pl.Decimal(18, 6)
 _MOST_USD: Final = 1e9
 """A limit above this is no limit, and fits."""
 

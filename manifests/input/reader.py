@@ -15,21 +15,13 @@ import polars as pl
 
 from manifests.catalogue.routes import Route
 from manifests.input import embedded_images, validation
-from manifests.input.columns import (
-    COLUMNS,
-    MONEY,
-    ManifestError,
-    light,
-    meant,
-    reading,
-    scan,
-)
+from manifests.input.columns import COLUMNS, ManifestError, light, meant, reading, scan
 from manifests.input.first_pass import surveyed
 from manifests.input.job_ids import DECISIVE, keyed
 from manifests.input.plan import Plan, Rows, todo
 from manifests.input.validation import Complaint
 from manifests.jobs import Job, Order, unsigned
-from manifests.parquet import spans
+from manifests.parquet import MONEY, spans
 from manifests.uris import absolute
 
 __all__ = ["Complaint", "ManifestError", "Plan", "check", "demand", "orders", "todo"]

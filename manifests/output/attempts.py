@@ -17,7 +17,6 @@ from typing import Final, NamedTuple
 import polars as pl
 
 from manifests.accounting.adjustments import Settlements
-from manifests.input.columns import MONEY
 from manifests.lifecycle import (
     FREE,
     HEDGE,
@@ -36,7 +35,7 @@ from manifests.lifecycle import (
     State,
 )
 from manifests.output.clips import TIME, moment
-from manifests.parquet import SLICE, rewritten, written
+from manifests.parquet import MONEY, SLICE, rewritten, written
 
 ATTEMPTS: Final = pl.Schema(
     {

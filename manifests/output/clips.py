@@ -10,13 +10,13 @@ from typing import Any, Final
 import polars as pl
 
 from manifests.input import validation
-from manifests.input.columns import MONEY, reading, scan
+from manifests.input.columns import reading, scan
 from manifests.input.embedded_images import COLUMN as EMBEDDED
 from manifests.input.plan import Plan
 from manifests.job_keys import KEY, ids
 from manifests.jobs import unsigned
 from manifests.lifecycle import NEW, History, State, hedge_of
-from manifests.parquet import SLICE, written
+from manifests.parquet import MONEY, SLICE, written
 
 INVALID: Final = "invalid"
 """The state of a row that is no job: the reason is its complaints."""

@@ -17,9 +17,9 @@ import polars as pl
 from manifests import job_keys as numbers
 from manifests.checkpoint import rows as events
 from manifests.checkpoint.rows import JOBS, LIFE, life_keys
-from manifests.input.columns import MONEY
 from manifests.job_keys import KEY
 from manifests.lifecycle import History, hedge_of
+from manifests.parquet import MONEY
 from storage.ledger import checkpoint
 from storage.ledger.compaction import bind
 from storage.ledger.state_index import Book

@@ -5,15 +5,18 @@ What is under way from then on is a `Night`; when it is over, its tables are wri
 
 import asyncio
 import math
+import re
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from manifests.input.plan import Plan
+from storage.ledger import segments
 from storage.ledger.ledger import HeldError, Ledger, entries
 from storage.media.clips import Clips
 from storage.objects.client import Objects
@@ -29,7 +32,6 @@ from tasks.dispatch.learned import (
     recall_limits,
 )
 from tasks.dispatch.policy import Roster
-from tasks.distributed import mailbox
 from tasks.engine.engine import Engine, Rules
 from tasks.engine.environment import REAL, World
 from tasks.providers.http import Clients
@@ -39,6 +41,9 @@ WATCHER: ContextVar[Callable[[Night], None] | None] = ContextVar(
     "WATCHER", default=None
 )
 """Who in this process wants to know that a night begins: the command line, say."""
+
+
+_SHARD_MESSAGE: Final = re.compile(r"shards/(?P<epoch>\d+)-[^/]*/")
 
 
 async def refused(held: HeldError) -> None:
@@ -85,7 +90,7 @@ async def begun(  # noqa: PLR0913 - the parts of a run, each named once
         ledger = await _in_turn(opening, turn)
         try:
             # Whatever runs the shards of this one: theirs have what rows name.
-            await mailbox.clear_before(objects, ledger.batch)
+            await _delete_old_messages(objects, ledger.batch)
             await _recall(lanes, ledger, objects, world, deadline_s=rules.deadline_s)
             async with night_of(
                 wanted,
@@ -229,3 +234,11 @@ async def _fetching(night: Night, objects: Objects) -> AsyncGenerator[None]:
         until.set()
         await asyncio.wait({coming})
     await coming
+
+
+async def _delete_old_messages(objects: Objects, batch: str) -> None:
+    """Delete the messages between earlier batches, which are over, and their shards."""
+    async for stored in objects.list("shards"):
+        found = _SHARD_MESSAGE.match(stored.key)
+        if found and int(found["epoch"]) < segments.number(batch):
+            await objects.delete(stored.key)

@@ -21,7 +21,6 @@ import orjson
 
 from manifests.checkpoint.columns import dumped, loaded
 from manifests.lifecycle import History
-from storage.ledger import segments
 from storage.ledger.codec import LedgerError
 from storage.ledger.owner import Holder
 from storage.objects.client import MissingError, Objects
@@ -36,7 +35,6 @@ LOCAL_S: Final = 0.5
 REMOTE_S: Final = 3.0
 """... and where it does."""
 
-_FOLDER: Final = re.compile(r"shards/(?P<epoch>\d+)-[^/]*/")
 _HAND: Final = re.compile(
     r"/(?P<shard>\d+)\.(?P<generation>\d+)(?P<last>\.last)?\.hand\.json$"
 )
@@ -219,14 +217,6 @@ async def clear(objects: Objects, batch: str) -> None:
     """Delete what this batch has left: one that took over from it has a folder too."""
     async for stored in objects.list(folder(batch)):
         await objects.delete(stored.key)
-
-
-async def clear_before(objects: Objects, batch: str) -> None:
-    """Delete what batches before this one, which are over, have left."""
-    async for stored in objects.list("shards"):
-        said = _FOLDER.match(stored.key)
-        if said and int(said["epoch"]) < segments.number(batch):
-            await objects.delete(stored.key)
 
 
 async def hands(objects: Objects, batch: str) -> dict[int, list[str]]:

@@ -1,0 +1,37 @@
+"""`nightreel shard`: run one shard of a batch whose shards run in other processes."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from flows.commands.terminal import Config, LaneNames, names, place, tell
+from flows.prefect_runtime.shard import ran, said
+from flows.prefect_runtime.signals import gently
+from storage.ledger.ledger import FencedError
+
+
+def shard(
+    root: Annotated[str, typer.Argument(help="URI that the batch is kept under")],
+    *,
+    batch: Annotated[str, typer.Option(help="such as 000003-portraits")],
+    number: Annotated[int, typer.Option("--shard", min=0)],
+    config: Config = None,
+    lanes: LaneNames = None,
+) -> None:
+    """Run a shard of a batch that is under way and has its shards run elsewhere."""
+    try:
+        report = asyncio.run(
+            ran(
+                root=place(root),
+                batch=batch,
+                shard=number,
+                config=None if config is None else str(config),
+                lanes=names(lanes),
+                gently=gently,
+            )
+        )
+    except FencedError as exc:
+        tell(str(exc))
+        raise typer.Exit(1) from exc
+    tell(f"shard {number} of {batch}: {said(report)}")
