@@ -225,7 +225,7 @@ async def _states(asked):
     )
     for some in keys.head(known).iter_slices(1_000_000):
         over = pl.lit("published").alias("state")
-        book.learn(some.with_columns(over, hedge=pl.lit(value=False)))
+        book.learn(some.with_columns(over))
     with _Measured() as row:
         states = book.states(keys)
     assert (states == "published").sum() == known

@@ -8,10 +8,10 @@ in doubt. A job in doubt may have been paid for, so it is never submitted again.
        +-----------------Discarded------------------+-------Discarded-------+
        v                                            |                       |
     pending --Intended--> in_doubt --Accepted--> accepted --Generated--> generated
-       ^                   ^  |  |                  |  |                    |
-       |                   +--+  |                  |  +----Published--+Published
-       |                 Doubted |                  |                  v
-       +-----Refused, Risked-----+-----Refused------+              published
+       ^                   ^  |  |                  |                    |   |
+       |                   +--+  |                  |                    Published
+       |                 Doubted |                  |                    |   v
+       +-----Refused, Risked-----+-----Refused------+                    | published
        +------------------------Forgotten-----------+------Forgotten-----+
                                  |                  |
                                  +-----Rejected-----+--> rejected
@@ -21,9 +21,7 @@ may have been charged, and its owner lets it go again all the same. Discarded: c
 but there is no good clip, may go again with the next seed. Forgotten: whoever made it
 restarted, and has it no more; may go again with the same seed. Rejected: never, here or
 anywhere. Only what was accepted is discarded: who knows that a submit in doubt was
-charged and lost has its ticket, and records that first. A job that is accepted, or
-pending again, is published without being generated when its hedge has the clip: see
-`hedge_of`.
+charged and lost has its ticket, and records that first.
 
 Settled changes no state: a provider charged more or less for an attempt that is over
 than was counted, and said so afterwards.
@@ -201,7 +199,6 @@ Event = (
 TRANSITIONS: Final[Mapping[State, Mapping[type[Event], State]]] = {
     State.PENDING: {
         Intended: State.IN_DOUBT,
-        Published: State.PUBLISHED,
         Settled: State.PENDING,
     },
     State.IN_DOUBT: {
@@ -214,7 +211,6 @@ TRANSITIONS: Final[Mapping[State, Mapping[type[Event], State]]] = {
     },
     State.ACCEPTED: {
         Generated: State.GENERATED,
-        Published: State.PUBLISHED,
         Settled: State.ACCEPTED,
         Refused: State.PENDING,
         Discarded: State.PENDING,
@@ -386,18 +382,6 @@ class History:
 
 
 NEW: Final = History()
-
-
-HEDGE: Final = "~hedge"
-
-
-def hedge_of(job_id: str) -> str:
-    """Under which id a job's second submit, bought to be in time, is on record.
-
-    It has a life of its own, and its money is its own. Whichever is ready first makes
-    the job's clip; the other is given up.
-    """
-    return job_id + HEDGE
 
 
 def fold(entries: Iterable[Entry]) -> dict[str, History]:

@@ -24,7 +24,6 @@ from manifests.accounting.charges import Charge, charges
 from manifests.expiry import EXPIRED
 from manifests.lifecycle import (
     FREE,
-    HEDGE,
     Accepted,
     Discarded,
     Event,
@@ -226,10 +225,8 @@ class Books:
         for job in sorted(decisions.resubmit):
             await self._record(job, Risked("its owner lets it go again"))
         for job in sorted(decisions.write_off):
-            said = "written off by its owner"
-            # Of a hedge only the money is given up: its job may be bought again.
-            over = Risked(said) if job.endswith(HEDGE) else Rejected(said, charged=True)
-            await self._record(job, over)
+            written_off = Rejected("written off by its owner", charged=True)
+            await self._record(job, written_off)
         for job, usd in sorted(decisions.charged.items()):
             await self._settle(bills[job], usd, "by the provider's bill")
         self.told.resubmit += len(decisions.resubmit)
@@ -290,7 +287,7 @@ class Books:
         await self._ledger.record(job, event)
         self._changed.add(job)
         match event:
-            case Published() if not job.endswith(HEDGE):
+            case Published():
                 self.told.fetched += 1
             case Discarded(reason) if reason.startswith(EXPIRED):
                 self.told.expired += 1

@@ -23,7 +23,7 @@ from flows.config import lanes as lanes_of
 from flows.config.schema import amount
 from flows.config.settings import Settings
 from flows.views.doubts import doubts_table, more_doubts
-from manifests.lifecycle import FREE, HEDGE
+from manifests.lifecycle import FREE
 from tasks.dispatch.preflight import usd
 from tasks.reconcile import Decisions, DoubtLine, Reconciled, opened
 
@@ -95,10 +95,7 @@ class Decided:
         named = self.resubmit | self.write_off
         others = frozenset(doubts) - named
         return Decisions(
-            # A hedge is one submit: its job is what may be bought again.
-            resubmit=frozenset(job for job in others if not job.endswith(HEDGE))
-            if ALL in self.resubmit
-            else self.resubmit,
+            resubmit=others if ALL in self.resubmit else self.resubmit,
             write_off=others if ALL in self.write_off else self.write_off,
             charged=self.charged,
         )
@@ -168,9 +165,6 @@ def _names(option: str, said: str | None) -> frozenset[str]:
         raise typer.BadParameter(
             f"{said!r} is neither ids nor {ALL}", param_hint=option
         )
-    if option == "--resubmit" and any(job.endswith(HEDGE) for job in found):
-        wrong = "a hedge is not bought again, its job is: write the hedge off"
-        raise typer.BadParameter(wrong, param_hint=option)
     return found
 
 

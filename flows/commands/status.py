@@ -81,9 +81,9 @@ class Seen:
     standing: Standing
     now: float
     doubts: Sequence[DoubtLine]
-    """Jobs and hedges, the oldest first."""
+    """The oldest first."""
     clips: Sequence[expiring.Clip]
-    """Of jobs and hedges, the first to expire first."""
+    """The first to expire first."""
     paused_at: float | None = None
 
     @property
@@ -100,7 +100,6 @@ class Seen:
             "in_doubt": states[State.IN_DOUBT],
             "pending": sum(states[state] for state in WAITING),
             "at_providers": sum(states[state] for state in AT_PROVIDERS),
-            "hedges": standing.hedges,
             "risks": standing.risks,
             "spent_usd": float(standing.spent_usd),
             "in_doubt_usd": float(self.in_doubt_usd),
@@ -195,12 +194,8 @@ class Seen:
 
     def _extras(self) -> Iterator[str]:
         """What of the money is out of the ordinary."""
-        standing = self.standing
-        if standing.hedges:
-            hedges = _counted(standing.hedges, "hedge")
-            yield f"{usd(standing.hedges_usd)} USD of it on {hedges}"
-        if standing.risks:
-            yield f"{_counted(standing.risks, 'risk')} taken"
+        if risks := self.standing.risks:
+            yield f"{_counted(risks, 'risk')} taken"
 
     def _plain(self, doubt: DoubtLine) -> dict[str, Any]:
         history = self.standing.lives[doubt.job]

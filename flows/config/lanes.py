@@ -54,7 +54,6 @@ def rules(settings: Settings) -> Rules:
         downloads=settings.engine.downloads,
         decodes=settings.engine.decode,
         max_failure_rate=settings.engine.max_failure_rate,
-        hedge=settings.engine.hedge,
         settle_s=settings.engine.settle_s,
         grace_s=settings.engine.grace_s,
     )

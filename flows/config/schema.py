@@ -137,8 +137,6 @@ class EngineSettings(Table):
     """Which of the lanes that could make a job does: see routing."""
     max_failure_rate: Annotated[float, Field(ge=0, le=1)] = 0.3
     """The share of a lane's jobs that may come to nothing before it buys no more."""
-    hedge: bool = False
-    """Whether a straggler may be paid for twice so that the batch is done in time."""
     settle_s: Annotated[
         float, Field(ge=0, allow_inf_nan=False), AfterValidator(_settled)
     ] = 60

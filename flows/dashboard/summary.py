@@ -72,8 +72,6 @@ def unusual(night: Night) -> Iterator[str]:
         yield f"{_clips(fetched)} that other batches bought fetched"
     if expired := tally.expired:
         yield f"{_clips(expired)} paid for and lost: expired at the provider"
-    if hedged := tally.hedged:
-        yield f"{hedged:,} bought a second time, to be in time"
     risked = sum((lane.risk.spent_usd for lane in night.engine.lanes.all), Decimal(0))
     if risked:
         yield f"{usd(risked)} USD risked on doubts"

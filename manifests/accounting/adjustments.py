@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from decimal import Decimal
 
-from manifests.lifecycle import FREE, HEDGE, Entry, Settled
+from manifests.lifecycle import FREE, Entry, Settled
 
-Key = tuple[str, bool, int]
-"""A job, whether it is its hedge, and which of its attempts."""
+Key = tuple[str, int]
+"""A job, and which of its attempts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +22,8 @@ class Settlements(dict[Key, Later]):
 
     def note(self, entry: Entry) -> None:
         match entry:
-            case Entry(life, _, Settled(attempt=attempt, usd=usd, reason=reason)):
-                key = life.removesuffix(HEDGE), life.endswith(HEDGE), attempt
-                past = self.get(key, Later())
-                self[key] = Later(past.usd + usd, (*past.reasons, reason))
+            case Entry(job, _, Settled(attempt=attempt, usd=usd, reason=reason)):
+                past = self.get((job, attempt), Later())
+                self[job, attempt] = Later(past.usd + usd, (*past.reasons, reason))
             case _:
                 pass

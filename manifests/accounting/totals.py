@@ -11,7 +11,6 @@ from decimal import Decimal
 
 from manifests.lifecycle import (
     FREE,
-    HEDGE,
     NEW,
     OVER,
     Accepted,
@@ -36,19 +35,16 @@ class Share:
 
 @dataclass(slots=True)
 class Standing:
-    """What entries come to, added in their order. A hedge is no job, but its money is
-    spent like any other."""
+    """What entries come to, added in their order."""
 
     lives: dict[str, History] = field(default_factory=dict[str, History])
-    """Jobs and hedges that are not over."""
+    """Jobs that are not over."""
     lanes: defaultdict[str, Share] = field(default_factory=lambda: defaultdict(Share))
-    hedges: int = 0
-    hedges_usd: Decimal = FREE
     risks: int = 0
     unplaced: dict[tuple[str, int], Decimal] = field(
         default_factory=dict[tuple[str, int], Decimal]
     )
-    """What was settled of earlier attempts, by the life and which attempt it was: to be
+    """What was settled of earlier attempts, by the job and which attempt it was: to be
     given to their lanes by `place`."""
     _over: Counter[State] = field(default_factory=Counter[State])
     _attempts: Counter[str] = field(default_factory=Counter[str])
@@ -57,8 +53,7 @@ class Standing:
     @property
     def states(self) -> Counter[State]:
         """Jobs by their state."""
-        jobs = (past.state for life, past in self.lives.items() if _is_job(life))
-        return self._over + Counter(jobs)
+        return self._over + Counter(past.state for past in self.lives.values())
 
     @property
     def spent_usd(self) -> Decimal:
@@ -93,30 +88,18 @@ class Standing:
         else:
             known = self.unplaced.get((entry.job, attempt), FREE)
             self.unplaced[entry.job, attempt] = known + usd
-        self._hedged(entry.job, usd)
 
     def _count(self, entry: Entry) -> None:
         job, before = entry.job, self.lives.get(entry.job)
-        self.hedges += before is None and not _is_job(job)
         past = (before or NEW).after(entry)
         more = past.spent_usd - (before or NEW).spent_usd
         share = self.lanes[past.lane or ""]
         share.accepted += isinstance(entry.event, Accepted)
-        # What its hedge was faster than was published, and not by this one.
-        made = before is not None and before.state is State.GENERATED
-        share.published += made and isinstance(entry.event, Published)
+        share.published += isinstance(entry.event, Published)
         share.spent_usd += more
         self.risks += isinstance(entry.event, Risked)
-        self._hedged(job, more)
         if past.state in OVER:
             self.lives.pop(job, None)
-            self._over[past.state] += _is_job(job)
+            self._over[past.state] += 1
         else:
             self.lives[job] = past
-
-    def _hedged(self, life: str, usd: Decimal) -> None:
-        self.hedges_usd += FREE if _is_job(life) else usd
-
-
-def _is_job(life: str) -> bool:
-    return not life.endswith(HEDGE)

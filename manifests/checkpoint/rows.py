@@ -1,19 +1,18 @@
 """Events and histories as rows of Parquet: what a bound epoch's volumes hold."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, get_args
 
 import polars as pl
 
-from manifests import job_keys as numbers
 from manifests.checkpoint.columns import EXACT, FACTS, TICKET, Shape, dumped, loaded
-from manifests.lifecycle import HEDGE, Entry, Event, History
+from manifests.job_keys import KEY, ids, keys
+from manifests.lifecycle import Entry, Event, History
 from manifests.parquet import MONEY
 
 EVENTS: Final = pl.Schema(
     {
         "job": pl.String,
-        "hedge": pl.Boolean,  # whether it happened to the job's second submit
         "at": pl.Datetime("us", "UTC"),
         "unix": pl.Float64,  # the same, to the last digit
         "kind": pl.String,
@@ -36,10 +35,9 @@ EVENTS: Final = pl.Schema(
 )
 """A row for each event, in the order in which they were recorded."""
 
-LIFE: Final = pl.Schema({**numbers.KEY, "hedge": pl.Boolean})
 JOBS: Final = pl.Schema(
     {
-        **LIFE,
+        **KEY,
         "state": pl.String,
         "attempts": pl.Int64,
         "failures": pl.Int64,
@@ -68,7 +66,7 @@ JOBS: Final = pl.Schema(
 )
 """A row for each life that an epoch touched: its whole history after it."""
 
-INDEX: Final = pl.Schema({**LIFE, "state": pl.String, "whole": pl.String})
+INDEX: Final = pl.Schema({**KEY, "state": pl.String, "whole": pl.String})
 """A row for each of these lives; `whole` has, as JSON, the history of one that is not over."""
 
 _KINDS: Final[Mapping[str, Shape]] = {
@@ -87,14 +85,13 @@ def event_rows(entries: Sequence[Entry]) -> pl.DataFrame:
         said = _KINDS[kind].rows([entries[place].event for place in some], EVENTS)
         place = pl.Series("place", some, pl.UInt32)
         rows.append(said.with_columns(place, pl.lit(kind).alias("kind")))
-    lives = pl.Series("job", [entry.job for entry in entries], pl.String)
+    jobs = pl.Series("job", [entry.job for entry in entries], pl.String)
     unix = pl.Series("unix", [entry.at for entry in entries], pl.Float64)
     at = (unix * 1e6).round().cast(pl.Int64, strict=False).cast(EVENTS["at"])
     return (
         pl.concat(rows, how="diagonal")
         .sort("place")
-        .with_columns(lives.str.strip_suffix(HEDGE), unix, at.alias("at"))
-        .with_columns(lives.str.ends_with(HEDGE).alias("hedge"))
+        .with_columns(jobs, unix, at.alias("at"))
         .select(EVENTS.names())
     )
 
@@ -103,53 +100,30 @@ def entries(rows: pl.DataFrame) -> list[Entry]:
     """The entries whose rows these are, in their order."""
     by_kind = rows.partition_by("kind", as_dict=True)
     events = {kind: _KINDS[kind].values(mine) for (kind,), mine in by_kind.items()}
-    hedge = pl.when("hedge").then(pl.lit(HEDGE)).otherwise(pl.lit(""))
-    lives = rows.select(pl.col("job") + hedge).to_series()
-    return [
-        Entry(life, at, next(events[kind]))
-        for life, at, kind in zip(lives, rows["unix"], rows["kind"], strict=True)
-    ]
+    told = zip(rows["job"], rows["unix"], rows["kind"], strict=True)
+    return [Entry(job, at, next(events[kind])) for job, at, kind in told]
 
 
 def job_rows(lives: Mapping[str, History]) -> pl.DataFrame:
     """Lives as rows of JOBS, in their order."""
     said: Any = _HISTORY.rows([*lives.values()], JOBS)
-    return life_keys(lives).hstack(said).select(JOBS.names())
+    return keys(lives).hstack(said).select(JOBS.names())
 
 
 def histories(rows: pl.DataFrame) -> dict[str, History]:
     """The lives whose rows these are, in their order."""
-    return dict(zip(lives(rows), _HISTORY.values(rows), strict=True))
+    return dict(zip(ids(rows), _HISTORY.values(rows), strict=True))
 
 
 def index_rows(lives: Mapping[str, History]) -> pl.DataFrame:
     """Lives that are not over as rows of INDEX, in their order."""
     states = pl.Series("state", [one.state.value for one in lives.values()], pl.String)
     whole = pl.Series("whole", [dumped(one) for one in lives.values()], pl.String)
-    return life_keys(lives).hstack([states, whole])
+    return keys(lives).hstack([states, whole])
 
 
 def whole(rows: pl.DataFrame) -> dict[str, History]:
     """The lives that stand whole in these rows of INDEX."""
     mine = rows.filter(pl.col("whole").is_not_null())
     told = (loaded(History, text) for text in mine["whole"])
-    return dict(zip(lives(mine), told, strict=True))
-
-
-def life_keys(lives: Iterable[str]) -> pl.DataFrame:
-    """The numbers of these lives, in their order."""
-    known = lives if isinstance(lives, pl.Series) else [*lives]
-    if len(known) < numbers.FEW:
-        hedges = pl.Series(
-            "hedge", [life.endswith(HEDGE) for life in known], pl.Boolean
-        )
-        return numbers.keys(known).hstack([hedges])
-    said = pl.Series("hedge", known, pl.String)
-    job, hedge = said.str.strip_suffix(HEDGE), said.str.ends_with(HEDGE)
-    return numbers.keys(job).hstack([hedge])
-
-
-def lives(keys: pl.DataFrame) -> Iterator[str]:
-    """The lives that have these numbers, in their order."""
-    for key, also, hedge in zip(*map(keys.get_column, LIFE), strict=True):
-        yield f"{key:016x}{also:016x}{HEDGE if hedge else ''}"
+    return dict(zip(ids(mine), told, strict=True))

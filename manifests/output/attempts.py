@@ -19,7 +19,6 @@ import polars as pl
 from manifests.accounting.adjustments import Settlements
 from manifests.lifecycle import (
     FREE,
-    HEDGE,
     NEW,
     OVER,
     Discarded,
@@ -40,7 +39,6 @@ from manifests.parquet import MONEY, SLICE, rewritten, written
 ATTEMPTS: Final = pl.Schema(
     {
         "job": pl.String,
-        "hedge": pl.Boolean,
         "attempt": pl.UInt32,
         "lane": pl.String,
         "provider": pl.String,
@@ -59,15 +57,14 @@ ATTEMPTS: Final = pl.Schema(
         "stages": pl.String,
     }
 )
-KEY: Final = ("job", "hedge", "attempt")
-"""What tells one attempt from another; a job's hedge counts its own."""
+KEY: Final = ("job", "attempt")
+"""What tells one attempt from another."""
 
 
 class Attempt(NamedTuple):
     """A row of the table, in the order of ATTEMPTS."""
 
     job: str
-    hedge: bool
     attempt: int
     lane: str | None
     provider: str
@@ -87,7 +84,7 @@ class Attempt(NamedTuple):
 
     def settled(self, settlements: Settlements) -> "Attempt":
         """The same, with what was said of its price after it was counted."""
-        later = settlements.get((self.job, self.hedge, self.attempt))
+        later = settlements.get((self.job, self.attempt))
         if later is None:
             return self
         cost = self.charged_usd + later.usd
@@ -107,12 +104,12 @@ def attempts_table(
     came after that, in their order, a few or many at a time. Attempts are told as they
     ended, and in the end those under way. Only lives that are not over are in memory.
 
-    `overtaken` is what its hedge was faster than. `charged` is null where nobody knows:
-    in doubt, or risked. `charged_usd` is what an attempt has cost by now, and counts what
-    may have been charged: over the latest row of each attempt it is the sum that all
-    jobs have spent. What is settled of an attempt that had ended before the batch is
-    told in the table that has it: see `settling`. `stages` are the seconds of each stage
-    where the clip was made, as a JSON object, where that is known.
+    `charged` is null where nobody knows: in doubt, or risked. `charged_usd` is what an
+    attempt has cost by now, and counts what may have been charged: over the latest row of
+    each attempt it is the sum that all jobs have spent. What is settled of an attempt
+    that had ended before the batch is told in the table that has it: see `settling`.
+    `stages` are the seconds of each stage where the clip was made, as a JSON object,
+    where that is known.
     """
     histories = dict(before)
     settled = Settlements()
@@ -184,10 +181,10 @@ _UNDER_WAY: Final = {State.IN_DOUBT: None, State.ACCEPTED: True, State.GENERATED
 
 
 def _under_way(histories: Mapping[str, History]) -> Iterator[Attempt]:
-    for life, history in histories.items():
+    for job, history in histories.items():
         if history.state in _UNDER_WAY:
             charged = _UNDER_WAY[history.state]
-            yield _row(life, history, history.state.value, charged, at=None)
+            yield _row(job, history, history.state.value, charged, at=None)
 
 
 def _ending(state: State, event: Event) -> tuple[str, bool | None] | None:
@@ -203,17 +200,14 @@ def _ending(state: State, event: Event) -> tuple[str, bool | None] | None:
             return "forgotten", True
         case _, Rejected(charged=charged):
             return "rejected", charged
-        case State.GENERATED, Published():
+        case _, Published():
             return "published", True
-        case State.ACCEPTED, Published():
-            # By its hedge, whose own attempt is the one that was published.
-            return "overtaken", True
         case _:
             return None
 
 
 def _row(
-    life: str,
+    job: str,
     history: History,
     outcome: str,
     charged: bool | None,  # noqa: FBT001 - a column's value
@@ -222,8 +216,7 @@ def _row(
 ) -> Attempt:
     provider, _, model = (history.route or "").partition("/")
     return Attempt(
-        job=life.removesuffix(HEDGE),
-        hedge=life.endswith(HEDGE),
+        job=job,
         attempt=history.attempts,
         lane=history.lane,
         provider=provider,

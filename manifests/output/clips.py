@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +14,7 @@ from manifests.input.embedded_images import COLUMN as EMBEDDED
 from manifests.input.plan import Plan
 from manifests.job_keys import KEY, ids
 from manifests.jobs import unsigned
-from manifests.lifecycle import NEW, History, State, hedge_of
+from manifests.lifecycle import NEW, History, State
 from manifests.parquet import MONEY, SLICE, written
 
 INVALID: Final = "invalid"
@@ -71,12 +70,7 @@ class Outcomes:
     """Why a job rests, where a run knows more than the ledger."""
 
     def history(self, job: str) -> History:
-        """A job's own history."""
         return self.histories.get(job, NEW)
-
-    def hedge(self, job: str) -> History:
-        """The history of its second submit."""
-        return self.histories.get(hedge_of(job), NEW)
 
     def why(self, job: str) -> str | None:
         """Why it has no clip; None if it has one."""
@@ -85,39 +79,28 @@ class Outcomes:
             return None
         return self.reasons.get(job) or history.reason or _WHY.get(history.state)
 
-    def spent_usd(self, job: str) -> Decimal:
-        """What it cost, with its hedge."""
-        return self.history(job).spent_usd + self.hedge(job).spent_usd
-
-    def maker(self, job: str) -> History:
-        """The history of the submit that is told of: its hedge's, if that was faster."""
-        history, hedge = self.history(job), self.hedge(job)
-        if hedge.published_at is None or history.published_at is None:
-            return history
-        return hedge if hedge.published_at <= history.published_at else history
-
     def of(self, job: str) -> tuple[Any, ...]:
         """A job's part of its rows, in the order of CLIPS."""
-        history, made = self.history(job), self.maker(job)
+        history = self.history(job)
         facts = history.facts
-        provider, _, model = (made.route or "").partition("/")
+        provider, _, model = (history.route or "").partition("/")
         return (
             job,
             history.state.value,
             history.uri,
             facts and facts.sha256,
             facts and facts.bytes,
-            made.lane,
+            history.lane,
             provider or None,
             model or None,
-            made.ticket and made.ticket.id,
-            made.seed,
+            history.ticket and history.ticket.id,
+            history.seed,
             history.attempts,
-            made.price_usd if made.attempts else None,
-            self.spent_usd(job),
-            moment(made.submitted_at),
-            moment(made.accepted_at),
-            moment(made.generated_at),
+            history.price_usd if history.attempts else None,
+            history.spent_usd,
+            moment(history.submitted_at),
+            moment(history.accepted_at),
+            moment(history.generated_at),
             moment(history.published_at),
             facts and facts.seconds,
             facts and facts.fps,
@@ -138,7 +121,7 @@ def write_clips(path: Path, manifest: Path, plan: Plan, tell: Tell) -> None:
 
     `image_bytes` is left out and `image` loses its signature. A column of the manifest
     that is called like one of ours goes on as `<name>_in`. Rows that share a job repeat
-    its prices: sum them over `job`, not over rows. `spent_usd` is its hedge's money too.
+    its prices: sum them over `job`, not over rows.
     """
     with written(path) as write:
         for first, carried in _carried(manifest, plan):

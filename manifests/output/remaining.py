@@ -30,7 +30,7 @@ LEFT: Final = pl.Schema(
         "left_state": pl.String,
         "left_reason": pl.String,
         "left_lane": pl.String,
-        "left_remote_ids": pl.List(pl.String),
+        "left_remote_id": pl.String,
         "left_spent_usd": MONEY,
     }
 )
@@ -98,15 +98,14 @@ class _Left:
 
 def _fate(job: str | None, wrong: str, outcomes: Outcomes) -> tuple[Any, ...]:
     if job is None:
-        return INVALID, wrong, None, (), None
+        return INVALID, wrong, None, None, None
     history = outcomes.history(job)
-    tickets = [history.ticket, outcomes.hedge(job).ticket]
     return (
         history.state.value,
         outcomes.why(job),
         history.lane,
-        [ticket.id for ticket in tickets if ticket],
-        outcomes.spent_usd(job),
+        history.ticket and history.ticket.id,
+        history.spent_usd,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from manifests.lifecycle import HEDGE, Entry
+from manifests.lifecycle import Entry
 from manifests.output.attempts import ATTEMPTS, KEY, attempts
 from manifests.output.clips import CLIPS, Outcomes
 from manifests.parquet import rewritten
@@ -18,7 +18,7 @@ def retold_clips(
     table: Path, out: Path, outcomes: Outcomes, jobs: Collection[str]
 ) -> bool:
     """Write a clips table to `out`, these jobs told anew; whether anything changed."""
-    mine = pl.col("job").is_in(_lives(jobs))
+    mine = pl.col("job").is_in([*jobs])
 
     def retold(rows: pl.DataFrame) -> pl.DataFrame:
         said = rows.filter(mine).select("row", "job").iter_rows()
@@ -34,31 +34,13 @@ def retold_attempts(
 ) -> bool:
     """Write an attempts table to `out`, these jobs' told anew; whether anything changed.
 
-    `entries` are the whole ledger's. A table from before hedges and what was charged
-    were told apart is given those columns.
+    `entries` are the whole ledger's.
     """
-    lives = {*_lives(jobs)}
-    theirs = [entry for entry in entries if entry.job.removesuffix(HEDGE) in lives]
-    anew = pl.DataFrame([*attempts(theirs)], schema=ATTEMPTS, orient="row")
+    wanted = {*jobs}
+    found = [entry for entry in entries if entry.job in wanted]
+    anew = pl.DataFrame([*attempts(found)], schema=ATTEMPTS, orient="row")
 
     def retold(rows: pl.DataFrame) -> pl.DataFrame:
-        return _whole(rows).update(anew, on=KEY, include_nulls=True)
+        return rows.update(anew, on=KEY, include_nulls=True)
 
     return rewritten(table, out, retold)
-
-
-def _lives(jobs: Collection[str]) -> list[str]:
-    """The jobs' ids, whether they or their hedges were named."""
-    return [*{job.removesuffix(HEDGE) for job in jobs}]
-
-
-def _whole(rows: pl.DataFrame) -> pl.DataFrame:
-    """Attempts with every column there is; what may have been charged counts."""
-    refunded = pl.col("charged").eq_missing(pl.lit(value=False))
-    cost = pl.when(refunded).then(0).otherwise("price_usd")
-    lacking = {"hedge": pl.lit(value=False), "charged_usd": cost}
-    return rows.with_columns(
-        expr.cast(ATTEMPTS[name]).alias(name)
-        for name, expr in lacking.items()
-        if name not in rows.columns
-    ).select(ATTEMPTS.names())

@@ -19,7 +19,7 @@ from typing import Any, Final, cast
 import polars as pl
 
 from manifests.checkpoint import rows as events
-from manifests.checkpoint.rows import LIFE
+from manifests.job_keys import KEY, keys
 from manifests.lifecycle import NEW, Entry, History, IllegalTransitionError
 from storage.ledger import segments
 from storage.ledger.codec import LedgerError, plain, read
@@ -136,7 +136,7 @@ async def past(objects: Objects, lives: set[str], *, before: int) -> dict[str, H
     for epoch in reversed(bound):
         if not (missing := lives - found.keys()):
             break
-        found |= await _told(objects, epoch, events.life_keys(missing))
+        found |= await _told(objects, epoch, keys(missing))
     for epoch in range(max(bound, default=0) + 1, before):
         async for some in written(objects, epoch):
             for entry in some:
@@ -160,7 +160,7 @@ def after(lives: Mapping[str, History], entry: Entry, root: str) -> History:
 async def _told(
     objects: Objects, epoch: int, lives: pl.DataFrame
 ) -> dict[str, History]:
-    here = (await index(objects, epoch)).rows.join(lives, on=[*LIFE], how="semi")
+    here = (await index(objects, epoch)).rows.join(lives, on=[*KEY], how="semi")
     if here.is_empty():
         return {}
     found = events.whole(here)
@@ -182,7 +182,7 @@ def _groups(path: Path, wanted: pl.DataFrame | None) -> Iterator[pl.DataFrame]:
         for number in range(file.num_row_groups):
             rows: pl.DataFrame = cast("Any", pl).from_arrow(file.read_row_group(number))
             if wanted is not None:
-                rows = rows.join(wanted, on=[*LIFE], how="semi", maintain_order="left")
+                rows = rows.join(wanted, on=[*KEY], how="semi", maintain_order="left")
             yield rows
 
 

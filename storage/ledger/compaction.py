@@ -15,13 +15,13 @@ from typing import Final
 import polars as pl
 
 from manifests.checkpoint import rows as events
-from manifests.checkpoint.rows import EVENTS, JOBS, LIFE
-from manifests.job_keys import KEY
-from manifests.lifecycle import NEW, Entry, History, Settled
+from manifests.checkpoint.rows import EVENTS, JOBS
+from manifests.job_keys import KEY, ids, keys
+from manifests.lifecycle import Entry, History, Settled
 from manifests.output.clips import written
 from storage.ledger import checkpoint
 from storage.ledger.checkpoint import Index
-from storage.ledger.state_index import Book, ended, other
+from storage.ledger.state_index import Book, over
 from storage.objects.client import ExistsError, Objects
 
 _GROUP: Final = 20_000
@@ -46,7 +46,7 @@ async def _bind(objects: Objects, book: Book, epoch: int) -> None:
         folder = Path(name)
         with written(folder / "events") as write:
             binding = _Binding(folder, book.unbound[epoch], write, objects.root)
-            await _fill(objects, book, epoch, binding)
+            await _fill(objects, epoch, binding)
         await asyncio.to_thread(binding.write_jobs, folder / "jobs")
         await asyncio.to_thread(binding.write_index, folder / "index")
         for key, path in (
@@ -60,13 +60,11 @@ async def _bind(objects: Objects, book: Book, epoch: int) -> None:
                 await objects.create_file(key, path)
 
 
-async def _fill(objects: Objects, book: Book, epoch: int, binding: "_Binding") -> None:
+async def _fill(objects: Objects, epoch: int, binding: "_Binding") -> None:
     async for some in checkpoint.written(objects, epoch):
         if wanted := await asyncio.to_thread(binding.wanted, some):
             binding.add(await checkpoint.past(objects, wanted, before=epoch))
         await asyncio.to_thread(binding.take, some)
-    if wanted := binding.partners(book):
-        binding.add(await checkpoint.past(objects, wanted, before=epoch))
 
 
 class _Binding:
@@ -95,16 +93,10 @@ class _Binding:
     def wanted(self, some: Sequence[Entry]) -> set[str]:
         """The lives that these go on with and that are not here."""
         new = {entry.job for entry in some} - self._book.lives.keys()
-        keys = events.life_keys(new).select(*KEY).unique()
-        left = self._book.forgotten(keys)
+        left = self._book.forgotten(keys(new))
         if not left.is_empty():
             self._bring_back(left)
-        return {*events.lives(left), *_settled_at_once(some)} - self._book.lives.keys()
-
-    def partners(self, book: Book) -> set[str]:
-        """The jobs and hedges of what is not over that were over before this epoch."""
-        others = {other(life) for life in self._touched} - self._book.lives.keys()
-        return {one for one in others if book.history(one) != NEW}
+        return {*ids(left), *_settled_at_once(some)} - self._book.lives.keys()
 
     def add(self, lives: Mapping[str, History]) -> None:
         """Take lives in as they stood before the epoch."""
@@ -119,20 +111,19 @@ class _Binding:
         first, last = self._span
         times = [entry.at for entry in some]
         self._span = min([first, *times]), max([last, *times])
-        mine = {entry.job for entry in some}
-        self._touched |= mine
-        gone = {*ended(self._book.lives, mine)}
-        self._hold(gone & self._touched)
-        self._touched -= gone
-        self._book.forget(mine)
+        touched = {entry.job for entry in some}
+        gone = {*over(self._book.lives, touched)}
+        self._hold(gone)
+        self._touched = (self._touched | touched) - gone
+        self._book.forget(gone)
 
     def write_jobs(self, path: Path) -> None:
         """Write the lives that were touched, by key."""
         self._hold(self._touched)
-        keys = self._spilled("key")["key"].unique().sort()
+        known = self._spilled("key")["key"].unique().sort()
         with written(path) as write:
             write(pl.DataFrame(schema=JOBS))
-            for some in keys.to_frame().iter_slices(_GROUP):
+            for some in known.to_frame().iter_slices(_GROUP):
                 first, last = pl.lit(some["key"][0]), pl.lit(some["key"][-1])
                 rows = self._spilled(
                     *_SPILL, where=pl.col("key").is_between(first, last)
@@ -141,13 +132,12 @@ class _Binding:
 
     def write_index(self, path: Path) -> None:
         """Write what a later run wants to know of each of them."""
-        known = self._book.lives
-        mine = self._touched | {other(life) for life in self._touched}
-        whole = {life: known[life] for life in mine & known.keys()}
-        left = _newest(self._spilled(*LIFE, "state", "spill"))
-        rows = events.index_rows(whole)
-        over = left.join(rows, on=[*LIFE], how="anti").select(*LIFE, "state")
-        rows = pl.concat([rows, over], how="diagonal").sort(*LIFE)
+        rows = events.index_rows(
+            {life: self._book.lives[life] for life in self._touched}
+        )
+        left = _newest(self._spilled(*KEY, "state", "spill"))
+        ended = left.join(rows, on=[*KEY], how="anti").select(*KEY, "state")
+        rows = pl.concat([rows, ended], how="diagonal").sort(*KEY)
         first, last = (at if math.isfinite(at) else None for at in self._span)
         latencies = {lane: [*took] for lane, took in self._book.latencies.items()}
         Index(rows, first, last, latencies).write(path)
@@ -190,7 +180,7 @@ class _Binding:
         """Make lives whole again that have left."""
         self._spill()
         for path in self._spills:
-            rows = pl.scan_parquet(path).join(lives.lazy(), on=[*LIFE], how="semi")
+            rows = pl.scan_parquet(path).join(lives.lazy(), on=[*KEY], how="semi")
             found = events.histories(rows.collect())
             self._book.lives |= found
             self._touched |= found.keys()
@@ -198,8 +188,8 @@ class _Binding:
 
 def _newest(spilled: pl.DataFrame) -> pl.DataFrame:
     """Of what was spilled more than once, the last; by key."""
-    rows = spilled.sort(*LIFE, "spill")
-    return rows.unique([*LIFE], keep="last", maintain_order=True)
+    rows = spilled.sort(*KEY, "spill")
+    return rows.unique([*KEY], keep="last", maintain_order=True)
 
 
 def _settled_at_once(some: Sequence[Entry]) -> Iterator[str]:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import polars as pl
 
 from manifests.checkpoint import rows as events
-from manifests.checkpoint.rows import LIFE
+from manifests.job_keys import KEY, ids, keys
 from manifests.lifecycle import Entry
 from storage.ledger import checkpoint, segments
 from storage.ledger.compaction import bind
@@ -44,8 +44,6 @@ async def recalled(
         if epoch not in indexed:
             book.begin(epoch)
             await (_fold if whole else _look)(objects, book, epoch)
-    if not whole:
-        book.forget([*book.lives])
     return book
 
 
@@ -84,8 +82,8 @@ async def _older(objects: Objects, bound_: Sequence[int], since: float) -> set[i
 def _learn(book: Book, rows: pl.DataFrame) -> None:
     over = rows.filter(pl.col("whole").is_null())
     book.learn(over)
-    gone = events.life_keys(book.lives).join(over, on=[*LIFE], how="semi")
-    for life in events.lives(gone):
+    gone = keys(book.lives).join(over, on=[*KEY], how="semi")
+    for life in ids(gone):
         del book.lives[life]
     book.lives |= events.whole(rows)
 
@@ -99,9 +97,7 @@ async def _look(objects: Objects, book: Book, epoch: int) -> None:
     look = Look(book, objects.root, epoch)
     async for chunk in checkpoint.chunks(objects, epoch):
         await asyncio.to_thread(look.at, chunk)
-    again = await asyncio.to_thread(look.end)
-    if again:
-        book.lives |= await checkpoint.past(objects, again, before=epoch + 1)
+    await asyncio.to_thread(look.end)
 
 
 async def _fold(objects: Objects, book: Book, epoch: int) -> None:

@@ -14,11 +14,10 @@ from typing import Final
 import orjson
 import polars as pl
 
-from manifests import job_keys as numbers
 from manifests.checkpoint import rows as events
-from manifests.checkpoint.rows import JOBS, LIFE, life_keys
-from manifests.job_keys import KEY
-from manifests.lifecycle import History, hedge_of
+from manifests.checkpoint.rows import JOBS
+from manifests.job_keys import KEY, ids, keys
+from manifests.lifecycle import History
 from manifests.parquet import MONEY
 from storage.ledger import checkpoint
 from storage.ledger.compaction import bind
@@ -32,7 +31,7 @@ _TOLD: Final = pl.Schema(
         **{
             name: pl.String() if dtype == MONEY else dtype
             for name, dtype in JOBS.items()
-            if name not in LIFE
+            if name not in KEY
         },
     }
 )
@@ -50,21 +49,18 @@ class Told:
 
     path: Path
 
-    def histories(self, keys: pl.DataFrame) -> dict[str, History]:
-        """What is on record of these jobs and of their hedges."""
-        jobs = numbers.ids(keys)
+    def histories(self, asked: pl.DataFrame) -> dict[str, History]:
+        """What is on record of the jobs with these keys."""
         # In the database's own order, so that it turns each of its pages once.
-        wanted = sorted({*jobs, *map(hedge_of, jobs)})
+        wanted = sorted({*ids(asked)})
         with closing(sqlite3.connect(self.path)) as db:
             found = db.execute(_FIND, (orjson.dumps(wanted).decode(),)).fetchall()
         rows = pl.DataFrame(found, _TOLD, orient="row")
         amounts = pl.col("price_usd", "spent_usd").cast(MONEY)
-        return events.histories(
-            rows.hstack(life_keys(rows["life"])).with_columns(amounts)
-        )
+        return events.histories(rows.hstack(keys(rows["life"])).with_columns(amounts))
 
 
-async def told(objects: Objects, book: Book, keys: pl.DataFrame, folder: Path) -> Told:
+async def told(objects: Objects, book: Book, asked: pl.DataFrame, folder: Path) -> Told:
     """Bring what is on record of these jobs into a local folder; what is not bound yet
     is bound first.
 
@@ -79,7 +75,7 @@ async def told(objects: Objects, book: Book, keys: pl.DataFrame, folder: Path) -
         async for epoch, index in checkpoint.indexes(
             objects, await checkpoint.sizes(objects)
         ):
-            wanted = await asyncio.to_thread(_among, index.rows, keys)
+            wanted = await asyncio.to_thread(_among, index.rows, asked)
             if not wanted.is_empty():
                 async for rows in checkpoint.volume(
                     objects, checkpoint.jobs_key(epoch), wanted
@@ -95,16 +91,16 @@ def _make(db: sqlite3.Connection) -> None:
     db.execute(_MAKE)
 
 
-def _among(rows: pl.DataFrame, keys: pl.DataFrame) -> pl.DataFrame:
-    """The lives among these that belong to jobs with these keys."""
+def _among(rows: pl.DataFrame, asked: pl.DataFrame) -> pl.DataFrame:
+    """The keys of the lives among these that are asked for."""
     # So that no more than a slice of the keys is hashed at once.
-    slices = keys.select(*KEY).iter_slices(_SLICE)
+    slices = asked.select(*KEY).iter_slices(_SLICE)
     found = (rows.join(some, on=[*KEY], how="semi") for some in slices)
-    return pl.concat([rows.clear(), *found]).select(*LIFE)
+    return pl.concat([rows.clear(), *found]).select(*KEY)
 
 
 def _put(db: sqlite3.Connection, rows: pl.DataFrame) -> None:
-    lives = pl.Series("life", [*events.lives(rows)], pl.String)
+    lives = pl.Series("life", ids(rows), pl.String)
     with db:
         db.executemany(
             _PUT, rows.with_columns(lives).select(*_TOLD).cast(_TOLD).iter_rows()

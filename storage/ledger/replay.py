@@ -10,8 +10,7 @@ from typing import Any, Final, get_args
 
 import polars as pl
 
-from manifests.checkpoint.rows import LIFE, life_keys, lives
-from manifests.job_keys import KEY
+from manifests.job_keys import KEY, ids, keys
 from manifests.lifecycle import (
     Accepted,
     Entry,
@@ -46,23 +45,21 @@ class Look:
         self._refuse_what_was_over(said)
         rows = pl.concat([self._open, said])
         last = _last(rows)
-        over = last.filter("over")
+        over = last.drop_nulls("state")
         if not over.is_empty():
-            self._forget(over, rows.join(over, on=[*LIFE], how="semi"))
-        left = last.filter(~pl.col("over"))
+            self._forget(over, rows.join(over, on=[*KEY], how="semi"))
+        left = last.filter(pl.col("state").is_null())
         rows = rows.join(left, on=[*KEY], how="semi", maintain_order="left")
         # Copied, or else each line would keep all its chunk in memory.
         self._open = rows.with_columns(pl.Series("line", [*rows["line"]], pl.String))
 
-    def end(self) -> set[str]:
-        """Fold the lives that are not over; those whose past is wanted for it."""
-        again = {*lives(self._book.forgotten(self._open.select(*KEY).unique()))}
+    def end(self) -> None:
+        """Fold the lives that are not over."""
         for line in self._open["line"].drop_nulls():
             entry = read(line, self._place)
-            if isinstance(entry, Entry) and entry.job not in again:
+            if isinstance(entry, Entry):
                 history = after(self._book.lives, entry, self._root)
                 self._book.keep(entry.job, history)
-        return again
 
     def _rows(self, chunk: bytes) -> pl.DataFrame:
         lines = pl.read_lines(plain(chunk, self._place), name="line")
@@ -88,14 +85,14 @@ class Look:
         over = self._book.forgotten(steps.select(*KEY).unique().collect())
         if over.is_empty():
             return
-        again = steps.join(over.lazy(), on=[*LIFE], how="semi").head(1).collect()
-        for life, kind in zip(lives(again), again["kind"], strict=True):
+        again = steps.join(over.lazy(), on=[*KEY], how="semi").head(1).collect()
+        for life, kind in zip(ids(again), again["kind"], strict=True):
             was = self._book.history(life).state
             raise LedgerError(f"{self._root}: job {life}: {kind} while {was}")
 
     def _forget(self, over: pl.DataFrame, rows: pl.DataFrame) -> None:
         self._book.learn(over)
-        for life in lives(rows.filter(pl.col("line").is_null())):
+        for life in ids(rows.filter(pl.col("line").is_null())):
             del self._book.lives[life]
         for lane, took in _latest(rows).iter_rows():
             self._book.latencies[lane].append(took)
@@ -107,20 +104,18 @@ def _standing(known: Mapping[str, History]) -> pl.DataFrame:
         (past.accepted_at, _named(_LIKE[past.state]), past.lane, None)
         for past in known.values()
     ]
-    rest = {name: _ROWS[name] for name in _ROWS.names()[len(LIFE) :]}
-    return life_keys(known).hstack(pl.DataFrame(said, rest, orient="row"))
+    rest = {name: _ROWS[name] for name in _ROWS.names()[len(KEY) :]}
+    return keys(known).hstack(pl.DataFrame(said, rest, orient="row"))
 
 
 def _last(rows: pl.DataFrame) -> pl.DataFrame:
-    """Of each life that did more than settle: its state if it ended, and whether both it
-    and its hedge or job are over."""
+    """The state of each life that did more than settle; null if it has not ended."""
     kind = pl.col("kind").last().cast(pl.String)
     return (
         rows.lazy()
         .filter(pl.col("kind") != _SETTLED)
-        .group_by(*LIFE)
+        .group_by(*KEY)
         .agg(state=kind.replace_strict(_ENDS, default=None))
-        .with_columns(over=pl.col("state").is_not_null().all().over(*KEY))
         .collect()
     )
 
@@ -136,7 +131,7 @@ def _latest(rows: pl.DataFrame) -> pl.DataFrame:
     took = (pl.col("generated") - pl.col("accepted")).alias("took")
     return (
         rows.lazy()
-        .group_by(*LIFE)
+        .group_by(*KEY)
         .agg(
             pl.col("lane").drop_nulls().last(),
             accepted=accepted,
@@ -159,15 +154,14 @@ _KINDS: Final = pl.Enum([_named(kind) for kind in get_args(Event)])
 _SETTLED: Final = _named(Settled)
 # As `records.dump` writes an entry.
 _LINE: Final = (
-    r'^\{"job":"(?<key>[0-9a-f]{16})(?<also>[0-9a-f]{16})(?<hedge>~hedge)?",'
+    r'^\{"job":"(?<key>[0-9a-f]{16})(?<also>[0-9a-f]{16})",'
     r'"at":(?<at>[^,]+),"kind":"(?<kind>[a-z]+)"(?:,"lane":"(?<lane>[^"\\]*)")?'
 )
 _ROWS: Final = pl.Schema(
-    {**LIFE, "at": pl.Float64, "kind": _KINDS, "lane": pl.String, "line": pl.String}
+    {**KEY, "at": pl.Float64, "kind": _KINDS, "lane": pl.String, "line": pl.String}
 )
 _FOUND: Final = (
     *(pl.col(name).str.to_integer(base=16, dtype=pl.UInt64) for name in KEY),
-    pl.col("hedge").is_not_null(),
     pl.col("at").cast(pl.Float64),
     pl.col("kind").cast(_KINDS),
     *("lane", "line"),
@@ -182,6 +176,4 @@ _LIKE: Final[Mapping[State, type[Any]]] = {
     State.IN_DOUBT: Intended,
     State.ACCEPTED: Accepted,
     State.GENERATED: Generated,
-    State.PUBLISHED: Published,
-    State.REJECTED: Rejected,
 }

@@ -22,7 +22,7 @@ from manifests.input.plan import Plan, todo
 from manifests.input.reader import demand, stills
 from manifests.job_keys import KEY, keys
 from manifests.jobs import Order
-from manifests.lifecycle import HEDGE, NEW, OVER, History, State, hedge_of
+from manifests.lifecycle import History, State
 from storage.ledger.ledger import Ledger
 from storage.objects.client import Objects
 from tasks.batch.request import MANIFEST, Wanted, ordered
@@ -101,10 +101,9 @@ class Night:
         self.world = world
         self._now = world.now
         self._began = world.now()
-        self._before: Mapping[str, History] = dict(ledger.lives)
         self._bought = {
-            life: past
-            for life, past in self._before.items()
+            job: past
+            for job, past in ledger.lives.items()
             if past.state in AT_PROVIDERS
         }
         self._expiring = self._expiries()
@@ -147,8 +146,7 @@ class Night:
     def _expiries(self) -> dict[str, float]:
         """When what was bought is kept no longer, by job."""
         routes = in_use(shipped().routes, [x.route for x in self.engine.lanes.all])
-        last_first = reversed(by_expiry(self._bought, routes))
-        return {life.removesuffix(HEDGE): at for at, life in last_first}
+        return {job: at for at, job in by_expiry(self._bought, routes)}
 
     @property
     def batch(self) -> str:
@@ -237,12 +235,7 @@ class Night:
     async def bring_home(self, objects: Objects, until: asyncio.Event) -> None:
         """Fetch what was bought for rows that are not of this manifest."""
         mine = self._rows.among(self._bought)
-        others = {
-            life: past
-            for life, past in self._bought.items()
-            # The hedge of a job that is over has no shard that would see to it.
-            if life not in mine or self._was_over(life.removesuffix(HEDGE))
-        }
+        others = {job: past for job, past in self._bought.items() if job not in mine}
         if others:
             log.info("batch.fetching clips=%d of other batches", len(others))
             await self.engine.fetcher(objects).bring_home(others, until)
@@ -254,22 +247,17 @@ class Night:
         return sum((past.price_usd for past in self._in_doubt().values()), Decimal(0))
 
     def _in_doubt(self) -> dict[str, History]:
-        """Jobs in doubt, and hedges of jobs that are not over."""
+        """Jobs of this manifest that are in doubt."""
         past = self.ledger.lives
         doubts = in_doubt(past, [*past])
         mine = self._rows.among(doubts.keys())
-        return {
-            life: history
-            for life, history in doubts.items()
-            if life in mine
-            and not (life.endswith(HEDGE) and self._over(life.removesuffix(HEDGE)))
-        }
+        return {job: history for job, history in doubts.items() if job in mine}
 
-    async def _take_up(self, lives: Collection[str]) -> None:
+    async def _take_up(self, jobs: Collection[str]) -> None:
         """See these jobs to their ends."""
-        for life in lives:
-            self.engine.tally.resting.pop(life.removesuffix(HEDGE), None)
-        await self._run(self._rows.of(lives))
+        for job in jobs:
+            self.engine.tally.resting.pop(job, None)
+        await self._run(self._rows.of(jobs))
 
     async def run_shard(self, number: int) -> dict[str, int]:
         """Take every job of a shard to its end; how many ended how."""
@@ -285,7 +273,7 @@ class Night:
             else:
                 jobs = await self.away.run(number, shard)
         past = {job: self.ledger.history(job) for job in jobs}
-        self.ledger.forget([*jobs, *map(hedge_of, jobs)])
+        self.ledger.forget(jobs)
         self.engine.tally.forget(
             {job: past[job] for job in jobs if job not in self.ledger.lives}
         )
@@ -318,7 +306,6 @@ class Night:
             bought=self.engine.tally.bought,
             spent_usd=self.engine.tally.purse.spent_usd,
             wall_s=self.elapsed_s,
-            hedged=self.engine.tally.hedged,
             risked_usd=sum(
                 (lane.risk.spent_usd for lane in self.engine.lanes.all), Decimal(0)
             ),
@@ -344,9 +331,3 @@ class Night:
     def stills(self, rows: Collection[int]) -> dict[int, str]:
         """Where the stills of a few rows are; without those in the manifest itself."""
         return stills(self.manifest, self.wanted.manifest, rows)
-
-    def _was_over(self, job_id: str) -> bool:
-        return self._before.get(job_id, NEW).state in OVER
-
-    def _over(self, job_id: str) -> bool:
-        return self.ledger.history(job_id).state in OVER

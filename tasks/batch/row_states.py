@@ -13,7 +13,7 @@ import polars as pl
 
 from manifests.input.reader import Plan
 from manifests.job_keys import KEY, held, ids, keys
-from manifests.lifecycle import HEDGE, OVER, State
+from manifests.lifecycle import OVER, State
 from storage.ledger.ledger import Ledger
 from tasks.engine.stats import FIRST, UNANSWERED, Tally, Why
 
@@ -51,16 +51,13 @@ class Rows:
         self.plan = plan
         self._ledger = ledger
 
-    def of(self, lives: Collection[str]) -> pl.DataFrame:
-        """The plan of the jobs among these, and of those whose hedges are."""
-        mine = keys(sorted({life.removesuffix(HEDGE) for life in lives}))
-        return held(self.plan.wanted, mine).filter("first")
+    def of(self, jobs: Collection[str]) -> pl.DataFrame:
+        """The plan of those of these jobs that are in it."""
+        return held(self.plan.wanted, keys(sorted({*jobs}))).filter("first")
 
-    def among(self, lives: Collection[str]) -> set[str]:
-        """Which of these lives are of jobs of the plan."""
-        asked = keys([life.removesuffix(HEDGE) for life in lives])
-        there = {*ids(held(self.plan.wanted, asked))}
-        return {life for life in lives if life.removesuffix(HEDGE) in there}
+    def among(self, jobs: Collection[str]) -> set[str]:
+        """Which of these jobs are in the plan."""
+        return {*ids(held(self.plan.wanted, keys(jobs)))}
 
     def states(self, tally: Tally, *, jobs: bool = False) -> Counter[str]:
         """How many rows, or jobs, are in each of the four states of a summary."""
@@ -79,8 +76,7 @@ class Rows:
     def without_clip(self, tally: Tally) -> Reasons:
         """How many jobs have no clip, by state and reason, and which rows first."""
         why = Reasons()
-        known = {life for life in self._ledger.lives if not life.endswith(HEDGE)}
-        for job, row in self._rows_of(known | tally.resting.keys()):
+        for job, row in self._rows_of(self._ledger.lives.keys() | tally.resting.keys()):
             past, rest = self._ledger.history(job), tally.resting.get(job)
             if past.state is State.PUBLISHED:
                 continue

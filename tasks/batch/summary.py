@@ -22,8 +22,6 @@ class Summary:
     bought: int
     spent_usd: Decimal
     wall_s: float
-    hedged: int
-    """Second submits, bought so that stragglers are in time."""
     risked_usd: Decimal
     """What went into submitting again what was in doubt."""
     late: int

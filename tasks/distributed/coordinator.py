@@ -22,12 +22,10 @@ import polars as pl
 from manifests.input.shard_extract import cut
 from manifests.job_keys import held, ids, keys
 from manifests.lifecycle import (
-    HEDGE,
     NEW,
     OVER,
     History,
     State,
-    hedge_of,
 )
 from storage.ledger import segments, shard_stream
 from storage.ledger.ledger import FencedError
@@ -151,7 +149,7 @@ class Away:
             # What the shards sent of late counts for the minute that we begin in.
             pace.others_sent(self.table.lately(account))
         doubts = in_doubt(self._ledger.lives, [*self._ledger.lives])
-        few = keys([life for life in doubts if not life.endswith(HEDGE)])
+        few = keys(doubts)
         for number in self._night.shards:
             shard = self._night.sliced(number)
             if self._night.engine.stopped is None and held(shard, few).height:
@@ -196,9 +194,9 @@ class Away:
             part = min(1.0, self._at_once / max(1, self._left))
             finish_at = today + (finish_at - today) * part
         if number not in self._before:
-            known = {life: self._ledger.history(life) for life in _lives(jobs)}
+            known = {job: self._ledger.history(job) for job in jobs}
             self._before[number] = {
-                life: past for life, past in known.items() if past != NEW
+                job: past for job, past in known.items() if past != NEW
             }
         errand = Errand(
             manifest=wanted.manifest,
@@ -401,7 +399,7 @@ class Away:
     def _in_flight(self, jobs: list[str]) -> Counter[str]:
         """By quota: how many of these may be at work at their providers."""
         accounts = {lane.name: lane.account for lane in self._lanes.all}
-        past = (self._ledger.history(life) for life in _lives(jobs))
+        past = map(self._ledger.history, jobs)
         at_work = {State.ACCEPTED, State.IN_DOUBT}
         return Counter(
             mailbox.slots_of(accounts[one.lane])
@@ -456,7 +454,3 @@ def _failure(run: "asyncio.Future[None]") -> str | None:
     if error is None or isinstance(error, FencedError):
         return None
     return f"it ended: {error!r}"
-
-
-def _lives(jobs: list[str]) -> list[str]:
-    return [*jobs, *map(hedge_of, jobs)]

@@ -179,7 +179,6 @@ class Seat:
             hand=self._hand(done=done),
             by=self._by,
             bought=tally.bought,
-            hedged=tally.hedged,
             published=tally.published,
             rejected=tally.rejected,
             expired=tally.expired,

@@ -82,7 +82,6 @@ class Report:
     by: Holder
     """Which process it is."""
     bought: int = 0
-    hedged: int = 0
     published: int = 0
     rejected: int = 0
     expired: int = 0

@@ -218,7 +218,6 @@ class Table:
     def _count(self, report: Report, times: int) -> None:
         tally = self._tally
         tally.bought += times * report.bought
-        tally.hedged += times * report.hedged
         tally.published += times * report.published
         tally.rejected += times * report.rejected
         tally.expired += times * report.expired

@@ -67,7 +67,6 @@ class Publisher:
         self._clips = clips
         self._client = client
         self._in_transit = asyncio.Semaphore(at_once)
-        self._keeping: dict[str, asyncio.Lock] = {}
         self._decodes = decodes
         self.offer: Offer | None = None
         """Who wants to see clips as they are published, if anybody; it is not waited for."""
@@ -131,20 +130,16 @@ class Publisher:
     async def _keep(
         self, job_id: str, mp4: bytes, said: Mapping[str, Any], facts: Facts
     ) -> Published:
-        """Keep it, or find that a hedge of the same job has just been kept."""
-        lock = self._keeping.setdefault(job_id, asyncio.Lock())
-        async with lock:
-            try:
-                uri = await self._clips.publish(job_id, mp4, said)
-                if self.offer is not None:
-                    self.offer(job_id, mp4, said)
-                return Published(uri, facts)
-            except ExistsError:
-                if kept := await self.kept(job_id):
-                    return kept
-                raise
-            finally:
-                self._keeping.pop(job_id, None)
+        """Keep it, or find that another process has just kept the job's clip."""
+        try:
+            uri = await self._clips.publish(job_id, mp4, said)
+        except ExistsError:
+            if kept := await self.kept(job_id):
+                return kept
+            raise
+        if self.offer is not None:
+            self.offer(job_id, mp4, said)
+        return Published(uri, facts)
 
     async def _checked(self, mp4: bytes, seen: Counter[str]) -> Facts:
         def look() -> tuple[str, Probe | BrokenClipError]:

@@ -222,7 +222,7 @@ class Engine:
 
     async def advance(self, order: Order) -> History:
         """Live out a job's life, from wherever its history left it."""
-        return await self._lives.lived(Hand(order, self.lanes, order.job.id))
+        return await self._lives.lived(Hand(order, self.lanes))
 
     def fetcher(self, objects: Objects) -> Fetcher:
         """Who brings home what other batches bought: their money is none of this one's."""
@@ -238,7 +238,7 @@ class Engine:
 
     async def _record_for_others(self, key: str, event: Event) -> None:
         await self._ledger.record(key, event)
-        self.tally.count_other(key, event)
+        self.tally.count_other(event)
 
     async def record(self, key: str, event: Event) -> None:
         """Put an event on record, and count it."""

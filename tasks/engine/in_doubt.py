@@ -21,7 +21,6 @@ from math import inf
 from typing import Final, Protocol
 
 from manifests.lifecycle import (
-    HEDGE,
     LOST,
     Accepted,
     Entry,
@@ -214,8 +213,6 @@ class Doubts:
         """Let go again what its lane's owner lets us risk, likeliest refused first."""
         taken = set[str]()
         for job, past in sorted(doubts.items(), key=lambda each: _odds(each[1])):
-            if job.endswith(HEDGE):
-                continue
             lane = self.lanes.get(past.lane or "")
             if lane is None or (past.billed and not lane.paid):
                 continue

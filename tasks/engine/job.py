@@ -10,9 +10,8 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 import httpx
@@ -26,12 +25,10 @@ from manifests.lifecycle import (
     Event,
     Forgotten,
     History,
-    Published,
     Refused,
     Rejected,
     State,
     Ticket,
-    hedge_of,
 )
 from storage.ledger.ledger import Ledger
 from tasks.dispatch.lanes import Lane, Lanes
@@ -45,16 +42,6 @@ from tasks.engine.download import (
     link_of,
 )
 from tasks.engine.expired import free, gone, owed_no_more
-from tasks.engine.hedge import (
-    FOLLOWED,
-    RECKONED_S,
-    SOONEST_S,
-    GivenUpError,
-    Hedges,
-    adopted,
-    sooner,
-    unless,
-)
 from tasks.engine.poll import Ended, Follower, Patience, UnfinishedError, generated
 from tasks.engine.reserve import Hand, Offer, Offers, RestError
 from tasks.engine.stats import UNANSWERED, Tally, Why
@@ -91,8 +78,6 @@ class Rules:
     """Whether every frame of a clip is decoded before it is published."""
     max_failure_rate: float = 0.3
     """The share of a lane's jobs that may come to nothing before it buys no more."""
-    hedge: bool = False
-    """Whether a straggler may be paid for twice, to be in time."""
     settle_s: float = 60.0
     """How old a doubt is before its provider is asked what became of it."""
     grace_s: float = 20.0
@@ -106,7 +91,7 @@ LOSSES: Final = 2
 
 
 class Lives:
-    """Lives out jobs, and the hedges of stragglers beside them."""
+    """Lives out jobs."""
 
     def __init__(  # noqa: PLR0913 - the parts of a life, each named once
         self,
@@ -138,20 +123,19 @@ class Lives:
             lanes, roster, clients, tally.purse, stopping, today, rules.dead_s
         )
         self._submitter = Submitter(lanes, clients, now, rules.max_failure_rate)
-        self._hedges = Hedges(rules.hedge, roster, now)
         self._publisher = publisher
 
     async def lived(self, hand: Hand) -> History:
         """Live on, putting each event on record before the next begins."""
         async with aclosing(self._life(hand)) as events:
             async for event in events:
-                await self._record(hand.key, event)
-        return self._ledger.history(hand.key)
+                await self._record(hand.job_id, event)
+        return self._ledger.history(hand.job_id)
 
     async def _life(self, hand: Hand) -> AsyncGenerator[Event, None]:
         """The rest of the life that is in hand."""
         try:
-            while step := self._step(hand, self._ledger.history(hand.key)):
+            while step := self._step(hand, self._ledger.history(hand.job_id)):
                 moved = False
                 async with aclosing(step) as events:
                     async for event in events:
@@ -160,28 +144,15 @@ class Lives:
                 if not moved:
                     return
         except RestError as exc:
-            if hand.beside is None:
-                self.tally.rest(hand.key, exc.why, exc.reason)
-                if self._ledger.history(hand.key).state is State.PENDING:
-                    self.roster.bought(hand.order)
-        except GivenUpError as exc:
-            if self._ledger.history(hand.key).state in FOLLOWED:
-                hand.let_go_later()
-                yield Discarded(str(exc))
+            self.tally.rest(hand.job_id, exc.why, exc.reason)
+            if self._ledger.history(hand.job_id).state is State.PENDING:
+                self.roster.bought(hand.order)
         finally:
             hand.let_go()
 
     def _step(self, hand: Hand, past: History) -> AsyncGenerator[Event, None] | None:
         """The one thing a history calls for, or None at an end."""
         match past:
-            case History(state=State.PENDING) if hand.beside is not None:
-                # A hedge is one submit, whatever comes of it.
-                return None if past.attempts else self._buy(hand, past)
-            case History(state=State.PENDING) if self._hedge_has_it(hand):
-                return self._rescued(hand, past)
-            case History(state=State.PENDING) if self._hedge(hand) is State.IN_DOUBT:
-                # It may be at work, and paid for: a third submit would be one too many.
-                raise RestError(Why.DOUBT, "its hedge is in doubt")
             case History(state=State.PENDING) if past.losses > LOSSES:
                 said = f"{past.losses} times sent and lost: {past.reason}"
                 raise RestError(Why.ATTEMPTS, said)
@@ -201,10 +172,9 @@ class Lives:
 
     async def _buy(self, hand: Hand, past: History) -> AsyncGenerator[Event, None]:
         """One submit: on record before it is sent, and again when it is answered."""
-        making = self._offers.make(hand, self._failed(past))
-        offer = await unless(hand.called_off, making)
+        offer = await self._offers.make(hand, self._failed(past))
         seed = hand.order.job.seed_after(past.discards)
-        ref = reference(hand.key, past.attempts + 1)
+        ref = reference(hand.job_id, past.attempts + 1)
         self.roster.bought(hand.order)
         meant = self._now(), self._today()
         yield self._submitter.intended(offer, seed, ref)
@@ -246,8 +216,7 @@ class Lives:
 
     def _again(self, hand: Hand, ended: Event | Ended) -> None:
         """What came to nothing may be bought again, as far as the plan goes."""
-        again = isinstance(ended, Refused | Discarded | Forgotten)
-        if again and hand.beside is None:
+        if isinstance(ended, Refused | Discarded | Forgotten):
             self.roster.again(hand.order)
 
     def _failed(self, past: History) -> Route | None:
@@ -262,12 +231,7 @@ class Lives:
     ) -> AsyncGenerator[Event, None]:
         """Look at an accepted job until the provider is done with it."""
         lane = self._lane_of(hand, past, ticket)
-        ended = await self._raced(hand, lane, past, ticket)
-        if isinstance(ended, Published):
-            # Its own submit is still at work where it is.
-            hand.let_go_later()
-            yield ended
-            return
+        ended = await self._until_ended(hand, lane, past, ticket)
         hand.let_go()
         self._count(lane, ended)
         match ended:
@@ -291,105 +255,15 @@ class Lives:
 
     def _lost(self, hand: Hand, lane: Lane, why: str) -> Discarded | Forgotten:
         """Its clip is gone: it may be made again, like any other."""
-        lost = gone(hand.key, self._ledger.history(hand.key), lane, why)
+        lost = gone(hand.job_id, self._ledger.history(hand.job_id), lane, why)
         self._again(hand, lost)
         return lost
-
-    async def _raced(
-        self, hand: Hand, lane: Lane, past: History, ticket: Ticket
-    ) -> Ended | Published:
-        """What came of an accepted job, or of its hedge if that was faster."""
-        following = self._until_ended(hand, lane, past, ticket)
-        if hand.beside is not None:
-            return await unless(hand.given_up, following)
-        if not (self._hedges.possible or self._hedge_has_it(hand)):
-            return await following
-        called_off, given_up = asyncio.Event(), asyncio.Event()
-        second = Hand(
-            hand.order,
-            self.lanes,
-            hedge_of(hand.key),
-            beside=lane.route,
-            called_off=called_off,
-            given_up=given_up,
-        )
-        mine = asyncio.create_task(following)
-        age_s = partial(self._age_s, hand, past)
-        other = asyncio.create_task(self._hedged(second, called_off, lane, age_s))
-        try:
-            if faster := await sooner(mine, other):
-                return adopted(faster)
-            ended = await mine
-        except RestError:
-            called_off.set()
-            if (history := await other).state is State.PUBLISHED:
-                return adopted(history)
-            raise
-        else:
-            if isinstance(ended, Finished):
-                given_up.set()
-            return ended
-        finally:
-            mine.cancel()
-            called_off.set()
-            await asyncio.gather(mine, other, return_exceptions=True)
-
-    async def _hedged(
-        self,
-        second: Hand,
-        called_off: asyncio.Event,
-        lane: Lane,
-        age_s: Callable[[], float],
-    ) -> History:
-        """The life of a hedge, once it is due."""
-        if not self._ledger.history(second.key).attempts:
-            # When that is changes with what is learned of the lanes.
-            while (
-                due_s := self._hedges.due_in_s(second.order, lane, age_s=age_s())
-            ) > 0:
-                pause = min(max(due_s, SOONEST_S), RECKONED_S)
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(called_off.wait(), pause)
-                    return self._ledger.history(second.key)
-            log.warning("job.hedged job=%s", second.order.job.id)
-        return await self.lived(second)
-
-    async def _rescued(self, hand: Hand, past: History) -> AsyncGenerator[Event, None]:
-        """The first submit came to nothing: its hedge may do."""
-        beside = self._failed(past) or self.lanes.all[0].route
-        second = Hand(hand.order, self.lanes, hedge_of(hand.key), beside=beside)
-        history = await self.lived(second)
-        match history.state:
-            case State.PUBLISHED:
-                yield adopted(history)
-            case State.ACCEPTED | State.GENERATED:
-                said = history.reason or "its hedge is under way"
-                raise RestError(Why.UNFINISHED, said)
-            case State.REJECTED:
-                raise RestError(Why.ATTEMPTS, f"its hedge: {history.reason}")
-            case _ if past.failures < self._rules.attempts:
-                async with aclosing(self._buy(hand, past)) as events:
-                    async for event in events:
-                        yield event
-            case _:
-                raise RestError(Why.ATTEMPTS, f"its hedge: {history.reason}")
-
-    def _hedge_has_it(self, hand: Hand) -> bool:
-        """Whether a second submit for the job is under way, or has made its clip."""
-        # What its provider would not make, nobody makes: that is final for the row.
-        has_it = {*FOLLOWED, State.PUBLISHED, State.REJECTED}
-        return hand.beside is None and self._hedge(hand) in has_it
-
-    def _hedge(self, hand: Hand) -> State:
-        return self._ledger.history(hedge_of(hand.key)).state
 
     async def _publish(
         self, hand: Hand, past: History, ticket: Ticket
     ) -> AsyncGenerator[Event, None]:
         """Bring the clip home: its own link first, then fresh ones."""
-        if hand.clip_url is None and (
-            kept := await self._publisher.kept(hand.order.job.id)
-        ):
+        if hand.clip_url is None and (kept := await self._publisher.kept(hand.job_id)):
             yield kept
             return
         lane = self._lane_of(hand, past, ticket)
@@ -405,7 +279,7 @@ class Lives:
         sidecar = described(hand.order, past, ticket)
         try:
             published = await self._publisher.publish(
-                hand.order.job.id, link, sidecar, over=over
+                hand.job_id, link, sidecar, over=over
             )
         except GoneError as exc:
             yield self._lost(hand, lane, str(exc))

@@ -70,8 +70,7 @@ class Line(Counts):
                 self.accepted += 1
             case Generated() if past.accepted_at and past.generated_at:
                 self._took.append(past.generated_at - past.accepted_at)
-            # One that its hedge has published was not made here.
-            case Published() if past.generated_at is not None:
+            case Published():
                 self.clips += 1
             case Refused() | Rejected(charged=False):
                 self.free += 1

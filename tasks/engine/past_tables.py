@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from manifests.lifecycle import HEDGE, History
+from manifests.lifecycle import History
 from manifests.output.clips import Outcomes
 from manifests.output.rewrite import retold_attempts, retold_clips
 from storage.ledger.ledger import read
@@ -57,12 +57,11 @@ async def asking(
     after it began.
     """
     loop = asyncio.get_running_loop()
-    clips = {job.removesuffix(HEDGE) for job in jobs}
-    said: _Said = {clip: loop.create_future() for clip in clips}
+    said: _Said = {job: loop.create_future() for job in jobs}
     until = loop.time() + within_s
 
     async def asked(job: str) -> Mapping[str, Any]:
-        one = said[job.removesuffix(HEDGE)]
+        one = said[job]
         await asyncio.wait({one}, timeout=max(0.0, until - loop.time()))
         return one.result() if one.done() else {}
 

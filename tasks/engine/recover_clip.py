@@ -11,12 +11,9 @@ import httpx
 from manifests.catalogue.routes import Route
 from manifests.expiry import AT_PROVIDERS
 from manifests.lifecycle import (
-    HEDGE,
-    TRANSITIONS,
     Discarded,
     Event,
     History,
-    Published,
     State,
     Ticket,
 )
@@ -76,8 +73,6 @@ class Late:
     async def _end(self, life: str, lane: Lane, ended: Ended) -> None:
         """Put on record how its job ended."""
         past = self.history(life)
-        if past.state is not State.ACCEPTED:  # its hedge was faster
-            return
         match ended:
             case Finished() as finished:
                 await self.record(life, generated(finished))
@@ -89,7 +84,7 @@ class Late:
     async def _publish(
         self, life: str, lane: Lane, ticket: Ticket, asked: Asked
     ) -> None:
-        past, clip = self.history(life), life.removesuffix(HEDGE)
+        past = self.history(life)
         over = self._over(past, lane)
 
         async def link() -> httpx.Request:
@@ -98,23 +93,17 @@ class Late:
                 raise UnfetchedError("the provider is at work on it again")
             return lane.line.fetching(link_of(ended, over=over))
 
-        sidecar = {**await asked(clip), **made(clip, past, ticket)}
+        sidecar = {**await asked(life), **made(life, past, ticket)}
         try:
-            published = await self.publisher.kept(clip) or await self.publisher.publish(
-                clip, link, sidecar, over=over
+            published = await self.publisher.kept(life) or await self.publisher.publish(
+                life, link, sidecar, over=over
             )
         except GoneError as exc:
             await self.record(life, gone(life, past, lane, str(exc)))
         except BadClipError as exc:
             await self.record(life, Discarded(str(exc)))
         else:
-            await self._count(life, published)
-
-    async def _count(self, life: str, published: Published) -> None:
-        """It is there: for the job, and for the hedge that made it."""
-        for each in dict.fromkeys([life, life.removesuffix(HEDGE)]):
-            if Published in TRANSITIONS[self.history(each).state]:
-                await self.record(each, published)
+            await self.record(life, published)
 
     def _over(self, past: History, lane: Lane) -> bool:
         """Whether nobody owes us its clip any more."""

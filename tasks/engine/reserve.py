@@ -88,14 +88,6 @@ class Hand:
 
     order: Order
     lanes: Lanes
-    key: str
-    """Under which id its life is on record: its own, or its hedge's."""
-    beside: Route | None = None
-    """Of a hedge: where the first submit is at work, so that it goes elsewhere."""
-    called_off: asyncio.Event | None = None
-    """Of a hedge: set when it is not to be bought any more."""
-    given_up: asyncio.Event | None = None
-    """Of a hedge: set when the first submit was faster, and it is not wanted at all."""
     handed: dict[str, Handed] = field(default_factory=dict[str, Handed])
     """By the lane's name."""
     unfit: set[str] = field(default_factory=set[str])
@@ -106,6 +98,10 @@ class Hand:
     """Its place on a lane, from its turn until the provider is done with it."""
     accepted: float | None = None
     """When its latest submit was accepted, if that was here: by a clock that is never set."""
+
+    @property
+    def job_id(self) -> str:
+        return self.order.job.id
 
     def let_go(self) -> None:
         """The provider is done with it."""
@@ -211,17 +207,7 @@ class Offers:
         return lanes
 
     def _preferred(self, hand: Hand, failed: Route | None) -> list[Lane]:
-        if hand.beside is None:
-            return self.roster.lanes(hand.order, failed, unfit=hand.unfit)
-        beside = hand.beside.supplier
-        known = self.roster.able(hand.order)
-        return [
-            lane
-            for lane in known
-            if lane.closed is None
-            and lane.route.supplier != beside
-            and lane.name not in hand.unfit
-        ]
+        return self.roster.lanes(hand.order, failed, unfit=hand.unfit)
 
     async def _handed(self, hand: Hand, lane: Lane) -> Handed | None:
         """The still as the lane's provider reads it; None if it never will: it closed, or

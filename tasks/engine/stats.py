@@ -9,7 +9,6 @@ from typing import Final
 
 from manifests.expiry import EXPIRED
 from manifests.lifecycle import (
-    HEDGE,
     OVER,
     Accepted,
     Discarded,
@@ -68,8 +67,6 @@ class Tally:
 
     purse: Purse
     bought: int = 0
-    hedged: int = 0
-    """Of what was bought, the second submits of stragglers."""
     published: int = 0
     rejected: int = 0
     resting: dict[str, Rest] = field(default_factory=dict[str, Rest])
@@ -87,7 +84,7 @@ class Tally:
     bill: Bill = field(default_factory=Bill)
     """What was bought, by lane."""
     _spent: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
-    """What each job of which this run has bought something has cost, by its life's id."""
+    """What each job of which this run has bought something has cost."""
 
     def rest(self, job_id: str, why: Why, reason: str) -> None:
         self.resting[job_id] = Rest(why, reason)
@@ -104,11 +101,11 @@ class Tally:
                 case _:
                     pass
 
-    def count_other(self, life: str, event: Event) -> None:
+    def count_other(self, event: Event) -> None:
         """One more event of what another batch bought: its money was never ours."""
         match event:
             case Published():
-                self.fetched += not life.endswith(HEDGE)
+                self.fetched += 1
             case Discarded(reason):
                 self.expired += reason.startswith(EXPIRED)
             case _:
@@ -123,11 +120,10 @@ class Tally:
                 self.bill.count(event, past, past.price_usd)
             case Accepted():
                 self.bought += 1
-                self.hedged += job_id.endswith(HEDGE)
             case Published():
-                self.published += not job_id.endswith(HEDGE)
+                self.published += 1
             case Rejected():
-                self.rejected += not job_id.endswith(HEDGE)
+                self.rejected += 1
             case Discarded(reason):
                 self.expired += reason.startswith(EXPIRED)
             case _:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from manifests.lifecycle import (
-    HEDGE,
     UNBILLED,
     Accepted,
     Doubted,
@@ -35,9 +34,9 @@ LONGEST_WAIT_S: Final = 900.0
 """What a lane may ask us to wait; who asks for more takes nothing more in this run."""
 
 
-def reference(key: str, attempt: int) -> str:
+def reference(job_id: str, attempt: int) -> str:
     """Our own name for a submit: the job's id and which attempt it is."""
-    return f"{key.replace(HEDGE, '-hedge')}-{attempt}"
+    return f"{job_id}-{attempt}"
 
 
 def whose(lane: Lane) -> str:

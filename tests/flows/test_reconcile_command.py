@@ -22,7 +22,6 @@ from manifests.lifecycle import (
     Risked,
     State,
     fold,
-    hedge_of,
 )
 from storage.ledger.ledger import Ledger, read
 from storage.objects.client import Objects
@@ -149,20 +148,20 @@ async def test_what_kling_took_from_a_run_that_died_is_found_and_never_bought_tw
 
 
 async def test_what_nobody_can_be_asked_about_is_listed_and_ends_with_1(bench):
-    await doubts(bench, "a" * 32, hedge_of("b" * 32))
+    await doubts(bench, "a" * 32, "b" * 32)
     bench.config("spicy", name="other.toml", more=AT_ONCE)
 
     told = bench.nightreel("reconcile", "root", "--json")
     shown = bench.nightreel("reconcile", "root")
     other = bench.nightreel("reconcile", "root", "--config", "other.toml")
 
-    first, hedge = told.said["doubts"]
+    first, second = told.said["doubts"]
     assert (told.code, shown.code, other.code) == (1, 1, 1)
     assert (first["job"], first["lane"], first["price_usd"]) == (
         *("a" * 32, "atlas"),
         0.17,
     )
-    assert hedge["job"] == hedge_of("b" * 32)
+    assert second["job"] == "b" * 32
     assert first["reason"] == LOST.reason
     assert told.said["in_doubt_usd"] == 0.34
     assert "2 in doubt, 0.34 USD" in shown.err
@@ -173,7 +172,7 @@ async def test_what_nobody_can_be_asked_about_is_listed_and_ends_with_1(bench):
 
 @pytest.mark.slow
 async def test_a_risk_is_taken_only_by_a_person_who_says_so(bench):
-    entries = await doubts(bench, "a" * 32, "b" * 32, hedge_of("b" * 32))
+    entries = await doubts(bench, "a" * 32, "b" * 32)
 
     refused = answered(bench, "n\n", "--resubmit", "all")
     nobody = answered(bench, "", "--resubmit", "all")
@@ -186,12 +185,10 @@ async def test_a_risk_is_taken_only_by_a_person_who_says_so(bench):
     assert "nothing was decided" in nobody.err
     assert "1 job goes again: 0.17 USD" in agreed.err
     assert (agreed.code, agreed.said["resubmit"]) == (1, 1)
-    assert (sure.code, sure.said["resubmit"]) == (1, 1)
+    assert (sure.code, sure.said["resubmit"], sure.said["doubts"]) == (0, 1, [])
     assert "go again" not in sure.err
     events = [entry.event for entry in await read(objects(bench))][len(entries) :]
     assert [type(event) for event in events] == [Risked, Risked]
-    # A hedge is one submit: it is written off, or stays as it is.
-    assert [doubt["job"] for doubt in sure.said["doubts"]] == [hedge_of("b" * 32)]
 
 
 @pytest.mark.slow
@@ -233,7 +230,7 @@ async def test_what_is_written_off_is_over_and_costs_what_the_bill_says(bench):
 
 @pytest.mark.slow
 async def test_what_makes_no_sense_ends_with_2_and_leaves_nothing_on_record(bench):
-    entries = await doubts(bench, "a" * 32, hedge_of("a" * 32))
+    entries = await doubts(bench, "a" * 32)
     a, nobody = "a" * 32, "f" * 32
     said = {
         f"job {nobody}: nothing was ever submitted": ["--resubmit", nobody, "--yes"],
@@ -247,7 +244,6 @@ async def test_what_makes_no_sense_ends_with_2_and_leaves_nothing_on_record(benc
         "names no job": ["--charged", "=1"],
         "is named twice": ["--charged", f"{a}=1", "--charged", f"{a}=2"],
         "neither ids nor all": ["--write-off", " ,"],
-        "write the hedge off": ["--resubmit", hedge_of(a)],
     }
 
     ran = [bench.nightreel("reconcile", "root", *words) for words in said.values()]

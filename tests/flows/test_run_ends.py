@@ -86,7 +86,7 @@ def summary(**more: Any) -> Summary:
     said: dict[str, Any] = {
         **dict.fromkeys(("rows", "jobs"), 8),
         **dict.fromkeys(("published", "rejected", "in_doubt", "pending"), 0),
-        **dict.fromkeys(("bought", "hedged", "late"), 0),
+        **dict.fromkeys(("bought", "late"), 0),
         **dict.fromkeys(("spent_usd", "risked_usd"), Decimal(0)),
         "batch": "000001-m",
         "wall_s": 1.0,

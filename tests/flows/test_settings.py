@@ -79,13 +79,13 @@ def test_money_is_exactly_what_was_written(written_as):
     assert lane.risk_usd == lane.usd_per_day == Decimal("0.12")
 
 
-def test_nothing_is_risked_capped_or_hedged_unless_somebody_says_so():
+def test_nothing_is_risked_or_capped_unless_somebody_says_so():
     settings = load(written(LANE))
 
     lane, engine = settings.lanes["spicy"], settings.engine
     assert (lane.risk_usd, lane.usd_per_day, lane.submits_per_day) == (0, None, None)
-    assert (engine.policy, engine.hedge) == ("balanced", False)
-    assert (engine.max_failure_rate, engine.settle_s) == (0.3, 60)
+    assert (engine.policy, engine.max_failure_rate) == ("balanced", 0.3)
+    assert engine.settle_s == 60
     assert settings.listen.public_url is None
 
 
@@ -98,7 +98,7 @@ def test_what_an_owner_allows_reaches_the_lanes_and_the_engine():
     path = written(
         LANE
         + "risk_usd = 2\nusd_per_day = 7.5\nsubmits_per_day = 40\n[engine]\n"
-        + 'policy = "fastest"\nhedge = true\nmax_failure_rate = 0.5\nsettle_s = 0\n'
+        + 'policy = "fastest"\nmax_failure_rate = 0.5\nsettle_s = 0\n'
     )
 
     settings = load(path)
@@ -106,7 +106,7 @@ def test_what_an_owner_allows_reaches_the_lanes_and_the_engine():
 
     assert (lane.risk_usd, lane.usd_per_day) == (2, Decimal("7.5"))
     assert lane.limits.submits_per_day == 40
-    assert (rules.hedge, rules.max_failure_rate, rules.settle_s) == (True, 0.5, 0)
+    assert (rules.max_failure_rate, rules.settle_s) == (0.5, 0)
     assert settings.engine.policy == "fastest"
 
 
@@ -205,7 +205,7 @@ def test_a_file_that_is_not_text_says_so(tmp_path):
         (LANE + 'usd_per_day = ""', ["usd_per_day = ''", "such as 2.50"]),
         (LANE + "submits_per_day = 0", ["submits_per_day = 0", "equal to 1"]),
         (LANE + '[engine]\npolicy = "cheap"', ["policy = 'cheap'", "'cheapest'"]),
-        (LANE + '[engine]\nhedge = "yes"', ["[engine] hedge = 'yes'", "boolean"]),
+        (LANE + '[engine]\ndecode = "yes"', ["[engine] decode = 'yes'", "boolean"]),
         (LANE + "[engine]\nmax_failure_rate = 30", ["max_failure_rate = 30", "to 1"]),
         (LANE + "[engine]\nsettle_s = -1", ["settle_s = -1", "equal to 0"]),
         (LANE + "[listen]\nport = 1", ["[listen]", "no key 'port'", "hints_url"]),

@@ -27,7 +27,6 @@ from manifests.lifecycle import (
     Risked,
     Settled,
     Ticket,
-    hedge_of,
 )
 from storage.ledger.ledger import Ledger
 from storage.objects.client import Objects
@@ -88,28 +87,6 @@ async def status(bench, config: Path | None = None) -> tuple[dict[str, Any], str
     return json.loads(told), await asyncio.to_thread(said, as_json=False)
 
 
-async def test_a_hedge_is_no_job_and_its_money_counts(bench):
-    await recorded(
-        bench,
-        (A, bought("fal")),
-        (A, TAKEN),
-        (hedge_of(A), bought("spicy")),
-        (hedge_of(A), Doubted("wavespeed: no answer", "silent")),
-    )
-
-    told = bench.nightreel("status", "root", "--json").said
-    shown = bench.nightreel("status", "root")
-
-    [doubt] = told["doubts"]
-    assert (told["jobs"], told["pending"], told["in_doubt"]) == (1, 1, 0)
-    assert (told["hedges"], told["in_doubt_usd"]) == (1, 0.15)
-    assert told["spent_usd"] == pytest.approx(0.3525)
-    assert doubt["job"] == hedge_of(A)
-    assert "0.15 USD of it on 1 hedge" in shown.out
-    assert re.search(r"^in doubt +0 +0.15 USD", shown.out, re.MULTILINE)
-    assert re.search(r"^all +1 +0 +0\.3525$", shown.out, re.MULTILINE)
-
-
 async def test_a_doubt_is_told_with_its_age_its_price_and_what_became_of_the_answer(
     bench,
 ):
@@ -149,7 +126,7 @@ async def test_a_root_on_which_nothing_is_wrong_says_no_more_than_that(bench):
     shown = bench.nightreel("status", "root")
 
     assert "1 of them at providers" in shown.out
-    assert not re.search("hedge|risk|reconcile", shown.out)
+    assert not re.search("risk|reconcile", shown.out)
 
 
 async def test_what_is_at_a_provider_is_told_with_its_price_and_when_it_expires(
@@ -162,7 +139,7 @@ async def test_what_is_at_a_provider_is_told_with_its_price_and_when_it_expires(
         *((A, bought("replicate")), (A, TAKEN), (A, Generated())),
         *((B, bought("replicate")), (B, TAKEN)),
         *((C, bought("fal")), (C, TAKEN)),
-        *((hedge_of(C), bought("unified")), (hedge_of(C), TAKEN)),
+        *((D, bought("unified")), (D, TAKEN)),
         *((e, bought("fal")), (e, TAKEN), (e, Generated()), (e, PUBLISHED)),
         at=time.time() - 2 * 3600,
     )
@@ -177,7 +154,7 @@ async def test_what_is_at_a_provider_is_told_with_its_price_and_when_it_expires(
         "replicate": (3, pytest.approx(0.18)),
         "unified": (1, 0.5),
     }
-    assert [clip["job"] for clip in clips] == [A, B, hedge_of(C), f, C]
+    assert [clip["job"] for clip in clips] == [A, B, D, f, C]
     assert clips[0]["state"] == "generated"
     assert lanes[1]["expires_at"] == clips[0]["expires_at"]
     week = datetime.fromisoformat(clips[-1]["expires_at"]).timestamp() - time.time()

@@ -23,7 +23,6 @@ from manifests.lifecycle import (
     Risked,
     Settled,
     Ticket,
-    hedge_of,
 )
 
 FACTS = Facts(
@@ -59,17 +58,16 @@ WHAT = {
 
 @st.composite
 def entries_of(draw, jobs, *, over=False, begun=()):
-    """What may have happened to these jobs and their hedges, a second apart.
+    """What may have happened to these jobs, a second apart.
 
     After what has begun; `over` when nothing more is bought.
     """
-    lives = [*jobs, *map(hedge_of, jobs)]
     histories = defaultdict(History)
     for entry in begun:
         histories[entry.job] = histories[entry.job].after(entry)
     entries = []
     for second in range(draw(st.integers(0, 40))):
-        life = draw(st.sampled_from(lives))
+        life = draw(st.sampled_from(jobs))
         past = histories[life]
         kinds = [kind for kind in WHAT if kind in TRANSITIONS[past.state]]
         if over:

@@ -25,7 +25,6 @@ from manifests.lifecycle import (
     Settled,
     Ticket,
     fold,
-    hedge_of,
 )
 from manifests.output.attempts import ATTEMPTS, KEY, attempts_table
 from manifests.output.attempts import attempts as attempts_of
@@ -147,34 +146,6 @@ def test_a_risk_whose_price_is_settled_is_known_to_be_charged_or_not(attempts):
     told = attempts(*free, *dear).select("job", "charged", "charged_usd")
 
     assert told.rows() == [("a", False, Decimal(0)), ("b", True, PRICE)]
-
-
-def test_a_hedge_is_an_attempt_of_the_same_job(attempts):
-    table = attempts(
-        *lived("j", INTENDED, ACCEPTED),
-        *lived(hedge_of("j"), INTENDED, ACCEPTED, Generated(), PUBLISHED),
-        *lived("j", PUBLISHED),
-    )
-
-    told = table.select("job", "hedge", "attempt", "outcome", "charged_usd")
-    assert told.rows() == [
-        ("j", True, 1, "published", PRICE),
-        ("j", False, 1, "overtaken", PRICE),
-    ]
-
-
-def test_a_job_that_is_pending_takes_its_hedges_clip_without_an_attempt(attempts):
-    table = attempts(
-        *lived("j", INTENDED, ACCEPTED, Refused("failed")),
-        *lived(hedge_of("j"), INTENDED, ACCEPTED, Generated(), PUBLISHED),
-        *lived("j", PUBLISHED),
-    )
-
-    told = table.select("hedge", "attempt", "outcome", "charged_usd")
-    assert told.rows() == [
-        (False, 1, "refused", Decimal(0)),
-        (True, 1, "published", PRICE),
-    ]
 
 
 def test_a_ledger_with_nothing_in_it_leaves_an_empty_table(attempts):

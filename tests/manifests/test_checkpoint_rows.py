@@ -19,8 +19,6 @@ from manifests.checkpoint.rows import (
     histories,
     index_rows,
     job_rows,
-    life_keys,
-    lives,
     whole,
 )
 from manifests.lifecycle import (
@@ -30,7 +28,6 @@ from manifests.lifecycle import (
     Intended,
     Settled,
     Ticket,
-    hedge_of,
 )
 
 WHOLE = st.integers(-(2**63), 2**64 - 1)
@@ -47,9 +44,7 @@ st.register_type_strategy(
 )
 LIVES = st.integers(0, 2**128 - 1).map(lambda n: f"{n:032x}")
 EVENT = st.one_of([st.from_type(kind) for kind in get_args(Event)])
-ENTRIES = st.lists(
-    st.builds(Entry, LIVES | LIVES.map(hedge_of), st.floats(0, 4e9), EVENT)
-)
+ENTRIES = st.lists(st.builds(Entry, LIVES, st.floats(0, 4e9), EVENT))
 INTENDED = Intended(lane="spicy", route="a/b", price_usd=Decimal("0.1"), seed=1)
 
 
@@ -62,7 +57,7 @@ def test_entries_come_back_from_their_rows_in_order(some):
     assert entries(rows) == some
 
 
-@given(st.dictionaries(LIVES | LIVES.map(hedge_of), st.from_type(History)))
+@given(st.dictionaries(LIVES, st.from_type(History)))
 @settings(deadline=None, max_examples=25)
 def test_histories_come_back_from_their_rows(known):
     rows, index = job_rows(known), index_rows(known)
@@ -86,10 +81,9 @@ def test_what_comes_back_is_of_the_same_types(tmp_path: Path):
 
 
 def test_a_row_is_one_a_person_can_query():
-    (row,) = event_rows([Entry("ab" * 16 + "~hedge", 1.25, INTENDED)]).rows(named=True)
+    (row,) = event_rows([Entry("ab" * 16, 1.25, INTENDED)]).rows(named=True)
 
     assert row["job"] == "ab" * 16
-    assert row["hedge"]
     assert row["at"] == datetime(1970, 1, 1, 0, 0, 1, 250_000, UTC)
     assert row["kind"] == "intended"
     assert row["price_usd"] == Decimal("0.1")
@@ -114,9 +108,3 @@ def test_an_amount_that_no_column_holds_is_kept_beside_it(usd, column):
     assert rows["usd"].to_list() == [column]
     assert entries(rows) == [entry]
     assert rows["exact"].null_count() == (column == Decimal(usd))
-
-
-def test_lives_are_numbers_and_names():
-    some = ["ab" * 16, "ff" * 16, hedge_of("00" * 16)]
-
-    assert [*lives(life_keys(some))] == some

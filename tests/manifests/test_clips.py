@@ -23,7 +23,6 @@ from manifests.lifecycle import (
     Settled,
     Ticket,
     fold,
-    hedge_of,
 )
 from manifests.output.clips import (
     CLIPS,
@@ -38,11 +37,6 @@ INTENDED = Intended(
     lane="spicy", route="wavespeed/wan-2.2-spicy", price_usd=Decimal("0.15"), seed=7
 )
 ACCEPTED = Accepted(Ticket("wavespeed", "remote-1"))
-HEDGE = Intended(
-    lane="clouds", route="atlas/wan-2.2-spicy", price_usd=Decimal("0.17"), seed=7
-)
-NOTHING = None
-"""A second in which nothing happens."""
 FACTS = Facts(
     sha256="ab" * 32,
     bytes=1234,
@@ -56,27 +50,21 @@ FACTS = Facts(
 
 
 def lived(job, *events):
-    return [
-        Entry(job, 1_800_000_000.5 + n, event)
-        for n, event in enumerate(events)
-        if event is not NOTHING
-    ]
+    return [Entry(job, 1_800_000_000.5 + n, event) for n, event in enumerate(events)]
 
 
 @pytest.fixture
 def clips(tmp_path):
     """The clips table of these columns, each job having lived as it is told."""
 
-    def table(columns, lives=(), *, hedges=(), reasons=None):
+    def table(columns, lives=(), *, reasons=None):
         manifest, out = tmp_path / "m.parquet", tmp_path / "clips.parquet"
         pl.DataFrame(columns).write_parquet(manifest)
         plan = check(manifest, URI, ROUTES)
         jobs = ids(plan.wanted.filter("first").sort("row"))
-        seconds = map(hedge_of, jobs)
         entries = [
             entry
-            for said, each in ((jobs, lives), (seconds, hedges))
-            for job, events in zip(said, each, strict=False)
+            for job, events in zip(jobs, lives, strict=False)
             for entry in lived(job, *events)
         ]
         outcomes = Outcomes(
@@ -167,40 +155,6 @@ def test_a_row_without_a_clip_says_why(clips, life, state, reason):
     assert row["state"] == state
     assert reason in row["reason"]
     assert row["uri"] is None
-
-
-def test_what_a_job_cost_is_its_hedges_money_too(clips):
-    table = clips(
-        {"image": ["a.jpg"], "prompt": ["p"]},
-        [(INTENDED, ACCEPTED, Generated(), Published("u", FACTS))],
-        hedges=[(HEDGE, Accepted(Ticket("atlas", "remote-2")), Discarded("late"))],
-    )
-
-    (row,) = table.rows(named=True)
-    assert (row["price_usd"], row["spent_usd"]) == (Decimal("0.15"), Decimal("0.32"))
-    assert (row["lane"], row["remote_id"]) == ("spicy", "remote-1")
-
-
-@pytest.mark.parametrize("life", [(INTENDED, ACCEPTED), (INTENDED, Refused("busy"))])
-def test_a_clip_that_a_hedge_made_is_told_as_the_hedges(clips, life):
-    hedge = (HEDGE, Accepted(Ticket("atlas", "remote-2")), Generated(8))
-    table = clips(
-        {"image": ["a.jpg"], "prompt": ["p"]},
-        [(*life, NOTHING, NOTHING, Published("u", FACTS))],
-        hedges=[(*hedge, Published("u", FACTS))],
-    )
-
-    (row,) = table.rows(named=True)
-    assert (row["state"], row["uri"], row["sha256"]) == ("published", "u", "ab" * 32)
-    assert (row["lane"], row["provider"], row["remote_id"]) == (
-        "clouds",
-        "atlas",
-        "remote-2",
-    )
-    assert (row["seed_used"], row["price_usd"]) == (8, Decimal("0.17"))
-    assert row["generated_at"] == datetime(2027, 1, 15, 8, 0, 2, 500_000, UTC)
-    spent = Decimal("0.32") if ACCEPTED in life else Decimal("0.17")
-    assert row["spent_usd"] == spent
 
 
 def test_what_was_settled_later_is_in_what_a_job_cost(clips):

@@ -31,7 +31,6 @@ from manifests.lifecycle import (
     State,
     Ticket,
     fold,
-    hedge_of,
 )
 
 FACTS = Facts(
@@ -172,28 +171,6 @@ def test_an_attempt_that_was_never_made_is_never_settled(attempt):
 
     with pytest.raises(IllegalTransitionError, match=f"attempt {attempt} of 1 settled"):
         history(INTENDED, odd)
-
-
-@pytest.mark.parametrize(
-    ("events", "cost"),
-    [((INTENDED, ACCEPTED), "0.15"), ((INTENDED, ACCEPTED, Refused("failed")), "0")],
-)
-def test_a_job_whose_hedge_has_the_clip_is_published_without_being_generated(
-    events, cost
-):
-    overtaken = history(*events, Published("u", FACTS))
-
-    assert (overtaken.state, overtaken.generated_at) == (State.PUBLISHED, None)
-    assert overtaken.spent_usd == Decimal(cost)
-
-
-def test_a_hedge_is_on_record_beside_its_job_and_not_as_it():
-    lives = fold([Entry("j", 1.0, INTENDED), Entry(hedge_of("j"), 2.0, INTENDED)])
-
-    assert {name: past.attempts for name, past in lives.items()} == {
-        "j": 1,
-        "j~hedge": 1,
-    }
 
 
 def test_a_job_remembers_where_it_was_accepted_and_not_delivered():
@@ -407,8 +384,7 @@ class Lives(RuleBasedStateMachine):
     @rule(job=JOBS)
     def publish(self, job):
         if self.record(job, Published("u", FACTS)):
-            # A job that is pending has its hedge's clip, and no submit of its own open.
-            self.bill[job] += self.open[job] or 0
+            self.bill[job] += self.open[job]
             self.open[job] = "never again"
 
     @invariant()

@@ -1,6 +1,5 @@
 """What is left is a manifest: the same jobs, runnable alone and from anywhere."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -16,7 +15,6 @@ from manifests.input.reader import ManifestError, check, orders
 from manifests.job_keys import ids
 from manifests.lifecycle import (
     Accepted,
-    Doubted,
     Entry,
     Facts,
     Generated,
@@ -26,7 +24,6 @@ from manifests.lifecycle import (
     Rejected,
     Ticket,
     fold,
-    hedge_of,
 )
 from manifests.output.clips import Outcomes
 from manifests.output.remaining import LEFT, write_left
@@ -64,7 +61,7 @@ def lived(job, *events):
 def night(tmp_path):
     """What is left of a manifest, each of its jobs, by row, having lived as it is told."""
 
-    def run(columns, lives=None, *, hedges=None, uri=URI, reasons=None, **how):
+    def run(columns, lives=None, *, uri=URI, reasons=None, **how):
         manifest, path = tmp_path / "m.parquet", tmp_path / "left.parquet"
         if isinstance(columns, pa.Table):
             pq.write_table(columns, manifest, **how)
@@ -73,16 +70,9 @@ def night(tmp_path):
         plan = check(manifest, uri, ROUTES)
         jobs = dict(zip(plan.wanted["row"], ids(plan.wanted), strict=True))
         entries = [
-            *(
-                e
-                for n, events in (lives or {}).items()
-                for e in lived(jobs[n], *events)
-            ),
-            *(
-                e
-                for n, events in (hedges or {}).items()
-                for e in lived(hedge_of(jobs[n]), *events)
-            ),
+            entry
+            for n, events in (lives or {}).items()
+            for entry in lived(jobs[n], *events)
         ]
         told = Outcomes(
             histories=fold(entries),
@@ -128,30 +118,15 @@ def test_two_rows_of_one_clip_are_both_done_or_both_left(night):
 def test_a_row_that_is_left_says_why_where_and_what_it_cost(night):
     done = night(
         {"image": ["a.jpg", "b.jpg", "c.jpg"], "prompt": ["p", "p", " "]},
-        {0: (INTENDED, Doubted("ReadTimeout")), 1: (INTENDED, Rejected("not allowed"))},
+        {0: (INTENDED, ACCEPTED), 1: (INTENDED, Rejected("not allowed"))},
     )
 
+    why = "the provider has it: the batch ended before it was ready"
     assert done.left.select(LEFT.names()).rows() == [
-        ("in_doubt", "ReadTimeout", "spicy", [], Decimal("0.15")),
-        ("rejected", "not allowed", "spicy", [], Decimal(0)),
-        ("invalid", "prompt is blank", None, [], None),
+        ("accepted", why, "spicy", "remote-1", Decimal("0.15")),
+        ("rejected", "not allowed", "spicy", None, Decimal(0)),
+        ("invalid", "prompt is blank", None, None, None),
     ]
-
-
-def test_the_tickets_and_the_money_of_a_hedge_are_named_too(night):
-    second = (
-        replace(INTENDED, lane="clouds", price_usd=Decimal("0.17")),
-        Accepted(Ticket("atlas", "remote-2")),
-    )
-    done = night(
-        {"image": ["a.jpg"], "prompt": ["p"]},
-        {0: (INTENDED, ACCEPTED)},
-        hedges={0: second},
-    )
-
-    (row,) = done.left.rows(named=True)
-    assert row["left_remote_ids"] == ["remote-1", "remote-2"]
-    assert row["left_spent_usd"] == Decimal("0.32")
 
 
 def test_a_run_may_know_better_why_a_row_is_left(night):

@@ -25,9 +25,8 @@ from manifests.lifecycle import (
     Settled,
     Ticket,
     fold,
-    hedge_of,
 )
-from manifests.output.attempts import ATTEMPTS, KEY, attempts_table
+from manifests.output.attempts import KEY, attempts_table
 from manifests.output.clips import Outcomes, write_clips
 from manifests.output.rewrite import retold_attempts, retold_clips
 
@@ -155,24 +154,6 @@ def test_a_refund_is_told_in_what_the_clip_and_the_attempt_cost(batch):
     assert told.rows() == [("published", False, 0, "refunded")]
 
 
-def test_what_is_settled_of_a_hedge_is_its_jobs_and_its_own(batch):
-    made = [
-        *lived(batch.one, INTENDED, *MADE),
-        *lived(hedge_of(batch.one), INTENDED, Doubted("?"), start=4),
-    ]
-    batch.tell(made)
-    entries = [*made, *lived(hedge_of(batch.one), Refused("not there"), start=9)]
-
-    changed, _, clips = batch.retold_clips(entries, [hedge_of(batch.one)])
-    assert changed
-    assert clips["spent_usd"][0] == PRICE
-
-    changed, _, attempts = batch.retold_attempts(entries, [hedge_of(batch.one)])
-    assert changed
-    told = attempts.select("hedge", "outcome", "charged_usd")
-    assert told.rows() == [(False, "published", PRICE), (True, "refused", 0)]
-
-
 def test_attempts_of_other_jobs_and_their_order_stay_as_they_were(batch):
     entries = [
         *lived("x", INTENDED, Doubted("?")),
@@ -202,27 +183,6 @@ def test_what_a_later_batch_tried_is_not_put_into_an_earlier_ones_table(batch):
 
     assert not changed
     assert after.equals(before)
-
-
-def test_a_table_from_before_hedges_and_costs_is_given_both(batch):
-    entries = [
-        *lived("a", INTENDED, Refused("busy")),
-        *lived("b", INTENDED, *MADE),
-        *lived("c", INTENDED),
-        *lived("d", INTENDED),
-    ]
-    batch.tell(entries)
-    now = pl.read_parquet(batch.attempts)
-    now.drop("hedge", "charged_usd").write_parquet(batch.attempts)
-
-    changed, _, after = batch.retold_attempts(entries, [])
-    assert changed
-    assert after.schema == ATTEMPTS
-    assert after.equals(now)
-
-    late = [*entries, *lived("d", Refused("not there"), start=9)]
-    _, _, after = batch.retold_attempts(late, ["d"])
-    assert after["charged_usd"].to_list() == [0, PRICE, PRICE, 0]
 
 
 def test_empty_tables_are_told_anew_too(batch):

@@ -17,7 +17,6 @@ from typing import Any, Final
 import orjson
 
 from manifests.lifecycle import (
-    HEDGE,
     NEW,
     OVER,
     Accepted,
@@ -33,7 +32,6 @@ from manifests.lifecycle import (
     Rejected,
     Risked,
     State,
-    hedge_of,
 )
 from storage.ledger.codec import Open, Seal, unpack
 from storage.ledger.owner import SILENT_S
@@ -46,7 +44,7 @@ LAWS: Final = {
     "write-ahead": "a provider takes no submit that is not on record before it is sent",
     "once": "no attempt is taken twice",
     "free": "what is on record as not charged was not charged",
-    "paid-once": "no job is charged twice without Discarded, Risked or a hedge on record",
+    "paid-once": "no job is charged twice without Discarded or Risked on record",
     "ticket": "a ticket is that of the job's own submit",
     "legal": "the ledger tells a life that can happen",
     "replay": "whoever reads the ledger knows what its writer knows",
@@ -248,7 +246,7 @@ class Witness:
             case Risked() if mine is not None:
                 self._risk(entry, mine, write.node, past)
             case Published(_, facts):
-                self._whole(life.removesuffix(HEDGE), facts.sha256)
+                self._whole(life, facts.sha256)
             case _:
                 pass
 
@@ -279,7 +277,7 @@ class Witness:
         sale = self._sales.get(remote)
         if sale is None:
             self.breach("ticket", f"{mine.life}: nobody sold {remote}")
-        elif sale.prompt != self._prompts.get(mine.life.removesuffix(HEDGE)):
+        elif sale.prompt != self._prompts.get(mine.life):
             self.breach("ticket", f"{mine.life}: {remote} is for {sale.prompt!r}")
         elif mine.sale is None:
             mine.sale = sale
@@ -344,23 +342,16 @@ class Witness:
         )
         self._sales[sale.made.id] = sale
         job = self._jobs[sale.prompt]
-        lives = (job, hedge_of(job))
-        meant = [
-            self.attempts[life][-1]
-            for life in lives
-            if self.histories.get(life, NEW).state is State.IN_DOUBT
-        ]
-        there = [each for each in meant if each.lane == sale.provider]
-        fresh = next((each for each in there if each.sale is None), None)
-        if fresh is not None:
-            fresh.sale = sale
-        elif there:
-            self.breach("once", f"{there[0].life} attempt {there[0].number} is sold")
-        else:
-            state = self.histories.get(job, NEW).state
+        state = self.histories.get(job, NEW).state
+        meant = self.attempts[job][-1] if state is State.IN_DOUBT else None
+        if meant is None or meant.lane != sale.provider:
             self.breach(
                 "write-ahead", f"{sale.prompt!r} is sold while {job} is {state}"
             )
+        elif meant.sale is None:
+            meant.sale = sale
+        else:
+            self.breach("once", f"{job} attempt {meant.number} is sold")
         if sale.node is not None and sale.node in self.runs:
             head = self._head(sale.node)
             self._bought[head].append(sale)
@@ -405,9 +396,6 @@ class Witness:
         node, state = each.node, self.histories[each.life].state
         gone = node is None or not node.alive or node in self._shut_out
         if gone and state is State.IN_DOUBT:
-            return False
-        job = each.life.removesuffix(HEDGE)
-        if self.attempts.get(hedge_of(job)):
             return False
         each.sale.account.advance(self._loop.time())
         young = self._loop.time() - each.sale.at < self._script.deadline_s
@@ -495,18 +483,14 @@ class Witness:
         self._rates()
         for life, past in self.histories.items():
             if past.state is State.PUBLISHED and past.facts is not None:
-                self._whole(life.removesuffix(HEDGE), past.facts.sha256)
+                self._whole(life, past.facts.sha256)
 
     def _billed(self, job: str, sales: Sequence[Sale]) -> None:
-        lives = [job, hedge_of(job)]
-        histories = [self.histories.get(life, NEW) for life in lives]
+        past = self.histories.get(job, NEW)
         usd = sum((sale.made.wanted.price_usd for sale in sales), Decimal(0))
-        counted = sum((past.spent_usd for past in histories), Decimal(0))
-        if usd > counted:
-            self.breach("bill", f"{job}: charged {usd}, counted {counted}")
-        mine, hedge = histories
-        allowed = 1 + mine.discards + mine.risks + hedge.attempts
-        if len(sales) > allowed:
+        if usd > past.spent_usd:
+            self.breach("bill", f"{job}: charged {usd}, counted {past.spent_usd}")
+        if len(sales) > 1 + past.discards + past.risks:
             self.breach("paid-once", f"{job}: charged {len(sales)} times")
 
     def _days(self) -> None:

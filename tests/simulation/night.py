@@ -353,7 +353,6 @@ class Sim:
         return Rules(
             deadline_s=self.script.deadline_s,
             settle_s=self.script.settle_s,
-            hedge=run.hedge,
         )
 
     def _objects(self, node: Node) -> Objects:

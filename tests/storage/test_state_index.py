@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests import job_keys as numbers
-from manifests.checkpoint.rows import life_keys
 from manifests.job_keys import keys
-from manifests.lifecycle import NEW, History, State, hedge_of
+from manifests.lifecycle import NEW, History, State
 from storage.ledger import state_index as books
 from storage.ledger.state_index import Book
 
@@ -47,33 +46,6 @@ def test_what_is_over_is_forgotten_but_for_its_state():
     )
 
 
-@pytest.mark.parametrize("asked", [A, hedge_of(A)])
-def test_a_job_and_its_hedge_are_forgotten_together(asked):
-    book = Book()
-    book.keep(A, PUBLISHED)
-    book.keep(hedge_of(A), ACCEPTED)
-
-    book.forget([asked])
-    assert book.lives == {A: PUBLISHED, hedge_of(A): ACCEPTED}
-
-    book.keep(hedge_of(A), History(state=State.REJECTED))
-    book.forget([asked])
-    assert book.lives == {}
-    assert book.history(A).state is State.PUBLISHED
-    assert book.history(hedge_of(A)).state is State.REJECTED
-    assert book.states(keys([A])).to_list() == ["published"]
-
-
-def test_a_hedge_says_nothing_of_its_job():
-    book = Book()
-    book.keep(hedge_of(A), PUBLISHED)
-    book.forget([hedge_of(A)])
-
-    assert book.states(keys([A])).to_list() == ["pending"]
-    assert book.history(A) is NEW
-    assert book.forgotten(keys([A, B])).equals(life_keys([hedge_of(A)]))
-
-
 def test_what_is_put_down_anew_counts_before_what_was_forgotten():
     book = Book()
     book.keep(A, PUBLISHED)
@@ -85,7 +57,7 @@ def test_what_is_put_down_anew_counts_before_what_was_forgotten():
     assert book.forgotten(keys([A])).is_empty()
 
 
-@pytest.mark.parametrize("life", ["a", A[1:], A + "~hedg", A.replace("0", "G"), ""])
+@pytest.mark.parametrize("life", ["a", A[1:], A + "~", A.replace("0", "G"), ""])
 def test_what_is_no_id_is_refused_by_name(life):
     with pytest.raises(ValueError, match=f"'{life}' is no job's id"):
         Book().keep(life, PUBLISHED)
@@ -141,7 +113,7 @@ def _put_down_and_find(learned, kept):
         truth |= new
         said = {life: truth[life] for life in some}
         states = pl.Series("state", [*said.values()], pl.String)
-        book.learn(life_keys(said).with_columns(states))
+        book.learn(keys(said).with_columns(states))
     for some in kept:
         for life, state in some.items():
             truth[life] = state
@@ -152,9 +124,7 @@ def _put_down_and_find(learned, kept):
     known = [truth.get(life, State.PENDING) for life in everyone]
     assert book.states(keys(everyone)).to_list() == known
     assert [book.history(life).state for life in everyone] == known
-    gone = life_keys(
-        life for life in everyone if life in truth and life not in book.lives
-    )
+    gone = keys(life for life in everyone if life in truth and life not in book.lives)
     assert book.forgotten(keys(everyone)).rows() == gone.rows()
 
 

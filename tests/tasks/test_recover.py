@@ -18,10 +18,8 @@ from manifests.lifecycle import (
     Intended,
     Published,
     Refused,
-    Rejected,
     State,
     Ticket,
-    hedge_of,
 )
 from storage.ledger.codec import unpack
 from storage.ledger.ledger import Ledger, histories, read
@@ -450,31 +448,6 @@ async def test_what_another_nights_manifest_bought_is_fetched_by_the_next_run(
     assert tuesday.spent_usd == Decimal("0.17")
     assert world.nights[-1].engine.tally.fetched == 3
     assert {job.state for job in past.values()} == {State.PUBLISHED}
-    assert set(world.bought.values()) == {1}
-
-
-async def test_the_hedge_of_a_job_that_is_over_is_fetched_by_the_next_run_of_its_manifest(
-    worlds, emulator
-):
-    with running(emulator) as url:
-        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
-        await world.run(1)
-        [(job, bought)] = (await past(world)).items()
-        shutil.rmtree(world.folder / "root")
-        ledger = await Ledger.open(Objects.open(root(world)), name="monday")
-        for life, event in (
-            *((job, event) for event in BUYING),
-            (hedge_of(job), BUYING[0]),
-            (hedge_of(job), Accepted(bought.ticket)),
-            (job, Rejected("content policy")),
-        ):
-            await ledger.record(life, event)
-        await ledger.close()
-
-        await world.run(1)
-
-    after = await past(world)
-    assert after[hedge_of(job)].state is State.PUBLISHED
     assert set(world.bought.values()) == {1}
 
 
