@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands import check as looking
+from flows.commands import check as check_command
 from flows.commands import config as inforce
 from flows.commands import (
     emulate,
@@ -25,6 +25,7 @@ from flows.commands import (
     worker,
 )
 from flows.commands import lanes as surveying
+from flows.commands import plan as plan_command
 from flows.commands.run import run_batch
 from flows.commands.terminal import (
     BAD_INPUT,
@@ -89,8 +90,8 @@ def main() -> None:
         sys.exit(CANNOT_KEEP)
 
 
-app.command()(looking.check)
-app.command()(looking.plan)
+app.command()(check_command.check)
+app.command()(plan_command.plan)
 app.command()(status.status)
 app.command()(surveying.lanes)
 app.command()(listen.listen)

@@ -1,0 +1,136 @@
+"""`nightreel plan`: forecast cost and time by lane; sends nothing."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from flows.commands.terminal import (
+    Config,
+    Json,
+    LaneNames,
+    Manifest,
+    chosen,
+    existing,
+    place,
+    print_json,
+    tell,
+)
+from flows.config import lanes as lanes_of
+from flows.config.settings import Settings
+from flows.views.plan import Answer
+from flows.views.times import Local, finish_by
+from manifests.input.reader import orders
+from manifests.job_keys import KEY
+from manifests.lifecycle import State
+from storage.ledger import segments
+from storage.ledger.epoch_reader import recalled
+from storage.ledger.state_index import Book
+from storage.objects.client import Objects
+from tasks.batch.request import MANIFEST, Wanted, planned, refusal
+from tasks.dispatch.eligibility import Policy
+from tasks.dispatch.lanes import Lane
+from tasks.dispatch.learned import recall_limits
+from tasks.forecast.forecast import forecast, typical
+
+
+async def forecasted(
+    settings: Settings,
+    uri: str,
+    *,
+    policy: Policy | None = None,
+    until: datetime | None = None,
+    root: str | None = None,
+) -> Answer:
+    """Forecast what the manifest's clips cost and how long they take.
+
+    With `root`, clips that its ledger knows are left out, and limits and times that
+    earlier batches learned are used.
+
+    Raises:
+        ManifestError: the manifest cannot be read.
+        OpeningError: the manifest or the root is out of reach.
+    """
+    lanes = lanes_of.keyless(settings)
+    now = datetime.now(Local())
+    how = policy or (settings.engine.policy if until is None else "cheapest")
+    known = await _recalled(root, lanes)
+    with TemporaryDirectory(prefix="nightreel-") as folder:
+        wanted = Wanted(manifest=uri, root="")
+        read = await asyncio.to_thread(planned, wanted, Path(folder), lanes)
+        todo = read.wanted.filter(
+            known.states(read.wanted.select(*KEY)) == State.PENDING
+        )
+        told = await asyncio.to_thread(
+            forecast,
+            orders(Path(folder) / MANIFEST, uri, todo, _kept_nowhere),
+            lanes,
+            policy=how,
+            within_s=None if until is None else until.timestamp() - now.timestamp(),
+            typical_s=typical(known.latencies),
+            at=now.timestamp(),
+        )
+    owned = read.jobs - told.jobs - told.unserved
+    return Answer(read=read, told=told, owned=owned, policy=how, now=now, by=until)
+
+
+def plan(  # noqa: PLR0913 - each is an option
+    manifest: Manifest,
+    config: Config = None,
+    lanes: LaneNames = None,
+    *,
+    policy: Annotated[
+        Policy | None,
+        typer.Option(help="else as the config says; with --finish-by, cheapest"),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option("--finish-by", help="HH:MM, the next one; or 2026-11-30T06:00"),
+    ] = None,
+    root: Annotated[
+        str | None, typer.Option(help="leave out what it has; learn from its ledger")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What it would cost and take, by lane; sends nothing."""
+    until = None if by is None else _finish_by(by)
+    answer = asyncio.run(
+        forecasted(
+            chosen(config, lanes),
+            place(manifest),
+            policy=policy,
+            until=until,
+            root=root,
+        )
+    )
+    if as_json:
+        print_json(answer.plain())
+        return
+    Console(highlight=False).print(answer.shown())
+    if answer.read.bad_rows:
+        tell(refusal(answer.read), "red")
+
+
+def _finish_by(text: str) -> datetime:
+    try:
+        return finish_by(text, datetime.now(Local()))
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc), param_hint="--finish-by") from exc
+
+
+async def _recalled(root: str | None, lanes: Sequence[Lane]) -> Book:
+    """The state of every job below the root; the lanes take on the limits it learned."""
+    if root is None:
+        return Book()
+    objects = Objects.open(existing(root))
+    await recall_limits(lanes, objects, 0.0)
+    return await recalled(objects, range(1, await segments.claimed(objects) + 1))
+
+
+def _kept_nowhere(_sha256: str, _content: bytes) -> str:
+    return ""
