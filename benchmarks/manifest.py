@@ -147,7 +147,7 @@ def _build_stills(path: Path, _rows: int) -> str:
 
 
 def _routes() -> list:
-    from manifests.catalogue.routes import load
+    from manifests.catalogue.loader import load
 
     return [route for route in load().routes.values() if not route.retired]
 

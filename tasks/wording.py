@@ -14,7 +14,7 @@ from typing import Any, Final, get_args
 
 import httpx
 
-from manifests.catalogue import routes
+from manifests.catalogue import loader as catalogue
 from manifests.catalogue.routes import Route
 from manifests.lifecycle import Discarded, Refused, Rejected, Ticket
 from tasks.providers import OWN_GPUS, PROVIDERS, Provider
@@ -232,7 +232,7 @@ def _hooked(name: str) -> Iterator[str]:
 
 
 def _routes(name: str) -> list[Route]:
-    known = routes.shipped().routes.values()
+    known = catalogue.shipped().routes.values()
     return [route for route in known if route.provider == name and not route.retired]
 
 

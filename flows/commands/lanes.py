@@ -16,7 +16,7 @@ from flows.commands.terminal import Config, Json, LaneNames, chosen, print_json
 from flows.config import lanes as lanes_of
 from flows.config import settings as settings_of
 from flows.config.settings import Settings
-from manifests.catalogue import routes
+from manifests.catalogue import loader as catalogue
 from manifests.catalogue.routes import Route
 from manifests.jobs import AspectRatio
 from tasks.dispatch.preflight import usd
@@ -147,7 +147,7 @@ def _in_use(settings: Settings) -> list[Shown]:
 
 def _idle(settings: Settings) -> Iterator[Shown]:
     """The rest of the catalogue, what nobody can use any more at its end."""
-    known = routes.load({"models": settings.models, "routes": settings.routes})
+    known = catalogue.load({"models": settings.models, "routes": settings.routes})
     used = {lane.route for lane in settings.lanes.values()}
     rest = [route for name, route in known.routes.items() if name not in used]
     for route in sorted(rest, key=lambda each: bool(each.retired)):

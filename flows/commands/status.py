@@ -21,7 +21,8 @@ from flows.config import settings
 from flows.views import expiring
 from flows.views.doubts import aligned, doubts_table, more_doubts
 from manifests.accounting.totals import Share, Standing
-from manifests.catalogue.routes import Route, shipped
+from manifests.catalogue.loader import shipped
+from manifests.catalogue.routes import Route
 from manifests.expiry import AT_PROVIDERS, in_use
 from manifests.lifecycle import FREE, History, State
 from storage.ledger.ledger import entries

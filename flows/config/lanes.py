@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import httpx
 
 from flows.config.settings import LaneSettings, Settings, SettingsError, resolve_key
-from manifests.catalogue.routes import Catalogue, CatalogueError, Route, load
+from manifests.catalogue.loader import Catalogue, CatalogueError, load
+from manifests.catalogue.routes import Route
 from tasks.dispatch.lanes import Lane
 from tasks.dispatch.rate_limit import Limits, Pace
 from tasks.engine.engine import Rules

@@ -1,1 +1,1 @@
-"""Catalogue."""
+"""The catalogue of models and routes: prices, limits and options, each with its source."""

@@ -6,7 +6,8 @@ from typing import Any, Final, get_args
 
 import polars as pl
 
-from manifests.catalogue.routes import Route, shipped
+from manifests.catalogue.loader import shipped
+from manifests.catalogue.routes import Route
 from manifests.input.columns import COLUMNS, WHOLE, absent
 from manifests.jobs import SEEDS, AspectRatio, Content, Job, Resolution, unsigned
 from manifests.uris import SCHEMES

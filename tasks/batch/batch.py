@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 import polars as pl
 
-from manifests.catalogue.routes import shipped
+from manifests.catalogue.loader import shipped
 from manifests.expiry import AT_PROVIDERS, by_expiry, in_use
 from manifests.input.plan import Plan, todo
 from manifests.input.reader import demand, stills

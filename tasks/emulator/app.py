@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
-from manifests.catalogue import routes
+from manifests.catalogue import loader as catalogue
 from tasks.emulator.accounts import Terms
 from tasks.emulator.bill import Charge, charges, total_usd
 from tasks.emulator.clips import Clips
@@ -107,7 +107,7 @@ class Emulator:
         )
         self._shared = Shared(self._world, Stills(), Clips(clip))
         if prices is None:
-            prices = price_list(routes.load().routes.values())
+            prices = price_list(catalogue.load().routes.values())
         self._desks = {
             dialect.name: Desk(
                 dialect,

@@ -16,7 +16,8 @@ from typing import Final
 
 import httpx
 
-from manifests.catalogue.routes import Route, shipped
+from manifests.catalogue.loader import shipped
+from manifests.catalogue.routes import Route
 from manifests.expiry import in_use
 from manifests.lifecycle import (
     Accepted,

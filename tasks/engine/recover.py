@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from manifests.catalogue.routes import shipped
+from manifests.catalogue.loader import shipped
 from manifests.expiry import by_expiry, in_use
 from manifests.lifecycle import Event, History, State
 from storage.objects.client import Objects, StorageError

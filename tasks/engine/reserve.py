@@ -264,7 +264,7 @@ class Offers:
                     url = await send_still.hand_over(checked, lane, self.clients)
             except TimeoutError as exc:
                 raise NotSentError(f"{lane.name}: no still taken in time") from exc
-            ratio = lane.route.framed(order.job, seen.width, seen.height)
+            ratio = lane.route.aspect_ratio_for(order.job, seen.width, seen.height)
             return Handed(url, self.today(), ratio)
 
     async def _unless_stopped(self, free: Coroutine[Any, Any, T]) -> T:

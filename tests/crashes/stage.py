@@ -11,7 +11,7 @@ import certifi
 import polars as pl
 from PIL import Image
 
-from manifests.catalogue import routes
+from manifests.catalogue import loader as catalogue
 from tests.crashes.door import Door
 from tests.crashes.points import place
 
@@ -33,7 +33,7 @@ def clip() -> bytes:
 
 def manifest(folder: Path, route: str) -> str:
     """Some rows that a route can make, each with a still and a seed of its own."""
-    made = routes.load().route(route).prices_usd
+    made = catalogue.load().route(route).prices_usd
     resolution, seconds = ("480p", 5) if ("480p", 5) in made else next(iter(made))
     rows = []
     for number in range(JOBS):

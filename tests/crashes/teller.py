@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from manifests.catalogue import routes
+from manifests.catalogue import loader as catalogue
 from tasks.emulator import Emulator, running
 from tasks.emulator.prices import price_list
 from tasks.providers import PROVIDERS
@@ -40,7 +40,7 @@ class Teller:
         self.manifest = manifest(self.folder, self.route)
         self.clip = clip()
         self.count = 0
-        every = routes.load()
+        every = catalogue.load()
         self.prices = price_list(every.routes.values())
         known = every.route(self.route)
         self.env = {"SSL_CERT_FILE": str(one_certificate(self.folder))}

@@ -6,7 +6,7 @@ from decimal import Decimal
 import httpx
 import pytest
 
-from manifests.catalogue import routes
+from manifests.catalogue import loader as catalogue
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from tasks.emulator import Emulator, Fault, running
@@ -43,7 +43,7 @@ def line(emulator):
     with running(emulator) as base:
 
         def to(name, key=KEY):
-            route = routes.shipped().route(name)
+            route = catalogue.shipped().route(name)
             provider = PROVIDERS[route.provider](route, key)
             return Line(provider, httpx.URL(f"{base}/{route.provider}"))
 

@@ -12,7 +12,7 @@ import pytest
 import zstandard
 from PIL import Image
 
-from manifests.catalogue import routes as catalogue
+from manifests.catalogue import loader as catalogue
 from storage.objects.client import Objects
 from tasks.batch.lifespan import begun
 from tasks.batch.request import Wanted

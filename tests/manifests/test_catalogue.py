@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from manifests.catalogue.routes import CatalogueError, load
+from manifests.catalogue.loader import CatalogueError, load
 from manifests.jobs import Job
 
 SPICY = "wavespeed/wan-2.2-spicy"
@@ -115,6 +115,27 @@ def test_a_route_that_a_person_knows_to_be_retired_is():
     assert load(mine).route(SPICY).retired == "withdrawn on 2026-12-01"
 
 
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({}, (24, 300, "in May")),
+        ({"fps": 30, "min_still_px": 64, "retired": "now"}, (30, 64, "now")),
+        ({"retired": ""}, (24, 300, "in May")),
+    ],
+)
+def test_route_inherits_facts_of_its_model(facts, expected):
+    """A fact that the route's table leaves out or empty is that of its model."""
+    table = {"endpoints": {"480p": "x"}, "prices_usd": {"480p": {"5": 1}}}
+    model = {"tier": "draft", "fps": 24, "min_still_px": 300, "retired": "in May"}
+    model["sides_of"] = 8
+    own = {"models": {"m": model}, "routes": {"p/m": {**table, **facts}}}
+
+    route = load(own).route("p/m")
+
+    assert (route.fps, route.min_still_px, route.retired) == expected
+    assert (route.tier, route.sides_of) == ("draft", 8)
+
+
 def test_a_resellers_route_knows_whose_machines_make_its_clips():
     routes = load().routes
 
@@ -183,6 +204,10 @@ def test_a_persons_own_model_and_route_are_as_good_as_ours():
     ("mine", "said"),
     [
         ({"routes": {SPICY: {"price": 1}}}, "no fact 'price'; did you mean prices_usd"),
+        ({"routes": {SPICY: {"content": "general"}}}, "no fact 'content'"),
+        ({"routes": {SPICY: {"sides_of": 8}}}, "no fact 'sides_of'"),
+        ({"routes": {SPICY: {"name": "x/y"}}}, "no fact 'name'"),
+        ({"routes": {SPICY: {"sampling": {"step": 4}}}}, "no fact 'sampling.step'"),
         ({"routes": {SPICY: {"slots": True}}}, "slots is True"),
         ({"routes": {SPICY: {"slots": 0}}}, "slots is 0"),
         ({"routes": {SPICY: {"queues": "no"}}}, "queues is 'no'"),
@@ -215,6 +240,7 @@ def test_a_persons_own_model_and_route_are_as_good_as_ours():
         ),
         (hours("22:00-06:00", kind="batch"), "hours_utc goes with kind off_peak"),
         (hours("22-6"), "hours_utc is '22-6': Value error, must be HH:MM-HH:MM"),
+        (hours(22), "hours_utc is 22: Input should be a valid string"),
         (hours("24:00-06:00"), "must be HH:MM-HH:MM"),
         (hours("22:60-06:00"), "must be HH:MM-HH:MM"),
         # What TOML makes of [models.wan-2.2] without quotes.
@@ -315,19 +341,19 @@ def test_where_a_ratio_must_be_named_auto_is_the_one_nearest_to_the_still(size, 
     job = Job(image="i", prompt="p", resolution="720p")
 
     assert runway.complaint(job) is None
-    assert runway.framed(job, *size) == ratio
+    assert runway.aspect_ratio_for(job, *size) == ratio
 
 
 def test_a_ratio_that_the_row_names_is_asked_for_whatever_the_still_is_like():
     job = Job(image="i", prompt="p", resolution="720p", aspect_ratio="9:16")
 
-    assert load().route("runway/gen4-turbo").framed(job, 1920, 1080) == "9:16"
+    assert load().route("runway/gen4-turbo").aspect_ratio_for(job, 1920, 1080) == "9:16"
 
 
 def test_a_route_that_follows_the_still_is_left_to_it():
     job = Job(image="i", prompt="p")
 
-    assert load().route("fal/wan-2.2").framed(job, 1920, 1080) == "auto"
+    assert load().route("fal/wan-2.2").aspect_ratio_for(job, 1920, 1080) == "auto"
 
 
 def test_a_ratio_that_a_route_cannot_name_is_refused_though_auto_is_not():

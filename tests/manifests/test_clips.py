@@ -6,7 +6,7 @@ from decimal import Decimal
 import polars as pl
 import pytest
 
-from manifests.catalogue.routes import load
+from manifests.catalogue.loader import load
 from manifests.input.reader import check
 from manifests.job_keys import ids
 from manifests.lifecycle import (

@@ -4,7 +4,8 @@ from decimal import Decimal
 
 import pytest
 
-from manifests.catalogue.routes import Route, load
+from manifests.catalogue.loader import load
+from manifests.catalogue.routes import Route
 from manifests.expiry import by_expiry, expired, expires_at, in_use, is_over
 from manifests.lifecycle import History, State
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifests.catalogue.routes import load
+from manifests.catalogue.loader import load
 from manifests.input import embedded_images
 from manifests.input.reader import ManifestError, check, orders
 from manifests.job_keys import ids

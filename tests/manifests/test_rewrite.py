@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifests.catalogue.routes import load
+from manifests.catalogue.loader import load
 from manifests.input.reader import check
 from manifests.job_keys import ids
 from manifests.lifecycle import (

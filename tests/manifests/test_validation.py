@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from manifests import parquet
-from manifests.catalogue.routes import load
+from manifests.catalogue.loader import load
 from manifests.input import validation
 from manifests.input.reader import check
 from manifests.input.validation import Complaint

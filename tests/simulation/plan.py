@@ -14,7 +14,7 @@ from typing import Any, Final
 import polars as pl
 from PIL import Image
 
-from manifests.catalogue import routes as catalogue
+from manifests.catalogue import loader as catalogue
 from manifests.jobs import Job
 from tasks.dispatch.rate_limit import TRUST
 from tasks.emulator.faults import Fault

@@ -18,7 +18,7 @@ from PIL import Image
 from starlette.requests import Request
 from starlette.responses import Response
 
-from manifests.catalogue import routes as catalogue
+from manifests.catalogue import loader as catalogue
 from tasks.emulator.accounts import Account
 from tasks.emulator.app import DIALECTS
 from tasks.emulator.clips import Clips

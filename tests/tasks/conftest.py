@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from manifests.catalogue import routes as catalogue
+from manifests.catalogue import loader as catalogue
 from tasks.batch.batch import Night
 from tasks.batch.lifespan import begun
 from tasks.batch.request import Wanted

@@ -5,7 +5,8 @@ from decimal import Decimal
 
 import pytest
 
-from manifests.catalogue.routes import Route, load
+from manifests.catalogue.loader import load
+from manifests.catalogue.routes import Route
 from manifests.jobs import Job, Order
 from tasks.dispatch.eligibility import (
     able,

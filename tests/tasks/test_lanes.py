@@ -8,7 +8,7 @@ from itertools import count
 
 import pytest
 
-from manifests.catalogue.routes import load
+from manifests.catalogue.loader import load
 from tasks.dispatch.lanes import ENOUGH, Lane, Lanes, NoLaneLeftError
 from tasks.dispatch.rate_limit import Learned, Limits, Pace
 from tasks.providers import PROVIDERS

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from manifests.catalogue.routes import load
+from manifests.catalogue.loader import load
 from manifests.jobs import Job, Order
 from tasks.dispatch.eligibility import kind_of
 from tasks.dispatch.lanes import Lane

@@ -6,7 +6,7 @@ from decimal import Decimal
 import httpx
 import pytest
 
-from manifests.catalogue import routes as catalogue
+from manifests.catalogue import loader as catalogue
 from tasks.dispatch.lanes import Lane
 from tasks.dispatch.preflight import CheckupError, checked, found, refuse_wrong
 from tasks.dispatch.rate_limit import Limits
