@@ -96,23 +96,24 @@ async def _start(_):
 
 
 async def _build(asked):
+    from storage import layout
     from storage.ledger import segments
     from storage.ledger.codec import pack
     from storage.ledger.owner import claimant
     from storage.objects.client import Objects
 
     objects, us = Objects.open(asked.root), claimant(1, "night", 1.8e9)
-    await objects.create(segments.claim_key(1), us.dump())
-    stream = segments.stream_key(us.batch, segments.MAIN)
+    await objects.create(layout.claim(1), us.dump())
+    stream = layout.stream(us.batch, segments.MAIN)
     entries, number, part = _entries(asked.jobs, asked.open), 0, []
     while some := [*itertools.islice(entries, SEGMENT)]:
         number += 1
         part.append(pack(some))
         if len(part) * SEGMENT == PART:
-            key = segments.part_key(stream, number - len(part) + 1, number)
+            key = layout.part(stream, number - len(part) + 1, number)
             await objects.put(key, b"".join(part))
             part = []
-        await objects.put(segments.segment_key(stream, number), pack(some))
+        await objects.put(layout.segment(stream, number), pack(some))
     return {}
 
 

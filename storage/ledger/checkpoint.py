@@ -21,6 +21,7 @@ import polars as pl
 from manifests.checkpoint import rows as events
 from manifests.job_keys import KEY, keys
 from manifests.lifecycle import NEW, Entry, History, IllegalTransitionError
+from storage import layout
 from storage.ledger import segments
 from storage.ledger.codec import LedgerError, plain, read
 from storage.objects.client import Objects
@@ -35,18 +36,6 @@ _CHUNK: Final = 1 << 20
 """Compressed bytes of entries that are read as one..."""
 _AT_ONCE: Final = 10_000
 """... and how many of them are made at once."""
-
-
-def events_key(epoch: int) -> str:
-    return f"ledger/events/epoch={epoch:06d}/part-0.parquet"
-
-
-def jobs_key(epoch: int) -> str:
-    return f"ledger/jobs/epoch={epoch:06d}/part-0.parquet"
-
-
-def index_key(epoch: int) -> str:
-    return f"ledger/index/{epoch:06d}.parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +63,12 @@ class Index:
 
 async def sizes(objects: Objects) -> dict[int, int]:
     """The epochs that are bound, and how large their indexes are."""
-    found = {one.key: one.size async for one in objects.list("ledger/index")}
+    found = {one.key: one.size async for one in objects.list(layout.INDEXES)}
     return {int(Path(key).stem): size for key, size in sorted(found.items())}
 
 
 async def index(objects: Objects, epoch: int) -> Index:
-    key = index_key(epoch)
+    key = layout.index(epoch)
     data = await objects.get(key)
     return await asyncio.to_thread(Index.load, data, objects.uri(key))
 
@@ -89,9 +78,11 @@ async def indexes(
 ) -> AsyncIterator[tuple[int, Index]]:
     """The indexes of these epochs, in this order; as many at once as are little memory."""
     for some in _batches(sizes):
-        found = await segments.each(lambda epoch: objects.get(index_key(epoch)), some)
+        found = await segments.each(
+            lambda epoch: objects.get(layout.index(epoch)), some
+        )
         for epoch, data in zip(some, found, strict=True):
-            uri = objects.uri(index_key(epoch))
+            uri = objects.uri(layout.index(epoch))
             yield epoch, await asyncio.to_thread(Index.load, data, uri)
 
 
@@ -164,7 +155,7 @@ async def _told(
     if here.is_empty():
         return {}
     found = events.whole(here)
-    async for rows in volume(objects, jobs_key(epoch), lives):
+    async for rows in volume(objects, layout.jobs(epoch), lives):
         found |= events.histories(rows)
     return found
 

@@ -19,6 +19,7 @@ from manifests.checkpoint.rows import EVENTS, JOBS
 from manifests.job_keys import KEY, ids, keys
 from manifests.lifecycle import Entry, History, Settled
 from manifests.output.clips import written
+from storage import layout
 from storage.ledger import checkpoint
 from storage.ledger.checkpoint import Index
 from storage.ledger.state_index import Book, over
@@ -50,10 +51,10 @@ async def _bind(objects: Objects, book: Book, epoch: int) -> None:
         await asyncio.to_thread(binding.write_jobs, folder / "jobs")
         await asyncio.to_thread(binding.write_index, folder / "index")
         for key, path in (
-            (checkpoint.events_key(epoch), folder / "events"),
-            (checkpoint.jobs_key(epoch), folder / "jobs"),
+            (layout.events(epoch), folder / "events"),
+            (layout.jobs(epoch), folder / "jobs"),
             # Last of all: an epoch that has one is bound.
-            (checkpoint.index_key(epoch), folder / "index"),
+            (layout.index(epoch), folder / "index"),
         ):
             # Whoever else binds it binds the same entries.
             with suppress(ExistsError):

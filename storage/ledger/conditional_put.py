@@ -5,13 +5,10 @@ On them two runs would claim one root, and pay for one clip.
 """
 
 import secrets
-from typing import Final
 
+from storage import layout
 from storage.ledger.codec import LedgerError
 from storage.objects.client import ExistsError, Objects
-
-ONCE: Final = "ledger/once.json"
-"""Put by whoever opens a root first; from then on it is there to be refused."""
 
 
 async def proved(objects: Objects) -> None:
@@ -26,11 +23,11 @@ async def proved(objects: Objects) -> None:
         # Other bytes each time: that our own may be there says nothing.
         data = b'{"by": "%s"}\n' % secrets.token_hex(8).encode()
         try:
-            await objects.create(ONCE, data)
+            await objects.create(layout.ONCE, data)
         except ExistsError:
             return
     raise LedgerError(
-        f"{objects.root}: this store put {ONCE} a second time, although it was asked to "
+        f"{objects.root}: this store put {layout.ONCE} a second time, although it was asked to "
         "only if there is none (If-None-Match: *): on it two runs could claim the root "
         "and pay for the same clip; use S3, Google Cloud Storage, Azure, a local disk, "
         "or a server or version that refuses what is taken"

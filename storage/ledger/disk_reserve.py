@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from storage import layout
 from storage.objects.connect import local_path
 
 BALLAST: Final = 4 << 20
@@ -18,7 +19,7 @@ class Ballast:
 
     def __init__(self, root: str) -> None:
         local = root.startswith("file://")
-        self._path = local_path(root) / "ledger/ballast" if local else None
+        self._path = local_path(root) / layout.BALLAST if local else None
 
     def take_on(self) -> None:
         if self._path is None:

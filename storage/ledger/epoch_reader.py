@@ -9,6 +9,7 @@ import polars as pl
 from manifests.checkpoint import rows as events
 from manifests.job_keys import KEY, ids, keys
 from manifests.lifecycle import Entry
+from storage import layout
 from storage.ledger import checkpoint, segments
 from storage.ledger.compaction import bind
 from storage.ledger.history_lookup import Told, told
@@ -60,7 +61,7 @@ async def entries(
             async for some in checkpoint.written(objects, epoch):
                 yield some
             continue
-        async for rows in checkpoint.volume(objects, checkpoint.events_key(epoch)):
+        async for rows in checkpoint.volume(objects, layout.events(epoch)):
             yield await asyncio.to_thread(events.entries, rows)
 
 
@@ -89,7 +90,7 @@ def _learn(book: Book, rows: pl.DataFrame) -> None:
 
 
 async def _read(objects: Objects, book: Book, epoch: int) -> None:
-    async for rows in checkpoint.volume(objects, checkpoint.jobs_key(epoch)):
+    async for rows in checkpoint.volume(objects, layout.jobs(epoch)):
         book.lives |= await asyncio.to_thread(events.histories, rows)
 
 

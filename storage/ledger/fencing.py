@@ -7,6 +7,7 @@ once all is sealed stays true.
 
 import asyncio
 
+from storage import layout
 from storage.ledger import epoch_reader, segments
 from storage.ledger.codec import Seal, pack, unpack
 from storage.ledger.disk_reserve import Ballast
@@ -30,7 +31,7 @@ async def settled(objects: Objects, us: Holder, *, whole: bool) -> Book:
         book = await epoch_reader.recalled(objects, older, whole=whole)
     except StorageError:
         # Leave the root free.
-        await end(objects, segments.stream_key(us.batch, MAIN), 0, seal=seal)
+        await end(objects, layout.stream(us.batch, MAIN), 0, seal=seal)
         raise
     book.begin(us.epoch)
     await asyncio.to_thread(Ballast(objects.root).take_on)
@@ -39,7 +40,7 @@ async def settled(objects: Objects, us: Holder, *, whole: bool) -> Book:
 
 async def is_over(objects: Objects, batch: str) -> bool:
     """Whether a batch's main stream is sealed."""
-    main = segments.stream_key(batch, MAIN)
+    main = layout.stream(batch, MAIN)
     return await is_sealed(objects, main, await _last(objects, main))
 
 
@@ -53,7 +54,7 @@ async def seal_all(objects: Objects, batch: str, seal: Seal) -> None:
 
     async def seal_one(name: str) -> None:
         last = found[name].segments
-        await end(objects, segments.stream_key(batch, name), last, seal=seal)
+        await end(objects, layout.stream(batch, name), last, seal=seal)
 
     await segments.each(seal_one, [*found])
 
@@ -62,7 +63,7 @@ async def end(objects: Objects, stream: str, last: int, *, seal: Seal) -> Seal:
     """Put a seal at a stream's next number, unless it has one; the one that it has."""
     while (found := await _seal_at(objects, stream, last)) is None:
         try:
-            await objects.create(segments.segment_key(stream, last + 1), pack([seal]))
+            await objects.create(layout.segment(stream, last + 1), pack([seal]))
         except ExistsError:
             # Whose owner still writes may be ahead by now, further than by one.
             last = max(last + 1, await _last(objects, stream))
@@ -86,6 +87,6 @@ async def _last(objects: Objects, stream: str) -> int:
 async def _seal_at(objects: Objects, stream: str, last: int) -> Seal | None:
     if not last:
         return None
-    key = segments.segment_key(stream, last)
+    key = layout.segment(stream, last)
     record = unpack(await objects.get(key), key)[-1]
     return record if isinstance(record, Seal) else None

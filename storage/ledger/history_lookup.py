@@ -19,6 +19,7 @@ from manifests.checkpoint.rows import JOBS
 from manifests.job_keys import KEY, ids, keys
 from manifests.lifecycle import History
 from manifests.parquet import MONEY
+from storage import layout
 from storage.ledger import checkpoint
 from storage.ledger.compaction import bind
 from storage.ledger.state_index import Book
@@ -78,7 +79,7 @@ async def told(objects: Objects, book: Book, asked: pl.DataFrame, folder: Path) 
             wanted = await asyncio.to_thread(_among, index.rows, asked)
             if not wanted.is_empty():
                 async for rows in checkpoint.volume(
-                    objects, checkpoint.jobs_key(epoch), wanted
+                    objects, layout.jobs(epoch), wanted
                 ):
                     await asyncio.to_thread(_put, db, rows)
     return Told(path)

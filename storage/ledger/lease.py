@@ -13,13 +13,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from storage.ledger import fencing, segments
+from storage import layout
+from storage.ledger import conditional_put, fencing, segments
 from storage.ledger.codec import LedgerError
 from storage.ledger.owner import BEAT_S, SILENT_S, Holder, claimant
 from storage.ledger.segments import FencedError
 from storage.objects.client import ExistsError, MissingError, Objects, StorageError
 
-HOLDER: Final = "ledger/holder.json"
 WATCHED: Final = 1.5
 """Beats for which a silent holder is watched before it is believed to be dead..."""
 UNTOLD: Final = SILENT_S / BEAT_S
@@ -46,18 +46,21 @@ async def claim(
     Raises:
         HeldError: somebody holds the newest, and `take_over` was not asked for.
         FencedError: somebody claimed a newer one meanwhile.
+        LedgerError: claims are missing, or the store overwrites.
     """
     while True:
         newest = await segments.claimed(objects)
+        # Only now: on a root that is damaged nothing is written.
+        await conditional_put.proved(objects)
         if newest and not take_over:
             await _refuse_if_held(objects, newest, clock, beat_s=beat_s)
         us = claimant(newest + 1, name, clock())
         with suppress(ExistsError):
-            await objects.create(segments.claim_key(us.epoch), us.dump())
+            await objects.create(layout.claim(us.epoch), us.dump())
             break
     # Whoever claimed an older one will be sealed by us, whoever claimed a newer one seals
     # us: better told now than at the first event.
-    if await segments.exists(objects, segments.claim_key(us.epoch + 1)):
+    if await segments.exists(objects, layout.claim(us.epoch + 1)):
         raise FencedError(f"{objects.root}: a later batch has taken over")
     return us
 
@@ -68,10 +71,10 @@ async def keep(
     """Give signs of life until a successor has claimed the root: it will seal us."""
     while True:
         try:
-            if await segments.exists(objects, segments.claim_key(us.epoch + 1)):
+            if await segments.exists(objects, layout.claim(us.epoch + 1)):
                 return
             us = us.beating(clock())
-            await objects.put(HOLDER, us.dump())
+            await objects.put(layout.HOLDER, us.dump())
         except StorageError as error:
             log.warning("ledger.beat_missed %s", error)
         await asyncio.sleep(beat_s)
@@ -98,15 +101,15 @@ async def _sign(objects: Objects, epoch: int) -> tuple[Holder, str]:
     """The latest sign of life of an epoch's owner, and where it is."""
     owner = await segments.owner(objects, epoch)
     with suppress(MissingError):
-        beat = Holder.load(await objects.get(HOLDER), objects.uri(HOLDER))
+        beat = Holder.load(await objects.get(layout.HOLDER), objects.uri(layout.HOLDER))
         if beat.token == owner.token:
-            return beat, HOLDER
-    return owner, segments.claim_key(epoch)
+            return beat, layout.HOLDER
+    return owner, layout.claim(epoch)
 
 
 async def _age(objects: Objects, key: str) -> float:
     """How long ago an object was put, by the store's own clock."""
-    knock = f"ledger/knocks/{secrets.token_hex(8)}.json"
+    knock = layout.knock(secrets.token_hex(8))
     await objects.create(knock, b"{}\n")
     try:
         return await objects.modified(knock) - await objects.modified(key)

@@ -15,8 +15,8 @@ from types import MappingProxyType
 import polars as pl
 
 from manifests.lifecycle import Entry, Event, History
+from storage import layout
 from storage.ledger import (
-    conditional_put,
     epoch_reader,
     fencing,
     lease,
@@ -87,7 +87,7 @@ class Ledger:
         self._told: Callable[[str], None] | None = None
         self._stream = Stream(
             objects,
-            segments.stream_key(batch, name),
+            layout.stream(batch, name),
             number=number,
             trouble=Trouble(objects, self._tell),
             keeper=self,
@@ -115,7 +115,6 @@ class Ledger:
             FencedError: another process took it over at the same moment.
             LedgerError: what is there cannot be read, or the store overwrites.
         """
-        await conditional_put.proved(objects)
         us = await lease.claim(objects, name, clock, take_over=take_over, beat_s=beat_s)
         # It ends in `close`; what it misses, it says.
         heart = asyncio.create_task(lease.keep(objects, us, clock, beat_s=beat_s))
@@ -162,7 +161,7 @@ class Ledger:
             objects,
             batch,
             book=await shard_stream.known(objects, batch, shard, generation, before),
-            name=segments.shard_name(shard, generation),
+            name=layout.shard(shard, generation),
             number=2,
             clock=clock,
             lifeboats=lifeboats,

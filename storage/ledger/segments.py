@@ -24,6 +24,8 @@ from collections.abc import (
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
+from storage import layout
+from storage.ledger import missing
 from storage.ledger.codec import LedgerError
 from storage.ledger.owner import Holder
 from storage.objects.client import MissingError, Objects
@@ -32,10 +34,6 @@ K = TypeVar("K")
 T = TypeVar("T")
 
 MAIN: Final = "main"
-_STREAM: Final = re.compile(
-    r"ledger/[^/]+/(?P<name>main|shard-\d+\.\d+)/"
-    r"(?:(?P<number>\d+)|parts/(?P<first>\d+)-(?P<last>\d+))\.jsonl\.zst$"
-)
 _AT_ONCE: Final = 64
 # Of parts, which are a few MB each.
 _AHEAD: Final = 16
@@ -73,14 +71,10 @@ class Extent:
         number = 1
         while number <= self.segments:
             if last := self.parts.get(number):
-                yield part_key(stream, number, last)
+                yield layout.part(stream, number, last)
             else:
-                yield segment_key(stream, number)
+                yield layout.segment(stream, number)
             number = (last or number) + 1
-
-
-def claim_key(epoch: int) -> str:
-    return f"ledger/epochs/{epoch:06d}.json"
 
 
 def number(batch: str) -> int:
@@ -88,36 +82,34 @@ def number(batch: str) -> int:
     return int(batch.partition("-")[0])
 
 
-def stream_key(batch: str, name: str) -> str:
-    return f"ledger/{batch}/{name}"
-
-
-def segment_key(stream: str, number: int) -> str:
-    return f"{stream}/{number:010d}.jsonl.zst"
-
-
-def part_key(stream: str, first: int, last: int) -> str:
-    # With where it begins: were the part before it gone, this is not taken for both.
-    return f"{stream}/parts/{first:010d}-{last:010d}.jsonl.zst"
-
-
-def shard_name(shard: int, generation: int) -> str:
-    return f"shard-{shard:04d}.{generation:02d}"
-
-
 async def claimed(objects: Objects) -> int:
-    """How many epochs were claimed; the newest one's number."""
-    folder = "ledger/epochs"
-    found = {_number(stored.key) async for stored in objects.list(folder)}
-    for expected in range(1, len(found) + 1):
-        if expected not in found:
-            raise LedgerError(f"{objects.uri(folder)}: number {expected} is missing")
-    return len(found)
+    """How many epochs were claimed; the newest one's number.
+
+    Raises:
+        LedgerError: claims are missing: what is on record there would be overlooked.
+    """
+    try:
+        return await _claimed(objects)
+    except LedgerError:
+        # A local folder that is written to while it is read may skip a name: look again.
+        return await _claimed(objects)
+
+
+async def _claimed(objects: Objects) -> int:
+    # The claims last: what was there before them was claimed before.
+    traces = await missing.traces(objects)
+    claims = {
+        missing.epoch_of(stored.key) async for stored in objects.list(layout.CLAIMS)
+    }
+    await missing.refuse_claims(objects, claims, traces)
+    return len(claims)
 
 
 async def bound(objects: Objects) -> set[int]:
     """The epochs that were bound, after they had been sealed."""
-    return {_number(stored.key) async for stored in objects.list("ledger/index")}
+    return {
+        missing.epoch_of(stored.key) async for stored in objects.list(layout.INDEXES)
+    }
 
 
 async def exists(objects: Objects, key: str) -> bool:
@@ -130,7 +122,7 @@ async def exists(objects: Objects, key: str) -> bool:
 
 async def owner(objects: Objects, epoch: int) -> Holder:
     """Who claimed an epoch."""
-    key = claim_key(epoch)
+    key = layout.claim(epoch)
     return Holder.load(await objects.get(key), objects.uri(key))
 
 
@@ -166,7 +158,7 @@ async def streams(objects: Objects, batch: str, name: str = "") -> dict[str, Ext
 
     Of what is recorded while this looks, the end may be left out.
     """
-    folder = stream_key(batch, name).rstrip("/")
+    folder = layout.stream(batch, name).rstrip("/")
     found = defaultdict[str, Extent](Extent)
     await _look(objects, folder, found)
     gaps = {one: max(extent.beyond) for one, extent in found.items() if extent.beyond}
@@ -175,9 +167,15 @@ async def streams(objects: Objects, batch: str, name: str = "") -> dict[str, Ext
         await _look(objects, folder, found)
     for one, seen in gaps.items():
         if seen > found[one].segments:
-            place = objects.uri(stream_key(batch, one))
-            missing = found[one].segments + 1
-            raise LedgerError(f"{place}: number {missing} is missing")
+            place = objects.uri(layout.stream(batch, one))
+            lost = found[one].segments + 1
+            raise LedgerError(f"{place}: number {lost} is missing")
+    if not name:
+        try:
+            missing.refuse_writers(objects, batch, found)
+        except LedgerError:
+            await _look(objects, folder, found)
+            missing.refuse_writers(objects, batch, found)
     return dict(sorted(found.items(), key=lambda item: _order(item[0])))
 
 
@@ -191,7 +189,7 @@ async def each(ask: Callable[[K], Awaitable[T]], of: Sequence[K]) -> list[T]:
 
 async def _look(objects: Objects, folder: str, found: dict[str, Extent]) -> None:
     async for stored in objects.list(folder):
-        match _STREAM.match(stored.key):
+        match layout.SEGMENT.match(stored.key):
             case re.Match() as said if said["number"]:
                 found[said["name"]].add(int(said["number"]))
             case re.Match() as said:
@@ -203,16 +201,9 @@ async def _look(objects: Objects, folder: str, found: dict[str, Extent]) -> None
 
 def _keys(batch: str, found: Mapping[str, Extent]) -> Iterator[str]:
     for name, extent in found.items():
-        yield from extent.keys(stream_key(batch, name))
+        yield from extent.keys(layout.stream(batch, name))
 
 
 def _order(name: str) -> list[int]:
     """Main's first, then by shard, then by generation."""
     return [int(number) for number in re.findall(r"\d+", name)]
-
-
-def _number(key: str) -> int:
-    found = re.search(r"/(\d+)\.[a-z]+$", key)
-    if found is None:
-        raise LedgerError(f"{key}: not of the ledger")
-    return int(found[1])

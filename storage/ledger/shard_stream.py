@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
 
 from manifests.lifecycle import OVER, Entry, History
-from storage.ledger import fencing, segments
+from storage import layout
+from storage.ledger import fencing, missing, segments
 from storage.ledger.codec import LedgerError, Open, Seal, pack, unpack
 from storage.ledger.segments import FencedError
 from storage.ledger.state_index import Book
@@ -29,18 +30,19 @@ async def claim(
         LedgerError: there is no such batch.
     """
     await _refuse_unknown(objects, batch)
+    await _refuse_lost(objects, batch, shard)
     opening = pack([Open(secrets.token_hex(8), clock())])
     generation = await _next(objects, batch, shard, opening)
     seal = Seal(segments.number(batch), clock())
     try:
         for older in range(1, generation):
-            await _end(objects, batch, segments.shard_name(shard, older), seal)
+            await _end(objects, batch, layout.shard(shard, older), seal)
         await _refuse_if_over(objects, batch)
-        newer = segments.shard_name(shard, generation + 1)
+        newer = layout.shard(shard, generation + 1)
         if await segments.streams(objects, batch, newer):
             raise FencedError(f"{objects.root}: somebody else runs shard {shard}")
     except StorageError:
-        await _end(objects, batch, segments.shard_name(shard, generation), seal)
+        await _end(objects, batch, layout.shard(shard, generation), seal)
         raise
     return generation
 
@@ -65,7 +67,7 @@ async def written(
 ) -> AsyncIterator[Entry]:
     """What these writers of a shard, who are sealed, have put on record, in order."""
     for generation in generations:
-        name = segments.shard_name(shard, generation)
+        name = layout.shard(shard, generation)
         found = await segments.streams(objects, batch, name)
         async for key, blob in segments.read(objects, batch, found):
             for entry in await asyncio.to_thread(unpack, blob, key):
@@ -85,10 +87,11 @@ def learn(book: Book, entry: Entry) -> History | None:
 
 async def ended(objects: Objects, batch: str, shard: int) -> int:
     """Shut out whoever runs a shard; how many have run it."""
+    await _refuse_lost(objects, batch, shard)
     seal = Seal(segments.number(batch), 0.0)
     generation = 0
     while True:
-        name = segments.shard_name(shard, generation + 1)
+        name = layout.shard(shard, generation + 1)
         if not await segments.streams(objects, batch, name):
             return generation
         await _end(objects, batch, name, seal)
@@ -97,11 +100,32 @@ async def ended(objects: Objects, batch: str, shard: int) -> int:
 
 async def _next(objects: Objects, batch: str, shard: int, opening: bytes) -> int:
     for generation in itertools.count(1):
-        stream = segments.stream_key(batch, segments.shard_name(shard, generation))
+        stream = layout.stream(batch, layout.shard(shard, generation))
         with suppress(ExistsError):
-            await objects.create(segments.segment_key(stream, 1), opening)
+            await objects.create(layout.segment(stream, 1), opening)
             return generation
     raise AssertionError("numbers do not end")
+
+
+async def _refuse_lost(objects: Objects, batch: str, shard: int) -> None:
+    """Raise an error if a stream of a shard, or a segment of one, is missing.
+
+    A claim would fill the gap, and hide that something was there.
+    """
+    mine = layout.shard(shard, 1).partition(".")[0]
+
+    async def look() -> None:
+        names = await objects.folders(layout.streams(batch))
+        own = [name for name in names if name.partition(".")[0] == mine]
+        # A local folder stays behind when its last file is deleted.
+        there = [name for name in own if await segments.streams(objects, batch, name)]
+        missing.refuse_writers(objects, batch, there)
+
+    try:
+        await look()
+    except LedgerError:
+        # A local folder that is written to while it is read may skip a name: look again.
+        await look()
 
 
 async def _refuse_unknown(objects: Objects, batch: str) -> None:
@@ -112,7 +136,7 @@ async def _refuse_unknown(objects: Objects, batch: str) -> None:
 
 
 async def _refuse_if_over(objects: Objects, batch: str) -> None:
-    successor = segments.claim_key(segments.number(batch) + 1)
+    successor = layout.claim(segments.number(batch) + 1)
     if await segments.exists(objects, successor) or await fencing.is_over(
         objects, batch
     ):
@@ -121,5 +145,5 @@ async def _refuse_if_over(objects: Objects, batch: str) -> None:
 
 async def _end(objects: Objects, batch: str, name: str, seal: Seal) -> None:
     found = await segments.streams(objects, batch, name)
-    stream = segments.stream_key(batch, name)
+    stream = layout.stream(batch, name)
     await fencing.end(objects, stream, found[name].segments, seal=seal)

@@ -5,17 +5,14 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
 from manifests.lifecycle import Entry, History, IllegalTransitionError, Settled
+from storage import layout
 from storage.ledger import epoch_reader
 from storage.ledger.codec import LedgerError, unpack
 from storage.ledger.spill import Castaway, Harbour
 from storage.ledger.writer import Waiting
 from storage.objects.client import MissingError, Objects
-
-ADRIFT: Final = "adrift"
-"""Below a root: lifeboats of machines that run its shards, until a batch takes them."""
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +23,13 @@ async def cast_off(objects: Objects, harbour: Harbour) -> None:
         # Another process of this machine may send it too, or be taking it aboard.
         with suppress(FileNotFoundError):
             lines = await asyncio.to_thread(path.read_bytes)
-            await objects.put(f"{ADRIFT}/{path.name}", lines)
+            await objects.put(layout.adrift(path.name), lines)
             await asyncio.to_thread(path.unlink)
 
 
 async def fetch(objects: Objects, harbour: Harbour) -> None:
     """Bring here what other machines sent to the root."""
-    async for stored in objects.list(ADRIFT):
+    async for stored in objects.list(layout.ADRIFT):
         lines = await objects.get(stored.key)
         name = stored.key.rpartition("/")[2]
         await asyncio.to_thread(harbour.take, name, lines)
@@ -41,7 +38,7 @@ async def fetch(objects: Objects, harbour: Harbour) -> None:
 
 async def is_any_adrift(objects: Objects) -> bool:
     """Whether machines sent something to the root that nobody has taken aboard."""
-    return bool([stored async for stored in objects.list(ADRIFT)])
+    return bool([stored async for stored in objects.list(layout.ADRIFT)])
 
 
 async def pick_up(
@@ -56,7 +53,7 @@ async def pick_up(
     next batch, as is what it will find on record if we die before it is taken away.
     """
     found = set[str]()
-    async for stored in objects.list(ADRIFT):
+    async for stored in objects.list(layout.ADRIFT):
         try:
             lines = (await objects.get(stored.key)).splitlines(keepends=True)
         except MissingError:  # another shard has just taken the last of it

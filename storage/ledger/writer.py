@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from manifests.lifecycle import Entry, History
-from storage.ledger import fencing, segments
+from storage import layout
+from storage.ledger import fencing
 from storage.ledger.codec import LedgerError, Seal, pack, packed
 from storage.ledger.segments import FencedError
 from storage.ledger.write_retry import Trouble
@@ -146,7 +147,7 @@ class Stream:
         self._due = max(self._due, now() - burst) + every
 
     async def _write(self, some: list[Waiting]) -> None:
-        key = segments.segment_key(self._key, self._number)
+        key = layout.segment(self._key, self._number)
         try:
             data = packed(waiting.line for waiting in some)
             await self._trouble.create(key, data)
@@ -178,14 +179,14 @@ class Stream:
 
     def _lose(self, some: list[Waiting], error: LedgerError) -> None:
         try:
-            self._keeper.adrift(some, segments.segment_key(self._key, self._number))
+            self._keeper.adrift(some, layout.segment(self._key, self._number))
         finally:
             for waiting in some:
                 if not waiting.durable.done():
                     waiting.durable.set_exception(type(error)(*error.args))
 
     async def _seal(self, seal: Seal) -> None:
-        key = segments.segment_key(self._key, self._number)
+        key = layout.segment(self._key, self._number)
         try:
             await self._objects.create(key, pack([seal]))
         except ExistsError:
@@ -215,7 +216,7 @@ class Parts:
         if len(self._segments) < PART_SEGMENTS and self._entries < PART_ENTRIES:
             return
         last = self._first + len(self._segments) - 1
-        key = segments.part_key(self._stream, self._first, last)
+        key = layout.part(self._stream, self._first, last)
         task = asyncio.create_task(self._put(key, b"".join(self._segments)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from storage import layout
 from storage.objects.client import ExistsError, MissingError, Objects
 
 
@@ -20,7 +21,7 @@ class Clips:
         self._objects = objects
 
     def uri(self, job_id: str) -> str:
-        return self._objects.uri(_key(job_id, "mp4"))
+        return self._objects.uri(layout.clip(job_id, "mp4"))
 
     async def publish(self, job_id: str, mp4: bytes, sidecar: Mapping[str, Any]) -> str:
         """Keep a job's clip that is not published yet; its URI.
@@ -29,29 +30,25 @@ class Clips:
             ExistsError: it is, with another sidecar.
         """
         try:
-            await self._objects.create(_key(job_id, "mp4"), mp4)
+            await self._objects.create(layout.clip(job_id, "mp4"), mp4)
         except ExistsError:
             # A crash left it between the two writes, and its sidecar is lost.
             if await self.sidecar(job_id) is not None:
                 raise
-            await self._objects.put(_key(job_id, "mp4"), mp4)
+            await self._objects.put(layout.clip(job_id, "mp4"), mp4)
         said = orjson.dumps(dict(sidecar), default=_plain, option=orjson.OPT_INDENT_2)
-        await self._objects.create(_key(job_id, "json"), said)
+        await self._objects.create(layout.clip(job_id, "json"), said)
         return self.uri(job_id)
 
     async def sidecar(self, job_id: str) -> dict[str, Any] | None:
         """How a clip was made; None if it is not published."""
         try:
             said: dict[str, Any] = orjson.loads(
-                await self._objects.get(_key(job_id, "json"))
+                await self._objects.get(layout.clip(job_id, "json"))
             )
         except MissingError:
             return None
         return said
-
-
-def _key(job_id: str, suffix: str) -> str:
-    return f"clips/{job_id[:2]}/{job_id}.{suffix}"
 
 
 def _plain(value: object) -> object:

@@ -5,7 +5,7 @@ create refuses a key that is taken, a list sees what was put.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -135,6 +135,14 @@ class Objects:
         """Every object below a folder, by key."""
         for stored in await self._patience.ask(self._requests.list, folder):
             yield stored
+
+    async def first(self, folder: str) -> Sequence[Stored]:
+        """Some of the objects below a folder: one request, however many there are."""
+        return await self._patience.ask(self._requests.first, folder)
+
+    async def folders(self, folder: str) -> Sequence[str]:
+        """The names of the folders right below a folder: one request a thousand."""
+        return await self._patience.ask(self._requests.folders, folder)
 
     async def delete(self, key: str) -> None:
         """Delete an object; one that is not there is as good as deleted."""

@@ -23,7 +23,7 @@ from storage.objects.errors import StorageError, UnavailableError, explained
 from storage.objects.local_store import Folder
 
 if TYPE_CHECKING:
-    from obstore import Attributes, GetOptions, ObjectMeta, PutResult
+    from obstore import Attributes, GetOptions, ListResult, ObjectMeta, PutResult
     from obstore.store import ClientConfig, RetryConfig
 
 REMOTE: Final = frozenset({"s3", "gs", "az"})
@@ -78,6 +78,10 @@ class Store(Protocol):
     def list(
         self, prefix: str | None = None, *, chunk_size: int = ...
     ) -> "AsyncIterator[Sequence[ObjectMeta]]": ...
+
+    async def list_with_delimiter_async(
+        self, prefix: str | None = None
+    ) -> "ListResult[Sequence[ObjectMeta]]": ...
 
     async def delete_async(self, paths: str) -> object: ...
 

@@ -14,7 +14,7 @@ from obstore.store import LocalStore
 from storage.objects import local
 
 if TYPE_CHECKING:
-    from obstore import GetOptions, GetResult, ObjectMeta, PutResult
+    from obstore import GetOptions, GetResult, ListResult, ObjectMeta, PutResult
 
 # Threads of its own: the ledger does not queue behind clips being decoded.
 _DISK: Final = ThreadPoolExecutor(4, thread_name_prefix="disk")
@@ -49,6 +49,11 @@ class Folder:
         self, prefix: str | None = None, *, chunk_size: int = 50
     ) -> "AsyncIterator[Sequence[ObjectMeta]]":
         return self._store.list(prefix, chunk_size=chunk_size)  # pyright: ignore[reportUnknownMemberType] - arro3's, not installed
+
+    async def list_with_delimiter_async(
+        self, prefix: str | None = None
+    ) -> "ListResult[Sequence[ObjectMeta]]":
+        return await self._store.list_with_delimiter_async(prefix)  # pyright: ignore[reportUnknownMemberType] - arro3's, not installed
 
     async def delete_async(self, paths: str) -> None:
         await self._store.delete_async(paths)

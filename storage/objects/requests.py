@@ -1,6 +1,6 @@
 """Requests: what a store is asked, one thing at a time, and its answers in our words."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,18 +80,26 @@ class Requests:
     async def list(self, folder: str) -> Sequence[Stored]:
         found: list[Stored] = []
         with self._asking(folder):
-            # No `offset`: Azure's emulator does not see it.
-            async for page in self.store.list(folder or None, chunk_size=1000):
-                found += [
-                    Stored(
-                        x["path"],
-                        x["size"],
-                        x["last_modified"].timestamp(),
-                        x["e_tag"],
-                    )
-                    for x in page
-                ]
+            async for page in self._pages(folder):
+                found += map(_stored, page)
         return sorted(found, key=lambda stored: stored.key)
+
+    async def first(self, folder: str) -> Sequence[Stored]:
+        """The first page of a list."""
+        with self._asking(folder):
+            async for page in self._pages(folder):
+                return [*map(_stored, page)]
+        return []
+
+    async def folders(self, folder: str) -> Sequence[str]:
+        with self._asking(folder):
+            found = await self.store.list_with_delimiter_async(folder)
+        names = (path.rpartition("/")[2] for path in found["common_prefixes"])
+        return sorted(names)
+
+    def _pages(self, folder: str) -> "AsyncIterator[Sequence[ObjectMeta]]":
+        # No `offset`: Azure's emulator does not see it.
+        return self.store.list(folder or None, chunk_size=1000)
 
     async def delete(self, key: str) -> None:
         try:
@@ -103,6 +111,11 @@ class Requests:
     def _asking(self, key: str) -> AbstractContextManager[None]:
         refuse_forks()
         return explained(self.uri(key))
+
+
+def _stored(found: "ObjectMeta") -> Stored:
+    at = found["last_modified"].timestamp()
+    return Stored(found["path"], found["size"], at, found["e_tag"])
 
 
 def _checked(key: str) -> str:

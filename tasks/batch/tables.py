@@ -12,6 +12,7 @@ from manifests.job_keys import KEY
 from manifests.output.attempts import attempts_table
 from manifests.output.clips import Outcomes, write_clips, write_complaints
 from manifests.output.remaining import write_left
+from storage import layout
 from storage.ledger import checkpoint, segments
 from storage.ledger.epoch_reader import Told
 from storage.ledger.ledger import Ledger
@@ -41,7 +42,7 @@ async def keep_tables(batch: Batch, objects: Objects) -> None:
     await _attempts(batch, objects)
     await asyncio.to_thread(_write, batch, told)
     for name in TABLES:
-        key = f"tables/{name}/batch={batch.ledger.batch}/part-0.parquet"
+        key = layout.table(name, batch.ledger.batch)
         await objects.put_file(key, _path(batch, name))
 
 

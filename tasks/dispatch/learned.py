@@ -6,17 +6,15 @@ import logging
 from collections import defaultdict
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any
 
 from manifests.lifecycle import Entry, Intended, Refused, Rejected
+from storage import layout
 from storage.objects.client import MissingError, Objects
 from storage.objects.errors import StorageError
 from tasks.dispatch.budget import DAY_S
 from tasks.dispatch.lanes import Lane
 from tasks.dispatch.rate_limit import Learned
-
-LEARNED: Final = "learned.json"
-"""Where what accounts bear is kept, under the root."""
 
 log = logging.getLogger(__name__)
 
@@ -74,17 +72,17 @@ async def keep_limits(lanes: Iterable[Lane], objects: Objects) -> None:
         said = {
             name: [each.slots, each.submits_per_minute] for name, each in known.items()
         }
-        await objects.put(LEARNED, json.dumps(said, indent=1).encode())
+        await objects.put(layout.LEARNED, json.dumps(said, indent=1).encode())
     except StorageError as exc:
         log.warning("limits.not_kept %s", exc)
 
 
 async def _learned(objects: Objects) -> dict[str, Learned]:
     try:
-        said: Any = json.loads(await objects.get(LEARNED))
+        said: Any = json.loads(await objects.get(layout.LEARNED))
         return {name: Learned(*map(float, each)) for name, each in said.items()}
     except MissingError:
         return {}
     except (ValueError, TypeError, AttributeError) as exc:
-        log.warning("limits.unreadable %s: %s", objects.uri(LEARNED), exc)
+        log.warning("limits.unreadable %s: %s", objects.uri(layout.LEARNED), exc)
         return {}

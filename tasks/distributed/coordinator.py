@@ -27,6 +27,7 @@ from manifests.lifecycle import (
     History,
     State,
 )
+from storage import layout
 from storage.ledger import segments, shard_stream
 from storage.ledger.ledger import FencedError
 from storage.ledger.owner import SILENT_S
@@ -408,7 +409,7 @@ class Away:
         )
 
     async def _refuse_if_fenced(self) -> None:
-        successor = segments.claim_key(segments.number(self._ledger.batch) + 1)
+        successor = layout.claim(segments.number(self._ledger.batch) + 1)
         if await segments.exists(self._objects, successor):
             raise FencedError(f"{self._objects.root}: a later batch has taken over")
 

@@ -21,12 +21,12 @@ import polars as pl
 from manifests.lifecycle import History
 from manifests.output.clips import Outcomes
 from manifests.output.rewrite import retold_attempts, retold_clips
+from storage import layout
 from storage.ledger.ledger import read
 from storage.objects.client import Objects, StorageError
 
 log = logging.getLogger(__name__)
 
-TABLES: Final = "tables"
 _CLIPS: Final = re.compile(r"tables/clips/batch=[^/]+/[^/]+\.parquet")
 _ATTEMPTS: Final = re.compile(r"tables/attempts/batch=[^/]+/[^/]+\.parquet")
 
@@ -95,7 +95,9 @@ async def _found(
     objects: Objects, jobs: Collection[str]
 ) -> AsyncIterator[dict[str, dict[str, Any]]]:
     """What each table says of these jobs, until there are none of them left."""
-    tables = [x.key async for x in objects.list(f"{TABLES}/clips")] if jobs else []
+    tables = (
+        [x.key async for x in objects.list(f"{layout.TABLES}/clips")] if jobs else []
+    )
     unread = 0
     # What is under way was seldom asked for long ago.
     for key in filter(_CLIPS.fullmatch, reversed(tables)):
@@ -131,7 +133,7 @@ async def retell(
     entries = await read(objects)
     outcomes = Outcomes(histories=histories, reasons={})
     before, after = folder / "before.parquet", folder / "after.parquet"
-    for key in [stored.key async for stored in objects.list(TABLES)]:
+    for key in [stored.key async for stored in objects.list(layout.TABLES)]:
         if _CLIPS.fullmatch(key):
             before.write_bytes(await objects.get(key))
             changed = await asyncio.to_thread(

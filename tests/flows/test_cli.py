@@ -1,5 +1,6 @@
 """What the command line promises to people, and to the programs that run it."""
 
+import asyncio
 import http.server
 import re
 import signal
@@ -14,7 +15,9 @@ import polars as pl
 import pytest
 import zstandard
 
+from storage.ledger.ledger import Ledger
 from storage.media import mp4
+from storage.objects.client import Objects
 from tasks.emulator import Emulator, Fault, running
 
 ROOT = Path(__file__).parents[2]
@@ -362,3 +365,24 @@ def test_a_risk_that_the_owner_allows_is_taken_told_and_on_the_bill(bench):
     assert ran.said["spent_usd"] == pytest.approx(bench.owed) == pytest.approx(0.51)
     assert "1 risk taken" in status.out
     assert re.search(r"^atlas +2 +2 +0\.51$", status.out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "words", [["status", "root"], ["plan", "m.parquet", "--root=root"]]
+)
+def test_missing_claim_ends_with_words(bench, words):
+    """A root that lost its claim is refused with exit code 1 and without a traceback."""
+    bench.manifest(1)
+    root = (bench.folder / "root").as_uri()
+    asyncio.run(_lived(root))
+    (bench.folder / "root/ledger/epochs/000001.json").unlink()
+
+    ran = bench.nightreel(*words)
+
+    assert (ran.code, ran.out) == (1, "")
+    assert "epochs/000001.json: missing, but ledger/000001-m is there" in ran.err
+    assert "Traceback" not in ran.err
+
+
+async def _lived(root: str) -> None:
+    await (await Ledger.open(Objects.open(root), name="m")).close()

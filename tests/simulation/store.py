@@ -11,6 +11,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from tests.simulation.loop import EPOCH, Node, VirtualLoop
+from tests.storage.simulated import folders
 
 T = TypeVar("T")
 
@@ -154,6 +155,15 @@ class Door:
             ]
 
         yield await self._asked(found)
+
+    async def list_with_delimiter_async(self, prefix: str) -> dict[str, Any]:
+        def found() -> dict[str, Any]:
+            return {
+                "common_prefixes": folders(self._store.blobs, prefix),
+                "objects": [],
+            }
+
+        return await self._asked(found)
 
     async def _asked(self, do: Callable[[], T]) -> T:
         """Have the store do something, and be told of it, or not."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,6 +30,14 @@ class Hurried(asyncio.SelectorEventLoop):
         if not ready and timeout:
             self._ahead_s += timeout
         return ready
+
+
+def folders(keys: Iterable[str], prefix: str) -> list[str]:
+    """The folders right below one."""
+    below = (
+        key.removeprefix(f"{prefix}/") for key in keys if key.startswith(f"{prefix}/")
+    )
+    return sorted({f"{prefix}/{key.partition('/')[0]}" for key in below if "/" in key})
 
 
 @dataclass
@@ -79,6 +87,11 @@ class Simulated:
             names = [name for name in self.kept if name.startswith(f"{prefix}/")]
             found = [self._meta(name) for name in names]
         yield found
+
+    async def list_with_delimiter_async(self, prefix: str) -> Any:
+        async with self._asked("list", prefix):
+            found = folders(self.kept, prefix)
+        return {"common_prefixes": found, "objects": []}
 
     async def delete_async(self, paths: str) -> None:
         async with self._asked("delete", paths):

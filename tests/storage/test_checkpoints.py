@@ -40,7 +40,8 @@ from manifests.lifecycle import (
     Ticket,
     fold,
 )
-from storage.ledger import checkpoint, compaction, segments
+from storage import layout
+from storage.ledger import checkpoint, compaction
 from storage.ledger.codec import LedgerError, Seal, pack
 from storage.ledger.epoch_reader import bind, entries, recalled, told
 from storage.ledger.owner import claimant
@@ -76,14 +77,14 @@ def lived(job, *events, start=1000.0):
 async def wrote(objects, epoch, some, *, segment=3, parts=0):
     """What an epoch leaves behind: a claim, segments, a seal; the first few as one part."""
     us = claimant(epoch, "night", 1000.0)
-    await objects.create(segments.claim_key(epoch), us.dump())
-    stream = segments.stream_key(us.batch, MAIN)
+    await objects.create(layout.claim(epoch), us.dump())
+    stream = layout.stream(us.batch, MAIN)
     cut = [some[n : n + segment] for n in range(0, len(some), segment)]
     blobs = [*map(pack, cut), pack([Seal(epoch, 2000.0)])]
     for number, blob in enumerate(blobs, 1):
-        await objects.create(segments.segment_key(stream, number), blob)
+        await objects.create(layout.segment(stream, number), blob)
     if parts:
-        key = segments.part_key(stream, 1, parts)
+        key = layout.part(stream, 1, parts)
         await objects.create(key, b"".join(blobs[:parts]))
 
 
@@ -228,7 +229,7 @@ async def test_lives_leave_memory_as_they_end_and_are_put_together_in_order(
     some = [entry for job in jobs for entry in lived(job, *MADE)]
     await wrote_and_bound(memory, some)
 
-    groups = [rows async for rows in checkpoint.volume(memory, checkpoint.jobs_key(1))]
+    groups = [rows async for rows in checkpoint.volume(memory, layout.jobs(1))]
 
     assert max(rows.height for rows in groups) <= 20
     rows = pl.concat(groups)
@@ -301,7 +302,7 @@ async def test_what_is_bought_again_after_its_end_is_found_at_once(memory):
 
 async def test_a_line_that_means_nothing_is_named(memory):
     await wrote(memory, 1, lived(A, *MADE))
-    key = segments.segment_key(segments.stream_key("000001-night", MAIN), 1)
+    key = layout.segment(layout.stream("000001-night", MAIN), 1)
     broken = bytearray(pack(lived(A, INTENDED)))
     odd = replace(INTENDED, seed="seven")
     for blob, complaint in (

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from storage.ledger.conditional_put import ONCE
+from storage.layout import ONCE
 from storage.ledger.ledger import Ledger, LedgerError
 from storage.objects.client import Objects
 from tests.storage.lives import INTENDED, job, keys

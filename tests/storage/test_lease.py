@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.ledger.lease import HOLDER
+from storage.layout import HOLDER
 from storage.ledger.ledger import FencedError, HeldError, Ledger
 from storage.ledger.owner import BEAT_S, SILENT_S, Holder, born, claimant
 from storage.objects.client import Objects

@@ -23,8 +23,8 @@ from manifests.lifecycle import (
     Refused,
     State,
 )
+from storage import layout
 from storage.ledger import ledger as ledgers
-from storage.ledger import segments
 from storage.ledger.ledger import FencedError, HeldError, Ledger, LedgerError
 from storage.ledger.owner import claimant
 from storage.objects.client import Objects
@@ -264,7 +264,9 @@ async def test_a_claim_that_is_gone_is_noticed(objects: Objects):
         await (await Ledger.open(objects, name=name)).close()
     await objects.delete("ledger/epochs/000001.json")
 
-    with pytest.raises(LedgerError, match="epochs: number 1 is missing"):
+    with pytest.raises(
+        LedgerError, match=r"epochs/000001.json: missing, but ledger/000001-one"
+    ):
         await ledgers.read(objects)
 
 
@@ -367,7 +369,7 @@ async def test_who_claimed_and_died_before_it_could_read_harms_nobody(objects: O
     await first.record(job("a"), INTENDED)
     # A zombie that wakes between a successor's claim and its seal still writes...
     dead = replace(claimant(2, "dead", 1000.0), born="1")
-    await objects.create(segments.claim_key(2), dead.dump())
+    await objects.create(layout.claim(2), dead.dump())
     await first.record(job("b"), INTENDED)
 
     third = await Ledger.open(objects, name="third")

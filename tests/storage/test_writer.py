@@ -8,6 +8,7 @@ import pytest
 
 from manifests import job_keys as numbers
 from manifests.lifecycle import Accepted, Generated, History, Intended, Refused, State
+from storage import layout
 from storage.ledger import ledger as ledgers
 from storage.ledger import segments as epochs
 from storage.ledger.ledger import FencedError, Ledger, LedgerError
@@ -104,7 +105,7 @@ def test_a_long_stream_is_bound_in_parts_while_it_is_written(simulated: Simulate
         await objects.delete(parts[0])
         assert [entry.job for entry in await ledgers.read(objects)] == written
         for n in range(257, 513):
-            await objects.delete(epochs.segment_key(main, n))
+            await objects.delete(layout.segment(main, n))
         assert [entry.job for entry in await ledgers.read(objects)] == written
         # ... or not: then nobody guesses.
         await objects.delete(parts[1])

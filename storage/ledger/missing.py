@@ -1,0 +1,96 @@
+"""Checks that a root's claims are all there, before anything below it is believed.
+
+Every record hangs on a claim: it names the folder of the epoch's streams. Without its
+claim an epoch is never looked for, and each clip that it bought would be bought again.
+So a root that shows traces of an epoch without a claim is damaged, and not a new one.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final
+
+from storage import layout
+from storage.ledger.codec import LedgerError
+from storage.objects.client import Objects
+
+_CURE: Final = (
+    "nothing was bought; restore the missing objects from a backup or another copy of "
+    "this root, or name a new root to buy every clip anew"
+)
+
+
+async def traces(objects: Objects) -> Mapping[int, str]:
+    """The epochs that left something beside their claims: a key of each."""
+    found = {epoch_of(one.key): one.key async for one in objects.list(layout.INDEXES)}
+    for name in await objects.folders(layout.LEDGER):
+        if epoch := layout.EPOCH.fullmatch(name):
+            found[int(epoch["epoch"])] = layout.streams(name)
+    return found
+
+
+async def refuse_claims(
+    objects: Objects, claims: Collection[int], traces: Mapping[int, str]
+) -> None:
+    """Raise an error if claims are missing.
+
+    Raises:
+        LedgerError: it names a claim that is missing, and what shows that it was there.
+    """
+    newest = max(claims, default=0)
+    seen = {epoch: layout.claim(epoch) for epoch in claims} | dict(traces)
+    for epoch in range(1, max(seen, default=0) + 1):
+        if epoch not in claims:
+            # The epoch's own traces, or the claims after it.
+            _refuse(objects, epoch, seen.get(epoch) or layout.claim(newest))
+    if not claims and (key := await _ours(objects)):
+        _refuse(objects, 1, key)
+
+
+def refuse_writers(objects: Objects, batch: str, names: Iterable[str]) -> None:
+    """Raise an error if, among a batch's streams, an earlier writer's of a shard is missing.
+
+    Raises:
+        LedgerError: it names the stream.
+    """
+    there = {*names}
+    for name in sorted(there):
+        shard = layout.SHARD.fullmatch(name)
+        if shard is None:
+            continue
+        for generation in range(1, int(shard["generation"])):
+            lost = layout.shard(int(shard["shard"]), generation)
+            if lost not in there:
+                uri = objects.uri(layout.stream(batch, lost))
+                raise LedgerError(f"{uri}: missing, but {name} is there: {_CURE}")
+
+
+async def _ours(objects: Objects) -> str | None:
+    """An object that only a run can have put here, on a root without claims."""
+    async for stored in objects.list(layout.LEDGER):
+        # A run that was killed before it claimed its epoch leaves these.
+        if stored.key != layout.ONCE and not stored.key.startswith(layout.KNOCKS):
+            return stored.key
+    for folder, pattern in _PATTERNS.items():
+        for stored in await objects.first(folder):
+            if pattern.fullmatch(stored.key):
+                return stored.key
+    return None
+
+
+_PATTERNS: Final[Mapping[str, re.Pattern[str]]] = {
+    layout.CLIPS: layout.CLIP,
+    layout.TABLES: layout.TABLE,
+}
+
+
+def _refuse(objects: Objects, epoch: int, found: str) -> None:
+    uri = objects.uri(layout.claim(epoch))
+    raise LedgerError(f"{uri}: missing, but {found} is there: {_CURE}")
+
+
+def epoch_of(key: str) -> int:
+    """The epoch in the name of a claim or an index."""
+    name = re.search(r"/(\d+)\.[a-z]+$", key)
+    if name is None:
+        raise LedgerError(f"{key}: not of the ledger")
+    return int(name[1])
