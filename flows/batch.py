@@ -197,10 +197,10 @@ def _policy(settings: Settings, until: datetime | None) -> Policy:
 
 async def _run(night: Night, report: ReportSettings, at_once: int) -> None:
     plan = night.plan
-    log = get_run_logger()
+    run_log = get_run_logger()
     for said in filter(None, (late(night), plan.heavy)):
-        log.warning("%s", said)
-    log.info("batch %s: %d rows, %d jobs", night.batch, plan.rows, plan.jobs)
+        run_log.warning("%s", said)
+    run_log.info("batch %s: %d rows, %d jobs", night.batch, plan.rows, plan.jobs)
     window = asyncio.Semaphore(at_once)
 
     async def one(number: int) -> None:

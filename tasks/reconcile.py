@@ -250,7 +250,11 @@ class Books:
                         self._clients, lane.line, provider.charge(each.ticket)
                     )
                 except (ProviderError, UnreadableError) as exc:
-                    log.warning("charge.not_told lane=%s %s", lane.name, exc)
+                    log.warning(
+                        "charge.not_reported lane=%s the recorded price stands: %s",
+                        lane.name,
+                        exc,
+                    )
                     continue
                 if usd is not None:
                     await self._settle(each, usd, f"{provider.name} says so")

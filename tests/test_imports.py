@@ -41,13 +41,13 @@ for package in ("manifests", "storage", "tasks", "flows"):
 
 _USE = """
 from storage.objects.client import Objects
-from storage import opening
+from storage import sources
 
 asyncio.run(Objects.open("memory://root").create("a", b"a"))
 for uri in ("s3://bucket/a.jpg", "zip://a.jpg::s3://bucket/a.zip"):
     try:
-        opening.read(uri, 10)
-    except opening.OpeningError:
+        sources.read(uri, 10)
+    except sources.OpeningError:
         pass
     else:
         raise AssertionError(f"{uri} was read")

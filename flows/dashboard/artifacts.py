@@ -130,7 +130,7 @@ class Shown:
             self._failed(exc)
             return False
         if self._failures:
-            log.warning("server.back")
+            log.warning("prefect.recovered the server answers again")
         self._failures = 0
         return True
 
@@ -138,7 +138,11 @@ class Shown:
         least, most = AGAIN_S
         self._again_at = self._now() + min(most, least * 2 ** min(self._failures, 10))
         if not self._failures:
-            log.warning("server.away %s: %s", type(exc).__name__, exc)
+            log.warning(
+                "prefect.unavailable error=%s the batch goes on: %s",
+                type(exc).__name__,
+                exc,
+            )
         self._failures += 1
 
 

@@ -75,4 +75,6 @@ class Events:
             )
         # An event less is no reason to buy a clip less; the log has it.
         except Exception as exc:  # noqa: BLE001
-            log.warning("event.unsent %s: %s", what, exc)
+            log.warning(
+                "event.not_sent event=%s no automation hears of it: %s", what, exc
+            )

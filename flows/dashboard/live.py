@@ -156,4 +156,4 @@ async def _whatever(showing: Coroutine[Any, Any, None]) -> None:
     try:
         await showing
     except Exception:
-        log.exception("board.broken")
+        log.exception("dashboard.failed the batch continues without its live page")

@@ -98,7 +98,10 @@ async def _refuse_undeployed() -> None:
         said = f"[engine] runner = 'pool': no deployment {DEPLOYMENT!r} on the server"
         raise SettingsError(f"{said}: prefect deploy --all") from exc
     except (httpx.TransportError, PrefectHTTPStatusError) as exc:
-        log.warning("server.away %s", type(exc).__name__)
+        log.warning(
+            "prefect.unavailable error=%s the deployment of the shards was not checked",
+            type(exc).__name__,
+        )
 
 
 def _in_pool(parameters: dict[str, Any]) -> Start:
@@ -153,7 +156,9 @@ async def _away_for_now(error: httpx.TransportError | PrefectHTTPStatusError) ->
     """Wait a little for a server that is away; what it refuses, it refuses for good."""
     if isinstance(error, PrefectHTTPStatusError) and not error.response.is_server_error:
         raise error
-    log.warning("server.away %s", type(error).__name__)
+    log.warning(
+        "prefect.unavailable error=%s the server is asked again", type(error).__name__
+    )
     await asyncio.sleep(EVERY_S)
 
 
@@ -163,7 +168,10 @@ async def _give_up(beginning: asyncio.Future[FlowRun]) -> None:
         # What a slow server has yet to answer for, it may have created.
         run = await asyncio.wait_for(beginning, GIVE_UP_S)
     except (TimeoutError, httpx.TransportError, PrefectHTTPStatusError) as error:
-        log.warning("server.away %s", type(error).__name__)
+        log.warning(
+            "prefect.unavailable error=%s the run of a lost shard was not cancelled",
+            type(error).__name__,
+        )
         return
     async with get_client() as client:
         state = Cancelled(message="another run has this shard now, or nobody has")

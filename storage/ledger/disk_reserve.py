@@ -28,7 +28,11 @@ class Ballast:
             _allocate(self._path)
         except OSError as error:
             self._path.unlink(missing_ok=True)
-            log.warning("ledger.no_ballast %s: %s", self._path, error.strerror)
+            log.warning(
+                "ledger.disk_reserve_missing file=%s no room could be kept for a full disk: %s",
+                self._path,
+                error.strerror,
+            )
 
     def drop(self) -> bool:
         """Whether there was any."""

@@ -76,7 +76,11 @@ async def keep(
             us = us.beating(clock())
             await objects.put(layout.HOLDER, us.dump())
         except StorageError as error:
-            log.warning("ledger.beat_missed %s", error)
+            log.warning(
+                "ledger.heartbeat_missed root=%s another run may take over if this lasts: %s",
+                objects.root,
+                error,
+            )
         await asyncio.sleep(beat_s)
 
 

@@ -333,4 +333,8 @@ class Ledger:
             await epoch_reader.bind(self._objects, self._book)
         # It is all on record: the next run binds it, and its operator is told.
         except Exception as error:  # noqa: BLE001
-            log.warning("ledger.unbound %s: %r", self.batch, error)
+            log.warning(
+                "ledger.not_compacted batch=%s all is on record, the next run compacts it: %r",
+                self.batch,
+                error,
+            )

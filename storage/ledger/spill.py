@@ -130,12 +130,23 @@ class Harbour:
             self._append(path, b"".join(lines))
         except (OSError, RuntimeError) as error:
             # Then the log is all there is; no ticket has a key or a signature in it.
-            log.error("ledger.lifeboat_lost file=%s %s", path, error)  # noqa: TRY400
+            log.error(  # noqa: TRY400 - the error is in the message
+                "ledger.spill_failed file=%s the log has the only record: %s",
+                path,
+                error,
+            )
             for line in lines:
-                log.error("ledger.castaway %s", line.decode().rstrip())  # noqa: TRY400
+                log.error(  # noqa: TRY400 - as above
+                    "ledger.entry_unsaved keep this line: %s", line.decode().rstrip()
+                )
         else:
             entries, root = len(lines), self._root
-            log.error("ledger.lifeboat file=%s entries=%d root=%s", path, entries, root)
+            log.error(
+                "ledger.spilled file=%s entries=%d root=%s start the next run on this machine",
+                path,
+                entries,
+                root,
+            )
 
     def arrivals(self) -> list[Path]:
         """The files of earlier runs; nobody adds to them any more."""
@@ -143,7 +154,11 @@ class Harbour:
             folder = self._folder.expanduser()
             return self._taken(folder) if folder.is_dir() else []
         except (OSError, RuntimeError) as error:
-            log.warning("ledger.lifeboats %s: %s", self._folder, error)
+            log.warning(
+                "ledger.spill_unreadable folder=%s what earlier runs left there is not recovered: %s",
+                self._folder,
+                error,
+            )
             return []
 
     def take(self, name: str, lines: bytes) -> None:

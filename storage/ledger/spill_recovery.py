@@ -75,7 +75,12 @@ async def pick_up(
             continue
         await asyncio.gather(*(waiting.durable for waiting in aboard))
         if aboard:
-            log.warning("ledger.picked_up %s entries=%d", stored.key, len(aboard))
+            log.warning(
+                "ledger.spill_recovered file=%s entries=%d kept=%d entries that an earlier run could not write are on record now",
+                stored.key,
+                len(aboard),
+                len(left),
+            )
         found |= {waiting.entry.job for waiting in aboard}
         if left:
             await objects.put(stored.key, b"".join(left))
@@ -107,10 +112,20 @@ async def board(
                 aboard.append(waiting)
         except (LedgerError, IllegalTransitionError) as error:
             left += 1
-            log.error("ledger.castaway_kept %s", error)  # noqa: TRY400 - said in full
+            log.error(  # noqa: TRY400 - said in full
+                "ledger.spill_rejected file=%s line=%d its job has changed since, the entry is kept aside: %s",
+                path,
+                number,
+                error,
+            )
     await asyncio.gather(*(waiting.durable for waiting in aboard))
     if aboard or left:
-        log.warning("ledger.aboard file=%s entries=%d kept=%d", path, len(aboard), left)
+        log.warning(
+            "ledger.spill_recovered file=%s entries=%d kept=%d entries that an earlier run could not write are on record now",
+            path,
+            len(aboard),
+            left,
+        )
     # Whoever has sent it to the root meanwhile has it taken aboard again, which is no harm.
     with suppress(FileNotFoundError):
         if left:

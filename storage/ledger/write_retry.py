@@ -60,19 +60,23 @@ class Trouble:
                     self._refused(error)
                 if now() >= min(began + PATIENCE_S, refused + REFUSED_S):
                     raise
-                self._say(error, now())
+                self._say(key, error, now())
             longest = min(LONGEST_S, 0.5 * 2 ** min(tries, 10))
             await asyncio.sleep(random.uniform(0, longest))  # noqa: S311 - no secret
         raise AssertionError("it returns or raises")
 
     def _refused(self, error: StorageError) -> None:
         if isinstance(error, FullError) and self._ballast.drop():
-            log.warning("ledger.ballast_dropped %s", error)
+            log.warning(
+                "ledger.disk_reserve_released the disk is full, make room: %s", error
+            )
         if self._told is not None:
             self._told(str(error))
             self._told = None
 
-    def _say(self, error: StorageError, now: float) -> None:
+    def _say(self, key: str, error: StorageError, now: float) -> None:
         if now - self._said_at >= SAID_S:
             self._said_at = now
-            log.warning("ledger.waiting %s", error)
+            log.warning(
+                "ledger.write_delayed key=%s the write is repeated: %s", key, error
+            )

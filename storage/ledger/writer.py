@@ -118,7 +118,11 @@ class Stream:
                 await self._seal(seal)
         except (StorageError, TimeoutError) as error:
             # Then the root is free a minute later.
-            log.warning("ledger.unsealed %s %r", self._objects.uri(self._key), error)
+            log.warning(
+                "ledger.not_sealed stream=%s the next run has to wait a minute for this root: %r",
+                self._objects.uri(self._key),
+                error,
+            )
         return self.ended is None
 
     async def _write_all(self) -> None:
@@ -229,4 +233,8 @@ class Parts:
         try:
             await self._objects.create(key, part)
         except StorageError as error:
-            log.warning("ledger.unbound %s", error)
+            log.warning(
+                "ledger.part_not_merged part=%s its segments stay, and reading them takes longer: %s",
+                key,
+                error,
+            )

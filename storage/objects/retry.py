@@ -75,7 +75,9 @@ class Patience:
         self._waiting += 1
         if self._waiting == 1:
             self._since = now()
-            log.warning("store.away %s", error)
+            log.warning(
+                "store.unavailable root=%s requests are repeated: %s", self._root, error
+            )
         try:
             yield
         except BaseException:
@@ -84,4 +86,8 @@ class Patience:
         self._waiting -= 1
         if not self._waiting:
             away_s = now() - self._since
-            log.warning("store.back root=%s after_s=%.0f", self._root, away_s)
+            log.warning(
+                "store.recovered root=%s after_s=%.0f the store answers again",
+                self._root,
+                away_s,
+            )

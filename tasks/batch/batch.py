@@ -190,7 +190,11 @@ class Night:
         self.expect()
         self.late = self.engine.roster.reckon()
         if self.late:
-            log.warning("batch.late jobs=%d of %d", self.late, self.plan.jobs)
+            log.warning(
+                "batch.late jobs=%d total=%d they will not be done by the deadline",
+                self.late,
+                self.plan.jobs,
+            )
 
     def expect(self) -> None:
         """Tell the lanes' roster what is still to be bought."""
@@ -237,7 +241,7 @@ class Night:
         mine = self._rows.among(self._bought)
         others = {job: past for job, past in self._bought.items() if job not in mine}
         if others:
-            log.info("batch.fetching clips=%d of other batches", len(others))
+            log.info("batch.fetching clips=%d that other batches bought", len(others))
             await self.engine.fetcher(objects).bring_home(others, until)
             self.ledger.forget(others)
 

@@ -109,7 +109,11 @@ class Sheet:
                 webp = await asyncio.to_thread(poster, clip.mp4)
             # A clip that plays and that FFmpeg or Pillow will not draw: one tile less.
             except Exception:
-                log.debug("poster.not_made job=%s", clip.job, exc_info=True)
+                log.debug(
+                    "poster.not_made job=%s its tile is left out",
+                    clip.job,
+                    exc_info=True,
+                )
                 continue
             tiles = [*self.tiles, Tile(clip.job, webp, clip.sidecar)]
             self.tiles = self._turns.thinned(tiles, self.seen)

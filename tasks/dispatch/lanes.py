@@ -222,7 +222,11 @@ class Lanes:
     def close(self, lane: Lane, why: str) -> None:
         """Submit nothing more on this lane."""
         if lane.closed is None:
-            log.warning("lane.closed lane=%s %s", lane.name, why)
+            log.warning(
+                "lane.closed lane=%s nothing more is submitted to it: %s",
+                lane.name,
+                why,
+            )
             lane.closed = why
         self._deal()
 

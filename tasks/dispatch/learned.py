@@ -74,7 +74,7 @@ async def keep_limits(lanes: Iterable[Lane], objects: Objects) -> None:
         }
         await objects.put(layout.LEARNED, json.dumps(said, indent=1).encode())
     except StorageError as exc:
-        log.warning("limits.not_kept %s", exc)
+        log.warning("limits.not_kept the next batch learns them again: %s", exc)
 
 
 async def _learned(objects: Objects) -> dict[str, Learned]:
@@ -84,5 +84,9 @@ async def _learned(objects: Objects) -> dict[str, Learned]:
     except MissingError:
         return {}
     except (ValueError, TypeError, AttributeError) as exc:
-        log.warning("limits.unreadable %s: %s", objects.uri(layout.LEARNED), exc)
+        log.warning(
+            "limits.unreadable file=%s limits are learned again: %s",
+            objects.uri(layout.LEARNED),
+            exc,
+        )
         return {}

@@ -183,7 +183,11 @@ class Away:
                 self._rest(night.engine.tally.resting)
         except FencedError as error:
             # Somebody else has just begun with it: what is in doubt stays so.
-            log.warning("shard.not_mended shard=%d %s", number, error)
+            log.warning(
+                "shard.not_settled shard=%d another run has it, its doubts stay: %s",
+                number,
+                error,
+            )
         finally:
             await self._over(number, mine)
 
@@ -227,7 +231,12 @@ class Away:
                 said = await self._until_over(number, mine, run)
             if mine.done and not (said := self._broken_off(mine)):
                 return
-            log.warning("shard.died shard=%d attempt=%d %s", number, attempt, said)
+            log.warning(
+                "shard.died shard=%d attempt=%d its run ended early: %s",
+                number,
+                attempt,
+                said,
+            )
             await self._allowed(self._refuse_if_fenced)
             await self._allowed(self._shut_out, number, jobs)
             if mine.generation > was and not (mine.done and self._closed_alone(mine)):
@@ -329,8 +338,11 @@ class Away:
 
         def tell() -> None:
             if mine.generation == was:
-                said = "shard.waits shard=%d %.0f s: is there a worker for it?"
-                log.warning(said, number, SILENT_S)
+                log.warning(
+                    "shard.waits shard=%d waited_s=%.0f no worker has started it",
+                    number,
+                    SILENT_S,
+                )
 
         telling = asyncio.get_running_loop().call_later(SILENT_S, tell)
         try:
@@ -376,7 +388,11 @@ class Away:
             except RefusedError as error:
                 if self._world.now() > until:
                     raise
-                log.warning("shards.refused %s", error)
+                log.warning(
+                    "store.refused root=%s the request is repeated: %s",
+                    self._objects.root,
+                    error,
+                )
                 await asyncio.sleep(beat_s(self._objects))
 
     async def _shut_out(self, number: int, jobs: list[str]) -> None:

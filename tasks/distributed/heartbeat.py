@@ -85,7 +85,11 @@ class Seat:
             # Whatever it is (a deal of another version, say), it buys nothing then, and the
             # log says why.
             except Exception as error:  # noqa: BLE001
-                log.warning("shard.deaf shard=%d %r", self._shard, error)
+                log.warning(
+                    "shard.heartbeat_lost shard=%d no allocation is received, buying stops if this lasts: %r",
+                    self._shard,
+                    error,
+                )
             if self._world.now() - self._heard_at > STALE_S:
                 self._nothing()
             if self._silent_s > GONE_S:

@@ -105,11 +105,14 @@ class Table:
                 except StorageError as error:
                     if self._world.now() - dealt_at > PATIENCE_S:
                         raise
-                    log.warning("shards.deaf %r", error)
+                    log.warning(
+                        "shards.heartbeat_lost shards cannot be heard or told for now: %r",
+                        error,
+                    )
                 await asyncio.sleep(beat_s(self._objects))
         # Whoever waits for a shard is told; without a deal nobody buys anything.
         except Exception as error:
-            log.exception("shards.not_dealt")
+            log.exception("shards.not_allocated the batch stops buying")
             self.failed = error
             self._night.engine.stop(repr(error))
 
@@ -134,7 +137,11 @@ class Table:
                     try:
                         report = Report.load(said)
                     except UNREADABLE as error:
-                        log.warning("shard.unreadable %s %r", told[-1], error)
+                        log.warning(
+                            "shard.report_unreadable file=%s it is skipped: %r",
+                            told[-1],
+                            error,
+                        )
                         continue
                     async with self._listening:
                         await self._hear(number, report)

@@ -125,7 +125,10 @@ class Engine:
     def pause(self, *, paused: bool) -> None:
         """Buy nothing for as long as this is so; what was bought is brought home."""
         if paused is not self.paused:
-            log.warning("batch.%s", "paused" if paused else "resumed")
+            if paused:
+                log.warning("batch.paused nothing is bought until `nightreel resume`")
+            else:
+                log.warning("batch.resumed buying goes on")
             self.paused = paused
             self.lanes.pause(paused=paused)
 
@@ -135,7 +138,9 @@ class Engine:
 
     def wind_down(self, why: str) -> None:
         """Buy nothing more, and wait a while for the clips that should be done by then."""
-        log.warning("batch.stopping within_s=%g %s", self._grace_s, why)
+        log.warning(
+            "batch.stopping within_s=%g nothing more is bought: %s", self._grace_s, why
+        )
         self.end_within(self._grace_s, why)
 
     def end_within(self, seconds: float, why: str) -> None:
@@ -193,7 +198,9 @@ class Engine:
             except Exception as exc:
                 said = f"{type(exc).__name__}: {exc}"
                 self.tally.rest(order.job.id, Why.BROKEN, said)
-                log.exception("job.broken job=%s", order.job.id)
+                log.exception(
+                    "job.broken job=%s it stays as it is on record", order.job.id
+                )
 
     def _due(self, doubtful: deque[tuple[float, Order]]) -> Order | None:
         """A job in doubt about which its provider can be asked by now."""

@@ -26,8 +26,18 @@ def gone(life: str, past: History, lane: Lane, why: str) -> Discarded | Forgotte
     """What is put on record of it."""
     provider = lane.line.provider.name
     if free(past, lane):
-        log.warning("job.forgotten job=%s lane=%s %s", life, lane.name, why)
+        log.warning(
+            "job.forgotten job=%s lane=%s the engine lost it, it is made again: %s",
+            life,
+            lane.name,
+            why,
+        )
         return Forgotten(f"forgotten by {provider}: {why}")
     lost = expired(provider, why)
-    log.error("clip.expired job=%s lane=%s %s", life, lane.name, lost.reason)
+    log.error(
+        "clip.expired job=%s lane=%s it was paid for, and is bought again: %s",
+        life,
+        lane.name,
+        lost.reason,
+    )
     return lost

@@ -170,7 +170,12 @@ class Doubts:
         try:
             found = await self._asked(lane.line, provider, doubt)
         except (ProviderError, UnreadableError) as exc:
-            log.warning("doubt.not_settled lane=%s %s", lane.name, exc)
+            log.warning(
+                "doubt.not_settled job=%s lane=%s it stays in doubt: %s",
+                job,
+                lane.name,
+                exc,
+            )
             return None
         if self.stopping.is_set() and isinstance(found, Absent):
             return None
@@ -222,7 +227,12 @@ class Doubts:
             if lane.risk.reserve(past.price_usd):
                 what = f"risked {past.price_usd} USD" if lane.paid else "let go again"
                 said = f"{what}: {past.reason or 'no answer'}"
-                log.warning("doubt.risked job=%s lane=%s %s", job, lane.name, said)
+                log.warning(
+                    "doubt.risked job=%s lane=%s it is submitted again: %s",
+                    job,
+                    lane.name,
+                    said,
+                )
                 await self.record(job, Risked(said))
                 taken.add(job)
         return taken

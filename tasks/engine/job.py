@@ -212,7 +212,11 @@ class Lives:
         """Whoever took us for dead may have bought it by now: it goes round again."""
         offer.lane.pace.withdrawn()
         said = f"not sent: meant {old_s:.0f} s ago, over {SEND_WITHIN_S:.0f}"
-        log.warning("submit.not_sent lane=%s %s", offer.lane.name, said)
+        log.warning(
+            "submit.not_sent lane=%s the job goes round again: %s",
+            offer.lane.name,
+            said,
+        )
         return Refused(said)
 
     def _again(self, hand: Hand, ended: Event | Ended) -> None:

@@ -85,7 +85,7 @@ async def _read(objects: Objects, said: _Said) -> None:
             left.difference_update(found)
     # A sidecar that says less is no reason to end a night, whatever it is.
     except Exception as exc:  # noqa: BLE001
-        log.warning("tables.unreadable %r", exc)
+        log.warning("tables.not_searched sidecars of older clips say less: %r", exc)
     finally:
         for job in left:
             said[job].set_result({})
@@ -110,7 +110,12 @@ async def _found(
             # where none can be read, one line is enough.
             unread += 1
             level = logging.WARNING if unread == 1 else logging.DEBUG
-            log.log(level, "table.unreadable %s: %s", objects.uri(key), exc)
+            log.log(
+                level,
+                "table.unreadable file=%s it is skipped: %s",
+                objects.uri(key),
+                exc,
+            )
 
 
 def _asked(table: bytes, clips: Collection[str]) -> dict[str, dict[str, Any]]:

@@ -251,7 +251,11 @@ class Follower:
             known = lane.name, _ANY_ID.sub("", str(exc))
             if known not in self._unread:
                 self._unread.add(known)
-                log.warning("poll.unreadable lane=%s %s", lane.name, exc)
+                log.warning(
+                    "poll.unreadable lane=%s the job is asked about again: %s",
+                    lane.name,
+                    exc,
+                )
             return None
 
     async def _pause(

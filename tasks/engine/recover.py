@@ -119,8 +119,11 @@ class Fetcher:
         """Say how many clips nobody can be asked for, and who has them."""
         tickets = [self._history(life).ticket for life in unasked]
         for provider, clips in Counter(x.provider for x in tickets if x).items():
-            said = f"no lane in use asks {provider}, who has them"
-            log.warning("clips.not_fetched clips=%d %s", clips, said)
+            log.warning(
+                "clips.not_fetched clips=%d provider=%s no lane in use asks the provider",
+                clips,
+                provider,
+            )
 
     def _age_s(self, life: str) -> float:
         return max(0.0, self._today() - (self._history(life).accepted_at or 0.0))
@@ -177,7 +180,10 @@ class _Round:
             if (lane, reason) not in self.told and len(self.told) < TOLD:
                 self.told.add((lane, reason))
                 log.warning(
-                    "clips.not_fetched lane=%s clips=%d %s", lane, clips, reason
+                    "clips.not_fetched lane=%s clips=%d they stay at the provider for now: %s",
+                    lane,
+                    clips,
+                    reason,
                 )
         left = [life for life in lives if life not in self.done]
         return {
@@ -208,7 +214,9 @@ class _Round:
         # One malformed answer leaves one clip where it is; the log says why.
         except Exception:
             self.done.add(life)
-            log.exception("clip.broken job=%s", life)
+            log.exception(
+                "clip.fetch_failed job=%s its clip stays at the provider", life
+            )
 
 
 async def _any_set(events: Iterable[asyncio.Event], *, within_s: float) -> bool:

@@ -138,12 +138,16 @@ async def hints(
                 seen = await _newer(client, seen, wait_s)
             except (httpx.HTTPError, httpx.InvalidURL, ValueError) as exc:
                 if not failures:
-                    log.warning("hints.lost url=%s %s", url, type(exc).__name__)
+                    log.warning(
+                        "hints.unavailable url=%s error=%s providers are polled as often as without webhooks",
+                        url,
+                        type(exc).__name__,
+                    )
                 failures += 1
                 await asyncio.sleep(pauses(failures))
                 continue
             if failures:
-                log.info("hints.back url=%s", url)
+                log.info("hints.recovered url=%s the listener answers again", url)
             failures = 0
             for hint in seen.hints:
                 yield hint

@@ -73,12 +73,16 @@ def public(
             delivery = Delivery(dict(request.headers), await _body(request))
             told = await check(delivery, now())
         except (_TooLargeError, ForgedError, ShapelessError, NoKeysError) as exc:
-            log.warning("webhook.refused provider=%s %s", provider, exc)
+            log.warning("webhook.refused provider=%s it is ignored: %s", provider, exc)
             return Response(status_code=_status(exc))
         except (ClientDisconnect, TimeoutError):
             return Response(status_code=400)
         if seen.is_new(told):
-            log.info("webhook.taken provider=%s id=%s", provider, told.hint.id)
+            log.info(
+                "webhook.taken provider=%s id=%s the batch is told",
+                provider,
+                told.hint.id,
+            )
             board.post(told.hint)
         return Response(status_code=204)
 

@@ -49,7 +49,9 @@ def encode(frames: "Frames", fps: int, codec: str, to: Path) -> None:
         # A card has only so many sessions, and memory that the model wants, too.
         if codec == SOFTWARE:
             raise
-        log.warning("encoder.in_software codec=%s %s", codec, exc)
+        log.warning(
+            "encoder.fell_back codec=%s the clip is encoded in software: %s", codec, exc
+        )
         _encoded(frames, fps, SOFTWARE, to)
 
 

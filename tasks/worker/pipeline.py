@@ -109,7 +109,7 @@ class Line:
         try:
             stage()
         except BaseException as exc:  # the process ends with it: see `broken`
-            log.exception("line.broken")
+            log.exception("pipeline.failed the process ends")
             self._broken(exc)
 
     def _prepare_all(self) -> None:
@@ -187,7 +187,7 @@ class Line:
 
     def _failed(self, run: Run, exc: StudioError | EncodingError) -> None:
         code = exc.code if isinstance(exc, StudioError) else StudioError.code
-        log.warning("clip.failed job=%s %s: %s", run.id, code, exc)
+        log.warning("clip.failed job=%s code=%s %s", run.id, code, exc)
         self._measures.failed(code)
         self._book.fail(run.job, code, str(exc), self._now())
 

@@ -104,7 +104,7 @@ async def _until_drained(
         await asyncio.wait([warming, first], return_when=asyncio.FIRST_COMPLETED)
         if warming.done():
             warming.result()
-            log.info("worker.ready model=%s", worker.name)
+            log.info("worker.ready model=%s jobs are taken", worker.name)
             await first
             await _drained(worker, second)
     finally:
@@ -114,7 +114,7 @@ async def _until_drained(
 
 
 async def _drained(worker: Worker, hurry: asyncio.Future[None]) -> None:
-    log.info("worker.draining")
+    log.info("worker.draining what has begun is finished, nothing new is taken")
     # What was done a moment ago, its lane has not seen yet.
     since = time.time() - LINGER_S
     worker.drain()
@@ -136,7 +136,7 @@ async def _sweep(book: Book, keep_s: float) -> None:
         try:
             await asyncio.to_thread(lambda: book.let_go(time.time() - keep_s))
         except (OSError, sqlite3.Error) as exc:  # nothing is lost: the next one may do
-            log.warning("worker.not_swept %s", exc)
+            log.warning("worker.not_cleaned_up old clips stay for now: %s", exc)
         await asyncio.sleep(SWEEP_S)
 
 
@@ -180,7 +180,7 @@ def _signals(*, supervised: bool) -> tuple[asyncio.Future[None], asyncio.Future[
     def orphaned() -> None:
         if not os.read(STDIN, 1):
             loop.remove_reader(STDIN)
-            log.warning("worker.orphaned: its supervisor is gone")
+            log.warning("worker.orphaned the supervisor is gone, the worker ends")
             told()
             told()
 

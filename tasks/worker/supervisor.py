@@ -55,7 +55,10 @@ class Supervisor:
             quick = time.monotonic() - began < QUICK_S
             wait_s = min(2 * wait_s, LONGEST_WAIT_S) if quick else 1.0
             log.warning(
-                "worker.died place=%d code=%d again_s=%.0f", place, code, wait_s
+                "worker.died place=%d code=%d again_s=%.0f it is started again",
+                place,
+                code,
+                wait_s,
             )
             if await self._stopped_within(wait_s):
                 return code

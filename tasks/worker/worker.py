@@ -198,7 +198,7 @@ class Worker:
 
     def _hung(self, job: str, why: str) -> None:
         self._dead = f"{job}: {why}"
-        log.error("step.hung job=%s %s", job, why)
+        log.error("step.hung job=%s the process ends: %s", job, why)
         try:
             self.book.hung(job, why, time.time())
             self.book.ends()
@@ -224,11 +224,19 @@ def _run_once(studio: Studio, shapes: Sequence[str], watchdog: Watchdog) -> None
             on_step(0)
             latents = studio.latents(studio.scene(ask, still), on_step)
             studio.frames(latents, ask.shape)
-            log.info("worker.warm shape=%s s=%.1f", words, time.monotonic() - began)
+            log.info(
+                "worker.warmed_up shape=%s took_s=%.1f a clip of this shape was made once",
+                words,
+                time.monotonic() - began,
+            )
         except AskError as exc:
             raise WorkerError(f"--shapes {words}: {exc}") from exc
         except (BlackError, NanError) as exc:
-            log.warning("worker.warm shape=%s: %s", words, exc)
+            log.warning(
+                "worker.not_warmed_up shape=%s the trial clip cannot be used: %s",
+                words,
+                exc,
+            )
         except (StudioError, LostGpuError) as exc:
             raise WorkerError(f"{words} cannot be made here: {exc}") from exc
         finally:

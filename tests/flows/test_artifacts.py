@@ -69,7 +69,7 @@ async def test_a_server_in_trouble_is_left_alone_and_told_when_it_is_back(
     assert methods == ["POST", "POST", "PATCH"]
     assert server.seen[-1][1] == {"data": 30.0, "description": "at work"}
     said = [record.message.split(" ")[0] for record in caplog.records]
-    assert said == ["server.away", "server.back"]
+    assert said == ["prefect.unavailable", "prefect.recovered"]
 
 
 async def test_an_artifact_that_was_deleted_is_made_anew(server, caplog):

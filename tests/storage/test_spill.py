@@ -103,7 +103,7 @@ def test_what_could_not_be_recorded_is_recorded_by_the_next_run_here(
         )
         [boat] = boats(tmp_path)
         assert boat.name == "000001-wrecked.jsonl"
-        assert f"ledger.lifeboat file={boat} entries=3" in caplog.text
+        assert f"ledger.spilled file={boat} entries=3" in caplog.text
 
         saved = await Ledger.open(simulated.objects(), name="next", lifeboats=tmp_path)
 
@@ -611,7 +611,7 @@ def test_without_a_place_for_lifeboats_the_log_has_all_that_is_needed(
 
     run(night)
 
-    [line] = [one for one in caplog.messages if one.startswith("ledger.castaway ")]
+    [line] = [one for one in caplog.messages if one.startswith("ledger.entry_unsaved ")]
     assert '"t-42"' in line
 
 

@@ -164,15 +164,18 @@ async def test_a_store_that_stops_and_starts_again_is_waited_for(
 ):
     faulty.stop()
     puts = [asyncio.create_task(objects.create(f"{n}", b"1")) for n in range(20)]
-    await until(lambda: "store.away" in caplog.text)
+    await until(lambda: "store.unavailable" in caplog.text)
 
     faulty.start()
     await asyncio.gather(*puts)
 
     said = [record.getMessage() for record in caplog.records]
-    assert [line.split()[0] for line in said] == ["store.away", "store.back"]
+    assert [line.split()[0] for line in said] == [
+        "store.unavailable",
+        "store.recovered",
+    ]
     assert "Connection refused" in said[0]
-    assert said[1].startswith(f"store.back root={objects.root} after_s=")
+    assert said[1].startswith(f"store.recovered root={objects.root} after_s=")
 
 
 async def test_a_store_that_stays_away_is_named(root: str, faulty: FaultyProxy):

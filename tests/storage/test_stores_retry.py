@@ -62,8 +62,8 @@ def test_ten_minutes_away_are_waited_out_and_take_two_lines(
     # Some five seconds from one try to the next: nobody is hammered.
     assert store.asked < 5 * 600 / 3
     assert [record.getMessage().split()[0] for record in caplog.records] == [
-        "store.away",
-        "store.back",
+        "store.unavailable",
+        "store.recovered",
     ]
 
 

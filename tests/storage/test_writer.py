@@ -135,7 +135,7 @@ def test_a_part_that_cannot_be_put_keeps_nobody_waiting(
     simulated.before = no_parts
     run(night)
 
-    assert "ledger.unbound" in caplog.text
+    assert "ledger.part_not_merged" in caplog.text
 
 
 # -- shards in processes of their own
@@ -317,7 +317,7 @@ def test_a_store_that_is_away_is_waited_for(
         return told
 
     assert run(night).state is State.IN_DOUBT
-    lines = [one for one in caplog.messages if one.startswith("ledger.waiting")]
+    lines = [one for one in caplog.messages if one.startswith("ledger.write_delayed")]
     # One at once and one a minute, not one a try.
     assert 9 <= len(lines) <= 10
 

@@ -568,7 +568,7 @@ async def test_a_ticket_that_a_shut_out_run_could_not_record_is_followed_by_the_
 
     said = night.summary()
     assert isinstance(first.exception(), FencedError)
-    assert "ledger.picked_up adrift/" in caplog.text
+    assert "ledger.spill_recovered file=adrift/" in caplog.text
     assert (said.published, said.in_doubt, said.spent_usd) == (1, 0, world.owed)
     assert world.bought == {"pan 0": 1}
 

@@ -85,8 +85,8 @@ async def test_a_store_that_stops_in_mid_batch_is_waited_for(
     summary = await world.run(JOBS, root=root)
 
     await stopping
-    assert "store.away" in caplog.text
-    assert "store.back" in caplog.text
+    assert "store.unavailable" in caplog.text
+    assert "store.recovered" in caplog.text
     assert summary.published == summary.bought == JOBS
     assert summary.spent_usd == world.owed
     await agreed(root, world)

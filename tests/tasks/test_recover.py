@@ -359,7 +359,7 @@ async def test_what_no_lane_in_use_can_be_asked_for_is_told(worlds, emulator, ca
                 await asyncio.gather(*(ledger.record(job, event) for event in BUYING))
             await fetcher.bring_home(before)
 
-    said = "clips.not_fetched clips=3 no lane in use asks atlas, who has them"
+    said = "clips.not_fetched clips=3 provider=atlas no lane in use asks the provider"
     assert [line.message for line in caplog.records if "not_fe" in line.message] == [
         said
     ]
@@ -466,7 +466,7 @@ async def test_a_damaged_table_of_an_earlier_batch_ends_no_night_and_costs_no_cl
     assert {job.state for job in (await past(world)).values()} == {State.PUBLISHED}
     assert set(world.bought.values()) == {1}
     assert "table.unreadable" in caplog.text
-    assert f"/{table.parent.name}/{table.name}: " in caplog.text
+    assert f"/{table.parent.name}/{table.name} it is skipped: " in caplog.text
 
 
 async def test_what_is_ready_is_looked_at_before_any_table_of_earlier_batches_is_there(
@@ -525,7 +525,10 @@ async def test_whatever_is_wrong_with_the_tables_costs_a_sidecar_some_words(
 
     async with asking(Odd.open(str(tmp_path)), ["a"], within_s=20.0) as asked:
         assert await asked("a") == {}
-    assert "tables.unreadable LookupError" in caplog.text
+    assert (
+        "tables.not_searched sidecars of older clips say less: LookupError"
+        in caplog.text
+    )
 
 
 async def test_a_table_that_does_not_come_is_not_waited_for_until_a_clip_expires(

@@ -508,7 +508,7 @@ async def test_an_engine_is_never_troubled_by_what_answers_instead_of_a_listener
 
     assert found == [Hint("fal", "r-1")]
     assert [record.message for record in caplog.records] == [
-        f"hints.lost url={said.url} HTTPStatusError"
+        f"hints.unavailable url={said.url} error=HTTPStatusError providers are polled as often as without webhooks"
     ]
 
 
