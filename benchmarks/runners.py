@@ -31,7 +31,7 @@ BIN = Path(sys.executable).parent
 TICKS = os.sysconf("SC_CLK_TCK")
 CONFIG = """
 [lanes.bench]
-route = "kling/kling-1.6"
+route = "kling/kling-2.5-turbo"
 key = "env:BENCH_KEY"
 base_url = "{url}/kling"
 slots = {slots}

@@ -145,7 +145,7 @@ ROWS: list[dict[str, Any]] = [
         "image": "stills/cat.jpg",
         "prompt": "The cat turns its head to the window and narrows its eyes, dust "
         "drifts through a ray of light, the camera moves a little closer.",
-        "model": "kling-1.6, gen4-turbo, premium",
+        "model": "kling-2.5-turbo, gen4-turbo, premium",
         "resolution": "720p",
         "duration_s": 5,
     },

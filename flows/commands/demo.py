@@ -29,7 +29,7 @@ _ROUTES: Final = {
     "spicy": "wavespeed/wan-2.2-spicy",
     "atlas": "atlas/wan-2.2-spicy",
     "fal": "fal/wan-2.2",
-    "kling": "kling/kling-1.6",
+    "kling": "kling/kling-2.5-turbo",
     "runway": "runway/gen4-turbo",
 }
 

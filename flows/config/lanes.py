@@ -70,7 +70,8 @@ def _route(catalogue: Catalogue, name: str, lane: LaneSettings) -> Route:
         said = f"[lanes.{name}] no adapter for {route.provider!r}; there are: {known}"
         raise SettingsError(said)
     if route.retired:
-        raise SettingsError(f"[lanes.{name}] {route.name} is {route.retired}")
+        kept = f"clips accepted on it are fetched by any lane at {route.provider}"
+        raise SettingsError(f"[lanes.{name}] {route.name} is {route.retired}; {kept}")
     if wrong := _misplaced(route, lane):
         raise SettingsError(f"[lanes.{name}] {wrong}")
     return route

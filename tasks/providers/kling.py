@@ -37,9 +37,6 @@ from tasks.providers.refusals import Failure, Refusals, Sign, failure, quote, re
 
 API: Final = "https://api-singapore.klingai.com"
 CLIPS: Final = "/v1/videos/image2video"
-MODEL: Final = "kling-v1-6"
-"""Always named: a request without it buys a clip of the first model (docs)."""
-
 LARGEST_STILL: Final = 10_000_000
 """Bytes; the docs say 10 MB."""
 
@@ -163,9 +160,10 @@ class Kling:
         seed: int,  # noqa: ARG002 - it has no field for one
         reference: str,
     ) -> Exchange[Ticket]:
+        model, mode = self._endpoint(job)
         asked: dict[str, object] = {
-            "model_name": MODEL,
-            "mode": self.route.endpoints[job.resolution],
+            "model_name": model,
+            "mode": mode,
             "image": image_url,
             "prompt": job.prompt,
             "duration": str(job.duration_s),
@@ -247,6 +245,16 @@ class Kling:
                 return None
             case _:
                 return REFUSALS.verdict(response, said, code=code, key=self.key)
+
+    def _endpoint(self, job: Job) -> tuple[str, str]:
+        """The model_name and the mode; without the first Kling makes its oldest model."""
+        endpoint = self.route.endpoints[job.resolution]
+        model, _, mode = endpoint.partition("/")
+        if not (model and mode):
+            place = f'[routes."{self.route.name}".endpoints] {job.resolution}'
+            said = f"{place} = {endpoint!r}: must be MODEL/MODE"
+            raise MisconfiguredError(f"{said}, such as kling-v2-5-turbo/std")
+        return model, mode
 
     def _progress(self, task: dict[str, Any]) -> Progress:
         match task:

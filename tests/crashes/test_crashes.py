@@ -92,9 +92,9 @@ MEANT = "remove ledger", "0000000001.jsonl"
 """A submit is on record; its request is not begun."""
 
 OVERSLEPT = [
-    ("kling/kling-1.6", *MEANT),
+    ("kling/kling-2.5-turbo", *MEANT),
     ("replicate/wan-2.2", *MEANT),
-    ("kling/kling-1.6", "connect", ""),
+    ("kling/kling-2.5-turbo", "connect", ""),
 ]
 
 

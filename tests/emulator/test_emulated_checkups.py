@@ -77,7 +77,7 @@ async def test_a_check_up_at_302ai_has_the_credit(line, name):
 
 
 async def test_a_check_up_at_fal_has_the_prices_that_are_certain(line):
-    wan, kling = line("fal/wan-2.2"), line("fal/kling-1.6")
+    wan, kling = line("fal/wan-2.2"), line("fal/kling-2.5-turbo")
 
     async with connected() as clients:
         open_ = await ask(clients, wan, wan.provider.check())

@@ -34,7 +34,11 @@ class Shop:
         return self.http.get(url, headers=headers, params=params)
 
     def submit(self, *, shown=None, **fields):
-        asked = {"model_name": "kling-v1-6", "image": self.image, "prompt": "dolly"}
+        asked = {
+            "model_name": "kling-v2-5-turbo",
+            "image": self.image,
+            "prompt": "dolly",
+        }
         wanted = {
             name: value for name, value in (asked | fields).items() if value is not None
         }
@@ -72,12 +76,12 @@ def test_a_still_in_the_request_becomes_a_clip_and_a_charge(open_shop):
     assert answer.json()["data"]["task_status"] == "submitted"
     assert answer.json()["data"]["task_info"] == {"external_task_id": "ref-1"}
     assert task["task_status"] == "succeed"
-    assert task["final_unit_deduction"] == "7"
+    assert task["final_unit_deduction"] == "5"
     [clip] = task["task_result"]["videos"]
     assert clip["duration"] == "10"
     assert httpx.get(clip["url"]).content == b"a clip"
     (charge,) = emulator.bill
-    assert (charge.price_usd, charge.outcome) == ("0.98", "succeeded")
+    assert (charge.price_usd, charge.outcome) == ("0.70", "succeeded")
     assert charge.image.startswith("sha256:")
 
 
@@ -171,7 +175,7 @@ def test_too_many_too_fast_and_too_poor_are_three_refusals(open_shop, clock):
         ({"cfg_scale": 7.5}, 1201),
         ({"external_task_id": 7}, 1201),
         ({"model_name": "kling-v9"}, 1203),
-        ({"model_name": None, "model": "kling-v1-6"}, 1203),
+        ({"model_name": None, "model": "kling-v2-5-turbo"}, 1203),
     ],
 )
 def test_what_kling_does_not_take_is_refused_and_not_charged(open_shop, fields, code):

@@ -14,7 +14,7 @@ from PIL import Image
 from tasks.emulator import Emulator, Fault, running
 
 MODEL = "fal-ai/wan/v2.2-a14b/image-to-video"
-KLING = "fal-ai/kling-video/v1.6/pro/image-to-video"
+KLING = "fal-ai/kling-video/v2.5-turbo/pro/image-to-video"
 SCRIPT = {
     "nude": [Fault.REFUSE_CONTENT],
     "unlucky": [Fault.FAIL],
@@ -192,7 +192,7 @@ def test_kling_is_sold_by_the_second_and_tells_no_seed(fal, emulator, image):
     assert result["video"]["url"].endswith(".mp4")
     assert "seed" not in result
     (charge,) = emulator.bill
-    assert (charge.price_usd, charge.outcome) == ("0.98", "succeeded")
+    assert (charge.price_usd, charge.outcome) == ("0.70", "succeeded")
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ LANES = {
     "spicy": "wavespeed/wan-2.2-spicy",
     "atlas": "atlas/wan-2.2-spicy",
     "fal": "fal/wan-2.2",
-    "kling": "kling/kling-1.6",
+    "kling": "kling/kling-2.5-turbo",
 }
 QUIET = {
     "DO_NOT_TRACK": "1",

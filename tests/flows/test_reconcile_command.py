@@ -116,7 +116,7 @@ async def test_what_kling_took_from_a_run_that_died_is_found_and_never_bought_tw
     bench,
 ):
     Image.new("RGB", (400, 320)).save(bench.folder / "big.png")
-    rows = {"image": "big.png", "model": "kling-1.6", "resolution": "720p"}
+    rows = {"image": "big.png", "model": "kling-2.5-turbo", "resolution": "720p"}
     bench.manifest([{"prompt": f"pan {n}", **rows} for n in range(2)])
     url = bench.url
     with gate(url, lets="pan 0") as (bench.url, came):
@@ -134,7 +134,7 @@ async def test_what_kling_took_from_a_run_that_died_is_found_and_never_bought_tw
     ran = bench.start("run", "m.parquet", "--root", "root", "--json", **KLING).ended()
     again = bench.nightreel("reconcile", "root", **KLING)
 
-    assert (before.said["in_doubt"], before.said["in_doubt_usd"]) == (2, 0.56)
+    assert (before.said["in_doubt"], before.said["in_doubt_usd"]) == (2, 0.42)
     assert told.code == 0, told.err
     counts = {name: told.said[name] for name in ("accepted", "absent", "fetched")}
     assert counts == {"accepted": 1, "absent": 1, "fetched": 1}

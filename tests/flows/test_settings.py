@@ -312,10 +312,10 @@ def test_a_lane_with_a_share_or_a_place_of_its_own_has_a_pace_of_its_own(first, 
 
 def test_where_each_model_has_its_own_limits_so_has_each_lane():
     a, b = two(routes=("replicate/wan-2.2", "wavespeed/wan-2.2"))
-    kling, runway = two(routes=("kling/kling-1.6", "runway/gen4-turbo"))
+    kling, runway = two(routes=("kling/kling-2.5-turbo", "runway/gen4-turbo"))
 
     assert a.pace is not b.pace
-    assert "kling-1.6" in kling.account
+    assert "kling-2.5-turbo" in kling.account
     assert "gen4-turbo" in runway.account
 
 
@@ -328,20 +328,30 @@ async def test_an_account_is_named_by_where_its_key_is_kept(monkeypatch):
     assert SECRET not in repr(lane)
 
 
-def test_a_retired_route_is_refused_with_what_came_after_it():
-    text = LANE.replace("wavespeed/wan-2.2-spicy", "runway/gen3a-turbo")
+@pytest.mark.parametrize(
+    ("route", "successor"),
+    [
+        ("runway/gen3a-turbo", "gen4-turbo"),
+        ("kling/kling-1.6", "kling-2.5-turbo"),
+        ("fal/kling-1.6", "kling-2.5-turbo"),
+    ],
+)
+def test_retired_route_is_refused_with_successor(route, successor):
+    """A lane on a retired route buys nothing, and its owner reads what to write."""
+    text = LANE.replace("wavespeed/wan-2.2-spicy", route)
 
     with pytest.raises(SettingsError) as caught:
         lanes.keyless(load(written(text)))
 
-    assert "[lanes.spicy] runway/gen3a-turbo is withdrawn" in str(caught.value)
-    assert "use gen4-turbo" in str(caught.value)
+    assert f"[lanes.spicy] {route} is withdrawn" in str(caught.value)
+    assert f"use {successor}" in str(caught.value)
+    assert "clips accepted on it are fetched" in str(caught.value)
 
 
 def test_a_provider_is_told_where_to_post_only_if_its_word_can_be_proved():
     public = '[listen]\npublic_url = "https://reel.example/hooks/"\n'
     proved = public + '[listen.secrets]\nwavespeed = "env:HOOK_SECRET"\n'
-    kling = LANE.replace("wavespeed/wan-2.2-spicy", "kling/kling-1.6")
+    kling = LANE.replace("wavespeed/wan-2.2-spicy", "kling/kling-2.5-turbo")
 
     [plain] = lanes.keyless(load(written(LANE)))
     [unproved] = lanes.keyless(load(written(LANE + public)))

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.anyio
 ROUTES = {
     "spicy": ("wavespeed/wan-2.2-spicy", "0.15"),
     "fal": ("fal/wan-2.2", "0.2025"),
-    "kling": ("kling/kling-1.6", "0.28"),
+    "kling": ("kling/kling-2.5-turbo", "0.28"),
     "replicate": ("replicate/wan-2.2", "0.06"),
     "unified": ("302ai/unified", "0.5"),
 }

@@ -1,5 +1,6 @@
 """The catalogue: what is shipped can be trusted, and people's own figures win."""
 
+import re
 from decimal import Decimal
 
 import pytest
@@ -28,9 +29,11 @@ def test_these_routes_are_shipped():
         "atlas/wan-2.2-spicy",
         "fal/wan-2.2",
         "fal/wan-2.1",
+        "fal/kling-2.5-turbo",
         "fal/kling-1.6",
         "302ai/wan-2.2-spicy",
         "302ai/unified",
+        "kling/kling-2.5-turbo",
         "kling/kling-1.6",
         "runway/gen4-turbo",
         "runway/gen3a-turbo",
@@ -81,8 +84,8 @@ def test_every_shipped_route_says_where_its_facts_are_from_and_when(fact):
     [
         ("replicate/wan-2.2", 3600),
         ("runway/gen4-turbo", 24 * 3600),
-        ("kling/kling-1.6", 30 * 24 * 3600),
-        ("fal/kling-1.6", 7 * 24 * 3600),
+        ("kling/kling-2.5-turbo", 30 * 24 * 3600),
+        ("fal/kling-2.5-turbo", 7 * 24 * 3600),
         ("302ai/unified", None),
     ],
 )
@@ -101,12 +104,23 @@ def test_how_long_clips_are_kept_can_be_put_right_by_whoever_knows_better():
 def test_a_shipped_route_that_is_retired_says_since_when_and_what_to_use_instead():
     retired = {name: r.retired for name, r in load().routes.items() if r.retired}
 
+    kling = "withdrawn by Kling on 2026-09-15: use kling-2.5-turbo, its successor"
     assert retired == {
         "runway/gen3a-turbo": (
             "withdrawn by Runway on 2026-07-30: use gen4-turbo, its successor"
-        )
+        ),
+        "kling/kling-1.6": kling,
+        "fal/kling-1.6": kling,
     }
-    assert "gen4-turbo" in load().models
+
+
+def test_retired_route_has_live_successor():
+    """A retired route's provider serves the successor that the route names."""
+    routes = load().routes
+
+    for route in (each for each in routes.values() if each.retired):
+        (successor,) = re.findall(r"use (\S+), its successor", route.retired)
+        assert not routes[f"{route.provider}/{successor}"].retired
 
 
 def test_a_route_that_a_person_knows_to_be_retired_is():
@@ -296,7 +310,7 @@ def test_a_route_that_makes_no_720p_says_so():
         ("standard", 0),
         ("premium,wan-2.2", 1),
         ("wan-2.2,standard", 0),
-        ("kling-1.6,gen4-turbo,standard", 2),
+        ("kling-2.5-turbo,gen4-turbo,standard", 2),
         ("wan-2.1", None),
         ("premium,draft", None),
     ],

@@ -18,7 +18,9 @@ from manifests.lifecycle import (
 )
 
 PRICE = Decimal("0.28")
-INTENDED = Intended(lane="kling", route="kling/kling-1.6", price_usd=PRICE, seed=1)
+INTENDED = Intended(
+    lane="kling", route="kling/kling-2.5-turbo", price_usd=PRICE, seed=1
+)
 ACCEPTED = Accepted(Ticket("kling", "t-1"))
 
 

@@ -210,7 +210,7 @@ def test_a_duration_that_its_model_does_not_make(complain):
 def test_a_resolution_that_its_model_does_not_make(complain):
     (found,) = complain(
         {"model": "wan-2.1", "resolution": "1080p"},
-        {"model": "kling-1.6", "resolution": "1080p"},
+        {"model": "kling-2.5-turbo", "resolution": "1080p"},
     )
 
     assert (found.row, found.column, found.value) == (0, "resolution", "1080p")

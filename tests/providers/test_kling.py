@@ -33,8 +33,8 @@ ACCESS, SECRET = "access-7d9f", "a-secret-of-thirty-two-bytes-5160"
 KEY = f"{ACCESS}:{SECRET}"
 NOW = 1_795_000_000.0
 ROUTE = Route(
-    name="kling/kling-1.6",
-    endpoints={"720p": "std", "1080p": "pro"},
+    name="kling/kling-2.5-turbo",
+    endpoints={"720p": "kling-v2-5-turbo/std", "1080p": "kling-v2-5-turbo/pro"},
     prices_usd={("720p", 5): Decimal("0.28")},
     fps=24,
     takes_negative_prompt=True,
@@ -81,10 +81,22 @@ def test_a_submit_is_one_request_under_our_own_name(play, recorded):
     assert request.method == "POST"
     assert str(request.url) == CLIPS
     assert request.content == (
-        b'{"model_name":"kling-v1-6","mode":"std","image":"https://i/1.jpg",'
+        b'{"model_name":"kling-v2-5-turbo","mode":"std","image":"https://i/1.jpg",'
         b'"prompt":"slow dolly in","duration":"5","external_task_id":"ref-1"}'
     )
     assert ticket == TICKET
+
+
+@pytest.mark.parametrize("endpoint", ["pro", "/pro", "kling-v9/"])
+def test_endpoint_without_model_is_refused(endpoint):
+    """An endpoint that names no model, or no mode, closes the lane before it buys."""
+    route = replace(ROUTE, endpoints={"720p": endpoint})
+
+    with pytest.raises(MisconfiguredError) as caught:
+        next(Kling(route, KEY).submit(JOB, IMAGE, 42, "ref-1"))
+
+    place = '[routes."kling/kling-2.5-turbo".endpoints] 720p'
+    assert str(caught.value).startswith(f"{place} = {endpoint!r}: must be MODEL/MODE")
 
 
 def test_what_is_better_longer_and_told_of_is_said_so():

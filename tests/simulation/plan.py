@@ -28,8 +28,8 @@ ROUTES: Final = (
     "302ai/unified",
     "atlas/wan-2.2-spicy",
     "fal/wan-2.2",
-    "fal/kling-1.6",
-    "kling/kling-1.6",
+    "fal/kling-2.5-turbo",
+    "kling/kling-2.5-turbo",
     "runway/gen4-turbo",
     "replicate/wan-2.2",
 )

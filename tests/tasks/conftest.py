@@ -30,7 +30,7 @@ from tasks.providers.http import Line, connected
 # The two that differ most in what they can say of a doubt are asked every time.
 BILLED = [
     "wavespeed/wan-2.2-spicy",
-    "kling/kling-1.6",
+    "kling/kling-2.5-turbo",
     *(
         pytest.param(route, marks=pytest.mark.slow)
         for route in (
@@ -39,7 +39,7 @@ BILLED = [
             "302ai/unified",
             "atlas/wan-2.2-spicy",
             "fal/wan-2.2",
-            "fal/kling-1.6",
+            "fal/kling-2.5-turbo",
             "runway/gen4-turbo",
         )
     ),

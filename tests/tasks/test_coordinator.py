@@ -34,7 +34,7 @@ from tests.tasks.conftest import KEYS
 
 pytestmark = pytest.mark.anyio
 
-ROUTE = "kling/kling-1.6"
+ROUTE = "kling/kling-2.5-turbo"
 """What is over its slots is refused there, and does not wait."""
 
 
@@ -409,7 +409,9 @@ async def test_an_account_without_credit_is_closed_for_all_at_once(worlds, clip)
     emulator = Emulator(slots=4, clip=clip)
     emulator.faults["pan"] = [Fault.NO_CREDIT] * 8
     with running(emulator) as url:
-        world = worlds(emulator=emulator, url=url, routes=["fal/kling-1.6"], slots=1)
+        world = worlds(
+            emulator=emulator, url=url, routes=["fal/kling-2.5-turbo"], slots=1
+        )
         async with away(world, 8) as (night, runs):
             await over(night, at_once=1)
 
@@ -521,7 +523,7 @@ async def test_what_shards_left_in_doubt_is_risked_once_for_all_of_them(worlds, 
     for n in (0, 2):
         emulator.faults[f"pan {n}"] = [Fault.LOSE_ANSWER]
     with running(emulator) as url:
-        world = worlds(emulator=emulator, url=url, routes=["fal/kling-1.6"])
+        world = worlds(emulator=emulator, url=url, routes=["fal/kling-2.5-turbo"])
         price = min(world.lane(world.routes[0]).route.prices_usd.values())
         async with away(world, 4, shard_rows=2, risk_usd=price) as (night, _):
             await over(night)
@@ -554,7 +556,7 @@ async def test_a_ticket_that_a_shut_out_run_could_not_record_is_followed_by_the_
     """And not risked: it is in a lifeboat of that run's machine."""
     emulator = Emulator(latency_s=0.1, slots=4, submits_per_minute=100000, clip=clip)
     with running(emulator) as url:
-        world = worlds(emulator=emulator, url=url, routes=["fal/kling-1.6"])
+        world = worlds(emulator=emulator, url=url, routes=["fal/kling-2.5-turbo"])
         async with away(world, 1, risk_usd=risk_usd) as (night, runs):
             runs.real, real = replace(runs.real, objects=Slow.open), runs.real
             batch = asyncio.ensure_future(night.run_shard(0))
@@ -579,7 +581,9 @@ async def test_what_is_stopped_here_ends_what_is_being_risked(worlds, clip):
     for n in range(3):
         emulator.faults[f"pan {n}"] = [Fault.LOSE_ANSWER]
     with running(emulator) as url:
-        world = worlds(emulator=emulator, url=url, routes=["fal/kling-1.6"], slots=8)
+        world = worlds(
+            emulator=emulator, url=url, routes=["fal/kling-2.5-turbo"], slots=8
+        )
         price = max(world.lane(world.routes[0]).route.prices_usd.values())
         lane = {"risk_usd": 3 * price, "submits_per_minute": 4}
         async with away(world, 3, shard_rows=3, **lane) as (night, _):

@@ -39,7 +39,7 @@ LANES = [
         "302ai/wan-2.2-spicy",
         "atlas/wan-2.2-spicy",
         "wavespeed/wan-2.1",
-        "kling/kling-1.6",
+        "kling/kling-2.5-turbo",
         "runway/gen4-turbo",
     )
 ]
@@ -89,19 +89,19 @@ def test_a_row_that_names_a_model_for_adults_gets_it_without_saying_more():
 
 
 def test_of_several_models_the_first_that_is_to_be_had_makes_the_clip():
-    wish = order(model="kling-1.6,wan-2.2", resolution="720p")
+    wish = order(model="kling-2.5-turbo,wan-2.2", resolution="720p")
 
     got = able(wish, LANES)
 
-    assert names(got) == ["kling/kling-1.6", "wavespeed/wan-2.2", "fal/wan-2.2"]
-    assert names(foremost(wish, got)) == ["kling/kling-1.6"]
+    assert names(got) == ["kling/kling-2.5-turbo", "wavespeed/wan-2.2", "fal/wan-2.2"]
+    assert names(foremost(wish, got)) == ["kling/kling-2.5-turbo"]
     assert names(foremost(wish, got[1:])) == ["wavespeed/wan-2.2", "fal/wan-2.2"]
 
 
 def test_a_tier_stands_for_all_its_models():
     got = able(order(model="premium", resolution="720p"), LANES)
 
-    assert {each.route.model for each in got} == {"kling-1.6", "gen4-turbo"}
+    assert {each.route.model for each in got} == {"kling-2.5-turbo", "gen4-turbo"}
 
 
 def test_what_a_row_will_pay_keeps_dear_lanes_away():

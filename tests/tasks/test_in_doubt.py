@@ -23,7 +23,7 @@ from tasks.reconcile import DecisionError, Decisions, Reconciled, opened
 
 pytestmark = pytest.mark.anyio
 
-KLING = "kling/kling-1.6"
+KLING = "kling/kling-2.5-turbo"
 PRICE = Decimal("0.17")
 RULES = Rules(settle_s=0.0, deadline_s=30.0)
 

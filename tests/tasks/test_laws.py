@@ -507,7 +507,7 @@ async def test_a_still_that_is_no_picture_is_not_quoted(world):
 
 async def test_a_still_too_small_for_one_lane_is_made_by_another(worlds, emulator):
     with running(emulator) as url:
-        routes = ["kling/kling-1.6", "wavespeed/wan-2.2"]
+        routes = ["kling/kling-2.5-turbo", "wavespeed/wan-2.2"]
         world = worlds(emulator=emulator, url=url, routes=routes)
         still = world.still("small.jpg", (390, 260))
         row = {"image": still, "prompt": "pan", "resolution": "720p"}

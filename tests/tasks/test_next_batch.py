@@ -34,7 +34,9 @@ async def test_what_is_left_is_run_as_it_is_and_nothing_is_bought_twice(world):
         ("replicate/wan-2.2", 2 * 3600, 2),
         # Runway's links die in a day, and a poll gives fresh ones.
         pytest.param("runway/gen4-turbo", 25 * 3600, 1, marks=pytest.mark.slow),
-        pytest.param("kling/kling-1.6", 20 * 24 * 3600, 1, marks=pytest.mark.slow),
+        pytest.param(
+            "kling/kling-2.5-turbo", 20 * 24 * 3600, 1, marks=pytest.mark.slow
+        ),
     ],
 )
 async def test_a_clip_that_waited_too_long_is_bought_again_only_where_it_is_gone(

@@ -10,6 +10,7 @@ from decimal import Decimal
 
 import pytest
 
+from manifests.catalogue import routes as catalogue
 from manifests.lifecycle import (
     Accepted,
     Discarded,
@@ -30,6 +31,7 @@ from tasks.batch.request import Wanted
 from tasks.dispatch.lanes import Lanes
 from tasks.dispatch.rate_limit import LEARNED
 from tasks.emulator import Emulator, Fault, running
+from tasks.emulator.prices import price_list
 from tasks.engine.download import Publisher
 from tasks.engine.engine import Rules
 from tasks.engine.environment import World
@@ -44,7 +46,7 @@ pytestmark = pytest.mark.anyio
 slow = pytest.mark.slow
 
 DAY_S = 24 * 3600.0
-ATLAS, KLING = "atlas/wan-2.2-spicy", "kling/kling-1.6"
+ATLAS, KLING = "atlas/wan-2.2-spicy", "kling/kling-2.5-turbo"
 ACCEPTED, GENERATED = 2, 3
 """So many events are on record by then."""
 BUYING = (
@@ -222,6 +224,25 @@ async def test_what_expired_is_bought_again_and_what_can_be_had_is_not(
     assert len(emulator.bill) == buys
     assert (lost is not None) == (buys == 2)
     assert world.table("clips")["spent_usd"].sum() == emulator.total_usd
+
+
+@pytest.mark.parametrize("provider", ["kling", "fal"])
+async def test_retired_route_clip_is_fetched(worlds, clip, provider):
+    """A clip accepted before its route was retired is fetched and not bought again."""
+    old, new = f"{provider}/kling-1.6", f"{provider}/kling-2.5-turbo"
+    routes = catalogue.load().routes
+    prices = price_list([replace(routes[old], retired=""), routes[new]])
+    emulator = Emulator(latency_s=0.05, clip=clip, prices=prices)
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[old])
+        await died(world, after=ACCEPTED)
+
+        summary = await world.run(1, lanes=[world.lane(new)])
+
+    [job] = (await past(world)).values()
+    assert (job.state, job.route) == (State.PUBLISHED, old)
+    assert (summary.published, summary.bought) == (1, 0)
+    assert len(emulator.bill) == 1
 
 
 async def test_when_a_job_ended_that_nobody_looked_at_teaches_nothing_of_its_lane(

@@ -17,7 +17,7 @@ from tasks.providers.http import connected
 
 pytestmark = pytest.mark.anyio
 
-KLING = "kling/kling-1.6"
+KLING = "kling/kling-2.5-turbo"
 
 
 @pytest.fixture
@@ -26,7 +26,9 @@ def order(tmp_path):
     noise = random.Random(1).randbytes(1000 * 700 * 3)
     path = tmp_path / "large.png"
     Image.frombytes("RGB", (1000, 700), noise).save(path, compress_level=0)
-    job = Job(image="large.png", prompt="pan", model="kling-1.6", resolution="720p")
+    job = Job(
+        image="large.png", prompt="pan", model="kling-2.5-turbo", resolution="720p"
+    )
     return Order(job=job, still=path.as_uri())
 
 

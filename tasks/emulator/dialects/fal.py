@@ -150,7 +150,7 @@ class Fal:
 def _wanted_of_kling(
     offer: Offer, asked: Mapping[str, Any], headers: Headers
 ) -> Wanted:
-    """Kling 1.6 takes seconds, as a word, and neither frames nor a seed (docs, 2026-11)."""
+    """Kling takes seconds, as a word, and neither frames nor a seed (docs, 2026-11)."""
     (resolution,) = offer.resolutions
     lengths = {str(seconds) for seconds in offer.durations}
     seconds = int(fields.choice(asked, "duration", "5", lengths))

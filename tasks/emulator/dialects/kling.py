@@ -35,7 +35,6 @@ from tasks.emulator.refusals import (
 from tasks.emulator.responses import Json
 
 CLIPS: Final = "/v1/videos/image2video"
-MODELS: Final = frozenset({"kling-v1-6"})
 MODES: Final = ("std", "pro")
 LONGEST_PROMPT: Final = 2500
 UNIT_USD: Final = Decimal("0.14")
@@ -158,12 +157,12 @@ async def _submit(desk: Desk, request: Request) -> Response:
     asked = await desk.asked(request)
     # Where none is named, it is the first model, which is not on our price list.
     model = str(asked.get("model_name") or "kling-v1")
-    if model not in MODELS:
+    if not any(endpoint.startswith(f"{model}/") for endpoint in desk.offers):
         raise UnknownModelError(model)
     mode = fields.choice(asked, "mode", "std", MODES)
     # No await until it is accepted: two of one name cannot both find it free.
     _unused(desk, desk.account(request), _reference(asked))
-    return await desk.submit(request, mode, asked)
+    return await desk.submit(request, f"{model}/{mode}", asked)
 
 
 async def _poll(desk: Desk, request: Request) -> Response:
