@@ -19,9 +19,9 @@ from manifests.catalogue.routes import Route
 from manifests.lifecycle import Discarded, Refused, Rejected, Ticket
 from tasks.providers import OWN_GPUS, PROVIDERS, Provider
 from tasks.providers.errors import NotFoundError, ProviderError
+from tasks.providers.predictions import PredictionApi, example
 from tasks.providers.protocol import Billed, Findable, UnreadableError
-from tasks.providers.refusals import DOES, Failure, Refusals, Sign, Word, example
-from tasks.providers.wavespeed import Door
+from tasks.providers.refusals import EFFECTS, Failure, Refusal, RefusalKind, Refusals
 from tasks.webhooks import signatures
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "providers.md"
@@ -101,14 +101,23 @@ def dialects() -> Iterator[Dialect]:
             refusals=own,
             failures=here["FAILURES"],
         )
-        for door in here.values():
-            if isinstance(door, Door) and door.refusals is not own:
+        for api in _apis(here):
+            if api.refusals is not own:
                 yield Dialect(
                     provider=name,
                     called=f"{CALLED[name]}, passing on",
-                    refusals=door.refusals,
-                    failures=door.failures,
+                    refusals=api.refusals,
+                    failures=api.failures,
                 )
+
+
+def _apis(module: Mapping[str, Any]) -> Iterator[type[PredictionApi]]:
+    """The adapters that a module defines."""
+    for each in module.values():
+        if not isinstance(each, type) or each.__module__ != module["__name__"]:
+            continue
+        if issubclass(each, PredictionApi):
+            yield each
 
 
 def words() -> str:
@@ -116,19 +125,22 @@ def words() -> str:
     known = [*dialects()]
     everywhere = {"server": "5xx", "in doubt": "anything else, or nothing"}
     cells = {
-        **{word: [_refused(word, each) for each in known] for word in get_args(Word)},
+        **{
+            word: [_refused(word, each) for each in known]
+            for word in get_args(RefusalKind)
+        },
         **{word: [cell] * len(known) for word, cell in everywhere.items()},
         "not found": [_not_there(each) for each in known],
     }
     header = ["", *(each.called for each in known), "Nightreel"]
-    rows = [[f"**{word}**", *cells[word], does] for word, does in DOES.items()]
+    rows = [[f"**{word}**", *cells[word], does] for word, does in EFFECTS.items()]
     return _table(header, rows)
 
 
 def failures() -> str:
     """How each provider says that what it accepted came to nothing, and who pays."""
     rows = [
-        [each.called, row.why, row.told, _charged(row), _then(row), row.source]
+        [each.called, row.kind, row.told, _charged(row), _then(row), row.source]
         for each in dialects()
         for row in each.failures
     ]
@@ -149,18 +161,18 @@ def questions() -> str:
 
 
 def _refused(word: str, dialect: Dialect) -> str:
-    signs = dialect.refusals.signs
-    return "; ".join(_sign(sign) for sign in signs if sign.word == word)
+    rows = dialect.refusals.table
+    return "; ".join(_codes(row) for row in rows if row.kind == word)
 
 
-def _sign(sign: Sign) -> str:
-    said = str(sign).replace("\\", "")
-    return f"{said} to a submit" if sign.submits else said
+def _codes(row: Refusal) -> str:
+    codes = str(row).replace("\\", "")
+    return f"{codes} to a submit" if row.submits else codes
 
 
 def _not_there(dialect: Dialect) -> str:
     """The answers to a poll that mean "not there", found by playing them."""
-    theirs = {code for sign in dialect.refusals.signs for code in sign.codes}
+    theirs = {code for row in dialect.refusals.table for code in row.codes}
     mean = (
         code
         for code in sorted({400, 404, *theirs})

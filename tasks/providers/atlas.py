@@ -1,193 +1,160 @@
-"""Atlas Cloud: https://atlascloud.ai/docs/en (errors, data-retention), read 2026-11."""
+"""Atlas Cloud: https://atlascloud.ai/docs/en (errors, data-retention), read 2026-11.
 
-from dataclasses import dataclass, field
+Its envelope is `{code, msg, data}`, and it says no Retry-After.
+"""
+
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final
-from urllib.parse import quote as escaped
+from typing import Any, ClassVar, Final
 
 import httpx
 
-from manifests.catalogue.routes import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
-from tasks.providers import refusals
+from storage.media.stills import Still
 from tasks.providers.errors import NotFoundError, ProviderError
-from tasks.providers.protocol import (
-    Checkup,
-    Exchange,
-    Finished,
-    Progress,
-    Still,
-    UnreadableError,
+from tasks.providers.parsing import (
+    amount,
+    has_model,
+    path_segment,
+    read_body,
+    status_words,
 )
-from tasks.providers.refusals import (
-    Failure,
-    Refusals,
-    Sign,
-    code_of,
-    ended,
-    failure,
-    money,
-    names_task,
-    quote,
-    read,
+from tasks.providers.predictions import (
+    KEPT_DAYS,
+    NO_MODEL,
+    NOBODYS_ID,
+    PredictionApi,
+    envelope_code,
+    optional_fields,
 )
+from tasks.providers.protocol import Checkup, Exchange, Progress
+from tasks.providers.refusals import Refusals, always, failures, refusal
+from tasks.providers.stills import as_file
 
-HOST: Final = "https://api.atlascloud.ai"
-API: Final = f"{HOST}/api/v1/model"
+MODEL: Final = "/api/v1/model"
 # The first two are in its MCP server (at cc4a9c9d, read 2026-11). That the third prices a
 # request without making it is secondary: several public repositories, read 2026-11.
 BALANCE: Final = "/public/v1/balance"
 MODELS: Final = "/api/v1/models"
-PRICE: Final = "/api/v1/model/calculate"
-NOBODYS: Final = "nightreel-check"
-"""The id of no prediction: whoever may ask after it has a good key."""
+PRICE: Final = f"{MODEL}/calculate"
 MODERATED: Final = 1039
 
 # Without the record a ticket cannot be polled, without the object there is no clip.
 RETENTION: Final = {
-    "X-AtlasCloud-Object-Expiration-Hours": str(refusals.KEPT_DAYS * 24),
-    "X-AtlasCloud-Request-Retention-Hours": str(refusals.KEPT_DAYS * 24),
+    "X-AtlasCloud-Object-Expiration-Hours": str(KEPT_DAYS * 24),
+    "X-AtlasCloud-Request-Retention-Hours": str(KEPT_DAYS * 24),
 }
+CHECK_KEY: Final = (
+    "check the key; a wrong URL path is told the same, so check base_url too"
+)
+NOT_ALLOWED: Final = "check that the key and the account may use this model"
+REGION: Final = "Atlas does not serve this region; use another lane"
 REFUSALS: Final = Refusals(
     provider="atlas",
     mark="code",
     uploads="/uploadMedia",
     asks=("/model/calculate",),
-    signs=(
-        Sign(
-            word="auth",
-            codes=frozenset({401}),
-            fix="check the key; a wrong URL path is told the same, so check base_url too",
-        ),
-        Sign(
-            word="credit",
-            codes=frozenset({402}),
-            fix="top up the account at https://www.atlascloud.ai",
-        ),
-        Sign(
-            word="permission",
-            codes=frozenset({403}),
-            fix="check that the key and the account may use this model",
-        ),
-        Sign(
-            word="permission",
-            codes=frozenset({404}),
+    table=(
+        refusal("auth", 401, fix=CHECK_KEY),
+        refusal("credit", 402, fix="top up the account at https://www.atlascloud.ai"),
+        refusal("permission", 403, fix=NOT_ALLOWED),
+        refusal(
+            "permission",
+            404,
             submits=True,
-            fix="check the model's id in the route's endpoints: this account has none such",
+            fix=f"{NO_MODEL}: this account has none such",
         ),
-        Sign(
-            word="permission",
-            codes=frozenset({451}),
-            fix="Atlas does not serve this region; use another lane",
-        ),
-        Sign(word="content", codes=frozenset({MODERATED})),
-        Sign(word="invalid", codes=frozenset({400, 413, 422})),
-        Sign(word="throttled", codes=frozenset({429})),
+        refusal("permission", 451, fix=REGION),
+        refusal("content", MODERATED),
+        refusal("invalid", 400, 413, 422),
+        refusal("throttled", 429),
     ),
 )
-NOT_CHARGED: Final = "docs, billing/refunds: failed tasks are not charged, read 2026-11"
-FAILURES: Final = (
-    Failure(
-        why="content",
-        told=f"`failed` with error_code {MODERATED}",
-        when=lambda task: str(task.get("error_code")) == str(MODERATED),
-        charged=False,
-        source=NOT_CHARGED,
+FAILURES: Final = failures(
+    (
+        "content",
+        f"`failed` with error_code {MODERATED}",
+        lambda task: str(task.get("error_code")) == str(MODERATED),
     ),
-    Failure(
-        why="server",
-        told="`failed`, `timeout`, `cancelled`",
-        when=lambda _: True,
-        charged=False,
-        source=NOT_CHARGED,
-    ),
+    ("server", "`failed`, `timeout`, `cancelled`", always),
+    charged=False,
+    source="docs, billing/refunds: failed tasks are not charged, read 2026-11",
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Atlas:
-    """Its envelope is `{code, msg, data}`; it says no Retry-After."""
+class Atlas(PredictionApi):
+    """A flat body with the model in it; a prediction that is not there at once."""
 
-    route: Route
-    key: str = field(repr=False)
-    hook: str = ""
-    name: str = field(default="atlas", init=False)
-    hosts: frozenset[str] = field(default=frozenset({"api.atlascloud.ai"}), init=False)
+    name: ClassVar = "atlas"
+    api: ClassVar = "https://api.atlascloud.ai"
+    hosts: ClassVar = frozenset({"api.atlascloud.ai"})
+    refusals: ClassVar = REFUSALS
+    failures: ClassVar = FAILURES
+    enveloped: ClassVar = True
+    words: ClassVar = status_words(
+        waiting="created pending starting processing running",
+        ready="completed succeeded",
+        failed="failed timeout cancelled",
+    )
 
     def upload(self, still: Still) -> Exchange[str]:
-        form = {"file": (still.filename, still.content, still.media_type)}
-        url = f"{API}/uploadMedia"
-        request = httpx.Request("POST", url, headers=self._auth(), files=form)
-        match said := read((yield request)):
+        form = {"file": as_file(still)}
+        request = self._request("POST", f"{MODEL}/uploadMedia", files=form)
+        match body := read_body((yield request)):
             case {"data": {"download_url": str(link)}} if link:
                 return link
             case _:
-                raise self._unreadable(said)
+                raise self._unreadable(body)
 
     def submit(
-        self,
-        job: Job,
-        image_url: str,
-        seed: int,
-        reference: str,  # noqa: ARG002 - it has no field for one
+        self, job: Job, image_url: str, seed: int, reference: str
     ) -> Exchange[Ticket]:
-        asked = self._asked(job, image_url, seed)
+        del reference  # Atlas has no field for one
+        fields = self._fields(job, image_url, seed)
         if self.hook:
-            asked["webhook_url"] = self.hook
-        url, headers = f"{API}/generateVideo", self._auth() | RETENTION
-        match said := read(
-            (yield httpx.Request("POST", url, headers=headers, json=asked))
-        ):
-            case {"data": {"id": str(remote)}} if remote:
-                return Ticket(self.name, remote)
-            case _:
-                raise self._unreadable(said)
+            fields["webhook_url"] = self.hook
+        path = f"{MODEL}/generateVideo"
+        request = self._request("POST", path, headers=RETENTION, json=fields)
+        return (yield from self._create(request))
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
-        url = f"{API}/prediction/{escaped(ticket.id, safe='')}"
-        match said := read((yield httpx.Request("GET", url, headers=self._auth()))):
-            case {"data": {"status": str()} as task}:
-                return self._progress(task)
-            case _:
-                raise self._unreadable(said)
+        request = self._request("GET", _path(ticket.id))
+        return self._progress((yield from self._look(request)))
 
     def judge(self, response: httpx.Response) -> ProviderError | None:
-        said, path = read(response), response.request.url.path
-        code = code_of(response, said)
-        if names_task(response, said) or 200 <= code < 300:
+        body, path = read_body(response), response.request.url.path
+        code = envelope_code(response, body)
+        if self._has_task(response, body) or 200 <= code < 300:
             return None
-        # What only adds to a check-up is not worth the whole of it.
+        # A question that only adds to a check must not fail all of it.
         if path.endswith((BALANCE, MODELS, PRICE)) and code < 500:
             return None
-        if path.endswith(NOBODYS) and code in {400, 404}:
+        if path.endswith(NOBODYS_ID) and code in {400, 404}:
             return None
         if code == 400 and REFUSALS.step(response.request) == "ask":
             # As for 404: for some 30 s a prediction is not there yet (ComfyUI client).
             return NotFoundError(f"{self.name}: HTTP 400: no such prediction yet")
-        return REFUSALS.verdict(response, said, code=code, key=self.key)
+        return REFUSALS.verdict(response, body, code=code, key=self.key)
 
     def check(self) -> Exchange[Checkup]:
-        auth = self._auth()
-        yield httpx.Request("GET", f"{API}/prediction/{NOBODYS}", headers=auth)
-        balance = read((yield httpx.Request("GET", HOST + BALANCE, headers=auth)))
-        models = read((yield httpx.Request("GET", HOST + MODELS)))
-        prices: dict[tuple[str, int], Decimal] = {}
-        for resolution, seconds in self.route.prices_usd:
-            job = refusals.example(resolution, seconds)
-            asked = self._asked(job, job.image, 1)
-            request = httpx.Request("POST", HOST + PRICE, headers=auth, json=asked)
-            if price := _price(read((yield request))):
-                prices[resolution, seconds] = price
+        yield self._request("GET", _path(NOBODYS_ID))
+        balance = read_body((yield self._request("GET", BALANCE)))
+        models = read_body((yield httpx.Request("GET", f"{self.api}{MODELS}")))
+        prices = yield from self._prices(self._price_request)
         return Checkup(
             credit_usd=_balance(balance),
             prices_usd=prices,
-            has_model=refusals.has_model(self.route, models, "model"),
+            has_model=has_model(self.route, models, "model"),
         )
 
-    def _asked(self, job: Job, image_url: str, seed: int) -> dict[str, object]:
+    def _price_request(self, job: Job) -> httpx.Request:
+        return self._request("POST", PRICE, json=self._fields(job, job.image, 1))
+
+    def _fields(self, job: Job, image_url: str, seed: int) -> dict[str, object]:
         # Flat: what is nested under `input` is ignored, and the defaults are bought.
-        asked: dict[str, object] = {
+        fields: dict[str, object] = {
             "model": self.route.endpoints[job.resolution],
             "image": image_url,
             "prompt": job.prompt,
@@ -195,53 +162,16 @@ class Atlas:
             "duration": job.duration_s,
             "seed": seed,
         }
-        return asked | refusals.options(self.route, job)
-
-    def _progress(self, task: dict[str, Any]) -> Progress:
-        match task:
-            case {"status": "completed" | "succeeded"} if clip := _clip(task):
-                return Finished(clip)
-            case {"status": "created" | "pending" | "starting"}:
-                return None
-            case {"status": "processing" | "running"}:
-                return None
-            case {"status": "failed" | "timeout" | "cancelled"}:
-                return failure(FAILURES, task, ended(task, self.key))
-            case _:
-                raise self._unreadable(task)
-
-    def _auth(self) -> dict[str, str]:
-        return {"authorization": f"Bearer {self.key}"}
-
-    def _unreadable(self, said: Any) -> UnreadableError:
-        return UnreadableError(self.name, quote(said, self.key))
+        return fields | optional_fields(self.route, job)
 
 
-def _clip(task: dict[str, Any]) -> str | None:
-    """The first output's URL: a string for some models, in a table for others."""
-    match task.get("outputs") or task.get("output"):
-        case [first, *_]:
-            output = first
-        case other:
-            output = other
-    match output:
-        case str(url) | {"url": str(url)} | {"video": str(url)} | {"output": str(url)}:
-            return url
-        case _:
-            return None
+def _path(remote: str) -> str:
+    return f"{MODEL}/prediction/{path_segment(remote)}"
 
 
-def _balance(said: Any) -> Decimal | None:
-    match said:
+def _balance(body: Any) -> Decimal | None:
+    match body:
         case {"available": {"value": value, "currency": str(currency)}}:
-            return money(value) if currency.lower() == "usd" else None
-        case _:
-            return None
-
-
-def _price(said: Any) -> Decimal | None:
-    match said:
-        case {"data": {"price": price}}:
-            return money(price)
+            return amount(value) if currency.lower() == "usd" else None
         case _:
             return None

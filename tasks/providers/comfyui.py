@@ -8,8 +8,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
-from urllib.parse import quote as escaped
+from typing import Any, ClassVar, Final
 from urllib.parse import urlencode
 from uuid import NAMESPACE_URL, uuid5
 
@@ -20,6 +19,7 @@ from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from tasks.providers import comfyui_workflows, self_hosted
 from tasks.providers.errors import ProviderError
+from tasks.providers.parsing import path_segment, read_body, redact
 from tasks.providers.protocol import (
     Absent,
     Checkup,
@@ -30,7 +30,7 @@ from tasks.providers.protocol import (
     Still,
     UnreadableError,
 )
-from tasks.providers.refusals import Refusals, Sign, failure, quote, read
+from tasks.providers.refusals import Refusals, failure, refusal
 
 MEDIA: Final = ("images", "gifs", "videos", "video")
 """Where nodes put a video: ComfyUI's own SaveVideo says `images`, VideoHelperSuite `gifs`."""
@@ -42,35 +42,38 @@ REFUSALS: Final = Refusals(
     provider="comfyui",
     mark="error",
     uploads="/upload/image",
-    signs=(
+    table=(
         self_hosted.AUTH,
         self_hosted.ELSEWHERE,
         # Somebody cleared its input folder: the still is handed over again in an hour.
-        Sign(word="away", codes=frozenset({400}), says=ABSENT, submits=True),
-        Sign(word="invalid", codes=frozenset({400}), says=UNFIT),
+        refusal("away", 400, says=ABSENT, submits=True),
+        refusal("invalid", 400, says=UNFIT),
         # A node or a model file that it has not got is no row's fault.
-        Sign(
-            word="permission",
-            codes=frozenset({400}),
+        refusal(
+            "permission",
+            400,
             submits=True,
             fix="run the route's workflow in ComfyUI itself",
         ),
-        Sign(word="invalid", codes=frozenset({413})),
+        refusal("invalid", 413),
         self_hosted.THROTTLED,
     ),
 )
-FAILURES: Final = self_hosted.failures("ComfyUI, comfy_execution/jobs.py, read 2026-11")
+FAILURES: Final = self_hosted.engine_failures(
+    "ComfyUI, comfy_execution/jobs.py, read 2026-11"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ComfyUi:
     """One workflow at a time; it takes our name for a job as the prompt's id."""
 
+    name: ClassVar = "comfyui"
+    hosts: ClassVar = frozenset({self_hosted.HOST})
+
     route: Route
     key: str = field(repr=False)
     hook: str = ""
-    name: str = field(default="comfyui", init=False)
-    hosts: frozenset[str] = field(default=frozenset({self_hosted.HOST}), init=False)
 
     def upload(self, still: Still) -> Exchange[str]:
         """Named by what it is: a name that is taken by another still is never overwritten."""
@@ -79,7 +82,7 @@ class ComfyUi:
         form = {"image": (f"{named}.{suffix}", still.content, still.media_type)}
         said = {"type": "input", "overwrite": "true"}
         request = self._request("POST", "/upload/image", data=said, files=form)
-        match answer := read((yield request)):
+        match answer := read_body((yield request)):
             case {"name": str(name), "subfolder": str(folder)} if name:
                 return f"{folder}/{name}" if folder else name
             case _:
@@ -94,14 +97,14 @@ class ComfyUi:
             "prompt": comfyui_workflows.filled(graph, slots),
             "prompt_id": _named(reference),
         }
-        match said := read((yield self._request("POST", "/prompt", json=asked))):
+        match said := read_body((yield self._request("POST", "/prompt", json=asked))):
             case {"prompt_id": str(remote)} if remote:
                 return Ticket(self.name, remote)
             case _:
                 raise self._unreadable(said)
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
-        match said := read((yield self._job(ticket.id))):
+        match said := read_body((yield self._job(ticket.id))):
             case {"status": "completed", "outputs": {**outputs}} if clip := _clip(
                 outputs
             ):
@@ -127,12 +130,12 @@ class ComfyUi:
         for endpoint in dict.fromkeys(self.route.endpoints.values()):
             nodes = comfyui_workflows.load(endpoint).values()
             for kind in dict.fromkeys(node["class_type"] for node in nodes):
-                asked = self._request("GET", f"/object_info/{escaped(kind, safe='')}")
-                there.append(kind in read((yield asked)))
+                asked = self._request("GET", f"/object_info/{path_segment(kind)}")
+                there.append(kind in read_body((yield asked)))
         return Checkup(has_model=all(there))
 
     def judge(self, response: httpx.Response) -> ProviderError | None:
-        said, code = read(response), response.status_code
+        said, code = read_body(response), response.status_code
         its_own = isinstance(said, dict) and REFUSALS.mark in said
         finds = self_hosted.FINDS in response.request.extensions
         if response.is_success or (code == 404 and its_own and finds):
@@ -152,7 +155,7 @@ class ComfyUi:
         """Looked up, never posted again: the same id would be queued a second time."""
         request = self._job(doubt.mark)
         request.extensions[self_hosted.FINDS] = True
-        match read((yield request)):
+        match read_body((yield request)):
             case {"status": str()}:
                 return Ticket(self.name, doubt.mark)
             case _:
@@ -181,7 +184,7 @@ class ComfyUi:
         }
 
     def _job(self, remote: str) -> httpx.Request:
-        return self._request("GET", f"/api/jobs/{escaped(remote, safe='')}")
+        return self._request("GET", f"/api/jobs/{path_segment(remote)}")
 
     def _request(self, method: str, path: str, **sent: Any) -> httpx.Request:
         headers = self_hosted.headers(self.key)
@@ -190,7 +193,7 @@ class ComfyUi:
         )
 
     def _unreadable(self, said: Any) -> UnreadableError:
-        return UnreadableError(self.name, quote(said, self.key))
+        return UnreadableError(self.name, redact(said, self.key))
 
 
 def _named(reference: str) -> str:

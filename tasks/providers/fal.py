@@ -1,37 +1,38 @@
-"""fal: https://fal.ai/docs/documentation/model-apis and the models' llms.txt, 2026-11."""
+"""fal: https://fal.ai/docs/documentation/model-apis and the models' llms.txt, 2026-11.
+
+A queue: work over the account's concurrency waits there. COMPLETED is said of failures
+too, so the result decides.
+"""
 
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import httpx
 
-from manifests.catalogue.routes import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Refused, Ticket
-from tasks.providers import refusals
-from tasks.providers.errors import MisconfiguredError, ProviderError
-from tasks.providers.protocol import (
-    Checkup,
-    Exchange,
-    Finished,
-    Progress,
-    Still,
-    UnreadableError,
+from storage.media.stills import Still
+from tasks.providers.errors import ProviderError
+from tasks.providers.parsing import (
+    amount,
+    error_text,
+    read_body,
+    redact,
+    remote_id,
+    status_words,
 )
-from tasks.providers.refusals import (
-    Failure,
-    Refusals,
-    Sign,
-    failure,
-    money,
-    quote,
-    read,
-    words,
+from tasks.providers.predictions import (
+    KEPT_DAYS,
+    PredictionApi,
+    frames,
+    optional_fields,
 )
+from tasks.providers.protocol import Checkup, Exchange, Finished, Progress
+from tasks.providers.refusals import Failure, Refusals, always, failure, refusal
 
 QUEUE: Final = "https://queue.fal.run"
 # Docs, platform-apis/v1/models/pricing, read 2026-11: a key is needed, any will do.
@@ -39,7 +40,7 @@ PRICING: Final = "https://api.fal.ai/v1/models/pricing"
 UPLOADS: Final = "https://rest.fal.ai/storage/upload/initiate?storage_type=fal-cdn-v3"
 KEPT: Final = {
     "X-Fal-Object-Lifecycle-Preference": json.dumps(
-        {"expiration_duration_seconds": refusals.KEPT_DAYS * 86_400}
+        {"expiration_duration_seconds": KEPT_DAYS * 86_400}
     )
 }
 # Tries are ours to count: fal would make ten of them unseen.
@@ -54,109 +55,85 @@ MOST_FRAMES: Final = {
 
 # The faults of fal's own machines. Each is a 5xx, and no 5xx is billed (docs).
 NOT_BILLED: Final = frozenset(
-    {
-        "internal_error",
-        "request_timeout",
-        "runner_connection_error",
-        "runner_connection_refused",
-        "runner_connection_timeout",
-        "runner_disconnected",
-        "runner_incomplete_response",
-        "runner_scheduling_failure",
-        "runner_server_error",
-        "startup_timeout",
-    }
+    "internal_error request_timeout runner_connection_error runner_connection_refused "
+    "runner_connection_timeout runner_disconnected runner_incomplete_response "
+    "runner_scheduling_failure runner_server_error startup_timeout".split()
 )
 # Not the input's fault: another seed, or another moment, may do.
 ANOTHER_TRY: Final = frozenset(
     {"no_media_generated", "file_download_error", "downstream_service_error"}
 )
+CHECK_KEY: Final = "check the key, which is written id:secret"
 TOP_UP: Final = "top up the account at https://fal.ai/dashboard/billing"
+NOT_ALLOWED: Final = "check that the key and the account may use this model"
 LOCKED: Final = re.compile("user is locked|exhausted balance", re.IGNORECASE)
+POLICY: Final = "content_policy_violation"
 REFUSALS: Final = Refusals(
     provider="fal",
     mark="detail",
     uploads="/storage/upload/initiate",
-    signs=(
-        Sign(
-            word="auth",
-            codes=frozenset({401}),
-            fix="check the key, which is written id:secret",
-        ),
-        Sign(word="credit", codes=frozenset({402}), fix=TOP_UP),
-        Sign(word="credit", codes=frozenset({403}), says=LOCKED, fix=TOP_UP),
-        Sign(
-            word="permission",
-            codes=frozenset({403}),
-            fix="check that the key and the account may use this model",
-        ),
-        Sign(
-            word="content",
-            codes=frozenset({422}),
-            says=re.compile("content_policy_violation"),
-        ),
-        Sign(word="invalid", codes=frozenset({400, 413, 422})),
-        Sign(word="throttled", codes=frozenset({429})),
+    table=(
+        refusal("auth", 401, fix=CHECK_KEY),
+        refusal("credit", 402, fix=TOP_UP),
+        refusal("credit", 403, says=LOCKED, fix=TOP_UP),
+        refusal("permission", 403, fix=NOT_ALLOWED),
+        refusal("content", 422, says=re.compile(POLICY)),
+        refusal("invalid", 400, 413, 422),
+        refusal("throttled", 429),
     ),
 )
 MAY_BE: Final = "docs, errors: a 422 may be billed, read 2026-11"
-UNBILLED: Final = "docs, errors: no 5xx is billed, read 2026-11"
 FAILURES: Final = (
     Failure(
-        why="server",
-        told="a 5xx where the result would be, told twice, or an `error_type` of fal's own",
-        when=lambda task: task["status"] >= 500,
+        "server",
+        "a 5xx where the result would be, told twice, or an `error_type` of fal's own",
+        lambda task: task["status"] >= 500,
         charged=False,
-        source=UNBILLED,
+        source="docs, errors: no 5xx is billed, read 2026-11",
     ),
     Failure(
-        why="content",
-        told="400 or 422 of kind `content_policy_violation`",
-        when=lambda task: task["kind"] == "content_policy_violation",
+        "content",
+        f"400 or 422 of kind `{POLICY}`",
+        lambda task: task["kind"] == POLICY,
         charged=None,
         source=MAY_BE,
     ),
     Failure(
-        why="invalid",
-        told="400 or 422 of kind " + ", ".join(f"`{k}`" for k in sorted(ANOTHER_TRY)),
-        when=lambda task: task["kind"] in ANOTHER_TRY,
+        "invalid",
+        "400 or 422 of kind " + ", ".join(f"`{k}`" for k in sorted(ANOTHER_TRY)),
+        lambda task: task["kind"] in ANOTHER_TRY,
         charged=None,
         source=MAY_BE,
         final=False,
     ),
     Failure(
-        why="invalid",
-        told="400 or 422 of any other kind",
-        when=lambda task: bool(task["kind"]) and task["status"] in {400, 422},
+        "invalid",
+        "400 or 422 of any other kind",
+        lambda task: bool(task["kind"]) and task["status"] in {400, 422},
         charged=None,
         source=MAY_BE,
     ),
-    Failure(
-        why="server",
-        told="any other error",
-        when=lambda _: True,
-        charged=None,
-        source="not said",
-    ),
+    Failure("server", "any other error", always, charged=None, source="not said"),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Fal:
-    """A queue: what is over the account's concurrency waits there."""
+class Fal(PredictionApi):
+    """The endpoint is the path of a submit; the receipt says where to ask."""
 
-    route: Route
-    key: str = field(repr=False)
-    hook: str = ""
-    name: str = field(default="fal", init=False)
-    hosts: frozenset[str] = field(
-        default=frozenset({"queue.fal.run", "rest.fal.ai", "api.fal.ai"}), init=False
+    name: ClassVar = "fal"
+    api: ClassVar = ""
+    hosts: ClassVar = frozenset({"queue.fal.run", "rest.fal.ai", "api.fal.ai"})
+    refusals: ClassVar = REFUSALS
+    failures: ClassVar = FAILURES
+    words: ClassVar = status_words(
+        waiting="in_queue in_progress", ready="completed", failed=""
     )
 
     def upload(self, still: Still) -> Exchange[str]:
-        asked = {"file_name": still.filename, "content_type": still.media_type}
-        said = read((yield self._post(UPLOADS, asked, KEPT)))
-        match said:
+        fields = {"file_name": still.filename, "content_type": still.media_type}
+        request = self._request("POST", UPLOADS, headers=KEPT, json=fields)
+        match body := read_body((yield request)):
             case {"upload_url": str(store), "file_url": str(url)}:
                 headers = {"content-type": still.media_type}
                 yield httpx.Request(
@@ -164,83 +141,87 @@ class Fal:
                 )
                 return url
             case _:
-                raise self._unreadable(said)
+                raise self._unreadable(body)
 
     def submit(
-        self,
-        job: Job,
-        image_url: str,
-        seed: int,
-        reference: str,  # noqa: ARG002 - it has no field for one
+        self, job: Job, image_url: str, seed: int, reference: str
     ) -> Exchange[Ticket]:
+        del reference  # fal has no field for one
         endpoint = self.route.endpoints[job.resolution]
-        asked: dict[str, object] = {"image_url": image_url, "prompt": job.prompt}
+        fields: dict[str, object] = {"image_url": image_url, "prompt": job.prompt}
         if endpoint.startswith(KLING):
-            asked["duration"] = str(job.duration_s)
+            fields["duration"] = str(job.duration_s)
         else:
-            asked |= self._film(job, endpoint, seed)
-        asked |= refusals.options(self.route, job)
+            fields |= self._wan_fields(job, endpoint, seed)
+        fields |= optional_fields(self.route, job)
         headers = KEPT | ONCE | (LATER if self.route.kind == "batch" else {})
-        match said := read((yield self._post(self._door(endpoint), asked, headers))):
+        request = self._request(
+            "POST", f"{QUEUE}/{endpoint}", headers=headers, json=fields
+        )
+        if self.hook:
+            request.url = request.url.copy_merge_params({"fal_webhook": self.hook})
+        match body := read_body((yield request)):
             case {
-                "request_id": str(remote),
+                "request_id": value,
                 "status_url": str(status),
                 "response_url": str(result),
-            }:
+            } if remote := remote_id(value):
                 # As returned: the endpoint's sub-path is not in them.
-                urls = {"status": status, "result": result}
-                return Ticket(self.name, remote, urls)
+                return Ticket(self.name, remote, {"status": status, "result": result})
             case _:
-                raise self._unreadable(said)
+                raise self._unreadable(body)
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
-        said = read((yield self._ask("GET", ticket.urls["status"])))
-        match said:
-            case {"status": "IN_QUEUE" | "IN_PROGRESS"}:
-                return None
-            case {"status": "COMPLETED", "error_type": str(kind)} if kind in NOT_BILLED:
-                return Refused(f"{kind}: {quote(words(said), self.key)}")
-            case {"status": "COMPLETED"}:  # which is said of failures too
-                result = yield self._ask("GET", ticket.urls["result"])
-                if result.status_code >= 500:
-                    return (yield from self._confirmed(ticket, result))
-                return self._outcome(result, _error(said))
+        task = yield from self._look(self._request("GET", ticket.urls["status"]))
+        if self.words.meaning(task["status"]) != "ready":
+            return self._progress(task)
+        match task:
+            case {"error_type": str(kind)} if kind in NOT_BILLED:
+                return Refused(f"{kind}: {redact(error_text(task), self.key)}")
             case _:
-                raise self._unreadable(said)
+                result = yield self._request("GET", ticket.urls["result"])
+        if result.status_code >= 500:
+            return (yield from self._confirm(ticket, result))
+        return self._outcome(result, _error(task))
 
-    def _confirmed(self, ticket: Ticket, failed: httpx.Response) -> Exchange[Progress]:
-        """What a 5xx in place of a result comes to.
+    def _confirm(self, ticket: Ticket, failed: httpx.Response) -> Exchange[Progress]:
+        """Ask twice about a 5xx in place of a result before it is believed.
 
-        The job goes again for it, unbilled; were it but a hiccup of that one question,
-        the clip would be bought twice. So it has to be told twice.
+        After a failure the job goes again, unbilled; if the 5xx was a hiccup of that one
+        question, the clip would be bought twice.
         """
-        match read((yield self._ask("GET", ticket.urls["status"]))):
-            case {"status": "COMPLETED", **said} if error := _error(said):
-                return self._outcome(failed, error)
-            case {"status": "COMPLETED"}:
-                again = yield self._ask("GET", ticket.urls["result"])
-                changed = again.status_code >= 500 and _told(again) != _told(failed)
-                return None if changed else self._outcome(again, None)
+        task = read_body((yield self._request("GET", ticket.urls["status"])))
+        match task:
+            case {"status": str(status)} if self.words.meaning(status) == "ready":
+                pass
             case _:
                 return None
+        if error := _error(task):
+            return self._outcome(failed, error)
+        second = yield self._request("GET", ticket.urls["result"])
+        differs = second.status_code >= 500 and _kind(second) != _kind(failed)
+        return None if differs else self._outcome(second, None)
 
     def judge(self, response: httpx.Response) -> ProviderError | None:
-        request, said, code = response.request, read(response), response.status_code
+        request, body, code = (
+            response.request,
+            read_body(response),
+            response.status_code,
+        )
         if "authorization" not in request.headers:
             return REFUSALS.of_store(response)
-        if response.is_success or _is_outcome(response, said):
+        if response.is_success or _is_outcome(response, body):
             return None
-        return REFUSALS.verdict(response, said, code=code, key=self.key)
+        return REFUSALS.verdict(response, body, code=code, key=self.key)
 
     def check(self) -> Exchange[Checkup]:
         endpoints = sorted({*self.route.endpoints.values()})
         url = httpx.URL(PRICING, params={"endpoint_id": endpoints})
-        said = read((yield self._ask("GET", str(url))))
-        match said:
+        match body := read_body((yield self._request("GET", str(url)))):
             case {"prices": [*prices]}:
                 listed = {price["endpoint_id"]: price for price in prices}
             case _:
-                raise self._unreadable(said)
+                raise self._unreadable(body)
         return Checkup(
             prices_usd={
                 (resolution, seconds): usd
@@ -251,96 +232,74 @@ class Fal:
         )
 
     def _price(
-        self, listed: dict[str, Any], resolution: str, seconds: int
+        self, listed: Mapping[str, Any], resolution: str, seconds: int
     ) -> Decimal | None:
-        """A clip's price, where it follows from its endpoint's for one unit.
+        """A clip's price, if it follows from its endpoint's price of one unit.
 
-        The unit's is for the largest size that an endpoint makes, and what is counted in
+        The unit's is for the largest size that an endpoint makes, and a model that counts
         frames has seconds of its own.
         """
         endpoint = self.route.endpoints[resolution]
         alone = [*self.route.endpoints.values()].count(endpoint) == 1
         match listed.get(endpoint):
             case {"unit": "second" | "seconds", "unit_price": price, "currency": "USD"}:
-                each = money(price)
-                certain = alone and endpoint not in MOST_FRAMES
-                return each * seconds if certain and each is not None else None
+                second_usd = amount(price)
+                is_certain = alone and endpoint not in MOST_FRAMES
+                return second_usd * seconds if is_certain and second_usd else None
             case _:
                 return None
 
     def _outcome(self, result: httpx.Response, error: Any) -> Progress:
-        """What came of a job: fal's own 5xx is free, a 422 may be billed (docs)."""
-        said, failed_with = read(result), result.status_code
-        reason = quote(words(said), self.key)
-        match said:
-            case {"video": {"url": str(url)}, "seed": int(seed)}:
-                return Finished(url, seed)
+        """The end of a job: fal's own 5xx is free, a 422 may be billed (docs)."""
+        body, status = read_body(result), result.status_code
+        reason = redact(error_text(body), self.key)
+        match body:
             case {"video": {"url": str(url)}}:
-                return Finished(url)
+                seed = body.get("seed")
+                return Finished(url, seed if isinstance(seed, int) else None)
             case {"detail": [{"type": str(kind)}, *_]} | {"error_type": str(kind)}:
-                return failure(FAILURES, {"kind": kind, "status": failed_with}, reason)
+                return failure(FAILURES, {"kind": kind, "status": status}, reason)
             case _ if error:
-                told = reason if failed_with >= 500 else quote(error, self.key)
-                return failure(FAILURES, {"kind": "", "status": failed_with}, told)
+                told = reason if status >= 500 else redact(error, self.key)
+                return failure(FAILURES, {"kind": "", "status": status}, told)
             case _:
-                raise self._unreadable(said)
+                raise self._unreadable(body)
 
-    def _film(self, job: Job, endpoint: str, seed: int) -> dict[str, object]:
-        """What Wan is asked: its clips are counted in frames."""
-        asked: dict[str, object] = {
+    def _wan_fields(self, job: Job, endpoint: str, seed: int) -> dict[str, object]:
+        """The fields of Wan, whose clips are counted in frames."""
+        most = MOST_FRAMES.get(endpoint)
+        fields: dict[str, object] = {
             "resolution": job.resolution,
-            "num_frames": self._frames(job, endpoint),
+            "num_frames": frames(self.route, job, most=most),
             "frames_per_second": self.route.fps,
             "seed": seed,
         }
         if "/v2.2" in endpoint:  # which doubles the frames unless told not to
-            asked["num_interpolated_frames"] = 0
-        return asked
+            fields["num_interpolated_frames"] = 0
+        return fields
 
-    def _door(self, endpoint: str) -> httpx.URL:
-        url = httpx.URL(f"{QUEUE}/{endpoint}")
-        return url.copy_merge_params({"fal_webhook": self.hook}) if self.hook else url
-
-    def _frames(self, job: Job, endpoint: str) -> int:
-        frames = job.duration_s * self.route.fps + 1
-        if frames > (most := MOST_FRAMES.get(endpoint, frames)):
-            said = f"{job.duration_s} s are {frames} frames, {endpoint} makes {most}"
-            raise MisconfiguredError(f"{self.route.name}: {said}")
-        return frames
-
-    def _ask(self, method: str, url: str) -> httpx.Request:
-        return httpx.Request(method, url, headers=self._auth())
-
-    def _post(
-        self, url: httpx.URL | str, asked: object, headers: dict[str, str]
-    ) -> httpx.Request:
-        return httpx.Request("POST", url, headers=self._auth() | headers, json=asked)
-
-    def _auth(self) -> dict[str, str]:
+    def _auth(self) -> Mapping[str, str]:
         return {"authorization": f"Key {self.key}"}
 
-    def _unreadable(self, said: Any) -> UnreadableError:
-        return UnreadableError(self.name, quote(said, self.key))
+
+def _error(task: Mapping[str, Any]) -> Any:
+    """The error in a status; nothing if all went well."""
+    return task.get("error") or task.get("error_type")
 
 
-def _error(said: Mapping[str, Any]) -> Any:
-    """What a status says went wrong; nothing where all went well."""
-    return said.get("error") or said.get("error_type")
-
-
-def _told(failed: httpx.Response) -> tuple[int, str]:
-    """By what two answers are the same failure: fal's own type of it, if it has one."""
-    match read(failed):
+def _kind(failed: httpx.Response) -> tuple[int, str]:
+    """The identity of a failure: its status, and fal's own type of it if it has one."""
+    match read_body(failed):
         case {"detail": [{"type": str(kind)}, *_]} | {"error_type": str(kind)}:
             return failed.status_code, kind
         case _:
             return failed.status_code, ""
 
 
-def _is_outcome(response: httpx.Response, said: Any) -> bool:
-    """Whether this is how the job failed, told where its result would have been."""
+def _is_outcome(response: httpx.Response, body: Any) -> bool:
+    """Whether a job failed, which fal says where the result would have been."""
     request = response.request
     asks = ("/status", "/models/pricing")
     of_result = request.method == "GET" and not request.url.path.endswith(asks)
     ours = response.status_code in {401, 402, 403, 404, 429}
-    return of_result and not ours and isinstance(said, dict) and "detail" in said
+    return of_result and not ours and REFUSALS.is_own(body)

@@ -10,29 +10,30 @@ from typing import ClassVar, Final
 
 from tasks.providers import self_hosted
 from tasks.providers.openai_videos import Engine, OpenAiVideos
-from tasks.providers.refusals import Refusals, Sign
+from tasks.providers.refusals import Refusals, refusal
 
 REFUSALS: Final = Refusals(
     provider="fastvideo",
     mark="detail",
-    uploads="",
-    signs=(
+    table=(
         self_hosted.AUTH,
         self_hosted.ELSEWHERE,
-        Sign(word="invalid", codes=frozenset({400, 413, 422})),
+        refusal("invalid", 400, 413, 422),
         self_hosted.THROTTLED,
-        Sign(word="away", codes=frozenset({503})),
+        refusal("away", 503),
     ),
 )
-FAILURES: Final = self_hosted.failures("fastvideo 0.2.1, video_api.py, read 2026-11")
+FAILURES: Final = self_hosted.engine_failures(
+    "fastvideo 0.2.1, video_api.py, read 2026-11"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class FastVideo(OpenAiVideos):
     """JSON; jobs in memory; it has no way to say a shift."""
 
-    engine: ClassVar[Engine] = Engine(
-        name="fastvideo",
+    name: ClassVar = "fastvideo"
+    engine: ClassVar = Engine(
         refusals=REFUSALS,
         failures=FAILURES,
         echoed="model",

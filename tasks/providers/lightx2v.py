@@ -7,8 +7,7 @@ looks at a link to a still by HEAD, which a signed one refuses: so the still its
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Final
-from urllib.parse import quote as escaped
+from typing import Any, ClassVar, Final
 
 import httpx
 
@@ -17,6 +16,7 @@ from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from tasks.providers import self_hosted
 from tasks.providers.errors import ProviderError
+from tasks.providers.parsing import path_segment, read_body, redact
 from tasks.providers.protocol import (
     Absent,
     Checkup,
@@ -27,7 +27,8 @@ from tasks.providers.protocol import (
     Still,
     UnreadableError,
 )
-from tasks.providers.refusals import Refusals, Sign, failure, quote, read
+from tasks.providers.refusals import Refusals, failure, refusal
+from tasks.providers.stills import as_data_url
 
 TASKS: Final = f"{self_hosted.API}/v1/tasks"
 
@@ -36,16 +37,15 @@ TAKEN: Final = re.compile("already exists", re.IGNORECASE)
 REFUSALS: Final = Refusals(
     provider="lightx2v",
     mark="detail",
-    uploads="",
-    signs=(
+    table=(
         self_hosted.AUTH,
         self_hosted.ELSEWHERE,
-        Sign(word="invalid", codes=frozenset({413, 422})),
-        Sign(word="concurrency", codes=frozenset({503}), says=FULL),
+        refusal("invalid", 413, 422),
+        refusal("concurrency", 503, says=FULL),
         self_hosted.THROTTLED,
     ),
 )
-FAILURES: Final = self_hosted.failures(
+FAILURES: Final = self_hosted.engine_failures(
     "LightX2V f8aee98, task_manager.py, read 2026-11"
 )
 
@@ -54,16 +54,17 @@ FAILURES: Final = self_hosted.failures(
 class LightX2V:
     """One task at a time, the rest in its queue."""
 
+    name: ClassVar = "lightx2v"
+    hosts: ClassVar = frozenset({self_hosted.HOST})
+
     route: Route
     key: str = field(repr=False)
     hook: str = ""
-    name: str = field(default="lightx2v", init=False)
-    hosts: frozenset[str] = field(default=frozenset({self_hosted.HOST}), init=False)
 
     def upload(self, still: Still) -> Exchange[str]:
         """There are no uploads: what `submit` takes is the still itself."""
         yield from ()
-        return self_hosted.inlined(still)
+        return as_data_url(still)
 
     def submit(
         self, job: Job, image_url: str, seed: int, reference: str
@@ -71,7 +72,7 @@ class LightX2V:
         # Without the slash at its end it is redirected, and a submit follows nobody.
         asked = self._asked(job, image_url, seed, reference)
         response = yield self._request("POST", "/video/", asked)
-        match said := read(response):
+        match said := read_body(response):
             case {"task_id": str(remote)} if remote:
                 return Ticket(self.name, remote)
             case {"detail": str(text)} if TAKEN.search(text):
@@ -80,8 +81,8 @@ class LightX2V:
                 raise self._unreadable(said)
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
-        one = f"/{escaped(ticket.id, safe='')}"
-        match said := read((yield self._request("GET", f"{one}/status"))):
+        one = f"/{path_segment(ticket.id)}"
+        match said := read_body((yield self._request("GET", f"{one}/status"))):
             case {"status": "completed"}:
                 return Finished(f"{TASKS}{one}/result")
             case {"status": "pending" | "processing"}:
@@ -100,7 +101,7 @@ class LightX2V:
         return Checkup()
 
     def judge(self, response: httpx.Response) -> ProviderError | None:
-        said, code = read(response), response.status_code
+        said, code = read_body(response), response.status_code
         if response.is_success:
             return None
         match said:
@@ -123,9 +124,9 @@ class LightX2V:
         return reference
 
     def find(self, doubt: Doubt) -> Exchange[Ticket | Absent | None]:
-        request = self._request("GET", f"/{escaped(doubt.mark, safe='')}/status")
+        request = self._request("GET", f"/{path_segment(doubt.mark)}/status")
         request.extensions[self_hosted.FINDS] = True
-        match read((yield request)):
+        match read_body((yield request)):
             case {"status": str()}:
                 return Ticket(self.name, doubt.mark)
             case _:
@@ -155,4 +156,4 @@ class LightX2V:
         return httpx.Request(method, f"{TASKS}{path}", headers=headers, json=json)
 
     def _unreadable(self, said: Any) -> UnreadableError:
-        return UnreadableError(self.name, quote(said, self.key))
+        return UnreadableError(self.name, redact(said, self.key))

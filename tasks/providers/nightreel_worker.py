@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final
 
 from tasks.providers import self_hosted
 from tasks.providers.openai_videos import Engine, OpenAiVideos
-from tasks.providers.refusals import Failure, Refusals, Sign
+from tasks.providers.refusals import Failure, Refusals, refusal
 
 QUEUE_FULL: Final = re.compile("queue_full")
 NOT_NOW: Final = re.compile("draining|warming_up|dead")
@@ -22,55 +22,50 @@ SAYS: Final = "docs/own-gpus.md: the worker's own codes"
 REFUSALS: Final = Refusals(
     provider="nightreel",
     mark="error",
-    uploads="",
-    signs=(
-        Sign(
-            word="auth",
-            codes=frozenset({401}),
-            fix="the key has to be the worker's NIGHTREEL_WORKER_KEY",
-        ),
+    table=(
+        refusal("auth", 401, fix="the key has to be the worker's NIGHTREEL_WORKER_KEY"),
         self_hosted.ELSEWHERE,
         # What a route asks of a model that cannot make it is no row's fault.
-        Sign(
-            word="permission",
-            codes=frozenset({422}),
+        refusal(
+            "permission",
+            422,
             says=NOT_MADE,
             submits=True,
             fix="the route asks for what the worker's model does not make",
         ),
-        Sign(word="invalid", codes=frozenset({413, 422})),
+        refusal("invalid", 413, 422),
         # It has the name already, for another request: of a root that is gone, say. The
         # next attempt has another name.
-        Sign(word="away", codes=frozenset({409}), submits=True),
-        Sign(word="concurrency", codes=frozenset({503}), says=QUEUE_FULL),
-        Sign(word="away", codes=frozenset({503}), says=NOT_NOW),
+        refusal("away", 409, submits=True),
+        refusal("concurrency", 503, says=QUEUE_FULL),
+        refusal("away", 503, says=NOT_NOW),
         self_hosted.THROTTLED,
     ),
 )
 FAILURES: Final = (
     Failure(
-        why="invalid",
+        kind="invalid",
         told="`failed` with `invalid_image`",
         when=lambda task: _code(task) == "invalid_image",
         charged=False,
         source=SAYS,
     ),
     Failure(
-        why="server",
+        kind="server",
         told="`failed` with `nan_output` or `black_output`",
         when=lambda task: _code(task) in {"nan_output", "black_output"},
         charged=True,  # made, and no good: the next seed may be better
         source=self_hosted.OURS,
     ),
     Failure(
-        why="server",
+        kind="server",
         told="`failed` with `out_of_memory`, `step_hung`, `worker_error`",
         when=lambda task: task.get("status") == "failed",
         charged=False,
         source=SAYS,
     ),
     Failure(
-        why="stopped",
+        kind="stopped",
         told="`cancelled`",
         when=lambda _: True,
         charged=False,
@@ -83,8 +78,8 @@ FAILURES: Final = (
 class Nightreel(OpenAiVideos):
     """Same name, same body: the same job, begun once."""
 
-    engine: ClassVar[Engine] = Engine(
-        name="nightreel",
+    name: ClassVar = "nightreel"
+    engine: ClassVar = Engine(
         refusals=REFUSALS,
         failures=FAILURES,
         named="id",

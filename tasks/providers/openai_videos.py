@@ -7,7 +7,6 @@ call back, and none keeps a job over its restart, unless its own file says so.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
-from urllib.parse import quote as escaped
 
 import httpx
 
@@ -16,6 +15,13 @@ from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from tasks.providers import self_hosted
 from tasks.providers.errors import ProviderError
+from tasks.providers.parsing import (
+    digest,
+    has_model,
+    path_segment,
+    read_body,
+    redact,
+)
 from tasks.providers.protocol import (
     Absent,
     Checkup,
@@ -29,12 +35,9 @@ from tasks.providers.protocol import (
 from tasks.providers.refusals import (
     Failure,
     Refusals,
-    digest,
     failure,
-    has_model,
-    quote,
-    read,
 )
+from tasks.providers.stills import as_data_url
 
 VIDEOS: Final = f"{self_hosted.API}/v1/videos"
 PAGE: Final = 100
@@ -46,7 +49,6 @@ PAGES: Final = 100
 class Engine:
     """How one engine differs from the others."""
 
-    name: str
     refusals: Refusals
     failures: tuple[Failure, ...]
     named: str = ""
@@ -65,20 +67,18 @@ class Engine:
 class OpenAiVideos:
     """A submit is a form with the still in it; a clip is at its job's own address."""
 
+    name: ClassVar[str]
+    hosts: ClassVar = frozenset({self_hosted.HOST})
     engine: ClassVar[Engine]
+
     route: Route
     key: str = field(repr=False)
     hook: str = ""
-    hosts: frozenset[str] = field(default=frozenset({self_hosted.HOST}), init=False)
-
-    @property
-    def name(self) -> str:
-        return self.engine.name
 
     def upload(self, still: Still) -> Exchange[str]:
         """There are no uploads: what `submit` takes is the still itself."""
         yield from ()
-        return self_hosted.inlined(still)
+        return as_data_url(still)
 
     def submit(
         self, job: Job, image_url: str, seed: int, reference: str
@@ -91,20 +91,22 @@ class OpenAiVideos:
         else:
             still = self_hosted.picture(image_url)
             request = self_hosted.form(VIDEOS, self.key, asked, still)
-        match said := read((yield request)):
+        match said := read_body((yield request)):
             case {"id": str(remote), "status": str()} if remote:
                 return Ticket(self.name, remote)
             case _:
                 raise self._unreadable(said)
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
-        match said := read((yield self._request("GET", f"/{_path(ticket.id)}"))):
+        match said := read_body(
+            (yield self._request("GET", f"/{path_segment(ticket.id)}"))
+        ):
             case {"status": "completed", "url": str(store)} if store:
                 # Its own address says 400 of a clip that went to a store (SGLang, S3).
                 return Finished(store, stages=_stages(said))
             case {"status": "completed"}:
                 seed = said.get("seed")
-                url = f"{VIDEOS}/{_path(ticket.id)}/content"
+                url = f"{VIDEOS}/{path_segment(ticket.id)}/content"
                 known = seed if isinstance(seed, int) else None
                 return Finished(url, known, stages=_stages(said))
             case {"status": "queued" | "in_progress"}:
@@ -127,10 +129,10 @@ class OpenAiVideos:
             return Checkup()
         models = httpx.URL(f"{self_hosted.API}/v1/models")
         asked = httpx.Request("GET", models, headers=self_hosted.headers(self.key))
-        return Checkup(has_model=has_model(self.route, read((yield asked)), "id"))
+        return Checkup(has_model=has_model(self.route, read_body((yield asked)), "id"))
 
     def judge(self, response: httpx.Response) -> ProviderError | None:
-        said = read(response)
+        said = read_body(response)
         its_own = isinstance(said, dict) and self.engine.refusals.mark in said
         finds = self_hosted.FINDS in response.request.extensions
         if response.status_code == 404 and its_own and finds:
@@ -151,8 +153,8 @@ class OpenAiVideos:
     def find(self, doubt: Doubt) -> Exchange[Ticket | Absent | None]:
         """By our own name where it takes one; else among those that it lists."""
         if self.engine.named:
-            asked = self._request("GET", f"/{_path(doubt.mark)}", finds=True)
-            if _is_job(read((yield asked))):
+            asked = self._request("GET", f"/{path_segment(doubt.mark)}", finds=True)
+            if _is_job(read_body((yield asked))):
                 return Ticket(self.name, doubt.mark)
             return Absent(f"{self.name}: no job is called {doubt.mark}")
         listed = yield from self._all()
@@ -175,14 +177,14 @@ class OpenAiVideos:
         found: list[dict[str, Any]] = []
         path = f"?limit={PAGE}&order=desc"
         for _ in range(PAGES):
-            match said := read((yield self._request("GET", path))):
+            match said := read_body((yield self._request("GET", path))):
                 case {"data": [*page]}:
                     found += page
                 case _:
                     raise self._unreadable(said)
             if len(page) < PAGE:
                 break
-            path = f"?limit={PAGE}&order=desc&after={_path(page[-1]['id'])}"
+            path = f"?limit={PAGE}&order=desc&after={path_segment(page[-1]['id'])}"
         return found
 
     def _asked(self, job: Job, seed: int, reference: str) -> dict[str, object]:
@@ -220,11 +222,7 @@ class OpenAiVideos:
         )
 
     def _unreadable(self, said: Any) -> UnreadableError:
-        return UnreadableError(self.name, quote(said, self.key))
-
-
-def _path(remote: str) -> str:
-    return escaped(remote, safe="~")
+        return UnreadableError(self.name, redact(said, self.key))
 
 
 def _stages(job: Mapping[str, Any]) -> dict[str, float]:

@@ -7,7 +7,7 @@ client, event loop, clock, retry or mock. `tasks.providers.http` does the talkin
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import ClassVar, Protocol, TypeVar, runtime_checkable
 
 import httpx
 
@@ -95,16 +95,12 @@ class Provider(Protocol):
         """`hook` is where the provider may tell of an end, if it tells at all."""
         ...
 
-    @property
-    def name(self) -> str: ...
+    name: ClassVar[str]
+    hosts: ClassVar[frozenset[str]]
+    """Every host that it sends requests of its own to, keys included."""
 
     @property
     def key(self) -> str: ...
-
-    @property
-    def hosts(self) -> frozenset[str]:
-        """Every host it sends requests of its own to, keys included."""
-        ...
 
     def upload(self, still: Still) -> Exchange[str]:
         """Hand over a still; its URL for `submit`. Free, and safe to repeat."""

@@ -1,45 +1,33 @@
-"""Replicate: https://replicate.com/docs, read 2026-11, and its SDK, replicate 1.0.7."""
+"""Replicate: https://replicate.com/docs, read 2026-11, and its SDK, replicate 1.0.7.
 
-import hashlib
-import json
+A clip is as long as its frames, and what was made is forgotten after an hour.
+"""
+
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, Final
-from urllib.parse import quote as escaped
+from typing import Any, ClassVar, Final
 
 import httpx
 
-from manifests.catalogue.routes import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
-from tasks.providers.errors import MisconfiguredError, ProviderError
-from tasks.providers.protocol import (
-    Absent,
-    Checkup,
-    Doubt,
-    Exchange,
-    Finished,
-    Gone,
-    Progress,
-    Still,
-    UnreadableError,
+from storage.media.stills import Still
+from tasks.providers import listings
+from tasks.providers.errors import ProviderError
+from tasks.providers.parsing import (
+    clip_link,
+    digest,
+    path_segment,
+    read_body,
+    remote_id,
+    status_words,
 )
-from tasks.providers.refusals import (
-    CLOCKS_DIFFER_S,
-    Failure,
-    Refusals,
-    Sign,
-    ahead_s,
-    ended,
-    failure,
-    quote,
-    read,
-)
-
-API: Final = "https://api.replicate.com/v1"
+from tasks.providers.predictions import NO_MODEL, PredictionApi, frames
+from tasks.providers.protocol import Absent, Checkup, Doubt, Exchange, Gone, Progress
+from tasks.providers.refusals import Failure, Refusals, always, failures, refusal
+from tasks.providers.stills import as_file
 
 FRAMES: Final = (81, 121)
 """How many the model makes (its schema, read 2026-11)."""
@@ -49,57 +37,50 @@ PAGES: Final = 100
 
 SENSITIVE: Final = re.compile("NSFW|sensitive|flagged|safety", re.IGNORECASE)
 UNOFFICIAL: Final = re.compile("version is required")
+BUY_CREDIT: Final = (
+    "buy credit at https://replicate.com/account/billing, and wait a few minutes before "
+    "the next run"
+)
+NAME_OFFICIAL: Final = (
+    "name one of Replicate's official models in the route's endpoints"
+)
 REFUSALS: Final = Refusals(
     provider="replicate",
     mark="detail",
     uploads="/files",
-    signs=(
-        Sign(word="auth", codes=frozenset({401}), fix="check the token"),
-        Sign(
-            word="credit",
-            codes=frozenset({402}),
-            fix="buy credit at https://replicate.com/account/billing, and wait a few "
-            "minutes before the next run",
-        ),
-        Sign(
-            word="permission",
-            codes=frozenset({404}),
-            submits=True,
-            fix="check the model's id in the route's endpoints",
-        ),
-        Sign(
-            word="permission",
-            codes=frozenset({422}),
-            says=UNOFFICIAL,
-            fix="name one of Replicate's official models in the route's endpoints",
-        ),
-        Sign(word="invalid", codes=frozenset({422})),
-        Sign(word="throttled", codes=frozenset({429})),
+    table=(
+        refusal("auth", 401, fix="check the token"),
+        refusal("credit", 402, fix=BUY_CREDIT),
+        refusal("permission", 404, submits=True, fix=NO_MODEL),
+        refusal("permission", 422, says=UNOFFICIAL, fix=NAME_OFFICIAL),
+        refusal("invalid", 422),
+        refusal("throttled", 429),
     ),
 )
-FREE: Final = "docs, billing: a run that fails is not charged, read 2026-11"
+
+
+def _has_failed(task: Mapping[str, Any]) -> bool:
+    return str(task["status"]).lower() == "failed"
+
+
 FAILURES: Final = (
-    Failure(
-        why="content",
-        told="`failed`, where the error says NSFW, sensitive, flagged or safety",
-        when=lambda task: (
-            task["status"] == "failed"
-            and SENSITIVE.search(str(task.get("error"))) is not None
+    *failures(
+        (
+            "content",
+            "`failed`, where the error says NSFW, sensitive, flagged or safety",
+            lambda task: (
+                _has_failed(task)
+                and SENSITIVE.search(str(task.get("error"))) is not None
+            ),
         ),
+        ("server", "`failed`", _has_failed),
         charged=False,
-        source=FREE,
+        source="docs, billing: a run that fails is not charged, read 2026-11",
     ),
     Failure(
-        why="server",
-        told="`failed`",
-        when=lambda task: task["status"] == "failed",
-        charged=False,
-        source=FREE,
-    ),
-    Failure(
-        why="stopped",
-        told="`canceled`, `aborted`",
-        when=lambda _: True,
+        "stopped",
+        "`canceled`, `aborted`",
+        always,
         charged=None,
         source="docs, billing: a run that is canceled may be charged, read 2026-11",
     ),
@@ -107,192 +88,165 @@ FAILURES: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Replicate:
-    """It has frames for seconds, and forgets what it made after an hour."""
+class Replicate(PredictionApi):
+    """The model is in the path; a listing repeats what each prediction was asked."""
 
-    route: Route
-    key: str = field(repr=False)
-    hook: str = ""
+    name: ClassVar = "replicate"
+    api: ClassVar = "https://api.replicate.com/v1"
+    hosts: ClassVar = frozenset({"api.replicate.com"})
+    refusals: ClassVar = REFUSALS
+    failures: ClassVar = FAILURES
+    words: ClassVar = status_words(
+        waiting="starting processing",
+        ready="succeeded",
+        failed="failed canceled aborted",
+    )
+
     now: Callable[[], float] = field(default=time.time, repr=False, compare=False)
-    name: str = field(default="replicate", init=False)
-    hosts: frozenset[str] = field(default=frozenset({"api.replicate.com"}), init=False)
 
     def upload(self, still: Still) -> Exchange[str]:
-        form = {"content": (still.filename, still.content, still.media_type)}
-        match said := read((yield self._request("POST", "files", files=form))):
+        request = self._request("POST", "/files", files={"content": as_file(still)})
+        match body := read_body((yield request)):
             case {"urls": {"get": str(url)}} if url:
                 return url
             case _:
-                raise self._unreadable(said)
+                raise self._unreadable(body)
 
     def submit(
-        self,
-        job: Job,
-        image_url: str,
-        seed: int,
-        reference: str,  # noqa: ARG002 - it has no field for one
+        self, job: Job, image_url: str, seed: int, reference: str
     ) -> Exchange[Ticket]:
-        asked: dict[str, object] = {"input": self._input(job, image_url, seed)}
+        del reference  # Replicate has no field for one
+        fields: dict[str, object] = {"input": self._input(job, image_url, seed)}
         if self.hook:
-            asked |= {"webhook": self.hook, "webhook_events_filter": ["completed"]}
-        path = f"models/{self.route.endpoints[job.resolution]}/predictions"
-        match said := read((yield self._request("POST", path, json=asked))):
-            case {"id": str(remote)} if remote:
-                return Ticket(self.name, remote)
-            case _:
-                raise self._unreadable(said)
+            fields |= {"webhook": self.hook, "webhook_events_filter": ["completed"]}
+        path = f"/models/{self.route.endpoints[job.resolution]}/predictions"
+        return (yield from self._create(self._request("POST", path, json=fields)))
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
-        path = f"predictions/{escaped(ticket.id, safe='')}"
-        match said := read((yield self._request("GET", path))):
-            case {
-                "status": "succeeded",
-                "output": str(clip) | [str(clip), *_],
-            } if clip:
-                return Finished(clip)
-            case {"status": "starting" | "processing"}:
-                return None
-            case {"status": "succeeded", "data_removed": True}:
-                # docs, data retention, read 2026-11
-                return Gone("results are kept one hour")
-            case {"status": "failed" | "canceled" | "aborted"}:
-                return failure(FAILURES, said, ended(said, self.key))
-            case _:
-                raise self._unreadable(said)
+        path = f"/predictions/{path_segment(ticket.id)}"
+        task = yield from self._look(self._request("GET", path))
+        is_ready = self.words.meaning(task["status"]) == "ready"
+        is_removed = task.get("data_removed") is True
+        if is_ready and is_removed and not clip_link(task.get("output")):
+            # docs, data retention, read 2026-11
+            return Gone("results are kept one hour")
+        return self._progress(task)
 
-    def mark(
-        self,
-        job: Job,
-        image_url: str,
-        seed: int,
-        reference: str,  # noqa: ARG002 - it keeps none
-    ) -> str:
-        return _marked(self._input(job, image_url, seed))
+    def judge(self, response: httpx.Response) -> ProviderError | None:
+        request, body, code = (
+            response.request,
+            read_body(response),
+            response.status_code,
+        )
+        if response.is_success or _is_receipt(request, body):
+            return None
+        if code == 404 and REFUSALS.is_own(body) and _asks_model(request):
+            return None
+        return REFUSALS.verdict(response, body, code=code, key=self.key)
+
+    def check(self) -> Exchange[Checkup]:
+        match body := read_body((yield self._request("GET", "/account"))):
+            case {"username": str()}:
+                pass
+            case _:
+                raise self._unreadable(body)
+        there: list[bool] = []
+        for endpoint in {*self.route.endpoints.values()}:
+            answer = yield self._request("GET", f"/models/{endpoint}")
+            there.append(answer.is_success)
+        return Checkup(has_model=all(there))
+
+    def mark(self, job: Job, image_url: str, seed: int, reference: str) -> str:
+        del reference
+        return _mark(self._input(job, image_url, seed))
 
     def find(self, doubt: Doubt) -> Exchange[Ticket | Absent | None]:
         tasks = yield from self._created_about(doubt.submitted_at)
         if tasks is None or not doubt.mark:
             return None
-        ours = {*self.route.endpoints.values()}
-        # Those whose model is not told may be of ours too.
+        # A prediction whose model is not named may be of this route too.
+        models = {*self.route.endpoints.values(), ""}
         unknown = [
             task
             for task in tasks
-            if task["id"] not in doubt.known
-            and (task.get("model") or "") in {*ours, ""}
+            if remote_id(task["id"]) not in doubt.known
+            and (task.get("model") or "") in models
         ]
-        return self._settled(unknown, doubt.mark)
-
-    def check(self) -> Exchange[Checkup]:
-        match said := read((yield self._request("GET", "account"))):
-            case {"username": str()}:
-                pass
-            case _:
-                raise self._unreadable(said)
-        there: list[bool] = []
-        for endpoint in {*self.route.endpoints.values()}:
-            answer = yield self._request("GET", f"models/{endpoint}")
-            there.append(answer.is_success)
-        return Checkup(has_model=all(there))
-
-    def judge(self, response: httpx.Response) -> ProviderError | None:
-        request, said, code = response.request, read(response), response.status_code
-        if response.is_success or _names_task(request, said):
-            return None
-        its_own = isinstance(said, dict) and REFUSALS.mark in said
-        if code == 404 and its_own and _asks_model(request):
-            return None
-        return REFUSALS.verdict(response, said, code=code, key=self.key)
+        return self._found(unknown, doubt.mark)
 
     def _input(self, job: Job, image_url: str, seed: int) -> dict[str, object]:
-        frames, (least, most) = job.duration_s * self.route.fps + 1, FRAMES
-        if not least <= frames <= most:
-            said = f"{job.duration_s} s are {frames} frames, it makes {least} to {most}"
-            raise MisconfiguredError(f"{self.route.name}: {said}")
+        least, most = FRAMES
         return {
             "image": image_url,
             "prompt": job.prompt,
-            "num_frames": frames,
+            "num_frames": frames(self.route, job, least=least, most=most),
             "frames_per_second": self.route.fps,
             "resolution": job.resolution,
             "seed": seed,
         }
 
-    def _created_about(self, at: float) -> Exchange[list[dict[str, Any]] | None]:
-        """All predictions since that moment by our clock, which may be ahead of theirs;
-        None where the listing has no end."""
-        found: list[dict[str, Any]] = []
-        path = "predictions"
+    def _created_about(self, at: float) -> Exchange[list[Mapping[str, Any]] | None]:
+        """All predictions since a moment by our clock; None if the listing does not end."""
+        found: list[Mapping[str, Any]] = []
+        path = "/predictions"
         for _ in range(PAGES):
             answer = yield self._request("GET", path)
-            since = at - CLOCKS_DIFFER_S - max(0.0, ahead_s(answer, self.now()))
-            match said := read(answer):
-                case {"results": [*page], "next": str() | None as onward}:
-                    new = [task for task in page if _created(task) >= since]
+            ahead_s = listings.clock_ahead_s(answer, self.now())
+            since = listings.earliest(at, ahead_s)
+            match body := read_body(answer):
+                case {"results": [*page], "next": str() | None as following}:
+                    new = [
+                        task
+                        for task in page
+                        if listings.from_date(task["created_at"]) >= since
+                    ]
                 case _:
-                    raise self._unreadable(said)
+                    raise self._unreadable(body)
             found += new
-            if len(new) < len(page) or not onward:
+            if len(new) < len(page) or not following:
                 return found
             # Whatever host the link names, the key goes only to Replicate's own.
-            cursor = httpx.URL(onward).params["cursor"]
-            path = f"predictions?cursor={escaped(cursor, safe='')}"
+            cursor = httpx.URL(following).params["cursor"]
+            path = f"/predictions?cursor={path_segment(cursor)}"
         return None
 
-    def _settled(
-        self, tasks: list[dict[str, Any]], mark: str
+    def _found(
+        self, tasks: Sequence[Mapping[str, Any]], mark: str
     ) -> Ticket | Absent | None:
-        match [task["id"] for task in tasks if _marked(task.get("input")) == mark]:
-            case [str(remote)]:
+        match [task["id"] for task in tasks if _mark(task.get("input")) == mark]:
+            case [one] if remote := remote_id(one):
                 return Ticket(self.name, remote)
             case [] if not any(_may_be(task, mark) for task in tasks):
                 return Absent(f"not among the predictions that {self.name} lists")
             case _:
                 return None
 
-    def _request(self, method: str, path: str, **sent: Any) -> httpx.Request:
-        headers = {"authorization": f"Bearer {self.key}"}
-        return httpx.Request(method, f"{API}/{path}", headers=headers, **sent)
 
-    def _unreadable(self, said: Any) -> UnreadableError:
-        return UnreadableError(self.name, quote(said, self.key))
+FIELDS: Final = ("prompt", "num_frames", "frames_per_second", "resolution", "seed")
+"""The fields of a submit besides the still; a listing may add what was left out."""
 
 
-ASKED: Final = ("prompt", "num_frames", "frames_per_second", "resolution", "seed")
-"""What a submit says besides the still; a listing may well add what was left out."""
-
-
-def _marked(asked: Any) -> str:
-    """Two digests of what a submit asks for: of all of it, and of all but the still."""
+def _mark(asked: Any) -> str:
+    """Two digests of a submit's input: of all of it, and of all but the still."""
     match asked:
         case {"image": image, **rest} if "prompt" in rest:
-            every = {name: rest.get(name) for name in ASKED}
-            return f"{_digest({**every, 'image': image})}-{_digest(every)}"
+            fields = {name: rest.get(name) for name in FIELDS}
+            return f"{digest({**fields, 'image': image})}-{digest(fields)}"
         case _:
             return ""
 
 
-def _digest(asked: Mapping[str, object]) -> str:
-    canonical = json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()
-    return hashlib.blake2b(canonical, digest_size=16).hexdigest()
-
-
 def _may_be(task: Mapping[str, Any], mark: str) -> bool:
-    """Whether it cannot be ruled out: its input is gone, or only the still's link differs."""
-    there = _marked(task.get("input"))
-    return not there or there.rpartition("-")[2] == mark.rpartition("-")[2]
+    """Whether a prediction cannot be ruled out: no input, or another link to the still."""
+    listed = _mark(task.get("input"))
+    return not listed or listed.rpartition("-")[2] == mark.rpartition("-")[2]
 
 
-def _created(task: Mapping[str, Any]) -> float:
-    at = datetime.fromisoformat(task["created_at"])
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
-
-
-def _names_task(request: httpx.Request, said: Any) -> bool:
-    """Whether it is a submit's receipt, whatever the status it came with."""
-    match said:
-        case {"id": str(remote), "status": str()}:
-            return bool(remote) and request.url.path.endswith("/predictions")
+def _is_receipt(request: httpx.Request, body: Any) -> bool:
+    """Whether a submit was accepted, in spite of the HTTP status."""
+    match body:
+        case {"id": value, "status": str()}:
+            return bool(value) and REFUSALS.step(request) == "submit"
         case _:
             return False
 

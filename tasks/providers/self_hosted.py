@@ -14,22 +14,19 @@ import httpx
 
 from manifests.catalogue.routes import Route
 from manifests.jobs import AspectRatio, Job, Resolution
-from storage.media.stills import Still
 from tasks.providers.errors import MisconfiguredError
-from tasks.providers.refusals import Failure, Sign, digest, quote, words
+from tasks.providers.parsing import digest, error_text, redact
+from tasks.providers.refusals import Failure, refusal
 
 HOST: Final = "own-gpu.invalid"
 """Stands for the address of every engine until its lane's own takes its place."""
 API: Final = f"https://{HOST}"
 
-AUTH: Final = Sign(word="auth", codes=frozenset({401}), fix="check the key")
-ELSEWHERE: Final = Sign(
-    word="permission",
-    codes=frozenset({404}),
-    submits=True,
-    fix="check the lane's base_url",
+AUTH: Final = refusal("auth", 401, fix="check the key")
+ELSEWHERE: Final = refusal(
+    "permission", 404, submits=True, fix="check the lane's base_url"
 )
-THROTTLED: Final = Sign(word="throttled", codes=frozenset({429}))
+THROTTLED: Final = refusal("throttled", 429)
 
 FINDS: Final = "nightreel.finds"
 """Marks a request that asks whether something is there: a 404 is its answer."""
@@ -72,12 +69,6 @@ def size(route: Route, job: Job) -> tuple[int, int]:
 def frames(route: Route, job: Job) -> int:
     """One more than fps times seconds: the model makes 4n + 1."""
     return job.duration_s * route.fps + 1
-
-
-def inlined(still: Still) -> str:
-    """A still as it goes with the submit, since the engine may reach nobody else."""
-    text = base64.b64encode(still.content).decode("ascii")
-    return f"data:{still.media_type};base64,{text}"
 
 
 def picture(image_url: str) -> tuple[str, bytes, str]:
@@ -129,7 +120,7 @@ def form(
 def why(task: Mapping[str, Any], key: str) -> str:
     """How a task that made nothing ended: its status, and what is said of it."""
     status, error = task["status"], task.get("error")
-    return f"{status}: {quote(words(error), key)}" if error else str(status)
+    return f"{status}: {redact(error_text(error), key)}" if error else str(status)
 
 
 MEMORY: Final = re.compile(r"out of memory", re.IGNORECASE)
@@ -147,32 +138,32 @@ def says(pattern: re.Pattern[str], task: Mapping[str, Any]) -> bool:
     return pattern.search(str(task.get("error"))) is not None
 
 
-def failures(source: str) -> tuple[Failure, ...]:
+def engine_failures(source: str) -> tuple[Failure, ...]:
     """How an engine that has only words for it says that a job came to nothing."""
     return (
         Failure(
-            why="invalid",
+            kind="invalid",
             told="`failed`, where the error says that the image cannot be read",
             when=lambda task: says(IMAGE, task),
             charged=False,
             source=source,
         ),
         Failure(
-            why="server",
+            kind="server",
             told="`failed`, where the error says NaN or black",
             when=lambda task: says(SPOILED, task),
             charged=True,  # made, and no good: the next seed may be better
             source=OURS,
         ),
         Failure(
-            why="server",
+            kind="server",
             told="`failed` of any other kind: out of memory, the engine dead",
             when=lambda task: task.get("status") == "failed",
             charged=False,
             source=source,
         ),
         Failure(
-            why="stopped",
+            kind="stopped",
             told="`cancelled`, `deleted`",
             when=lambda _: True,
             charged=False,

@@ -10,28 +10,28 @@ from typing import ClassVar, Final
 
 from tasks.providers import self_hosted
 from tasks.providers.openai_videos import Engine, OpenAiVideos
-from tasks.providers.refusals import Refusals, Sign
+from tasks.providers.refusals import Refusals, refusal
 
 REFUSALS: Final = Refusals(
     provider="sglang",
     mark="detail",
-    uploads="",
-    signs=(
+    table=(
         self_hosted.AUTH,
         self_hosted.ELSEWHERE,
-        Sign(word="invalid", codes=frozenset({400, 413, 422})),
+        refusal("invalid", 400, 413, 422),
         self_hosted.THROTTLED,
         # Its /health says so while it warms up, and when a worker of its has died.
-        Sign(word="away", codes=frozenset({503})),
+        refusal("away", 503),
     ),
 )
-FAILURES: Final = self_hosted.failures("sglang 0.5.23, video_api.py, read 2026-11")
+FAILURES: Final = self_hosted.engine_failures(
+    "sglang 0.5.23, video_api.py, read 2026-11"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class SGLang(OpenAiVideos):
     """A form; jobs in memory."""
 
-    engine: ClassVar[Engine] = Engine(
-        name="sglang", refusals=REFUSALS, failures=FAILURES, echoed="model"
-    )
+    name: ClassVar = "sglang"
+    engine: ClassVar = Engine(refusals=REFUSALS, failures=FAILURES, echoed="model")

@@ -11,39 +11,39 @@ from typing import ClassVar, Final
 
 from tasks.providers import self_hosted
 from tasks.providers.openai_videos import Engine, OpenAiVideos
-from tasks.providers.refusals import Refusals, Sign
+from tasks.providers.refusals import Refusals, refusal
 
 MISMATCH: Final = re.compile("Model mismatch", re.IGNORECASE)
 REFUSALS: Final = Refusals(
     provider="vllm-omni",
     mark="error",
-    uploads="",
-    signs=(
-        Sign(
-            word="auth",
-            codes=frozenset({401}),
+    table=(
+        refusal(
+            "auth",
+            401,
             fix="the key has to be what the server was started with (--api-key)",
         ),
         self_hosted.ELSEWHERE,
-        Sign(
-            word="permission",
-            codes=frozenset({400}),
+        refusal(
+            "permission",
+            400,
             says=MISMATCH,
             fix="the route's endpoints have to name the model as it is served",
         ),
-        Sign(word="invalid", codes=frozenset({400, 413, 422})),
+        refusal("invalid", 400, 413, 422),
         self_hosted.THROTTLED,
-        Sign(word="away", codes=frozenset({500}), says=self_hosted.DEAD, submits=True),
-        Sign(word="away", codes=frozenset({503})),
+        refusal("away", 500, says=self_hosted.DEAD, submits=True),
+        refusal("away", 503),
     ),
 )
-FAILURES: Final = self_hosted.failures("vllm-omni 0.30.0, api_server.py, read 2026-11")
+FAILURES: Final = self_hosted.engine_failures(
+    "vllm-omni 0.30.0, api_server.py, read 2026-11"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class VllmOmni(OpenAiVideos):
     """A form, and nothing but a form; jobs in memory."""
 
-    engine: ClassVar[Engine] = Engine(
-        name="vllm-omni", refusals=REFUSALS, failures=FAILURES, serves=True
-    )
+    name: ClassVar = "vllm-omni"
+    engine: ClassVar = Engine(refusals=REFUSALS, failures=FAILURES, serves=True)

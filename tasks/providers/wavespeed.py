@@ -1,247 +1,184 @@
-"""WaveSpeed: https://wavespeed.ai/docs, read 2026-11, and its SDK, wavespeed 2.0.5."""
+"""WaveSpeed: https://wavespeed.ai/docs, read 2026-11, and its SDK, wavespeed 2.0.5.
+
+Its envelope is `{code, message, data}`, and an HTTP 200 may carry a refusal.
+"""
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from decimal import Decimal
 from itertools import count
-from typing import Any, Final
-from urllib.parse import quote as escaped
+from typing import Any, ClassVar, Final
 
 import httpx
 
-from manifests.catalogue.routes import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
-from tasks.providers import refusals as _shared
+from storage.media.stills import Still
+from tasks.providers import listings
 from tasks.providers.errors import ProviderError
-from tasks.providers.protocol import (
-    Absent,
-    Checkup,
-    Doubt,
-    Exchange,
-    Finished,
-    Progress,
-    Still,
-    UnreadableError,
-)
-from tasks.providers.refusals import (
-    CLOCKS_DIFFER_S,
-    Failure,
-    Refusals,
-    Sign,
-    ahead_s,
-    code_of,
+from tasks.providers.parsing import (
+    clip_link,
     digest,
-    ended,
-    failure,
-    money,
-    names_task,
-    quote,
-    read,
+    has_model,
+    path_segment,
+    read_body,
+    remote_id,
+    status_words,
 )
-
-API: Final = "https://api.wavespeed.ai/api/v3"
+from tasks.providers.predictions import (
+    NO_MODEL,
+    PredictionApi,
+    balance_usd,
+    envelope_code,
+    optional_fields,
+)
+from tasks.providers.protocol import Absent, Checkup, Doubt, Exchange, Progress
+from tasks.providers.refusals import Failure, Refusals, always, failures, refusal
 
 # No page shows what an empty account is told; these words are from public reports.
 OUT_OF_CREDIT: Final = re.compile(
     r"insufficient credit|insufficient balance|insufficient fund", re.IGNORECASE
 )
+CHECK_KEY: Final = "check the key; a new one sleeps until the account's first top-up"
 TOP_UP: Final = "top up the account at https://wavespeed.ai"
+NOT_ALLOWED: Final = "check that the account may use this model"
 REFUSALS: Final = Refusals(
     provider="wavespeed",
     mark="message",
     uploads="/media/uploads",
     asks=("/model/price", "/api/v3/predictions"),
-    signs=(
-        Sign(
-            word="auth",
-            codes=frozenset({401}),
-            fix="check the key; a new one sleeps until the account's first top-up",
-        ),
-        Sign(word="credit", codes=frozenset({402}), fix=TOP_UP),
-        Sign(
-            word="credit", codes=frozenset({400, 403}), says=OUT_OF_CREDIT, fix=TOP_UP
-        ),
-        Sign(
-            word="permission",
-            codes=frozenset({403}),
-            fix="check that the account may use this model",
-        ),
-        Sign(
-            word="permission",
-            codes=frozenset({404}),
-            submits=True,
-            fix="check the model's id in the route's endpoints",
-        ),
+    table=(
+        refusal("auth", 401, fix=CHECK_KEY),
+        refusal("credit", 402, fix=TOP_UP),
+        refusal("credit", 400, 403, says=OUT_OF_CREDIT, fix=TOP_UP),
+        refusal("permission", 403, fix=NOT_ALLOWED),
+        refusal("permission", 404, submits=True, fix=NO_MODEL),
         # 1200, 1400 and 1401 are task codes (docs, error-codes).
-        Sign(word="content", codes=frozenset({1200})),
-        Sign(word="invalid", codes=frozenset({400, 413, 422, 1400, 1401})),
-        Sign(word="throttled", codes=frozenset({429})),
+        refusal("content", 1200),
+        refusal("invalid", 400, 413, 422, 1400, 1401),
+        refusal("throttled", 429),
     ),
 )
-REFUNDED: Final = "docs, pricing: failed tasks are refunded within three hours, 2026-11"
-FAILURES: Final = (
-    Failure(
-        why="content",
-        told="`failed` with code 1200, or `true` in `has_nsfw_contents`",
-        when=lambda task: (
+FAILURES: Final = failures(
+    (
+        "content",
+        "`failed` with code 1200, or `true` in `has_nsfw_contents`",
+        lambda task: (
             task.get("code") == 1200 or True in (task.get("has_nsfw_contents") or ())
         ),
-        charged=False,
-        source=REFUNDED,
     ),
-    Failure(
-        why="invalid",
-        told="`failed` with code 1400 or 1401",
-        when=lambda task: task.get("code") in {1400, 1401},
-        charged=False,
-        source=REFUNDED,
+    (
+        "invalid",
+        "`failed` with code 1400 or 1401",
+        lambda task: task.get("code") in {1400, 1401},
     ),
-    Failure(
-        why="server",
-        told="`failed`, `cancelled`, `timeout`, `deleted`",
-        when=lambda _: True,
-        charged=False,
-        source=REFUNDED,
-    ),
+    ("server", "`failed`, `cancelled`, `timeout`, `deleted`", always),
+    charged=False,
+    source="docs, pricing: failed tasks are refunded within three hours, 2026-11",
 )
-# Whether a model is there, and its price, it may or may not say.
 CATALOGUE: Final = ("/models", "/model/price")
+"""Pages that may or may not say whether a model is there, and its price."""
 
-WIDER_S: Final = 60.0
-"""By how much clocks must differ for more to be listed than is listed anyway."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Door:
-    """Where this API is to be had: from WaveSpeed itself, or from who resells it."""
-
-    name: str
-    api: str
-    hosts: frozenset[str]
-    refusals: Refusals
-    failures: tuple[Failure, ...]
-
-
-OWN: Final = Door(
-    name="wavespeed",
-    api=API,
-    hosts=frozenset({"api.wavespeed.ai"}),
-    refusals=REFUSALS,
-    failures=FAILURES,
-)
+CLOCK_TOLERANCE_S: Final = 60.0
+"""Clocks that differ by more ask for a wider listing."""
 
 
 @dataclass(frozen=True, slots=True)
-class WaveSpeed:
-    """Its envelope is `{code, message, data}`, and an HTTP 200 may carry a refusal."""
+class WaveSpeed(PredictionApi):
+    """The model's id is the path of a submit; a listing shows what was accepted."""
 
-    route: Route
-    key: str = field(repr=False)
-    hook: str = ""
-    door: Door = field(default=OWN, repr=False)
+    name: ClassVar[str] = "wavespeed"
+    api: ClassVar[str] = "https://api.wavespeed.ai/api/v3"
+    hosts: ClassVar[frozenset[str]] = frozenset({"api.wavespeed.ai"})
+    refusals: ClassVar[Refusals] = REFUSALS
+    failures: ClassVar[tuple[Failure, ...]] = FAILURES
+    enveloped: ClassVar = True
+    words: ClassVar = status_words(
+        waiting="created processing",
+        ready="completed",
+        failed="failed cancelled timeout deleted",
+    )
+
     now: Callable[[], float] = field(default=time.time, repr=False, compare=False)
 
-    @property
-    def name(self) -> str:
-        return self.door.name
-
-    @property
-    def hosts(self) -> frozenset[str]:
-        return self.door.hosts
-
     def upload(self, still: Still) -> Exchange[str]:
-        asked = {
+        fields = {
             "filename": still.filename,
             "size": len(still.content),
             "content_type": still.media_type,
         }
-        said = read((yield self._request("POST", "media/uploads", asked)))
-        match said:
+        request = self._request("POST", "/media/uploads", json=fields)
+        match body := read_body((yield request)):
             case {
                 "data": {
                     "download_url": str(url),
-                    "upload": {"method": "PUT", "url": str(store)} as how,
+                    "upload": {"method": "PUT", "url": str(store)} as put,
                 }
             }:
-                headers: dict[str, str] = how.get("headers") or {}
+                headers: dict[str, str] = put.get("headers") or {}
                 yield httpx.Request(
                     "PUT", store, headers=headers, content=still.content
                 )
                 return url
             case _:
-                raise self._unreadable(said)
+                raise self._unreadable(body)
 
     def submit(
-        self,
-        job: Job,
-        image_url: str,
-        seed: int,
-        reference: str,  # noqa: ARG002 - it has no field for one
+        self, job: Job, image_url: str, seed: int, reference: str
     ) -> Exchange[Ticket]:
-        endpoint, asked = self._asked(job, image_url, seed)
-        request = self._request("POST", endpoint, asked)
+        del reference  # WaveSpeed has no field for one
+        model, fields = self._submission(job, image_url, seed)
+        request = self._request("POST", f"/{model}", json=fields)
         if self.hook:
             request.url = request.url.copy_set_param("webhook", self.hook)
-        match said := read((yield request)):
-            case {"data": {"id": str(remote)}} if remote:
-                return Ticket(self.name, remote)
-            case _:
-                raise self._unreadable(said)
+        return (yield from self._create(request))
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
-        path = f"predictions/{escaped(ticket.id, safe='')}/result"
-        match said := read((yield self._request("GET", path))):
-            # The page on error codes shows the task without its envelope.
-            case {"data": {"status": str()} as task} | ({"status": str()} as task):
-                return self._progress(task)
-            case _:
-                raise self._unreadable(said)
+        path = f"/predictions/{path_segment(ticket.id)}/result"
+        answer = yield self._request("GET", path)
+        body = read_body(answer)
+        task = body if _is_bare_task(answer, body) else self._task(body)
+        if _is_timed_out(task) and not clip_link(task.get("outputs")):
+            return None
+        return self._progress(task)
 
     def judge(self, response: httpx.Response) -> ProviderError | None:
-        request, said = response.request, read(response)
+        request, body = response.request, read_body(response)
         if "authorization" not in request.headers:
-            return self.door.refusals.of_store(response)
-        code = code_of(response, said)
-        unsaid = request.url.path.endswith(CATALOGUE) and code in {400, 404, 422}
-        if unsaid or names_task(response, said) or 200 <= code < 300:
+            return self.refusals.of_store(response)
+        if _is_bare_task(response, body):
             return None
-        return self.door.refusals.verdict(response, said, code=code, key=self.key)
+        code = envelope_code(response, body)
+        unsaid = request.url.path.endswith(CATALOGUE) and code in {400, 404, 422}
+        if unsaid or self._has_task(response, body) or 200 <= code < 300:
+            return None
+        return self.refusals.verdict(response, body, code=code, key=self.key)
 
     def check(self) -> Exchange[Checkup]:
-        balance = read((yield self._request("GET", "balance")))
-        models = read((yield self._request("GET", "models")))
-        prices: dict[tuple[str, int], Decimal] = {}
-        for resolution, seconds in self.route.prices_usd:
-            job = _shared.example(resolution, seconds)
-            endpoint, inputs = self._asked(job, job.image, 1)
-            # All of them: what lacks one is told the lowest price without a word.
-            asked = {"model_id": endpoint, "inputs": inputs}
-            said = read((yield self._request("POST", "model/price", asked)))
-            if price := _price(said):
-                prices[resolution, seconds] = price
+        balance = read_body((yield self._request("GET", "/balance")))
+        models = read_body((yield self._request("GET", "/models")))
+        prices = yield from self._prices(self._price_request)
         return Checkup(
-            credit_usd=_balance(balance),
+            credit_usd=balance_usd(balance),
             prices_usd=prices,
-            has_model=_shared.has_model(self.route, models, "model_id"),
+            has_model=has_model(self.route, models, "model_id"),
         )
 
     def mark(self, job: Job, image_url: str, seed: int, reference: str) -> str:
         del reference
-        endpoint, asked = self._asked(job, image_url, seed)
-        return digest({"model": endpoint, **asked})
+        model, fields = self._submission(job, image_url, seed)
+        return digest({"model": model, **fields})
 
     def find(self, doubt: Doubt) -> Exchange[Ticket | Absent | None]:
         seen: set[str] = set()
-        ours_is_ahead_s = 0.0
+        ahead_s = 0.0
         for page in count(1):
-            answer = yield self._listing(doubt, page, ours_is_ahead_s)
-            if page == 1 and abs(by_s := ahead_s(answer, self.now())) > WIDER_S:
-                ours_is_ahead_s = by_s
-                answer = yield self._listing(doubt, page, by_s)
+            answer = yield self._listing(doubt, page, ahead_s)
+            measured_s = listings.clock_ahead_s(answer, self.now())
+            if page == 1 and abs(measured_s) > CLOCK_TOLERANCE_S:
+                ahead_s = measured_s
+                answer = yield self._listing(doubt, page, ahead_s)
             listed = self._listed(answer)
             if listed.keys() <= seen:
                 break
@@ -249,104 +186,85 @@ class WaveSpeed:
                 if remote not in doubt.known and _mark(item) == doubt.mark:
                     return Ticket(self.name, remote)
             seen |= listed.keys()
-        # A listing that shows none of what we know to be there may be of another kind.
+        # A listing without a single one of our own submits may be of another kind.
         if seen and seen <= doubt.known:
             return Absent("it accepted nothing about then that is not on our record")
-        # Its documented listing does not repeat what was asked for: it may be ours, or not.
+        # The documented listing does not repeat what was asked for: one may be this job's.
         return None
 
     def _listing(self, doubt: Doubt, page: int, ahead_s: float) -> httpx.Request:
-        """A page of what it accepted about then, by our clock, which may be ahead of its.
+        """Ask for a page of what was accepted about then, of every model.
 
-        Of every model: one that it spells otherwise than we do would leave the listing
-        empty, and what was accepted would be taken for absent.
+        A model that WaveSpeed spells otherwise than we do would leave the listing empty,
+        and what was accepted would be taken for absent.
         """
-        since = doubt.submitted_at - CLOCKS_DIFFER_S - max(0.0, ahead_s)
-        until = doubt.submitted_at + CLOCKS_DIFFER_S + max(0.0, -ahead_s)
-        asked = {
+        at = doubt.submitted_at
+        fields = {
             "page": page,
             "page_size": 100,
-            "created_after": _date(since),
-            "created_before": _date(until),
+            "created_after": listings.to_date(listings.earliest(at, ahead_s)),
+            "created_before": listings.to_date(listings.latest(at, ahead_s)),
         }
-        return self._request("POST", "predictions", asked)
+        return self._request("POST", "/predictions", json=fields)
 
-    def _listed(self, answer: httpx.Response) -> dict[str, dict[str, Any]]:
-        match said := read(answer):
+    def _listed(self, answer: httpx.Response) -> Mapping[str, Any]:
+        match body := read_body(answer):
             case {"data": {"items": [*items]}}:
-                return {self._id(item): item for item in items}
+                return {self._item_id(item): item for item in items}
             case _:
-                raise self._unreadable(said)
+                raise self._unreadable(body)
 
-    def _id(self, item: Any) -> str:
+    def _item_id(self, item: Any) -> str:
         match item:
-            case {"id": str(remote)} if remote:
+            case {"id": value} if remote := remote_id(value):
                 return remote
             case _:
                 raise self._unreadable(item)
 
-    def _asked(
+    def _price_request(self, job: Job) -> httpx.Request:
+        model, inputs = self._submission(job, job.image, 1)
+        # All of them: a request that lacks one is told the lowest price without a word.
+        fields = {"model_id": model, "inputs": inputs}
+        return self._request("POST", "/model/price", json=fields)
+
+    def _submission(
         self, job: Job, image_url: str, seed: int
     ) -> tuple[str, dict[str, object]]:
-        """Which model a submit goes to, and its body: what is marked is what is sent."""
-        endpoint = self.route.endpoints[job.resolution]
-        asked: dict[str, object] = {"image": image_url, "prompt": job.prompt}
-        if job.resolution not in endpoint:  # wan-2.1 has an endpoint for each
-            asked["resolution"] = job.resolution
-        asked |= {"duration": job.duration_s, "seed": seed}
-        return endpoint, asked | _shared.options(self.route, job)
-
-    def _progress(self, task: dict[str, Any]) -> Progress:
-        match task:
-            case {"status": "completed", "outputs": [str(clip), *_]}:
-                return Finished(clip)
-            case {"status": "created" | "processing"}:
-                return None
-            case {"code": 5004}:  # which the SDK takes for "still running"
-                return None
-            case {"error": str(error)} if "Sync mode timed out" in error:
-                return None
-            case {"status": "failed" | "cancelled" | "timeout" | "deleted"}:
-                return failure(self.door.failures, task, ended(task, self.key))
-            case _:
-                raise self._unreadable(task)
-
-    def _request(self, method: str, path: str, json: object = None) -> httpx.Request:
-        headers = {"authorization": f"Bearer {self.key}"}
-        url = f"{self.door.api}/{path}"
-        return httpx.Request(method, url, headers=headers, json=json)
-
-    def _unreadable(self, said: Any) -> UnreadableError:
-        return UnreadableError(self.name, quote(said, self.key))
+        """The model and the body of a submit: the mark is a digest of what is sent."""
+        model = self.route.endpoints[job.resolution]
+        fields: dict[str, object] = {"image": image_url, "prompt": job.prompt}
+        if job.resolution not in model:  # wan-2.1 has an endpoint for each
+            fields["resolution"] = job.resolution
+        fields |= {"duration": job.duration_s, "seed": seed}
+        return model, fields | optional_fields(self.route, job)
 
 
-def _balance(said: Any) -> Decimal | None:
-    match said:
-        case {"data": {"balance": balance}}:
-            return money(balance)
+def _is_bare_task(response: httpx.Response, body: Any) -> bool:
+    """Whether a poll's answer is a task without its envelope (docs, error-codes)."""
+    match body:
+        case {"data": {}}:
+            return False
+        case {"status": str()}:
+            return response.request.method == "GET" and response.is_success
         case _:
-            return None
+            return False
 
 
-def _price(said: Any) -> Decimal | None:
-    """What this account pays."""
-    match said:
-        case {"data": {"currency": str(currency)}} if currency.upper() != "USD":
-            return None
-        case {"data": {"discounted_price": price} | {"price": price}}:
-            return money(price)
+def _is_timed_out(task: Mapping[str, Any]) -> bool:
+    """Whether a wait ran out, and not the task: the SDK takes it for "still running"."""
+    match task:
+        case {"code": 5004}:
+            return True
+        case {"error": str(error)}:
+            return "Sync mode timed out" in error
         case _:
-            return None
+            return False
 
 
-def _mark(item: dict[str, Any]) -> str | None:
-    """As `WaveSpeed.mark`, where a listing repeats what was asked for."""
+def _mark(item: Mapping[str, Any]) -> str | None:
+    """As `WaveSpeed.mark`, if a listing repeats what was asked for."""
     match item:
-        case {"model": str(model), "input": {**asked}}:
-            return digest({"model": model, **asked})
+        case {"model": str(model), "input": {**fields}}:
+            return digest({"model": model, **fields})
         case _:
             return None
-
-
-def _date(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")[:-6] + "Z"

@@ -1,0 +1,224 @@
+"""Prediction APIs: the exchange steps that the paid adapters share.
+
+Each of these providers takes a still, accepts a prediction, and is polled until it has a
+clip. An adapter states its paths, fields, status words and tables, and composes its
+exchanges of the steps here. What an answer means (`judge`) stays in the adapter.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, ClassVar, Final, cast
+
+import httpx
+
+from manifests.catalogue.routes import Route
+from manifests.jobs import Job, Resolution
+from manifests.lifecycle import Ticket
+from tasks.providers.errors import MisconfiguredError
+from tasks.providers.parsing import (
+    StatusWords,
+    amount,
+    clip_link,
+    end_reason,
+    read_body,
+    redact,
+    remote_id,
+)
+from tasks.providers.protocol import Exchange, Finished, Progress, UnreadableError
+from tasks.providers.refusals import Failure, Refusals, failure
+
+KEPT_DAYS: Final = 7
+"""How long providers are asked to keep a clip: what WaveSpeed gives without asking."""
+
+NOBODYS_ID: Final = "nightreel-check"
+"""The id of no prediction: only a good key is told that there is none."""
+
+EXAMPLE_STILL: Final = "https://example.com/still.jpg"
+
+NO_MODEL: Final = "check the model's id in the route's endpoints"
+"""The cure of a refusal that knows no such model."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionApi:
+    """An adapter's state, and the steps of its exchanges."""
+
+    name: ClassVar[str]
+    api: ClassVar[str]
+    """Begins the URL of every request."""
+    hosts: ClassVar[frozenset[str]]
+    refusals: ClassVar[Refusals]
+    failures: ClassVar[tuple[Failure, ...]]
+    words: ClassVar[StatusWords]
+    enveloped: ClassVar[bool] = False
+    """Whether a prediction stands in `data`, and not at the top of an answer."""
+    id_field: ClassVar[str] = "id"
+    status_field: ClassVar[str] = "status"
+
+    route: Route
+    key: str = field(repr=False)
+    hook: str = ""
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        **content: Any,
+    ) -> httpx.Request:
+        sent = {**self._auth(), **(headers or {})}
+        return httpx.Request(method, f"{self.api}{path}", headers=sent, **content)
+
+    def _auth(self) -> Mapping[str, str]:
+        return {"authorization": f"Bearer {self.key}"}
+
+    def _unreadable(self, body: Any) -> UnreadableError:
+        return UnreadableError(self.name, redact(body, self.key))
+
+    def _content(self, body: Any) -> Mapping[str, Any]:
+        """The prediction in an answer; empty if there is none."""
+        match body:
+            case {"data": {**task}} if self.enveloped:
+                return task
+            case {**task} if not self.enveloped:
+                return task
+            case _:
+                return {}
+
+    def _id(self, body: Any) -> str:
+        """The id in the answer to a submit; "" if there is none."""
+        return remote_id(self._content(body).get(self.id_field))
+
+    def _has_task(self, response: httpx.Response, body: Any) -> bool:
+        """Whether there is a prediction to read, maybe in spite of the HTTP status.
+
+        A submit's has an id, a poll's has a status. An id that nobody can read is an id:
+        an answer that has one proves no refusal.
+        """
+        task = self._content(body)
+        match self.refusals.step(response.request), task.get(self.status_field):
+            case "submit", _:
+                return bool(task.get(self.id_field))
+            case "ask", status if self.enveloped:
+                return response.request.method == "GET" and bool(status)
+            case "ask", str():
+                return response.request.method == "GET" and response.is_success
+            case _:
+                return False
+
+    def _create(self, request: httpx.Request) -> Exchange[Ticket]:
+        """Send the request that costs; the ticket of what was accepted."""
+        body = read_body((yield request))
+        if remote := self._id(body):
+            return Ticket(self.name, remote)
+        raise self._unreadable(body)
+
+    def _look(self, request: httpx.Request) -> Exchange[Mapping[str, Any]]:
+        """Ask for a prediction; its fields, the status among them."""
+        return self._task(read_body((yield request)))
+
+    def _task(self, body: Any) -> Mapping[str, Any]:
+        """The prediction in the answer to a poll.
+
+        Raises:
+            UnreadableError: there is none with a status.
+        """
+        task = self._content(body)
+        if isinstance(task.get(self.status_field), str):
+            return task
+        raise self._unreadable(body)
+
+    def _progress(
+        self,
+        task: Mapping[str, Any],
+        *,
+        clip: str | None = None,
+        reason: str | None = None,
+        usd: Decimal | None = None,
+    ) -> Progress:
+        """How a prediction stands, by its status word and, if ready, its clip."""
+        clip = clip or clip_link(task.get("outputs") or task.get("output"))
+        match self.words.meaning(task[self.status_field]):
+            case "waiting":
+                return None
+            case "ready" if clip:
+                return Finished(clip, usd=usd)
+            case "failed":
+                reason = reason or end_reason(task, self.key)
+                return failure(self.failures, task, reason)
+            case _:
+                raise self._unreadable(task)
+
+    def _prices(
+        self, request: Callable[[Job], httpx.Request]
+    ) -> Exchange[Mapping[tuple[str, int], Decimal]]:
+        """Ask for the price of each resolution and length of the route."""
+        prices: dict[tuple[str, int], Decimal] = {}
+        for resolution, seconds in self.route.prices_usd:
+            body = read_body((yield request(example(resolution, seconds))))
+            if usd := _price_usd(body):
+                prices[resolution, seconds] = usd
+        return prices
+
+
+def example(resolution: str, seconds: int) -> Job:
+    """A clip to ask the price of."""
+    size = cast("Resolution", resolution)
+    return Job(
+        image=EXAMPLE_STILL, prompt="slow pan", resolution=size, duration_s=seconds
+    )
+
+
+def optional_fields(route: Route, job: Job) -> dict[str, object]:
+    """The fields of a submit that only some routes take."""
+    fields: dict[str, object] = {}
+    if job.negative_prompt and route.takes_negative_prompt:
+        fields["negative_prompt"] = job.negative_prompt
+    if len(route.aspect_ratios) > 1:
+        fields["aspect_ratio"] = job.aspect_ratio
+    return fields
+
+
+def frames(route: Route, job: Job, *, least: int = 1, most: int | None) -> int:
+    """The length of a clip in frames.
+
+    Raises:
+        MisconfiguredError: the route's model does not make that many.
+    """
+    number = job.duration_s * route.fps + 1
+    if number < least or (most is not None and number > most):
+        limits = f"{route.endpoints[job.resolution]} makes {least} to {most}"
+        message = f"{job.duration_s} s are {number} frames, {limits}"
+        raise MisconfiguredError(f"{route.name}: {message}")
+    return number
+
+
+def envelope_code(response: httpx.Response, body: Any) -> int:
+    """The HTTP status, or the envelope's own code if HTTP says that all is well."""
+    match body:
+        case {"code": int(code)} if response.is_success and code != 0:
+            return code
+        case _:
+            return response.status_code
+
+
+def _price_usd(body: Any) -> Decimal | None:
+    """The price of one clip for this account."""
+    match body:
+        case {"data": {"currency": str(currency)}} if currency.upper() != "USD":
+            return None
+        case {"data": {"discounted_price": price} | {"price": price}}:
+            return amount(price)
+        case _:
+            return None
+
+
+def balance_usd(body: Any) -> Decimal | None:
+    """The account's money, of an answer that has it in `data.balance`."""
+    match body:
+        case {"data": {"balance": balance}}:
+            return amount(balance)
+        case _:
+            return None

@@ -1,0 +1,17 @@
+"""A still in a request: as base64, as a data URL, or as the file of a form."""
+
+import base64
+
+from storage.media.stills import Still
+
+
+def as_base64(still: Still) -> str:
+    return base64.b64encode(still.content).decode("ascii")
+
+
+def as_data_url(still: Still) -> str:
+    return f"data:{still.media_type};base64,{as_base64(still)}"
+
+
+def as_file(still: Still) -> tuple[str, bytes, str]:
+    return still.filename, still.content, still.media_type
