@@ -69,6 +69,8 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
 ) -> Any:
     """Buy every clip of a manifest that its root does not already have.
 
+    As a subflow it returns the batch's summary: a dict of plain values.
+
     Args:
         manifest: URI of a Parquet file, one row per clip wanted.
         root: URI that everything is kept under; the same root never pays twice.
@@ -245,4 +247,8 @@ def state_of(summary: Summary, *, stopped: str | None, broken: int) -> Any:
         todo = "retry this run to try them again"
         return Failed(name="Broken", message=f"{what}: {said}: {todo}")
     # A doubt is nothing that another night sees to by itself.
-    return Completed(name="Unfinished" if summary.pending else None, message=said)
+    return Completed(
+        name="Unfinished" if summary.pending else None,
+        message=said,
+        data=summary.plain(),
+    )

@@ -20,6 +20,7 @@ ROOT_NAMES = {
     "examples",
     "flows",
     "manifests",
+    "nightreel",
     "prefect.toml",
     "prefect.yaml",
     "pyproject.toml",

@@ -55,7 +55,7 @@ def lanes(  # noqa: PLR0913 - each is an option
         code = lanes_check.shown(chosen(config, lanes), as_json=as_json)
         raise typer.Exit(code)
     settings = _settings(config, lanes) if every else chosen(config, lanes)
-    shown = [*_in_use(settings), *(_idle(settings) if every else ())]
+    shown = [*in_use(settings), *(_idle(settings) if every else ())]
     if as_json:
         print_json({"lanes": [one.plain() for one in shown]})
         return
@@ -133,7 +133,8 @@ def _settings(config: Config, lanes: str | None) -> Settings:
     return chosen(config, lanes)
 
 
-def _in_use(settings: Settings) -> list[Shown]:
+def in_use(settings: Settings) -> list[Shown]:
+    """Every lane of the settings with its route and limits."""
     return [
         Shown(
             lane=lane.name,

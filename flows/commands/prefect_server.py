@@ -1,17 +1,17 @@
 """Which Prefect server a run is shown on: the one that was named, or one of its own."""
 
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import httpx
 
-from flows.commands.terminal import tell
 from flows.config.settings import run_alone
 
 PATIENCE_S = 2.0
 """For a server that takes longer to say that it is well, nobody waits all night."""
 
 
-def find_server() -> None:
+def find_server(warn: Callable[[str], None]) -> None:
     """Have Prefect run without a server if the one that was named is away.
 
     What is bought, and what is on record of it, is the same either way: only the UI
@@ -25,7 +25,7 @@ def find_server() -> None:
         return
     parts = urlsplit(url)
     named = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-    tell(f"{named}: no Prefect server ({away}): this run goes on without it", "yellow")
+    warn(f"{named}: no Prefect server ({away}): this run goes on without it")
     run_alone()
 
 

@@ -68,7 +68,7 @@ def reconcile(  # noqa: PLR0913 - each is an option
         if not _dared(told.doubts, decided, settings.lanes):
             _end(told, settings, as_json=as_json)
     before = told
-    told = asyncio.run(_settled(settings, uri, decided, take_over=take_over))
+    told = asyncio.run(settled(settings, uri, decided, take_over=take_over))
     told.accepted += before.accepted
     told.absent += before.absent
     _end(told, settings, as_json=as_json)
@@ -121,9 +121,10 @@ async def _asked(
     return books.told
 
 
-async def _settled(
+async def settled(
     settings: Settings, root: str, decided: Decided, *, take_over: bool
 ) -> Reconciled:
+    """Ask about every doubt, apply the decisions, fetch what is ready, adjust the bill."""
     on, rules = await lanes_of.opened(settings), lanes_of.rules(settings)
     async with opened(root, lanes=on, rules=rules, take_over=take_over) as books:
         await books.check(decided.of(books.doubts()))

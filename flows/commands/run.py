@@ -1,6 +1,7 @@
-"""Running a batch in this process, shown at the terminal."""
+"""Runs the batch flow in this process; `run_batch` also shows it at the terminal."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 from flows.commands.prefect_server import find_server
@@ -14,36 +15,57 @@ from tasks.batch.lifespan import WATCHER
 
 
 async def run_batch(**parameters: Any) -> Night:
-    """Run the batch flow here, shown at the terminal; the night that is over."""
-    await asyncio.to_thread(find_server)
-    from flows.batch import batch  # noqa: PLC0415 - Prefect takes a second to import
-
-    nights: list[Night] = []
+    """Run the batch flow with progress and remarks at the terminal; the finished batch."""
     showing: list[asyncio.Task[None]] = []
 
     def begun(night: Night) -> None:
-        nights.append(night)
-        for said in filter(None, (late(night), night.plan.heavy)):
-            tell(said, "yellow")
+        for remark in filter(None, (late(night), night.plan.heavy)):
+            tell(remark, "yellow")
         showing.append(asyncio.create_task(show(night, err)))
 
-    watching = WATCHER.set(begun)
+    def warn(message: str) -> None:
+        tell(message, "yellow")
+
+    try:
+        night = await run_flow(begun, warn, **parameters)
+    finally:
+        for task in showing:
+            task.cancel()
+        await asyncio.gather(*showing, return_exceptions=True)
+    for remark in unusual(night):
+        tell(remark)
+    return night
+
+
+async def run_flow(
+    begun: Callable[[Night], None], warn: Callable[[str], None], **parameters: Any
+) -> Night:
+    """Run the batch flow; `begun` is called once its batch is under way.
+
+    Raises:
+        Exception: what the flow raised, if no batch came to its end.
+    """
+    await asyncio.to_thread(find_server, warn)
+    from flows.batch import batch  # noqa: PLC0415 - Prefect takes a second to import
+
+    nights: list[Night] = []
+
+    def watch(night: Night) -> None:
+        nights.append(night)
+        begun(night)
+
+    watching = WATCHER.set(watch)
     state: Any = None
     try:
         # Prefect's types know no asynchronous flow that returns its state.
         state = await cast("Any", batch)(**parameters, return_state=True)
-    # A server that has died takes nothing from a night whose books are closed.
+    # A dead server takes nothing from a batch whose ledger is closed.
     except Exception as exc:
         if not any(night.over for night in nights):
             raise
-        tell(f"the Prefect server has not seen how it ended: {exc}", "yellow")
+        warn(f"the Prefect server has not seen how it ended: {exc}")
     finally:
         WATCHER.reset(watching)
-        for task in showing:
-            task.cancel()
-        await asyncio.gather(*showing, return_exceptions=True)
-    for said in (said for night in nights for said in unusual(night)):
-        tell(said)
     if nights and nights[0].over:
         return nights[0]
     failure: Any = await state.aresult(raise_on_failure=False)

@@ -47,13 +47,23 @@ def status(
     as_json: Json = False,
 ) -> None:
     """How a root stands: jobs, money, what is at providers or in doubt; asks nobody."""
-    routes, objects = _routes(config), Objects.open(existing(root))
-    standing, since = asyncio.run(stood(objects)), asyncio.run(paused(objects))
-    seen = seen_at(standing, routes, now=time.time(), paused_at=since)
+    seen = asyncio.run(observed(root, config=config))
     if as_json:
         print_json(seen.plain())
         return
     Console(highlight=False).print(seen.shown(root))
+
+
+async def observed(root: str, *, config: Path | None = None) -> "Seen":
+    """Read the root's ledger and its pause flag.
+
+    Raises:
+        OpeningError: there is no such folder.
+        SettingsError: the configuration cannot be used.
+    """
+    routes, objects = _routes(config), Objects.open(existing(root))
+    standing, since = await stood(objects), await paused(objects)
+    return seen_at(standing, routes, now=time.time(), paused_at=since)
 
 
 def _routes(config: Path | None) -> Mapping[str, Route]:

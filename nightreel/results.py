@@ -1,0 +1,110 @@
+"""The values that the functions of `nightreel` return; tables are polars frames."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+import polars as pl
+
+from tasks.batch.summary import Summary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """The outcome of a batch."""
+
+    summary: Summary
+    """Counts of rows by state, the money of this run, closed lanes, seconds."""
+    root: str
+    clips: pl.DataFrame
+    """One row per row of the manifest: its own columns, then state, URI of the clip, lane,
+    price, times and the reason where there is no clip."""
+    attempts: pl.DataFrame
+    """One row per submit of this batch: lane, times, price and what was charged."""
+    complaints: pl.DataFrame
+    """One row per complaint about a bad row: row, column, value, reason."""
+
+    @property
+    def batch(self) -> str:
+        """The batch's name below the root, such as `000003-portraits`."""
+        return self.summary.batch
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row is published or finally rejected; `exit_code` is then 0."""
+        return self.summary.exit_code == 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """A manifest after validation."""
+
+    manifest: str
+    rows: int
+    jobs: int
+    """Different clips that the good rows want."""
+    duplicates: int
+    """Rows that want a clip which another row wants too."""
+    bad_rows: int
+    complaints: pl.DataFrame
+    """One row per complaint: row, column, value, reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanResult:
+    """A forecast of cost and time; nothing was sent."""
+
+    rows: int
+    jobs: int
+    bad_rows: int
+    owned: int
+    """Jobs that the root's ledger knows already: nothing is bought for them."""
+    unserved: int
+    """Jobs that no lane makes within their `max_usd`."""
+    late: int
+    """Jobs that cannot be done by `finish_by`."""
+    cost_usd: Decimal
+    seconds: float
+    done_at: datetime
+    lanes: pl.DataFrame
+    """One row per lane: lane, jobs, cost_usd, seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusResult:
+    """The state of a root at one moment, from its ledger."""
+
+    jobs: Mapping[str, int]
+    """Jobs by state: published, rejected, in_doubt, pending; at_providers is a part of
+    pending."""
+    spent_usd: Decimal
+    in_doubt_usd: Decimal
+    """The part of `spent_usd` whose submits were never answered."""
+    paused_at: datetime | None
+    lanes: pl.DataFrame
+    """One row per lane: lane, accepted, published, spent_usd."""
+    doubts: pl.DataFrame
+    """One row per job in doubt, oldest first: job, lane, since, price_usd, reason."""
+    expiring: pl.DataFrame
+    """One row per clip that is still at its provider, first to expire first: job, lane,
+    state, price_usd, expires_at."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconcileResult:
+    """The outcome of asking the providers about a root."""
+
+    accepted: int
+    """Doubts whose request the provider has: their clips are fetched."""
+    absent: int
+    """Doubts whose request the provider never had: refunded, and bought by the next run."""
+    fetched: int
+    expired: int
+    """Clips that were paid for and that their providers no longer keep."""
+    resubmit: int
+    written_off: int
+    adjusted_usd: Decimal
+    """The change of the bill; below 0 where a provider charged less than was counted."""
+    doubts: pl.DataFrame
+    """One row per job still in doubt: job, lane, age_s, price_usd, reason, askable."""
