@@ -133,7 +133,7 @@ lock: $(READY)
 	$(LOCK) -o requirements.lock >/dev/null
 	$(LOCK_DEV) requirements.lock -o requirements-dev.lock >/dev/null
 
-# What the adapters say of themselves, into docs/providers.md.
+# What the adapters say of themselves, into docs/reference/providers.md.
 docs: $(READY)
 	$(BIN)/python -m tasks.wording
 

@@ -1,4 +1,4 @@
-"""The tables of docs/providers.md that are the code's own: `make docs` writes them there.
+"""The tables of docs/reference/providers.md that are the code's own: `make docs` writes them there.
 
 How a provider words a refusal or a failure is told by its adapter's own tables; whether
 it says where a job is, or calls back, by what the adapter does when it is tried.
@@ -24,7 +24,7 @@ from tasks.providers.protocol import Billed, Findable, UnreadableError
 from tasks.providers.refusals import EFFECTS, Failure, Refusal, RefusalKind, Refusals
 from tasks.webhooks import signatures
 
-PAGE: Final = Path(__file__).parents[1] / "docs" / "providers.md"
+PAGE: Final = Path(__file__).parents[1] / "docs" / "reference" / "providers.md"
 
 CALLED: Final[Mapping[str, str]] = {
     "302ai": "302.AI",

@@ -32,7 +32,9 @@ def calls() -> Iterator[tuple[str, str, str]]:
 
 
 def rows() -> dict[str, str]:
-    lines = (ROOT / "docs" / "logs.md").read_text("utf-8").splitlines()
+    lines = (
+        (ROOT / "docs" / "reference" / "log-events.md").read_text("utf-8").splitlines()
+    )
     found = [ROW.fullmatch(line) for line in lines if line.startswith("| `")]
     assert None not in found
     assert len(found) == len({row["event"] for row in found if row})

@@ -1,4 +1,4 @@
-"""docs/providers.md says what the code does."""
+"""docs/reference/providers.md says what the code does."""
 
 import re
 
@@ -23,7 +23,7 @@ def rows(table):
 
 
 def test_the_page_is_what_the_code_says(page):
-    said = "docs/providers.md is not what the adapters say by now: run `make docs`"
+    said = "docs/reference/providers.md is not what the adapters say by now: run `make docs`"
 
     assert wording.written(page) == page, said
 

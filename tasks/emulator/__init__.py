@@ -1,7 +1,7 @@
 """The emulator: providers one can afford to break, with a bill.
 
 It speaks the dialects of thirteen APIs over real HTTP: seven providers' and six self-hosted
-engines' (listed in `docs/emulator.md`). It keeps their quotas, makes real MP4s from the
+engines' (listed in `docs/reference/emulator.md`). It keeps their quotas, makes real MP4s from the
 stills it is given, fails on demand, and counts what the providers would have charged.
 """
 

@@ -1,4 +1,4 @@
-"""Nightreel's own worker, `nightreel worker`: docs/own-gpus.md.
+"""Nightreel's own worker, `nightreel worker`: docs/reference/gpu-worker.md.
 
 It takes our name for a job as the job's id, twice if need be, and keeps what it has over
 its own restart.
@@ -18,7 +18,7 @@ NOT_NOW: Final = re.compile("draining|warming_up|dead")
 NOT_MADE: Final = re.compile(
     '"size |"num_frames |"fps |"num_inference_steps |"guidance_scale|"model '
 )
-SAYS: Final = "docs/own-gpus.md: the worker's own codes"
+SAYS: Final = "docs/reference/gpu-worker.md: the worker's own codes"
 REFUSALS: Final = Refusals(
     provider="nightreel",
     mark="error",

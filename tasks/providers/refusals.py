@@ -1,7 +1,7 @@
 """What a provider's refusals and failures mean, as tables.
 
 The tables are data so that the one that judges an answer is also printed in
-docs/providers.md.
+docs/reference/providers.md.
 """
 
 import json

@@ -52,7 +52,7 @@ SIZES: Final[Mapping[tuple[Resolution, AspectRatio], tuple[int, int]]] = {
 }
 """Width and height; each a multiple of 16, as the model's latents have it."""
 
-OURS: Final = "ours: a GPU of one's own sends no bill; its time was used"
+OURS: Final = "ours: your own GPU sends no bill; its time was used"
 
 
 def size(route: Route, job: Job) -> tuple[int, int]:

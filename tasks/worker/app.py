@@ -1,4 +1,4 @@
-"""`/v1/videos`, as the worker speaks it: see docs/worker.md for what each answer means."""
+"""`/v1/videos`, as the worker speaks it: see docs/reference/gpu-worker.md for what each answer means."""
 
 import hmac
 import math

@@ -1,4 +1,4 @@
-"""The set-up of docs/operating.md, command by command, as a newcomer types it."""
+"""The set-up of docs/how-to/schedule.md, command by command, as a newcomer types it."""
 
 import os
 import re
@@ -19,7 +19,7 @@ AS_IT_IS = ("examples", "flows", "manifests", "storage", "tasks", "prefect.toml"
 
 def set_up() -> list[str]:
     """The commands of the section, without what is said of them."""
-    document = (ROOT / "docs/operating.md").read_text()
+    document = (ROOT / "docs/how-to/schedule.md").read_text()
     section = document.partition("\n## Set-up\n")[2].partition("\n## ")[0]
     block = section.partition("```console\n")[2].partition("```")[0]
     assert block.count("\n$ ") + 1 == block.count("\n")

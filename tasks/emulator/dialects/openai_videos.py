@@ -1,7 +1,7 @@
 """`/v1/videos` in the dialects of SGLang Diffusion, vLLM-Omni, FastVideo and our own worker.
 
 From the wheels sglang 0.5.23, vllm-omni 0.30.0 and fastvideo 0.2.1, read 2026-11, and from
-docs/own-gpus.md. Where they differ is data: a `Manner`.
+docs/reference/gpu-worker.md. Where they differ is data: a `Manner`.
 """
 
 import secrets
