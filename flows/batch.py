@@ -231,12 +231,15 @@ async def _ended(night: Night, *, left: bool) -> Any:
         await seen.markdown("summary", summary_markdown(summary, night), said)
     get_run_logger().info("%s: %s", summary.batch, said)
     why = night.engine.stopped if left else None
-    return state_of(summary, stopped=why, broken=night.broken)
+    return state_of(summary, stopped=why, broken=night.broken.total())
 
 
 def state_of(summary: Summary, *, stopped: str | None, broken: int) -> Any:
     """A run has failed if its owner must act; `stopped` is why, if it was not by them."""
     said = str(summary)
+    if summary.fault is not None:
+        todo = "mend Nightreel, and run the manifest again"
+        return Failed(name="Broken", message=f"{summary.fault}: {said}: {todo}")
     if summary.short_of is not None:
         return Failed(message=f"out of {summary.short_of}: {said}")
     if stopped is not None:

@@ -50,9 +50,13 @@ async def _ended(batch: str, told: Reconciled) -> Any:
         f"{len(told.doubts):,} still in doubt"
     )
     get_run_logger().info("%s: %s", batch, said)
+    for reason, clips in told.parked.items():
+        get_run_logger().error("%d clips not fetched: %s", clips, reason)
     if told.doubts:
         await acreate_table_artifact(
             doubts_rows(told.doubts), key="doubts", description=said
         )
         return Completed(name="Unfinished", message=said)
+    if told.parked:
+        return Completed(name="Unfinished", message=f"{said}; {min(told.parked)}")
     return Completed(message=said)

@@ -23,6 +23,9 @@ restarted, and has it no more; may go again with the same seed. Rejected: never,
 anywhere. Only what was accepted is discarded: who knows that a submit in doubt was
 charged and lost has its ticket, and records that first.
 
+Parked changes no state: our own code failed on a job that is paid for, which waits as it
+is (accepted or generated) for the next run.
+
 Settled changes no state: a provider charged more or less for an attempt that is over
 than was counted, and said so afterwards.
 
@@ -130,6 +133,13 @@ class Forgotten:
 
 
 @dataclass(frozen=True, slots=True)
+class Parked:
+    """Our own code failed on a job that is paid for: the next run tries it again."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Rejected:
     """No provider will be asked again: bad input, or content policy."""
 
@@ -190,6 +200,7 @@ Event = (
     | Refused
     | Discarded
     | Forgotten
+    | Parked
     | Rejected
     | Generated
     | Published
@@ -211,6 +222,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[type[Event], State]]] = {
     },
     State.ACCEPTED: {
         Generated: State.GENERATED,
+        Parked: State.ACCEPTED,
         Settled: State.ACCEPTED,
         Refused: State.PENDING,
         Discarded: State.PENDING,
@@ -221,6 +233,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[type[Event], State]]] = {
         Published: State.PUBLISHED,
         Discarded: State.PENDING,
         Forgotten: State.PENDING,
+        Parked: State.GENERATED,
         Settled: State.GENERATED,
     },
     State.PUBLISHED: {Settled: State.PUBLISHED},
@@ -259,6 +272,8 @@ class History:
     """Attempts that a GPU of one's own was at work on, and forgot."""
     risks: int = 0
     """Submits in doubt that the owner let go again."""
+    parks: int = 0
+    """Times that our own code failed on the clip of the latest attempt."""
     failed_route: str | None = None
     """Where the last attempt that was accepted came to nothing."""
     lane: str | None = None
@@ -307,7 +322,7 @@ class History:
             raise IllegalTransitionError(f"job {entry.job}: {what}") from None
         return self._recorded(state, entry)
 
-    def _recorded(  # noqa: C901 - one case an event
+    def _recorded(  # noqa: C901, PLR0912 - one case an event
         self, state: State, entry: Entry
     ) -> "History":
         moved = partial(replace, self, state=state)
@@ -327,6 +342,7 @@ class History:
                     lost=None,
                     ticket=None,
                     reason=None,
+                    parks=0,
                     submitted_at=entry.at,
                     accepted_at=None,
                     generated_at=None,
@@ -341,6 +357,7 @@ class History:
                 return moved(
                     seed=known,
                     stages=stages,
+                    reason=None,
                     generated_at=entry.at,
                     price_usd=price,
                     spent_usd=self.spent_usd + price - self.price_usd,
@@ -355,7 +372,9 @@ class History:
                     raise IllegalTransitionError(f"job {entry.job}: {what}")
                 return moved(spent_usd=self.spent_usd + usd)
             case Published(uri, facts):
-                return moved(uri=uri, facts=facts, published_at=entry.at)
+                return moved(uri=uri, facts=facts, published_at=entry.at, reason=None)
+            case Parked(reason):
+                return moved(reason=reason, parks=self.parks + 1)
             case Refused(reason):
                 failed = self.state is State.ACCEPTED
                 return moved(

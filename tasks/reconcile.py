@@ -42,6 +42,7 @@ from tasks.engine.download import Publisher
 from tasks.engine.engine import Rules
 from tasks.engine.environment import REAL
 from tasks.engine.in_doubt import Doubts, in_doubt
+from tasks.engine.own_faults import park
 from tasks.engine.past_tables import retell
 from tasks.engine.poll import Follower
 from tasks.engine.recover import Fetcher
@@ -97,6 +98,8 @@ class Reconciled:
     """Clips brought home."""
     expired: int = 0
     """Clips that were paid for, and that their providers keep no longer."""
+    parked: dict[str, int] = field(default_factory=dict[str, int])
+    """Clips on which our own code failed, by the reason: they stay at their providers."""
     resubmit: int = 0
     written_off: int = 0
     settled_usd: Decimal = FREE
@@ -169,6 +172,7 @@ class Books:
                 decodes=rules.decodes,
             ),
             record=self._record,
+            park=self._park,
             today=time.time,
         )
 
@@ -286,6 +290,10 @@ class Books:
         settled = Settled(attempt=attempt.number, usd=more, reason=said)
         await self._record(attempt.job, settled)
         self.told.settled_usd += more
+
+    async def _park(self, job: str, error: Exception) -> None:
+        reason = await park(job, error, self._ledger.history(job), self._record)
+        self.told.parked[reason] = self.told.parked.get(reason, 0) + 1
 
     async def _record(self, job: str, event: Event) -> None:
         await self._ledger.record(job, event)

@@ -210,7 +210,13 @@ def _say(summary: Summary, root: str, *, as_json: bool) -> None:
         return
     for name, why in summary.lanes_closed.items():
         tell(f"lane {name} closed: {why}", "yellow")
-    if summary.short_of == "lanes":
+    for reason, jobs in summary.broken.items():
+        tell(f"{jobs:,} broke off: {reason}", "yellow")
+    if summary.fault is not None:
+        tell(
+            "nothing more is bought until Nightreel is mended: what is paid for is kept"
+        )
+    elif summary.short_of == "lanes":
         tell("no lane is left: mend what closed them, and run it again")
     if summary.short_of == "budget":
         tell("the budget is spent: run it again with a larger one")

@@ -79,7 +79,7 @@ def _end(told: Reconciled, settings: Settings, *, as_json: bool) -> NoReturn:
         print_json(_plain(told))
     else:
         _say(told, settings.lanes)
-    raise typer.Exit(1 if told.doubts else 0)
+    raise typer.Exit(1 if told.doubts or told.parked else 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +195,7 @@ def _plain(told: Reconciled) -> dict[str, Any]:
         **said,
         "settled_usd": float(told.settled_usd),
         "in_doubt_usd": float(_price(told)),
+        "parked": told.parked,
         "doubts": doubts,
     }
 
@@ -217,6 +218,8 @@ def _say(told: Reconciled, lanes: Collection[str]) -> None:
     for name, words in _WORDS.items():
         if count := getattr(told, name):
             tell(f"{count:,} {words}")
+    for reason, clips in told.parked.items():
+        tell(f"{clips:,} not fetched: {reason}", "yellow")
     if more := told.settled_usd:
         way = "more" if more > 0 else "less"
         tell(f"{usd(abs(more))} USD {way} charged than was counted")

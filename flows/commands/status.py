@@ -3,6 +3,7 @@
 import asyncio
 import shlex
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -125,8 +126,20 @@ class Seen:
             ],
             "expiring": expiring.plain(self.clips),
             "paused_since": _utc(self.paused_at) or None,
+            "parked": self.parked,
             "doubts": [self._plain(doubt) for doubt in self.doubts],
         }
+
+    @property
+    def parked(self) -> dict[str, int]:
+        """Clips that are paid for and on which our own code failed, by the reason."""
+        return dict(
+            Counter(
+                history.reason
+                for history in self.standing.lives.values()
+                if history.parks and history.reason and history.state in AT_PROVIDERS
+            ).most_common()
+        )
 
     def shown(self, root: str) -> RenderableType:
         """For people."""
@@ -143,6 +156,8 @@ class Seen:
             parts += ["", Text("At providers", "bold")]
             parts.append(expiring.lanes_table(self.clips, self.now))
             parts += ["", expiring.next_table(self.clips, self.now)]
+        for reason, clips in self.parked.items():
+            parts += ["", Text(f"{_counted(clips, 'clip')} not kept: {reason}", "red")]
         if self.doubts:
             parts += [
                 "",

@@ -103,6 +103,9 @@ def summary_markdown(summary: Summary, night: Night) -> str:
         )
     )
     parts += [f"{said}." for said in (late(night), *unusual(night)) if said]
+    if summary.broken:
+        rows = [[safe(why), f"{jobs:,}"] for why, jobs in summary.broken.items()]
+        parts.append("## Broken off\n\n" + table(["why", "jobs"], rows))
     if summary.lanes_closed:
         closed = [[name, safe(why)] for name, why in summary.lanes_closed.items()]
         parts.append("## Lanes closed\n\n" + table(["lane", "why"], closed, words=2))
@@ -122,6 +125,8 @@ def summary_markdown(summary: Summary, night: Night) -> str:
 
 
 def _headline(summary: Summary) -> str:
+    if summary.fault is not None:
+        return f"**Nightreel itself failed**: {safe(summary.fault)}."
     if summary.short_of == "lanes":
         return "**No lane is left**: mend what closed them, and run the batch again."
     if summary.short_of == "budget":

@@ -44,6 +44,7 @@ JOBS: Final = pl.Schema(
         "discards": pl.Int64,
         "losses": pl.Int64,
         "risks": pl.Int64,
+        "parks": pl.Int64,
         "failed_route": pl.String,
         "lane": pl.String,
         "route": pl.String,

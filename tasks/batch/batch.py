@@ -27,7 +27,7 @@ from storage.ledger.ledger import Ledger
 from storage.objects.client import Objects
 from tasks.batch.request import MANIFEST, Wanted, ordered
 from tasks.batch.row_states import Reasons, Rows
-from tasks.batch.summary import Summary, short_of
+from tasks.batch.summary import Summary, broken, short_of
 from tasks.batch.tables import Batch, keep_tables
 from tasks.dispatch.eligibility import Kind, kind_of
 from tasks.dispatch.lanes import Lane
@@ -174,10 +174,11 @@ class Night:
         return self.engine.stopped is not None and bool(self.states()["pending"])
 
     @property
-    def broken(self) -> int:
-        """Jobs that rest for what nobody foresaw: a person looks into the log."""
+    def broken(self) -> Counter[str]:
+        """Jobs on which our own code failed, by the reason; other batches' clips, too."""
         rests = self.engine.tally.resting.values()
-        return sum(rest.why is Why.BROKEN for rest in rests)
+        jobs = Counter(rest.reason for rest in rests if rest.why is Why.BROKEN)
+        return jobs + self.engine.tally.parked
 
     @property
     def elapsed_s(self) -> float:
@@ -316,6 +317,8 @@ class Night:
             late=self.late,
             lanes_closed={name: why for name, why in closed.items() if why},
             short_of=short_of(rests),
+            broken=broken(self.broken),
+            fault=self.engine.tally.faults.stopped,
         )
 
     async def keep(self, objects: Objects) -> None:

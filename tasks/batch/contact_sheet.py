@@ -78,6 +78,7 @@ class Sheet:
         self.seen = 0
         """Clips that were published."""
         self._posters = posters
+        self._failed = False
         self._turns = Turns()
         self._coming: asyncio.Queue[Clip | None] = asyncio.Queue(AHEAD)
 
@@ -109,11 +110,15 @@ class Sheet:
                 webp = await asyncio.to_thread(poster, clip.mp4)
             # A clip that plays and that FFmpeg or Pillow will not draw: one tile less.
             except Exception:
-                log.debug(
+                # A warning for the first one: where all fail, the sheet stays empty.
+                level = logging.DEBUG if self._failed else logging.WARNING
+                log.log(
+                    level,
                     "poster.not_made job=%s its tile is left out",
                     clip.job,
                     exc_info=True,
                 )
+                self._failed = True
                 continue
             tiles = [*self.tiles, Tile(clip.job, webp, clip.sidecar)]
             self.tiles = self._turns.thinned(tiles, self.seen)

@@ -180,6 +180,7 @@ def _engine_of(  # noqa: PLR0913, PLR0917 - the parts of a run, each named once
         entries=partial(entries, objects),
         purse=purse,
         rules=rules,
+        check=world.check,
         now=world.now,
         today=world.today,
     )

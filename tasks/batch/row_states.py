@@ -22,6 +22,7 @@ PASSED_OVER: Final[Mapping[Why, str]] = {
     Why.BUDGET: "the budget is spent",
     Why.NO_LANE: "every lane is closed",
     Why.STOPPED: "the run was stopped",
+    Why.FAULT: "Nightreel itself failed",
 }
 """What is said of jobs that nobody looked at, because nothing could be bought any more."""
 
@@ -100,7 +101,10 @@ class Rows:
 
     def _add_untold(self, why: Counter[tuple[str, str]], tally: Tally) -> None:
         """Those of which nothing is known but their state."""
-        over = sorted(PASSED_OVER[why] for why in tally.passed_over)
+        known = {**PASSED_OVER}
+        if fault := tally.faults.stopped:
+            known[Why.FAULT] = fault
+        over = sorted(known[why] for why in tally.passed_over)
         words = {"rejected": "by an earlier batch", "in_doubt": UNANSWERED}
         if over:
             words["pending"] = "; ".join(over)

@@ -1,10 +1,14 @@
 """What came of a batch, in numbers that add up."""
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from tasks.engine.stats import Why
+
+REASONS: Final = 5
+"""Reasons that a summary gives at most: each may be in other words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +33,15 @@ class Summary:
     lanes_closed: dict[str, str]
     short_of: str | None
     """`lanes` or `budget`, where the run ended for want of it."""
+    broken: dict[str, int]
+    """Jobs on which our own code failed, by the reason: the `REASONS` most frequent."""
+    fault: str | None
+    """Why a lane buys no more, where our own code failed too often in a row."""
 
     @property
     def exit_code(self) -> int:
+        if self.fault is not None:
+            return 4
         if self.short_of is not None:
             return 3
         return 1 if self.pending or self.in_doubt else 0
@@ -54,6 +64,11 @@ class Summary:
         }
         said = [f"{n:,} {what}" for what, n in counts.items() if n or what == "clips"]
         return f"{', '.join(said)}, {self.spent_usd:,.2f} USD"
+
+
+def broken(jobs: Counter[str]) -> dict[str, int]:
+    """The most frequent reasons for which our own code failed on jobs."""
+    return dict(jobs.most_common(REASONS))
 
 
 def short_of(rests: set[Why]) -> str | None:

@@ -312,5 +312,9 @@ class Lanes:
 
 
 def closing(lanes: Iterable[Lane]) -> str:
-    """Why these lanes are closed, in words."""
-    return "; ".join(f"{lane.name}: {lane.closed}" for lane in lanes if lane.closed)
+    """Why these lanes are closed, in words; a reason of several is given once."""
+    whys: dict[str, list[str]] = {}
+    for lane in lanes:
+        if lane.closed:
+            whys.setdefault(lane.closed, []).append(lane.name)
+    return "; ".join(f"{', '.join(names)}: {why}" for why, names in whys.items())

@@ -201,6 +201,7 @@ class Seat:
             },
             resting=tally.resting if done else {},
             passed_over=sorted(tally.passed_over) if done else [],
+            fault=tally.faults.stopped,
         )
 
     def _closed(self) -> dict[str, str]:

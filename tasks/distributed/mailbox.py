@@ -97,6 +97,8 @@ class Report:
     resting: Mapping[str, Rest] = field(default_factory=dict[str, Rest])
     """By job, once it is done."""
     passed_over: Sequence[Why] = ()
+    fault: str | None = None
+    """Why it buys no more on a lane, where our own code failed too often in a row."""
 
     def dump(self) -> bytes:
         return orjson.dumps(asdict(self), default=str)

@@ -166,6 +166,7 @@ class Table:
         self._count(report, 1)
         self._learn(report, mine.counted)
         mine.report = mine.counted = report
+        self._tally.faults.stopped = self._tally.faults.stopped or report.fault
         for lane in self._lanes.open:
             why = report.closed.get(lane.name) or self._agreed(lane.name, report)
             if why:
@@ -241,6 +242,8 @@ class Table:
         mine.known = max(mine.known, before)
         for entry, past in heard:
             self._count_entry(entry, past, mine)
+        # All shards are of one batch: a few that each park a job or two are a row, too.
+        self._night.engine.heed_faults()
         self._dealer.known(number, before)
 
     def _count_entry(self, entry: Entry, past: History, mine: "Seated") -> None:

@@ -3,22 +3,27 @@ again, and never a reason to buy the clip twice."""
 
 import asyncio
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, fields
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import httpx
 
 from manifests.jobs import Order
 from manifests.lifecycle import Facts, History, Published, Ticket
+from storage.media import mp4 as mp4s
 from storage.media.clips import Clips
-from storage.media.mp4 import BrokenClipError, Probe, check
-from storage.objects.errors import ExistsError
+from storage.media.mp4 import BrokenClipError, Probe
+from storage.objects.errors import ExistsError, StorageError
+from tasks.engine.own_faults import ours
 from tasks.engine.poll import SAME, Ended
 from tasks.providers.errors import NotFoundError, ProviderError
 from tasks.providers.http import download, patiently
 from tasks.providers.protocol import Finished, Gone
+
+log = logging.getLogger(__name__)
 
 TRIES: Final = 6
 """Downloads of one clip in one run."""
@@ -26,6 +31,14 @@ TRIES: Final = 6
 
 Offer = Callable[[str, bytes, Mapping[str, Any]], None]
 """Shown a clip that was published: its job, its MP4, its sidecar."""
+
+
+class Check(Protocol):
+    """Looks into a clip, as `storage.media.mp4.check` does."""
+
+    def __call__(self, data: bytes, *, decode: bool) -> Probe:
+        """Find out what a clip is, or raise BrokenClipError."""
+        ...
 
 
 class UnfetchedError(Exception):
@@ -62,22 +75,30 @@ class Publisher:
     """Brings clips home, a bounded number in memory at once."""
 
     def __init__(
-        self, clips: Clips, client: httpx.AsyncClient, *, at_once: int, decodes: bool
+        self,
+        clips: Clips,
+        client: httpx.AsyncClient,
+        *,
+        at_once: int,
+        decodes: bool,
+        check: Check = mp4s.check,
     ) -> None:
         self._clips = clips
         self._client = client
         self._in_transit = asyncio.Semaphore(at_once)
         self._decodes = decodes
+        self._check = check
         self.offer: Offer | None = None
         """Who wants to see clips as they are published, if anybody; it is not waited for."""
 
     async def kept(self, job_id: str) -> Published | None:
         """A clip that an earlier run published and did not live to put on record."""
-        said = await self._clips.sidecar(job_id)
-        if said is None:
-            return None
         names = [field.name for field in fields(Facts)]
-        facts = Facts(**{name: said[name] for name in names})
+        with ours("our own reading of the clip's sidecar", StorageError):
+            sidecar = await self._clips.sidecar(job_id)
+            if sidecar is None:
+                return None
+            facts = Facts(**{name: sidecar[name] for name in names})
         return Published(self._clips.uri(job_id), facts)
 
     async def publish(
@@ -98,6 +119,7 @@ class Publisher:
             UnfetchedError: not this time.
             BadClipError: never; the provider's file itself is broken.
             GoneError: never; every fresh link to it is dead.
+            OwnFaultError: our own check, or the code that keeps the clip, is broken.
         """
         seen, dead = Counter[str](), 0
         try:
@@ -132,20 +154,30 @@ class Publisher:
     ) -> Published:
         """Keep it, or find that another process has just kept the job's clip."""
         try:
-            uri = await self._clips.publish(job_id, mp4, said)
+            with ours("our own keeping of the clip", StorageError):
+                uri = await self._clips.publish(job_id, mp4, said)
         except ExistsError:
             if kept := await self.kept(job_id):
                 return kept
             raise
-        if self.offer is not None:
-            self.offer(job_id, mp4, said)
+        self._show(job_id, mp4, said)
         return Published(uri, facts)
+
+    def _show(self, job_id: str, mp4: bytes, sidecar: Mapping[str, Any]) -> None:
+        if self.offer is None:
+            return
+        try:
+            self.offer(job_id, mp4, sidecar)
+        # The clip is published: a poster less must not keep that off the record.
+        except Exception:
+            log.exception("clip.not_shown job=%s it is published all the same", job_id)
 
     async def _checked(self, mp4: bytes, seen: Counter[str]) -> Facts:
         def look() -> tuple[str, Probe | BrokenClipError]:
             sha256 = hashlib.sha256(mp4).hexdigest()
             try:
-                return sha256, check(mp4, decode=self._decodes)
+                with ours("our own check of the clip", BrokenClipError):
+                    return sha256, self._check(mp4, decode=self._decodes)
             except BrokenClipError as exc:
                 return sha256, exc
 

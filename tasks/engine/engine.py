@@ -18,6 +18,7 @@ from manifests.lifecycle import (
     Accepted,
     Event,
     History,
+    Parked,
     Refused,
     State,
 )
@@ -27,9 +28,10 @@ from storage.objects.client import Objects, StorageError
 from tasks.dispatch.budget import Purse
 from tasks.dispatch.lanes import Lanes
 from tasks.dispatch.policy import Roster
-from tasks.engine.download import Offer, Publisher
+from tasks.engine.download import Check, Offer, Publisher
 from tasks.engine.in_doubt import Doubts, Entries, in_doubt
 from tasks.engine.job import Lives, Rules
+from tasks.engine.own_faults import park
 from tasks.engine.poll import Follower
 from tasks.engine.recover import Fetcher
 from tasks.engine.reserve import Hand
@@ -59,12 +61,14 @@ class Engine:
         entries: Entries,
         purse: Purse,
         rules: Rules,
+        check: Check,
         now: Callable[[], float] = time.monotonic,
         today: Callable[[], float] = time.time,
     ) -> None:
         self.lanes = lanes
         self.roster = roster
         self.tally = Tally(purse)
+        self.tally.faults.recall(ledger.lives.values())
         self.stopped: str | None = None
         self.paused = False
         self._ledger = ledger
@@ -75,7 +79,11 @@ class Engine:
         self._beside = list[Engine]()
         self.follower = Follower(clients, rules.deadline_s, now, self._stopping)
         self._publisher = Publisher(
-            clips, clients.free, at_once=rules.downloads, decodes=rules.decodes
+            clips,
+            clients.free,
+            at_once=rules.downloads,
+            decodes=rules.decodes,
+            check=check,
         )
         self._lives = Lives(
             lanes=lanes,
@@ -112,7 +120,7 @@ class Engine:
         if self.stopped is not None:
             return Why.STOPPED
         if not self.lanes.open:
-            return Why.NO_LANE
+            return Why.FAULT if self.tally.faults.stopped else Why.NO_LANE
         if self.tally.purse.may_grow:
             return None
         prices = (min(lane.route.prices_usd.values()) for lane in self.lanes.open)
@@ -190,17 +198,25 @@ class Engine:
     ) -> None:
         while (order := self._due(doubtful) or next(coming, None)) is not None:
             try:
-                await self._seen(order, doubtful)
+                await self._seen_or_parked(order, doubtful)
             except (FencedError, StorageError) as exc:
                 self._fatal = self._fatal or exc
                 self.stop(str(exc))
-            # One malformed answer ends one job, not its shard; the table says why.
-            except Exception as exc:
-                said = f"{type(exc).__name__}: {exc}"
-                self.tally.rest(order.job.id, Why.BROKEN, said)
-                log.exception(
-                    "job.broken job=%s it stays as it is on record", order.job.id
-                )
+
+    async def _seen_or_parked(
+        self, order: Order, doubtful: deque[tuple[float, Order]]
+    ) -> None:
+        """See a job to its end; one on which our own code fails is parked, and the
+        others go on."""
+        job = order.job.id
+        try:
+            await self._seen(order, doubtful)
+        except (FencedError, StorageError):
+            raise
+        except Exception as exc:
+            log.exception("job.broken job=%s the next run tries it again", job)
+            reason = await park(job, exc, self._ledger.history(job), self.record)
+            self.tally.rest(job, Why.BROKEN, reason)
 
     def _due(self, doubtful: deque[tuple[float, Order]]) -> Order | None:
         """A job in doubt about which its provider can be asked by now."""
@@ -240,12 +256,19 @@ class Engine:
             follower=self.follower,
             publisher=self._publisher,
             record=self._record_for_others,
+            park=self._park_for_others,
             today=self._today,
         )
 
     async def _record_for_others(self, key: str, event: Event) -> None:
-        await self._ledger.record(key, event)
-        self.tally.count_other(event)
+        history = await self._ledger.record(key, event)
+        self.tally.count_other(event, history)
+        self._heed(event)
+
+    async def _park_for_others(self, key: str, error: Exception) -> None:
+        history = self._ledger.history(key)
+        reason = await park(key, error, history, self._record_for_others)
+        self.tally.parked[reason] += 1
 
     async def record(self, key: str, event: Event) -> None:
         """Put an event on record, and count it."""
@@ -253,3 +276,17 @@ class Engine:
         if isinstance(event, Accepted):
             self.doubts.learn(event.ticket)
         self.tally.count(key, event, past)
+        self._heed(event)
+
+    def _heed(self, event: Event) -> None:
+        if isinstance(event, Parked):
+            self.heed_faults()
+
+    def heed_faults(self) -> None:
+        """Close the lanes on which our own code failed too often in a row: what they have
+        is still fetched."""
+        faults = self.tally.faults
+        for lane in self.lanes.open:
+            if (why := faults.why_stop(lane.name)) is not None:
+                faults.stopped = faults.stopped or why
+                self.lanes.close(lane, why)

@@ -43,7 +43,15 @@ from tasks.engine.download import (
     link_of,
 )
 from tasks.engine.expired import free, gone, owed_no_more
-from tasks.engine.poll import Ended, Follower, Patience, UnfinishedError, generated
+from tasks.engine.own_faults import OwnFaultError
+from tasks.engine.poll import (
+    Ended,
+    Follower,
+    Patience,
+    UnfinishedError,
+    UnreadError,
+    generated,
+)
 from tasks.engine.reserve import Hand, Offer, Offers, RestError
 from tasks.engine.stats import UNANSWERED, Tally, Why
 from tasks.engine.submit import (
@@ -321,6 +329,8 @@ class Lives:
         except MisconfiguredError as exc:
             self.lanes.misconfigured(lane, exc)
             raise RestError(Why.UNFINISHED, str(exc)) from exc
+        except UnreadError as exc:
+            raise OwnFaultError("our own reading of the provider's answers") from exc
         except UnfinishedError as exc:
             raise RestError(Why.UNFINISHED, str(exc)) from exc
 

@@ -71,6 +71,10 @@ class UnfinishedError(Exception):
     """The provider still has it, as far as we know; another run will ask again."""
 
 
+class UnreadError(UnfinishedError):
+    """We cannot read the provider's answers about it; the cause says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Patience:
     """With who is out of reach, in seconds."""
@@ -108,6 +112,10 @@ class Follower:
     _ends_at: float = math.inf
     """When nothing is waited for any more."""
     _unread: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+    _unreadable: dict[tuple[str, str], UnreadableError] = field(
+        default_factory=dict[tuple[str, str], UnreadableError]
+    )
+    """The error of the latest answer about each request, where we could not read it."""
     _waiting: dict[tuple[str, str], asyncio.Event] = field(
         default_factory=dict[tuple[str, str], asyncio.Event]
     )
@@ -162,6 +170,7 @@ class Follower:
             )
         finally:
             del self._waiting[known]
+            self._unreadable.pop(known, None)
 
     async def look(self, lane: Lane, ticket: Ticket, *, over: bool) -> Progress:
         """How a job stands now.
@@ -227,9 +236,18 @@ class Follower:
                     self._learn(lane, unfinished_s, elapsed)
                 return progress
             if elapsed > self.deadline_s:
-                raise UnfinishedError(f"not done after {elapsed:.0f} s: {said}")
+                raise self._too_long(ticket, f"not done after {elapsed:.0f} s", said)
             if not failures:
                 unfinished_s = elapsed
+
+    def _too_long(self, ticket: Ticket, late: str, why: str) -> UnfinishedError:
+        """The error for a request that is past its deadline."""
+        unreadable = self._unreadable.get((ticket.provider, ticket.id))
+        if unreadable is None:
+            return UnfinishedError(f"{late}: {why}")
+        error = UnreadError(f"{late}: {unreadable}")
+        error.__cause__ = unreadable
+        return error
 
     def _learn(self, lane: Lane, unfinished_s: float, finished_s: float) -> None:
         """How long one more of its jobs took; are others like it ready, they are looked at."""
@@ -243,10 +261,13 @@ class Follower:
             lane.learned.set()
 
     async def _look(self, lane: Lane, ticket: Ticket) -> Progress:
-        provider = lane.line.provider
+        provider, request = lane.line.provider, (ticket.provider, ticket.id)
+        self._unreadable.pop(request, None)
         try:
             return await ask(self.clients, lane.line, provider.poll(ticket))
         except UnreadableError as exc:
+            if request in self._waiting:
+                self._unreadable[request] = exc
             # A new status word is not an end: say so once, and keep asking.
             known = lane.name, _ANY_ID.sub("", str(exc))
             if known not in self._unread:

@@ -57,6 +57,7 @@ class Fetcher:
         follower: Follower,
         publisher: Publisher,
         record: Callable[[str, Event], Awaitable[object]],
+        park: Callable[[str, Exception], Awaitable[None]],
         today: Callable[[], float],
     ) -> None:
         self._objects = objects
@@ -64,6 +65,7 @@ class Fetcher:
         self._lanes = lanes
         self._follower = follower
         self._today = today
+        self._park = park
         self._routes = in_use(shipped().routes, [lane.route for lane in lanes.all])
         self._late = Late(
             history=history,
@@ -102,7 +104,7 @@ class Fetcher:
     ) -> None:
         stops, told = [self._follower.stopping], set[tuple[str, str]]()
         while left:
-            left = await _Round(self._late, asked, stops, told).over(left)
+            left = await _Round(self._late, self._park, asked, stops, told).over(left)
             if until is None:
                 left = {life: left[life] for life in left if not self._old(life)}
             else:
@@ -156,6 +158,7 @@ class _Round:
     """One look at each of many lives, so many at once."""
 
     late: Late
+    park: Callable[[str, Exception], Awaitable[None]]
     asked: Asked
     stops: Iterable[asyncio.Event]
     told: set[tuple[str, str]]
@@ -211,12 +214,13 @@ class _Round:
         except ProviderError as exc:
             self.failures[lane.name] += 1
             self.reasons[lane.name, str(exc)] += 1
-        # One malformed answer leaves one clip where it is; the log says why.
-        except Exception:
+        # One clip stays where it is, and the others are fetched.
+        except Exception as exc:
             self.done.add(life)
             log.exception(
                 "clip.fetch_failed job=%s its clip stays at the provider", life
             )
+            await self.park(life, exc)
 
 
 async def _any_set(events: Iterable[asyncio.Event], *, within_s: float) -> bool:

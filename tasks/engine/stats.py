@@ -21,6 +21,7 @@ from manifests.lifecycle import (
 )
 from tasks.dispatch.budget import Purse
 from tasks.engine.lane_costs import Bill
+from tasks.engine.own_faults import OwnFaults
 
 FIRST: Final = 5
 """Jobs of which it is remembered that they are the first with a reason."""
@@ -50,7 +51,9 @@ class Why(StrEnum):
     """The provider has it, and another run will fetch it."""
     STOPPED = auto()
     BROKEN = auto()
-    """Something that nobody foresaw; the log has it."""
+    """Our own code failed on it in a way that nobody foresaw; the log has the traceback."""
+    FAULT = auto()
+    """Our own code failed on too many jobs in a row: nothing more is bought."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,9 @@ class Tally:
     """Clips of other batches that were brought home."""
     expired: int = 0
     """Clips that were paid for, and that their providers keep no longer."""
+    faults: OwnFaults = field(default_factory=OwnFaults)
+    parked: Counter[str] = field(default_factory=Counter[str])
+    """Other batches' clips on which our own code failed, by the reason."""
     passed_over: set[Why] = field(default_factory=set[Why])
     """Why jobs were not even looked at."""
     refusals: Counter[str] = field(default_factory=Counter[str])
@@ -101,8 +107,9 @@ class Tally:
                 case _:
                     pass
 
-    def count_other(self, event: Event) -> None:
+    def count_other(self, event: Event, history: History) -> None:
         """One more event of what another batch bought: its money was never ours."""
+        self.faults.count(event, history)
         match event:
             case Published():
                 self.fetched += 1
@@ -113,6 +120,7 @@ class Tally:
 
     def count(self, job_id: str, event: Event, past: History) -> None:
         """One more event on record, and the history it made."""
+        self.faults.count(event, past)
         match event:
             case Intended():
                 # The offer reserved it.

@@ -92,6 +92,8 @@ def summary(**more: Any) -> Summary:
         "wall_s": 1.0,
         "lanes_closed": {},
         "short_of": None,
+        "broken": {},
+        "fault": None,
     }
     return Summary(**said | more)
 
@@ -105,6 +107,12 @@ def summary(**more: Any) -> Summary:
         (summary(pending=8), "stopped by SIGTERM", 0, ("FAILED", "Stopped")),
         (summary(pending=8), None, 8, ("FAILED", "Broken")),
         (summary(pending=8, short_of="lanes"), None, 0, ("FAILED", "Failed")),
+        (
+            summary(pending=8, fault="no", short_of="lanes"),
+            None,
+            3,
+            ("FAILED", "Broken"),
+        ),
     ],
 )
 def test_a_run_has_failed_just_when_its_owner_must_act(ended, stopped, broken, state):

@@ -32,6 +32,7 @@ from manifests.lifecycle import (
     Generated,
     IllegalTransitionError,
     Intended,
+    Parked,
     Published,
     Refused,
     Rejected,
@@ -58,6 +59,7 @@ MAY = {
     Generated: {"accepted"},
     Discarded: {"accepted", "generated"},
     Forgotten: {"accepted", "generated"},
+    Parked: {"accepted", "generated"},
     Published: {"generated"},
 }
 """Where each event may happen; a Settled wherever an attempt is over."""
@@ -164,6 +166,7 @@ def events(usd):
         Refused: st.builds(Refused, words),
         Discarded: st.builds(Discarded, words),
         Forgotten: st.builds(Forgotten, words),
+        Parked: st.builds(Parked, words),
         Rejected: st.builds(Rejected, words, st.booleans()),
         Generated: st.builds(Generated, st.none() | numbers, st.none() | usd),
         Published: st.builds(Published, words, facts),

@@ -16,6 +16,7 @@ from manifests.lifecycle import (
     Event,
     Forgotten,
     Generated,
+    Parked,
     Published,
     Refused,
     Rejected,
@@ -38,6 +39,7 @@ EVENTS = [
     Generated(),
     Generated(seed=2**31, stages='{"denoise":7.5}'),
     Forgotten("HTTP 404, 3 times"),
+    Parked("our own check of the clip failed: TypeError: no (storage/media/mp4.py)"),
     Published("s3://bucket/clips/ab/abcd.mp4", FACTS),
     Settled(attempt=2, usd=Decimal("-0.10"), reason="refunded"),
 ]

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from manifests.catalogue import loader as catalogue
+from storage.media import mp4
 from tasks.batch.batch import Night
 from tasks.batch.lifespan import begun
 from tasks.batch.request import Wanted
@@ -22,6 +23,7 @@ from tasks.batch.summary import Summary
 from tasks.dispatch.lanes import Lane
 from tasks.dispatch.rate_limit import Limits, Looks
 from tasks.emulator import Emulator, running
+from tasks.engine.download import Check
 from tasks.engine.engine import Rules
 from tasks.engine.environment import REAL
 from tasks.providers import OWN_GPUS, PROVIDERS
@@ -67,6 +69,8 @@ class World:
     nights: list[Night] = field(default_factory=list)
     timeout_s: float = 60.0
     """How long an answer is waited for."""
+    check: Check = mp4.check
+    """Looks into clips before they are published."""
 
     def lane(
         self,
@@ -150,6 +154,7 @@ class World:
             world=replace(
                 REAL,
                 lifeboats=self.folder / "lifeboats",
+                check=self.check,
                 clients=partial(connected, timeout_s=self.timeout_s),
             ),
         ) as night:

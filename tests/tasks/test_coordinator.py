@@ -156,7 +156,9 @@ async def away(
         **(wanted or {}),
     )
     boats = world.folder / "lifeboats"
-    real = replace(REAL, lifeboats=boats, today=today, objects=Shaky.open)
+    real = replace(
+        REAL, lifeboats=boats, today=today, objects=Shaky.open, check=world.check
+    )
     runs = Runs(world, root, real, **lane)
     lanes = [world.lane(world.routes[0], **lane)]
     async with begun(asked, lanes=lanes, rules=world.rules, world=real) as night:

@@ -158,6 +158,11 @@ async def died(world, *, after, rows=1, lanes=None):
         (world.folder / name).write_bytes(table)
 
 
+async def unparked(job, error):
+    """Fails the test: nothing here should break in a way that nobody foresaw."""
+    raise AssertionError(job) from error
+
+
 @asynccontextmanager
 async def fetching(world, lanes, deadline_s=30.0, clock=time.time, store=Objects):
     """What brings home whatever is on record of a root, and its ledger."""
@@ -174,6 +179,7 @@ async def fetching(world, lanes, deadline_s=30.0, clock=time.time, store=Objects
                 follower=follower,
                 publisher=publisher,
                 record=ledger.record,
+                park=unparked,
                 today=clock,
             )
             yield fetcher, ledger
