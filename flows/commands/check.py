@@ -71,10 +71,10 @@ def check(
     config: Config = None,
     lanes: LaneNames = None,
     *,
-    stills: Annotated[bool, typer.Option(help="read and look at each still")] = True,
+    stills: Annotated[bool, typer.Option(help="Read and check every still.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Is it good? Rows, duplicates, complaints; sends nothing."""
+    """Validate a manifest and its stills. Sends nothing to a provider."""
     found = asyncio.run(checked(chosen(config, lanes), place(manifest), stills=stills))
     plan = found.plan
     if as_json:

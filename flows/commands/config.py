@@ -23,7 +23,7 @@ from flows.config.schema import LaneSettings
 from flows.config.settings import Settings, SettingsError
 from tasks.dispatch.lanes import Lane
 
-app = typer.Typer(no_args_is_help=True, help="What is in force.")
+app = typer.Typer(no_args_is_help=True, help="Show the configuration.")
 
 PAPER: Final = 160
 """Columns where nobody has a terminal."""
@@ -52,7 +52,7 @@ class Setting:
 
 @app.command()
 def show(*, config: Config = None, as_json: Json = False) -> None:
-    """Every setting in force, and where it is from; never a key."""
+    """Print every setting with its source, and whether its key is set; never a key."""
     path, why = settings_of.found(config)
     settings = settings_of.load(path)
     at = _Places(path, placed(path.read_text(encoding="utf-8")))

@@ -11,20 +11,42 @@ from flows.commands.terminal import tell
 
 def emulate(  # noqa: PLR0913 - each is a knob
     *,
-    port: Annotated[int, typer.Option(help="on 127.0.0.1")] = 8400,
-    latency: Annotated[str, typer.Option(help="of a clip: 60s, 500ms, 2m")] = "60s",
-    jitter: Annotated[float, typer.Option(min=0, max=1, help="share of it")] = 0.0,
+    port: Annotated[int, typer.Option(help="The port on 127.0.0.1.")] = 8400,
+    latency: Annotated[
+        str, typer.Option(help="The time that a clip takes: 60s, 500ms, 2m.")
+    ] = "60s",
+    jitter: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="The share by which that time varies, from 0 to less than 1.",
+        ),
+    ] = 0.0,
     faults: Annotated[
-        str, typer.Option(help="chances: lose_answer=0.02,throttle=0.1")
+        str,
+        typer.Option(
+            help="The probability of each fault: lose_answer=0.02,throttle=0.1."
+        ),
     ] = "",
-    seed: Annotated[int, typer.Option(help="of the chances")] = 0,
-    slots: Annotated[int | None, typer.Option(min=1, help="clips at once")] = None,
-    submits_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
+    seed: Annotated[int, typer.Option(help="The seed of the faults.")] = 0,
+    slots: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="The slots of every account. Default: each provider's."
+        ),
+    ] = None,
+    submits_per_minute: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="The rate limit of every account. Default: each provider's."
+        ),
+    ] = None,
     clip: Annotated[
-        Path | None, typer.Option(help="serve this MP4 for every job")
+        Path | None, typer.Option(help="An MP4 to serve for every job.")
     ] = None,
 ) -> None:
-    """Serve the emulated providers, with a bill at /bill and counts at /stats."""
+    """Serve emulated providers, with a bill at /bill and counts at /stats."""
     # No other command needs a server.
     from tasks import emulator  # noqa: PLC0415
     from tasks.emulator.app import DIALECTS  # noqa: PLC0415

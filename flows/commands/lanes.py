@@ -37,17 +37,22 @@ def lanes(  # noqa: PLR0913 - each is an option
     lanes: LaneNames = None,
     *,
     every: Annotated[
-        bool, typer.Option("--all", help="the whole catalogue, in use or not")
+        bool, typer.Option("--all", help="Show all routes of the catalogue.")
     ] = False,
     sources: Annotated[
-        bool, typer.Option("--sources", help="where each fact is from, and its date")
+        bool,
+        typer.Option("--sources", help="Show the source and the date of each fact."),
     ] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="ask the providers whether it is so")
+        bool,
+        typer.Option(
+            "--check",
+            help="Ask the providers, for free, whether key, credit, model, prices and limits are right.",
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """What each lane can make, for how much; with --check, ask the providers."""
+    """Show what each lane makes, its prices and its limits."""
     if check and (every or sources):
         said = "asks the lanes in use what is true now: not with --all or --sources"
         raise typer.BadParameter(said, param_hint="--check")

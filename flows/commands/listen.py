@@ -19,13 +19,20 @@ _PROVIDERS = (*_SECRETS, "fal", "atlas")
 def listen(
     *,
     config: Config = None,
-    host: Annotated[str, typer.Option(help="where webhooks come in")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8500,
+    host: Annotated[
+        str, typer.Option(help="The address to receive webhooks on.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port to receive webhooks on.")
+    ] = 8500,
     hints_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="for engines, on 127.0.0.1")
+        int,
+        typer.Option(
+            min=0, max=65535, help="The port for runs on this machine, on 127.0.0.1."
+        ),
     ] = 8501,
 ) -> None:
-    """Take webhooks, and have the runs on this machine look at once. Optional."""
+    """Receive webhooks, so that runs on this machine poll a finished job at once."""
     from tasks.webhooks import server  # noqa: PLC0415 - no other command needs these servers
 
     said = settings_of.listen(config)

@@ -61,7 +61,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Stills in, paid-once clips out.",
+    help="Turn a manifest of stills into clips, and pay for each clip once.",
 )
 
 CANNOT_KEEP = 1
@@ -113,32 +113,41 @@ def run(  # noqa: PLR0913 - each is an option
     config: Config = None,
     lanes: LaneNames = None,
     budget: Annotated[
-        float | None, typer.Option(min=0, help="USD; a wall, never gone beyond")
+        float | None,
+        typer.Option(min=0, help="The most that this run may spend, in USD."),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="only the first rows")
+        int | None, typer.Option(min=1, help="Use only the first rows of the manifest.")
     ] = None,
     policy: Annotated[
         Policy | None,
-        typer.Option(help="which lanes are used; else as the config says"),
+        typer.Option(
+            help="The rule that chooses lanes. Default: as in the configuration, or `cheapest` with --finish-by."
+        ),
     ] = None,
     finish_by: Annotated[
         str | None,
-        typer.Option(help="06:00: done by then, at the least cost that allows"),
+        typer.Option(
+            help="Finish by this time at the lowest cost: 06:00 (the next one), or 2026-11-30T06:00."
+        ),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="ask every lane's provider first")
+        bool,
+        typer.Option(
+            "--check",
+            help="Ask every provider first; buy nothing if a key, model, price or limit is wrong.",
+        ),
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="one bad row refuses the lot")
+        bool, typer.Option("--strict", help="Refuse the manifest if one row is bad.")
     ] = False,
     take_over: Annotated[
         bool,
-        typer.Option("--take-over", help="shut out a run that seems to be at work"),
+        typer.Option("--take-over", help="Fence out a run that holds the root."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Buy every clip of a manifest that its root does not already have."""
+    """Buy every clip of a manifest that the root does not have yet."""
     until = None if finish_by is None else _finish_by(finish_by)
     uri = public(place(manifest))
     _refuse_at_once(chosen(config, lanes), uri)
@@ -164,11 +173,11 @@ def run(  # noqa: PLR0913 - each is an option
 
 @app.command()
 def demo(
-    root: Annotated[Path, typer.Option(help="where the clips go")] = Path(
+    root: Annotated[Path, typer.Option(help="The folder for the clips.")] = Path(
         "nightreel-demo"
     ),
 ) -> None:
-    """Run the example manifest on the built-in emulator: no account, no money."""
+    """Run the example manifest on the emulator. Needs no account and no money."""
     from flows.commands.demo import emulated  # noqa: PLC0415 - only the demo needs a server
 
     with emulated(root) as (manifest, config):

@@ -10,11 +10,11 @@ from flows.commands.terminal import existing, tell
 from storage import pause_flag
 from storage.objects.client import Objects
 
-Paused = Annotated[str, typer.Argument(help="the root of a run")]
+Paused = Annotated[str, typer.Argument(help="The URI of the root.")]
 
 
 def pause(root: Paused) -> None:
-    """Have nothing more bought below a root; what was bought is brought home."""
+    """Stop buying below a root. Clips already bought are still fetched."""
     objects = Objects.open(existing(root))
     if asyncio.run(pause_flag.pause(objects, socket.gethostname())):
         tell(
@@ -25,7 +25,7 @@ def pause(root: Paused) -> None:
 
 
 def resume(root: Paused) -> None:
-    """Have runs that were paused go on where they are."""
+    """Continue buying below a paused root."""
     objects = Objects.open(existing(root))
     if asyncio.run(pause_flag.resume(objects)):
         tell(f"{objects.root}: resumed: runs notice within seconds")

@@ -86,18 +86,26 @@ def plan(  # noqa: PLR0913 - each is an option
     *,
     policy: Annotated[
         Policy | None,
-        typer.Option(help="else as the config says; with --finish-by, cheapest"),
+        typer.Option(
+            help="The rule that chooses lanes. Default: as in the configuration, or `cheapest` with --finish-by."
+        ),
     ] = None,
     by: Annotated[
         str | None,
-        typer.Option("--finish-by", help="HH:MM, the next one; or 2026-11-30T06:00"),
+        typer.Option(
+            "--finish-by",
+            help="Finish by this time at the lowest cost: 06:00 (the next one), or 2026-11-30T06:00.",
+        ),
     ] = None,
     root: Annotated[
-        str | None, typer.Option(help="leave out what it has; learn from its ledger")
+        str | None,
+        typer.Option(
+            help="Leave out jobs that this root has, and use its measured times and limits."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """What it would cost and take, by lane; sends nothing."""
+    """Compute cost and time by lane. Sends nothing to a provider."""
     until = None if by is None else _finish_by(by)
     answer = asyncio.run(
         forecasted(

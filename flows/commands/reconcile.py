@@ -31,30 +31,38 @@ ALL = "all"
 
 
 def reconcile(  # noqa: PLR0913 - each is an option
-    root: Annotated[str, typer.Argument(help="the root of a run")],
+    root: Annotated[str, typer.Argument(help="The URI of the root.")],
     *,
     config: Config = None,
     lanes: LaneNames = None,
     resubmit: Annotated[
-        str | None, typer.Option(help="jobs to buy again, at your risk: ids, or all")
+        str | None,
+        typer.Option(
+            help="Buy these jobs again, at your risk: ids separated by commas, or `all`."
+        ),
     ] = None,
     write_off: Annotated[
-        str | None, typer.Option(help="jobs to give up as charged: ids, or all")
+        str | None,
+        typer.Option(
+            help="Give these jobs up as charged: ids separated by commas, or `all`."
+        ),
     ] = None,
     charged: Annotated[
         list[str] | None,
-        typer.Option(help="JOB=USD: what the provider billed in the end"),
+        typer.Option(
+            help="JOB=USD: the amount on the provider's invoice. May be repeated."
+        ),
     ] = None,
     yes: Annotated[
-        bool, typer.Option("--yes", help="do not ask before a risk is taken")
+        bool, typer.Option("--yes", help="Do not ask before a job is bought again.")
     ] = False,
     take_over: Annotated[
         bool,
-        typer.Option("--take-over", help="shut out a run that seems to be at work"),
+        typer.Option("--take-over", help="Fence out a run that holds the root."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Ask the providers about what is in doubt, fetch what is ready, settle the money."""
+    """Settle jobs in doubt, fetch finished clips, and correct the money."""
     settings, uri = chosen(config, lanes), existing(root)
     decided = Decided(
         resubmit=_names("--resubmit", resubmit),

@@ -12,14 +12,18 @@ from storage.ledger.ledger import FencedError
 
 
 def shard(
-    root: Annotated[str, typer.Argument(help="URI that the batch is kept under")],
+    root: Annotated[str, typer.Argument(help="The root of the batch.")],
     *,
-    batch: Annotated[str, typer.Option(help="such as 000003-portraits")],
-    number: Annotated[int, typer.Option("--shard", min=0)],
+    batch: Annotated[
+        str, typer.Option(help="The name of the batch, such as 000003-portraits.")
+    ],
+    number: Annotated[
+        int, typer.Option("--shard", min=0, help="The number of the shard.")
+    ],
     config: Config = None,
     lanes: LaneNames = None,
 ) -> None:
-    """Run a shard of a batch that is under way and has its shards run elsewhere."""
+    """Run one shard of a batch whose shards run in other processes."""
     try:
         report = asyncio.run(
             ran(

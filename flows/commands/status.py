@@ -37,17 +37,17 @@ WAITING = AT_PROVIDERS | {State.PENDING}
 
 Keeps = Annotated[
     Path | None,
-    typer.Option("--config", help="nightreel.toml whose routes say how long they keep"),
+    typer.Option("--config", help="A configuration whose routes set `keeps_s`."),
 ]
 
 
 def status(
-    root: Annotated[str, typer.Argument(help="the root of a run")],
+    root: Annotated[str, typer.Argument(help="The URI of the root.")],
     *,
     config: Keeps = None,
     as_json: Json = False,
 ) -> None:
-    """How a root stands: jobs, money, what is at providers or in doubt; asks nobody."""
+    """Show jobs, money, clips at providers and jobs in doubt. Reads only the ledger."""
     seen = asyncio.run(observed(root, config=config))
     if as_json:
         print_json(seen.plain())

@@ -20,13 +20,24 @@ from storage.sources import OpeningError
 
 err = Console(stderr=True, highlight=False)
 
-Manifest = Annotated[str, typer.Argument(help="URI of a Parquet file, a row per clip")]
-Root = Annotated[str, typer.Option(help="URI that clips, tables and ledger go under")]
-Config = Annotated[
-    Path | None, typer.Option(help="nightreel.toml; ./nightreel.toml if not given")
+Manifest = Annotated[str, typer.Argument(help="The URI of the manifest.")]
+Root = Annotated[
+    str,
+    typer.Option(
+        help="The URI of the root: clips, ledger and tables are kept below it."
+    ),
 ]
-LaneNames = Annotated[str | None, typer.Option("--lanes", help="only these lanes: a,b")]
-Json = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="The configuration file. Default: NIGHTREEL_CONFIG, else ./nightreel.toml."
+    ),
+]
+LaneNames = Annotated[
+    str | None,
+    typer.Option("--lanes", help="Use only these lanes, separated by commas."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 
 BAD_INPUT = 2
 """Exit code: a bad manifest, configuration or usage."""

@@ -33,37 +33,43 @@ NOT_NOW = (OpeningError, StorageError)
 
 
 def watch(  # noqa: PLR0913 - each is an option
-    inbox: Annotated[str, typer.Argument(help="URI that manifests are dropped under")],
+    inbox: Annotated[
+        str, typer.Argument(help="The URI that is watched for manifests.")
+    ],
     *,
     root: Root,
     config: Config = None,
     lanes: LaneNames = None,
     budget: Annotated[
-        float | None, typer.Option(min=0, help="USD; a wall for each batch")
+        float | None,
+        typer.Option(min=0, help="The most that each batch may spend, in USD."),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="one bad row refuses its manifest")
+        bool, typer.Option("--strict", help="Refuse a manifest if one row is bad.")
     ] = False,
     pattern: Annotated[
-        str, typer.Option(help="what a manifest's name is like")
+        str, typer.Option(help="The pattern of a manifest's name.")
     ] = PARQUET,
     settle: Annotated[
-        float, typer.Option(min=0, help="seconds that a manifest must not change for")
+        float,
+        typer.Option(min=0, help="The seconds that a manifest must stay unchanged."),
     ] = SETTLE_S,
     marked: Annotated[
         bool,
         typer.Option(
-            "--marked", help="only what has _SUCCESS or NAME.ready beside it, at once"
+            "--marked",
+            help="Run only manifests with a _SUCCESS or NAME.ready beside them, at once.",
         ),
     ] = False,
     every: Annotated[
-        float, typer.Option(min=1, help="seconds between two looks")
+        float, typer.Option(min=1, help="The seconds between two looks.")
     ] = SETTLE_S,
     once: Annotated[
-        bool, typer.Option("--once", help="see to what is there, and end")
+        bool,
+        typer.Option("--once", help="Process the manifests that are there, then exit."),
     ] = False,
 ) -> None:
-    """Run a batch for each manifest that lands in an inbox, one after the other."""
+    """Run a batch for each manifest that appears in an inbox, one after the other."""
     at = Watch.open(existing(inbox), place(root), pattern=pattern, marked=marked)
     # A lane without its key is told of now, not when something lands.
     asyncio.run(lanes_of.opened(chosen(config, lanes)))

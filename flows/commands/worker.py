@@ -24,58 +24,95 @@ _PROGRAM: Final = "from flows.commands.main import main; main()"
 
 def worker(  # noqa: PLR0913 - each is a knob
     *,
-    model: Annotated[str, typer.Option(help="a folder, or an id that is in the cache")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="A folder in diffusers' layout, or the id of a model in the cache."
+        ),
+    ],
     device: Annotated[
-        str, typer.Option(help="cuda:0, cpu, or several: cuda:0,cuda:1")
+        str,
+        typer.Option(
+            help="The device, or several, separated by commas: one process each."
+        ),
     ] = "cuda:0",
     on_all: Annotated[
-        bool, typer.Option("--all", help="a process for each GPU that is visible")
+        bool, typer.Option("--all", help="Start one process for each visible GPU.")
     ] = False,
-    host: Annotated[str, typer.Option(help="where jobs come in")] = LOOPBACK,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = LOOPBACK,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="of the first; the next have the next")
+        int,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="The port of the first process; the others use the next ones.",
+        ),
     ] = 8600,
     state: Annotated[
-        Path, typer.Option(help="where jobs and clips are kept over restarts")
+        Path, typer.Option(help="The folder that keeps jobs and clips over restarts.")
     ] = Path("nightreel-worker"),
     queue: Annotated[
-        int, typer.Option(min=1, help="jobs that may wait; more are told to come back")
+        int,
+        typer.Option(
+            min=1, help="The jobs that may wait; further ones are answered 503."
+        ),
     ] = 16,
     steps: Annotated[
-        int | None, typer.Option(min=1, max=200, help="where a job does not say")
+        int | None,
+        typer.Option(
+            min=1,
+            max=200,
+            help="The steps of a job that does not set them. Default: the model's.",
+        ),
     ] = None,
     lora_high: Annotated[
-        Path | None, typer.Option(help="fused into the high-noise expert")
+        Path | None, typer.Option(help="A LoRA to fuse into the high-noise expert.")
     ] = None,
     lora_low: Annotated[
-        Path | None, typer.Option(help="fused into the low-noise expert")
+        Path | None, typer.Option(help="A LoRA to fuse into the low-noise expert.")
     ] = None,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="torch.compile: minutes more to warm up")
+        bool,
+        typer.Option(
+            "--compile", help="Use torch.compile; the warm-up takes minutes longer."
+        ),
     ] = False,
     attention: Annotated[
-        str | None, typer.Option(help="one of diffusers' backends: flash, sage, ...")
+        str | None,
+        typer.Option(help="The attention backend of diffusers: flash, sage, ..."),
     ] = None,
     shapes: Annotated[
-        str, typer.Option(help="run once before the first job: 832x480x81,480x832x81")
+        str,
+        typer.Option(help="Shapes to run before the first job: 832x480x81,480x832x81."),
     ] = "",
     keep_hours: Annotated[
-        float, typer.Option(min=0, help="how long a clip is kept once fetched")
+        float, typer.Option(min=0, help="How long a fetched clip is kept.")
     ] = 24.0,
     hang_after: Annotated[
-        float, typer.Option(min=1, help="seconds, for a step of a kind not yet known")
+        float,
+        typer.Option(
+            min=1,
+            help="The seconds allowed for a step, until three of its kind are known.",
+        ),
     ] = 900.0,
     load_within: Annotated[
-        float, typer.Option(min=1, help="seconds to load the model, if it is here")
+        float,
+        typer.Option(
+            min=1,
+            help="The seconds allowed for loading the model; no limit with --allow-download.",
+        ),
     ] = 3600.0,
     allow_download: Annotated[
-        bool, typer.Option("--allow-download", help="fetch weights that are not here")
+        bool,
+        typer.Option(
+            "--allow-download", help="Download weights that are not in the cache."
+        ),
     ] = False,
     supervised: Annotated[
-        bool, typer.Option("--supervised", help="end when standard input does")
+        bool, typer.Option("--supervised", help="Exit when standard input closes.")
     ] = False,
 ) -> None:
-    """Make clips on a GPU of your own. Needs the extra `gpu`."""
+    """Serve an open model on your own GPU. Needs the extra `gpu`."""
     if not allow_download:
         # Read by huggingface_hub as it is imported.
         os.environ["HF_HUB_OFFLINE"] = "1"

@@ -1,6 +1,7 @@
-"""The tables of nightreel.toml: what may stand in each, and what is meant where nothing does.
+"""The tables of nightreel.toml: the keys of each, their types and their defaults.
 
-Nothing is converted, and what stands where a key should is never repeated.
+Values are not converted. Messages never repeat the value of a key, in case it is a secret.
+The docstrings of the fields are the descriptions in docs/reference/configuration.md.
 """
 
 import re
@@ -94,7 +95,7 @@ _Usd = Annotated[Decimal, BeforeValidator(_exact)]
 
 
 class Table(BaseModel):
-    """A table of the file: nothing is converted, and no unknown key is passed over."""
+    """A table of the file: values are not converted, and an unknown key is an error."""
 
     model_config = ConfigDict(
         strict=True, extra="forbid", frozen=True, hide_input_in_errors=True
@@ -102,91 +103,112 @@ class Table(BaseModel):
 
 
 class LaneSettings(Table):
-    """A route in use: whose key, and how much of it at once."""
+    """A route in use, with a key and limits."""
 
     route: Annotated[str, AfterValidator(_route)]
+    """The route, as `provider/model`; `nightreel lanes --all` lists them."""
     paid: bool = True
-    """False of GPUs of one's own: then a clip is made again rather than doubted."""
+    """Set it to `false` for your own GPU: a repeated submit costs nothing there."""
     key: Annotated[str, AfterValidator(_keyed)] = Field("", validate_default=True)
-    """Where the key is kept, for `resolve_key`; GPUs of one's own may have none."""
+    """The place of the API key: `env:NAME` or `block:NAME`. Required if `paid`."""
     base_url: Annotated[str, AfterValidator(_base_url)] | None = None
+    """Overrides the scheme, host and path prefix of the provider's API. Required for
+    your own GPU."""
     slots: Annotated[int, Field(ge=1)] | None = None
+    """The clips in progress at once. Default: the limit of a new account."""
     submits_per_minute: Annotated[int, Field(ge=1)] | None = None
+    """The submits in a minute. Default: the limit of a new account."""
     submits_per_day: Annotated[int, Field(ge=1)] | None = None
-    """In any 24 hours, over all runs on one root."""
+    """The submits in any 24 hours, over all runs on a root. Default: the route's limit,
+    if it has one."""
     usd_per_day: _Usd | None = None
+    """The money in any 24 hours, over all runs on a root. Default: no limit."""
     risk_usd: _Usd = Decimal(0)
-    """What a batch may spend on submitting again what this lane left in doubt."""
+    """The money that a batch may spend on submitting jobs in doubt of this lane again.
+    Each of them may be paid for twice."""
     stills: Literal["upload", "presign", "link"] | None = None
-    """How stills reach the provider; None decides for each still."""
+    """How stills reach the provider. Default: `https` links are passed on; stills in
+    `s3`, `gs` and `az` are signed for six hours; others are uploaded, or sent within the
+    submit if the provider has no upload."""
 
 
 def _settled(seconds: float) -> float:
-    # Whoever was shut out may yet send what it had put on record: asked sooner, a provider
-    # says in good faith that it has nothing. On an emulator nobody pays for that.
+    # A run that was fenced out may still send a recorded submit for 30 seconds. Asked
+    # sooner, the provider answers that it has nothing. An emulator charges nothing.
     if 0 < seconds < SEND_WITHIN_S:
-        said = f"must be at least {SEND_WITHIN_S:g}, or 0 on an emulator"
-        raise ValueError(said)
+        raise ValueError(f"must be at least {SEND_WITHIN_S:g}, or 0 on an emulator")
     return seconds
 
 
 class EngineSettings(Table):
-    """How hard a batch is driven."""
+    """How a batch is run."""
 
     policy: Policy = "balanced"
-    """Which of the lanes that could make a job does: see routing."""
+    """The rule that chooses among the lanes that can make a job."""
     max_failure_rate: Annotated[float, Field(ge=0, le=1)] = 0.3
-    """The share of a lane's jobs that may come to nothing before it buys no more."""
+    """A lane closes if a greater share of its jobs failed, once it has had 20 jobs."""
     settle_s: Annotated[
         float, Field(ge=0, allow_inf_nan=False), AfterValidator(_settled)
     ] = 60
-    """How old a doubt is before its provider is asked about it."""
+    """The age of a doubt, in seconds, before the provider is asked about it. At least 30,
+    or 0 on an emulator."""
 
     runner: Literal["here", "pool", "ray", "dask"] = "here"
-    """Where shards are run: in the batch's own process, by workers of a work pool, or as
-    tasks on Ray or Dask."""
+    """Where shards run: in the batch's own process, on a Prefect work pool, or as tasks on
+    Ray or Dask."""
     workers: Annotated[int, Field(ge=1)] = 3
-    """Shards that run at once, where that is not here."""
+    """The shards that run at once, unless `runner` is `here`."""
     address: str | None = None
-    """Of a Ray or Dask cluster; without it one is started on this machine."""
+    """The address of a Ray or Dask cluster. Default: a cluster is started on this
+    machine."""
     shard_rows: Annotated[int, Field(ge=1, le=1000)] = 500
+    """The jobs in one shard."""
     attempts: Annotated[int, Field(ge=1)] = 3
+    """How often a provider may accept a job and not deliver it, before its row is left
+    pending."""
     deadline_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3600
-    """How long an accepted job may take."""
+    """How long an accepted job is polled, in seconds, before it is left to the next
+    run."""
     grace_s: Annotated[float, Field(ge=0, le=25)] = 20
-    """How long a run that is told to stop waits for clips that should be done by then;
-    Prefect kills what it cancelled after 30 seconds."""
+    """How long a stopping run waits, in seconds, for clips that should be done by then.
+    Prefect kills a cancelled run after 30 seconds."""
     downloads: Annotated[int, Field(ge=1)] = 16
+    """The clips in memory at once."""
     decode: bool = True
+    """Decode every frame of a clip before it is published."""
 
 
 class ListenSettings(Table):
-    """Webhooks: where the world finds the listener, and what proves who posts there."""
+    """Webhooks: the listener's addresses and the secrets that verify deliveries."""
 
     public_url: Annotated[str, AfterValidator(_base_url)] | None = None
-    """Without it no provider is asked to post anything."""
+    """The listener's address as providers see it. Default: no provider is asked for
+    webhooks."""
     hints_url: Annotated[str, AfterValidator(_base_url)] = "http://127.0.0.1:8501"
+    """The listener's address as runs on this machine see it."""
     secrets: dict[
         Literal["wavespeed", "replicate"], Annotated[str, AfterValidator(_reference)]
     ] = Field(default_factory=dict[Literal["wavespeed", "replicate"], str])
-    """Where each is kept, for `resolve_key`; the others sign with public keys."""
+    """The place of each account's secret: `env:NAME` or `block:NAME`. fal and Atlas Cloud
+    sign with public keys and need none."""
 
     def hook(self, provider: str) -> str:
-        """Where this provider may post, or "" where nobody would believe it."""
+        """The address for this provider's webhooks; empty if they cannot be verified."""
         if self.public_url and provider in {*self.secrets, "fal", "atlas"}:
             return f"{self.public_url}/webhooks/{provider}"
         return ""
 
 
 class ReportSettings(Table):
-    """What a batch shows in the Prefect UI."""
+    """The artifacts of a batch in the Prefect UI."""
 
     public_url: Annotated[str, AfterValidator(_base_url)] | None = None
-    """Where a browser finds what is under the root, if it can."""
+    """The address of the root as a browser sees it. Default: posters do not link to their
+    clips."""
 
 
 class Settings(Table):
-    """The whole of nightreel.toml; `models` and `routes` are the catalogue's to read."""
+    """All of nightreel.toml. The catalogue validates `models` and `routes`."""
 
     lanes: dict[Annotated[str, AfterValidator(_lane_name)], LaneSettings] = Field(
         default_factory=dict[str, LaneSettings]
