@@ -16,6 +16,7 @@ from flows.commands.terminal import Config, Json, LaneNames, chosen, print_json
 from flows.config import lanes as lanes_of
 from flows.config import settings as settings_of
 from flows.config.settings import Settings
+from flows.views.terminal_table import terminal_table
 from manifests.catalogue import loader as catalogue
 from manifests.catalogue.routes import Route
 from manifests.jobs import AspectRatio
@@ -181,12 +182,11 @@ def _limits(limits: Limits) -> dict[str, int | None]:
 
 
 def _table(shown: Sequence[Shown]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 1, 0))
     named = any(one.lane for one in shown)
+    columns = (*(["lane"] if named else []), "route", "prices", "takes", "limits")
+    table = terminal_table(*columns, folds=("takes",), row_gap=1)
     if named:
-        table.add_column("lane", header_style="dim", style="bold")
-    for name in ("route", "prices", "takes", "limits"):
-        table.add_column(name, header_style="dim", no_wrap=name != "takes")
+        table.columns[0].style = "bold"
     for one in shown:
         cells = [_what(one.route), _prices(one.route), _takes(one.route), _bears(one)]
         table.add_row(*([one.lane] if named else []), *cells)

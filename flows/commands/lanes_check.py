@@ -11,6 +11,7 @@ from rich.text import Text
 from flows.commands.terminal import print_json, tell
 from flows.config import lanes as lanes_of
 from flows.config.settings import Settings
+from flows.views.terminal_table import terminal_table
 from tasks.dispatch.preflight import Finding, cheaper, checked, dearer, usd
 from tasks.providers.http import connected
 
@@ -46,9 +47,10 @@ async def _asked(settings: Settings) -> list[Finding]:
 
 
 def _table(found: Sequence[Finding]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("lane", "route", "key", "credit", "model", "prices", "limits", ""):
-        table.add_column(name, header_style="dim", no_wrap=name != "limits")
+    table = terminal_table(
+        *("lane", "route", "key", "credit", "model", "prices", "limits", ""),
+        folds=("limits",),
+    )
     for finding in found:
         told = finding.said
         credit = None if told.credit_usd is None else usd(told.credit_usd)

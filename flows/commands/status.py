@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +19,10 @@ from flows.commands.terminal import Json, existing, print_json
 from flows.config import lanes as lanes_of
 from flows.config import settings
 from flows.views import expiring
-from flows.views.doubts import aligned, doubts_table, more_doubts
+from flows.views.amounts import aligned, counted
+from flows.views.doubts import doubts_table, more_doubts
+from flows.views.terminal_table import terminal_table
+from flows.views.times import utc
 from manifests.accounting.totals import Share, Standing
 from manifests.catalogue.loader import shipped
 from manifests.catalogue.routes import Route
@@ -125,7 +127,7 @@ class Seen:
                 for lane, share in sorted(standing.lanes.items())
             ],
             "expiring": expiring.plain(self.clips),
-            "paused_since": _utc(self.paused_at) or None,
+            "paused_since": utc(self.paused_at) if self.paused_at else None,
             "parked": self.parked,
             "doubts": [self._plain(doubt) for doubt in self.doubts],
         }
@@ -146,7 +148,7 @@ class Seen:
         parts: list[RenderableType] = [self._jobs()]
         if self.paused_at:
             goes_on = f"`nightreel resume {shlex.quote(root)}` goes on"
-            said = f"paused since {_utc(self.paused_at)}: {goes_on}"
+            said = f"paused since {utc(self.paused_at)}: {goes_on}"
             parts += ["", Text(said, "yellow")]
         if self.standing.lanes:
             parts += ["", self._lanes()]
@@ -157,7 +159,7 @@ class Seen:
             parts.append(expiring.lanes_table(self.clips, self.now))
             parts += ["", expiring.next_table(self.clips, self.now)]
         for reason, clips in self.parked.items():
-            parts += ["", Text(f"{_counted(clips, 'clip')} not kept: {reason}", "red")]
+            parts += ["", Text(f"{counted(clips, 'clip')} not kept: {reason}", "red")]
         if self.doubts:
             parts += [
                 "",
@@ -172,10 +174,8 @@ class Seen:
         return Group(*parts)
 
     def _jobs(self) -> Table:
-        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
-        table.add_column()
-        table.add_column(justify="right")
-        table.add_column(style="dim")
+        table = terminal_table("state", "jobs", "", right=("jobs",), header=False)
+        table.columns[-1].style = "dim"
         states = self.standing.states
         waiting = sum(states[state] for state in WAITING)
         away = sum(states[state] for state in AT_PROVIDERS)
@@ -194,12 +194,8 @@ class Seen:
         return table
 
     def _lanes(self) -> Table:
-        table = Table(
-            box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim"
-        )
-        table.add_column("lane")
-        for name in ("accepted", "published", "USD"):
-            table.add_column(name, justify="right")
+        figures = ("accepted", "published", "USD")
+        table = terminal_table("lane", *figures, right=figures)
         lanes = self.standing.lanes
         everything = Share(
             sum(share.accepted for share in lanes.values()),
@@ -221,14 +217,14 @@ class Seen:
     def _extras(self) -> Iterator[str]:
         """What of the money is out of the ordinary."""
         if risks := self.standing.risks:
-            yield f"{_counted(risks, 'risk')} taken"
+            yield f"{counted(risks, 'risk')} taken"
 
     def _plain(self, doubt: DoubtLine) -> dict[str, Any]:
         history = self.standing.lives[doubt.job]
         return {
             "job": doubt.job,
             "lane": doubt.lane,
-            "since": _utc(history.submitted_at),
+            "since": utc(history.submitted_at) if history.submitted_at else "",
             "age_s": round(doubt.age_s),
             "price_usd": float(doubt.price_usd),
             "lost": history.lost,
@@ -264,11 +260,3 @@ def _doubts(past: Mapping[str, History], now: float) -> Iterator[DoubtLine]:
                 reason=history.reason or UNANSWERED,
                 askable=bool(history.mark),
             )
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}" + ("" if number == 1 else "s")
-
-
-def _utc(at: float | None) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(" ", "seconds") if at else ""

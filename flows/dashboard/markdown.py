@@ -24,10 +24,3 @@ def safe(text: str) -> str:
 
 def bare(uri: str) -> str:
     return unsigned(uri).replace("`", "")
-
-
-def clock(seconds: float) -> str:
-    """A time, as people write it."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"

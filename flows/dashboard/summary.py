@@ -6,8 +6,9 @@ from decimal import Decimal
 from itertools import islice
 from typing import Any, Final
 
-from flows.dashboard.markdown import bare, clock, safe, table
-from flows.views.times import Local, moment
+from flows.dashboard.markdown import bare, safe, table
+from flows.views.amounts import counted
+from flows.views.times import Local, clock, moment
 from manifests.input.reader import ManifestError, Plan
 from tasks.batch.batch import Night
 from tasks.batch.request import BadRowsError
@@ -69,9 +70,9 @@ def unusual(night: Night) -> Iterator[str]:
     """What of the money went where it seldom goes."""
     tally = night.engine.tally
     if fetched := tally.fetched:
-        yield f"{_clips(fetched)} that other batches bought fetched"
+        yield f"{counted(fetched, 'clip')} that other batches bought fetched"
     if expired := tally.expired:
-        yield f"{_clips(expired)} paid for and lost: expired at the provider"
+        yield f"{counted(expired, 'clip')} paid for and lost: expired at the provider"
     risked = sum((lane.risk.spent_usd for lane in night.engine.lanes.all), Decimal(0))
     if risked:
         yield f"{usd(risked)} USD risked on doubts"
@@ -139,10 +140,6 @@ def _headline(summary: Summary) -> str:
     if summary.pending:
         return f"{_rows(summary.pending)} pending: run the batch again."
     return "Every row has its clip, or is refused for good."
-
-
-def _clips(count: int) -> str:
-    return "1 clip" if count == 1 else f"{count:,} clips"
 
 
 def _rows(count: int) -> str:

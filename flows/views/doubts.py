@@ -1,11 +1,12 @@
 """Doubts as a person is shown them: how old, how much, and what became of the answer."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from decimal import Decimal
+from collections.abc import Collection, Iterator, Sequence
 
 from rich.table import Table
 from rich.text import Text
 
+from flows.views.amounts import aligned
+from flows.views.terminal_table import terminal_table
 from flows.views.times import span
 from tasks.reconcile import DoubtLine
 
@@ -17,13 +18,11 @@ def doubts_table(
     doubts: Sequence[DoubtLine], lanes: Collection[str] | None = None
 ) -> Table:
     """The oldest of them; where the lanes in use are known, those are told that need another."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("job", no_wrap=True)
-    table.add_column("lane", no_wrap=True)
-    table.add_column("age", justify="right", no_wrap=True)
-    table.add_column("USD", justify="right", no_wrap=True)
-    table.add_column("askable", no_wrap=True)
-    table.add_column("why", overflow="fold")
+    table = terminal_table(
+        *("job", "lane", "age", "USD", "askable", "why"),
+        right=("age", "USD"),
+        folds=("why",),
+    )
     oldest = sorted(doubts, key=lambda doubt: -doubt.age_s)[:SHOWN]
     prices = aligned(doubt.price_usd for doubt in oldest)
     for doubt, price in zip(oldest, prices, strict=True):
@@ -33,14 +32,6 @@ def doubts_table(
         cells = doubt.lane, span(doubt.age_s), price
         table.add_row(doubt.job, *cells, asks, Text(doubt.reason))
     return table
-
-
-def aligned(amounts: Iterable[Decimal]) -> list[str]:
-    """Exact amounts for one column: cents, and as many places more as any of them has."""
-    known = [*amounts]
-    exponents = [amount.normalize().as_tuple().exponent for amount in known]
-    places = max([2, *(-each for each in exponents if isinstance(each, int))])
-    return [f"{amount:,.{places}f}" for amount in known]
 
 
 def more_doubts(doubts: Sequence[DoubtLine]) -> Iterator[str]:

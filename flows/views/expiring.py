@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
 from rich.table import Table
 from rich.text import Text
 
-from flows.views.doubts import aligned
-from flows.views.times import Local, moment, span
+from flows.views.amounts import aligned
+from flows.views.terminal_table import terminal_table
+from flows.views.times import Local, moment, span, utc
 from manifests.catalogue.routes import Route
 from manifests.expiry import by_expiry
 from manifests.lifecycle import FREE, History
@@ -51,7 +52,7 @@ def plain(clips: Sequence[Clip]) -> dict[str, Any]:
                 "lane": lane,
                 "clips": len(theirs),
                 "usd": float(_usd(theirs)),
-                "expires_at": _utc(theirs[0]),
+                "expires_at": utc(theirs[0].expires_at),
             }
             for lane, theirs in _by_lane(clips)
         ],
@@ -61,7 +62,7 @@ def plain(clips: Sequence[Clip]) -> dict[str, Any]:
                 "lane": clip.lane,
                 "state": str(clip.past.state),
                 "price_usd": float(clip.past.price_usd),
-                "expires_at": _utc(clip),
+                "expires_at": utc(clip.expires_at),
             }
             for clip in clips[:LISTED]
         ],
@@ -70,7 +71,9 @@ def plain(clips: Sequence[Clip]) -> dict[str, Any]:
 
 def lanes_table(clips: Sequence[Clip], now: float) -> Table:
     """How many each lane has, what they cost, and when the first of them expires."""
-    table = _table("lane", "clips", "USD", "first expires", "")
+    table = terminal_table(
+        "lane", "clips", "USD", "first expires", "", right=("clips", "USD")
+    )
     lanes = [*_by_lane(clips)]
     prices = aligned(_usd(theirs) for _, theirs in lanes)
     for (lane, theirs), price in zip(lanes, prices, strict=True):
@@ -81,19 +84,11 @@ def lanes_table(clips: Sequence[Clip], now: float) -> Table:
 
 def next_table(clips: Sequence[Clip], now: float) -> Table:
     """Those that expire first."""
-    table = _table("job", "lane", "USD", "expires", "")
+    table = terminal_table("job", "lane", "USD", "expires", "", right=("USD",))
     some = clips[:NEXT]
     prices = aligned(clip.past.price_usd for clip in some)
     for clip, price in zip(some, prices, strict=True):
         table.add_row(clip.job, clip.lane, price, *_when(clip, now))
-    return table
-
-
-def _table(*names: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    for name in names:
-        right = name in {"clips", "USD"}
-        table.add_column(name, justify="right" if right else "left", no_wrap=True)
     return table
 
 
@@ -117,7 +112,3 @@ def _by_lane(clips: Sequence[Clip]) -> Iterator[tuple[str, list[Clip]]]:
 
 def _usd(clips: Sequence[Clip]) -> Decimal:
     return sum((clip.past.price_usd for clip in clips), FREE)
-
-
-def _utc(clip: Clip) -> str:
-    return datetime.fromtimestamp(clip.expires_at, UTC).isoformat(" ", "seconds")

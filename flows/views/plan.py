@@ -9,12 +9,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from flows.views.amounts import counted
+from flows.views.terminal_table import terminal_table
 from flows.views.times import moment, span
 from manifests.input.reader import Plan
 from tasks.dispatch.eligibility import Policy
 from tasks.forecast.forecast import Alone, Forecast, Share
 
 NONE: Final = "-"
+_COLUMNS: Final = ("lane", "clips", "USD", "takes", "until")
 
 HOW: Final[Mapping[Policy, str]] = {
     "balanced": "each by the cheapest lane that is free",
@@ -80,18 +83,20 @@ class Answer:
 
     def heading(self) -> str:
         by = "" if self.by is None else f", by {moment(self.by, self.now)}"
-        return f"{_clips(self.told.jobs)}, {HOW[self.policy]}{by}"
+        return f"{counted(self.told.jobs, 'clip')}, {HOW[self.policy]}{by}"
 
     def _shares(self) -> Table:
         told = self.told
-        table = _table("lane", "clips", "USD", "takes", "until")
+        table = terminal_table(*_COLUMNS, right=_COLUMNS[1:])
         for share in told.shares:
             table.add_row(share.lane, *self.cells(share), style=_style(share))
         table.add_row("all", *self.cells(self.all), style="bold")
         return table
 
     def _alone(self) -> Table:
-        table = _table("lane", "clips", "USD", "takes", "until", "cannot make")
+        table = terminal_table(
+            *_COLUMNS, "cannot make", right=(*_COLUMNS[1:], "cannot make")
+        )
         for one in self.told.alone:
             cells = [*self.cells(one), _count(one.unable)]
             table.add_row(one.lane, *cells, style=_style(one))
@@ -108,27 +113,26 @@ class Answer:
         if heavy := self.read.heavy:
             yield heavy, "yellow"
         if self.owned:
-            yield f"{_clips(self.owned)} more: done, under way or in doubt already", ""
+            yield (
+                f"{counted(self.owned, 'clip')} more: done, under way or in doubt already",
+                "",
+            )
         if told.unserved:
-            yield f"{_clips(told.unserved)} more: dearer than their max_usd", "yellow"
+            yield (
+                f"{counted(told.unserved, 'clip')} more: dearer than their max_usd",
+                "yellow",
+            )
         if self.by is None:
             return
         by = moment(self.by, self.now)
         if told.late:
             last = moment(self.after(told.seconds), self.now)
-            some = f"{told.late:,} of {_clips(told.jobs)}"
+            some = f"{told.late:,} of {counted(told.jobs, 'clip')}"
             said = f"{some} cannot be done by {by}: the last is done {last}"
             yield said, "bold yellow"
         elif told.jobs:
             spare = self.by.timestamp() - self.now.timestamp() - told.seconds
             yield f"done by {by}, with {span(spare)} to spare", ""
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 2), pad_edge=False, header_style="dim")
-    for column in columns:
-        table.add_column(column, justify="left" if column == "lane" else "right")
-    return table
 
 
 def _style(of: Share | Alone) -> str:
@@ -137,10 +141,6 @@ def _style(of: Share | Alone) -> str:
 
 def _count(number: int) -> str:
     return f"{number:,}" if number else NONE
-
-
-def _clips(number: int) -> str:
-    return "1 clip" if number == 1 else f"{number:,} clips"
 
 
 def _plain(of: Share | Alone) -> dict[str, Any]:

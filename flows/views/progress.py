@@ -10,6 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from flows.views.times import clock
 from tasks.batch.batch import Night
 
 EVERY_S: Final = 0.25
@@ -59,12 +60,12 @@ def _line(night: Night) -> Text:
     parts = [
         f"{night.done:,} of {night.plan.jobs:,} done",
         f"{tally.purse.spent_usd:,.2f} USD",
-        f"{_clock(night.elapsed_s)} gone",
+        f"{clock(night.elapsed_s)} gone",
     ]
     if said := halted(night):
         parts.append(said)
     elif (left := left_s(night)) is not None:
-        parts.append(f"{_clock(left)} left")
+        parts.append(f"{clock(left)} left")
     return Text(", ".join(parts))
 
 
@@ -85,9 +86,3 @@ def left_s(night: Night) -> float | None:
     if mine < 2 or to_go <= 0:
         return None
     return night.elapsed_s * to_go / mine
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -65,6 +65,18 @@ def moment(then: datetime, now: datetime) -> str:
     return f"{there:%a %H:%M}" if 0 < days < 7 else f"{there.day} {there:%b %H:%M}"
 
 
+def clock(seconds: float) -> str:
+    """`4:05`, `1:02:07`: a time that has passed, as a stopwatch shows it."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def utc(at: float) -> str:
+    """Unix seconds as `2026-11-30 05:41:07+00:00`."""
+    return datetime.fromtimestamp(at, UTC).isoformat(" ", "seconds")
+
+
 def span(seconds: float) -> str:
     """`45 s`, `12 min`, `1 h 40 min`, `3 d 2 h`: rounded up, for what is yet to come."""
     if (whole := math.ceil(seconds)) < 60:
