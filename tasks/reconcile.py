@@ -247,11 +247,11 @@ class Books:
             lane = self._lanes.get(each.lane)
             if lane is None or each.ticket is None or (each.ended_at or 0.0) < since:
                 continue
-            provider = lane.line.provider
+            provider = lane.endpoint.provider
             if isinstance(provider, Billed):
                 try:
                     usd = await ask(
-                        self._clients, lane.line, provider.charge(each.ticket)
+                        self._clients, lane.endpoint, provider.charge(each.ticket)
                     )
                 except (ProviderError, UnreadableError) as exc:
                     log.warning(

@@ -11,7 +11,7 @@ from tasks.dispatch.lanes import Lane
 from tasks.dispatch.rate_limit import Limits, Pace
 from tasks.engine.engine import Rules
 from tasks.providers import OWN_GPUS, PROVIDERS
-from tasks.providers.http import Line
+from tasks.providers.http import Endpoint
 
 
 async def opened(settings: Settings) -> list[Lane]:
@@ -101,7 +101,9 @@ def _lanes(settings: Settings, keys: Mapping[str, str]) -> list[Lane]:
         lane = Lane(
             name=name,
             route=route,
-            line=Line(PROVIDERS[route.provider](route, keys[name], hook), base_url),
+            endpoint=Endpoint(
+                PROVIDERS[route.provider](route, keys[name], hook), base_url
+            ),
             limits=_limits(route, asked),
             hands_over="upload" if route.provider in OWN_GPUS else asked.stills,
             account=account,

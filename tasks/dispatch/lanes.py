@@ -15,7 +15,7 @@ from tasks.dispatch import off_peak
 from tasks.dispatch.budget import Day, Purse
 from tasks.dispatch.rate_limit import TYPICAL_S, Limits, Looks, Pace
 from tasks.providers.errors import MisconfiguredError
-from tasks.providers.http import Line
+from tasks.providers.http import Endpoint
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Lane:
 
     name: str
     route: Route
-    line: Line
+    endpoint: Endpoint
     limits: Limits
     hands_over: HandsOver | None = None
     """How stills reach the provider; None decides for each still."""

@@ -13,8 +13,8 @@ from typing import Final, Literal
 from manifests.catalogue.routes import Route
 from tasks.dispatch.lanes import Lane
 from tasks.providers.errors import MisconfiguredError, ProviderError
-from tasks.providers.http import Clients, ask, patiently
-from tasks.providers.protocol import Checkup, UnreadableError
+from tasks.providers.http import Clients, ask, retrying
+from tasks.providers.protocol import AccountReport, UnreadableError
 
 LONGEST_S: Final = 60.0
 """For a lane's whole check-up: some ask us to come back in an hour."""
@@ -34,7 +34,7 @@ class Finding:
     lane: str
     route: Route
     key: Key
-    said: Checkup = field(default_factory=Checkup)
+    said: AccountReport = field(default_factory=AccountReport)
     wrong: tuple[str, ...] = ()
     """What would make it fail, or cost more than the catalogue says."""
     notes: tuple[str, ...] = ()
@@ -63,20 +63,20 @@ async def refuse_wrong(lanes: Sequence[Lane], clients: Clients) -> None:
         raise CheckupError("\n".join(wrong))
 
 
-def found(lane: Lane, said: Checkup) -> Finding:
+def found(lane: Lane, said: AccountReport) -> Finding:
     """What is to be made of a provider's answer, which our key was good for, if any."""
     return Finding(
         lane=lane.name,
         route=lane.route,
         # A GPU of one's own may ask for none.
-        key="good" if lane.line.provider.key else "none",
+        key="good" if lane.endpoint.provider.key else "none",
         said=said,
         wrong=tuple(_wrong(lane, said)),
         notes=tuple(_notes(lane, said)),
     )
 
 
-def dearer(route: Route, said: Checkup) -> Priced:
+def dearer(route: Route, said: AccountReport) -> Priced:
     """The clips that cost more than the catalogue says, and what they cost."""
     return {
         clip: theirs
@@ -85,7 +85,7 @@ def dearer(route: Route, said: Checkup) -> Priced:
     }
 
 
-def cheaper(route: Route, said: Checkup) -> Priced:
+def cheaper(route: Route, said: AccountReport) -> Priced:
     """The clips that cost less than the catalogue says, and what they cost."""
     return {
         clip: theirs
@@ -112,11 +112,11 @@ async def _checked(lane: Lane, clients: Clients, longest_s: float) -> Finding:
         return _unknown(lane, str(exc))
 
 
-async def _asked(lane: Lane, clients: Clients) -> Checkup:
-    async for attempt in patiently(3):
+async def _asked(lane: Lane, clients: Clients) -> AccountReport:
+    async for attempt in retrying(3):
         with attempt:
-            return await ask(clients, lane.line, lane.line.provider.check())
-    raise AssertionError  # pragma: no cover - patiently() reraises
+            return await ask(clients, lane.endpoint, lane.endpoint.provider.check())
+    raise AssertionError  # pragma: no cover - retrying() reraises
 
 
 def _refused(lane: Lane, exc: MisconfiguredError) -> Finding:
@@ -139,7 +139,7 @@ def _unknown(lane: Lane, why: str) -> Finding:
     return Finding(lane=lane.name, route=lane.route, key="unknown", wrong=(line,))
 
 
-def _wrong(lane: Lane, said: Checkup) -> Iterator[str]:
+def _wrong(lane: Lane, said: AccountReport) -> Iterator[str]:
     route, where = lane.route, f"lane {lane.name}: {lane.route.provider}"
     if said.has_model is False:
         ids = " or ".join(sorted(set(route.endpoints.values())))
@@ -152,7 +152,7 @@ def _wrong(lane: Lane, said: Checkup) -> Iterator[str]:
         yield f"{where} is dearer than the catalogue says: {_priced(route, more)}"
 
 
-def _notes(lane: Lane, said: Checkup) -> Iterator[str]:
+def _notes(lane: Lane, said: AccountReport) -> Iterator[str]:
     if less := cheaper(lane.route, said):
         where = f"lane {lane.name}: {lane.route.provider}"
         yield f"{where} is cheaper than the catalogue says: {_priced(lane.route, less)}"

@@ -20,7 +20,7 @@ from storage.objects.errors import ExistsError, StorageError
 from tasks.engine.own_faults import ours
 from tasks.engine.poll import SAME, Ended
 from tasks.providers.errors import NotFoundError, ProviderError
-from tasks.providers.http import download, patiently
+from tasks.providers.http import download, retrying
 from tasks.providers.protocol import Finished, Gone
 
 log = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ class Publisher:
         """
         seen, dead = Counter[str](), 0
         try:
-            async for attempt in patiently(TRIES, also=(BrokenClipError,)):
+            async for attempt in retrying(TRIES, also=(BrokenClipError,)):
                 with attempt:
                     try:
                         return await self._fetched(job_id, await link(), sidecar, seen)
@@ -134,7 +134,7 @@ class Publisher:
                         raise
         except (ProviderError, BrokenClipError) as exc:
             raise UnfetchedError(str(exc)) from exc
-        raise AssertionError  # pragma: no cover - patiently() reraises
+        raise AssertionError  # pragma: no cover - retrying() reraises
 
     async def _fetched(
         self,

@@ -24,7 +24,7 @@ def owed_no_more(past: History, lane: Lane, route: Route | None, now: float) -> 
 
 def gone(life: str, past: History, lane: Lane, why: str) -> Discarded | Forgotten:
     """What is put on record of it."""
-    provider = lane.line.provider.name
+    provider = lane.endpoint.provider.name
     if free(past, lane):
         log.warning(
             "job.forgotten job=%s lane=%s the engine lost it, it is made again: %s",

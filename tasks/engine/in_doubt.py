@@ -37,7 +37,7 @@ from tasks.engine.expired import free
 from tasks.engine.poll import MISSED_S, SAME
 from tasks.engine.submit import whose
 from tasks.providers.errors import ProviderError
-from tasks.providers.http import Clients, Line, ask
+from tasks.providers.http import Clients, Endpoint, ask
 from tasks.providers.protocol import Absent, Doubt, Findable, UnreadableError
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ class Doubts:
         lane = self.lanes.get(past.lane or "")
         return (
             lane is not None
-            and isinstance(lane.line.provider, Findable)
+            and isinstance(lane.endpoint.provider, Findable)
             and past.mark.startswith(f"{whose(lane)}:")
         )
 
@@ -154,7 +154,7 @@ class Doubts:
     async def _found(
         self, lane: Lane, job: str, past: History
     ) -> Accepted | Refused | None:
-        provider = lane.line.provider
+        provider = lane.endpoint.provider
         if not isinstance(provider, Findable):
             return None
         since = past.submitted_at or 0.0
@@ -168,7 +168,7 @@ class Doubts:
         mark = past.mark.partition(":")[2]
         doubt = Doubt(mark=mark, submitted_at=since, known=await self._known(since))
         try:
-            found = await self._asked(lane.line, provider, doubt)
+            found = await self._asked(lane.endpoint, provider, doubt)
         except (ProviderError, UnreadableError) as exc:
             log.warning(
                 "doubt.not_settled job=%s lane=%s it stays in doubt: %s",
@@ -189,17 +189,17 @@ class Doubts:
                 return None
 
     async def _asked(
-        self, line: Line, provider: Findable, doubt: Doubt
+        self, endpoint: Endpoint, provider: Findable, doubt: Doubt
     ) -> Ticket | Absent | None:
         """What its provider says. One of its machines may not know yet of what another one
         took: what is not there is looked for time and again."""
-        found = await ask(self.clients, line, provider.find(doubt))
+        found = await ask(self.clients, endpoint, provider.find(doubt))
         for missed in range(1, SAME):
             if self.stopping.is_set() or not isinstance(found, Absent):
                 break
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.stopping.wait(), MISSED_S * missed)
-            found = await ask(self.clients, line, provider.find(doubt))
+            found = await ask(self.clients, endpoint, provider.find(doubt))
         return found
 
     async def let_go(self, doubts: Mapping[str, History]) -> set[str]:

@@ -287,7 +287,7 @@ class Lives:
             if known is None:
                 ended = await self._until_ended(hand, lane, past, ticket)
                 known = link_of(ended, over=over)
-            return lane.line.fetching(known)
+            return lane.endpoint.fetching(known)
 
         sidecar = described(hand.order, past, ticket)
         try:

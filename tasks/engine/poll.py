@@ -253,7 +253,7 @@ class Follower:
         """How long one more of its jobs took; are others like it ready, they are looked at."""
         if lane.looks.is_news(finished_s):
             for (provider, _), waiting in self._waiting.items():
-                if provider == lane.line.provider.name:
+                if provider == lane.endpoint.provider.name:
                     waiting.set()
         lane.looks.finished(unfinished_s, finished_s)
         if (typical_s := lane.looks.expected_s()) is not None:
@@ -261,10 +261,10 @@ class Follower:
             lane.learned.set()
 
     async def _look(self, lane: Lane, ticket: Ticket) -> Progress:
-        provider, request = lane.line.provider, (ticket.provider, ticket.id)
+        provider, request = lane.endpoint.provider, (ticket.provider, ticket.id)
         self._unreadable.pop(request, None)
         try:
-            return await ask(self.clients, lane.line, provider.poll(ticket))
+            return await ask(self.clients, lane.endpoint, provider.poll(ticket))
         except UnreadableError as exc:
             if request in self._waiting:
                 self._unreadable[request] = exc

@@ -91,7 +91,7 @@ class Late:
             ended = await self._look(life, lane, ticket)
             if ended is None:
                 raise UnfetchedError("the provider is at work on it again")
-            return lane.line.fetching(link_of(ended, over=over))
+            return lane.endpoint.fetching(link_of(ended, over=over))
 
         sidecar = {**await asked(life), **made(life, past, ticket)}
         try:

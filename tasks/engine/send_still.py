@@ -55,7 +55,7 @@ async def hand_over(checked: Checked, lane: Lane, clients: Clients) -> str:
         )
         if signed is not None:
             return signed
-    return await upload(clients, lane.line, checked.still)
+    return await upload(clients, lane.endpoint, checked.still)
 
 
 def _way(checked: Checked) -> HandsOver:

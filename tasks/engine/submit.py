@@ -41,9 +41,9 @@ def reference(job_id: str, attempt: int) -> str:
 
 def whose(lane: Lane) -> str:
     """Tells accounts apart, without keeping a key: what one has, another lacks."""
-    provider = lane.line.provider
+    provider = lane.endpoint.provider
     # What one GPU of one's own lists, another one does not.
-    own, place = ("", "") if lane.paid else (UNBILLED, f" {lane.line.base_url}")
+    own, place = ("", "") if lane.paid else (UNBILLED, f" {lane.endpoint.base_url}")
     said = f"{provider.name} {provider.key}{place}".encode()
     return f"{own}{hashlib.blake2b(said, digest_size=4).hexdigest()}"
 
@@ -56,7 +56,7 @@ def who_asks(lanes: Iterable[Lane], past: History) -> Lane | None:
     def far(lane: Lane) -> tuple[bool, bool]:
         return not past.mark.startswith(f"{whose(lane)}:"), lane.name != past.lane
 
-    theirs = (lane for lane in lanes if lane.line.provider.name == provider)
+    theirs = (lane for lane in lanes if lane.endpoint.provider.name == provider)
     return min(theirs, key=far, default=None)
 
 
@@ -71,7 +71,7 @@ class Submitter:
 
     def intended(self, offer: Offer, seed: int, ref: str) -> Intended:
         """What goes on record before it is sent."""
-        provider, mark = offer.lane.line.provider, ""
+        provider, mark = offer.lane.endpoint.provider, ""
         if isinstance(provider, Findable):
             # What cannot be written has no mark: `send` says so, and closes the lane.
             with suppress(Exception):
@@ -90,10 +90,10 @@ class Submitter:
     ) -> Answer:
         """Send it, once, and only in time."""
         lane = offer.lane
-        provider = lane.line.provider
+        provider = lane.endpoint.provider
         request = provider.submit(offer.job, offer.image_url, seed, ref)
         try:
-            ticket = await submit(self.clients, lane.line, request, in_time=in_time)
+            ticket = await submit(self.clients, lane.endpoint, request, in_time=in_time)
         except ThrottledError as exc:
             lane.pace.throttled(self.now(), exc.retry_after, exc.over)
             if (exc.retry_after or 0.0) > LONGEST_WAIT_S:

@@ -29,7 +29,7 @@ from tasks.providers.predictions import (
     balance_usd,
     optional_fields,
 )
-from tasks.providers.protocol import Checkup, Exchange, Progress
+from tasks.providers.protocol import AccountReport, Exchange, Progress
 from tasks.providers.refusals import Refusals, always, failures, refusal
 from tasks.providers.stills import as_data_url
 from tasks.providers.wavespeed import WaveSpeed
@@ -179,12 +179,12 @@ class Ai302(PredictionApi):
         text = redact(body, self.key)
         return REFUSALS.verdict(response, text, code=code, key=self.key)
 
-    def check(self) -> Exchange[Checkup]:
+    def check(self) -> Exchange[AccountReport]:
         # What WaveSpeed says of money and prices there is between it and 302.AI.
         proof = RESOLD_BALANCE if self.resold else f"{FETCH}{NOBODYS_ID}"
         yield self._request("GET", proof)
         balance = read_body((yield self._request("GET", BALANCE)))
-        return Checkup(credit_usd=balance_usd(balance))
+        return AccountReport(credit_usd=balance_usd(balance))
 
     def charge(self, ticket: Ticket) -> Exchange[Decimal | None]:
         if not (path := ticket.urls.get("record")):

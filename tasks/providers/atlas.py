@@ -28,7 +28,7 @@ from tasks.providers.predictions import (
     envelope_code,
     optional_fields,
 )
-from tasks.providers.protocol import Checkup, Exchange, Progress
+from tasks.providers.protocol import AccountReport, Exchange, Progress
 from tasks.providers.refusals import Refusals, always, failures, refusal
 from tasks.providers.stills import as_file
 
@@ -138,12 +138,12 @@ class Atlas(PredictionApi):
             return NotFoundError(f"{self.name}: HTTP 400: no such prediction yet")
         return REFUSALS.verdict(response, body, code=code, key=self.key)
 
-    def check(self) -> Exchange[Checkup]:
+    def check(self) -> Exchange[AccountReport]:
         yield self._request("GET", _path(NOBODYS_ID))
         balance = read_body((yield self._request("GET", BALANCE)))
         models = read_body((yield httpx.Request("GET", f"{self.api}{MODELS}")))
         prices = yield from self._prices(self._price_request)
-        return Checkup(
+        return AccountReport(
             credit_usd=_balance(balance),
             prices_usd=prices,
             has_model=has_model(self.route, models, "model"),

@@ -22,7 +22,7 @@ from tasks.providers.errors import ProviderError
 from tasks.providers.parsing import path_segment, read_body, redact
 from tasks.providers.protocol import (
     Absent,
-    Checkup,
+    AccountReport,
     Doubt,
     Exchange,
     Finished,
@@ -123,7 +123,7 @@ class ComfyUi:
     def fetch(self, url: str) -> httpx.Request:
         return self_hosted.fetched(url, self.key)
 
-    def check(self) -> Exchange[Checkup]:
+    def check(self) -> Exchange[AccountReport]:
         """Whether it is up, takes our key, and has every node of the workflow."""
         yield self._request("GET", "/system_stats")
         there: list[bool] = []
@@ -132,7 +132,7 @@ class ComfyUi:
             for kind in dict.fromkeys(node["class_type"] for node in nodes):
                 asked = self._request("GET", f"/object_info/{path_segment(kind)}")
                 there.append(kind in read_body((yield asked)))
-        return Checkup(has_model=all(there))
+        return AccountReport(has_model=all(there))
 
     def judge(self, response: httpx.Response) -> ProviderError | None:
         said, code = read_body(response), response.status_code

@@ -31,7 +31,7 @@ from tasks.providers.predictions import (
     frames,
     optional_fields,
 )
-from tasks.providers.protocol import Checkup, Exchange, Finished, Progress
+from tasks.providers.protocol import AccountReport, Exchange, Finished, Progress
 from tasks.providers.refusals import Failure, Refusals, always, failure, refusal
 
 QUEUE: Final = "https://queue.fal.run"
@@ -214,7 +214,7 @@ class Fal(PredictionApi):
             return None
         return REFUSALS.verdict(response, body, code=code, key=self.key)
 
-    def check(self) -> Exchange[Checkup]:
+    def check(self) -> Exchange[AccountReport]:
         endpoints = sorted({*self.route.endpoints.values()})
         url = httpx.URL(PRICING, params={"endpoint_id": endpoints})
         match body := read_body((yield self._request("GET", str(url)))):
@@ -222,7 +222,7 @@ class Fal(PredictionApi):
                 listed = {price["endpoint_id"]: price for price in prices}
             case _:
                 raise self._unreadable(body)
-        return Checkup(
+        return AccountReport(
             prices_usd={
                 (resolution, seconds): usd
                 for resolution, seconds in self.route.prices_usd

@@ -1,10 +1,10 @@
-"""Talking to providers: the only module that sends anything.
+"""Sends requests to providers; no other module does.
 
-Two clients, because one kind of request costs money. Submits go through httpx's own
-transport, whose exceptions tell what was sent. Everything free (polls, uploads,
-downloads) goes through the aiohttp transport, which costs a fraction of the CPU but
-reports as "never connected" a request that the server had read whole before it hung up
-(httpx-aiohttp 0.2.0, measured 2026-11): submits never take it.
+There are two kinds of client, because one kind of request costs money. Submits go through
+httpx's own transport, whose exceptions say whether the request was sent. Everything free
+(polls, uploads, downloads) goes through the aiohttp transport, which needs a fraction of
+the CPU. It reports "never connected" for a request that the server read whole before it
+hung up (httpx-aiohttp 0.2.0, measured 2026-11), so submits never use it.
 """
 
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
@@ -38,12 +38,12 @@ from tasks.providers.errors import (
     ProviderError,
     ThrottledError,
 )
-from tasks.providers.protocol import Exchange, Keeper, Provider, UnreadableError
+from tasks.providers.protocol import ClipHost, Exchange, Provider, UnreadableError
 
 T = TypeVar("T")
 
-# Before a byte of the request is written these are raised, and by nothing else in httpx's
-# own transport; whatever is not listed may have been accepted.
+# httpx's own transport raises these before it writes a byte of the request, and only then.
+# After any other exception the request may have been accepted.
 NOT_SENT: Final = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
@@ -52,34 +52,34 @@ NOT_SENT: Final = (
 )
 
 LARGEST_CLIP: Final = 512 * 2**20
-"""Bytes; no clip of some seconds is larger, and memory is bounded."""
+"""Bytes; a limit on memory that no clip of a few seconds reaches."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """Those that submit, in turn, and the one for all that is free."""
+    """The clients that submit, used in turn, and the client for free requests."""
 
     paid: Iterator[httpx.AsyncClient]
     """Never ends."""
     free: httpx.AsyncClient
     polls: httpx.AsyncBaseTransport
     """The free client's own transport."""
-    patience: Mapping[str, float | None]
-    """Its timeouts, in seconds."""
+    timeouts: Mapping[str, float | None]
+    """The free client's timeouts, in seconds."""
 
 
 POOLS: Final = 6
-"""httpcore looks at every connection of a pool, for each of them, at every request: many
-small pools cost a third of the CPU of a large one (12 connections each, measured)."""
+"""httpcore's cost of a request grows with the square of a pool's connections: small pools of
+12 connections need a third of the CPU of one large pool (measured)."""
 
 
 @asynccontextmanager
 async def connected(*, timeout_s: float = 60.0) -> AsyncGenerator[Clients]:
-    """All clients, for as long as the block lasts."""
+    """Open all clients for the length of a block."""
     tls = httpx.create_ssl_context()
     async with AsyncExitStack() as stack:
         paid = [
-            await stack.enter_async_context(paying(tls, timeout_s))
+            await stack.enter_async_context(paid_client(tls, timeout_s))
             for _ in range(POOLS)
         ]
         connector = aiohttp.TCPConnector(limit=128, keepalive_timeout=15, ssl=tls)
@@ -87,7 +87,7 @@ async def connected(*, timeout_s: float = 60.0) -> AsyncGenerator[Clients]:
             aiohttp.ClientSession(
                 connector=connector,
                 auto_decompress=False,
-                # It would look for proxies and a .netrc anew at every request.
+                # aiohttp would read the proxies and .netrc again for every request.
                 trust_env=bool(getproxies()),
             )
         )
@@ -98,34 +98,34 @@ async def connected(*, timeout_s: float = 60.0) -> AsyncGenerator[Clients]:
         yield Clients(cycle(paid), free, polls, httpx.Timeout(timeout_s).as_dict())
 
 
-def paying(tls: SSLContext, timeout_s: float) -> httpx.AsyncClient:
-    """A client for submits.
+def paid_client(tls: SSLContext, timeout_s: float) -> httpx.AsyncClient:
+    """Return a client for submits.
 
-    It keeps a connection for two idle seconds only: a request written to a connection
-    that the other side is closing is a doubt.
+    It closes a connection after two idle seconds: a request that is written to a
+    connection which the server is closing ends in doubt.
     """
     return httpx.AsyncClient(
         verify=tls,
         limits=httpx.Limits(max_connections=12, keepalive_expiry=2.0),
-        # Behind a busy pool a submit waits as long as it takes: nothing was sent yet.
+        # A submit may wait for a busy pool without limit: nothing was sent yet.
         timeout=httpx.Timeout(timeout_s, connect=10.0, pool=None),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A provider, and where its requests go."""
+class Endpoint:
+    """A provider, and the address that its requests go to."""
 
     provider: Provider
     base_url: httpx.URL | None = None
-    """Takes the place of scheme and host, and its path is put before the request's."""
+    """Replaces the scheme and host of each request, and prefixes its path."""
 
     def addressed(self, request: httpx.Request) -> httpx.Request:
-        """The request as it goes out, to where the owner of the lane wants it.
+        """Return the request, moved to `base_url`.
 
         Raises:
-            MisconfiguredError: the provider's answer would have us show the key to a
-                host that is not its own.
+            MisconfiguredError: the provider's answer named a foreign host for a request
+                that carries the key.
         """
         ours = request.url.host in self.provider.hosts
         if ours and self.base_url is not None:
@@ -133,13 +133,13 @@ class Line:
             request.headers["host"] = request.url.netloc.decode("ascii")
         at_base = self.base_url is not None and request.url.host == self.base_url.host
         if "authorization" in request.headers and not (ours or at_base):
-            said = f"{self.provider.name}: the key is not for {request.url.host}"
-            raise MisconfiguredError(said)
+            message = f"{self.provider.name}: the key is not for {request.url.host}"
+            raise MisconfiguredError(message)
         return request
 
     def fetching(self, url: str) -> httpx.Request:
-        """The request for a clip: with the key only where the clip is behind it."""
-        if isinstance(self.provider, Keeper):
+        """Return the request for a clip, with the key only if the provider needs it."""
+        if isinstance(self.provider, ClipHost):
             return self.addressed(self.provider.fetch(url))
         return httpx.Request("GET", url)
 
@@ -153,95 +153,102 @@ def _moved(url: httpx.URL, base: httpx.URL) -> httpx.URL:
 
 async def submit(
     clients: Clients,
-    line: Line,
+    endpoint: Endpoint,
     exchange: Exchange[T],
     *,
     in_time: Callable[[], bool] = lambda: True,
 ) -> T:
-    """Send the one request that costs, once, if it is in time when it can be written.
+    """Send the one request that costs money, once.
+
+    `in_time` is asked when the connection is open and nothing is written yet.
 
     Raises:
-        NotSentError, ThrottledError, RejectedError, MisconfiguredError: it was not
-            accepted, for certain.
-        InDoubtError: everything else, whatever it was.
+        NotSentError, ThrottledError, RejectedError, MisconfiguredError: the provider
+            certainly did not accept it.
+        InDoubtError: anything else went wrong.
     """
-    request = _composed(line, exchange)
+    request = _first_request(endpoint, exchange)
 
-    async def look(event: str, _: Mapping[str, Any]) -> None:
-        # Connected, and nothing written yet: to connect may have taken a night's sleep.
+    async def check_time(event: str, _: Mapping[str, Any]) -> None:
+        # The machine may have slept for hours while it connected.
         if event.endswith(".send_request_headers.started") and not in_time():
-            raise NotSentError(f"{line.provider.name}: meant too long ago")
+            raise NotSentError(f"{endpoint.provider.name}: not sent in time")
 
-    request.extensions["trace"] = look
+    request.extensions["trace"] = check_time
     try:
         response = await next(clients.paid).send(request)
     except NotSentError:
         raise
     except NOT_SENT as exc:
-        raise NotSentError(_said(line, exc)) from exc
-    # Whatever else breaks, of httpx's own or below it, may have broken after the send.
+        raise NotSentError(_message(endpoint, exc)) from exc
+    # Any other exception may have been raised after the request was sent.
     except Exception as exc:
-        raise InDoubtError(_said(line, exc), _lost(exc)) from exc
-    if verdict := _judged(line, response):
+        raise InDoubtError(_message(endpoint, exc), _lost(exc)) from exc
+    if verdict := _verdict(endpoint, response):
         raise verdict
     try:
         exchange.send(response)
     except StopIteration as end:
         return end.value
-    # Whatever an adapter makes of an answer it cannot read, the request went out.
+    # The request was sent, however the adapter fails to read the answer.
     except Exception as exc:
-        raise InDoubtError(f"{line.provider.name}: {exc}") from exc
-    raise InDoubtError(f"{line.provider.name}: a submit wanted a second request")
+        raise InDoubtError(f"{endpoint.provider.name}: {exc}") from exc
+    raise InDoubtError(f"{endpoint.provider.name}: a submit yielded a second request")
 
 
-def _composed(line: Line, exchange: Exchange[T]) -> httpx.Request:
+def _first_request(endpoint: Endpoint, exchange: Exchange[T]) -> httpx.Request:
     try:
-        return line.addressed(next(exchange))
+        return endpoint.addressed(next(exchange))
     except ProviderError:
         raise
-    # A request that cannot even be written: no job fares better on this lane.
+    # The request cannot be built, so no job of this lane can be submitted.
     except Exception as exc:
-        said = f"{line.provider.name}: {type(exc).__name__}: {exc}"
-        raise MisconfiguredError(said) from exc
+        message = f"{endpoint.provider.name}: {type(exc).__name__}: {exc}"
+        raise MisconfiguredError(message) from exc
 
 
-def _judged(line: Line, response: httpx.Response) -> ProviderError | None:
-    """The adapter's verdict; an answer that it stumbles over proves nothing."""
+def _verdict(endpoint: Endpoint, response: httpx.Response) -> ProviderError | None:
+    """Return the adapter's verdict; an adapter that fails on an answer proves nothing."""
+    name = endpoint.provider.name
     try:
-        return line.provider.judge(response)
-    except Exception as exc:  # noqa: BLE001 - the caller is told, as a doubt
-        return InDoubtError(f"{line.provider.name}: {type(exc).__name__} in its answer")
+        return endpoint.provider.judge(response)
+    except Exception as exc:  # noqa: BLE001 - the caller gets it as a doubt
+        return InDoubtError(f"{name}: {type(exc).__name__} in its answer")
 
 
-async def ask(clients: Clients, line: Line, exchange: Exchange[T]) -> T:
-    """Run a free exchange to its end, sending each request once.
+async def ask(clients: Clients, endpoint: Endpoint, exchange: Exchange[T]) -> T:
+    """Run a free exchange to its end; send each of its requests once.
 
     Raises:
-        ProviderError: by kind; all but Misconfigured and Rejected mean "again".
-        UnreadableError: a good answer with no meaning here.
+        ProviderError: the request failed; all kinds but MisconfiguredError and
+            RejectedError may pass if it is repeated.
+        UnreadableError: the adapter cannot read a good answer.
     """
     try:
         request = next(exchange)
         while True:
-            response = await _asked(clients, line.addressed(request))
-            if verdict := _judged(line, response):
+            response = await _send_free(clients, endpoint.addressed(request))
+            if verdict := _verdict(endpoint, response):
                 raise verdict
             request = exchange.send(response)
     except StopIteration as end:
         return end.value
     except (httpx.HTTPError, aiohttp.ClientError, TimeoutError) as exc:
-        raise NotSentError(_said(line, exc)) from exc
+        raise NotSentError(_message(endpoint, exc)) from exc
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as exc:
         if isinstance(exc, UnreadableError):
             raise
-        said = f"{type(exc).__name__}: {exc}"
-        raise UnreadableError(line.provider.name, said) from exc
+        message = f"{type(exc).__name__}: {exc}"
+        raise UnreadableError(endpoint.provider.name, message) from exc
 
 
-async def _asked(clients: Clients, request: httpx.Request) -> httpx.Response:
-    """Send it by the transport itself: what a client adds (redirects, cookies, auth) is
-    of no use to a poll, and a quarter of its CPU."""
-    request.extensions["timeout"] = clients.patience
+async def _send_free(clients: Clients, request: httpx.Request) -> httpx.Response:
+    """Send a free request by the transport itself.
+
+    A client adds redirects, cookies and auth, which a poll does not need and which cost a
+    quarter of its CPU.
+    """
+    request.extensions["timeout"] = clients.timeouts
     response = await clients.polls.handle_async_request(request)
     response.request = request
     try:
@@ -251,26 +258,26 @@ async def _asked(clients: Clients, request: httpx.Request) -> httpx.Response:
     return response
 
 
-async def upload(clients: Clients, line: Line, still: Still) -> str:
-    """Hand a still to the provider; its URL there. Tries for some ten minutes."""
-    async for attempt in patiently(40):
+async def upload(clients: Clients, endpoint: Endpoint, still: Still) -> str:
+    """Upload a still and return its URL; tries for about ten minutes."""
+    async for attempt in retrying(40):
         with attempt:
-            return await ask(clients, line, line.provider.upload(still))
-    raise AssertionError  # pragma: no cover - patiently() reraises
+            return await ask(clients, endpoint, endpoint.provider.upload(still))
+    raise AssertionError  # pragma: no cover - retrying() reraises
 
 
 async def download(client: httpx.AsyncClient, request: httpx.Request) -> bytes:
-    """The bytes of a clip, whole by the server's own count.
+    """Return the bytes of a clip, as many as the server's Content-Length says.
 
     Raises:
-        NotFoundError: the link has died; a poll gives a fresh one.
-        InDoubtError: cut short, or too large, or not now.
+        NotFoundError: the link has expired; a poll gives a fresh one.
+        InDoubtError: the download was cut short, too large or refused; try again.
     """
     place = request.url.host
     body = bytearray()
     for name in ("accept", "user-agent"):
         request.headers.setdefault(name, client.headers[name])
-    # As it is: what a store compresses on the way is not the clip.
+    # A store must not compress the clip on the way.
     request.headers.setdefault("accept-encoding", "identity")
     try:
         asked = client.send(request, stream=True, follow_redirects=True)
@@ -295,21 +302,19 @@ async def download(client: httpx.AsyncClient, request: httpx.Request) -> bytes:
 _DEAD_LINK: Final = (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
 
 
-def patiently(
-    attempts: int, *, also: tuple[type[Exception], ...] = ()
-) -> AsyncRetrying:
-    """Retry what is free to repeat, waiting as the other side asks: never a submit."""
-    again = (NotSentError, ThrottledError, InDoubtError, NotFoundError)
+def retrying(attempts: int, *, also: tuple[type[Exception], ...] = ()) -> AsyncRetrying:
+    """Retry a free request, after the wait that the provider asks for; never a submit."""
+    transient = (NotSentError, ThrottledError, InDoubtError, NotFoundError)
     return AsyncRetrying(
-        retry=retry_if_exception_type((*again, *also)),
-        wait=_as_asked(),
+        retry=retry_if_exception_type((*transient, *also)),
+        wait=_RetryAfter(),
         stop=stop_after_attempt(attempts),
         reraise=True,
     )
 
 
-class _as_asked(wait_random_exponential):  # noqa: N801 - tenacity's waits are lower case
-    """A random, growing wait, or what Retry-After says."""
+class _RetryAfter(wait_random_exponential):
+    """A random, growing wait, or the seconds of Retry-After."""
 
     def __init__(self) -> None:
         super().__init__(multiplier=0.5, max=20.0)
@@ -331,7 +336,7 @@ _WORDS: Final[Mapping[type[BaseException], str]] = MappingProxyType(
 
 
 def _lost(exc: BaseException) -> Lost:
-    """How the answer was lost; the longer it took, the likelier the other side is at work."""
+    """Return how the answer was lost: after a silence the provider is likelier to work on it."""
     return "silent" if isinstance(exc, httpx.TimeoutException) else "broken"
 
 
@@ -339,5 +344,5 @@ def _name(exc: BaseException) -> str:
     return _WORDS.get(type(exc)) or str(exc) or type(exc).__name__
 
 
-def _said(line: Line, exc: BaseException) -> str:
-    return f"{line.provider.name}: {_name(exc)}"
+def _message(endpoint: Endpoint, exc: BaseException) -> str:
+    return f"{endpoint.provider.name}: {_name(exc)}"

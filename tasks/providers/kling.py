@@ -33,7 +33,7 @@ from tasks.providers.parsing import (
     status_words,
 )
 from tasks.providers.predictions import PredictionApi, optional_fields
-from tasks.providers.protocol import Absent, Checkup, Doubt, Exchange, Progress
+from tasks.providers.protocol import Absent, AccountReport, Doubt, Exchange, Progress
 from tasks.providers.refusals import Refusals, always, failures, refusal
 from tasks.providers.stills import as_base64
 
@@ -198,12 +198,12 @@ class Kling(PredictionApi):
             case _:
                 return None
 
-    def check(self) -> Exchange[Checkup]:
+    def check(self) -> Exchange[AccountReport]:
         """It publishes no prices, and no limits; what is left of a pack is hours old."""
         path = f"{CLIPS}?pageNum=1&pageSize=1"
         match body := read_body((yield self._request("GET", path))):
             case {"code": 0}:
-                return Checkup()
+                return AccountReport()
             case _:
                 raise self._unreadable(body)
 

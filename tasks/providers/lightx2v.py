@@ -19,7 +19,7 @@ from tasks.providers.errors import ProviderError
 from tasks.providers.parsing import path_segment, read_body, redact
 from tasks.providers.protocol import (
     Absent,
-    Checkup,
+    AccountReport,
     Doubt,
     Exchange,
     Finished,
@@ -95,10 +95,10 @@ class LightX2V:
     def fetch(self, url: str) -> httpx.Request:
         return self_hosted.fetched(url, self.key)
 
-    def check(self) -> Exchange[Checkup]:
+    def check(self) -> Exchange[AccountReport]:
         """Whether it is up, and takes our key; which model it has, it does not say."""
         yield self._request("GET", "/queue/status")
-        return Checkup()
+        return AccountReport()
 
     def judge(self, response: httpx.Response) -> ProviderError | None:
         said, code = read_body(response), response.status_code

@@ -24,7 +24,7 @@ from tasks.providers.parsing import (
 )
 from tasks.providers.protocol import (
     Absent,
-    Checkup,
+    AccountReport,
     Doubt,
     Exchange,
     Finished,
@@ -121,15 +121,17 @@ class OpenAiVideos:
     def fetch(self, url: str) -> httpx.Request:
         return self_hosted.fetched(url, self.key)
 
-    def check(self) -> Exchange[Checkup]:
+    def check(self) -> Exchange[AccountReport]:
         """Whether it is up, whether it takes our key, and whether it serves the model."""
         yield httpx.Request("GET", f"{self_hosted.API}/health")
         yield self._request("GET", "?limit=1")
         if not self.engine.serves:
-            return Checkup()
+            return AccountReport()
         models = httpx.URL(f"{self_hosted.API}/v1/models")
         asked = httpx.Request("GET", models, headers=self_hosted.headers(self.key))
-        return Checkup(has_model=has_model(self.route, read_body((yield asked)), "id"))
+        return AccountReport(
+            has_model=has_model(self.route, read_body((yield asked)), "id")
+        )
 
     def judge(self, response: httpx.Response) -> ProviderError | None:
         said = read_body(response)

@@ -54,7 +54,7 @@ class UnreadableError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Checkup:
+class AccountReport:
     """What a provider says of an account and a model; None where it does not say."""
 
     credit_usd: Decimal | None = None
@@ -127,7 +127,7 @@ class Provider(Protocol):
         """What an answer means by (method, status, body); None when it is good."""
         ...
 
-    def check(self) -> Exchange[Checkup]:
+    def check(self) -> Exchange[AccountReport]:
         """Ask after the account, the model and its prices. Free, and safe to repeat.
 
         A bad key is told by `judge`: every adapter asks at least one question that
@@ -157,7 +157,7 @@ class Findable(Protocol):
 
 
 @runtime_checkable
-class Keeper(Protocol):
+class ClipHost(Protocol):
     """A provider that has its clips on its own machine, behind its own key."""
 
     def fetch(self, url: str) -> httpx.Request:

@@ -25,7 +25,14 @@ from tasks.providers.parsing import (
     status_words,
 )
 from tasks.providers.predictions import NO_MODEL, PredictionApi, frames
-from tasks.providers.protocol import Absent, Checkup, Doubt, Exchange, Gone, Progress
+from tasks.providers.protocol import (
+    Absent,
+    AccountReport,
+    Doubt,
+    Exchange,
+    Gone,
+    Progress,
+)
 from tasks.providers.refusals import Failure, Refusals, always, failures, refusal
 from tasks.providers.stills import as_file
 
@@ -144,7 +151,7 @@ class Replicate(PredictionApi):
             return None
         return REFUSALS.verdict(response, body, code=code, key=self.key)
 
-    def check(self) -> Exchange[Checkup]:
+    def check(self) -> Exchange[AccountReport]:
         match body := read_body((yield self._request("GET", "/account"))):
             case {"username": str()}:
                 pass
@@ -154,7 +161,7 @@ class Replicate(PredictionApi):
         for endpoint in {*self.route.endpoints.values()}:
             answer = yield self._request("GET", f"/models/{endpoint}")
             there.append(answer.is_success)
-        return Checkup(has_model=all(there))
+        return AccountReport(has_model=all(there))
 
     def mark(self, job: Job, image_url: str, seed: int, reference: str) -> str:
         del reference

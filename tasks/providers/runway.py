@@ -23,7 +23,7 @@ from tasks.providers.parsing import (
     status_words,
 )
 from tasks.providers.predictions import NO_MODEL, PredictionApi
-from tasks.providers.protocol import Checkup, Exchange, Progress
+from tasks.providers.protocol import AccountReport, Exchange, Progress
 from tasks.providers.refusals import (
     Failure,
     FailureKind,
@@ -195,12 +195,12 @@ class Runway(PredictionApi):
             return None
         return REFUSALS.verdict(response, body, code=code, key=self.key)
 
-    def check(self) -> Exchange[Checkup]:
+    def check(self) -> Exchange[AccountReport]:
         match body := read_body((yield self._request("GET", "/organization"))):
             case {"creditBalance": int(credits_left), "tier": {"models": {**models}}}:
                 wanted = {*self.route.endpoints.values()}
                 limits = [models[name] for name in wanted & models.keys()]
-                return Checkup(
+                return AccountReport(
                     credit_usd=credits_left * CREDIT_USD,
                     slots=_least("maxConcurrentGenerations", limits),
                     submits_per_day=_least("maxDailyGenerations", limits),

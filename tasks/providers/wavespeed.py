@@ -33,7 +33,7 @@ from tasks.providers.predictions import (
     envelope_code,
     optional_fields,
 )
-from tasks.providers.protocol import Absent, Checkup, Doubt, Exchange, Progress
+from tasks.providers.protocol import Absent, AccountReport, Doubt, Exchange, Progress
 from tasks.providers.refusals import Failure, Refusals, always, failures, refusal
 
 # No page shows what an empty account is told; these words are from public reports.
@@ -155,11 +155,11 @@ class WaveSpeed(PredictionApi):
             return None
         return self.refusals.verdict(response, body, code=code, key=self.key)
 
-    def check(self) -> Exchange[Checkup]:
+    def check(self) -> Exchange[AccountReport]:
         balance = read_body((yield self._request("GET", "/balance")))
         models = read_body((yield self._request("GET", "/models")))
         prices = yield from self._prices(self._price_request)
-        return Checkup(
+        return AccountReport(
             credit_usd=balance_usd(balance),
             prices_usd=prices,
             has_model=has_model(self.route, models, "model_id"),

@@ -28,7 +28,7 @@ from tasks.distributed.shard_run import run_shard
 from tasks.engine.engine import Rules
 from tasks.engine.environment import World
 from tasks.providers import OWN_GPUS, PROVIDERS
-from tasks.providers.http import Line
+from tasks.providers.http import Endpoint
 from tests.crashes import bugs
 from tests.crashes.points import Watch
 
@@ -155,12 +155,16 @@ def routes() -> catalogue.Catalogue:
 def lane(errand: Errand) -> Lane:
     route = routes().route(errand.route)
     provider = PROVIDERS[route.provider](route, errand.key)
-    line = Line(provider, httpx.URL(f"{errand.url}/{route.provider}"))
+    endpoint = Endpoint(provider, httpx.URL(f"{errand.url}/{route.provider}"))
     limits = Limits(slots=2, submits_per_minute=6000, queues=route.queues)
     # vLLM-Omni cannot tell what it accepted: were it let go again, it would make it twice.
     free = route.provider in OWN_GPUS - {"vllm-omni"}
     one = Lane(
-        name=route.provider, route=route, line=line, limits=limits, paid=not free
+        name=route.provider,
+        route=route,
+        endpoint=endpoint,
+        limits=limits,
+        paid=not free,
     )
     one.looks = Looks(shortest_s=0.02)
     return one

@@ -12,7 +12,7 @@ from manifests.lifecycle import Ticket
 from tasks.emulator import Emulator, Fault, running
 from tasks.providers import PROVIDERS
 from tasks.providers.errors import InDoubtError, MisconfiguredError
-from tasks.providers.http import Line, ask, connected, submit
+from tasks.providers.http import Endpoint, ask, connected, submit
 from tasks.providers.protocol import Absent, Doubt
 
 pytestmark = pytest.mark.anyio
@@ -38,26 +38,26 @@ def emulator():
 
 
 @pytest.fixture
-def line(emulator):
-    """Makes the line to a route's provider, there."""
+def endpoint(emulator):
+    """Makes the endpoint to a route's provider, there."""
     with running(emulator) as base:
 
         def to(name, key=KEY):
             route = catalogue.shipped().route(name)
             provider = PROVIDERS[route.provider](route, key)
-            return Line(provider, httpx.URL(f"{base}/{route.provider}"))
+            return Endpoint(provider, httpx.URL(f"{base}/{route.provider}"))
 
         yield to
 
 
-def wanted(line, prompt="dolly"):
-    resolution, seconds = next(iter(line.provider.route.prices_usd))
+def wanted(endpoint, prompt="dolly"):
+    resolution, seconds = next(iter(endpoint.provider.route.prices_usd))
     return Job(image="i", prompt=prompt, resolution=resolution, duration_s=seconds)
 
 
 @pytest.mark.parametrize("name", PRICED)
-async def test_a_check_up_has_credit_model_and_the_catalogues_prices(line, name):
-    lane = line(name)
+async def test_a_check_up_has_credit_model_and_the_catalogues_prices(endpoint, name):
+    lane = endpoint(name)
 
     async with connected() as clients:
         said = await ask(clients, lane, lane.provider.check())
@@ -67,8 +67,8 @@ async def test_a_check_up_has_credit_model_and_the_catalogues_prices(line, name)
 
 
 @pytest.mark.parametrize("name", RESOLD)
-async def test_a_check_up_at_302ai_has_the_credit(line, name):
-    lane = line(name)
+async def test_a_check_up_at_302ai_has_the_credit(endpoint, name):
+    lane = endpoint(name)
 
     async with connected() as clients:
         said = await ask(clients, lane, lane.provider.check())
@@ -76,8 +76,8 @@ async def test_a_check_up_at_302ai_has_the_credit(line, name):
     assert said.credit_usd == Decimal("12.5")
 
 
-async def test_a_check_up_at_fal_has_the_prices_that_are_certain(line):
-    wan, kling = line("fal/wan-2.2"), line("fal/kling-2.5-turbo")
+async def test_a_check_up_at_fal_has_the_prices_that_are_certain(endpoint):
+    wan, kling = endpoint("fal/wan-2.2"), endpoint("fal/kling-2.5-turbo")
 
     async with connected() as clients:
         open_ = await ask(clients, wan, wan.provider.check())
@@ -88,16 +88,16 @@ async def test_a_check_up_at_fal_has_the_prices_that_are_certain(line):
 
 
 @pytest.mark.parametrize("name", [*PRICED, *RESOLD, "fal/wan-2.2"])
-async def test_a_check_up_with_a_bad_key_closes_the_lane(line, name):
-    lane = line(name, key="another")
+async def test_a_check_up_with_a_bad_key_closes_the_lane(endpoint, name):
+    lane = endpoint(name, key="another")
 
     async with connected() as clients:
         with pytest.raises(MisconfiguredError, match="check the key"):
             await ask(clients, lane, lane.provider.check())
 
 
-async def test_what_was_spent_is_off_the_credit(line):
-    lane = line("wavespeed/wan-2.2-spicy")
+async def test_what_was_spent_is_off_the_credit(endpoint):
+    lane = endpoint("wavespeed/wan-2.2-spicy")
 
     async with connected() as clients:
         bought = lane.provider.submit(wanted(lane), IMAGE, 1, "ref-1")
@@ -119,8 +119,8 @@ def test_a_price_for_less_than_a_whole_request_is_the_lowest(emulator):
     assert said["data"]["discounted_price"] == 0.15
 
 
-async def test_a_record_at_302ai_has_what_a_clip_cost(line):
-    lane = line("302ai/unified")
+async def test_a_record_at_302ai_has_what_a_clip_cost(endpoint):
+    lane = endpoint("302ai/unified")
 
     async with connected() as clients:
         exchange = lane.provider.submit(wanted(lane), IMAGE, 1, "ref-1")
@@ -133,8 +133,8 @@ async def test_a_record_at_302ai_has_what_a_clip_cost(line):
 @pytest.mark.parametrize(
     ("prompt", "found"), [("unreached", Absent), ("unheard", type(None))]
 )
-async def test_wavespeed_lists_what_it_accepted(line, emulator, prompt, found):
-    lane = line("wavespeed/wan-2.2-spicy")
+async def test_wavespeed_lists_what_it_accepted(endpoint, emulator, prompt, found):
+    lane = endpoint("wavespeed/wan-2.2-spicy")
     job = wanted(lane, prompt)
 
     async with connected() as clients:

@@ -358,8 +358,12 @@ def test_a_provider_is_told_where_to_post_only_if_its_word_can_be_proved():
     [hooked] = lanes.keyless(load(written(LANE + proved)))
     [unsigned] = lanes.keyless(load(written(kling + proved)))
 
-    assert [lane.line.provider.hook for lane in (plain, unproved, unsigned)] == [""] * 3
-    assert hooked.line.provider.hook == "https://reel.example/hooks/webhooks/wavespeed"
+    assert [lane.endpoint.provider.hook for lane in (plain, unproved, unsigned)] == [
+        ""
+    ] * 3
+    assert (
+        hooked.endpoint.provider.hook == "https://reel.example/hooks/webhooks/wavespeed"
+    )
     assert listen().secrets == {"wavespeed": "env:HOOK_SECRET"}
 
 
@@ -465,7 +469,11 @@ HERE = 'base_url = "http://10.0.0.5:30010"'
 async def test_a_gpu_of_ones_own_needs_no_key_and_is_sent_stills_themselves():
     [gpu] = await lanes.opened(own(HERE, "paid = false"))
 
-    assert (gpu.paid, gpu.hands_over, gpu.line.provider.key) == (False, "upload", "")
+    assert (gpu.paid, gpu.hands_over, gpu.endpoint.provider.key) == (
+        False,
+        "upload",
+        "",
+    )
     assert gpu.risk.affords(Decimal(1_000_000))
 
 

@@ -22,7 +22,7 @@ from tasks.dispatch.rate_limit import Limits
 from tasks.emulator import Emulator, running
 from tasks.engine.engine import Rules
 from tasks.providers import PROVIDERS
-from tasks.providers.http import Line
+from tasks.providers.http import Endpoint
 
 pytestmark = pytest.mark.anyio
 
@@ -51,7 +51,7 @@ def lane(route: str, url: str) -> Lane:
     return Lane(
         name=known.provider,
         route=known,
-        line=Line(provider, httpx.URL(f"{url}/{known.provider}")),
+        endpoint=Endpoint(provider, httpx.URL(f"{url}/{known.provider}")),
         limits=Limits(slots=2, submits_per_minute=6000, queues=known.queues),
     )
 

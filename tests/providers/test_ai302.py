@@ -18,8 +18,8 @@ from tasks.providers.errors import (
     ThrottledError,
 )
 from tasks.providers.protocol import (
+    AccountReport,
     Billed,
-    Checkup,
     Findable,
     Finished,
     UnreadableError,
@@ -340,7 +340,7 @@ def test_a_check_proves_the_key_by_any_answer_that_knows_it(
         PROOFS[door],
         "https://api.302.ai/dashboard/balance",
     ]
-    assert said == Checkup(credit_usd=Decimal("12.34"))
+    assert said == AccountReport(credit_usd=Decimal("12.34"))
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -355,7 +355,7 @@ def test_a_check_tells_a_bad_key(play, answer, door, status, body):
 def test_a_key_that_may_not_ask_for_the_balance_is_still_good(play, answer):
     answers = answer(404, HTML), answer(403, coded(-10002))
 
-    assert play(OWN, OWN.check(), *answers)[1] == Checkup()
+    assert play(OWN, OWN.check(), *answers)[1] == AccountReport()
 
 
 @pytest.mark.parametrize(

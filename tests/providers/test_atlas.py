@@ -16,7 +16,7 @@ from tasks.providers.errors import (
     RejectedError,
     ThrottledError,
 )
-from tasks.providers.protocol import Checkup, Finished, UnreadableError
+from tasks.providers.protocol import AccountReport, Finished, UnreadableError
 
 KEY = "at-secret-5160"
 SPICY = "alibaba/wan-2.2-spicy/image-to-video"
@@ -338,7 +338,7 @@ def test_a_check_proves_the_key_and_asks_for_each_price_in_full(play, recorded):
         "duration": 5,
         "seed": 1,
     }
-    assert said == Checkup(
+    assert said == AccountReport(
         credit_usd=Decimal("12.34"),
         prices_usd={("480p", 5): Decimal("0.17")},
         has_model=True,
@@ -355,7 +355,7 @@ def test_what_is_not_published_is_left_open(play, recorded, answer, status):
     unsaid = {"code": status, "msg": "no", "data": None}
     answers = recorded("atlas", "no_such_prediction"), *[answer(status, unsaid)] * 3
 
-    assert play(PROVIDER, PROVIDER.check(), *answers)[1] == Checkup()
+    assert play(PROVIDER, PROVIDER.check(), *answers)[1] == AccountReport()
 
 
 def test_asking_for_a_price_is_no_submit(answer):

@@ -17,7 +17,7 @@ from tasks.providers.errors import (
     ThrottledError,
 )
 from tasks.providers.fal import Fal
-from tasks.providers.protocol import Checkup, Finished, UnreadableError
+from tasks.providers.protocol import AccountReport, Finished, UnreadableError
 
 KEY = "key-id:fal-secret-5160"
 A14B = "fal-ai/wan/v2.2-a14b/image-to-video"
@@ -560,7 +560,7 @@ def test_a_check_asks_the_platform_with_the_key(play, recorded):
     assert request.url.path == "/v1/models/pricing"
     assert dict(request.url.params) == {"endpoint_id": A14B}
     assert request.headers["authorization"] == f"Key {KEY}"
-    assert said == Checkup(has_model=True)
+    assert said == AccountReport(has_model=True)
 
 
 def test_a_price_by_the_second_is_a_clips_where_an_endpoint_makes_one_size(
@@ -588,13 +588,13 @@ def test_a_unit_that_leaves_room_for_doubt_prices_no_clip(
 ):
     said = checked(play, answer, price, **endpoints)
 
-    assert said == Checkup(has_model=True)
+    assert said == AccountReport(has_model=True)
 
 
 def test_a_check_says_that_a_model_is_gone(play, answer):
     said = answer(200, {"prices": [], "has_more": False})
 
-    assert play(PROVIDER, PROVIDER.check(), said)[1] == Checkup(has_model=False)
+    assert play(PROVIDER, PROVIDER.check(), said)[1] == AccountReport(has_model=False)
 
 
 def test_a_check_tells_a_bad_key(play, recorded):

@@ -21,8 +21,8 @@ from tasks.providers.errors import (
 from tasks.providers.kling import Kling
 from tasks.providers.protocol import (
     Absent,
+    AccountReport,
     Billed,
-    Checkup,
     Doubt,
     Findable,
     Finished,
@@ -385,7 +385,7 @@ def test_a_check_asks_something_that_needs_the_key(play, recorded):
 
     assert str(request.url) == f"{CLIPS}?pageNum=1&pageSize=1"
     assert "authorization" in request.headers
-    assert found == Checkup()
+    assert found == AccountReport()
 
 
 def test_a_check_with_a_bad_key_says_so(play, recorded):

@@ -18,8 +18,8 @@ from tasks.providers.errors import (
 )
 from tasks.providers.protocol import (
     Absent,
+    AccountReport,
     Billed,
-    Checkup,
     Doubt,
     Findable,
     Finished,
@@ -343,7 +343,7 @@ def test_a_check_asks_after_the_account_and_the_model(play, recorded, name, ther
         "/v1/account",
         f"/v1/models/{FAST}",
     ]
-    assert checkup == Checkup(has_model=there)
+    assert checkup == AccountReport(has_model=there)
 
 
 def test_a_check_is_not_taken_in_by_a_page_of_somebody_elses(play, recorded, answer):

@@ -17,8 +17,8 @@ from tasks.providers.errors import (
     ThrottledError,
 )
 from tasks.providers.protocol import (
+    AccountReport,
     Billed,
-    Checkup,
     Findable,
     Finished,
     UnreadableError,
@@ -290,7 +290,7 @@ def test_a_check_reads_the_balance_and_the_models_limits(play, recorded):
 
     assert (request.method, request.url.path) == ("GET", "/v1/organization")
     assert request.headers["authorization"] == f"Bearer {KEY}"
-    assert checkup == Checkup(
+    assert checkup == AccountReport(
         credit_usd=Decimal("12.50"), slots=1, submits_per_day=50, has_model=True
     )
 
@@ -318,7 +318,7 @@ def test_a_model_without_a_limit_has_none(play, answer):
 
     checkup = play(PROVIDER, PROVIDER.check(), said)[1]
 
-    assert checkup == Checkup(credit_usd=Decimal(0), has_model=True)
+    assert checkup == AccountReport(credit_usd=Decimal(0), has_model=True)
 
 
 @pytest.mark.parametrize("body", [{"creditBalance": None}, {}, HTML])

@@ -17,7 +17,7 @@ from tasks.providers.errors import (
 )
 from tasks.providers.protocol import (
     Absent,
-    Checkup,
+    AccountReport,
     Doubt,
     Findable,
     Finished,
@@ -446,7 +446,7 @@ def test_a_check_asks_for_credit_model_and_each_price_in_full(play, recorded):
             "seed": 1,
         },
     }
-    assert said == Checkup(
+    assert said == AccountReport(
         credit_usd=Decimal("12.34"),
         prices_usd={("480p", 5): Decimal("0.12")},
         has_model=True,
@@ -465,7 +465,7 @@ def test_what_is_not_published_is_left_open(play, recorded, answer, status):
     unsaid = {"code": status, "message": "no such page"}
     answers = recorded("wavespeed", "balance"), *[answer(status, unsaid)] * 2
 
-    assert play(PROVIDER, PROVIDER.check(), *answers)[1] == Checkup(
+    assert play(PROVIDER, PROVIDER.check(), *answers)[1] == AccountReport(
         credit_usd=Decimal("12.34")
     )
 

@@ -38,7 +38,7 @@ from tasks.distributed.shard_run import run_shard
 from tasks.engine.engine import Rules
 from tasks.engine.environment import World
 from tasks.providers import PROVIDERS, http
-from tasks.providers.http import Clients, Line
+from tasks.providers.http import Clients, Endpoint
 from tests.simulation import plan
 from tests.simulation.laws import Breach, Witness
 from tests.simulation.loop import (
@@ -372,7 +372,7 @@ class Sim:
         return Lane(
             name=each.name,
             route=route,
-            line=Line(provider, httpx.URL(f"{HOST}/{route.provider}")),
+            endpoint=Endpoint(provider, httpx.URL(f"{HOST}/{route.provider}")),
             limits=Limits(
                 slots=each.slots,
                 submits_per_minute=each.submits_per_minute,

@@ -27,7 +27,7 @@ from tasks.engine.download import Check
 from tasks.engine.engine import Rules
 from tasks.engine.environment import REAL
 from tasks.providers import OWN_GPUS, PROVIDERS
-from tasks.providers.http import Line, connected
+from tasks.providers.http import Endpoint, connected
 
 # The two that differ most in what they can say of a doubt are asked every time.
 BILLED = [
@@ -86,7 +86,7 @@ class World:
         lane = Lane(
             name=known.provider,
             route=known,
-            line=Line(provider, httpx.URL(f"{self.url}/{known.provider}")),
+            endpoint=Endpoint(provider, httpx.URL(f"{self.url}/{known.provider}")),
             limits=Limits(
                 **{
                     "slots": self.slots,

@@ -14,7 +14,7 @@ from tasks.dispatch.min_cost import capacity
 from tasks.dispatch.rate_limit import MINUTE, Limits
 from tasks.forecast.forecast import forecast, typical
 from tasks.providers import PROVIDERS
-from tasks.providers.http import Line
+from tasks.providers.http import Endpoint
 
 DAY = 24 * 3600.0
 SMALL, LARGE = ("480p", 5), ("720p", 5)
@@ -34,7 +34,7 @@ def lane(name, usd, *, like=None, usd_per_day=None, hours_utc=None, **limits):
     return Lane(
         name=name,
         route=route,
-        line=Line(PROVIDERS["wavespeed"](route, "key")),
+        endpoint=Endpoint(PROVIDERS["wavespeed"](route, "key")),
         limits=Limits(**{"slots": 10, "submits_per_minute": 1000, **limits}),
         usd_per_day=usd_per_day,
         shared=like and like.pace,

@@ -20,7 +20,15 @@ from tasks.providers.errors import (
     ProviderError,
     ThrottledError,
 )
-from tasks.providers.http import Clients, Line, ask, connected, download, submit
+from tasks.providers.http import (
+    NOT_SENT,
+    Clients,
+    Endpoint,
+    ask,
+    connected,
+    download,
+    submit,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -75,13 +83,13 @@ async def server(behave: Behaviour) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{port}/echo"
 
 
-def line(base_url: str) -> Line:
-    return Line(Echo(), httpx.URL(base_url))
+def endpoint(base_url: str) -> Endpoint:
+    return Endpoint(Echo(), httpx.URL(base_url))
 
 
 async def submitted(base_url: str, clients: Clients) -> Ticket:
     exchange = Echo().submit(JOB, JOB.image, 1)
-    return await submit(clients, line(base_url), exchange)
+    return await submit(clients, endpoint(base_url), exchange)
 
 
 async def whole(reader):
@@ -221,7 +229,7 @@ async def test_the_base_url_takes_the_place_of_the_host_and_keeps_its_path():
         await writer.drain()
 
     async with server(remember) as base_url, connected() as clients:
-        await ask(clients, line(base_url), Echo().poll(Ticket("echo", "r")))
+        await ask(clients, endpoint(base_url), Echo().poll(Ticket("echo", "r")))
 
     assert seen.startswith(b"GET /echo/v1/jobs/r?x=1 HTTP/1.1\r\n")
     assert b"api.echo.example" not in seen
@@ -234,7 +242,7 @@ async def test_the_key_is_shown_to_no_host_but_the_providers_own():
 
     async with connected() as clients:
         with pytest.raises(MisconfiguredError, match=r"evil\.example"):
-            await ask(clients, Line(Misled()), Misled().poll(Ticket("echo", "r")))
+            await ask(clients, Endpoint(Misled()), Misled().poll(Ticket("echo", "r")))
 
 
 async def test_an_adapter_that_stumbles_after_the_send_leaves_a_doubt():
@@ -245,7 +253,7 @@ async def test_an_adapter_that_stumbles_after_the_send_leaves_a_doubt():
     async with server(fine) as base_url, connected() as clients:
         exchange = Stumbles().submit(JOB, JOB.image, 1)
         with pytest.raises(InDoubtError):
-            await submit(clients, Line(Stumbles(), httpx.URL(base_url)), exchange)
+            await submit(clients, Endpoint(Stumbles(), httpx.URL(base_url)), exchange)
 
 
 def signed(base_url):
@@ -312,3 +320,30 @@ async def test_a_failure_that_nobody_foresaw_leaves_a_doubt():
         odd = replace(clients, paid=cycle([broken]))
         with pytest.raises(InDoubtError):
             await submitted("http://127.0.0.1:1", odd)
+
+
+def descendants(kind):
+    for each in kind.__subclasses__():
+        yield each
+        yield from descendants(each)
+
+
+def test_every_exception_of_httpx_is_classified():
+    """A new exception of httpx needs a decision whether its request was sent."""
+    concrete = {
+        each.__name__
+        for each in descendants(httpx.TransportError)
+        if each.__module__ == "httpx" and not each.__subclasses__()
+    }
+    maybe_sent = {
+        "CloseError",
+        "LocalProtocolError",
+        "ProxyError",
+        "ReadError",
+        "ReadTimeout",
+        "RemoteProtocolError",
+        "WriteError",
+        "WriteTimeout",
+    }
+
+    assert concrete == maybe_sent | {each.__name__ for each in NOT_SENT}

@@ -53,14 +53,14 @@ def risking(world, usd):
     return Lane(
         name=lane.name,
         route=lane.route,
-        line=lane.line,
+        endpoint=lane.endpoint,
         limits=lane.limits,
         risk_usd=Decimal(usd),
     )
 
 
 def named(name, lane):
-    return Lane(name=name, route=lane.route, line=lane.line, limits=lane.limits)
+    return Lane(name=name, route=lane.route, endpoint=lane.endpoint, limits=lane.limits)
 
 
 def killed_after(seconds):

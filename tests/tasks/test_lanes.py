@@ -12,7 +12,7 @@ from manifests.catalogue.loader import load
 from tasks.dispatch.lanes import ENOUGH, Lane, Lanes, NoLaneLeftError
 from tasks.dispatch.rate_limit import Learned, Limits, Pace
 from tasks.providers import PROVIDERS
-from tasks.providers.http import Line
+from tasks.providers.http import Endpoint
 
 pytestmark = pytest.mark.anyio
 
@@ -31,7 +31,7 @@ def lane(name="a", *, shared=None, route=ROUTE, **limits):
     return Lane(
         name=name,
         route=route,
-        line=Line(PROVIDERS["wavespeed"](route, "key")),
+        endpoint=Endpoint(PROVIDERS["wavespeed"](route, "key")),
         limits=Limits(**said),
         shared=shared,
     )

@@ -41,7 +41,7 @@ def doubts(world):
     WaveSpeed lists what it accepted, but not what it was asked for.
     """
     lane = world.lane(world.routes[0])
-    provider = lane.line.provider
+    provider = lane.endpoint.provider
     told = isinstance(provider, Findable) and provider.name != "wavespeed"
     return 0 if told or not lane.paid else 1
 
@@ -124,7 +124,7 @@ async def test_a_5xx_that_bought_nothing_is_not_trusted_without_proof(world, fau
 
     summary = await world.run(3)
 
-    asked = isinstance(world.lane(world.routes[0]).line.provider, Findable)
+    asked = isinstance(world.lane(world.routes[0]).endpoint.provider, Findable)
     assert (summary.published, summary.in_doubt) == ((3, 0) if asked else (2, 1))
     assert set(world.bought.values()) == {1}
     assert summary.spent_usd >= world.owed

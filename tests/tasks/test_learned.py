@@ -17,7 +17,11 @@ ATLAS = "atlas/wan-2.2-spicy"
 def capped(world, **caps):
     lane = world.lane(world.routes[0])
     return Lane(
-        name=lane.name, route=lane.route, line=lane.line, limits=lane.limits, **caps
+        name=lane.name,
+        route=lane.route,
+        endpoint=lane.endpoint,
+        limits=lane.limits,
+        **caps,
     )
 
 

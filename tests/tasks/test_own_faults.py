@@ -24,7 +24,7 @@ from storage.objects.client import Objects
 from tasks.emulator import Emulator, running
 from tasks.engine.engine import Rules
 from tasks.engine.own_faults import IN_A_ROW, OwnFaultError, OwnFaults, explained, ours
-from tasks.providers.http import Line
+from tasks.providers.http import Endpoint
 from tasks.reconcile import opened
 from tests.tasks.test_coordinator import away, over
 
@@ -77,14 +77,14 @@ def kling(worlds, clip):
 
 def failing(lane, error):
     """The lane, with an adapter that raises this at each poll."""
-    known = lane.line.provider
+    known = lane.endpoint.provider
 
     class Failing(type(known)):
         def poll(self, ticket):
             yield from ()
             raise error
 
-    lane.line = Line(Failing(known.route, known.key), lane.line.base_url)
+    lane.endpoint = Endpoint(Failing(known.route, known.key), lane.endpoint.base_url)
     return lane
 
 

@@ -13,7 +13,7 @@ from tasks.dispatch.lanes import Lane
 from tasks.dispatch.policy import Roster
 from tasks.dispatch.rate_limit import Limits, Pace
 from tasks.providers import PROVIDERS
-from tasks.providers.http import Line
+from tasks.providers.http import Endpoint
 
 CATALOGUE = load()
 ORDER = Order(job=Job(image="i", prompt="p", model="wan-2.2-spicy"), still="i")
@@ -36,7 +36,7 @@ def lane(name, route, *, price, typical_s=60.0, shared=None, **limits):
     return Lane(
         name=name,
         route=priced,
-        line=Line(PROVIDERS[known.provider](priced, "key")),
+        endpoint=Endpoint(PROVIDERS[known.provider](priced, "key")),
         limits=Limits(**said),
         shared=shared,
     )

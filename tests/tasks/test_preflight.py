@@ -12,8 +12,8 @@ from tasks.dispatch.preflight import CheckupError, checked, found, refuse_wrong
 from tasks.dispatch.rate_limit import Limits
 from tasks.emulator import Emulator, running
 from tasks.providers import PROVIDERS
-from tasks.providers.http import Line, connected
-from tasks.providers.protocol import Checkup
+from tasks.providers.http import Endpoint, connected
+from tasks.providers.protocol import AccountReport
 
 pytestmark = pytest.mark.anyio
 
@@ -35,7 +35,7 @@ def lane(
     return Lane(
         name=name,
         route=known,
-        line=Line(
+        endpoint=Endpoint(
             PROVIDERS[known.provider](known, key), httpx.URL(f"{url}/{known.provider}")
         ),
         limits=Limits(**{"slots": 3, "submits_per_minute": 5, **limits}),
@@ -197,7 +197,7 @@ async def test_a_batch_goes_on_where_nothing_is_wrong(url, clients):
     ],
 )
 def test_credit_that_buys_no_clip_is_wrong(credit, said):
-    finding = found(lane(), Checkup(credit_usd=Decimal(credit)))
+    finding = found(lane(), AccountReport(credit_usd=Decimal(credit)))
 
     if said is None:
         assert finding.wrong == ()
@@ -208,7 +208,7 @@ def test_credit_that_buys_no_clip_is_wrong(credit, said):
 
 
 def test_limits_that_are_not_the_accounts_are_noted_with_what_to_write():
-    said = Checkup(slots=3, submits_per_minute=60, submits_per_day=50)
+    said = AccountReport(slots=3, submits_per_minute=60, submits_per_day=50)
 
     finding = found(lane(slots=100, submits_per_minute=60), said)
 
@@ -223,12 +223,12 @@ def test_limits_that_are_not_the_accounts_are_noted_with_what_to_write():
 
 
 def test_what_a_provider_does_not_tell_is_not_held_against_it():
-    finding = found(lane(), Checkup())
+    finding = found(lane(), AccountReport())
 
     assert (finding.key, finding.wrong, finding.notes) == ("good", (), ())
 
 
 def test_the_price_of_a_clip_that_the_route_does_not_offer_is_no_matter():
-    finding = found(lane(), Checkup(prices_usd={("1080p", 5): Decimal(9)}))
+    finding = found(lane(), AccountReport(prices_usd={("1080p", 5): Decimal(9)}))
 
     assert (finding.wrong, finding.notes) == ((), ())
