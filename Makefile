@@ -16,8 +16,9 @@ PIP = $(PYTHON) -m pip --python $(BIN)/python --disable-pip-version-check
 LOCK = $(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 \
 	--custom-compile-command "make lock" --group build pyproject.toml
 LOCK_DEV = $(LOCK) --group dev -c
+LOCK_FLOORS = $(LOCK) --group dev --resolution lowest-direct
 
-.PHONY: setup azurite chromium demo test test-slow test-runners test-worker simulate crash check lock docs clean
+.PHONY: setup azurite chromium demo test test-slow test-python test-floors test-runners test-worker simulate crash check lock docs clean
 setup: $(READY)
 
 # Only what the lock holds is downloaded, each file by its hash; what builds the project
@@ -75,6 +76,28 @@ test-slow: $(READY)
 	$(AZURITE_IF_CAN)
 	$(PYTEST) -m slow
 
+# Environments of their own, by uv from a lock, with another Python. uv downloads no Python.
+PYTHON_OLDEST ?= $(shell $(PYTHON) .ci/pythons.py oldest)
+PYTHON_NEWEST ?= $(shell $(PYTHON) .ci/pythons.py newest)
+define CORE
+set -eu; python="$(2)"; test -n "$$python"; \
+$(BIN)/uv venv -q --clear --no-python-downloads --python "$$python" .venv/$(1); \
+$(BIN)/uv pip sync -q --python .venv/$(1) --require-hashes $(3); \
+$(BIN)/uv pip install -q --python .venv/$(1) --no-index --no-deps --no-build-isolation -e .; \
+echo "core tests, $(1): $$(.venv/$(1)/bin/python -V), $(3)"; \
+$(ONE_THREAD) .venv/$(1)/bin/pytest -n 2 --dist worksteal -rfE -m core
+endef
+LOCKS = requirements.lock requirements-dev.lock
+
+# A batch from manifest to clips, and what it stands on, with the oldest and the newest Python.
+test-python: $(READY)
+	@$(call CORE,oldest,$(PYTHON_OLDEST),$(LOCKS))
+	@$(call CORE,newest,$(PYTHON_NEWEST),$(LOCKS))
+
+# The same with the lowest version that pyproject.toml allows of each direct dependency.
+test-floors: $(READY)
+	@$(call CORE,floors,$(PYTHON_OLDEST),requirements-floors.lock)
+
 RUNNERS_PIP = $(PYTHON) -m pip --python .venv/runners/bin/python --disable-pip-version-check install -q
 
 # Batches on Ray and on Dask, which are large and in no lock: in an environment of their own,
@@ -117,10 +140,11 @@ crash: $(READY)
 # The versions in the locks are kept as long as pyproject.toml allows them, so that a new
 # release somewhere is not a failure here.
 check: $(READY)
-	@cp requirements.lock requirements-dev.lock .venv/
+	@cp requirements.lock requirements-dev.lock requirements-floors.lock .venv/
 	$(LOCK) -o .venv/requirements.lock >/dev/null
 	$(LOCK_DEV) requirements.lock -o .venv/requirements-dev.lock >/dev/null
-	@for lock in requirements.lock requirements-dev.lock; do \
+	$(LOCK_FLOORS) -o .venv/requirements-floors.lock >/dev/null
+	@for lock in requirements.lock requirements-dev.lock requirements-floors.lock; do \
 		diff $$lock .venv/$$lock || { echo "$$lock does not agree with pyproject.toml: make lock" >&2; exit 1; }; \
 	done
 	$(BIN)/ruff check
@@ -132,6 +156,7 @@ check: $(READY)
 lock: $(READY)
 	$(LOCK) -o requirements.lock >/dev/null
 	$(LOCK_DEV) requirements.lock -o requirements-dev.lock >/dev/null
+	$(LOCK_FLOORS) -o requirements-floors.lock >/dev/null
 
 # What the adapters say of themselves, into docs/reference/providers.md.
 docs: $(READY)

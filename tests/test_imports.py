@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 # Prefect and numpy change the process as they are imported, with or without us: they
@@ -61,6 +63,7 @@ for name, was in before.items():
 """
 
 
+@pytest.mark.core
 def test_importing_changes_nothing_in_the_process(tmp_path):
     """Other code keeps its filesystems, logging, warnings, signals and environment."""
     done = subprocess.run(

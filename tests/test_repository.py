@@ -1,8 +1,6 @@
 """The repository holds source: no downloads, no build products, nothing large."""
 
-import re
 import subprocess
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -25,17 +23,15 @@ ROOT_NAMES = {
     "prefect.yaml",
     "pyproject.toml",
     "requirements-dev.lock",
+    "requirements-floors.lock",
     "requirements-worker.txt",
     "requirements.lock",
     "storage",
     "tasks",
     "tests",
 }
-LOCKED_TWICE = {"av"}
-"""Packages with one version for Python 3.11 and another for newer ones. The tests of one
-Python say nothing of the other's: run them on both (`make test PYTHON=python3.13`)."""
 LARGEST_BYTES = 300_000
-"""A larger file is data or a download; only the two lock files may be larger."""
+"""A larger file is data or a download; only the lock files may be larger."""
 
 
 def tracked() -> list[Path]:
@@ -75,11 +71,3 @@ def test_only_examples_are_binary():
     ]
 
     assert binary == []
-
-
-def test_lock_gives_all_pythons_the_same_versions():
-    """A version that the tests' Python does not install once stopped every clip."""
-    lock = (REPOSITORY / "requirements.lock").read_text(encoding="utf-8")
-    versions = Counter(re.findall(r"^([\w.-]+)==", lock, re.MULTILINE))
-
-    assert {name for name, count in versions.items() if count > 1} == LOCKED_TWICE

@@ -65,6 +65,7 @@ def signed_host(still: bytes) -> Iterator[str]:
         thread.join()
 
 
+@pytest.mark.core
 @pytest.mark.slow
 def test_the_demo_makes_every_example_with_no_server_and_buys_nothing_twice(
     bench, tmp_path

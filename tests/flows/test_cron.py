@@ -7,7 +7,7 @@ import pytest
 import yaml
 from prefect.server.schemas.schedules import CronSchedule
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.core]
 
 DEPLOYMENTS = Path(__file__).parents[2] / "prefect.yaml"
 

@@ -15,6 +15,8 @@ CATALOGUE = load()
 ROUTES = [*CATALOGUE.routes.values()]
 GOOD = {"image": "a.jpg", "prompt": "p"}
 
+pytestmark = pytest.mark.core
+
 
 @pytest.fixture
 def complain(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from storage.media.clips import Clips
 from storage.objects.client import ExistsError, Objects
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.core]
 
 JOB = "abcd" * 8
 

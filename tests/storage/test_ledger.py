@@ -31,7 +31,7 @@ from storage.objects.client import Objects
 from tests.storage.lives import FACTS, INTENDED, TICKET, at, job, keys
 from tests.storage.proxies import FaultyProxy
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.core]
 
 
 # -- what is kept

@@ -9,6 +9,8 @@ from PIL import Image
 
 from storage.media.mp4 import BrokenClipError, Probe, check
 
+pytestmark = pytest.mark.core
+
 
 def encoded(*, moov_first: bool, frames: int = 24) -> bytes:
     out = io.BytesIO()

@@ -57,6 +57,7 @@ def cost(world):
     return next(iter(world.lane(world.routes[0]).route.prices_usd.values()))
 
 
+@pytest.mark.core
 async def test_a_manifest_becomes_clips_each_paid_for_once(world):
     summary = await world.run(6)
 
