@@ -12,12 +12,31 @@ import polars as pl
 
 # pyarrow ships no types; `Any` says so once, here and in left.py.
 _parquet: Final[Any] = import_module("pyarrow.parquet")
+_arrow: Final[Any] = import_module("pyarrow.lib")
 
 SLICE: Final = 20_000
 """Rows of a table that are in memory at once, with all that is told of them."""
 MONEY: Final = pl.Decimal(18, 6)
 """US dollars in every table that we write."""
 _SPAN: Final = 50_000
+
+
+@contextmanager
+def readable(uri: str, error: type[Exception]) -> Generator[None]:
+    """Raise `error`, with the file's name, if a library cannot read it as Parquet.
+
+    A file that was cut off makes polars panic, which is no Exception.
+    """
+    try:
+        yield
+    except (
+        _arrow.ArrowException,
+        OSError,
+        pl.exceptions.PanicException,
+        pl.exceptions.PolarsError,
+    ) as caught:
+        why = str(caught).partition("\n")[0]
+        raise error(f"{uri}: damaged: not readable as Parquet: {why}") from caught
 
 
 def opened(path: Path) -> Any:

@@ -5,7 +5,7 @@ from typing import Final
 
 LEDGER: Final = "ledger"
 CLAIMS: Final = "ledger/epochs"
-INDEXES: Final = "ledger/index"
+CHECKPOINTS: Final = "ledger/checkpoints"
 HOLDER: Final = "ledger/holder.json"
 """The holder's last sign of life."""
 ONCE: Final = "ledger/once.json"
@@ -71,7 +71,12 @@ def jobs(epoch: int) -> str:
 
 
 def index(epoch: int) -> str:
-    return f"{INDEXES}/{epoch:06d}.parquet"
+    return f"ledger/index/{epoch:06d}.parquet"
+
+
+def checkpoint(epoch: int) -> str:
+    """The list of an epoch's Parquet files; written last."""
+    return f"{CHECKPOINTS}/{epoch:06d}.json"
 
 
 def knock(name: str) -> str:

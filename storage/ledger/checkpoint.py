@@ -1,175 +1,194 @@
-"""Bound epochs: what an epoch that is over came to, as three Parquet objects.
+"""Checkpoints: an epoch that is over, as three Parquet files and a list that proves them.
 
 ledger/events/epoch=000003/part-0.parquet    its entries, in order
 ledger/jobs/epoch=000003/part-0.parquet      each life it touched, as it stood after it
-ledger/index/000003.parquet                  their states; written last
+ledger/index/000003.parquet                  their states
+ledger/checkpoints/000003.json               size and SHA-256 of each; written last
+
+An epoch without its list is read from its segments. A file is compared with its SHA-256
+before a row of it is believed. If it is damaged, the segments are read instead, if all
+of them are still there; the next run that ends writes the checkpoint anew.
 """
 
 import asyncio
-import io
-import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from dataclasses import asdict, dataclass
+from hashlib import sha256
 from importlib import import_module
-from itertools import islice
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 import polars as pl
 
 from manifests.checkpoint import rows as events
-from manifests.job_keys import KEY, keys
-from manifests.lifecycle import NEW, Entry, History, IllegalTransitionError
-from storage import layout
-from storage.ledger import segments
-from storage.ledger.codec import LedgerError, plain, read
-from storage.objects.client import Objects
+from manifests.job_keys import KEY
+from manifests.parquet import readable
+from storage import checksum, layout
+from storage.ledger import missing, segments
+from storage.ledger.segment_reader import refuse_incomplete
+from storage.objects.client import DamagedError, MissingError, Objects
 
 _ParquetFile: Final[Any] = import_module("pyarrow.parquet").ParquetFile
 
+Kind = Literal["events", "jobs", "index"]
+KEYS: Final[Mapping[Kind, Callable[[int], str]]] = {
+    "events": layout.events,
+    "jobs": layout.jobs,
+    "index": layout.index,
+}
+
 _BYTES: Final = 64 << 20
-"""Of indexes on their way at once..."""
+"""Of indexes on their way at once, and of one that is read in memory."""
 _REQUESTS: Final = 64
-"""... and how many they may be."""
-_CHUNK: Final = 1 << 20
-"""Compressed bytes of entries that are read as one..."""
-_AT_ONCE: Final = 10_000
-"""... and how many of them are made at once."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Index:
-    """What is known of a bound epoch without opening its volumes."""
+class File:
+    """What one of its files has to be."""
 
-    rows: pl.DataFrame
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """What an epoch was compacted to."""
+
+    epoch: int
     first: float | None
     """When its first entry was recorded, if it has one."""
     last: float | None
     latencies: Mapping[str, Sequence[float]]
+    streams: Mapping[str, int]
+    """How many segments each stream had."""
+    files: Mapping[Kind, File]
+
+    def dump(self) -> bytes:
+        return checksum.dump(asdict(self))
 
     @classmethod
-    def load(cls, data: bytes, uri: str) -> "Index":
+    def load(cls, data: bytes, uri: str) -> "Checkpoint":
+        said = checksum.load(data, uri)
         try:
-            said: dict[str, Any] = json.loads(pl.read_parquet_metadata(data)["about"])
-            return cls(pl.read_parquet(data).select(events.INDEX.names()), **said)
-        except (pl.exceptions.PolarsError, KeyError, TypeError, ValueError) as error:
-            raise LedgerError(f"{uri}: not an index: {error}") from error
-
-    def write(self, path: Path) -> None:
-        about = {"first": self.first, "last": self.last, "latencies": self.latencies}
-        self.rows.write_parquet(path, metadata={"about": json.dumps(about)})
+            said["files"] = {kind: File(**said["files"][kind]) for kind in KEYS}
+            return cls(**said)
+        except (KeyError, TypeError) as error:
+            raise DamagedError(f"{uri}: not a checkpoint: {error!r}") from error
 
 
-async def sizes(objects: Objects) -> dict[int, int]:
-    """The epochs that are bound, and how large their indexes are."""
-    found = {one.key: one.size async for one in objects.list(layout.INDEXES)}
-    return {int(Path(key).stem): size for key, size in sorted(found.items())}
+async def compacted(objects: Objects) -> list[int]:
+    """The epochs that have a checkpoint."""
+    found = [one.key async for one in objects.list(layout.CHECKPOINTS)]
+    return sorted(map(missing.epoch_of, found))
 
 
-async def index(objects: Objects, epoch: int) -> Index:
-    key = layout.index(epoch)
-    data = await objects.get(key)
-    return await asyncio.to_thread(Index.load, data, objects.uri(key))
+async def load(objects: Objects, epoch: int) -> Checkpoint | None:
+    """An epoch's checkpoint; None if it is damaged, but can be read from its segments.
+
+    Raises:
+        DamagedError: it cannot.
+    """
+    key = layout.checkpoint(epoch)
+    try:
+        return Checkpoint.load(await objects.get(key), objects.uri(key))
+    except (DamagedError, MissingError) as error:
+        await fall_back(objects, epoch, None, error)
+        return None
+
+
+async def fall_back(
+    objects: Objects, epoch: int, known: Checkpoint | None, why: Exception
+) -> None:
+    """Say that an epoch is read from its segments because its checkpoint is damaged.
+
+    Raises:
+        DamagedError: segments are missing too.
+    """
+    try:
+        await refuse_incomplete(objects, epoch, known and known.streams)
+    except DamagedError as lost:
+        raise DamagedError(
+            f"{why}; its segments cannot stand in for it: {lost}; nothing was bought; "
+            "restore one of them from a backup or another copy of this root"
+        ) from why
+    log.warning(
+        "ledger.checkpoint_damaged epoch=%d %s; its segments are read instead",
+        epoch,
+        why,
+    )
 
 
 async def indexes(
-    objects: Objects, sizes: Mapping[int, int]
-) -> AsyncIterator[tuple[int, Index]]:
-    """The indexes of these epochs, in this order; as many at once as are little memory."""
-    for some in _batches(sizes):
-        found = await segments.each(
-            lambda epoch: objects.get(layout.index(epoch)), some
-        )
-        for epoch, data in zip(some, found, strict=True):
-            uri = objects.uri(layout.index(epoch))
-            yield epoch, await asyncio.to_thread(Index.load, data, uri)
+    objects: Objects, known: Iterable[Checkpoint]
+) -> AsyncIterator[tuple[Checkpoint, bytes | DamagedError | None]]:
+    """The indexes of checkpoints, in this order, as many at once as take little memory.
+
+    None stands for one that is too large for that.
+    """
+    for some in _batches(known):
+        found = await segments.each(lambda one: _small(objects, one), some)
+        for one, data in zip(some, found, strict=True):
+            yield one, data
+
+
+async def index(
+    objects: Objects, known: Checkpoint, data: bytes | DamagedError | None = None
+) -> AsyncIterator[pl.DataFrame]:
+    """The rows of an index, some at a time; `data` as `indexes` gives it.
+
+    Raises:
+        DamagedError: it is not what was written.
+    """
+    if isinstance(data, DamagedError):
+        raise data
+    if data is None:
+        async for rows in volume(objects, known, "index"):
+            yield rows.select(events.INDEX.names())
+    else:
+        uri = objects.uri(layout.index(known.epoch))
+        yield await asyncio.to_thread(_whole, data, uri)
 
 
 async def volume(
-    objects: Objects, key: str, wanted: pl.DataFrame | None = None
+    objects: Objects, known: Checkpoint, kind: Kind, wanted: pl.DataFrame | None = None
 ) -> AsyncIterator[pl.DataFrame]:
-    """A volume's rows, some at a time; only of these lives, where they are given."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "volume.parquet"
-        await objects.get_file(key, path)
-        groups = _groups(path, wanted)
-        while (rows := await asyncio.to_thread(next, groups, None)) is not None:
-            yield rows
-
-
-async def chunks(objects: Objects, epoch: int) -> AsyncIterator[bytes]:
-    """An epoch's records in order, compressed, in pieces that are worth a thread's while."""
-    some: list[bytes] = []
-    async for blob in segments.blobs(objects, epoch):
-        some.append(blob)
-        if sum(map(len, some)) >= _CHUNK:
-            yield b"".join(some)
-            some = []
-    if some:
-        yield b"".join(some)
-
-
-async def written(objects: Objects, epoch: int) -> AsyncIterator[list[Entry]]:
-    """An epoch's entries in order, from what was written before it was bound."""
-    place = f"{objects.root}: epoch {epoch}"
-    async for chunk in chunks(objects, epoch):
-        lines = io.BytesIO(await asyncio.to_thread(plain, chunk, place))
-        while (found := await asyncio.to_thread(_entries, lines, place)) is not None:
-            if found:
-                yield found
-
-
-async def past(objects: Objects, lives: set[str], *, before: int) -> dict[str, History]:
-    """How these lives stood before an epoch, whole; it takes its time."""
-    found: dict[str, History] = {}
-    bound = [epoch for epoch in await sizes(objects) if epoch < before]
-    for epoch in reversed(bound):
-        if not (missing := lives - found.keys()):
-            break
-        found |= await _told(objects, epoch, keys(missing))
-    for epoch in range(max(bound, default=0) + 1, before):
-        async for some in written(objects, epoch):
-            for entry in some:
-                if entry.job in lives:
-                    found[entry.job] = after(found, entry, objects.root)
-    return found
-
-
-def after(lives: Mapping[str, History], entry: Entry, root: str) -> History:
-    """A life with one more entry.
+    """A file's rows, some at a time; only of these lives, where they are given.
 
     Raises:
-        LedgerError: it cannot have happened.
+        DamagedError: it is not what was written; no row of it was given.
     """
-    try:
-        return lives.get(entry.job, NEW).after(entry)
-    except IllegalTransitionError as error:
-        raise LedgerError(f"{root}: {error}") from error
+    key = KEYS[kind](known.epoch)
+    uri = objects.uri(key)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "volume.parquet"
+        try:
+            digest = await objects.get_file(key, path)
+        except MissingError as error:
+            raise DamagedError(f"{uri}: missing") from error
+        _refuse_other(uri, digest, known.files[kind])
+        rows = groups(path, uri, wanted)
+        while (some := await asyncio.to_thread(next, rows, None)) is not None:
+            yield some
 
 
-async def _told(
-    objects: Objects, epoch: int, lives: pl.DataFrame
-) -> dict[str, History]:
-    here = (await index(objects, epoch)).rows.join(lives, on=[*KEY], how="semi")
-    if here.is_empty():
-        return {}
-    found = events.whole(here)
-    async for rows in volume(objects, layout.jobs(epoch), lives):
-        found |= events.histories(rows)
-    return found
-
-
-def _entries(lines: io.BytesIO, place: str) -> list[Entry] | None:
-    """The next few entries; None if there are no lines left."""
-    some = [*islice(lines, _AT_ONCE)]
-    records = [read(line, place) for line in some]
-    return [one for one in records if isinstance(one, Entry)] if some else None
-
-
-def _groups(path: Path, wanted: pl.DataFrame | None) -> Iterator[pl.DataFrame]:
+def groups(
+    path: Path, uri: str, wanted: pl.DataFrame | None = None
+) -> Iterator[pl.DataFrame]:
+    """A local file's rows, a row group at a time."""
     # Without pre_buffer=False pyarrow holds every byte of the file that it has read.
-    with _ParquetFile(path, pre_buffer=False) as file:
+    with readable(uri, DamagedError), _ParquetFile(path, pre_buffer=False) as file:
         for number in range(file.num_row_groups):
             rows: pl.DataFrame = cast("Any", pl).from_arrow(file.read_row_group(number))
             if wanted is not None:
@@ -177,14 +196,42 @@ def _groups(path: Path, wanted: pl.DataFrame | None) -> Iterator[pl.DataFrame]:
             yield rows
 
 
-def _batches(sizes: Mapping[int, int]) -> Iterator[list[int]]:
-    some: list[int] = []
+async def _small(objects: Objects, known: Checkpoint) -> bytes | DamagedError | None:
+    if known.files["index"].bytes > _BYTES:
+        return None
+    key = layout.index(known.epoch)
+    uri = objects.uri(key)
+    try:
+        data = await objects.get(key)
+        digest = await asyncio.to_thread(lambda: sha256(data).hexdigest())
+        _refuse_other(uri, digest, known.files["index"])
+    except MissingError:
+        return DamagedError(f"{uri}: missing")
+    except DamagedError as error:
+        return error
+    return data
+
+
+def _refuse_other(uri: str, digest: str, file: File) -> None:
+    if digest != file.sha256:
+        said = f"its SHA-256 is {digest[:16]}…, and was {file.sha256[:16]}…"
+        raise DamagedError(f"{uri}: damaged: {said}")
+
+
+def _whole(data: bytes, uri: str) -> pl.DataFrame:
+    with readable(uri, DamagedError):
+        return pl.read_parquet(BytesIO(data)).select(events.INDEX.names())
+
+
+def _batches(known: Iterable[Checkpoint]) -> Iterator[list[Checkpoint]]:
+    some: list[Checkpoint] = []
     held = 0
-    for epoch, size in sizes.items():
+    for one in known:
+        size = one.files["index"].bytes
         if some and (held + size > _BYTES or len(some) == _REQUESTS):
             yield some
             some, held = [], 0
-        some.append(epoch)
+        some.append(one)
         held += size
     if some:
         yield some

@@ -15,7 +15,7 @@ import orjson
 import zstandard
 
 from manifests.lifecycle import Entry, Event, Facts, Ticket
-from storage.objects.errors import StorageError
+from storage.objects.errors import DamagedError, StorageError
 
 KINDS: Final[Mapping[str, type[Any]]] = {
     kind.__name__.lower(): kind for kind in get_args(Event)
@@ -74,23 +74,33 @@ def packed(lines: Iterable[bytes]) -> bytes:
     return _OURS.compressor.compress(b"".join(lines))
 
 
-def unpack(blob: bytes, key: str) -> list[Record]:
+def unpack(blob: bytes, key: str, *, frames: int | None = None) -> list[Record]:
     """The records of a segment, or of several one after the other.
 
     Raises:
-        LedgerError: it is damaged, or from a Nightreel with other events.
+        DamagedError: it is not what was written.
+        LedgerError: it is from a Nightreel with other events.
     """
-    lines = plain(blob, key).splitlines()
-    return [read(line, f"{key} line {n}") for n, line in enumerate(lines, 1)]
+    return records(plain(blob, key, frames=frames), key)
 
 
-def plain(blob: bytes, key: str) -> bytes:
-    """The lines of a segment, or of several one after the other.
+def records(lines: bytes, key: str) -> list[Record]:
+    """The records of these lines.
 
     Raises:
-        LedgerError: it is damaged.
+        LedgerError: they are from a Nightreel with other events.
     """
-    lines, view, at = bytearray(), memoryview(blob), 0
+    numbered = enumerate(lines.splitlines(), 1)
+    return [read(line, f"{key} line {n}") for n, line in numbered]
+
+
+def plain(blob: bytes, key: str, *, frames: int | None = None) -> bytes:
+    """The lines of a segment, or of several one after the other: of so many `frames`.
+
+    Raises:
+        DamagedError: it is not what was written.
+    """
+    lines, view, at, count = bytearray(), memoryview(blob), 0, 0
     try:
         while at < len(blob):
             # Frame by frame: a reader across frames takes half of one for its end.
@@ -98,11 +108,16 @@ def plain(blob: bytes, key: str) -> bytes:
             while not frame.eof:
                 some = view[at : at + _AT_ONCE]
                 if not some:
-                    raise LedgerError(f"{key}: it breaks off after {at} bytes")
+                    raise DamagedError(f"{key}: damaged: breaks off after {at} bytes")
                 lines += frame.decompress(some)
                 at += len(some) - len(frame.unused_data)
+            count += 1
     except zstandard.ZstdError as error:
-        raise LedgerError(f"{key}: {error}") from error
+        raise DamagedError(f"{key}: damaged: {error}") from error
+    # A file that a full or failing disk cut off between two frames is not the whole part.
+    if not count or frames not in {None, count}:
+        said = f"{count} segments, not {frames or 'one or more'}"
+        raise DamagedError(f"{key}: damaged: it has {said}")
     return bytes(lines)
 
 

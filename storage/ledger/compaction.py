@@ -7,7 +7,6 @@ taken again, so that one that cannot have happened is found here at the latest.
 import asyncio
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -19,11 +18,11 @@ from manifests.checkpoint.rows import EVENTS, JOBS
 from manifests.job_keys import KEY, ids, keys
 from manifests.lifecycle import Entry, History, Settled
 from manifests.output.clips import written
-from storage import layout
-from storage.ledger import checkpoint
-from storage.ledger.checkpoint import Index
+from storage.ledger import checkpoint_files, segment_reader
+from storage.ledger.checkpoint import Checkpoint, File, Kind
+from storage.ledger.earlier_history import past
 from storage.ledger.state_index import Book, over
-from storage.objects.client import ExistsError, Objects
+from storage.objects.client import Objects
 
 _GROUP: Final = 20_000
 """Lives that are written as one: some 10 MB."""
@@ -50,21 +49,21 @@ async def _bind(objects: Objects, book: Book, epoch: int) -> None:
             await _fill(objects, epoch, binding)
         await asyncio.to_thread(binding.write_jobs, folder / "jobs")
         await asyncio.to_thread(binding.write_index, folder / "index")
-        for key, path in (
-            (layout.events(epoch), folder / "events"),
-            (layout.jobs(epoch), folder / "jobs"),
-            # Last of all: an epoch that has one is bound.
-            (layout.index(epoch), folder / "index"),
-        ):
-            # Whoever else binds it binds the same entries.
-            with suppress(ExistsError):
-                await objects.create_file(key, path)
+        streams = await segment_reader.extents(objects, epoch)
+        if epoch in book.rebuild:
+            # Only now: its segments say in full what it has to hold.
+            await checkpoint_files.discard(objects, epoch)
+            book.rebuild.remove(epoch)
+        files = await checkpoint_files.create(objects, epoch, folder)
+        await checkpoint_files.prove(
+            objects, binding.summary(epoch, streams=streams, files=files)
+        )
 
 
 async def _fill(objects: Objects, epoch: int, binding: "_Binding") -> None:
-    async for some in checkpoint.written(objects, epoch):
+    async for some in segment_reader.written(objects, epoch):
         if wanted := await asyncio.to_thread(binding.wanted, some):
-            binding.add(await checkpoint.past(objects, wanted, before=epoch))
+            binding.add(await past(objects, wanted, before=epoch))
         await asyncio.to_thread(binding.take, some)
 
 
@@ -107,7 +106,7 @@ class _Binding:
         """Take what comes next."""
         self._write(events.event_rows(some))
         for entry in some:
-            history = checkpoint.after(self._book.lives, entry, self._root)
+            history = segment_reader.after(self._book.lives, entry, self._root)
             self._book.keep(entry.job, history)
         first, last = self._span
         times = [entry.at for entry in some]
@@ -139,9 +138,21 @@ class _Binding:
         left = _newest(self._spilled(*KEY, "state", "spill"))
         ended = left.join(rows, on=[*KEY], how="anti").select(*KEY, "state")
         rows = pl.concat([rows, ended], how="diagonal").sort(*KEY)
+        rows.write_parquet(path)
+
+    def summary(
+        self, epoch: int, *, streams: Mapping[str, int], files: Mapping[Kind, File]
+    ) -> Checkpoint:
+        """What is said of the epoch beside its rows."""
         first, last = (at if math.isfinite(at) else None for at in self._span)
-        latencies = {lane: [*took] for lane, took in self._book.latencies.items()}
-        Index(rows, first, last, latencies).write(path)
+        return Checkpoint(
+            epoch=epoch,
+            first=first,
+            last=last,
+            latencies={lane: [*took] for lane, took in self._book.latencies.items()},
+            streams=streams,
+            files=files,
+        )
 
     def _hold(self, lives: set[str]) -> None:
         if not lives:

@@ -9,13 +9,14 @@ import polars as pl
 from manifests.checkpoint import rows as events
 from manifests.job_keys import KEY, ids, keys
 from manifests.lifecycle import Entry
-from storage import layout
 from storage.ledger import checkpoint, segments
+from storage.ledger.checkpoint import Checkpoint
 from storage.ledger.compaction import bind
 from storage.ledger.history_lookup import Told, told
 from storage.ledger.replay import Look
+from storage.ledger.segment_reader import after, chunks, written
 from storage.ledger.state_index import Book
-from storage.objects.client import Objects
+from storage.objects.client import DamagedError, Objects
 
 __all__ = ["Told", "bind", "entries", "recalled", "told"]
 
@@ -29,55 +30,109 @@ async def recalled(
     """What these epochs come to, in order; `whole`: every life in full.
 
     Raises:
-        LedgerError: it cannot be read, or cannot have happened.
+        DamagedError: it cannot be read.
+        LedgerError: it cannot have happened.
     """
     book = Book()
-    sizes = await checkpoint.sizes(objects)
-    indexed = {epoch: sizes[epoch] for epoch in older if epoch in sizes}
-    async for epoch, index in checkpoint.indexes(objects, indexed):
-        if whole:
-            await _read(objects, book, epoch)
-        else:
-            await asyncio.to_thread(_learn, book, index.rows)
-        for lane, took in index.latencies.items():
-            book.latencies[lane].extend(took)
+    known = await _checkpoints(objects, older, book)
+    indexes = checkpoint.indexes(objects, [] if whole else known.values())
     for epoch in older:
-        if epoch not in indexed:
-            book.begin(epoch)
-            await (_fold if whole else _look)(objects, book, epoch)
+        one = known.get(epoch)
+        if one is not None:
+            data = None if whole else (await anext(indexes))[1]
+            try:
+                await _take(objects, book, one, data, whole=whole)
+                continue
+            except DamagedError as error:
+                await checkpoint.fall_back(objects, epoch, one, error)
+                book.rebuild.add(epoch)
+        book.begin(epoch)
+        await (_fold if whole else _look)(objects, book, epoch)
     return book
 
 
 async def entries(
     objects: Objects, *, since: float = -math.inf
 ) -> AsyncIterator[Sequence[Entry]]:
-    """Everything on record, in order; without the epochs in which all is older."""
-    sizes = await checkpoint.sizes(objects)
-    passed = await _older(objects, [*sizes], since)
+    """Everything on record, in order; without the epochs in which all is older.
+
+    Raises:
+        DamagedError: it cannot be read.
+    """
+    compacted = await checkpoint.compacted(objects)
+    passed = await _older(objects, compacted, since)
     for epoch in range(1, await segments.claimed(objects) + 1):
         if epoch in passed:
             continue
-        if epoch not in sizes:
-            async for some in checkpoint.written(objects, epoch):
-                yield some
-            continue
-        async for rows in checkpoint.volume(objects, layout.events(epoch)):
-            yield await asyncio.to_thread(events.entries, rows)
+        one = await checkpoint.load(objects, epoch) if epoch in compacted else None
+        async for some in _entries(objects, epoch, one):
+            yield some
 
 
-async def _older(objects: Objects, bound_: Sequence[int], since: float) -> set[int]:
-    """The bound epochs all of whose entries are older."""
+async def _entries(
+    objects: Objects, epoch: int, known: Checkpoint | None
+) -> AsyncIterator[Sequence[Entry]]:
+    if known is not None:
+        begun = False
+        try:
+            async for rows in checkpoint.volume(objects, known, "events"):
+                begun = True
+                yield await asyncio.to_thread(events.entries, rows)
+        except DamagedError as error:
+            if begun:
+                raise
+            await checkpoint.fall_back(objects, epoch, known, error)
+        else:
+            return
+    async for some in written(objects, epoch):
+        yield some
+
+
+async def _checkpoints(
+    objects: Objects, older: Sequence[int], book: Book
+) -> dict[int, Checkpoint]:
+    """The checkpoints of these epochs; of the damaged ones `book` takes note."""
+    compacted = {*await checkpoint.compacted(objects)}
+    asked = [epoch for epoch in older if epoch in compacted]
+    found = await segments.each(lambda epoch: checkpoint.load(objects, epoch), asked)
+    known = {one.epoch: one for one in found if one is not None}
+    book.rebuild |= {*asked} - known.keys()
+    return known
+
+
+async def _older(objects: Objects, compacted: Sequence[int], since: float) -> set[int]:
+    """The compacted epochs all of whose entries are older."""
     older = set[int]()
     if since == -math.inf:
         return older
-    for epoch in reversed(bound_):
-        last = (await checkpoint.index(objects, epoch)).last
-        if last is None or last < since:
+    for epoch in reversed(compacted):
+        one = await checkpoint.load(objects, epoch)
+        if one is None:
+            continue
+        if one.last is None or one.last < since:
             older.add(epoch)
-        if last is not None and last < since - _SKEW_S:
+        if one.last is not None and one.last < since - _SKEW_S:
             # So is all before it, and need not be asked for.
             return older | set(range(1, epoch))
     return older
+
+
+async def _take(
+    objects: Objects,
+    book: Book,
+    known: Checkpoint,
+    index: bytes | DamagedError | None,
+    *,
+    whole: bool,
+) -> None:
+    if whole:
+        async for rows in checkpoint.volume(objects, known, "jobs"):
+            book.lives |= await asyncio.to_thread(events.histories, rows)
+    else:
+        async for rows in checkpoint.index(objects, known, index):
+            await asyncio.to_thread(_learn, book, rows)
+    for lane, took in known.latencies.items():
+        book.latencies[lane].extend(took)
 
 
 def _learn(book: Book, rows: pl.DataFrame) -> None:
@@ -89,19 +144,14 @@ def _learn(book: Book, rows: pl.DataFrame) -> None:
     book.lives |= events.whole(rows)
 
 
-async def _read(objects: Objects, book: Book, epoch: int) -> None:
-    async for rows in checkpoint.volume(objects, layout.jobs(epoch)):
-        book.lives |= await asyncio.to_thread(events.histories, rows)
-
-
 async def _look(objects: Objects, book: Book, epoch: int) -> None:
     look = Look(book, objects.root, epoch)
-    async for chunk in checkpoint.chunks(objects, epoch):
+    async for chunk in chunks(objects, epoch):
         await asyncio.to_thread(look.at, chunk)
     await asyncio.to_thread(look.end)
 
 
 async def _fold(objects: Objects, book: Book, epoch: int) -> None:
-    async for some in checkpoint.written(objects, epoch):
+    async for some in written(objects, epoch):
         for entry in some:
-            book.keep(entry.job, checkpoint.after(book.lives, entry, objects.root))
+            book.keep(entry.job, after(book.lives, entry, objects.root))

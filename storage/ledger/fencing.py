@@ -8,10 +8,11 @@ once all is sealed stays true.
 import asyncio
 
 from storage import layout
-from storage.ledger import epoch_reader, segments
-from storage.ledger.codec import Seal, pack, unpack
+from storage.ledger import checkpoint, epoch_reader, segments
+from storage.ledger.codec import Seal, pack
 from storage.ledger.disk_reserve import Ballast
 from storage.ledger.owner import Holder
+from storage.ledger.segment_reader import seal_at
 from storage.ledger.segments import MAIN
 from storage.ledger.state_index import Book
 from storage.objects.client import ExistsError, Objects, StorageError
@@ -26,8 +27,8 @@ async def settled(objects: Objects, us: Holder, *, whole: bool) -> Book:
 
     older = range(1, us.epoch)
     try:
-        bound = await segments.bound(objects)
-        await segments.each(seal_one, [epoch for epoch in older if epoch not in bound])
+        ended = {*await checkpoint.compacted(objects)}
+        await segments.each(seal_one, [epoch for epoch in older if epoch not in ended])
         book = await epoch_reader.recalled(objects, older, whole=whole)
     except StorageError:
         # Leave the root free.
@@ -61,7 +62,7 @@ async def seal_all(objects: Objects, batch: str, seal: Seal) -> None:
 
 async def end(objects: Objects, stream: str, last: int, *, seal: Seal) -> Seal:
     """Put a seal at a stream's next number, unless it has one; the one that it has."""
-    while (found := await _seal_at(objects, stream, last)) is None:
+    while (found := await seal_at(objects, stream, last)) is None:
         try:
             await objects.create(layout.segment(stream, last + 1), pack([seal]))
         except ExistsError:
@@ -74,7 +75,7 @@ async def end(objects: Objects, stream: str, last: int, *, seal: Seal) -> Seal:
 
 async def is_sealed(objects: Objects, stream: str, last: int) -> bool:
     """Whether this segment of a stream is its seal."""
-    return await _seal_at(objects, stream, last) is not None
+    return await seal_at(objects, stream, last) is not None
 
 
 async def _last(objects: Objects, stream: str) -> int:
@@ -82,11 +83,3 @@ async def _last(objects: Objects, stream: str) -> int:
     _, batch, name = stream.split("/")
     found = await segments.streams(objects, batch, name)
     return found[name].segments if name in found else 0
-
-
-async def _seal_at(objects: Objects, stream: str, last: int) -> Seal | None:
-    if not last:
-        return None
-    key = layout.segment(stream, last)
-    record = unpack(await objects.get(key), key)[-1]
-    return record if isinstance(record, Seal) else None

@@ -6,6 +6,7 @@ local database.
 
 import asyncio
 import sqlite3
+from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,12 @@ from manifests.checkpoint.rows import JOBS
 from manifests.job_keys import KEY, ids, keys
 from manifests.lifecycle import History
 from manifests.parquet import MONEY
-from storage import layout
 from storage.ledger import checkpoint
 from storage.ledger.compaction import bind
+from storage.ledger.earlier_history import past
+from storage.ledger.segment_reader import written
 from storage.ledger.state_index import Book
-from storage.objects.client import Objects
+from storage.objects.client import DamagedError, Objects
 
 # A database has no decimals.
 _TOLD: Final = pl.Schema(
@@ -73,16 +75,34 @@ async def told(objects: Objects, book: Book, asked: pl.DataFrame, folder: Path) 
     with closing(sqlite3.connect(path, check_same_thread=False)) as db:
         await asyncio.to_thread(_make, db)
         # The oldest first: what a later epoch knows of a life takes its place.
-        async for epoch, index in checkpoint.indexes(
-            objects, await checkpoint.sizes(objects)
-        ):
-            wanted = await asyncio.to_thread(_among, index.rows, asked)
-            if not wanted.is_empty():
-                async for rows in checkpoint.volume(
-                    objects, layout.jobs(epoch), wanted
-                ):
-                    await asyncio.to_thread(_put, db, rows)
+        for epoch in await checkpoint.compacted(objects):
+            async for rows in _touched(objects, epoch, asked):
+                await asyncio.to_thread(_put, db, rows)
     return Told(path)
+
+
+async def _touched(
+    objects: Objects, epoch: int, asked: pl.DataFrame
+) -> AsyncIterator[pl.DataFrame]:
+    """The lives among these that an epoch touched, as they stood after it."""
+    known = await checkpoint.load(objects, epoch)
+    if known is not None:
+        try:
+            wanted = pl.DataFrame(schema=KEY)
+            async for rows in checkpoint.index(objects, known):
+                wanted.vstack(
+                    await asyncio.to_thread(_among, rows, asked), in_place=True
+                )
+            if not wanted.is_empty():
+                async for rows in checkpoint.volume(objects, known, "jobs", wanted):
+                    yield rows
+        except DamagedError as error:
+            await checkpoint.fall_back(objects, epoch, known, error)
+        else:
+            return
+    there = {entry.job async for some in written(objects, epoch) for entry in some}
+    lives = {*ids(await asyncio.to_thread(_among, keys(there), asked))}
+    yield events.job_rows(await past(objects, lives, before=epoch + 1))
 
 
 def _make(db: sqlite3.Connection) -> None:

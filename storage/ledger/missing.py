@@ -21,7 +21,8 @@ _CURE: Final = (
 
 async def traces(objects: Objects) -> Mapping[int, str]:
     """The epochs that left something beside their claims: a key of each."""
-    found = {epoch_of(one.key): one.key async for one in objects.list(layout.INDEXES)}
+    keys = [one.key async for one in objects.list(layout.CHECKPOINTS)]
+    found = {epoch_of(key): key for key in keys}
     for name in await objects.folders(layout.LEDGER):
         if epoch := layout.EPOCH.fullmatch(name):
             found[int(epoch["epoch"])] = layout.streams(name)
@@ -89,7 +90,7 @@ def _refuse(objects: Objects, epoch: int, found: str) -> None:
 
 
 def epoch_of(key: str) -> int:
-    """The epoch in the name of a claim or an index."""
+    """The epoch in the name of a claim or a checkpoint."""
     name = re.search(r"/(\d+)\.[a-z]+$", key)
     if name is None:
         raise LedgerError(f"{key}: not of the ledger")

@@ -24,8 +24,8 @@ from manifests.lifecycle import (
     Settled,
     State,
 )
-from storage.ledger.checkpoint import after
-from storage.ledger.codec import LedgerError, plain, read
+from storage.ledger.codec import LedgerError, read
+from storage.ledger.segment_reader import after
 from storage.ledger.state_index import LATEST, Book
 
 
@@ -40,7 +40,7 @@ class Look:
         """All there is of the lives that are not over so far."""
 
     def at(self, chunk: bytes) -> None:
-        """Take what comes next, compressed."""
+        """Take the lines that come next."""
         said = self._rows(chunk)
         self._refuse_what_was_over(said)
         rows = pl.concat([self._open, said])
@@ -62,7 +62,7 @@ class Look:
                 self._book.keep(entry.job, history)
 
     def _rows(self, chunk: bytes) -> pl.DataFrame:
-        lines = pl.read_lines(plain(chunk, self._place), name="line")
+        lines = pl.read_lines(chunk, name="line")
         said = lines.select(
             "line", pl.col("line").str.extract_groups(_LINE).struct.unnest()
         )

@@ -11,6 +11,8 @@ segment then finds its key taken, so it cannot write unseen.
 """
 
 import asyncio
+import itertools
+import logging
 import re
 from collections import defaultdict, deque
 from collections.abc import (
@@ -26,12 +28,14 @@ from typing import Final, TypeVar
 
 from storage import layout
 from storage.ledger import missing
-from storage.ledger.codec import LedgerError
+from storage.ledger.codec import LedgerError, plain
 from storage.ledger.owner import Holder
-from storage.objects.client import MissingError, Objects
+from storage.objects.client import DamagedError, MissingError, Objects
 
 K = TypeVar("K")
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 MAIN: Final = "main"
 _AT_ONCE: Final = 64
@@ -66,15 +70,33 @@ class Extent:
         for number in range(max(first, self.segments + 1), last + 1):
             self.add(number)
 
-    def keys(self, stream: str) -> Iterator[str]:
+    def pieces(self, stream: str) -> Iterator["Piece"]:
         """What to read for all of it: parts where there are, else segments."""
         number = 1
         while number <= self.segments:
             if last := self.parts.get(number):
-                yield layout.part(stream, number, last)
+                yield Piece(stream, number, last, layout.part(stream, number, last))
             else:
-                yield layout.segment(stream, number)
+                yield Piece.segment(stream, number)
             number = (last or number) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A segment, or a part, of a stream."""
+
+    stream: str
+    first: int
+    last: int
+    key: str
+
+    @classmethod
+    def segment(cls, stream: str, number: int) -> "Piece":
+        return cls(stream, number, number, layout.segment(stream, number))
+
+    @property
+    def is_part(self) -> bool:
+        return self.key != layout.segment(self.stream, self.first)
 
 
 def number(batch: str) -> int:
@@ -105,13 +127,6 @@ async def _claimed(objects: Objects) -> int:
     return len(claims)
 
 
-async def bound(objects: Objects) -> set[int]:
-    """The epochs that were bound, after they had been sealed."""
-    return {
-        missing.epoch_of(stored.key) async for stored in objects.list(layout.INDEXES)
-    }
-
-
 async def exists(objects: Objects, key: str) -> bool:
     try:
         await objects.get(key)
@@ -126,31 +141,50 @@ async def owner(objects: Objects, epoch: int) -> Holder:
     return Holder.load(await objects.get(key), objects.uri(key))
 
 
-async def blobs(objects: Objects, epoch: int) -> AsyncIterator[bytes]:
-    """An epoch's records in order, compressed: parts, then the segments after them."""
-    batch = (await owner(objects, epoch)).batch
-    async for _, blob in read(objects, batch, await streams(objects, batch)):
-        yield blob
-
-
 async def read(
     objects: Objects, batch: str, found: Mapping[str, Extent]
 ) -> AsyncIterator[tuple[str, bytes]]:
-    """All that these streams hold, in order: the keys, and what is there."""
-    asked = deque[tuple[str, asyncio.Task[bytes]]]()
+    """All that these streams hold, in order: where it is from, and its lines.
+
+    Raises:
+        DamagedError: a segment is not what was written, and no part has it.
+    """
+    asked = deque[tuple[Piece, asyncio.Task[bytes]]]()
+    every = (one.pieces(layout.stream(batch, name)) for name, one in found.items())
     try:
-        for key in _keys(batch, found):
-            asked.append((key, asyncio.create_task(objects.get(key))))
+        for piece in itertools.chain.from_iterable(every):
+            asked.append((piece, asyncio.create_task(objects.get(piece.key))))
             if len(asked) == _AHEAD:
-                yield asked[0][0], await asked[0][1]
+                async for lines in _lines(objects, *asked[0]):
+                    yield lines
                 asked.popleft()
         while asked:
-            yield asked[0][0], await asked[0][1]
+            async for lines in _lines(objects, *asked[0]):
+                yield lines
             asked.popleft()
     finally:
         for _, task in asked:
             task.cancel()
         await asyncio.gather(*(task for _, task in asked), return_exceptions=True)
+
+
+async def _lines(
+    objects: Objects, piece: Piece, got: Awaitable[bytes]
+) -> AsyncIterator[tuple[str, bytes]]:
+    blob, uri = await got, objects.uri(piece.key)
+    count = piece.last - piece.first + 1
+    try:
+        lines = await asyncio.to_thread(plain, blob, uri, frames=count)
+    except DamagedError as error:
+        if not piece.is_part:
+            raise
+        log.warning("ledger.part_damaged %s; its segments are read instead", error)
+        for number in range(piece.first, piece.last + 1):
+            one = Piece.segment(piece.stream, number)
+            async for each_lines in _lines(objects, one, objects.get(one.key)):
+                yield each_lines
+    else:
+        yield uri, lines
 
 
 async def streams(objects: Objects, batch: str, name: str = "") -> dict[str, Extent]:
@@ -197,11 +231,6 @@ async def _look(objects: Objects, folder: str, found: dict[str, Extent]) -> None
                 found[said["name"]].bind(first, last)
             case None:
                 raise LedgerError(f"{objects.uri(stored.key)}: not of the ledger")
-
-
-def _keys(batch: str, found: Mapping[str, Extent]) -> Iterator[str]:
-    for name, extent in found.items():
-        yield from extent.keys(layout.stream(batch, name))
 
 
 def _order(name: str) -> list[int]:

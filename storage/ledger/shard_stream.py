@@ -14,7 +14,7 @@ from contextlib import suppress
 from manifests.lifecycle import OVER, Entry, History
 from storage import layout
 from storage.ledger import fencing, missing, segments
-from storage.ledger.codec import LedgerError, Open, Seal, pack, unpack
+from storage.ledger.codec import LedgerError, Open, Seal, pack, records
 from storage.ledger.segments import FencedError
 from storage.ledger.state_index import Book
 from storage.objects.client import ExistsError, MissingError, Objects, StorageError
@@ -69,8 +69,8 @@ async def written(
     for generation in generations:
         name = layout.shard(shard, generation)
         found = await segments.streams(objects, batch, name)
-        async for key, blob in segments.read(objects, batch, found):
-            for entry in await asyncio.to_thread(unpack, blob, key):
+        async for uri, lines in segments.read(objects, batch, found):
+            for entry in await asyncio.to_thread(records, lines, uri):
                 if isinstance(entry, Entry):
                     yield entry
 

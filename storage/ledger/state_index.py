@@ -37,6 +37,8 @@ class Book:
         """By lane: the seconds from accepted to generated of its latest clips."""
         self.unbound: dict[int, dict[str, History]] = {}
         """Epochs that are to be bound, with the whole lives as each began."""
+        self.rebuild = set[int]()
+        """Those of them whose checkpoint is damaged."""
         self._fresh: dict[str, State] = {}
         self._accepted = set[str]()
         # Lives that were accepted since the last epoch began: of the others nobody knows

@@ -7,12 +7,14 @@ create refuses a key that is taken, a list sees what was put.
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from storage.objects.connect import REMOTE, Store, connect, local_path
 from storage.objects.errors import (
+    DamagedError,
     ExistsError,
     FullError,
     MissingError,
@@ -25,6 +27,7 @@ from storage.objects.requests import PIECE, Mode, Requests, Stored
 from storage.objects.retry import Patience
 
 __all__ = [
+    "DamagedError",
     "ExistsError",
     "FullError",
     "MissingError",
@@ -108,19 +111,23 @@ class Objects:
         """
         return await self._patience.ask(self._requests.get, key)
 
-    async def get_file(self, key: str, path: Path) -> None:
+    async def get_file(self, key: str, path: Path) -> str:
         """Bring an object, however large, into a local file, through little memory.
+
+        Returns its SHA-256.
 
         Raises:
             MissingError: there is no such object.
             StorageError: it was replaced meanwhile.
         """
-        file = await asyncio.to_thread(path.open, "wb")
+        file, digest = await asyncio.to_thread(path.open, "wb"), sha256()
         try:
             async for piece in self._pieces(key):
                 await asyncio.to_thread(file.write, piece)
+                await asyncio.to_thread(digest.update, piece)
         finally:
             await asyncio.to_thread(file.close)
+        return digest.hexdigest()
 
     async def modified(self, key: str) -> float:
         """When an object was put: Unix seconds, by the store's clock.

@@ -3,6 +3,7 @@
 * StorageError         the store will not do it: no such bucket, a name too long
   x MissingError       there is no such object
   x ExistsError        the key is taken, by other bytes
+  x DamagedError       an object is there, and is not what was written
   x UnavailableError   no answer, or not now: worth asking again
   x FullError          there is no room: somebody has to make some
   x RefusedError       we may not: somebody has to grant it, or to renew our credentials
@@ -29,6 +30,10 @@ class MissingError(StorageError):
 
 class ExistsError(StorageError):
     """The key is taken, by other bytes."""
+
+
+class DamagedError(StorageError):
+    """An object is there, and is not what was written."""
 
 
 class UnavailableError(StorageError):

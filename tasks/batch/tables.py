@@ -13,7 +13,7 @@ from manifests.output.attempts import attempts_table
 from manifests.output.clips import Outcomes, write_clips, write_complaints
 from manifests.output.remaining import write_left
 from storage import layout
-from storage.ledger import checkpoint, segments
+from storage.ledger import segment_reader, segments
 from storage.ledger.epoch_reader import Told
 from storage.ledger.ledger import Ledger
 from storage.objects.client import Objects
@@ -48,7 +48,7 @@ async def keep_tables(batch: Batch, objects: Objects) -> None:
 
 async def _attempts(batch: Batch, objects: Objects) -> None:
     # Not by time: an earlier run's clock may have been ahead.
-    mine = checkpoint.written(objects, segments.number(batch.ledger.batch))
+    mine = segment_reader.written(objects, segments.number(batch.ledger.batch))
     with attempts_table(_path(batch, "attempts"), before=batch.ledger.before) as add:
         async for some in mine:
             await asyncio.to_thread(add, some)

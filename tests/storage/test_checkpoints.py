@@ -41,12 +41,12 @@ from manifests.lifecycle import (
     fold,
 )
 from storage import layout
-from storage.ledger import checkpoint, compaction
+from storage.ledger import checkpoint, compaction, segment_reader
 from storage.ledger.codec import LedgerError, Seal, pack
 from storage.ledger.epoch_reader import bind, entries, recalled, told
 from storage.ledger.owner import claimant
 from storage.ledger.segments import MAIN
-from storage.objects.client import Objects
+from storage.objects.client import DamagedError, Objects
 
 pytestmark = pytest.mark.anyio
 
@@ -229,7 +229,8 @@ async def test_lives_leave_memory_as_they_end_and_are_put_together_in_order(
     some = [entry for job in jobs for entry in lived(job, *MADE)]
     await wrote_and_bound(memory, some)
 
-    groups = [rows async for rows in checkpoint.volume(memory, layout.jobs(1))]
+    known = await checkpoint.load(memory, 1)
+    groups = [rows async for rows in checkpoint.volume(memory, known, "jobs")]
 
     assert max(rows.height for rows in groups) <= 20
     rows = pl.concat(groups)
@@ -254,7 +255,7 @@ async def test_as_many_lives_left_open_as_are_held_at_once_are_bound_all_the_sam
 async def test_what_is_settled_in_the_same_epoch_after_it_left_counts(
     memory, monkeypatch
 ):
-    monkeypatch.setattr(checkpoint, "_CHUNK", 1)
+    monkeypatch.setattr(segment_reader, "_CHUNK", 1)
     refund = Settled(attempt=1, usd=Decimal("-0.1"), reason="refunded")
     some = [*lived(A, *MADE), *lived(B, *MADE), *lived(A, refund, refund, start=2e3)]
 
@@ -284,7 +285,7 @@ async def test_an_epoch_without_an_entry_is_bound_too(memory):
 async def test_what_cannot_have_happened_is_found_when_it_is_bound(
     memory, chunk, monkeypatch
 ):
-    monkeypatch.setattr(checkpoint, "_CHUNK", chunk)
+    monkeypatch.setattr(segment_reader, "_CHUNK", chunk)
     await wrote(memory, 1, lived(A, INTENDED, PUBLISHED), segment=1)
     book = await recalled(memory, [1])
 
@@ -305,12 +306,12 @@ async def test_a_line_that_means_nothing_is_named(memory):
     key = layout.segment(layout.stream("000001-night", MAIN), 1)
     broken = bytearray(pack(lived(A, INTENDED)))
     odd = replace(INTENDED, seed="seven")
-    for blob, complaint in (
-        (bytes(broken[:-9]), "epoch 1"),
-        (pack(lived(A, odd)), "seven"),
+    for blob, error, complaint in (
+        (bytes(broken[:-9]), DamagedError, f"{key}: damaged: breaks off"),
+        (pack(lived(A, odd)), LedgerError, "seven"),
     ):
         await memory.put(key, blob)
-        with pytest.raises(LedgerError, match=complaint):
+        with pytest.raises(error, match=complaint):
             await bind(memory, await recalled(memory, [1]))
 
 

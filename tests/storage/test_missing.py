@@ -27,7 +27,7 @@ async def lived(objects: Objects, *names: str) -> None:
 
 
 async def without_checkpoints(objects: Objects) -> None:
-    for folder in ("index", "events", "jobs"):
+    for folder in ("checkpoints", "index", "events", "jobs"):
         for key in await keys(objects, f"{layout.LEDGER}/{folder}"):
             await objects.delete(key)
 
@@ -78,7 +78,7 @@ async def test_middle_claim_missing(objects: Objects):
 
 
 async def test_claim_and_streams_missing(objects: Objects):
-    """Nothing of an epoch is left but its index; or nothing but the claim after it."""
+    """Nothing of an epoch is left but its checkpoint; or nothing but the claim after it."""
     await lived(objects, "one", "two")
     await without_streams(objects)
     if objects.root.startswith("file:"):
@@ -87,7 +87,9 @@ async def test_claim_and_streams_missing(objects: Objects):
             shutil.rmtree(local_path(objects.root) / layout.streams(name))
     await objects.delete(layout.claim(1))
 
-    await refused(objects, "000001.json: missing, but ledger/index/000001.parquet is")
+    await refused(
+        objects, "000001.json: missing, but ledger/checkpoints/000001.json is"
+    )
 
     await without_checkpoints(objects)
     await refused(objects, "000001.json: missing, but ledger/epochs/000002.json is")

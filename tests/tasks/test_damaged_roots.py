@@ -1,9 +1,12 @@
 """A root that lost something, or whose records are damaged, is never bought into."""
 
+import shutil
+
 import pytest
 
 from storage import layout
 from storage.ledger.codec import LedgerError
+from storage.objects.client import DamagedError
 from tasks.emulator import running
 
 pytestmark = pytest.mark.anyio
@@ -25,3 +28,57 @@ async def test_claim_missing_buys_nothing(world):
         await world.run(again)
 
     assert len(world.emulator.bill) == 12
+
+
+async def test_damaged_index_is_read_from_segments(world, caplog):
+    """Bytes of the index flip: the segments say the same, and nothing is bought again."""
+    await world.run(6)
+    path = world.folder / "root" / layout.index(1)
+    good = path.read_bytes()
+    path.write_bytes(flipped(good))
+
+    again = await world.run(world.manifest(6, name="again"))
+
+    assert (again.published, again.bought) == (6, 0)
+    assert len(world.emulator.bill) == 6
+    assert f"{layout.index(1)}: damaged" in caplog.text
+    assert path.read_bytes() == good
+
+
+async def test_damaged_index_without_segments_refuses(world):
+    """Nothing stands in for a damaged index: nothing is bought."""
+    await world.run(6)
+    await world.run(world.manifest(1, name="another"))
+    root = world.folder / "root"
+    (root / layout.index(1)).write_bytes(flipped((root / layout.index(1)).read_bytes()))
+    shutil.rmtree(root / layout.streams("000001-m"))
+
+    for name in ("again", "and_again"):
+        with pytest.raises(DamagedError, match=r"000001.parquet: damaged.*restore"):
+            await world.run(world.manifest(6, name=name))
+
+    assert len(world.emulator.bill) == 6
+
+
+async def test_damaged_segment_refuses(world):
+    """A run that was cut off is read from its segments alone."""
+    await world.run(6)
+    root = world.folder / "root"
+    (root / layout.checkpoint(1)).unlink()
+    segment = root / layout.segment("ledger/000001-m/main", 2)
+    segment.write_bytes(flipped(segment.read_bytes()))
+
+    with pytest.raises(DamagedError, match=r"0000000002.jsonl.zst: damaged"):
+        await world.run(world.manifest(6, name="again"))
+
+    assert len(world.emulator.bill) == 6
+
+
+def flipped(data: bytes) -> bytes:
+    """With some bits flipped in its middle."""
+    half = len(data) // 2
+    return (
+        data[:half]
+        + bytes(byte ^ 0x11 for byte in data[half : half + 4])
+        + data[half + 4 :]
+    )

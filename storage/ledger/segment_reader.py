@@ -1,0 +1,103 @@
+"""Reads an epoch's entries from its segments, as they were written."""
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Mapping
+from itertools import islice
+from typing import Final
+
+from manifests.lifecycle import NEW, Entry, History, IllegalTransitionError
+from storage import layout
+from storage.ledger import segments
+from storage.ledger.codec import LedgerError, Seal, read, unpack
+from storage.ledger.segments import MAIN, Extent
+from storage.objects.client import DamagedError, Objects
+
+_CHUNK: Final = 1 << 23
+"""Bytes of lines that are read as one..."""
+_AT_ONCE: Final = 10_000
+"""... and how many of them are decoded at once."""
+
+
+async def chunks(objects: Objects, epoch: int) -> AsyncIterator[bytes]:
+    """An epoch's lines in order, in pieces that are worth a thread's while."""
+    batch = (await segments.owner(objects, epoch)).batch
+    found = await segments.streams(objects, batch)
+    some: list[bytes] = []
+    async for _, lines in segments.read(objects, batch, found):
+        some.append(lines)
+        if sum(map(len, some)) >= _CHUNK:
+            yield b"".join(some)
+            some = []
+    if some:
+        yield b"".join(some)
+
+
+async def written(objects: Objects, epoch: int) -> AsyncIterator[list[Entry]]:
+    """An epoch's entries in order."""
+    place = f"{objects.root}: epoch {epoch}"
+    async for chunk in chunks(objects, epoch):
+        lines = io.BytesIO(chunk)
+        while (found := await asyncio.to_thread(_entries, lines, place)) is not None:
+            if found:
+                yield found
+
+
+async def extents(objects: Objects, epoch: int) -> dict[str, int]:
+    """How many segments each stream of an epoch has."""
+    batch = (await segments.owner(objects, epoch)).batch
+    found = await segments.streams(objects, batch)
+    return {name: extent.segments for name, extent in found.items()}
+
+
+async def refuse_incomplete(
+    objects: Objects, epoch: int, known: Mapping[str, int] | None
+) -> None:
+    """Raise an error unless all segments of a compacted epoch are still there.
+
+    `known` says how many each stream had. Without it each stream has to end with a seal:
+    an epoch is compacted once all its streams are sealed.
+
+    Raises:
+        DamagedError: it names what is missing.
+    """
+    batch = (await segments.owner(objects, epoch)).batch
+    found = await segments.streams(objects, batch)
+    for name in {MAIN: 0} | found if known is None else known:
+        stream, last = layout.stream(batch, name), found.get(name, Extent()).segments
+        whole = (
+            await seal_at(objects, stream, last) is not None
+            if known is None
+            else last >= known[name]
+        )
+        if not whole:
+            lost = objects.uri(layout.segment(stream, last + 1))
+            raise DamagedError(f"{lost}: missing")
+
+
+async def seal_at(objects: Objects, stream: str, last: int) -> Seal | None:
+    """The seal of a stream, if this segment is one."""
+    if not last:
+        return None
+    key = layout.segment(stream, last)
+    record = unpack(await objects.get(key), objects.uri(key), frames=1)[-1]
+    return record if isinstance(record, Seal) else None
+
+
+def after(lives: Mapping[str, History], entry: Entry, root: str) -> History:
+    """A life with one more entry.
+
+    Raises:
+        LedgerError: it cannot have happened.
+    """
+    try:
+        return lives.get(entry.job, NEW).after(entry)
+    except IllegalTransitionError as error:
+        raise LedgerError(f"{root}: {error}") from error
+
+
+def _entries(lines: io.BytesIO, place: str) -> list[Entry] | None:
+    """The next few entries; None if there are no lines left."""
+    some = [*islice(lines, _AT_ONCE)]
+    records = [read(line, place) for line in some]
+    return [one for one in records if isinstance(one, Entry)] if some else None
