@@ -140,7 +140,7 @@ def words() -> str:
 def failures() -> str:
     """How each provider says that what it accepted came to nothing, and who pays."""
     rows = [
-        [each.called, row.kind, row.told, _charged(row), _then(row), row.source]
+        [each.called, row.kind, row.evidence, _charged(row), _then(row), row.source]
         for each in dialects()
         for row in each.failures
     ]
@@ -167,7 +167,7 @@ def _refused(word: str, dialect: Dialect) -> str:
 
 def _codes(row: Refusal) -> str:
     codes = str(row).replace("\\", "")
-    return f"{codes} to a submit" if row.submits else codes
+    return f"{codes} to a submit" if row.submit_only else codes
 
 
 def _not_there(dialect: Dialect) -> str:

@@ -45,7 +45,7 @@ CHECKS: Final = (NOBODYS_ID, BALANCE, RESOLD_BALANCE)
 BAD_KEY: Final = frozenset({401, -10001, -10005})
 
 PASSED_ON: Final = "wavespeed-ai/"
-"""How WaveSpeed's endpoints begin."""
+"""The prefix of WaveSpeed's endpoints."""
 
 CHECK_KEY: Final = "check the key at https://302.ai"
 TOP_UP: Final = "top up the account at https://302.ai"
@@ -57,7 +57,7 @@ REFUSALS: Final = Refusals(
     uploads=wavespeed.REFUSALS.uploads,
     asks=wavespeed.REFUSALS.asks,
     table=(
-        # That 401 means the key is from its client, which gives up on it alone.
+        # 401 is about the key: its client gives up on no other status.
         refusal("auth", *BAD_KEY, fix=CHECK_KEY),
         refusal("credit", -10004, fix=TOP_UP),
         refusal("credit", -10006, fix=RAISE_LIMIT),
@@ -101,7 +101,7 @@ class ResoldWaveSpeed(WaveSpeed):
             for row in wavespeed.REFUSALS.table
         ),
     )
-    # That WaveSpeed gives money back is between WaveSpeed and 302.AI.
+    # WaveSpeed refunds 302.AI, which may or may not pass the refund on.
     failures: ClassVar = tuple(
         replace(row, charged=None, source="not said") for row in wavespeed.FAILURES
     )
@@ -109,7 +109,7 @@ class ResoldWaveSpeed(WaveSpeed):
 
 @dataclass(frozen=True, slots=True)
 class Ai302(PredictionApi):
-    """The owner of a route's model decides which of the two APIs is asked for it."""
+    """Uses WaveSpeed's API for WaveSpeed's models, and 302.AI's own for all others."""
 
     name: ClassVar = "302ai"
     api: ClassVar = HOST
@@ -125,7 +125,7 @@ class Ai302(PredictionApi):
 
     @property
     def resold(self) -> WaveSpeed | None:
-        """WaveSpeed, as 302.AI passes it on; None for a route of 302.AI's own."""
+        """The adapter of a route that WaveSpeed serves; None for 302.AI's own routes."""
         endpoints = self.route.endpoints.values()
         if any(endpoint.startswith(PASSED_ON) for endpoint in endpoints):
             return ResoldWaveSpeed(self.route, self.key, self.hook)
@@ -134,7 +134,7 @@ class Ai302(PredictionApi):
     def upload(self, still: Still) -> Exchange[str]:
         if resold := self.resold:
             return (yield from resold.upload(still))
-        # Where its uploads go is not documented; its client sends stills like this.
+        # 302.AI does not document its uploads; its client sends stills like this.
         return as_data_url(still)
 
     def submit(
@@ -168,19 +168,19 @@ class Ai302(PredictionApi):
         body, path = read_body(response), response.request.url.path
         code, refused = _code(response, body), self._is_refusal(response, body)
         if path.endswith(CHECKS) and (refused or code == 404) and code not in BAD_KEY:
-            return None  # it says no, but knows the key
+            return None  # a refusal that only a good key gets
         if refused:
             return REFUSALS.verdict(response, body, code=code, key=self.key)
         if resold := self.resold:
             return resold.judge(response)
         if response.is_success or self._has_task(response, body):
             return None
-        # Not in 302.AI's own shape: nothing but its text is kept.
+        # The text alone: an answer in another shape is not 302.AI's own.
         text = redact(body, self.key)
         return REFUSALS.verdict(response, text, code=code, key=self.key)
 
     def check(self) -> Exchange[AccountReport]:
-        # What WaveSpeed says of money and prices there is between it and 302.AI.
+        # WaveSpeed's balance and prices are 302.AI's own, not this account's.
         proof = RESOLD_BALANCE if self.resold else f"{FETCH}{NOBODYS_ID}"
         yield self._request("GET", proof)
         balance = read_body((yield self._request("GET", BALANCE)))
@@ -190,7 +190,7 @@ class Ai302(PredictionApi):
         if not (path := ticket.urls.get("record")):
             return None
         match read_body((yield self._request("GET", path))):
-            # Its client calls `data` the cost, and looks no further into it.
+            # Its client takes the whole of `data` for the cost.
             case {"data": {"cost": cost}} | {"cost": cost} | {"data": cost}:
                 charged = amount(cost)
                 return charged if charged is not None and charged >= 0 else None
@@ -206,7 +206,7 @@ class Ai302(PredictionApi):
         return Ticket(self.name, remote, {"record": path} if path else {})
 
     def _is_refusal(self, response: httpx.Response, body: Any) -> bool:
-        """Whether 302.AI itself refuses: in one shape, whichever API is asked."""
+        """Whether 302.AI itself refuses; both APIs use the same shape."""
         match body:
             case {"error": {}}:
                 return not self._has_task(response, body)
@@ -215,7 +215,7 @@ class Ai302(PredictionApi):
 
 
 def _code(response: httpx.Response, body: Any) -> int:
-    """302.AI's own code, if it says one: with which status they come is not documented."""
+    """Return 302.AI's own code, if any: it does not document their HTTP statuses."""
     match body:
         case {"error": {"err_code": -10003, **rest}} if NETWORK.search(str(rest)):
             return response.status_code

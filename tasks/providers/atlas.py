@@ -1,6 +1,6 @@
 """Atlas Cloud: https://atlascloud.ai/docs/en (errors, data-retention), read 2026-11.
 
-Its envelope is `{code, msg, data}`, and it says no Retry-After.
+Its envelope is `{code, msg, data}`, and it sends no Retry-After.
 """
 
 from dataclasses import dataclass
@@ -33,8 +33,8 @@ from tasks.providers.refusals import Refusals, always, failures, refusal
 from tasks.providers.stills import as_file
 
 MODEL: Final = "/api/v1/model"
-# The first two are in its MCP server (at cc4a9c9d, read 2026-11). That the third prices a
-# request without making it is secondary: several public repositories, read 2026-11.
+# The first two are in its MCP server (at cc4a9c9d, read 2026-11). The third prices a
+# request without making it, by several public repositories (secondary, read 2026-11).
 BALANCE: Final = "/public/v1/balance"
 MODELS: Final = "/api/v1/models"
 PRICE: Final = f"{MODEL}/calculate"
@@ -46,7 +46,7 @@ RETENTION: Final = {
     "X-AtlasCloud-Request-Retention-Hours": str(KEPT_DAYS * 24),
 }
 CHECK_KEY: Final = (
-    "check the key; a wrong URL path is told the same, so check base_url too"
+    "check the key; a wrong URL path gets the same answer, so check base_url too"
 )
 NOT_ALLOWED: Final = "check that the key and the account may use this model"
 REGION: Final = "Atlas does not serve this region; use another lane"
@@ -62,7 +62,7 @@ REFUSALS: Final = Refusals(
         refusal(
             "permission",
             404,
-            submits=True,
+            submit_only=True,
             fix=f"{NO_MODEL}: this account has none such",
         ),
         refusal("permission", 451, fix=REGION),
@@ -85,7 +85,7 @@ FAILURES: Final = failures(
 
 @dataclass(frozen=True, slots=True)
 class Atlas(PredictionApi):
-    """A flat body with the model in it; a prediction that is not there at once."""
+    """Takes a flat body with the model in it; lists a prediction after up to 30 s."""
 
     name: ClassVar = "atlas"
     api: ClassVar = "https://api.atlascloud.ai"
@@ -128,13 +128,13 @@ class Atlas(PredictionApi):
         code = envelope_code(response, body)
         if self._has_task(response, body) or 200 <= code < 300:
             return None
-        # A question that only adds to a check must not fail all of it.
+        # These three only add to a check, so they must not fail it.
         if path.endswith((BALANCE, MODELS, PRICE)) and code < 500:
             return None
         if path.endswith(NOBODYS_ID) and code in {400, 404}:
             return None
         if code == 400 and REFUSALS.step(response.request) == "ask":
-            # As for 404: for some 30 s a prediction is not there yet (ComfyUI client).
+            # Like 404: Atlas lists a prediction after up to 30 s (ComfyUI client).
             return NotFoundError(f"{self.name}: HTTP 400: no such prediction yet")
         return REFUSALS.verdict(response, body, code=code, key=self.key)
 
@@ -153,7 +153,7 @@ class Atlas(PredictionApi):
         return self._request("POST", PRICE, json=self._fields(job, job.image, 1))
 
     def _fields(self, job: Job, image_url: str, seed: int) -> dict[str, object]:
-        # Flat: what is nested under `input` is ignored, and the defaults are bought.
+        # Atlas ignores fields under `input`, and would make a clip with its defaults.
         fields: dict[str, object] = {
             "model": self.route.endpoints[job.resolution],
             "image": image_url,

@@ -1,4 +1,4 @@
-"""ComfyUI's workflows, as "Export (API)" writes them: graphs with slots for what a row says."""
+"""ComfyUI workflows as "Export (API)" writes them: graphs with slots for a row's values."""
 
 import json
 import re
@@ -11,15 +11,15 @@ from tasks.providers.errors import MisconfiguredError
 
 SLOT: Final = re.compile(r"\{\{(\w+)\}\}")
 NEEDED: Final = frozenset({"image", "prompt", "seed", "width", "height", "frames"})
-"""Slots without which a workflow makes the same clip of every row."""
+"""Slots without which a workflow makes the same clip for every row."""
 
 
 @cache
 def load(path: str) -> Mapping[str, Any]:
-    """The graph in a file.
+    """Return the graph in a file.
 
     Raises:
-        MisconfiguredError: there is none, or it lacks a slot.
+        MisconfiguredError: there is no graph, or it lacks a slot.
     """
     try:
         graph = json.loads(Path(path).read_text("utf-8"))
@@ -31,17 +31,17 @@ def load(path: str) -> Mapping[str, Any]:
         case {**nodes} if nodes and all(_is_node(node) for node in nodes.values()):
             slots = {slot for node in nodes.values() for slot in _slots_of(node)}
         case _:
-            said = "not in the API format: use Export (API) in ComfyUI"
-            raise MisconfiguredError(f"workflow {path}: {said}")
-    if lacking := sorted(NEEDED - slots):
-        named = ", ".join(f"{{{{{slot}}}}}" for slot in lacking)
+            cure = "use Export (API) in ComfyUI"
+            raise MisconfiguredError(f"workflow {path}: not in the API format: {cure}")
+    if missing := sorted(NEEDED - slots):
+        named = ", ".join(f"{{{{{slot}}}}}" for slot in missing)
         raise MisconfiguredError(f"workflow {path}: no slot {named}")
     return graph
 
 
 def _is_node(node: Any) -> bool:
     match node:
-        case {"class_type": str(), "inputs": {**_given}}:
+        case {"class_type": str(), "inputs": {**_inputs}}:
             return True
         case _:
             return False
@@ -53,30 +53,30 @@ def _slots_of(node: Mapping[str, Any]) -> Iterator[str]:
             yield found[1]
 
 
-def filled(
+def fill(
     graph: Mapping[str, Any], slots: Mapping[str, object]
 ) -> dict[str, dict[str, Any]]:
-    """The graph with what belongs in its slots.
+    """Return the graph with its slots replaced by values.
 
     Raises:
-        MisconfiguredError: it names a slot that there is not.
+        MisconfiguredError: the graph has a slot that Nightreel does not know.
     """
-    if (
-        unknown := {s for node in graph.values() for s in _slots_of(node)}
-        - slots.keys()
-    ):
-        known = ", ".join(slots)
-        said = f"no slot is called {', '.join(sorted(unknown))}; there are {known}"
-        raise MisconfiguredError(f"comfyui: {said}")
+    named = {slot for node in graph.values() for slot in _slots_of(node)}
+    if unknown := named - slots.keys():
+        message = (
+            f"no slot is called {', '.join(sorted(unknown))}; "
+            f"there are {', '.join(slots)}"
+        )
+        raise MisconfiguredError(f"comfyui: {message}")
 
-    def value(given: Any) -> Any:
-        found = SLOT.fullmatch(given) if isinstance(given, str) else None
-        return slots[found[1]] if found else given
+    def filled(value: Any) -> Any:
+        found = SLOT.fullmatch(value) if isinstance(value, str) else None
+        return slots[found[1]] if found else value
 
     return {
         name: {
             **node,
-            "inputs": {field: value(given) for field, given in node["inputs"].items()},
+            "inputs": {field: filled(value) for field, value in node["inputs"].items()},
         }
         for name, node in graph.items()
     }

@@ -1,17 +1,18 @@
-"""What an answer, or the lack of one, means: errors named for what the caller does next.
+"""The errors of a request, named for what the caller does next.
 
 * ProviderError
-  x NotSentError        it cannot have been accepted    again, free
-  x ThrottledError      not accepted; wait              again, and the lane slows down
-  x CappedError         not accepted, not for hours     rest the lane for this run
-  x RejectedError       not accepted, never will be     give the job up, everywhere
+  x NotSentError        cannot have been accepted       submit again, free
+  x ThrottledError      not accepted; wait              submit again; slow the lane down
+  x CappedError         not accepted for hours          rest the lane for this run
+  x RejectedError       not accepted, never will be     give the job up on every lane
   x MisconfiguredError  nothing will be accepted        close the lane
-  x InDoubtError        it may have been accepted       never submit again
-  x NotFoundError       a free question met a 404       ask again, until the deadline
+  x InDoubtError        may have been accepted          never submit again
+  x NotFoundError       a free request met a 404        ask again, until the deadline
 
-A submit is in doubt unless its innocence is proved: by the type of the failure, or by an
-answer whose (status, body) the provider documents as a refusal. For what is free (polls,
-uploads, downloads) every one of them but Misconfigured and Rejected means "again".
+A submit is in doubt unless something proves that the provider did not accept it: the type
+of the failure, or an answer whose (status, body) the provider documents as a refusal. After
+a free request (poll, upload, download) every error except MisconfiguredError and
+RejectedError means "try again".
 """
 
 from typing import Literal
@@ -19,14 +20,14 @@ from typing import Literal
 from manifests.lifecycle import Lost
 
 Over = Literal["rate", "slots"]
-"""Too fast, or too many at once."""
+"""Too many submits per minute, or too many jobs at once."""
 
 Lacks = Literal["auth", "credit", "permission"]
-"""A good key, money, or leave to use this model or this service."""
+"""A valid key, money, or permission to use the model or the service."""
 
 
 class ProviderError(Exception):
-    """Base class: something went wrong between us and a provider."""
+    """Base class of a failed request to a provider."""
 
 
 class NotSentError(ProviderError):
@@ -34,10 +35,10 @@ class NotSentError(ProviderError):
 
 
 class ThrottledError(ProviderError):
-    """Not accepted: too much at once, or too fast.
+    """Not accepted: too many jobs at once, or too many submits per minute.
 
-    `retry_after` is in seconds, and `over` says which limit it was; None where the
-    provider did not say.
+    `retry_after` is in seconds and `over` names the limit; None if the provider did not
+    say.
     """
 
     def __init__(
@@ -52,17 +53,17 @@ class ThrottledError(ProviderError):
 
 
 class CappedError(ProviderError):
-    """Not accepted: what the account may do in a day, or a month, is used up."""
+    """Not accepted: the account has used up its quota of the day or the month."""
 
 
 class RejectedError(ProviderError):
-    """Not accepted and never will be: bad input, or content policy."""
+    """Not accepted and never will be: bad input or content policy."""
 
 
 class MisconfiguredError(ProviderError):
     """Nothing will be accepted: a bad key, no credit, a closed region.
 
-    `lacks` is None where it is not the provider that says so.
+    `lacks` is None if Nightreel and not the provider found the fault.
     """
 
     def __init__(self, message: str, lacks: Lacks | None = None) -> None:
@@ -71,7 +72,7 @@ class MisconfiguredError(ProviderError):
 
 
 class InDoubtError(ProviderError):
-    """It may have been accepted, and charged; `lost` says what became of the answer."""
+    """It may have been accepted and charged; `lost` says what happened to the answer."""
 
     def __init__(self, message: str, lost: Lost = "unclear") -> None:
         super().__init__(message)
@@ -79,4 +80,4 @@ class InDoubtError(ProviderError):
 
 
 class NotFoundError(ProviderError):
-    """There is nothing there, or nothing yet."""
+    """The provider has no such job or clip, or does not list it yet."""

@@ -1,7 +1,7 @@
 """fal: https://fal.ai/docs/documentation/model-apis and the models' llms.txt, 2026-11.
 
-A queue: work over the account's concurrency waits there. COMPLETED is said of failures
-too, so the result decides.
+fal queues jobs over the account's concurrency. COMPLETED covers failures too, so the result
+decides.
 """
 
 import json
@@ -43,9 +43,9 @@ KEPT: Final = {
         {"expiration_duration_seconds": KEPT_DAYS * 86_400}
     )
 }
-# Tries are ours to count: fal would make ten of them unseen.
+# Nightreel counts the tries: fal would repeat a job up to ten times, unseen.
 ONCE: Final = {"x-fal-no-retry": "1"}
-# For routes that are made when fal finds the time.
+# For routes of the kind "batch".
 LATER: Final = {"X-Fal-Queue-Priority": "low"}
 KLING: Final = "fal-ai/kling-video/"
 MOST_FRAMES: Final = {
@@ -59,7 +59,7 @@ NOT_BILLED: Final = frozenset(
     "runner_connection_timeout runner_disconnected runner_incomplete_response "
     "runner_scheduling_failure runner_server_error startup_timeout".split()
 )
-# Not the input's fault: another seed, or another moment, may do.
+# Not the input's fault: another seed or a later try may succeed.
 ANOTHER_TRY: Final = frozenset(
     {"no_media_generated", "file_download_error", "downstream_service_error"}
 )
@@ -86,7 +86,7 @@ MAY_BE: Final = "docs, errors: a 422 may be billed, read 2026-11"
 FAILURES: Final = (
     Failure(
         "server",
-        "a 5xx where the result would be, told twice, or an `error_type` of fal's own",
+        "a 5xx in place of the result, twice, or an `error_type` of fal's own",
         lambda task: task["status"] >= 500,
         charged=False,
         source="docs, errors: no 5xx is billed, read 2026-11",
@@ -119,7 +119,7 @@ FAILURES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Fal(PredictionApi):
-    """The endpoint is the path of a submit; the receipt says where to ask."""
+    """The endpoint is the path of a submit; the receipt has the URLs to poll."""
 
     name: ClassVar = "fal"
     api: ClassVar = ""
@@ -166,7 +166,7 @@ class Fal(PredictionApi):
                 "status_url": str(status),
                 "response_url": str(result),
             } if remote := remote_id(value):
-                # As returned: the endpoint's sub-path is not in them.
+                # As fal returns them: they lack the endpoint's sub-path.
                 return Ticket(self.name, remote, {"status": status, "result": result})
             case _:
                 raise self._unreadable(body)
@@ -185,10 +185,10 @@ class Fal(PredictionApi):
         return self._outcome(result, _error(task))
 
     def _confirm(self, ticket: Ticket, failed: httpx.Response) -> Exchange[Progress]:
-        """Ask twice about a 5xx in place of a result before it is believed.
+        """Ask twice about a 5xx in place of a result.
 
-        After a failure the job goes again, unbilled; if the 5xx was a hiccup of that one
-        question, the clip would be bought twice.
+        An unbilled failure is submitted again. If the 5xx concerned only that one
+        request, the clip would be bought twice.
         """
         task = read_body((yield self._request("GET", ticket.urls["status"])))
         match task:
@@ -234,10 +234,10 @@ class Fal(PredictionApi):
     def _price(
         self, listed: Mapping[str, Any], resolution: str, seconds: int
     ) -> Decimal | None:
-        """A clip's price, if it follows from its endpoint's price of one unit.
+        """Return a clip's price, if the price of the endpoint's unit decides it.
 
-        The unit's is for the largest size that an endpoint makes, and a model that counts
-        frames has seconds of its own.
+        The unit's price is for the endpoint's largest size, and a model that counts
+        frames counts its seconds differently.
         """
         endpoint = self.route.endpoints[resolution]
         alone = [*self.route.endpoints.values()].count(endpoint) == 1
@@ -250,7 +250,7 @@ class Fal(PredictionApi):
                 return None
 
     def _outcome(self, result: httpx.Response, error: Any) -> Progress:
-        """The end of a job: fal's own 5xx is free, a 422 may be billed (docs)."""
+        """Return the outcome of an ended job: fal's 5xx is free, a 422 may be billed (docs)."""
         body, status = read_body(result), result.status_code
         reason = redact(error_text(body), self.key)
         match body:
@@ -260,13 +260,13 @@ class Fal(PredictionApi):
             case {"detail": [{"type": str(kind)}, *_]} | {"error_type": str(kind)}:
                 return failure(FAILURES, {"kind": kind, "status": status}, reason)
             case _ if error:
-                told = reason if status >= 500 else redact(error, self.key)
-                return failure(FAILURES, {"kind": "", "status": status}, told)
+                text = reason if status >= 500 else redact(error, self.key)
+                return failure(FAILURES, {"kind": "", "status": status}, text)
             case _:
                 raise self._unreadable(body)
 
     def _wan_fields(self, job: Job, endpoint: str, seed: int) -> dict[str, object]:
-        """The fields of Wan, whose clips are counted in frames."""
+        """Return the fields of Wan, which counts a clip in frames."""
         most = MOST_FRAMES.get(endpoint)
         fields: dict[str, object] = {
             "resolution": job.resolution,
@@ -274,7 +274,7 @@ class Fal(PredictionApi):
             "frames_per_second": self.route.fps,
             "seed": seed,
         }
-        if "/v2.2" in endpoint:  # which doubles the frames unless told not to
+        if "/v2.2" in endpoint:  # whose default doubles the frames
             fields["num_interpolated_frames"] = 0
         return fields
 
@@ -283,12 +283,12 @@ class Fal(PredictionApi):
 
 
 def _error(task: Mapping[str, Any]) -> Any:
-    """The error in a status; nothing if all went well."""
+    """Return the error in a status, if any."""
     return task.get("error") or task.get("error_type")
 
 
 def _kind(failed: httpx.Response) -> tuple[int, str]:
-    """The identity of a failure: its status, and fal's own type of it if it has one."""
+    """Return what identifies a failure: its HTTP status and fal's type of error."""
     match read_body(failed):
         case {"detail": [{"type": str(kind)}, *_]} | {"error_type": str(kind)}:
             return failed.status_code, kind
@@ -297,7 +297,7 @@ def _kind(failed: httpx.Response) -> tuple[int, str]:
 
 
 def _is_outcome(response: httpx.Response, body: Any) -> bool:
-    """Whether a job failed, which fal says where the result would have been."""
+    """Whether the answer is a failed job, which fal sends in place of the result."""
     request = response.request
     asks = ("/status", "/models/pricing")
     of_result = request.method == "GET" and not request.url.path.endswith(asks)

@@ -1,8 +1,7 @@
 """FastVideo: the server in the wheel fastvideo 0.2.1, read 2026-11.
 
-Of a form it takes no `guidance_scale_2`, so a submit is JSON. It never says that it is at
-work on a job: it is queued until it is completed. Otherwise as SGLang, which
-began as a copy of it.
+A submit is JSON, because a form cannot carry `guidance_scale_2`. A job is `queued` until it
+is `completed`. SGLang began as a copy of this server, and the rest is the same.
 """
 
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ REFUSALS: Final = Refusals(
     mark="detail",
     table=(
         self_hosted.AUTH,
-        self_hosted.ELSEWHERE,
+        self_hosted.WRONG_ADDRESS,
         refusal("invalid", 400, 413, 422),
         self_hosted.THROTTLED,
         refusal("away", 503),
@@ -30,13 +29,13 @@ FAILURES: Final = self_hosted.engine_failures(
 
 @dataclass(frozen=True, slots=True)
 class FastVideo(OpenAiVideos):
-    """JSON; jobs in memory; it has no way to say a shift."""
+    """Takes JSON; it has no field for the shift."""
 
     name: ClassVar = "fastvideo"
     engine: ClassVar = Engine(
         refusals=REFUSALS,
         failures=FAILURES,
-        echoed="model",
-        shifts=False,
+        echoed_field="model",
+        takes_shift=False,
         as_json=True,
     )

@@ -41,8 +41,8 @@ CLIPS: Final = "/v1/videos/image2video"
 LARGEST_STILL: Final = 10_000_000
 """Bytes; the docs say 10 MB."""
 
-# A token is good for half an hour (docs). A request shows one that has at least half of
-# that left: a submit may wait for a connection, and clocks differ.
+# A token is valid for half an hour (docs). Each request has one with at least half of that
+# left: a submit may wait for a connection, and clocks differ.
 TOKEN_S: Final = 1800
 RENEWED_S: Final = 900
 BACKDATED_S: Final = 5
@@ -52,7 +52,7 @@ BACKDATED_S: Final = 5
 UNIT_USD: Final = Decimal("0.14")
 
 ASKABLE_S: Final = 29 * 86_400
-"""Kling clears what it made after 30 days (docs): what it lacks then proves nothing."""
+"""Kling deletes tasks after 30 days (docs): a missing older task proves nothing."""
 
 NO_SUCH: Final = 1203
 TAKEN: Final = re.compile(r"external.?task.?id", re.IGNORECASE)
@@ -72,7 +72,7 @@ REFUSALS: Final = Refusals(
         refusal("credit", 1100, 1101, 1102, fix=BUY_PACK),
         refusal("permission", 1103, fix=CHECK_PACKS),
         refusal("permission", 1304, fix=ALLOW_ADDRESS),
-        refusal("permission", 1202, NO_SUCH, submits=True, fix=CHECK_URL),
+        refusal("permission", 1202, NO_SUCH, submit_only=True, fix=CHECK_URL),
         refusal("content", 1300, 1301),
         refusal("invalid", 1200, 1201),
         refusal("throttled", 1302),
@@ -112,7 +112,7 @@ class _Token:
 
 @dataclass(frozen=True, slots=True)
 class Kling(PredictionApi):
-    """A token made of the key; a task is known by our own name for it too."""
+    """Signs a token with the key; knows a task by our reference too."""
 
     name: ClassVar = "kling"
     api: ClassVar = "https://api-singapore.klingai.com"
@@ -130,7 +130,7 @@ class Kling(PredictionApi):
     _kept: _Token = field(default_factory=_Token, init=False, repr=False, compare=False)
 
     def upload(self, still: Still) -> Exchange[str]:
-        """Kling has no uploads: a submit carries the still itself, in base64."""
+        """Return the still in base64: Kling has no uploads."""
         yield from ()
         if (size := len(still.content)) > LARGEST_STILL:
             message = f"{still.filename} has {size} bytes, more than {LARGEST_STILL}"
@@ -166,12 +166,12 @@ class Kling(PredictionApi):
         )
 
     def mark(self, job: Job, image_url: str, seed: int, reference: str) -> str:
-        """Our reference alone is the task's name at Kling."""
+        """Return our reference, which Kling knows the task by."""
         del job, image_url, seed
         return reference
 
     def find(self, doubt: Doubt) -> Exchange[Ticket | Absent | None]:
-        """Kling's query takes our own name of a task in place of its id (docs)."""
+        """Ask by our reference, which the query takes in place of an id (docs)."""
         body = read_body((yield self._by_name(doubt.mark)))
         is_recent = self.now() - doubt.submitted_at < ASKABLE_S
         match body:
@@ -187,19 +187,19 @@ class Kling(PredictionApi):
                 return None
 
     def charge(self, ticket: Ticket) -> Exchange[Decimal | None]:
-        """The units it took, at a pack's list price."""
+        """Return the units that the task took, at a pack's list price."""
         match read_body((yield self._by_name(ticket.id))):
             case {"data": {"task_status": "succeed" | "failed" as status} as task}:
                 units = amount(task.get("final_unit_deduction"))
                 if units and units > 0:
                     return units * UNIT_USD
-                # An account that pays by invoice takes no units, and not for nothing.
+                # An account that pays by invoice takes no units, and still pays.
                 return Decimal(0) if status == "failed" else None
             case _:
                 return None
 
     def check(self) -> Exchange[AccountReport]:
-        """It publishes no prices, and no limits; what is left of a pack is hours old."""
+        """Prove the key. Kling publishes no prices or limits, and its pack balance is hours old."""
         path = f"{CLIPS}?pageNum=1&pageSize=1"
         match body := read_body((yield self._request("GET", path))):
             case {"code": 0}:
@@ -209,16 +209,16 @@ class Kling(PredictionApi):
 
     def judge(self, response: httpx.Response) -> ProviderError | None:
         body, step = read_body(response), REFUSALS.step(response.request)
-        # Public reports have an empty account told with HTTP 429, 400 and 200.
+        # By public reports, an empty account gets HTTP 429, 400 or 200.
         code = _code(body) or response.status_code
         match body:
             case _ if step == "submit" and self._has_task(response, body):
                 return None
-            case {"code": 1203} if step == "ask":  # an answer, which the asker reads
+            case {"code": 1203} if step == "ask":  # `poll` and `find` read it
                 return None
             case {"code": 1200 | 1201, "message": str(text)} if TAKEN.search(text):
-                # No two requests of ours have one reference: something between us and
-                # Kling sent this one twice, and the first may have been accepted.
+                # Our references are unique, so a proxy between us and Kling sent this
+                # request twice, and Kling may have accepted the first.
                 return InDoubtError(f"{self.name}: {redact(text, self.key)}")
             case _ if 200 <= code < 300:
                 return None
@@ -226,7 +226,7 @@ class Kling(PredictionApi):
                 return REFUSALS.verdict(response, body, code=code, key=self.key)
 
     def _endpoint(self, job: Job) -> tuple[str, str]:
-        """The model_name and the mode; without the first Kling makes its oldest model."""
+        """Return model_name and mode; without the first Kling uses its oldest model."""
         endpoint = self.route.endpoints[job.resolution]
         model, _, mode = endpoint.partition("/")
         if not (model and mode):
@@ -255,7 +255,7 @@ class Kling(PredictionApi):
 
 
 def _code(body: Any) -> int:
-    """Kling's own code, whatever HTTP says; 0 if all is well or there is none."""
+    """Return Kling's own code; 0 for success and for an answer without a code."""
     match body:
         case {"code": int(code)}:
             return code
@@ -264,7 +264,7 @@ def _code(body: Any) -> int:
 
 
 def _reference(task: Mapping[str, Any]) -> str:
-    """Our own name of a task, if Kling repeats it."""
+    """Return our reference of a task, if Kling repeats it."""
     match task.get("task_info"):
         case {"external_task_id": str(reference)}:
             return reference

@@ -1,8 +1,8 @@
 """LightX2V's own server: `lightx2v/server` in ModelTC/LightX2V at f8aee98, read 2026-11.
 
-It takes our name for a job as the task's id, and refuses a second one. It applies only the
-fields that a submit has set; guidance is its configuration's and cannot be asked for. It
-looks at a link to a still by HEAD, which a signed one refuses: so the still itself goes.
+It takes our reference as the task's id and refuses a second task with it. It applies only
+the fields that a submit sets; its configuration alone decides guidance. It checks a link
+to a still with HEAD, which a signed link refuses, so a submit carries the still itself.
 """
 
 import re
@@ -14,6 +14,7 @@ import httpx
 from manifests.catalogue.routes import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
+from storage.media.stills import Still
 from tasks.providers import self_hosted
 from tasks.providers.errors import ProviderError
 from tasks.providers.parsing import path_segment, read_body, redact
@@ -24,7 +25,6 @@ from tasks.providers.protocol import (
     Exchange,
     Finished,
     Progress,
-    Still,
     UnreadableError,
 )
 from tasks.providers.refusals import Refusals, failure, refusal
@@ -39,7 +39,7 @@ REFUSALS: Final = Refusals(
     mark="detail",
     table=(
         self_hosted.AUTH,
-        self_hosted.ELSEWHERE,
+        self_hosted.WRONG_ADDRESS,
         refusal("invalid", 413, 422),
         refusal("concurrency", 503, says=FULL),
         self_hosted.THROTTLED,
@@ -52,7 +52,7 @@ FAILURES: Final = self_hosted.engine_failures(
 
 @dataclass(frozen=True, slots=True)
 class LightX2V:
-    """One task at a time, the rest in its queue."""
+    """Runs one task at a time and queues the others."""
 
     name: ClassVar = "lightx2v"
     hosts: ClassVar = frozenset({self_hosted.HOST})
@@ -62,65 +62,61 @@ class LightX2V:
     hook: str = ""
 
     def upload(self, still: Still) -> Exchange[str]:
-        """There are no uploads: what `submit` takes is the still itself."""
+        """Return the still as a data URL: the engine has no uploads."""
         yield from ()
         return as_data_url(still)
 
     def submit(
         self, job: Job, image_url: str, seed: int, reference: str
     ) -> Exchange[Ticket]:
-        # Without the slash at its end it is redirected, and a submit follows nobody.
-        asked = self._asked(job, image_url, seed, reference)
-        response = yield self._request("POST", "/video/", asked)
-        match said := read_body(response):
+        fields = self._fields(job, image_url, seed, reference)
+        # Without the last slash it is redirected, and a submit follows no redirect.
+        request = self._request("POST", "/video/", fields)
+        match body := read_body((yield request)):
             case {"task_id": str(remote)} if remote:
                 return Ticket(self.name, remote)
             case {"detail": str(text)} if TAKEN.search(text):
                 return Ticket(self.name, reference)
             case _:
-                raise self._unreadable(said)
+                raise self._unreadable(body)
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
-        one = f"/{path_segment(ticket.id)}"
-        match said := read_body((yield self._request("GET", f"{one}/status"))):
+        path = f"/{path_segment(ticket.id)}"
+        match body := read_body((yield self._request("GET", f"{path}/status"))):
             case {"status": "completed"}:
-                return Finished(f"{TASKS}{one}/result")
+                return Finished(f"{TASKS}{path}/result")
             case {"status": "pending" | "processing"}:
                 return None
             case {"status": "failed" | "cancelled"}:
-                return failure(FAILURES, said, self_hosted.why(said, self.key))
+                reason = self_hosted.end_reason(body, self.key)
+                return failure(FAILURES, body, reason)
             case _:
-                raise self._unreadable(said)
+                raise self._unreadable(body)
 
     def fetch(self, url: str) -> httpx.Request:
-        return self_hosted.fetched(url, self.key)
+        return self_hosted.clip_request(url, self.key)
 
     def check(self) -> Exchange[AccountReport]:
-        """Whether it is up, and takes our key; which model it has, it does not say."""
+        """Ask whether it is up and accepts our key; it does not name its model."""
         yield self._request("GET", "/queue/status")
         return AccountReport()
 
     def judge(self, response: httpx.Response) -> ProviderError | None:
-        said, code = read_body(response), response.status_code
+        body, code = read_body(response), response.status_code
+        finds = self_hosted.FINDS in response.request.extensions
         if response.is_success:
             return None
-        match said:
+        match body:
             case {"detail": str(text)} if code == 503 and TAKEN.search(text):
                 return None
-            case {"detail": _} if (
-                code == 404 and self_hosted.FINDS in response.request.extensions
-            ):
+            case {"detail": _} if code == 404 and finds:
                 return None
             case _:
-                return REFUSALS.verdict(response, said, code=code, key=self.key)
+                return REFUSALS.verdict(response, body, code=code, key=self.key)
 
-    def mark(
-        self,
-        job: Job,  # noqa: ARG002 - our name for it alone is the task's id
-        image_url: str,  # noqa: ARG002
-        seed: int,  # noqa: ARG002
-        reference: str,
-    ) -> str:
+    def mark(self, job: Job, image_url: str, seed: int, reference: str) -> str:
+        """Return our reference, which is the task's id."""
+        del job, image_url, seed
         return reference
 
     def find(self, doubt: Doubt) -> Exchange[Ticket | Absent | None]:
@@ -132,10 +128,10 @@ class LightX2V:
             case _:
                 return Absent(f"{self.name}: no task is called {doubt.mark}")
 
-    def _asked(
+    def _fields(
         self, job: Job, image_url: str, seed: int, reference: str
     ) -> dict[str, object]:
-        self_hosted.picture(image_url)
+        self_hosted.decode_still(image_url)
         width, height = self_hosted.size(self.route, job)
         return {
             "task_id": reference,
@@ -152,8 +148,8 @@ class LightX2V:
         }
 
     def _request(self, method: str, path: str, json: object = None) -> httpx.Request:
-        headers = self_hosted.headers(self.key)
+        headers = self_hosted.auth_headers(self.key)
         return httpx.Request(method, f"{TASKS}{path}", headers=headers, json=json)
 
-    def _unreadable(self, said: Any) -> UnreadableError:
-        return UnreadableError(self.name, redact(said, self.key))
+    def _unreadable(self, body: Any) -> UnreadableError:
+        return UnreadableError(self.name, redact(body, self.key))

@@ -1,4 +1,4 @@
-"""Finds a lost submit in a provider's listing: the moments to ask for, with clocks that differ."""
+"""The period that can contain a lost submit in a provider's listing, if clocks differ."""
 
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -7,12 +7,12 @@ from typing import Final
 import httpx
 
 CLOCKS_DIFFER_S: Final = 900.0
-"""How far the clock of the submitting machine may be wrong: stores that sign requests refuse
-more (S3's RequestTimeTooSkewed, docs, read 2026-11)."""
+"""The largest error of the submitting machine's clock: S3 refuses requests signed with a
+larger one (RequestTimeTooSkewed, docs, read 2026-11)."""
 
 
 def clock_ahead_s(response: httpx.Response, now: float) -> float:
-    """How far our clock is ahead of the provider's, by an answer's date; 0 if it has none."""
+    """Return how far our clock is ahead of the provider's by an answer's date; 0 without one."""
     try:
         date = parsedate_to_datetime(response.headers.get("date", ""))
     except ValueError:
@@ -21,22 +21,22 @@ def clock_ahead_s(response: httpx.Response, now: float) -> float:
 
 
 def earliest(submitted_at: float, ahead_s: float) -> float:
-    """The first moment, by the provider's clock, at which a submit can have been accepted."""
+    """Return the first moment, by the provider's clock, at which it can have accepted a submit."""
     return submitted_at - CLOCKS_DIFFER_S - max(0.0, ahead_s)
 
 
 def latest(submitted_at: float, ahead_s: float) -> float:
-    """The last such moment."""
+    """Return the last moment at which it can have accepted the submit."""
     return submitted_at + CLOCKS_DIFFER_S + max(0.0, -ahead_s)
 
 
 def to_date(at: float) -> str:
-    """A moment as listings are asked for it: whole seconds, UTC."""
+    """Return a moment in the form of a listing's parameters: whole seconds, UTC."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")[:-6] + "Z"
 
 
 def from_date(text: str) -> float:
-    """A moment as listings write it; UTC if no zone is named."""
+    """Return a moment from a listing; without a zone it is UTC."""
     return _timestamp(datetime.fromisoformat(text))
 
 

@@ -1,7 +1,7 @@
 """Nightreel's own worker, `nightreel worker`: docs/reference/gpu-worker.md.
 
-It takes our name for a job as the job's id, twice if need be, and keeps what it has over
-its own restart.
+Our reference becomes the job's id, and the same submit twice is one job. The worker keeps
+its jobs when it restarts.
 """
 
 import re
@@ -11,32 +11,27 @@ from typing import Any, ClassVar, Final
 
 from tasks.providers import self_hosted
 from tasks.providers.openai_videos import Engine, OpenAiVideos
-from tasks.providers.refusals import Failure, Refusals, refusal
+from tasks.providers.refusals import Failure, Refusals, always, refusal
 
 QUEUE_FULL: Final = re.compile("queue_full")
 NOT_NOW: Final = re.compile("draining|warming_up|dead")
 NOT_MADE: Final = re.compile(
     '"size |"num_frames |"fps |"num_inference_steps |"guidance_scale|"model '
 )
+WRONG_ROUTE: Final = "the route asks for clips that the worker's model does not make"
 SAYS: Final = "docs/reference/gpu-worker.md: the worker's own codes"
 REFUSALS: Final = Refusals(
     provider="nightreel",
     mark="error",
     table=(
-        refusal("auth", 401, fix="the key has to be the worker's NIGHTREEL_WORKER_KEY"),
-        self_hosted.ELSEWHERE,
-        # What a route asks of a model that cannot make it is no row's fault.
-        refusal(
-            "permission",
-            422,
-            says=NOT_MADE,
-            submits=True,
-            fix="the route asks for what the worker's model does not make",
-        ),
+        refusal("auth", 401, fix="set the key to the worker's NIGHTREEL_WORKER_KEY"),
+        self_hosted.WRONG_ADDRESS,
+        # It is the route's fault, not the row's, if the model cannot make such clips.
+        refusal("permission", 422, says=NOT_MADE, submit_only=True, fix=WRONG_ROUTE),
         refusal("invalid", 413, 422),
-        # It has the name already, for another request: of a root that is gone, say. The
-        # next attempt has another name.
-        refusal("away", 409, submits=True),
+        # Another request has the same id, perhaps from a deleted root. The next attempt
+        # has another id.
+        refusal("away", 409, submit_only=True),
         refusal("concurrency", 503, says=QUEUE_FULL),
         refusal("away", 503, says=NOT_NOW),
         self_hosted.THROTTLED,
@@ -44,46 +39,40 @@ REFUSALS: Final = Refusals(
 )
 FAILURES: Final = (
     Failure(
-        kind="invalid",
-        told="`failed` with `invalid_image`",
-        when=lambda task: _code(task) == "invalid_image",
+        "invalid",
+        "`failed` with `invalid_image`",
+        lambda task: _code(task) == "invalid_image",
         charged=False,
         source=SAYS,
     ),
     Failure(
-        kind="server",
-        told="`failed` with `nan_output` or `black_output`",
-        when=lambda task: _code(task) in {"nan_output", "black_output"},
-        charged=True,  # made, and no good: the next seed may be better
-        source=self_hosted.OURS,
+        "server",
+        "`failed` with `nan_output` or `black_output`",
+        lambda task: _code(task) in {"nan_output", "black_output"},
+        charged=True,  # the GPU made a bad clip: the next seed may be better
+        source=self_hosted.UNBILLED,
     ),
     Failure(
-        kind="server",
-        told="`failed` with `out_of_memory`, `step_hung`, `worker_error`",
-        when=lambda task: task.get("status") == "failed",
+        "server",
+        "`failed` with `out_of_memory`, `step_hung`, `worker_error`",
+        lambda task: task.get("status") == "failed",
         charged=False,
         source=SAYS,
     ),
-    Failure(
-        kind="stopped",
-        told="`cancelled`",
-        when=lambda _: True,
-        charged=False,
-        source=SAYS,
-    ),
+    Failure("stopped", "`cancelled`", always, charged=False, source=SAYS),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Nightreel(OpenAiVideos):
-    """Same name, same body: the same job, begun once."""
+    """Starts one job for any number of equal submits."""
 
     name: ClassVar = "nightreel"
     engine: ClassVar = Engine(
         refusals=REFUSALS,
         failures=FAILURES,
-        named="id",
-        shifts=False,
+        id_field="id",
+        takes_shift=False,
     )
 
 

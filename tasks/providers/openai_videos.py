@@ -1,7 +1,7 @@
-"""`/v1/videos`: what the engines that speak it have in common.
+"""`/v1/videos`: the API that several engines share.
 
-Where they differ is data: an `Engine`, in the file of each. None of them is told where to
-call back, and none keeps a job over its restart, unless its own file says so.
+An `Engine` in each engine's own file states where it differs. Engines call nobody back,
+and forget their jobs when they restart unless their own file says otherwise.
 """
 
 from collections.abc import Iterator, Mapping
@@ -42,25 +42,25 @@ from tasks.providers.stills import as_data_url
 VIDEOS: Final = f"{self_hosted.API}/v1/videos"
 PAGE: Final = 100
 PAGES: Final = 100
-"""How much of a listing is read, at most."""
+"""The most pages that are read of a listing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
-    """How one engine differs from the others."""
+    """The differences between engines."""
 
     refusals: Refusals
     failures: tuple[Failure, ...]
-    named: str = ""
-    """The field of a submit in which it takes our own name for a job as the job's id."""
-    echoed: str = ""
-    """The field of a submit that decides nothing, and that its listing repeats."""
-    serves: bool = False
-    """Whether `model` has to be the name that it is served under."""
-    shifts: bool = True
-    """Whether a submit says `flow_shift`."""
+    id_field: str = ""
+    """The field of a submit whose value becomes the job's id."""
+    echoed_field: str = ""
+    """A field of a submit that decides nothing and that the listing repeats."""
+    checks_model: bool = False
+    """Whether a submit must name the model as the engine serves it."""
+    takes_shift: bool = True
+    """Whether a submit has `flow_shift`."""
     as_json: bool = False
-    """Whether a submit is JSON with the still in `reference_url`, and not a form."""
+    """Whether a submit is JSON with the still in `reference_url`, instead of a form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,141 +76,143 @@ class OpenAiVideos:
     hook: str = ""
 
     def upload(self, still: Still) -> Exchange[str]:
-        """There are no uploads: what `submit` takes is the still itself."""
+        """Return the still as a data URL: the engines have no uploads."""
         yield from ()
         return as_data_url(still)
 
     def submit(
         self, job: Job, image_url: str, seed: int, reference: str
     ) -> Exchange[Ticket]:
-        asked = self._asked(job, seed, reference)
+        fields = self._fields(job, seed, reference)
+        still = self_hosted.decode_still(image_url)
         if self.engine.as_json:
-            self_hosted.picture(image_url)
-            body = {**asked, "reference_url": image_url}
-            request = self._request("POST", "", json=body)
+            content = {**fields, "reference_url": image_url}
+            request = self._request("POST", "", json=content)
         else:
-            still = self_hosted.picture(image_url)
-            request = self_hosted.form(VIDEOS, self.key, asked, still)
-        match said := read_body((yield request)):
+            request = self_hosted.form_request(VIDEOS, self.key, fields, still)
+        match body := read_body((yield request)):
             case {"id": str(remote), "status": str()} if remote:
                 return Ticket(self.name, remote)
             case _:
-                raise self._unreadable(said)
+                raise self._unreadable(body)
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
-        match said := read_body(
-            (yield self._request("GET", f"/{path_segment(ticket.id)}"))
-        ):
-            case {"status": "completed", "url": str(store)} if store:
-                # Its own address says 400 of a clip that went to a store (SGLang, S3).
-                return Finished(store, stages=_stages(said))
+        path = f"/{path_segment(ticket.id)}"
+        match body := read_body((yield self._request("GET", path))):
+            case {"status": "completed", "url": str(url)} if url:
+                # SGLang moved the clip to S3; its own address answers 400.
+                return Finished(url, stages=_stages(body))
             case {"status": "completed"}:
-                seed = said.get("seed")
-                url = f"{VIDEOS}/{path_segment(ticket.id)}/content"
-                known = seed if isinstance(seed, int) else None
-                return Finished(url, known, stages=_stages(said))
+                seed = body.get("seed")
+                return Finished(
+                    f"{VIDEOS}{path}/content",
+                    seed if isinstance(seed, int) else None,
+                    stages=_stages(body),
+                )
             case {"status": "queued" | "in_progress"}:
                 return None
             case {"status": "failed" | "cancelled" | "deleted"}:
-                return failure(
-                    self.engine.failures, said, self_hosted.why(said, self.key)
-                )
+                reason = self_hosted.end_reason(body, self.key)
+                return failure(self.engine.failures, body, reason)
             case _:
-                raise self._unreadable(said)
+                raise self._unreadable(body)
 
     def fetch(self, url: str) -> httpx.Request:
-        return self_hosted.fetched(url, self.key)
+        return self_hosted.clip_request(url, self.key)
 
     def check(self) -> Exchange[AccountReport]:
-        """Whether it is up, whether it takes our key, and whether it serves the model."""
+        """Ask whether it is up, accepts our key, and serves the model."""
         yield httpx.Request("GET", f"{self_hosted.API}/health")
         yield self._request("GET", "?limit=1")
-        if not self.engine.serves:
+        if not self.engine.checks_model:
             return AccountReport()
-        models = httpx.URL(f"{self_hosted.API}/v1/models")
-        asked = httpx.Request("GET", models, headers=self_hosted.headers(self.key))
-        return AccountReport(
-            has_model=has_model(self.route, read_body((yield asked)), "id")
+        url, headers = (
+            f"{self_hosted.API}/v1/models",
+            self_hosted.auth_headers(self.key),
         )
+        models = read_body((yield httpx.Request("GET", url, headers=headers)))
+        return AccountReport(has_model=has_model(self.route, models, "id"))
 
     def judge(self, response: httpx.Response) -> ProviderError | None:
-        said = read_body(response)
-        its_own = isinstance(said, dict) and self.engine.refusals.mark in said
+        body, code = read_body(response), response.status_code
+        refusals = self.engine.refusals
         finds = self_hosted.FINDS in response.request.extensions
-        if response.status_code == 404 and its_own and finds:
+        if code == 404 and refusals.is_own(body) and finds:
             return None
-        # vLLM-Omni answers a poll of a job that failed with HTTP 500, and the job.
-        if response.is_success or _is_job(said):
+        # vLLM-Omni answers a poll of a failed job with HTTP 500 and the job.
+        if response.is_success or _is_job(body):
             return None
-        code = response.status_code
-        return self.engine.refusals.verdict(response, said, code=code, key=self.key)
+        return refusals.verdict(response, body, code=code, key=self.key)
 
     def mark(self, job: Job, image_url: str, seed: int, reference: str) -> str:
         del image_url, seed
-        if self.engine.named or self.engine.echoed:
+        if self.engine.id_field or self.engine.echoed_field:
             return reference
         width, height = self_hosted.size(self.route, job)
         return digest([job.prompt, f"{width}x{height}"])
 
     def find(self, doubt: Doubt) -> Exchange[Ticket | Absent | None]:
-        """By our own name where it takes one; else among those that it lists."""
-        if self.engine.named:
-            asked = self._request("GET", f"/{path_segment(doubt.mark)}", finds=True)
-            if _is_job(read_body((yield asked))):
+        """Look for the job by its id, or among the jobs that the engine lists."""
+        if self.engine.id_field:
+            path = f"/{path_segment(doubt.mark)}"
+            if _is_job(read_body((yield self._request("GET", path, finds=True)))):
                 return Ticket(self.name, doubt.mark)
             return Absent(f"{self.name}: no job is called {doubt.mark}")
-        listed = yield from self._all()
-        ours = [*self._alike(listed, doubt)]
-        if not ours:
+        listed = yield from self._list()
+        if listed is None:
+            return None
+        matching = [*self._matching(listed, doubt)]
+        if not matching:
             return Absent(f"not among the jobs that {self.name} lists")
-        # One with the same prompt may be another row's.
-        if self.engine.echoed and len(ours) == 1:
-            return Ticket(self.name, ours[0])
+        # Without an echoed reference, a job with the same prompt may be another row's.
+        if self.engine.echoed_field and len(matching) == 1:
+            return Ticket(self.name, matching[0])
         return None
 
-    def _alike(self, listed: list[dict[str, Any]], doubt: Doubt) -> Iterator[str]:
+    def _matching(self, listed: list[dict[str, Any]], doubt: Doubt) -> Iterator[str]:
+        echoed = self.engine.echoed_field
         for job in listed:
-            told = job.get(self.engine.echoed) if self.engine.echoed else _digest(job)
-            if told == doubt.mark and job["id"] not in doubt.known:
+            mark = job.get(echoed) if echoed else _mark(job)
+            if mark == doubt.mark and job["id"] not in doubt.known:
                 yield job["id"]
 
-    def _all(self) -> Exchange[list[dict[str, Any]]]:
-        """All jobs that it has in memory: whatever its clock says, and its last restart."""
+    def _list(self) -> Exchange[list[dict[str, Any]] | None]:
+        """Return all jobs since the engine's start; None if the listing does not end."""
         found: list[dict[str, Any]] = []
         path = f"?limit={PAGE}&order=desc"
         for _ in range(PAGES):
-            match said := read_body((yield self._request("GET", path))):
+            match body := read_body((yield self._request("GET", path))):
                 case {"data": [*page]}:
                     found += page
                 case _:
-                    raise self._unreadable(said)
+                    raise self._unreadable(body)
             if len(page) < PAGE:
-                break
+                return found
             path = f"?limit={PAGE}&order=desc&after={path_segment(page[-1]['id'])}"
-        return found
+        return None
 
-    def _asked(self, job: Job, seed: int, reference: str) -> dict[str, object]:
-        """All that decides about the clip: what goes unsaid has a default of the engine's."""
-        engine, how = self.engine, self.route.sampling
+    def _fields(self, job: Job, seed: int, reference: str) -> dict[str, object]:
+        """Return every setting of the clip: engines have defaults for missing ones."""
+        engine, sampling = self.engine, self.route.sampling
         width, height = self_hosted.size(self.route, job)
-        asked: dict[str, object] = {
+        fields: dict[str, object] = {
             "prompt": job.prompt,
             "negative_prompt": job.negative_prompt or self_hosted.NEGATIVE,
             "size": f"{width}x{height}",
             "num_frames": self_hosted.frames(self.route, job),
             "fps": self.route.fps,
             "seed": seed,
-            "num_inference_steps": how.steps,
-            "guidance_scale": how.cfg_high,
-            "guidance_scale_2": how.cfg_low,
+            "num_inference_steps": sampling.steps,
+            "guidance_scale": sampling.cfg_high,
+            "guidance_scale_2": sampling.cfg_low,
         }
-        if engine.shifts:
-            asked["flow_shift"] = how.shift
-        if engine.serves:
-            asked["model"] = self.route.endpoints[job.resolution]
-        if named := engine.named or engine.echoed:
-            asked[named] = reference
-        return asked
+        if engine.takes_shift:
+            fields["flow_shift"] = sampling.shift
+        if engine.checks_model:
+            fields["model"] = self.route.endpoints[job.resolution]
+        if field_name := engine.id_field or engine.echoed_field:
+            fields[field_name] = reference
+        return fields
 
     def _request(
         self, method: str, path: str, *, json: object = None, finds: bool = False
@@ -218,38 +220,37 @@ class OpenAiVideos:
         return httpx.Request(
             method,
             f"{VIDEOS}{path}",
-            headers=self_hosted.headers(self.key),
+            headers=self_hosted.auth_headers(self.key),
             json=json,
             extensions={self_hosted.FINDS: True} if finds else None,
         )
 
-    def _unreadable(self, said: Any) -> UnreadableError:
-        return UnreadableError(self.name, redact(said, self.key))
+    def _unreadable(self, body: Any) -> UnreadableError:
+        return UnreadableError(self.name, redact(body, self.key))
 
 
 def _stages(job: Mapping[str, Any]) -> dict[str, float]:
-    """The seconds of each stage, or of all, as far as this engine tells."""
-    told: Any = job.get("stage_durations") or {"all": job.get("inference_time_s")}
-    match told:
-        case {**stages}:
-            known = ((name, took) for name, took in stages.items())
+    """Return the seconds of each stage, or of all together, that the engine reports."""
+    stages: Any = job.get("stage_durations") or {"all": job.get("inference_time_s")}
+    match stages:
+        case {**durations}:
             return {
-                str(name): round(float(took), 3)
-                for name, took in known
-                if isinstance(took, int | float) and not isinstance(took, bool)
+                str(name): round(float(seconds), 3)
+                for name, seconds in durations.items()
+                if isinstance(seconds, int | float) and not isinstance(seconds, bool)
             }
         case _:
             return {}
 
 
-def _is_job(said: Any) -> bool:
-    match said:
+def _is_job(body: Any) -> bool:
+    match body:
         case {"id": str(remote), "status": str()}:
             return bool(remote)
         case _:
             return False
 
 
-def _digest(job: dict[str, Any]) -> str:
-    """As `OpenAiVideos.mark`, of an engine whose listing repeats the prompt."""
+def _mark(job: dict[str, Any]) -> str:
+    """Return `OpenAiVideos.mark` of a listed job that repeats its prompt."""
     return digest([job.get("prompt"), job.get("size")])

@@ -1,4 +1,4 @@
-"""Reads provider answers: JSON, ids, amounts, links, and error text that is safe to keep."""
+"""Reads providers' answers: JSON, ids, amounts, links, and error text without secrets."""
 
 import hashlib
 import json
@@ -15,21 +15,21 @@ import orjson
 from manifests.catalogue.routes import Route
 
 LONGEST_EXCERPT: Final = 500
-"""Characters of a provider's error that the ledger keeps."""
+"""The most characters of a provider's error that the ledger keeps."""
 
-# Every store signs its links in the query; JSON within JSON escapes a slash repeatedly.
+# Stores sign links in the query. JSON within JSON escapes a slash repeatedly.
 _QUERY: Final = re.compile(r"""(https?:[\\/]{2,}[^\s"'<>?]*)\?[^\s"'<>]*""")
-# A JSON Web Token: it opens what the key opens, for as long as it is good.
+# A JSON Web Token, which gives the same access as the key until it expires.
 _TOKEN: Final = re.compile(r"eyJ[\w-]+\.eyJ[\w-]+\.[\w-]+")
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 def read_body(response: httpx.Response) -> Any:
-    """The answer's JSON, or its text if it is not JSON."""
+    """Return the answer's JSON, or its text if it is not JSON."""
     try:
         return orjson.loads(response.content)
     except ValueError:
-        # orjson refuses half an emoji, NaN and other encodings; the slower parser may not.
+        # The slower parser also takes half an emoji, NaN and other encodings.
         try:
             return response.json()
         except (ValueError, RecursionError):
@@ -37,7 +37,7 @@ def read_body(response: httpx.Response) -> Any:
 
 
 def error_text(body: Any) -> Any:
-    """The sentence in an error answer, wherever the provider puts it, or else the whole body."""
+    """Return the sentence in an error, wherever the provider puts it, or the whole body."""
     match body:
         case {"detail": [{"type": str(kind), "msg": str(text)}, *_]}:
             return f"{kind}: {text}"
@@ -54,9 +54,9 @@ def error_text(body: Any) -> Any:
 
 
 def redact(body: Any, key: str) -> str:
-    """A provider's words as one short line without the key, a token or a signature."""
+    """Return a provider's words as one short line without key, token and signature."""
     text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
-    # Half an emoji, where a message was cut, cannot be written to the ledger.
+    # The ledger cannot store half an emoji, which remains where a message was cut.
     text = " ".join(text.split()).encode("utf-8", "replace").decode()
     if secret := key.rpartition(":")[2]:
         text = text.replace(secret, "***")
@@ -64,13 +64,13 @@ def redact(body: Any, key: str) -> str:
 
 
 def end_reason(task: Mapping[str, Any], key: str) -> str:
-    """Why a task made no clip: its status and its error."""
+    """Return why a task made no clip: its status and its error."""
     status, error = task["status"], task.get("error")
     return f"{status}: {redact(error, key)}" if error else str(status)
 
 
 def remote_id(value: Any) -> str:
-    """A task's id, which providers write as text or as a number; "" if there is none."""
+    """Return a task's id, which is text or a number; "" if there is none."""
     match value:
         case str():
             return value
@@ -81,12 +81,12 @@ def remote_id(value: Any) -> str:
 
 
 def path_segment(text: str) -> str:
-    """An id as one segment of a URL path, whatever characters it has."""
+    """Return an id as one segment of a URL path, with its special characters escaped."""
     return quote(text, safe="")
 
 
 def clip_link(outputs: Any) -> str | None:
-    """The URL of the first output: text, an object with a URL, or a list of either."""
+    """Return the URL of the first output: text, an object with a URL, or a list of them."""
     match outputs:
         case [first, *_]:
             output = first
@@ -104,17 +104,17 @@ Meaning = Literal["waiting", "ready", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class StatusWords:
-    """A provider's status words by meaning, read without regard to case."""
+    """A provider's status words and their meanings; upper and lower case are the same."""
 
     meanings: Mapping[str, Meaning]
 
     def meaning(self, status: object) -> Meaning | None:
-        """None for a word that the provider does not document."""
+        """Return a word's meaning; None if the provider does not document the word."""
         return self.meanings.get(str(status).lower())
 
 
 def status_words(*, waiting: str, ready: str, failed: str) -> StatusWords:
-    """Status words, each argument a list with spaces between."""
+    """Return status words; each argument is a list of words with spaces between them."""
     lists: dict[Meaning, str] = {"waiting": waiting, "ready": ready, "failed": failed}
     return StatusWords(
         {word: meaning for meaning, words in lists.items() for word in words.split()}
@@ -122,19 +122,19 @@ def status_words(*, waiting: str, ready: str, failed: str) -> StatusWords:
 
 
 def retry_after(response: httpx.Response) -> float | None:
-    """The seconds in Retry-After; None if it is a date or missing."""
+    """Return the seconds of Retry-After; None if it is a date or missing."""
     value = response.headers.get("retry-after", "").strip()
     return float(value) if _SECONDS.fullmatch(value) else None
 
 
 def digest(value: object) -> str:
-    """32 hex digits of a value's JSON, whatever the order of its keys."""
+    """Return 32 hex digits of a value's JSON; the order of keys makes no difference."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 
 
 def amount(value: object) -> Decimal | None:
-    """An amount as providers write one: a number, or a number in a string."""
+    """Return an amount that a provider writes as a number or as text; None if it is neither."""
     # Some send 0.30000000000000004 for 0.3.
     text = f"{value:.10g}" if isinstance(value, float) else str(value)
     try:
@@ -145,7 +145,7 @@ def amount(value: object) -> Decimal | None:
 
 
 def has_model(route: Route, body: Any, field: str) -> bool | None:
-    """Whether a listing in `data` names every model of a route; None if it lists nothing."""
+    """Whether the listing in `data` has every model of a route; None if it is empty."""
     match body:
         case {"data": [_, *_] as models}:
             return {*route.endpoints.values()} <= {

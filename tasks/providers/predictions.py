@@ -29,10 +29,10 @@ from tasks.providers.protocol import Exchange, Finished, Progress, UnreadableErr
 from tasks.providers.refusals import Failure, Refusals, failure
 
 KEPT_DAYS: Final = 7
-"""How long providers are asked to keep a clip: what WaveSpeed gives without asking."""
+"""The time for which providers are asked to keep a clip; WaveSpeed's default."""
 
 NOBODYS_ID: Final = "nightreel-check"
-"""The id of no prediction: only a good key is told that there is none."""
+"""The id of no prediction: only a request with a good key gets "not found"."""
 
 EXAMPLE_STILL: Final = "https://example.com/still.jpg"
 
@@ -42,17 +42,17 @@ NO_MODEL: Final = "check the model's id in the route's endpoints"
 
 @dataclass(frozen=True, slots=True)
 class PredictionApi:
-    """An adapter's state, and the steps of its exchanges."""
+    """The state of an adapter and the shared steps of its exchanges."""
 
     name: ClassVar[str]
     api: ClassVar[str]
-    """Begins the URL of every request."""
+    """The prefix of every request's URL."""
     hosts: ClassVar[frozenset[str]]
     refusals: ClassVar[Refusals]
     failures: ClassVar[tuple[Failure, ...]]
     words: ClassVar[StatusWords]
     enveloped: ClassVar[bool] = False
-    """Whether a prediction stands in `data`, and not at the top of an answer."""
+    """Whether answers have the prediction in `data`, instead of at the top."""
     id_field: ClassVar[str] = "id"
     status_field: ClassVar[str] = "status"
 
@@ -78,7 +78,7 @@ class PredictionApi:
         return UnreadableError(self.name, redact(body, self.key))
 
     def _content(self, body: Any) -> Mapping[str, Any]:
-        """The prediction in an answer; empty if there is none."""
+        """Return the prediction in an answer; empty if there is none."""
         match body:
             case {"data": {**task}} if self.enveloped:
                 return task
@@ -88,14 +88,14 @@ class PredictionApi:
                 return {}
 
     def _id(self, body: Any) -> str:
-        """The id in the answer to a submit; "" if there is none."""
+        """Return the id in the answer to a submit; "" if there is none."""
         return remote_id(self._content(body).get(self.id_field))
 
     def _has_task(self, response: httpx.Response, body: Any) -> bool:
-        """Whether there is a prediction to read, maybe in spite of the HTTP status.
+        """Whether an answer has a prediction, even with an HTTP status of a failure.
 
-        A submit's has an id, a poll's has a status. An id that nobody can read is an id:
-        an answer that has one proves no refusal.
+        The answer to a submit has an id, the answer to a poll a status. An id in an
+        unknown form counts: an answer with an id does not prove a refusal.
         """
         task = self._content(body)
         match self.refusals.step(response.request), task.get(self.status_field):
@@ -109,21 +109,21 @@ class PredictionApi:
                 return False
 
     def _create(self, request: httpx.Request) -> Exchange[Ticket]:
-        """Send the request that costs; the ticket of what was accepted."""
+        """Send the request that costs money; return the ticket."""
         body = read_body((yield request))
         if remote := self._id(body):
             return Ticket(self.name, remote)
         raise self._unreadable(body)
 
     def _look(self, request: httpx.Request) -> Exchange[Mapping[str, Any]]:
-        """Ask for a prediction; its fields, the status among them."""
+        """Ask for a prediction; return its fields, with the status among them."""
         return self._task(read_body((yield request)))
 
     def _task(self, body: Any) -> Mapping[str, Any]:
-        """The prediction in the answer to a poll.
+        """Return the prediction in the answer to a poll.
 
         Raises:
-            UnreadableError: there is none with a status.
+            UnreadableError: the answer has no prediction with a status.
         """
         task = self._content(body)
         if isinstance(task.get(self.status_field), str):
@@ -138,7 +138,7 @@ class PredictionApi:
         reason: str | None = None,
         usd: Decimal | None = None,
     ) -> Progress:
-        """How a prediction stands, by its status word and, if ready, its clip."""
+        """Return the progress by the status word and, for a ready one, the clip."""
         clip = clip or clip_link(task.get("outputs") or task.get("output"))
         match self.words.meaning(task[self.status_field]):
             case "waiting":
@@ -154,7 +154,7 @@ class PredictionApi:
     def _prices(
         self, request: Callable[[Job], httpx.Request]
     ) -> Exchange[Mapping[tuple[str, int], Decimal]]:
-        """Ask for the price of each resolution and length of the route."""
+        """Ask for the price of each resolution and length of the route, where it is known."""
         prices: dict[tuple[str, int], Decimal] = {}
         for resolution, seconds in self.route.prices_usd:
             body = read_body((yield request(example(resolution, seconds))))
@@ -164,7 +164,7 @@ class PredictionApi:
 
 
 def example(resolution: str, seconds: int) -> Job:
-    """A clip to ask the price of."""
+    """Return a job to ask the price of."""
     size = cast("Resolution", resolution)
     return Job(
         image=EXAMPLE_STILL, prompt="slow pan", resolution=size, duration_s=seconds
@@ -172,7 +172,7 @@ def example(resolution: str, seconds: int) -> Job:
 
 
 def optional_fields(route: Route, job: Job) -> dict[str, object]:
-    """The fields of a submit that only some routes take."""
+    """Return the fields of a submit that only some routes take."""
     fields: dict[str, object] = {}
     if job.negative_prompt and route.takes_negative_prompt:
         fields["negative_prompt"] = job.negative_prompt
@@ -182,10 +182,10 @@ def optional_fields(route: Route, job: Job) -> dict[str, object]:
 
 
 def frames(route: Route, job: Job, *, least: int = 1, most: int | None) -> int:
-    """The length of a clip in frames.
+    """Return the length of a clip in frames.
 
     Raises:
-        MisconfiguredError: the route's model does not make that many.
+        MisconfiguredError: the model makes fewer or more frames only.
     """
     number = job.duration_s * route.fps + 1
     if number < least or (most is not None and number > most):
@@ -196,7 +196,7 @@ def frames(route: Route, job: Job, *, least: int = 1, most: int | None) -> int:
 
 
 def envelope_code(response: httpx.Response, body: Any) -> int:
-    """The HTTP status, or the envelope's own code if HTTP says that all is well."""
+    """Return the HTTP status, or the envelope's code if the status is a success."""
     match body:
         case {"code": int(code)} if response.is_success and code != 0:
             return code
@@ -205,7 +205,7 @@ def envelope_code(response: httpx.Response, body: Any) -> int:
 
 
 def _price_usd(body: Any) -> Decimal | None:
-    """The price of one clip for this account."""
+    """Return the price of one clip for this account."""
     match body:
         case {"data": {"currency": str(currency)}} if currency.upper() != "USD":
             return None
@@ -216,7 +216,7 @@ def _price_usd(body: Any) -> Decimal | None:
 
 
 def balance_usd(body: Any) -> Decimal | None:
-    """The account's money, of an answer that has it in `data.balance`."""
+    """Return the account's balance from `data.balance`."""
     match body:
         case {"data": {"balance": balance}}:
             return amount(balance)

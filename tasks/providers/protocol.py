@@ -1,7 +1,7 @@
-"""What a provider adapter is.
+"""The interface of a provider adapter.
 
-An adapter only translates: it yields requests and is sent responses, so it needs no
-client, event loop, clock, retry or mock. `tasks.providers.http` does the talking.
+An adapter translates and does nothing else: it yields requests and receives responses, so
+it needs no client, event loop, clock or retry. `tasks.providers.http` sends the requests.
 """
 
 from collections.abc import Generator, Mapping
@@ -20,42 +20,42 @@ from tasks.providers.errors import ProviderError
 T = TypeVar("T")
 
 Exchange = Generator[httpx.Request, httpx.Response, T]
-"""Yields requests, is sent the responses that `judge` found good, returns its result."""
+"""Yields requests, receives the responses that `judge` accepts, and returns a result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The clip is ready: a link that may be signed and will die, so fetch it now."""
+    """The clip is ready at a link; a signed link expires, so download it at once."""
 
     url: str
     seed: int | None = None
     usd: Decimal | None = None
-    """What it cost, where the provider says so: not always the listed price."""
+    """The charge that the provider reports, which may differ from the listed price."""
     stages: Mapping[str, float] = field(default_factory=dict[str, float])
-    """The seconds that each stage of making it took, where the engine says so."""
+    """Seconds of each stage of the generation, if the engine reports them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """The clip was made, and is kept no longer."""
+    """The provider made the clip and has deleted it."""
 
     reason: str
 
 
 Progress = Finished | Gone | Refused | Discarded | Rejected | None
-"""How an accepted job stands; None means ask again later."""
+"""The state of an accepted job; None means that it is not finished."""
 
 
 class UnreadableError(ValueError):
-    """A provider said something we have no meaning for; guessing could cost money."""
+    """The adapter does not understand an answer; a guess could cost money."""
 
-    def __init__(self, provider: str, said: object) -> None:
-        super().__init__(f"{provider}: cannot read {said!r}")
+    def __init__(self, provider: str, answer: object) -> None:
+        super().__init__(f"{provider}: cannot read {answer!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountReport:
-    """What a provider says of an account and a model; None where it does not say."""
+    """A provider's facts about an account and a model; None if it does not publish one."""
 
     credit_usd: Decimal | None = None
     slots: int | None = None
@@ -64,111 +64,111 @@ class AccountReport:
     prices_usd: Mapping[tuple[str, int], Decimal] = field(
         default_factory=dict[tuple[str, int], Decimal]
     )
-    """Of this account, now, by (resolution, seconds), as far as it publishes them."""
+    """Current prices of this account by (resolution, seconds)."""
     has_model: bool | None = None
-    """Whether it still has every model that the route's endpoints name."""
+    """Whether the provider still has every model that the route's endpoints name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Doubt:
-    """A submit whose answer never came: all that is on record of it."""
+    """A submit without an answer: everything that the ledger has about it."""
 
     mark: str
-    """As `Findable.mark` made it before the submit."""
+    """The result of `Findable.mark` before the submit."""
     submitted_at: float
     """Unix seconds, by our clock."""
     known: frozenset[str]
-    """Remote ids that are on our record already, of other submits."""
+    """The provider's ids of our other submits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """For certain it was not accepted."""
+    """The provider certainly did not accept the submit."""
 
     reason: str
 
 
 class Provider(Protocol):
-    """Someone who can animate a still."""
-
-    def __init__(self, route: Route, key: str, hook: str = "") -> None:
-        """`hook` is where the provider may tell of an end, if it tells at all."""
-        ...
+    """A service that makes a clip from a still."""
 
     name: ClassVar[str]
     hosts: ClassVar[frozenset[str]]
-    """Every host that it sends requests of its own to, keys included."""
+    """The hosts that receive the adapter's requests and the key."""
+
+    def __init__(self, route: Route, key: str, hook: str = "") -> None:
+        """`hook` is the webhook's URL for providers that call back."""
+        ...
 
     @property
     def key(self) -> str: ...
 
     def upload(self, still: Still) -> Exchange[str]:
-        """Hand over a still; its URL for `submit`. Free, and safe to repeat."""
+        """Upload a still; returns its URL for `submit`. Free and safe to repeat."""
         ...
 
     def submit(
         self, job: Job, image_url: str, seed: int, reference: str
     ) -> Exchange[Ticket]:
-        """Ask for the clip. Exactly one request: this is the one that costs.
+        """Order the clip with exactly one request, which costs money.
 
-        `reference` is ours, and no other submit of ours has it.
+        `reference` is our own name for this submit; no other submit has it.
         """
         ...
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
-        """Ask how it is going. Free, and safe to repeat.
+        """Ask for the state of a job. Free and safe to repeat.
 
         Raises:
-            UnreadableError: a status word with no meaning here.
+            UnreadableError: the adapter does not know the status word.
         """
         ...
 
     def judge(self, response: httpx.Response) -> ProviderError | None:
-        """What an answer means by (method, status, body); None when it is good."""
+        """Return the error that (method, status, body) mean; None for a good answer."""
         ...
 
     def check(self) -> Exchange[AccountReport]:
-        """Ask after the account, the model and its prices. Free, and safe to repeat.
+        """Ask about the account, the model and its prices. Free and safe to repeat.
 
-        A bad key is told by `judge`: every adapter asks at least one question that
-        needs one.
+        Every adapter sends at least one request that needs the key, so that `judge` can
+        report a bad one.
         """
         ...
 
 
 @runtime_checkable
 class Findable(Protocol):
-    """A provider that can be asked what became of a submit whose answer never came."""
+    """A provider that can be asked whether it accepted a submit without an answer."""
 
     def mark(self, job: Job, image_url: str, seed: int, reference: str) -> str:
-        """What the provider's record of this submit can be told by, for our ledger.
+        """Return a digest or reference that identifies this submit at the provider.
 
-        It carries no key, signature or prompt: a digest, or a reference of ours.
+        The ledger stores it, so it contains no key, signature or prompt.
         """
         ...
 
     def find(self, doubt: Doubt) -> Exchange[Ticket | Absent | None]:
-        """Ask for it. Free, and safe to repeat.
+        """Look for the submit. Free and safe to repeat.
 
-        A ticket, or Absent, only where it is certain; else None. Not asked before the
-        provider has had time to list what it accepted.
+        Returns a Ticket or Absent only if it is certain, and None otherwise. The caller
+        first gives the provider time to list new jobs.
         """
         ...
 
 
 @runtime_checkable
 class ClipHost(Protocol):
-    """A provider that has its clips on its own machine, behind its own key."""
+    """A provider that serves its clips itself, and only with the key."""
 
     def fetch(self, url: str) -> httpx.Request:
-        """The request for a clip, by what `Finished` said of where it is."""
+        """Return the request for the clip at a `Finished.url`."""
         ...
 
 
 @runtime_checkable
 class Billed(Protocol):
-    """A provider that says, afterwards, what it charged."""
+    """A provider that reports charges after the fact."""
 
     def charge(self, ticket: Ticket) -> Exchange[Decimal | None]:
-        """What it charged for this, by now, in US dollars; None if it cannot say."""
+        """Ask for a job's charge in US dollars; None if it is not known yet."""
         ...

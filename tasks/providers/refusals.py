@@ -1,7 +1,6 @@
-"""What a provider's refusals and failures mean, as tables.
+"""Tables of a provider's refusals and failures, and the outcome of each.
 
-The tables are data so that the one that judges an answer is also printed in
-docs/reference/providers.md.
+The same table judges an answer and is printed in docs/reference/providers.md.
 """
 
 import json
@@ -30,7 +29,7 @@ _TOO_LARGE: Final = 413
 _GATEWAYS: Final = frozenset({502, 503})
 
 Step = Literal["submit", "upload", "ask"]
-"""The request that costs, one that hands over a still, or any other free one."""
+"""The request that costs money, an upload of a still, or any other free request."""
 
 RefusalKind = Literal[
     "auth",
@@ -43,7 +42,7 @@ RefusalKind = Literal[
     "daily cap",
     "away",
 ]
-"""Why a provider refuses, in no provider's words."""
+"""The reason of a refusal, in the same words for every provider."""
 
 EFFECTS: Final[Mapping[str, str]] = {
     "auth": "closes the lane",
@@ -59,7 +58,7 @@ EFFECTS: Final[Mapping[str, str]] = {
     "in doubt": "never submits it again by itself",
     "not found": "asks again, until the deadline",
 }
-"""What Nightreel does about each; the last three are what every other answer means."""
+"""Nightreel's reaction to each; the last three kinds cover every other answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,19 +69,19 @@ class Refusal:
     codes: frozenset[int]
     """HTTP statuses, or the provider's own codes."""
     says: re.Pattern[str] | None
-    """A text that the answer must contain too, anywhere in its body."""
-    submits: bool
-    """Whether the codes mean this only in answer to a submit."""
+    """Text that the answer's body must contain as well."""
+    submit_only: bool
+    """Whether the row applies only to the answer to a submit."""
     fix: str
-    """What somebody has to do before anything is accepted."""
+    """The action that a person must take before the provider accepts a submit."""
 
     def fits(self, code: int, text: str, step: Step) -> bool:
-        if code not in self.codes or (self.submits and step != "submit"):
+        if code not in self.codes or (self.submit_only and step != "submit"):
             return False
         return self.says is None or self.says.search(text) is not None
 
     def __str__(self) -> str:
-        """As the documentation has it."""
+        """Return the codes as docs/reference/providers.md prints them."""
         codes = ", ".join(map(str, sorted(self.codes, key=abs)))
         return f"{codes} saying “{_plain(self.says)}”" if self.says else codes
 
@@ -91,26 +90,26 @@ def refusal(
     kind: RefusalKind,
     *codes: int,
     says: re.Pattern[str] | None = None,
-    submits: bool = False,
+    submit_only: bool = False,
     fix: str = "",
 ) -> Refusal:
-    """A row of a provider's table of refusals."""
+    """Return a row of a provider's table of refusals."""
     return Refusal(
-        kind=kind, codes=frozenset(codes), says=says, submits=submits, fix=fix
+        kind=kind, codes=frozenset(codes), says=says, submit_only=submit_only, fix=fix
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusals:
-    """What a provider documents as a refusal; nothing else proves that nothing was bought."""
+    """A provider's documented refusals; no other answer proves that a submit was refused."""
 
     provider: str
     mark: str
-    """The key that the provider's own refusals carry and a proxy's do not."""
+    """The JSON field of the provider's own refusals, which a proxy's answers lack."""
     uploads: str = ""
-    """How the path of an upload ends; every other POST costs, unless `asks` names it."""
+    """The end of an upload's path. Any other POST costs money, unless `asks` lists it."""
     asks: tuple[str, ...] = ()
-    """How the paths of POSTs end that only ask."""
+    """The ends of the paths of POSTs that are free."""
     table: tuple[Refusal, ...]
     """The first row that fits an answer says what it means."""
 
@@ -122,19 +121,19 @@ class Refusals:
         return "upload" if uploads else "submit"
 
     def is_own(self, body: Any) -> bool:
-        """Whether the provider itself says this, and no proxy in between."""
+        """Whether the answer is the provider's, and not a proxy's."""
         return isinstance(body, dict) and self.mark in body
 
     def verdict(
         self, response: httpx.Response, body: Any, *, code: int, key: str
     ) -> ProviderError:
-        """What an answer that is not a success means.
+        """Return the error that an unsuccessful answer means.
 
-        `code` is the HTTP status, or the provider's own code in its place.
+        `code` is the HTTP status, or the provider's own code instead of it.
         """
         step, status = self.step(response.request), response.status_code
         text = f"{self.provider}: HTTP {status}"
-        # A refused key may be repeated in the answer.
+        # The answer may repeat a refused key.
         if _UNAUTHORIZED not in {status, code}:
             text = f"{text}: {redact(error_text(body), key)}"
         is_own = self.is_own(body)
@@ -152,9 +151,9 @@ class Refusals:
                 return InDoubtError(text)
 
     def of_store(self, response: httpx.Response) -> ProviderError | None:
-        """What the store behind an upload's signed URL says of the upload alone.
+        """Judge the answer of the store that holds uploads; it concerns the upload alone.
 
-        Its refusals spell out signatures, so they are not quoted.
+        Its refusals contain signatures, so they are not quoted.
         """
         if response.is_success:
             return None
@@ -173,12 +172,12 @@ class Refusals:
                 message = f"{text}: {row.fix}" if row.fix else text
                 return MisconfiguredError(message, row.kind)
             case "invalid" | "content":
-                # Refusing a poll says nothing of the job; refusing a still, only that it
-                # is too large.
+                # A refused poll proves nothing about the job; a refused upload only proves
+                # that the still is too large.
                 final = step == "submit" or (step == "upload" and code == _TOO_LARGE)
                 return RejectedError(text) if final else InDoubtError(text)
             case "throttled":
-                # A provider with one word for both limits may mean either.
+                # A provider with a single code for both limits may mean either.
                 distinct = any(other.kind == "concurrency" for other in self.table)
                 return ThrottledError(text, wait_s, "rate" if distinct else None)
             case "concurrency":
@@ -190,24 +189,24 @@ class Refusals:
 
 
 FailureKind = Literal["content", "invalid", "server", "stopped"]
-"""Why an accepted job made no clip: the row's fault in the first two."""
+"""The reason why an accepted job made no clip; the first two are the row's fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One way in which an accepted job makes no clip, and who pays for it."""
+    """One way in which an accepted job fails, and who pays for it."""
 
     kind: FailureKind
-    told: str
-    """The provider's own sign of it, in words for the documentation."""
+    evidence: str
+    """The provider's answer in this case, in words for the documentation."""
     when: Callable[[Mapping[str, Any]], bool]
-    """Whether an ended task is of this kind."""
+    """Whether an ended task failed in this way."""
     charged: bool | None
-    """None if nobody says: it counts as charged until it is settled."""
+    """None if the provider does not say: it counts as charged until it is settled."""
     source: str
-    """The document that says whether it is charged, and when it was read."""
+    """The document that says whether the provider charges, and the date it was read."""
     final: bool = True
-    """For `content` and `invalid`: whether no other attempt can do better."""
+    """For `content` and `invalid`: whether every other attempt would fail too."""
 
     def outcome(self, reason: str) -> Refused | Discarded | Rejected:
         charged = self.charged is not False
@@ -221,22 +220,22 @@ def failures(
     charged: bool | None,
     source: str,
 ) -> tuple[Failure, ...]:
-    """Rows (kind, told, when) of a table that one source says the charge of."""
+    """Return rows (kind, evidence, when) whose charge one source documents."""
     return tuple(Failure(*row, charged=charged, source=source) for row in rows)
 
 
 def always(_: Mapping[str, Any]) -> bool:
-    """The condition of a table's last row."""
+    """Match every task: the condition of a table's last row."""
     return True
 
 
 def failure(
     table: tuple[Failure, ...], task: Mapping[str, Any], reason: str
 ) -> Refused | Discarded | Rejected | None:
-    """The outcome of an ended task, by the first row of the table that fits it."""
+    """Return the outcome of an ended task by the first row that matches it."""
     return next((row.outcome(reason) for row in table if row.when(task)), None)
 
 
 def _plain(pattern: re.Pattern[str]) -> str:
-    """A pattern as people read it: our patterns are words with bars between them."""
+    """Return a pattern of alternative words as text for people."""
     return pattern.pattern.replace(r"\s+", " ").replace("|", "” or “")

@@ -1,6 +1,6 @@
 """Replicate: https://replicate.com/docs, read 2026-11, and its SDK, replicate 1.0.7.
 
-A clip is as long as its frames, and what was made is forgotten after an hour.
+It counts a clip in frames, and deletes it after an hour.
 """
 
 import re
@@ -37,10 +37,10 @@ from tasks.providers.refusals import Failure, Refusals, always, failures, refusa
 from tasks.providers.stills import as_file
 
 FRAMES: Final = (81, 121)
-"""How many the model makes (its schema, read 2026-11)."""
+"""The fewest and the most frames of a clip (the model's schema, read 2026-11)."""
 
 PAGES: Final = 100
-"""How far a listing is read, at 100 predictions a page."""
+"""The most pages that are read of a listing; a page has 100 predictions."""
 
 SENSITIVE: Final = re.compile("NSFW|sensitive|flagged|safety", re.IGNORECASE)
 UNOFFICIAL: Final = re.compile("version is required")
@@ -58,7 +58,7 @@ REFUSALS: Final = Refusals(
     table=(
         refusal("auth", 401, fix="check the token"),
         refusal("credit", 402, fix=BUY_CREDIT),
-        refusal("permission", 404, submits=True, fix=NO_MODEL),
+        refusal("permission", 404, submit_only=True, fix=NO_MODEL),
         refusal("permission", 422, says=UNOFFICIAL, fix=NAME_OFFICIAL),
         refusal("invalid", 422),
         refusal("throttled", 429),
@@ -96,7 +96,7 @@ FAILURES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Replicate(PredictionApi):
-    """The model is in the path; a listing repeats what each prediction was asked."""
+    """The model is in the path of a submit; a listing repeats each prediction's input."""
 
     name: ClassVar = "replicate"
     api: ClassVar = "https://api.replicate.com/v1"
@@ -171,7 +171,7 @@ class Replicate(PredictionApi):
         tasks = yield from self._created_about(doubt.submitted_at)
         if tasks is None or not doubt.mark:
             return None
-        # A prediction whose model is not named may be of this route too.
+        # A prediction that does not name its model may be one of this route.
         models = {*self.route.endpoints.values(), ""}
         unknown = [
             task
@@ -193,7 +193,7 @@ class Replicate(PredictionApi):
         }
 
     def _created_about(self, at: float) -> Exchange[list[Mapping[str, Any]] | None]:
-        """All predictions since a moment by our clock; None if the listing does not end."""
+        """Return all predictions since a moment; None if the listing does not end."""
         found: list[Mapping[str, Any]] = []
         path = "/predictions"
         for _ in range(PAGES):
@@ -212,7 +212,7 @@ class Replicate(PredictionApi):
             found += new
             if len(new) < len(page) or not following:
                 return found
-            # Whatever host the link names, the key goes only to Replicate's own.
+            # The link may name another host, which must not get the key.
             cursor = httpx.URL(following).params["cursor"]
             path = f"/predictions?cursor={path_segment(cursor)}"
         return None
@@ -230,11 +230,11 @@ class Replicate(PredictionApi):
 
 
 FIELDS: Final = ("prompt", "num_frames", "frames_per_second", "resolution", "seed")
-"""The fields of a submit besides the still; a listing may add what was left out."""
+"""The fields of a submit besides the still; a listing may add the defaults of others."""
 
 
 def _mark(asked: Any) -> str:
-    """Two digests of a submit's input: of all of it, and of all but the still."""
+    """Return two digests of a submit's input: with the still, and without it."""
     match asked:
         case {"image": image, **rest} if "prompt" in rest:
             fields = {name: rest.get(name) for name in FIELDS}
@@ -244,13 +244,13 @@ def _mark(asked: Any) -> str:
 
 
 def _may_be(task: Mapping[str, Any], mark: str) -> bool:
-    """Whether a prediction cannot be ruled out: no input, or another link to the still."""
+    """Whether a prediction may be the submit: it has no input, or another link to a still."""
     listed = _mark(task.get("input"))
     return not listed or listed.rpartition("-")[2] == mark.rpartition("-")[2]
 
 
 def _is_receipt(request: httpx.Request, body: Any) -> bool:
-    """Whether a submit was accepted, in spite of the HTTP status."""
+    """Whether an unsuccessful answer to a submit names a prediction all the same."""
     match body:
         case {"id": value, "status": str()}:
             return bool(value) and REFUSALS.step(request) == "submit"
@@ -259,5 +259,5 @@ def _is_receipt(request: httpx.Request, body: Any) -> bool:
 
 
 def _asks_model(request: httpx.Request) -> bool:
-    """Whether a 404 is an answer: there is no such model."""
+    """Whether the request asks for a model, so that 404 is an answer."""
     return request.method == "GET" and request.url.path.startswith("/v1/models/")

@@ -1,6 +1,6 @@
 """Runway: https://docs.dev.runwayml.com, read 2026-11, and its SDK, runwayml 5.24.0.
 
-Work over the concurrency waits there as `THROTTLED`, and it calls nobody back.
+Runway queues jobs over the concurrency as `THROTTLED`, and has no webhooks.
 """
 
 import re
@@ -48,9 +48,9 @@ RATIOS: Final[Mapping[AspectRatio, str]] = {
 }
 
 CHECK_KEY: Final = "check the key, which begins with key_, and that it is not disabled"
-# No page has the words; many logs do.
+# Many public logs have these words; no page documents them.
 OUT_OF_CREDIT: Final = re.compile("not have enough credits", re.IGNORECASE)
-# As bad input, a model that ends would reject every row for good.
+# If this counted as bad input, the end of a model would reject every row for good.
 UNKNOWN_MODEL: Final = re.compile(r'"path": \["model"')
 DAILY_LIMIT: Final = re.compile("daily task limit", re.IGNORECASE)
 REFUSALS: Final = Refusals(
@@ -66,7 +66,7 @@ REFUSALS: Final = Refusals(
             fix="buy credits at https://dev.runwayml.com",
         ),
         refusal("permission", 400, says=UNKNOWN_MODEL, fix=NO_MODEL),
-        refusal("permission", 404, submits=True, fix=NO_MODEL),
+        refusal("permission", 404, submit_only=True, fix=NO_MODEL),
         refusal("invalid", 400),
         refusal("daily cap", 429, says=DAILY_LIMIT),
         refusal("throttled", 429),
@@ -80,20 +80,22 @@ Condition = Callable[[Mapping[str, Any]], bool]
 
 def _by_cost(
     kind: FailureKind,
-    told: str,
+    evidence: str,
     fits: Condition,
     *,
     charged: bool | None = None,
     source: str = "not said",
 ) -> tuple[Failure, ...]:
-    """Rows by a task's own cost; without one, `charged` by that source."""
+    """Return rows by the cost in the task; without a cost, `charged` as `source` says."""
     by_cost: tuple[tuple[str, Condition, bool | None, str], ...] = (
         ("`cost.credits` 0", lambda task: _credits(task) == 0, False, COST),
         ("`cost.credits` over 0", lambda task: bool(_credits(task)), True, COST),
         ("no `cost`", always, charged, source),
     )
     return tuple(
-        Failure(kind, f"{told}, {cost}", _both(fits, when), charged=paid, source=says)
+        Failure(
+            kind, f"{evidence}, {cost}", _both(fits, when), charged=paid, source=says
+        )
         for cost, when, paid, says in by_cost
     )
 
@@ -131,7 +133,7 @@ FAILURES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Runway(PredictionApi):
-    """Every request names the API's version; a task that has ended says its cost."""
+    """Every request names the API's version; an ended task has its cost."""
 
     name: ClassVar = "runway"
     api: ClassVar = "https://api.dev.runwayml.com/v1"
@@ -224,7 +226,7 @@ def _code(task: Mapping[str, Any]) -> str:
 
 
 def _credits(task: Mapping[str, Any]) -> Decimal | None:
-    """The cost of a task that has ended; None if it does not say."""
+    """Return the cost of an ended task in credits; None if the task has none."""
     match task:
         case {"cost": {"credits": int() | float() as paid}}:
             return amount(paid)
@@ -238,6 +240,6 @@ def _usd(task: Mapping[str, Any]) -> Decimal | None:
 
 
 def _least(limit: str, models: list[Any]) -> int | None:
-    """The tightest of the models' limits; null means no limit."""
+    """Return the tightest of the models' limits; null means no limit."""
     limits = [model[limit] for model in models if model.get(limit) is not None]
     return min(limits, default=None)

@@ -1,7 +1,7 @@
-"""What engines on GPUs of one's own have in common: where they are, shapes, stills, ends.
+"""The parts that adapters of engines on your own GPUs share: address, sizes, stills, failures.
 
-They have no address that everybody knows: a lane says theirs with `base_url`. They have
-defaults that nobody expects, so whatever decides about a clip is always said.
+Such an engine has no public address: a lane names it with `base_url`. Engines differ in
+their defaults, so a submit states every setting that decides about the clip.
 """
 
 import base64
@@ -16,20 +16,20 @@ from manifests.catalogue.routes import Route
 from manifests.jobs import AspectRatio, Job, Resolution
 from tasks.providers.errors import MisconfiguredError
 from tasks.providers.parsing import digest, error_text, redact
-from tasks.providers.refusals import Failure, refusal
+from tasks.providers.refusals import Failure, always, refusal
 
 HOST: Final = "own-gpu.invalid"
-"""Stands for the address of every engine until its lane's own takes its place."""
+"""A placeholder that the lane's `base_url` replaces."""
 API: Final = f"https://{HOST}"
 
 AUTH: Final = refusal("auth", 401, fix="check the key")
-ELSEWHERE: Final = refusal(
-    "permission", 404, submits=True, fix="check the lane's base_url"
+WRONG_ADDRESS: Final = refusal(
+    "permission", 404, submit_only=True, fix="check the lane's base_url"
 )
 THROTTLED: Final = refusal("throttled", 429)
 
 FINDS: Final = "nightreel.finds"
-"""Marks a request that asks whether something is there: a 404 is its answer."""
+"""Marks a request that looks for a job: a 404 is an answer to it."""
 
 NEGATIVE: Final = "\uff0c".join(
     (
@@ -40,7 +40,8 @@ NEGATIVE: Final = "\uff0c".join(
         "三条腿 背景人很多 倒着走 "
     ).split()
 )
-"""Wan's own (Wan2.2, wan/configs/shared_config.py): some engines guide only with one."""
+"""Wan's negative prompt (Wan2.2, wan/configs/shared_config.py): some engines apply guidance
+only if there is one."""
 
 SIZES: Final[Mapping[tuple[Resolution, AspectRatio], tuple[int, int]]] = {
     ("480p", "16:9"): (832, 480),
@@ -50,37 +51,41 @@ SIZES: Final[Mapping[tuple[Resolution, AspectRatio], tuple[int, int]]] = {
     ("720p", "9:16"): (720, 1280),
     ("720p", "1:1"): (960, 960),
 }
-"""Width and height; each a multiple of 16, as the model's latents have it."""
+"""Width and height in pixels, each a multiple of 16 as the model's latents require."""
 
-OURS: Final = "ours: your own GPU sends no bill; its time was used"
+UNBILLED: Final = "ours: your own GPU sends no bill; its time was used"
 
 
 def size(route: Route, job: Job) -> tuple[int, int]:
-    """Width and height of a clip, as near as its model makes them; a route of such an engine has `auto` decided before."""
+    """Return width and height of a clip, rounded down to the model's multiple.
+
+    Raises:
+        MisconfiguredError: there is no size for the job's resolution and aspect ratio.
+    """
     ratio: AspectRatio = "16:9" if job.aspect_ratio == "auto" else job.aspect_ratio
     try:
         width, height = SIZES[job.resolution, ratio]
     except KeyError:
-        said = f"no size is known for {job.resolution} at {ratio}"
-        raise MisconfiguredError(said) from None
+        message = f"no size is known for {job.resolution} at {ratio}"
+        raise MisconfiguredError(message) from None
     return width - width % route.sides_of, height - height % route.sides_of
 
 
 def frames(route: Route, job: Job) -> int:
-    """One more than fps times seconds: the model makes 4n + 1."""
+    """Return fps times seconds plus one: the model makes 4n + 1 frames."""
     return job.duration_s * route.fps + 1
 
 
-def picture(image_url: str) -> tuple[str, bytes, str]:
-    """The name, the bytes and the kind of a still that goes with the submit.
+def decode_still(image_url: str) -> tuple[str, bytes, str]:
+    """Return name, bytes and media type of a still in a data URL.
 
     Raises:
-        MisconfiguredError: it is a link, which no engine here is sent.
+        MisconfiguredError: it is a link, which these engines do not receive.
     """
     found = re.fullmatch(r"data:image/(\w+);base64,(.+)", image_url)
     if found is None:
-        said = "a still goes to GPUs of one's own with the submit, never as a link"
-        raise MisconfiguredError(said)
+        message = "a lane on your own GPU sends the still itself, never a link"
+        raise MisconfiguredError(message)
     try:
         content = base64.b64decode(found[2], validate=True)
     except binascii.Error as exc:
@@ -88,28 +93,28 @@ def picture(image_url: str) -> tuple[str, bytes, str]:
     return f"still.{found[1]}", content, f"image/{found[1]}"
 
 
-def headers(key: str) -> dict[str, str]:
-    """The key, where there is one: most such engines have none."""
+def auth_headers(key: str) -> dict[str, str]:
+    """Return the header with the key; most such engines have no key."""
     return {"authorization": f"Bearer {key}"} if key else {}
 
 
-def fetched(url: str, key: str) -> httpx.Request:
-    """The request for a clip; the key is for the engine's own address."""
-    ours = httpx.URL(url).host == HOST
-    return httpx.Request("GET", url, headers=headers(key) if ours else None)
+def clip_request(url: str, key: str) -> httpx.Request:
+    """Return the request for a clip, with the key only for the engine's address."""
+    is_engine = httpx.URL(url).host == HOST
+    return httpx.Request("GET", url, headers=auth_headers(key) if is_engine else None)
 
 
-def form(
+def form_request(
     url: str, key: str, fields: Mapping[str, object], still: tuple[str, bytes, str]
 ) -> httpx.Request:
-    """A submit as a form with the still as its file, in the same bytes each time."""
+    """Return a submit as a form with the still as its file; equal fields, equal bytes."""
     text = {name: str(value) for name, value in fields.items()}
     boundary = digest([text, len(still[1])])
     kind = f"multipart/form-data; boundary={boundary}"
     request = httpx.Request(
         "POST",
         url,
-        headers={**headers(key), "content-type": kind},
+        headers={**auth_headers(key), "content-type": kind},
         data=text,
         files={"input_reference": still},
     )
@@ -117,56 +122,50 @@ def form(
     return request
 
 
-def why(task: Mapping[str, Any], key: str) -> str:
-    """How a task that made nothing ended: its status, and what is said of it."""
+def end_reason(task: Mapping[str, Any], key: str) -> str:
+    """Return why a task made no clip: its status and the sentence in its error."""
     status, error = task["status"], task.get("error")
     return f"{status}: {redact(error_text(error), key)}" if error else str(status)
 
 
-MEMORY: Final = re.compile(r"out of memory", re.IGNORECASE)
 DEAD: Final = re.compile(
     r"EngineDead|engine is dead|Scheduler worker exited", re.IGNORECASE
 )
-IMAGE: Final = re.compile(
+BAD_IMAGE: Final = re.compile(
     r"Failed to process image|cannot identify image|Invalid image", re.IGNORECASE
 )
 SPOILED: Final = re.compile(r"\bNaNs?\b|black (frame|output|video)|nan_output")
 
 
-def says(pattern: re.Pattern[str], task: Mapping[str, Any]) -> bool:
-    """Whether the error of a task that failed says so."""
+def _error_matches(pattern: re.Pattern[str], task: Mapping[str, Any]) -> bool:
     return pattern.search(str(task.get("error"))) is not None
 
 
 def engine_failures(source: str) -> tuple[Failure, ...]:
-    """How an engine that has only words for it says that a job came to nothing."""
+    """Return the table of an engine that describes failures in words and has no codes."""
     return (
         Failure(
-            kind="invalid",
-            told="`failed`, where the error says that the image cannot be read",
-            when=lambda task: says(IMAGE, task),
+            "invalid",
+            "`failed`, where the error says that the image cannot be read",
+            lambda task: _error_matches(BAD_IMAGE, task),
             charged=False,
             source=source,
         ),
         Failure(
-            kind="server",
-            told="`failed`, where the error says NaN or black",
-            when=lambda task: says(SPOILED, task),
-            charged=True,  # made, and no good: the next seed may be better
-            source=OURS,
+            "server",
+            "`failed`, where the error says NaN or black",
+            lambda task: _error_matches(SPOILED, task),
+            charged=True,  # the GPU made a bad clip: the next seed may be better
+            source=UNBILLED,
         ),
         Failure(
-            kind="server",
-            told="`failed` of any other kind: out of memory, the engine dead",
-            when=lambda task: task.get("status") == "failed",
+            "server",
+            "`failed` of any other kind: out of memory, the engine dead",
+            lambda task: task.get("status") == "failed",
             charged=False,
             source=source,
         ),
         Failure(
-            kind="stopped",
-            told="`cancelled`, `deleted`",
-            when=lambda _: True,
-            charged=False,
-            source=source,
+            "stopped", "`cancelled`, `deleted`", always, charged=False, source=source
         ),
     )

@@ -1,8 +1,8 @@
 """SGLang Diffusion: the server in the wheel sglang 0.5.23 (multimodal_gen), read 2026-11.
 
-Without `num_frames` it makes 96 frames at 24 a second. A job is forgotten when it
-restarts. Its field `model` decides nothing, and its listing repeats it: so that is where
-our own name for a submit goes.
+Without `num_frames` it makes 96 frames at 24 a second. It keeps jobs in memory and forgets
+them when it restarts. The field `model` decides nothing and the listing repeats it, so it
+carries our reference.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ REFUSALS: Final = Refusals(
     mark="detail",
     table=(
         self_hosted.AUTH,
-        self_hosted.ELSEWHERE,
+        self_hosted.WRONG_ADDRESS,
         refusal("invalid", 400, 413, 422),
         self_hosted.THROTTLED,
-        # Its /health says so while it warms up, and when a worker of its has died.
+        # /health answers 503 during the warm-up, and after one of its workers has died.
         refusal("away", 503),
     ),
 )
@@ -31,7 +31,9 @@ FAILURES: Final = self_hosted.engine_failures(
 
 @dataclass(frozen=True, slots=True)
 class SGLang(OpenAiVideos):
-    """A form; jobs in memory."""
+    """Takes a form."""
 
     name: ClassVar = "sglang"
-    engine: ClassVar = Engine(refusals=REFUSALS, failures=FAILURES, echoed="model")
+    engine: ClassVar = Engine(
+        refusals=REFUSALS, failures=FAILURES, echoed_field="model"
+    )

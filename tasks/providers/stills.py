@@ -1,4 +1,4 @@
-"""A still in a request: as base64, as a data URL, or as the file of a form."""
+"""The forms of a still in a request: base64, data URL, and the file of a form."""
 
 import base64
 

@@ -1,8 +1,8 @@
 """vLLM-Omni: the server in the wheel vllm-omni 0.30.0, read 2026-11.
 
-A poll of a job that failed is answered with HTTP 500, or with the refusal's own status,
-and has the job in its body. What it lists is told by its prompt and its size, so a submit
-whose answer was lost can be ruled out, but not told from another with the same prompt.
+The answer to a poll of a failed job has HTTP 500 or the refusal's own status, and the job
+in its body. The listing repeats prompt and size: it can prove that a submit was not
+accepted, but cannot tell two submits with the same prompt apart.
 """
 
 import re
@@ -13,26 +13,19 @@ from tasks.providers import self_hosted
 from tasks.providers.openai_videos import Engine, OpenAiVideos
 from tasks.providers.refusals import Refusals, refusal
 
+CHECK_KEY: Final = "the key must be the server's own (--api-key)"
+NAME_MODEL: Final = "name the model in the route's endpoints as the server serves it"
 MISMATCH: Final = re.compile("Model mismatch", re.IGNORECASE)
 REFUSALS: Final = Refusals(
     provider="vllm-omni",
     mark="error",
     table=(
-        refusal(
-            "auth",
-            401,
-            fix="the key has to be what the server was started with (--api-key)",
-        ),
-        self_hosted.ELSEWHERE,
-        refusal(
-            "permission",
-            400,
-            says=MISMATCH,
-            fix="the route's endpoints have to name the model as it is served",
-        ),
+        refusal("auth", 401, fix=CHECK_KEY),
+        self_hosted.WRONG_ADDRESS,
+        refusal("permission", 400, says=MISMATCH, fix=NAME_MODEL),
         refusal("invalid", 400, 413, 422),
         self_hosted.THROTTLED,
-        refusal("away", 500, says=self_hosted.DEAD, submits=True),
+        refusal("away", 500, says=self_hosted.DEAD, submit_only=True),
         refusal("away", 503),
     ),
 )
@@ -43,7 +36,7 @@ FAILURES: Final = self_hosted.engine_failures(
 
 @dataclass(frozen=True, slots=True)
 class VllmOmni(OpenAiVideos):
-    """A form, and nothing but a form; jobs in memory."""
+    """Takes a form; it forgets its jobs when it restarts."""
 
     name: ClassVar = "vllm-omni"
-    engine: ClassVar = Engine(refusals=REFUSALS, failures=FAILURES, serves=True)
+    engine: ClassVar = Engine(refusals=REFUSALS, failures=FAILURES, checks_model=True)

@@ -36,7 +36,7 @@ from tasks.providers.predictions import (
 from tasks.providers.protocol import Absent, AccountReport, Doubt, Exchange, Progress
 from tasks.providers.refusals import Failure, Refusals, always, failures, refusal
 
-# No page shows what an empty account is told; these words are from public reports.
+# From public reports: no page documents the answer to an empty account.
 OUT_OF_CREDIT: Final = re.compile(
     r"insufficient credit|insufficient balance|insufficient fund", re.IGNORECASE
 )
@@ -53,7 +53,7 @@ REFUSALS: Final = Refusals(
         refusal("credit", 402, fix=TOP_UP),
         refusal("credit", 400, 403, says=OUT_OF_CREDIT, fix=TOP_UP),
         refusal("permission", 403, fix=NOT_ALLOWED),
-        refusal("permission", 404, submits=True, fix=NO_MODEL),
+        refusal("permission", 404, submit_only=True, fix=NO_MODEL),
         # 1200, 1400 and 1401 are task codes (docs, error-codes).
         refusal("content", 1200),
         refusal("invalid", 400, 413, 422, 1400, 1401),
@@ -78,15 +78,15 @@ FAILURES: Final = failures(
     source="docs, pricing: failed tasks are refunded within three hours, 2026-11",
 )
 CATALOGUE: Final = ("/models", "/model/price")
-"""Pages that may or may not say whether a model is there, and its price."""
+"""Pages that may or may not know a model and its price."""
 
 CLOCK_TOLERANCE_S: Final = 60.0
-"""Clocks that differ by more ask for a wider listing."""
+"""If the clocks differ by more, `find` asks for a longer period."""
 
 
 @dataclass(frozen=True, slots=True)
 class WaveSpeed(PredictionApi):
-    """The model's id is the path of a submit; a listing shows what was accepted."""
+    """The model's id is the path of a submit; a listing has the accepted submits."""
 
     name: ClassVar[str] = "wavespeed"
     api: ClassVar[str] = "https://api.wavespeed.ai/api/v3"
@@ -186,17 +186,17 @@ class WaveSpeed(PredictionApi):
                 if remote not in doubt.known and _mark(item) == doubt.mark:
                     return Ticket(self.name, remote)
             seen |= listed.keys()
-        # A listing without a single one of our own submits may be of another kind.
+        # A listing without any submit that we know of may leave some out.
         if seen and seen <= doubt.known:
             return Absent("it accepted nothing about then that is not on our record")
-        # The documented listing does not repeat what was asked for: one may be this job's.
+        # The documented listing has no inputs, so an unknown item may be this submit.
         return None
 
     def _listing(self, doubt: Doubt, page: int, ahead_s: float) -> httpx.Request:
-        """Ask for a page of what was accepted about then, of every model.
+        """Ask for a page of the submits about that time, of every model.
 
-        A model that WaveSpeed spells otherwise than we do would leave the listing empty,
-        and what was accepted would be taken for absent.
+        A filter by a model that WaveSpeed spells differently would give an empty listing,
+        and an accepted submit would seem absent.
         """
         at = doubt.submitted_at
         fields = {
@@ -223,14 +223,14 @@ class WaveSpeed(PredictionApi):
 
     def _price_request(self, job: Job) -> httpx.Request:
         model, inputs = self._submission(job, job.image, 1)
-        # All of them: a request that lacks one is told the lowest price without a word.
+        # All inputs: without one of them, WaveSpeed answers with the lowest price.
         fields = {"model_id": model, "inputs": inputs}
         return self._request("POST", "/model/price", json=fields)
 
     def _submission(
         self, job: Job, image_url: str, seed: int
     ) -> tuple[str, dict[str, object]]:
-        """The model and the body of a submit: the mark is a digest of what is sent."""
+        """Return the model and the body of a submit, of which `mark` is a digest."""
         model = self.route.endpoints[job.resolution]
         fields: dict[str, object] = {"image": image_url, "prompt": job.prompt}
         if job.resolution not in model:  # wan-2.1 has an endpoint for each
@@ -251,7 +251,7 @@ def _is_bare_task(response: httpx.Response, body: Any) -> bool:
 
 
 def _is_timed_out(task: Mapping[str, Any]) -> bool:
-    """Whether a wait ran out, and not the task: the SDK takes it for "still running"."""
+    """Whether only the wait timed out; the SDK treats the task as still running."""
     match task:
         case {"code": 5004}:
             return True
@@ -262,7 +262,7 @@ def _is_timed_out(task: Mapping[str, Any]) -> bool:
 
 
 def _mark(item: Mapping[str, Any]) -> str | None:
-    """As `WaveSpeed.mark`, if a listing repeats what was asked for."""
+    """Return `WaveSpeed.mark` of a listed item that repeats its inputs."""
     match item:
         case {"model": str(model), "input": {**fields}}:
             return digest({"model": model, **fields})

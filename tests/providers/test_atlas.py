@@ -285,7 +285,7 @@ def test_no_verdict_repeats_the_key(answer, still, echoing, row):
             "unauthorized",
             (
                 "atlas: HTTP 401: check the key; "
-                "a wrong URL path is told the same, so check base_url too"
+                "a wrong URL path gets the same answer, so check base_url too"
             ),
         ),
         (

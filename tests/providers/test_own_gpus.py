@@ -157,7 +157,7 @@ def test_a_workflow_that_makes_no_clip_of_a_row_closes_the_lane(tmp_path, graph,
 
 @pytest.mark.parametrize("name", sorted(OWN_GPUS - {"comfyui"}))
 def test_a_link_to_a_still_is_sent_to_none_of_them(name):
-    with pytest.raises(MisconfiguredError, match="never as a link"):
+    with pytest.raises(MisconfiguredError, match="never a link"):
         next(engine(name).submit(JOB, "https://i/1.jpg", 1, "ref-1"))
 
 
@@ -347,3 +347,17 @@ def test_a_lost_answers_job_is_found_by_our_own_name_for_it(
     _, told = play(provider, provider.find(doubt), recorded(name, answer))
 
     assert told == (Ticket(name, found) if found else None)
+
+
+def test_listing_without_end_proves_nothing(play, answer):
+    """A listing that is longer than Nightreel reads does not make a submit absent."""
+    provider = PROVIDERS["sglang"](
+        Route(name="sglang/x", endpoints={"480p": "m"}, prices_usd={}, fps=16), ""
+    )
+    doubt = Doubt(mark="ref-1", submitted_at=0.0, known=frozenset())
+    page = {"data": [{"id": f"{n}", "status": "queued"} for n in range(100)]}
+
+    asked, found = play(provider, provider.find(doubt), *[answer(200, page)] * 100)
+
+    assert len(asked) == 100
+    assert found is None
