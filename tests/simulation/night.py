@@ -19,8 +19,8 @@ import httpx
 import pytest
 from httpx import _urlparse, _urls
 
+import storage.media.mp4
 import storage.media.stills
-import tasks.engine.download
 from manifests import job_keys
 from manifests.input import reader
 from storage.ledger import epoch_reader, owner, state_index
@@ -345,6 +345,7 @@ class Sim:
         return World(
             objects=lambda _: self._objects(node),
             clients=lambda: self._clients(node),
+            check=_checked,
             now=self.loop.time,
             today=lambda: EPOCH + self.loop.time() + node.ahead_s,
         )
@@ -464,7 +465,6 @@ def cheaply(folder: str, *, tables: bool, binds: bool) -> Generator[None]:
     bound: each is read as well without."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(storage.media.stills, "look", _looked)
-        patch.setattr(tasks.engine.download, "check", _checked)
         patch.setattr(reader, "check", _remembered(reader.check, _plan_of))
         patch.setattr(reader, "orders", _row_by_row({}))
         patch.setattr(http, "_moved", _moved)
@@ -533,7 +533,7 @@ _moved = lru_cache(maxsize=4096)(http._moved)  # noqa: SLF001
 _parsed = lru_cache(maxsize=4096)(_urlparse.urlparse)
 _look, _check, _orders = (
     storage.media.stills.look,
-    tasks.engine.download.check,
+    storage.media.mp4.check,
     reader.orders,
 )
 
