@@ -7,7 +7,8 @@ So the last field of such an object is the SHA-256 of all its other bytes.
 
 import re
 from collections.abc import Callable, Mapping
-from hashlib import sha256
+from hashlib import file_digest, sha256
+from pathlib import Path
 from typing import Any, Final
 
 import orjson
@@ -30,6 +31,12 @@ def dump(
     blank = orjson.dumps({**said, FIELD: _BLANK.decode()}, default, option)
     head, _, tail = blank.rpartition(_BLANK)
     return head + sha256(blank).hexdigest().encode() + tail
+
+
+def of_file(path: Path) -> str:
+    """The SHA-256 of a local file."""
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 def load(data: bytes, place: str) -> dict[str, Any]:

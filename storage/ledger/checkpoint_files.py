@@ -1,7 +1,6 @@
 """Writes the files of a checkpoint: each is created once, and never changed."""
 
 import asyncio
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import zip_longest
@@ -10,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import polars as pl
 
-from storage import layout
+from storage import checksum, layout
 from storage.ledger import checkpoint
 from storage.ledger.checkpoint import KEYS, Checkpoint, File, Kind
 from storage.ledger.codec import LedgerError
@@ -105,6 +104,4 @@ def _slices(path: Path, uri: str) -> Iterator[pl.DataFrame]:
 
 
 def _file(path: Path) -> File:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return File(path.stat().st_size, digest)
+    return File(path.stat().st_size, checksum.of_file(path))

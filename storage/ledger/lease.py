@@ -18,7 +18,13 @@ from storage.ledger import conditional_put, fencing, segments
 from storage.ledger.codec import LedgerError
 from storage.ledger.owner import BEAT_S, SILENT_S, Holder, claimant
 from storage.ledger.segments import FencedError
-from storage.objects.client import ExistsError, MissingError, Objects, StorageError
+from storage.objects.client import (
+    DamagedError,
+    ExistsError,
+    MissingError,
+    Objects,
+    StorageError,
+)
 
 WATCHED: Final = 1.5
 """Beats for which a silent holder is watched before it is believed to be dead..."""
@@ -104,7 +110,8 @@ async def _refuse_if_held(
 async def _sign(objects: Objects, epoch: int) -> tuple[Holder, str]:
     """The latest sign of life of an epoch's owner, and where it is."""
     owner = await segments.owner(objects, epoch)
-    with suppress(MissingError):
+    # A sign of life is written again in ten seconds: a damaged one is as good as none.
+    with suppress(MissingError, DamagedError):
         beat = Holder.load(await objects.get(layout.HOLDER), objects.uri(layout.HOLDER))
         if beat.token == owner.token:
             return beat, layout.HOLDER

@@ -16,10 +16,9 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import orjson
-
+from storage import checksum
 from storage.ledger.codec import LedgerError
 
 BEAT_S: Final = 10.0
@@ -73,14 +72,20 @@ class Holder:
         )
 
     def dump(self) -> bytes:
-        return orjson.dumps(asdict(self), option=orjson.OPT_INDENT_2)
+        return checksum.dump(asdict(self))
 
     @classmethod
     def load(cls, data: bytes, uri: str) -> "Holder":
+        """A holder from what `dump` wrote.
+
+        Raises:
+            DamagedError: it is not what was written.
+            LedgerError: another Nightreel wrote it.
+        """
+        said = checksum.load(data, uri)
         try:
-            said: dict[str, Any] = orjson.loads(data)
             return cls(**said)
-        except (orjson.JSONDecodeError, TypeError) as error:
+        except TypeError as error:
             raise LedgerError(f"{uri}: not a claim: {error}") from error
 
 

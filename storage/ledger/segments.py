@@ -136,9 +136,17 @@ async def exists(objects: Objects, key: str) -> bool:
 
 
 async def owner(objects: Objects, epoch: int) -> Holder:
-    """Who claimed an epoch."""
+    """Who claimed an epoch.
+
+    Raises:
+        DamagedError: the claim is not what was written: its streams cannot be found.
+    """
     key = layout.claim(epoch)
-    return Holder.load(await objects.get(key), objects.uri(key))
+    try:
+        return Holder.load(await objects.get(key), objects.uri(key))
+    except DamagedError as error:
+        cure = "restore it from a backup or another copy of this root"
+        raise DamagedError(f"{error}; nothing was bought; {cure}") from error
 
 
 async def read(

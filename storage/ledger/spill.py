@@ -29,6 +29,7 @@ from manifests.lifecycle import (
     Refused,
     State,
 )
+from storage import checksum
 from storage.ledger.codec import LedgerError, dump, load
 
 LIFEBOATS: Final = Path("~/.local/state/nightreel/lifeboats")
@@ -94,7 +95,7 @@ class Castaway:
     def dump(self) -> bytes:
         said = {name: getattr(self, name) for name in self.__slots__}
         said["entry"] = orjson.Fragment(dump(self.entry).rstrip())
-        return orjson.dumps(said, option=orjson.OPT_APPEND_NEWLINE)
+        return checksum.dump(said, option=0) + b"\n"
 
     def _stands(self, past: History) -> bool:
         stood = (self.state, self.attempts, self.submitted_at)
@@ -102,10 +103,17 @@ class Castaway:
 
     @classmethod
     def load(cls, line: bytes, place: str) -> "Castaway":
+        """A castaway from its line.
+
+        Raises:
+            DamagedError: it is not what was written.
+            LedgerError: another Nightreel wrote it.
+        """
+        said = checksum.load(line.removesuffix(b"\n"), place)
         try:
-            said = orjson.loads(line)
-            return cls(**said | {"entry": _entry(said["entry"], place)})
-        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+            said["entry"] = _entry(said["entry"], place)
+            return cls(**said)
+        except (KeyError, TypeError) as error:
             raise LedgerError(f"{place}: {error!r} in {line[:200]!r}") from error
 
 

@@ -12,7 +12,7 @@ from storage.ledger import epoch_reader
 from storage.ledger.codec import LedgerError, unpack
 from storage.ledger.spill import Castaway, Harbour
 from storage.ledger.writer import Waiting
-from storage.objects.client import MissingError, Objects
+from storage.objects.client import DamagedError, MissingError, Objects
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ async def pick_up(
                     left.append(line)
                 elif waiting := await _aboard(objects, castaway, standing, put):
                     aboard.append(waiting)
-            except (LedgerError, IllegalTransitionError):
+            except (DamagedError, LedgerError, IllegalTransitionError):
                 left.append(line)
         if len(left) == len(lines):
             continue
@@ -110,7 +110,7 @@ async def board(
             castaway = Castaway.load(line, f"{path} line {number}")
             if waiting := await _aboard(objects, castaway, standing, put):
                 aboard.append(waiting)
-        except (LedgerError, IllegalTransitionError) as error:
+        except (DamagedError, LedgerError, IllegalTransitionError) as error:
             left += 1
             log.error(  # noqa: TRY400 - said in full
                 "ledger.spill_rejected file=%s line=%d its job has changed since, the entry is kept aside: %s",

@@ -1,17 +1,14 @@
 """What earlier nights showed of each lane: how long its jobs take, what its account bears,
 and how much of its day is used up."""
 
-import json
 import logging
 from collections import defaultdict
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
 
 from manifests.lifecycle import Entry, Intended, Refused, Rejected
-from storage import layout
-from storage.objects.client import MissingError, Objects
-from storage.objects.errors import StorageError
+from storage import checksum, layout
+from storage.objects.client import DamagedError, MissingError, Objects, StorageError
 from tasks.dispatch.budget import DAY_S
 from tasks.dispatch.lanes import Lane
 from tasks.dispatch.rate_limit import Learned
@@ -72,18 +69,20 @@ async def keep_limits(lanes: Iterable[Lane], objects: Objects) -> None:
         said = {
             name: [each.slots, each.submits_per_minute] for name, each in known.items()
         }
-        await objects.put(layout.LEARNED, json.dumps(said, indent=1).encode())
+        await objects.put(layout.LEARNED, checksum.dump(said))
     except StorageError as exc:
         log.warning("limits.not_kept the next batch learns them again: %s", exc)
 
 
 async def _learned(objects: Objects) -> dict[str, Learned]:
     try:
-        said: Any = json.loads(await objects.get(layout.LEARNED))
+        said = checksum.load(
+            await objects.get(layout.LEARNED), objects.uri(layout.LEARNED)
+        )
         return {name: Learned(*map(float, each)) for name, each in said.items()}
     except MissingError:
         return {}
-    except (ValueError, TypeError, AttributeError) as exc:
+    except (DamagedError, ValueError, TypeError) as exc:
         log.warning(
             "limits.unreadable file=%s limits are learned again: %s",
             objects.uri(layout.LEARNED),

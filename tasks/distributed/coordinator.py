@@ -27,7 +27,7 @@ from manifests.lifecycle import (
     History,
     State,
 )
-from storage import layout
+from storage import checksum, layout
 from storage.ledger import segments, shard_stream
 from storage.ledger.ledger import FencedError
 from storage.ledger.owner import SILENT_S
@@ -203,20 +203,22 @@ class Away:
             self._before[number] = {
                 job: past for job, past in known.items() if past != NEW
             }
-        errand = Errand(
-            manifest=wanted.manifest,
-            policy=wanted.policy,
-            finish_at=finish_at,
-            has_budget=wanted.budget_usd is not None,
-            latencies={name: [*took] for name, took in self._ledger.latencies.items()},
-            before=self._before[number],
-        )
         with TemporaryDirectory(prefix="nightreel-") as name:
             slip = Path(name) / "slip.parquet"
             await asyncio.to_thread(
                 cut, self._night.manifest, wanted.manifest, shard, slip
             )
             batch = self._ledger.batch
+            latencies = self._ledger.latencies.items()
+            errand = Errand(
+                manifest=wanted.manifest,
+                policy=wanted.policy,
+                finish_at=finish_at,
+                has_budget=wanted.budget_usd is not None,
+                latencies={name: [*took] for name, took in latencies},
+                before=self._before[number],
+                rows=await asyncio.to_thread(checksum.of_file, slip),
+            )
             await mailbox.give(self._objects, batch, number, errand, slip)
 
     async def _run(self, number: int, mine: Seated, jobs: list[str]) -> None:

@@ -99,11 +99,12 @@ class Seat:
 
     async def _listen(self) -> None:
         try:
-            said = await self._objects.get(mailbox.deal_key(self._batch))
+            key = mailbox.deal_key(self._batch)
+            said = await self._objects.get(key)
         except MissingError:
             deal = None
         else:
-            deal = Deal.load(said)
+            deal = Deal.load(said, self._objects.uri(key))
         now, beat = self._world.now(), beat_s(self._objects)
         # While the store is away, nobody is heard.
         self._silent_s += min(now - self._listened_at, 2 * beat)

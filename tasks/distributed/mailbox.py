@@ -21,9 +21,10 @@ import orjson
 
 from manifests.checkpoint.columns import dumped, loaded
 from manifests.lifecycle import History
+from storage import checksum
 from storage.ledger.codec import LedgerError
 from storage.ledger.owner import Holder
-from storage.objects.client import MissingError, Objects
+from storage.objects.client import DamagedError, MissingError, Objects
 from tasks.dispatch.eligibility import Policy
 from tasks.dispatch.rate_limit import Learned
 from tasks.distributed.quota import Hand, Share
@@ -53,6 +54,8 @@ class Errand:
     latencies: Mapping[str, Sequence[float]]
     before: Mapping[str, History]
     """What is known of its jobs, where it is not over."""
+    rows: str
+    """The SHA-256 of the file that has its rows: other rows would be other clips."""
 
     def dump(self) -> bytes:
         before = {life: dumped(past) for life, past in self.before.items()}
@@ -63,12 +66,13 @@ class Errand:
             "has_budget": self.has_budget,
             "latencies": self.latencies,
             "before": before,
+            "rows": self.rows,
         }
-        return orjson.dumps(plain)
+        return checksum.dump(plain)
 
     @classmethod
-    def load(cls, data: bytes) -> "Errand":
-        said: dict[str, Any] = orjson.loads(data)
+    def load(cls, data: bytes, uri: str) -> "Errand":
+        said = checksum.load(data, uri)
         before: dict[str, str] = said["before"]
         said["before"] = {life: loaded(History, text) for life, text in before.items()}
         return cls(**said)
@@ -101,11 +105,11 @@ class Report:
     """Why it buys no more on a lane, where our own code failed too often in a row."""
 
     def dump(self) -> bytes:
-        return orjson.dumps(asdict(self), default=str)
+        return checksum.dump(asdict(self), default=str)
 
     @classmethod
-    def load(cls, data: bytes) -> "Report":
-        said: dict[str, Any] = orjson.loads(data)
+    def load(cls, data: bytes, uri: str) -> "Report":
+        said = checksum.load(data, uri)
         resting = {
             job: Rest(Why(rest["why"]), rest["reason"])
             for job, rest in said["resting"].items()
@@ -142,11 +146,11 @@ class Deal:
     """... and for how long clips that are about to finish are waited for, from now on."""
 
     def dump(self) -> bytes:
-        return orjson.dumps(asdict(self), option=orjson.OPT_NON_STR_KEYS)
+        return checksum.dump(asdict(self), option=orjson.OPT_NON_STR_KEYS)
 
     @classmethod
-    def load(cls, data: bytes) -> "Deal":
-        said: dict[str, Any] = orjson.loads(data)
+    def load(cls, data: bytes, uri: str) -> "Deal":
+        said = checksum.load(data, uri)
         said["shares"] = {int(n): Share(**one) for n, one in said["shares"].items()}
         return cls(**said)
 
@@ -188,14 +192,18 @@ async def take(objects: Objects, batch: str, shard: int, slip: Path) -> Errand:
 
     Raises:
         LedgerError: there is no such errand, or no more.
+        DamagedError: it, or the file of its rows, is not what was written.
     """
     told, rows = _keys(batch, shard)
     try:
-        errand = Errand.load(await objects.get(told))
-        await objects.get_file(rows, slip)
+        errand = Errand.load(await objects.get(told), objects.uri(told))
+        digest = await objects.get_file(rows, slip)
     except MissingError as error:
         said = f"{objects.root}: shard {shard} of batch {batch!r} is not to be run"
         raise LedgerError(said) from error
+    if digest != errand.rows:
+        uri = objects.uri(rows)
+        raise DamagedError(f"{uri}: damaged: it does not have the rows of this shard")
     return errand
 
 

@@ -15,7 +15,7 @@ from typing import Final
 from manifests.lifecycle import Entry, History, Intended, Refused, Rejected
 from storage.ledger import shard_stream
 from storage.ledger.ledger import LedgerError
-from storage.objects.client import MissingError, StorageError
+from storage.objects.client import DamagedError, MissingError, StorageError
 from tasks.batch.batch import Night
 from tasks.dispatch.lanes import Lane
 from tasks.dispatch.rate_limit import Learned
@@ -24,7 +24,13 @@ from tasks.distributed.mailbox import Deal, Report, beat_s
 from tasks.distributed.quota import MINUTE, Dealer, Quota
 from tasks.engine.environment import PATIENCE_S
 
-UNREADABLE: Final = (ArithmeticError, LookupError, TypeError, ValueError)
+UNREADABLE: Final = (
+    ArithmeticError,
+    DamagedError,
+    LookupError,
+    TypeError,
+    ValueError,
+)
 """What is raised where a report is not what it should be: another version's, say."""
 
 AGREED: Final = 5
@@ -135,7 +141,7 @@ class Table:
                 with suppress(MissingError):
                     said = await self._objects.get(told[-1])
                     try:
-                        report = Report.load(said)
+                        report = Report.load(said, self._objects.uri(told[-1]))
                     except UNREADABLE as error:
                         log.warning(
                             "shard.report_unreadable file=%s it is skipped: %r",

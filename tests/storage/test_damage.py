@@ -17,7 +17,9 @@ from storage import checksum, layout
 from storage.ledger.checkpoint import KEYS, compacted
 from storage.ledger.codec import LedgerError
 from storage.ledger.epoch_reader import bind, entries, recalled, told
+from storage.ledger.ledger import Ledger
 from storage.ledger.segments import MAIN
+from storage.ledger.spill import Castaway
 from storage.objects.client import DamagedError, MissingError, Objects
 from tests.storage.lives import INTENDED, job, keys
 from tests.storage.simulated import Simulated, run
@@ -292,6 +294,37 @@ async def test_other_list_is_not_passed_over(memory):
 
 
 # -- JSON
+
+
+async def test_flipped_byte_in_claim(memory):
+    """Without its claim nobody finds the epoch: it is refused, and never overlooked."""
+    await wrote(memory, 1, EPOCH_1)
+    key = layout.claim(1)
+    data = await memory.get(key)
+
+    for at in range(len(data)):
+        await memory.put(key, flipped(data, at))
+        with pytest.raises(DamagedError, match=f"{key}: damaged.*restore"):
+            await recalled(memory, [1])
+
+
+async def test_damaged_sign_of_life_keeps_nobody_out(memory):
+    """It is written again in ten seconds, and the claim says who holds the root."""
+    await wrote(memory, 1, EPOCH_1)
+    await memory.put(layout.HOLDER, b"{}")
+
+    await (await Ledger.open(memory, name="next")).close()
+
+
+def test_flipped_byte_in_spilled_entry():
+    """An entry that could not be recorded is not recorded as another one."""
+    one = Castaway.of(EPOCH_1[1], History(), "ledger/000001-night/main/1")
+    line = one.dump()
+    assert Castaway.load(line, "x") == one
+
+    for at in range(len(line)):
+        with pytest.raises(DamagedError, match="x: damaged"):
+            Castaway.load(flipped(line, at), "x")
 
 
 async def test_flipped_byte_in_json():

@@ -97,7 +97,7 @@ class Late(Shaky):
         await super().put(key, data)
         if not key.endswith("hand.json"):
             return
-        hand = Report.load(data).hand
+        hand = Report.load(data, key).hand
         beat = mailbox.hand_key(key.split("/")[1], hand.shard, hand.generation)
         if not hand.done:
             Late.beats[beat] = data
@@ -202,8 +202,8 @@ async def dealt(night):
     """The shards whose runs have been dealt something."""
     with suppress(MissingError):
         objects = Objects.open(night.wanted.root)
-        said = await objects.get(mailbox.deal_key(night.batch))
-        return Deal.load(said).shares
+        key = mailbox.deal_key(night.batch)
+        return Deal.load(await objects.get(key), key).shares
     return {}
 
 

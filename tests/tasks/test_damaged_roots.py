@@ -1,12 +1,15 @@
 """A root that lost something, or whose records are damaged, is never bought into."""
 
+import secrets
 import shutil
 
 import pytest
 
-from storage import layout
+from storage import checksum, layout
 from storage.ledger.codec import LedgerError
-from storage.objects.client import DamagedError
+from storage.objects.client import DamagedError, Objects
+from tasks.distributed import mailbox
+from tasks.distributed.mailbox import Errand
 from tasks.emulator import running
 
 pytestmark = pytest.mark.anyio
@@ -72,6 +75,55 @@ async def test_damaged_segment_refuses(world):
         await world.run(world.manifest(6, name="again"))
 
     assert len(world.emulator.bill) == 6
+
+
+async def test_damaged_claim_refuses(world):
+    """A letter of the name leads to a folder that nobody has written to."""
+    await world.run(6)
+    claim = world.folder / "root" / layout.claim(1)
+    claim.write_bytes(claim.read_bytes().replace(b'"name": "m"', b'"name": "n"'))
+
+    with pytest.raises(DamagedError, match=r"000001.json: damaged.*restore"):
+        await world.run(world.manifest(6, name="again"))
+
+    assert len(world.emulator.bill) == 6
+
+
+async def test_damaged_limits_are_learned_again(world, caplog):
+    """A digit of a limit flips: nobody submits by it."""
+    await world.run(1)
+    learned = world.folder / "root" / layout.LEARNED
+    learned.write_bytes(checksum.dump({"wavespeed": [16, 60]}).replace(b"60", b"61"))
+
+    again = await world.run(world.manifest(2, name="again"))
+
+    assert again.published == 2
+    assert "limits.unreadable" in caplog.text
+
+
+async def test_damaged_rows_of_shard_are_refused(tmp_path):
+    """Other rows would be other clips, which nobody asked for."""
+    objects = Objects.open(f"memory://{secrets.token_hex(6)}")
+    rows, there = tmp_path / "rows", tmp_path / "there"
+    rows.write_bytes(bytes(range(256)))
+    errand = Errand(
+        manifest="m",
+        policy="balanced",
+        finish_at=None,
+        has_budget=False,
+        latencies={},
+        before={},
+        rows=checksum.of_file(rows),
+    )
+    await mailbox.give(objects, "000001-m", 7, errand, rows)
+    assert await mailbox.take(objects, "000001-m", 7, there) == errand
+
+    for key in [one.key async for one in objects.list("shards")]:
+        good = await objects.get(key)
+        await objects.put(key, flipped(good))
+        with pytest.raises(DamagedError, match=f"{key}: damaged"):
+            await mailbox.take(objects, "000001-m", 7, there)
+        await objects.put(key, good)
 
 
 def flipped(data: bytes) -> bytes:
