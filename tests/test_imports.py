@@ -34,10 +34,11 @@ def state():
     }
 
 before = state()
-for package in ("manifests", "storage", "tasks", "flows"):
+for package in ("manifests", "storage", "tasks", "flows", "nightreel"):
     found = importlib.import_module(package)
     for module in pkgutil.walk_packages(found.__path__, f"{package}."):
-        if not module.name.startswith("tasks.worker.wan"):  # needs torch
+        # The first needs torch, the second runs the command line.
+        if not module.name.startswith(("tasks.worker.wan", "nightreel.__main__")):
             importlib.import_module(module.name)
 """
 

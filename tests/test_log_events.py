@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("flows", "tasks", "storage", "manifests")
-LEVELS = {"exception": "error", "log": ""}
+PACKAGES = ("nightreel", "flows", "tasks", "storage", "manifests")
+LEVELS = {
+    **{name: name for name in ("debug", "info", "warning", "error")},
+    "exception": "error",
+    "log": "",
+}
 FORM = re.compile(
     r"(?P<event>[a-z]+\.[a-z_]+)(?: [a-z_]+=%(?:\.\d)?[sdrfg])* (?![a-z_]+=)\S.*"
 )
@@ -24,17 +28,16 @@ def calls() -> Iterator[tuple[str, str, str]]:
                 case ast.Call(
                     func=ast.Attribute(value=ast.Name(id="log"), attr=level),
                     args=[first, *others],
-                ):
-                    said = others[0] if level == "log" else first
-                    text = said.value if isinstance(said, ast.Constant) else ""
+                ) if level in LEVELS:
+                    template = others[0] if level == "log" else first
+                    text = template.value if isinstance(template, ast.Constant) else ""
                     place = f"{path.relative_to(ROOT)}:{node.lineno}"
-                    yield place, LEVELS.get(level, level), str(text)
+                    yield place, LEVELS[level], str(text)
 
 
 def rows() -> dict[str, str]:
-    lines = (
-        (ROOT / "docs" / "reference" / "log-events.md").read_text("utf-8").splitlines()
-    )
+    page = ROOT / "docs" / "reference" / "log-events.md"
+    lines = page.read_text("utf-8").partition("## Events")[2].splitlines()
     found = [ROW.fullmatch(line) for line in lines if line.startswith("| `")]
     assert None not in found
     assert len(found) == len({row["event"] for row in found if row})

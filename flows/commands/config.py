@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from flows.commands.command import command
 from flows.commands.lanes import Shown
 from flows.commands.terminal import Config, Json, print_json
 from flows.config import lanes as lanes_of
@@ -51,6 +52,7 @@ class Setting:
 
 
 @app.command()
+@command
 def show(*, config: Config = None, as_json: Json = False) -> None:
     """Print every setting with its source, and whether its key is set; never a key."""
     path, why = settings_of.found(config)

@@ -1,8 +1,6 @@
 """The command that takes providers' webhooks and passes them on as hints."""
 
 import asyncio
-import logging
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +35,6 @@ def listen(
 
     said = settings_of.listen(config)
     shared = asyncio.run(_shared(said, config))
-    _log()
 
     def started(at: server.Addresses) -> None:
         tell(f"hints for runs: {at.hints}")
@@ -69,10 +66,3 @@ def _told(provider: str, at: str, said: ListenSettings) -> str:
     line = f"{provider}: {at}/webhooks/{provider}"
     hook = said.hook(provider)
     return f"{line}, which is {hook} to the world" if hook else line
-
-
-def _log() -> None:
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s"
-    )
-    logging.getLogger("tasks").setLevel(logging.INFO)

@@ -5,7 +5,6 @@ What a program reads goes to stdout; what a person watches goes to stderr.
 
 import asyncio
 import shlex
-import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -26,9 +25,9 @@ from flows.commands import (
 )
 from flows.commands import lanes as surveying
 from flows.commands import plan as plan_command
+from flows.commands.command import command, options
 from flows.commands.run import run_batch
 from flows.commands.terminal import (
-    BAD_INPUT,
     Config,
     Json,
     LaneNames,
@@ -42,70 +41,47 @@ from flows.commands.terminal import (
 )
 from flows.config import lanes as lanes_of
 from flows.config import settings as settings_of
-from flows.config.settings import Settings, SettingsError
+from flows.config.settings import Settings
 from flows.views import times
 from manifests.input.columns import scan
-from manifests.input.reader import ManifestError
 from manifests.uris import scheme
-from storage.ledger.ledger import HeldError
 from storage.objects.connect import local_path
-from storage.objects.errors import StorageError
 from storage.sources import OpeningError
 from tasks.batch.request import public
 from tasks.batch.summary import Summary
 from tasks.dispatch.eligibility import Policy
-from tasks.dispatch.preflight import CheckupError
-from tasks.reconcile import DecisionError
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Turn a manifest of stills into clips, and pay for each clip once.",
 )
-
-CANNOT_KEEP = 1
-"""Exit code: something is left to do, here because the store would not have it."""
-
-_REFUSED = (
-    ManifestError,
-    SettingsError,
-    OpeningError,
-    HeldError,
-    CheckupError,
-    DecisionError,
-)
+app.callback()(options)
 
 
 def main() -> None:
     """The console script."""
     settings_of.calm_prefect()
-    try:
-        app()
-    except _REFUSED as exc:
-        tell(str(exc), "red")
-        sys.exit(BAD_INPUT)
-    except StorageError as exc:
-        tell(str(exc), "red")
-        sys.exit(CANNOT_KEEP)
+    app()
 
 
-app.command()(check_command.check)
-app.command()(plan_command.plan)
-app.command()(status.status)
-app.command()(surveying.lanes)
-app.command()(listen.listen)
-app.command()(reconcile.reconcile)
-app.command()(watch.watch)
+app.command()(command(check_command.check))
+app.command()(command(plan_command.plan))
+app.command()(command(status.status))
+app.command()(command(surveying.lanes))
+app.command()(command(listen.listen, service=True))
+app.command()(command(reconcile.reconcile))
+app.command()(command(watch.watch))
 app.add_typer(inforce.app, name="config")
-app.command()(pause.pause)
-app.command()(pause.resume)
-app.command()(emulate.emulate)
-app.command()(shard.shard)
-app.command()(worker.worker)
+app.command()(command(pause.pause))
+app.command()(command(pause.resume))
+app.command()(command(emulate.emulate, service=True))
+app.command()(command(shard.shard))
+app.command()(command(worker.worker, service=True))
 
 
 @app.command()
+@command
 def run(  # noqa: PLR0913 - each is an option
     manifest: Manifest,
     *,
@@ -172,6 +148,7 @@ def run(  # noqa: PLR0913 - each is an option
 
 
 @app.command()
+@command
 def demo(
     root: Annotated[Path, typer.Option(help="The folder for the clips.")] = Path(
         "nightreel-demo"

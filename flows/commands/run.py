@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from flows.commands.prefect_server import find_server
-from flows.commands.terminal import err, tell
+from flows.commands.terminal import err, output, tell
 from flows.dashboard.summary import late, unusual
-from flows.views.progress import show
+from flows.views.progress import log_progress, show
 from storage.objects.errors import StorageError, UnavailableError
 from storage.sources import OpeningError
 from tasks.batch.batch import Night
@@ -21,7 +21,9 @@ async def run_batch(**parameters: Any) -> Night:
     def begun(night: Night) -> None:
         for remark in filter(None, (late(night), night.plan.heavy)):
             tell(remark, "yellow")
-        showing.append(asyncio.create_task(show(night, err)))
+        if output.shows_progress:
+            showing.append(asyncio.create_task(show(night, err)))
+        showing.append(asyncio.create_task(log_progress(night)))
 
     def warn(message: str) -> None:
         tell(message, "yellow")

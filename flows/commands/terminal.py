@@ -3,10 +3,16 @@
 What a program reads goes to stdout; what a person watches goes to stderr.
 """
 
+import errno
+import io
 import json
+import logging
+import os
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any, Final, cast
 from urllib.parse import quote
 
 import typer
@@ -14,11 +20,81 @@ from rich.console import Console
 
 from flows.config import settings
 from flows.config.settings import Settings
+from flows.logs.masking import masked
 from manifests.uris import absolute, scheme
 from storage.objects.connect import local_path
 from storage.sources import OpeningError
 
-err = Console(stderr=True, highlight=False)
+MESSAGE: Final = "nightreel"
+"""The logger of what a command tells a person. It is not below `flows`, because the log of
+a run in the Prefect UI has the same sentences already."""
+
+log = logging.getLogger(MESSAGE)
+# Without it, Python prints warnings itself where nothing is configured.
+log.addHandler(logging.NullHandler())
+
+
+class Stderr(io.TextIOBase):
+    """Standard error, which may be closed or full at any time without ending a batch."""
+
+    def write(self, text: str) -> int:
+        self._try(lambda stream: stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(lambda stream: stream.flush())
+
+    def isatty(self) -> bool:
+        stream = self._stream()
+        return stream is not None and stream.isatty()
+
+    def fileno(self) -> int:
+        stream = self._stream()
+        if stream is None:
+            raise io.UnsupportedOperation("fileno")
+        return stream.fileno()
+
+    @property
+    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride] - typeshed has an attribute
+        return getattr(self._stream(), "encoding", None) or "utf-8"
+
+    @staticmethod
+    def _stream() -> IO[str] | None:
+        # While progress is shown, rich has its own object there, which would print to us.
+        return getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+
+    def _try(self, do: Callable[[IO[str]], object]) -> None:
+        try:
+            if (stream := self._stream()) is not None:
+                do(stream)
+        except OSError as exc:
+            if exc.errno in {errno.EPIPE, errno.EIO}:
+                self._give_up()
+        except ValueError:  # it was closed
+            pass
+
+    def _give_up(self) -> None:
+        """Drop what follows: else Python ends with 120 as it flushes for the last time."""
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self.fileno())
+        os.close(null)
+
+
+@dataclass
+class Output:
+    """How the logging options change what goes to stderr."""
+
+    quiet: bool = False
+    as_json: bool = False
+
+    @property
+    def shows_progress(self) -> bool:
+        return not (self.quiet or self.as_json)
+
+
+stderr: Final = cast("IO[str]", Stderr())
+err: Final = Console(file=stderr, highlight=False)
+output: Final = Output()
 
 Manifest = Annotated[str, typer.Argument(help="The URI of the manifest.")]
 Root = Annotated[
@@ -41,6 +117,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to std
 
 BAD_INPUT = 2
 """Exit code: a bad manifest, configuration or usage."""
+
+CANNOT_KEEP = 1
+"""Exit code: something is left to do, here because the store would not have it."""
+
+_LEVELS: Final = {"red": logging.ERROR, "yellow": logging.WARNING}
 
 
 def chosen(config: Path | None, lanes: str | None) -> Settings:
@@ -71,9 +152,16 @@ def existing(root: str) -> str:
     return uri
 
 
-def tell(said: str, style: str | None = None) -> None:
-    """Say it on stderr as it is: nobody's brackets are markup, and no line is broken."""
-    err.print(said, style=style, markup=False, soft_wrap=True)
+def tell(text: str, style: str | None = None) -> None:
+    """Show a person a message on stderr as it is, without markup; red for an error.
+
+    With --log-json it is a log line instead; a log file has it in any case.
+    """
+    level = _LEVELS.get(style or "", logging.INFO)
+    if text:
+        log.log(level, "command.message %s", text)
+    if not output.as_json and (level >= logging.ERROR or not output.quiet):
+        err.print(masked(text), style=style, markup=False, soft_wrap=True)
 
 
 def print_json(what: Any) -> None:

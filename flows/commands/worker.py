@@ -1,6 +1,5 @@
 """The command `worker`: an open model on a GPU of one's own, behind `/v1/videos`."""
 
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -126,7 +125,6 @@ def worker(  # noqa: PLR0913 - each is a knob
     from tasks.worker.job_store import BookError  # noqa: PLC0415
     from tasks.worker.model_protocol import Plan, WorkerError  # noqa: PLC0415
 
-    _log()
     plan = Plan(
         model=model,
         device=devices[0],
@@ -178,7 +176,6 @@ def _devices(device: str, *, on_all: bool) -> list[str]:
 def _supervised(devices: Sequence[str], port: int, state: Path) -> int:
     from tasks.worker.supervisor import supervise  # noqa: PLC0415 - only here
 
-    _log()
     # What is said twice is heard the second time.
     words = [word for word in sys.argv[1:] if word != "--all"]
     return supervise(
@@ -193,10 +190,3 @@ def _supervised(devices: Sequence[str], port: int, state: Path) -> int:
             for place, device in enumerate(devices)
         ]
     )
-
-
-def _log() -> None:
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s"
-    )
-    logging.getLogger("tasks").setLevel(logging.INFO)

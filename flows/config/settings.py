@@ -27,6 +27,7 @@ from flows.config.schema import (
     Settings,
     Table,
 )
+from flows.logs.masking import conceal
 
 DEFAULT: Final = Path("nightreel.toml")
 
@@ -99,6 +100,7 @@ async def resolve_key(reference: str, *, lane: str = "") -> str:
     if not (key.isascii() and key.isprintable()):
         # A placeholder, or a line too many: no header could carry it.
         raise SettingsError(f"{where}{reference} holds what is no key")
+    conceal(key)
     return key
 
 
@@ -205,14 +207,29 @@ def _nearest(name: str, names: Iterable[str]) -> str:
             return ""
 
 
+_SECRET_NAME: Final = re.compile(
+    r"(?i).*(?:^|_)(?:key|secret|token|password|sas|connection_string)"
+)
+
+
+def conceal_environment() -> None:
+    """Mask the value of each variable whose name says that it is a secret."""
+    for name, value in os.environ.items():
+        if _SECRET_NAME.fullmatch(name):
+            conceal(value)
+
+
 def lend(name: str, value: str) -> None:
     """Set a variable that nobody has set, for this process and those it starts."""
     os.environ.setdefault(name, value)
 
 
 def calm_prefect() -> None:
-    """At a terminal the command line speaks: what goes wrong it says itself, once."""
-    # On the console only: a server, if there is one, is still told.
+    """Keep Prefect off the terminal, where the command line logs for itself.
+
+    Its handlers are Nightreel's own (`flows/commands/logs.py`).
+    """
+    # On the console only: a server, if there is one, still gets each line.
     lend("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     lend("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
     lend("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+from flows.logs.masking import masked
 from tasks.shard import NUMBER
 
 SAID: Final = 5
@@ -84,6 +85,7 @@ def _told(record: logging.LogRecord) -> str:
     said = record.getMessage()
     if record.exc_info and record.exc_info[1] is not None:
         said = f"{said}: {record.exc_info[1]!r}"
+    said = masked(said)
     number = NUMBER.get()
     return said if number is None else f"shard {number:04d}: {said}"
 

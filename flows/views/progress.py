@@ -1,6 +1,7 @@
 """What a person at the terminal sees: clips done, in flight by lane, money, time left."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -15,7 +16,10 @@ from tasks.batch.batch import Night
 
 EVERY_S: Final = 0.25
 EVERY_S_ON_PAPER: Final = 10.0
-"""Where nobody can redraw a line, such as in a log."""
+"""Where nobody can redraw a line, such as in a file."""
+LOGGED_EVERY_S: Final = 60.0
+
+log = logging.getLogger(__name__)
 
 
 async def show(night: Night, console: Console) -> None:
@@ -25,6 +29,21 @@ async def show(night: Night, console: Console) -> None:
             await _every(EVERY_S, lambda: live.update(_drawn(night), refresh=True))
     else:
         await _every(EVERY_S_ON_PAPER, lambda: console.print(_line(night)))
+
+
+async def log_progress(night: Night) -> None:
+    """Log a night's progress until cancelled."""
+
+    def line() -> None:
+        log.info(
+            "batch.progress done=%d total=%d usd=%.2f %s",
+            night.done,
+            night.plan.jobs,
+            night.engine.tally.purse.spent_usd,
+            _line(night).plain,
+        )
+
+    await _every(LOGGED_EVERY_S, line)
 
 
 async def _every(seconds: float, draw: Callable[[], None]) -> None:

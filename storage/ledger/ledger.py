@@ -213,6 +213,13 @@ class Ledger:
         """
         waiting = self._put(Entry(life, self._clock(), event))
         await waiting.durable
+        kind, attempts = type(event).__name__, waiting.history.attempts
+        log.debug(
+            "ledger.recorded job=%s event=%s attempts=%d it is durable",
+            life,
+            kind,
+            attempts,
+        )
         return waiting.history
 
     async def close(self) -> None:

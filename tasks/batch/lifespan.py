@@ -4,6 +4,7 @@ What is under way from then on is a `Night`; when it is over, its tables are wri
 """
 
 import asyncio
+import logging
 import math
 import re
 import tempfile
@@ -36,6 +37,8 @@ from tasks.engine.engine import Engine, Rules
 from tasks.engine.environment import REAL, World
 from tasks.providers.http import Clients
 from tasks.webhooks.hints import hints
+
+log = logging.getLogger(__name__)
 
 WATCHER: ContextVar[Callable[[Night], None] | None] = ContextVar(
     "WATCHER", default=None
@@ -104,6 +107,12 @@ async def begun(  # noqa: PLR0913 - the parts of a run, each named once
                 hints_url=hints_url,
             ) as night:
                 await asyncio.to_thread(night.reckon)
+                log.info(
+                    "batch.started batch=%s rows=%d jobs=%d buying begins",
+                    ledger.batch,
+                    plan.rows,
+                    plan.jobs,
+                )
                 if watcher := WATCHER.get():
                     watcher(night)
                 async with _fetching(night, objects):
@@ -113,6 +122,7 @@ async def begun(  # noqa: PLR0913 - the parts of a run, each named once
             await night.keep(objects)
             await keep_limits(lanes, objects)
             night.over = True
+            log.info("batch.ended batch=%s %s", ledger.batch, night.summary())
         finally:
             await ledger.close()
 

@@ -252,7 +252,7 @@ class Bench:
 
     def start(self, *words: str, **env: str) -> Running:
         env = {**self.prefect.env, **env}
-        if words[0] in {"run", "demo", "watch"} and env["PREFECT_API_URL"]:
+        if {"run", "demo", "watch"} & {*words} and env["PREFECT_API_URL"]:
             self.prefect.wait()
         one = Running([BIN / "nightreel", *words], cwd=self.folder, env=env)
         self.started.append(one)

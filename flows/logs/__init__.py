@@ -1,0 +1,1 @@
+"""The text of log lines: their form, and what never stands in one."""
