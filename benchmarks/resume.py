@@ -199,14 +199,18 @@ async def _bind(asked):
 
 
 async def _told(asked):
+    import polars as pl
+
     from manifests.job_keys import KEY
-    from storage.ledger.checkpoint import index
+    from storage.ledger.checkpoint import load, volume
     from storage.ledger.epoch_reader import recalled, told
     from storage.objects.client import Objects
 
     objects = Objects.open(asked.root)
     book = await recalled(objects, [1])
-    keys = (await index(objects, 1)).rows.select(*KEY).sample(fraction=1, shuffle=True)
+    known = await load(objects, 1)
+    index = pl.concat([rows async for rows in volume(objects, known, "index")])
+    keys = index.select(*KEY).sample(fraction=1, shuffle=True)
     with _Measured() as row, tempfile.TemporaryDirectory() as folder:
         found = await told(objects, book, keys, Path(folder))
         for some in keys.iter_slices(20_000):

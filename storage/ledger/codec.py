@@ -1,17 +1,20 @@
-"""Records: the ledger's entries as lines of JSON, and lines as segments.
+"""The codec of the write-ahead log: entries as lines of JSON, lines as segments.
 
 One line is one entry: the job, the time, the event's kind and its fields. Amounts are
-strings, so that no reader makes a float of them. A segment is one zstd frame with a
+strings, so that no reader turns one into a float. A segment is one zstd frame with a
 checksum; segments put one after the other read as one.
+
+msgspec decodes a block of lines in one call, each into the struct of its kind
+(`Line`); a line becomes a `Record` only where its fields are needed.
 """
 
 import threading
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, Field, dataclass, fields
 from decimal import Decimal, InvalidOperation
-from typing import Any, Final, Literal, cast, get_args, get_origin
+from typing import Any, Final, Union, get_args
 
-import orjson
+import msgspec
 import zstandard
 
 from manifests.lifecycle import Entry, Event, Facts, Ticket
@@ -21,9 +24,8 @@ KINDS: Final[Mapping[str, type[Any]]] = {
     kind.__name__.lower(): kind for kind in get_args(Event)
 }
 _NAMES: Final[Mapping[type[Any], str]] = {kind: name for name, kind in KINDS.items()}
-_FIELDS: Final[Mapping[type[Any], Mapping[str, Any]]] = {
-    kind: {field.name: field.type for field in fields(kind)}
-    for kind in (*KINDS.values(), Ticket, Facts)
+_FIELDS: Final[Mapping[type[Any], tuple[str, ...]]] = {
+    kind: tuple(field.name for field in fields(kind)) for kind in KINDS.values()
 }
 _AT_ONCE: Final = 1 << 16
 
@@ -84,14 +86,13 @@ def unpack(blob: bytes, key: str, *, frames: int | None = None) -> list[Record]:
     return records(plain(blob, key, frames=frames), key)
 
 
-def records(lines: bytes, key: str) -> list[Record]:
-    """The records of these lines.
+def records(block: bytes, key: str) -> list[Record]:
+    """The records of a block of lines.
 
     Raises:
         LedgerError: they are from a Nightreel with other events.
     """
-    numbered = enumerate(lines.splitlines(), 1)
-    return [read(line, f"{key} line {n}") for n, line in numbered]
+    return [record(line, key) for line in lines(block, key)]
 
 
 def plain(blob: bytes, key: str, *, frames: int | None = None) -> bytes:
@@ -100,7 +101,7 @@ def plain(blob: bytes, key: str, *, frames: int | None = None) -> bytes:
     Raises:
         DamagedError: it is not what was written.
     """
-    lines, view, at, count = bytearray(), memoryview(blob), 0, 0
+    found, view, at, count = bytearray(), memoryview(blob), 0, 0
     try:
         while at < len(blob):
             # Frame by frame: a reader across frames takes half of one for its end.
@@ -109,7 +110,7 @@ def plain(blob: bytes, key: str, *, frames: int | None = None) -> bytes:
                 some = view[at : at + _AT_ONCE]
                 if not some:
                     raise DamagedError(f"{key}: damaged: breaks off after {at} bytes")
-                lines += frame.decompress(some)
+                found += frame.decompress(some)
                 at += len(some) - len(frame.unused_data)
             count += 1
     except zstandard.ZstdError as error:
@@ -118,82 +119,163 @@ def plain(blob: bytes, key: str, *, frames: int | None = None) -> bytes:
     if not count or frames not in {None, count}:
         said = f"{count} segments, not {frames or 'one or more'}"
         raise DamagedError(f"{key}: damaged: it has {said}")
-    return bytes(lines)
+    return bytes(found)
 
 
 def dump(record: Record) -> bytes:
-    """A record as its line."""
+    """A record as its line, with the line's end."""
     match record:
         case Entry(job, at, event):
             kind = type(event)
-            said = {"job": job, "at": at, "kind": _NAMES[kind]}
-            said |= {name: getattr(event, name) for name in _FIELDS[kind]}
+            payload: dict[str, Any] = {"job": job, "at": at, "kind": _NAMES[kind]}
+            for name in _FIELDS[kind]:
+                payload[name] = getattr(event, name)
         case Open(by, at):
-            said = {"kind": "open", "by": by, "at": at}
+            payload = {"kind": "open", "by": by, "at": at}
         case Seal(by, at):
-            said = {"kind": "seal", "by": by, "at": at}
-    return orjson.dumps(said, default=_plain, option=orjson.OPT_APPEND_NEWLINE)
+            payload = {"kind": "seal", "by": by, "at": at}
+    return _ENCODER.encode(payload) + b"\n"
 
 
-def load(said: Any, place: str) -> Record:
-    """A record from its line's JSON.
-
-    Raises:
-        LedgerError: it is not a record, or not one that we know.
-    """
-    try:
-        match said:
-            case {"kind": "open", "by": str(by), "at": float() | int() as at}:
-                return Open(by, at)
-            case {"kind": "seal", "by": int(by), "at": float() | int() as at}:
-                return Seal(by, at)
-            case {
-                "job": str(job),
-                "at": float() | int() as at,
-                "kind": str(kind),
-                **rest,
-            }:
-                return Entry(job, at, _made(KINDS[kind], rest))
-            case _:
-                raise LedgerError(f"{place}: not a record: {str(said)[:200]}")
-    except (KeyError, TypeError, InvalidOperation) as error:
-        raise LedgerError(f"{place}: {error!r} in {str(said)[:200]}") from error
-
-
-def read(line: bytes | str, place: str) -> Record:
-    """A record from its line.
+def lines(block: bytes, place: str) -> "list[Line]":
+    """The decoded lines of a block; `place` is named where one cannot be.
 
     Raises:
-        LedgerError: it is not a record, or not one that we know.
+        LedgerError: a line is not a record, or not one that this version knows.
     """
     try:
-        return load(orjson.loads(line), place)
-    except orjson.JSONDecodeError as error:
-        raise LedgerError(f"{place}: {error!r} in {line[:200]!r}") from error
+        return _DECODER.decode_lines(block)
+    except msgspec.MsgspecError:
+        numbered = enumerate(block.splitlines(), 1)
+        return [_line(line, f"{place} line {number}") for number, line in numbered]
 
 
-def _plain(value: object) -> object:
-    if isinstance(value, Decimal):
-        return str(value)
-    raise TypeError(f"{value!r} has no JSON")
+def record(line: "Line", place: str) -> Record:
+    """The record that a decoded line stands for.
+
+    Raises:
+        LedgerError: an amount in it is not a number.
+    """
+    try:
+        return _MAKERS[type(line)](line)
+    except InvalidOperation as error:
+        raise LedgerError(f"{place}: {error!r} in {line!r}"[:400]) from error
 
 
-def _made(kind: type[Any], said: Mapping[str, Any]) -> Any:
-    wanted = _FIELDS[kind]
-    # A field that we do not know could be the one that says it was paid.
-    return kind(**{name: _value(wanted[name], value) for name, value in said.items()})
+def load(payload: Any, place: str) -> Record:
+    """A record from its line's JSON value.
+
+    Raises:
+        LedgerError: it is not a record, or not one that this version knows.
+    """
+    try:
+        line = msgspec.convert(payload, _LINE)
+    except msgspec.MsgspecError as error:
+        raise LedgerError(f"{place}: {error} in {str(payload)[:200]}") from error
+    return record(line, place)
 
 
-def _value(wanted: Any, value: Any) -> Any:
-    if wanted in (Decimal, Decimal | None) and isinstance(value, str):
-        return Decimal(value)
-    if wanted in _FIELDS and isinstance(value, dict):
-        return _made(wanted, cast("dict[str, Any]", value))
-    if wanted == Mapping[str, str]:
-        return dict[str, str](value)
-    if get_origin(wanted) is Literal:
-        if value in get_args(wanted):
-            return value
-    elif isinstance(value, wanted):
-        return value
-    raise TypeError(f"{value!r} is not {wanted}")
+def _line(line: bytes, place: str) -> "Line":
+    try:
+        return _DECODER.decode(line)
+    except msgspec.MsgspecError as error:
+        raise LedgerError(f"{place}: {error} in {line[:200]!r}") from error
+
+
+class Line(msgspec.Struct):
+    """A decoded line: one struct type for each kind of event."""
+
+
+class EntryLine(Line):
+    """An entry: the fields of its event follow in the struct of its kind."""
+
+    job: str
+    at: float
+
+
+class OpenLine(Line, tag="open", tag_field="kind", forbid_unknown_fields=True):
+    by: str
+    at: float
+
+
+class SealLine(Line, tag="seal", tag_field="kind", forbid_unknown_fields=True):
+    by: int
+    at: float
+
+
+def _struct(name: str, kind: type[Any], base: type[msgspec.Struct], **how: Any) -> Any:
+    # A field that this version does not know could be the one that says it was paid.
+    return msgspec.defstruct(
+        name,
+        [_field(field) for field in fields(kind)],
+        bases=(base,),
+        kw_only=True,
+        forbid_unknown_fields=True,
+        module=__name__,
+        **how,
+    )
+
+
+def _field(field: Field[Any]) -> Any:
+    wanted = _WANTED.get(field.type, field.type)
+    if field.default is not MISSING:
+        return field.name, wanted, field.default
+    if field.default_factory is not MISSING:
+        return field.name, wanted, msgspec.field(default_factory=dict)
+    return field.name, wanted
+
+
+_WANTED: Final[dict[Any, Any]] = {
+    # An amount is a string: as a JSON number a float may have been made of it.
+    Decimal: str,
+    Decimal | None: str | None,
+}
+_WANTED[Ticket] = _struct("TicketLine", Ticket, msgspec.Struct)
+_WANTED[Facts] = _struct("FactsLine", Facts, msgspec.Struct)
+
+LINES: Final[Mapping[type[Any], type[EntryLine]]] = {
+    kind: _struct(f"{kind.__name__}Line", kind, EntryLine, tag=name, tag_field="kind")
+    for name, kind in KINDS.items()
+}
+"""The struct of each kind of event."""
+
+_LINE: Final[Any] = Union[(*LINES.values(), OpenLine, SealLine)]
+_DECODER: Final[msgspec.json.Decoder[Line]] = msgspec.json.Decoder(_LINE)
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+def _made(kind: type[Any]) -> Callable[[Any], Any]:
+    """How a value of this dataclass is made of its struct."""
+    names = [field.name for field in fields(kind)]
+    makers = {field.name: _maker(field.type) for field in fields(kind)}
+    convert = [(name, how) for name, how in makers.items() if how is not None]
+
+    def make(found: Any) -> Any:
+        values = {name: getattr(found, name) for name in names}
+        for name, how in convert:
+            values[name] = how(values[name])
+        return kind(**values)
+
+    return make
+
+
+def _maker(wanted: Any) -> Callable[[Any], Any] | None:
+    if wanted in (Decimal, Decimal | None):
+        return _amount
+    return _made(wanted) if wanted in (Ticket, Facts) else None
+
+
+def _amount(text: str | None) -> Decimal | None:
+    return None if text is None else Decimal(text)
+
+
+def _entry(kind: type[Any]) -> Callable[[Any], Entry]:
+    make = _made(kind)
+    return lambda line: Entry(line.job, line.at, make(line))
+
+
+_MAKERS: Final[Mapping[type[Any], Callable[[Any], Record]]] = {
+    **{line: _entry(kind) for kind, line in LINES.items()},
+    OpenLine: lambda line: Open(line.by, line.at),
+    SealLine: lambda line: Seal(line.by, line.at),
+}

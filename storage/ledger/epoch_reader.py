@@ -13,8 +13,8 @@ from storage.ledger import checkpoint, segments
 from storage.ledger.checkpoint import Checkpoint
 from storage.ledger.compaction import bind
 from storage.ledger.history_lookup import Told, told
-from storage.ledger.replay import Look
-from storage.ledger.segment_reader import after, chunks, written
+from storage.ledger.replay import Replay
+from storage.ledger.segment_reader import after, decoded, written
 from storage.ledger.state_index import Book
 from storage.objects.client import DamagedError, Objects
 
@@ -47,7 +47,7 @@ async def recalled(
                 await checkpoint.fall_back(objects, epoch, one, error)
                 book.rebuild.add(epoch)
         book.begin(epoch)
-        await (_fold if whole else _look)(objects, book, epoch)
+        await (_fold if whole else _replay)(objects, book, epoch)
     return book
 
 
@@ -144,11 +144,11 @@ def _learn(book: Book, rows: pl.DataFrame) -> None:
     book.lives |= events.whole(rows)
 
 
-async def _look(objects: Objects, book: Book, epoch: int) -> None:
-    look = Look(book, objects.root, epoch)
-    async for chunk in chunks(objects, epoch):
-        await asyncio.to_thread(look.at, chunk)
-    await asyncio.to_thread(look.end)
+async def _replay(objects: Objects, book: Book, epoch: int) -> None:
+    replay = Replay(book, objects.root, epoch)
+    async for block in decoded(objects, epoch):
+        await asyncio.to_thread(replay.take, block)
+    await asyncio.to_thread(replay.end)
 
 
 async def _fold(objects: Objects, book: Book, epoch: int) -> None:

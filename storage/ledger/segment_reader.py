@@ -1,46 +1,54 @@
 """Reads an epoch's entries from its segments, as they were written."""
 
 import asyncio
-import io
-from collections.abc import AsyncIterator, Mapping
-from itertools import islice
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Final
 
 from manifests.lifecycle import NEW, Entry, History, IllegalTransitionError
 from storage import layout
 from storage.ledger import segments
-from storage.ledger.codec import LedgerError, Seal, read, unpack
+from storage.ledger.codec import LedgerError, Line, Seal, lines, record, unpack
 from storage.ledger.segments import MAIN, Extent
 from storage.objects.client import DamagedError, Objects
 
-_CHUNK: Final = 1 << 23
-"""Bytes of lines that are read as one..."""
+_BLOCK: Final = 1 << 23
+"""Bytes of lines that are decoded at once."""
 _AT_ONCE: Final = 10_000
-"""... and how many of them are decoded at once."""
+"""Entries that are handed on at once."""
 
 
-async def chunks(objects: Objects, epoch: int) -> AsyncIterator[bytes]:
-    """An epoch's lines in order, in pieces that are worth a thread's while."""
+async def decoded(objects: Objects, epoch: int) -> AsyncIterator[list[Line]]:
+    """An epoch's lines in order, in blocks that are worth a thread's while.
+
+    Raises:
+        DamagedError, LedgerError: a segment cannot be read.
+    """
     batch = (await segments.owner(objects, epoch)).batch
     found = await segments.streams(objects, batch)
-    some: list[bytes] = []
-    async for _, lines in segments.read(objects, batch, found):
-        some.append(lines)
-        if sum(map(len, some)) >= _CHUNK:
-            yield b"".join(some)
-            some = []
+    some: list[tuple[str, bytes]] = []
+    size = 0
+    async for uri, block in segments.read(objects, batch, found):
+        some.append((uri, block))
+        size += len(block)
+        if size >= _BLOCK:
+            yield await asyncio.to_thread(_lines, some)
+            some, size = [], 0
     if some:
-        yield b"".join(some)
+        yield await asyncio.to_thread(_lines, some)
 
 
 async def written(objects: Objects, epoch: int) -> AsyncIterator[list[Entry]]:
-    """An epoch's entries in order."""
+    """An epoch's entries in order.
+
+    Raises:
+        DamagedError, LedgerError: a segment cannot be read.
+    """
     place = f"{objects.root}: epoch {epoch}"
-    async for chunk in chunks(objects, epoch):
-        lines = io.BytesIO(chunk)
-        while (found := await asyncio.to_thread(_entries, lines, place)) is not None:
-            if found:
-                yield found
+    async for block in decoded(objects, epoch):
+        for first in range(0, len(block), _AT_ONCE):
+            some = block[first : first + _AT_ONCE]
+            if entries := await asyncio.to_thread(_entries, some, place):
+                yield entries
 
 
 async def extents(objects: Objects, epoch: int) -> dict[str, int]:
@@ -96,8 +104,10 @@ def after(lives: Mapping[str, History], entry: Entry, root: str) -> History:
         raise LedgerError(f"{root}: {error}") from error
 
 
-def _entries(lines: io.BytesIO, place: str) -> list[Entry] | None:
-    """The next few entries; None if there are no lines left."""
-    some = [*islice(lines, _AT_ONCE)]
-    records = [read(line, place) for line in some]
-    return [one for one in records if isinstance(one, Entry)] if some else None
+def _lines(blocks: Iterable[tuple[str, bytes]]) -> list[Line]:
+    return [line for uri, block in blocks for line in lines(block, uri)]
+
+
+def _entries(some: Iterable[Line], place: str) -> list[Entry]:
+    records = (record(line, place) for line in some)
+    return [one for one in records if isinstance(one, Entry)]

@@ -255,7 +255,7 @@ async def test_as_many_lives_left_open_as_are_held_at_once_are_bound_all_the_sam
 async def test_what_is_settled_in_the_same_epoch_after_it_left_counts(
     memory, monkeypatch
 ):
-    monkeypatch.setattr(segment_reader, "_CHUNK", 1)
+    monkeypatch.setattr(segment_reader, "_BLOCK", 1)
     refund = Settled(attempt=1, usd=Decimal("-0.1"), reason="refunded")
     some = [*lived(A, *MADE), *lived(B, *MADE), *lived(A, refund, refund, start=2e3)]
 
@@ -285,7 +285,7 @@ async def test_an_epoch_without_an_entry_is_bound_too(memory):
 async def test_what_cannot_have_happened_is_found_when_it_is_bound(
     memory, chunk, monkeypatch
 ):
-    monkeypatch.setattr(segment_reader, "_CHUNK", chunk)
+    monkeypatch.setattr(segment_reader, "_BLOCK", chunk)
     await wrote(memory, 1, lived(A, INTENDED, PUBLISHED), segment=1)
     book = await recalled(memory, [1])
 
