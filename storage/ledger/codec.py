@@ -182,23 +182,30 @@ def _line(line: bytes, place: str) -> "Line":
         raise LedgerError(f"{place}: {error} in {line[:200]!r}") from error
 
 
-class Line(msgspec.Struct):
-    """A decoded line: one struct type for each kind of event."""
+class Line(msgspec.Struct, gc=False):
+    """A decoded line: one struct type for each kind of event.
+
+    Nothing in a line refers back to it, so the garbage collector need not look at it.
+    """
 
 
-class EntryLine(Line):
+class EntryLine(Line, gc=False):
     """An entry: the fields of its event follow in the struct of its kind."""
 
     job: str
     at: float
 
 
-class OpenLine(Line, tag="open", tag_field="kind", forbid_unknown_fields=True):
+class OpenLine(
+    Line, tag="open", tag_field="kind", forbid_unknown_fields=True, gc=False
+):
     by: str
     at: float
 
 
-class SealLine(Line, tag="seal", tag_field="kind", forbid_unknown_fields=True):
+class SealLine(
+    Line, tag="seal", tag_field="kind", forbid_unknown_fields=True, gc=False
+):
     by: int
     at: float
 
@@ -211,6 +218,7 @@ def _struct(name: str, kind: type[Any], base: type[msgspec.Struct], **how: Any) 
         bases=(base,),
         kw_only=True,
         forbid_unknown_fields=True,
+        gc=False,
         module=__name__,
         **how,
     )

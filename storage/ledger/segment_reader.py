@@ -11,7 +11,7 @@ from storage.ledger.codec import LedgerError, Line, Seal, lines, record, unpack
 from storage.ledger.segments import MAIN, Extent
 from storage.objects.client import DamagedError, Objects
 
-_BLOCK: Final = 1 << 23
+_BLOCK: Final = 1 << 21
 """Bytes of lines that are decoded at once."""
 _AT_ONCE: Final = 10_000
 """Entries that are handed on at once."""
