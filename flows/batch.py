@@ -28,7 +28,7 @@ from flows.dashboard.summary import (
 )
 from flows.prefect_runtime.runners import shared
 from flows.prefect_runtime.signals import gently
-from flows.prefect_runtime.wait_for_root import Turn
+from flows.prefect_runtime.wait_for_root import RootWait
 from flows.views.times import Local
 from flows.views.times import finish_by as meant
 from manifests.input.reader import ManifestError
@@ -156,7 +156,7 @@ async def _bought(
         lanes=on,
         rules=lanes_of.rules(settings),
         hints_url=settings.listen.hints_url if settings.listen.public_url else None,
-        turn=_turn(wanted),
+        on_held=_on_held(wanted),
     ) as night:
         with gently(night, owner.ask):
             async with shared(night, settings) as at_once:
@@ -165,13 +165,13 @@ async def _bought(
     return night
 
 
-def _turn(wanted: Wanted) -> Callable[[HeldError], Awaitable[None]]:
+def _on_held(wanted: Wanted) -> Callable[[HeldError], Awaitable[None]]:
     """By a schedule or an event it waits for its root; a person is told that it is held."""
     # Not `runtime.deployment`: it asks the server, which may be away.
     run = FlowRunContext.get()
     if run is None or run.flow_run is None or run.flow_run.deployment_id is None:
         return refused
-    return Turn(wanted.finish_at, get_run_logger().warning).wait
+    return RootWait(wanted.finish_at, get_run_logger().warning).wait
 
 
 @asynccontextmanager

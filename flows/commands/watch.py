@@ -19,7 +19,7 @@ from flows.commands.terminal import (
     tell,
 )
 from flows.config import lanes as lanes_of
-from flows.prefect_runtime.inbox_events import Watch
+from flows.prefect_runtime.inbox_runs import Retries, Watch
 from manifests.input.columns import ManifestError
 from storage.inbox.listing import PARQUET, SETTLE_S, Drop
 from storage.ledger.ledger import HeldError
@@ -90,6 +90,7 @@ class _Keeper:
     def __init__(self, at: Watch, asked: dict[str, Any]) -> None:
         self._at = at
         self._asked = asked
+        self._retries = Retries()
         self._stopped = False
         self._code = 0
 
@@ -118,8 +119,9 @@ class _Keeper:
                 yield drop
 
     async def _landed(self, settle_s: float) -> AsyncIterator[Drop]:
-        for drop, turn in await self._at.landed(settle_s):
-            if await self._at.register.announce(drop, turn) and await self._take(drop):
+        due = [x for x in await self._at.untaken() if self._retries.is_due(x)]
+        for drop in await self._at.inbox.whole(due, settle_s):
+            if await self._take(drop):
                 tell(f"{drop.uri}: landed, {drop.size:,} bytes")
                 yield drop
 
@@ -146,6 +148,7 @@ class _Keeper:
             return BAD_INPUT
         except NOT_NOW as exc:
             tell(f"{exc}\nbegun again later", "yellow")
+            self._retries.failed(drop)
             await self._at.register.give_back(drop.uri, drop.version)
             return BAD_INPUT if isinstance(exc, OpeningError) else 1
         tell(f"{night.batch}: {night.summary()}")

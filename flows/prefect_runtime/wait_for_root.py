@@ -1,4 +1,4 @@
-"""Waiting one's turn: a run that nobody sits before waits for a root that another holds."""
+"""A run that nobody sits before waits for a root that another run holds."""
 
 import asyncio
 import math
@@ -12,7 +12,7 @@ AGAIN_S: Final = 60.0
 """Between two times that a root is asked for."""
 
 
-class Turn:
+class RootWait:
     """A run's wait for its root; from `finish_at` on (Unix seconds) it is too late."""
 
     def __init__(
@@ -39,6 +39,6 @@ class Turn:
         if left_s <= 0:
             raise held
         if not self._told:
-            self._tell(f"waits its turn: {held}")
+            self._tell(f"waits for its root: {held}")
             self._told = True
         await self._sleep(min(AGAIN_S, left_s))

@@ -1,49 +1,34 @@
-"""The register of an inbox: what was announced, who took it, what is over.
+"""The register of an inbox: which versions of manifests are taken, and which are over.
 
 It lies below the root whose clips they are, not in the inbox: we may always write there,
 and two roots may have the same inbox. Every entry is created once or not at all, so of
-any number of watchers one announces, and of any number of runs one takes.
+any number of runs one takes a version.
 
-    inbox/announced/<digest>/000001.json    the first time, the second, …
-    inbox/taken/<digest>.json               by whom: nobody else begins
-    inbox/over/<digest>.json                `nightreel watch` has seen it to its end
+    inbox/taken/<digest>.json   by whom: nobody else begins
+    inbox/over/<digest>.json    `nightreel watch` has seen it to its end
 """
 
 import json
-import secrets
-from collections.abc import AsyncGenerator, Collection, Mapping
+from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Final
 
 from manifests.input.columns import ManifestError
 from storage.inbox.listing import Drop, digest
 from storage.objects.client import ExistsError, MissingError, Objects, UnavailableError
-
-AGAIN_S: Final = 300.0
-"""What was announced and not taken is announced again so much later, at first."""
-
-MOST_S: Final = 3600.0
-"""… and no more seldom than this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
     """What is on record, by the digests of versions."""
 
-    announced: Mapping[str, tuple[int, float]]
-    """How many times, and when last."""
     taken: Collection[str]
     over: Collection[str]
 
-    def turn(self, drop: Drop, now: float) -> int:
-        """Which announcement of it is due: the first, the second, …; 0 if none is."""
-        if drop.digest in self.taken or drop.digest in self.over:
-            return 0
-        times, last = self.announced.get(drop.digest, (0, now))
-        wait = min(AGAIN_S * 2 ** min(times - 1, 10), MOST_S) if times else 0.0
-        return times + 1 if now >= last + wait else 0
+    def is_free(self, drop: Drop) -> bool:
+        """Whether a version may be taken."""
+        return drop.digest not in self.taken and drop.digest not in self.over
 
 
 class Register:
@@ -53,34 +38,17 @@ class Register:
         self._objects = objects
 
     async def standing(self) -> Standing:
-        announced: dict[str, tuple[int, float]] = {}
         taken: set[str] = set()
         over: set[str] = set()
         async for stored in self._objects.list("inbox"):
             match PurePosixPath(stored.key).parts:
-                case ("inbox", "announced", name, number):
-                    times = int(PurePosixPath(number).stem)
-                    announced[name] = max(
-                        announced.get(name, (0, 0.0)), (times, stored.modified)
-                    )
                 case ("inbox", "taken", name):
                     taken.add(PurePosixPath(name).stem)
                 case ("inbox", "over", name):
                     over.add(PurePosixPath(name).stem)
                 case _:
                     pass
-        return Standing(announced, taken, over)
-
-    async def announce(self, drop: Drop, turn: int) -> bool:
-        """Put the announcement on record; False if another watcher was first."""
-        key = f"inbox/announced/{drop.digest}/{turn:06}.json"
-        # By a name of its own: another's entry is never mistaken for ours.
-        by = secrets.token_hex(8)
-        try:
-            await self._objects.create(key, _said(drop.uri, drop.version, by))
-        except ExistsError:
-            return False
-        return True
+        return Standing(taken, over)
 
     async def take(self, uri: str, version: str, by: str) -> str | None:
         """Take a version, or find it taken by oneself; else, who has taken it."""
@@ -128,8 +96,8 @@ async def claimed(
     """Take a version for a run, which gives it back if it fails before it has begun, or
     leaves it to another.
 
-    Then it is announced again. A bad manifest is not given back: it stays bad until it
-    changes. Without a version, nobody asks who has it.
+    Then another run is started for it. A bad manifest is not given back: it stays bad
+    until it changes. Without a version, nobody asks who has it.
     """
     if version is None:
         yield Claim()

@@ -6,7 +6,7 @@ writer marks what is done, when `_SUCCESS` stands in its folder or `NAME.ready` 
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
@@ -74,23 +74,20 @@ class Inbox:
             found = done(found, {one.key: one for one in stored})
         return [self._drop(one) for one in found]
 
-    async def landed(
+    async def whole(
         self,
-        turn: Callable[[Drop], int],
+        drops: Sequence[Drop],
         settle_s: float,
         *,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
-    ) -> list[tuple[Drop, int]]:
-        """What is whole and has its turn to be announced: the first, the second, …
-
-        What is new is looked at again, `settle_s` later.
-        """
-        first = [(drop, now) for drop in await self.drops() if (now := turn(drop))]
-        if self.marked or all(now > 1 for _, now in first):
-            return first
+    ) -> list[Drop]:
+        """Those of these that are whole: marked, or the same when they are looked at
+        again, `settle_s` later."""
+        if self.marked or not drops:
+            return [*drops]
         await sleep(settle_s)
         still = {*await self.drops()}
-        return [(drop, now) for drop, now in first if drop in still]
+        return [drop for drop in drops if drop in still]
 
     def _drop(self, stored: Stored) -> Drop:
         local = self.objects.root.startswith("file:")

@@ -61,13 +61,13 @@ async def begun(  # noqa: PLR0913 - the parts of a run, each named once
     lanes: Sequence[Lane],
     rules: Rules,
     hints_url: str | None = None,
-    turn: Callable[[HeldError], Awaitable[None]] = refused,
+    on_held: Callable[[HeldError], Awaitable[None]] = refused,
     world: World = REAL,
 ) -> AsyncGenerator[Night]:
     """A batch, checked before it is begun, and its tables written when it is over.
 
     `hints_url` is where a listener for webhooks tells what has ended, if there is one;
-    `turn` waits a little where another run is at work on the same root, or raises.
+    `on_held` waits a little where another run is at work on the same root, or raises.
 
     Raises:
         ManifestError: it cannot be read, or `strict` and a row of it is bad.
@@ -90,7 +90,7 @@ async def begun(  # noqa: PLR0913 - the parts of a run, each named once
             take_over=wanted.take_over,
             lifeboats=world.lifeboats,
         )
-        ledger = await _in_turn(opening, turn)
+        ledger = await _opened(opening, on_held)
         try:
             # Whatever runs the shards of this one: theirs have what rows name.
             await _delete_old_messages(objects, ledger.batch)
@@ -127,15 +127,15 @@ async def begun(  # noqa: PLR0913 - the parts of a run, each named once
             await ledger.close()
 
 
-async def _in_turn(
+async def _opened(
     opening: Callable[[], Awaitable[Ledger]],
-    turn: Callable[[HeldError], Awaitable[None]],
+    on_held: Callable[[HeldError], Awaitable[None]],
 ) -> Ledger:
     while True:
         try:
             return await opening()
         except HeldError as held:
-            await turn(held)
+            await on_held(held)
 
 
 @asynccontextmanager

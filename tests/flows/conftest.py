@@ -27,6 +27,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from flows.prefect_runtime.inbox_runs import AGAIN_S
 from tasks.emulator import Emulator, running
 
 ROOT = Path(__file__).parents[2]
@@ -86,18 +87,25 @@ class Prefect:
             self.is_up = True
 
     def post(self, path: str, **asked: Any) -> Any:
+        return self._answer("POST", path, json=asked).json()
+
+    def delete(self, path: str) -> None:
+        self._answer("DELETE", path)
+
+    def _answer(self, method: str, path: str, **asked: Any) -> httpx.Response:
         answers: list[httpx.Response] = []
 
         def taken() -> bool:
             # As Prefect's own client, which keeps the leases that it is given.
             agent = {"User-Agent": f"prefect/{version('prefect')} (API 0)"}
             url = f"{self.url}/{path}"
-            answers.append(httpx.post(url, json=asked, headers=agent, timeout=100))
+            answer = httpx.request(method, url, headers=agent, timeout=100, **asked)
+            answers.append(answer)
             # Its database is locked: it has done nothing, and asks to be asked again.
-            return answers[-1].status_code != 503
+            return answer.status_code != 503
 
         until(taken, within_s=60)
-        return answers[-1].raise_for_status().json()
+        return answers[-1].raise_for_status()
 
     def until(self, seen: Callable[[], object]) -> None:
         """Look until it is so, as what is scheduled, started and recorded needs it."""
@@ -373,9 +381,10 @@ class House:
             stderr=subprocess.DEVNULL,
         )
 
-    def look(self) -> str:
+    def look(self, *, again_s: float = AGAIN_S, **more: str) -> str:
         """One run of the watch flow, here and now; what its state says."""
         asked = {"inbox": self.inbox, "root": self.root, "settle_s": 0.05}
+        asked |= {"again_s": again_s, **more}
         ran = subprocess.run(
             [sys.executable, "-c", LOOK, json.dumps(asked)],
             env={**self.bench.prefect.env},
@@ -387,14 +396,20 @@ class House:
         return ran.stdout.strip()
 
     def batches(self, **is_so: Any) -> list[dict[str, Any]]:
-        """The runs that events have started, the first one first."""
+        """The runs that were started for the root, the first one first."""
         on_manifest = self.bench.prefect.deployment("nightreel/on-manifest")["id"]
         runs = self.bench.prefect.post(
             "flow_runs/filter",
             deployments={"id": {"any_": [on_manifest]}},
             sort="START_TIME_ASC",
         )
-        return [run for run in runs if is_so.items() <= run.items()]
+        ours = [run for run in runs if run["parameters"]["root"] == self.root]
+        return [run for run in ours if is_so.items() <= run.items()]
+
+    def forget(self) -> None:
+        """Delete these runs, as a server that has lost its database."""
+        for run in self.batches():
+            self.bench.prefect.delete(f"flow_runs/{run['id']}")
 
     def ended(self, count: int) -> list[tuple[str, str]]:
         """The states of so many batches, by type and name, once they are over."""
@@ -407,9 +422,12 @@ class House:
 
 LOOK = """
 import asyncio, json, sys
+from flows.prefect_runtime import inbox_runs
 from flows.watch import watch
 
-state = asyncio.run(watch(**json.loads(sys.argv[1]), return_state=True))
+asked = json.loads(sys.argv[1])
+inbox_runs.AGAIN_S = asked.pop("again_s")
+state = asyncio.run(watch(**asked, return_state=True))
 print(state.name, state.message)
 """
 
@@ -426,6 +444,7 @@ def house(bench, deployed) -> Iterator[House]:
         yield one
     finally:
         deployed.post(f"deployments/{nightly}/resume_deployment")
+        one.forget()
         if one.worker is not None:
             one.worker.terminate()
             one.worker.wait(60)

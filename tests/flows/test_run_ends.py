@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from flows.batch import state_of
-from flows.prefect_runtime.wait_for_root import AGAIN_S, Turn
+from flows.prefect_runtime.wait_for_root import AGAIN_S, RootWait
 from storage.ledger.ledger import HeldError, Ledger
 from storage.objects.client import Objects
 from tasks.batch.summary import Summary
@@ -174,22 +174,22 @@ async def test_a_scheduled_run_waits_for_its_root_and_says_so_once(finish_by_s):
         clock[0] += seconds
 
     until = None if finish_by_s is None else clock[0] + finish_by_s
-    turn = Turn(until, told.append, clock=lambda: clock[0], sleep=sleep)
+    wait = RootWait(until, told.append, clock=lambda: clock[0], sleep=sleep)
     times = 0
     with suppress(HeldError):
         for _ in range(100):
-            await turn.wait(HeldError("root: held by another"))
+            await wait.wait(HeldError("root: held by another"))
             times += 1
 
     assert times == (100 if finish_by_s is None else 3)
     assert clock[0] - 1000.0 == (finish_by_s or 100 * AGAIN_S)
-    assert told == ["waits its turn: root: held by another"]
+    assert told == ["waits for its root: root: held by another"]
 
 
 @pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.timeout(200)
-async def test_a_run_that_is_stopped_before_its_turn_leaves_its_manifest(bench):
+async def test_a_run_that_is_stopped_as_it_waits_leaves_its_manifest(bench):
     bench.manifest(2)
     bench.prefect.wait()
     root = (bench.folder / "root").as_uri()
@@ -198,7 +198,7 @@ async def test_a_run_that_is_stopped_before_its_turn_leaves_its_manifest(bench):
     by_hand = begin(bench, BATCH, json.dumps(asked(bench, version="2")))
     refused = await asyncio.to_thread(by_hand.ended)
     run = begin(bench, SCHEDULED, scheduled(bench), PREFECT_LOGGING_LEVEL="INFO")
-    waits = await asyncio.to_thread(said, run, "waits its turn")
+    waits = await asyncio.to_thread(said, run, "waits for its root")
     before = taken(bench)
     run.signal(signal.SIGTERM)
     await asyncio.to_thread(run.ended)

@@ -1,7 +1,5 @@
 """`nightreel watch`, and its flow: a manifest that lands starts one batch."""
 
-import os
-import runpy
 import shutil
 import signal
 import socket
@@ -10,17 +8,18 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import polars as pl
 import pytest
+from prefect.client.schemas.objects import FlowRun, State, StateType
 
-from flows.prefect_runtime.inbox_events import Watch, event
-from storage.inbox.claims import AGAIN_S
+from flows.prefect_runtime.inbox_runs import Retries, next_key
 from storage.inbox.listing import Drop
 from tasks.emulator import Emulator, running
 
@@ -119,85 +118,163 @@ def test_a_folder_that_is_not_there_is_not_watched(bench):
     assert not (bench.folder / "nowhere").exists()
 
 
-@pytest.mark.anyio
-async def test_the_example_tells_of_a_version_once_and_leaves_the_rest_to_others(
-    tmp_path,
-):
-    (tmp_path / "inbox").mkdir()
-    (tmp_path / "inbox/m.parquet").write_bytes(b"any")
-    uris = [(tmp_path / name).as_uri() for name in ("inbox", "root")]
-    tell = runpy.run_path(str(ROOT / "examples/inbox_webhook.py"))["tell"]
-    said = list[httpx.Request]()
+def test_retries_wait_longer_each_time():
+    """A version that could not be begun is due after 5, 10, 20, 40 and 60 minutes."""
+    clock, drop = Clock(), Drop("s3://b/a.parquet", "1", 4)
+    retries, pauses = Retries(clock), []
 
-    def server(request: httpx.Request) -> httpx.Response:
-        said.append(request)
-        return httpx.Response(204)
+    first = retries.is_due(drop)
+    for _ in range(6):
+        retries.failed(drop)
+        begun = clock.ahead_s
+        while not retries.is_due(drop):
+            clock.ahead_s += 60
+        pauses.append(clock.ahead_s - begun)
 
-    at = Watch.open(*uris)
-    to = httpx.MockTransport(server)
-    async with httpx.AsyncClient(transport=to, base_url="http://server/api") as client:
-        await tell(at, client)
-        for path in (tmp_path / "root/inbox/announced").rglob("*.json"):
-            os.utime(path, (time.time() - AGAIN_S - 60,) * 2)
-        await tell(at, client)
+    assert first
+    assert pauses == [300, 600, 1200, 2400, 3600, 3600]
+    assert retries.is_due(Drop("s3://b/a.parquet", "2", 4))
 
-    assert [request.url.path for request in said] == ["/api/events"]
-    assert [turn for _, turn in await at.landed(0)] == [2]
+
+NOW = datetime(2026, 11, 2, 3, 0, tzinfo=UTC)
+
+
+def run_of(kind: str, *, ago_s: float, begun_ago_s: float | None = None) -> FlowRun:
+    """A run of a version that has been in a state for so long."""
+    state = State(type=StateType(kind), timestamp=NOW - timedelta(seconds=ago_s))
+    begun = None if begun_ago_s is None else NOW - timedelta(seconds=begun_ago_s)
+    return FlowRun(id=uuid.uuid4(), flow_id=uuid.uuid4(), state=state, start_time=begun)
+
+
+def test_next_key_first_run():
+    """The key of a version's first run is the version's name."""
+    assert next_key("v", [], NOW) == "v"
+
+
+@pytest.mark.parametrize("ago_s", [1, 1e6])
+def test_next_key_scheduled(ago_s):
+    """No run is started while another is scheduled, however long ago that was."""
+    ended = run_of("CANCELLED", ago_s=1e6)
+
+    assert next_key("v", [run_of("SCHEDULED", ago_s=ago_s), ended], NOW) is None
+
+
+@pytest.mark.parametrize("kind", ["CANCELLED", "CRASHED", "FAILED", "COMPLETED"])
+def test_next_key_after_a_run_that_came_to_nothing(kind):
+    """The next key names the last run, and is due five minutes after that started."""
+    young, old = run_of(kind, ago_s=299), run_of(kind, ago_s=300)
+    long = run_of(kind, ago_s=1, begun_ago_s=300)
+
+    assert next_key("v", [young], NOW) is None
+    assert next_key("v", [old], NOW) == f"v:{old.id}"
+    assert next_key("v", [long], NOW) == f"v:{long.id}"
+
+
+@pytest.mark.parametrize("kind", ["PENDING", "RUNNING", "CANCELLING"])
+def test_next_key_after_a_run_that_hangs(kind):
+    """A run that has not taken the version in five minutes does not block the next."""
+    young, old = run_of(kind, ago_s=299), run_of(kind, ago_s=300)
+
+    assert next_key("v", [young], NOW) is None
+    assert next_key("v", [old], NOW) == f"v:{old.id}"
+
+
+def test_next_key_after_several_runs():
+    """The next key names the latest run, and is due later with each."""
+    runs = [run_of("FAILED", ago_s=ago) for ago in (3000, 599, 2000)]
+
+    assert next_key("v", runs, NOW) is None
+    assert next_key("v", runs[:2], NOW + timedelta(seconds=1)) == f"v:{runs[1].id}"
 
 
 # With a server
 
 
-def older(house, seconds: float) -> None:
-    """Have all announcements been made so much earlier."""
-    for path in (house.bench.folder / "root/inbox/announced").rglob("*.json"):
-        os.utime(path, (time.time() - seconds,) * 2)
+def together(house, times: int) -> list[str]:
+    """So many looks at the same time."""
+    with ThreadPoolExecutor(times) as some:
+        return [*some.map(lambda _: house.look(), range(times))]
+
+
+def put(prefect, run: dict[str, Any], kind: str) -> None:
+    state = {"type": kind, "name": kind.title()}
+    prefect.post(f"flow_runs/{run['id']}/set_state", state=state, force=True)
+
+
+def landed(house, path: Path) -> dict[str, Any]:
+    """The event by which somebody else says that a manifest has landed."""
+    stat = path.stat()
+    version = f"{stat.st_size}-{stat.st_mtime_ns // 1000}"
+    return {
+        "id": str(uuid.uuid4()),
+        "occurred": datetime.now(UTC).isoformat(),
+        "event": "nightreel.manifest.landed",
+        "resource": {"prefect.resource.id": f"nightreel.manifest.{uuid.uuid4()}"},
+        "payload": {"uri": path.as_uri(), "etag": version, "root": house.root},
+    }
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_manifest_that_lands_starts_a_batch_whatever_becomes_of_its_event(house):
-    bench, prefect = house.bench, house.bench.prefect
+def test_version_has_one_run_until_that_comes_to_nothing(house):
+    """A cancelled, crashed or deleted run that took nothing is followed by one more."""
+    prefect, none, one = (
+        house.bench.prefect,
+        "Completed 0 started",
+        "Completed 1 started",
+    )
+    drop(house.bench, 1)
 
-    # It has landed: the event is sent once, and again if no run waits to take it.
+    assert one in together(house, 2)
+    [first] = house.batches()
+    assert house.look(again_s=0) == none
+    assert not (house.bench.folder / "root/inbox").exists()
+    put(prefect, first, "CANCELLED")
+    assert house.look() == none
+    assert house.look(again_s=0) == one
+    [second] = house.batches(state_type="SCHEDULED")
+    put(prefect, second, "CRASHED")
+    assert house.look(again_s=0) == one
+    assert house.look(again_s=0) == none
+    assert len(house.batches()) == 3
+    house.forget()
+    assert house.look() == one
+    [_] = house.batches()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_version_is_run_once_whoever_starts_it(house):
+    """Of the flow's run and an event's, one takes the version, for good."""
+    bench, prefect = house.bench, house.bench.prefect
     path = drop(bench, 2)
-    assert house.look() == "Completed 1 announced"
-    assert house.look() == "Completed 0 announced"
-    prefect.until(house.batches)
-    older(house, AGAIN_S + 60)
-    assert house.look() == "Completed 0 announced"
-    [waiting] = house.batches()
-    refused = {"type": "CANCELLED", "name": "Cancelled"}
-    prefect.post(f"flow_runs/{waiting['id']}/set_state", state=refused)
-    assert house.look() == "Completed 1 announced"
+    assert house.look() == "Completed 1 started"
+    said = landed(house, path)
+    httpx.post(f"{prefect.url}/events", json=[said]).raise_for_status()
     prefect.until(lambda: len(house.batches()) == 2)
 
-    # It comes twice all the same: one run takes it.
-    stat = path.stat()
-    said = Drop(path.as_uri(), f"{stat.st_size}-{stat.st_mtime_ns // 1000}", 0)
-    again = {
-        **event(said, house.root),
-        "id": str(uuid.uuid4()),
-        "occurred": datetime.now(UTC).isoformat(),
-    }
-    httpx.post(f"{prefect.url}/events", json=[again]).raise_for_status()
-    prefect.until(lambda: len(house.batches()) == 3)
     house.work()
-    states = house.ended(3)
-    assert sorted(states) == [
-        *(("CANCELLED", "Cancelled"), ("COMPLETED", "AlreadyTaken")),
-        ("COMPLETED", "Completed"),
+
+    assert sorted(house.ended(2)) == [
+        *(("COMPLETED", "AlreadyTaken"), ("COMPLETED", "Completed")),
     ]
     assert dict(bench.bought) == {"pan 0": 1, "pan 1": 1}
     assert len([*(bench.folder / "root/clips").rglob("*.mp4")]) == 2
+    house.forget()
+    assert house.look(again_s=0) == "Completed 0 started"
 
-    # What is bad has failed, and says why; nobody is told of it again.
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_bad_manifest_and_failed_start(house):
+    """A bad manifest fails once; one whose batch could not begin is begun again."""
+    bench, prefect = house.bench, house.bench.prefect
+    house.work()
     (bench.folder / "inbox/bad.parquet").write_bytes(b"no such thing")
-    assert house.look() == "Completed 1 announced"
-    assert ("FAILED", "Failed") in house.ended(4)
-    older(house, AGAIN_S + 60)
-    assert house.look() == "Completed 0 announced"
-    [bad] = house.batches(state_type="FAILED")
+    assert house.look() == "Completed 1 started"
+    assert house.ended(1) == [("FAILED", "Failed")]
+    assert house.look(again_s=0) == "Completed 0 started"
+    [bad] = house.batches()
     assert "bad.parquet: not readable as Parquet" in bad["state"]["message"]
     [complaints] = prefect.post(
         "artifacts/filter",
@@ -205,6 +282,29 @@ def test_a_manifest_that_lands_starts_a_batch_whatever_becomes_of_its_event(hous
         artifacts={"key": {"any_": ["complaints"]}},
     )
     assert "not readable as Parquet" in complaints["data"]
+
+    bench.config(more="engine.attempts = -1")
+    drop(bench, 1)
+    assert house.look() == "Completed 1 started"
+    assert house.ended(2)[1] == ("FAILED", "Failed")
+    bench.config()
+    assert house.look() == "Completed 0 started"
+    assert house.look(again_s=0) == "Completed 1 started"
+    assert house.ended(3)[2] == ("COMPLETED", "Completed")
+    assert dict(bench.bought) == {"pan 0": 1}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_watch_flow_without_its_deployment(house):
+    """Without its deployment the look fails and says so; the next one starts the run."""
+    drop(house.bench, 1)
+
+    told = house.look(deployment="nightreel/none")
+
+    assert told.startswith("Failed ")
+    assert "no deployment 'nightreel/none' on the server: prefect deploy --all" in told
+    assert house.look() == "Completed 1 started"
 
 
 @pytest.mark.slow
@@ -218,15 +318,14 @@ def test_the_watch_deployment_and_a_notification_start_a_batch_for_each_version(
     drop(bench, 1)
     asked = {"inbox": house.inbox, "root": house.root, "settle_s": 0.05}
     watch = prefect.deployment("nightreel-watch/watch")["id"]
-    before = len(house.batches())
     prefect.post(f"deployments/{watch}/create_flow_run", parameters=asked)
     prefect.until(lambda: dict(bench.bought) == {"pan 0": 1})
     drop(bench, 2)
     httpx.post(hook).raise_for_status()
     prefect.until(lambda: dict(bench.bought) == {"pan 0": 1, "pan 1": 1})
-    house.ended(before + 2)
+    house.ended(2)
 
-    assert house.look() == "Completed 0 announced"
+    assert house.look() == "Completed 0 started"
 
 
 def answered(url: str) -> bool:

@@ -1,29 +1,19 @@
-"""A manifest that lands is announced once for each version, and taken by one run."""
+"""A manifest that lands is told whole, and each version of it is taken by one run."""
 
-import asyncio
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from manifests.input.reader import ManifestError
-from storage.inbox.claims import AGAIN_S, Register, claimed
+from storage.inbox.claims import Register, claimed
 from storage.inbox.listing import Drop, Inbox
 from storage.objects.client import Objects
 from storage.objects.errors import StorageError
 
 pytestmark = pytest.mark.anyio
-
-
-def first(drop):
-    return 1
-
-
-async def at_once(seconds):
-    pass
 
 
 @pytest.fixture
@@ -126,21 +116,17 @@ async def test_what_still_changes_has_not_landed(inbox):
         await inbox.objects.put("growing.parquet", b"rows, and more")
         await inbox.objects.put("late.parquet", b"rows")
 
-    [(drop, _)] = await inbox.landed(first, 30, sleep=write_on)
+    [drop] = await inbox.whole(await inbox.drops(), 30, sleep=write_on)
 
     assert drop.uri.endswith("/whole.parquet")
     assert waited == [30]
 
 
 async def test_nobody_waits_where_there_is_nothing_new(inbox):
-    await inbox.objects.put("a.parquet", b"rows")
-
     async def never(seconds):
         raise AssertionError(seconds)
 
-    assert await inbox.landed(lambda drop: 0, 30, sleep=never) == []
-    [(_, turn)] = await inbox.landed(lambda drop: 2, 30, sleep=never)
-    assert turn == 2
+    assert await inbox.whole([], 30, sleep=never) == []
 
 
 @pytest.mark.parametrize("marker", ["july/a.parquet.ready", "july/_SUCCESS"])
@@ -149,9 +135,9 @@ async def test_where_writers_mark_what_is_done_only_that_has_landed(root, marker
     inbox = Inbox(objects=objects, marked=True)
     await objects.put("july/a.parquet", b"rows")
     await objects.put("b.parquet", b"rows")
-    before = await inbox.landed(first, 30)
+    before = await inbox.drops()
     await objects.put(marker, b"")
-    [(drop, _)] = await inbox.landed(first, 30)
+    [drop] = await inbox.whole(await inbox.drops(), 30)
 
     assert before == []
     assert drop.uri.endswith("/july/a.parquet")
@@ -184,35 +170,16 @@ def test_a_root_in_its_own_inbox_is_refused_and_so_is_an_inbox_that_is_not_there
 A = Drop("s3://b/a.parquet", "1234", 4)
 
 
-async def test_of_many_watchers_one_announces(register):
-    told = await asyncio.gather(*(register.announce(A, 1) for _ in range(5)))
-
-    assert sorted(told) == [False, False, False, False, True]
-
-
-async def test_what_was_announced_and_not_taken_is_announced_again_and_ever_later(
-    register,
-):
-    now = time.time()
-    turns = [(await register.standing()).turn(A, now)]
-    for turn in (1, 2):
-        await register.announce(A, turn)
-        standing = await register.standing()
-        turns += [standing.turn(A, now + s) for s in (0, AGAIN_S - 60, AGAIN_S + 60)]
-    turns.append(standing.turn(A, now + 2 * AGAIN_S + 60))
+async def test_a_version_is_free_until_it_is_taken_or_over(register):
+    free = [(await register.standing()).is_free(A)]
     await register.take(A.uri, A.version, "a run")
-    turns.append((await register.standing()).turn(A, now + 1e6))
+    free.append((await register.standing()).is_free(A))
+    await register.give_back(A.uri, A.version)
+    free.append((await register.standing()).is_free(A))
+    await register.close(A)
+    free.append((await register.standing()).is_free(A))
 
-    assert turns == [1, 0, 0, 2, 0, 0, 0, 3, 0]
-
-
-async def test_however_often_in_vain_it_is_announced_once_an_hour(register):
-    await register.announce(A, 4000)
-
-    standing = await register.standing()
-
-    assert standing.turn(A, time.time() + 3000) == 0
-    assert standing.turn(A, time.time() + 3700) == 4001
+    assert free == [True, False, True, False]
 
 
 async def test_a_version_is_taken_by_one_run_which_may_go_on_with_it(register):
