@@ -1,11 +1,9 @@
 """The command `config show`: what is in force, from where, and which keys are there."""
 
 import asyncio
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, Final, cast
 
 import httpx
@@ -32,13 +30,6 @@ PAPER: Final = 160
 LIMITS: Final = ("slots", "submits_per_minute", "submits_per_day")
 """What the catalogue says of a lane that does not."""
 
-_KEY: Final = re.compile(r""""([^"]*)"|'([^']*)'|([\w-]+)""")
-_HEADER: Final = re.compile(r"\s*\[([^\[\]]+)\]\s*(?:#.*)?")
-_PAIR: Final = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*'|\s*\.\s*)+?)\s*=""")
-
-Named = tuple[str, ...]
-"""A setting: the parts of its name."""
-
 
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -57,8 +48,8 @@ def show(*, config: Config = None, as_json: Json = False) -> None:
     """Print every setting with its source, and whether its key is set; never a key."""
     path, why = settings_of.found(config)
     settings = settings_of.load(path)
-    at = _Places(path, placed(path.read_text(encoding="utf-8")))
-    listed = [Setting("file", str(path), why), *asyncio.run(_all(settings, at))]
+    listed = asyncio.run(_all(settings, str(path)))
+    listed.insert(0, Setting("file", str(path), why))
     if as_json:
         print_json({"settings": [asdict(setting) for setting in listed]})
         return
@@ -66,48 +57,39 @@ def show(*, config: Config = None, as_json: Json = False) -> None:
     Console(highlight=False, width=width).print(_shown(listed))
 
 
-async def _all(settings: Settings, at: "_Places") -> list[Setting]:
-    said = [*at.table(("engine",), settings.engine)]
+async def _all(settings: Settings, file: str) -> list[Setting]:
+    found = [*_table("engine", settings.engine, file)]
     for lane in lanes_of.keyless(settings):
-        said += _lane(lane, settings.lanes[lane.name], at)
-    said += at.table(("listen",), settings.listen)
-    said += at.table(("report",), settings.report)
-    said += at.leaves(("models",), settings.models)
-    said += at.leaves(("routes",), settings.routes)
-    return [await _with_key(setting) for setting in said]
+        found += _lane(lane, settings.lanes[lane.name], file)
+    found += _table("listen", settings.listen, file)
+    found += _table("report", settings.report, file)
+    found += _leaves("models", settings.models, file)
+    found += _leaves("routes", settings.routes, file)
+    return [await _with_key(setting) for setting in found]
 
 
-@dataclass(frozen=True, slots=True)
-class _Places:
-    """Where in a file each setting stands."""
-
-    path: Path
-    lines: Mapping[Named, int]
-
-    def table(self, name: Named, table: BaseModel) -> Iterator[Setting]:
-        """Every setting of a table, said or not."""
-        for fact, value in table.model_dump(mode="json").items():
-            if fact in table.model_fields_set:
-                yield from self.leaves((*name, fact), value)
-            else:
-                yield Setting(".".join((*name, fact)), value, "default")
-
-    def leaves(self, name: Named, said: Any) -> Iterator[Setting]:
-        """Everything below a table of the file that is no table itself."""
-        if isinstance(said, Mapping):
-            for key, value in cast("Mapping[str, Any]", said).items():
-                yield from self.leaves((*name, key), value)
-            return
-        known = (self.lines.get(name[:n]) for n in range(len(name), 0, -1))
-        line = next(filter(None, known), None)
-        place = f"{self.path}:{line}" if line else str(self.path)
-        yield Setting(".".join(name), said, place)
+def _table(name: str, table: BaseModel, file: str) -> Iterator[Setting]:
+    """Every setting of a table, whether the file has it or not."""
+    for fact, value in table.model_dump(mode="json").items():
+        if fact in table.model_fields_set:
+            yield from _leaves(f"{name}.{fact}", value, file)
+        else:
+            yield Setting(f"{name}.{fact}", value, "default")
 
 
-def _lane(lane: Lane, asked: LaneSettings, at: _Places) -> Iterator[Setting]:
+def _leaves(name: str, value: Any, file: str) -> Iterator[Setting]:
+    """Everything below a table of the file that is no table itself."""
+    if isinstance(value, Mapping):
+        for key, below in cast("Mapping[str, Any]", value).items():
+            yield from _leaves(f"{name}.{key}", below, file)
+    else:
+        yield Setting(name, value, file)
+
+
+def _lane(lane: Lane, asked: LaneSettings, file: str) -> Iterator[Setting]:
     """What a lane says, and what its route says where it says nothing."""
     told = Shown(lane=lane.name, route=lane.route, limits=lane.limits).sources
-    for setting in at.table(("lanes", lane.name), asked):
+    for setting in _table(f"lanes.{lane.name}", asked, file):
         fact = setting.name.rpartition(".")[2]
         most = getattr(lane.limits, fact) if fact in LIMITS else None
         if setting.value is None and most is not None:
@@ -131,21 +113,6 @@ async def _with_key(setting: Setting) -> Setting:
     except (httpx.HTTPError, RuntimeError) as exc:  # of a block, by its server
         return replace(setting, key=f"cannot be asked for: {type(exc).__name__}")
     return replace(setting, key="there")
-
-
-def placed(text: str) -> dict[Named, int]:
-    """The line of each setting in a TOML file, by the parts of its name."""
-    table, found = (), dict[Named, int]()
-    for number, line in enumerate(text.splitlines(), 1):
-        if header := _HEADER.fullmatch(line):
-            table = _parts(header[1])
-        elif pair := _PAIR.match(line):
-            found.setdefault((*table, *_parts(pair[1])), number)
-    return found
-
-
-def _parts(name: str) -> Named:
-    return tuple("".join(part) for part in _KEY.findall(name))
 
 
 def _shown(listed: Iterable[Setting]) -> Table:
