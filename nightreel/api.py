@@ -23,6 +23,7 @@ from flows.commands.terminal import existing, place
 from flows.config import settings as settings_of
 from flows.config.settings import Settings
 from flows.views import times
+from manifests.parquet import readable
 from nightreel.frames import (
     lanes_frame,
     plan_result,
@@ -36,7 +37,8 @@ from nightreel.results import (
     RunResult,
     StatusResult,
 )
-from storage.objects.client import Objects
+from storage import layout
+from storage.objects.client import DamagedError, Objects
 from tasks.batch.batch import Night
 from tasks.batch.request import public
 from tasks.dispatch.eligibility import Policy
@@ -282,5 +284,7 @@ def _nothing(_batch: Night) -> None:
 
 
 async def _table(objects: Objects, name: str, batch: str) -> pl.DataFrame:
-    key = f"tables/{name}/batch={batch}/part-0.parquet"
-    return pl.read_parquet(io.BytesIO(await objects.get(key)))
+    key = layout.table(name, batch)
+    data = await objects.get(key)
+    with readable(objects.uri(key), DamagedError):
+        return pl.read_parquet(io.BytesIO(data))

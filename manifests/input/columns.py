@@ -138,8 +138,13 @@ def reading(uri: str) -> Generator[None]:
         yield
     except ManifestError:
         raise
-    # pyarrow's errors are ValueErrors and OSErrors too.
-    except (pl.exceptions.PolarsError, OSError, ValueError) as exc:
+    # pyarrow's errors are ValueErrors and OSErrors too; a panic is no Exception.
+    except (
+        OSError,
+        ValueError,
+        pl.exceptions.PanicException,
+        pl.exceptions.PolarsError,
+    ) as exc:
         why = str(exc).partition("\n")[0]
         raise ManifestError(f"{unsigned(uri)}: not readable as Parquet: {why}") from exc
 

@@ -12,6 +12,7 @@ from collections.abc import (
     Mapping,
 )
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -21,9 +22,10 @@ import polars as pl
 from manifests.lifecycle import History
 from manifests.output.clips import Outcomes
 from manifests.output.rewrite import retold_attempts, retold_clips
+from manifests.parquet import readable
 from storage import layout
 from storage.ledger.ledger import read
-from storage.objects.client import Objects, StorageError
+from storage.objects.client import DamagedError, Objects, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -104,8 +106,9 @@ async def _found(
         if not jobs:
             return
         try:
-            yield await asyncio.to_thread(_asked, await objects.get(key), jobs)
-        except (StorageError, pl.exceptions.PolarsError) as exc:
+            table, uri = await objects.get(key), objects.uri(key)
+            yield await asyncio.to_thread(_asked, table, uri, jobs)
+        except StorageError as exc:
             # Its clips are fetched all the same: their sidecars say less. Of an archive,
             # where none can be read, one line is enough.
             unread += 1
@@ -118,13 +121,15 @@ async def _found(
             )
 
 
-def _asked(table: bytes, clips: Collection[str]) -> dict[str, dict[str, Any]]:
-    rows = pl.scan_parquet(BytesIO(table)).filter(pl.col("job").is_in([*clips]))
-    names = rows.collect_schema().names()
-    known = [name for name in ASKED if name in names]
+def _asked(table: bytes, uri: str, clips: Collection[str]) -> dict[str, dict[str, Any]]:
+    with readable(uri, DamagedError):
+        rows = pl.scan_parquet(BytesIO(table)).filter(pl.col("job").is_in([*clips]))
+        names = rows.collect_schema().names()
+        known = [name for name in ASKED if name in names]
+        found = rows.select("job", *known).collect()
     return {
         row["job"]: {name: row[name] for name in known if row[name] is not None}
-        for row in rows.select("job", *known).collect().iter_rows(named=True)
+        for row in found.iter_rows(named=True)
     }
 
 
@@ -140,16 +145,21 @@ async def retell(
     before, after = folder / "before.parquet", folder / "after.parquet"
     for key in [stored.key async for stored in objects.list(layout.TABLES)]:
         if _CLIPS.fullmatch(key):
-            before.write_bytes(await objects.get(key))
-            changed = await asyncio.to_thread(
-                retold_clips, before, after, outcomes, jobs
-            )
+            change = partial(retold_clips, before, after, outcomes, jobs)
         elif _ATTEMPTS.fullmatch(key):
-            before.write_bytes(await objects.get(key))
-            changed = await asyncio.to_thread(
-                retold_attempts, before, after, entries, jobs
-            )
+            change = partial(retold_attempts, before, after, entries, jobs)
         else:
+            continue
+        before.write_bytes(await objects.get(key))
+        try:
+            with readable(objects.uri(key), DamagedError):
+                changed = await asyncio.to_thread(change)
+        except DamagedError as exc:
+            log.warning(
+                "table.not_updated file=%s its rows keep what they said: %s",
+                objects.uri(key),
+                exc,
+            )
             continue
         if changed:
             await objects.put(key, after.read_bytes())

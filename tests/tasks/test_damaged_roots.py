@@ -1,16 +1,21 @@
 """A root that lost something, or whose records are damaged, is never bought into."""
 
+import io
 import secrets
 import shutil
+from contextlib import suppress
 
+import polars as pl
 import pytest
 
+from manifests.input.columns import ManifestError, reading
 from storage import checksum, layout
 from storage.ledger.codec import LedgerError
 from storage.objects.client import DamagedError, Objects
 from tasks.distributed import mailbox
 from tasks.distributed.mailbox import Errand
 from tasks.emulator import running
+from tasks.engine.past_tables import asking
 
 pytestmark = pytest.mark.anyio
 
@@ -124,6 +129,34 @@ async def test_damaged_rows_of_shard_are_refused(tmp_path):
         with pytest.raises(DamagedError, match=f"{key}: damaged"):
             await mailbox.take(objects, "000001-m", 7, there)
         await objects.put(key, good)
+
+
+async def test_damaged_table_is_skipped(caplog):
+    """polars panics over some flipped bytes: the table is named, and nothing ends by it."""
+    objects = Objects.open(f"memory://{secrets.token_hex(6)}")
+    key, jobs = layout.table("clips", "000001-m"), [f"{n:032x}" for n in range(99)]
+    out = io.BytesIO()
+    pl.DataFrame({"job": jobs, "prompt": jobs}).write_parquet(out)
+    table = out.getvalue()
+
+    for at in range(0, len(table), 11):
+        await objects.put(key, table[:at] + bytes([table[at] ^ 0xFF]) + table[at + 1 :])
+        async with asking(objects, jobs[:1], within_s=30) as asked:
+            await asked(jobs[0])
+
+    assert f"{key}: damaged: not readable as Parquet" in caplog.text
+
+
+def test_damaged_manifest_is_named():
+    """Whatever a library makes of flipped bytes, it is said of the manifest."""
+    out = io.BytesIO()
+    rows = [f"pan {n}" for n in range(200)]
+    pl.DataFrame({"prompt": rows, "image": rows}).write_parquet(out)
+    manifest = out.getvalue()
+    for at in range(0, len(manifest), 3):
+        broken = manifest[:at] + bytes([manifest[at] ^ 0xFF]) + manifest[at + 1 :]
+        with suppress(ManifestError), reading("m.parquet"):
+            pl.scan_parquet(io.BytesIO(broken)).collect()
 
 
 def flipped(data: bytes) -> bytes:
