@@ -158,9 +158,9 @@ lock: $(READY)
 	$(LOCK_DEV) requirements.lock -o requirements-dev.lock >/dev/null
 	$(LOCK_FLOORS) -o requirements-floors.lock >/dev/null
 
-# What the adapters say of themselves, into docs/reference/providers.md.
+# The generated parts of the documentation: a test fails if one is not up to date.
 docs: $(READY)
-	$(BIN)/python -m tasks.wording
+	$(BIN)/python -m docs.tools.generate
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache dist nightreel-demo

@@ -17,6 +17,7 @@ class RunResult:
     summary: Summary
     """Counts of rows by state, the money of this run, closed lanes, seconds."""
     root: str
+    """The URI of the root."""
     clips: pl.DataFrame
     """One row per row of the manifest: its own columns, then state, URI of the clip, lane,
     price, times and the reason where there is no clip."""
@@ -41,12 +42,15 @@ class CheckResult:
     """A manifest after validation."""
 
     manifest: str
+    """The URI of the manifest."""
     rows: int
+    """The rows of the manifest."""
     jobs: int
     """Different clips that the good rows want."""
     duplicates: int
     """Rows that want a clip which another row wants too."""
     bad_rows: int
+    """Rows with a complaint."""
     complaints: pl.DataFrame
     """One row per complaint: row, column, value, reason."""
 
@@ -56,8 +60,11 @@ class PlanResult:
     """A forecast of cost and time; nothing was sent."""
 
     rows: int
+    """The rows of the manifest."""
     jobs: int
+    """Different clips that the good rows want."""
     bad_rows: int
+    """Rows with a complaint."""
     owned: int
     """Jobs that the root's ledger knows already: nothing is bought for them."""
     unserved: int
@@ -65,8 +72,11 @@ class PlanResult:
     late: int
     """Jobs that cannot be done by `finish_by`."""
     cost_usd: Decimal
+    """The price of all clips to buy."""
     seconds: float
+    """How long the batch takes."""
     done_at: datetime
+    """When the last clip is done, if the batch starts now."""
     lanes: pl.DataFrame
     """One row per lane: lane, jobs, cost_usd, seconds."""
 
@@ -79,9 +89,11 @@ class StatusResult:
     """Jobs by state: published, rejected, in_doubt, pending; at_providers is a part of
     pending."""
     spent_usd: Decimal
+    """The money that all runs on the root have spent."""
     in_doubt_usd: Decimal
     """The part of `spent_usd` whose submits were never answered."""
     paused_at: datetime | None
+    """When the root was paused; None if it is not."""
     lanes: pl.DataFrame
     """One row per lane: lane, accepted, published, spent_usd."""
     doubts: pl.DataFrame
@@ -100,10 +112,13 @@ class ReconcileResult:
     absent: int
     """Doubts whose request the provider never had: refunded, and bought by the next run."""
     fetched: int
+    """Clips that were fetched."""
     expired: int
     """Clips that were paid for and that their providers no longer keep."""
     resubmit: int
+    """Jobs that the next run buys again at your risk."""
     written_off: int
+    """Jobs that were given up as charged."""
     adjusted_usd: Decimal
     """The change of the bill; below 0 where a provider charged less than was counted."""
     doubts: pl.DataFrame

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from flows.commands.terminal import (
-    BAD_INPUT,
     Config,
     Json,
     LaneNames,
@@ -23,6 +22,7 @@ from flows.config import lanes as lanes_of
 from flows.config.settings import Settings
 from manifests.input.plan import Plan
 from tasks.batch.request import Wanted, looked_at, planned, refusal
+from tasks.batch.summary import ExitCode
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,4 +85,4 @@ def check(
             tell(f"{found.duplicates:,} rows want a clip that another row wants too")
         if plan.bad_rows:
             tell(refusal(plan), "red")
-    raise typer.Exit(BAD_INPUT if plan.bad_rows else 0)
+    raise typer.Exit(ExitCode.BAD_INPUT if plan.bad_rows else 0)

@@ -9,12 +9,13 @@ from typing import Any, Final
 import typer
 
 from flows.commands.logs import Asked, LogFile, LogJson, Quiet, Verbose, configured
-from flows.commands.terminal import BAD_INPUT, CANNOT_KEEP, tell
+from flows.commands.terminal import tell
 from flows.config.settings import SettingsError
 from manifests.input.reader import ManifestError
 from storage.ledger.ledger import HeldError
 from storage.objects.errors import StorageError
 from storage.sources import OpeningError
+from tasks.batch.summary import ExitCode
 from tasks.dispatch.preflight import CheckupError
 from tasks.reconcile import DecisionError
 
@@ -77,10 +78,10 @@ def _run(work: Callable[..., None], given: dict[str, Any]) -> None:
         raise
     except _REFUSED as exc:
         tell(str(exc), "red")
-        raise typer.Exit(BAD_INPUT) from exc
+        raise typer.Exit(ExitCode.BAD_INPUT) from exc
     except StorageError as exc:
         tell(str(exc), "red")
-        raise typer.Exit(CANNOT_KEEP) from exc
+        raise typer.Exit(ExitCode.UNFINISHED) from exc
     # Its traceback quotes anything: here it is masked, and a log file has it as well.
     except Exception as exc:
         log.exception("command.failed an unknown error ended the command")

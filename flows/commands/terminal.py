@@ -115,12 +115,6 @@ LaneNames = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 
-BAD_INPUT = 2
-"""Exit code: a bad manifest, configuration or usage."""
-
-CANNOT_KEEP = 1
-"""Exit code: something is left to do, here because the store would not have it."""
-
 _LEVELS: Final = {"red": logging.ERROR, "yellow": logging.WARNING}
 
 

@@ -8,7 +8,6 @@ import typer
 
 from flows.commands.run import run_batch
 from flows.commands.terminal import (
-    BAD_INPUT,
     Config,
     LaneNames,
     Root,
@@ -25,6 +24,7 @@ from storage.inbox.listing import PARQUET, SETTLE_S, Drop
 from storage.ledger.ledger import HeldError
 from storage.objects.errors import StorageError, UnavailableError
 from storage.sources import OpeningError
+from tasks.batch.summary import ExitCode
 
 BY = "nightreel watch"
 """Who takes a manifest here: whichever process, so that the next one goes on with it."""
@@ -141,16 +141,20 @@ class _Keeper:
         except ManifestError as exc:
             tell(f"{exc}\nlooked at again when it changes", "red")
             await self._at.register.close(drop)
-            return BAD_INPUT
+            return ExitCode.BAD_INPUT
         except HeldError as exc:
             # Another one like us may be at work on just this: what is its is not given back.
             tell(f"{exc}\nlooked at again", "yellow")
-            return BAD_INPUT
+            return ExitCode.BAD_INPUT
         except NOT_NOW as exc:
             tell(f"{exc}\nbegun again later", "yellow")
             self._retries.failed(drop)
             await self._at.register.give_back(drop.uri, drop.version)
-            return BAD_INPUT if isinstance(exc, OpeningError) else 1
+            return (
+                ExitCode.BAD_INPUT
+                if isinstance(exc, OpeningError)
+                else ExitCode.UNFINISHED
+            )
         tell(f"{night.batch}: {night.summary()}")
         self._stopped = night.engine.stopped is not None
         if not night.cut_short:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from flows.commands.terminal import BAD_INPUT, tell
+from flows.commands.terminal import tell
+from tasks.batch.summary import ExitCode
 
 if TYPE_CHECKING:
     from tasks.worker.model_protocol import Plan, Studio
@@ -152,7 +153,7 @@ def worker(  # noqa: PLR0913 - each is a knob
         server.serve(plan, service, _load, lambda url: tell(f"{plan.name}: {url}"))
     except (WorkerError, BookError, OSError) as exc:
         tell(str(exc), "red")
-        raise typer.Exit(BAD_INPUT) from exc
+        raise typer.Exit(ExitCode.BAD_INPUT) from exc
 
 
 def _load(plan: "Plan") -> "Studio":

@@ -115,13 +115,16 @@ class Model(ModelFacts):
 
 @dataclass(frozen=True, slots=True)
 class Sampling(_Table):
-    """How an engine on our own GPUs makes a clip; the defaults are those of Wan 2.2."""
+    """How an engine on your own GPU samples a clip; the defaults are those of Wan 2.2."""
 
     steps: _Count = 40
+    """The number of denoising steps."""
     cfg_high: _Scale = 3.5
-    """Guidance of the expert for high noise; 1 is none."""
+    """The guidance of the high-noise expert; 1 is none."""
     cfg_low: _Scale = 3.5
+    """The guidance of the low-noise expert."""
     shift: _Scale = 5.0
+    """The shift of the noise schedule."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,31 +134,40 @@ class Route(ModelFacts):
     name: str
     """provider/model, such as `wavespeed/wan-2.2-spicy`."""
     endpoints: _Endpoints
-    """The provider's own model id by resolution."""
+    """The provider's own model id, by resolution."""
     prices_usd: _Prices
-    """The price of a clip by (resolution, seconds); the route makes no other clips."""
+    """The price of a clip, by resolution and seconds; the route makes no other clips."""
     model: str = ""
-    """The model's name, if the second part of the route's name is not it."""
+    """The model's name. Default: the second part of the route's name."""
     supplier: str = ""
-    """The company that runs the model, if the provider resells it."""
+    """The company whose machines make the clip. Default: the provider."""
     aspect_ratios: frozenset[AspectRatio] = frozenset[AspectRatio]({"auto"})
+    """The aspect ratios that the route makes; `auto` follows the still."""
     takes_negative_prompt: _Flag = False
+    """Whether the route accepts a negative prompt."""
     slots: _Count = 1
     """How many clips a new account may have in progress at once."""
     submits_per_minute: _Count = 60
+    """How many submits a new account may send in a minute."""
     queues: _Flag = False
     """Whether the provider queues work over the slots instead of refusing it."""
     limits_per: Literal["account", "model"] = "account"
     """Whether all models of an account share the slots and the rate, or each has its own."""
     submits_per_day: _Count | None = None
+    """How many submits a new account may send in 24 hours. Default: no limit."""
     kind: Kind = "live"
+    """`live` routes make a clip at once, `batch` when the provider has time, `off_peak`
+    only at certain hours."""
     hours_utc: _HoursUtc | None = None
-    """When an off-peak route takes submits: from and to, in minutes after midnight."""
+    """The hours in which an off-peak route takes submits, such as `22:00-06:00`: read as
+    minutes after midnight."""
     typical_s: _Count | None = None
-    """How long a clip takes, until the lane has measured it."""
+    """How long a clip takes, in seconds, until the lane has measured it. Default: 60."""
     keeps_s: _Count | None = None
-    """How long the provider keeps a finished clip; None if the provider does not state it."""
+    """How long the provider keeps a finished clip, in seconds. Default: the provider does
+    not state it."""
     sampling: Sampling = Sampling()
+    """How your own engine samples a clip."""
 
     def __post_init__(self) -> None:
         provider, _, model = self.name.partition("/")

@@ -1,8 +1,9 @@
-"""What came of a batch, in numbers that add up."""
+"""The result of a batch: counts that add up, money, and the exit code."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass
 from decimal import Decimal
+from enum import IntEnum
 from typing import Any, Final
 
 from tasks.engine.stats import Why
@@ -11,40 +12,69 @@ REASONS: Final = 5
 """Reasons that a summary gives at most: each may be in other words."""
 
 
+class ExitCode(IntEnum):
+    """The exit codes of `nightreel run`; docs/reference/exit-codes.md has them too."""
+
+    DONE = 0
+    """Every row is published or rejected."""
+    UNFINISHED = 1
+    """Some rows are pending or in doubt, or the store failed. Run it again, or settle the
+    doubts."""
+    BAD_INPUT = 2
+    """The manifest, the configuration or the usage is wrong, or another run holds the root.
+    Nothing was bought."""
+    EXHAUSTED = 3
+    """No lane is left for some rows, or the budget or a daily cap is spent."""
+    FAULT = 4
+    """Nightreel itself failed on three paid clips in a row and stopped buying. The clips
+    are kept for the next run."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What came of a batch: states count rows, and add up to `rows`; money is this run's."""
+    """The result of a batch. The four states add up to `rows`; money is this run's."""
 
     batch: str
+    """The name of the batch, such as `000003-tonight`."""
     rows: int
+    """The rows of the manifest."""
     jobs: int
+    """The different clips that the good rows want."""
     published: int
+    """Rows that have their clip."""
     rejected: int
-    """Rows that no provider will make, bad rows of the manifest among them."""
+    """Rows that no provider will make, bad rows included."""
     in_doubt: int
+    """Rows whose submit has no recorded answer."""
     pending: int
+    """Rows that the next run continues with."""
     bought: int
+    """Jobs that a provider accepted in this run."""
     spent_usd: Decimal
+    """The money that this run spent."""
     wall_s: float
+    """The seconds that this run took."""
     risked_usd: Decimal
-    """What went into submitting again what was in doubt."""
+    """The money that this run spent on submitting jobs in doubt again."""
     late: int
-    """Jobs that could not be done by the deadline, as it looked at the start."""
+    """Jobs that would miss the deadline, as computed at the start."""
     lanes_closed: dict[str, str]
+    """The reason why each closed lane closed."""
     short_of: str | None
-    """`lanes` or `budget`, where the run ended for want of it."""
+    """`lanes` or `budget` if the run ended for lack of it, else null."""
     broken: dict[str, int]
-    """Jobs on which our own code failed, by the reason: the `REASONS` most frequent."""
+    """Jobs on which Nightreel's own code failed, by reason: the five most frequent."""
     fault: str | None
-    """Why a lane buys no more, where our own code failed too often in a row."""
+    """The reason why Nightreel stopped buying after its own failures, else null."""
 
     @property
-    def exit_code(self) -> int:
+    def exit_code(self) -> ExitCode:
         if self.fault is not None:
-            return 4
+            return ExitCode.FAULT
         if self.short_of is not None:
-            return 3
-        return 1 if self.pending or self.in_doubt else 0
+            return ExitCode.EXHAUSTED
+        unfinished = self.pending or self.in_doubt
+        return ExitCode.UNFINISHED if unfinished else ExitCode.DONE
 
     def plain(self) -> dict[str, Any]:
         """As JSON: money as a number, exact to the cent it was charged in."""
