@@ -93,12 +93,12 @@ def child(folder: Path, seconds: float) -> None:
 
 
 def stage(folder: Path, jobs: int) -> None:
-    from tasks.emulator.clips import Cut, render
+    from tasks.emulator.clips import ClipFormat, render
     from tasks.emulator.uploads import Still
 
     Image.effect_noise((320, 240), 40).convert("RGB").save(folder / "one.jpg")
     still = Still(content=(folder / "one.jpg").read_bytes(), sha256="0")
-    cut = Cut(resolution="480p", aspect_ratio="auto", frames=81, fps=16, move=1)
+    cut = ClipFormat(resolution="480p", aspect_ratio="auto", frames=81, fps=16, move=1)
     (folder / "one.mp4").write_bytes(render(still, cut))
     rows = {"image": ["one.jpg"] * jobs, "prompt": [f"pan {n}" for n in range(jobs)]}
     pl.DataFrame(rows).write_parquet(folder / "m.parquet")

@@ -1,7 +1,7 @@
-"""An account: one key at one provider, with its slots, its queue and its minute.
+"""An account: one key at one provider, with its slots, its queue and its rate limit.
 
-Nothing runs here: who holds a slot at a moment follows from when each prediction was
-accepted and how long it takes, so it is worked out when somebody asks.
+Nothing runs in the background: the times of acceptance and the latencies decide which
+predictions hold a slot at a moment, and each request works that out.
 """
 
 import hashlib
@@ -11,8 +11,8 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
-from tasks.emulator.dialects.predictions import Prediction, Stage
 from tasks.emulator.faults import Fault
+from tasks.emulator.predictions import Prediction, Stage
 from tasks.emulator.refusals import BusyError, CappedError, ThrottledError
 
 MINUTE_S = 60.0
@@ -21,29 +21,29 @@ DAY_S = 24 * 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """What a provider lets one account do, and what it gives back."""
+    """A provider's limits for one account, and its refunds."""
 
     slots: int
-    """How many predictions run at once."""
+    """The most predictions that run at once."""
     submits_per_minute: int | None
-    """How many are accepted in any 60 seconds; None where there is no such limit."""
+    """The most submits in any 60 seconds; None means no limit."""
     queues: bool
-    """Whether what is over the slots waits in line instead of being refused."""
+    """Whether submits over the slots wait in a queue instead of being refused."""
     refunds: frozenset[Stage]
-    """The ends that are not charged for."""
+    """The stages that are not charged."""
     retry_after: bool = False
-    """Whether a refusal by the minute says when to come again."""
+    """Whether a refusal by the rate limit has Retry-After."""
     keep_s: float = 7 * 24 * 3600.0
-    """How long clips are kept, where a submit does not say."""
+    """How long clips are kept if a submit does not say."""
     submits_per_day: int | None = None
-    """How many are accepted in any 24 hours; None where there is no such limit."""
+    """The most submits in any 24 hours; None means no limit."""
     keyless: bool = False
-    """Whether it asks nobody for a key, unless it was given some."""
+    """Whether a request needs no key, unless the emulator has a list of keys."""
 
 
 @dataclass(slots=True)
 class Peaks:
-    """The most that an account was seen to do: quotas are witnessed here."""
+    """The highest use of an account so far, which shows whether its quotas were kept."""
 
     running: int = 0
     waiting: int = 0
@@ -68,11 +68,11 @@ class Account:
         self._ties = itertools.count()
 
     def admit(self, now: float) -> None:
-        """Let one more submit in.
+        """Admit one more submit.
 
         Raises:
-            ThrottledError: the minute is used up, or, where there is no queue, the slots.
-            CappedError: the day is used up.
+            ThrottledError: the rate limit or, without a queue, the slots are used up.
+            CappedError: the day's submits are used up.
         """
         self.advance(now)
         most = self.terms.submits_per_day
@@ -89,7 +89,7 @@ class Account:
             raise BusyError(f"over {self.terms.slots} at once")
 
     def take(self, prediction: Prediction, now: float) -> None:
-        """Give it a slot, or a place in the queue."""
+        """Give a prediction a slot or a place in the queue."""
         self._recent.append(now)
         self._today.append(now)
         self.peaks.per_minute = max(self.peaks.per_minute, len(self._recent))
@@ -98,13 +98,13 @@ class Account:
         self.peaks.waiting = max(self.peaks.waiting, len(self._waiting))
 
     def today(self, now: float) -> int:
-        """How many were accepted in the last 24 hours."""
+        """Return the number of submits in the last 24 hours."""
         while self._today and self._today[0] <= now - DAY_S:
             self._today.popleft()
         return len(self._today)
 
     def advance(self, now: float) -> None:
-        """Bring slots and queue up to this moment."""
+        """Bring slots and queue up to a moment."""
         while self._recent and self._recent[0] <= now - MINUTE_S:
             self._recent.popleft()
         while self._running and self._running[0][0] <= now:
@@ -113,7 +113,7 @@ class Account:
             self._fill(ends_at)
 
     def position(self, prediction: Prediction) -> int:
-        """How many are before it in the queue."""
+        """Return how many predictions are ahead in the queue."""
         return self._waiting.index(prediction)
 
     def _fill(self, now: float) -> None:

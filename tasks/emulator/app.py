@@ -1,4 +1,4 @@
-"""The emulator: every provider's dialect over HTTP, under one roof and on one bill."""
+"""The emulator's ASGI app: every provider's dialect, and one bill for all."""
 
 import time
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
@@ -33,11 +33,11 @@ from tasks.emulator.dialects.openai_videos import (
 from tasks.emulator.dialects.replicate import Replicate
 from tasks.emulator.dialects.runway import Runway
 from tasks.emulator.dialects.wavespeed import WaveSpeed
-from tasks.emulator.endpoint import Desk, Dialect, Shared
+from tasks.emulator.endpoint import Dialect, Endpoint, Shared
 from tasks.emulator.faults import Chances, Fault, Faults
 from tasks.emulator.prices import PriceList, price_list
 from tasks.emulator.responses import Json
-from tasks.emulator.state import Clock, Rules, World
+from tasks.emulator.state import Clock, Rules, State
 from tasks.emulator.uploads import Stills
 
 DIALECTS: Final[Sequence[Dialect]] = (
@@ -60,17 +60,17 @@ NO_FAULTS: Final[Mapping[str, Sequence[Fault]]] = {}
 NO_CHANCES: Final[Mapping[Fault, float]] = {}
 
 Quota = int | Mapping[str, int] | None
-"""For every dialect, by dialect, or None for each dialect's own."""
+"""A quota for every dialect or by dialect; None means each dialect's own."""
 
 
 class Emulator:
-    """An ASGI app with `/wavespeed`, `/fal` and the rest, and the bill that they ran up.
+    """An ASGI app that serves every provider under `/NAME`, `/bill` and `/stats`.
 
-    `faults` maps a part of a still's URL or of a prompt to what goes wrong with the
-    submits that have it, in order; `chances` are of faults at random, drawn from `seed`.
-    `clip` is served for every job instead of one made from its still. Without `keys`,
-    any key is good. `keep_s` is how long every provider keeps clips, instead of each its
-    own time; `credit_usd` is what every account has paid in.
+    `faults` maps a part of a still's URL or a prompt to the faults of the submits that
+    have it, in order; `chances` are the probabilities of random faults, drawn from
+    `seed`. Every job gets `clip` if there is one, and otherwise a clip made from its
+    still. Without `keys`, any key is valid. `keep_s` replaces the time for which each
+    provider keeps clips; `credit_usd` is the credit of every account.
     """
 
     def __init__(  # noqa: PLR0913 -- each is a knob of the command
@@ -93,7 +93,7 @@ class Emulator:
     ) -> None:
         if not 0 <= jitter < 1:
             raise ValueError(f"jitter {jitter!r} is not a share between 0 and 1")
-        self._world = World(
+        self._state = State(
             Rules(
                 latency_s=latency_s,
                 jitter=jitter,
@@ -105,11 +105,11 @@ class Emulator:
             Faults(faults, chances, seed=seed),
             clock,
         )
-        self._shared = Shared(self._world, Stills(), Clips(clip))
+        self._shared = Shared(self._state, Stills(), Clips(clip))
         if prices is None:
             prices = price_list(catalogue.load().routes.values())
-        self._desks = {
-            dialect.name: Desk(
+        self._endpoints = {
+            dialect.name: Endpoint(
                 dialect,
                 terms=_terms(
                     dialect, slots, submits_per_minute, retry_after=retry_after
@@ -124,8 +124,8 @@ class Emulator:
                 Route("/bill", self._bill),
                 Route("/stats", self._stats),
                 *(
-                    Mount(f"/{name}", routes=desk.routes())
-                    for name, desk in self._desks.items()
+                    Mount(f"/{name}", routes=endpoint.routes())
+                    for name, endpoint in self._endpoints.items()
                 ),
             ],
             lifespan=self._lifespan,
@@ -136,24 +136,29 @@ class Emulator:
 
     @property
     def bill(self) -> list[Charge]:
-        """Every accepted submit, in that order."""
-        return charges(self._world)
+        """Every accepted submit, in the order of acceptance."""
+        return charges(self._state)
 
     @property
     def total_usd(self) -> Decimal:
-        """What is owed for them."""
+        """The sum of the charges that were not refunded."""
         return total_usd(self.bill)
 
     @property
     def faults(self) -> dict[str, list[Fault]]:
-        """The script that is left; add to it at any time."""
-        return self._world.faults.scripted
+        """The scripted faults that are left; add to them at any time."""
+        return self._state.faults.scripted
 
     def stats(self) -> dict[str, Any]:
-        """Requests by dialect and kind, and the most that each account was seen to do."""
+        """Return requests by dialect and kind, and the highest use of each account."""
         return {
-            "requests": {name: {**desk.requests} for name, desk in self._desks.items()},
-            "keys_shown": sum(desk.keys_shown for desk in self._desks.values()),
+            "requests": {
+                name: {**endpoint.requests}
+                for name, endpoint in self._endpoints.items()
+            },
+            "keys_shown": sum(
+                endpoint.keys_shown for endpoint in self._endpoints.values()
+            ),
             "accounts": [
                 {
                     "dialect": account.dialect,
@@ -162,7 +167,7 @@ class Emulator:
                     "submits_per_minute": account.terms.submits_per_minute,
                     **asdict(account.peaks),
                 }
-                for account in self._world.accounts()
+                for account in self._state.accounts()
             ],
         }
 
@@ -192,7 +197,7 @@ def _terms(
     return replace(
         own,
         slots=_quota(dialect.name, slots) or own.slots,
-        # fal has no such limit: what comes too fast waits in its queue.
+        # fal has no rate limit: its queue takes everything.
         submits_per_minute=own.submits_per_minute and per_minute,
         retry_after=retry_after,
     )

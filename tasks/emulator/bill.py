@@ -1,12 +1,12 @@
-"""The bill: every accepted submit and its price, whatever became of its answer."""
+"""The bill: every accepted submit and its price, even if its answer was lost."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
-from tasks.emulator.dialects.predictions import Stage
 from tasks.emulator.faults import Fault
-from tasks.emulator.state import World
+from tasks.emulator.predictions import Stage
+from tasks.emulator.state import State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,30 +30,30 @@ class Charge:
     fault: Fault | None
 
 
-def charges(world: World) -> list[Charge]:
-    """Every line, in the order of acceptance."""
+def charges(state: State) -> list[Charge]:
+    """Return every line in the order of acceptance."""
     return [
         Charge(
             dialect=account.dialect,
             key=account.fingerprint,
             request_id=made.id,
-            model=made.wanted.endpoint,
+            model=made.spec.model,
             image=made.image,
-            prompt=made.wanted.prompt,
+            prompt=made.spec.prompt,
             seed=made.seed,
-            resolution=made.wanted.resolution,
-            duration_s=made.wanted.duration_s,
-            price_usd=str(made.wanted.price_usd),
+            resolution=made.spec.resolution,
+            duration_s=made.spec.duration_s,
+            price_usd=str(made.spec.price_usd),
             accepted_at=made.accepted_date,
             outcome=made.stage,
             refunded=made.stage in account.terms.refunds,
             fault=made.fault,
         )
-        for account, made in world.everything()
+        for account, made in state.everything()
     ]
 
 
 def total_usd(lines: Iterable[Charge]) -> Decimal:
-    """What is owed: all that was not refunded."""
+    """Return the sum of the lines that were not refunded."""
     owed = (Decimal(line.price_usd) for line in lines if not line.refunded)
     return sum(owed, Decimal(0))

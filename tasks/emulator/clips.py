@@ -1,6 +1,6 @@
-"""The emulated clips: a camera move over the still, and a badge that says what it is."""
+"""The emulated clips: a camera move over the still, with a badge that says EMULATED."""
 # pyright: reportUnknownMemberType=false
-# PyAV's own types leave what its packets and images are unsaid.
+# PyAV does not declare the types of its packets and images.
 
 import asyncio
 import io
@@ -23,10 +23,10 @@ TITLE: Final = "Emulated clip"
 COMMENT: Final = "Emulated: a camera move over the still. No model made this."
 
 MOVES: Final = 16
-"""Directions of the camera, each of them both inwards and outwards."""
+"""The camera's moves: eight directions, each zooming in or out."""
 
 KEPT: Final = 256
-"""Clips kept ready; an older one is made again when somebody asks."""
+"""The most clips in memory; an older one is made again on request."""
 
 SIZES: Final = {
     "480p": ((832, 480), (624, 624), (480, 832)),
@@ -37,19 +37,19 @@ ASPECTS: Final = {"16:9": 16 / 9, "1:1": 1.0, "9:16": 9 / 16}
 
 
 def clip_size(still: Still, resolution: str, aspect_ratio: str) -> tuple[int, int]:
-    """The clip's width and height: the nearest to the aspect wanted, or to the still's."""
+    """Return width and height, as near as possible to the aspect ratio or to the still's."""
     aspect = ASPECTS.get(aspect_ratio)
     if aspect is None:
         with Image.open(io.BytesIO(still.content)) as image:
             width, height = ImageOps.exif_transpose(image).size
         aspect = width / height
-    wanted = math.log(aspect)
-    return min(SIZES[resolution], key=lambda wh: abs(math.log(wh[0] / wh[1]) - wanted))
+    target = math.log(aspect)
+    return min(SIZES[resolution], key=lambda wh: abs(math.log(wh[0] / wh[1]) - target))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
-    """What decides a clip's bytes, with the still."""
+class ClipFormat:
+    """The settings that, with the still, decide a clip's bytes."""
 
     resolution: str
     aspect_ratio: str
@@ -58,13 +58,13 @@ class Cut:
     move: int
 
 
-def render(still: Still, cut: Cut) -> bytes:
-    """The clip: H.264 in MP4, moov first."""
-    width, height = clip_size(still, cut.resolution, cut.aspect_ratio)
-    rate = Fraction(cut.fps).limit_denominator(1001)
+def render(still: Still, form: ClipFormat) -> bytes:
+    """Return the clip as H.264 in MP4, with the moov first."""
+    width, height = clip_size(still, form.resolution, form.aspect_ratio)
+    rate = Fraction(form.fps).limit_denominator(1001)
     out = io.BytesIO()
-    # The muxer cannot reopen a buffer to move the moov forward afterwards, as
-    # movflags=+faststart would; room kept for it in front does as well.
+    # movflags=+faststart would reopen the output, which a buffer cannot do. Reserving
+    # space for the moov at the front has the same effect.
     with av.open(out, "w", format="mp4", options={"moov_size": "65536"}) as container:
         container.metadata["title"] = TITLE
         container.metadata["comment"] = COMMENT
@@ -72,17 +72,17 @@ def render(still: Still, cut: Cut) -> bytes:
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.options = {"preset": "superfast", "crf": "24"}
         stream.codec_context.thread_count = 1
-        start = _opened(still, width, height)
-        for frame in _film(start, width, height, rate, cut):
+        start = _enlarged(still, width, height)
+        for frame in _frames(start, width, height, rate, form):
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return out.getvalue()
 
 
-def _opened(still: Still, width: int, height: int) -> av.VideoFrame:
-    """The still the right way up, at twice the clip's size.
+def _enlarged(still: Still, width: int, height: int) -> av.VideoFrame:
+    """Return the upright still at twice the clip's size.
 
-    The camera moves by whole pixels of it, so at the clip's own size it would tremble.
+    The camera moves by whole pixels, which would be visible at the clip's own size.
     """
     with Image.open(io.BytesIO(still.content)) as image:
         upright = ImageOps.exif_transpose(image).convert("RGB")
@@ -103,10 +103,10 @@ def _badge(height: int) -> av.VideoFrame:
     return _frame(plate)
 
 
-def _film(
-    frame: av.VideoFrame, width: int, height: int, rate: Fraction, cut: Cut
+def _frames(
+    frame: av.VideoFrame, width: int, height: int, rate: Fraction, form: ClipFormat
 ) -> Iterator[av.VideoFrame]:
-    """A camera move over the still with the badge on top."""
+    """Yield the frames of a camera move over the still, with the badge on top."""
     graph = av.filter.Graph()
     inputs = [frame, _badge(min(width, height))]
     sources = [
@@ -119,7 +119,7 @@ def _film(
         for each in inputs
     ]
     planar = graph.add("format", "yuv420p")
-    camera = graph.add("zoompan", _camera(cut, width, height, rate))
+    camera = graph.add("zoompan", _camera(form, width, height, rate))
     margin = min(width, height) // 32
     marked = graph.add("overlay", f"x={margin}:y={margin}")
     square = graph.add("setsar", "1")
@@ -137,42 +137,42 @@ def _film(
         each.pts, each.time_base = 0, 1 / rate
         source.push(each)
         source.push(None)
-    for number in range(cut.frames):
-        filmed = sink.pull()
-        if not isinstance(filmed, av.VideoFrame):
-            raise TypeError(f"frame {number}: the filters gave {filmed!r}")
-        filmed.pts, filmed.time_base = number, 1 / rate
-        yield filmed
+    for number in range(form.frames):
+        frame_out = sink.pull()
+        if not isinstance(frame_out, av.VideoFrame):
+            raise TypeError(f"frame {number}: the filters gave {frame_out!r}")
+        frame_out.pts, frame_out.time_base = number, 1 / rate
+        yield frame_out
 
 
-def _camera(cut: Cut, width: int, height: int, rate: Fraction) -> str:
-    """Zoom in or out by a quarter while drifting in one of eight directions."""
-    angle = math.tau * (cut.move // 2) / (MOVES // 2)
-    done = f"on/{max(1, cut.frames - 1)}"
-    zoom = f"1.25-0.25*{done}" if cut.move % 2 else f"1+0.25*{done}"
+def _camera(form: ClipFormat, width: int, height: int, rate: Fraction) -> str:
+    """Return the filter that zooms by a quarter and moves in one of eight directions."""
+    angle = math.tau * (form.move // 2) / (MOVES // 2)
+    done = f"on/{max(1, form.frames - 1)}"
+    zoom = f"1.25-0.25*{done}" if form.move % 2 else f"1+0.25*{done}"
     across = f"0.5+{0.5 * math.cos(angle):.4f}*{done}"
     down = f"0.5+{0.5 * math.sin(angle):.4f}*{done}"
     return (
         f"z='{zoom}':x='(iw-iw/zoom)*({across})':y='(ih-ih/zoom)*({down})'"
-        f":d={cut.frames}:s={width}x{height}:fps={rate}"
+        f":d={form.frames}:s={width}x{height}:fps={rate}"
     )
 
 
 class Clips:
-    """Makes each clip once, away from the event loop, and keeps the latest."""
+    """Makes each clip once, in a thread, and keeps the latest ones."""
 
     def __init__(self, clip: bytes | None = None) -> None:
         self._same = clip
-        """What every job gets instead, if it is given."""
-        self._made: OrderedDict[tuple[str, Cut], Future[bytes]] = OrderedDict()
+        """The clip that every job gets instead, if there is one."""
+        self._made: OrderedDict[tuple[str, ClipFormat], Future[bytes]] = OrderedDict()
         self._threads: ThreadPoolExecutor | None = None
 
-    async def film(self, still: Still, cut: Cut) -> bytes:
+    async def clip(self, still: Still, form: ClipFormat) -> bytes:
         if self._same is not None:
             return self._same
-        key = still.sha256, cut
+        key = still.sha256, form
         if key not in self._made:
-            self._made[key] = self._pool().submit(render, still, cut)
+            self._made[key] = self._pool().submit(render, still, form)
         self._made.move_to_end(key)
         made = self._made[key]
         if len(self._made) > KEPT:

@@ -1,7 +1,7 @@
-"""The desk of one provider: what all of them do alike, in the words of its dialect.
+"""The HTTP endpoint of one provider: the parts that all have in common.
 
-To add a provider, write a class with `Dialect`'s members in a file beside this one, and
-name it in `app.DIALECTS`.
+To add a provider, write a class with the members of `Dialect` in `dialects/` and add it to
+`app.DIALECTS`.
 """
 
 import secrets
@@ -17,9 +17,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from tasks.emulator.accounts import Account, Terms
-from tasks.emulator.clips import MOVES, Clips, Cut
-from tasks.emulator.dialects.predictions import Prediction, Stage, Wanted
+from tasks.emulator.clips import MOVES, ClipFormat, Clips
 from tasks.emulator.faults import Fault
+from tasks.emulator.predictions import ClipSpec, Prediction, Stage
 from tasks.emulator.prices import Offer
 from tasks.emulator.refusals import (
     BadInputError,
@@ -36,70 +36,70 @@ from tasks.emulator.responses import (
     read_json,
     web_page,
 )
-from tasks.emulator.state import World
+from tasks.emulator.state import State
 from tasks.emulator.uploads import Still, Stills, UnreadableStillError, Upload
 
 
 class Dialect(Protocol):
-    """How one provider words what every provider does."""
+    """The paths, fields and words of one provider."""
 
     @property
     def name(self) -> str:
-        """Also its prefix: the provider `atlas` is served under `/atlas`."""
+        """The provider's name and path prefix: `atlas` is served under `/atlas`."""
         ...
 
     @property
     def scheme(self) -> str:
-        """The word before the key in the Authorization header."""
+        """The scheme of the Authorization header."""
         ...
 
     @property
     def terms(self) -> Terms: ...
 
-    def wanted(
-        self, offer: Offer, asked: Mapping[str, Any], headers: Headers
-    ) -> Wanted:
-        """The clip that a submit asks for. Raises BadInputError."""
+    def parse(
+        self, offer: Offer, body: Mapping[str, Any], headers: Headers
+    ) -> ClipSpec:
+        """Return the clip that a submit asks for. Raises BadInputError."""
         ...
 
     def accepted(self, base: str, prediction: Prediction) -> Response:
-        """The answer to a submit."""
+        """Return the response to an accepted submit."""
         ...
 
     def refused(self, error: RefusedError) -> Response:
-        """Any other answer."""
+        """Return the response to a refused request."""
         ...
 
-    def routes(self, desk: "Desk") -> Sequence[BaseRoute]: ...
+    def routes(self, endpoint: "Endpoint") -> Sequence[BaseRoute]: ...
 
 
 @runtime_checkable
-class Tokened(Protocol):
-    """A dialect whose customers show a token that they made from their key."""
+class TokenAuth(Protocol):
+    """A dialect whose customers send a token that they made from their key."""
 
     def key_of(self, token: str, keys: Collection[str] | None) -> str:
-        """The key that a token was made from, one of `keys` unless any is good.
+        """Return the key of a token: one of `keys`, or any key if `keys` is None.
 
         Raises:
-            UnauthorizedError: it is no such token, or has run out.
+            UnauthorizedError: the token is invalid or has expired.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all desks have in common."""
+    """The parts that all endpoints use together."""
 
-    world: World
+    state: State
     stills: Stills
     clips: Clips
 
 
-Handler = Callable[["Desk", Request], Awaitable[Response]]
+Handler = Callable[["Endpoint", Request], Awaitable[Response]]
 
 
-class Desk:
-    """Where one provider's requests come in."""
+class Endpoint:
+    """Serves one provider's requests."""
 
     def __init__(
         self,
@@ -109,14 +109,14 @@ class Desk:
         offers: Mapping[str, Offer],
         shared: Shared,
     ) -> None:
-        self.world = shared.world
+        self.state = shared.state
         self.requests: Counter[str] = Counter()
-        """By kind: submit, poll, list, check, charge, upload, still, download, lost (no page)."""
+        """Counts by kind: submit, poll, list, check, charge, upload, still, download, lost."""
         self.keys_shown = 0
-        """Keys that came with a download or a presigned upload, whose hosts have no
-        business to know them."""
+        """Keys that came with a download or a presigned upload, whose hosts must not get
+        them."""
         self._dialect = dialect
-        self._tokened = dialect if isinstance(dialect, Tokened) else None
+        self._token_auth = dialect if isinstance(dialect, TokenAuth) else None
         self._terms = terms
         self._offers = offers
         self._stills = shared.stills
@@ -134,7 +134,7 @@ class Desk:
         kind: str,
         handler: Handler,
     ) -> Route:
-        """A page of the provider's, whose refusals are in its own words."""
+        """Return a route that answers refusals in the dialect's words."""
 
         async def page(request: Request) -> Response:
             self.requests[kind] += 1
@@ -149,45 +149,53 @@ class Desk:
 
     @property
     def offers(self) -> Mapping[str, Offer]:
-        """What there is, by the provider's own model ids."""
+        """The provider's models by the provider's own ids."""
         return self._offers
 
+    def offer(self, model: str) -> Offer:
+        """Return one of the models. Raises UnknownModelError."""
+        if model not in self._offers:
+            raise UnknownModelError(model)
+        return self._offers[model]
+
     def base(self, request: Request) -> str:
-        """The provider's own address, as this client reached it."""
+        """Return the provider's address as this client reached it."""
         host = request.headers["host"]
         return f"{request.scope['scheme']}://{host}/{self._dialect.name}"
 
     def account(self, request: Request) -> Account:
-        """Whose request it is. Raises UnauthorizedError."""
+        """Return the account of a request. Raises UnauthorizedError."""
         shown = request.headers.get("authorization", "")
-        if not shown and self._terms.keyless and self.world.keys is None:
-            return self.world.account(self._dialect.name, "nobody", self._terms)
+        if not shown and self._terms.keyless and self.state.keys is None:
+            return self.state.account(self._dialect.name, "nobody", self._terms)
         scheme, _, key = shown.partition(" ")
         if scheme.lower() != self._dialect.scheme.lower():
             raise UnauthorizedError("no key")
-        if self._tokened is not None:
-            key = self._tokened.key_of(key.strip(), self.world.keys)
-        return self.world.account(self._dialect.name, key.strip(), self._terms)
+        if self._token_auth is not None:
+            key = self._token_auth.key_of(key.strip(), self.state.keys)
+        return self.state.account(self._dialect.name, key.strip(), self._terms)
 
-    async def asked(self, request: Request) -> Mapping[str, Any]:
-        """The fields of a customer's request. Raises UnauthorizedError, BadInputError."""
+    async def body(self, request: Request) -> Mapping[str, Any]:
+        """Return the JSON object of a request. Raises UnauthorizedError, BadInputError."""
         self.account(request)
-        asked = await read_json(request)
-        if asked is None:
+        body = await read_json(request)
+        if body is None:
             raise BadInputError("", "json_invalid", "the body is not a JSON object")
-        return asked
+        return body
 
     async def submit(
-        self, request: Request, endpoint: str, asked: Mapping[str, Any]
+        self, request: Request, model: str, body: Mapping[str, Any]
     ) -> Response:
-        """Accept and charge, or raise why not; then lose the answer, if it is to be lost."""
+        """Accept and charge a submit, and then apply the fault of its answer.
+
+        Raises:
+            RefusedError: the provider refuses it.
+        """
         account = self.account(request)
-        offer = self._offers.get(endpoint)
-        if offer is None:
-            raise UnknownModelError(endpoint)
-        wanted = self._dialect.wanted(offer, asked, request.headers)
-        image = self._stills.identity(wanted.image)
-        prediction = self.world.submit(account, wanted, image)
+        offer = self.offer(model)
+        spec = self._dialect.parse(offer, body, request.headers)
+        image = self._stills.identity(spec.image)
+        prediction = self.state.submit(account, spec, image)
         answer = self._dialect.accepted(self.base(request), prediction)
         match prediction.fault:
             case Fault.LOSE_ANSWER:
@@ -204,63 +212,63 @@ class Desk:
     async def poll(
         self, request: Request, prediction_id: str
     ) -> tuple[Prediction, Stage]:
-        """A prediction and its stage. Raises NotFoundError."""
+        """Return a prediction and its stage. Raises NotFoundError."""
         account = self.account(request)
-        prediction, stage = self.world.poll(account, prediction_id)
+        prediction, stage = self.state.poll(account, prediction_id)
         if stage is Stage.SUCCEEDED and await self._still(prediction) is None:
             stage = Stage.UNREADABLE
         return prediction, stage
 
-    async def clip(self, request: Request, prediction: Prediction) -> Response:
-        """The clip itself, from a provider that has it behind its own key."""
+    async def send_clip(self, request: Request, prediction: Prediction) -> Response:
+        """Return the clip, for a provider whose downloads need the key."""
         self.account(request)
         return await _sent(self, prediction.id)
 
     def position(self, request: Request, prediction: Prediction) -> int:
-        """How many are before it in the queue."""
-        return self.world.position(self.account(request), prediction)
+        """Return how many predictions are ahead in the queue."""
+        return self.state.position(self.account(request), prediction)
 
     def clip_url(self, request: Request, prediction: Prediction) -> str:
         return f"{self.base(request)}/clips/{prediction.id}/clip.mp4"
 
-    async def film(self, prediction: Prediction) -> bytes:
-        """The clip's bytes. Raises NotFoundError."""
+    async def clip(self, prediction: Prediction) -> bytes:
+        """Return the clip's bytes. Raises NotFoundError."""
         still = await self._still(prediction)
         if still is None:
             raise NotFoundError("no such clip")
-        wanted = prediction.wanted
-        cut = Cut(
-            resolution=wanted.resolution,
-            aspect_ratio=wanted.aspect_ratio,
-            frames=wanted.frames,
-            fps=wanted.fps,
+        spec = prediction.spec
+        form = ClipFormat(
+            resolution=spec.resolution,
+            aspect_ratio=spec.aspect_ratio,
+            frames=spec.frames,
+            fps=spec.fps,
             move=prediction.seed % MOVES,
         )
-        return await self._clips.film(still, cut)
+        return await self._clips.clip(still, form)
 
     async def _still(self, prediction: Prediction) -> Still | None:
-        # The still is looked at when somebody asks about the clip, since nothing runs
-        # in between; a client cannot tell.
+        # Nothing runs in the background, so a poll decodes the still; a client sees no
+        # difference.
         if prediction.still is None:
             try:
-                prediction.still = await self._stills.load(prediction.wanted.image)
+                prediction.still = await self._stills.load(prediction.spec.image)
             except UnreadableStillError:
                 prediction.stage = Stage.UNREADABLE
         return prediction.still
 
     def expect(self, filename: str, media_type: str) -> Upload:
-        """Make room for a still that is about to be handed over."""
+        """Create an upload that has no bytes yet."""
         return self._stills.expect(filename, media_type)
 
     def upload(self, request: Request) -> Upload:
-        """What is being handed over at this URL. Raises NotFoundError."""
+        """Return the upload at this URL. Raises NotFoundError."""
         upload = self._stills.upload(request.path_params["id"])
         if upload is None:
             raise NotFoundError("no such upload")
         return upload
 
     async def form(self, request: Request, field: str = "file") -> Upload:
-        """What was handed over as a file of a form. Raises BadInputError."""
+        """Store the file of a form as an upload. Raises BadInputError."""
         self.account(request)
         async with request.form(max_files=1) as form:
             match form.get(field):
@@ -273,7 +281,7 @@ class Desk:
                     raise BadInputError(field, "missing", f"{field}: field required")
 
     def upload_token(self) -> str:
-        """A pass for uploads alone."""
+        """Return a new token that allows uploads only."""
         token = secrets.token_urlsafe(32)
         self._upload_tokens.add(token)
         return token
@@ -287,29 +295,39 @@ class Desk:
         return f"{self.base(request)}/{place}/{upload.id}/{name}"
 
     def shown_key(self, request: Request) -> bool:
-        """Whether a key came along to where none belongs."""
+        """Whether a request carries a key that its host must not get."""
         shown = "authorization" in request.headers
         self.keys_shown += shown
         return shown
 
 
-async def send_still(desk: Desk, request: Request) -> Response:
-    """A still that was handed over, to whoever knows its URL."""
-    upload = desk.upload(request)
+def not_found(*methods: str) -> Sequence[tuple[str, str, str, Handler]]:
+    """Return pages for all other paths, which answer "not found"."""
+    return [(method, "/{page:path}", "lost", _lost) for method in methods]
+
+
+async def _lost(endpoint: Endpoint, request: Request) -> Response:
+    del endpoint
+    raise NotFoundError(f"no page {request.url.path}")
+
+
+async def send_still(endpoint: Endpoint, request: Request) -> Response:
+    """Send an uploaded still to any client that knows its URL."""
+    upload = endpoint.upload(request)
     if upload.still is None:
         raise NotFoundError("nothing was uploaded here")
     return Response(upload.still.content, media_type=upload.media_type)
 
 
-async def _download(desk: Desk, request: Request) -> Response:
-    desk.shown_key(request)
-    return await _sent(desk, request.path_params["id"])
+async def _download(endpoint: Endpoint, request: Request) -> Response:
+    endpoint.shown_key(request)
+    return await _sent(endpoint, request.path_params["id"])
 
 
-async def _sent(desk: Desk, prediction_id: str) -> Response:
-    prediction = desk.world.download(prediction_id)
+async def _sent(endpoint: Endpoint, prediction_id: str) -> Response:
+    prediction = endpoint.state.download(prediction_id)
     fault = prediction.fault if prediction.downloads == 1 else None
-    clip = await desk.film(prediction)
+    clip = await endpoint.clip(prediction)
     match fault:
         case Fault.TRUNCATED_CLIP:
             return Response(clip[: len(clip) * 2 // 3], media_type="video/mp4")

@@ -1,4 +1,4 @@
-"""What goes wrong: scripted by still or prompt, or drawn at random from a seed."""
+"""Faults: scripted by still or prompt, or drawn at random from a seed."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -6,69 +6,69 @@ from enum import StrEnum, auto
 
 
 class Fault(StrEnum):
-    """One way in which a submit, or what comes after it, goes wrong."""
+    """One way in which a submit or a later step fails."""
 
     THROTTLE = auto()
-    """429 before acceptance, without saying for how long."""
+    """429 before acceptance, without Retry-After."""
     THROTTLE_WITH_RETRY_AFTER = auto()
     REJECT_INPUT = auto()
     UNAUTHORIZED = auto()
     NO_CREDIT = auto()
     DAILY_CAP = auto()
-    """The account has had its share of the day."""
+    """The account has used up its submits of the day."""
     DRAIN = auto()
-    """A GPU of one's own takes nothing for now: it is about to restart."""
+    """Your own GPU accepts nothing for now: it is about to restart."""
     ERROR_BEFORE = auto()
-    """The provider's own 500, not accepted."""
+    """The provider's 500; not accepted."""
     GATEWAY_BEFORE = auto()
-    """A gateway's 502 page; nothing behind it was reached."""
+    """A gateway's 502 page; the request did not reach the provider."""
     ERROR_AFTER = auto()
-    """A gateway's 502 page; the request behind it was accepted and charged."""
+    """A gateway's 502 page; the provider accepted and charged the request."""
     LOSE_ANSWER = auto()
     """Accepted and charged; the connection closes without an answer."""
     LOSE_ANSWER_MID = auto()
     """Accepted and charged; the connection closes in the middle of the answer."""
     MALFORMED_ACCEPT = auto()
-    """Accepted and charged; the answer is good by its status, but is not JSON."""
+    """Accepted and charged; the answer has status 200 and is not JSON."""
     NOT_FOUND_AT_FIRST = auto()
     """The first two polls find nothing."""
     UNKNOWN_STATUS = auto()
-    """The first poll meets a status word that nobody documented."""
+    """The first poll gets an undocumented status word."""
     REFUSE_CONTENT = auto()
     """Accepted, then failed by moderation."""
     FAIL = auto()
-    """Accepted, then failed on the provider's side."""
+    """Accepted, then failed by the provider's fault."""
     STUCK = auto()
-    """Accepted, and never finished: it keeps its slot for ever."""
+    """Accepted and never finished: it keeps its slot for ever."""
     TRUNCATED_CLIP = auto()
-    """The first download is short, and its Content-Length says so too."""
+    """The first download is short, with a Content-Length to match."""
     CUT_CLIP = auto()
-    """The first download's connection closes before its Content-Length is reached."""
+    """The first download's connection closes before Content-Length bytes were sent."""
     HTML_CLIP = auto()
     """The first download is a web page, with status 200."""
     EMPTY_CLIP = auto()
     EXPIRED_LINK = auto()
-    """The first download finds that its link has died; a poll gives a fresh one."""
+    """The first download finds an expired link; a poll gives a fresh one."""
     FORGET = auto()
-    """Accepted, and never heard of again: whoever had it in memory has restarted."""
+    """Accepted and then lost: the server kept it in memory and has restarted."""
     STORE = auto()
-    """SGLang has put the clip into a store: at its own address there is 400."""
+    """SGLang moves the clip to a store; its own address answers 400."""
     LOST_CLIP = auto()
-    """Accepted, and done by every poll's word; but whatever link, there is no clip."""
+    """Accepted and finished, but no link leads to a clip."""
 
 
 def draw(*facts: str | int) -> float:
-    """A number in [0, 1) that the facts alone decide."""
+    """Return a number in [0, 1) that depends on the facts alone."""
     digest = hashlib.blake2b(repr(facts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
 Chances = Mapping[Fault, float] | Mapping[str, Mapping[Fault, float]]
-"""How often each fault comes by chance: at every provider alike, or by dialect."""
+"""The probability of each fault: for every provider, or by dialect."""
 
 
 class Faults:
-    """Which fault the next submit gets, if any; a script goes before chance."""
+    """Chooses the fault of the next submit; the script takes precedence over chance."""
 
     def __init__(
         self,
@@ -78,14 +78,14 @@ class Faults:
         seed: int,
     ) -> None:
         self.scripted = {part: list(faults) for part, faults in scripted.items()}
-        """By a part of the still's URL or of the prompt; each submit takes the first left."""
+        """Faults by a part of the still's URL or the prompt; each submit takes the first one."""
         self._chances = chances
         self._seed = seed
 
     def next(
         self, dialect: str, number: int, *, image: str, prompt: str
     ) -> Fault | None:
-        """The fault of this dialect's submit with this number."""
+        """Return the fault of a dialect's submit by its number; None means no fault."""
         for part, left in self.scripted.items():
             if left and (part in image or part in prompt):
                 return left.pop(0)
@@ -98,23 +98,23 @@ class Faults:
 
 
 def _of(chances: Chances, dialect: str) -> Mapping[Fault, float]:
-    mine: dict[Fault, float] = {}
+    own: dict[Fault, float] = {}
     for name, chance in chances.items():
         match chance:
             case float() | int():
-                mine[Fault(name)] = chance
+                own[Fault(name)] = chance
             case _ if name == dialect:
-                mine |= chance
+                own |= chance
             case _:
                 pass
-    return mine
+    return own
 
 
 def parse_faults(text: str) -> dict[Fault, float]:
-    """Chances from words like `lose_answer=0.02,throttle=0.1`.
+    """Parse probabilities such as `lose_answer=0.02,throttle=0.1`.
 
     Raises:
-        ValueError: an unknown fault, or chances that are not chances.
+        ValueError: a fault is unknown, or a value is no probability.
     """
     chances: dict[Fault, float] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):

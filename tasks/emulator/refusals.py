@@ -1,36 +1,39 @@
-"""Why a provider does not do what it is asked; each dialect words them in its own way.
+"""The reasons for which a provider refuses a request; each dialect words them differently.
 
-* RefusedError          nothing was accepted, nothing is charged
-  x UnauthorizedError   no key, or not a good one
-  x NoCreditError       a good key with an empty purse
-  x ThrottledError      too fast
-    o BusyError         too many at once
-    o CappedError       too much for one day
-    o AwayError         nothing at all, for now
+* RefusedError          nothing is accepted, nothing is charged
+  x UnauthorizedError   no key, or a bad one
+  x NoCreditError       a good key without money
+  x ThrottledError      too many submits per minute
+    o BusyError         too many jobs at once
+    o CappedError       too many submits for one day
+    o AwayError         nothing is accepted for now
   x BadInputError       a field is missing or wrong
   x UnknownModelError   no such model
   x NotFoundError       no such prediction, clip, upload or page
-  x BrokenError         the provider's own fault
-  x GatewayError        what stands before the provider does not reach it
+  x BrokenError         an error of the provider's
+  x GatewayError        the gateway in front of the provider does not reach it
 """
 
 from collections.abc import Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class RefusedError(Exception):
-    """Nothing was accepted, nothing is charged."""
+    """Nothing is accepted, nothing is charged."""
 
 
 class UnauthorizedError(RefusedError):
-    """No key, or not a good one."""
+    """No key, or a bad one."""
 
 
 class NoCreditError(RefusedError):
-    """A good key with an empty purse."""
+    """A good key without money."""
 
 
 class ThrottledError(RefusedError):
-    """Too fast; some providers tell apart too many at once, and too much in a day."""
+    """Too many submits per minute; some providers have other codes for other limits."""
 
     def __init__(self, message: str, retry_after: int | None = None) -> None:
         super().__init__(message)
@@ -38,15 +41,15 @@ class ThrottledError(RefusedError):
 
 
 class BusyError(ThrottledError):
-    """Too many at once."""
+    """Too many jobs at once."""
 
 
 class CappedError(ThrottledError):
-    """Too much for one day."""
+    """Too many submits for one day."""
 
 
 class AwayError(BusyError):
-    """It drains before it restarts, or warms up after it."""
+    """The server drains before a restart, or warms up after it."""
 
 
 class BadInputError(RefusedError):
@@ -64,7 +67,7 @@ class BadInputError(RefusedError):
         super().__init__(message)
         self.field = field
         self.kind = kind
-        """fal's word for what is wrong: missing, string_type, one_of, less_than_equal…"""
+        """fal's word for the fault: missing, string_type, one_of, less_than_equal…"""
         self.value = value
         self.limits = limits
 
@@ -78,8 +81,20 @@ class NotFoundError(RefusedError):
 
 
 class BrokenError(RefusedError):
-    """The provider's own fault."""
+    """An error of the provider's."""
 
 
 class GatewayError(RefusedError):
-    """What stands before the provider does not reach it: the answer is not its own."""
+    """The gateway in front of the provider does not reach it, and answers itself."""
+
+
+def worded(error: RefusedError, table: Mapping[type[RefusedError], T]) -> T:
+    """Return a dialect's words for a refusal, by its class or its nearest base class.
+
+    Raises:
+        RefusedError: the dialect has no words for it.
+    """
+    for kind in type(error).__mro__:
+        if kind in table:
+            return table[kind]
+    raise error

@@ -1,4 +1,4 @@
-"""Answers that HTTP libraries do not give: JSON by orjson, and those that break off."""
+"""Responses: JSON by orjson, and broken ones that HTTP libraries do not offer."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -8,8 +8,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from tasks.emulator.refusals import RefusedError, ThrottledError
+
 HANG_UP: Final = "nightreel.hang_up"
-"""The ASGI extension by which an answer can close its connection; the server provides it."""
+"""The ASGI extension with which a response closes its connection; the server provides it."""
 
 BAD_GATEWAY: Final = (
     b"<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n"
@@ -19,7 +21,7 @@ BAD_GATEWAY: Final = (
 
 
 class Json(Response):
-    """An answer in JSON."""
+    """A response in JSON."""
 
     media_type = "application/json"
 
@@ -27,13 +29,22 @@ class Json(Response):
         return orjson.dumps(content)
 
 
+def wait_headers(error: RefusedError) -> dict[str, str]:
+    """Return Retry-After if the refusal says how long to wait."""
+    match error:
+        case ThrottledError(retry_after=int(seconds)):
+            return {"Retry-After": str(seconds)}
+        case _:
+            return {}
+
+
 def web_page(content: bytes, status: int) -> Response:
-    """What stands between a client and a provider sometimes answers itself."""
+    """Return a page of the gateway in front of the provider."""
     return Response(content, status, media_type="text/html")
 
 
 class HangUp(Response):
-    """No answer: the connection closes."""
+    """No response: the connection closes."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del send
@@ -41,7 +52,7 @@ class HangUp(Response):
 
 
 class HalfAnswer(Response):
-    """An answer that breaks off half-way through its body."""
+    """A response whose connection closes in the middle of the body."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send(
@@ -60,7 +71,7 @@ async def _hang_up(scope: Scope, receive: Receive) -> None:
     close: Callable[[], None] | None = scope.get("extensions", {}).get(HANG_UP)
     if close is None:
         raise RuntimeError(
-            "an answer can only be lost on a socket: use running() or serve()"
+            "a response can only be lost on a socket: use running() or serve()"
         )
     close()
     while (await receive())["type"] != "http.disconnect":
@@ -68,11 +79,11 @@ async def _hang_up(scope: Scope, receive: Receive) -> None:
 
 
 async def read_json(request: Request) -> Mapping[str, Any] | None:
-    """The object in a request's body, or None if there is no such thing."""
+    """Return the JSON object in a request's body; None if it has another body."""
     try:
         match orjson.loads(await request.body() or b"null"):
-            case dict() as asked:  # pyright: ignore[reportUnknownVariableType] -- any JSON
-                return asked  # pyright: ignore[reportUnknownVariableType]
+            case dict() as body:  # pyright: ignore[reportUnknownVariableType] -- any JSON
+                return body  # pyright: ignore[reportUnknownVariableType]
             case _:
                 return None
     except orjson.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""Serves the emulator over real sockets, where an answer can be lost."""
+"""Serves the emulator over real sockets, on which an answer can be lost."""
 
 import asyncio
 import re
@@ -16,22 +16,22 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from tasks.emulator.app import NO_CHANCES, Emulator, Quota
 from tasks.emulator.faults import Fault
 from tasks.emulator.responses import HANG_UP
+from tasks.sockets import bound
 
 LOOPBACK: Final = "127.0.0.1"
 PORT: Final = 8400
-BACKLOG: Final = 2048
 
 KEEP_ALIVE_S: Final = 75
-"""As the proxies in front of providers; uvicorn's own 5 s would reset idle clients."""
+"""Like the proxies in front of providers; uvicorn's default of 5 s would reset idle clients."""
 
 UNITS_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0}
 
 
 def parse_latency(text: str) -> float:
-    """Seconds from words like `60s`, `500ms` or `2m`.
+    """Parse a time such as `60s`, `500ms` or `2m`; returns seconds.
 
     Raises:
-        ValueError: the text is no such thing.
+        ValueError: the text is no time.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(ms|s|m)", text.strip())
     if match is None:
@@ -40,7 +40,7 @@ def parse_latency(text: str) -> float:
 
 
 class _Protocol(H11Protocol):
-    """Lets an answer close its own connection, which ASGI has no word for."""
+    """Lets a response close its connection, which ASGI does not offer."""
 
     def connection_made(self, transport: object) -> None:
         super().connection_made(transport)  # pyright: ignore[reportArgumentType] -- asyncio says BaseTransport
@@ -80,14 +80,13 @@ class _Server(uvicorn.Server):
         self._told()
 
     async def main_loop(self) -> None:
-        # uvicorn's own looks ten times a second whether it is to stop, which every test
-        # would wait for.
+        # uvicorn's own loop notices a stop after up to 0.1 s, which delays every test.
         while not await self.on_tick(0):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), timeout=0.5)
 
     def stop(self) -> None:
-        """Stop soon; from any thread."""
+        """Stop soon. Thread-safe."""
         self.should_exit = True
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._stopped.set)
@@ -95,9 +94,9 @@ class _Server(uvicorn.Server):
 
 @contextmanager
 def running(emulator: Emulator, *, port: int = 0) -> Generator[str]:
-    """The emulator on a free loopback port, in a thread of its own; yields its address."""
+    """Serve on a loopback port in a separate thread; yields the address."""
     up = threading.Event()
-    with _listening(LOOPBACK, port) as listener:
+    with bound(LOOPBACK, port) as listener:
         server = _Server(emulator, up.set)
         thread = threading.Thread(
             target=server.run, args=([listener],), name="emulator", daemon=True
@@ -119,12 +118,12 @@ def serve(
     port: int = PORT,
     started: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Serve until interrupted; `started` is told the address.
+    """Serve until interrupted; calls `started` with the address.
 
     Raises:
-        OSError: the port cannot be had.
+        OSError: the port is in use.
     """
-    with _listening(host, port) as listener:
+    with bound(host, port) as listener:
         url = _url(listener)
         with suppress(KeyboardInterrupt):
             _Server(emulator, lambda: started(url)).run([listener])
@@ -143,10 +142,10 @@ def run(  # noqa: PLR0913 -- each is an option of the command
     clip: Path | None = None,
     started: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """`nightreel emulate`: `faults` are chances; `clip` is served for every job.
+    """Run `nightreel emulate`: `faults` are probabilities; every job gets `clip`.
 
     Raises:
-        OSError: the port cannot be had, or the clip cannot be read.
+        OSError: the port is in use, or the clip cannot be read.
     """
     emulator = Emulator(
         latency_s=latency,
@@ -158,20 +157,6 @@ def run(  # noqa: PLR0913 -- each is an option of the command
         clip=None if clip is None else clip.read_bytes(),
     )
     serve(emulator, host=host, port=port, started=started)
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    # Not socket.create_server(): it leaves the protocol's number out, for want of which
-    # asyncio leaves Nagle's algorithm on, and every answer takes 40 ms.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    return listener
 
 
 def _url(listener: socket.socket) -> str:

@@ -1,4 +1,4 @@
-"""The world behind every dialect: accounts, predictions, money and luck, against one clock."""
+"""The state behind all dialects: accounts, predictions and money, by one clock."""
 
 import secrets
 import time
@@ -10,8 +10,8 @@ from threading import RLock
 from typing import Final
 
 from tasks.emulator.accounts import Account, Terms
-from tasks.emulator.dialects.predictions import Prediction, Stage, Wanted
 from tasks.emulator.faults import Fault, Faults, draw
+from tasks.emulator.predictions import ClipSpec, Prediction, Stage
 from tasks.emulator.refusals import (
     AwayError,
     BadInputError,
@@ -27,35 +27,34 @@ from tasks.emulator.refusals import (
 Clock = Callable[[], float]
 
 RETRY_AFTER_S: Final = 1
-"""What Fault.THROTTLE_WITH_RETRY_AFTER asks for."""
+"""The Retry-After of `Fault.THROTTLE_WITH_RETRY_AFTER`."""
 
 PLENTY_USD: Final = Decimal(1_000_000)
 
 LOST_POLLS: Final = 2
-"""How many polls Fault.NOT_FOUND_AT_FIRST loses."""
+"""The polls that find nothing under `Fault.NOT_FOUND_AT_FIRST`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """How the world is to be."""
+    """The settings of the emulator."""
 
     latency_s: float
-    """How long a prediction runs."""
+    """The usual duration of a prediction."""
     jitter: float
-    """By which share of that it may run longer or shorter."""
+    """The share by which a duration varies, up and down."""
     keys: Collection[str] | None
-    """The keys that are good; None takes any."""
+    """The valid keys; None accepts any key."""
     keep_s: float | None
-    """How long clips are kept, where a submit does not say; None leaves that to each
-    provider's terms."""
+    """How long clips are kept if a submit does not say; None uses each provider's terms."""
     seed: int
-    """Decides all luck."""
+    """The seed of everything random."""
     credit_usd: Decimal | None = None
-    """What an account has paid in before it submits anything; None is more than enough."""
+    """The credit of a new account; None is more than enough."""
 
 
-class World:
-    """What providers know of their customers. Safe to ask from any thread."""
+class State:
+    """Everything that providers know about their customers. Thread-safe."""
 
     def __init__(
         self, rules: Rules, faults: Faults, clock: Clock = time.monotonic
@@ -71,14 +70,14 @@ class World:
 
     @property
     def keys(self) -> Collection[str] | None:
-        """The keys that are good; None takes any."""
+        """The valid keys; None accepts any key."""
         return self._rules.keys
 
     def account(self, dialect: str, key: str, terms: Terms) -> Account:
-        """The account behind a key.
+        """Return the account of a key.
 
         Raises:
-            UnauthorizedError: there is no key, or it is none of ours.
+            UnauthorizedError: there is no key, or it is not valid.
         """
         if not key or (self._rules.keys is not None and key not in self._rules.keys):
             raise UnauthorizedError("bad key")
@@ -89,47 +88,51 @@ class World:
                 self._accounts[dialect, key] = account
             return account
 
-    def submit(self, account: Account, wanted: Wanted, image: str) -> Prediction:
-        """Accept and charge, or raise why not."""
+    def submit(self, account: Account, spec: ClipSpec, image: str) -> Prediction:
+        """Accept and charge a submit.
+
+        Raises:
+            RefusedError: the provider refuses it.
+        """
         with self._lock:
             now = self._clock()
             number = self._submits.get(account.dialect, 0)
             try:
                 account.admit(now)
                 self._submits[account.dialect] = number + 1
-                known_as = f"{wanted.image} {image}"
+                names = f"{spec.image} {image}"
                 fault = self.faults.next(
-                    account.dialect, number, image=known_as, prompt=wanted.prompt
+                    account.dialect, number, image=names, prompt=spec.prompt
                 )
                 _refuse(fault)
                 limited = self._rules.credit_usd is not None
-                if limited and wanted.price_usd > self.credit_usd(account):
+                if limited and spec.price_usd > self.credit_usd(account):
                     raise NoCreditError("insufficient credits")
             except ThrottledError:
                 account.peaks.throttled += 1
                 raise
             prediction = Prediction(
-                id=wanted.named or secrets.token_hex(16),
-                wanted=wanted,
+                id=spec.custom_id or secrets.token_hex(16),
+                spec=spec,
                 image=image,
-                seed=self._drawn_seed(account, number, wanted),
+                seed=self._drawn_seed(account, number, spec),
                 fault=fault,
                 accepted_at=now,
                 accepted_date=self._date(now),
                 latency_s=self._latency_s(account, number),
             )
             if before := self._predictions.pop(prediction.id, None):
-                # Out of sight, and on the bill all the same.
+                # A second job with the same id hides the first, which stays on the bill.
                 self._predictions[secrets.token_hex(16)] = before
             self._predictions[prediction.id] = account, prediction
             account.take(prediction, now)
             return prediction
 
     def poll(self, account: Account, prediction_id: str) -> tuple[Prediction, Stage]:
-        """How a prediction stands, as far as a client is told.
+        """Return a prediction and the stage that a poll sees.
 
         Raises:
-            NotFoundError: it is not this account's, or cannot be seen yet.
+            NotFoundError: it is not this account's, or is not listed yet.
         """
         with self._lock:
             prediction = self.find(account, prediction_id)
@@ -139,7 +142,7 @@ class World:
                 case Fault.NOT_FOUND_AT_FIRST if prediction.polls <= LOST_POLLS:
                     raise NotFoundError(f"no prediction {prediction_id} yet")
                 case Fault.UNKNOWN_STATUS if prediction.polls == 1:
-                    return prediction, Stage.ODD
+                    return prediction, Stage.UNDOCUMENTED
                 case _:
                     return prediction, prediction.stage
 
@@ -156,10 +159,10 @@ class World:
             return account.position(prediction) if waiting else 0
 
     def download(self, prediction_id: str) -> Prediction:
-        """The prediction whose clip is fetched.
+        """Return the prediction whose clip is downloaded.
 
         Raises:
-            NotFoundError: there is no clip, or not any more.
+            NotFoundError: there is no clip, or it has expired.
         """
         with self._lock:
             now = self._clock()
@@ -180,24 +183,24 @@ class World:
             return made
 
     def renew(self, prediction: Prediction) -> None:
-        """Give its clip a fresh link, which lives as long as the first."""
+        """Make a new link to the clip, which lives as long as the first."""
         with self._lock:
             prediction.renewed_at = self._clock()
 
     def submitted_today(self, account: Account) -> int:
-        """How many were accepted in the last 24 hours."""
+        """Return the number of submits in the last 24 hours."""
         with self._lock:
             return account.today(self._clock())
 
     def keep_s(self, account: Account, prediction: Prediction) -> float:
-        """How long after its end a prediction's clip is kept."""
-        if prediction.wanted.keep_s is not None:
-            return prediction.wanted.keep_s
+        """Return how long after its end a prediction's clip is kept."""
+        if prediction.spec.keep_s is not None:
+            return prediction.spec.keep_s
         rule = self._rules.keep_s
         return account.terms.keep_s if rule is None else rule
 
     def expired(self, account: Account, prediction: Prediction) -> bool:
-        """Whether its clip is gone for good."""
+        """Whether a prediction's clip is deleted."""
         with self._lock:
             ended = prediction.ended_at
             return ended is not None and self._clock() > ended + self.keep_s(
@@ -205,27 +208,31 @@ class World:
             )
 
     def listed(self, account: Account) -> list[Prediction]:
-        """All that this account ever had accepted, the newest first."""
+        """Return all predictions of an account, newest first."""
         with self._lock:
             account.advance(self._clock())
-            mine = [
+            listed = [
                 made
                 for owner, made in self._predictions.values()
                 if owner is account and _is_known(made)
             ]
-            return mine[::-1]
+            return listed[::-1]
 
     def referred(self, account: Account, reference: str) -> Prediction:
-        """The prediction that the customer calls so. Raises NotFoundError."""
+        """Return the prediction with a customer's reference. Raises NotFoundError."""
         for made in self.listed(account):
-            if made.wanted.reference == reference:
+            if made.spec.reference == reference:
                 return made
         raise NotFoundError(f"no prediction called {reference}")
 
     def credit_usd(self, account: Account) -> Decimal:
-        """What is left of what the account paid in."""
-        kept = account.terms.refunds
-        used = [p.wanted.price_usd for p in self.listed(account) if p.stage not in kept]
+        """Return the account's remaining credit."""
+        refunds = account.terms.refunds
+        used = [
+            made.spec.price_usd
+            for made in self.listed(account)
+            if made.stage not in refunds
+        ]
         paid = self._rules.credit_usd
         return (PLENTY_USD if paid is None else paid) - sum(used, Decimal(0))
 
@@ -233,18 +240,18 @@ class World:
         luck = draw(self._rules.seed, account.dialect, number, "latency")
         return self._rules.latency_s * (1 + self._rules.jitter * (2 * luck - 1))
 
-    def _drawn_seed(self, account: Account, number: int, wanted: Wanted) -> int:
-        if wanted.seed is not None:
-            return wanted.seed
+    def _drawn_seed(self, account: Account, number: int, spec: ClipSpec) -> int:
+        if spec.seed is not None:
+            return spec.seed
         return int(draw(self._rules.seed, account.dialect, number, "seed") * 2**31)
 
     def _date(self, at: float) -> str:
-        """A moment of the world's clock, as providers write it."""
+        """Return a moment of the emulator's clock as providers write it."""
         moment = datetime.fromtimestamp(self._epoch + at, UTC)
         return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
     def everything(self) -> list[tuple[Account, Prediction]]:
-        """All that was ever accepted, in that order."""
+        """Return all predictions in the order of acceptance."""
         with self._lock:
             for account in self._accounts.values():
                 account.advance(self._clock())
@@ -266,8 +273,8 @@ def _refuse(fault: Fault | None) -> None:
         case Fault.THROTTLE_WITH_RETRY_AFTER:
             raise ThrottledError("too many requests", RETRY_AFTER_S)
         case Fault.REJECT_INPUT:
-            said = "image: the image is too small"
-            raise BadInputError("image", "image_too_small", said)
+            message = "image: the image is too small"
+            raise BadInputError("image", "image_too_small", message)
         case Fault.UNAUTHORIZED:
             raise UnauthorizedError("this key has been revoked")
         case Fault.NO_CREDIT:

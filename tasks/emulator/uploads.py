@@ -1,4 +1,4 @@
-"""The stills that the emulator was handed, sent, or told where to fetch."""
+"""The stills that clients uploaded, sent inline, or named by a URL."""
 
 import asyncio
 import base64
@@ -20,12 +20,12 @@ FORMATS: Final = ("JPEG", "PNG", "WEBP")
 
 
 class UnreadableStillError(Exception):
-    """There is no still to be had there."""
+    """The reference leads to no image."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Still:
-    """The bytes of a still, and which they are."""
+    """The bytes of a still and their digest."""
 
     content: bytes
     sha256: str
@@ -37,13 +37,13 @@ class Still:
 
 @dataclass(slots=True, kw_only=True)
 class Upload:
-    """A still that is being handed over, or was."""
+    """An upload of a still, before or after the bytes have arrived."""
 
     id: str
     filename: str
     media_type: str
     token: str
-    """Stands in the upload URL, where a presigned host has its signature."""
+    """The secret in the upload URL, in place of a presigned URL's signature."""
     still: Still | None = None
 
     @property
@@ -52,7 +52,7 @@ class Upload:
 
 
 class Stills:
-    """Every still by the words that requests use for it."""
+    """All stills by the references that requests use for them."""
 
     def __init__(self) -> None:
         self._uploads: dict[str, Upload] = {}
@@ -61,7 +61,7 @@ class Stills:
         self._http: httpx.AsyncClient | None = None
 
     def expect(self, filename: str, media_type: str) -> Upload:
-        """Make room for a still that is about to be uploaded."""
+        """Create an upload that has no bytes yet."""
         upload = Upload(
             id=secrets.token_hex(12),
             filename=filename.replace("/", "_") or "upload.bin",
@@ -75,7 +75,7 @@ class Stills:
         return self._uploads.get(upload_id)
 
     def identity(self, reference: str) -> str:
-        """Which still it is: its URL without a signature, or the digest of its bytes."""
+        """Return what identifies a still: its URL without a signature, or its digest."""
         if (still := self._known(reference)) is not None:
             return f"sha256:{still.sha256}"
         if _is_url(reference):
@@ -83,10 +83,10 @@ class Stills:
         return "unreadable"
 
     async def load(self, reference: str) -> Still:
-        """The still that a request names.
+        """Return the still that a request names.
 
         Raises:
-            UnreadableStillError: it is not an image, or cannot be fetched.
+            UnreadableStillError: it is no image, or cannot be fetched.
         """
         still = self._known(reference) or await self._fetch(reference)
         if still.sha256 not in self._good:
@@ -100,7 +100,7 @@ class Stills:
             self._http = None
 
     def _known(self, reference: str) -> Still | None:
-        """What was uploaded or fetched before, or is in the reference itself."""
+        """Return a still that is uploaded, fetched or inline; None for a new URL."""
         if _is_url(reference):
             parts = urlsplit(reference).path.split("/")
             upload = self._uploads.get(parts[-2]) if len(parts) > 1 else None

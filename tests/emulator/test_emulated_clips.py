@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageStat
 
 from tasks.emulator import Emulator
-from tasks.emulator.clips import Clips, Cut, render
+from tasks.emulator.clips import ClipFormat, Clips, render
 from tasks.emulator.uploads import Still
 
 
@@ -20,7 +20,7 @@ def cut(**differences):
         "fps": 16,
         "move": 0,
     }
-    return Cut(**(usual | differences))
+    return ClipFormat(**(usual | differences))
 
 
 def frames(clip):
@@ -142,8 +142,8 @@ async def test_a_clip_is_made_once(still):
     clips = Clips()
     one = Still.of(still)
 
-    first = await clips.film(one, cut())
-    again = await clips.film(Still.of(still), cut())
+    first = await clips.clip(one, cut())
+    again = await clips.clip(Still.of(still), cut())
     clips.close()
 
     assert first is again

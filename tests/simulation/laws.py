@@ -360,7 +360,7 @@ class Witness:
     def _limits(self, node: Node, sale: Sale) -> None:
         run, mine = self.runs[node], self._bought[node]
         spent = sum(
-            (each.made.wanted.price_usd for each in mine if not each.refunded),
+            (each.made.spec.price_usd for each in mine if not each.refunded),
             Decimal(0),
         )
         if run.budget_usd is not None and spent > run.budget_usd:
@@ -487,7 +487,7 @@ class Witness:
 
     def _billed(self, job: str, sales: Sequence[Sale]) -> None:
         past = self.histories.get(job, NEW)
-        usd = sum((sale.made.wanted.price_usd for sale in sales), Decimal(0))
+        usd = sum((sale.made.spec.price_usd for sale in sales), Decimal(0))
         if usd > past.spent_usd:
             self.breach("bill", f"{job}: charged {usd}, counted {past.spent_usd}")
         if len(sales) > 1 + past.discards + past.risks:
@@ -507,7 +507,7 @@ class Witness:
                 and not self.runs[sale.node].quiet
                 and not sale.refunded
             ]
-            usd = sum((sale.made.wanted.price_usd for sale in mine), Decimal(0))
+            usd = sum((sale.made.spec.price_usd for sale in mine), Decimal(0))
             if lane.submits_per_day is not None and len(mine) > lane.submits_per_day:
                 self.breach("day", f"{lane.name} took {len(mine)}")
             if lane.usd_per_day is not None and usd > lane.usd_per_day:

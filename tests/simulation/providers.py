@@ -22,11 +22,11 @@ from manifests.catalogue import loader as catalogue
 from tasks.emulator.accounts import Account
 from tasks.emulator.app import DIALECTS
 from tasks.emulator.clips import Clips
-from tasks.emulator.dialects.predictions import Prediction, Wanted
-from tasks.emulator.endpoint import Desk, Shared
+from tasks.emulator.endpoint import Endpoint, Shared
 from tasks.emulator.faults import Fault
+from tasks.emulator.predictions import ClipSpec, Prediction
 from tasks.emulator.prices import price_list
-from tasks.emulator.state import Rules, World
+from tasks.emulator.state import Rules, State
 from tasks.emulator.uploads import Stills
 from tests.simulation.loop import Node, VirtualLoop
 
@@ -98,14 +98,14 @@ class Sale:
 
     @property
     def prompt(self) -> str:
-        return self.made.wanted.prompt
+        return self.made.spec.prompt
 
     @property
     def refunded(self) -> bool:
         return self.made.stage in self.account.terms.refunds
 
 
-class Books(World):
+class Books(State):
     """One provider's world; every sale is witnessed."""
 
     def __init__(self, provider: "Provider", rules: Rules, luck: Luck) -> None:
@@ -113,8 +113,8 @@ class Books(World):
         self._provider = provider
         self._random = Random(luck.random.random())
 
-    def submit(self, account: Account, wanted: Wanted, image: str) -> Prediction:
-        made = super().submit(account, wanted, image)
+    def submit(self, account: Account, spec: ClipSpec, image: str) -> Prediction:
+        made = super().submit(account, spec, image)
         self._provider.sell(account, made)
         return made
 
@@ -158,13 +158,13 @@ class Provider:
             latency_s=terms.latency_s, jitter=0.0, keys=None, keep_s=KEPT_S, seed=0
         )
         self.world = Books(self, rules, self.luck)
-        self.desk = Desk(
+        self.desk = Endpoint(
             dialect,
             terms=own,
             offers=prices()[name],
             shared=Shared(self.world, Stills(), Clips(clip())),
         )
-        self.desk.film = _film  # type: ignore[method-assign]
+        self.desk.clip = _film  # type: ignore[method-assign]
         self.desk._still = _still  # type: ignore[method-assign]  # noqa: SLF001
         self._routes = _pages(self.desk)
         self._asked_for: dict[tuple[str, str], Any] = {}
@@ -229,7 +229,7 @@ class Provider:
         return known
 
 
-def _pages(desk: Desk) -> list[Any]:
+def _pages(desk: Endpoint) -> list[Any]:
     """Methods, path, page and kind of every page of a desk."""
     kinds: list[str] = []
     named = desk.route

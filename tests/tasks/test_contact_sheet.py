@@ -9,7 +9,7 @@ from PIL import Image
 from storage.media.posters import MOST, Posters, poster
 from storage.objects.client import Objects
 from tasks.batch.contact_sheet import SHOWN, Sheet, Tile, Turns
-from tasks.emulator.clips import Cut, render
+from tasks.emulator.clips import ClipFormat, render
 from tasks.emulator.uploads import Still
 
 pytestmark = pytest.mark.anyio
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 def test_a_poster_is_small_and_moves_even_where_there_is_much_to_see():
     out = io.BytesIO()
     Image.effect_noise((640, 360), 90).convert("RGB").save(out, "PNG")
-    cut = Cut(resolution="480p", aspect_ratio="16:9", frames=24, fps=16, move=1)
+    cut = ClipFormat(resolution="480p", aspect_ratio="16:9", frames=24, fps=16, move=1)
 
     webp = poster(render(Still(content=out.getvalue(), sha256="0"), cut))
 

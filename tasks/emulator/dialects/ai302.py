@@ -1,8 +1,8 @@
-"""302.AI's dialect: WaveSpeed's API behind a prefix, and an API of its own beside it.
+"""302.AI's dialect: WaveSpeed's API behind a prefix, beside 302.AI's own API.
 
-From the docs (doc-en.302.ai, read 2026-11) and 302.AI's client, `cli_302ai` 1.0.5. Which
-HTTP status goes with which of its error codes is not documented: these are guesses, but
-for 503 with -10008, which a public client has seen.
+From the docs (doc-en.302.ai, read 2026-11) and 302.AI's client, `cli_302ai` 1.0.5. The
+HTTP statuses of its error codes are not documented: they are guesses, except for 503 with
+-10008, which a public client has seen.
 """
 
 import secrets
@@ -17,8 +17,8 @@ from starlette.routing import BaseRoute
 from tasks.emulator import fields
 from tasks.emulator.accounts import Terms
 from tasks.emulator.dialects import wavespeed
-from tasks.emulator.dialects.predictions import Prediction, Stage, Wanted
-from tasks.emulator.endpoint import Desk, Handler, send_still
+from tasks.emulator.endpoint import Endpoint, Handler, not_found, send_still
+from tasks.emulator.predictions import ClipSpec, Prediction, Stage, status_words
 from tasks.emulator.prices import Offer
 from tasks.emulator.refusals import (
     BadInputError,
@@ -31,22 +31,33 @@ from tasks.emulator.refusals import (
     ThrottledError,
     UnauthorizedError,
     UnknownModelError,
+    worded,
 )
-from tasks.emulator.responses import Json
+from tasks.emulator.responses import Json, wait_headers
 
 WAVESPEED: Final = "wavespeed-ai/"
-BEHIND: Final = wavespeed.WaveSpeed()
-"""Who words what is passed on."""
+RESOLD: Final = wavespeed.WaveSpeed()
+"""The dialect of the pages that 302.AI passes on."""
 
-WORDS: Final = {
-    Stage.WAITING: "pending",
-    Stage.RUNNING: "processing",
-    Stage.ODD: "warming_up",
-    Stage.SUCCEEDED: "completed",
-    Stage.FAILED: "failed",
-    Stage.MODERATED: "failed",
-    Stage.UNREADABLE: "failed",
+REFUSED: Final[Mapping[type[RefusedError], tuple[int, int | None, str]]] = {
+    UnauthorizedError: (401, -10001, "API key missing or invalid"),
+    NoCreditError: (402, -10004, "Insufficient balance"),
+    CappedError: (429, -10007, "The daily quota has been used up"),
+    ThrottledError: (429, -10012, "The hourly quota has been used up"),
+    BadInputError: (400, -10003, "Parameter error: {}"),
+    UnknownModelError: (503, -10008, "No available models currently"),
+    NotFoundError: (404, None, "{}"),
+    BrokenError: (500, -1024, "Upstream timeout"),
 }
+"""HTTP status, code and message of each refusal."""
+
+WORDS: Final = status_words(
+    waiting="pending",
+    running="processing",
+    undocumented="warming_up",
+    succeeded="completed",
+    failed="failed",
+)
 ERRORS: Final = {
     Stage.FAILED: "video generation failed",
     Stage.MODERATED: "the input did not pass moderation",
@@ -55,115 +66,91 @@ ERRORS: Final = {
 
 
 class Ai302:
-    """Two doors, one account."""
+    """Two APIs, one account."""
 
     name = "302ai"
     scheme = "Bearer"
-    # Of refunds 302.AI says nothing: none is the dearest guess.
+    # 302.AI documents no refunds, so the emulator refunds nothing.
     terms = Terms(slots=100, submits_per_minute=500, queues=True, refunds=frozenset())
 
-    def wanted(
-        self, offer: Offer, asked: Mapping[str, Any], headers: Headers
-    ) -> Wanted:
+    def parse(
+        self, offer: Offer, body: Mapping[str, Any], headers: Headers
+    ) -> ClipSpec:
         del headers
-        if offer.endpoint.startswith(WAVESPEED):
-            return wavespeed.wanted(offer, asked)
+        if offer.model.startswith(WAVESPEED):
+            return wavespeed.parse(offer, body)
         size = {resolution.upper() for resolution in offer.resolutions}
-        resolution = fields.choice(asked, "resolution", "720P", size).lower()
-        seconds = fields.out_of(asked, "duration", 5, offer.durations)
-        return Wanted(
-            endpoint=offer.endpoint,
-            image=_image(asked),
-            prompt=fields.text(asked, "prompt"),
-            seed=fields.seed(asked),
-            resolution=resolution,
-            duration_s=seconds,
-            fps=offer.fps,
-            frames=offer.fps * seconds + 1,
-            price_usd=offer.price(resolution, seconds),
+        resolution = fields.choice(body, "resolution", "720P", size).lower()
+        return offer.by_seconds(
+            resolution,
+            fields.out_of(body, "duration", 5, offer.durations),
+            image=_image(body),
+            prompt=fields.text(body, "prompt"),
+            seed=fields.seed(body),
         )
 
     def accepted(self, base: str, prediction: Prediction) -> Response:
-        if prediction.wanted.endpoint.startswith(WAVESPEED):
+        if prediction.spec.model.startswith(WAVESPEED):
             return wavespeed.accepted(f"{base}/ws", prediction)
-        told = {
+        content = {
             "task_id": prediction.id,
             "status": "pending",
             "created_at": prediction.accepted_date,
         }
-        return Json(told, 200, {"request-id": _record_id(prediction)})
+        return Json(content, 200, {"request-id": _record_id(prediction)})
 
     def refused(self, error: RefusedError) -> Response:
-        headers: dict[str, str] = {}
-        match error:
-            case UnauthorizedError():
-                status, code, said = 401, -10001, "API key missing or invalid"
-            case NoCreditError():
-                status, code, said = 402, -10004, "Insufficient balance"
-            case CappedError():
-                status, code, said = 429, -10007, "The daily quota has been used up"
-            case ThrottledError(retry_after=retry_after):
-                status, code, said = 429, -10012, "The hourly quota has been used up"
-                if retry_after is not None:
-                    headers["Retry-After"] = str(retry_after)
-            case BadInputError():
-                status, code, said = 400, -10003, f"Parameter error: {error}"
-            case UnknownModelError():
-                status, code, said = 503, -10008, "No available models currently"
-            case NotFoundError():
-                status, code, said = 404, None, str(error)
-            case BrokenError():
-                status, code, said = 500, -1024, "Upstream timeout"
-            case _:
-                raise error
-        return _refusal(status, code, said, headers)
+        status, code, message = worded(error, REFUSED)
+        content: dict[str, object] = {} if code is None else {"err_code": code}
+        content |= {"message": message.format(error), "type": "api_error"}
+        content["id"] = secrets.token_hex(8)
+        return Json({"error": content}, status, wait_headers(error))
 
-    def routes(self, desk: Desk) -> list[BaseRoute]:
+    def routes(self, endpoint: Endpoint) -> list[BaseRoute]:
         put = wavespeed.put_still
         return [
-            desk.route("GET", "/uploads/{id}/{filename}", "still", send_still),
-            desk.route("PUT", "/uploads/{id}/{filename}", "upload", put),
+            endpoint.route("GET", "/uploads/{id}/{filename}", "still", send_still),
+            endpoint.route("PUT", "/uploads/{id}/{filename}", "upload", put),
             *(
-                desk.route(method, f"/ws{path}", kind, _passed_on(handler))
+                endpoint.route(method, f"/ws{path}", kind, _passed_on(handler))
                 for method, path, kind, handler in wavespeed.PAGES
             ),
-            desk.route("POST", "/302/v2/video/create", "submit", _create),
-            desk.route("GET", "/302/v2/video/fetch/{id}", "poll", _fetch),
-            desk.route("GET", "/dashboard/balance", "check", _balance),
-            desk.route("GET", "/dashboard/record/{id}", "charge", _record),
-            desk.route("GET", "/{page:path}", "lost", _lost),
-            desk.route("POST", "/{page:path}", "lost", _lost),
+            endpoint.route("POST", "/302/v2/video/create", "submit", _create),
+            endpoint.route("GET", "/302/v2/video/fetch/{id}", "poll", _fetch),
+            endpoint.route("GET", "/dashboard/balance", "check", _balance),
+            endpoint.route("GET", "/dashboard/record/{id}", "charge", _record),
+            *(endpoint.route(*page) for page in not_found("GET", "POST")),
         ]
 
 
 def _passed_on(handler: Handler) -> Handler:
-    """A page of WaveSpeed's, refusals and all."""
+    """Return a page of WaveSpeed's that also refuses in WaveSpeed's words."""
 
-    async def page(desk: Desk, request: Request) -> Response:
+    async def page(endpoint: Endpoint, request: Request) -> Response:
         try:
-            return await handler(desk, request)
+            return await handler(endpoint, request)
         except GatewayError:
             raise
         except RefusedError as error:
-            return BEHIND.refused(error)
+            return RESOLD.refused(error)
 
     return page
 
 
-async def _create(desk: Desk, request: Request) -> Response:
-    asked = await desk.asked(request)
-    return await desk.submit(request, fields.text(asked, "model"), asked)
+async def _create(endpoint: Endpoint, request: Request) -> Response:
+    body = await endpoint.body(request)
+    return await endpoint.submit(request, fields.text(body, "model"), body)
 
 
-async def _fetch(desk: Desk, request: Request) -> Response:
-    prediction, stage = await desk.poll(request, request.path_params["id"])
-    done = stage is Stage.SUCCEEDED
+async def _fetch(endpoint: Endpoint, request: Request) -> Response:
+    prediction, stage = await endpoint.poll(request, request.path_params["id"])
+    is_ready = stage is Stage.SUCCEEDED
     return Json(
         {
             "task_id": prediction.id,
             "status": WORDS[stage],
-            "video_url": desk.clip_url(request, prediction) if done else None,
-            "model": prediction.wanted.endpoint,
+            "video_url": endpoint.clip_url(request, prediction) if is_ready else None,
+            "model": prediction.spec.model,
             "created_at": prediction.accepted_date,
             "error": ERRORS.get(stage),
             "ai302_cost_request_ids": _record_id(prediction),
@@ -171,41 +158,28 @@ async def _fetch(desk: Desk, request: Request) -> Response:
     )
 
 
-async def _balance(desk: Desk, request: Request) -> Response:
-    credit = desk.world.credit_usd(desk.account(request))
+async def _balance(endpoint: Endpoint, request: Request) -> Response:
+    credit = endpoint.state.credit_usd(endpoint.account(request))
     return Json({"data": {"balance": f"{credit:.4f}"}})
 
 
-async def _record(desk: Desk, request: Request) -> Response:
-    account, wanted = desk.account(request), request.path_params["id"]
-    for prediction in desk.world.listed(account):
-        if _record_id(prediction) == wanted:
-            price = prediction.wanted.price_usd
-            return Json({"data": {"request_id": wanted, "cost": float(price)}})
-    raise NotFoundError(f"no record {wanted}")
+async def _record(endpoint: Endpoint, request: Request) -> Response:
+    account, record = endpoint.account(request), request.path_params["id"]
+    for prediction in endpoint.state.listed(account):
+        if _record_id(prediction) == record:
+            price = prediction.spec.price_usd
+            return Json({"data": {"request_id": record, "cost": float(price)}})
+    raise NotFoundError(f"no record {record}")
 
 
-async def _lost(desk: Desk, request: Request) -> Response:
-    del desk
-    raise NotFoundError(f"no page {request.url.path}")
-
-
-def _image(asked: Mapping[str, Any]) -> str:
-    """The still: a link, or base64 after `data:`; alone, or in a list of one."""
-    match asked.get("image"):
+def _image(body: Mapping[str, Any]) -> str:
+    """Return the still: a link or a data URL, alone or in a list of one."""
+    match body.get("image"):
         case [only]:
             return fields.text({"image": only}, "image")
         case _:
-            return fields.text(asked, "image")
+            return fields.text(body, "image")
 
 
 def _record_id(prediction: Prediction) -> str:
     return f"req-{prediction.id}"
-
-
-def _refusal(
-    status: int, code: int | None, said: str, headers: Mapping[str, str]
-) -> Response:
-    error = {"message": said, "type": "api_error", "id": secrets.token_hex(8)}
-    told = error if code is None else {"err_code": code, **error}
-    return Json({"error": told}, status, {**headers})

@@ -1,4 +1,4 @@
-"""Atlas Cloud's dialect: the model id in the body, a prediction that may not be there yet.
+"""Atlas Cloud's dialect: the model id in the body, and a delay before polls find a job.
 
 From the docs (atlascloud.ai/docs, read 2026-11) and Atlas Cloud's ComfyUI nodes and MCP
 server, whose source is the nearest thing to an SDK.
@@ -15,8 +15,14 @@ from starlette.routing import BaseRoute
 
 from tasks.emulator import fields
 from tasks.emulator.accounts import Terms
-from tasks.emulator.dialects.predictions import Prediction, Stage, Wanted
-from tasks.emulator.endpoint import Desk, send_still
+from tasks.emulator.endpoint import Endpoint, send_still
+from tasks.emulator.predictions import (
+    UNPAID_FAILURES,
+    ClipSpec,
+    Prediction,
+    Stage,
+    status_words,
+)
 from tasks.emulator.prices import Offer
 from tasks.emulator.refusals import (
     BadInputError,
@@ -27,18 +33,17 @@ from tasks.emulator.refusals import (
     ThrottledError,
     UnauthorizedError,
     UnknownModelError,
+    worded,
 )
-from tasks.emulator.responses import Json
+from tasks.emulator.responses import Json, wait_headers
 
-WORDS: Final = {
-    Stage.WAITING: "starting",
-    Stage.RUNNING: "processing",
-    Stage.ODD: "warming_up",
-    Stage.SUCCEEDED: "completed",
-    Stage.FAILED: "failed",
-    Stage.MODERATED: "failed",
-    Stage.UNREADABLE: "failed",
-}
+WORDS: Final = status_words(
+    waiting="starting",
+    running="processing",
+    undocumented="warming_up",
+    succeeded="completed",
+    failed="failed",
+)
 
 FAILURES: Final[Mapping[Stage, Mapping[str, Any]]] = {
     Stage.FAILED: {"error": "generation failed"},
@@ -46,11 +51,22 @@ FAILURES: Final[Mapping[Stage, Mapping[str, Any]]] = {
     Stage.UNREADABLE: {"error": "failed to download the input image"},
 }
 
+REFUSED: Final[Mapping[type[RefusedError], tuple[int, str]]] = {
+    UnauthorizedError: (401, "unauthorized"),
+    NoCreditError: (402, "insufficient balance"),
+    ThrottledError: (429, "rate limit exceeded"),
+    BadInputError: (400, "{}"),
+    UnknownModelError: (404, "model not available: {}"),
+    NotFoundError: (404, "{}"),
+    BrokenError: (500, "internal server error"),
+}
+"""HTTP status and message of each refusal."""
+
 HOUR_S: Final = 3600.0
 
 
 class Atlas:
-    """POST a flat body with the model in it; poll the prediction."""
+    """A submit POSTs a flat body that names the model; a poll asks for the prediction."""
 
     name = "atlas"
     scheme = "Bearer"
@@ -58,149 +74,120 @@ class Atlas:
         slots=100,
         submits_per_minute=500,
         queues=False,
-        # Not documented; assumed to be as for everybody else's failed tasks.
-        refunds=frozenset({Stage.FAILED, Stage.MODERATED, Stage.UNREADABLE}),
+        # Not documented; assumed to be the same as at other providers.
+        refunds=UNPAID_FAILURES,
     )
 
-    def wanted(
-        self, offer: Offer, asked: Mapping[str, Any], headers: Headers
-    ) -> Wanted:
+    def parse(
+        self, offer: Offer, body: Mapping[str, Any], headers: Headers
+    ) -> ClipSpec:
         _hours(headers, "X-AtlasCloud-Request-Retention-Hours", low=0)
         keep_h = _hours(headers, "X-AtlasCloud-Object-Expiration-Hours", low=1)
-        return _wanted(offer, asked, None if keep_h is None else keep_h * HOUR_S)
+        return _parse(offer, body, None if keep_h is None else keep_h * HOUR_S)
 
     def accepted(self, base: str, prediction: Prediction) -> Response:
         del base
         return Json({"code": 200, "data": {"id": prediction.id, "status": "starting"}})
 
     def refused(self, error: RefusedError) -> Response:
-        match error:
-            case UnauthorizedError():
-                status, said = 401, "unauthorized"
-            case NoCreditError():
-                status, said = 402, "insufficient balance"
-            case ThrottledError():
-                status, said = 429, "rate limit exceeded"
-            case BadInputError():
-                status, said = 400, str(error)
-            case UnknownModelError():
-                status, said = 404, f"model not available: {error}"
-            case NotFoundError():
-                status, said = 404, str(error)
-            case BrokenError():
-                status, said = 500, "internal server error"
-            case _:
-                raise error
-        return _refusal(status, said, getattr(error, "retry_after", None))
+        status, message = worded(error, REFUSED)
+        request_id = secrets.token_hex(8)
+        headers = {"X-Request-ID": request_id, **wait_headers(error)}
+        content = {"code": status, "msg": message.format(error)}
+        content |= {"request_id": request_id, "data": None}
+        return Json(content, status, headers)
 
-    def routes(self, desk: Desk) -> list[BaseRoute]:
+    def routes(self, endpoint: Endpoint) -> list[BaseRoute]:
         return [
-            desk.route("POST", "/api/v1/model/generateVideo", "submit", _submit),
-            desk.route("GET", "/api/v1/model/prediction/{id}", "poll", _poll),
-            desk.route("POST", "/api/v1/model/uploadMedia", "upload", _upload),
-            desk.route("GET", "/uploads/{id}/{filename}", "still", send_still),
-            desk.route("GET", "/api/v1/models", "check", _models),
-            desk.route("POST", "/api/v1/model/calculate", "check", _price),
-            desk.route("GET", "/public/v1/balance", "check", _balance),
-            desk.route("GET", "/{page:path}", "lost", _lost),
-            desk.route("POST", "/{page:path}", "lost", _lost),
+            endpoint.route("POST", "/api/v1/model/generateVideo", "submit", _submit),
+            endpoint.route("GET", "/api/v1/model/prediction/{id}", "poll", _poll),
+            endpoint.route("POST", "/api/v1/model/uploadMedia", "upload", _upload),
+            endpoint.route("GET", "/uploads/{id}/{filename}", "still", send_still),
+            endpoint.route("GET", "/api/v1/models", "check", _models),
+            endpoint.route("POST", "/api/v1/model/calculate", "check", _price),
+            endpoint.route("GET", "/public/v1/balance", "check", _balance),
+            endpoint.route("GET", "/{page:path}", "lost", _lost),
+            endpoint.route("POST", "/{page:path}", "lost", _lost),
         ]
 
 
-def _wanted(offer: Offer, asked: Mapping[str, Any], keep_s: float | None) -> Wanted:
-    resolution = fields.choice(asked, "resolution", "480p", offer.resolutions)
-    seconds = fields.out_of(asked, "duration", 5, offer.durations)
-    return Wanted(
-        endpoint=offer.endpoint,
-        image=fields.text(asked, "image"),
-        prompt=fields.text(asked, "prompt"),
-        seed=fields.seed(asked),
-        resolution=resolution,
-        duration_s=seconds,
-        fps=offer.fps,
-        frames=offer.fps * seconds + 1,
-        price_usd=offer.price(resolution, seconds),
+def _parse(offer: Offer, body: Mapping[str, Any], keep_s: float | None) -> ClipSpec:
+    return offer.by_seconds(
+        fields.choice(body, "resolution", "480p", offer.resolutions),
+        fields.out_of(body, "duration", 5, offer.durations),
+        image=fields.text(body, "image"),
+        prompt=fields.text(body, "prompt"),
+        seed=fields.seed(body),
         keep_s=keep_s,
     )
 
 
-async def _submit(desk: Desk, request: Request) -> Response:
-    asked = await desk.asked(request)
-    return await desk.submit(request, fields.text(asked, "model"), asked)
+async def _submit(endpoint: Endpoint, request: Request) -> Response:
+    body = await endpoint.body(request)
+    return await endpoint.submit(request, fields.text(body, "model"), body)
 
 
-async def _poll(desk: Desk, request: Request) -> Response:
-    prediction, stage = await desk.poll(request, request.path_params["id"])
-    if desk.world.expired(desk.account(request), prediction):
-        # Its record is kept for so long, too, by whoever asks as we do.
+async def _poll(endpoint: Endpoint, request: Request) -> Response:
+    prediction, stage = await endpoint.poll(request, request.path_params["id"])
+    if endpoint.state.expired(endpoint.account(request), prediction):
+        # Our requests ask to keep the record as long as the clip.
         raise NotFoundError("prediction not found")
-    done = stage is Stage.SUCCEEDED
-    outputs = [desk.clip_url(request, prediction)] if done else None
+    is_ready = stage is Stage.SUCCEEDED
+    outputs = [endpoint.clip_url(request, prediction)] if is_ready else None
     task = {"id": prediction.id, "status": WORDS[stage], "outputs": outputs}
     return Json({"code": 200, "data": task | {**FAILURES.get(stage, {})}})
 
 
-async def _upload(desk: Desk, request: Request) -> Response:
-    upload = await desk.form(request)
-    told = {
+async def _upload(endpoint: Endpoint, request: Request) -> Response:
+    upload = await endpoint.form(request)
+    content = {
         "type": upload.media_type,
-        "download_url": desk.upload_url(request, "uploads", upload),
+        "download_url": endpoint.upload_url(request, "uploads", upload),
         "filename": upload.filename,
         "size": upload.size,
     }
-    return Json({"code": 200, "data": told})
+    return Json({"code": 200, "data": content})
 
 
-async def _models(desk: Desk, request: Request) -> Response:
-    del request  # no key is needed
+async def _models(endpoint: Endpoint, request: Request) -> Response:
+    del request  # needs no key
     models = [
         {
-            "model": offer.endpoint,
+            "model": offer.model,
             "type": "Video",
-            "displayName": offer.endpoint,
+            "displayName": offer.model,
             "price": {"actual": {"base_price": str(min(offer.prices_usd.values()))}},
             "display_console": True,
         }
-        for offer in desk.offers.values()
+        for offer in endpoint.offers.values()
     ]
     return Json({"code": 200, "data": models})
 
 
-async def _price(desk: Desk, request: Request) -> Response:
-    asked = await desk.asked(request)
-    model = fields.text(asked, "model")
-    if (offer := desk.offers.get(model)) is None:
-        raise UnknownModelError(model)
-    price = float(_wanted(offer, asked, None).price_usd)
+async def _price(endpoint: Endpoint, request: Request) -> Response:
+    body = await endpoint.body(request)
+    offer = endpoint.offer(fields.text(body, "model"))
+    price = float(_parse(offer, body, None).price_usd)
     return Json({"code": 200, "data": {"price": price, "origin_price": price}})
 
 
-async def _balance(desk: Desk, request: Request) -> Response:
-    credit = desk.world.credit_usd(desk.account(request))
-    told = {"value": f"{credit:.6f}", "currency": "usd"}
-    return Json({"object": "balance", "scope": "self", "available": told})
+async def _balance(endpoint: Endpoint, request: Request) -> Response:
+    credit = endpoint.state.credit_usd(endpoint.account(request))
+    available = {"value": f"{credit:.6f}", "currency": "usd"}
+    return Json({"object": "balance", "scope": "self", "available": available})
 
 
-async def _lost(desk: Desk, request: Request) -> Response:
-    # A wrong path is a 401 at Atlas, not a 404 (docs/en/errors, read 2026-11).
-    del desk
+async def _lost(endpoint: Endpoint, request: Request) -> Response:
+    # Atlas answers a wrong path with 401, not 404 (docs/en/errors, read 2026-11).
+    del endpoint
     raise UnauthorizedError(f"no page {request.url.path}")
 
 
-def _refusal(status: int, said: str, retry_after: int | None) -> Response:
-    request_id = secrets.token_hex(8)
-    headers = {"X-Request-ID": request_id}
-    if retry_after is not None:
-        headers["Retry-After"] = str(retry_after)
-    body = {"code": status, "msg": said, "request_id": request_id, "data": None}
-    return Json(body, status, headers)
-
-
 def _hours(headers: Headers, name: str, *, low: int) -> int | None:
-    asked = headers.get(name)
-    if asked is None:
+    value = headers.get(name)
+    if value is None:
         return None
-    hours = int(asked) if asked.isdecimal() else -1
+    hours = int(value) if value.isdecimal() else -1
     if not low <= hours <= 336:
-        raise BadInputError(name, "one_of", f"{name} must be {low} to 336: {asked}")
+        raise BadInputError(name, "one_of", f"{name} must be {low} to 336: {value}")
     return hours

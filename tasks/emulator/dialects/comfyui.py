@@ -1,7 +1,7 @@
-"""ComfyUI's dialect: a graph is posted, checked, queued, and looked up by its id.
+"""ComfyUI's dialect: a client POSTs a graph, and asks for it by its id.
 
 From `server.py`, `execution.py` and `comfy_execution/jobs.py` in Comfy-Org/ComfyUI, read
-2026-11. It understands the nodes of one kind of graph: Wan 2.2 from a still to a video.
+2026-11. It knows the nodes of one kind of graph: Wan 2.2 from a still to a video.
 """
 
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from tasks.emulator.dialects import self_hosted
-from tasks.emulator.dialects.predictions import Prediction, Stage, Wanted
-from tasks.emulator.endpoint import Desk
+from tasks.emulator.endpoint import Endpoint
+from tasks.emulator.predictions import ClipSpec, Prediction, Stage, status_words
 from tasks.emulator.prices import Offer
 from tasks.emulator.refusals import (
     BadInputError,
@@ -27,17 +27,15 @@ from tasks.emulator.refusals import (
     UnauthorizedError,
     UnknownModelError,
 )
-from tasks.emulator.responses import Json
+from tasks.emulator.responses import Json, wait_headers
 
-WORDS: Final = {
-    Stage.WAITING: "pending",
-    Stage.RUNNING: "in_progress",
-    Stage.ODD: "warming",
-    Stage.SUCCEEDED: "completed",
-    Stage.FAILED: "failed",
-    Stage.MODERATED: "failed",
-    Stage.UNREADABLE: "failed",
-}
+WORDS: Final = status_words(
+    waiting="pending",
+    running="in_progress",
+    undocumented="warming",
+    succeeded="completed",
+    failed="failed",
+)
 NODES: Final = frozenset(
     "CLIPLoader CLIPTextEncode VAELoader LoadImage WanImageToVideo UNETLoader "
     "LoraLoaderModelOnly ModelSamplingSD3 KSamplerAdvanced VAEDecode CreateVideo "
@@ -49,17 +47,17 @@ Graph = Mapping[str, Mapping[str, Any]]
 
 
 class ComfyUi:
-    """POST a still, then a graph that names it; the clip is among a node's `images`."""
+    """A client uploads a still, then POSTs a graph that names it."""
 
     name = "comfyui"
     scheme = "Bearer"
     terms = self_hosted.TERMS
 
-    def wanted(
-        self, offer: Offer, asked: Mapping[str, Any], headers: Headers
-    ) -> Wanted:
+    def parse(
+        self, offer: Offer, body: Mapping[str, Any], headers: Headers
+    ) -> ClipSpec:
         del headers
-        graph = _checked(asked.get("prompt"))
+        graph = _checked(body.get("prompt"))
         video, created = _one(graph, "WanImageToVideo"), _one(graph, "CreateVideo")
         size = _number(video, "width"), _number(video, "height")
         shape = self_hosted.Shape(
@@ -69,15 +67,15 @@ class ComfyUi:
         if not samplers:
             raise BadInputError("prompt", "prompt_no_outputs", "Prompt has no outputs")
         positive = graph[video["positive"][0]]["inputs"]["text"]
-        return self_hosted.wanted(
+        return self_hosted.parse(
             offer,
-            asked,
+            body,
             shape,
-            # As the emulator's stills are called: by a URL with their id and their name.
+            # The emulator knows an uploaded still by a URL with its id and its name.
             image=f"http://input/{_one(graph, 'LoadImage')['image']}",
             prompt=positive,
             seed=_number(samplers[0]["inputs"], "noise_seed"),
-            named=_uuid(asked.get("prompt_id")),
+            custom_id=_uuid(body.get("prompt_id")),
         )
 
     def accepted(self, base: str, prediction: Prediction) -> Response:
@@ -88,9 +86,9 @@ class ComfyUi:
         match error:
             case UnauthorizedError() | NoCreditError():
                 return _problem(401, "unauthorized", "Unauthorized")
-            case ThrottledError(retry_after=retry_after):
-                wait = {} if retry_after is None else {"Retry-After": str(retry_after)}
-                return Json({"error": {"type": "busy", "message": "busy"}}, 429, wait)
+            case ThrottledError():
+                busy = {"error": {"type": "busy", "message": "busy"}}
+                return Json(busy, 429, wait_headers(error))
             case BadInputError(kind="image_too_small"):
                 return _problem(400, "value_smaller_than_min", str(error))
             case BadInputError():
@@ -102,35 +100,37 @@ class ComfyUi:
             case _:
                 raise error
 
-    def routes(self, desk: Desk) -> list[BaseRoute]:
+    def routes(self, endpoint: Endpoint) -> list[BaseRoute]:
         one = "/api/jobs/{id}"
         return [
-            desk.route("POST", "/upload/image", "upload", _upload),
-            desk.route("POST", "/prompt", "submit", _submit),
-            desk.route("GET", one, "poll", _job),
-            desk.route("GET", "/view", "download", _view),
-            desk.route("GET", "/system_stats", "check", _stats),
-            desk.route("GET", "/object_info/{kind}", "check", _kind),
+            endpoint.route("POST", "/upload/image", "upload", _upload),
+            endpoint.route("POST", "/prompt", "submit", _submit),
+            endpoint.route("GET", one, "poll", _job),
+            endpoint.route("GET", "/view", "download", _view),
+            endpoint.route("GET", "/system_stats", "check", _stats),
+            endpoint.route("GET", "/object_info/{kind}", "check", _kind),
         ]
 
 
-async def _upload(desk: Desk, request: Request) -> Response:
-    """Where it is kept here is its subfolder: stills of two names never meet."""
-    upload = await desk.form(request, "image")
-    said = {"name": upload.filename, "subfolder": upload.id}
-    return Json({**said, "type": "input"})
+async def _upload(endpoint: Endpoint, request: Request) -> Response:
+    """Store a still in a subfolder of its id, so that names never collide."""
+    upload = await endpoint.form(request, "image")
+    place = {"name": upload.filename, "subfolder": upload.id}
+    return Json({**place, "type": "input"})
 
 
-async def _submit(desk: Desk, request: Request) -> Response:
-    """It does not look whether it has the id: the same one again is queued again."""
-    return await desk.submit(request, self_hosted.only(desk), await desk.asked(request))
+async def _submit(endpoint: Endpoint, request: Request) -> Response:
+    """Queue the graph, even if another one has the same id."""
+    return await endpoint.submit(
+        request, self_hosted.only_model(endpoint), await endpoint.body(request)
+    )
 
 
-async def _job(desk: Desk, request: Request) -> Response:
-    prediction, stage = await desk.poll(request, request.path_params["id"])
-    said: dict[str, Any] = {"id": prediction.id, "status": WORDS[stage]}
+async def _job(endpoint: Endpoint, request: Request) -> Response:
+    prediction, stage = await endpoint.poll(request, request.path_params["id"])
+    job: dict[str, Any] = {"id": prediction.id, "status": WORDS[stage]}
     if error := self_hosted.ERRORS.get(stage):
-        said["execution_error"] = {
+        job["execution_error"] = {
             "prompt_id": prediction.id,
             "node_type": "LoadImage"
             if error == self_hosted.NO_IMAGE
@@ -139,27 +139,27 @@ async def _job(desk: Desk, request: Request) -> Response:
             "exception_type": "RuntimeError",
         }
     if stage is Stage.SUCCEEDED:
-        graph = prediction.wanted.asked["prompt"]
+        graph = prediction.spec.body["prompt"]
         [node] = [name for name, each in graph.items() if each["class_type"] == SAVES]
-        named = f"{prediction.id}_00001_.mp4"
-        clip = {"filename": named, "subfolder": "nightreel", "type": "output"}
-        said["outputs"] = {node: {"images": [clip], "animated": [True]}}
-    return Json(said)
+        filename = f"{prediction.id}_00001_.mp4"
+        clip = {"filename": filename, "subfolder": "nightreel", "type": "output"}
+        job["outputs"] = {node: {"images": [clip], "animated": [True]}}
+    return Json(job)
 
 
-async def _view(desk: Desk, request: Request) -> Response:
-    account = desk.account(request)
-    named = request.query_params.get("filename", "").partition("_")[0]
-    return await desk.clip(request, desk.world.find(account, named))
+async def _view(endpoint: Endpoint, request: Request) -> Response:
+    account = endpoint.account(request)
+    remote = request.query_params.get("filename", "").partition("_")[0]
+    return await endpoint.send_clip(request, endpoint.state.find(account, remote))
 
 
-async def _stats(desk: Desk, request: Request) -> Response:
-    desk.account(request)
+async def _stats(endpoint: Endpoint, request: Request) -> Response:
+    endpoint.account(request)
     return Json({"system": {"comfyui_version": "0.0"}, "devices": []})
 
 
-async def _kind(desk: Desk, request: Request) -> Response:
-    desk.account(request)
+async def _kind(endpoint: Endpoint, request: Request) -> Response:
+    endpoint.account(request)
     kind = request.path_params["kind"]
     return Json({kind: {"input": {}}} if kind in NODES else {})
 
@@ -172,19 +172,19 @@ def _checked(prompt: Any) -> Graph:
             raise BadInputError("prompt", "no_prompt", "No prompt provided")
     kinds = {node.get("class_type") for node in graph.values()}
     if unknown := kinds - NODES:
-        said = f"Node {unknown.pop()!r} not found"
-        raise BadInputError("prompt", "missing_node_type", said)
+        message = f"Node {unknown.pop()!r} not found"
+        raise BadInputError("prompt", "missing_node_type", message)
     if SAVES not in kinds:
         raise BadInputError("prompt", "prompt_no_outputs", "Prompt has no outputs")
     return graph
 
 
 def _one(graph: Graph, kind: str) -> Mapping[str, Any]:
-    """The inputs of the one node of its kind."""
+    """Return the inputs of the only node of a kind."""
     found = [node["inputs"] for node in graph.values() if node["class_type"] == kind]
     if len(found) != 1:
-        said = f"{len(found)} nodes {kind}"
-        raise BadInputError("prompt", "prompt_outputs_failed_validation", said)
+        message = f"{len(found)} nodes {kind}"
+        raise BadInputError("prompt", "prompt_outputs_failed_validation", message)
     return found[0]
 
 
@@ -193,29 +193,31 @@ def _number(inputs: Mapping[str, Any], field: str) -> int:
         case int(value):
             return value
         case other:
-            said = f"Failed to convert an input value to a INT value: {field}, {other}"
-            raise BadInputError(field, "invalid_input_type", said)
+            message = (
+                f"Failed to convert an input value to a INT value: {field}, {other}"
+            )
+            raise BadInputError(field, "invalid_input_type", message)
 
 
 def _adds_noise(node: Mapping[str, Any]) -> bool:
     return node["inputs"].get("add_noise") == "enable"
 
 
-def _uuid(named: Any) -> str:
+def _uuid(value: Any) -> str:
     try:
-        good = named is None or str(UUID(named)) == named
+        good = value is None or str(UUID(value)) == value
     except (ValueError, TypeError, AttributeError):
         good = False
     if not good:
-        said = "job id must be a UUID in canonical lowercase hyphenated form"
-        raise BadInputError("prompt_id", "invalid_prompt_id", said)
-    return named or str(uuid4())
+        message = "job id must be a UUID in canonical lowercase hyphenated form"
+        raise BadInputError("prompt_id", "invalid_prompt_id", message)
+    return value or str(uuid4())
 
 
-def _problem(status: int, kind: str, said: str) -> Response:
+def _problem(status: int, kind: str, message: str) -> Response:
     error: dict[str, object] = {
         "type": kind,
-        "message": said,
+        "message": message,
         "details": "",
         "extra_info": {},
     }

@@ -19,8 +19,8 @@ from starlette.routing import BaseRoute
 from tasks.emulator import fields
 from tasks.emulator.accounts import Terms
 from tasks.emulator.clips import ASPECTS
-from tasks.emulator.dialects.predictions import Prediction, Stage, Wanted
-from tasks.emulator.endpoint import Desk, send_still
+from tasks.emulator.endpoint import Endpoint, send_still
+from tasks.emulator.predictions import ClipSpec, Prediction, Stage
 from tasks.emulator.prices import Offer
 from tasks.emulator.refusals import (
     BadInputError,
@@ -32,7 +32,7 @@ from tasks.emulator.refusals import (
     UnauthorizedError,
     UnknownModelError,
 )
-from tasks.emulator.responses import Json
+from tasks.emulator.responses import Json, wait_headers
 from tasks.emulator.uploads import Still
 
 LOCKED: Final = (
@@ -42,12 +42,12 @@ LOCKED: Final = (
 
 KLING: Final = "fal-ai/kling-video/"
 BILLED_AT_FPS: Final = 16
-"""fal counts a video-second as 16 frames, whatever the frames per second."""
+"""fal bills 16 frames as a second, for every number of frames per second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranges:
-    """What a model takes."""
+    """The ranges that a model accepts."""
 
     frames: tuple[int, int]
     fps: tuple[int, int]
@@ -69,7 +69,7 @@ RANGES_2_2: Final = Ranges(
 
 
 class Fal:
-    """POST the endpoint id as the path; ask the status, then the result."""
+    """A submit POSTs to the endpoint's id; a poll asks for the status, then the result."""
 
     name = "fal"
     scheme = "Key"
@@ -77,49 +77,49 @@ class Fal:
         slots=40,
         submits_per_minute=None,
         queues=True,
-        # 5xx are not billed; 422, which moderation and bad stills are, may be.
+        # 5xx are not billed; 422, for moderation and bad stills, may be (docs).
         refunds=frozenset({Stage.FAILED}),
     )
 
-    def wanted(
-        self, offer: Offer, asked: Mapping[str, Any], headers: Headers
-    ) -> Wanted:
-        if offer.endpoint.startswith(KLING):
-            return _wanted_of_kling(offer, asked, headers)
-        ranges = RANGES.get(offer.endpoint, RANGES_2_2)
-        frames, fps = _length(ranges, asked)
+    def parse(
+        self, offer: Offer, body: Mapping[str, Any], headers: Headers
+    ) -> ClipSpec:
+        if offer.model.startswith(KLING):
+            return _parse_kling(offer, body, headers)
+        ranges = RANGES.get(offer.model, RANGES_2_2)
+        frames, fps = _length(ranges, body)
         default = "720p" if "720p" in offer.resolutions else "480p"
-        resolution = fields.choice(asked, "resolution", default, offer.resolutions)
+        resolution = fields.choice(body, "resolution", default, offer.resolutions)
         low, high = ranges.frames
-        billed = fields.between(asked, "num_frames", 81, low=low, high=high)
-        return Wanted(
-            endpoint=offer.endpoint,
-            image=fields.text(asked, "image_url"),
-            prompt=fields.text(asked, "prompt"),
-            seed=fields.seed(asked),
+        billed = fields.between(body, "num_frames", 81, low=low, high=high)
+        return ClipSpec(
+            model=offer.model,
+            image=fields.text(body, "image_url"),
+            prompt=fields.text(body, "prompt"),
+            seed=fields.seed(body),
             resolution=resolution,
             duration_s=round(frames / fps),
             fps=fps,
             frames=frames,
             price_usd=offer.price(resolution, billed / BILLED_AT_FPS),
-            aspect_ratio=fields.choice(asked, "aspect_ratio", "auto", ranges.aspects),
+            aspect_ratio=fields.choice(body, "aspect_ratio", "auto", ranges.aspects),
             keep_s=_keep_s(headers),
         )
 
     def accepted(self, base: str, prediction: Prediction) -> Response:
-        told = {"status": "IN_QUEUE", "queue_position": 0}
-        return _json(told | _urls(base, prediction), 200, prediction.id)
+        content = {"status": "IN_QUEUE", "queue_position": 0}
+        return _json(content | _urls(base, prediction), 200, prediction.id)
 
     def refused(self, error: RefusedError) -> Response:
         match error:
             case BadInputError():
                 return _json({"detail": [_detail(error)]}, 422)
-            case ThrottledError(retry_after=retry_after):
-                wait = {} if retry_after is None else {"Retry-After": str(retry_after)}
+            case ThrottledError():
+                wait = wait_headers(error)
                 return _request_error(429, "Too many requests", headers=wait)
             case UnauthorizedError():
-                said = "Authentication is required to access this application."
-                return _request_error(401, said)
+                message = "Authentication is required to access this application."
+                return _request_error(401, message)
             case NoCreditError():
                 return _request_error(403, LOCKED)
             case UnknownModelError():
@@ -131,57 +131,50 @@ class Fal:
             case _:
                 raise error
 
-    def routes(self, desk: Desk) -> list[BaseRoute]:
-        # The endpoint's sub-path is dropped after submission: only owner/alias stay.
+    def routes(self, endpoint: Endpoint) -> list[BaseRoute]:
+        # After a submit, fal's URLs have owner and alias, without the endpoint's sub-path.
         one = "/{owner}/{alias}/requests/{id}"
         return [
-            desk.route("POST", "/storage/upload/initiate", "upload", _initiate),
-            desk.route("GET", "/files/{id}/{filename}", "still", send_still),
-            desk.route("PUT", "/files/{id}/{filename}", "upload", _put),
-            desk.route("POST", "/storage/auth/token", "upload", _token),
-            desk.route("POST", "/files/upload", "upload", _post),
-            desk.route("GET", "/v1/models/pricing", "check", _pricing),
-            desk.route("GET", f"{one}/status", "poll", _status),
-            desk.route("GET", one, "poll", _result),
-            desk.route("POST", "/{endpoint:path}", "submit", _submit),
+            endpoint.route("POST", "/storage/upload/initiate", "upload", _initiate),
+            endpoint.route("GET", "/files/{id}/{filename}", "still", send_still),
+            endpoint.route("PUT", "/files/{id}/{filename}", "upload", _put),
+            endpoint.route("POST", "/storage/auth/token", "upload", _token),
+            endpoint.route("POST", "/files/upload", "upload", _post),
+            endpoint.route("GET", "/v1/models/pricing", "check", _pricing),
+            endpoint.route("GET", f"{one}/status", "poll", _status),
+            endpoint.route("GET", one, "poll", _result),
+            endpoint.route("POST", "/{model:path}", "submit", _submit),
         ]
 
 
-def _wanted_of_kling(
-    offer: Offer, asked: Mapping[str, Any], headers: Headers
-) -> Wanted:
-    """Kling takes seconds, as a word, and neither frames nor a seed (docs, 2026-11)."""
+def _parse_kling(offer: Offer, body: Mapping[str, Any], headers: Headers) -> ClipSpec:
+    """Kling takes seconds as text, and neither frames nor a seed (docs, 2026-11)."""
     (resolution,) = offer.resolutions
     lengths = {str(seconds) for seconds in offer.durations}
-    seconds = int(fields.choice(asked, "duration", "5", lengths))
-    fields.share(asked, "cfg_scale")
-    return Wanted(
-        endpoint=offer.endpoint,
-        image=fields.text(asked, "image_url"),
-        prompt=fields.text(asked, "prompt"),
+    fields.share(body, "cfg_scale")
+    return offer.by_seconds(
+        resolution,
+        int(fields.choice(body, "duration", "5", lengths)),
+        image=fields.text(body, "image_url"),
+        prompt=fields.text(body, "prompt"),
         seed=None,
-        resolution=resolution,
-        duration_s=seconds,
-        fps=offer.fps,
-        frames=offer.fps * seconds + 1,
-        price_usd=offer.price(resolution, seconds),
         keep_s=_keep_s(headers),
     )
 
 
-async def _submit(desk: Desk, request: Request) -> Response:
-    asked = await desk.asked(request)
-    return await desk.submit(request, request.path_params["endpoint"], asked)
+async def _submit(endpoint: Endpoint, request: Request) -> Response:
+    body = await endpoint.body(request)
+    return await endpoint.submit(request, request.path_params["model"], body)
 
 
-async def _pricing(desk: Desk, request: Request) -> Response:
-    """The platform's own API: one price for each endpoint, of a second at its largest."""
-    desk.account(request)
-    asked = request.query_params.getlist("endpoint_id")
-    offers = [desk.offers[endpoint] for endpoint in asked if endpoint in desk.offers]
+async def _pricing(endpoint: Endpoint, request: Request) -> Response:
+    """The platform API: the price of a second of each endpoint's largest size."""
+    endpoint.account(request)
+    models = request.query_params.getlist("endpoint_id")
+    offers = [endpoint.offers[model] for model in models if model in endpoint.offers]
     prices = [
         {
-            "endpoint_id": offer.endpoint,
+            "endpoint_id": offer.model,
             "unit_price": float(offer.price(max(offer.resolutions, key=_lines), 1)),
             "unit": "seconds",
             "currency": "USD",
@@ -201,23 +194,23 @@ def _json(
     request_id: str = "",
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    # By this header the SDK knows fal's own errors from a gateway's.
+    # The SDK recognises fal's own errors by this header; a gateway's lack it.
     mark = {"x-fal-request-id": request_id or secrets.token_hex(16)}
     return Json(content, status, {**mark, **(headers or {})})
 
 
 def _request_error(
     status: int,
-    said: str,
+    message: str,
     *,
     kind: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """An error of the request: `detail` is a text, where a model's own is a list."""
+    """Return an error of the request: `detail` is a text. A model's error has a list."""
     if kind is None:
-        return _json({"detail": said}, status, headers=headers)
+        return _json({"detail": message}, status, headers=headers)
     marked = {"X-Fal-Error-Type": kind, **(headers or {})}
-    return _json({"detail": said, "error_type": kind}, status, headers=marked)
+    return _json({"detail": message, "error_type": kind}, status, headers=marked)
 
 
 def _detail(error: BadInputError) -> dict[str, Any]:
@@ -232,7 +225,7 @@ def _detail(error: BadInputError) -> dict[str, Any]:
 
 
 def _urls(base: str, prediction: Prediction) -> dict[str, Any]:
-    owner, alias = prediction.wanted.endpoint.split("/")[:2]
+    owner, alias = prediction.spec.model.split("/")[:2]
     url = f"{base}/{owner}/{alias}/requests/{prediction.id}"
     return {
         "request_id": prediction.id,
@@ -242,26 +235,26 @@ def _urls(base: str, prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def _length(ranges: Ranges, asked: Mapping[str, Any]) -> tuple[int, int]:
-    """The clip's own frames and frames per second: by default one is put between each two."""
+def _length(ranges: Ranges, body: Mapping[str, Any]) -> tuple[int, int]:
+    """Return frames and frames per second, with the frames that the model interpolates."""
     low, high = ranges.frames
-    frames = fields.between(asked, "num_frames", 81, low=low, high=high)
+    frames = fields.between(body, "num_frames", 81, low=low, high=high)
     low, high = ranges.fps
-    fps = fields.between(asked, "frames_per_second", 16, low=low, high=high)
+    fps = fields.between(body, "frames_per_second", 16, low=low, high=high)
     if not ranges.interpolates:
         return frames, fps
-    between = fields.between(asked, "num_interpolated_frames", 1, low=0, high=4)
-    faster = asked.get("adjust_fps_for_interpolation", True) is not False
+    between = fields.between(body, "num_interpolated_frames", 1, low=0, high=4)
+    faster = body.get("adjust_fps_for_interpolation", True) is not False
     return frames + (frames - 1) * between, fps * (between + 1) if faster else fps
 
 
 def _keep_s(headers: Headers) -> float | None:
-    asked = headers.get("X-Fal-Object-Lifecycle-Preference")
-    if asked is None:
-        return None
     name = "X-Fal-Object-Lifecycle-Preference"
+    value = headers.get(name)
+    if value is None:
+        return None
     try:
-        match orjson.loads(asked):
+        match orjson.loads(value):
             case {"expiration_duration_seconds": int(seconds)}:
                 return float(seconds)
             case {"expiration_duration_seconds": None}:
@@ -269,95 +262,101 @@ def _keep_s(headers: Headers) -> float | None:
             case other:
                 raise BadInputError(name, "one_of", f"{name}: {other}")
     except orjson.JSONDecodeError:
-        raise BadInputError(name, "json_invalid", f"{name}: {asked}") from None
+        raise BadInputError(name, "json_invalid", f"{name}: {value}") from None
 
 
-async def _status(desk: Desk, request: Request) -> Response:
-    prediction, stage = await desk.poll(request, request.path_params["id"])
-    told: dict[str, Any] = {"logs": [], **_urls(desk.base(request), prediction)}
+async def _status(endpoint: Endpoint, request: Request) -> Response:
+    prediction, stage = await endpoint.poll(request, request.path_params["id"])
+    content: dict[str, Any] = {"logs": [], **_urls(endpoint.base(request), prediction)}
     match stage:
         case Stage.WAITING:
-            told["queue_position"] = desk.position(request, prediction)
-            return _json({"status": "IN_QUEUE"} | told, 202, prediction.id)
+            content["queue_position"] = endpoint.position(request, prediction)
+            return _json({"status": "IN_QUEUE"} | content, 202, prediction.id)
         case Stage.RUNNING:
-            return _json({"status": "IN_PROGRESS"} | told, 202, prediction.id)
-        case Stage.ODD:
-            return _json({"status": "WARMING_UP"} | told, 202, prediction.id)
+            return _json({"status": "IN_PROGRESS"} | content, 202, prediction.id)
+        case Stage.UNDOCUMENTED:
+            return _json({"status": "WARMING_UP"} | content, 202, prediction.id)
         case Stage.FAILED:
-            told |= {"error": "Runner failed", "error_type": "runner_server_error"}
+            content |= {"error": "Runner failed", "error_type": "runner_server_error"}
         case Stage.SUCCEEDED | Stage.MODERATED | Stage.UNREADABLE:
-            pass  # a model's own errors show in the result alone
-    told["metrics"] = {"inference_time": prediction.inference_s}
-    return _json({"status": "COMPLETED"} | told, 200, prediction.id)
+            pass  # only the result shows a model's errors
+    content["metrics"] = {"inference_time": prediction.inference_s}
+    return _json({"status": "COMPLETED"} | content, 200, prediction.id)
 
 
-async def _result(desk: Desk, request: Request) -> Response:
-    prediction, stage = await desk.poll(request, request.path_params["id"])
+async def _result(endpoint: Endpoint, request: Request) -> Response:
+    prediction, stage = await endpoint.poll(request, request.path_params["id"])
     match stage:
         case Stage.SUCCEEDED:
             video = {
-                "url": desk.clip_url(request, prediction),
+                "url": endpoint.clip_url(request, prediction),
                 "content_type": "video/mp4",
                 "file_name": "clip.mp4",
-                "file_size": len(await desk.film(prediction)),
+                "file_size": len(await endpoint.clip(prediction)),
             }
-            seeded = not prediction.wanted.endpoint.startswith(KLING)
-            told = {"video": video} | ({"seed": prediction.seed} if seeded else {})
-            return _json(told, 200, prediction.id)
+            seeded = not prediction.spec.model.startswith(KLING)
+            seed = {"seed": prediction.seed} if seeded else {}
+            return _json({"video": video} | seed, 200, prediction.id)
         case Stage.MODERATED:
-            said = "The content could not be processed: it was flagged by a checker."
-            return _model_error("prompt", "content_policy_violation", said, prediction)
+            message = "The content could not be processed: it was flagged by a checker."
+            return _model_error(
+                "prompt", "content_policy_violation", message, prediction
+            )
         case Stage.UNREADABLE:
-            said = "Failed to load the image."
-            return _model_error("image_url", "image_load_error", said, prediction)
+            message = "Failed to load the image."
+            return _model_error("image_url", "image_load_error", message, prediction)
         case Stage.FAILED:
             return _request_error(500, "Runner failed", kind="runner_server_error")
-        case Stage.WAITING | Stage.RUNNING | Stage.ODD:
+        case Stage.WAITING | Stage.RUNNING | Stage.UNDOCUMENTED:
             return _request_error(400, "Request is still in progress")
 
 
-def _model_error(field: str, kind: str, said: str, prediction: Prediction) -> Response:
-    asked = {"prompt": prediction.wanted.prompt, "image_url": prediction.wanted.image}
-    error = BadInputError(field, kind, said, value=asked[field])
+def _model_error(
+    field: str, kind: str, message: str, prediction: Prediction
+) -> Response:
+    inputs = {"prompt": prediction.spec.prompt, "image_url": prediction.spec.image}
+    error = BadInputError(field, kind, message, value=inputs[field])
     headers = {"X-Fal-Retryable": "false"}
     return _json({"detail": [_detail(error)]}, 422, prediction.id, headers)
 
 
-async def _initiate(desk: Desk, request: Request) -> Response:
-    """The JavaScript client's way to hand a still over: ask where, and PUT it there."""
-    asked = await desk.asked(request)
-    media_type = fields.text(asked, "content_type")
-    upload = desk.expect(str(asked.get("file_name", "")), media_type)
-    url = desk.upload_url(request, "files", upload)
+async def _initiate(endpoint: Endpoint, request: Request) -> Response:
+    """Start an upload as the JavaScript client does: ask for a URL, and PUT there."""
+    body = await endpoint.body(request)
+    media_type = fields.text(body, "content_type")
+    upload = endpoint.expect(str(body.get("file_name", "")), media_type)
+    url = endpoint.upload_url(request, "files", upload)
     return _json({"upload_url": f"{url}?token={upload.token}", "file_url": url}, 200)
 
 
-async def _put(desk: Desk, request: Request) -> Response:
-    # fal-client's own PUT carries the key along, so unlike S3 this host lets it.
-    desk.shown_key(request)
-    upload = desk.upload(request)
+async def _put(endpoint: Endpoint, request: Request) -> Response:
+    # fal-client's own PUT carries the key, so this host accepts it, unlike S3.
+    endpoint.shown_key(request)
+    upload = endpoint.upload(request)
     if request.query_params.get("token") != upload.token:
         return _request_error(403, "Forbidden")
     upload.still = Still.of(await request.body())
     return Response(status_code=200)
 
 
-async def _token(desk: Desk, request: Request) -> Response:
-    """The Python client's way: a token for the CDN, and a POST with it."""
-    desk.account(request)
-    told = {
-        "token": desk.upload_token(),
+async def _token(endpoint: Endpoint, request: Request) -> Response:
+    """Give the Python client a token for the CDN, which it uses in a POST."""
+    endpoint.account(request)
+    content = {
+        "token": endpoint.upload_token(),
         "token_type": "Bearer",
-        "base_url": desk.base(request),
+        "base_url": endpoint.base(request),
         "expires_at": (datetime.now(UTC) + timedelta(hours=1)).isoformat(),
     }
-    return _json(told, 200)
+    return _json(content, 200)
 
 
-async def _post(desk: Desk, request: Request) -> Response:
+async def _post(endpoint: Endpoint, request: Request) -> Response:
     headers = request.headers
-    desk.check_upload_token(headers.get("authorization", "").removeprefix("Bearer "))
+    endpoint.check_upload_token(
+        headers.get("authorization", "").removeprefix("Bearer ")
+    )
     media_type = headers.get("content-type", "application/octet-stream")
-    upload = desk.expect(headers.get("x-fal-file-name", ""), media_type)
+    upload = endpoint.expect(headers.get("x-fal-file-name", ""), media_type)
     upload.still = Still.of(await request.body())
-    return _json({"access_url": desk.upload_url(request, "files", upload)}, 200)
+    return _json({"access_url": endpoint.upload_url(request, "files", upload)}, 200)

@@ -1,4 +1,4 @@
-"""LightX2V's dialect: one task at a time, a queue with an end, and 503 for two things.
+"""LightX2V's dialect: one task at a time, a bounded queue, and 503 with two meanings.
 
 From `lightx2v/server` in ModelTC/LightX2V at f8aee98, read 2026-11.
 """
@@ -14,11 +14,10 @@ from starlette.routing import BaseRoute
 
 from tasks.emulator import fields
 from tasks.emulator.dialects import self_hosted
-from tasks.emulator.dialects.predictions import Prediction, Stage, Wanted
-from tasks.emulator.endpoint import Desk
+from tasks.emulator.endpoint import Endpoint
+from tasks.emulator.predictions import ClipSpec, Prediction, status_words
 from tasks.emulator.prices import Offer
 from tasks.emulator.refusals import (
-    AwayError,
     BadInputError,
     BrokenError,
     NoCreditError,
@@ -27,113 +26,113 @@ from tasks.emulator.refusals import (
     ThrottledError,
     UnauthorizedError,
     UnknownModelError,
+    worded,
 )
 from tasks.emulator.responses import Json
 
-WORDS: Final = {
-    Stage.WAITING: "pending",
-    Stage.RUNNING: "processing",
-    Stage.ODD: "warming",
-    Stage.SUCCEEDED: "completed",
-    Stage.FAILED: "failed",
-    Stage.MODERATED: "failed",
-    Stage.UNREADABLE: "failed",
-}
+WORDS: Final = status_words(
+    waiting="pending",
+    running="processing",
+    undocumented="warming",
+    succeeded="completed",
+    failed="failed",
+)
 QUEUE: Final = 10
-"""Its `max_queue_size`."""
-UNSAID: Final[Mapping[str, Any]] = {
+"""The server's `max_queue_size`."""
+DEFAULTS: Final[Mapping[str, Any]] = {
     "target_video_length": 81,
     "target_fps": 16,
     "target_shape": [480, 832],
 }
-"""Its configuration's; the defaults of its schema are never applied."""
+"""The configuration's values; the server ignores the defaults of its schema."""
+
+
+REFUSED: Final[Mapping[type[RefusedError], tuple[int, str]]] = {
+    UnauthorizedError: (401, "Unauthorized"),
+    NoCreditError: (401, "Unauthorized"),
+    ThrottledError: (503, f"Task queue is full (max {QUEUE} tasks)"),
+    BadInputError: (422, "{}"),
+    NotFoundError: (404, "Task not found"),
+    UnknownModelError: (404, "Task not found"),
+    BrokenError: (500, "Internal Server Error"),
+}
+"""HTTP status and message of each refusal."""
 
 
 class LightX2V:
-    """POST JSON with the still in it, to a path with a slash at its end."""
+    """A submit POSTs JSON with the still in it; its path ends with a slash."""
 
     name = "lightx2v"
     scheme = "Bearer"
     terms = self_hosted.TERMS
 
-    def wanted(
-        self, offer: Offer, asked: Mapping[str, Any], headers: Headers
-    ) -> Wanted:
+    def parse(
+        self, offer: Offer, body: Mapping[str, Any], headers: Headers
+    ) -> ClipSpec:
         del headers
-        given = {**UNSAID, **asked}
-        height, width = given["target_shape"]
+        filled = {**DEFAULTS, **body}
+        height, width = filled["target_shape"]
         shape = self_hosted.Shape(
             (width, height),
-            fields.whole(given, "target_video_length", 0),
-            fields.whole(given, "target_fps", 0),
+            fields.whole(filled, "target_video_length", 0),
+            fields.whole(filled, "target_fps", 0),
         )
-        return self_hosted.wanted(
+        return self_hosted.parse(
             offer,
-            asked,
+            body,
             shape,
-            image=fields.text(asked, "image_path"),
-            prompt=fields.text(asked, "prompt"),
-            seed=fields.seed(asked),
-            named=str(asked.get("task_id", "")),
+            image=fields.text(body, "image_path"),
+            prompt=fields.text(body, "prompt"),
+            seed=fields.seed(body),
+            custom_id=str(body.get("task_id", "")),
         )
 
     def accepted(self, base: str, prediction: Prediction) -> Response:
         del base
-        path = prediction.wanted.asked.get("save_result_path", prediction.id)
-        said = {"task_id": prediction.id, "task_status": "pending"}
-        return Json({**said, "save_result_path": path})
+        path = prediction.spec.body.get("save_result_path", prediction.id)
+        task = {"task_id": prediction.id, "task_status": "pending"}
+        return Json({**task, "save_result_path": path})
 
     def refused(self, error: RefusedError) -> Response:
-        match error:
-            case UnauthorizedError() | NoCreditError():
-                return _problem(401, "Unauthorized")
-            case AwayError() | ThrottledError():
-                return _problem(503, f"Task queue is full (max {QUEUE} tasks)")
-            case BadInputError():
-                return _problem(422, str(error))
-            case NotFoundError() | UnknownModelError():
-                return _problem(404, "Task not found")
-            case BrokenError():
-                return _problem(500, "Internal Server Error")
-            case _:
-                raise error
+        status, message = worded(error, REFUSED)
+        return _problem(status, message.format(error))
 
-    def routes(self, desk: Desk) -> list[BaseRoute]:
+    def routes(self, endpoint: Endpoint) -> list[BaseRoute]:
         one = "/v1/tasks/{id}"
         return [
-            desk.route("POST", "/v1/tasks/video/", "submit", _submit),
-            desk.route("POST", "/v1/tasks/video", "lost", _redirected),
-            desk.route("GET", "/v1/tasks/queue/status", "check", _queue),
-            desk.route("GET", f"{one}/status", "poll", _status),
-            desk.route("GET", f"{one}/result", "download", _result),
+            endpoint.route("POST", "/v1/tasks/video/", "submit", _submit),
+            endpoint.route("POST", "/v1/tasks/video", "lost", _redirect),
+            endpoint.route("GET", "/v1/tasks/queue/status", "check", _queue),
+            endpoint.route("GET", f"{one}/status", "poll", _status),
+            endpoint.route("GET", f"{one}/result", "download", _result),
         ]
 
 
-async def _redirected(desk: Desk, request: Request) -> Response:
-    return RedirectResponse(f"{desk.base(request)}/v1/tasks/video/", 307)
+async def _redirect(endpoint: Endpoint, request: Request) -> Response:
+    return RedirectResponse(f"{endpoint.base(request)}/v1/tasks/video/", 307)
 
 
-async def _submit(desk: Desk, request: Request) -> Response:
-    asked = await desk.asked(request)
-    if str(image := asked.get("image_path", "")).startswith("http"):
-        await _looked_at(image)
-    mine = desk.world.listed(desk.account(request))
-    if (named := asked.get("task_id")) in {made.id for made in mine}:
-        return _problem(503, f"Task ID {named} already exists")
-    if sum(made.ended_at is None for made in mine) >= QUEUE:
+async def _submit(endpoint: Endpoint, request: Request) -> Response:
+    body = await endpoint.body(request)
+    if str(image := body.get("image_path", "")).startswith("http"):
+        await _check_link(image)
+    tasks = endpoint.state.listed(endpoint.account(request))
+    if (custom_id := body.get("task_id")) in {made.id for made in tasks}:
+        return _problem(503, f"Task ID {custom_id} already exists")
+    if sum(made.ended_at is None for made in tasks) >= QUEUE:
         raise ThrottledError("full")
-    return await desk.submit(request, self_hosted.only(desk), asked)
+    return await endpoint.submit(request, self_hosted.only_model(endpoint), body)
 
 
-async def _looked_at(image: str) -> None:
-    """By HEAD, which a link that is signed for GET refuses; and the 400 comes out as 500."""
+async def _check_link(image: str) -> None:
+    """Check a link with HEAD, which one signed for GET refuses; the server answers 500."""
     async with httpx.AsyncClient() as client:
         if not (await client.head(image)).is_success:
             raise BrokenError("400: Image URL is not accessible")
 
 
-async def _status(desk: Desk, request: Request) -> Response:
-    prediction, stage = await desk.poll(request, request.path_params["id"])
+async def _status(endpoint: Endpoint, request: Request) -> Response:
+    prediction, stage = await endpoint.poll(request, request.path_params["id"])
     error = self_hosted.ERRORS.get(stage)
     return Json(
         {
@@ -143,23 +142,23 @@ async def _status(desk: Desk, request: Request) -> Response:
             "end_time": None,
             "error": error,
             "error_type": "RuntimeError" if error else None,
-            "save_result_path": prediction.wanted.asked.get("save_result_path"),
+            "save_result_path": prediction.spec.body.get("save_result_path"),
         }
     )
 
 
-async def _result(desk: Desk, request: Request) -> Response:
-    account = desk.account(request)
-    prediction = desk.world.find(account, request.path_params["id"])
-    return await desk.clip(request, prediction)
+async def _result(endpoint: Endpoint, request: Request) -> Response:
+    account = endpoint.account(request)
+    prediction = endpoint.state.find(account, request.path_params["id"])
+    return await endpoint.send_clip(request, prediction)
 
 
-async def _queue(desk: Desk, request: Request) -> Response:
-    mine = desk.world.listed(desk.account(request))
-    active = sum(made.ended_at is None for made in mine)
-    said = {"active_count": active, "queue_size": QUEUE}
-    return Json({**said, "queue_available": QUEUE - active})
+async def _queue(endpoint: Endpoint, request: Request) -> Response:
+    tasks = endpoint.state.listed(endpoint.account(request))
+    active = sum(made.ended_at is None for made in tasks)
+    counts = {"active_count": active, "queue_size": QUEUE}
+    return Json({**counts, "queue_available": QUEUE - active})
 
 
-def _problem(status: int, said: str) -> Response:
-    return Json({"detail": said}, status)
+def _problem(status: int, message: str) -> Response:
+    return Json({"detail": message}, status)

@@ -1,4 +1,4 @@
-"""Runway's dialect: a version in every request, credits for money, links that die.
+"""Runway's dialect: a version in every request, credits for money, links that expire.
 
 From the docs (docs.dev.runwayml.com, read 2026-11) and the Python SDK, `runwayml` 5.24.0.
 """
@@ -13,8 +13,8 @@ from starlette.routing import BaseRoute
 
 from tasks.emulator import fields
 from tasks.emulator.accounts import Terms
-from tasks.emulator.dialects.predictions import Prediction, Stage, Wanted
-from tasks.emulator.endpoint import Desk, send_still
+from tasks.emulator.endpoint import Endpoint, not_found, send_still
+from tasks.emulator.predictions import ClipSpec, Prediction, Stage, status_words
 from tasks.emulator.prices import Offer
 from tasks.emulator.refusals import (
     BadInputError,
@@ -27,7 +27,7 @@ from tasks.emulator.refusals import (
     UnauthorizedError,
     UnknownModelError,
 )
-from tasks.emulator.responses import Json
+from tasks.emulator.responses import Json, wait_headers
 from tasks.emulator.uploads import Still
 
 VERSION: Final = "2024-11-06"
@@ -43,17 +43,15 @@ RATIOS: Final = {
     "832:1104": "1:1",
     "960:960": "1:1",
 }
-"""What can be asked for, and the nearest of the shapes that clips are made in here."""
+"""The accepted ratios, and the emulator's nearest aspect ratio of each."""
 
-WORDS: Final = {
-    Stage.WAITING: "THROTTLED",
-    Stage.RUNNING: "RUNNING",
-    Stage.ODD: "WARMING_UP",
-    Stage.SUCCEEDED: "SUCCEEDED",
-    Stage.FAILED: "FAILED",
-    Stage.MODERATED: "FAILED",
-    Stage.UNREADABLE: "FAILED",
-}
+WORDS: Final = status_words(
+    waiting="THROTTLED",
+    running="RUNNING",
+    undocumented="WARMING_UP",
+    succeeded="SUCCEEDED",
+    failed="FAILED",
+)
 
 FAILURES: Final = {
     Stage.FAILED: (
@@ -66,7 +64,7 @@ FAILURES: Final = {
     ),
     Stage.UNREADABLE: ("ASSET.INVALID", "The asset could not be read."),
 }
-"""The codes of docs, task failures; the texts are not documented."""
+"""The codes are from docs, task failures; the texts are not documented."""
 
 CODES: Final = {
     "missing": "invalid_type",
@@ -76,13 +74,13 @@ CODES: Final = {
     "greater_than_equal": "too_small",
     "less_than_equal": "too_big",
 }
-"""How the validator behind the API calls what is wrong."""
+"""The API's codes of invalid fields."""
 
 DOCS: Final = "https://docs.dev.runwayml.com/api"
 
 
 class Runway:
-    """POST a task, ask how it is: whatever is over the concurrency is THROTTLED."""
+    """A submit POSTs a task; tasks over the concurrency wait as THROTTLED."""
 
     name = "runway"
     scheme = "Bearer"
@@ -91,32 +89,32 @@ class Runway:
         submits_per_minute=None,
         submits_per_day=25_000,
         queues=True,
-        # What moderation refuses of the input is not refunded (docs, task failures).
+        # Runway does not refund a task whose input moderation refuses (docs, task failures).
         refunds=frozenset({Stage.FAILED, Stage.UNREADABLE}),
-        # A link's life: whoever asks for the task again is given a fresh one.
+        # The lifetime of a link; each poll makes a new link.
         keep_s=24 * 3600.0,
     )
 
-    def wanted(
-        self, offer: Offer, asked: Mapping[str, Any], headers: Headers
-    ) -> Wanted:
+    def parse(
+        self, offer: Offer, body: Mapping[str, Any], headers: Headers
+    ) -> ClipSpec:
         if headers.get("X-Runway-Version") != VERSION:
-            said = f"X-Runway-Version: must be {VERSION}"
-            raise BadInputError("X-Runway-Version", "one_of", said)
+            message = f"X-Runway-Version: must be {VERSION}"
+            raise BadInputError("X-Runway-Version", "one_of", message)
         (resolution,) = offer.resolutions
-        seconds = fields.between(asked, "duration", 10, low=2, high=10)
-        fields.text(asked, "ratio")
-        return Wanted(
-            endpoint=offer.endpoint,
-            image=_image(asked),
-            prompt=_prompt(asked),
-            seed=_seed(asked),
+        seconds = fields.between(body, "duration", 10, low=2, high=10)
+        fields.text(body, "ratio")
+        return ClipSpec(
+            model=offer.model,
+            image=_image(body),
+            prompt=_prompt(body),
+            seed=_seed(body),
             resolution=resolution,
             duration_s=seconds,
             fps=offer.fps,
             frames=offer.fps * seconds,
             price_usd=offer.price(resolution, seconds),
-            aspect_ratio=RATIOS[fields.choice(asked, "ratio", "", RATIOS)],
+            aspect_ratio=RATIOS[fields.choice(body, "ratio", "", RATIOS)],
         )
 
     def accepted(self, base: str, prediction: Prediction) -> Response:
@@ -129,12 +127,12 @@ class Runway:
             case UnauthorizedError():
                 return _refusal(401, "No API key was provided, or it is not valid.")
             case NoCreditError():
-                said = "You do not have enough credits to run this task."
-                return _refusal(400, said)
+                message = "You do not have enough credits to run this task."
+                return _refusal(400, message)
             case CappedError():
                 return _refusal(429, "Your daily task limit has been reached.")
-            case ThrottledError(retry_after=retry_after):
-                wait = {} if retry_after is None else {"Retry-After": str(retry_after)}
+            case ThrottledError():
+                wait = wait_headers(error)
                 return _refusal(429, "Too many requests.", headers=wait)
             case BadInputError():
                 return _invalid(
@@ -149,90 +147,89 @@ class Runway:
             case _:
                 raise error
 
-    def routes(self, desk: Desk) -> list[BaseRoute]:
+    def routes(self, endpoint: Endpoint) -> list[BaseRoute]:
         return [
-            desk.route("POST", "/v1/uploads", "upload", _ticket),
-            desk.route("POST", "/store/{id}", "upload", _store),
-            desk.route("GET", "/uploads/{id}/{filename}", "still", send_still),
-            desk.route("POST", "/v1/image_to_video", "submit", _submit),
-            desk.route("GET", "/v1/tasks/{id}", "poll", _poll),
-            desk.route("GET", "/v1/organization", "check", _organization),
-            desk.route("GET", "/{page:path}", "lost", _lost),
-            desk.route("POST", "/{page:path}", "lost", _lost),
+            endpoint.route("POST", "/v1/uploads", "upload", _ticket),
+            endpoint.route("POST", "/store/{id}", "upload", _store),
+            endpoint.route("GET", "/uploads/{id}/{filename}", "still", send_still),
+            endpoint.route("POST", "/v1/image_to_video", "submit", _submit),
+            endpoint.route("GET", "/v1/tasks/{id}", "poll", _poll),
+            endpoint.route("GET", "/v1/organization", "check", _organization),
+            *(endpoint.route(*page) for page in not_found("GET", "POST")),
         ]
 
 
-async def _submit(desk: Desk, request: Request) -> Response:
-    asked = await desk.asked(request)
-    still = _image(asked)
+async def _submit(endpoint: Endpoint, request: Request) -> Response:
+    body = await endpoint.body(request)
+    still = _image(body)
     if still.startswith(UPLOADED):
-        kept = f"{desk.base(request)}/uploads/{still.removeprefix(UPLOADED)}"
-        asked = {**asked, "promptImage": kept}
-    return await desk.submit(request, fields.text(asked, "model"), asked)
+        url = f"{endpoint.base(request)}/uploads/{still.removeprefix(UPLOADED)}"
+        body = {**body, "promptImage": url}
+    return await endpoint.submit(request, fields.text(body, "model"), body)
 
 
-async def _poll(desk: Desk, request: Request) -> Response:
-    prediction, stage = await desk.poll(request, request.path_params["id"])
+async def _poll(endpoint: Endpoint, request: Request) -> Response:
+    prediction, stage = await endpoint.poll(request, request.path_params["id"])
     task: dict[str, Any] = {
         "id": prediction.id,
         "status": WORDS[stage],
         "createdAt": prediction.accepted_date,
     }
-    if prediction.ended_at is None or stage is Stage.ODD:
+    if prediction.ended_at is None or stage is Stage.UNDOCUMENTED:
         progress = {"progress": 0.5} if stage is Stage.RUNNING else {}
         estimate = {"credits": _credits(prediction)}
         return Json(task | progress | {"estimatedCost": estimate})
     refunded = stage in Runway.terms.refunds
     task["cost"] = {"credits": 0 if refunded else _credits(prediction)}
     match FAILURES.get(stage):
-        case (code, said):
-            task |= {"failureCode": code, "failure": said}
+        case (code, message):
+            task |= {"failureCode": code, "failure": message}
         case None if stage is Stage.SUCCEEDED:
-            desk.world.renew(prediction)
-            signed = f"{desk.clip_url(request, prediction)}?_jwt={prediction.polls}"
+            endpoint.state.renew(prediction)
+            signed = f"{endpoint.clip_url(request, prediction)}?_jwt={prediction.polls}"
             task["output"] = [signed]
         case None:
             pass
     return Json(task)
 
 
-async def _organization(desk: Desk, request: Request) -> Response:
-    account = desk.account(request)
+async def _organization(endpoint: Endpoint, request: Request) -> Response:
+    account = endpoint.account(request)
     tier = {
         "maxConcurrentGenerations": account.terms.slots,
         "maxDailyGenerations": account.terms.submits_per_day,
     }
-    usage = {"dailyGenerations": desk.world.submitted_today(account)}
+    usage = {"dailyGenerations": endpoint.state.submitted_today(account)}
     return Json(
         {
-            "creditBalance": int(desk.world.credit_usd(account) * CREDITS_PER_USD),
+            "creditBalance": int(endpoint.state.credit_usd(account) * CREDITS_PER_USD),
             "tier": {
                 "maxMonthlyCreditSpend": 10_000_000,
-                "models": dict.fromkeys(desk.offers, tier),
+                "models": dict.fromkeys(endpoint.offers, tier),
             },
-            "usage": {"models": dict.fromkeys(desk.offers, usage)},
+            "usage": {"models": dict.fromkeys(endpoint.offers, usage)},
         }
     )
 
 
-async def _ticket(desk: Desk, request: Request) -> Response:
-    asked = await desk.asked(request)
-    fields.choice(asked, "type", "", {"ephemeral"})
-    upload = desk.expect(fields.text(asked, "filename"), "application/octet-stream")
-    kept = desk.upload_url(request, "uploads", upload).partition("/uploads/")[2]
+async def _ticket(endpoint: Endpoint, request: Request) -> Response:
+    body = await endpoint.body(request)
+    fields.choice(body, "type", "", {"ephemeral"})
+    upload = endpoint.expect(fields.text(body, "filename"), "application/octet-stream")
+    key = endpoint.upload_url(request, "uploads", upload).partition("/uploads/")[2]
     return Json(
         {
-            "runwayUri": f"{UPLOADED}{kept}",
-            "uploadUrl": f"{desk.base(request)}/store/{upload.id}",
-            "fields": {"key": kept, "X-Amz-Signature": upload.token},
+            "runwayUri": f"{UPLOADED}{key}",
+            "uploadUrl": f"{endpoint.base(request)}/store/{upload.id}",
+            "fields": {"key": key, "X-Amz-Signature": upload.token},
         }
     )
 
 
-async def _store(desk: Desk, request: Request) -> Response:
-    """The store behind an upload, to which a form is posted with all its fields."""
-    upload = desk.upload(request)
-    if desk.shown_key(request):
+async def _store(endpoint: Endpoint, request: Request) -> Response:
+    """Take an upload at the store: a form with all the fields of the upload's answer."""
+    upload = endpoint.upload(request)
+    if endpoint.shown_key(request):
         return _xml("InvalidArgument", 400)
     async with request.form(max_files=1) as form:
         match form.get("X-Amz-Signature"), form.get("file"):
@@ -244,52 +241,49 @@ async def _store(desk: Desk, request: Request) -> Response:
                 return _xml("AccessDenied", 403)
 
 
-async def _lost(desk: Desk, request: Request) -> Response:
-    del desk
-    raise NotFoundError(f"no page {request.url.path}")
-
-
-def _image(asked: Mapping[str, Any]) -> str:
-    """The first frame: a text, or a list of one that says where it stands."""
-    match asked.get("promptImage"):
+def _image(body: Mapping[str, Any]) -> str:
+    """Return the first frame: a text, or a list of one image with a position."""
+    match body.get("promptImage"):
         case [{"uri": str(uri), "position": "first"}]:
             return uri
         case _:
-            return fields.text(asked, "promptImage")
+            return fields.text(body, "promptImage")
 
 
-def _prompt(asked: Mapping[str, Any]) -> str:
-    if "promptText" not in asked:
+def _prompt(body: Mapping[str, Any]) -> str:
+    if "promptText" not in body:
         return ""
-    prompt = fields.text(asked, "promptText")
+    prompt = fields.text(body, "promptText")
     if len(prompt.encode("utf-16-le")) // 2 > LONGEST_PROMPT:
-        said = f"String must contain at most {LONGEST_PROMPT} character(s)"
-        raise BadInputError("promptText", "less_than_equal", said)
+        message = f"String must contain at most {LONGEST_PROMPT} character(s)"
+        raise BadInputError("promptText", "less_than_equal", message)
     return prompt
 
 
-def _seed(asked: Mapping[str, Any]) -> int | None:
-    if "seed" not in asked:
+def _seed(body: Mapping[str, Any]) -> int | None:
+    if "seed" not in body:
         return None
-    return fields.between(asked, "seed", 0, low=0, high=2**32 - 1)
+    return fields.between(body, "seed", 0, low=0, high=2**32 - 1)
 
 
 def _credits(prediction: Prediction) -> int:
-    return int(prediction.wanted.price_usd * CREDITS_PER_USD)
+    return int(prediction.spec.price_usd * CREDITS_PER_USD)
 
 
 def _refusal(
-    status: int, said: str, headers: Mapping[str, str] | None = None
+    status: int, message: str, headers: Mapping[str, str] | None = None
 ) -> Response:
-    return Json({"error": said, "docUrl": DOCS}, status, headers)
+    return Json({"error": message, "docUrl": DOCS}, status, headers)
 
 
-def _invalid(code: str, said: str, field: str) -> Response:
-    issue = {"code": code, "message": said, "path": [field] if field else []}
-    body = {"error": "Validation of body failed", "issues": [issue], "docUrl": DOCS}
-    return Json(body, 400)
+def _invalid(code: str, message: str, field: str) -> Response:
+    issue = {"code": code, "message": message, "path": [field] if field else []}
+    content = {"error": "Validation of body failed", "issues": [issue], "docUrl": DOCS}
+    return Json(content, 400)
 
 
 def _xml(code: str, status: int) -> Response:
-    body = f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code></Error>'
-    return Response(body, status, media_type="application/xml")
+    content = (
+        f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code></Error>'
+    )
+    return Response(content, status, media_type="application/xml")

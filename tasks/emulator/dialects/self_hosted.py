@@ -1,5 +1,7 @@
-"""What emulated engines on GPUs of one's own have in common: nobody pays, and what a submit
-leaves unsaid has a default that nobody expects."""
+"""The parts that emulated engines on your own GPUs share.
+
+They send no bill, and have unusual defaults for the fields that a submit lacks.
+"""
 
 import base64
 from collections.abc import Mapping
@@ -11,8 +13,8 @@ from starlette.requests import Request
 
 from tasks.emulator.accounts import Terms
 from tasks.emulator.clips import SIZES
-from tasks.emulator.dialects.predictions import Stage, Wanted
-from tasks.emulator.endpoint import Desk
+from tasks.emulator.endpoint import Endpoint
+from tasks.emulator.predictions import UNPAID_FAILURES, ClipSpec, Stage
 from tasks.emulator.prices import Offer
 from tasks.emulator.refusals import BadInputError
 
@@ -20,13 +22,13 @@ TERMS: Final = Terms(
     slots=1,
     submits_per_minute=None,
     queues=True,
-    refunds=frozenset({Stage.FAILED, Stage.MODERATED, Stage.UNREADABLE}),
+    refunds=UNPAID_FAILURES,
     keyless=True,
 )
-"""One GPU makes one clip at a time; what is over that waits."""
+"""One GPU makes one clip at a time and queues the others."""
 
-SHAPES: Final = ("16:9", "1:1", "9:16")
-"""In the order of `SIZES`."""
+RATIOS: Final = ("16:9", "1:1", "9:16")
+"""Aspect ratios in the order of `SIZES`."""
 
 NO_IMAGE: Final = "Failed to process image: cannot identify image file"
 NO_MEMORY: Final = (
@@ -35,7 +37,7 @@ NO_MEMORY: Final = (
 )
 ERRORS: Final[Mapping[Stage, str]] = {
     Stage.FAILED: NO_MEMORY,
-    # Nobody moderates: what is no image is the row's own fault just so.
+    # Engines do not moderate; a bad image is the row's fault as well.
     Stage.MODERATED: NO_IMAGE,
     Stage.UNREADABLE: NO_IMAGE,
 }
@@ -43,73 +45,73 @@ ERRORS: Final[Mapping[Stage, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the words of a submit come to."""
+    """The size and length that a submit asks for."""
 
     size: tuple[int, int]
     frames: int
     fps: int
 
 
-def wanted(offer: Offer, asked: Mapping[str, Any], shape: Shape, **more: Any) -> Wanted:
-    """The clip that a submit asks for.
+def parse(offer: Offer, body: Mapping[str, Any], shape: Shape, **more: Any) -> ClipSpec:
+    """Return the clip that a submit asks for.
 
     Raises:
-        BadInputError: of a size that nobody offers.
+        BadInputError: the model does not make this size.
     """
     for resolution in offer.resolutions:
         if shape.size in SIZES[resolution]:
-            ratio = SHAPES[SIZES[resolution].index(shape.size)]
+            ratio = RATIOS[SIZES[resolution].index(shape.size)]
             seconds = round(shape.frames / shape.fps)
-            return Wanted(
-                endpoint=offer.endpoint,
+            return ClipSpec(
+                model=offer.model,
                 resolution=resolution,
                 aspect_ratio=ratio,
                 duration_s=seconds,
                 fps=shape.fps,
                 frames=shape.frames,
                 price_usd=offer.price(resolution, seconds),
-                asked=asked,
+                body=body,
                 **more,
             )
-    said = f"size: {shape.size} is not supported"
-    raise BadInputError("size", "value_error", said, value=shape.size)
+    message = f"size: {shape.size} is not supported"
+    raise BadInputError("size", "value_error", message, value=shape.size)
 
 
-def sized(text: object) -> tuple[int, int]:
-    """Width and height out of `832x480`."""
+def parse_size(text: object) -> tuple[int, int]:
+    """Return width and height of a text such as `832x480`."""
     width, _, height = str(text).partition("x")
     if not (width.isdecimal() and height.isdecimal()):
-        said = f"size: {text!r} is not WIDTHxHEIGHT"
-        raise BadInputError("size", "value_error", said, value=text)
+        message = f"size: {text!r} is not WIDTHxHEIGHT"
+        raise BadInputError("size", "value_error", message, value=text)
     return int(width), int(height)
 
 
-def whole(asked: Mapping[str, Any], field: str, default: int | None) -> int:
-    """A whole number, which a form has as text."""
-    value = asked.get(field, default)
+def whole(body: Mapping[str, Any], field: str, default: int | None) -> int:
+    """Return a whole number, which is text in a form."""
+    value = body.get(field, default)
     if isinstance(value, int) or str(value).isdecimal():
         return int(value)  # type: ignore[arg-type]
-    said = f"{field}: input should be a valid integer, not {value!r}"
-    raise BadInputError(field, "int_type", said, value=value)
+    message = f"{field}: input should be a valid integer, not {value!r}"
+    raise BadInputError(field, "int_type", message, value=value)
 
 
-def only(desk: Desk) -> str:
-    """The one model that it was started with."""
-    return next(iter(desk.offers))
+def only_model(endpoint: Endpoint) -> str:
+    """Return the one model that the engine serves."""
+    return next(iter(endpoint.offers))
 
 
-async def filled(request: Request, file: str) -> dict[str, Any]:
-    """The fields of a form, its file as a data URL. Raises BadInputError."""
+async def read_form(request: Request, file: str) -> dict[str, Any]:
+    """Return the fields of a form, with its file as a data URL. Raises BadInputError."""
     kind = request.headers.get("content-type", "")
     if not kind.startswith("multipart/form-data"):
         raise BadInputError("body", "missing", "the body is not a form")
     async with request.form(max_files=1) as form:
-        asked: dict[str, Any] = {}
+        body: dict[str, Any] = {}
         for field, value in form.items():
             if isinstance(value, UploadFile):
                 text = base64.b64encode(await value.read()).decode("ascii")
                 value = f"data:{value.content_type};base64,{text}"  # noqa: PLW2901
-            asked[field] = value
-    if not asked.get(file):
+            body[field] = value
+    if not body.get(file):
         raise BadInputError(file, "missing", f"{file}: field required")
-    return asked
+    return body

@@ -1,4 +1,4 @@
-"""WaveSpeed's dialect: an envelope around everything, and failures with status 200.
+"""WaveSpeed's dialect: an envelope around every answer, and failures with status 200.
 
 From the docs (wavespeed.ai/docs, read 2026-11) and the Python SDK, `wavespeed` 2.0.5.
 """
@@ -15,8 +15,14 @@ from starlette.routing import BaseRoute
 
 from tasks.emulator import fields
 from tasks.emulator.accounts import Terms
-from tasks.emulator.dialects.predictions import Prediction, Stage, Wanted
-from tasks.emulator.endpoint import Desk, Handler, send_still
+from tasks.emulator.endpoint import Endpoint, Handler, not_found, send_still
+from tasks.emulator.predictions import (
+    UNPAID_FAILURES,
+    ClipSpec,
+    Prediction,
+    Stage,
+    status_words,
+)
 from tasks.emulator.prices import Offer
 from tasks.emulator.refusals import (
     BadInputError,
@@ -27,19 +33,18 @@ from tasks.emulator.refusals import (
     ThrottledError,
     UnauthorizedError,
     UnknownModelError,
+    worded,
 )
-from tasks.emulator.responses import Json
+from tasks.emulator.responses import Json, wait_headers
 from tasks.emulator.uploads import LARGEST_STILL, Still
 
-WORDS: Final = {
-    Stage.WAITING: "created",
-    Stage.RUNNING: "processing",
-    Stage.ODD: "warming_up",
-    Stage.SUCCEEDED: "completed",
-    Stage.FAILED: "failed",
-    Stage.MODERATED: "failed",
-    Stage.UNREADABLE: "failed",
-}
+WORDS: Final = status_words(
+    waiting="created",
+    running="processing",
+    undocumented="warming_up",
+    succeeded="completed",
+    failed="failed",
+)
 
 FAILURES: Final = {
     Stage.FAILED: (1405, "Request failed. Please check your input parameters"),
@@ -61,24 +66,30 @@ BAD_SIGNATURE: Final = (
 )
 
 
-def wanted(offer: Offer, asked: Mapping[str, Any]) -> Wanted:
-    resolution = _resolution(offer, asked)
-    seconds = fields.out_of(asked, "duration", 5, offer.durations)
-    return Wanted(
-        endpoint=offer.endpoint,
-        image=fields.text(asked, "image"),
-        prompt=fields.text(asked, "prompt"),
-        seed=fields.seed(asked),
-        resolution=resolution,
-        duration_s=seconds,
-        fps=offer.fps,
-        frames=offer.fps * seconds + 1,
-        price_usd=offer.price(resolution, seconds),
+REFUSED: Final[Mapping[type[RefusedError], tuple[int, str]]] = {
+    UnauthorizedError: (401, "Unauthorized: authentication failed"),
+    NoCreditError: (400, "Insufficient credits. Please top up."),
+    ThrottledError: (429, "Too Many Requests"),
+    BadInputError: (400, "{}"),
+    UnknownModelError: (404, "model not found: {}"),
+    NotFoundError: (404, "{}"),
+    BrokenError: (500, "Internal Server Error"),
+}
+"""HTTP status and message of each refusal."""
+
+
+def parse(offer: Offer, body: Mapping[str, Any]) -> ClipSpec:
+    return offer.by_seconds(
+        _resolution(offer, body),
+        fields.out_of(body, "duration", 5, offer.durations),
+        image=fields.text(body, "image"),
+        prompt=fields.text(body, "prompt"),
+        seed=fields.seed(body),
     )
 
 
 class WaveSpeed:
-    """POST the model id as the path; poll the prediction."""
+    """A submit POSTs to the model's id; a poll asks for the prediction."""
 
     name = "wavespeed"
     scheme = "Bearer"
@@ -86,47 +97,29 @@ class WaveSpeed:
         slots=100,
         submits_per_minute=500,
         queues=True,
-        refunds=frozenset({Stage.FAILED, Stage.MODERATED, Stage.UNREADABLE}),
+        refunds=UNPAID_FAILURES,
     )
 
-    def wanted(
-        self, offer: Offer, asked: Mapping[str, Any], headers: Headers
-    ) -> Wanted:
+    def parse(
+        self, offer: Offer, body: Mapping[str, Any], headers: Headers
+    ) -> ClipSpec:
         del headers
-        return wanted(offer, asked)
+        return parse(offer, body)
 
     def accepted(self, base: str, prediction: Prediction) -> Response:
         return accepted(base, prediction)
 
     def refused(self, error: RefusedError) -> Response:
-        headers: dict[str, str] = {}
-        match error:
-            case UnauthorizedError():
-                status, said = 401, "Unauthorized: authentication failed"
-            case NoCreditError():
-                status, said = 400, "Insufficient credits. Please top up."
-            case ThrottledError(retry_after=retry_after):
-                status, said = 429, "Too Many Requests"
-                if retry_after is not None:
-                    headers["Retry-After"] = str(retry_after)
-            case BadInputError():
-                status, said = 400, str(error)
-            case UnknownModelError():
-                status, said = 404, f"model not found: {error}"
-            case NotFoundError():
-                status, said = 404, str(error)
-            case BrokenError():
-                status, said = 500, "Internal Server Error"
-            case _:
-                raise error
-        return Json({"code": status, "message": said}, status, headers)
+        status, message = worded(error, REFUSED)
+        content = {"code": status, "message": message.format(error)}
+        return Json(content, status, wait_headers(error))
 
-    def routes(self, desk: Desk) -> list[BaseRoute]:
+    def routes(self, endpoint: Endpoint) -> list[BaseRoute]:
         return [
-            desk.route("GET", "/uploads/{id}/{filename}", "still", send_still),
-            desk.route("PUT", "/uploads/{id}/{filename}", "upload", put_still),
-            *(desk.route(*page) for page in PAGES),
-            desk.route("GET", "/{page:path}", "lost", _lost),
+            endpoint.route("GET", "/uploads/{id}/{filename}", "still", send_still),
+            endpoint.route("PUT", "/uploads/{id}/{filename}", "upload", put_still),
+            *(endpoint.route(*page) for page in PAGES),
+            *(endpoint.route(*page) for page in not_found("GET")),
         ]
 
 
@@ -134,92 +127,87 @@ def accepted(base: str, prediction: Prediction) -> Response:
     return _enveloped(_task(base, prediction, Stage.WAITING, []))
 
 
-async def _submit(desk: Desk, request: Request) -> Response:
-    asked = await desk.asked(request)
-    if asked.get("enable_sync_mode"):
-        said = "the emulator has no sync mode"
-        raise BadInputError("enable_sync_mode", "one_of", said)
-    return await desk.submit(request, request.path_params["model"], asked)
+async def _submit(endpoint: Endpoint, request: Request) -> Response:
+    body = await endpoint.body(request)
+    if body.get("enable_sync_mode"):
+        message = "the emulator has no sync mode"
+        raise BadInputError("enable_sync_mode", "one_of", message)
+    return await endpoint.submit(request, request.path_params["model"], body)
 
 
-async def _poll(desk: Desk, request: Request) -> Response:
-    prediction, stage = await desk.poll(request, request.path_params["id"])
-    outputs = [desk.clip_url(request, prediction)]
+async def _poll(endpoint: Endpoint, request: Request) -> Response:
+    prediction, stage = await endpoint.poll(request, request.path_params["id"])
+    outputs = [endpoint.clip_url(request, prediction)]
     return _enveloped(_task(_here(request), prediction, stage, outputs))
 
 
-async def _lost(desk: Desk, request: Request) -> Response:
-    del desk
-    raise NotFoundError(f"no page {request.url.path}")
-
-
-async def _balance(desk: Desk, request: Request) -> Response:
-    credit = desk.world.credit_usd(desk.account(request))
+async def _balance(endpoint: Endpoint, request: Request) -> Response:
+    credit = endpoint.state.credit_usd(endpoint.account(request))
     return _enveloped({"balance": float(credit)})
 
 
-async def _models(desk: Desk, request: Request) -> Response:
-    desk.account(request)
+async def _models(endpoint: Endpoint, request: Request) -> Response:
+    endpoint.account(request)
     listed = [
         {
-            "model_id": offer.endpoint,
-            "name": offer.endpoint,
+            "model_id": offer.model,
+            "name": offer.model,
             "type": "image-to-video",
             "base_price": float(min(offer.prices_usd.values())),
         }
-        for offer in desk.offers.values()
+        for offer in endpoint.offers.values()
     ]
     return _enveloped(listed)
 
 
-async def _price(desk: Desk, request: Request) -> Response:
-    asked = await desk.asked(request)
-    model = fields.text(asked, "model_id")
-    if (offer := desk.offers.get(model)) is None:
-        raise UnknownModelError(model)
+async def _price(endpoint: Endpoint, request: Request) -> Response:
+    body = await endpoint.body(request)
+    offer = endpoint.offer(fields.text(body, "model_id"))
     try:
-        price = float(wanted(offer, asked.get("inputs") or {}).price_usd)
-    except BadInputError:  # what is not there is not missed: it names the lowest price
+        price = float(parse(offer, body.get("inputs") or {}).price_usd)
+    except BadInputError:  # without a field, the lowest price is the answer
         price = float(min(offer.prices_usd.values()))
-    told = {"model_id": model, "price": price, "discounted_price": price}
-    return _enveloped(told | {"discount_rate": 1, "currency": "USD"})
+    prices = {"price": price, "discounted_price": price, "discount_rate": 1}
+    return _enveloped({"model_id": offer.model, **prices, "currency": "USD"})
 
 
-async def _listing(desk: Desk, request: Request) -> Response:
-    asked = await desk.asked(request)
-    page = fields.between(asked, "page", 1, low=1, high=2**31)
-    size = fields.between(asked, "page_size", 100, low=1, high=100)
-    after = _moment(asked, "created_after", "0001-01-01T00:00:00Z")
-    before = _moment(asked, "created_before", "9999-01-01T00:00:00Z")
+async def _listing(endpoint: Endpoint, request: Request) -> Response:
+    body = await endpoint.body(request)
+    page = fields.between(body, "page", 1, low=1, high=2**31)
+    size = fields.between(body, "page_size", 100, low=1, high=100)
+    after = _moment(body, "created_after", "0001-01-01T00:00:00Z")
+    before = _moment(body, "created_before", "9999-01-01T00:00:00Z")
     found = [
         made
-        for made in desk.world.listed(desk.account(request))
+        for made in endpoint.state.listed(endpoint.account(request))
         if after <= datetime.fromisoformat(made.accepted_date) <= before
-        and made.wanted.endpoint == asked.get("model", made.wanted.endpoint)
+        and made.spec.model == body.get("model", made.spec.model)
     ]
-    items = [_listed(desk, request, made) for made in found[(page - 1) * size :][:size]]
+    items = [
+        _listed(endpoint, request, made) for made in found[(page - 1) * size :][:size]
+    ]
     return _enveloped({"page": page, "items": items})
 
 
-def _moment(asked: Mapping[str, Any], field: str, default: str) -> datetime:
-    said = asked.get(field, default)
+def _moment(body: Mapping[str, Any], field: str, default: str) -> datetime:
+    value = body.get(field, default)
     try:
-        moment = datetime.fromisoformat(said)
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        moment = datetime.fromisoformat(value)
     except (TypeError, ValueError):
-        raise BadInputError(field, "date", f"{field}: not a date: {said}") from None
+        raise BadInputError(field, "date", f"{field}: not a date: {value}") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _listed(desk: Desk, request: Request, made: Prediction) -> dict[str, Any]:
-    """An item of a listing: as documented, it does not say what was asked for."""
-    outputs = [desk.clip_url(request, made)]
+def _listed(endpoint: Endpoint, request: Request, made: Prediction) -> dict[str, Any]:
+    """Return an item of a listing, which as documented has no inputs."""
+    outputs = [endpoint.clip_url(request, made)]
     task = _task(_here(request), made, made.stage, outputs)
-    kept = "id model outputs status created_at executionTime timings".split()
-    return {fact: task[fact] for fact in kept}
+    names = "id model outputs status created_at executionTime timings".split()
+    return {name: task[name] for name in names}
 
 
 def _here(request: Request) -> str:
-    """Its own address, as this client reached it: maybe through who resells it."""
+    """Return the API's address as this client reached it, perhaps at a reseller's."""
     return str(request.url).partition("/api/v3")[0]
 
 
@@ -232,13 +220,13 @@ def _task(
 ) -> dict[str, Any]:
     code, error = FAILURES.get(stage, (None, ""))
     ran_ms = round(prediction.inference_s * 1000)
-    done = stage is Stage.SUCCEEDED
+    is_ready = stage is Stage.SUCCEEDED
     return {
         "id": prediction.id,
-        "model": prediction.wanted.endpoint,
-        "outputs": outputs if done else [],
+        "model": prediction.spec.model,
+        "outputs": outputs if is_ready else [],
         "urls": {"get": f"{base}/api/v3/predictions/{prediction.id}/result"},
-        "has_nsfw_contents": [False] if done else [],
+        "has_nsfw_contents": [False] if is_ready else [],
         "status": WORDS[stage],
         "created_at": prediction.accepted_date,
         "error": error,
@@ -247,24 +235,24 @@ def _task(
     } | ({} if code is None else {"code": code})
 
 
-def _resolution(offer: Offer, asked: Mapping[str, Any]) -> str:
-    """By `resolution`, or by `size` where a model has that: 832*480, or 480*832."""
+def _resolution(offer: Offer, body: Mapping[str, Any]) -> str:
+    """Return the resolution of `resolution` or of `size`, such as 832*480 or 480*832."""
     if len(offer.resolutions) == 1:
         return next(iter(offer.resolutions))
-    sides = re.findall(r"\d+", str(asked.get("size", "")))
-    if "resolution" not in asked and sides:
+    sides = re.findall(r"\d+", str(body.get("size", "")))
+    if "resolution" not in body and sides:
         shorter = {"resolution": f"{min(map(int, sides))}p"}
         return fields.choice(shorter, "resolution", "480p", offer.resolutions)
-    return fields.choice(asked, "resolution", "480p", offer.resolutions)
+    return fields.choice(body, "resolution", "480p", offer.resolutions)
 
 
-async def _ticket(desk: Desk, request: Request) -> Response:
-    asked = await desk.asked(request)
-    filename = fields.text(asked, "filename")
-    fields.between(asked, "size", 0, low=1, high=LARGEST_STILL)
-    media_type = str(asked.get("content_type") or "application/octet-stream")
-    upload = desk.expect(filename, media_type)
-    url = desk.upload_url(request, "uploads", upload)
+async def _ticket(endpoint: Endpoint, request: Request) -> Response:
+    body = await endpoint.body(request)
+    filename = fields.text(body, "filename")
+    fields.between(body, "size", 0, low=1, high=LARGEST_STILL)
+    media_type = str(body.get("content_type") or "application/octet-stream")
+    upload = endpoint.expect(filename, media_type)
+    url = endpoint.upload_url(request, "uploads", upload)
     return _enveloped(
         {
             "download_url": url,
@@ -277,9 +265,9 @@ async def _ticket(desk: Desk, request: Request) -> Response:
     )
 
 
-async def put_still(desk: Desk, request: Request) -> Response:
-    upload = desk.upload(request)
-    if desk.shown_key(request):
+async def put_still(endpoint: Endpoint, request: Request) -> Response:
+    upload = endpoint.upload(request)
+    if endpoint.shown_key(request):
         return Response(TWO_PROOFS, 400, media_type="application/xml")
     signed = request.query_params.get("X-Amz-Signature") == upload.token
     if not signed or request.headers.get("content-type") != upload.media_type:
@@ -288,13 +276,13 @@ async def put_still(desk: Desk, request: Request) -> Response:
     return Response(status_code=200)
 
 
-async def _form(desk: Desk, request: Request) -> Response:
-    """How stills were handed over before there were tickets."""
-    upload = await desk.form(request)
+async def _form(endpoint: Endpoint, request: Request) -> Response:
+    """Take an upload by the older way, a form."""
+    upload = await endpoint.form(request)
     return _enveloped(
         {
             "type": upload.media_type,
-            "download_url": desk.upload_url(request, "uploads", upload),
+            "download_url": endpoint.upload_url(request, "uploads", upload),
             "filename": upload.filename,
             "size": upload.size,
         }
@@ -312,4 +300,4 @@ PAGES: Final[Sequence[tuple[str, str, str, Handler]]] = (
     ("GET", "/api/v3/predictions/{id}", "poll", _poll),
     ("POST", "/api/v3/{model:path}", "submit", _submit),
 )
-"""Its API: method, path, kind, and who answers."""
+"""The pages of the API: method, path, kind and handler."""

@@ -1,4 +1,4 @@
-"""A prediction: one accepted submit, at its provider, from acceptance to its end."""
+"""A prediction: one accepted submit at its provider, until it ends."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,24 +11,41 @@ from tasks.emulator.uploads import Still
 
 
 class Stage(StrEnum):
-    """Where a prediction is in its life, in no provider's words."""
+    """The state of a prediction, in the same words for every provider."""
 
     WAITING = auto()
     RUNNING = auto()
-    ODD = auto()
-    """Not a stage, but what a client is told once under Fault.UNKNOWN_STATUS."""
+    UNDOCUMENTED = auto()
+    """Only the first poll under `Fault.UNKNOWN_STATUS` sees this one."""
     SUCCEEDED = auto()
     FAILED = auto()
     MODERATED = auto()
     UNREADABLE = auto()
-    """Failed because its still could not be read."""
+    """Failed because the still could not be read."""
+
+
+UNPAID_FAILURES = frozenset({Stage.FAILED, Stage.MODERATED, Stage.UNREADABLE})
+"""The refunds of a provider that charges for no failure."""
+
+
+def status_words(
+    *, waiting: str, running: str, undocumented: str, succeeded: str, failed: str
+) -> Mapping[Stage, str]:
+    """Return a provider's status word for each stage; all failures have the same word."""
+    return {
+        Stage.WAITING: waiting,
+        Stage.RUNNING: running,
+        Stage.UNDOCUMENTED: undocumented,
+        Stage.SUCCEEDED: succeeded,
+        **dict.fromkeys(UNPAID_FAILURES, failed),
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """The clip that a submit asks for, whatever the provider's words for it."""
+class ClipSpec:
+    """The clip that a submit asks for, in the same words for every provider."""
 
-    endpoint: str
+    model: str
     image: str
     prompt: str
     seed: int | None
@@ -39,13 +56,13 @@ class Wanted:
     price_usd: Decimal
     aspect_ratio: str = "auto"
     keep_s: float | None = None
-    """How long the clip is to be kept; None leaves that to the provider."""
+    """How long to keep the clip; None means the provider's usual time."""
     reference: str = ""
-    """The customer's own name for it, where the provider has a field for one."""
-    named: str = ""
-    """The customer's own id for it, where the provider takes one as its own."""
-    asked: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """The request's fields, where the provider's listings repeat them."""
+    """The customer's name for the submit, if the provider has a field for it."""
+    custom_id: str = ""
+    """The customer's id for the submit, if the provider uses it as its own id."""
+    body: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The fields of the submit, if the provider's listing repeats them."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -53,9 +70,9 @@ class Prediction:
     """One accepted submit: a line of the bill."""
 
     id: str
-    wanted: Wanted
+    spec: ClipSpec
     image: str
-    """Which still, without any signature."""
+    """The still's URL without a signature, or its digest."""
     seed: int
     fault: Fault | None
     accepted_at: float
@@ -65,7 +82,7 @@ class Prediction:
     started_at: float | None = None
     ended_at: float | None = None
     renewed_at: float | None = None
-    """When its clip's link was last made anew, where a poll does that."""
+    """When a poll last made a new link to the clip, if the provider does that."""
     still: Still | None = None
     polls: int = 0
     downloads: int = 0
@@ -77,7 +94,7 @@ class Prediction:
         return self.ended_at - self.started_at
 
     def end(self, at: float) -> None:
-        """The provider's work on it is over, well or not."""
+        """End the provider's work on it, with success or with a failure."""
         self.ended_at = at
         match self.fault:
             case Fault.REFUSE_CONTENT:
