@@ -62,12 +62,12 @@ def main(which: str) -> int:
         print(f"No Python of {', '.join(supported())} runs here.", file=sys.stderr)
         return 1
     version, executable = [*here.values()][{"oldest": 0, "newest": -1}[which]]
-    said = f"{which} Python: {'.'.join(map(str, version))} ({executable})"
+    text = f"{which} Python: {'.'.join(map(str, version))} ({executable})"
     if len(here) == 1:
-        said += (
+        text += (
             f" -- THE ONLY ONE FOUND of {', '.join(supported())}: no other is tested"
         )
-    print(said, file=sys.stderr)
+    print(text, file=sys.stderr)
     print(executable)
     return 0
 
