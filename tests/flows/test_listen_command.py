@@ -118,7 +118,8 @@ def test_it_says_who_may_post_where_takes_it_and_stops_when_told(written):
         "replicate: not listened to: no 'replicate' in [listen.secrets]\n"
     )
     assert process.returncode == 0, err
-    assert err.split(" ", 2)[2] == "webhook.taken provider=wavespeed id=p-1\n"
+    line = "webhook.taken provider=wavespeed id=p-1 the batch is told\n"
+    assert err.endswith(f" INFO tasks.webhooks.server: {line}")
     assert out == ""
     assert SECRET[6:] not in "".join(lines)
 
