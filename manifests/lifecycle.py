@@ -42,11 +42,12 @@ from typing import Final, Literal
 
 FREE: Final = Decimal(0)
 
-Lost = Literal["gateway", "unclear", "broken", "silent"]
+Lost = Literal["gateway", "unclear", "broken", "silent", "unread"]
 """What became of an answer, likeliest refused first: a gateway gave its own; it came and
-says nothing certain; it broke off; it never came in time."""
+says nothing certain; it broke off; it never came in time; it came, is no refusal, and
+our own code could not read it."""
 
-LOST: Final[tuple[Lost, ...]] = ("gateway", "unclear", "broken", "silent")
+LOST: Final[tuple[Lost, ...]] = ("gateway", "unclear", "broken", "silent", "unread")
 
 
 class State(StrEnum):

@@ -16,6 +16,7 @@ from typing import Final
 from manifests.jobs import Order
 from manifests.lifecycle import (
     Accepted,
+    Doubted,
     Event,
     History,
     Parked,
@@ -279,7 +280,7 @@ class Engine:
         self._heed(event)
 
     def _heed(self, event: Event) -> None:
-        if isinstance(event, Parked):
+        if isinstance(event, Parked | Doubted):
             self.heed_faults()
 
     def heed_faults(self) -> None:

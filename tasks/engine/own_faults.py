@@ -14,7 +14,15 @@ from types import TracebackType
 from typing import Final
 
 from manifests.expiry import AT_PROVIDERS
-from manifests.lifecycle import Event, History, Parked, Published
+from manifests.lifecycle import (
+    Accepted,
+    Doubted,
+    Event,
+    History,
+    Parked,
+    Published,
+    State,
+)
 
 IN_A_ROW: Final = 3
 """Jobs parked without a publication between them, after which no more are bought."""
@@ -64,14 +72,17 @@ async def park(
     history: History,
     record: Callable[[str, Event], Awaitable[object]],
 ) -> str:
-    """Record why our code failed on a job, if the job is paid for; the reason.
+    """Record why our code failed on a job, if the job may be paid for; the reason.
 
-    The same failure of the same job is recorded once, however many runs meet it.
+    The same failure of the same job is recorded once, however many runs meet it. A
+    submit whose answer is not on record stays in doubt.
 
     Raises:
         FencedError, StorageError: nothing can be put on record any more.
     """
     reason = explained(error)
+    if history.state is State.IN_DOUBT and history.reason is None:
+        await record(job, Doubted(reason, "unread"))
     if history.state not in AT_PROVIDERS:
         return reason
     reason = f"{reason}; {AGAIN}"
@@ -87,6 +98,9 @@ class OwnFaults:
     A lane stops after `IN_A_ROW` of its jobs, if none of its jobs is published between
     them. All lanes stop if no lane's job is published meanwhile, and the parked ones are
     of more than one lane: then it is not one lane's adapter that is broken.
+
+    A lane stops, too, after `IN_A_ROW` submits whose answers our code could not read, if
+    it read no other answer as accepted between them: each of them may be charged.
     """
 
     stopped: str | None = None
@@ -96,6 +110,9 @@ class OwnFaults:
     """The lanes of the jobs parked since the latest publication."""
     _on: Counter[str] = field(default_factory=Counter[str])
     """By lane: its jobs parked since its latest publication."""
+    _unread: Counter[str] = field(default_factory=Counter[str])
+    """By lane: submits since its latest ticket whose answers could not be read."""
+    _why_unread: str = ""
 
     def recall(self, lives: Iterable[History]) -> None:
         """Begin with what earlier runs parked, as one short of a reason to stop.
@@ -117,6 +134,11 @@ class OwnFaults:
             case Published():
                 self._row.clear()
                 self._on[lane] = 0
+            case Accepted():
+                self._unread[lane] = 0
+            case Doubted(reason, "unread"):
+                self._why_unread = reason
+                self._unread[lane] += 1
             # A job that was parked before says nothing new of the code.
             case Parked(reason) if history.parks == 1:
                 self._latest = reason
@@ -128,6 +150,11 @@ class OwnFaults:
     def why_stop(self, lane: str) -> str | None:
         """Why this lane must buy no more, if so."""
         of_all = len(self._row) if len({*self._row}) > 1 else 0
+        if (unread := self._unread[lane]) >= IN_A_ROW:
+            return (
+                f"Nightreel could not read the answers to {unread} submits in a row, "
+                f"which may be charged, so it buys no more: {self._why_unread}"
+            )
         jobs = max(of_all, self._on[lane])
         if jobs < IN_A_ROW:
             return None

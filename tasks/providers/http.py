@@ -192,8 +192,11 @@ async def submit(
         return end.value
     # The request was sent, however the adapter fails to read the answer.
     except Exception as exc:
-        raise InDoubtError(f"{endpoint.provider.name}: {exc}") from exc
-    raise InDoubtError(f"{endpoint.provider.name}: a submit yielded a second request")
+        name = "" if isinstance(exc, UnreadableError) else f"{type(exc).__name__}: "
+        message = f"{endpoint.provider.name}: {name}{exc}"
+        raise InDoubtError(message, "unread") from exc
+    message = f"{endpoint.provider.name}: a submit yielded a second request"
+    raise InDoubtError(message, "unread")
 
 
 def _first_request(endpoint: Endpoint, exchange: Exchange[T]) -> httpx.Request:

@@ -21,7 +21,8 @@ from storage.ledger.ledger import read
 from storage.media import mp4
 from storage.media.mp4 import BrokenClipError
 from storage.objects.client import Objects
-from tasks.emulator import Emulator, running
+from tasks.dispatch.rate_limit import Pace
+from tasks.emulator import Emulator, Fault, running
 from tasks.engine.engine import Rules
 from tasks.engine.own_faults import IN_A_ROW, OwnFaultError, OwnFaults, explained, ours
 from tasks.providers.http import Endpoint
@@ -249,6 +250,45 @@ async def test_unreadable_answers_until_the_deadline_are_ours(kling):
     assert bought <= MOST
     assert (second.published, second.bought) == (12, 12 - bought)
     assert set(kling.bought.values()) == {1}
+
+
+async def test_submits_whose_answers_cannot_be_read_stop(worlds, emulator):
+    """Accepted jobs that come back without a ticket are in doubt: few are bought."""
+    for number in range(12):
+        emulator.faults[f"pan {number}"] = [Fault.MALFORMED_ACCEPT]
+    with running(emulator) as url:
+        # A doubt holds its slot for as long as a clip takes.
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS], slots=IN_A_ROW + 1)
+        summary = await world.run(12)
+
+    bought = sum(world.bought.values())
+    assert IN_A_ROW <= bought <= IN_A_ROW + 1
+    assert (summary.in_doubt, summary.published) == (bought, 0)
+    assert summary.exit_code == 4
+    assert summary.fault is not None
+    assert "could not read the answers to" in summary.fault
+    assert set(world.bought.values()) == {1}
+
+
+async def test_own_failure_after_a_submit_leaves_a_doubt(worlds, emulator):
+    """A job on which our code fails before the ticket is recorded is not sent again."""
+
+    class Failing(Pace):
+        def accepted(self, now):
+            super().accepted(now)
+            raise ZeroDivisionError
+
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS], slots=IN_A_ROW + 1)
+        lane = world.lane(ATLAS)
+        lane.pace = Failing(lane.limits)
+        summary = await world.run(30, lanes=[lane])
+
+    # Its place is free at once: a few more are sent before the first are recorded.
+    assert IN_A_ROW <= summary.in_doubt == sum(world.bought.values()) <= 12
+    assert summary.exit_code == 4
+    assert summary.fault is not None
+    assert "ZeroDivisionError (tasks/engine/submit.py)" in summary.fault
 
 
 async def test_sidecar_that_cannot_be_written_parks_the_clip(kling):
