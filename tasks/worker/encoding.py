@@ -1,4 +1,4 @@
-"""H.264 in a process of its own: raw RGB on stdin, a whole MP4 under its name at the end.
+"""H.264 in a separate process: raw RGB on stdin, a whole MP4 under its name at the end.
 
 Started as a script, once a clip, so that no encoder takes the GPU's process's time.
 """
@@ -46,7 +46,7 @@ def encode(frames: "Frames", fps: int, codec: str, to: Path) -> None:
     try:
         _encoded(frames, fps, codec, to)
     except EncodingError as exc:
-        # A card has only so many sessions, and memory that the model wants, too.
+        # A card has a limited number of sessions, and memory that the model wants, too.
         if codec == SOFTWARE:
             raise
         log.warning(
@@ -74,7 +74,7 @@ def _encoded(frames: "Frames", fps: int, codec: str, to: Path) -> None:
 
 
 def best(device: str) -> str:
-    """The card's own encoder where a session opens: H100s and the like have none."""
+    """The card's own encoder where a session opens: H100s and similar cards have none."""
     kind, _, place = device.partition(":")
     if kind != "cuda":
         return SOFTWARE

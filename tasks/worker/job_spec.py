@@ -1,4 +1,4 @@
-"""What a client may ask of the worker, read from a form and checked before it is queued."""
+"""The clip that a client asks for: read from a form and checked before it is queued."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ _FIELDS: Final = frozenset(
 
 
 class AskError(ValueError):
-    """What was asked for cannot be made; the message names the field and the value."""
+    """The model cannot make the clip; the message names the field and the value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +44,11 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """What is loaded: its name, and what can be asked of it."""
+    """The loaded model: its name and its limits."""
 
     name: str
     multiple: int
-    """Of which each side is one, in pixels."""
+    """Each side of a clip is a multiple of this, in pixels."""
     stride: int
     """Frames come as a multiple of this, and one more."""
     experts: int
@@ -58,7 +58,7 @@ class Model:
     guidance: float
 
     def tokens(self, shape: Shape) -> int:
-        """What the model attends over: all that decides how long a step takes."""
+        """Return the tokens that the model attends over, which decide a step's duration."""
         a_frame = (shape.width // self.multiple) * (shape.height // self.multiple)
         return a_frame * ((shape.frames - 1) // self.stride + 1)
 

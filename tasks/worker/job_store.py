@@ -40,7 +40,7 @@ class FullError(Exception):
 
 
 class Book:
-    """What the worker has been asked for, and what came of it."""
+    """The worker's jobs and their outcomes."""
 
     def __init__(self, folder: Path, build: str, now: float, *, boot: str) -> None:
         """`boot` tells when the machine began: what a power cut ended, no job did."""
@@ -91,12 +91,12 @@ class Book:
         return [read(row) for row in self._rows.all(SEEN, where, seq, seq, limit)]
 
     def waiting(self) -> list[Job]:
-        """What is queued, oldest first."""
+        """Return the queued jobs, oldest first."""
         rows = self._rows.all(SEEN, "status = 'queued' ORDER BY seq")
         return [read(row) for row in rows]
 
     def still(self, job: Job) -> bytes | None:
-        """Its still; None if it is over by now."""
+        """Return a job's still; None if the job has ended."""
         row = self._rows.one("still", "seq = ?", job.seq)
         return None if row is None else row[0]
 
@@ -116,7 +116,7 @@ class Book:
         self._rows.put("UPDATE process SET told = 1")
 
     def cancel(self, id_: str, now: float) -> None:
-        """What is queued never begins; what is under way is never completed."""
+        """Cancel a job: a queued one never begins, a running one never completes."""
         with self._rows.together():
             self._rows.change("cancel = 1 WHERE id = ? AND status = 'in_progress'", id_)
             if (job := self.job(id_)) is not None:
@@ -161,7 +161,7 @@ class Book:
             self.clip(job.id).unlink(missing_ok=True)
 
     def clip(self, id_: str) -> Path:
-        """Where its clip is once it is completed."""
+        """Return the path of a job's clip, which exists once the job is completed."""
         return self._clips / f"{id_}.mp4"
 
     def fetched(self, id_: str, now: float) -> None:

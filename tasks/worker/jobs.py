@@ -18,7 +18,7 @@ SEEN: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as the book has it."""
+    """A job in the store."""
 
     seq: int
     ask: Ask

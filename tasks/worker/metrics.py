@@ -1,4 +1,4 @@
-"""What the worker's GPU does with its time, as Prometheus reads it."""
+"""Metrics of the worker's GPU for Prometheus."""
 
 import threading
 from collections import Counter, defaultdict, deque

@@ -1,6 +1,6 @@
-"""What the worker needs of a model: the boundary behind which torch is known.
+"""The interface of a model: only its implementations import torch.
 
-* StudioError: this clip came to nothing, and the model is fit for the next
+* StudioError: this clip failed, and the model can make the next
   * OutOfMemoryError, NanError, BlackError, BadStillError
 * LostGpuError: no clip will be made by this process any more
 """
@@ -14,11 +14,11 @@ from tasks.worker.job_spec import Ask, Model, Shape
 
 
 class WorkerError(Exception):
-    """The worker cannot start as it was told to."""
+    """The worker cannot start with these options."""
 
 
 class StudioError(Exception):
-    """A clip came to nothing; `code` says to the client how."""
+    """A clip failed; `code` tells the client how."""
 
     code: ClassVar[str] = "worker_error"
 
@@ -50,7 +50,7 @@ class CancelledError(Exception):
 Scene = Any
 """A still and a prompt, ready for the device."""
 Latents = Any
-"""A clip as the model has it, on the device."""
+"""The latents of a clip, on the device."""
 
 OnStep = Callable[[int], None]
 """Told how many steps are done; what it raises ends the clip between two steps."""
@@ -97,14 +97,14 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """What clients call it: never a place on this machine."""
+        """The name for clients, which is never a path on this machine."""
         return (
             Path(self.model).resolve().name if Path(self.model).exists() else self.model
         )
 
     @property
     def build(self) -> str:
-        """What a clip is made with: the same ask makes another clip with another."""
+        """The model and its LoRAs: another build makes another clip of the same job."""
         loras = [lora.name for lora in (self.lora_high, self.lora_low) if lora]
         return "+".join([self.name, *loras])
 

@@ -1,8 +1,8 @@
-"""The assembly line: while one clip is denoised, the last is decoded, the one before
-written, and the next two are made ready, so that the GPU waits for nobody.
+"""The pipeline: while one clip is denoised, the previous one is decoded, the one before it
+is written, and the next two are prepared, so that the GPU never waits.
 
-A stage each for a thread, with room for one clip between them. A clip that comes to
-nothing leaves the line where it did so; the line itself ends with the process.
+Each stage has a thread, with room for one clip between two stages. A failed clip leaves the
+pipeline at its stage; the pipeline itself ends with the process.
 """
 
 import logging
@@ -34,8 +34,8 @@ WRITERS: Final = 2
 """Encoders at once: 720p takes one core 5 s, and a distilled small model the GPU less."""
 
 
-class Line:
-    """Makes what the book has queued, until it is told to drain."""
+class Pipeline:
+    """Makes the clips of the queued jobs until `drain` is called."""
 
     def __init__(  # noqa: PLR0913 - what it is put together from
         self,
@@ -182,7 +182,7 @@ class Line:
         self._measures.settled(run.id)
         with self._news:
             self._runs.pop(run.id, None)
-            # Who cancelled and forgot it may have asked for another by its name.
+            # The client may have deleted the job and submitted another with its id.
             self._news.notify_all()
 
     def _failed(self, run: Run, exc: StudioError | EncodingError) -> None:

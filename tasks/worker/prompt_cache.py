@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Final, Generic, Protocol, TypeVar
 
 PROMPTS_MB: Final = 512
-"""Of embeddings that are kept; one takes 4 MB."""
+"""The size limit of the cached embeddings; one takes 4 MB."""
 
 
 class Embedding(Protocol):

@@ -58,7 +58,7 @@ class Service:
 def serve(
     plan: Plan, service: Service, load: Load, started: Callable[[str], None]
 ) -> None:
-    """Serve until drained; `started` is told the address, long before it is warm.
+    """Serve until drained; calls `started` with the address, long before the model is warm.
 
     Raises:
         WorkerError: the model cannot be had, or does not fit.
@@ -115,7 +115,7 @@ async def _until_drained(
 
 async def _drained(worker: Worker, hurry: asyncio.Future[None]) -> None:
     log.info("worker.draining what has begun is finished, nothing new is taken")
-    # What was done a moment ago, its lane has not seen yet.
+    # A lane may not have seen a clip that was finished a moment ago.
     since = time.time() - LINGER_S
     worker.drain()
     ended = asyncio.ensure_future(_fetched(worker, since))
@@ -124,7 +124,7 @@ async def _drained(worker: Worker, hurry: asyncio.Future[None]) -> None:
 
 
 async def _fetched(worker: Worker, since: float) -> None:
-    """What had begun is done, and its clips are fetched, or nobody came for them."""
+    """Wait until the running clips are done and downloaded, or the linger time is over."""
     await _in_a_thread(worker.join)
     until = time.monotonic() + LINGER_S
     while worker.book.unfetched(since) and time.monotonic() < until:  # noqa: ASYNC110 - the book is looked at

@@ -21,7 +21,7 @@ BADLY_TOLD: Final = 2
 
 
 class Supervisor:
-    """Keeps some commands running until it is told to stop."""
+    """Keeps some commands running until it gets a signal."""
 
     def __init__(self, commands: Sequence[Sequence[str]]) -> None:
         self._commands = commands
@@ -64,7 +64,7 @@ class Supervisor:
                 return code
 
     async def _once(self, place: int) -> int:
-        # A group of its own: ^C in a terminal reaches this process, which tells it once.
+        # A separate group: ^C in a terminal reaches this process, which tells it once.
         child = await asyncio.create_subprocess_exec(
             *self._commands[place],
             start_new_session=True,

@@ -84,7 +84,7 @@ class Watchdog:
             self._steps.pop(stage, None)
 
     def watch(self) -> None:
-        """Look until `stop`, in a thread of its own."""
+        """Look until `stop`; the caller gives it a thread."""
         self.look()
         while not self._over.wait(LOOKS_S):
             self.overslept()

@@ -26,7 +26,7 @@ from tasks.worker.model_protocol import (
     StudioError,
     WorkerError,
 )
-from tasks.worker.pipeline import Line
+from tasks.worker.pipeline import Pipeline
 from tasks.worker.watchdog import Patience, Watchdog
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Worker:
         self._load_within_s = load_within_s
         self._watchdog = Watchdog(Patience(hang_after_s), self._hung, time.monotonic)
         self._model: Model | None = None
-        self._line: Line | None = None
+        self._line: Pipeline | None = None
         self._draining = False
         self._dead: str | None = None
         self._lock = threading.Lock()
@@ -110,7 +110,7 @@ class Worker:
 
     def _open(self, studio: Studio) -> None:
         self.measures = Measures(time.monotonic, self.book.queued)
-        line = Line(
+        line = Pipeline(
             self.book,
             studio,
             self.measures,
@@ -132,7 +132,7 @@ class Worker:
         return ("warming_up" if self._line is None else "ready"), None
 
     def model(self) -> Model:
-        """What is loaded.
+        """Return the loaded model.
 
         Raises:
             NotNowError: nothing is, yet.

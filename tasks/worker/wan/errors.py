@@ -1,4 +1,4 @@
-"""What torch raises, in the worker's words."""
+"""Translates torch's exceptions to the worker's."""
 
 import re
 from collections.abc import Generator

@@ -29,7 +29,7 @@ from tasks.worker.wan.errors import working
 
 LONGEST_PROMPT: Final = 512
 DARK: Final = 24
-"""Of 255: a frame is black if nearly no pixel is above it in any colour."""
+"""A colour value of 255: a frame is black if almost no pixel has a higher one."""
 DARK_SHARE: Final = 0.98
 
 
