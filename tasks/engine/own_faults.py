@@ -29,7 +29,7 @@ IN_A_ROW: Final = 3
 
 AGAIN: Final = "it is paid for and is tried again by the next run"
 
-_OURS: Final = ("flows", "manifests", "storage", "tasks")
+_OURS: Final = ("flows", "manifests", "nightreel", "storage", "tasks")
 _LONGEST: Final = 300
 """Characters of an exception's message that are kept."""
 _QUERY: Final = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*")
