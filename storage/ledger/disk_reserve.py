@@ -43,7 +43,8 @@ class Ballast:
 
 
 def _allocate(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not its parents: a root that is gone is not made anew.
+    path.parent.mkdir(exist_ok=True)
     with path.open("ab") as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, BALLAST)

@@ -86,6 +86,7 @@ _WORDS: Final = {
     errno.ENOTDIR: "a file is where a folder should be",
     errno.EPERM: "no permission",
     errno.EROFS: "the disk is read-only",
+    errno.ESTALE: "its folder was moved away, unmounted or replaced",
 }
 
 # Codes of S3, GCS's XML and Azure that say more than their status does.

@@ -22,13 +22,15 @@ _DURABLE: Final[set[Path]] = set()
 """Folders whose names this process has seen to."""
 
 
-def create(path: Path, data: bytes | Path) -> None:
+def create(path: Path, data: bytes | Path, *, root: Path | None = None) -> None:
     """Write a file that must not exist yet: these bytes, or those of another file.
+
+    `root` and the folders above it are not made.
 
     Raises:
         FileExistsError: it does.
     """
-    with _draft(path, data) as draft:
+    with _draft(path, data, root) as draft:
         try:
             # A link refuses a name that is taken, where a rename replaces it silently.
             path.hardlink_to(draft)
@@ -37,15 +39,19 @@ def create(path: Path, data: bytes | Path) -> None:
             _sync(path.parent)
 
 
-def replace(path: Path, data: bytes | Path) -> None:
-    """Write a file in the place of whatever has its name."""
-    with _draft(path, data) as draft:
+def replace(path: Path, data: bytes | Path, *, root: Path | None = None) -> None:
+    """Write a file in the place of whatever has its name; `root` is not made."""
+    with _draft(path, data, root) as draft:
         draft.replace(path)
         _sync(path.parent)
 
 
-def make(folder: Path) -> None:
-    """Make a folder, and whatever it is in, durably."""
+def make(folder: Path, *, root: Path | None = None) -> None:
+    """Make a folder, and whatever it is in, durably; but neither `root` nor above it.
+
+    Raises:
+        FileNotFoundError: `root` is not there.
+    """
     if folder in _DURABLE and folder.is_dir():
         return
     if folder.is_dir():
@@ -53,8 +59,10 @@ def make(folder: Path) -> None:
         # ago by somebody who lets us into it, but not look around where it is.
         with suppress(PermissionError):
             _sync(folder.parent)
+    elif folder == root:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
     else:
-        make(folder.parent)
+        make(folder.parent, root=root)
         _mkdir(folder)
         _sync(folder.parent)
     _DURABLE.add(folder)
@@ -69,10 +77,10 @@ def _mkdir(folder: Path) -> None:
 
 
 @contextmanager
-def _draft(path: Path, data: bytes | Path) -> Generator[Path]:
+def _draft(path: Path, data: bytes | Path, root: Path | None) -> Generator[Path]:
     if path.parent not in _DURABLE:
         _sweep(path.parent)
-    make(path.parent)
+    make(path.parent, root=root)
     # obstore's listings skip names that end in # and digits: its own drafts.
     draft = path.with_name(f"{path.name}#{secrets.randbits(63):019}")
     try:

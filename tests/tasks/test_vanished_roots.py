@@ -1,0 +1,96 @@
+"""A folder root that vanishes in mid-batch is waited for, and never made anew."""
+
+import asyncio
+import subprocess
+
+import pytest
+
+from manifests.lifecycle import State
+from storage.ledger import ledger as ledgers
+from storage.objects.client import Objects
+from tasks.emulator import running
+
+pytestmark = pytest.mark.anyio
+
+JOBS = 12
+
+
+@pytest.fixture
+def world(worlds, emulator):
+    with running(emulator) as url:
+        yield worlds(
+            emulator=emulator, url=url, routes=["wavespeed/wan-2.2-spicy"], slots=3
+        )
+
+
+async def once_bought(world, do):
+    """Do it once some clips are paid for and most are not."""
+    while len(world.emulator.bill) < 4:  # noqa: ASYNC110 - a bill tells nobody
+        await asyncio.sleep(0.01)
+    await do()
+
+
+async def agreed(world, root):
+    """Each row was bought once, and all of it is on record and kept."""
+    assert set(world.bought.values()) == {1}
+    histories = await ledgers.histories(Objects.open(root.as_uri()))
+    assert [one.state for one in histories.values()] == [State.PUBLISHED] * JOBS
+    assert len(list(root.glob("clips/*/*.mp4"))) == JOBS
+
+
+def ran(*words: str) -> int:
+    """Run a command; its exit code."""
+    return subprocess.run(words, capture_output=True, check=False).returncode
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_moved_root_is_waited_for(world, replaced, caplog):
+    """Nothing is bought while it is gone, nor into a folder in its place."""
+    root, away = world.folder / "root", world.folder / "away"
+
+    async def move() -> None:
+        root.rename(away)
+        if replaced:
+            root.mkdir()
+        await asyncio.sleep(1)
+        bill = len(world.emulator.bill)
+        await asyncio.sleep(1)
+        assert len(world.emulator.bill) == bill
+        assert replaced == root.exists()
+        if replaced:
+            # Not even an empty folder of ours is in it.
+            root.rmdir()
+        away.rename(root)
+
+    moving = asyncio.create_task(once_bought(world, move))
+    summary = await world.run(JOBS)
+
+    await moving
+    assert "its folder was moved away, unmounted or replaced" in caplog.text
+    assert summary.published == summary.bought == JOBS
+    await agreed(world, root)
+
+
+async def test_unmounted_root_is_waited_for(world):
+    """The empty folder below a mount point is not the root."""
+    root, disk = world.folder / "root", world.folder / "disk"
+    root.mkdir()
+    disk.mkdir()
+    mount = ["mount", "--bind", str(disk), str(root)]
+    if ran(*mount):
+        pytest.skip("nothing may be mounted here")
+
+    async def unmount() -> None:
+        assert ran("umount", "--lazy", str(root)) == 0
+        await asyncio.sleep(2)
+        assert not list(root.iterdir())
+        assert ran(*mount) == 0
+
+    try:
+        moving = asyncio.create_task(once_bought(world, unmount))
+        summary = await world.run(JOBS)
+        await moving
+        assert summary.published == summary.bought == JOBS
+        await agreed(world, root)
+    finally:
+        ran("umount", "--lazy", str(root))
