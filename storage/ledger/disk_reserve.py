@@ -1,4 +1,4 @@
-"""Ballast: room on a root's disk, kept for what is under way when the disk fills up."""
+"""The disk reserve: room on a root's disk, kept for what is under way when the disk fills up."""
 
 import logging
 import os
@@ -9,7 +9,7 @@ from storage import layout
 from storage.objects.connect import local_path
 
 BALLAST: Final = 4 << 20
-"""Bytes: some ten thousand entries, each a segment of its own at worst."""
+"""Bytes: some ten thousand entries, each in a separate segment at worst."""
 
 log = logging.getLogger(__name__)
 

@@ -92,7 +92,7 @@ _WORDS: Final = {
 # Codes of S3, GCS's XML and Azure that say more than their status does.
 _NO_ROOM: Final = re.compile(r"Quota|StorageFull|InsufficientStorage")
 _BAD_LOGIN: Final = re.compile(r"Expired|Invalid\w*Token|TokenRefresh|invalid_grant")
-# Where a cloud's machines, containers and pods are given their credentials.
+# Addresses at which a cloud gives machines, containers and pods their credentials.
 _MACHINE: Final = re.compile(r"169\.254\.\d+\.\d+|metadata\.google\.internal")
 # The body was cut or damaged on its way; or somebody else is at the same key just now.
 _AGAIN: Final = re.compile(
