@@ -10,7 +10,7 @@ from decimal import Decimal
 
 import pytest
 
-from manifests.catalogue import routes as catalogue
+from manifests.catalogue import loader as catalogue
 from manifests.lifecycle import (
     Accepted,
     Discarded,
