@@ -18,7 +18,7 @@ LOCK = $(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3
 LOCK_DEV = $(LOCK) --group dev -c
 LOCK_FLOORS = $(LOCK) --group dev --resolution lowest-direct
 
-.PHONY: setup azurite chromium demo test test-slow test-python test-floors test-runners test-worker simulate crash check lock docs clean
+.PHONY: setup azurite chromium demo test test-slow test-python test-floors test-runners test-worker simulate crash check lock docs site clean
 setup: $(READY)
 
 # Only what the lock holds is downloaded, each file by its hash; what builds the project
@@ -162,6 +162,10 @@ lock: $(READY)
 docs: $(READY)
 	$(BIN)/python -m docs.tools.generate
 
+# The documentation as a site with search, in site/; a broken link is an error.
+site: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
+
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache dist nightreel-demo
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache dist site nightreel-demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

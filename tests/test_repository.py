@@ -18,6 +18,7 @@ ROOT_NAMES = {
     "examples",
     "flows",
     "manifests",
+    "mkdocs.yml",
     "nightreel",
     "prefect.toml",
     "prefect.yaml",
