@@ -164,7 +164,7 @@ docs: $(READY)
 
 # The documentation as a site with search, in site/; a broken link is an error.
 site: $(READY)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache dist site nightreel-demo

@@ -1,6 +1,9 @@
 """The documentation: generated parts are up to date, links lead somewhere."""
 
+import os
 import re
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -93,6 +96,32 @@ def test_links_lead_to_a_page_and_heading(page):
             broken.append(link)
 
     assert broken == []
+
+
+def test_site_builds_without_a_warning(tmp_path):
+    """Each page has a place in the site, and MkDocs finds no broken link."""
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "-d",
+        tmp_path / "site",
+    ]
+    quiet = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+
+    built = subprocess.run(
+        command,
+        cwd=generate.ROOT,
+        env=quiet,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert built.returncode == 0, built.stderr
+    assert (tmp_path / "site" / "how-to" / "doubts" / "index.html").exists()
 
 
 def test_each_page_is_in_the_index():
