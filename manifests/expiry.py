@@ -6,10 +6,10 @@ though it were kept for as long as any provider's.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Final, Protocol
 
 from manifests.catalogue.routes import Route
-from manifests.lifecycle import Discarded, History, State
+from manifests.lifecycle import Discarded, State
 
 AT_PROVIDERS: Final = frozenset({State.ACCEPTED, State.GENERATED})
 """Where a clip is paid for and not yet ours."""
@@ -28,7 +28,20 @@ EXPIRED: Final = "expired at "
 """How the reason of what is lost begins."""
 
 
-def expires_at(past: History, route: Route | None) -> float | None:
+class Bought(Protocol):
+    """A history, or an attempt: where its clip was bought, and since when it exists."""
+
+    @property
+    def state(self) -> State: ...
+    @property
+    def route(self) -> str | None: ...
+    @property
+    def accepted_at(self) -> float | None: ...
+    @property
+    def generated_at(self) -> float | None: ...
+
+
+def expires_at(past: Bought, route: Route | None) -> float | None:
     """When its clip may be lost at the earliest, in Unix seconds; None if it has none at
     a provider. Without a route nobody knows how long it is kept."""
     if past.state not in AT_PROVIDERS:
@@ -37,7 +50,7 @@ def expires_at(past: History, route: Route | None) -> float | None:
     return ended_at + _kept_s(route, LEAST_S)
 
 
-def is_over(past: History, route: Route | None, now: float) -> bool:
+def is_over(past: Bought, route: Route | None, now: float) -> bool:
     """Whether no provider owes us its clip any more: what is not there now never will be."""
     latest = (past.accepted_at or 0.0) + LONGEST_RUN_S
     ended_at = min(past.generated_at or latest, latest)
@@ -45,7 +58,7 @@ def is_over(past: History, route: Route | None, now: float) -> bool:
 
 
 def by_expiry(
-    lives: Mapping[str, History], routes: Mapping[str, Route]
+    lives: Mapping[str, Bought], routes: Mapping[str, Route]
 ) -> list[tuple[float, str]]:
     """When the clip of each of these lives that is at a provider may be lost, the
     earliest first; `routes` by their names."""

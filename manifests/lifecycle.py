@@ -245,6 +245,23 @@ OVER: Final = frozenset({State.PUBLISHED, State.REJECTED})
 """Where a job's life has ended: what follows is only about money."""
 
 
+def added_usd(event: Event, counted_usd: Decimal) -> Decimal:
+    """The amount that an event adds to the cost of its attempt; less than 0 for a refund.
+
+    `counted_usd` is what the attempt under way costs so far. Every sum of money is
+    computed by this function: no other code decides what an event does to a cost.
+    """
+    match event:
+        case Intended(price_usd=usd) | Settled(usd=usd):
+            return usd
+        case Generated(usd=Decimal() as usd):
+            return usd - counted_usd
+        case Refused() | Rejected(charged=False):
+            return -counted_usd
+        case _:
+            return FREE
+
+
 class IllegalTransitionError(RuntimeError):
     """An event arrived in a state that cannot have it: a bug, or a corrupt ledger."""
 
@@ -326,7 +343,9 @@ class History:
     def _recorded(  # noqa: C901, PLR0912 - one case an event
         self, state: State, entry: Entry
     ) -> "History":
-        moved = partial(replace, self, state=state)
+        more_usd = added_usd(entry.event, self.price_usd)
+        spent_usd = self.spent_usd + more_usd
+        moved = partial(replace, self, state=state, spent_usd=spent_usd)
         match entry.event:
             case Intended(
                 lane=lane, route=route, price_usd=price, seed=seed, mark=mark
@@ -336,7 +355,6 @@ class History:
                     lane=lane,
                     route=route,
                     price_usd=price,
-                    spent_usd=self.spent_usd + price,
                     seed=seed,
                     mark=mark,
                     stages=None,
@@ -361,17 +379,16 @@ class History:
                     reason=None,
                     generated_at=entry.at,
                     price_usd=price,
-                    spent_usd=self.spent_usd + price - self.price_usd,
                 )
             case Doubted(reason, lost):
                 return moved(reason=reason, lost=lost)
             case Risked(reason):
                 return moved(reason=reason, lost=None, risks=self.risks + 1)
-            case Settled(attempt=attempt, usd=usd):
+            case Settled(attempt=attempt):
                 if not 1 <= attempt <= self.charged:
                     what = f"attempt {attempt} of {self.attempts} settled"
                     raise IllegalTransitionError(f"job {entry.job}: {what}")
-                return moved(spent_usd=self.spent_usd + usd)
+                return moved()
             case Published(uri, facts):
                 return moved(uri=uri, facts=facts, published_at=entry.at, reason=None)
             case Parked(reason):
@@ -383,7 +400,6 @@ class History:
                     lost=None,
                     failures=self.failures + failed,
                     failed_route=self.route if failed else self.failed_route,
-                    spent_usd=self.spent_usd - self.price_usd,
                 )
             case Discarded(reason):
                 return moved(
@@ -394,11 +410,8 @@ class History:
                 )
             case Forgotten(reason):
                 return moved(reason=reason, losses=self.losses + 1)
-            case Rejected(reason, charged):
-                refund = FREE if charged else self.price_usd
-                return moved(
-                    reason=reason, lost=None, spent_usd=self.spent_usd - refund
-                )
+            case Rejected(reason):
+                return moved(reason=reason, lost=None)
 
 
 NEW: Final = History()

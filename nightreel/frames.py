@@ -48,7 +48,7 @@ def plan_result(answer: Answer) -> PlanResult:
 
 def status_result(seen: Seen) -> StatusResult:
     """The state of a root, as `nightreel status` shows it."""
-    states = seen.standing.states
+    states = seen.totals.states
     away = sum(states[state] for state in AT_PROVIDERS)
     return StatusResult(
         jobs={
@@ -58,7 +58,7 @@ def status_result(seen: Seen) -> StatusResult:
             "pending": states[State.PENDING] + away,
             "at_providers": away,
         },
-        spent_usd=seen.standing.spent_usd,
+        spent_usd=seen.totals.every_lane.usd,
         in_doubt_usd=seen.in_doubt_usd,
         paused_at=_utc(seen.paused_at),
         lanes=_shares(seen),
@@ -132,8 +132,8 @@ def lanes_frame(lanes: Sequence[Shown]) -> pl.DataFrame:
 def _shares(seen: Seen) -> pl.DataFrame:
     return pl.DataFrame(
         [
-            (name, share.accepted, share.published, share.spent_usd)
-            for name, share in sorted(seen.standing.lanes.items())
+            (name, lane.accepted, lane.clips, lane.usd)
+            for name, lane in sorted(seen.totals.lanes.items())
         ],
         schema={
             "lane": pl.String,
@@ -174,8 +174,8 @@ def _expiring(seen: Seen) -> pl.DataFrame:
             (
                 clip.job,
                 clip.lane,
-                str(clip.past.state),
-                clip.past.price_usd,
+                str(clip.attempt.state),
+                clip.attempt.cost_usd,
                 _utc(clip.expires_at),
             )
             for clip in seen.clips

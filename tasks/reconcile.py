@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from manifests.accounting.charges import Charge, charges
+from manifests.accounting.attempts import Attempt, Outcome, attempts
 from manifests.expiry import EXPIRED
 from manifests.lifecycle import (
     FREE,
@@ -191,7 +191,7 @@ class Books:
         self.told.accepted += sum(isinstance(e, Accepted) for e in told.values())
         self.told.absent += sum(isinstance(e, Refused) for e in told.values())
 
-    async def check(self, decisions: Decisions) -> Mapping[str, Charge]:
+    async def check(self, decisions: Decisions) -> Mapping[str, Attempt]:
         """The last attempt of every job that was ever submitted, if all of these apply.
 
         Raises:
@@ -206,18 +206,18 @@ class Books:
                 raise DecisionError(f"job {job} is {state}, not in doubt")
         if both := decisions.resubmit & decisions.write_off:
             raise DecisionError(f"job {min(both)}: either resubmit it or write it off")
-        bills = {each.job: each for each in charges(await read(self._objects))}
+        last = {each.job: each for each in attempts(await read(self._objects))}
         for job in decisions.charged:
-            if job not in bills:
+            if job not in last:
                 raise DecisionError(f"job {job}: nothing was ever submitted for it")
             past = self._ledger.history(job)
             written = job in decisions.write_off | decisions.resubmit
-            if past.charged < bills[job].number and not written:
+            if past.charged < last[job].number and not written:
                 said = (
                     f"job {job} is {past.state}: what it cost is known when that ends"
                 )
                 raise DecisionError(said)
-        return bills
+        return last
 
     async def decide(self, decisions: Decisions) -> None:
         """Put the owner's decisions on record.
@@ -225,14 +225,14 @@ class Books:
         Raises:
             DecisionError: one of them does not apply; then none is on record.
         """
-        bills = await self.check(decisions)
+        last = await self.check(decisions)
         for job in sorted(decisions.resubmit):
             await self._record(job, Risked("its owner lets it go again"))
         for job in sorted(decisions.write_off):
             written_off = Rejected("written off by its owner", charged=True)
             await self._record(job, written_off)
         for job, usd in sorted(decisions.charged.items()):
-            await self._settle(bills[job], usd, "by the provider's bill")
+            await self._settle(last[job], usd, "by the provider's bill")
         self.told.resubmit += len(decisions.resubmit)
         self.told.written_off += len(decisions.write_off)
 
@@ -241,27 +241,33 @@ class Books:
         await self._fetcher.bring_home(self._ledger.lives)
 
     async def settle(self) -> None:
-        """Ask what was charged in the end for all that came to nothing."""
+        """Ask what was charged in the end for the attempts that ended without a clip."""
         since = time.time() - ASKED_AFTER_S
-        for each in charges(await read(self._objects)):
-            lane = self._lanes.get(each.lane)
-            if lane is None or each.ticket is None or (each.ended_at or 0.0) < since:
+        for attempt in attempts(await read(self._objects)):
+            if attempt.ended_at is None or attempt.ended_at < since:
                 continue
-            provider = lane.endpoint.provider
-            if isinstance(provider, Billed):
-                try:
-                    usd = await ask(
-                        self._clients, lane.endpoint, provider.charge(each.ticket)
-                    )
-                except (ProviderError, UnreadableError) as exc:
-                    log.warning(
-                        "charge.not_reported lane=%s the recorded price stands: %s",
-                        lane.name,
-                        exc,
-                    )
-                    continue
-                if usd is not None:
-                    await self._settle(each, usd, f"{provider.name} says so")
+            if attempt.outcome is not Outcome.PUBLISHED:
+                await self._ask_charge(attempt)
+
+    async def _ask_charge(self, attempt: Attempt) -> None:
+        lane = self._lanes.get(attempt.lane)
+        if lane is None or attempt.ticket is None:
+            return
+        provider = lane.endpoint.provider
+        if not isinstance(provider, Billed):
+            return
+        try:
+            charge = provider.charge(attempt.ticket)
+            usd = await ask(self._clients, lane.endpoint, charge)
+        except (ProviderError, UnreadableError) as exc:
+            log.warning(
+                "charge.not_reported lane=%s the recorded price stands: %s",
+                lane.name,
+                exc,
+            )
+            return
+        if usd is not None:
+            await self._settle(attempt, usd, f"{provider.name} says so")
 
     async def put_right(self) -> None:
         """Have the tables of earlier batches say what is on record now."""
@@ -282,12 +288,12 @@ class Books:
                 histories = self._ledger.lives
                 await retell(self._objects, Path(folder), histories, self._changed)
 
-    async def _settle(self, attempt: Charge, usd: Decimal, why: str) -> None:
-        if usd == attempt.counted_usd:
+    async def _settle(self, attempt: Attempt, usd: Decimal, why: str) -> None:
+        if usd == attempt.cost_usd:
             return
-        said = f"charged {usd} USD, not {attempt.counted_usd}: {why}"
-        more = usd - attempt.counted_usd
-        settled = Settled(attempt=attempt.number, usd=more, reason=said)
+        reason = f"charged {usd} USD, not {attempt.cost_usd}: {why}"
+        more = usd - attempt.cost_usd
+        settled = Settled(attempt=attempt.number, usd=more, reason=reason)
         await self._record(attempt.job, settled)
         self.told.settled_usd += more
 

@@ -4,7 +4,7 @@ import asyncio
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -23,11 +23,12 @@ from flows.views.amounts import aligned, counted
 from flows.views.doubts import doubts_table, more_doubts
 from flows.views.terminal_table import terminal_table
 from flows.views.times import utc
-from manifests.accounting.totals import Share, Standing
+from manifests.accounting.attempts import Attempt, Outcome
+from manifests.accounting.totals import LedgerTotals
 from manifests.catalogue.loader import shipped
 from manifests.catalogue.routes import Route
 from manifests.expiry import AT_PROVIDERS, in_use
-from manifests.lifecycle import FREE, History, State
+from manifests.lifecycle import FREE, State
 from storage.ledger.ledger import entries
 from storage.objects.client import Objects
 from storage.pause_flag import paused
@@ -65,8 +66,8 @@ async def observed(root: str, *, config: Path | None = None) -> "Seen":
         SettingsError: the configuration cannot be used.
     """
     routes, objects = _routes(config), Objects.open(existing(root))
-    standing, since = await stood(objects), await paused(objects)
-    return seen_at(standing, routes, now=time.time(), paused_at=since)
+    totals, since = await totals_of(objects), await paused(objects)
+    return seen_at(totals, routes, now=time.time(), paused_at=since)
 
 
 def _routes(config: Path | None) -> Mapping[str, Route]:
@@ -77,22 +78,22 @@ def _routes(config: Path | None) -> Mapping[str, Route]:
     return in_use(shipped().routes, mine.values())
 
 
-async def stood(objects: Objects) -> Standing:
-    """What is on record comes to, however much it is."""
-    standing = Standing()
+async def totals_of(objects: Objects) -> LedgerTotals:
+    """The totals of all that is on record, however much it is."""
+    totals = LedgerTotals()
     async for some in entries(objects):
-        standing.add(some)
-    if standing.unplaced:
+        totals.add(some)
+    if totals.adjustments:
         async for some in entries(objects):
-            standing.place(some)
-    return standing
+            totals.add_adjustments(some)
+    return totals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """What a ledger says at a moment."""
 
-    standing: Standing
+    totals: LedgerTotals
     now: float
     doubts: Sequence[DoubtLine]
     """The oldest first."""
@@ -106,7 +107,7 @@ class Seen:
 
     def plain(self) -> dict[str, Any]:
         """For programs."""
-        states, standing = self.standing.states, self.standing
+        states, total = self.totals.states, self.totals.every_lane
         return {
             "jobs": sum(states.values()),
             "published": states[State.PUBLISHED],
@@ -114,17 +115,17 @@ class Seen:
             "in_doubt": states[State.IN_DOUBT],
             "pending": sum(states[state] for state in WAITING),
             "at_providers": sum(states[state] for state in AT_PROVIDERS),
-            "risks": standing.risks,
-            "spent_usd": float(standing.spent_usd),
+            "risks": total.risked,
+            "spent_usd": float(total.usd),
             "in_doubt_usd": float(self.in_doubt_usd),
             "lanes": [
                 {
                     "lane": lane,
-                    "accepted": share.accepted,
-                    "published": share.published,
-                    "spent_usd": float(share.spent_usd),
+                    "accepted": of_lane.accepted,
+                    "published": of_lane.clips,
+                    "spent_usd": float(of_lane.usd),
                 }
-                for lane, share in sorted(standing.lanes.items())
+                for lane, of_lane in sorted(self.totals.lanes.items())
             ],
             "expiring": expiring.plain(self.clips),
             "paused_since": utc(self.paused_at) if self.paused_at else None,
@@ -137,9 +138,9 @@ class Seen:
         """Clips that are paid for and on which our own code failed, by the reason."""
         return dict(
             Counter(
-                history.reason
-                for history in self.standing.lives.values()
-                if history.parks and history.reason and history.state in AT_PROVIDERS
+                attempt.reason
+                for attempt in self.totals.under_way.values()
+                if attempt.parks and attempt.reason
             ).most_common()
         )
 
@@ -150,7 +151,7 @@ class Seen:
             goes_on = f"`nightreel resume {shlex.quote(root)}` goes on"
             said = f"paused since {utc(self.paused_at)}: {goes_on}"
             parts += ["", Text(said, "yellow")]
-        if self.standing.lanes:
+        if self.totals.lanes:
             parts += ["", self._lanes()]
         if extras := ", ".join(self._extras()):
             parts += ["", Text(extras)]
@@ -176,7 +177,7 @@ class Seen:
     def _jobs(self) -> Table:
         table = terminal_table("state", "jobs", "", right=("jobs",), header=False)
         table.columns[-1].style = "dim"
-        states = self.standing.states
+        states = self.totals.states
         waiting = sum(states[state] for state in WAITING)
         away = sum(states[state] for state in AT_PROVIDERS)
         at = f"{away:,} of them at providers" if away else ""
@@ -196,67 +197,63 @@ class Seen:
     def _lanes(self) -> Table:
         figures = ("accepted", "published", "USD")
         table = terminal_table("lane", *figures, right=figures)
-        lanes = self.standing.lanes
-        everything = Share(
-            sum(share.accepted for share in lanes.values()),
-            sum(share.published for share in lanes.values()),
-            self.standing.spent_usd,
-        )
-        rows = [*sorted(lanes.items()), ("all", everything)]
-        spent = aligned(share.spent_usd for _, share in rows)
-        for (lane, share), amount in zip(rows, spent, strict=True):
+        total = self.totals.every_lane
+        rows = [*sorted(self.totals.lanes.items()), ("all", total)]
+        spent = aligned(of_lane.usd for _, of_lane in rows)
+        for (lane, of_lane), amount in zip(rows, spent, strict=True):
             table.add_row(
                 lane,
-                f"{share.accepted:,}",
-                f"{share.published:,}",
+                f"{of_lane.accepted:,}",
+                f"{of_lane.clips:,}",
                 amount,
-                style="bold" if share is everything else "",
+                style="bold" if of_lane is total else "",
             )
         return table
 
     def _extras(self) -> Iterator[str]:
         """What of the money is out of the ordinary."""
-        if risks := self.standing.risks:
+        if risks := self.totals.every_lane.risked:
             yield f"{counted(risks, 'risk')} taken"
 
     def _plain(self, doubt: DoubtLine) -> dict[str, Any]:
-        history = self.standing.lives[doubt.job]
+        attempt = self.totals.under_way[doubt.job]
         return {
             "job": doubt.job,
             "lane": doubt.lane,
-            "since": utc(history.submitted_at) if history.submitted_at else "",
+            "since": utc(attempt.submitted_at),
             "age_s": round(doubt.age_s),
             "price_usd": float(doubt.price_usd),
-            "lost": history.lost,
+            "lost": attempt.lost,
             "reason": doubt.reason,
         }
 
 
 def seen_at(
-    standing: Standing,
+    totals: LedgerTotals,
     routes: Mapping[str, Route],
     *,
     now: float,
     paused_at: float | None = None,
 ) -> Seen:
-    """How that stands at this moment."""
+    """The state of a root at this moment."""
+    doubts = _doubts(totals.under_way.values(), now)
     return Seen(
-        standing=standing,
+        totals=totals,
         now=now,
-        doubts=sorted(_doubts(standing.lives, now), key=lambda doubt: -doubt.age_s),
-        clips=expiring.expiring(standing.lives, routes),
+        doubts=sorted(doubts, key=lambda doubt: -doubt.age_s),
+        clips=expiring.expiring(totals.under_way, routes),
         paused_at=paused_at,
     )
 
 
-def _doubts(past: Mapping[str, History], now: float) -> Iterator[DoubtLine]:
-    for job, history in past.items():
-        if history.state is State.IN_DOUBT:
+def _doubts(attempts: Iterable[Attempt], now: float) -> Iterator[DoubtLine]:
+    for attempt in attempts:
+        if attempt.outcome is Outcome.IN_DOUBT:
             yield DoubtLine(
-                job=job,
-                lane=history.lane or "",
-                age_s=now - (history.submitted_at or now),
-                price_usd=history.price_usd,
-                reason=history.reason or UNANSWERED,
-                askable=bool(history.mark),
+                job=attempt.job,
+                lane=attempt.lane,
+                age_s=now - attempt.submitted_at,
+                price_usd=attempt.price_usd,
+                reason=attempt.reason or UNANSWERED,
+                askable=bool(attempt.mark),
             )

@@ -12,9 +12,10 @@ from rich.text import Text
 from flows.views.amounts import aligned
 from flows.views.terminal_table import terminal_table
 from flows.views.times import Local, moment, span, utc
+from manifests.accounting.attempts import Attempt
 from manifests.catalogue.routes import Route
 from manifests.expiry import by_expiry
-from manifests.lifecycle import FREE, History
+from manifests.lifecycle import FREE
 
 NEXT: Final = 5
 """Clips that a person is shown one by one."""
@@ -30,18 +31,20 @@ class Clip:
     """One that is paid for, and is at its provider or will be."""
 
     job: str
-    past: History
+    attempt: Attempt
     expires_at: float
     """When it may be gone, at the earliest; it need not be."""
 
     @property
     def lane(self) -> str:
-        return self.past.lane or ""
+        return self.attempt.lane
 
 
-def expiring(lives: Mapping[str, History], routes: Mapping[str, Route]) -> list[Clip]:
-    """Those of these lives that are at a provider, the first to expire first."""
-    return [Clip(job, lives[job], at) for at, job in by_expiry(lives, routes)]
+def expiring(
+    attempts: Mapping[str, Attempt], routes: Mapping[str, Route]
+) -> list[Clip]:
+    """The clips at providers among these attempts, by job; the first to expire first."""
+    return [Clip(job, attempts[job], at) for at, job in by_expiry(attempts, routes)]
 
 
 def plain(clips: Sequence[Clip]) -> dict[str, Any]:
@@ -60,8 +63,8 @@ def plain(clips: Sequence[Clip]) -> dict[str, Any]:
             {
                 "job": clip.job,
                 "lane": clip.lane,
-                "state": str(clip.past.state),
-                "price_usd": float(clip.past.price_usd),
+                "state": str(clip.attempt.state),
+                "price_usd": float(clip.attempt.cost_usd),
                 "expires_at": utc(clip.expires_at),
             }
             for clip in clips[:LISTED]
@@ -86,7 +89,7 @@ def next_table(clips: Sequence[Clip], now: float) -> Table:
     """Those that expire first."""
     table = terminal_table("job", "lane", "USD", "expires", "", right=("USD",))
     some = clips[:NEXT]
-    prices = aligned(clip.past.price_usd for clip in some)
+    prices = aligned(clip.attempt.cost_usd for clip in some)
     for clip, price in zip(some, prices, strict=True):
         table.add_row(clip.job, clip.lane, price, *_when(clip, now))
     return table
@@ -111,4 +114,4 @@ def _by_lane(clips: Sequence[Clip]) -> Iterator[tuple[str, list[Clip]]]:
 
 
 def _usd(clips: Sequence[Clip]) -> Decimal:
-    return sum((clip.past.price_usd for clip in clips), FREE)
+    return sum((clip.attempt.cost_usd for clip in clips), FREE)

@@ -1,29 +1,35 @@
-"""Settlements: what was said of attempts' prices after they were counted."""
+"""Adjustments: corrections of what an attempt cost, recorded after it had ended."""
 
-from dataclasses import dataclass
 from decimal import Decimal
+from typing import NamedTuple
 
-from manifests.lifecycle import FREE, Entry, Settled
-
-Key = tuple[str, int]
-"""A job, and which of its attempts."""
+from manifests.lifecycle import FREE, Entry, Settled, added_usd
 
 
-@dataclass(frozen=True, slots=True)
-class Later:
-    """What was said of an attempt's price after it was counted."""
+class Adjustment(NamedTuple):
+    """All corrections of one attempt together."""
 
     usd: Decimal = FREE
+    """The amount to be added to the cost; less than 0 for a refund."""
     reasons: tuple[str, ...] = ()
 
+    def applied_to(self, cost_usd: Decimal) -> tuple[bool, Decimal]:
+        """Whether an attempt was charged in the end, and its cost."""
+        cost_usd += self.usd
+        return cost_usd > 0, cost_usd
 
-class Settlements(dict[Key, Later]):
-    """All that was settled, by attempt."""
+    def added_to(self, reason: str | None) -> str:
+        """The reason of the attempt's outcome, followed by those of the corrections."""
+        return "; ".join(filter(None, [reason, *self.reasons]))
 
-    def note(self, entry: Entry) -> None:
-        match entry:
-            case Entry(job, _, Settled(attempt=attempt, usd=usd, reason=reason)):
-                past = self.get((job, attempt), Later())
-                self[job, attempt] = Later(past.usd + usd, (*past.reasons, reason))
-            case _:
-                pass
+
+class Adjustments(dict[tuple[str, int], Adjustment]):
+    """The corrections among the entries of a ledger, by job and number of the attempt."""
+
+    def add(self, entry: Entry) -> None:
+        """Collect the entry if it is a correction."""
+        if isinstance(event := entry.event, Settled):
+            key = entry.job, event.attempt
+            known = self.get(key, Adjustment())
+            usd = known.usd + added_usd(event, known.usd)
+            self[key] = Adjustment(usd, (*known.reasons, event.reason))

@@ -1,105 +1,117 @@
-"""How a root stands, counted entry by entry: in memory is only what is not over.
-
-What is settled of an attempt that is not in memory any more belongs to a lane that only
-the entries before it tell: they are gone through once more, where there is such a one.
-"""
+"""Totals: jobs by state and attempts by lane, as sums over the attempts of a ledger."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 
-from manifests.lifecycle import (
-    FREE,
-    NEW,
-    OVER,
-    Accepted,
-    Entry,
-    History,
-    Intended,
-    Published,
-    Risked,
-    Settled,
-    State,
-)
+from manifests.accounting.adjustments import Adjustments
+from manifests.accounting.attempts import Attempt, Attempts, Outcome
+from manifests.lifecycle import FREE, OVER, Entry, Intended, State
 
 
 @dataclass(slots=True)
-class Share:
-    """What one lane has done, in submits."""
+class LaneTotals:
+    """A sum over attempts on one lane."""
 
+    submits: int = 0
     accepted: int = 0
-    published: int = 0
-    spent_usd: Decimal = FREE
+    clips: int = 0
+    free: int = 0
+    """Submits that brought no clip and were not charged."""
+    lost: int = 0
+    """Submits that were charged and brought no clip."""
+    risked: int = 0
+    """Submits in doubt whose owner had them submitted again."""
+    usd: Decimal = FREE
+
+    def count(self, attempt: Attempt, times: int = 1) -> None:
+        """Add an attempt; with -1, take away one that was added."""
+        self.submits += times
+        self.usd += times * attempt.cost_usd
+        if attempt.accepted_at is not None:
+            self.accepted += times
+        if attempt.ended_at is None:
+            return
+        if attempt.outcome is Outcome.PUBLISHED:
+            self.clips += times
+        elif attempt.outcome is Outcome.RISKED:
+            self.risked += times
+        elif attempt.charged:
+            self.lost += times
+        else:
+            self.free += times
+
+    def replace(self, before: Attempt | None, after: Attempt) -> None:
+        """Count an attempt after an event, in place of the same attempt before it."""
+        if before is not None:
+            self.count(before, -1)
+        self.count(after)
+
+    def add(self, other: "LaneTotals", times: int = 1) -> None:
+        """Add another sum; with -1, take away one that was added."""
+        for each in fields(LaneTotals):
+            more = times * getattr(other, each.name)
+            setattr(self, each.name, getattr(self, each.name) + more)
 
 
 @dataclass(slots=True)
-class Standing:
-    """What entries come to, added in their order."""
+class LedgerTotals:
+    """The sums over a ledger whose entries are added in their order.
 
-    lives: dict[str, History] = field(default_factory=dict[str, History])
-    """Jobs that are not over."""
-    lanes: defaultdict[str, Share] = field(default_factory=lambda: defaultdict(Share))
-    risks: int = 0
-    unplaced: dict[tuple[str, int], Decimal] = field(
-        default_factory=dict[tuple[str, int], Decimal]
+    In memory are only the jobs that are not over. The lane of an adjustment is found by
+    a second pass over the entries: its attempt may have ended long before.
+    """
+
+    lanes: defaultdict[str, LaneTotals] = field(
+        default_factory=lambda: defaultdict(LaneTotals)
     )
-    """What was settled of earlier attempts, by the job and which attempt it was: to be
-    given to their lanes by `place`."""
+    adjustments: Adjustments = field(default_factory=Adjustments)
+    """Those whose lane is not known yet."""
+    _attempts: Attempts = field(default_factory=Attempts)
     _over: Counter[State] = field(default_factory=Counter[State])
-    _attempts: Counter[str] = field(default_factory=Counter[str])
-    """Seen by `place`."""
+    _submits: Counter[str] = field(default_factory=Counter[str])
+    """How many attempts of each adjusted job the second pass has seen."""
+
+    @property
+    def under_way(self) -> Mapping[str, Attempt]:
+        """The attempts that have not ended, by job."""
+        return self._attempts.under_way
 
     @property
     def states(self) -> Counter[State]:
         """Jobs by their state."""
-        return self._over + Counter(past.state for past in self.lives.values())
+        states = self._over + Counter(each.state for each in self.under_way.values())
+        return states + Counter({State.PENDING: self._attempts.pending})
 
     @property
-    def spent_usd(self) -> Decimal:
-        placed = (share.spent_usd for share in self.lanes.values())
-        return sum(placed, sum(self.unplaced.values(), FREE))
+    def every_lane(self) -> LaneTotals:
+        """The sum over all lanes, with the adjustments whose lane is not known yet."""
+        total = LaneTotals()
+        for lane in self.lanes.values():
+            total.add(lane)
+        for adjustment in self.adjustments.values():
+            total.usd += adjustment.usd
+        return total
 
     def add(self, entries: Iterable[Entry]) -> None:
-        """Count these, which come after all that were added before."""
+        """Count entries that follow all that were added before."""
         for entry in entries:
-            match entry.event:
-                case Settled(attempt=attempt, usd=usd):
-                    self._settle(entry, attempt, usd)
-                case _:
-                    self._count(entry)
+            before = self.under_way.get(entry.job)
+            after = self._attempts.add(entry)
+            if after is None:
+                self.adjustments.add(entry)
+                continue
+            self.lanes[after.lane].replace(before, after)
+            if after.ended_at is not None and after.state in OVER:
+                self._over[after.state] += 1
 
-    def place(self, entries: Iterable[Entry]) -> None:
-        """Find the lanes of what is unplaced, in all entries from the first on."""
-        of = {life for life, _ in self.unplaced}
+    def add_adjustments(self, entries: Iterable[Entry]) -> None:
+        """Add the adjustments to their lanes, from all entries once more in their order."""
+        jobs = {job for job, _ in self.adjustments}
         for entry in entries:
-            if entry.job in of and isinstance(entry.event, Intended):
-                self._attempts[entry.job] += 1
-                attempt = entry.job, self._attempts[entry.job]
-                usd = self.unplaced.pop(attempt, FREE)
-                self.lanes[entry.event.lane].spent_usd += usd
-
-    def _settle(self, entry: Entry, attempt: int, usd: Decimal) -> None:
-        past = self.lives.get(entry.job)
-        if past is not None:
-            self.lives[entry.job] = past.after(entry)
-        if past is not None and past.lane and past.attempts == attempt:
-            self.lanes[past.lane].spent_usd += usd
-        else:
-            known = self.unplaced.get((entry.job, attempt), FREE)
-            self.unplaced[entry.job, attempt] = known + usd
-
-    def _count(self, entry: Entry) -> None:
-        job, before = entry.job, self.lives.get(entry.job)
-        past = (before or NEW).after(entry)
-        more = past.spent_usd - (before or NEW).spent_usd
-        share = self.lanes[past.lane or ""]
-        share.accepted += isinstance(entry.event, Accepted)
-        share.published += isinstance(entry.event, Published)
-        share.spent_usd += more
-        self.risks += isinstance(entry.event, Risked)
-        if past.state in OVER:
-            self.lives.pop(job, None)
-            self._over[past.state] += 1
-        else:
-            self.lives[job] = past
+            if entry.job in jobs and isinstance(entry.event, Intended):
+                self._submits[entry.job] += 1
+                key = entry.job, self._submits[entry.job]
+                if adjustment := self.adjustments.pop(key, None):
+                    self.lanes[entry.event.lane].usd += adjustment.usd

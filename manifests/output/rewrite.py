@@ -8,8 +8,9 @@ from pathlib import Path
 
 import polars as pl
 
+from manifests.accounting.attempts import attempts
 from manifests.lifecycle import Entry
-from manifests.output.attempts import ATTEMPTS, KEY, attempts
+from manifests.output.attempts import KEY, frame
 from manifests.output.clips import CLIPS, Outcomes
 from manifests.parquet import rewritten
 
@@ -38,7 +39,7 @@ def retold_attempts(
     """
     wanted = {*jobs}
     found = [entry for entry in entries if entry.job in wanted]
-    anew = pl.DataFrame([*attempts(found)], schema=ATTEMPTS, orient="row")
+    anew = frame(attempts(found))
 
     def retold(rows: pl.DataFrame) -> pl.DataFrame:
         return rows.update(anew, on=KEY, include_nulls=True)

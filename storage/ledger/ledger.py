@@ -199,8 +199,8 @@ class Ledger:
         finally:
             self._stream.shards -= 1
 
-    async def record(self, life: str, event: Event) -> History:
-        """Put an event on record; the life's history with it, once it is durable.
+    async def record(self, life: str, event: Event) -> tuple[Entry, History]:
+        """Put an event on record; its entry and the history with it, once it is durable.
 
         The event is queued before anything is awaited: a caller who is cancelled while
         waiting has recorded it all the same, once.
@@ -220,7 +220,7 @@ class Ledger:
             kind,
             attempts,
         )
-        return waiting.history
+        return waiting.entry, waiting.history
 
     async def close(self) -> None:
         """Write what is queued, seal the epoch, bind it. Safe to repeat."""

@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from decimal import Decimal
 
-from manifests.lifecycle import Entry, Intended, Refused, Rejected
+from manifests.accounting.attempts import Attempt, Attempts
+from manifests.lifecycle import Entry
 from storage import checksum, layout
 from storage.objects.client import DamagedError, MissingError, Objects, StorageError
 from tasks.dispatch.budget import DAY_S
@@ -32,22 +33,16 @@ async def recall_day(
     lanes: Sequence[Lane], entries: AsyncIterable[Sequence[Entry]], now: float
 ) -> None:
     """What each lane took in the last 24 hours, by any run on this root."""
-    taken = defaultdict[str, list[tuple[float, Decimal]]](list)
-    latest: dict[str, tuple[str, tuple[float, Decimal]]] = {}
+    folding, taken = Attempts(), dict[tuple[str, int], Attempt]()
     async for entry in (each async for some in entries for each in some):
-        if entry.at <= now - DAY_S:
-            continue
-        match entry.event:
-            case Intended(lane=lane, price_usd=price):
-                latest[entry.job] = lane, (entry.at, price)
-                taken[lane].append((entry.at, price))
-            case Refused() | Rejected(charged=False) if entry.job in latest:
-                lane, what = latest.pop(entry.job)
-                taken[lane].remove(what)
-            case _:
-                pass
+        if entry.at > now - DAY_S and (attempt := folding.add(entry)):
+            taken[attempt.job, attempt.number] = attempt
+    by_lane = defaultdict[str, list[tuple[float, Decimal]]](list)
+    for attempt in taken.values():
+        if attempt.charged is not False:
+            by_lane[attempt.lane].append((attempt.submitted_at, attempt.price_usd))
     for lane in lanes:
-        lane.day.recall(taken[lane.name])
+        lane.day.recall(by_lane[lane.name])
 
 
 async def recall_limits(lanes: Iterable[Lane], objects: Objects, now: float) -> None:

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import orjson
 
+from manifests.accounting.totals import LaneTotals
 from manifests.checkpoint.columns import dumped, loaded
 from manifests.lifecycle import History
 from storage import checksum
@@ -28,7 +29,6 @@ from storage.objects.client import DamagedError, MissingError, Objects
 from tasks.dispatch.eligibility import Policy
 from tasks.dispatch.rate_limit import Learned
 from tasks.distributed.quota import Hand, Share
-from tasks.engine.lane_costs import Counts
 from tasks.engine.stats import Rest, Why
 
 LOCAL_S: Final = 0.5
@@ -90,7 +90,7 @@ class Report:
     rejected: int = 0
     expired: int = 0
     spent_usd: Decimal = Decimal(0)
-    bill: Mapping[str, Counts] = field(default_factory=dict[str, Counts])
+    bill: Mapping[str, LaneTotals] = field(default_factory=dict[str, LaneTotals])
     """By lane."""
     closed: Mapping[str, str] = field(default_factory=dict[str, str])
     """Lanes that are of no use to anybody, and why."""
@@ -115,7 +115,7 @@ class Report:
             for job, rest in said["resting"].items()
         }
         bill = {
-            lane: replace(Counts(**counts), usd=Decimal(counts["usd"]))
+            lane: replace(LaneTotals(**counts), usd=Decimal(counts["usd"]))
             for lane, counts in said["bill"].items()
         }
         known: dict[str, Any] = {

@@ -12,7 +12,7 @@ from contextlib import suppress
 from math import inf
 from typing import Final
 
-from manifests.lifecycle import Entry, History, Intended, Refused, Rejected
+from manifests.lifecycle import Entry, History, Intended
 from storage.ledger import shard_stream
 from storage.ledger.ledger import LedgerError
 from storage.objects.client import DamagedError, MissingError, StorageError
@@ -252,21 +252,21 @@ class Table:
         self._night.engine.heed_faults()
         self._dealer.known(number, before)
 
-    def _count_entry(self, entry: Entry, past: History, mine: "Seated") -> None:
-        match entry.event:
-            case Intended(lane=lane, price_usd=usd):
-                # A shard's offer reserved it from what was dealt: here it is counted.
-                self._tally.purse.settle(usd)
-                mine.meant[entry.job] = lane
-                if not mine.runs_here:
-                    self._lanes[lane].day.recall([(entry.at, usd)])
-            case Refused() | Rejected(charged=False) if entry.job in mine.meant:
-                lane, usd = mine.meant.pop(entry.job), past.price_usd
-                if not mine.runs_here:
-                    self._lanes[lane].day.release(usd)
-            case _:
-                pass
-        self._tally.count(entry.job, entry.event, past)
+    def _count_entry(self, entry: Entry, history: History, mine: "Seated") -> None:
+        attempt = self._tally.count(entry, history)
+        if attempt is None:
+            return
+        begins = isinstance(entry.event, Intended)
+        if begins:
+            # A shard's offer reserved it from what was dealt: here it is counted.
+            self._tally.purse.settle(attempt.cost_usd)
+        if mine.runs_here:
+            return
+        day = self._lanes[attempt.lane].day
+        if begins:
+            day.recall([(entry.at, attempt.price_usd)])
+        elif attempt.charged is False:
+            day.release(attempt.price_usd)
 
     async def _deal(self) -> None:
         own = {
@@ -322,8 +322,6 @@ class Seated:
         """What is in the tally of a run whose records are not known yet."""
         self.known = known
         """The first generation whose records are not in the tally."""
-        self.meant: dict[str, str] = {}
-        """The lane of each life's latest submit."""
         self.done = False
         self.begun = False
         """Whether a process is known to be at it, heard or not."""

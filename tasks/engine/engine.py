@@ -262,7 +262,7 @@ class Engine:
         )
 
     async def _record_for_others(self, key: str, event: Event) -> None:
-        history = await self._ledger.record(key, event)
+        _, history = await self._ledger.record(key, event)
         self.tally.count_other(event, history)
         self._heed(event)
 
@@ -273,10 +273,10 @@ class Engine:
 
     async def record(self, key: str, event: Event) -> None:
         """Put an event on record, and count it."""
-        past = await self._ledger.record(key, event)
+        entry, history = await self._ledger.record(key, event)
         if isinstance(event, Accepted):
             self.doubts.learn(event.ticket)
-        self.tally.count(key, event, past)
+        self.tally.count(entry, history)
         self._heed(event)
 
     def _heed(self, event: Event) -> None:

@@ -2,51 +2,20 @@
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from decimal import Decimal
 from statistics import median
 from typing import Final
 
-from manifests.lifecycle import (
-    FREE,
-    Accepted,
-    Discarded,
-    Event,
-    Forgotten,
-    Generated,
-    History,
-    Intended,
-    Published,
-    Refused,
-    Rejected,
-)
+from manifests.accounting.attempts import Attempt, Outcome
+from manifests.accounting.totals import LaneTotals
 
 LATEST: Final = 500
 """Clips whose times a median is of."""
 
 
 @dataclass(slots=True)
-class Counts:
-    """What was bought on one lane, as a run says it of itself."""
-
-    submits: int = 0
-    accepted: int = 0
-    clips: int = 0
-    free: int = 0
-    """Submits that came to nothing and were not charged."""
-    lost: int = 0
-    """Submits that were charged, and no good clip came of them."""
-    usd: Decimal = FREE
-
-    def add(self, other: "Counts", times: int) -> None:
-        """So many times as much more was bought; less, where that is below 0."""
-        for each in fields(Counts):
-            more = times * getattr(other, each.name)
-            setattr(self, each.name, getattr(self, each.name) + more)
-
-
-@dataclass(slots=True)
-class Line(Counts):
+class Line(LaneTotals):
     """What was bought on one lane."""
 
     _took: deque[float] = field(default_factory=lambda: deque[float](maxlen=LATEST))
@@ -61,23 +30,11 @@ class Line(Counts):
         """From a submit's acceptance to its clip."""
         return median(self._took) if self._took else None
 
-    def count(self, event: Event, past: History, usd: Decimal) -> None:
-        self.usd += usd
-        match event:
-            case Intended():
-                self.submits += 1
-            case Accepted():
-                self.accepted += 1
-            case Generated() if past.accepted_at and past.generated_at:
-                self._took.append(past.generated_at - past.accepted_at)
-            case Published():
-                self.clips += 1
-            case Refused() | Rejected(charged=False):
-                self.free += 1
-            case Rejected() | Discarded() | Forgotten():
-                self.lost += 1
-            case _:
-                pass
+    def learn(self, attempt: Attempt) -> None:
+        """Take note of how long a clip took, once it is generated."""
+        began, ended = attempt.accepted_at, attempt.generated_at
+        if began and ended:
+            self._took.append(ended - began)
 
 
 @dataclass(slots=True)
@@ -87,23 +44,26 @@ class Bill:
     lines: dict[str, Line] = field(default_factory=dict[str, Line])
     """By the lane's name, in the order of their first submits."""
 
-    def count(self, event: Event, past: History, usd: Decimal) -> None:
-        """One more event of what this run has bought, the history it made, and what that
-        has added to the cost."""
-        line = self.lines.setdefault(past.lane or "", Line())
-        line.count(event, past, usd)
+    def replace(self, before: Attempt | None, after: Attempt) -> None:
+        """Count an attempt of this run after an event, in place of the one before it."""
+        line = self.lines.get(after.lane)
+        if line is None:
+            line = self.lines[after.lane] = Line()
+        line.replace(before, after)
+        if after.outcome is Outcome.GENERATED:
+            line.learn(after)
 
-    def add(self, other: Mapping[str, Counts], times: int) -> None:
+    def add(self, other: Mapping[str, LaneTotals], times: int) -> None:
         """What another run bought, by lane: so many times as much more."""
         for lane, counts in other.items():
             self.lines.setdefault(lane, Line()).add(counts, times)
 
-    def counts(self) -> dict[str, Counts]:
+    def counts(self) -> dict[str, LaneTotals]:
         """By lane: how it stands now."""
-        told = {lane: Counts() for lane in self.lines}
-        for lane, counts in told.items():
-            counts.add(self.lines[lane], 1)
-        return told
+        counts = {lane: LaneTotals() for lane in self.lines}
+        for lane, totals in counts.items():
+            totals.add(self.lines[lane])
+        return counts
 
     def __iter__(self) -> Iterator[tuple[str, Line]]:
         return iter(self.lines.items())

@@ -3,18 +3,17 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 from enum import StrEnum, auto
 from typing import Final
 
+from manifests.accounting.attempts import Attempt, Attempts
 from manifests.expiry import EXPIRED
 from manifests.lifecycle import (
-    OVER,
     Accepted,
     Discarded,
+    Entry,
     Event,
     History,
-    Intended,
     Published,
     Rejected,
     State,
@@ -89,8 +88,8 @@ class Tally:
     """The first few of these jobs, by the first reasons that there were."""
     bill: Bill = field(default_factory=Bill)
     """What was bought, by lane."""
-    _spent: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
-    """What each job of which this run has bought something has cost."""
+    _attempts: Attempts = field(default_factory=Attempts)
+    """Those that this run submitted: no other attempt's money is counted."""
 
     def rest(self, job_id: str, why: Why, reason: str) -> None:
         self.resting[job_id] = Rest(why, reason)
@@ -118,14 +117,14 @@ class Tally:
             case _:
                 pass
 
-    def count(self, job_id: str, event: Event, past: History) -> None:
-        """One more event on record, and the history it made."""
-        self.faults.count(event, past)
-        match event:
-            case Intended():
-                # The offer reserved it.
-                self._spent[job_id] = past.spent_usd
-                self.bill.count(event, past, past.price_usd)
+    def count(self, entry: Entry, history: History) -> Attempt | None:
+        """Count one more entry, which made this history of its job.
+
+        The attempt of this run that it begins, changes or ends is returned, if it is one.
+        The price of an attempt was reserved before its `Intended` was recorded.
+        """
+        self.faults.count(entry.event, history)
+        match entry.event:
             case Accepted():
                 self.bought += 1
             case Published():
@@ -136,11 +135,10 @@ class Tally:
                 self.expired += reason.startswith(EXPIRED)
             case _:
                 pass
-        # What an earlier run bought was never this run's money.
-        if job_id in self._spent and not isinstance(event, Intended):
-            more = past.spent_usd - self._spent[job_id]
-            self.purse.settle(more)
-            self.bill.count(event, past, more)
-            self._spent[job_id] = past.spent_usd
-            if past.state in OVER:
-                del self._spent[job_id]
+        before = self._attempts.under_way.get(entry.job)
+        after = self._attempts.add(entry)
+        if after is not None:
+            self.bill.replace(before, after)
+            if before is not None:
+                self.purse.settle(after.cost_usd - before.cost_usd)
+        return after

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manifests.accounting.attempts import attempts as attempts_of
 from manifests.lifecycle import (
     OVER,
     Accepted,
@@ -26,8 +27,7 @@ from manifests.lifecycle import (
     Ticket,
     fold,
 )
-from manifests.output.attempts import ATTEMPTS, KEY, attempts_table
-from manifests.output.attempts import attempts as attempts_of
+from manifests.output.attempts import ATTEMPTS, KEY, attempts_table, frame
 
 PRICE = Decimal("0.15")
 INTENDED = Intended(
@@ -204,7 +204,7 @@ def test_what_the_attempts_cost_is_what_the_jobs_have_spent_to_the_cent(
 ):
     path = tmp_path_factory.mktemp("nights") / "attempts.parquet"
     entries = data.draw(lives_of(["a", "b"]))
-    whole = pl.DataFrame([*attempts_of(entries)], ATTEMPTS, orient="row")
+    whole = frame(attempts_of(entries))
     assert whole.height == sum(past.attempts for past in fold(entries).values())
     assert whole["charged_usd"].sum() == sum(
         past.spent_usd for past in fold(entries).values()
@@ -222,7 +222,7 @@ def test_what_the_attempts_cost_is_what_the_jobs_have_spent_to_the_cent(
             add(nights[begin:end])
         tables.append(pl.read_parquet(path))
 
-    every = pl.DataFrame([*attempts_of(nights)], ATTEMPTS, orient="row")
+    every = frame(attempts_of(nights))
     latest = pl.concat([every.clear(), *tables]).unique(KEY, keep="last")
     assert latest.sort(KEY).equals(every.sort(KEY))
     for table in tables:

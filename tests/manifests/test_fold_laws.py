@@ -19,6 +19,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from manifests.accounting.attempts import attempts
 from manifests.lifecycle import (
     LOST,
     NEW,
@@ -315,6 +316,15 @@ class Fold(RuleBasedStateMachine):
     def what_was_spent_is_what_every_attempt_cost_and_never_less_than_nothing(self):
         for name, past in self.lives.items():
             assert past.spent_usd == sum(self.model[name].costs) >= 0
+
+    @invariant()
+    def each_attempt_costs_what_the_model_says(self):
+        costs = defaultdict(list)
+        for attempt in attempts(self.entries):
+            costs[attempt.job].append(attempt.cost_usd)
+        assert costs == {
+            name: life.costs for name, life in self.model.items() if life.costs
+        }
 
     @invariant()
     def what_is_on_record_is_read_as_it_was_written(self):

@@ -15,6 +15,7 @@ import pytest
 from manifests import job_keys as numbers
 from manifests.lifecycle import (
     Accepted,
+    Entry,
     Generated,
     History,
     IllegalTransitionError,
@@ -40,11 +41,12 @@ pytestmark = [pytest.mark.anyio, pytest.mark.core]
 async def test_what_was_recorded_is_there_for_the_next_to_open(objects: Objects):
     first = await Ledger.open(objects, name="Portraits, night 1", clock=at(1000))
     await first.record(job("a"), INTENDED)
-    told = await first.record(job("a"), Accepted(TICKET))
+    entry, told = await first.record(job("a"), Accepted(TICKET))
     await first.close()
 
     second = await Ledger.open(objects, name="Portraits, night 2", clock=at(1001))
 
+    assert entry == Entry(job("a"), 1000.0, Accepted(TICKET))
     assert told.state is State.ACCEPTED
     assert second.history(job("a")) == told == first.history(job("a"))
     assert second.lives == {job("a"): told}
@@ -79,13 +81,13 @@ async def test_what_cannot_be_written_fails_its_own_caller_only(objects: Objects
         )
 
         assert isinstance(told, UnicodeEncodeError)
-        assert isinstance(beside, History)
+        assert isinstance(beside, tuple)
         # Nor is anything in the way of what is told next, of the same job or at the end.
         await ledger.record(job("a"), Refused("no"))
         await ledger.close()
     durable = await ledgers.histories(objects)
     assert durable[job("a")].reason == "no"
-    assert durable[job("b")] == beside
+    assert durable[job("b")] == beside[1]
 
 
 async def test_amounts_are_kept_to_the_last_digit(objects: Objects):
@@ -132,8 +134,8 @@ async def test_events_of_one_job_keep_their_order_while_the_first_is_being_writt
     intended = asyncio.create_task(ledger.record(job("a"), INTENDED))
     accepted = asyncio.create_task(ledger.record(job("a"), Accepted(TICKET)))
 
-    assert (await intended).state is State.IN_DOUBT
-    assert (await accepted).state is State.ACCEPTED
+    assert (await intended)[1].state is State.IN_DOUBT
+    assert (await accepted)[1].state is State.ACCEPTED
     await ledger.close()
 
 
@@ -162,7 +164,7 @@ async def test_a_caller_who_is_cancelled_has_recorded_once_and_harms_nobody(
     await ledger.close()
 
     assert all(isinstance(x, asyncio.CancelledError) for x in results[::2])
-    assert all(isinstance(x, History) for x in results[1::2])
+    assert all(isinstance(x, tuple) for x in results[1::2])
     entries = await ledgers.read(objects)
     assert {entry.job for entry in entries} == {job(n) for n in range(50)}
     assert len(entries) == 50
@@ -176,7 +178,7 @@ async def test_what_is_queued_is_written_before_the_ledger_closes(objects: Objec
     await ledger.close()
     await ledger.close()
 
-    assert (await recording).state is State.IN_DOUBT
+    assert (await recording)[1].state is State.IN_DOUBT
     with pytest.raises(LedgerError, match="closed"):
         await ledger.record(job("a"), Accepted(TICKET))
 
@@ -310,11 +312,11 @@ async def test_of_eight_who_take_over_at_once_one_is_alive(root: str):
     )
 
     assert all(isinstance(x, Ledger | FencedError) for x in results)
-    assert all(isinstance(x, History | FencedError) for x in recorded)
+    assert all(isinstance(x, tuple | FencedError) for x in recorded)
     alive = [
         ledger
         for ledger, result in zip(opened, recorded, strict=True)
-        if isinstance(result, History)
+        if isinstance(result, tuple)
     ]
     assert len(alive) == 1
     written = await ledgers.read(Objects.open(root))

@@ -143,7 +143,8 @@ def test_a_part_that_cannot_be_put_keeps_nobody_waiting(
 
 async def test_a_shard_writes_a_stream_of_its_own(objects: Objects):
     ledger = await Ledger.open(objects, name="night")
-    before = {job("before"): await ledger.record(job("before"), INTENDED)}
+    _, history = await ledger.record(job("before"), INTENDED)
+    before = {job("before"): history}
 
     shard = await Ledger.join(
         Objects.open(objects.root), batch=ledger.batch, shard=7, before=before
@@ -199,7 +200,7 @@ async def test_of_many_who_join_as_one_shard_one_is_alive(objects: Objects):
 
     assert all(isinstance(one, Ledger | FencedError) for one in joined)
     assert [one for one in told if not isinstance(one, FencedError)]
-    assert sum(isinstance(one, History) for one in told) == 1
+    assert sum(isinstance(one, tuple) for one in told) == 1
     for one in (*shards, ledger):
         await one.close()
     assert [entry.job for entry in await ledgers.read(objects)] == [job("a")]
@@ -312,9 +313,9 @@ def test_a_store_that_is_away_is_waited_for(
         await asyncio.sleep(580.0)
         assert not recording.done()
         simulated.before = None
-        told = await recording
+        _, history = await recording
         await ledger.close()
-        return told
+        return history
 
     assert run(night).state is State.IN_DOUBT
     lines = [one for one in caplog.messages if one.startswith("ledger.write_delayed")]
@@ -375,7 +376,7 @@ def test_whoever_buys_is_told_at_once_why_nothing_is_recorded(simulated: Simulat
         await asyncio.sleep(20)
         # It may be that somebody grants it again.
         simulated.before = None
-        assert (await recording).state is State.IN_DOUBT
+        assert (await recording)[1].state is State.IN_DOUBT
         await ledger.close()
 
     said: list[tuple[str, float]] = []
@@ -401,11 +402,11 @@ async def test_a_full_disk_has_room_for_what_is_under_way(
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", fsync)
-    told = await ledger.record(job("a"), INTENDED)
+    _, history = await ledger.record(job("a"), INTENDED)
     monkeypatch.undo()
     await ledger.close()
 
-    assert told.state is State.IN_DOUBT
+    assert history.state is State.IN_DOUBT
     assert not ballast.exists()
     assert len(said) == 1
     assert said[0].endswith("the disk is full")

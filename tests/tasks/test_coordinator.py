@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import pytest
 
+from manifests.accounting.totals import LaneTotals
 from manifests.lifecycle import State
 from storage.ledger import segments
 from storage.ledger.ledger import FencedError, histories
@@ -29,7 +30,6 @@ from tasks.distributed.reports import AGREED, Table
 from tasks.distributed.shard_run import run_shard
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine.environment import REAL
-from tasks.engine.lane_costs import Counts
 from tests.tasks.conftest import KEYS
 
 pytestmark = pytest.mark.anyio
@@ -396,7 +396,7 @@ async def test_a_lane_that_one_machine_closed_for_itself_is_open_to_the_others(w
         table.seat(1)
         for generation in range(1, AGREED):
             await one_of(0, generation, **its_own)
-        await one_of(1, 1, bill={lane.name: Counts(submits=1, accepted=1)})
+        await one_of(1, 1, bill={lane.name: LaneTotals(submits=1, accepted=1)})
         for generation in range(AGREED, 2 * AGREED):
             await one_of(0, generation, **its_own)
             if generation == AGREED:
