@@ -1,8 +1,9 @@
-"""Places: the absolute URIs that a manifest's images mean, worked out by name alone."""
+"""URIs of images: made absolute by name alone, and without their signatures."""
 
 import re
 from functools import lru_cache
 from typing import Final
+from urllib.parse import unquote
 
 SCHEMES: Final = frozenset(
     "file http https s3 s3a gs gcs az abfs abfss adl hf memory zip tar ftp ftps sftp ssh "
@@ -59,3 +60,119 @@ def _folder(base: str) -> tuple[str, tuple[str, ...]]:
         host, _, path = path.partition("/")
         root = f"{root}{host}/"
     return root, tuple(path.split("/")[:-1])
+
+
+# What signs a link: the parameters that give each kind away, then all that it adds. Only
+# what is given away is taken off, and no more: `Expires` alone, or `token`, may be what
+# tells one still from another, and OSS crops a picture by a parameter called
+# `x-oss-process`. A version's id, a size, a crop are never part of a proof.
+# Read in the documentation of AWS, Google Cloud, Azure, Alibaba Cloud, Tencent Cloud,
+# Huawei Cloud and bunny.net, 2026-11.
+_PROOFS: Final = tuple(
+    (frozenset(given_away.split()), re.compile(adds.replace(" ", "|")))
+    for given_away, adds in {
+        # S3, version 4: R2, B2, MinIO and most others too. All that begins with x-amz-
+        # is a header moved into the link, and decides nothing about what is read.
+        "x-amz-signature": "x-amz-.* x-id",
+        "awsaccesskeyid signature": (
+            "awsaccesskeyid signature expires x-amz-security-token"
+        ),
+        # CloudFront.
+        "key-pair-id signature": "key-pair-id signature expires policy hash-algorithm",
+        # Google Cloud Storage, version 4 and version 2; Cloud CDN.
+        "x-goog-signature": "x-goog-.*",
+        "googleaccessid signature": "googleaccessid signature expires",
+        "keyname signature": "keyname signature expires urlprefix",
+        # Azure: a shared access signature, of a service, an account or a user.
+        "sv sig": (
+            "sv sig se st sp sr ss srt si sip spr ses sdd skoid sktid skt ske sks skv "
+            "saoid suoid scid skdutid sduoid"
+        ),
+        # Alibaba OSS, version 1, then versions 2 and 4.
+        "ossaccesskeyid signature": "ossaccesskeyid signature expires security-token",
+        "x-oss-signature": (
+            "x-oss-signature x-oss-signature-version x-oss-credential x-oss-date "
+            "x-oss-expires x-oss-access-key-id x-oss-additional-headers "
+            "x-oss-security-token"
+        ),
+        # Tencent COS.
+        "q-signature": (
+            "q-sign-algorithm q-ak q-sign-time q-key-time q-header-list "
+            "q-url-param-list q-signature x-cos-security-token"
+        ),
+        # Huawei OBS.
+        "accesskeyid signature": "accesskeyid signature expires x-obs-security-token",
+        # bunny.net, for a folder; for a file it is `token` and `expires`, which is
+        # what many a site calls that which names the file.
+        "token expires token_path": (
+            "token expires token_path token_countries token_countries_blocked "
+            "token_ignore_params"
+        ),
+    }.items()
+)
+
+_CHAINED: Final = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]*(?:://|::))")
+_START: Final = re.compile(r"([^\w/]*([A-Za-z][A-Za-z0-9+.-]*)://)([^/?#]*@)?")
+# A password with a / ? or # that nobody escaped: what should be a port is no number, and
+# nothing can open it.
+_UNESCAPED: Final = re.compile(r"[^/?#@:\[]*:(?![0-9]*(?:[/?#]|$)).*@", re.DOTALL)
+
+# Where what is before the @ is a container, a bucket, a repository, or part of a path.
+_NAMED_AT: Final = frozenset(
+    "abfs abfss adl az wasb wasbs oci git github hf box dbfs dropbox gdrive "
+    "file local memory zip tar libarchive".split()
+)
+# Where whoever logs in decides what a path means: each has a folder of their own.
+_LOGINS: Final = frozenset("ftp ftps sftp ssh smb hdfs webhdfs".split())
+_WEB: Final = frozenset({"http", "https"})
+_HOSTED: Final = _WEB | _LOGINS
+
+
+def unsigned(uri: str) -> str:
+    """The URI without what only proves the right to read it.
+
+    A link that is signed anew each night names the same still, and its signature,
+    password or token is nobody's to keep. All else stays as it is, to the letter: two
+    stills never become one. Any text will do, a URI or not.
+    """
+    if "?" in uri or "@" in uri or "#" in uri:
+        return "::".join(map(_unproved, _CHAINED.split(uri)))
+    return uri
+
+
+def _unproved(link: str) -> str:
+    """One link of a chain such as `zip://a.jpg::https://host/stills.zip`."""
+    if start := _START.match(link):
+        scheme, user, rest = start[2].lower(), start[3] or "", link[start.end() :]
+        if scheme in _HOSTED and (odd := _UNESCAPED.match(rest)):
+            user, rest = odd[0], rest[odd.end() :]
+        link = start[1] + _account(scheme, user) + rest
+        if scheme in _WEB:
+            # Never sent, so it decides nothing; elsewhere # is a letter like any other.
+            link = link.partition("#")[0]
+    place, asks, query = link.partition("?")
+    if not asks:
+        return link
+    query, hashed, rest = query.partition("#")
+    kept = _kept(query.split("&"))
+    return f"{place}?{'&'.join(kept)}{hashed}{rest}" if kept else place + hashed + rest
+
+
+def _account(scheme: str, user: str) -> str:
+    """What stays of `name:password@`; a name alone may be a token, where it is no login."""
+    if scheme in _NAMED_AT:
+        return user
+    name = user[:-1].partition(":")[0] if scheme in _LOGINS else ""
+    return f"{name}@" if name else ""
+
+
+def _kept(parameters: list[str]) -> list[str]:
+    # Decoded to be compared only: ?k=%FF and ?k=%FE are two stills.
+    names = [unquote(each.partition("=")[0]).lower() for each in parameters]
+    there = {*names}
+    proofs = [adds for given_away, adds in _PROOFS if given_away <= there]
+    return [
+        each
+        for each, name in zip(parameters, names, strict=True)
+        if not any(adds.fullmatch(name) for adds in proofs)
+    ]

@@ -18,7 +18,7 @@ from fsspec.implementations.cached import CachingFileSystem
 from obstore.exceptions import BaseError
 from obstore.fsspec import FsspecStore
 
-from manifests.jobs import unsigned
+from manifests.uris import unsigned
 from storage.objects.connect import CLIENT, REMOTE, bucket, local_path, signed
 from storage.objects.errors import StorageError, UnavailableError, reason, translated
 

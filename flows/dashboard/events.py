@@ -12,7 +12,7 @@ from typing import Any
 
 from prefect.events import emit_event
 
-from manifests.jobs import unsigned
+from manifests.uris import unsigned
 from tasks.batch.batch import Night
 from tasks.batch.summary import Summary
 from tasks.engine.stats import Why

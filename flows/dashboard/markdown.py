@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from manifests.jobs import unsigned
+from manifests.uris import unsigned
 
 
 def table(

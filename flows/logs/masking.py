@@ -9,7 +9,7 @@ import re
 from typing import Final
 from urllib.parse import quote
 
-from manifests.jobs import unsigned
+from manifests.uris import unsigned
 
 MASK: Final = "***"
 

@@ -11,8 +11,9 @@ from typing import Final
 
 import polars as pl
 
-from manifests.jobs import Job, unsigned
+from manifests.jobs import Job
 from manifests.parquet import MONEY
+from manifests.uris import unsigned
 
 _MOST_USD: Final = 1e9
 """A limit above this is no limit, and fits."""

@@ -12,8 +12,7 @@ from typing import Final
 import polars as pl
 
 from manifests.job_keys import keys
-from manifests.jobs import unsigned
-from manifests.uris import absolute
+from manifests.uris import absolute, unsigned
 
 DECISIVE: Final = (
     "image",

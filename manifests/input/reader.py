@@ -20,9 +20,9 @@ from manifests.input.first_pass import surveyed
 from manifests.input.job_ids import DECISIVE, keyed
 from manifests.input.plan import Plan, Rows, todo
 from manifests.input.validation import Complaint
-from manifests.jobs import Job, Order, unsigned
+from manifests.jobs import Job, Order
 from manifests.parquet import MONEY, spans
-from manifests.uris import absolute
+from manifests.uris import absolute, unsigned
 
 __all__ = ["Complaint", "ManifestError", "Plan", "check", "demand", "orders", "todo"]
 

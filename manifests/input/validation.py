@@ -9,8 +9,8 @@ import polars as pl
 from manifests.catalogue.loader import shipped
 from manifests.catalogue.routes import Route
 from manifests.input.columns import COLUMNS, WHOLE, absent
-from manifests.jobs import SEEDS, AspectRatio, Content, Job, Resolution, unsigned
-from manifests.uris import SCHEMES
+from manifests.jobs import SEEDS, AspectRatio, Content, Job, Resolution
+from manifests.uris import SCHEMES, unsigned
 
 SHOWN: Final = 200
 """How many characters of a value a complaint repeats."""

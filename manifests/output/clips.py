@@ -13,9 +13,9 @@ from manifests.input.columns import reading, scan
 from manifests.input.embedded_images import COLUMN as EMBEDDED
 from manifests.input.plan import Plan
 from manifests.job_keys import KEY, ids
-from manifests.jobs import unsigned
 from manifests.lifecycle import NEW, History, State
 from manifests.parquet import MONEY, SLICE, written
+from manifests.uris import unsigned
 
 INVALID: Final = "invalid"
 """The state of a row that is no job: the reason is its complaints."""

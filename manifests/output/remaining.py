@@ -15,11 +15,10 @@ from manifests.input.columns import reading
 from manifests.input.embedded_images import COLUMN as EMBEDDED
 from manifests.input.plan import Plan
 from manifests.input.validation import ODD_PLACE
-from manifests.jobs import unsigned
 from manifests.lifecycle import State
 from manifests.output.clips import INVALID, Outcomes, Tell, fates
 from manifests.parquet import MONEY, SLICE, groups, opened
-from manifests.uris import absolute
+from manifests.uris import absolute, unsigned
 
 # pyarrow ships no types; `Any` says so once, here and in parquet.py.
 _arrow: Final[Any] = import_module("pyarrow")

@@ -13,7 +13,8 @@ import polars as pl
 
 from manifests.input import reader
 from manifests.input.reader import ManifestError, Plan
-from manifests.jobs import Order, unsigned
+from manifests.jobs import Order
+from manifests.uris import unsigned
 from storage import sources
 from storage.media.stills import BadStillError
 from storage.sources import OpeningError

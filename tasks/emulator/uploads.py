@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import httpx
 from PIL import Image
 
-from manifests.jobs import unsigned
+from manifests.uris import unsigned
 
 LARGEST_STILL: Final = 10 * 2**20
 FORMATS: Final = ("JPEG", "PNG", "WEBP")

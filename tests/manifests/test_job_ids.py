@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from manifests.input.job_ids import DECISIVE, keyed
 from manifests.job_keys import ids
-from manifests.jobs import Job, unsigned
-from manifests.uris import absolute
+from manifests.jobs import Job
+from manifests.uris import absolute, unsigned
 
 TYPES = dict.fromkeys(DECISIVE, pl.String) | {
     "duration_s": pl.Int64,

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifests.jobs import SEEDS, Job, unsigned
+from manifests.jobs import SEEDS, Job
+from manifests.uris import unsigned
 
 PLAIN = Job(image="s3://b/a.jpg", prompt="p")
 HOSTS = st.from_regex(r"[a-z0-9.-]{1,20}", fullmatch=True)

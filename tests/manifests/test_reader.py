@@ -15,7 +15,8 @@ from manifests.catalogue.loader import load
 from manifests.input import embedded_images
 from manifests.input.reader import ManifestError, check, orders
 from manifests.job_keys import ids
-from manifests.jobs import SEEDS, unsigned
+from manifests.jobs import SEEDS
+from manifests.uris import unsigned
 
 URI = "s3://bucket/in/m.parquet"
 ROUTES = [*load().routes.values()]
