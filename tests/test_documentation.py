@@ -14,6 +14,7 @@ from docs.tools.glossary_links import linked
 from docs.tools.markdown import UnknownPartError, filled, names
 from docs.tools.settings_tables import settings_table
 from flows.config.schema import EngineSettings, LaneSettings
+from storage import layout
 from tasks.providers import PROVIDERS
 
 WRITTEN = [*generate.pages()]
@@ -132,6 +133,16 @@ def test_each_page_is_in_the_index():
     missing = {*generate.DOCS.rglob("*.md")} - listed - {index}
 
     assert missing == set()
+
+
+def test_page_of_the_root_names_each_place():
+    """A folder or object below the root that the page leaves out puzzles its owner."""
+    page = (generate.DOCS / "reference" / "root.md").read_text("utf-8")
+    places = [each for each in vars(layout).values() if isinstance(each, str)]
+    keys = [each for each in places if re.fullmatch(r"[a-z]+(/[a-z]+)?(\.json)?", each)]
+
+    assert len(keys) > 5
+    assert [key for key in keys if key not in page] == []
 
 
 def test_glossary_has_one_sentence_for_each_word():
