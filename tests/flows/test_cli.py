@@ -67,6 +67,7 @@ def signed_host(still: bytes) -> Iterator[str]:
 
 @pytest.mark.core
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_demo_makes_every_example_with_no_server_and_buys_nothing_twice(
     bench, tmp_path
 ):
@@ -74,7 +75,7 @@ def test_the_demo_makes_every_example_with_no_server_and_buys_nothing_twice(
     manifest = pl.read_parquet(ROOT / "examples" / "manifest.parquet")
     alone = {"PREFECT_HOME": str(tmp_path / "home"), "PREFECT_API_URL": ""}
 
-    first = bench.nightreel("demo", "--root", "reel", **alone)
+    first = bench.start("demo", "--root", "reel", **alone).ended(within_s=180)
     again = bench.nightreel("demo", "--root", "reel")
 
     clips = bench.table(root="reel")
