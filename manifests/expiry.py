@@ -12,13 +12,13 @@ from manifests.catalogue.routes import Route
 from manifests.lifecycle import Discarded, State
 
 AT_PROVIDERS: Final = frozenset({State.ACCEPTED, State.GENERATED})
-"""Where a clip is paid for and not yet ours."""
+"""States in which a clip is paid for and not yet published."""
 
 LEAST_S: Final = 3600
-"""What is reckoned with, where nobody knows, to fetch it in time: Replicate's hour."""
+"""The time assumed for an unknown provider, to fetch a clip in time: Replicate's hour."""
 
 MOST_S: Final = 30 * 24 * 3600
-"""What is reckoned with, where nobody knows, before it is given up: Kling's month."""
+"""The time assumed for an unknown provider, to give a clip up: Kling's month."""
 
 LONGEST_RUN_S: Final = 24 * 3600
 """How long after it was accepted a job may yet have been at work, where its end was seen
@@ -77,7 +77,7 @@ def in_use(
 
 
 def expired(provider: str, why: str) -> Discarded:
-    """What became of a clip that its provider kept no longer."""
+    """The event of a clip that its provider has deleted."""
     return Discarded(f"{EXPIRED}{provider}: {why}, it was paid for and is lost")
 
 

@@ -38,7 +38,7 @@ class Job:
     """The seed the row asks for; None draws one from the job's id."""
     take: int = 1
     content: Content | Literal[""] = ""
-    """What its model must be made to show; "" where the row does not say."""
+    """The kind of clips its model must be made for; "" if the row does not say."""
     id: str = field(init=False, compare=False)
     """32 hex digits."""
 
@@ -76,6 +76,6 @@ class Order:
 
     job: Job
     still: str
-    """Where the still's bytes can be read now; may carry a signature, so never recorded."""
+    """The URI to read the still from; it may carry a signature, so it is never recorded."""
     priority: int = 0
     max_usd: Decimal | None = None

@@ -18,7 +18,7 @@ in doubt. A job in doubt may have been paid for, so it is never submitted again.
 
 Doubted says why the answer never came. Refused: not charged, may go again. Risked: it
 may have been charged, and its owner lets it go again all the same. Discarded: charged,
-but there is no good clip, may go again with the next seed. Forgotten: whoever made it
+but there is no good clip, may go again with the next seed. Forgotten: the GPU server
 restarted, and has it no more; may go again with the same seed. Rejected: never, here or
 anywhere. Only what was accepted is discarded: who knows that a submit in doubt was
 charged and lost has its ticket, and records that first.
@@ -43,7 +43,7 @@ from typing import Final, Literal
 FREE: Final = Decimal(0)
 
 Lost = Literal["gateway", "unclear", "broken", "silent", "unread"]
-"""What became of an answer, likeliest refused first: a gateway gave its own; it came and
+"""How an answer was lost, likeliest refused first: a gateway gave its own; it came and
 says nothing certain; it broke off; it never came in time; it came, is no refusal, and
 our own code could not read it."""
 
@@ -51,7 +51,7 @@ LOST: Final[tuple[Lost, ...]] = ("gateway", "unclear", "broken", "silent", "unre
 
 
 class State(StrEnum):
-    """Where a job is in its life."""
+    """The state of a job."""
 
     PENDING = auto()
     IN_DOUBT = auto()
@@ -74,7 +74,7 @@ class Ticket:
 
 
 UNBILLED: Final = "own-"
-"""Begins the mark of a submit to a GPU of one's own: the lane said `paid = false`."""
+"""Begins the mark of a submit to your own GPU: the lane said `paid = false`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +86,7 @@ class Intended:
     price_usd: Decimal
     seed: int
     mark: str = ""
-    """What the provider's own record of the request can be told by, if it keeps one;
+    """The text that identifies the request in the provider's records, if it keeps any;
     it begins with `UNBILLED` where nobody sends a bill."""
 
 
@@ -128,7 +128,7 @@ class Discarded:
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """A GPU of one's own was at work on it, and knows it no more."""
+    """Your own GPU server was at work on it, and has no record of it any more."""
 
     reason: str
 
@@ -155,14 +155,14 @@ class Generated:
     seed: int | None = None
     """The seed the provider says it used, where it says so."""
     usd: Decimal | None = None
-    """What it says it charged: not always the price that was listed."""
+    """The charge that the provider states: not always the listed price."""
     stages: str | None = None
     """The seconds that each stage of making it took, as a JSON object, where it says so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What a clip is, as it was found when it was checked."""
+    """Properties of a clip, as its check measured them."""
 
     sha256: str
     bytes: int
@@ -184,12 +184,12 @@ class Published:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:
-    """What an attempt came to cost is not what was counted for it."""
+    """A correction of what an ended attempt cost."""
 
     attempt: int
     """Which of the job's submits, from 1."""
     usd: Decimal
-    """What is to be added to what was counted: less than 0 where money came back."""
+    """The amount to be added to the cost; less than 0 for a refund."""
     reason: str
 
 
@@ -242,7 +242,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[type[Event], State]]] = {
 }
 
 OVER: Final = frozenset({State.PUBLISHED, State.REJECTED})
-"""Where a job's life has ended: what follows is only about money."""
+"""States in which a job has ended: later events are only about money."""
 
 
 def added_usd(event: Event, counted_usd: Decimal) -> Decimal:
@@ -285,28 +285,28 @@ class History:
     failures: int = 0
     """Attempts that a provider accepted and then did not deliver on."""
     discards: int = 0
-    """Attempts that were charged and came to nothing: each moves the seed on by one."""
+    """Attempts that were charged and brought no clip: each moves the seed on by one."""
     losses: int = 0
-    """Attempts that a GPU of one's own was at work on, and forgot."""
+    """Attempts that your own GPU server was at work on, and forgot."""
     risks: int = 0
-    """Submits in doubt that the owner let go again."""
+    """Submits in doubt that the owner had submitted again."""
     parks: int = 0
     """Times that our own code failed on the clip of the latest attempt."""
     failed_route: str | None = None
-    """Where the last attempt that was accepted came to nothing."""
+    """The route of the last accepted attempt that brought no clip."""
     lane: str | None = None
     route: str | None = None
     price_usd: Decimal = FREE
     """The price of the attempt that is under way or was the last: as it was listed, until
     the provider says what it charged."""
     spent_usd: Decimal = FREE
-    """What all attempts cost; a submit in doubt counts as spent."""
+    """The cost of all attempts; a submit in doubt counts as spent."""
     seed: int | None = None
     mark: str = ""
     stages: str | None = None
-    """What took how long where its clip was made: see Generated."""
+    """The seconds of each stage of making the clip: see Generated."""
     lost: Lost | None = None
-    """What became of the answer, while in doubt."""
+    """How the answer was lost, while in doubt."""
     ticket: Ticket | None = None
     uri: str | None = None
     facts: Facts | None = None
@@ -318,7 +318,7 @@ class History:
 
     @property
     def billed(self) -> bool:
-        """Whether somebody is paid for its attempt, whatever its lane is by now."""
+        """Whether somebody is paid for its attempt, whatever its lane is now."""
         return not self.mark.startswith(UNBILLED)
 
     @property

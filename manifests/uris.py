@@ -10,7 +10,7 @@ SCHEMES: Final = frozenset(
     "smb hdfs webhdfs oss oci box gdrive dropbox github git lakefs dbfs wandb local "
     "simplecache filecache blockcache libarchive webdav".split()
 )
-"""What fsspec can open, and its chains such as `zip://a.jpg::s3://bucket/stills.zip`."""
+"""The schemes that fsspec can open, and its chains such as `zip://a.jpg::s3://bucket/stills.zip`."""
 
 _HOSTLESS: Final = frozenset({"file", "local", "memory", "zip", "tar", "libarchive"})
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(://|::)")
@@ -51,7 +51,7 @@ def _beside(base: str, name: str) -> str:
 
 @lru_cache(maxsize=8)
 def _folder(base: str) -> tuple[str, tuple[str, ...]]:
-    """Where `..` stops climbing (a host, a bucket, the root), and the folders below it."""
+    """The host, bucket or root above which `..` cannot go, and the folders below it."""
     start = _SCHEME.match(base)
     root, path = (start[0], base[start.end() :]) if start else ("file://", base)
     if scheme(root) in {"http", "https"}:
@@ -62,7 +62,7 @@ def _folder(base: str) -> tuple[str, tuple[str, ...]]:
     return root, tuple(path.split("/")[:-1])
 
 
-# What signs a link: the parameters that give each kind away, then all that it adds. Only
+# Signatures of links: the parameters that give each kind away, then all that it adds. Only
 # what is given away is taken off, and no more: `Expires` alone, or `token`, may be what
 # tells one still from another, and OSS crops a picture by a parameter called
 # `x-oss-process`. A version's id, a size, a crop are never part of a proof.
@@ -117,12 +117,12 @@ _START: Final = re.compile(r"([^\w/]*([A-Za-z][A-Za-z0-9+.-]*)://)([^/?#]*@)?")
 # nothing can open it.
 _UNESCAPED: Final = re.compile(r"[^/?#@:\[]*:(?![0-9]*(?:[/?#]|$)).*@", re.DOTALL)
 
-# Where what is before the @ is a container, a bucket, a repository, or part of a path.
+# Schemes in which the text before the @ is a container, a bucket, a repository, or part of a path.
 _NAMED_AT: Final = frozenset(
     "abfs abfss adl az wasb wasbs oci git github hf box dbfs dropbox gdrive "
     "file local memory zip tar libarchive".split()
 )
-# Where whoever logs in decides what a path means: each has a folder of their own.
+# Schemes in which the user name decides what a path means: each user has a home folder.
 _LOGINS: Final = frozenset("ftp ftps sftp ssh smb hdfs webhdfs".split())
 _WEB: Final = frozenset({"http", "https"})
 _HOSTED: Final = _WEB | _LOGINS
@@ -159,7 +159,7 @@ def _unproved(link: str) -> str:
 
 
 def _account(scheme: str, user: str) -> str:
-    """What stays of `name:password@`; a name alone may be a token, where it is no login."""
+    """The part of `name:password@` to keep; a name that is no login may be a token."""
     if scheme in _NAMED_AT:
         return user
     name = user[:-1].partition(":")[0] if scheme in _LOGINS else ""
