@@ -1,1 +1,1 @@
-"""Where it is kept: objects, the ledger, the clips, and the stills that people name."""
+"""Storage: object stores, the ledger, clips and stills, and the inbox."""

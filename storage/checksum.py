@@ -22,13 +22,13 @@ _FOUND: Final = re.compile(rb'"checksum": ?"([0-9a-f]{64})"\s*\}\s*\Z')
 
 
 def dump(
-    said: Mapping[str, Any],
+    fields: Mapping[str, Any],
     *,
     default: Callable[[Any], Any] | None = None,
     option: int = orjson.OPT_INDENT_2,
 ) -> bytes:
     """An object as JSON, with its checksum."""
-    blank = orjson.dumps({**said, FIELD: _BLANK.decode()}, default, option)
+    blank = orjson.dumps({**fields, FIELD: _BLANK.decode()}, default, option)
     head, _, tail = blank.rpartition(_BLANK)
     return head + sha256(blank).hexdigest().encode() + tail
 
@@ -51,6 +51,6 @@ def load(data: bytes, place: str) -> dict[str, Any]:
     blank = data[: found.start(1)] + _BLANK + data[found.end(1) :]
     if sha256(blank).hexdigest().encode() != found[1]:
         raise DamagedError(f"{place}: damaged: its content does not match its checksum")
-    said: dict[str, Any] = orjson.loads(data)
-    del said[FIELD]
-    return said
+    fields: dict[str, Any] = orjson.loads(data)
+    del fields[FIELD]
+    return fields

@@ -21,7 +21,7 @@ from storage.objects.client import ExistsError, MissingError, Objects, Unavailab
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What is on record, by the digests of versions."""
+    """The versions on record, by their digests."""
 
     taken: Collection[str]
     over: Collection[str]
@@ -51,7 +51,7 @@ class Register:
         return Standing(taken, over)
 
     async def take(self, uri: str, version: str, by: str) -> str | None:
-        """Take a version, or find it taken by oneself; else, who has taken it."""
+        """Take a version; None if it is ours now or was before, else the name of its taker."""
         key = _taken(uri, version)
         try:
             await self._objects.create(key, _said(uri, version, by))
@@ -60,7 +60,7 @@ class Register:
         return None
 
     async def give_back(self, uri: str, version: str) -> None:
-        """Let go of what one has taken."""
+        """Give back a version that this run has taken."""
         await self._objects.delete(_taken(uri, version))
 
     async def close(self, drop: Drop) -> None:
@@ -84,20 +84,20 @@ class Claim:
         self.taken_by = taken_by
         """The other run that has it; None if this one may begin."""
         self.begun = False
-        """Whether it was begun with, and is not given back if that fails."""
+        """Whether the run has begun; then a failure does not give the version back."""
         self.left = False
-        """Whether the run ends short of its end, and any other may go on with it."""
+        """Whether the run stopped early, so that another run may continue."""
 
 
 @asynccontextmanager
 async def claimed(
     root: str, uri: str, version: str | None, by: str
 ) -> AsyncGenerator[Claim]:
-    """Take a version for a run, which gives it back if it fails before it has begun, or
-    leaves it to another.
+    """Take a version for a run. The run gives it back if it fails before it has begun, or
+    if it leaves it to another run.
 
     Then another run is started for it. A bad manifest is not given back: it stays bad
-    until it changes. Without a version, nobody asks who has it.
+    until it changes. Without a version there is nothing to claim.
     """
     if version is None:
         yield Claim()

@@ -1,4 +1,4 @@
-"""An inbox: the manifests that people drop below a URI, each version told from the next.
+"""An inbox: the manifests that people drop below a URI, and their versions.
 
 A manifest counts once it is whole: when it has not changed between two looks, or, if its
 writer marks what is done, when `_SUCCESS` stands in its folder or `NAME.ready` beside it.
@@ -35,7 +35,7 @@ class Drop:
 
 
 def digest(uri: str, version: str) -> str:
-    """What a version of a manifest goes by in names of objects."""
+    """The name of a manifest's version in object keys: a digest of its URI and version."""
     return hashlib.sha256(f"{uri}\n{version}".encode()).hexdigest()[:32]
 
 
@@ -46,7 +46,7 @@ class Inbox:
     objects: Objects
     pattern: str = PARQUET
     marked: bool = False
-    """Whether only what has its marker is whole."""
+    """Whether a manifest counts as whole only if it has its marker."""
 
     @classmethod
     def open(
@@ -58,16 +58,16 @@ class Inbox:
             StorageError: there is no such folder, or the root lies in it.
         """
         if uri.startswith("file://") and not local_path(uri).is_dir():
-            # To open it would make it, and nobody would ever look there.
+            # Opening a local store makes its folder, and no manifest would ever land in it.
             raise StorageError(f"{uri}: no such folder")
         objects = Objects.open(uri)
         if f"{root.rstrip('/')}/inbox/".startswith(f"{objects.root}/"):
-            said = "the root lies in it, whose tables would be taken for manifests"
-            raise StorageError(f"{uri}: {said}: {root}")
+            why = "the root lies in it, whose tables would be taken for manifests"
+            raise StorageError(f"{uri}: {why}: {root}")
         return cls(objects=objects, pattern=pattern, marked=marked)
 
     async def drops(self) -> list[Drop]:
-        """What is there, the oldest first; if they are marked, only what is whole."""
+        """The manifests found, the oldest first; with `marked`, only whole ones."""
         stored = [one async for one in self.objects.list()]
         found = sorted(manifests(stored, self.pattern), key=lambda one: one.modified)
         if self.marked:
@@ -81,8 +81,7 @@ class Inbox:
         *,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> list[Drop]:
-        """Those of these that are whole: marked, or the same when they are looked at
-        again, `settle_s` later."""
+        """Those that are whole: marked, or unchanged at a second look, `settle_s` later."""
         if self.marked or not drops:
             return [*drops]
         await sleep(settle_s)
@@ -99,7 +98,7 @@ class Inbox:
 
 
 def manifests(stored: Iterable[Stored], pattern: str) -> list[Stored]:
-    """Those whose name is as the pattern says, where nobody keeps what is half done."""
+    """Those whose name matches the pattern, without hidden and temporary files."""
     return [one for one in stored if _is_one(PurePosixPath(one.key), pattern)]
 
 
@@ -109,7 +108,7 @@ def done(found: Iterable[Stored], there: Mapping[str, Stored]) -> list[Stored]:
 
 
 def _is_one(path: PurePosixPath, pattern: str) -> bool:
-    # Spark, Hadoop and Arrow write to _temporary, and hide what is not data so.
+    # Spark, Hadoop and Arrow write to _temporary, and mark other non-data files this way.
     hidden = any(part.startswith(("_", ".")) for part in path.parts)
     return not hidden and fnmatchcase(path.name, pattern)
 
@@ -127,6 +126,6 @@ def _named(stored: Stored) -> str:
 
 
 def _stamp(stored: Stored) -> str:
-    # obstore's tag of a local file has its inode too (0.12.1), which is another one when
-    # the same file comes again by rsync or mv.
+    # obstore's tag of a local file includes the inode (0.12.1), which changes when
+    # rsync or mv writes the same file again.
     return f"{stored.size}-{round(stored.modified * 1e6)}"

@@ -48,7 +48,7 @@ KEYS: Final[Mapping[Kind, Callable[[int], str]]] = {
 }
 
 _BYTES: Final = 64 << 20
-"""Of indexes on their way at once, and of one that is read in memory."""
+"""The most bytes of indexes in flight at once, and of an index that is read in memory."""
 _REQUESTS: Final = 64
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """What one of its files has to be."""
+    """The size and SHA-256 that a file must have."""
 
     bytes: int
     sha256: str
@@ -64,7 +64,7 @@ class File:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """What an epoch was compacted to."""
+    """The list of an epoch's files, and facts about the epoch."""
 
     epoch: int
     first: float | None
@@ -80,10 +80,10 @@ class Checkpoint:
 
     @classmethod
     def load(cls, data: bytes, uri: str) -> "Checkpoint":
-        said = checksum.load(data, uri)
+        fields = checksum.load(data, uri)
         try:
-            said["files"] = {kind: File(**said["files"][kind]) for kind in KEYS}
-            return cls(**said)
+            fields["files"] = {kind: File(**fields["files"][kind]) for kind in KEYS}
+            return cls(**fields)
         except (KeyError, TypeError) as error:
             raise DamagedError(f"{uri}: not a checkpoint: {error!r}") from error
 
@@ -111,7 +111,7 @@ async def load(objects: Objects, epoch: int) -> Checkpoint | None:
 async def fall_back(
     objects: Objects, epoch: int, known: Checkpoint | None, why: Exception
 ) -> None:
-    """Say that an epoch is read from its segments because its checkpoint is damaged.
+    """Log that an epoch is read from its segments because its checkpoint is damaged.
 
     Raises:
         DamagedError: segments are missing too.
@@ -133,9 +133,9 @@ async def fall_back(
 async def indexes(
     objects: Objects, known: Iterable[Checkpoint]
 ) -> AsyncIterator[tuple[Checkpoint, bytes | DamagedError | None]]:
-    """The indexes of checkpoints, in this order, as many at once as take little memory.
+    """The indexes of checkpoints, in this order; several at once, within `_BYTES`.
 
-    None stands for one that is too large for that.
+    None stands for an index that is too large for memory.
     """
     for some in _batches(known):
         found = await segments.each(lambda one: _small(objects, one), some)
@@ -164,7 +164,7 @@ async def index(
 async def volume(
     objects: Objects, known: Checkpoint, kind: Kind, wanted: pl.DataFrame | None = None
 ) -> AsyncIterator[pl.DataFrame]:
-    """A file's rows, some at a time; only of these lives, where they are given.
+    """A file's rows, some at a time; only the rows of `wanted` lives if it is given.
 
     Raises:
         DamagedError: it is not what was written; no row of it was given.
@@ -214,8 +214,8 @@ async def _small(objects: Objects, known: Checkpoint) -> bytes | DamagedError | 
 
 def _refuse_other(uri: str, digest: str, file: File) -> None:
     if digest != file.sha256:
-        said = f"its SHA-256 is {digest[:16]}…, and was {file.sha256[:16]}…"
-        raise DamagedError(f"{uri}: damaged: {said}")
+        difference = f"its SHA-256 is {digest[:16]}…, and was {file.sha256[:16]}…"
+        raise DamagedError(f"{uri}: damaged: {difference}")
 
 
 def _whole(data: bytes, uri: str) -> pl.DataFrame:

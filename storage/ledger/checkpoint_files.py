@@ -20,7 +20,7 @@ _ROWS = 20_000
 
 
 async def create(objects: Objects, epoch: int, folder: Path) -> Mapping[Kind, File]:
-    """Put the files that lie in a folder; what is there under their keys now.
+    """Put the files of a folder; returns the files that are under their keys now.
 
     Raises:
         LedgerError: other rows are there.
@@ -60,7 +60,7 @@ async def _create(objects: Objects, key: str, path: Path) -> File:
         await objects.create_file(key, path)
     except ExistsError:
         # An earlier run, or another release, may have written the same rows as other
-        # bytes. Other rows are those of another epoch: to pass them over would lose ours.
+        # bytes. Other rows belong to another epoch: accepting them would lose ours.
         return await _same_rows(objects, key, path)
     return await asyncio.to_thread(_file, path)
 

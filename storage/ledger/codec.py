@@ -31,7 +31,7 @@ _AT_ONCE: Final = 1 << 16
 
 
 class _Ours(threading.local):
-    """This thread's own: to make them takes longer than to press most segments."""
+    """One pair per thread: making one takes longer than compressing most segments."""
 
     def __init__(self) -> None:
         self.compressor = zstandard.ZstdCompressor(write_checksum=True)
@@ -47,7 +47,7 @@ class LedgerError(StorageError):
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """The first record of a shard's stream: whoever has put it may write what follows."""
+    """The first record of a shard's stream: its creator alone may write what follows."""
 
     by: str
     """Makes any two of them different bytes."""
@@ -96,7 +96,7 @@ def records(block: bytes, key: str) -> list[Record]:
 
 
 def plain(blob: bytes, key: str, *, frames: int | None = None) -> bytes:
-    """The lines of a segment, or of several one after the other: of so many `frames`.
+    """The lines of a segment, or of several in a row; `frames` is the expected count.
 
     Raises:
         DamagedError: it is not what was written.
@@ -117,8 +117,8 @@ def plain(blob: bytes, key: str, *, frames: int | None = None) -> bytes:
         raise DamagedError(f"{key}: damaged: {error}") from error
     # A file that a full or failing disk cut off between two frames is not the whole part.
     if not count or frames not in {None, count}:
-        said = f"{count} segments, not {frames or 'one or more'}"
-        raise DamagedError(f"{key}: damaged: it has {said}")
+        found_instead = f"{count} segments, not {frames or 'one or more'}"
+        raise DamagedError(f"{key}: damaged: it has {found_instead}")
     return bytes(found)
 
 

@@ -1,7 +1,7 @@
-"""Binding: a sealed epoch becomes Parquet, entry by entry, in little memory.
+"""Compaction: writes a sealed epoch as Parquet, entry by entry, in little memory.
 
-Lives leave memory as they end, for files that are put together at last. Every step is
-taken again, so that one that cannot have happened is found here at the latest.
+Lives that have ended leave memory for temporary files, which are merged at the end.
+Every entry is applied again, so an illegal transition is found here at the latest.
 """
 
 import asyncio
@@ -20,21 +20,21 @@ from manifests.lifecycle import Entry, History, Settled
 from manifests.output.clips import written
 from storage.ledger import checkpoint_files, segment_reader
 from storage.ledger.checkpoint import Checkpoint, File, Kind
-from storage.ledger.earlier_history import past
+from storage.ledger.earlier_history import histories_before
 from storage.ledger.state_index import Book, over
 from storage.objects.client import Objects
 
 _GROUP: Final = 20_000
-"""Lives that are written as one: some 10 MB."""
+"""Lives that are written at once: about 10 MB."""
 _SPILL: Final = (*JOBS, "spill")
 _NOTHING: Final = pl.DataFrame(schema=JOBS)
 
 
 async def bind(objects: Objects, book: Book) -> None:
-    """Bind the epochs that are to be bound, oldest first.
+    """Compact the epochs that have no checkpoint, oldest first.
 
     Raises:
-        LedgerError: what one holds cannot be read, or cannot have happened.
+        LedgerError: an epoch cannot be read, or holds an illegal transition.
     """
     for epoch in sorted(book.unbound):
         await _bind(objects, book, epoch)
@@ -51,7 +51,7 @@ async def _bind(objects: Objects, book: Book, epoch: int) -> None:
         await asyncio.to_thread(binding.write_index, folder / "index")
         streams = await segment_reader.extents(objects, epoch)
         if epoch in book.rebuild:
-            # Only now: its segments say in full what it has to hold.
+            # Only now: its segments were read in full, and can replace the checkpoint.
             await checkpoint_files.discard(objects, epoch)
             book.rebuild.remove(epoch)
         files = await checkpoint_files.create(objects, epoch, folder)
@@ -63,12 +63,12 @@ async def _bind(objects: Objects, book: Book, epoch: int) -> None:
 async def _fill(objects: Objects, epoch: int, binding: "_Binding") -> None:
     async for some in segment_reader.written(objects, epoch):
         if wanted := await asyncio.to_thread(binding.wanted, some):
-            binding.add(await past(objects, wanted, before=epoch))
+            binding.add(await histories_before(objects, wanted, before=epoch))
         await asyncio.to_thread(binding.take, some)
 
 
 class _Binding:
-    """One epoch on its way into its volumes."""
+    """One epoch while it is compacted."""
 
     def __init__(
         self,
@@ -83,15 +83,15 @@ class _Binding:
         self._book = Book()
         self._book.lives = dict(lives)
         self._touched = set[str]()
-        """Of those that are whole, the ones that this epoch has entries of."""
+        """The lives in memory that this epoch has entries of."""
         self._held: list[pl.DataFrame] = []
-        """Rows of JOBS that are to be spilled."""
+        """Rows of JOBS that the next spill will write."""
         self._spills: list[Path] = []
         self._span = math.inf, -math.inf
         write(pl.DataFrame(schema=EVENTS))
 
     def wanted(self, some: Sequence[Entry]) -> set[str]:
-        """The lives that these go on with and that are not here."""
+        """The lives of these entries whose earlier history must be read first."""
         new = {entry.job for entry in some} - self._book.lives.keys()
         left = self._book.forgotten(keys(new))
         if not left.is_empty():
@@ -99,11 +99,11 @@ class _Binding:
         return {*ids(left), *_settled_at_once(some)} - self._book.lives.keys()
 
     def add(self, lives: Mapping[str, History]) -> None:
-        """Take lives in as they stood before the epoch."""
+        """Add lives as they stood before the epoch."""
         self._book.lives |= lives
 
     def take(self, some: Sequence[Entry]) -> None:
-        """Take what comes next."""
+        """Apply the next entries."""
         self._write(events.event_rows(some))
         for entry in some:
             history = segment_reader.after(self._book.lives, entry, self._root)
@@ -131,7 +131,7 @@ class _Binding:
                 write(_newest(rows).select(JOBS.names()))
 
     def write_index(self, path: Path) -> None:
-        """Write what a later run wants to know of each of them."""
+        """Write the state of each life, and the full rows of those that have not ended."""
         rows = events.index_rows(
             {life: self._book.lives[life] for life in self._touched}
         )
@@ -143,7 +143,7 @@ class _Binding:
     def summary(
         self, epoch: int, *, streams: Mapping[str, int], files: Mapping[Kind, File]
     ) -> Checkpoint:
-        """What is said of the epoch beside its rows."""
+        """The epoch's checkpoint: times, latencies, streams and files."""
         first, last = (at if math.isfinite(at) else None for at in self._span)
         return Checkpoint(
             epoch=epoch,
@@ -173,7 +173,7 @@ class _Binding:
         self._held = []
 
     def _standing(self) -> pl.DataFrame:
-        """What is held, as the next spill has it."""
+        """The held rows, with the number of the next spill."""
         number = pl.lit(len(self._spills), pl.UInt32).alias("spill")
         return pl.concat([_NOTHING, *self._held]).with_columns(number)
 
@@ -189,7 +189,7 @@ class _Binding:
         return pl.concat([*spilled, rows.lazy()]).select(columns).collect()
 
     def _bring_back(self, lives: pl.DataFrame) -> None:
-        """Make lives whole again that have left."""
+        """Read lives back from the spill files."""
         self._spill()
         for path in self._spills:
             rows = pl.scan_parquet(path).join(lives.lazy(), on=[*KEY], how="semi")
@@ -199,13 +199,13 @@ class _Binding:
 
 
 def _newest(spilled: pl.DataFrame) -> pl.DataFrame:
-    """Of what was spilled more than once, the last; by key."""
+    """The last spilled row of each life, sorted by key."""
     rows = spilled.sort(*KEY, "spill")
     return rows.unique([*KEY], keep="last", maintain_order=True)
 
 
 def _settled_at_once(some: Sequence[Entry]) -> Iterator[str]:
-    """The lives of which the first of these entries is a settlement."""
+    """The lives whose first entry here is a settlement."""
     seen = set[str]()
     for entry in some:
         if entry.job not in seen and isinstance(entry.event, Settled):

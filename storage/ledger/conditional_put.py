@@ -1,7 +1,7 @@
-"""Once: a store that is written to refuses a key that is taken, or is not written to.
+"""Tests that a remote store refuses to create a key that exists, before it is used.
 
-Some that speak S3 do not know the header that asks for it, and overwrite without a word.
-On them two runs would claim one root, and pay for one clip.
+Some servers that speak S3 ignore the header that asks for it (`If-None-Match: *`), and
+overwrite silently. On them two runs could claim one root and pay for the same clip.
 """
 
 import secrets
@@ -20,7 +20,7 @@ async def proved(objects: Objects) -> None:
     if not objects.remote:
         return
     for _ in range(2):
-        # Other bytes each time: that our own may be there says nothing.
+        # Random bytes each time: finding our own bytes would prove nothing.
         data = b'{"by": "%s"}\n' % secrets.token_hex(8).encode()
         try:
             await objects.create(layout.ONCE, data)

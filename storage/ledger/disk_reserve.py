@@ -1,4 +1,7 @@
-"""The disk reserve: room on a root's disk, kept for what is under way when the disk fills up."""
+"""The disk reserve: a file on a local root's disk, deleted when the disk is full.
+
+The space that it frees holds the entries of requests that are in flight then.
+"""
 
 import logging
 import os
@@ -15,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Ballast:
-    """Room on a root's disk that is kept for what is under way when the disk fills up."""
+    """The disk reserve of one root; a remote root has none."""
 
     def __init__(self, root: str) -> None:
         local = root.startswith("file://")
@@ -35,7 +38,7 @@ class Ballast:
             )
 
     def drop(self) -> bool:
-        """Whether there was any."""
+        """Release the space; False if there was none."""
         if self._path is None or not self._path.exists():
             return False
         self._path.unlink(missing_ok=True)
@@ -43,7 +46,7 @@ class Ballast:
 
 
 def _allocate(path: Path) -> None:
-    # Not its parents: a root that is gone is not made anew.
+    # Without its parents: a root that has vanished must not be created again.
     path.parent.mkdir(exist_ok=True)
     with path.open("ab") as file:
         if hasattr(os, "posix_fallocate"):

@@ -1,4 +1,4 @@
-"""How lives stood before an epoch."""
+"""Reads the full histories of lives as they stood before an epoch."""
 
 from collections import defaultdict
 
@@ -12,8 +12,10 @@ from storage.ledger.segment_reader import after, written
 from storage.objects.client import DamagedError, Objects
 
 
-async def past(objects: Objects, lives: set[str], *, before: int) -> dict[str, History]:
-    """How these lives stood before an epoch, whole; it takes its time.
+async def histories_before(
+    objects: Objects, lives: set[str], *, before: int
+) -> dict[str, History]:
+    """The full histories of these lives before an epoch. Slow: it reads older epochs.
 
     Raises:
         DamagedError: it cannot be read.
@@ -45,7 +47,7 @@ async def past(objects: Objects, lives: set[str], *, before: int) -> dict[str, H
 async def _told(
     objects: Objects, epoch: int, lives: set[str]
 ) -> dict[str, History] | None:
-    """What a checkpoint says of these lives; None if it is damaged."""
+    """The histories of these lives in a checkpoint; None if it is damaged."""
     known = await checkpoint.load(objects, epoch)
     if known is None:
         return None

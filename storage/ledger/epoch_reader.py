@@ -1,4 +1,4 @@
-"""Volumes: what older epochs come to, from what they were bound into or else wrote."""
+"""Reads older epochs: from their checkpoints, or from their segments if they have none."""
 
 import asyncio
 import math
@@ -21,13 +21,13 @@ from storage.objects.client import DamagedError, Objects
 __all__ = ["Told", "bind", "entries", "recalled", "told"]
 
 _SKEW_S = 86_400.0
-"""The clocks of machines that share a root agree so far."""
+"""The largest assumed difference between the clocks of machines that share a root."""
 
 
 async def recalled(
     objects: Objects, older: Sequence[int], *, whole: bool = False
 ) -> Book:
-    """What these epochs come to, in order; `whole`: every life in full.
+    """The state index after these epochs, read in order; `whole`: every life in full.
 
     Raises:
         DamagedError: it cannot be read.
@@ -54,7 +54,7 @@ async def recalled(
 async def entries(
     objects: Objects, *, since: float = -math.inf
 ) -> AsyncIterator[Sequence[Entry]]:
-    """Everything on record, in order; without the epochs in which all is older.
+    """Everything on record, in order; skips epochs in which all entries are older.
 
     Raises:
         DamagedError: it cannot be read.
@@ -91,7 +91,7 @@ async def _entries(
 async def _checkpoints(
     objects: Objects, older: Sequence[int], book: Book
 ) -> dict[int, Checkpoint]:
-    """The checkpoints of these epochs; of the damaged ones `book` takes note."""
+    """The checkpoints of these epochs; damaged ones are noted in `book.rebuild`."""
     compacted = {*await checkpoint.compacted(objects)}
     asked = [epoch for epoch in older if epoch in compacted]
     found = await segments.each(lambda epoch: checkpoint.load(objects, epoch), asked)
@@ -101,7 +101,7 @@ async def _checkpoints(
 
 
 async def _older(objects: Objects, compacted: Sequence[int], since: float) -> set[int]:
-    """The compacted epochs all of whose entries are older."""
+    """The compacted epochs whose entries are all older than `since`."""
     older = set[int]()
     if since == -math.inf:
         return older
@@ -112,7 +112,7 @@ async def _older(objects: Objects, compacted: Sequence[int], since: float) -> se
         if one.last is None or one.last < since:
             older.add(epoch)
         if one.last is not None and one.last < since - _SKEW_S:
-            # So is all before it, and need not be asked for.
+            # Every earlier epoch is older as well, and need not be read.
             return older | set(range(1, epoch))
     return older
 

@@ -1,8 +1,8 @@
-"""Seals: the end of a stream, after which nothing is ever added to it.
+"""Fencing: a seal ends a stream, and nothing is ever added after it.
 
-A seal is a segment at the stream's next number. Its writer, if it still lives, finds that
-number taken, and stops: whatever it does after that is not on record. So what is read
-once all is sealed stays true.
+A seal is a segment at the stream's next number. A writer that still lives finds that
+number taken and stops; nothing that it does afterwards is on record. So a reader that
+has sealed every stream reads a ledger that no longer changes.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from storage.objects.client import ExistsError, Objects, StorageError
 
 
 async def settled(objects: Objects, us: Holder, *, whole: bool) -> Book:
-    """What is on record, once no older epoch can add to it."""
+    """Seal every older epoch, then read them: the state index of the root."""
     seal = Seal(us.epoch, us.since)
 
     async def seal_one(epoch: int) -> None:
@@ -31,7 +31,7 @@ async def settled(objects: Objects, us: Holder, *, whole: bool) -> Book:
         await segments.each(seal_one, [epoch for epoch in older if epoch not in ended])
         book = await epoch_reader.recalled(objects, older, whole=whole)
     except StorageError:
-        # Leave the root free.
+        # Seal our own epoch, so that the root is free.
         await end(objects, layout.stream(us.batch, MAIN), 0, seal=seal)
         raise
     book.begin(us.epoch)
@@ -46,10 +46,10 @@ async def is_over(objects: Objects, batch: str) -> bool:
 
 
 async def seal_all(objects: Objects, batch: str, seal: Seal) -> None:
-    """End every stream of a batch.
+    """Seal every stream of a batch.
 
-    Whoever opens another one after this has looked sees, once it has opened it, that
-    the batch is over: by a newer epoch, or by the seal on its main stream.
+    A shard may open another stream after this has listed them. Once open, it sees that
+    the batch is over: by a newer epoch, or by the seal on the main stream.
     """
     found = {MAIN: segments.Extent()} | await segments.streams(objects, batch)
 
@@ -61,12 +61,12 @@ async def seal_all(objects: Objects, batch: str, seal: Seal) -> None:
 
 
 async def end(objects: Objects, stream: str, last: int, *, seal: Seal) -> Seal:
-    """Put a seal at a stream's next number, unless it has one; the one that it has."""
+    """Put a seal at a stream's next number, unless it has one; returns the stream's seal."""
     while (found := await seal_at(objects, stream, last)) is None:
         try:
             await objects.create(layout.segment(stream, last + 1), pack([seal]))
         except ExistsError:
-            # Whose owner still writes may be ahead by now, further than by one.
+            # An owner that still writes may have moved on by more than one segment.
             last = max(last + 1, await _last(objects, stream))
         else:
             return seal

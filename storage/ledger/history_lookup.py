@@ -1,7 +1,7 @@
-"""Telling: the whole histories of many lives, from volumes, a few thousand at a time.
+"""Looks up the full histories of many lives, a few thousand at a time.
 
-A volume is by key and a manifest is not, so what is wanted of it is first brought into a
-local database.
+Checkpoint files are sorted by key and a manifest is not, so the wanted rows are first
+copied into a local SQLite database.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from manifests.lifecycle import History
 from manifests.parquet import MONEY
 from storage.ledger import checkpoint
 from storage.ledger.compaction import bind
-from storage.ledger.earlier_history import past
+from storage.ledger.earlier_history import histories_before
 from storage.ledger.segment_reader import written
 from storage.ledger.state_index import Book
 from storage.objects.client import DamagedError, Objects
@@ -48,13 +48,13 @@ _SLICE: Final = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """Histories that were brought into a local folder, for as long as it is there."""
+    """Histories in a local database; valid while its folder exists."""
 
     path: Path
 
     def histories(self, asked: pl.DataFrame) -> dict[str, History]:
-        """What is on record of the jobs with these keys."""
-        # In the database's own order, so that it turns each of its pages once.
+        """The histories of the jobs with these keys."""
+        # Sorted as the database is, so that it reads each page once.
         wanted = sorted({*ids(asked)})
         with closing(sqlite3.connect(self.path)) as db:
             found = db.execute(_FIND, (orjson.dumps(wanted).decode(),)).fetchall()
@@ -64,8 +64,8 @@ class Told:
 
 
 async def told(objects: Objects, book: Book, asked: pl.DataFrame, folder: Path) -> Told:
-    """Bring what is on record of these jobs into a local folder; what is not bound yet
-    is bound first.
+    """Copy the histories of these jobs into a local folder, after compacting every epoch
+    that has no checkpoint yet.
 
     Raises:
         LedgerError: it cannot be read.
@@ -74,7 +74,7 @@ async def told(objects: Objects, book: Book, asked: pl.DataFrame, folder: Path) 
     path = folder / "told.sqlite"
     with closing(sqlite3.connect(path, check_same_thread=False)) as db:
         await asyncio.to_thread(_make, db)
-        # The oldest first: what a later epoch knows of a life takes its place.
+        # The oldest first: a later epoch's row of a life replaces an earlier one.
         for epoch in await checkpoint.compacted(objects):
             async for rows in _touched(objects, epoch, asked):
                 await asyncio.to_thread(_put, db, rows)
@@ -84,7 +84,7 @@ async def told(objects: Objects, book: Book, asked: pl.DataFrame, folder: Path) 
 async def _touched(
     objects: Objects, epoch: int, asked: pl.DataFrame
 ) -> AsyncIterator[pl.DataFrame]:
-    """The lives among these that an epoch touched, as they stood after it."""
+    """Those of these lives that an epoch touched, as they stood after it."""
     known = await checkpoint.load(objects, epoch)
     if known is not None:
         try:
@@ -102,19 +102,19 @@ async def _touched(
             return
     there = {entry.job async for some in written(objects, epoch) for entry in some}
     lives = {*ids(await asyncio.to_thread(_among, keys(there), asked))}
-    yield events.job_rows(await past(objects, lives, before=epoch + 1))
+    yield events.job_rows(await histories_before(objects, lives, before=epoch + 1))
 
 
 def _make(db: sqlite3.Connection) -> None:
-    # Nobody wants it after a crash.
+    # The database is not used after a crash, so it need not be durable.
     db.execute("PRAGMA journal_mode = OFF")
     db.execute("PRAGMA synchronous = OFF")
     db.execute(_MAKE)
 
 
 def _among(rows: pl.DataFrame, asked: pl.DataFrame) -> pl.DataFrame:
-    """The keys of the lives among these that are asked for."""
-    # So that no more than a slice of the keys is hashed at once.
+    """The keys of those rows whose lives are asked for."""
+    # In slices, so that only one slice of the keys is hashed at a time.
     slices = asked.select(*KEY).iter_slices(_SLICE)
     found = (rows.join(some, on=[*KEY], how="semi") for some in slices)
     return pl.concat([rows.clear(), *found]).select(*KEY)

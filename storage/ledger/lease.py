@@ -1,9 +1,8 @@
-"""The lease: a claim to the root, kept by signs of life.
+"""The lease: a claim to the root, renewed by heartbeats.
 
-Nobody's clock is compared with another's. How old a sign is, the store's clock tells; and
-before a holder is believed to be dead it is watched, by our own clock, for longer than
-it would be silent if it lived. So a clock that is wrong lets nobody in, and keeps nobody
-out for good.
+No two clocks are compared. The store's clock gives the age of a heartbeat. Before a
+holder counts as dead, a second run watches it by its own clock, for longer than a live
+holder would be silent. So a wrong clock lets no run in, and keeps no run out for good.
 """
 
 import asyncio
@@ -27,10 +26,10 @@ from storage.objects.client import (
 )
 
 WATCHED: Final = 1.5
-"""Beats for which a silent holder is watched before it is believed to be dead..."""
+"""Heartbeats for which a silent holder is watched before it counts as dead."""
 UNTOLD: Final = SILENT_S / BEAT_S
-"""... and for which one is whose silence nobody can tell: its sign is younger than our
-knock, because the store's clock was set back, or because it lives and our knock was slow."""
+"""The same if the age of its heartbeat is negative: the store's clock was set back, or
+the holder lives and our own test object was slow."""
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ async def claim(
     """
     while True:
         newest = await segments.claimed(objects)
-        # Only now: on a root that is damaged nothing is written.
+        # Only now: nothing is written to a damaged root.
         await conditional_put.proved(objects)
         if newest and not take_over:
             await _refuse_if_held(objects, newest, clock, beat_s=beat_s)
@@ -64,8 +63,8 @@ async def claim(
         with suppress(ExistsError):
             await objects.create(layout.claim(us.epoch), us.dump())
             break
-    # Whoever claimed an older one will be sealed by us, whoever claimed a newer one seals
-    # us: better told now than at the first event.
+    # We seal older epochs, and a newer epoch seals ours: raise now rather than at the
+    # first event.
     if await segments.exists(objects, layout.claim(us.epoch + 1)):
         raise FencedError(f"{objects.root}: a later batch has taken over")
     return us
@@ -74,7 +73,7 @@ async def claim(
 async def keep(
     objects: Objects, us: Holder, clock: Callable[[], float], *, beat_s: float
 ) -> None:
-    """Give signs of life until a successor has claimed the root: it will seal us."""
+    """Write heartbeats until a successor has claimed the root: it will seal us."""
     while True:
         try:
             if await segments.exists(objects, layout.claim(us.epoch + 1)):
@@ -104,13 +103,13 @@ async def _refuse_if_held(
         if (await _sign(objects, epoch))[0] == sign:
             return
         silent_s = 0.0
-    raise HeldError(f"{objects.root}: {sign.said(clock(), silent_s)}")
+    raise HeldError(f"{objects.root}: {sign.description(clock(), silent_s)}")
 
 
 async def _sign(objects: Objects, epoch: int) -> tuple[Holder, str]:
-    """The latest sign of life of an epoch's owner, and where it is."""
+    """The latest heartbeat of an epoch's owner, and its key."""
     owner = await segments.owner(objects, epoch)
-    # A sign of life is written again in ten seconds: a damaged one is as good as none.
+    # A heartbeat is written again in ten seconds: a damaged one counts as absent.
     with suppress(MissingError, DamagedError):
         beat = Holder.load(await objects.get(layout.HOLDER), objects.uri(layout.HOLDER))
         if beat.token == owner.token:
@@ -125,6 +124,6 @@ async def _age(objects: Objects, key: str) -> float:
     try:
         return await objects.modified(knock) - await objects.modified(key)
     finally:
-        # Who may not delete leaves it there: it says nothing, and nobody minds it.
+        # Without permission to delete, the object stays; it is empty and never read.
         with suppress(StorageError):
             await objects.delete(knock)

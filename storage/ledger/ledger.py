@@ -1,7 +1,7 @@
 """The ledger: what has happened to each job, appended and never rewritten.
 
 An entry is durable before `record` returns. A root has one ledger open at any time; a
-shard that runs in another process joins it, with a stream of its own.
+shard that runs in another process joins it with a separate stream.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ _SHUT_OUT = "another run has this shard by now, or its batch is over"
 
 
 class Ledger:
-    """One root's ledger, open for writing: the batch's own, or one of its shards'."""
+    """One root's ledger, open for writing: by a batch, or by one of its shards."""
 
     def __init__(  # noqa: PLR0913 - what `open` and `join` were told
         self,
@@ -69,15 +69,15 @@ class Ledger:
         self.batch = batch
         """The epoch and its name: `000003-portraits`."""
         self.before: Mapping[str, History] = MappingProxyType(dict(book.lives))
-        """The whole histories as they were before it was opened."""
+        """The full histories as they stood before the ledger was opened."""
         self.stream = name
-        """Which one is written: `main`, or `shard-0007.02` by the shard's second writer."""
+        """The stream's name: `main`, or `shard-0007.02` for the shard's second writer."""
         self.picked_up = set[str]()
-        """Lives of a shard of which more is known than its earlier writers could record."""
+        """Lives of a shard for which spilled entries of its earlier writers were recovered."""
         self._objects = objects
         self._book = book
         self._clock = clock
-        # Where a life will stand once all that is queued for it is durable.
+        # The history of a life once all its queued entries are durable.
         self._ahead: dict[str, History] = {}
         self._closed = False
         self._boarding = False
@@ -106,9 +106,9 @@ class Ledger:
         whole: bool = False,
         lifeboats: Path = LIFEBOATS,
     ) -> "Ledger":
-        """Claim the next epoch, seal the older ones, and know all that happened.
+        """Claim the next epoch, seal the older ones, and read what is on record.
 
-        `whole`: all is known of what is over, too, and not only that it is.
+        `whole`: keep full histories of jobs that are over too, and not only their states.
 
         Raises:
             HeldError: another process holds the root; `take_over` would push it out.
@@ -116,7 +116,7 @@ class Ledger:
             LedgerError: what is there cannot be read, or the store overwrites.
         """
         us = await lease.claim(objects, name, clock, take_over=take_over, beat_s=beat_s)
-        # It ends in `close`; what it misses, it says.
+        # It ends in `close`; it logs each heartbeat that it misses.
         heart = asyncio.create_task(lease.keep(objects, us, clock, beat_s=beat_s))
         try:
             ledger = cls(
@@ -145,16 +145,16 @@ class Ledger:
         clock: Callable[[], float] = time.time,
         lifeboats: Path = LIFEBOATS,
     ) -> "Ledger":
-        """Claim a stream for a shard, whose jobs are nobody else's, of a running batch.
+        """Claim a stream for a shard of a running batch; no other shard has its jobs.
 
-        `before` is what the batch knew of these jobs as it parted with them: from then
-        on only the shard's own streams say more.
+        `before` is the history of these jobs when the batch handed them over: from then
+        on only the shard's own streams add to it.
 
         Raises:
             FencedError: the batch is over, or somebody newer runs the shard.
             LedgerError: there is no such batch, or what is there cannot be read.
         """
-        # Whosever lives are in them: a shard knows its own only.
+        # Upload all spilled entries: a shard can recover only those of its own jobs.
         await spill_recovery.cast_off(objects, Harbour(lifeboats, objects.root))
         generation = await shard_stream.claim(objects, batch, shard, clock)
         ledger = cls(
@@ -171,7 +171,7 @@ class Ledger:
 
     @property
     def lives(self) -> Mapping[str, History]:
-        """The whole histories of what is not over, or was touched by this run."""
+        """The full histories of jobs that are not over, or were touched by this run."""
         return MappingProxyType(self._book.lives)
 
     @property
@@ -192,7 +192,7 @@ class Ledger:
 
     @contextmanager
     def shard(self) -> Generator[None]:
-        """One more shard is open: so much more may be spent on requests."""
+        """Count one more open shard: its stream may send more requests a second."""
         self._stream.shards += 1
         try:
             yield
@@ -200,7 +200,7 @@ class Ledger:
             self._stream.shards -= 1
 
     async def record(self, life: str, event: Event) -> tuple[Entry, History]:
-        """Put an event on record; its entry and the history with it, once it is durable.
+        """Put an event on record; returns its entry and the new history, once durable.
 
         The event is queued before anything is awaited: a caller who is cancelled while
         waiting has recorded it all the same, once.
@@ -223,7 +223,7 @@ class Ledger:
         return waiting.entry, waiting.history
 
     async def close(self) -> None:
-        """Write what is queued, seal the epoch, bind it. Safe to repeat."""
+        """Write queued entries, seal the epoch, compact it. Safe to repeat."""
         if self._closed:
             return
         seal = Seal(segments.number(self.batch), self._clock())
@@ -237,14 +237,14 @@ class Ledger:
             await self._bind(seal)
 
     def on_trouble(self, told: Callable[[str], None]) -> None:
-        """Who is told why the store refuses what has to be on record, or that a successor
-        has taken over: at once, if that has happened before somebody could be told."""
+        """Register a callback for trouble: the store refuses writes, or a successor has taken
+        over. It is called at once if that has already happened."""
         self._told = told
         if self._trouble is not None:
             told(self._trouble)
 
     def refuse_if_taken_over(self) -> None:
-        """Of one that is closed: who had nothing to record has not been told.
+        """Call after `close()`: a run that had nothing to record learns it only here.
 
         Raises:
             FencedError: a successor has sealed it.
@@ -255,27 +255,27 @@ class Ledger:
     async def hear(
         self, shard: int, generations: Iterable[int]
     ) -> list[tuple[Entry, History]]:
-        """Take into account what these writers of a shard, who are sealed, recorded."""
+        """Read and apply the entries of these sealed writers of a shard."""
         some = shard_stream.written(self._objects, self.batch, shard, generations)
-        # All or nothing: a store that is away meanwhile is asked again, from the start.
+        # All or nothing: if the store fails meanwhile, the caller starts again.
         every = [entry async for entry in some]
         heard = [(entry, shard_stream.learn(self._book, entry)) for entry in every]
-        return [(entry, past) for entry, past in heard if past is not None]
+        return [(entry, history) for entry, history in heard if history is not None]
 
     async def is_any_adrift(self) -> bool:
-        """Whether there is news of lives that whoever had them could not put on record."""
+        """Whether the root has spilled entries that are not yet recovered."""
         await spill_recovery.cast_off(self._objects, self._harbour)
         return await spill_recovery.is_any_adrift(self._objects)
 
     async def told(self, keys: pl.DataFrame, folder: Path) -> Told:
-        """What is on record of these jobs, brought into a folder; once it is closed."""
-        # What is bound is not looked at again: nothing may be added to it.
+        """Copy the histories of these jobs into a folder. Call after `close()`."""
+        # Compacted epochs are not read again, so nothing may be added to this one.
         seal = Seal(segments.number(self.batch), self._clock())
         await fencing.seal_all(self._objects, self.batch, seal)
         return await epoch_reader.told(self._objects, self._book, keys, folder)
 
     def kept(self, some: Sequence[Waiting]) -> None:
-        """Take note of what is durable now."""
+        """Note entries that are durable now."""
         for waiting in some:
             life = waiting.entry.job
             self._book.keep(life, waiting.history)
@@ -283,7 +283,7 @@ class Ledger:
                 del self._ahead[life]
 
     def adrift(self, some: Sequence[Waiting], segment: str) -> None:
-        """Save what could not be written, unless it is in a lifeboat still."""
+        """Spill entries that could not be written, unless they are still in a spill file."""
         if self._boarding:
             return
         name = self.batch if self.stream == MAIN else f"{self.batch}.{self.stream}"
@@ -293,7 +293,7 @@ class Ledger:
     def _put(self, entry: Entry) -> Waiting:
         was = self._standing(entry.job)
         durable = asyncio.get_running_loop().create_future()
-        # What cannot be written is its own caller's trouble, and nobody else's.
+        # `dump` here: an entry that cannot be encoded fails only its own caller.
         waiting = Waiting(entry, dump(entry), was, was.after(entry), durable)
         self._ahead[entry.job] = waiting.history
         self._stream.put(waiting)
@@ -303,7 +303,7 @@ class Ledger:
         return self._ahead.get(life) or self._book.history(life)
 
     def _give_way(self, heart: asyncio.Task[None]) -> None:
-        """Whoever waits for something else than a record hears of a successor as well."""
+        """Report a successor to callers that are not waiting for an entry, too."""
         if heart.cancelled() or heart.exception() is not None:
             return
         self._stream.fence()
@@ -318,7 +318,7 @@ class Ledger:
         self._boarding = True
         try:
             await some
-        # Whoever opened it is told, and the root is left free.
+        # Raise to the caller of `open` or `join`, and leave the root free.
         except (Exception, asyncio.CancelledError):
             await self.close()
             raise
@@ -338,7 +338,7 @@ class Ledger:
         try:
             await fencing.seal_all(self._objects, self.batch, seal)
             await epoch_reader.bind(self._objects, self._book)
-        # It is all on record: the next run binds it, and its operator is told.
+        # Everything is on record: log a warning; the next run compacts the epoch.
         except Exception as error:  # noqa: BLE001
             log.warning(
                 "ledger.not_compacted batch=%s all is on record, the next run compacts it: %r",

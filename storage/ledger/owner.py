@@ -1,8 +1,8 @@
-"""The holder: which process may write to a root, and whether it still lives.
+"""The holder: the process that may write to a root, and whether it still lives.
 
-An epoch is claimed once, by one process, and numbered; a later epoch's claimant seals
+An epoch is numbered, and claimed once, by one process. The claimant of a later epoch seals
 every older one, and only then reads. So there are never two writers, whatever the clocks
-say: the beat only keeps a second batch from pushing out the first by accident (`lease`).
+say: the heartbeat only stops a second batch from fencing the first by accident (`lease`).
 """
 
 import os
@@ -23,27 +23,27 @@ from storage.ledger.codec import LedgerError
 
 BEAT_S: Final = 10.0
 SILENT_S: Final = 60.0
-"""A holder that has not beaten for so long is taken for dead."""
+"""A holder without a heartbeat for this long counts as dead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """A claim to an epoch, and a sign of life: the same facts, told again each beat."""
+    """A claim to an epoch, and a heartbeat: the same fields, written again at each beat."""
 
     epoch: int
     name: str
-    """The batch's, as a person gave it."""
+    """The batch's name, as the user gave it."""
     host: str
     machine: str
-    """Where `pid` means something: this boot of this machine, or its container."""
+    """The scope of `pid`: this boot of this machine, or its container."""
     pid: int
     born: str | None
-    """When the process started, so that a pid that is used again is not taken for it."""
+    """The process's start time, so that a reused pid is not taken for it."""
     token: str
     """Makes any two claims different bytes."""
     since: float
     at: float
-    """By its own clock: for people. Nobody compares it with another's."""
+    """By the holder's clock, for people; it is never compared with another clock."""
     beats: int = 0
 
     @property
@@ -55,7 +55,7 @@ class Holder:
         return replace(self, at=at, beats=self.beats + 1)
 
     def is_gone(self) -> bool:
-        """Whether it was a process of this machine, and is certainly no more."""
+        """Whether it was a process of this machine and has certainly ended."""
         if self.machine != _machine():
             return False
         try:
@@ -64,7 +64,7 @@ class Holder:
             return True
         return None not in {found, self.born} and found != self.born
 
-    def said(self, now: float, silent_s: float) -> str:
+    def description(self, now: float, silent_s: float) -> str:
         return (
             f"batch {self.name!r} holds it: pid {self.pid} on {self.host}, since "
             f"{_utc(self.since)}, last beat {silent_s:.0f} s ago; if that process "
@@ -76,15 +76,15 @@ class Holder:
 
     @classmethod
     def load(cls, data: bytes, uri: str) -> "Holder":
-        """A holder from what `dump` wrote.
+        """A holder from the bytes that `dump` wrote.
 
         Raises:
             DamagedError: it is not what was written.
             LedgerError: another Nightreel wrote it.
         """
-        said = checksum.load(data, uri)
+        fields = checksum.load(data, uri)
         try:
-            return cls(**said)
+            return cls(**fields)
         except TypeError as error:
             raise LedgerError(f"{uri}: not a claim: {error}") from error
 
@@ -112,8 +112,8 @@ def born(pid: int) -> str | None:
     """
     if not Path("/proc/self/stat").exists():
         ps = ("/bin/ps", "-o", "lstart=", "-p", str(pid))
-        said = subprocess.run(ps, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed program and a number
-        return said.stdout.strip() or _hidden(pid)
+        answer = subprocess.run(ps, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed program and a number
+        return answer.stdout.strip() or _hidden(pid)
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
@@ -126,8 +126,8 @@ def born(pid: int) -> str | None:
 
 
 def _hidden(pid: int) -> None:
-    """Of another user's process /proc may be silent, as if it were not there (hidepid,
-    ProtectProc=): the kernel says whether it is.
+    """Ask the kernel about a process that /proc does not show. /proc may hide the processes
+    of other users (hidepid, ProtectProc=).
 
     Raises:
         ProcessLookupError: it is not.

@@ -1,4 +1,4 @@
-"""Reading: all that is on record, at once, for whoever only looks and has the memory."""
+"""Reads a whole ledger into memory, without claiming the root."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from storage.objects.client import Objects
 
 
 async def read(objects: Objects) -> list[Entry]:
-    """All that is on record, in order; a batch may be adding to it meanwhile."""
+    """Every entry on record, in order; a batch may be writing meanwhile."""
     return [entry async for some in epoch_reader.entries(objects) for entry in some]
 
 

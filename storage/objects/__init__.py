@@ -1,1 +1,21 @@
-"""Objects."""
+"""Objects: bytes under keys, below one root URI, on any store.
+
+`client.Objects` is the interface for all other packages. The other modules, from the
+outside in:
+
+* `retry` repeats a request while the store is unavailable, for a limited time.
+* `requests` sends one request with obstore and translates the answer.
+* `payloads` gives a body the form that needs little memory: bytes, a mapping, or a path.
+* `connect` opens the store that a URI names: file, memory, s3, gs or az.
+* `local_store` and `local` are the local disk: every write is synced, and the folder must
+  be the one that was opened.
+* `errors` is the tree of exceptions, and the translation of each store's own errors.
+
+The package relies only on guarantees that every store gives: a put is complete or
+absent, a create refuses a key that exists, and a list shows everything that was put. If a
+create answers "exists", the object may be ours, because an earlier answer was lost. So
+`Objects` compares the bytes before it raises `ExistsError`.
+
+obstore's own retries are off: they would hide that case. Errors never quote a store's
+whole answer, because it may contain keys and signatures.
+"""
