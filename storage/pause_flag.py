@@ -1,7 +1,7 @@
-"""The pause of a root: an object that is there for as long as nothing is to be bought.
+"""The pause flag of a root: while the object exists, nothing is bought.
 
-It belongs to no run: whoever is at work on the root heeds it, and so does whoever comes
-next. That it is there is what counts; what it says is for people.
+It belongs to no run: the current run and later runs obey it. Only its existence counts;
+its content is for people.
 """
 
 import json
@@ -13,7 +13,7 @@ KEY: Final = "paused.json"
 
 
 async def paused(objects: Objects) -> float | None:
-    """Since when it is so, if it is: Unix seconds, by the store's clock."""
+    """The time when the root was paused, or None: Unix seconds, by the store's clock."""
     try:
         return await objects.modified(KEY)
     except MissingError:
@@ -21,7 +21,7 @@ async def paused(objects: Objects) -> float | None:
 
 
 async def pause(objects: Objects, by: str) -> bool:
-    """Have nothing bought below this root from now on; False if it was so already."""
+    """Stop buying below this root; False if it was paused already."""
     try:
         await objects.create(KEY, json.dumps({"by": by}).encode())
     except ExistsError:
@@ -30,7 +30,7 @@ async def pause(objects: Objects, by: str) -> bool:
 
 
 async def resume(objects: Objects) -> bool:
-    """Have it bought again; False if it was so already."""
+    """Allow buying again; False if the root was not paused."""
     was = await paused(objects)
     await objects.delete(KEY)
     return was is not None

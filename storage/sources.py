@@ -28,7 +28,7 @@ _fsspec: Any = fsspec  # it has no types
 
 
 class OpeningError(OSError):
-    """What somebody named cannot be read; `passing` if it may well be at another time."""
+    """A URI cannot be read; `passing`: a later attempt may succeed."""
 
     def __init__(self, message: str, *, passing: bool = False) -> None:
         super().__init__(message)
@@ -36,7 +36,7 @@ class OpeningError(OSError):
 
 
 _LINK: Final = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]*(?:://|::))")
-"""Between two links of a chain; an object's key may have a `::` of its own."""
+"""The separator of a chain's links; an object's key may contain `::` too."""
 
 
 def read(uri: str, max_bytes: int) -> bytes:
@@ -66,7 +66,7 @@ def fetch_to(uri: str, path: Path) -> None:
 
 
 def presign(uri: str, seconds: int) -> str | None:
-    """A link to an object in a store, for so long; None where there can be none.
+    """A link to an object that is valid for `seconds`; None if the store cannot sign.
 
     Raises:
         OpeningError: the store's settings are missing or wrong.
@@ -86,7 +86,7 @@ _bucket = lru_cache(maxsize=16)(bucket)
 
 @contextmanager
 def _opened(uri: str) -> Generator[IO[bytes]]:
-    """The file at a URI; all that is raised within is said in words of ours.
+    """The file at a URI; every error inside is raised as an `OpeningError`.
 
     Not chained: a client's own errors quote URLs with their signatures.
     """
@@ -95,10 +95,10 @@ def _opened(uri: str) -> Generator[IO[bytes]]:
             yield file
     except OpeningError:
         raise
-    # A filesystem raises whatever its library does; whoever named the URI is told.
+    # A filesystem raises any error of its library; the message names the URI.
     except Exception as error:  # noqa: BLE001
-        said = f"{unsigned(uri)}: {_why(error)}"
-        raise OpeningError(said, passing=_passes(error)) from None
+        message = f"{unsigned(uri)}: {_why(error)}"
+        raise OpeningError(message, passing=_passes(error)) from None
 
 
 def _file(uri: str) -> AbstractContextManager[IO[bytes]]:
@@ -151,7 +151,7 @@ def _in_a_store(uri: str, chain: list[str]) -> Generator[IO[bytes]]:
 
 
 def _passes(error: Exception) -> bool:
-    """Whether a network stood in the way, rather than that there is nothing to read."""
+    """Whether the error comes from the network, and may pass."""
     match error:
         case aiohttp.ClientResponseError(status=status):
             return status >= 500 or status in {408, 425, 429}

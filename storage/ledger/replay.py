@@ -41,7 +41,7 @@ _Took = tuple[float, str, float]
 
 
 class Replay:
-    """One epoch on its way into a state index, block by block."""
+    """Reads one epoch into a state index, block by block."""
 
     def __init__(self, index: Book, root: str, epoch: int) -> None:
         self._index = index
@@ -51,7 +51,7 @@ class Replay:
         """The lines in this epoch of each job that has not ended."""
 
     def take(self, block: Sequence[Line]) -> None:
-        """Take the lines that come next.
+        """Apply the next lines.
 
         Raises:
             LedgerError: a job that had ended goes on, or a line has no job's id.
@@ -96,16 +96,16 @@ class Replay:
                     self._index.keep(entry.job, history)
 
     def _settle(self, line: EntryLine, ended: Mapping[str, State]) -> None:
-        """Keep a price adjustment where the job goes on: of others only states count."""
+        """Keep a price adjustment if the job has not ended; of ended jobs only states count."""
         if (steps := self._open.get(line.job)) is not None:
             steps.append(line)
         elif line.job in self._index.lives and line.job not in ended:
             self._open[line.job] = [line]
 
     def _took(self, job: str, steps: Iterable[EntryLine]) -> list[_Took]:
-        """How long its provider took, if it was accepted in this epoch.
+        """How long the provider took, if the job was accepted in this epoch.
 
-        Of a job that was accepted earlier only the time of our look is on record.
+        For a job that was accepted earlier, only the time of our poll is on record.
         """
         known = self._index.lives.get(job)
         lane = None if known is None else known.lane

@@ -18,7 +18,7 @@ _AT_ONCE: Final = 10_000
 
 
 async def decoded(objects: Objects, epoch: int) -> AsyncIterator[list[Line]]:
-    """An epoch's lines in order, in blocks that are worth a thread's while.
+    """An epoch's lines in order, in blocks large enough to decode in a thread.
 
     Raises:
         DamagedError, LedgerError: a segment cannot be read.

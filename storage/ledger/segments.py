@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 MAIN: Final = "main"
 _AT_ONCE: Final = 64
-# Of parts, which are a few MB each.
+# Parts are requested this far ahead; each has a few MB.
 _AHEAD: Final = 16
 
 
@@ -49,14 +49,14 @@ class FencedError(LedgerError):
 
 @dataclass(slots=True)
 class Extent:
-    """How far a stream has come, as far as it was seen."""
+    """The numbers of a stream's segments and parts that a list has shown."""
 
     segments: int = 0
-    """Seen from 1 on, without a gap."""
+    """The last number that was seen without a gap from 1."""
     beyond: set[int] = field(default_factory=set[int])
-    """Seen behind a gap."""
+    """Numbers seen after a gap."""
     parts: dict[int, int] = field(default_factory=dict[int, int])
-    """The last segment in a part, by its first."""
+    """Each part's last segment, by its first."""
 
     def add(self, number: int) -> None:
         if number > self.segments:
@@ -71,7 +71,7 @@ class Extent:
             self.add(number)
 
     def pieces(self, stream: str) -> Iterator["Piece"]:
-        """What to read for all of it: parts where there are, else segments."""
+        """The objects to read for the whole stream: parts if they exist, else segments."""
         number = 1
         while number <= self.segments:
             if last := self.parts.get(number):
@@ -118,7 +118,7 @@ async def claimed(objects: Objects) -> int:
 
 
 async def _claimed(objects: Objects) -> int:
-    # The claims last: what was there before them was claimed before.
+    # The claims last: every trace that was listed before them has its claim among them.
     traces = await missing.traces(objects)
     claims = {
         missing.epoch_of(stored.key) async for stored in objects.list(layout.CLAIMS)
@@ -136,7 +136,7 @@ async def exists(objects: Objects, key: str) -> bool:
 
 
 async def owner(objects: Objects, epoch: int) -> Holder:
-    """Who claimed an epoch.
+    """The holder that claimed an epoch.
 
     Raises:
         DamagedError: the claim is not what was written: its streams cannot be found.
@@ -152,7 +152,7 @@ async def owner(objects: Objects, epoch: int) -> Holder:
 async def read(
     objects: Objects, batch: str, found: Mapping[str, Extent]
 ) -> AsyncIterator[tuple[str, bytes]]:
-    """All that these streams hold, in order: where it is from, and its lines.
+    """The content of these streams in order: the object's URI and its lines.
 
     Raises:
         DamagedError: a segment is not what was written, and no part has it.
@@ -198,7 +198,7 @@ async def _lines(
 async def streams(objects: Objects, batch: str, name: str = "") -> dict[str, Extent]:
     """A batch's streams in the order in which they are read, or the one of this name.
 
-    Of what is recorded while this looks, the end may be left out.
+    Segments that are written meanwhile may be missing at the end.
     """
     folder = layout.stream(batch, name).rstrip("/")
     found = defaultdict[str, Extent](Extent)
@@ -232,15 +232,15 @@ async def each(ask: Callable[[K], Awaitable[T]], of: Sequence[K]) -> list[T]:
 async def _look(objects: Objects, folder: str, found: dict[str, Extent]) -> None:
     async for stored in objects.list(folder):
         match layout.SEGMENT.match(stored.key):
-            case re.Match() as said if said["number"]:
-                found[said["name"]].add(int(said["number"]))
-            case re.Match() as said:
-                first, last = int(said["first"]), int(said["last"])
-                found[said["name"]].bind(first, last)
+            case re.Match() as segment if segment["number"]:
+                found[segment["name"]].add(int(segment["number"]))
+            case re.Match() as part:
+                first, last = int(part["first"]), int(part["last"])
+                found[part["name"]].bind(first, last)
             case None:
                 raise LedgerError(f"{objects.uri(stored.key)}: not of the ledger")
 
 
 def _order(name: str) -> list[int]:
-    """Main's first, then by shard, then by generation."""
+    """Sort key: `main` first, then by shard, then by generation."""
     return [int(number) for number in re.findall(r"\d+", name)]

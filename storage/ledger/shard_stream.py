@@ -1,8 +1,8 @@
-"""Shards: the stream of a slice of a batch that a process of its own runs.
+"""Shards: the stream of a part of a batch that another process runs.
 
-It is claimed by generation, as a root is by epoch: the newest writer has sealed those
-before it, and knows what they wrote. That the batch still runs is looked at only after
-the claim: who ends a batch lists its streams after that, so one of both sees the other.
+A shard is claimed by generation, as a root is by epoch: the newest writer seals earlier
+ones, and then reads what they wrote. It checks only after the claim whether the batch
+still runs. A run that ends the batch lists its streams after sealing, so one sees the other.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ async def known(
     generation: int,
     before: Mapping[str, History],
 ) -> Book:
-    """What is on record of a shard's jobs as its newest writer begins."""
+    """The state index of a shard's jobs as its newest writer begins."""
     book = Book()
     book.lives |= before
     async for entry in written(objects, batch, shard, range(1, generation)):
@@ -65,7 +65,7 @@ async def known(
 async def written(
     objects: Objects, batch: str, shard: int, generations: Iterable[int]
 ) -> AsyncIterator[Entry]:
-    """What these writers of a shard, who are sealed, have put on record, in order."""
+    """The entries of these sealed writers of a shard, in order."""
     for generation in generations:
         name = layout.shard(shard, generation)
         found = await segments.streams(objects, batch, name)
@@ -76,17 +76,17 @@ async def written(
 
 
 def learn(book: Book, entry: Entry) -> History | None:
-    """Keep what came of it; None if it is only about the money of what was over."""
-    past = book.history(entry.job)
-    if past.state in OVER and entry.job not in book.lives:
+    """Apply an entry; None if its job was over and only its price changes."""
+    before = book.history(entry.job)
+    if before.state in OVER and entry.job not in book.lives:
         return None
-    history = past.after(entry)
+    history = before.after(entry)
     book.keep(entry.job, history)
     return history
 
 
 async def ended(objects: Objects, batch: str, shard: int) -> int:
-    """Shut out whoever runs a shard; how many have run it."""
+    """Fence out the writer of a shard; returns the number of writers that it had."""
     await _refuse_lost(objects, batch, shard)
     seal = Seal(segments.number(batch), 0.0)
     generation = 0
@@ -112,11 +112,11 @@ async def _refuse_lost(objects: Objects, batch: str, shard: int) -> None:
 
     A claim would fill the gap, and hide that something was there.
     """
-    mine = layout.shard(shard, 1).partition(".")[0]
+    prefix = layout.shard(shard, 1).partition(".")[0]
 
     async def look() -> None:
         names = await objects.folders(layout.streams(batch))
-        own = [name for name in names if name.partition(".")[0] == mine]
+        own = [name for name in names if name.partition(".")[0] == prefix]
         # A local folder stays behind when its last file is deleted.
         there = [name for name in own if await segments.streams(objects, batch, name)]
         missing.refuse_writers(objects, batch, there)

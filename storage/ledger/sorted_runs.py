@@ -1,7 +1,7 @@
 """Runs: states by key in sorted arrays, 17 bytes a life, in memory only.
 
-New ones come in small runs, and small runs are merged into larger ones, so that there
-are few to look into and none is ever too large to be merged at once.
+New states form small runs, and small runs are merged into larger ones. So there are few
+runs to search, and none is too large to be merged at once.
 """
 
 from bisect import bisect_left
@@ -17,15 +17,15 @@ from manifests.lifecycle import State
 STATES: Final = pl.Enum([state.value for state in State])
 
 _STATE: Final = tuple(State)
-"""By its number in a run."""
+"""The states by their number in a run."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
     rows: pl.DataFrame
-    """key, also, state; by key."""
+    """The columns key, also, state; sorted by key."""
     alike: int
-    """The most lives that share a key: 1, but for ids that nobody drew."""
+    """The most lives that share a key: 1, unless ids were not drawn at random."""
     key: memoryview
     also: memoryview
     state: memoryview
@@ -62,14 +62,14 @@ class _Run:
 
 
 class Runs:
-    """States by key; a key that comes again has the state it had."""
+    """States by key; a key that is added again has the same state."""
 
     def __init__(self, runs: Sequence[_Run] = ()) -> None:
         # Never changed, only replaced: others may be reading it.
         self._runs = runs
 
     def add(self, rows: pl.DataFrame, *, merging: int) -> None:
-        """Add key, also and state; runs are merged up to so many rows."""
+        """Add rows of key, also and state; runs are merged up to `merging` rows."""
         if rows.is_empty():
             return
         *older, last = *self._runs, _Run.of(_sorted(rows))

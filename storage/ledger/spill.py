@@ -1,9 +1,9 @@
-"""Lifeboats: what could not be put on record, kept on this machine for the next run.
+"""Spill files: entries that the store did not take, kept on this machine.
 
-An answer that a provider gave, and that no store took, is money. It is written to a file
-of this machine, with where its life stood; the next run that opens the root here takes
-it aboard if its life still stands there, and keeps the file aside if not. Of an intent
-that was given up it is told that it was never sent, should it be on record after all.
+A provider's answer that could not be recorded is money. It is written to a file on this
+machine, with the state of its job at that time. The next run that opens the root here
+records the entry if the job is still in that state, and keeps the file aside if not. An
+`Intended` that was given up is spilled as "never sent", in case the store has it after all.
 """
 
 import fcntl
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import orjson
 
@@ -41,48 +41,48 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Castaway:
-    """An entry that could not be put on record, and where its life stood."""
+    """An entry that could not be put on record, and the state of its life then."""
 
     entry: Entry
     state: str
     attempts: int
     submitted_at: float | None
     segment: str
-    """Which segment it may have come to be in, if the store only never said so."""
+    """The segment that may hold it, if only the store's answer was lost."""
 
     @classmethod
-    def of(cls, entry: Entry, was: History, segment: str) -> "Castaway":
+    def of(cls, entry: Entry, was: History, segment: str) -> Self:
         return cls(entry, was.state, was.attempts, was.submitted_at, segment)
 
-    def fitting(self, past: History) -> Entry:
-        """The entry, if its life still stands where it stood.
+    def fitting(self, history: History) -> Entry:
+        """The entry, if its life is still in the state that it had.
 
         Raises:
             LedgerError: it does not.
         """
-        if not self._stands(past):
-            said = f"was {self.state} at attempt {self.attempts}, is {past.state}"
-            raise LedgerError(f"job {self.entry.job} {said} at {past.attempts}")
+        if not self._stands(history):
+            change = f"was {self.state} at attempt {self.attempts}, is {history.state}"
+            raise LedgerError(f"job {self.entry.job} {change} at {history.attempts}")
         return self.entry
 
-    def is_known(self, past: History) -> bool:
-        """Whether it, or the same news of it, is on record, or there is nothing to tell."""
+    def is_known(self, history: History) -> bool:
+        """Whether the event is on record already, or no longer needs to be."""
         match self.entry.event:
             case Refused(UNSENT.reason):
-                return not self._stands(past)
+                return not self._stands(history)
             case Intended():
-                return past.submitted_at == self.entry.at
+                return history.submitted_at == self.entry.at
             case Accepted(ticket):
-                return past.ticket == ticket
+                return history.ticket == ticket
             case Generated():
-                return past.generated_at == self.entry.at
+                return history.generated_at == self.entry.at
             case Published(uri):
-                return past.uri == uri
+                return history.uri == uri
             case _:
                 return False
 
-    def unsent(self) -> "Castaway":
-        """Of an intent, what is to be told if it came to be on record."""
+    def unsent(self) -> Self:
+        """The correction of an intent that was not sent, in case it is on record."""
         job, at = self.entry.job, self.entry.at
         return replace(
             self,
@@ -93,41 +93,41 @@ class Castaway:
         )
 
     def dump(self) -> bytes:
-        said = {name: getattr(self, name) for name in self.__slots__}
-        said["entry"] = orjson.Fragment(dump(self.entry).rstrip())
-        return checksum.dump(said, option=0) + b"\n"
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        fields["entry"] = orjson.Fragment(dump(self.entry).rstrip())
+        return checksum.dump(fields, option=0) + b"\n"
 
-    def _stands(self, past: History) -> bool:
+    def _stands(self, history: History) -> bool:
         stood = (self.state, self.attempts, self.submitted_at)
-        return stood == (past.state, past.attempts, past.submitted_at)
+        return stood == (history.state, history.attempts, history.submitted_at)
 
     @classmethod
-    def load(cls, line: bytes, place: str) -> "Castaway":
-        """A castaway from its line.
+    def load(cls, line: bytes, place: str) -> Self:
+        """An entry from its line in a spill file.
 
         Raises:
             DamagedError: it is not what was written.
             LedgerError: another Nightreel wrote it.
         """
-        said = checksum.load(line.removesuffix(b"\n"), place)
+        fields = checksum.load(line.removesuffix(b"\n"), place)
         try:
-            said["entry"] = _entry(said["entry"], place)
-            return cls(**said)
+            fields["entry"] = _entry(fields["entry"], place)
+            return cls(**fields)
         except (KeyError, TypeError) as error:
             raise LedgerError(f"{place}: {error!r} in {line[:200]!r}") from error
 
 
 class Harbour:
-    """The lifeboats of one root on this machine."""
+    """The spill files of one root on this machine."""
 
     def __init__(self, folder: Path, root: str) -> None:
         self._root = root
         self._folder = folder / sha256(root.encode()).hexdigest()[:16]
 
     def save(self, name: str, lost: Iterable[Castaway]) -> None:
-        """Keep what was lost, durably, before anybody is told; it never fails.
+        """Save entries durably, before their callers see the error. Never fails.
 
-        It blocks: whoever is stopped here must not lose it.
+        It blocks on purpose: a cancelled caller must not lose them.
         """
         lines = [castaway.dump() for castaway in _worth_saving([*lost])]
         if not lines:
@@ -137,7 +137,7 @@ class Harbour:
             path = path.expanduser()
             self._append(path, b"".join(lines))
         except (OSError, RuntimeError) as error:
-            # Then the log is all there is; no ticket has a key or a signature in it.
+            # The log is then the only record; no ticket has a key or a signature in it.
             log.error(  # noqa: TRY400 - the error is in the message
                 "ledger.spill_failed file=%s the log has the only record: %s",
                 path,
@@ -157,7 +157,7 @@ class Harbour:
             )
 
     def arrivals(self) -> list[Path]:
-        """The files of earlier runs; nobody adds to them any more."""
+        """The files of earlier runs; no process adds to them any more."""
         try:
             folder = self._folder.expanduser()
             return self._taken(folder) if folder.is_dir() else []
@@ -170,7 +170,7 @@ class Harbour:
             return []
 
     def take(self, name: str, lines: bytes) -> None:
-        """Have what another machine sent here among the arrivals.
+        """Add lines that another machine uploaded to the arrivals.
 
         Raises:
             OSError: it cannot be kept here.
@@ -196,7 +196,7 @@ class Harbour:
 
 
 def _worth_saving(lost: list[Castaway]) -> list[Castaway]:
-    """All; an intent that nothing follows was not sent: whoever meant to was told not to."""
+    """All entries; an intent without a later entry was not sent, and is spilled as such."""
     followed = set[str]()
     kept: list[Castaway] = []
     for castaway in reversed(lost):
@@ -207,8 +207,8 @@ def _worth_saving(lost: list[Castaway]) -> list[Castaway]:
     return kept[::-1]
 
 
-def _entry(said: object, place: str) -> Entry:
-    record = load(said, place)
+def _entry(payload: object, place: str) -> Entry:
+    record = load(payload, place)
     if not isinstance(record, Entry):
         raise LedgerError(f"{place}: not an entry")
     return record
@@ -216,7 +216,7 @@ def _entry(said: object, place: str) -> Entry:
 
 @contextmanager
 def _locked(folder: Path) -> Generator[int]:
-    """A folder to oneself: a file is never added to once it has been taken."""
+    """Lock a folder, so that nothing is added to a file once it has been taken."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""Boarding: what an earlier run could not put on record is recorded, if it still can be."""
+"""Recovers spilled entries: records those that still fit the state of their jobs."""
 
 import asyncio
 import logging
@@ -18,9 +18,9 @@ log = logging.getLogger(__name__)
 
 
 async def cast_off(objects: Objects, harbour: Harbour) -> None:
-    """Send the lifeboats of this machine to the root, for the next batch to take aboard."""
+    """Upload this machine's spill files to the root, for the next batch to recover."""
     for path in await asyncio.to_thread(harbour.arrivals):
-        # Another process of this machine may send it too, or be taking it aboard.
+        # Another process of this machine may upload or recover the same file.
         with suppress(FileNotFoundError):
             lines = await asyncio.to_thread(path.read_bytes)
             await objects.put(layout.adrift(path.name), lines)
@@ -28,7 +28,7 @@ async def cast_off(objects: Objects, harbour: Harbour) -> None:
 
 
 async def fetch(objects: Objects, harbour: Harbour) -> None:
-    """Bring here what other machines sent to the root."""
+    """Download the spill files that other machines uploaded to the root."""
     async for stored in objects.list(layout.ADRIFT):
         lines = await objects.get(stored.key)
         name = stored.key.rpartition("/")[2]
@@ -37,7 +37,7 @@ async def fetch(objects: Objects, harbour: Harbour) -> None:
 
 
 async def is_any_adrift(objects: Objects) -> bool:
-    """Whether machines sent something to the root that nobody has taken aboard."""
+    """Whether the root has uploaded spill files that no run has recovered."""
     return bool([stored async for stored in objects.list(layout.ADRIFT)])
 
 
@@ -47,10 +47,10 @@ async def pick_up(
     standing: Callable[[str], History],
     put: Callable[[Entry], Waiting],
 ) -> set[str]:
-    """Take aboard what was sent to the root about these lives, and fits; whose it was.
+    """Recover uploaded entries of these lives that still fit; returns the lives.
 
-    Only for who alone may put anything on record about them. The rest is left to the
-    next batch, as is what it will find on record if we die before it is taken away.
+    Call it only as the sole writer of these lives. Other entries are left to the next
+    batch. If we die before a file is deleted, the next batch finds its entries on record.
     """
     found = set[str]()
     async for stored in objects.list(layout.ADRIFT):
@@ -63,9 +63,9 @@ async def pick_up(
         for line in lines:
             try:
                 castaway = Castaway.load(line, objects.uri(stored.key))
-                mine = castaway.entry.job in lives
-                # What is settled, a batch alone can tell from what was settled before.
-                if not mine or isinstance(castaway.entry.event, Settled):
+                ours = castaway.entry.job in lives
+                # Only a batch can tell a new `Settled` from one that is on record already.
+                if not ours or isinstance(castaway.entry.event, Settled):
                     left.append(line)
                 elif waiting := await _aboard(objects, castaway, standing, put):
                     aboard.append(waiting)
@@ -95,15 +95,17 @@ async def board(
     standing: Callable[[str], History],
     put: Callable[[Entry], Waiting],
 ) -> None:
-    """Take a lifeboat's entries aboard; the file is gone once they are durable.
+    """Record a spill file's entries; the file is deleted once they are durable.
 
-    What does not fit where its life stands by now stays in the file, kept aside.
+    If an entry no longer fits the state of its life, the file is kept aside.
     """
     aboard: list[Waiting] = []
     left = 0
     try:
         lines = (await asyncio.to_thread(path.read_bytes)).splitlines()
-    except FileNotFoundError:  # sent to the root just now: the next batch has it
+    except (
+        FileNotFoundError
+    ):  # uploaded to the root just now: the next batch recovers it
         return
     for number, line in enumerate(lines, 1):
         try:
@@ -112,7 +114,7 @@ async def board(
                 aboard.append(waiting)
         except (DamagedError, LedgerError, IllegalTransitionError) as error:
             left += 1
-            log.error(  # noqa: TRY400 - said in full
+            log.error(  # noqa: TRY400 - the error is in the message
                 "ledger.spill_rejected file=%s line=%d its job has changed since, the entry is kept aside: %s",
                 path,
                 number,
@@ -126,7 +128,7 @@ async def board(
             len(aboard),
             left,
         )
-    # Whoever has sent it to the root meanwhile has it taken aboard again, which is no harm.
+    # If it was uploaded to the root meanwhile, it is recovered again, which is harmless.
     with suppress(FileNotFoundError):
         if left:
             await asyncio.to_thread(path.rename, path.with_suffix(".kept"))
@@ -140,22 +142,22 @@ async def _aboard(
     standing: Callable[[str], History],
     put: Callable[[Entry], Waiting],
 ) -> Waiting | None:
-    """Have it put on record; None if there is no need.
+    """Put an entry on record; None if it is on record already.
 
     Raises:
-        IllegalTransitionError, LedgerError: it does not fit where its life stands.
+        IllegalTransitionError, LedgerError: it does not fit the state of its life.
     """
-    past = standing(castaway.entry.job)
-    if castaway.is_known(past) or await _landed(objects, castaway):
+    history = standing(castaway.entry.job)
+    if castaway.is_known(history) or await _landed(objects, castaway):
         return None
-    return put(castaway.fitting(past))
+    return put(castaway.fitting(history))
 
 
 async def _landed(objects: Objects, castaway: Castaway) -> bool:
-    """Whether the store had it all the same, and only never said so."""
+    """Whether the store has the entry, although its answer was lost."""
     entry = castaway.entry
     if isinstance(entry.event, Settled):
-        # It moves nothing by which it would be known, and may be aboard since a crash.
+        # It leaves no mark in the history, and may have been recovered before a crash.
         async for some in epoch_reader.entries(objects, since=entry.at):
             if entry in some:
                 return True

@@ -1,7 +1,7 @@
-"""The book: what is known of every life on a root, whole or in a few bytes.
+"""The state index: every life of a root, in full or in a few bytes.
 
-A life that is not over is kept whole; of the others the state is enough: nothing is
-bought for them again. No store is asked for anything.
+A life that is not over keeps its full history. For the others the state is enough,
+because nothing is bought for them again. The index is in memory and sends no request.
 """
 
 import re
@@ -16,7 +16,7 @@ from manifests.lifecycle import NEW, OVER, History, State
 from storage.ledger.sorted_runs import STATES, Runs
 
 LATEST: Final = 50
-"""Durations kept of each lane."""
+"""Durations that are kept for each lane."""
 
 _FRESH: Final = 1 << 14
 """Lives forgotten before they make a run."""
@@ -28,25 +28,25 @@ _ID: Final = re.compile("[0-9a-f]{32}")
 
 
 class Book:
-    """What is known of every life. One thread changes it; any may ask it for states."""
+    """The state index. One thread changes it; any thread may read states."""
 
     def __init__(self) -> None:
         self.lives: dict[str, History] = {}
-        """Whole: what is not over, and what was kept since and not forgotten."""
+        """Full histories: of lives that are not over, or were kept and not forgotten since."""
         self.latencies = defaultdict[str, deque[float]](_durations)
-        """By lane: the seconds from accepted to generated of its latest clips."""
+        """The seconds from accepted to generated of each lane's latest clips."""
         self.unbound: dict[int, dict[str, History]] = {}
-        """Epochs that are to be bound, with the whole lives as each began."""
+        """Epochs to compact, each with the full histories as it began."""
         self.rebuild = set[int]()
-        """Those of them whose checkpoint is damaged."""
+        """Epochs among them whose checkpoint is damaged."""
         self._fresh: dict[str, State] = {}
         self._accepted = set[str]()
-        # Lives that were accepted since the last epoch began: of the others nobody knows
-        # how long they took, only when somebody looked.
+        # Lives that were accepted since the last epoch began: for the others only the
+        # time of a poll is known, not how long the provider took.
         self._runs = Runs()
 
     def history(self, life: str) -> History:
-        """What is known of a life: of one that was forgotten, its state alone."""
+        """The history of a life; only its state if it was forgotten."""
         if (whole := self.lives.get(life)) is not None:
             return whole
         state = self._over(life)
@@ -57,15 +57,15 @@ class Book:
         if asked.height < FEW:
             told = [self._state(job).value for job in ids(asked)]
             return pl.Series("state", told, pl.String).cast(STATES)
-        # First of all, so that a life that is forgotten meanwhile is not missed.
+        # Copied first, so that a life that is forgotten meanwhile is not missed.
         whole = {life: history.state for life, history in dict(self.lives).items()}
         runs = self._runs.plus(_rows(self._fresh | whole))
         found = (runs.states(some) for some in _slices(asked))
-        said = pl.concat([pl.Series("state", [], STATES), *found])
-        return said.fill_null(State.PENDING.value)
+        column = pl.concat([pl.Series("state", [], STATES), *found])
+        return column.fill_null(State.PENDING.value)
 
     def forgotten(self, asked: pl.DataFrame) -> pl.DataFrame:
-        """The keys among these of the lives that only a state is known of."""
+        """Those of the keys whose lives are known by their state only."""
         if asked.height < FEW:
             known = [life for life in ids(asked) if self._over(life)]
             return keys(life for life in known if life not in self.lives)
@@ -74,11 +74,11 @@ class Book:
             some.filter(runs.states(some).is_not_null()) for some in _slices(asked)
         )
         known = pl.concat([pl.DataFrame(schema=KEY), *found])
-        # Some are whole again, because there was more to put down of them.
+        # Some have a full history again, because of later entries.
         return known.join(keys(self.lives), on=[*KEY], how="anti")
 
     def keep(self, life: str, history: History) -> None:
-        """Put down what is on record of a life by now.
+        """Set the history of a life.
 
         Raises:
             ValueError: nothing has such an id.
@@ -98,14 +98,14 @@ class Book:
                 self.latencies[history.lane].append(done - began)
 
     def forget(self, lives: Iterable[str]) -> None:
-        """Keep no more than the state of those of them that are over."""
+        """Keep only the states of those lives that are over."""
         for life in {*over(self.lives, lives)}:
             self._fresh[life] = self.lives.pop(life).state
             self._accepted.discard(life)
         self._put_away()
 
     def learn(self, rows: pl.DataFrame) -> None:
-        """Put down lives that are over: key, also, state. Takes its time."""
+        """Add lives that are over: key, also, state. Slow for many rows."""
         if rows.height < FEW:
             states = map(State, rows["state"])
             self._fresh |= zip(ids(rows), states, strict=True)
@@ -114,7 +114,7 @@ class Book:
         self._runs.add(rows, merging=_AT_LEISURE)
 
     def begin(self, epoch: int) -> None:
-        """An epoch begins that is to be bound once it is over."""
+        """Begin an epoch, which is to be compacted once it is over."""
         self.unbound[epoch] = dict(self.lives)
         self._accepted.clear()
 
@@ -138,7 +138,7 @@ class Book:
 
 
 def over(whole: Mapping[str, History], lives: Iterable[str]) -> Iterator[str]:
-    """Those of these lives that are whole and have ended."""
+    """Those of the lives that have a full history and have ended."""
     return (life for life in lives if life in whole and whole[life].state in OVER)
 
 

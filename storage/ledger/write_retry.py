@@ -1,7 +1,7 @@
-"""Trouble: what is done while a store does not take what has to be on record.
+"""Repeats ledger writes while the store fails.
 
-A store that is away is waited for. One that says no is asked for a while longer, because
-what is under way has been paid for; but whoever buys is told at once.
+A store that is unavailable is retried for ten minutes. A store that refuses is retried for
+30 seconds, because clips in progress are paid for; but buying stops at once.
 """
 
 import asyncio
@@ -22,9 +22,9 @@ from storage.objects.client import (
 )
 
 PATIENCE_S: Final = 600.0
-"""How long a store may be away before a batch gives up."""
+"""How long a store may be unavailable before a batch gives up."""
 REFUSED_S: Final = 30.0
-"""How long it may refuse for a reason that does not pass by itself."""
+"""How long it may refuse, for a reason that does not pass by itself."""
 LONGEST_S: Final = 10.0
 SAID_S: Final = 60.0
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class Trouble:
-    """How one writer's puts are repeated, by the event loop's clock."""
+    """Repeats one writer's puts, by the event loop's clock."""
 
     def __init__(self, objects: Objects, told: Callable[[str], None]) -> None:
         self._objects = objects
@@ -41,11 +41,11 @@ class Trouble:
         self._said_at = -math.inf
 
     async def create(self, key: str, data: bytes) -> None:
-        """Put what has to be on record.
+        """Create an object, and repeat the request while the store fails.
 
         Raises:
-            ExistsError: somebody else's has the key.
-            StorageError: the store was away, or refused, for too long.
+            ExistsError: another writer's object has the key.
+            StorageError: the store was unavailable, or refused, for too long.
         """
         now = asyncio.get_running_loop().time
         began, refused = now(), math.inf

@@ -1,8 +1,8 @@
 """Streams: one writer's entries, durable in order.
 
-What is put while a segment is being written goes into the next one: alone, an entry
-waits for nobody; among thousands, it shares its request. Each segment is created under
-the next number, so that who finds its number taken knows that it has been sealed.
+Entries that arrive while a segment is being written go into the next one. A single entry
+waits for no other; among thousands, entries share a request. Each segment is created under
+the next number, so a writer that finds its number taken knows that it has been sealed.
 """
 
 import asyncio
@@ -22,15 +22,15 @@ from storage.objects.client import ExistsError, Objects, StorageError
 SEGMENT: Final = 2_000
 """Entries in one segment at most."""
 LOCAL_S: Final = 1 / 40
-"""From one segment to the next, where a request costs nothing."""
+"""Seconds between segments on a local disk, where a request costs nothing."""
 REMOTE_S: Final = 1 / 20
-"""The same where it costs money, however much there is to write..."""
+"""The shortest time between segments on a remote store, where a request costs money."""
 SHARD_S: Final = 1 / 5
-"""... and for each shard that is open."""
+"""The same for one open shard: the interval is this divided by the open shards."""
 BURST_S: Final = 1.0
-"""For so long an idle local stream has saved up its segments."""
+"""An idle local stream may write at once the segments of this many seconds."""
 SEAL_S: Final = 10.0
-"""For so long a seal is tried to be put where a segment just could not be."""
+"""How long a seal is tried after a segment could not be written."""
 PART_SEGMENTS: Final = 256
 PART_ENTRIES: Final = 50_000
 
@@ -49,12 +49,12 @@ class Waiting:
 
 
 class Keeper(Protocol):
-    """Who is told what became of each entry, before its caller is."""
+    """Receives the outcome of each entry, before the entry's caller does."""
 
     def kept(self, some: Sequence[Waiting]) -> None: ...
 
     def adrift(self, some: Sequence[Waiting], segment: str) -> None:
-        """They are not on record, unless this segment is and nobody said so."""
+        """The entries are not on record, unless this segment is and its answer was lost."""
 
 
 class Stream:
@@ -71,16 +71,16 @@ class Stream:
         successor: str,
     ) -> None:
         self.shards = 0
-        """How many are open, which is how much may be spent on requests."""
+        """The number of open shards; it limits the requests a second."""
         self._objects = objects
         self._key = key
         self._number = number
         self._trouble = trouble
         self._keeper = keeper
-        # What whoever finds itself shut out is told.
+        # The message of the error that a fenced writer raises.
         self._successor = successor
-        # No bound is needed: each caller waits for its own entry, so there are never
-        # more here than callers.
+        # No bound is needed: each caller waits for its entry, so there are never more
+        # entries here than callers.
         self._queue: list[Waiting] = []
         self.ended: LedgerError | None = None
         """Why nothing more can be put, if it ended before it was closed."""
@@ -89,11 +89,11 @@ class Stream:
         self._wake = asyncio.Event()
         self._closing = False
         self._parts = Parts(objects, key, number)
-        # It ends in `close`; of its errors every caller is told.
+        # It ends in `close`; every waiting caller receives its error.
         self._writer = asyncio.create_task(self._write_all())
 
     def put(self, waiting: Waiting) -> None:
-        """Have an entry written; its future says when it is durable, or that it is not."""
+        """Queue an entry; its future completes when it is durable, or fails."""
         if self.ended is None and not self._closing:
             self._queue.append(waiting)
             self._wake.set()
@@ -102,13 +102,13 @@ class Stream:
         self._lose([waiting], self.ended or closed)
 
     def fence(self) -> None:
-        """A successor has claimed the root: what is being written may still get there."""
+        """Stop for a successor; a segment that is being written may still be created."""
         self._fenced = True
         if not self._queue:
             self._give_way()
 
     async def close(self, seal: Seal) -> bool:
-        """Write what is queued, then the seal; whether all was written."""
+        """Write queued entries, then the seal; returns whether all was written."""
         self._closing = True
         self._wake.set()
         await asyncio.shield(self._writer)
@@ -117,7 +117,7 @@ class Stream:
             async with asyncio.timeout(None if self.ended is None else SEAL_S):
                 await self._seal(seal)
         except (StorageError, TimeoutError) as error:
-            # Then the root is free a minute later.
+            # Without a seal the root is free only after a minute.
             log.warning(
                 "ledger.not_sealed stream=%s the next run has to wait a minute for this root: %r",
                 self._objects.uri(self._key),
@@ -157,7 +157,7 @@ class Stream:
             await self._trouble.create(key, data)
         except ExistsError:
             self._give_way()
-        # Whatever it was, every waiting caller is told.
+        # Every waiting caller receives the error, whatever it is.
         except Exception as error:  # noqa: BLE001
             self._end(LedgerError(f"{self._objects.uri(key)}: not written: {error}"))
         else:
@@ -194,16 +194,17 @@ class Stream:
         try:
             await self._objects.create(key, pack([seal]))
         except ExistsError:
-            # A successor's seal, or a segment of ours that we were not told of.
+            # A successor's seal, or a segment of ours whose answer was lost.
             found = await fencing.end(self._objects, self._key, self._number, seal=seal)
             if found.by > seal.by:
                 self._give_way()
 
 
 class Parts:
-    """A stream's segments, put again many at a time, so that reading takes fewer requests.
+    """Writes many segments of a stream again as one object, so that reading takes fewer
+    requests.
 
-    In the background: no entry waits for it, and a part that is missing harms nobody.
+    It works in the background: no entry waits for it, and a missing part is harmless.
     """
 
     def __init__(self, objects: Objects, stream: str, first: int) -> None:

@@ -36,19 +36,21 @@ class Clips:
             if await self.sidecar(job_id) is not None:
                 raise
             await self._objects.put(layout.clip(job_id, "mp4"), mp4)
-        said = orjson.dumps(dict(sidecar), default=_plain, option=orjson.OPT_INDENT_2)
-        await self._objects.create(layout.clip(job_id, "json"), said)
+        encoded = orjson.dumps(
+            dict(sidecar), default=_plain, option=orjson.OPT_INDENT_2
+        )
+        await self._objects.create(layout.clip(job_id, "json"), encoded)
         return self.uri(job_id)
 
     async def sidecar(self, job_id: str) -> dict[str, Any] | None:
         """How a clip was made; None if it is not published."""
         try:
-            said: dict[str, Any] = orjson.loads(
+            facts: dict[str, Any] = orjson.loads(
                 await self._objects.get(layout.clip(job_id, "json"))
             )
         except MissingError:
             return None
-        return said
+        return facts
 
 
 def _plain(value: object) -> object:

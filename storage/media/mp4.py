@@ -1,4 +1,4 @@
-"""MP4s, looked into: whether a clip is whole and plays, and what it is."""
+"""Checks MP4s: whether a clip is whole and plays; and reads its size, rate and codec."""
 
 import io
 import struct
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class BrokenClipError(ValueError):
     """Not a clip that plays.
 
-    `whole` tells whose fault it is: all bytes that the file announces are there, so
-    another download would bring the same.
+    `whole`: all bytes that the file announces are there, so the fault is the provider's
+    and another download would bring the same bytes.
     """
 
     def __init__(self, message: str, *, whole: bool = False) -> None:
@@ -31,7 +31,7 @@ class BrokenClipError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """What a clip is, as its own packets say."""
+    """The properties of a clip, counted from its packets."""
 
     seconds: float
     fps: float
@@ -42,7 +42,7 @@ class Probe:
 
 
 def check(data: bytes, *, decode: bool = True) -> Probe:
-    """Look into a clip: its boxes, its packets, and its every frame if `decode`.
+    """Check a clip: its boxes, its packets and, if `decode`, every frame.
 
     Only decoding finds bytes that were damaged in place. It takes 70 to 150 ms of CPU
     for 5 s of 480p or 720p, so call this in a thread.

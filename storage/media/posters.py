@@ -3,7 +3,7 @@
 posters/ab/abcd….webp    beside clips/, and only of some clips: nothing depends on them
 """
 # pyright: reportUnknownMemberType=false
-# PyAV's own types leave what its frames' pictures are unsaid.
+# PyAV's type stubs do not give the type of a frame's image.
 
 import io
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ EDGE: Final = 160
 FRAMES: Final = 12
 
 LOOP_MS: Final = 2400
-"""However long the clip is."""
+"""The length of the animation, whatever the length of the clip."""
 
 MOST: Final = 24_000
 """Bytes that a poster should have: 45 of them are shown on one page of 1.5 MB."""
 
 _TRIES: Final = ((50, 1), (30, 1), (20, 2), (5, 3))
-"""Quality, and every how many of the frames, until it is small enough."""
+"""Quality and frame step of each try, until the poster is small enough."""
 
 
 class Posters:
@@ -63,7 +63,7 @@ def poster(mp4: bytes) -> bytes:
 
 
 def _frames(container: InputContainer) -> list[Image.Image]:
-    """So many frames, evenly over the clip, small."""
+    """`FRAMES` small frames, spread evenly over the clip."""
     video = container.streams.video[0]
     video.codec_context.thread_count = 1
     # A fragmented MP4 announces none: then its first frames have to do.

@@ -20,7 +20,7 @@ _MEDIA_TYPES: Final = {
 }
 _ORIENTATION: Final = 0x0112
 _TURNED: Final = range(2, 9)
-"""What EXIF says of a still that is not upright; cameras write other numbers too."""
+"""The EXIF orientations of a still that is not upright; cameras write others too."""
 _PNG_END: Final = b"IEND\xaeB`\x82"
 
 _MODES: Final = frozenset({"1", "L", "LA", "P", "RGB", "RGBA"})
@@ -50,10 +50,10 @@ class Still:
 
 
 def look(content: bytes, *, name: str, min_px: int) -> Still:
-    """Decode a still, turn it upright, and see whether it will do.
+    """Decode a still, turn it upright, and check it.
 
     Raises:
-        BadStillError: it will not.
+        BadStillError: no provider would take it.
     """
     _weigh(content, name)
     media_type, suffix = _kind(content, name)
@@ -100,7 +100,7 @@ def _decoding(name: str) -> Generator[None]:
 
 
 def _suits(image: Image.Image, name: str, min_px: int) -> None:
-    """What its header says will do, before anything is decoded."""
+    """Check size and colours by the header, before anything is decoded."""
     size = f"{image.width}x{image.height}"
     if image.width * image.height > MOST_PIXELS:
         raise BadStillError(f"{name}: {size} px is too large")
@@ -114,7 +114,7 @@ def _suits(image: Image.Image, name: str, min_px: int) -> None:
 
 
 def _turned(image: Image.Image, content: bytes) -> Image.Image | None:
-    """The still turned upright, None if it is; its bytes are read to the last."""
+    """The still turned upright; None if it is upright. Reads every byte."""
     if image.format == "PNG":
         # Pillow's decoding stops at the last pixel, and checks no sum on the way to it.
         Image.open(io.BytesIO(content), formats=["PNG"]).verify()

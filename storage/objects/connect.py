@@ -1,9 +1,9 @@
 """Stores: where a URI's bytes are, and how to reach them.
 
-What obstore renews by itself, before it expires: logins from a web identity, a container
-or a machine's metadata (S3), service accounts and federated logins (GCS, Azure). What it
-does not: AWS_SESSION_TOKEN and other keys in the environment are read once, when a store
-is opened; ~/.aws is not read at all.
+obstore renews some credentials before they expire: logins from a web identity, a container
+or a machine's metadata (S3), service accounts and federated logins (GCS, Azure). It does
+not renew AWS_SESSION_TOKEN and other keys in the environment, which are read once, when a
+store is opened. It does not read ~/.aws at all.
 """
 
 import atexit
@@ -35,9 +35,9 @@ CLIENT: "ClientConfig" = {
     "connect_timeout": "10s",
     "allow_http": True,
 }
-# A request's time is up whether or not it is moving: what is large gets more.
+# obstore's timeout covers the whole request, so large objects get more time.
 _ROOMY: "ClientConfig" = {**CLIENT, "timeout": "3600s"}
-# Asking again is done here, where an "exists" after a lost answer can be looked into.
+# Retries are ours, because an "exists" after a lost answer has to be checked.
 _ONCE: "RetryConfig" = {"max_retries": 0}
 
 _MEMORIES: Final[dict[str, MemoryStore]] = {}
@@ -49,13 +49,13 @@ _USERS: Final[set[int]] = set()
 
 
 class Found(Protocol):
-    """What a store found under a key."""
+    """An object that a store found under a key."""
 
     async def bytes_async(self) -> Any: ...  # obstore's Bytes: only bytes() is used
 
 
 class Store(Protocol):
-    """As much of an obstore store as is used here, so that a simulated one can be one."""
+    """The part of obstore's interface that is used here; the simulation implements it too."""
 
     async def put_async(  # noqa: PLR0913 - obstore's own
         self,
@@ -111,7 +111,7 @@ def connect(uri: str, *, roomy: bool = False) -> Store:
 
 
 def bucket(uri: str, *, roomy: bool = False) -> S3Store | GCSStore | AzureStore:
-    """What is below the URI of a bucket, or of a folder in it.
+    """The store below the URI of a bucket, or of a folder in it.
 
     Raises:
         StorageError: it lacks its settings.
@@ -151,7 +151,7 @@ def local_path(uri: str) -> Path:
 def signed(
     store: S3Store | GCSStore | AzureStore, key: str, seconds: int
 ) -> str | None:
-    """A link that reads one object for so long; None where the store cannot sign."""
+    """A link that reads one object for `seconds`; None if the store cannot sign."""
     try:
         return obstore.sign(store, "GET", key, timedelta(seconds=seconds))
     except BaseError:

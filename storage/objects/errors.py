@@ -1,4 +1,4 @@
-"""What a store's refusals mean, in our words.
+"""The errors of object stores, translated into one tree.
 
 * StorageError         the store will not do it: no such bucket, a name too long
   x MissingError       there is no such object
@@ -110,7 +110,7 @@ _NEVER: Final = re.compile(
 def explained(uri: str) -> Generator[None]:
     """Turn every store's own errors into ours.
 
-    Not chained: theirs quote whole answers, with access keys and signed strings.
+    Not chained: a store's errors quote whole answers, with access keys and signed strings.
     """
     try:
         yield
@@ -124,8 +124,8 @@ def translated(uri: str, error: Exception) -> StorageError:
 
 
 def reason(error: Exception) -> str:
-    """What is worth repeating of a store's own words: no key, signature or body."""
-    said = str(error)
+    """The part of a store's error that is safe to show: no key, signature or body."""
+    text = str(error)
     match _kind(error):
         case kind if kind is MissingError:
             return "no such object"
@@ -133,34 +133,34 @@ def reason(error: Exception) -> str:
             return "exists"
         case kind if kind is LoginError:
             return "no credentials found"
-        case _ if status := re.search(r"status code: (\d{3}[^:<\n]*)", said):
-            code = _code(said)
+        case _ if status := re.search(r"status code: (\d{3}[^:<\n]*)", text):
+            code = _code(text)
             return f"HTTP {status[1].strip()}" + (f", {code}" if code else "")
         case _ if number := _errno(error):
             return _WORDS.get(number) or os.strerror(number)
         case _:
-            cause = re.search(r'kind: \w+,\s+message: "([^"]*)"', said)
-            first = said.partition("\n")[0].rpartition(" - ")[2]
+            cause = re.search(r'kind: \w+,\s+message: "([^"]*)"', text)
+            first = text.partition("\n")[0].rpartition(" - ")[2]
             return re.sub(r"\?\S*", "", first) + (f" ({cause[1]})" if cause else "")
 
 
 def _kind(error: Exception) -> type[StorageError]:
-    said = str(error)
-    code = _code(said)
+    text = str(error)
+    code = _code(text)
     match error:
         case FileExistsError():
             return ExistsError
         case AlreadyExistsError() if not _AGAIN.search(code):
             return ExistsError
-        case FileNotFoundError() if not _NO_BUCKET.search(said):
+        case FileNotFoundError() if not _NO_BUCKET.search(text):
             return MissingError
-        case GenericError() if _MACHINE.search(said):
+        case GenericError() if _MACHINE.search(text):
             return LoginError
-        case _ if status := re.search(r"status code: (\d{3})", said):
+        case _ if status := re.search(r"status code: (\d{3})", text):
             return _of_status(int(status[1]), code)
         case _ if number := _errno(error):
             return _of_errno(number)
-        case GenericError() if not _NEVER.search(said):
+        case GenericError() if not _NEVER.search(text):
             return UnavailableError
         case TimeoutError() | ConnectionError():
             return UnavailableError
@@ -187,8 +187,8 @@ def _of_errno(number: int) -> type[StorageError]:
     return UnavailableError if number in _PASSING else StorageError
 
 
-def _code(said: str) -> str:
-    code = re.search(r"<Code>(\w+)</Code>|\"error\": ?\"(\w+)\"", said)
+def _code(text: str) -> str:
+    code = re.search(r"<Code>(\w+)</Code>|\"error\": ?\"(\w+)\"", text)
     return (code[1] or code[2]) if code else ""
 
 

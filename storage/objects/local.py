@@ -19,7 +19,7 @@ _DRAFT: Final = re.compile(r"#\d{19}$")
 _DAY_S: Final = 86400.0
 
 _DURABLE: Final[set[Path]] = set()
-"""Folders whose names this process has seen to."""
+"""Folders whose names this process has made durable."""
 
 
 def create(path: Path, data: bytes | Path, *, root: Path | None = None) -> None:
@@ -35,7 +35,7 @@ def create(path: Path, data: bytes | Path, *, root: Path | None = None) -> None:
             # A link refuses a name that is taken, where a rename replaces it silently.
             path.hardlink_to(draft)
         finally:
-            # Taken or not: whoever took it may have been stopped before this.
+            # Even if the name was taken: its creator may have been killed before this.
             _sync(path.parent)
 
 
@@ -55,8 +55,8 @@ def make(folder: Path, *, root: Path | None = None) -> None:
     if folder in _DURABLE and folder.is_dir():
         return
     if folder.is_dir():
-        # Made by somebody who may have been stopped before its name was durable, or long
-        # ago by somebody who lets us into it, but not look around where it is.
+        # Its creator may have been killed before the name was durable. Or we may enter
+        # the folder but not open its parent.
         with suppress(PermissionError):
             _sync(folder.parent)
     elif folder == root:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Threads of its own: the ledger does not queue behind clips being decoded.
+# A separate pool, so that the ledger does not queue behind clips being decoded.
 _DISK: Final = ThreadPoolExecutor(4, thread_name_prefix="disk")
 
 
@@ -95,7 +95,7 @@ class Folder:
                 try:
                     do(*args)
                 finally:
-                    # What was written elsewhere meanwhile does not count.
+                    # A write that went to a replaced folder does not count.
                     self._same.refuse_if_gone()
 
         await asyncio.get_running_loop().run_in_executor(_DISK, work)

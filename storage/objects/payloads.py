@@ -1,4 +1,4 @@
-"""Bodies: what is put into a store, in the form that it reads with little memory."""
+"""Bodies of puts, in the form that a store reads with little memory."""
 
 import hashlib
 import mmap
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Body = bytes | memoryview | Path
 
 LARGE: Final = 64 << 20
-"""Bytes from which on a request takes its time."""
+"""Bytes from which on a request needs more time, or several parts."""
 
 _MEDIA_TYPES: Final = {
     ".html": "text/html; charset=utf-8",
@@ -35,7 +35,7 @@ def at_once(path: Path, scheme: str) -> Body:
         case "file":
             return path
         case "memory":
-            # It would keep the mapping, and with it whatever the file becomes.
+            # The memory store would keep the mapping, and see later changes of the file.
             return path.read_bytes()
         case _:
             return mapped(path)

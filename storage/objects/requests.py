@@ -1,4 +1,4 @@
-"""Requests: what a store is asked, one thing at a time, and its answers in our words."""
+"""Sends single requests to a store, and translates its answers and errors."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager
@@ -21,14 +21,14 @@ Mode = Literal["create", "overwrite"]
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An object as a list has it."""
+    """An object in a list."""
 
     key: str
     size: int
     modified: float
     """Unix seconds, by the store's clock."""
     e_tag: str | None
-    """What the store calls these bytes: other bytes are called something else."""
+    """The store's tag of these bytes; other bytes have another tag."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
-"""Patience: a store that is away for a while is asked again, and fails nothing.
+"""Repeats requests while a store is unavailable, for a limited time.
 
-It passes by the event loop's own clock, so that a simulated night can be patient too.
+It uses the event loop's clock, so that it works on a simulated clock too.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 TRIES: Final = 3
-"""At least: a single answer may take longer than all our patience."""
+"""The fewest tries: a single answer may take longer than the whole limit."""
 LONGEST_S: Final = 10.0
 
 log = logging.getLogger(__name__)
 
 
 class Patience:
-    """How long one store may be away, and who is waiting for it now."""
+    """How long one store may be unavailable, and how many callers wait for it now."""
 
     def __init__(self, root: str, seconds: float) -> None:
         self._root = root
@@ -38,11 +38,11 @@ class Patience:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Ask until there is an answer, or patience has run out.
+        """Repeat a request until it is answered, or the time is up.
 
         Raises:
-            UnavailableError: it has.
-            StorageError: the answer is no.
+            UnavailableError: the time is up.
+            StorageError: the store refuses.
         """
         now = asyncio.get_running_loop().time
         began, tries = now(), 0
@@ -55,7 +55,7 @@ class Patience:
                     over = tries >= TRIES and now() - began >= self._seconds
                     if over or not self._may_pass(error):
                         raise
-                    # One bad answer is not worth a line, nor is each of those that wait.
+                    # Log only from the third failure on, and once for all waiting callers.
                     if tries == TRIES:
                         waiting.enter_context(self._away(error, now))
                 else:
@@ -65,8 +65,8 @@ class Patience:
                 await asyncio.sleep(random.uniform(0, longest))  # noqa: S311 - no secret
 
     def _may_pass(self, error: StorageError) -> bool:
-        # obstore does not ask the machine again while it renews a login: one hiccup of it
-        # is not to end a night.
+        # obstore does not retry while it renews a login, so one failure of the machine's
+        # metadata service must not end a run.
         again = isinstance(error, LoginError) and self._answered
         return again or isinstance(error, UnavailableError)
 
