@@ -1,4 +1,4 @@
-"""What a GPU makes of the worker: seconds by stage, a step against its floor, the busy share.
+"""The worker on a GPU: seconds by stage, a step against its floor, the busy share.
 
     python benchmarks/gpu.py [--size 832x480] [--frames 81] [--steps 4] [--guidance 1]
         [--clips 20] [--attention NAME] [--compile] [--tiny --device cpu]
@@ -41,50 +41,52 @@ from tasks.worker.worker import Worker
 from tests.worker import tiny
 
 BUSY, SLOWER = 0.97, 1.35
-"""The targets: of the time while work was queued, and of the floor."""
+"""The targets: the busy share while work was queued, and a step's time over its floor."""
 TEXT = 512
 BACKENDS = ("native", "_native_flash", "_native_cudnn", "flash", "_flash_3", "sage")
 """diffusers' names; what is not installed, or not for this card, is left out."""
 
 
 def main() -> None:
-    said = _said()
+    options = _options()
     plan = Plan(
         model="random",
-        device=said.device,
-        steps=said.steps,
-        compiled=said.compile,
-        attention=said.attention,
+        device=options.device,
+        steps=options.steps,
+        compiled=options.compile,
+        attention=options.attention,
     )
-    if said.device != "cpu":
-        # Whatever is waited for below is waited for on this card.
-        torch.cuda.set_device(said.device)
+    if options.device != "cpu":
+        # Later synchronize calls wait for this card.
+        torch.cuda.set_device(options.device)
     with torch.inference_mode():
-        pipe = tuned(_pipe(said), plan)
+        pipe = tuned(_pipe(options), plan)
         pipe.set_progress_bar_config(disable=True)
-        studio = Wan(pipe, model_of(pipe, plan), torch.device(said.device))
-        ask = _ask(said, studio, "trial")
+        studio = Wan(pipe, model_of(pipe, plan), torch.device(options.device))
+        ask = _ask(options, studio, "trial")
         stages, step_s = _stages(pipe, studio, ask)
         floor = Floor(pipe, studio.model.tokens(ask.shape)).measured()
-    queue = _queue(said, plan, studio)
-    print(f"{_card(said)}, torch {torch.__version__}: {said.size}x{said.frames},")
-    print(f"{said.steps} steps, {_passes(said)} passes a step")
+    queue = _queue(options, plan, studio)
+    print(
+        f"{_card(options)}, torch {torch.__version__}: {options.size}x{options.frames},"
+    )
+    print(f"{options.steps} steps, {_passes(options)} passes a step")
     for stage, seconds in stages.items():
         print(f"  {stage:28} {seconds:9.3f} s")
-    _show_step(step_s, floor, _passes(said))
-    _show_queue(queue, said.clips)
+    _show_step(step_s, floor, _passes(options))
+    _show_queue(queue, options.clips)
 
 
-def _pipe(said):
-    if said.tiny:
-        return tiny.pipeline("a14b").to(said.device)
+def _pipe(options):
+    if options.tiny:
+        return tiny.pipeline("a14b").to(options.device)
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
     pipe = tiny.pipeline("a14b")
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
-        with torch.device(said.device):
+        with torch.device(options.device):
             vae = AutoencoderKLWan()
             experts = [WanTransformer3DModel(in_channels=36) for _ in range(2)]
             text = _text_encoder()
@@ -98,7 +100,7 @@ def _pipe(said):
         transformer=experts[0].eval(),
         transformer_2=experts[1].eval(),
     )
-    return pipe.to(said.device)
+    return pipe.to(options.device)
 
 
 def _text_encoder():
@@ -111,7 +113,7 @@ def _text_encoder():
 
 
 def _as_loaded(expert) -> None:
-    """In the types that `from_pretrained` gives, and with an output that stays finite."""
+    """Give an expert the dtypes of `from_pretrained`, and an output that stays finite."""
     keep = expert._keep_in_fp32_modules  # noqa: SLF001 - where it says so
     for name, module in expert.named_modules():
         if any(part in keep for part in name.split(".")):
@@ -123,13 +125,13 @@ def _as_loaded(expert) -> None:
     expert.proj_out.bias.data.zero_()
 
 
-def _ask(said, studio, name, seed=0):
+def _ask(options, studio, name, seed=0):
     form = {
         "prompt": f"a slow pan over clip {seed % 3}",
-        "size": said.size,
-        "num_frames": str(said.frames),
-        "num_inference_steps": str(said.steps),
-        "guidance_scale": str(said.guidance),
+        "size": options.size,
+        "num_frames": str(options.frames),
+        "num_inference_steps": str(options.steps),
+        "guidance_scale": str(options.guidance),
         "seed": str(seed),
     }
     return asked(form, _still(), studio.model, name)
@@ -142,7 +144,7 @@ def _still():
 
 
 def _stages(pipe, studio, ask):
-    """Seconds by stage, of the third clip; and of a step: median of all but the first."""
+    """Seconds by stage of the third clip, and of a step: the median without the first."""
     still = _still()
     for _ in range(3):
         ends = []
@@ -155,7 +157,7 @@ def _stages(pipe, studio, ask):
         decoded = time.perf_counter()
     encode_s = _encode_s(pipe, ask.shape)
     steps = [later - sooner for sooner, later in pairwise(ends)]
-    # On CUDA a step is told of when the next has been sent, and the last never is.
+    # On CUDA a step is reported when the next has been sent, and the last one never.
     step_s = statistics.median(steps or [(denoised - prepared - encode_s) / ask.steps])
     return {
         "prepare": prepared - began,
@@ -176,7 +178,7 @@ def _encode_s(pipe, shape):
 
 
 class Floor:
-    """What one forward pass cannot be faster than, on this card, today."""
+    """The least time of one forward pass on this card, measured in this run."""
 
     def __init__(self, pipe, tokens) -> None:
         config = pipe.transformer.config
@@ -232,7 +234,7 @@ class Floor:
         return six + two + _timed(lambda: x @ up) + _timed(lambda: hidden @ down)
 
     def _attention_s(self, backend):
-        # Tokens before heads, as diffusers has them.
+        # Tokens before heads, as in diffusers.
         q = self._random(1, self._tokens, self._heads, self._a_head)
         text = self._random(1, TEXT, self._heads, self._a_head)
 
@@ -260,19 +262,19 @@ def _timed(work, times=7):
     return statistics.median(took[1:])
 
 
-def _queue(said, plan, studio):
-    """Clips through the worker, as a client's are; what its metrics say of them."""
+def _queue(options, plan, studio):
+    """Send clips through the worker as a client does; returns its metrics."""
     with tempfile.TemporaryDirectory() as folder:
         book = Book(Path(folder), plan.build, time.time(), boot="")
         worker = Worker(
-            plan, book, at_most=said.clips, hang_after_s=600, load_within_s=600
+            plan, book, at_most=options.clips, hang_after_s=600, load_within_s=600
         )
-        worker.warm(lambda _: studio, [f"{said.size}x{said.frames}"])
+        worker.warm(lambda _: studio, [f"{options.size}x{options.frames}"])
         began = time.perf_counter()
         still = _still()
-        names = [f"clip-{place}" for place in range(said.clips)]
+        names = [f"clip-{place}" for place in range(options.clips)]
         for seed, name in enumerate(names):
-            worker.take(_ask(said, studio, name, seed), still)
+            worker.take(_ask(options, studio, name, seed), still)
         while book.queued() or any(_open(book, name) for name in names):
             time.sleep(0.05)
         wall = time.perf_counter() - began
@@ -320,20 +322,20 @@ def _show_queue(queue, clips):
     print(f"  {'clips an hour':28} {3600 * queue['clips'] / queue['wall']:9.1f}")
 
 
-def _passes(said):
-    return 2 if said.guidance > 1 else 1
+def _passes(options):
+    return 2 if options.guidance > 1 else 1
 
 
-def _card(said):
-    cpu = said.device == "cpu"
-    return "a CPU" if cpu else torch.cuda.get_device_name(said.device)
+def _card(options):
+    cpu = options.device == "cpu"
+    return "a CPU" if cpu else torch.cuda.get_device_name(options.device)
 
 
 def _met(met):
     return "met:   " if met else "MISSED:"
 
 
-def _said():
+def _options():
     words = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     words.add_argument("--size", default="832x480")
     words.add_argument("--frames", type=int, default=81)

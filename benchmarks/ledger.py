@@ -4,14 +4,14 @@
 
 The store answers each put after 30 ms, as one in the same region does, and counts as a
 remote one. CPU is that of the process less that of the same driver without a ledger, run
-just before in it. Each measurement is a process of its own; the last ones are killed while
+just before in it. Each measurement is a separate process; the last ones are killed while
 they submit, and what they leave in doubt is read back by a successor. The first second,
 in which the lives are all young, is not counted.
 
-An event should wait no longer than two puts, in the median. With one shard or two that and
-five puts a second for each exclude each other: the gaps between puts are 200 or 100 ms, and
-who waits for half of one and for a put of 30 ms waits for more than two. What it is then is
-printed without a target.
+The median event should wait no longer than two puts. With one or two shards this target and
+five puts a second for each exclude each other: the gaps between puts are 200 or 100 ms, so
+an event waits for half a gap and a put of 30 ms, which is more than two puts. The median is
+then printed without a target.
 """
 
 import argparse
@@ -83,8 +83,8 @@ def _asked() -> argparse.Namespace:
 
 
 def _command(asked: argparse.Namespace, child: str, *more: str) -> list[str]:
-    said = [f"--{name}={getattr(asked, name.replace('-', '_'))}" for name in PASSED]
-    return [sys.executable, __file__, "--child", child, *said, *more]
+    options = [f"--{name}={getattr(asked, name.replace('-', '_'))}" for name in PASSED]
+    return [sys.executable, __file__, "--child", child, *options, *more]
 
 
 def _child(asked: argparse.Namespace, child: str, *more: str) -> dict[str, Any]:
@@ -160,7 +160,8 @@ Record = Callable[[str, Any], Awaitable[Any]]
 async def _drive(
     record: Record, rate: float, seconds: float
 ) -> list[tuple[float, float]]:
-    """Lives of four events each, so many events a second: when each wait ended, its length."""
+    """Record lives of four events each, at `rate` events a second; returns when each wait
+    ended, and its length."""
     from manifests.lifecycle import (
         Accepted,
         Facts,
@@ -207,7 +208,7 @@ async def _drive(
     async with asyncio.TaskGroup() as tasks:
         began = loop.time()
         for n in range(lives):
-            # Submits come one by one, and not on a beat of their own.
+            # Submits arrive one by one, at random times.
             due = began + 4 * (n + random.random()) / rate
             if due > loop.time():
                 await asyncio.sleep(due - loop.time())
@@ -243,7 +244,7 @@ async def _paced(asked: argparse.Namespace) -> None:
 
 
 async def _nothing(life: str, event: Any) -> None:
-    """What the driver costs without a ledger."""
+    """A record that does nothing: it measures the driver alone."""
 
 
 async def _cpu(
@@ -283,7 +284,7 @@ async def _successor(asked: argparse.Namespace) -> None:
     from storage.objects.client import Objects
 
     ledger = await Ledger.open(Objects.open(str(asked.root)), name="successor")
-    states = [past.state for past in ledger.lives.values()]
+    states = [history.state for history in ledger.lives.values()]
     print(json.dumps({"in_doubt": states.count(State.IN_DOUBT)}))
     await ledger.close()
 

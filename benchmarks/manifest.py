@@ -4,10 +4,10 @@
 
 Builds a manifest of references (400 MB, a minute; kept in the folder for the next time) and
 one of embedded stills, as pyarrow writes it if nobody says otherwise: a single row group of
-1.2 GB. Then each thing is done in a process of its own that has imported `flows.batch`
-first, as the real one has. Prints wall, CPU and peak memory. What was measured of the bare
-readers, on such a file of 10 million rows: slices of it, every column, 2.9 s of CPU and
-177 MB; all rows less 1 million ids, 1.3 s and 295 MB.
+1.2 GB. Then each measurement runs in a separate process that has imported `flows.batch`
+first, as the real one has. Prints wall, CPU and peak memory. The bare readers were measured
+on such a file of 10 million rows: slices of it, every column, 2.9 s of CPU and 177 MB; all
+rows less 1 million ids, 1.3 s and 295 MB.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from pathlib import Path
 ROWS = 10_000_000
 GROUP = 50_000
 JOBS = 500
-"""In a shard."""
+"""Jobs in a shard."""
 STILLS = 4_000
 STILL_BYTES = 300_000
 
@@ -62,7 +62,7 @@ def _child(name: str, path: Path, rows: int) -> dict:
 def _told(name: str, got: dict) -> None:
     print(
         f"{name:16} {got['wall_s']:7.1f} s wall {got['cpu_s']:7.1f} s CPU"
-        f" {got['peak_mb']:6.0f} MB peak ({got['before_mb']:.0f} before)  {got['said']}",
+        f" {got['peak_mb']:6.0f} MB peak ({got['before_mb']:.0f} before)  {got['result']}",
         flush=True,
     )
 
@@ -73,7 +73,7 @@ def _measured(asked) -> dict:
     if not name.startswith("build"):
         import flows.batch  # noqa: F401 - it is in the memory of the real process
     before, wall, cpu = _peak_mb(), time.perf_counter(), time.process_time()
-    said = {**MEASURES, "build": _build, "build_stills": _build_stills}[name](
+    result = {**MEASURES, "build": _build, "build_stills": _build_stills}[name](
         Path(path), asked.rows
     )
     return {
@@ -81,7 +81,7 @@ def _measured(asked) -> dict:
         "cpu_s": time.process_time() - cpu,
         "before_mb": before,
         "peak_mb": _peak_mb(),
-        "said": said,
+        "result": result,
     }
 
 
@@ -89,7 +89,7 @@ def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-# What is built
+# Building the files
 
 
 def _build(path: Path, rows: int) -> str:
@@ -143,7 +143,7 @@ def _build_stills(path: Path, _rows: int) -> str:
     return f"{path}: {path.stat().st_size / 1e6:.0f} MB"
 
 
-# What is measured
+# The measurements
 
 
 def _routes() -> list:
@@ -205,18 +205,18 @@ def _resumed(share: float):
 
 
 def _done(plan, share: float):
-    """As a ledger answers that has kept the keys of what is published, sorted."""
+    """The answer of a ledger that keeps the keys of published jobs, sorted."""
     import polars as pl
 
     from manifests.lifecycle import State
 
     done = plan.wanted["key"].sample(fraction=share, seed=0).sort()
-    said = pl.Enum([state.value for state in State])
+    state_type = pl.Enum([state.value for state in State])
 
     def states(keys):
         at = done.search_sorted(keys["key"]).clip(0, done.len() - 1)
         made = done.gather(at) == keys["key"]
-        both = pl.Series(["pending", "published"], dtype=said)
+        both = pl.Series(["pending", "published"], dtype=state_type)
         return both.gather(made.cast(pl.UInt32))
 
     return states

@@ -1,12 +1,12 @@
-"""A crashed night taken up again: a million entries, most of them of jobs that are over.
+"""Resuming a crashed batch: a million entries, most of them of jobs that are over.
 
     .venv/bin/python benchmarks/resume.py [--jobs 250000] [--open 2000] [--known 1e6 1e7]
 
-Builds the root of a crashed batch in a process of its own (four events for each job that
-is published, two for each that is under way, in parts of 50,000 entries), then measures
-each of these in a fresh process: opening the ledger (claim to ready), binding that epoch,
-and the states of ten million keys against so many that are known. CPU is the process's
-own; peak is the whole process's, with what it imports (and, for `states`, the keys).
+Builds the root of a crashed batch in a separate process (four events for each published
+job, two for each job in progress, in parts of 50,000 entries). Then it measures, each in a
+fresh process: opening the ledger (claim to ready), compacting that epoch, and looking up
+the states of ten million keys among `--known` ones. CPU is that of the process; peak is
+that of the whole process, with its imports (and, for `states`, the keys).
 """
 
 import argparse
@@ -86,7 +86,7 @@ class _Measured:
         self.row["peak_mb"] = usage.ru_maxrss / 1024
 
 
-# -- what is measured, each in a process of its own
+# -- the measurements, each in a separate process
 
 
 async def _start(_):
@@ -182,7 +182,7 @@ async def _resume(asked):
         objects = Objects.open(asked.root)
         ledger = await Ledger.open(objects, name="again", take_over=True)
     assert len(ledger.lives) == asked.open
-    # Killed, it binds nothing.
+    # A killed process compacts nothing.
     print(json.dumps(row), flush=True)
     os._exit(0)
 

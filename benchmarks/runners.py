@@ -1,4 +1,4 @@
-"""What it costs to run a batch in many processes: the same 500 jobs in each way there is.
+"""The cost of running a batch in many processes: the same 500 jobs with each runner.
 
     .venv/bin/python benchmarks/runners.py [--jobs 500] [--slots 50] [--latency 3]
         [--ways here,pool,ray,dask] [--workers 3] [--shard-rows 50]
@@ -7,7 +7,7 @@ Prints for each way the wall time of `nightreel run` (its start included) and of
 in it, the CPU of all processes that took part (server and workers too, from the moment
 the batch was started; the emulator not), requests as the emulator counted them, the bill,
 and the most that it saw in flight. The Prefect server and the pool's workers are up before
-the clock starts; Ray and Dask are started by the batch, as for whoever has no cluster.
+the clock starts; Ray and Dask are started by the batch, as for a user without a cluster.
 """
 
 import argparse
@@ -43,7 +43,7 @@ runner = "{way}"
 workers = {workers}
 shard_rows = {rows}
 """
-"""Kling refuses what is over its slots, so that nothing over them goes unseen."""
+"""Kling refuses requests over its slots, so that none goes unseen."""
 
 
 def main() -> None:
@@ -177,7 +177,7 @@ def _measured(asked, way, folder, manifest, server):
                 check=False,
             )
             wall_s = time.monotonic() - began
-        said = json.loads(ran.stdout)
+        summary = json.loads(ran.stdout)
         stats = httpx.get(f"{url}/stats").json()
         [account] = stats["accounts"]
         requests = sum(
@@ -186,12 +186,12 @@ def _measured(asked, way, folder, manifest, server):
         return {
             "way": way,
             "wall s": round(wall_s, 1),
-            "batch s": said["wall_s"],
+            "batch s": summary["wall_s"],
             "CPU s": round(cpu.total_s, 1),
             "requests": requests,
-            "clips": said["published"],
-            "bought": said["bought"],
-            "USD": said["spent_usd"],
+            "clips": summary["published"],
+            "bought": summary["bought"],
+            "USD": summary["spent_usd"],
             "most in flight": account["running"],
             "refused": account["throttled"],
         }

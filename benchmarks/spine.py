@@ -5,7 +5,7 @@
 Prints, over the ideal (jobs x latency / slots), the wall time of the whole batch (its
 checks, tables and Prefect's share of it included, Prefect's start-up not) and the span
 from the first submit to the last clip kept; CPU per job of our process, requests per job
-as the emulator counted them, and peak memory. The emulator runs in a process of its own.
+as the emulator counted them, and peak memory. The emulator runs in a separate process.
 Both ways of checking a clip are run: decoding every frame (the default) is CPU that FFmpeg
 spends, so it is shown apart.
 """

@@ -1,13 +1,13 @@
-"""What it costs to be watched: requests and log lines that a Prefect server gets of a batch.
+"""The cost of the Prefect UI: requests and log lines that a server gets from a batch.
 
     .venv/bin/python benchmarks/watching.py [--jobs 20000] [--seconds 100]
 
-A real server, whose own log is counted, and a batch whose jobs take no time: the night is
-real in all that is reported (its shards, its tally, its bill, its clips offered to the contact
-sheet), but its jobs are put on record by nobody and bought by nobody. One job in fifty warns
-of something, as on a very bad night. Prints, over what is allowed (500 requests a minute, 2,000
-log lines), what the server got, and Prefect's share of 1,000 jobs: requests, and CPU seconds
-of the server (Linux) and of our process.
+The server is real, and its own log is counted. The batch's jobs take no time: everything that
+it reports is real (its shards, its tally, its bill, its clips offered to the contact
+sheet), but its jobs are neither recorded nor bought. One job in fifty logs a warning, as in a
+very bad run. Prints what the server got over what is allowed (500 requests a minute, 2,000
+log lines), and Prefect's share of 1,000 jobs: requests, and CPU seconds of the server
+(Linux) and of our process.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from PIL import Image
 
 REQUESTS_A_MINUTE = 500
 LINES = 2_000
-"""Of a batch of any size."""
+"""The most log lines of a batch of any size."""
 
 CONFIG = """
 [lanes.bench]
@@ -48,7 +48,7 @@ def free_port() -> int:
 
 
 def child(folder: Path, seconds: float) -> None:
-    """The batch: a night that ends its jobs by itself, spread over so many seconds."""
+    """The batch: it ends its jobs by itself, spread over `seconds`."""
     import logging
     from decimal import Decimal
 
@@ -127,11 +127,11 @@ def main() -> None:
             "DO_NOT_TRACK": "1",
         }
         words = ["server", "start", "--no-ui", "--port", str(port)]
-        said = folder / "server.log"
+        server_log = folder / "server.log"
         server = subprocess.Popen(
             [Path(sys.executable).with_name("prefect"), *words],
             env=env,
-            stdout=said.open("wb"),
+            stdout=server_log.open("wb"),
             stderr=subprocess.STDOUT,
         )
         try:
@@ -142,13 +142,13 @@ def main() -> None:
 
 
 def cpu_s(pid: int) -> float:
-    """What a process has used so far."""
+    """The CPU seconds that a process has used so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def measure(folder: Path, port: int, asked, env, server: int) -> None:
-    said = folder / "server.log"
+    server_log = folder / "server.log"
     direct = httpx.Client(base_url=f"http://127.0.0.1:{port}/api", timeout=60)
     while True:
         try:
@@ -156,7 +156,7 @@ def measure(folder: Path, port: int, asked, env, server: int) -> None:
                 break
         except httpx.TransportError:
             time.sleep(0.2)
-    before = said.stat().st_size
+    before = server_log.stat().st_size
     began, used = time.monotonic(), cpu_s(server)
     subprocess.run(
         [sys.executable, __file__, "--child", folder, "--seconds", str(asked.seconds)],
@@ -166,7 +166,7 @@ def measure(folder: Path, port: int, asked, env, server: int) -> None:
     minutes = (time.monotonic() - began) / 60
     used = cpu_s(server) - used
     ours = resource.getrusage(resource.RUSAGE_CHILDREN)
-    told = said.read_bytes()[before:].decode()
+    told = server_log.read_bytes()[before:].decode()
     seen = Counter(re.findall(r'"([A-Z]+ /api/[a-z_]+)[^"]* HTTP', told))
     lines = 0
     while page := direct.post(

@@ -1,11 +1,11 @@
-"""A store's notifications as a reason to look into the inbox at once.
+"""Receives a store's notifications, and looks into the inbox at once.
 
     python examples/inbox_webhook.py s3://my-bucket/inbox s3://my-bucket/nightreel
 
-Whatever is posted here, from S3 by SNS or EventBridge, from GCS by Pub/Sub, has it look,
-and start a run on the Prefect server at PREFECT_API_URL for each manifest that is new.
-Nothing that is posted is believed: who forges a notification has made it look, and nothing
-else. The deployment `watch` stays, at every quarter of an hour: notifications get lost.
+Any post, from S3 by SNS or EventBridge or from GCS by Pub/Sub, makes it look, and start a run
+on the Prefect server at PREFECT_API_URL for each new manifest. It trusts nothing in a post:
+a forged notification only makes it look. Keep the deployment `watch`, every quarter of an
+hour: notifications get lost.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def app(watch: Watch, deployment: str) -> Starlette:
         while await stirred.wait():
             stirred.clear()
             try:
-                # A store's objects are whole when they are there.
+                # An object in a store is always whole.
                 for drop in await start_runs(watch, deployment, settle_s=0):
                     log.info("%s: landed, %d bytes", drop.uri, drop.size)
             except FAILURES as exc:
@@ -54,7 +54,7 @@ def app(watch: Watch, deployment: str) -> Starlette:
             await looking
 
     async def notified(request: Request) -> Response:
-        # SNS begins with a link that its owner opens once, to say that this is wanted.
+        # SNS first sends a link, which the owner opens once to confirm the subscription.
         if request.headers.get("x-amz-sns-message-type") == "SubscriptionConfirmation":
             log.warning("confirm the subscription: %s", await request.body())
         stirred.set()

@@ -1,1 +1,1 @@
-"""When and where it runs: Prefect flows, settings, and the command line."""
+"""Prefect flows, settings, and the command line."""

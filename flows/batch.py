@@ -90,8 +90,8 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
     by = f"flow run {flow_run.get_id()}"
     async with _complained(), claimed(public(root), manifest, version, by) as claim:
         if claim.taken_by is not None:
-            said = f"taken by {claim.taken_by}"
-            return Completed(name="AlreadyTaken", message=said)
+            message = f"taken by {claim.taken_by}"
+            return Completed(name="AlreadyTaken", message=message)
         settings = settings_of.load(Path(config) if config else None, lanes=lanes)
         until = None if finish_by is None else meant(finish_by, _due())
         wanted = Wanted(
@@ -112,8 +112,8 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
 async def _seen_to(
     wanted: Wanted, settings: Settings, claim: Claim, *, check: bool
 ) -> Night:
-    """The batch, to its end or to where it was stopped: then another run may go on, unless
-    its owner has cancelled it."""
+    """Run the batch to its end or until it is stopped. If it is stopped, another run may
+    continue, unless its owner has cancelled it."""
     owner = _Owner()
     try:
         night = await _bought(wanted, settings, claim, owner, check=check)
@@ -126,8 +126,8 @@ async def _seen_to(
 
 
 class _Owner:
-    """Who may have cancelled the run, and is asked when it is told to stop: until it has
-    ended it may have been retried."""
+    """Asks the server whether the run was cancelled. It asks when the run is stopped, because
+    a run that has ended may have been retried."""
 
     def __init__(self) -> None:
         self._asked: asyncio.Task[bool] | None = None
@@ -166,7 +166,7 @@ async def _bought(
 
 
 def _on_held(wanted: Wanted) -> Callable[[HeldError], Awaitable[None]]:
-    """By a schedule or an event it waits for its root; a person is told that it is held."""
+    """A deployment's run waits for a held root; any other run fails at once."""
     # Not `runtime.deployment`: it asks the server, which may be away.
     run = FlowRunContext.get()
     if run is None or run.flow_run is None or run.flow_run.deployment_id is None:
@@ -176,7 +176,7 @@ def _on_held(wanted: Wanted) -> Callable[[HeldError], Awaitable[None]]:
 
 @asynccontextmanager
 async def _complained() -> AsyncGenerator[None]:
-    """What is wrong with a manifest that is refused, as a table; the run fails by it."""
+    """Show the errors of a refused manifest as a table; the run fails."""
     try:
         yield
     except ManifestError as exc:
@@ -186,22 +186,22 @@ async def _complained() -> AsyncGenerator[None]:
 
 
 def _due() -> datetime:
-    """When the run was to begin: one that begins late is not given another day."""
+    """The scheduled start of the run, so that a late start does not move the deadline."""
     return (flow_run.get_scheduled_start_time() or datetime.now(UTC)).astimezone(
         Local()
     )
 
 
 def _policy(settings: Settings, until: datetime | None) -> Policy:
-    """A deadline is met at the least cost, unless somebody says otherwise."""
+    """The policy of a run that names none: the cheapest if it has a deadline."""
     return settings.engine.policy if until is None else "cheapest"
 
 
 async def _run(night: Night, report: ReportSettings, at_once: int) -> None:
     plan = night.plan
     run_log = get_run_logger()
-    for said in filter(None, (late(night), plan.heavy)):
-        run_log.warning("%s", said)
+    for remark in filter(None, (late(night), plan.heavy)):
+        run_log.warning("%s", remark)
     run_log.info("batch %s: %d rows, %d jobs", night.batch, plan.rows, plan.jobs)
     window = asyncio.Semaphore(at_once)
 
@@ -213,7 +213,7 @@ async def _run(night: Night, report: ReportSettings, at_once: int) -> None:
         ends = await asyncio.gather(
             *map(one, range(len(night.shards))), return_exceptions=True
         )
-        # A store that is lost ends every shard alike: said once.
+        # A lost store ends every shard with the same error: log it once.
         for end in ends:
             if isinstance(end, BaseException):
                 raise end
@@ -222,36 +222,36 @@ async def _run(night: Night, report: ReportSettings, at_once: int) -> None:
 
 async def _ended(night: Night, *, left: bool) -> Any:
     summary = night.summary()
-    said = str(summary)
+    text = str(summary)
     async with shown() as seen:
         if night.plan.bad_rows:
             bad = complaints_table(night.plan)
             note = f"{night.plan.bad_rows:,} bad rows of {night.plan.uri}"
             await seen.table("complaints", bad, note)
-        await seen.markdown("summary", summary_markdown(summary, night), said)
-    get_run_logger().info("%s: %s", summary.batch, said)
+        await seen.markdown("summary", summary_markdown(summary, night), text)
+    get_run_logger().info("%s: %s", summary.batch, text)
     why = night.engine.stopped if left else None
     return state_of(summary, stopped=why, broken=night.broken.total())
 
 
 def state_of(summary: Summary, *, stopped: str | None, broken: int) -> Any:
-    """A run has failed if its owner must act; `stopped` is why, if it was not by them."""
-    said = str(summary)
+    """The final state: failed if the owner must act; `stopped` is the reason, if any."""
+    text = str(summary)
     if summary.fault is not None:
         todo = "mend Nightreel, and run the manifest again"
-        return Failed(name="Broken", message=f"{summary.fault}: {said}: {todo}")
+        return Failed(name="Broken", message=f"{summary.fault}: {text}: {todo}")
     if summary.short_of is not None:
-        return Failed(message=f"out of {summary.short_of}: {said}")
+        return Failed(message=f"out of {summary.short_of}: {text}")
     if stopped is not None:
         todo = "retry this run, or run the manifest again, to go on"
-        return Failed(name="Stopped", message=f"{stopped}: {said}: {todo}")
+        return Failed(name="Stopped", message=f"{stopped}: {text}: {todo}")
     if broken:
         what = f"{broken:,} jobs broke off, the log says how"
         todo = "retry this run to try them again"
-        return Failed(name="Broken", message=f"{what}: {said}: {todo}")
-    # A doubt is nothing that another night sees to by itself.
+        return Failed(name="Broken", message=f"{what}: {text}: {todo}")
+    # Another run does not settle a doubt without its owner.
     return Completed(
         name="Unfinished" if summary.pending else None,
-        message=said,
+        message=text,
         data=summary.plain(),
     )

@@ -12,7 +12,7 @@ from tasks.batch.request import public
 
 @flow(name="nightreel-pause", retries=0, persist_result=False)
 async def pause(*, root: str) -> State[None]:
-    """Have nothing more bought below a root; what was bought is brought home.
+    """Stop buying below a root. Clips already bought are still fetched.
 
     Args:
         root: URI that everything is kept under.
@@ -24,7 +24,7 @@ async def pause(*, root: str) -> State[None]:
 
 @flow(name="nightreel-resume", retries=0, persist_result=False)
 async def resume(*, root: str) -> State[None]:
-    """Have runs that were paused go on where they are.
+    """Continue buying below a paused root.
 
     Args:
         root: URI that everything is kept under.

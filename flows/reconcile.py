@@ -30,7 +30,7 @@ async def reconcile(
     """
     settings = settings_of.load(Path(config) if config else None, lanes=lanes)
     on = await lanes_of.opened(settings)
-    # What is not ready is not waited for: a batch may want the root.
+    # Do not wait for clips that are not ready: a batch may want the root.
     rules = replace(lanes_of.rules(settings), deadline_s=0.0)
     try:
         async with opened(public(root), lanes=on, rules=rules) as books:
@@ -38,25 +38,25 @@ async def reconcile(
             await books.fetch()
             await books.settle()
     except HeldError as exc:
-        # No failure of the night: the batch settles its own doubts.
+        # Not a failure: the batch settles its own doubts.
         return Completed(name="Skipped", message=f"a batch is at work: {exc}")
     return await _ended(books.batch, books.told)
 
 
 async def _ended(batch: str, told: Reconciled) -> Any:
-    said = (
+    outcome = (
         f"{told.accepted:,} found, {told.absent:,} never accepted, "
         f"{told.fetched:,} clips fetched, {usd(told.settled_usd)} USD settled, "
         f"{len(told.doubts):,} still in doubt"
     )
-    get_run_logger().info("%s: %s", batch, said)
+    get_run_logger().info("%s: %s", batch, outcome)
     for reason, clips in told.parked.items():
         get_run_logger().error("%d clips not fetched: %s", clips, reason)
     if told.doubts:
         await acreate_table_artifact(
-            doubts_rows(told.doubts), key="doubts", description=said
+            doubts_rows(told.doubts), key="doubts", description=outcome
         )
-        return Completed(name="Unfinished", message=said)
+        return Completed(name="Unfinished", message=outcome)
     if told.parked:
-        return Completed(name="Unfinished", message=f"{said}; {min(told.parked)}")
-    return Completed(message=said)
+        return Completed(name="Unfinished", message=f"{outcome}; {min(told.parked)}")
+    return Completed(message=outcome)

@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from flows.prefect_runtime.shard import ran, said
+from flows.prefect_runtime.shard import described, ran
 from flows.prefect_runtime.signals import gently
 from storage.ledger.ledger import FencedError
 
@@ -50,4 +50,4 @@ async def shard(
         )
     except FencedError as exc:
         return Completed(name="Superseded", message=str(exc))
-    return Completed(message=said(report))
+    return Completed(message=described(report))

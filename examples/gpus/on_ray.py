@@ -1,8 +1,8 @@
-"""GPU workers as Ray actors: one a GPU, wherever in the cluster Ray finds one.
+"""GPU workers as Ray actors: one for each GPU that Ray finds in the cluster.
 
     python on_ray.py models/wan2.2-i2v-a14b shared/nightreel-worker 8
 
-Prints a lane's `base_url` for each, and holds them until it is interrupted; then they drain.
+Prints a lane's `base_url` for each, and keeps them until it is interrupted; then they drain.
 `shared/` is a folder that all machines see: an actor that Ray starts again elsewhere finds its
 jobs and its clips there. Ray gives each actor its own GPU, which is `cuda:0` to it.
 """
@@ -23,7 +23,7 @@ class Gpu:
     def __init__(self, model: str, state: str, place: int) -> None:
         port = PORT + place
         words = ["--model", model, "--state", f"{state}/{place}", "--port", str(port)]
-        # It ends with this actor, however that ends: another one is to have its port.
+        # The worker ends with this actor in any case: the next one needs its port.
         words = [*words, "--supervised"]
         self._command = ["nightreel", "worker", "--host", "0.0.0.0", *words]  # noqa: S104 - for the lanes to reach
         self._start()

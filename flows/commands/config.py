@@ -25,21 +25,21 @@ from tasks.dispatch.lanes import Lane
 app = typer.Typer(no_args_is_help=True, help="Show the configuration.")
 
 PAPER: Final = 160
-"""Columns where nobody has a terminal."""
+"""The width if stdout is not a terminal."""
 
 LIMITS: Final = ("slots", "submits_per_minute", "submits_per_day")
-"""What the catalogue says of a lane that does not."""
+"""Settings of a lane whose defaults are in the catalogue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One thing that is in force, and who says so."""
+    """A setting in force, and its source."""
 
     name: str
     value: Any
     source: str
     key: str | None = None
-    """Of what says where a key is kept: whether there is one."""
+    """Whether the key exists, if the setting is the place of a key."""
 
 
 @app.command()
@@ -78,7 +78,7 @@ def _table(name: str, table: BaseModel, file: str) -> Iterator[Setting]:
 
 
 def _leaves(name: str, value: Any, file: str) -> Iterator[Setting]:
-    """Everything below a table of the file that is no table itself."""
+    """The values below a table of the file that are not tables."""
     if isinstance(value, Mapping):
         for key, below in cast("Mapping[str, Any]", value).items():
             yield from _leaves(f"{name}.{key}", below, file)
@@ -87,7 +87,7 @@ def _leaves(name: str, value: Any, file: str) -> Iterator[Setting]:
 
 
 def _lane(lane: Lane, asked: LaneSettings, file: str) -> Iterator[Setting]:
-    """What a lane says, and what its route says where it says nothing."""
+    """A lane's settings, with its route's for those that it does not set."""
     told = Shown(lane=lane.name, route=lane.route, limits=lane.limits).sources
     for setting in _table(f"lanes.{lane.name}", asked, file):
         fact = setting.name.rpartition(".")[2]
@@ -100,7 +100,7 @@ def _lane(lane: Lane, asked: LaneSettings, file: str) -> Iterator[Setting]:
 
 
 async def _with_key(setting: Setting) -> Setting:
-    """Whether there is a key where this says that one is kept."""
+    """The setting with the answer whether its key exists."""
     first, *_, last = setting.name.split(".")
     if not (last == "key" or setting.name.startswith("listen.secrets.")):
         return setting

@@ -9,7 +9,7 @@ from flows.config import settings
 from tasks.emulator import Emulator, running
 
 LATENCY_S: Final = 4.0
-"""Of an emulated clip: long enough to watch, short enough to wait for."""
+"""Seconds that an emulated clip takes: long enough to watch, short enough to wait for."""
 
 KEY: Final = "NIGHTREEL_DEMO_KEY"
 

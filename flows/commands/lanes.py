@@ -55,8 +55,8 @@ def lanes(  # noqa: PLR0913 - each is an option
 ) -> None:
     """Show what each lane makes, its prices and its limits."""
     if check and (every or sources):
-        said = "asks the lanes in use what is true now: not with --all or --sources"
-        raise typer.BadParameter(said, param_hint="--check")
+        misuse = "asks the lanes in use what is true now: not with --all or --sources"
+        raise typer.BadParameter(misuse, param_hint="--check")
     if check:
         code = lanes_check.shown(chosen(config, lanes), as_json=as_json)
         raise typer.Exit(code)
@@ -88,17 +88,17 @@ class Shown:
 
     @property
     def sources(self) -> Mapping[str, str]:
-        """Where each fact is from; what a lane says goes before what is said of others."""
+        """The source of each fact; the lane's own settings come before the catalogue's."""
         told = _limits(self.limits)
-        said = {
+        sources = {
             fact: f"[lanes.{self.lane}]"
             for fact, most in _limits(_own(self.route)).items()
             if told[fact] != most
         }
         for line in self.route.source.splitlines():
             fact, _, source = line.partition(": ")
-            said.setdefault(fact if source else "", source or line)
-        return said
+            sources.setdefault(fact if source else "", source or line)
+        return sources
 
     def plain(self) -> dict[str, Any]:
         route = self.route
@@ -132,7 +132,7 @@ class Shown:
 
 
 def _settings(config: Config, lanes: str | None) -> Settings:
-    """Whoever has no nightreel.toml yet may look at the catalogue all the same."""
+    """The settings; empty without a nightreel.toml, so that the catalogue can be shown."""
     named = config or settings_of.Environment().config
     if named is None and lanes is None and not settings_of.DEFAULT.exists():
         return Settings()
@@ -153,7 +153,7 @@ def in_use(settings: Settings) -> list[Shown]:
 
 
 def _idle(settings: Settings) -> Iterator[Shown]:
-    """The rest of the catalogue, what nobody can use any more at its end."""
+    """The other routes of the catalogue; retired ones at the end."""
     known = catalogue.load({"models": settings.models, "routes": settings.routes})
     used = {lane.route for lane in settings.lanes.values()}
     rest = [route for name, route in known.routes.items() if name not in used]
@@ -194,14 +194,14 @@ def _table(shown: Sequence[Shown]) -> Table:
 
 
 def _what(route: Route) -> Text:
-    said = [f"{route.tier}, {route.content}"]
+    facts = [f"{route.tier}, {route.content}"]
     if not route.name.endswith(f"/{route.model}"):
-        said.append(f"makes {route.model}")
+        facts.append(f"makes {route.model}")
     if route.kind != "live":
-        said.append(" ".join([route.kind.replace("_", "-"), _hours(route)]))
+        facts.append(" ".join([route.kind.replace("_", "-"), _hours(route)]))
     if route.supplier != route.provider:
-        said.append(f"made by {route.supplier}")
-    return Text.assemble(route.name, ("\n".join(["", *said]), "dim"))
+        facts.append(f"made by {route.supplier}")
+    return Text.assemble(route.name, ("\n".join(["", *facts]), "dim"))
 
 
 def _prices(route: Route) -> Text:

@@ -16,7 +16,7 @@ from tasks.dispatch.preflight import Finding, cheaper, checked, dearer, usd
 from tasks.providers.http import connected
 
 WRONG = 1
-"""Exit code: some lane would not do as we expect."""
+"""Exit code: at least one lane differs from the catalogue or cannot be used."""
 
 
 def shown(settings: Settings, *, as_json: bool) -> int:
@@ -55,9 +55,9 @@ def _table(found: Sequence[Finding]) -> Table:
         told = finding.said
         credit = None if told.credit_usd is None else usd(told.credit_usd)
         model = {True: "there", False: "gone", None: None}[told.has_model]
-        said = [credit, model, _compared(finding), _borne(finding)]
+        notes = [credit, model, _compared(finding), _borne(finding)]
         end = Text("wrong", "red") if finding.wrong else Text("good", "green")
-        cells = [one or Text("-", style="dim") for one in said]
+        cells = [one or Text("-", style="dim") for one in notes]
         table.add_row(
             Text(finding.lane, style="bold"),
             finding.route.name,

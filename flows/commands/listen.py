@@ -33,13 +33,13 @@ def listen(
     """Receive webhooks, so that runs on this machine poll a finished job at once."""
     from tasks.webhooks import server  # noqa: PLC0415 - no other command needs these servers
 
-    said = settings_of.listen(config)
-    shared = asyncio.run(_shared(said, config))
+    webhooks = settings_of.listen(config)
+    shared = asyncio.run(_shared(webhooks, config))
 
     def started(at: server.Addresses) -> None:
         tell(f"hints for runs: {at.hints}")
         for provider in _PROVIDERS:
-            tell(_told(provider, at.webhooks, said))
+            tell(_told(provider, at.webhooks, webhooks))
 
     try:
         server.serve(
@@ -49,9 +49,9 @@ def listen(
         raise typer.BadParameter(str(exc)) from exc
 
 
-async def _shared(said: ListenSettings, config: Path | None) -> dict[str, str]:
+async def _shared(webhooks: ListenSettings, config: Path | None) -> dict[str, str]:
     shared: dict[str, str] = {}
-    for provider, reference in said.secrets.items():
+    for provider, reference in webhooks.secrets.items():
         try:
             shared[provider] = await settings_of.resolve_key(reference)
         except settings_of.SettingsError as exc:
@@ -60,9 +60,9 @@ async def _shared(said: ListenSettings, config: Path | None) -> dict[str, str]:
     return shared
 
 
-def _told(provider: str, at: str, said: ListenSettings) -> str:
-    if provider in _SECRETS and provider not in said.secrets:
+def _told(provider: str, at: str, webhooks: ListenSettings) -> str:
+    if provider in _SECRETS and provider not in webhooks.secrets:
         return f"{provider}: not listened to: no {provider!r} in [listen.secrets]"
     line = f"{provider}: {at}/webhooks/{provider}"
-    hook = said.hook(provider)
+    hook = webhooks.hook(provider)
     return f"{line}, which is {hook} to the world" if hook else line

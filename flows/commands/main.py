@@ -169,7 +169,7 @@ def demo(
 
 
 def _finish_by(text: str) -> str:
-    """The moment that is meant, with its date and zone, for who reads it later."""
+    """The deadline with its date and zone, so that it has one meaning later too."""
     try:
         then = times.finish_by(text, datetime.now(times.Local()))
     except ValueError as exc:
@@ -178,7 +178,7 @@ def _finish_by(text: str) -> str:
 
 
 def _refuse_at_once(settings: Settings, manifest: str) -> None:
-    """What is wrong at a glance is told without waiting for Prefect."""
+    """Report obvious errors before Prefect is imported."""
     lanes_of.chosen(settings)
     for name, lane in settings.lanes.items():
         if lane.key.startswith("env:"):

@@ -1,4 +1,4 @@
-"""Which Prefect server a run is shown on: the one that was named, or one of its own."""
+"""Chooses the Prefect server that shows a run: the configured one, or a temporary one."""
 
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -8,14 +8,13 @@ import httpx
 from flows.config.settings import run_alone
 
 PATIENCE_S = 2.0
-"""For a server that takes longer to say that it is well, nobody waits all night."""
+"""How long to wait for the server's health check."""
 
 
 def find_server(warn: Callable[[str], None]) -> None:
-    """Have Prefect run without a server if the one that was named is away.
+    """Have Prefect run without a server if the configured one is unreachable.
 
-    What is bought, and what is on record of it, is the same either way: only the UI
-    does not see it.
+    Nightreel buys and records the same clips either way; only the UI does not show the run.
     """
     # Prefect takes a second to import.
     from prefect.settings import get_current_settings  # noqa: PLC0415
@@ -30,7 +29,7 @@ def find_server(warn: Callable[[str], None]) -> None:
 
 
 def _away(url: str) -> str | None:
-    """Why there is no server to be reached, if so; one that says no is there."""
+    """Why the server cannot be reached, or None; a server that refuses is reachable."""
     try:
         status = httpx.get(f"{url.rstrip('/')}/health", timeout=PATIENCE_S).status_code
     except (httpx.HTTPError, httpx.InvalidURL) as exc:

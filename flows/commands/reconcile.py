@@ -1,4 +1,4 @@
-"""The command `reconcile`: what is in doubt, what can be found out, what its owner decides."""
+"""The command `reconcile`: settles jobs in doubt by asking providers and the owner."""
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
@@ -71,7 +71,7 @@ def reconcile(  # noqa: PLR0913 - each is an option
     )
     told = Reconciled()
     if decided.resubmit and not yes:
-        # Nobody holds the root while a person thinks.
+        # The root is free while a person decides.
         told = asyncio.run(_asked(settings, uri, decided, take_over=take_over))
         if not _dared(told.doubts, decided, settings.lanes):
             _end(told, settings, as_json=as_json)
@@ -92,14 +92,14 @@ def _end(told: Reconciled, settings: Settings, *, as_json: bool) -> NoReturn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decided:
-    """What the owner asked for, in words: `all` is all that the others do not name."""
+    """The owner's options; `all` means every doubt that no other option names."""
 
     resubmit: frozenset[str] = frozenset()
     write_off: frozenset[str] = frozenset()
     charged: Mapping[str, Decimal] = field(default_factory=dict[str, Decimal])
 
     def of(self, doubts: Collection[str]) -> Decisions:
-        """What that means while these are in doubt."""
+        """The decisions for these doubts."""
         named = self.resubmit | self.write_off
         others = frozenset(doubts) - named
         return Decisions(
@@ -109,7 +109,7 @@ class Decided:
         )
 
     def left(self, doubts: Collection[str]) -> Decisions:
-        """What is still to be decided, once the providers were asked."""
+        """The decisions for the doubts that are left after the providers were asked."""
         all_of = self.of(doubts)
         return Decisions(
             resubmit=all_of.resubmit.intersection(doubts),
@@ -154,11 +154,13 @@ def _dared(
     risked = sum((doubt.price_usd for doubt in going), FREE)
     err.print(doubts_table(going, lanes))
     go = "1 job goes" if len(jobs) == 1 else f"{len(jobs):,} jobs go"
-    said = f"{go} again: {usd(risked)} USD may be paid a second time. Take the risk?"
+    question = (
+        f"{go} again: {usd(risked)} USD may be paid a second time. Take the risk?"
+    )
     try:
-        dares = typer.confirm(said, err=True)
+        dares = typer.confirm(question, err=True)
     except typer.Abort:
-        # Nobody is there to answer: stderr stands in the middle of the question.
+        # No one can answer: end the line of the question on stderr.
         tell("")
         dares = False
     if not dares:
@@ -166,28 +168,28 @@ def _dared(
     return dares
 
 
-def _names(option: str, said: str | None) -> frozenset[str]:
-    if said is None:
+def _names(option: str, option_value: str | None) -> frozenset[str]:
+    if option_value is None:
         return frozenset()
-    found = frozenset(filter(None, (name.strip() for name in said.split(","))))
+    found = frozenset(filter(None, (name.strip() for name in option_value.split(","))))
     if not found or (ALL in found and len(found) > 1):
         raise typer.BadParameter(
-            f"{said!r} is neither ids nor {ALL}", param_hint=option
+            f"{option_value!r} is neither ids nor {ALL}", param_hint=option
         )
     return found
 
 
 def _bills(charged: Sequence[str]) -> dict[str, Decimal]:
     bills: dict[str, Decimal] = {}
-    for said in charged:
-        job, _, billed = said.partition("=")
+    for pair in charged:
+        job, _, billed = pair.partition("=")
         try:
             exact = amount(billed)
         except ValueError as exc:
-            wrong = f"{said!r} is not JOB=USD: {billed!r} {exc}"
+            wrong = f"{pair!r} is not JOB=USD: {billed!r} {exc}"
             raise typer.BadParameter(wrong, param_hint="--charged") from exc
         if not job or job in bills:
-            wrong = f"{said!r} names no job" if not job else f"{job} is named twice"
+            wrong = f"{pair!r} names no job" if not job else f"{job} is named twice"
             raise typer.BadParameter(wrong, param_hint="--charged")
         bills[job] = exact
     return bills
@@ -198,9 +200,9 @@ def _plain(told: Reconciled) -> dict[str, Any]:
         asdict(line) | {"price_usd": float(line.price_usd), "age_s": round(line.age_s)}
         for line in told.doubts
     ]
-    said = {name: getattr(told, name) for name in _WORDS}
+    counts = {name: getattr(told, name) for name in _WORDS}
     return {
-        **said,
+        **counts,
         "settled_usd": float(told.settled_usd),
         "in_doubt_usd": float(_price(told)),
         "parked": told.parked,

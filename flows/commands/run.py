@@ -61,7 +61,7 @@ async def run_flow(
     try:
         # Prefect's types know no asynchronous flow that returns its state.
         state = await cast("Any", batch)(**parameters, return_state=True)
-    # A dead server takes nothing from a batch whose ledger is closed.
+    # If the ledger is closed, a dead server does not invalidate the batch.
     except Exception as exc:
         if not any(night.over for night in nights):
             raise

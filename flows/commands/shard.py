@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from flows.commands.terminal import Config, LaneNames, names, place, tell
-from flows.prefect_runtime.shard import ran, said
+from flows.prefect_runtime.shard import described, ran
 from flows.prefect_runtime.signals import gently
 from storage.ledger.ledger import FencedError
 
@@ -38,4 +38,4 @@ def shard(
     except FencedError as exc:
         tell(str(exc))
         raise typer.Exit(1) from exc
-    tell(f"shard {number} of {batch}: {said(report)}")
+    tell(f"shard {number} of {batch}: {described(report)}")

@@ -71,11 +71,11 @@ async def observed(root: str, *, config: Path | None = None) -> "Seen":
 
 
 def _routes(config: Path | None) -> Mapping[str, Route]:
-    """How long providers keep a clip, by our figures or by those of whoever knows better."""
+    """The routes, with how long providers keep a clip: from the catalogue or the settings."""
     if config is None:
         return shipped().routes
-    mine = lanes_of.chosen(settings.load(config))
-    return in_use(shipped().routes, mine.values())
+    lanes_in_use = lanes_of.chosen(settings.load(config))
+    return in_use(shipped().routes, lanes_in_use.values())
 
 
 async def totals_of(objects: Objects) -> LedgerTotals:
@@ -91,7 +91,7 @@ async def totals_of(objects: Objects) -> LedgerTotals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What a ledger says at a moment."""
+    """The state of a root at a moment."""
 
     totals: LedgerTotals
     now: float
@@ -168,9 +168,7 @@ class Seen:
                 doubts_table(self.doubts),
                 *map(Text, more_doubts(self.doubts)),
                 "",
-                Text(
-                    f"`nightreel reconcile {shlex.quote(root)}` asks whoever can be asked"
-                ),
+                Text(f"`nightreel reconcile {shlex.quote(root)}` asks the providers"),
             ]
         return Group(*parts)
 

@@ -1,6 +1,6 @@
-"""The terminal: what people type, and where they read the answer.
+"""The terminal: arguments that people type, and the output that they read.
 
-What a program reads goes to stdout; what a person watches goes to stderr.
+Output for programs goes to stdout, output for people to stderr.
 """
 
 import errno
@@ -30,7 +30,7 @@ MESSAGE: Final = "nightreel"
 a run in the Prefect UI has the same sentences already."""
 
 log = logging.getLogger(MESSAGE)
-# Without it, Python prints warnings itself where nothing is configured.
+# Without a handler, Python prints warnings itself.
 log.addHandler(logging.NullHandler())
 
 
@@ -74,7 +74,7 @@ class Stderr(io.TextIOBase):
             pass
 
     def _give_up(self) -> None:
-        """Drop what follows: else Python ends with 120 as it flushes for the last time."""
+        """Drop further output: otherwise Python exits with 120 at its last flush."""
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, self.fileno())
         os.close(null)

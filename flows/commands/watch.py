@@ -27,7 +27,8 @@ from storage.sources import OpeningError
 from tasks.batch.summary import ExitCode
 
 BY = "nightreel watch"
-"""Who takes a manifest here: whichever process, so that the next one goes on with it."""
+"""The name under which every `watch` process takes a manifest, so that the next process can
+continue it."""
 
 NOT_NOW = (OpeningError, StorageError)
 
@@ -71,7 +72,7 @@ def watch(  # noqa: PLR0913 - each is an option
 ) -> None:
     """Run a batch for each manifest that appears in an inbox, one after the other."""
     at = Watch.open(existing(inbox), place(root), pattern=pattern, marked=marked)
-    # A lane without its key is told of now, not when something lands.
+    # Report a lane without its key now, not when a manifest lands.
     asyncio.run(lanes_of.opened(chosen(config, lanes)))
     asked = {
         "root": at.root,
@@ -85,7 +86,7 @@ def watch(  # noqa: PLR0913 - each is an option
 
 
 class _Keeper:
-    """Whoever sits by the inbox, and sees to what lands."""
+    """Watches the inbox, and runs a batch for each manifest that lands."""
 
     def __init__(self, at: Watch, asked: dict[str, Any]) -> None:
         self._at = at
@@ -95,7 +96,7 @@ class _Keeper:
         self._code = 0
 
     async def keep(self, settle_s: float, *, every_s: float | None) -> int:
-        """See to what lands until told to stop; the worst that came of it."""
+        """Run batches until stopped; returns the worst exit code."""
         tell(f"watching {self._at.inbox.objects.root} for {self._at.root}")
         for drops in (self._left(), self._landed(settle_s)):
             if not self._stopped:
@@ -111,7 +112,7 @@ class _Keeper:
         return self._code
 
     async def _left(self) -> AsyncIterator[Drop]:
-        """What one like us had begun, and did not see to its end."""
+        """Manifests that an earlier `watch` process has begun and not finished."""
         standing = await self._at.register.standing()
         for drop in await self._at.inbox.drops():
             begun = drop.digest in standing.taken
@@ -143,7 +144,7 @@ class _Keeper:
             await self._at.register.close(drop)
             return ExitCode.BAD_INPUT
         except HeldError as exc:
-            # Another one like us may be at work on just this: what is its is not given back.
+            # Another `watch` process may be running this manifest: do not give it back.
             tell(f"{exc}\nlooked at again", "yellow")
             return ExitCode.BAD_INPUT
         except NOT_NOW as exc:

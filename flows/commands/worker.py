@@ -1,4 +1,4 @@
-"""The command `worker`: an open model on a GPU of one's own, behind `/v1/videos`."""
+"""The command `worker`: serves an open model on your own GPU, behind `/v1/videos`."""
 
 import os
 import sys
@@ -157,7 +157,7 @@ def worker(  # noqa: PLR0913 - each is a knob
 
 
 def _load(plan: "Plan") -> "Studio":
-    """Torch takes ten seconds to import: the server is up by then, and says so."""
+    """Load the model. Torch takes ten seconds to import; the server is up before that."""
     from tasks.worker import wan  # noqa: PLC0415
 
     return wan.load(plan)
@@ -177,7 +177,7 @@ def _devices(device: str, *, on_all: bool) -> list[str]:
 def _supervised(devices: Sequence[str], port: int, state: Path) -> int:
     from tasks.worker.supervisor import supervise  # noqa: PLC0415 - only here
 
-    # What is said twice is heard the second time.
+    # If an option is given twice, the second one counts.
     words = [word for word in sys.argv[1:] if word != "--all"]
     return supervise(
         [

@@ -28,7 +28,7 @@ async def opened(settings: Settings) -> list[Lane]:
 
 
 def keyless(settings: Settings) -> list[Lane]:
-    """The same lanes to plan with: nothing can be sent on them."""
+    """The same lanes without keys, for planning: nothing can be sent on them."""
     return _lanes(settings, dict.fromkeys(settings.lanes, ""))
 
 
@@ -48,7 +48,7 @@ def chosen(settings: Settings) -> Mapping[str, Route]:
 
 
 def rules(settings: Settings) -> Rules:
-    """What the settings allow an engine."""
+    """The engine's rules, from the settings."""
     return Rules(
         attempts=settings.engine.attempts,
         deadline_s=settings.engine.deadline_s,
@@ -67,8 +67,10 @@ def _route(catalogue: Catalogue, name: str, lane: LaneSettings) -> Route:
         raise SettingsError(f"[lanes.{name}] {exc}") from exc
     if route.provider not in PROVIDERS:
         known = ", ".join(PROVIDERS)
-        said = f"[lanes.{name}] no adapter for {route.provider!r}; there are: {known}"
-        raise SettingsError(said)
+        problem = (
+            f"[lanes.{name}] no adapter for {route.provider!r}; there are: {known}"
+        )
+        raise SettingsError(problem)
     if route.retired:
         kept = f"clips accepted on it are fetched by any lane at {route.provider}"
         raise SettingsError(f"[lanes.{name}] {route.name} is {route.retired}; {kept}")
@@ -78,13 +80,13 @@ def _route(catalogue: Catalogue, name: str, lane: LaneSettings) -> Route:
 
 
 def _misplaced(route: Route, lane: LaneSettings) -> str:
-    """What of a lane does not go with its route, because its GPUs are one's own or not."""
+    """Why a lane does not fit its route (own GPU or paid provider); empty if it fits."""
     if route.provider not in OWN_GPUS:
-        said = f"paid = false is for GPUs of your own: {route.provider} sends a bill"
-        return "" if lane.paid else said
+        problem = f"paid = false is for GPUs of your own: {route.provider} sends a bill"
+        return "" if lane.paid else problem
     if lane.base_url is None:
-        said = f"{route.provider} runs where you started it: say where with"
-        return f'{said} base_url = "http://HOST:PORT"'
+        problem = f"{route.provider} runs where you started it: say where with"
+        return f'{problem} base_url = "http://HOST:PORT"'
     if lane.stills not in {None, "upload"}:
         return f'stills = "{lane.stills}": {route.provider} is sent the still itself'
     return ""
@@ -127,9 +129,9 @@ def _limits(route: Route, asked: LaneSettings) -> Limits:
 
 
 def _account(name: str, route: Route, asked: LaneSettings) -> str:
-    """Whose limits they are: named by where the key is kept, never by the key."""
+    """The account that the limits belong to, named by the place of its key."""
     parts = [route.provider, asked.key, asked.base_url or ""]
-    # Lanes that say how much of an account is theirs have it to themselves.
+    # A lane that sets its own limits does not share them with other lanes.
     own = asked.slots is not None or asked.submits_per_minute is not None
     if own:
         parts.append(name)

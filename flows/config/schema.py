@@ -85,10 +85,10 @@ def amount(written: str) -> Decimal:
     raise ValueError("must be US dollars, 0 or more, such as 2.50")
 
 
-def _exact(said: object) -> Decimal:
+def _exact(value: object) -> Decimal:
     # 0.12 is what was written, not the float that comes nearest to it.
-    number = isinstance(said, int | float) and not isinstance(said, bool)
-    return amount(str(said) if number or isinstance(said, str) else "")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return amount(str(value) if number or isinstance(value, str) else "")
 
 
 _Usd = Annotated[Decimal, BeforeValidator(_exact)]

@@ -1,7 +1,7 @@
-"""The settings: what nightreel.toml says, checked, and the only reader of the environment.
+"""The settings: reads and validates nightreel.toml; the only reader of the environment.
 
 Keys are never settings: the file says where a key is kept, and `resolve_key` fetches it
-at the last moment. No message ever repeats what stands where a key should.
+at the last moment. No message ever repeats a value that stands in the place of a key.
 """
 
 import difflib
@@ -37,7 +37,7 @@ class SettingsError(ValueError):
 
 
 class Environment(BaseSettings):
-    """What the environment may say: NIGHTREEL_CONFIG names the file to read."""
+    """The environment's settings: NIGHTREEL_CONFIG names the file to read."""
 
     model_config = SettingsConfigDict(
         env_prefix="NIGHTREEL_", env_ignore_empty=True, frozen=True
@@ -63,7 +63,7 @@ def load(path: Path | None = None, *, lanes: Sequence[str] | None = None) -> Set
 
 
 def listen(path: Path | None = None) -> ListenSettings:
-    """What the file says of webhooks; it needs no lanes for that.
+    """The webhook settings of the file; it needs no lanes for them.
 
     Raises:
         SettingsError: as `load`.
@@ -72,7 +72,8 @@ def listen(path: Path | None = None) -> ListenSettings:
 
 
 def found(path: Path | None) -> tuple[Path, str]:
-    """The file to read, and who says so: whoever asks, the environment, or nobody."""
+    """The file to read, and the source of its name: the caller, the environment, or the
+    default."""
     if path is not None:
         return path, "--config"
     if (named := Environment().config) is not None:
@@ -98,7 +99,7 @@ async def resolve_key(reference: str, *, lane: str = "") -> str:
     if not (key := key.strip()):
         raise SettingsError(f"{where}{lack}")
     if not (key.isascii() and key.isprintable()):
-        # A placeholder, or a line too many: no header could carry it.
+        # A placeholder, or more than one line: no HTTP header can carry it.
         raise SettingsError(f"{where}{reference} holds what is no key")
     conceal(key)
     return key
@@ -187,7 +188,7 @@ def _allowed(parts: Sequence[str]) -> list[str]:
 
 
 def _shown(error: ErrorDetails) -> str:
-    """The value, where it is certain that nobody put a secret there."""
+    """The value, if the key cannot hold a secret."""
     match error["loc"], error["input"]:
         case ("engine", _) | ("lanes", _, "slots" | "submits_per_minute"), value:
             return f" = {value!r}"
@@ -220,7 +221,7 @@ def conceal_environment() -> None:
 
 
 def lend(name: str, value: str) -> None:
-    """Set a variable that nobody has set, for this process and those it starts."""
+    """Set a variable that is not set, for this process and those that it starts."""
     os.environ.setdefault(name, value)
 
 
@@ -233,26 +234,26 @@ def calm_prefect() -> None:
     lend("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     lend("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
     lend("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
-    # A server that dies is waited for, but not for a minute with each thing that it is told.
+    # Retry a server that died, but not for a minute with each request.
     lend("PREFECT_CLIENT_MAX_RETRIES", "3")
     lend("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    # A beat each 180 s, as Prefect has it, is too seldom for the automation that takes a
-    # run for dead after 90 s. The other name is an old one of the same setting.
+    # Prefect's default of one heartbeat in 180 s is too slow for the automation that takes
+    # a run for dead after 90 s. The other name is an old one of the same setting.
     if "PREFECT_RUNNER_HEARTBEAT_FREQUENCY" not in os.environ:
         lend("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")
-    # On a busy machine its own server takes longer to start than the 20 s it is given.
+    # On a busy machine Prefect's temporary server takes longer to start than 20 s.
     lend("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     lend("DO_NOT_TRACK", "1")
-    # They warn of what they have still to send when we are done: it is sent all the same.
+    # They warn about messages left to send at exit, which are sent all the same.
     for worker in ("EventsWorker", "APILogWorker"):
         logging.getLogger(worker).setLevel(logging.ERROR)
 
 
 def run_alone() -> None:
-    """Have Prefect forget the server that it was told of, in this process only."""
+    """Have Prefect ignore the configured server, in this process only."""
     from prefect.context import refresh_global_settings_context  # noqa: PLC0415
 
     os.environ.pop("PREFECT_API_URL", None)
-    # As though nobody had set anything up: whatever the user's own profile says of it.
+    # The default profile, whatever the user's profile configures.
     os.environ["PREFECT_PROFILE"] = "ephemeral"
     refresh_global_settings_context()

@@ -1,1 +1,10 @@
-"""Dashboard."""
+"""A batch in the Prefect UI: artifacts, events and log lines.
+
+`live` drives it: it shows the plan before money is spent, updates the board while the batch
+runs, and adds the bill at the end. `plan`, `pages`, `summary` and `contact_sheet` build the
+text; `markdown` escapes other people's words in it. `artifacts` sends it. `events` emits
+events for automations. `log_relay` passes warnings on to the run's log, few of each kind.
+
+The dashboard never fails a batch, and a batch that is buying never waits for it. Each call
+has a time limit; after a failed call, the server is left alone for a while.
+"""

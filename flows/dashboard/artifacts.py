@@ -1,7 +1,7 @@
-"""This run's artifacts on the server: each made once, and from then on changed in place.
+"""This run's artifacts on the server: each is created once, and then updated in place.
 
-A server that is away, slow or out of order costs the view of a batch, and nothing else:
-every call has a few seconds, and after one that failed the server is left alone for a while.
+If the server is away, slow or broken, only the view of a batch suffers: every call has a
+limit of a few seconds, and after a failed call the server is left alone for a while.
 """
 
 import asyncio
@@ -24,17 +24,17 @@ from prefect.runtime import flow_run
 log = logging.getLogger(__name__)
 
 WITHIN_S: Final = 5.0
-"""For one call."""
+"""The time limit of one call."""
 
 AGAIN_S: Final = (10.0, 120.0)
-"""After a call that failed: at first, and at most."""
+"""The pause after a failed call: the first one, and the longest."""
 
 Kind = Literal["markdown", "progress", "table"]
 Table = Sequence[Mapping[str, Any]]
 
 
 class Shown:
-    """What the server was last told, by the artifact's key."""
+    """The artifacts as they were last sent, by key."""
 
     def __init__(
         self, client: PrefectClient, now: Callable[[], float] = time.monotonic
@@ -51,20 +51,20 @@ class Shown:
         await self._put(key, "markdown", text, note)
 
     async def table(self, key: str, rows: Table, note: str | None = None) -> None:
-        # NaN is no JSON; Decimals have been rounded for people by now.
+        # NaN is not JSON; Decimals were rounded for people before.
         await self._put(key, "table", json.dumps(rows, allow_nan=False), note)
 
     async def progress(self, key: str, percent: float, note: str) -> None:
         await self._put(key, "progress", percent, note)
 
     async def tag(self, tags: Sequence[str]) -> None:
-        """Tags of the run, beside those that its deployment gave it."""
+        """Add tags to those that the run has from its deployment."""
         if (run := self._run) is not None:
             every = {*flow_run.get_tags(), *tags}
             await self._told(lambda: self._client.update_flow_run(run, tags=every))
 
     async def cancelled(self) -> bool:
-        """Whether somebody has cancelled this run; where nobody can tell, nobody has."""
+        """Whether this run was cancelled; False if the server does not answer."""
         found: list[FlowRun] = []
 
         async def ask(run: UUID) -> None:
@@ -79,7 +79,7 @@ class Shown:
         )
 
     def once_more(self) -> None:
-        """What comes now comes last: it is tried even if the server was away."""
+        """Try the last calls of the run even if the server was away."""
         self._again_at = 0.0
 
     async def _put(
@@ -90,7 +90,7 @@ class Shown:
             if await self._told(lambda: put(key, kind, data, note)):
                 self._said[key] = data, note
 
-    # Not the client's own methods: they say it again as an event, the data with it.
+    # Not the client's own methods: they also emit an event with all the data.
     async def _made(
         self, key: str, kind: Kind, data: str | float, note: str | None
     ) -> None:
@@ -115,7 +115,7 @@ class Shown:
         except PrefectHTTPStatusError as exc:
             if exc.response.status_code != HTTPStatus.NOT_FOUND:
                 raise
-            # Somebody deleted it, or the server has another database by now.
+            # It was deleted, or the server has another database now.
             del self._ids[key]
             await self._made(key, kind, data, note)
 
@@ -125,7 +125,7 @@ class Shown:
         try:
             async with asyncio.timeout(WITHIN_S):
                 await call()
-        # Whatever it is, the batch goes on without being seen; the log has it once.
+        # The batch continues without the view, whatever the error; log it once.
         except Exception as exc:  # noqa: BLE001
             self._failed(exc)
             return False
@@ -148,6 +148,6 @@ class Shown:
 
 @asynccontextmanager
 async def shown() -> AsyncGenerator[Shown]:
-    """The artifacts of the flow run that this is."""
+    """The artifacts of the current flow run."""
     async with get_client() as client:
         yield Shown(client)

@@ -1,6 +1,6 @@
 """The contact sheet: posters of some clips on one page, each a link to its MP4.
 
-In HTML: of a picture in a link, one of Prefect's two UIs shows nothing but its markdown.
+It is HTML, because one of Prefect's two UIs shows a linked picture as raw markdown.
 """
 
 import base64
@@ -13,13 +13,13 @@ from flows.dashboard.markdown import bare
 from tasks.batch.contact_sheet import Tile
 
 ACROSS: Final = 4
-"""As many as have room at their own size on the page of an artifact."""
+"""Posters in a row: as many as fit at full size on an artifact's page."""
 
 MOST_BYTES: Final = 1_100_000
-"""Of posters: a third more as text, which is what the page may be."""
+"""The most bytes of posters on a page; as text they take a third more."""
 
 WORDS: Final = 44
-"""Characters of a prompt."""
+"""Characters of a prompt that are shown."""
 
 
 def sheet(
@@ -28,14 +28,14 @@ def sheet(
     """The page."""
     sizes = accumulate(len(tile.webp) for tile in tiles)
     fit = [tile for tile, all_s in zip(tiles, sizes, strict=True) if all_s < MOST_BYTES]
-    said = f"{len(fit):,} of {seen:,} clips, evenly over the run."
+    caption = f"{len(fit):,} of {seen:,} clips, evenly over the run."
     if public_url is None:
-        said += f" They are under `{bare(root)}/`; with `public_url` in `[report]`, each poster links to its MP4."
-    return "\n\n".join([said, "\n".join(_grid(fit, public_url))]) + "\n"
+        caption += f" They are under `{bare(root)}/`; with `public_url` in `[report]`, each poster links to its MP4."
+    return "\n\n".join([caption, "\n".join(_grid(fit, public_url))]) + "\n"
 
 
 def _grid(tiles: Sequence[Tile], public_url: str | None) -> Iterator[str]:
-    # A blank line would end it, and have the rest taken for markdown.
+    # A blank line would end the HTML, and the rest would be read as markdown.
     yield '<table cellpadding="8">'
     for first in range(0, len(tiles), ACROSS):
         yield "<tr>"
@@ -52,7 +52,7 @@ def _cell(tile: Tile, public_url: str | None) -> str:
     words = _words(str(tile.sidecar.get("prompt") or ""))
     about = escape(str(tile.sidecar.get("lane") or ""))
     if public_url is None:
-        # The whole of it would be wider than its poster: it shows who points there.
+        # The full name would be wider than the poster; it is shown on hover.
         named = f"clips/{tile.job[:2]}/{tile.job[:8]}…"
         return f"{shown}<br>{words}<br><em>{about}</em><br>{named}"
     url = escape(f"{public_url}/{key}")

@@ -22,14 +22,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Events:
-    """What has been said of a night."""
+    """The events that were sent for a batch."""
 
     night: Night
     _closed: set[str] = field(default_factory=set[str])
     _spent: bool = False
 
     async def look(self) -> None:
-        """Say what is new while it runs."""
+        """Send new events while the batch runs."""
         for lane in self.night.engine.lanes.all:
             if lane.closed is not None and lane.name not in self._closed:
                 self._closed.add(lane.name)
@@ -39,7 +39,7 @@ class Events:
             await self.spent()
 
     async def spent(self) -> None:
-        """Say, once, that the budget is."""
+        """Send, once, that the budget is spent."""
         if self._spent:
             return
         self._spent = True
@@ -51,7 +51,7 @@ class Events:
         )
 
     async def ended(self, summary: Summary) -> None:
-        """Say what is left for others to see to."""
+        """Send what is left for the owner to do."""
         if summary.short_of == "budget":
             await self.spent()
         if summary.in_doubt:
@@ -62,18 +62,18 @@ class Events:
     def _batch(self) -> str:
         return f"nightreel.batch.{self.night.batch}"
 
-    async def _say(self, what: str, about: str, **said: Any) -> None:
+    async def _say(self, what: str, about: str, **facts: Any) -> None:
         root = unsigned(self.night.wanted.root)
         try:
-            # Its first one starts a thread and reads settings; without a server it does
-            # nothing.
+            # The first event starts a thread and reads settings; without a server nothing
+            # is sent.
             await asyncio.to_thread(
                 emit_event,
                 event=f"nightreel.{what}",
                 resource={"prefect.resource.id": about, "nightreel.root": root},
-                payload={"batch": self.night.batch, "root": root, **said},
+                payload={"batch": self.night.batch, "root": root, **facts},
             )
-        # An event less is no reason to buy a clip less; the log has it.
+        # A lost event must not stop the batch; it is logged.
         except Exception as exc:  # noqa: BLE001
             log.warning(
                 "event.not_sent event=%s no automation hears of it: %s", what, exc

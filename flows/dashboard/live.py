@@ -1,13 +1,13 @@
-"""A night as the Prefect UI shows it while it runs; nobody who buys waits for it.
+"""Shows a batch in the Prefect UI; a batch that is buying never waits for it.
 
-    plan        markdown, before money moves
+    plan        markdown, before money is spent
     clips       progress, true to the second
     board       markdown: how each lane stands
     contact-sheet   markdown: posters of some clips
     bill        table, by lane, when it is over
     wrong       table: why rows have no clip
 
-Nothing is sent that was sent before, and the sheet, which is large, seldom.
+Nothing is sent twice; the contact sheet, which is large, is sent seldom.
 """
 
 import asyncio
@@ -35,14 +35,14 @@ log = logging.getLogger(__name__)
 PROGRESS_S: Final = 1.0
 BOARD_S: Final = 5.0
 SHEET_S: Final = 30.0
-"""Between two looks at what has changed."""
+"""Seconds between two looks at the posters."""
 
 SHEET_GROWS: Final = 1.1
-"""The sheet is sent again when there are so many times as many clips."""
+"""The sheet is sent again when the number of clips has grown by this factor."""
 
 
 class Board:
-    """What is shown of a night."""
+    """The artifacts of one batch."""
 
     def __init__(
         self, night: Night, seen: Shown, sheet: Sheet, report: ReportSettings
@@ -55,13 +55,13 @@ class Board:
         self._sheeted = 0
 
     async def plan(self) -> None:
-        """Say what it will cost; the buying begins all the same."""
+        """Show the expected cost; buying begins even if this fails."""
         await self._shown.tag(["nightreel", self._night.batch])
         page, note = await asyncio.to_thread(foretold, self._night)
         await self._shown.markdown("plan", page, note)
 
     async def keep(self, until: asyncio.Event) -> None:
-        """Keep what is shown true until then."""
+        """Update the artifacts until then."""
         loop = asyncio.get_running_loop()
         boarded = sheeted = loop.time()
         while not until.is_set():
@@ -78,14 +78,14 @@ class Board:
                 continue
 
     async def over(self) -> None:
-        """Say what is left, and why rows have no clip."""
+        """Send the last events, and show why rows have no clip."""
         await self._events.ended(self._night.summary())
         if rows := await asyncio.to_thread(wrong_table, self._night):
             note = "why rows have no clip, and which come first"
             await self._shown.table("wrong", rows, note)
 
     async def end(self) -> None:
-        """Show how it stood in the end, whatever the end."""
+        """Show the final state, however the batch ended."""
         self._shown.once_more()
         await self._tick()
         await self._send_board()
@@ -122,16 +122,16 @@ class Board:
 
 @asynccontextmanager
 async def watched(night: Night, report: ReportSettings) -> AsyncGenerator[None]:
-    """Show a night: its plan first, how it stands while it runs, what came of it."""
+    """Show a batch: its plan first, its progress, and its result."""
     posters = Sheet(Posters(Objects.open(night.wanted.root, patience_s=5)))
-    # Within a flow it is one, with the run's id.
+    # Within a flow it is a LoggerAdapter, with the run's id.
     to = cast("logging.LoggerAdapter[Any]", get_run_logger())
     with relayed(to):
         async with shown() as seen:
             board = Board(night, seen, posters, report)
             await _whatever(board.plan())
             try:
-                # The last posters are there before the last sheet is sent.
+                # The last posters are made before the last sheet is sent.
                 async with posters.made(night.engine.show), _kept(board):
                     yield
                     await _whatever(board.over())
@@ -141,7 +141,7 @@ async def watched(night: Night, report: ReportSettings) -> AsyncGenerator[None]:
 
 @asynccontextmanager
 async def _kept(board: Board) -> AsyncGenerator[None]:
-    """Keep the board true meanwhile."""
+    """Update the board meanwhile."""
     over = asyncio.Event()
     keeping = asyncio.create_task(_whatever(board.keep(over)))
     try:
@@ -152,7 +152,7 @@ async def _kept(board: Board) -> AsyncGenerator[None]:
 
 
 async def _whatever(showing: Coroutine[Any, Any, None]) -> None:
-    """Show, and let nothing that is wrong with it reach the batch; the log is told."""
+    """Show something; its errors are logged and never reach the batch."""
     try:
         await showing
     except Exception:

@@ -1,7 +1,7 @@
-"""What the engine warns of, in the run's log in the Prefect UI: told, then counted.
+"""Relays the engine's warnings to the run's log in the Prefect UI.
 
-The log of the process has every line. The server has the first few of each kind of thing,
-and then, at growing intervals, how many there were: a batch of any size sends few lines.
+The process's own log has every line. The server gets the first few of each kind and then,
+at growing intervals, their number. So a batch of any size sends few lines.
 """
 
 import logging
@@ -16,10 +16,10 @@ from flows.logs.masking import masked
 from tasks.shard import NUMBER
 
 SAID: Final = 5
-"""Lines of one kind before the others are counted."""
+"""Lines of one kind that are sent before further ones are only counted."""
 
 WINDOW_S: Final = 60.0
-"""For the first of them; each that follows is twice as long, up to an hour."""
+"""The first counting interval; each later one is twice as long, up to an hour."""
 
 LONGEST_S: Final = 3600.0
 
@@ -28,7 +28,7 @@ LONGEST_S: Final = 3600.0
 class _Window:
     until: float
     lasts_s: float = WINDOW_S
-    said: int = 0
+    sent: int = 0
     more: int = 0
 
 
@@ -48,14 +48,14 @@ class Relay(logging.Handler):
         window = self._windows.setdefault(kind, _Window(self._now() + WINDOW_S))
         if self._now() >= window.until:
             self._turn(kind, window)
-        if window.said < SAID:
-            window.said += 1
+        if window.sent < SAID:
+            window.sent += 1
             self._pass(record.levelno, _told(record))
         else:
             window.more += 1
 
     def close(self) -> None:
-        """Say how many there were of what was not told."""
+        """Send the numbers of lines that were only counted."""
         for kind, window in self._windows.items():
             self._count(kind, window)
         super().close()
@@ -63,17 +63,17 @@ class Relay(logging.Handler):
     def _turn(self, kind: str, window: _Window) -> None:
         self._count(kind, window)
         window.lasts_s = min(LONGEST_S, 2 * window.lasts_s)
-        window.until, window.said = self._now() + window.lasts_s, 0
+        window.until, window.sent = self._now() + window.lasts_s, 0
 
     def _count(self, kind: str, window: _Window) -> None:
         if window.more:
             minutes = math.ceil(window.lasts_s / 60)
-            said = f"{kind}: {window.more:,} more within {minutes} min"
-            self._pass(logging.WARNING, f"{said}; the process's log has them")
+            line = f"{kind}: {window.more:,} more within {minutes} min"
+            self._pass(logging.WARNING, f"{line}; the process's log has them")
         window.more = 0
 
     def _pass(self, level: int, text: str) -> None:
-        # To the server alone: on the console the engine's own line stands already.
+        # To the server only: the console has the engine's own line already.
         made = self._log.logger.makeRecord(
             self._log.logger.name, level, "", 0, text, (), None, extra=self._log.extra
         )
@@ -82,17 +82,17 @@ class Relay(logging.Handler):
 
 
 def _told(record: logging.LogRecord) -> str:
-    said = record.getMessage()
+    line = record.getMessage()
     if record.exc_info and record.exc_info[1] is not None:
-        said = f"{said}: {record.exc_info[1]!r}"
-    said = masked(said)
+        line = f"{line}: {record.exc_info[1]!r}"
+    line = masked(line)
     number = NUMBER.get()
-    return said if number is None else f"shard {number:04d}: {said}"
+    return line if number is None else f"shard {number:04d}: {line}"
 
 
 @contextmanager
 def relayed(log: logging.LoggerAdapter[Any]) -> Generator[None]:
-    """Have the warnings of what runs meanwhile in the run's log."""
+    """Relay warnings to the run's log meanwhile."""
     relay = Relay(log)
     sources = [logging.getLogger(name) for name in ("flows", "storage", "tasks")]
     for source in sources:

@@ -1,4 +1,4 @@
-"""Markdown that stays what it is meant to be, whatever other people's words are in it."""
+"""Markdown tables, with other people's words escaped."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,14 +8,14 @@ from manifests.uris import unsigned
 def table(
     header: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1
 ) -> str:
-    """A table whose first columns are words; the others are figures, digit below digit."""
+    """A table: the first columns are left-aligned words, the others right-aligned figures."""
     rule = ["---" if n < words else "---:" for n in range(len(header))]
     lines = [header, rule, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def safe(text: str) -> str:
-    """Other people's words, so that they stay in their cell of a table."""
+    """Text escaped so that it stays in its table cell."""
     flat = " ".join(text.split())
     for mark in "\\`|<>[]*_":
         flat = flat.replace(mark, f"\\{mark}" if mark != "<" else "&lt;")

@@ -1,4 +1,4 @@
-"""What the artifacts of a batch say: the board while it runs, its bill, what went wrong."""
+"""The text of a batch's artifacts: the board, the bill, and the rows without a clip."""
 
 import re
 from collections import Counter
@@ -18,30 +18,30 @@ REASONS: Final = 20
 """Reasons that `wrong` lists, the commonest first."""
 
 COUNTED: Final = 50_000
-"""Jobs put aside of which the board still tells how many are in doubt."""
+"""The most jobs put aside for which the board still counts the doubts."""
 
 NONE: Final = "\N{EN DASH}"
-"""Not a hyphen, which the UI's tables take for the bullet of a list."""
+"""Not a hyphen, which the UI's tables read as the bullet of a list."""
 
 _URI: Final = re.compile(r"[a-z][a-z0-9+.-]*://\S+?(?=:?(\s|$))")
 
 
 def headline(night: Night) -> str:
-    """How it stands, in a line."""
+    """The state of the batch in one line."""
     tally = night.engine.tally
     done = f"{night.done:,} of {night.plan.jobs:,} done"
     if tally.rejected:
         done += f" ({tally.rejected:,} refused)"
     parts = [done, f"{_spent(night)} USD"]
-    if said := halted(night):
-        parts.append(said)
+    if halt := halted(night):
+        parts.append(halt)
     elif (left := left_s(night)) is not None:
         parts.append(f"{span(left)} left")
     return ", ".join(parts)
 
 
 def board(night: Night) -> str:
-    """How it stands, lane by lane."""
+    """The state of each lane."""
     rows = [
         [
             safe(lane.name),
@@ -81,17 +81,17 @@ def _aside(night: Night) -> str:
     resting = night.engine.tally.resting
     if not resting:
         return ""
-    said = f"{len(resting):,} put aside"
+    remark = f"{len(resting):,} put aside"
     if len(resting) <= COUNTED:
         doubts = Counter(rest.why for rest in resting.values())[Why.DOUBT]
-        said += f", {doubts:,} of them in doubt" if doubts else ""
-    return f"{said}: `wrong` will say why."
+        remark += f", {doubts:,} of them in doubt" if doubts else ""
+    return f"{remark}: `wrong` will say why."
 
 
 def bill_table(night: Night) -> list[dict[str, Any]]:
-    """What was bought in this run, by lane."""
+    """The clips bought in this run, by lane."""
     bill = night.engine.tally.bill
-    # As the board has them, and the owner's file.
+    # In the order of the board and of nightreel.toml.
     places = {lane.name: n for n, lane in enumerate(night.engine.lanes.all)}
     every = sorted(bill, key=lambda one: places.get(one[0], len(places)))
     rows = [_billed(name, line) for name, line in every]
@@ -131,7 +131,7 @@ def wrong_table(night: Night) -> list[dict[str, Any]]:
     reasons = night.without_clip()
     jobs, rows = Counter[tuple[str, str]](), dict[tuple[str, str], list[int]]()
     for (state, reason), count in reasons.jobs.items():
-        # What is wrong with a still is told of each by its name.
+        # A still's reason contains its URI: group reasons without it.
         like = state.replace("_", " "), _URI.sub("its still", reason, count=1)
         jobs[like] += count
         first = [*rows.get(like, []), *reasons.rows[state, reason]]
@@ -143,7 +143,7 @@ def wrong_table(night: Night) -> list[dict[str, Any]]:
     stills = night.stills({row for like, _ in listed for row in rows[like]})
     return [
         {
-            # What is narrow first: a reason may be wider than the page.
+            # Narrow columns first: a reason may be wider than the page.
             "how many": f"{count:,}",
             "state": "refused" if like[0] == "rejected" else like[0],
             "first rows": ", ".join(map(str, rows[like])) or NONE,

@@ -1,4 +1,4 @@
-"""What a batch will cost and take, as the Prefect UI shows it before money moves."""
+"""The expected cost and time of a batch, shown in the Prefect UI before it buys."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,11 +15,12 @@ from tasks.dispatch.preflight import usd
 from tasks.forecast.forecast import Forecast, bounds, forecast, in_turn
 
 PLAYED: Final = 50_000
-"""Jobs that are played, which takes a second; of more, so many of each kind in proportion."""
+"""The most jobs that are simulated, which takes a second; of a larger batch, a
+proportional sample of each kind."""
 
 
 def foretold(night: Night) -> tuple[str, str]:
-    """The page, and a line for whoever does not open it."""
+    """The page, and a one-line summary of it."""
     now, kinds = datetime.now(Local()), night.demand()
     by, jobs = night.wanted.finish_at, sum(kinds.values())
     times = max(1.0, jobs / PLAYED)
@@ -46,7 +47,7 @@ def foretold(night: Night) -> tuple[str, str]:
 
 
 def _larger(told: Forecast, times: float) -> Forecast:
-    """The forecast of so many times as many jobs, about."""
+    """The forecast scaled to `times` as many jobs, approximately."""
     return replace(
         told,
         shares=[
@@ -76,7 +77,7 @@ def _page(answer: Answer, bounds: tuple[Decimal, Decimal], night: Night) -> str:
     if least != most:
         parts.append(
             f"Whichever lanes make them, {least:,.2f} to {most:,.2f} USD, and what "
-            "comes to nothing and is charged."
+            "fails and is charged."
         )
     parts += [f"{words}." for words, _ in answer.remarks()]
     parts += [f"{words}." for words in _walls(answer, night)]

@@ -1,4 +1,4 @@
-"""What a batch says of itself in the Prefect UI: markdown and tables, short and true."""
+"""The summary of a batch in the Prefect UI: short markdown and tables."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -34,10 +34,10 @@ def complaints_table(plan: Plan) -> list[dict[str, Any]]:
 
 
 def refused_table(refusal: ManifestError) -> list[dict[str, Any]]:
-    """Why a manifest is refused: its first bad rows, or all that is said of it."""
+    """Why a manifest is refused: its first bad rows, or the lines of the error."""
     if isinstance(refusal, BadRowsError):
         return complaints_table(refusal.plan)
-    return [{"reason": said.strip()} for said in str(refusal).splitlines()]
+    return [{"reason": line.strip()} for line in str(refusal).splitlines()]
 
 
 def doubts_rows(doubts: Sequence[DoubtLine]) -> list[dict[str, Any]]:
@@ -56,7 +56,7 @@ def doubts_rows(doubts: Sequence[DoubtLine]) -> list[dict[str, Any]]:
 
 
 def late(night: Night) -> str | None:
-    """That not all will be there by the time that was asked for, where it looks so."""
+    """A warning if the batch will probably miss its deadline."""
     wanted = night.wanted.finish_at
     if not night.late or wanted is None:
         return None
@@ -67,7 +67,7 @@ def late(night: Night) -> str | None:
 
 
 def unusual(night: Night) -> Iterator[str]:
-    """What of the money went where it seldom goes."""
+    """Remarks about unusual costs."""
     tally = night.engine.tally
     if fetched := tally.fetched:
         yield f"{counted(fetched, 'clip')} that other batches bought fetched"
@@ -103,7 +103,7 @@ def summary_markdown(summary: Summary, night: Night) -> str:
             words=0,
         )
     )
-    parts += [f"{said}." for said in (late(night), *unusual(night)) if said]
+    parts += [f"{remark}." for remark in (late(night), *unusual(night)) if remark]
     if summary.broken:
         rows = [[safe(why), f"{jobs:,}"] for why, jobs in summary.broken.items()]
         parts.append("## Broken off\n\n" + table(["why", "jobs"], rows))
@@ -111,10 +111,10 @@ def summary_markdown(summary: Summary, night: Night) -> str:
         closed = [[name, safe(why)] for name, why in summary.lanes_closed.items()]
         parts.append("## Lanes closed\n\n" + table(["lane", "why"], closed, words=2))
     if night.plan.bad_rows:
-        said = (
+        remark = (
             f"{night.plan.bad_rows:,} rows of the manifest are bad: see `complaints`."
         )
-        parts.append(said)
+        parts.append(remark)
     if summary.rejected or summary.in_doubt or summary.pending:
         parts.append(
             "Why rows have no clip is in `wrong`, with the first rows of each."

@@ -1,9 +1,9 @@
-"""A run of a deployment for each version of a manifest that has landed in an inbox.
+"""Starts a run of a deployment for each version of a manifest that lands in an inbox.
 
-The server makes one run for one idempotency key, whoever asks for it and however often.
-The key of a version's first run is the version's name; the key of each later one also
-names the run before it, which came to nothing. So no look has to remember what an earlier
-one did: the register below the root says what is taken, the server which runs there are.
+The server creates one run for one idempotency key, however often it is asked. The key of a
+version's first run is the version's name. The key of each later run also names the
+run before it, which did not take the version. So a look needs no memory of earlier ones:
+the register below the root has the versions that are taken, the server the runs.
 """
 
 import time
@@ -30,13 +30,13 @@ from tasks.batch.request import public
 DEPLOYMENT: Final = "nightreel/on-manifest"
 
 AGAIN_S: Final = 300.0
-"""From the start of a version's first run, which did not take it, to that of the next..."""
+"""Seconds from the start of a version's first run, which did not take it, to the next."""
 
 MOST_S: Final = 3600.0
-"""... then twice as long each time, up to this."""
+"""The longest such interval; it doubles each time up to this."""
 
 _PAGE: Final = 200
-"""The most runs that a server tells of at once."""
+"""The most runs that a server returns in one answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,11 @@ class Watch:
     def open(
         cls, inbox: str, root: str, *, pattern: str = PARQUET, marked: bool = False
     ) -> Self:
-        """Both, by their URIs, which carry no secret.
+        """Open both by their URIs, which must not contain a secret.
 
         Raises:
-            ManifestError: one of them does.
-            StorageError: one of them will not do.
+            ManifestError: a URI contains a secret.
+            StorageError: a URI cannot be used.
         """
         below = Objects.open(public(root))
         box = Inbox.open(public(inbox), below.root, pattern=pattern, marked=marked)
@@ -67,31 +67,31 @@ class Watch:
         return [drop for drop in await self.inbox.drops() if standing.is_free(drop)]
 
     def name(self, drop: Drop) -> str:
-        """What the runs of a version go by on a server; two roots may share an inbox."""
+        """The name of a version's runs on a server; two roots may share an inbox."""
         place = f"{self.root}\n{drop.uri}"
         return f"inbox-{digest(place, drop.version)}"
 
 
 def pause_s(times: int) -> float:
-    """Seconds from the start of one try to that of the next, after so many in vain."""
+    """Seconds from the start of one try to the next, after `times` failed tries."""
     return min(AGAIN_S * 2 ** min(times - 1, 10), MOST_S)
 
 
 class Retries:
-    """When one process tries again to begin with a version."""
+    """The times at which a process tries again to begin a version."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._failures: dict[str, tuple[int, float]] = {}
-        """By the version's digest: how many, and when the last was."""
+        """By the version's digest: the number of failures, and the time of the last."""
 
     def failed(self, drop: Drop) -> None:
-        """A version could not be begun with."""
+        """Note that a version could not be begun."""
         times, _ = self._failures.get(drop.digest, (0, 0.0))
         self._failures[drop.digest] = times + 1, self._clock()
 
     def is_due(self, drop: Drop) -> bool:
-        """Whether a version may be begun with now."""
+        """Whether a version may be begun now."""
         times, last = self._failures.get(drop.digest, (0, 0.0))
         return not times or self._clock() >= last + pause_s(times)
 
@@ -175,5 +175,5 @@ async def _deployment(client: PrefectClient, name: str) -> UUID:
     try:
         return (await client.read_deployment_by_name(name)).id
     except ObjectNotFound as exc:
-        said = f"no deployment {name!r} on the server"
-        raise SettingsError(f"{said}: prefect deploy --all") from exc
+        problem = f"no deployment {name!r} on the server"
+        raise SettingsError(f"{problem}: prefect deploy --all") from exc

@@ -1,7 +1,7 @@
-"""Runners: where a batch has its shards run, as `[engine] runner` says.
+"""Runners: run a batch's shards where `[engine] runner` says.
 
-Whatever runs a shard is given names only, and builds lanes and clients itself. It may be
-killed, or run a shard twice, as it likes: the ledger makes that free.
+The process that runs a shard gets names only, and builds lanes and clients itself. It may
+be killed, or run a shard twice: the ledger ensures that this costs nothing.
 """
 
 import asyncio
@@ -39,22 +39,22 @@ tail leaves."""
 DEPLOYMENT = "nightreel-shard/shard"
 
 EVERY_S = 2.0
-"""Between two looks at how a flow run stands."""
+"""Seconds between two looks at the state of a flow run."""
 
 GIVE_UP_S = 30.0
-"""For so long a server may take to say which run it began that nobody wants any more."""
+"""How long to wait for the server to name a run that is no longer wanted."""
 
 
 log = logging.getLogger(__name__)
 
 
 class ShardError(Exception):
-    """A run of a shard that came to nothing."""
+    """A run of a shard that failed."""
 
 
 @asynccontextmanager
 async def shared(night: Night, settings: Settings) -> AsyncGenerator[int]:
-    """Have the night's shards run where the settings say; how many at once.
+    """Have the batch's shards run where the settings say; yields the number at once.
 
     Raises:
         SettingsError: what the runner takes is not installed, or not deployed.
@@ -84,19 +84,22 @@ async def shared(night: Night, settings: Settings) -> AsyncGenerator[int]:
 
 
 def _config(named: str | None) -> str:
-    """The file that a run of a deployment names is each worker's own: else it is ours."""
+    """The config path for shards: as named if this run is a deployment's, where each worker
+    has the file, else absolute."""
     path, _ = settings_of.found(Path(named) if named else None)
     return str(path if deployment.get_id() else path.absolute())
 
 
 async def _refuse_undeployed() -> None:
-    """Now, and not when each shard has been begun in vain as often as it may be."""
+    """Raise an error now, rather than after each shard's last failed try."""
     try:
         async with get_client() as client:
             await client.read_deployment_by_name(DEPLOYMENT)
     except ObjectNotFound as exc:
-        said = f"[engine] runner = 'pool': no deployment {DEPLOYMENT!r} on the server"
-        raise SettingsError(f"{said}: prefect deploy --all") from exc
+        problem = (
+            f"[engine] runner = 'pool': no deployment {DEPLOYMENT!r} on the server"
+        )
+        raise SettingsError(f"{problem}: prefect deploy --all") from exc
     except (httpx.TransportError, PrefectHTTPStatusError) as exc:
         log.warning(
             "prefect.unavailable error=%s the deployment of the shards was not checked",
@@ -105,7 +108,7 @@ async def _refuse_undeployed() -> None:
 
 
 def _in_pool(parameters: dict[str, Any]) -> Start:
-    """Shards as flow runs of a work pool of their own."""
+    """Shards as flow runs of a separate work pool."""
     parent = flow_run.get_id()
 
     async def start(shard: int, attempt: int, begun: Callable[[], None]) -> None:
@@ -130,7 +133,7 @@ async def _begun(parameters: dict[str, Any], key: str) -> FlowRun:
                 parameters=parameters,
                 timeout=0,
                 idempotency_key=key,
-                # As the batch's own run has them.
+                # The same tags as the batch's own run.
                 tags=["nightreel", parameters["batch"]],
             )
         except (httpx.TransportError, PrefectHTTPStatusError) as error:
@@ -145,7 +148,7 @@ async def _ended(run: FlowRun, begun: Callable[[], None]) -> None:
             await asyncio.sleep(EVERY_S)
             try:
                 run = await client.read_flow_run(run.id)
-            # How it stands nobody knows; its shard's hand tells whether it lives.
+            # The run's state is unknown; the shard's messages show whether it lives.
             except (httpx.TransportError, PrefectHTTPStatusError) as error:
                 await _away_for_now(error)
     if not run.state.is_completed():
@@ -153,7 +156,7 @@ async def _ended(run: FlowRun, begun: Callable[[], None]) -> None:
 
 
 async def _away_for_now(error: httpx.TransportError | PrefectHTTPStatusError) -> None:
-    """Wait a little for a server that is away; what it refuses, it refuses for good."""
+    """Wait a little for a server that is away; raise the error if it refuses."""
     if isinstance(error, PrefectHTTPStatusError) and not error.response.is_server_error:
         raise error
     log.warning(
@@ -163,9 +166,9 @@ async def _away_for_now(error: httpx.TransportError | PrefectHTTPStatusError) ->
 
 
 async def _give_up(beginning: asyncio.Future[FlowRun]) -> None:
-    """Whoever comes to it now comes too late; of a worker that died, nobody else says so."""
+    """Cancel the flow run: another run owns this shard now, or its worker died unnoticed."""
     try:
-        # What a slow server has yet to answer for, it may have created.
+        # A slow server may have created the run although it has not answered yet.
         run = await asyncio.wait_for(beginning, GIVE_UP_S)
     except (TimeoutError, httpx.TransportError, PrefectHTTPStatusError) as error:
         log.warning(
@@ -192,11 +195,13 @@ def _task_runner(engine: EngineSettings) -> TaskRunner[Any]:
             address=engine.address, cluster_kwargs=None if engine.address else here
         )
     except ImportError as exc:
-        said = f"[engine] runner = {engine.runner!r}: {exc}: install nightreel with it"
-        raise SettingsError(f"{said}: pip install -e '.[{engine.runner}]'") from exc
+        problem = (
+            f"[engine] runner = {engine.runner!r}: {exc}: install nightreel with it"
+        )
+        raise SettingsError(f"{problem}: pip install -e '.[{engine.runner}]'") from exc
 
 
-# A cluster may run a task that was killed again, and nobody is told: see the ledger.
+# A cluster may silently repeat a task that was killed; the ledger makes that safe.
 @task(
     task_run_name="shard {shard:04d}",
     retries=0,
@@ -223,25 +228,25 @@ async def away(
 
 @contextmanager
 def _threads(most: int) -> Generator[ThreadPoolExecutor]:
-    """Threads of our own: the loop's few are what the batch itself goes on with."""
+    """A separate thread pool: the batch itself needs the event loop's few threads."""
     threads = ThreadPoolExecutor(most, thread_name_prefix="shard")
     try:
         yield threads
     finally:
-        # Who still waits there waits for a run that nobody listens to.
+        # A thread that still waits there waits for a run whose result is not needed.
         threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _on_cluster(
     runner: TaskRunner[Any], threads: ThreadPoolExecutor, parameters: dict[str, Any]
 ) -> Start:
-    """Shards as tasks on whatever the runner reaches."""
-    # Of the flow run, not of one of its tasks: a runner sends along whatever it finds
-    # there, and a task of ours holds the night.
+    """Shards as tasks on the runner's cluster."""
+    # The context of the flow run, not of one of its tasks: a runner sends the whole
+    # context along, and a task of ours holds the batch.
     flow_context = copy_context()
 
     async def start(shard: int, attempt: int, begun: Callable[[], None]) -> None:
-        # A cluster tells itself of tasks whose process is gone, or runs them again.
+        # A cluster reports tasks whose process is gone, or runs them again.
         del attempt, begun
         asked = {**parameters, "shard": shard}
         future: Any = flow_context.run(runner.submit, away, asked)

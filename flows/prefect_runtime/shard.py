@@ -33,7 +33,7 @@ async def ran(  # noqa: PLR0913 - the parameters of a flow run, each public
     )
 
 
-def said(report: Report) -> str:
-    """What a run came to, in words."""
+def described(report: Report) -> str:
+    """The result of a run, in words."""
     counts = f"{report.published:,} clips, {report.rejected:,} rejected"
     return f"{counts}, {len(report.resting):,} left, {report.spent_usd:,.2f} USD"

@@ -1,7 +1,7 @@
-"""Stopping gently: a signal ends the buying, and what is under way is put on record.
+"""Graceful stop: a signal ends the buying, and requests in flight are put on record.
 
-Prefect gives a run that is cancelled 30 seconds between SIGTERM and SIGKILL: what is
-waited for by choice (`grace_s`) is over well before.
+Prefect gives a cancelled run 30 seconds between SIGTERM and SIGKILL. The optional wait
+for clips (`grace_s`) ends well before.
 """
 
 import asyncio
@@ -24,11 +24,11 @@ def _nothing() -> None:
 
 @contextmanager
 def gently(night: Night, heard: Callable[[], object] = _nothing) -> Generator[None]:
-    """Wind the night's engine down at the first signal, which is told to `heard`, stop it
-    at the second; a third one does as it did before.
+    """Wind the engine down at the first signal, after calling `heard`; stop it at the
+    second. A third signal has its earlier handler.
 
-    Prefect's own handler would break off the event loop, and with it a submit whose
-    answer is on its way: a doubt that we made ourselves.
+    Prefect's own handler would abort the event loop, and with it a submit whose answer
+    is on its way: that would put the job in doubt.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -38,7 +38,7 @@ def gently(night: Night, heard: Callable[[], object] = _nothing) -> Generator[No
         night.engine.wind_down(why)
         heard()
 
-    # A signal finds any task at work, or none.
+    # A signal may arrive in any task's context, or in none.
     here = copy_context()
     loop = asyncio.get_running_loop()
     before = {sign: signal.getsignal(sign) for sign in SIGNALS}

@@ -1,4 +1,4 @@
-"""A run that nobody sits before waits for a root that another run holds."""
+"""An unattended run waits for a root that another run holds."""
 
 import asyncio
 import math
@@ -9,7 +9,7 @@ from typing import Final
 from storage.ledger.ledger import HeldError
 
 AGAIN_S: Final = 60.0
-"""Between two times that a root is asked for."""
+"""Seconds between two tries to open the root."""
 
 
 class RootWait:
@@ -33,7 +33,7 @@ class RootWait:
         """Wait a little before the root is asked for again.
 
         Raises:
-            HeldError: by now all was to be done.
+            HeldError: `finish_at` is over.
         """
         left_s = self._finish_at - self._clock()
         if left_s <= 0:

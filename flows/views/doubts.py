@@ -1,4 +1,4 @@
-"""Doubts as a person is shown them: how old, how much, and what became of the answer."""
+"""The table of doubts: their age, their price, and what happened to the answer."""
 
 from collections.abc import Collection, Iterator, Sequence
 
@@ -11,13 +11,13 @@ from flows.views.times import span
 from tasks.reconcile import DoubtLine
 
 SHOWN = 20
-"""Doubts that a person is shown before the rest is only counted; `--json` has them all."""
+"""Doubts that are listed before the rest is only counted; `--json` has them all."""
 
 
 def doubts_table(
     doubts: Sequence[DoubtLine], lanes: Collection[str] | None = None
 ) -> Table:
-    """The oldest of them; where the lanes in use are known, those are told that need another."""
+    """The oldest doubts; if the lanes in use are known, doubts of other lanes are marked."""
     table = terminal_table(
         *("job", "lane", "age", "USD", "askable", "why"),
         right=("age", "USD"),
@@ -35,6 +35,6 @@ def doubts_table(
 
 
 def more_doubts(doubts: Sequence[DoubtLine]) -> Iterator[str]:
-    """How many are not shown, if any."""
+    """The number of doubts that are not shown, if any."""
     if (more := len(doubts) - SHOWN) > 0:
         yield f"and {more:,} more"

@@ -1,4 +1,4 @@
-"""Clips at providers as a person is shown them: whose, how many, and until when."""
+"""Tables of clips at providers: by lane, their number, and when they expire."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,22 +18,22 @@ from manifests.expiry import by_expiry
 from manifests.lifecycle import FREE
 
 NEXT: Final = 5
-"""Clips that a person is shown one by one."""
+"""Clips that the table lists one by one."""
 
 LISTED: Final = 1000
-"""Clips that a program is told one by one."""
+"""Clips that `--json` lists one by one."""
 
 SOON_S: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One that is paid for, and is at its provider or will be."""
+    """A clip that is paid for, and is or will be at its provider."""
 
     job: str
     attempt: Attempt
     expires_at: float
-    """When it may be gone, at the earliest; it need not be."""
+    """The earliest time at which the provider may delete it."""
 
     @property
     def lane(self) -> str:
@@ -53,11 +53,11 @@ def plain(clips: Sequence[Clip]) -> dict[str, Any]:
         "lanes": [
             {
                 "lane": lane,
-                "clips": len(theirs),
-                "usd": float(_usd(theirs)),
-                "expires_at": utc(theirs[0].expires_at),
+                "clips": len(group),
+                "usd": float(_usd(group)),
+                "expires_at": utc(group[0].expires_at),
             }
-            for lane, theirs in _by_lane(clips)
+            for lane, group in _by_lane(clips)
         ],
         "clips": [
             {
@@ -73,20 +73,20 @@ def plain(clips: Sequence[Clip]) -> dict[str, Any]:
 
 
 def lanes_table(clips: Sequence[Clip], now: float) -> Table:
-    """How many each lane has, what they cost, and when the first of them expires."""
+    """Each lane's number of clips, their cost, and when the first of them expires."""
     table = terminal_table(
         "lane", "clips", "USD", "first expires", "", right=("clips", "USD")
     )
     lanes = [*_by_lane(clips)]
-    prices = aligned(_usd(theirs) for _, theirs in lanes)
-    for (lane, theirs), price in zip(lanes, prices, strict=True):
-        when = _when(theirs[0], now)
-        table.add_row(lane, f"{len(theirs):,}", price, *when)
+    prices = aligned(_usd(group) for _, group in lanes)
+    for (lane, group), price in zip(lanes, prices, strict=True):
+        when = _when(group[0], now)
+        table.add_row(lane, f"{len(group):,}", price, *when)
     return table
 
 
 def next_table(clips: Sequence[Clip], now: float) -> Table:
-    """Those that expire first."""
+    """The clips that expire first."""
     table = terminal_table("job", "lane", "USD", "expires", "", right=("USD",))
     some = clips[:NEXT]
     prices = aligned(clip.attempt.cost_usd for clip in some)
@@ -96,14 +96,14 @@ def next_table(clips: Sequence[Clip], now: float) -> Table:
 
 
 def _when(clip: Clip, now: float) -> tuple[str, Text]:
-    """At what time, and how long that is from now."""
+    """The time of expiry, and the time until then."""
     zone, left_s = Local(), clip.expires_at - now
     there, here = (datetime.fromtimestamp(at, zone) for at in (clip.expires_at, now))
     if left_s < 0:
-        said = Text(f"expired {span(-left_s)} ago", "red")
+        left = Text(f"expired {span(-left_s)} ago", "red")
     else:
-        said = Text(f"in {span(left_s)}", "yellow" if left_s < SOON_S else "")
-    return moment(there, here), said
+        left = Text(f"in {span(left_s)}", "yellow" if left_s < SOON_S else "")
+    return moment(there, here), left
 
 
 def _by_lane(clips: Sequence[Clip]) -> Iterator[tuple[str, list[Clip]]]:

@@ -1,4 +1,4 @@
-"""What `plan` answers, for people and for programs."""
+"""The answer of `plan`, for people and for programs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,25 +28,25 @@ HOW: Final[Mapping[Policy, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A forecast, with what was asked."""
+    """A forecast, with the question that it answers."""
 
     read: Plan
-    """The manifest, with what is wrong with it."""
+    """The manifest, with its errors."""
     told: Forecast
     owned: int
-    """Jobs of which the root's ledger knows: nothing more is bought for them."""
+    """Jobs that the root's ledger has already: nothing more is bought for them."""
     policy: Policy
     now: datetime
     by: datetime | None
 
     def after(self, seconds: float) -> datetime:
-        """The time on the clock so long from now."""
+        """The local time `seconds` from now."""
         moved = datetime.fromtimestamp(self.now.timestamp() + seconds, self.now.tzinfo)
         return moved.replace(microsecond=0)
 
     @property
     def all(self) -> Share:
-        """What they would do together."""
+        """The totals of all lanes."""
         return Share("all", self.told.jobs, self.told.cost_usd, self.told.seconds)
 
     def plain(self) -> dict[str, Any]:
@@ -71,8 +71,8 @@ class Answer:
     def shown(self) -> RenderableType:
         """For people."""
         parts: list[RenderableType] = [Text(self.heading(), "bold"), self._shares()]
-        if said := [Text(words, style) for words, style in self.remarks()]:
-            parts += ["", *said]
+        if remarks := [Text(words, style) for words, style in self.remarks()]:
+            parts += ["", *remarks]
         if len(self.told.alone) > 1:
             parts += [
                 "",
@@ -128,8 +128,8 @@ class Answer:
         if told.late:
             last = moment(self.after(told.seconds), self.now)
             some = f"{told.late:,} of {counted(told.jobs, 'clip')}"
-            said = f"{some} cannot be done by {by}: the last is done {last}"
-            yield said, "bold yellow"
+            remark = f"{some} cannot be done by {by}: the last is done {last}"
+            yield remark, "bold yellow"
         elif told.jobs:
             spare = self.by.timestamp() - self.now.timestamp() - told.seconds
             yield f"done by {by}, with {span(spare)} to spare", ""

@@ -1,4 +1,4 @@
-"""What a person at the terminal sees: clips done, in flight by lane, money, time left."""
+"""Progress at the terminal: clips done, in flight by lane, money, time left."""
 
 import asyncio
 import logging
@@ -16,14 +16,14 @@ from tasks.batch.batch import Night
 
 EVERY_S: Final = 0.25
 EVERY_S_ON_PAPER: Final = 10.0
-"""Where nobody can redraw a line, such as in a file."""
+"""Seconds between lines if stderr is not a terminal, such as a file."""
 LOGGED_EVERY_S: Final = 60.0
 
 log = logging.getLogger(__name__)
 
 
 async def show(night: Night, console: Console) -> None:
-    """Show a night's progress until cancelled; then how it stood at that moment."""
+    """Show a batch's progress until cancelled, and then its last state."""
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
             await _every(EVERY_S, lambda: live.update(_drawn(night), refresh=True))
@@ -81,15 +81,15 @@ def _line(night: Night) -> Text:
         f"{tally.purse.spent_usd:,.2f} USD",
         f"{clock(night.elapsed_s)} gone",
     ]
-    if said := halted(night):
-        parts.append(said)
+    if halt := halted(night):
+        parts.append(halt)
     elif (left := left_s(night)) is not None:
         parts.append(f"{clock(left)} left")
     return Text(", ".join(parts))
 
 
 def halted(night: Night) -> str | None:
-    """Why nothing more is bought for now, if so."""
+    """Why buying is halted for now, or None."""
     if night.engine.stopped is not None:
         return "stopped: nothing more is bought"
     if night.engine.paused:
@@ -98,10 +98,10 @@ def halted(night: Night) -> str | None:
 
 
 def left_s(night: Night) -> float | None:
-    """Seconds to go at the pace so far; None before it shows, and when all is done."""
-    mine = night.engine.tally.published + night.engine.tally.rejected
+    """Seconds left at the pace so far; None if there is no pace yet or nothing left."""
+    ended = night.engine.tally.published + night.engine.tally.rejected
     to_go = night.plan.jobs - night.done - len(night.engine.tally.resting)
-    # One clip is no pace.
-    if mine < 2 or to_go <= 0:
+    # One clip is not enough to measure a pace.
+    if ended < 2 or to_go <= 0:
         return None
-    return night.elapsed_s * to_go / mine
+    return night.elapsed_s * to_go / ended

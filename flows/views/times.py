@@ -32,12 +32,12 @@ class Local(tzinfo):
 
 
 def finish_by(text: str, now: datetime) -> datetime:
-    """The moment that is meant: `HH:MM`, when it is next so, or ISO 8601 with a date.
+    """The moment of a text: `HH:MM` at its next occurrence, or ISO 8601 with a date.
 
-    Where it names no zone it is in that of `now`.
+    Without a zone it is in the zone of `now`.
 
     Raises:
-        ValueError: it means nothing, or it is past.
+        ValueError: it cannot be read, or it is past.
     """
     if on_a_clock := _ON_A_CLOCK.fullmatch(text):
         hour, minute = map(int, on_a_clock.groups())

@@ -1,1 +1,55 @@
-"""Ledger."""
+"""The ledger: a write-ahead log in the object store, below a root.
+
+Overview
+    Every event of a job is an entry. `Ledger.record` returns once its entry is durable, so
+    a run acts only on events that are on record. `Ledger.open` claims the root for a batch,
+    and `Ledger.join` claims one shard of a running batch. Nothing is rewritten; the design
+    needs only puts that are complete or absent, and creates that refuse a key that exists
+    (`conditional_put` tests that).
+
+Layout of an epoch
+    claim       `ledger/epochs/000003.json`: the holder, created once (`owner`, `lease`)
+    stream      one writer's segments, without a gap: `main`, or `shard-0007.01` for
+                the first writer of shard 7 (`segments`, `shard_stream`)
+    segment     lines of JSON in one zstd frame with a checksum (`codec`)
+    part        up to 256 segments or about 50,000 entries again as one object (`writer`)
+    checkpoint  the epoch as three Parquet files (events, jobs, index) and a list with
+                the SHA-256 of each, written last (`checkpoint`)
+
+Durability and group commit
+    An entry is durable once the segment that holds it was created. While one segment is
+    being written, entries queue for the next, at most 2,000 in one. A remote stream writes
+    at most five segments a second for each open shard and at most 20 in all; a local one
+    40 a second, after a burst (`writer`). Parts are written in the background.
+
+Fencing and lease
+    A run creates the next claim, then seals every stream of each older epoch that is not
+    compacted, and only then reads. A seal is a segment at a stream's next number: a writer
+    that still lives finds the number taken and stops (`fencing`). This holds whatever the
+    clocks say. A shard's generations follow the same rule. The lease only prevents
+    accidents: the holder writes a heartbeat every 10 seconds, and a second run is refused
+    until it is 60 seconds old by the store's clock.
+
+Replay and state index
+    Opening a root reads the index of each compacted epoch, and replays the parts and
+    segments of the others (`epoch_reader`, `replay`). The state index keeps full histories
+    of jobs that are not over, and 17 bytes for each other job (`state_index`,
+    `sorted_runs`). `history_lookup` and `earlier_history` read full histories when needed.
+    Before anything is read, `missing` refuses a root on which claims are missing.
+
+Compaction
+    When a batch closes its ledger it seals its epoch and writes the checkpoint. If the run
+    died, the next run compacts the epoch when it closes (`compaction`, `checkpoint_files`).
+
+Spill
+    Entries that could not be written are appended to a file on this machine, with the state
+    of their jobs (`spill`). The next run on this machine records those that still fit, and
+    keeps the others aside; a machine that runs only shards uploads its file to the root
+    (`spill_recovery`).
+
+Failure handling
+    The store is unavailable: writes are repeated for ten minutes, then the stream ends. The
+    store refuses: 30 seconds, and buying stops at once. The disk is full: the disk reserve
+    is released (`write_retry`, `disk_reserve`). A checkpoint or part is damaged: its segments
+    are read instead. A claim or segment is damaged or missing: the root is refused.
+"""

@@ -49,7 +49,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _TAKEN_OVER = "a later batch has taken over"
-_SHUT_OUT = "another run has this shard by now, or its batch is over"
+_SHUT_OUT = "another run has this shard now, or its batch is over"
 
 
 class Ledger:
@@ -154,7 +154,7 @@ class Ledger:
             FencedError: the batch is over, or somebody newer runs the shard.
             LedgerError: there is no such batch, or what is there cannot be read.
         """
-        # Upload all spilled entries: a shard can recover only those of its own jobs.
+        # Upload all spilled entries: a shard can recover only those of its jobs.
         await spill_recovery.cast_off(objects, Harbour(lifeboats, objects.root))
         generation = await shard_stream.claim(objects, batch, shard, clock)
         ledger = cls(

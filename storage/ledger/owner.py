@@ -130,7 +130,7 @@ def _hidden(pid: int) -> None:
     of other users (hidepid, ProtectProc=).
 
     Raises:
-        ProcessLookupError: it is not.
+        ProcessLookupError: there is no such process.
     """
     with suppress(PermissionError):
         os.kill(pid, 0)

@@ -103,9 +103,7 @@ async def board(
     left = 0
     try:
         lines = (await asyncio.to_thread(path.read_bytes)).splitlines()
-    except (
-        FileNotFoundError
-    ):  # uploaded to the root just now: the next batch recovers it
+    except FileNotFoundError:  # uploaded to the root meanwhile
         return
     for number, line in enumerate(lines, 1):
         try:
