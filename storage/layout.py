@@ -7,18 +7,18 @@ LEDGER: Final = "ledger"
 CLAIMS: Final = "ledger/epochs"
 CHECKPOINTS: Final = "ledger/checkpoints"
 HOLDER: Final = "ledger/holder.json"
-"""The holder's last sign of life."""
+"""The holder's latest heartbeat."""
 ONCE: Final = "ledger/once.json"
 """Created by the run that opens a remote root first, so that a second create is refused."""
 BALLAST: Final = "ledger/ballast"
 """Space on a local disk that is released when the disk is full."""
 KNOCKS: Final = "ledger/knocks"
-"""Written by a run that needs the store's clock, and deleted at once."""
+"""Objects that a run writes to read the store's clock, and deletes at once."""
 
 CLIPS: Final = "clips"
 TABLES: Final = "tables"
 ADRIFT: Final = "adrift"
-"""Entries that machines running shards could not put on record."""
+"""Spill files that machines which run shards have uploaded."""
 LEARNED: Final = "learned.json"
 """The rate limits that earlier runs found, by account."""
 
@@ -58,7 +58,7 @@ def segment(stream: str, number: int) -> str:
 
 
 def part(stream: str, first: int, last: int) -> str:
-    # The first number too: were the part before it gone, this is not taken for both.
+    # With the first number, so that a part cannot stand in for a lost one before it.
     return f"{stream}/parts/{first:010d}-{last:010d}.jsonl.zst"
 
 

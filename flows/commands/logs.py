@@ -67,7 +67,7 @@ LogJson = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The logging options, as one part of the command line has them."""
+    """The logging options of one part of the command line."""
 
     verbose: int = 0
     quiet: bool = False
@@ -91,7 +91,7 @@ class Asked:
 
 @contextmanager
 def configured(asked: Asked, *, service: bool) -> Generator[None]:
-    """Log as asked meanwhile; `service`, also what other libraries warn of.
+    """Configure logging meanwhile; with `service`, also warnings of other libraries.
 
     Raises:
         typer.BadParameter: -q with -v, or a file that cannot be appended to.
@@ -165,7 +165,7 @@ def _on_stderr(level: int, *, as_json: bool) -> logging.Handler:
         handler = logging.StreamHandler(stderr)
         handler.setFormatter(Lines(_LINE))
     handler.setLevel(level)
-    # The terminal has them already, as they are.
+    # The terminal shows these messages already.
     handler.addFilter(lambda record: not _is_message(record))
     return handler
 
@@ -187,7 +187,7 @@ def _in_file(path: Path, level: int) -> logging.Handler:
 
 
 class _LogFile(logging.FileHandler):
-    """A file that may fail at any time: the first failure is shown, no batch ends."""
+    """A log file; its first failure is shown, and no failure ends a batch."""
 
     _failed = False
 
@@ -199,6 +199,6 @@ class _LogFile(logging.FileHandler):
             )
 
     def close(self) -> None:
-        # A full disk refuses what is left as well.
+        # A full disk refuses the remaining lines as well.
         with suppress(OSError):
             super().close()

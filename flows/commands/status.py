@@ -1,4 +1,4 @@
-"""The command `status`: how a root stands, in jobs and in money, by its ledger alone."""
+"""The command `status`: the state of a root in jobs and money, from its ledger alone."""
 
 import asyncio
 import shlex

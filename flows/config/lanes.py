@@ -1,4 +1,4 @@
-"""Lanes from settings: a route of the catalogue, a key, and how hard it may be pushed."""
+"""Lanes from settings: a route of the catalogue, a key, and limits."""
 
 from collections.abc import Mapping
 

@@ -2,7 +2,7 @@
 
     plan        markdown, before money is spent
     clips       progress, true to the second
-    board       markdown: how each lane stands
+    board       markdown: the state of each lane
     contact-sheet   markdown: posters of some clips
     bill        table, by lane, when it is over
     wrong       table: why rows have no clip

@@ -32,7 +32,7 @@ async def show(night: Night, console: Console) -> None:
 
 
 async def log_progress(night: Night) -> None:
-    """Log a night's progress until cancelled."""
+    """Log a batch's progress until cancelled."""
 
     def line() -> None:
         log.info(

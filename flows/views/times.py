@@ -10,10 +10,10 @@ _WITH_DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}.*")
 
 
 class Local(tzinfo):
-    """This machine's zone, by all its rules: what `astimezone()` gives has the offset of
-    one moment, and is an hour off in a night in which clocks are put forward or back.
+    """This machine's time zone with its rules. `astimezone()` has the offset of one moment
+    only, and is an hour off in a night in which clocks change.
 
-    Within one zone Python's differences are those of clock hands: use `timestamp`.
+    Within one zone Python subtracts wall-clock times: use `timestamp` for durations.
     """
 
     def utcoffset(self, dt: datetime | None) -> timedelta | None:

@@ -19,16 +19,16 @@ Layout of an epoch
 Durability and group commit
     An entry is durable once the segment that holds it was created. While one segment is
     being written, entries queue for the next, at most 2,000 in one. A remote stream writes
-    at most five segments a second for each open shard and at most 20 in all; a local one
-    40 a second, after a burst (`writer`). Parts are written in the background.
+    at most five segments a second for each open shard and at most 20 in all, a local one at
+    most 40 a second on average (`writer`). Parts are written in the background.
 
 Fencing and lease
     A run creates the next claim, then seals every stream of each older epoch that is not
     compacted, and only then reads. A seal is a segment at a stream's next number: a writer
     that still lives finds the number taken and stops (`fencing`). This holds whatever the
     clocks say. A shard's generations follow the same rule. The lease only prevents
-    accidents: the holder writes a heartbeat every 10 seconds, and a second run is refused
-    until it is 60 seconds old by the store's clock.
+    accidents: the holder writes a heartbeat every 10 seconds. A second run is refused until
+    the heartbeat is 60 seconds old by the store's clock and stays silent while it watches.
 
 Replay and state index
     Opening a root reads the index of each compacted epoch, and replays the parts and
@@ -51,5 +51,6 @@ Failure handling
     The store is unavailable: writes are repeated for ten minutes, then the stream ends. The
     store refuses: 30 seconds, and buying stops at once. The disk is full: the disk reserve
     is released (`write_retry`, `disk_reserve`). A checkpoint or part is damaged: its segments
-    are read instead. A claim or segment is damaged or missing: the root is refused.
+    are read instead, if all of them exist. A claim or segment is damaged, or missing before
+    one that exists: the root is refused.
 """

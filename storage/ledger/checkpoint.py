@@ -1,4 +1,4 @@
-"""Checkpoints: an epoch that is over, as three Parquet files and a list that proves them.
+"""Checkpoints: a finished epoch as three Parquet files and a list of their SHA-256.
 
 ledger/events/epoch=000003/part-0.parquet    its entries, in order
 ledger/jobs/epoch=000003/part-0.parquet      each life it touched, as it stood after it
@@ -6,8 +6,8 @@ ledger/index/000003.parquet                  their states
 ledger/checkpoints/000003.json               size and SHA-256 of each; written last
 
 An epoch without its list is read from its segments. A file is compared with its SHA-256
-before a row of it is believed. If it is damaged, the segments are read instead, if all
-of them are still there; the next run that ends writes the checkpoint anew.
+before any of its rows is used. If it is damaged, the segments are read instead, if all of
+them still exist; the next run that ends writes the checkpoint again.
 """
 
 import asyncio

@@ -42,7 +42,7 @@ _OURS: Final = _Ours()
 
 
 class LedgerError(StorageError):
-    """The ledger cannot be read, or written to any more."""
+    """The ledger cannot be read, or can no longer be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Open:
     """The first record of a shard's stream: its creator alone may write what follows."""
 
     by: str
-    """Makes any two of them different bytes."""
+    """A random token, so that no two of these records have the same bytes."""
     at: float
 
 
@@ -59,7 +59,7 @@ class Seal:
     """The last record of a stream: nothing is ever written after it."""
 
     by: int
-    """The epoch that set it: its own when it ended well, or a successor's."""
+    """The epoch that set it: the stream's own if it ended normally, or a successor's."""
     at: float
 
 
@@ -104,7 +104,7 @@ def plain(blob: bytes, key: str, *, frames: int | None = None) -> bytes:
     found, view, at, count = bytearray(), memoryview(blob), 0, 0
     try:
         while at < len(blob):
-            # Frame by frame: a reader across frames takes half of one for its end.
+            # Frame by frame: a reader across frames accepts half a frame as the end.
             frame = _OURS.decompressor.decompressobj()
             while not frame.eof:
                 some = view[at : at + _AT_ONCE]
@@ -115,7 +115,7 @@ def plain(blob: bytes, key: str, *, frames: int | None = None) -> bytes:
             count += 1
     except zstandard.ZstdError as error:
         raise DamagedError(f"{key}: damaged: {error}") from error
-    # A file that a full or failing disk cut off between two frames is not the whole part.
+    # A full or failing disk may cut a part off exactly between two frames.
     if not count or frames not in {None, count}:
         found_instead = f"{count} segments, not {frames or 'one or more'}"
         raise DamagedError(f"{key}: damaged: it has {found_instead}")
@@ -138,7 +138,7 @@ def dump(record: Record) -> bytes:
 
 
 def lines(block: bytes, place: str) -> "list[Line]":
-    """The decoded lines of a block; `place` is named where one cannot be.
+    """The decoded lines of a block; errors name `place`.
 
     Raises:
         LedgerError: a line is not a record, or not one that this version knows.
@@ -211,7 +211,7 @@ class SealLine(
 
 
 def _struct(name: str, kind: type[Any], base: type[msgspec.Struct], **how: Any) -> Any:
-    # A field that this version does not know could be the one that says it was paid.
+    # Unknown fields are refused: one could say that the clip was paid for.
     return msgspec.defstruct(
         name,
         [_field(field) for field in fields(kind)],
@@ -234,7 +234,7 @@ def _field(field: Field[Any]) -> Any:
 
 
 _WANTED: Final[dict[Any, Any]] = {
-    # An amount is a string: as a JSON number a float may have been made of it.
+    # An amount is a string: a JSON number may have been a float.
     Decimal: str,
     Decimal | None: str | None,
 }
@@ -253,7 +253,7 @@ _ENCODER: Final = msgspec.json.Encoder()
 
 
 def _made(kind: type[Any]) -> Callable[[Any], Any]:
-    """How a value of this dataclass is made of its struct."""
+    """A function that makes a value of this dataclass from its struct."""
     names = [field.name for field in fields(kind)]
     makers = {field.name: _maker(field.type) for field in fields(kind)}
     convert = [(name, how) for name, how in makers.items() if how is not None]

@@ -124,6 +124,6 @@ async def _age(objects: Objects, key: str) -> float:
     try:
         return await objects.modified(knock) - await objects.modified(key)
     finally:
-        # Without permission to delete, the object stays; it is empty and never read.
+        # Without permission to delete, the object stays; its content is never read.
         with suppress(StorageError):
             await objects.delete(knock)

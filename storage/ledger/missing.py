@@ -1,8 +1,8 @@
-"""Checks that a root's claims are all there, before anything below it is believed.
+"""Checks that a root's claims all exist, before anything else below it is used.
 
-Every record hangs on a claim: it names the folder of the epoch's streams. Without its
-claim an epoch is never looked for, and each clip that it bought would be bought again.
-So a root that shows traces of an epoch without a claim is damaged, and not a new one.
+A claim names the folder of its epoch's streams. Without the claim no run looks for the
+epoch, and each clip that it bought would be bought again. So a root with traces of an
+epoch but without its claim is damaged; it is not a new root.
 """
 
 import re
@@ -20,7 +20,7 @@ _CURE: Final = (
 
 
 async def traces(objects: Objects) -> Mapping[int, str]:
-    """The epochs that left something beside their claims: a key of each."""
+    """The epochs that left objects other than their claims, with one key of each."""
     keys = [one.key async for one in objects.list(layout.CHECKPOINTS)]
     found = {epoch_of(key): key for key in keys}
     for name in await objects.folders(layout.LEDGER):
@@ -35,7 +35,7 @@ async def refuse_claims(
     """Raise an error if claims are missing.
 
     Raises:
-        LedgerError: it names a claim that is missing, and what shows that it was there.
+        LedgerError: it names a missing claim, and an object that shows that it existed.
     """
     newest = max(claims, default=0)
     seen = {epoch: layout.claim(epoch) for epoch in claims} | dict(traces)
@@ -48,7 +48,7 @@ async def refuse_claims(
 
 
 def refuse_writers(objects: Objects, batch: str, names: Iterable[str]) -> None:
-    """Raise an error if, among a batch's streams, an earlier writer's of a shard is missing.
+    """Raise an error if the stream of an earlier writer of a shard is missing.
 
     Raises:
         LedgerError: it names the stream.
@@ -66,7 +66,7 @@ def refuse_writers(objects: Objects, batch: str, names: Iterable[str]) -> None:
 
 
 async def _ours(objects: Objects) -> str | None:
-    """An object that only a run can have put here, on a root without claims."""
+    """The key of an object that only a run can have written, on a root without claims."""
     async for stored in objects.list(layout.LEDGER):
         # A run that was killed before it claimed its epoch leaves these.
         if stored.key != layout.ONCE and not stored.key.startswith(layout.KNOCKS):

@@ -40,7 +40,7 @@ class Holder:
     born: str | None
     """The process's start time, so that a reused pid is not taken for it."""
     token: str
-    """Makes any two claims different bytes."""
+    """A random token, so that no two claims have the same bytes."""
     since: float
     at: float
     """By the holder's clock, for people; it is never compared with another clock."""

@@ -1,9 +1,9 @@
 """Epochs: the ledger as objects, each created once and never changed.
 
-    ledger/epochs/000003.json                             who claimed epoch 3
-    ledger/000003-<batch>/main/0000000001.jsonl.zst …     what its process wrote, in segments
-    ledger/000003-<batch>/main/parts/0000000001-0000000256.jsonl.zst    many as one object
-    ledger/000003-<batch>/shard-0007.01/…                 what another process wrote for it
+    ledger/epochs/000003.json                             the claim of epoch 3
+    ledger/000003-<batch>/main/0000000001.jsonl.zst …     the batch's stream, in segments
+    ledger/000003-<batch>/main/parts/0000000001-0000000256.jsonl.zst    a part
+    ledger/000003-<batch>/shard-0007.01/…                 a stream of another process
 
 A stream is one writer's segments, numbered without a gap; a shard's next writer has the
 next generation. A seal is a segment at its owner's next number: the owner's own next
@@ -108,12 +108,12 @@ async def claimed(objects: Objects) -> int:
     """How many epochs were claimed; the newest one's number.
 
     Raises:
-        LedgerError: claims are missing: what is on record there would be overlooked.
+        LedgerError: claims are missing, so entries on record would be overlooked.
     """
     try:
         return await _claimed(objects)
     except LedgerError:
-        # A local folder that is written to while it is read may skip a name: look again.
+        # Listing a local folder during writes may skip a name: look again.
         return await _claimed(objects)
 
 
@@ -205,7 +205,7 @@ async def streams(objects: Objects, batch: str, name: str = "") -> dict[str, Ext
     await _look(objects, folder, found)
     gaps = {one: max(extent.beyond) for one, extent in found.items() if extent.beyond}
     if gaps:
-        # A local folder that is written to while it is read may skip a name: look again.
+        # Listing a local folder during writes may skip a name: look again.
         await _look(objects, folder, found)
     for one, seen in gaps.items():
         if seen > found[one].segments:
@@ -222,7 +222,7 @@ async def streams(objects: Objects, batch: str, name: str = "") -> dict[str, Ext
 
 
 async def each(ask: Callable[[K], Awaitable[T]], of: Sequence[K]) -> list[T]:
-    """Ask the store many things, some at once."""
+    """Send many requests to the store, `_AT_ONCE` at a time."""
     found: list[T] = []
     for start in range(0, len(of), _AT_ONCE):
         found += await asyncio.gather(*map(ask, of[start : start + _AT_ONCE]))

@@ -110,7 +110,7 @@ async def _next(objects: Objects, batch: str, shard: int, opening: bytes) -> int
 async def _refuse_lost(objects: Objects, batch: str, shard: int) -> None:
     """Raise an error if a stream of a shard, or a segment of one, is missing.
 
-    A claim would fill the gap, and hide that something was there.
+    A claim would fill the gap and hide the loss.
     """
     prefix = layout.shard(shard, 1).partition(".")[0]
 
@@ -124,7 +124,7 @@ async def _refuse_lost(objects: Objects, batch: str, shard: int) -> None:
     try:
         await look()
     except LedgerError:
-        # A local folder that is written to while it is read may skip a name: look again.
+        # Listing a local folder during writes may skip a name: look again.
         await look()
 
 

@@ -58,7 +58,7 @@ class Castaway:
         """The entry, if its life is still in the state that it had.
 
         Raises:
-            LedgerError: it does not.
+            LedgerError: it is not.
         """
         if not self._stands(history):
             change = f"was {self.state} at attempt {self.attempts}, is {history.state}"

@@ -1,7 +1,7 @@
 """Objects: bytes under keys, below one root, on any store.
 
-Only what every store does alike is relied on: a put is whole or not there at all, a
-create refuses a key that is taken, a list sees what was put.
+It relies only on guarantees of every store: a put is complete or absent, a create
+refuses a key that exists, a list shows everything that was put.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ class Objects:
 
     @classmethod
     def open(cls, uri: str, *, patience_s: float = PATIENCE_S) -> "Objects":
-        """The objects below `uri`; what is unavailable is asked for `patience_s` long.
+        """The objects below `uri`; an unavailable store is retried for `patience_s`.
 
         Raises:
             StorageError: no store has such a URI.
@@ -78,7 +78,7 @@ class Objects:
         return self._requests.uri(key)
 
     async def create(self, key: str, data: bytes) -> None:
-        """Put a new object; its own bytes already there are as good.
+        """Put a new object; succeeds if the key has the same bytes already.
 
         Raises:
             ExistsError: other bytes have the key.
@@ -95,11 +95,11 @@ class Objects:
         await self._patience.ask(self._create, key, data)
 
     async def put(self, key: str, data: bytes) -> None:
-        """Put an object, in the place of whatever has its key."""
+        """Put an object; replaces an existing one."""
         await self._patience.ask(self._write, key, data, "overwrite")
 
     async def put_file(self, key: str, path: Path) -> None:
-        """Put a file, in the place of whatever has its key, through little memory."""
+        """Put a file, in little memory; replaces an existing object."""
         data = await asyncio.to_thread(in_parts, path, self._scheme)
         await self._patience.ask(self._write, key, data, "overwrite")
 
@@ -112,7 +112,7 @@ class Objects:
         return await self._patience.ask(self._requests.get, key)
 
     async def get_file(self, key: str, path: Path) -> str:
-        """Bring an object, however large, into a local file, through little memory.
+        """Download an object of any size into a local file, in little memory.
 
         Returns its SHA-256.
 
@@ -159,24 +159,24 @@ class Objects:
         try:
             await self._write(key, data, "create")
         except ExistsError:
-            # It may be ours: the answer to an earlier attempt can have been lost.
+            # The object may be ours: the answer to an earlier attempt may have been lost.
             if not await self._holds(key, data):
                 raise
 
     async def _write(self, key: str, data: Body, mode: Mode) -> None:
         e_tag = await self._requests.write(key, data, mode)
-        # S3 is sent a checksum to compare. GCS is not, but its ETag is an MD5 of what came;
-        # Azure's is of no use: there it is for TLS to see to (obstore 0.12.1).
+        # S3 checks the checksum that obstore sends. GCS gets none, but its ETag is an MD5 of
+        # the content. Azure's ETag is not a hash: there only TLS protects (obstore 0.12.1).
         if self._scheme == "gs" and not isinstance(data, Path):
             await self._look_at(e_tag, key, data, mode)
 
     async def _look_at(
         self, e_tag: str | None, key: str, sent: bytes | memoryview, mode: Mode
     ) -> None:
-        """Make sure that what arrived is what was sent."""
+        """Raise an error unless the stored bytes are those that were sent."""
         if not await asyncio.to_thread(is_another, e_tag, sent):
             return
-        # An ETag may be no MD5 after all, such as where the owner's own keys encrypt.
+        # The ETag may not be an MD5, for example with customer-managed encryption keys.
         if await self._holds(key, sent):
             return
         if mode == "create":
@@ -184,7 +184,7 @@ class Objects:
         raise UnavailableError(f"{self.uri(key)}: damaged on its way")
 
     async def _holds(self, key: str, data: Body) -> bool:
-        """Whether an object that is there has these bytes."""
+        """Whether an existing object has these bytes."""
         try:
             if isinstance(data, bytes):
                 return await self._requests.get(key) == data
@@ -198,7 +198,7 @@ class Objects:
         return seen == len(sent)
 
     async def _pieces(self, key: str) -> AsyncGenerator[bytes]:
-        """An object's bytes, some at a time: each request has its own patience."""
+        """An object's bytes in pieces; each request is retried separately."""
         meta = await self._patience.ask(self._requests.head, key)
         for start in range(0, meta["size"], PIECE):
             yield await self._patience.ask(self._requests.piece, key, start, meta)

@@ -1,13 +1,13 @@
 """The errors of object stores, translated into one tree.
 
-* StorageError         the store will not do it: no such bucket, a name too long
-  x MissingError       there is no such object
-  x ExistsError        the key is taken, by other bytes
-  x DamagedError       an object is there, and is not what was written
-  x UnavailableError   no answer, or not now: worth asking again
-  x FullError          there is no room: somebody has to make some
-  x RefusedError       we may not: somebody has to grant it, or to renew our credentials
-    x LoginError       the machine gave us no credentials
+* StorageError         the store refuses for good: no such bucket, a name too long
+  x MissingError       the object does not exist
+  x ExistsError        the key has an object with other bytes
+  x DamagedError       the object's content is not what was written
+  x UnavailableError   no answer, or a temporary error: retry
+  x FullError          no space is left: a person has to free some
+  x RefusedError       no permission, or expired credentials: a person has to act
+    x LoginError       the machine gave no credentials
 """
 
 import errno
@@ -21,35 +21,35 @@ from obstore.exceptions import AlreadyExistsError, BaseError, GenericError
 
 
 class StorageError(Exception):
-    """The store will not do it."""
+    """The store refuses for good."""
 
 
 class MissingError(StorageError):
-    """There is no such object."""
+    """The object does not exist."""
 
 
 class ExistsError(StorageError):
-    """The key is taken, by other bytes."""
+    """The key has an object with other bytes."""
 
 
 class DamagedError(StorageError):
-    """An object is there, and is not what was written."""
+    """The object's content is not what was written."""
 
 
 class UnavailableError(StorageError):
-    """No answer, or not now: worth asking again."""
+    """No answer, or a temporary error: retry."""
 
 
 class FullError(StorageError):
-    """There is no room: somebody has to make some."""
+    """No space is left: a person has to free some."""
 
 
 class RefusedError(StorageError):
-    """We may not: somebody has to grant it, or to renew our credentials."""
+    """No permission, or expired credentials: a person has to act."""
 
 
 class LoginError(RefusedError):
-    """The machine gave us no credentials: worth asking again only if it once did."""
+    """The machine gave no credentials; retried only if it gave some before."""
 
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -94,7 +94,7 @@ _NO_ROOM: Final = re.compile(r"Quota|StorageFull|InsufficientStorage")
 _BAD_LOGIN: Final = re.compile(r"Expired|Invalid\w*Token|TokenRefresh|invalid_grant")
 # Addresses at which a cloud gives machines, containers and pods their credentials.
 _MACHINE: Final = re.compile(r"169\.254\.\d+\.\d+|metadata\.google\.internal")
-# The body was cut or damaged on its way; or somebody else is at the same key just now.
+# The body was cut or damaged in transit, or another request uses the same key now.
 _AGAIN: Final = re.compile(
     r"BadDigest|(Content\w*|Md5|Checksum)Mismatch|IncompleteBody|RequestTimeout$"
     r"|Conflict$|OperationAborted|BeingDeleted|BeingCreated"
@@ -175,7 +175,7 @@ def _of_status(status: int, code: str) -> type[StorageError]:
         return FullError
     if status in {401, 403} or _BAD_LOGIN.search(code):
         return RefusedError
-    # 501 and 505: it does not know how to, and will not learn it tonight.
+    # 501 and 505: the server lacks the feature, so a retry is useless.
     return StorageError if status < 500 or status in {501, 505} else UnavailableError
 
 
@@ -193,7 +193,7 @@ def _code(text: str) -> str:
 
 
 def _errno(error: Exception) -> int | None:
-    """The operating system's number, also where obstore only has it in its words."""
+    """The operating system's error number; obstore has it only in its message."""
     if isinstance(error, OSError):
         return error.errno
     told = re.match(r"Generic LocalFileSystem error.*\(os error (\d+)\)", str(error))

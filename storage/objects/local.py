@@ -1,7 +1,7 @@
-"""Local files that survive a power cut: whole under their name, or not there at all.
+"""Local files that survive a power cut: complete under their name, or absent.
 
-A name is durable once its folder is; so a folder is made only in one whose own name is
-durable already.
+A name is durable once its folder is synced. So a folder is made only in a folder whose own
+name is durable already.
 """
 
 import errno
@@ -98,10 +98,10 @@ def _draft(path: Path, data: bytes | Path, root: Path | None) -> Generator[Path]
 
 
 def _sweep(folder: Path) -> None:
-    """Delete what killed processes left half-written in a folder, a day later.
+    """Delete half-written files of killed processes from a folder, after a day.
 
-    Done once for each folder that a process writes to: no other folder has drafts, and
-    nobody has to look through a million clips for them.
+    It runs once for each folder that a process writes to: no other folder has drafts, so
+    a million clips need not be searched.
     """
     if not folder.is_dir():
         return
@@ -119,7 +119,7 @@ def _sync(folder: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        # Some network disks keep no names back, and have nothing to sync.
+        # Some network disks do not buffer names, and cannot sync a folder.
         if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
             raise
     finally:

@@ -1,6 +1,6 @@
-"""A local folder as a store: obstore reads it, and what is written survives a power cut.
+"""A local folder as a store: obstore reads it, and our own writes survive a power cut.
 
-obstore's own local writes are whole, but are not synced to the disk (0.12.1, by strace).
+obstore's local writes are complete, but not synced to the disk (0.12.1, by strace).
 """
 
 import asyncio
@@ -85,7 +85,7 @@ class Folder:
         try:
             return await answer
         finally:
-            # No such file, perhaps, because the folder itself is gone.
+            # A missing file may mean that the folder itself is gone.
             await self._on_disk()
 
     async def _on_disk(self, do: Callable[..., None] | None = None, *args: Any) -> None:
@@ -148,7 +148,7 @@ class _Same:
         return True
 
     def _open(self) -> None:
-        # As long as it is open, no other folder is given its number.
+        # While it is open, no other folder gets its inode number.
         handle = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         found = os.fstat(handle)
         self._known = found.st_dev, found.st_ino
