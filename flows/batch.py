@@ -76,13 +76,13 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
         root: URI that everything is kept under; the same root never pays twice.
         config: path of nightreel.toml; the lanes, and where their keys are kept.
         lanes: only these of its lanes.
-        budget_usd: a wall: no submit goes beyond it.
+        budget_usd: the most that may be spent: no submit goes beyond it.
         limit: only the first rows of the manifest.
         policy: cheapest, fastest or balanced; else as the config says.
         finish_by: 06:00, the first after the run was due, or 2026-11-30T06:00: when all
             of it is to be done, at the least cost that allows.
         check: ask every lane's provider first, and buy nothing if something is wrong.
-        strict: one bad row refuses the lot.
+        strict: refuse the whole manifest if one row is bad.
         take_over: shut out a run that seems to be at work on the same root.
         version: what the store calls the manifest's bytes, if they landed in an inbox:
             a version that another run has taken is not begun with again.

@@ -1,6 +1,6 @@
-"""Opening what people name: any URI that fsspec reads, such as https, s3, hf or zip.
+"""Opens URIs that users give: any that fsspec reads, such as https, s3, hf or zip.
 
-All of it blocks, and is meant for a thread.
+Every function blocks; call it in a thread.
 """
 
 import re
@@ -55,7 +55,7 @@ def read(uri: str, max_bytes: int) -> bytes:
 
 
 def fetch_to(uri: str, path: Path) -> None:
-    """Bring what is at a URI, however large, into a local file.
+    """Download the content of a URI, of any size, into a local file.
 
     Raises:
         OpeningError: it cannot be read.
@@ -109,14 +109,14 @@ def _file(uri: str) -> AbstractContextManager[IO[bytes]]:
         case "" | "file":
             return local_path(uri).open("rb")
         case "http" | "https":
-            # One plain GET: a signed link answers neither HEAD nor a range, and a
-            # server's word for the size is not taken.
+            # One plain GET: a signed link answers neither HEAD nor a range, and the
+            # size that a server announces is not trusted.
             http = _fsspec.filesystem("http", client_kwargs={"trust_env": True})
             return http.open(uri, "rb", block_size=0, size=1)
         case _:
-            # Unopened, it keeps its filesystem, which an archive closes as it is deleted.
+            # Returned unopened: it keeps its filesystem, which an archive closes when deleted.
             named = _fsspec.open(uri, "rb")
-            # obstore's file, if it cannot be opened, complains again as it is deleted.
+            # `info` first: an obstore file that cannot be opened raises again when deleted.
             named.fs.info(named.path)
             return named
 
@@ -137,8 +137,8 @@ def _in_a_store(uri: str, chain: list[str]) -> Generator[IO[bytes]]:
             name, _, inner = link.partition("://")
             kind: Any = _fsspec.get_filesystem_class(name)
             if issubclass(kind, AbstractArchiveFileSystem):
-                # Asked first: obstore's file, if it cannot be opened, complains again
-                # as it is deleted.
+                # `info` first: an obstore file that cannot be opened raises again when
+                # deleted.
                 files.info(path)
                 archive = opened.enter_context(files.open(path, "rb"))
                 files, path = kind(fo=archive), inner

@@ -82,7 +82,7 @@ def _run(work: Callable[..., None], given: dict[str, Any]) -> None:
     except StorageError as exc:
         tell(str(exc), "red")
         raise typer.Exit(ExitCode.UNFINISHED) from exc
-    # Its traceback quotes anything: here it is masked, and a log file has it as well.
+    # A traceback may quote secrets: it is masked here, and in a log file as well.
     except Exception as exc:
         log.exception("command.failed an unknown error ended the command")
         raise typer.Exit(1) from exc

@@ -135,7 +135,7 @@ def place(uri: str) -> str:
 
 
 def existing(root: str) -> str:
-    """The URI of a root that is there: to open a local one that is not would make it.
+    """The URI of an existing root. Opening a missing local root would make its folder.
 
     Raises:
         OpeningError: there is no such folder.

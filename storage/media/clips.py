@@ -24,10 +24,10 @@ class Clips:
         return self._objects.uri(layout.clip(job_id, "mp4"))
 
     async def publish(self, job_id: str, mp4: bytes, sidecar: Mapping[str, Any]) -> str:
-        """Keep a job's clip that is not published yet; its URI.
+        """Publish a job's clip; returns its URI.
 
         Raises:
-            ExistsError: it is, with another sidecar.
+            ExistsError: it is published already, with another sidecar.
         """
         try:
             await self._objects.create(layout.clip(job_id, "mp4"), mp4)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class BrokenClipError(ValueError):
-    """Not a clip that plays.
+    """The file is not a clip that plays.
 
     `whole`: all bytes that the file announces are there, so the fault is the provider's
     and another download would bring the same bytes.
@@ -95,10 +95,10 @@ def _box(data: bytes, at: int) -> tuple[int, bytes]:
 
 @contextmanager
 def _opened(data: bytes) -> Generator[InputContainer]:
-    # An MP4 says up front what is in it: FFmpeg need not decode some frames to find out,
-    # which is most of what opening costs (9 ms of CPU against 0.5 at 480p).
-    # `options` is the one way to say so that PyAV 18 and 19 both have; it holds while the
-    # streams are looked at and not for the decoding below.
+    # An MP4 declares its streams, so FFmpeg need not decode frames to detect them. That is
+    # most of the cost of opening (9 ms of CPU against 0.5 at 480p).
+    # `options` is the only way to set this in both PyAV 18 and 19. It applies while streams
+    # are detected, and not to the decoding below.
     try:
         with av.open(io.BytesIO(data), "r", options={"skip_frame": "all"}) as container:
             yield container
@@ -130,11 +130,11 @@ def _counted(video: VideoStream, packets: "Packets") -> Probe:
 
 
 def _decode(video: VideoStream, packets: "Packets", expected: int) -> None:
-    # Other clips are checked beside this one: a thread each, not all cores for one.
+    # Other clips are checked at the same time: one thread each, not all cores for one.
     video.codec_context.thread_count = 1
     good = dropped = 0
     for packet in packets:
-        # An edit list may trim frames that are there for others to build on.
+        # An edit list may trim frames that only serve as references for others.
         dropped += packet.is_discard
         for frame in packet.decode():
             good += not frame.is_corrupt

@@ -1,4 +1,4 @@
-"""Posters: a few frames of a clip as a small moving picture, for people who look through many.
+"""Posters: a few frames of a clip as a small animated WebP, for the contact sheet.
 
 posters/ab/abcd….webp    beside clips/, and only of some clips: nothing depends on them
 """
@@ -66,7 +66,7 @@ def _frames(container: InputContainer) -> list[Image.Image]:
     """`FRAMES` small frames, spread evenly over the clip."""
     video = container.streams.video[0]
     video.codec_context.thread_count = 1
-    # A fragmented MP4 announces none: then its first frames have to do.
+    # A fragmented MP4 announces no frame count: then its first frames are used.
     last = max(video.frames, FRAMES) - 1
     wanted = {round(n * last / (FRAMES - 1)) for n in range(FRAMES)}
     scale = EDGE / max(video.width, video.height)

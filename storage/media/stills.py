@@ -1,4 +1,4 @@
-"""Stills, looked at before any money moves: no provider refuses what passes here."""
+"""Checks stills before any money is spent: no provider refuses a still that passes."""
 
 import hashlib
 import io
@@ -24,7 +24,7 @@ _TURNED: Final = range(2, 9)
 _PNG_END: Final = b"IEND\xaeB`\x82"
 
 _MODES: Final = frozenset({"1", "L", "LA", "P", "RGB", "RGBA"})
-# The others have colours that no two decoders agree on, and a clip of them is paid for.
+# Decoders disagree on the colours of other modes, and a wrong clip would be paid for.
 _ODD_MODES: Final = {
     "CMYK": "CMYK, the colours of print: save it as RGB",
     "I;16": "16-bit grey, which most decoders turn white: save it as 8-bit",
@@ -86,7 +86,7 @@ def _kind(content: bytes, name: str) -> tuple[str, str]:
     for start, kind in _MEDIA_TYPES.items():
         if content.startswith(start):
             return kind
-    # Its bytes are not shown: what was named may be no picture, and somebody's secret.
+    # Its bytes are not shown: the file may be no picture but a secret.
     raise BadStillError(f"{name}: neither JPEG nor PNG, by its first bytes")
 
 
@@ -94,7 +94,7 @@ def _kind(content: bytes, name: str) -> tuple[str, str]:
 def _decoding(name: str) -> Generator[None]:
     try:
         yield
-    # Pillow raises whatever its parsers trip over; the row's complaint says so.
+    # Pillow's parsers raise any error; the row's message quotes it.
     except Exception as error:
         raise BadStillError(f"{name}: cannot be decoded: {error}") from error
 
@@ -116,7 +116,7 @@ def _suits(image: Image.Image, name: str, min_px: int) -> None:
 def _turned(image: Image.Image, content: bytes) -> Image.Image | None:
     """The still turned upright; None if it is upright. Reads every byte."""
     if image.format == "PNG":
-        # Pillow's decoding stops at the last pixel, and checks no sum on the way to it.
+        # Pillow's decoding stops at the last pixel, and checks no checksums.
         Image.open(io.BytesIO(content), formats=["PNG"]).verify()
         if _PNG_END not in content:
             raise ValueError("it has no end")

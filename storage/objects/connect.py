@@ -44,7 +44,7 @@ _MEMORIES: Final[dict[str, MemoryStore]] = {}
 
 _LAST_WORD_S: Final = 0.1
 
-# Inherited by a forked child, which finds its parent's number here beside its own.
+# A forked child inherits the set, and finds its parent's pid in it beside its own.
 _USERS: Final[set[int]] = set()
 
 
@@ -133,7 +133,7 @@ def bucket(uri: str, *, roomy: bool = False) -> S3Store | GCSStore | AzureStore:
                     kind = AzureStore
             return kind.from_url(uri, client_options=client, retry_config=_ONCE)
     except UnavailableError as error:
-        # Nothing was asked yet: these are its settings, which will not pass.
+        # No request was sent yet: the settings are wrong, which does not pass.
         raise StorageError(str(error)) from None
 
 
@@ -168,8 +168,8 @@ def refuse_forks() -> None:
     """
     if os.getpid() not in _USERS:
         _USERS.add(os.getpid())
-        # After each answer, a thread of obstore's has a last word with Python. One that
-        # finds it gone aborts the process: 40 of 60 that list a folder and end (0.12.1).
+        # After each answer a thread of obstore calls into Python once more. If Python has
+        # ended, it aborts the process: 40 of 60 that list a folder and end (0.12.1).
         atexit.register(time.sleep, _LAST_WORD_S)
     if len(_USERS) > 1:
         raise StorageError("forked from a process that uses stores: spawn it instead")

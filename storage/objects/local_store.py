@@ -27,7 +27,7 @@ _DISK: Final = ThreadPoolExecutor(4, thread_name_prefix="disk")
 
 
 class Folder:
-    """The files below a folder, which is made if it is not there, and never again.
+    """The files below a folder. The folder is made when it is opened, and never again.
 
     Each request makes sure that the folder is still the one that was opened. If it was
     moved away, unmounted or replaced, the store is unavailable until it is back.

@@ -48,9 +48,9 @@ def in_parts(path: Path, scheme: str) -> Body:
 
 
 def mapped(path: Path) -> bytes | memoryview:
-    """A file's bytes, which take no memory that the machine could not have back.
+    """A file's bytes as a memory mapping, whose pages the machine can reclaim.
 
-    obstore reads them where they are: 200 MB were put with 12 MB of our own.
+    obstore reads them in place: putting 200 MB took 12 MB of our memory.
     """
     with path.open("rb") as file:
         if not path.stat().st_size:

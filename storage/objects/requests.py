@@ -51,7 +51,7 @@ class Requests:
                 name,
                 data,
                 mode=mode,
-                # In parts only what is large, and read from its file as it goes.
+                # Large files only: they are sent in parts, and read as they are sent.
                 use_multipart=isinstance(data, Path),
                 attributes=attributes(key),
                 chunk_size=PIECE,
@@ -98,7 +98,7 @@ class Requests:
         return sorted(names)
 
     def _pages(self, folder: str) -> "AsyncIterator[Sequence[ObjectMeta]]":
-        # No `offset`: Azure's emulator does not see it.
+        # No `offset`: Azure's emulator ignores it.
         return self.store.list(folder or None, chunk_size=1000)
 
     async def delete(self, key: str) -> None:
