@@ -49,7 +49,8 @@ def broken(told):
 
 
 @pytest.mark.parametrize(("start", "route"), [*enumerate(ROUTES)], ids=ROUTES)
-def test_wherever_a_batch_dies_nothing_is_paid_twice_and_nothing_is_lost(start, route):
+def test_crashed_batch_pays_nothing_twice(start, route):
+    """A batch that dies at any point pays nothing twice and loses nothing."""
     told = sweep(route, EVERY, start)
 
     met = sum(one.met > 0 for one in told)
@@ -57,9 +58,8 @@ def test_wherever_a_batch_dies_nothing_is_paid_twice_and_nothing_is_lost(start, 
     assert met > 0.8 * len(told) > 15
 
 
-def test_wherever_a_batch_on_a_store_dies_nothing_is_paid_twice_and_nothing_is_lost(
-    s3_port, through
-):
+def test_crashed_batch_on_a_store_pays_nothing_twice(s3_port, through):
+    """A batch on a store that dies at any request pays nothing twice, loses nothing."""
     through(s3_port)
 
     told = puts("wavespeed/wan-2.2-spicy", Store(s3_port), every=3)

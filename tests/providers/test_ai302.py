@@ -80,7 +80,8 @@ def test_its_own_api_is_asked_in_one_flat_body(play, recorded):
     assert ticket == TICKET
 
 
-def test_a_submit_without_a_record_of_its_cost_is_accepted_all_the_same(play, recorded):
+def test_submit_without_a_cost_record_is_accepted(play, recorded):
+    """A submit is accepted even if its answer has no record of the cost."""
     exchange = OWN.submit(JOB, IMAGE, 42, "ref-1")
 
     _, ticket = play(OWN, exchange, recorded("302ai", "submitted"))
@@ -207,9 +208,8 @@ def test_a_submit_whose_good_answer_names_no_task_is_unreadable(play, answer, bo
 
 
 @pytest.mark.parametrize("status", [200, 400, 500, 504])
-def test_a_submit_that_names_a_task_was_accepted_whatever_else_it_says(
-    play, answer, status
-):
+def test_answer_that_names_a_task_is_accepted(play, answer, status):
+    """An answer that names a task proves acceptance, whatever its status or error."""
     said = answer(status, {"task_id": "t1", "error": {"err_code": -1024}})
 
     assert play(OWN, OWN.submit(JOB, IMAGE, 42, "ref-1"), said)[1].id == "t1"

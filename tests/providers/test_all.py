@@ -170,9 +170,8 @@ def test_what_is_kept_of_a_failure_has_no_key_and_no_signature(provider, play, t
     assert "X-Amz" not in progress.reason
 
 
-def test_a_reason_that_was_cut_within_an_emoji_can_be_put_on_record(
-    provider, play, ticket
-):
+def test_reason_cut_within_an_emoji_can_be_recorded(provider, play, ticket):
+    """A reason that the provider cut within an emoji can still be encoded as UTF-8."""
     cut = failed(provider, "cannot animate \ud83c")
 
     _, progress = play(provider, provider.poll(ticket), cut)
@@ -181,9 +180,10 @@ def test_a_reason_that_was_cut_within_an_emoji_can_be_put_on_record(
 
 
 @pytest.mark.parametrize("raw", [False, True])
-def test_what_is_quoted_of_the_unreadable_has_no_key_and_no_signature(
+def test_unreadable_answer_is_quoted_without_secrets(
     provider, play, answer, ticket, raw
 ):
+    """A quote from an unreadable answer contains no key and no signature."""
     body = {"data": {"status": "snoozed"}, "status": "SNOOZED", "error": TALKATIVE}
     body = TALKATIVE.encode() if raw else body
 

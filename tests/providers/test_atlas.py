@@ -154,9 +154,8 @@ def test_every_word_for_not_yet_is_known(play, answer, word):
         (404, {"status": "failed"}, Refused),
     ],
 )
-def test_a_prediction_that_ended_is_read_whatever_its_http_status(
-    play, answer, status, task, kind
-):
+def test_ended_prediction_is_read_at_any_http_status(play, answer, status, task, kind):
+    """A prediction that ended is read from the body, whatever the HTTP status."""
     said = answer(status, {"code": status, "msg": "?", "data": task})
 
     progress = play(PROVIDER, PROVIDER.poll(TICKET), said)[1]
@@ -186,16 +185,14 @@ def test_a_poll_that_makes_no_sense_is_said_so_with_its_body(play, answer, body)
 @pytest.mark.parametrize(
     "body", [{"code": 200, "data": {"id": ""}}, {"code": 200}, b"<html>ok</html>", b""]
 )
-def test_a_submit_whose_good_answer_names_no_prediction_is_unreadable(
-    play, answer, body
-):
+def test_good_answer_without_a_prediction_is_unreadable(play, answer, body):
+    """A successful submit whose answer names no prediction is unreadable."""
     with pytest.raises(UnreadableError):
         play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), answer(200, body))
 
 
-def test_a_submit_that_names_a_prediction_was_accepted_whatever_else_it_says(
-    play, answer
-):
+def test_answer_that_names_a_prediction_is_accepted(play, answer):
+    """An answer that names a prediction proves acceptance, whatever else it says."""
     failed = {"id": "9f8e7d", "status": "failed", "error_code": 1039}
     said = answer(400, {"code": 400, "msg": "moderated", "data": failed})
 
@@ -257,7 +254,8 @@ VERDICTS = [
 
 
 @pytest.mark.parametrize("row", VERDICTS)
-def test_only_a_documented_refusal_proves_that_nothing_was_bought(answer, still, row):
+def test_only_a_documented_refusal_proves_no_purchase(answer, still, row):
+    """Only a refusal that the provider documents proves that nothing was bought."""
     step, status, body, kind = row
     said = answer(status, body)
     said.request = asking(step, still)

@@ -63,7 +63,8 @@ def asking(step, answer, still):
             return polling.send(answer(200, {"status": "COMPLETED"}))
 
 
-def test_a_submit_is_one_request_in_frames_and_at_the_models_own_speed(play, recorded):
+def test_submit_is_one_request_in_frames(play, recorded):
+    """A submit is one request; its length is in frames at the model's own rate."""
     exchange = PROVIDER.submit(JOB, IMAGE, 42, "ref-1")
 
     [request], ticket = play(PROVIDER, exchange, recorded("fal", "submitted"))
@@ -109,7 +110,8 @@ KLING = Route(
 )
 
 
-def test_kling_is_asked_in_seconds_and_told_nothing_that_it_does_not_take():
+def test_kling_submit_is_in_seconds():
+    """A request for Kling gives seconds and no parameter that Kling does not take."""
     job = replace(JOB, resolution="720p", duration_s=10, aspect_ratio="auto")
 
     request = next(Fal(KLING, KEY).submit(job, IMAGE, 42, "ref-1"))
@@ -384,9 +386,8 @@ def test_an_error_that_is_not_explained_is_free_only_if_fals_own(
     assert type(play(PROVIDER, PROVIDER.poll(TICKET), *answers)[1]) is outcome
 
 
-def test_an_unexplained_5xx_is_free_where_the_status_keeps_to_its_error(
-    play, recorded, answer
-):
+def test_unexplained_5xx_is_free_if_the_status_repeats(play, recorded, answer):
+    """An unexplained 5xx is free if the status reports the same error again."""
     name = "completed_with_an_untyped_error"
     failed = answer(500, {"detail": "Internal Server Error"})
     answers = recorded("fal", name), failed, recorded("fal", name)
@@ -489,7 +490,8 @@ VERDICTS = [
 
 
 @pytest.mark.parametrize("row", VERDICTS)
-def test_only_a_documented_refusal_proves_that_nothing_was_bought(answer, still, row):
+def test_only_a_documented_refusal_proves_no_purchase(answer, still, row):
+    """Only a refusal that the provider documents proves that nothing was bought."""
     step, status, body, kind = row
     said = answer(status, body)
     said.request = asking(step, answer, still)
@@ -563,9 +565,8 @@ def test_a_check_asks_the_platform_with_the_key(play, recorded):
     assert said == AccountReport(has_model=True)
 
 
-def test_a_price_by_the_second_is_a_clips_where_an_endpoint_makes_one_size(
-    play, answer
-):
+def test_price_by_the_second_is_a_clip_price_for_one_size(play, answer):
+    """A price by the second gives a clip's price if the endpoint makes one size."""
     said = checked(play, answer, SECONDS, **{"1080p": PRO})
 
     assert said.prices_usd == {("1080p", 5): Decimal("0.49")}

@@ -111,7 +111,8 @@ def test_what_is_better_longer_and_told_of_is_said_so():
     assert asked["callback_url"] == "https://hooks.example/kling"
 
 
-def test_a_request_carries_a_token_that_the_secret_signed_and_not_the_key():
+def test_request_has_a_signed_token_and_no_secret():
+    """A request carries a token that the secret signed, and never the secret."""
     request = asking("submit")
 
     claims = jwt.decode(
@@ -140,7 +141,8 @@ def test_a_token_is_shown_for_half_its_life_and_no_longer(later_s, same):
     assert unproved["exp"] - clock.now >= 900
 
 
-def test_a_clock_that_was_set_back_has_a_token_that_is_good_already():
+def test_clock_set_back_gets_a_valid_token():
+    """After the clock is set back, the next token is already valid."""
     clock = Clock()
     provider = Kling(ROUTE, KEY, now=clock)
     next(provider.poll(TICKET))
@@ -267,15 +269,15 @@ def test_a_submit_whose_good_answer_names_no_task_is_unreadable(play, answer, bo
 
 
 @pytest.mark.parametrize("status", [200, 400, 429, 504])
-def test_a_submit_that_names_a_task_was_accepted_whatever_else_it_says(
-    play, answer, status
-):
+def test_answer_that_names_a_task_is_accepted(play, answer, status):
+    """An answer that names a task proves acceptance, whatever its status or code."""
     said = answer(status, {"code": 5002, "message": "?", "data": {"task_id": "860012"}})
 
     assert play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), said)[1] == TICKET
 
 
-def test_it_can_be_asked_what_became_of_a_submit_and_what_it_charged():
+def test_kling_is_findable_and_billed():
+    """Kling can be asked for a lost submit and for the charge of a task."""
     assert isinstance(PROVIDER, Findable)
     assert isinstance(PROVIDER, Billed)
     assert PROVIDER.mark(JOB, IMAGE, 42, "ref-1") == "ref-1"
@@ -316,15 +318,16 @@ def test_what_proves_nothing_leaves_the_doubt(play, answer, status, body):
     assert found is None
 
 
-def test_a_method_that_kling_does_not_take_says_nothing_of_the_task(play, answer):
-    """1202 is about how it was asked, so it does not make a task absent."""
+def test_invalid_method_does_not_make_a_task_absent(play, answer):
+    """Code 1202 is about the request's method, so it does not make a task absent."""
     body = {"code": 1202, "message": "invalid method", "request_id": "r"}
 
     with pytest.raises(InDoubtError):
         play(PROVIDER, PROVIDER.find(DOUBT), answer(404, body))
 
 
-def test_a_task_that_may_have_been_cleared_away_is_not_taken_for_absent(play, recorded):
+def test_task_past_retention_is_not_absent(play, recorded):
+    """A task that Kling may have deleted by age is not taken for absent."""
     old = replace(DOUBT, submitted_at=NOW - 30 * 86_400)
 
     assert play(PROVIDER, PROVIDER.find(old), recorded("kling", "unknown"))[1] is None
@@ -372,9 +375,8 @@ def test_a_name_that_is_taken_leaves_a_doubt_and_no_refusal(play, recorded):
         ({}, None),
     ],
 )
-def test_a_charge_is_said_where_units_say_it_and_a_failure_is_free(
-    play, answer, task, usd
-):
+def test_charge_is_read_from_the_units(play, answer, task, usd):
+    """A charge is known only from a task's units; a failed task is free."""
     said = answer(200, {"code": 0, "data": task})
 
     assert play(PROVIDER, PROVIDER.charge(TICKET), said)[1] == usd
@@ -450,7 +452,8 @@ VERDICTS = [
 
 
 @pytest.mark.parametrize("row", VERDICTS)
-def test_only_a_documented_refusal_proves_that_nothing_was_bought(answer, row):
+def test_only_a_documented_refusal_proves_no_purchase(answer, row):
+    """Only a refusal that the provider documents proves that nothing was bought."""
     step, status, body, kind = row
     said = answer(status, body)
     said.request = asking(step)

@@ -85,7 +85,8 @@ def test_a_form_says_all_that_decides_about_the_clip(name, more):
     assert "authorization" not in request.headers
 
 
-def test_fastvideo_is_told_in_json_what_its_form_has_no_field_for():
+def test_fastvideo_submit_is_json():
+    """FastVideo gets JSON, since its form has no field for some parameters."""
     request = next(engine("fastvideo").submit(JOB, STILL, 42, "ref-1"))
 
     said = fields(request)
@@ -94,7 +95,8 @@ def test_fastvideo_is_told_in_json_what_its_form_has_no_field_for():
     assert "input_reference" not in said  # which would be a path on its own disk
 
 
-def test_lightx2v_is_asked_at_the_path_that_is_not_redirected_and_told_everything():
+def test_lightx2v_submit_has_every_parameter():
+    """LightX2V gets every parameter, at the path that is not redirected."""
     request = next(engine("lightx2v").submit(JOB, STILL, 42, "ref-1"))
 
     assert str(request.url) == f"{HERE}/v1/tasks/video/"
@@ -187,9 +189,8 @@ def test_what_was_accepted_is_followed_and_fetched_with_the_key(name, play, reco
     assert clip.headers["authorization"] == "Bearer k-5160"
 
 
-def test_a_clip_that_sglang_has_put_into_a_store_is_fetched_there_without_the_key(
-    play, recorded
-):
+def test_sglang_clip_in_a_store_is_fetched_without_the_key(play, recorded):
+    """A clip that SGLang put into a store is fetched from there, without the key."""
     provider = engine("sglang", key="k-5160")
 
     exchange = provider.poll(ticket("sglang"))
@@ -239,7 +240,8 @@ def test_how_a_job_stands(name, answer, meaning, play, recorded):
     assert told is None if meaning is None else isinstance(told, meaning)
 
 
-def test_comfyuis_video_is_found_under_whichever_key_a_node_puts_it(play, recorded):
+def test_comfyui_video_is_found_under_any_key(play, recorded):
+    """ComfyUI's video is found under each of the keys that its nodes use."""
     provider = engine("comfyui")
     named = {
         answer: play(
@@ -308,9 +310,8 @@ def test_lightx2vs_refusal_of_an_id_that_it_has_is_our_receipt(play, recorded):
 
 
 @pytest.mark.parametrize("name", sorted(OWN_GPUS))
-def test_what_is_not_there_is_no_end_to_a_poll_and_an_answer_to_a_doubt(
-    name, play, recorded
-):
+def test_missing_job_raises_in_poll_and_is_absent_in_find(name, play, recorded):
+    """A missing job raises in a poll, and proves a doubtful submit absent."""
     provider = engine(name)
     mark = provider.mark(JOB, STILL, 1, "ref-1")
     doubt = Doubt(mark=mark, submitted_at=SUBMITTED_AT, known=frozenset())

@@ -190,17 +190,15 @@ def test_a_poll_that_makes_no_sense_is_said_so_with_its_body(play, answer, body)
 
 
 @pytest.mark.parametrize("body", [{"status": "starting"}, {"id": ""}, HTML, b""])
-def test_a_submit_whose_good_answer_names_no_prediction_is_unreadable(
-    play, answer, body
-):
+def test_good_answer_without_a_prediction_is_unreadable(play, answer, body):
+    """A successful submit whose answer names no prediction is unreadable."""
     with pytest.raises(UnreadableError):
         play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), answer(201, body))
 
 
 @pytest.mark.parametrize("status", [201, 202, 422, 500])
-def test_a_submit_that_names_a_prediction_was_accepted_whatever_else_it_says(
-    play, answer, status
-):
+def test_answer_that_names_a_prediction_is_accepted(play, answer, status):
+    """An answer that names a prediction proves acceptance, whatever else it says."""
     said = answer(status, {"id": TICKET.id, "status": "starting", "detail": "?"})
 
     assert play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), said)[1] == TICKET
@@ -236,7 +234,8 @@ def test_a_mark_is_a_digest_that_tells_nothing():
     assert mark != PROVIDER.mark(JOB, "https://i/2.jpg", 42, "ref-1")
 
 
-def test_it_can_be_asked_what_became_of_a_submit_but_not_what_it_charged():
+def test_replicate_is_findable_and_not_billed():
+    """Replicate can be asked for a lost submit, but not for a charge."""
     assert isinstance(PROVIDER, Findable)
     assert not isinstance(PROVIDER, Billed)
 
@@ -248,7 +247,8 @@ def test_a_lost_submit_is_found_by_what_it_asked_for(play, answer):
     assert found(play, answer, pages) == Ticket("replicate", "a")
 
 
-def test_a_lost_submit_is_found_where_the_listing_adds_the_defaults(play, answer):
+def test_lost_submit_is_found_with_defaults_added(play, answer):
+    """A lost submit is found although the listing adds defaults to its input."""
     pages = page(listed("a", INPUT | {"go_fast": True, "sample_shift": 12}))
 
     assert found(play, answer, pages) == Ticket("replicate", "a")
@@ -394,7 +394,8 @@ VERDICTS = [
 
 
 @pytest.mark.parametrize("row", VERDICTS)
-def test_only_a_documented_refusal_proves_that_nothing_was_bought(answer, still, row):
+def test_only_a_documented_refusal_proves_no_purchase(answer, still, row):
+    """Only a refusal that the provider documents proves that nothing was bought."""
     step, status, body, kind = row
     said = answer(status, body)
     said.request = asking(step, still)

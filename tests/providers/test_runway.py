@@ -104,7 +104,8 @@ def test_a_prompt_of_a_thousand_units_is_sent(prompt):
 
 
 @pytest.mark.parametrize(("prompt", "units"), [("p" * 1001, 1001), ("🎞" * 501, 1002)])
-def test_a_prompt_that_is_too_long_is_refused_before_anything_is_sent(prompt, units):
+def test_long_prompt_is_rejected_unsent(prompt, units):
+    """A prompt over 1000 UTF-16 units is rejected before anything is sent."""
     job = Job(image="i", prompt=prompt, resolution="720p")
 
     with pytest.raises(RejectedError, match=f"has {units} UTF-16 units, over 1000"):
@@ -252,9 +253,8 @@ def test_a_submit_whose_good_answer_names_no_task_is_unreadable(play, answer, bo
 
 
 @pytest.mark.parametrize("status", [200, 400, 429, 500])
-def test_a_submit_that_names_a_task_was_accepted_whatever_else_it_says(
-    play, answer, status
-):
+def test_answer_that_names_a_task_is_accepted(play, answer, status):
+    """An answer that names a task proves acceptance, whatever its status or error."""
     said = answer(status, {"id": "17f20503", "error": "?"})
 
     assert play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), said)[1] == TICKET
@@ -366,7 +366,8 @@ VERDICTS = [
 
 
 @pytest.mark.parametrize("row", VERDICTS)
-def test_only_a_documented_refusal_proves_that_nothing_was_bought(answer, still, row):
+def test_only_a_documented_refusal_proves_no_purchase(answer, still, row):
+    """Only a refusal that the provider documents proves that nothing was bought."""
     step, status, body, kind = row
     said = answer(status, body)
     said.request = asking(step, still)

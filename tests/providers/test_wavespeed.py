@@ -116,7 +116,8 @@ def test_an_endpoint_that_is_one_resolution_is_not_told_it_again():
     }
 
 
-def test_who_listens_is_told_in_the_query_and_the_body_is_the_same():
+def test_webhook_url_goes_into_the_query_only():
+    """The webhook's URL goes into the query; the body stays the same."""
     hook = "https://hooks.example/ws?batch=a&b"
 
     listened = next(WaveSpeed(ROUTE, KEY, hook).submit(JOB, IMAGE, 42, "ref-1"))
@@ -126,9 +127,8 @@ def test_who_listens_is_told_in_the_query_and_the_body_is_the_same():
     assert listened.content == next(PROVIDER.submit(JOB, IMAGE, 42, "ref-1")).content
 
 
-def test_an_upload_puts_the_still_with_the_returned_headers_and_no_key(
-    play, recorded, answer, still
-):
+def test_upload_uses_the_returned_headers_and_no_key(play, recorded, answer, still):
+    """An upload sends the still with the headers of the answer, without the key."""
     answers = recorded("wavespeed", "upload_ticket"), answer(200)
 
     [ask, put], url = play(PROVIDER, PROVIDER.upload(still), *answers)
@@ -300,9 +300,8 @@ def test_a_submit_whose_good_answer_names_no_task_is_unreadable(play, answer, bo
 
 
 @pytest.mark.parametrize("status", [200, 400, 429, 500, 504])
-def test_a_submit_that_names_a_task_was_accepted_whatever_else_it_says(
-    play, answer, status
-):
+def test_answer_that_names_a_task_is_accepted(play, answer, status):
+    """An answer that names a task proves acceptance, whatever its status or code."""
     said = answer(status, {"code": status, "message": "?", "data": {"id": "a1b2c3"}})
 
     assert play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), said)[1] == TICKET
@@ -381,7 +380,8 @@ VERDICTS = [
 
 
 @pytest.mark.parametrize("row", VERDICTS)
-def test_only_a_documented_refusal_proves_that_nothing_was_bought(answer, still, row):
+def test_only_a_documented_refusal_proves_no_purchase(answer, still, row):
+    """Only a refusal that the provider documents proves that nothing was bought."""
     step, status, body, kind = row
     said = answer(status, body)
     said.request = asking(step, still)
@@ -538,8 +538,8 @@ def test_a_doubt_is_looked_for_about_the_time_of_its_submit(play, recorded):
     }
 
 
-def test_a_clock_that_is_wrong_by_the_answers_date_has_more_listed(play, recorded):
-    """Ours is two hours ahead: it was submitted two hours earlier than it says."""
+def test_wrong_clock_widens_the_listing(play, recorded):
+    """A clock 2 hours ahead of the answer's date lists from 2 hours earlier too."""
     said = recorded("wavespeed", "empty_listing")
     said.headers["date"] = "Sun, 22 Nov 2026 08:00:00 GMT"
     wrong = WaveSpeed(ROUTE, KEY, now=lambda: DOUBT.submitted_at)
@@ -570,7 +570,8 @@ def test_what_is_on_our_record_already_is_not_found_twice(play, recorded):
     assert type(play(PROVIDER, PROVIDER.find(ours), *pages)[1]) is Absent
 
 
-def test_a_listing_that_shows_nothing_that_we_know_of_proves_nothing(play, recorded):
+def test_listing_without_a_known_task_proves_nothing(play, recorded):
+    """A listing without any task that we know proves nothing about a doubt."""
     said = recorded("wavespeed", "empty_listing")
 
     assert play(PROVIDER, PROVIDER.find(DOUBT), said)[1] is None

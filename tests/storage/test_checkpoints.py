@@ -221,9 +221,8 @@ async def test_a_life_that_ends_and_is_settled_later_is_told_whole(memory, tmp_p
     assert book.lives == fold(third)
 
 
-async def test_lives_leave_memory_as_they_end_and_are_put_together_in_order(
-    memory, monkeypatch
-):
+async def test_ended_jobs_leave_memory_and_are_merged_in_order(memory, monkeypatch):
+    """Histories leave memory as their jobs end; their groups merge in key order."""
     monkeypatch.setattr(compaction, "_GROUP", 10)
     jobs = [f"{n * 7919 % 1000:016x}{n:016x}" for n in range(100)]
     some = [entry for job in jobs for entry in lived(job, *MADE)]
@@ -238,9 +237,8 @@ async def test_lives_leave_memory_as_they_end_and_are_put_together_in_order(
     assert rows.height == 100
 
 
-async def test_as_many_lives_left_open_as_are_held_at_once_are_bound_all_the_same(
-    memory, monkeypatch
-):
+async def test_group_full_of_open_jobs_is_bound(memory, monkeypatch):
+    """An epoch is bound even if its open jobs fill a whole group."""
     monkeypatch.setattr(compaction, "_GROUP", 3)
     some = [entry for job in (A, B, D) for entry in lived(job, INTENDED)]
 
@@ -265,7 +263,8 @@ async def test_what_is_settled_in_the_same_epoch_after_it_left_counts(
     assert whole.lives == fold(some)
 
 
-async def test_an_epoch_that_somebody_else_binds_meanwhile_is_bound_once(memory):
+async def test_epoch_bound_by_two_at_once_is_bound_once(memory):
+    """An epoch that two runs bind at the same time is bound once."""
     await wrote(memory, 1, lived(A, *MADE))
     ours, theirs = await recalled(memory, [1]), await recalled(memory, [1])
 
@@ -335,9 +334,10 @@ async def test_durations_of_each_lane_are_known_again(memory):
         await bind(memory, book)
 
 
-async def test_a_duration_is_not_known_where_one_epoch_took_it_and_another_looked(
+async def test_duration_across_epochs_is_unknown(
     memory,
 ):
+    """A duration is unknown if one epoch has its start and another one its end."""
     await wrote(memory, 1, lived(A, *MADE[:2]))
     await wrote(memory, 2, lived(A, *MADE[2:], start=9000.0))
 

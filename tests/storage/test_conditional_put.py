@@ -46,7 +46,9 @@ async def test_a_server_that_overwrites_is_refused_and_told_of(
     relay.stop()
 
 
-def test_runs_that_begin_at_once_on_a_store_that_overwrites_are_all_refused():
+def test_runs_at_once_on_an_overwriting_store_are_refused():
+    """All runs that begin at once on a store that overwrites are refused."""
+
     async def night() -> None:
         store = Careless(delay_s=0.1)
         told = await asyncio.gather(

@@ -26,7 +26,8 @@ def register(root) -> Register:
     return Register(Objects.open(f"{root}/reel"))
 
 
-async def test_manifests_are_told_by_their_name_wherever_below_the_inbox(inbox):
+async def test_manifests_are_found_by_name_at_any_depth(inbox):
+    """A manifest is recognized by its name, at any depth below the inbox."""
     for key in (
         *("a.parquet", "july/b c.parquet", "notes.txt", "a.parquet.ready"),
         *("july/_temporary/0/b.parquet", ".hidden.parquet"),
@@ -82,7 +83,8 @@ async def test_the_same_bytes_again_are_the_same_version_on_s3(s3_root):
     assert await inbox.drops() == before
 
 
-async def test_a_file_that_comes_again_with_its_time_is_the_same_version(tmp_path):
+async def test_same_file_with_the_same_time_is_one_version(tmp_path):
+    """A file copied again with its old time is the same version."""
     inbox = Inbox(objects=Objects.open(tmp_path.as_uri()))
     path = tmp_path / "a.parquet"
     path.write_bytes(b"rows")
@@ -152,9 +154,10 @@ async def test_a_marker_does_not_speak_for_what_was_written_after_it(tmp_path):
     assert await inbox.drops() == []
 
 
-def test_a_root_in_its_own_inbox_is_refused_and_so_is_an_inbox_that_is_not_there(
+def test_root_inside_its_inbox_is_refused(
     tmp_path: Path,
 ):
+    """A root inside its own inbox is refused, and so is an inbox that is missing."""
     box = tmp_path.as_uri()
 
     with pytest.raises(StorageError, match="the root lies in it"):

@@ -94,12 +94,13 @@ async def test_a_process_of_this_machine_that_is_gone_holds_nothing(objects: Obj
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
 @pytest.mark.parametrize("error", [FileNotFoundError, PermissionError])
-async def test_a_process_of_another_user_that_proc_hides_lives_until_it_is_gone(
+async def test_holder_hidden_by_proc_lives_until_it_is_gone(
     objects: Objects,
     process: subprocess.Popen[bytes],
     monkeypatch: pytest.MonkeyPatch,
     error: type[OSError],
 ):
+    """A holder that /proc hides, as another user's, holds its root until it exits."""
     await given_a_holder(
         objects, elsewhere=False, pid=process.pid, born=born(process.pid)
     )
@@ -133,9 +134,10 @@ async def test_a_process_that_has_ended_and_is_not_waited_for_is_gone(
     await (await Ledger.open(objects, name="two")).close()
 
 
-async def test_a_holder_that_never_knew_when_it_was_born_lives_while_its_process_does(
+async def test_holder_without_a_start_time_lives_with_its_process(
     objects: Objects,
 ):
+    """A holder that recorded no start time holds its root while its process runs."""
     await given_a_holder(objects, elsewhere=False, born=None)
 
     with pytest.raises(HeldError, match=f"pid {os.getpid()} "):
@@ -202,9 +204,11 @@ def test_a_store_whose_clock_jumps_lets_nobody_in(simulated: Simulated, jump_s: 
     run(night)
 
 
-def test_a_holder_whose_beat_is_late_is_not_pushed_out_by_a_slow_knock(
+def test_late_heartbeat_does_not_lose_the_root(
     simulated: Simulated,
 ):
+    """A newcomer's slow request does not push out a holder whose heartbeat is late."""
+
     async def late(what: str, path: str) -> None:
         if (what, path) == ("put", HOLDER):
             await asyncio.sleep(2.5 * BEAT_S)
@@ -303,10 +307,10 @@ def test_whoever_was_succeeded_beats_no_more(simulated: Simulated):
     run(night)
 
 
-def test_a_busy_batch_on_a_slow_store_gives_way_to_whoever_takes_over(
+def test_busy_batch_on_a_slow_store_is_taken_over(
     simulated: Simulated,
 ):
-    """Else who looks for the end of what it writes would never catch up with it."""
+    """A run can take over from a batch that writes faster than it can read the end."""
 
     async def write(old: Ledger) -> None:
         for n in range(100_000):

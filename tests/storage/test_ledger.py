@@ -126,9 +126,10 @@ async def test_one_alone_waits_for_nobody(objects: Objects):
     await ledger.close()
 
 
-async def test_events_of_one_job_keep_their_order_while_the_first_is_being_written(
+async def test_events_of_one_job_keep_their_order(
     objects: Objects,
 ):
+    """A job's events keep their order, also while the first is still being written."""
     ledger = await Ledger.open(objects, name="night")
 
     intended = asyncio.create_task(ledger.record(job("a"), INTENDED))
@@ -151,9 +152,10 @@ async def test_nothing_is_history_before_it_is_durable(objects: Objects):
     await ledger.close()
 
 
-async def test_a_caller_who_is_cancelled_has_recorded_once_and_harms_nobody(
+async def test_cancelled_caller_has_recorded_once(
     objects: Objects,
 ):
+    """A cancelled caller's event is recorded once; other callers are not affected."""
     ledger = await Ledger.open(objects, name="night")
     tasks = [asyncio.create_task(ledger.record(job(n), INTENDED)) for n in range(50)]
     await asyncio.sleep(0)

@@ -128,9 +128,8 @@ def test_a_manifest_is_brought_here_whole(site: str, tmp_path: Path):
         ("cat.jpg", "more than 5999 bytes"),
     ],
 )
-def test_a_link_that_cannot_be_read_is_named_without_its_signature(
-    site: str, path: str, why: str
-):
+def test_unreadable_link_is_named_without_its_signature(site: str, path: str, why: str):
+    """The message about a link that cannot be read leaves out its signature."""
     signed = f"{site}/{path}?v=2&X-Amz-Credential=AKID&X-Amz-Signature=abc"
 
     with pytest.raises(OpeningError, match=why) as caught:

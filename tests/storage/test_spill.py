@@ -89,9 +89,11 @@ async def shipwrecked(store: Simulated, folder: Path, **events: list[Event]) -> 
     await ledger.close()
 
 
-def test_what_could_not_be_recorded_is_recorded_by_the_next_run_here(
+def test_next_run_here_records_the_spill(
     simulated: Simulated, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
+    """The next run on this machine records the entries that an earlier run spilled."""
+
     async def night() -> None:
         await shipwrecked(
             simulated,
@@ -154,9 +156,11 @@ def test_what_its_life_has_left_behind_is_kept_aside(
     run(night)
 
 
-def test_what_came_to_be_on_record_all_the_same_is_not_recorded_twice(
+def test_spilled_entry_on_record_is_not_recorded_twice(
     simulated: Simulated, tmp_path: Path
 ):
+    """A spilled entry that reached the ledger after all is not recorded again."""
+
     async def lose_answer(what: str, path: str) -> None:
         if what == "put" and path.endswith("/main/0000000002.jsonl.zst"):
             simulated.before = refuse
@@ -191,9 +195,9 @@ def test_what_came_to_be_on_record_all_the_same_is_not_recorded_twice(
     run(night)
 
 
-def test_an_intent_that_was_given_up_is_no_doubt_though_it_came_to_be_on_record(
-    simulated: Simulated, tmp_path: Path
-):
+def test_given_up_intent_on_record_is_no_doubt(simulated: Simulated, tmp_path: Path):
+    """An intent that was given up leaves no doubt, even if it is on record."""
+
     async def night() -> None:
         wrecked = await Ledger.open(simulated.objects(), name="w", lifeboats=tmp_path)
         simulated.after = lost_and_then_refused(simulated)
@@ -218,9 +222,11 @@ def test_an_intent_that_was_given_up_is_no_doubt_though_it_came_to_be_on_record(
     run(night)
 
 
-def test_of_an_intent_that_was_given_up_and_is_not_on_record_nothing_is_left(
+def test_given_up_intent_off_record_leaves_nothing(
     simulated: Simulated, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
+    """An intent that was given up and is not on record leaves nothing behind."""
+
     async def night() -> None:
         wrecked = await Ledger.open(simulated.objects(), name="w", lifeboats=tmp_path)
         simulated.before = refuse
@@ -271,9 +277,11 @@ def test_an_intent_that_was_given_up_frees_no_later_one(
     run(night)
 
 
-def test_an_intent_is_not_taken_for_unsent_by_whoever_could_only_take_it_aboard(
+def test_spilled_intent_with_a_ticket_is_not_unsent(
     simulated: Simulated, tmp_path: Path
 ):
+    """A spilled ticket survives a run that could record only its intent."""
+
     async def night() -> None:
         wrecked = await Ledger.open(simulated.objects(), name="w", lifeboats=tmp_path)
         simulated.before = refuse
@@ -353,9 +361,10 @@ async def test_a_shard_has_its_own_lifeboat(objects: Objects, tmp_path: Path):
         await one.close()
 
 
-async def test_a_lifeboat_of_a_machine_that_only_runs_shards_reaches_the_next_batch(
+async def test_spill_of_a_worker_reaches_the_next_batch(
     objects: Objects, tmp_path: Path
 ):
+    """A spill file on a machine that only runs shards reaches the next batch."""
     batch = await Ledger.open(objects, name="night", lifeboats=tmp_path / "ours")
     worker = tmp_path / "worker"
     shard = await Ledger.join(objects, batch=batch.batch, shard=3, lifeboats=worker)
@@ -378,9 +387,8 @@ async def test_a_lifeboat_of_a_machine_that_only_runs_shards_reaches_the_next_ba
     await following.close()
 
 
-async def test_a_shards_next_run_takes_aboard_what_an_earlier_one_could_not_record(
-    objects: Objects, tmp_path: Path
-):
+async def test_next_run_of_a_shard_records_its_spill(objects: Objects, tmp_path: Path):
+    """A shard's next run records the entries that an earlier run of it spilled."""
     batch = await Ledger.open(objects, name="night", lifeboats=tmp_path / "ours")
     worker, another = tmp_path / "worker", tmp_path / "another"
     first = await Ledger.join(objects, batch=batch.batch, shard=3, lifeboats=worker)
@@ -406,9 +414,10 @@ async def test_a_shards_next_run_takes_aboard_what_an_earlier_one_could_not_reco
         await one.close()
 
 
-async def test_of_a_lifeboat_each_shard_takes_its_own_and_the_batch_the_rest(
+async def test_spill_is_split_between_shards_and_batch(
     objects: Objects, tmp_path: Path
 ):
+    """Each shard records its own jobs' spilled entries, and the batch the others."""
     worker, ours = tmp_path / "worker", tmp_path / "ours"
     old = await Ledger.open(objects, name="old", lifeboats=worker)
     for name in "abc":
@@ -447,9 +456,10 @@ async def test_of_a_lifeboat_each_shard_takes_its_own_and_the_batch_the_rest(
     await last.close()
 
 
-async def test_a_ticket_whose_life_has_gone_on_is_picked_up_by_no_shard(
+async def test_outdated_ticket_is_picked_up_by_no_shard(
     objects: Objects, tmp_path: Path
 ):
+    """No shard picks up a spilled ticket of a job that has a newer attempt."""
     batch = await Ledger.open(objects, name="night", lifeboats=tmp_path / "ours")
     worker, another = tmp_path / "worker", tmp_path / "another"
     first = await Ledger.join(objects, batch=batch.batch, shard=3, lifeboats=worker)
@@ -470,9 +480,10 @@ async def test_a_ticket_whose_life_has_gone_on_is_picked_up_by_no_shard(
         await one.close()
 
 
-async def test_shards_that_begin_at_once_on_one_machine_send_its_lifeboat_together(
+async def test_shards_that_begin_at_once_share_a_spill(
     objects: Objects, tmp_path: Path
 ):
+    """Shards that begin at once on one machine send its spill file without loss."""
     batch = await Ledger.open(objects, name="night", lifeboats=tmp_path / "ours")
     worker = tmp_path / "worker"
     first = await Ledger.join(objects, batch=batch.batch, shard=1, lifeboats=worker)
@@ -524,9 +535,11 @@ def test_a_loop_that_is_stopped_loses_no_answer(simulated: Simulated, tmp_path: 
     run(morning)
 
 
-def test_a_lifeboat_of_a_run_that_died_while_boarding_is_taken_by_the_next(
+def test_half_recorded_spill_is_taken_by_the_next_run(
     simulated: Simulated, tmp_path: Path
 ):
+    """If a run dies while it records a spill file, the next run records the rest."""
+
     async def night() -> None:
         await shipwrecked(simulated, tmp_path, a=[INTENDED, Accepted(TICKET)])
         simulated.before = refuse
@@ -546,9 +559,11 @@ def test_a_lifeboat_of_a_run_that_died_while_boarding_is_taken_by_the_next(
     run(night)
 
 
-def test_a_settlement_that_was_taken_aboard_before_a_crash_is_not_counted_twice(
+def test_spilled_settlement_counts_once_after_a_crash(
     simulated: Simulated, tmp_path: Path
 ):
+    """A spilled settlement counts once, even if a crash leaves its file behind."""
+
     async def night() -> None:
         ledger = await Ledger.open(
             simulated.objects(), name="wrecked", lifeboats=tmp_path
@@ -597,9 +612,10 @@ def test_a_line_that_cannot_be_read_costs_the_others_nothing(
     run(night)
 
 
-def test_without_a_place_for_lifeboats_the_log_has_all_that_is_needed(
+def test_log_has_the_entry_if_spilling_is_impossible(
     simulated: Simulated, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
+    """If no spill file can be written, the log has the ticket of the unsaved entry."""
     (tmp_path / "boats").write_text("a file where a folder should be")
 
     async def night() -> None:

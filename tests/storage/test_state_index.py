@@ -65,7 +65,8 @@ def test_what_is_no_id_is_refused_by_name(life):
         Book().history(life)
 
 
-def test_each_clip_s_duration_counts_once_and_the_latest_fifty_are_kept():
+def test_latest_fifty_durations_are_kept_once_each():
+    """Each clip's duration counts once, and a lane keeps the latest 50."""
     book = Book()
     for n in range(60):
         done = History(

@@ -103,7 +103,8 @@ def test_whatever_every_decoder_reads_alike_will_do(content: bytes):
 
 
 @pytest.mark.parametrize("content", STILLS.values(), ids=STILLS)
-def test_a_still_that_was_cut_short_is_refused_wherever_it_was_cut(content: bytes):
+def test_truncated_still_is_refused_at_any_length(content: bytes):
+    """A truncated still is refused, at whatever byte it was cut."""
     few = {*range(0, len(content), len(content) // 40)}
     for kept in few | {*range(len(content) - 30, len(content))}:
         with pytest.raises(BadStillError, match=r"neither|cannot be decoded"):

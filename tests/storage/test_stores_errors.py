@@ -209,9 +209,10 @@ def machine(s3_root: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.anyio
-async def test_a_login_is_renewed_and_a_hiccup_of_the_machine_is_waited_out(
+async def test_login_is_renewed_despite_a_metadata_fault(
     machine: str,
 ):
+    """A login is renewed before it ends; passing faults of its service are retried."""
     objects = Objects.open(machine)
     await objects.put("a", b"1")
     # Good for less than five minutes, it is renewed before whatever comes next.

@@ -51,9 +51,10 @@ def effects(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     return effects
 
 
-async def test_a_clip_and_every_new_folder_reach_the_disk_before_its_sidecar(
+async def test_clip_and_folders_are_synced_before_the_sidecar(
     tmp_path: Path, effects: list[str]
 ):
+    """A clip and every new folder are on disk before the clip's sidecar."""
     await Clips(Objects.open(str(tmp_path / "reel"))).publish(JOB, b"mp4", {})
 
     clip = f"reel/clips/ab/{JOB}"
@@ -110,9 +111,10 @@ async def test_a_folder_that_somebody_removed_is_made_again(tmp_path: Path):
     assert await objects.get("clips/b") == b"2"
 
 
-async def test_drafts_that_a_crash_left_are_not_listed_and_swept_a_day_later(
+async def test_drafts_of_a_crash_are_swept_after_a_day(
     tmp_path: Path,
 ):
+    """Drafts that a crash left are not listed, and are deleted a day later."""
     yesterday = time.time() - 90_000
     left, fresh, mine = (tmp_path / f"a#{n}" for n in ("7" * 19, "8" * 19, "9" * 5))
     for path in (left, fresh, mine):
@@ -192,9 +194,10 @@ async def test_a_disk_without_room_says_so(tmp_path: Path):
     assert names(tmp_path) == []
 
 
-async def test_files_are_copied_without_touching_what_they_are_copied_from(
+async def test_copy_is_independent_of_its_source(
     tmp_path: Path,
 ):
+    """A later change of the source does not change its copy."""
     (tmp_path / "one").write_bytes(b"1")
 
     local.create(tmp_path / "two", tmp_path / "one")

@@ -163,9 +163,10 @@ async def test_a_shard_writes_a_stream_of_its_own(objects: Objects):
     assert past.keys() == {job("before"), job("new"), job("elsewhere")}
 
 
-async def test_a_shards_next_process_knows_what_the_one_before_recorded(
+async def test_next_process_of_a_shard_knows_its_record(
     objects: Objects,
 ):
+    """A shard's next process knows all that the one before it recorded."""
     ledger = await Ledger.open(objects, name="night")
     first = await Ledger.join(objects, batch=ledger.batch, shard=7)
     await first.record(job("a"), INTENDED)
@@ -242,9 +243,11 @@ async def test_nobody_joins_a_batch_that_is_over_or_never_was(objects: Objects):
     await pushed.close()
 
 
-def test_an_epoch_is_sealed_before_it_is_bound_though_its_end_could_not_seal_it(
+def test_unsealed_epoch_is_sealed_before_it_is_bound(
     simulated: Simulated, tmp_path: Path
 ):
+    """An epoch whose run could not seal it is sealed before it is bound."""
+
     async def night() -> None:
         ledger = await Ledger.open(simulated.objects(), name="night")
         shard = await Ledger.join(simulated.objects(), batch=ledger.batch, shard=1)
@@ -265,9 +268,9 @@ def test_an_epoch_is_sealed_before_it_is_bound_though_its_end_could_not_seal_it(
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_shard_that_joins_as_its_batch_ends_records_all_or_nothing(
-    simulated: Simulated, moment: str
-):
+def test_shard_that_joins_an_ending_batch_is_fenced(simulated: Simulated, moment: str):
+    """A shard that joins while its batch is taken over is fenced, with no record."""
+
     async def succeed(what: str, path: str) -> None:
         if what == "put" and "/shard-0007.01/0000000001" in path:
             setattr(simulated, moment, None)

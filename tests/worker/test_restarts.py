@@ -14,9 +14,8 @@ from tests.worker.conftest import ROOT, WORKER, Running
 pytestmark = [pytest.mark.worker, pytest.mark.timeout(400)]
 
 
-def test_a_kill_loses_nothing_and_a_drain_leaves_the_queue_to_the_next(
-    start, a14b, shared, still, tmp_path
-):
+def test_kill_and_drain_lose_no_job(start, a14b, shared, still, tmp_path):
+    """A killed worker loses no job; a drained one leaves its queue to the next."""
     state = tmp_path / "state"
     worker = start(a14b, state=state).ready()
     worker.post(still, id="done", seed=1)
@@ -64,9 +63,8 @@ def test_a_kill_loses_nothing_and_a_drain_leaves_the_queue_to_the_next(
     assert worker.stop() == 0
 
 
-def test_a_hung_step_ends_its_process_alone_and_is_tried_once_more(
-    a14b, still, tmp_path
-):
+def test_hung_step_ends_only_its_process(a14b, still, tmp_path):
+    """A step that hangs ends only its own process, and is tried once more."""
     ports = free_port()
     log = tmp_path / "log"
     words = ("--model", a14b, "--device", "cpu,cpu", "--port", ports)

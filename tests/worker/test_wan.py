@@ -77,9 +77,8 @@ def plainly(folder, ask, still):
 
 
 @pytest.mark.parametrize("kind", ["a14b", "ti2v5b"])
-def test_prompts_kept_and_frames_decoded_apart_are_the_pipelines_own_bits(
-    wan, checkpoint, still, kind
-):
+def test_split_stages_make_the_pipelines_bits(wan, checkpoint, still, kind):
+    """Cached prompts and separate decoding give the same bits as the pipeline."""
     folder = checkpoint(kind)
     studio = wan.load(planned(folder))
     asks = [asking(seed=1), asking(seed=2), asking(seed=1, guidance=1.0)]
@@ -147,7 +146,8 @@ def a_lora(folder, to) -> Path:
     return to / "lora.safetensors"
 
 
-def test_a_lora_that_is_not_there_is_missed_before_the_model_is_loaded(wan):
+def test_missing_lora_is_found_before_the_model_loads(wan):
+    """A LoRA file that does not exist is reported before the model is loaded."""
     from tasks.worker.model_protocol import WorkerError  # noqa: PLC0415
 
     with pytest.raises(WorkerError, match="no-lora: no such file"):

@@ -27,7 +27,8 @@ CHUNKED = b"\r\n".join(
 )
 
 
-def test_the_same_seed_makes_the_same_bytes_however_many_clips_overlap(shared, still):
+def test_same_seed_makes_the_same_bytes_under_load(shared, still):
+    """The same seed makes the same bytes, whatever other clips run at the same time."""
     seeds = [3, 4, 5, 3]
     for place, seed in enumerate(seeds):
         shared.post(still, id=f"at-once-{place}", seed=seed)
@@ -60,9 +61,8 @@ def test_a_clip_is_what_was_asked_for_and_can_be_published(shared, still):
     assert job["peak_memory_mb"] > 0
 
 
-def test_a_repeated_submit_is_the_job_as_it_stands_and_another_body_is_refused(
-    shared, still
-):
+def test_repeated_submit_returns_the_job(shared, still):
+    """A repeated submit returns the job as it is; another body is refused with 409."""
     first = shared.post(still, id="twice", seed=1)
     shared.clip("twice")
     runs = shared.metric('stage_runs_total{stage="denoise"}')
@@ -101,7 +101,8 @@ def test_what_is_no_picture_is_refused_before_it_is_queued(shared):
     assert "input_reference" in refused.json()["error"]["message"]
 
 
-def test_a_clip_is_cancelled_between_two_steps_and_the_next_is_as_ever(shared, still):
+def test_cancel_between_steps_leaves_the_next_clip_intact(shared, still):
+    """A clip is cancelled between two steps; later clips keep their exact bytes."""
     shared.post(still, id="before", seed=11)
     before = shared.clip("before")
     with busy(shared, still, "long"):
@@ -117,7 +118,8 @@ def test_a_clip_is_cancelled_between_two_steps_and_the_next_is_as_ever(shared, s
     assert shared.clip("after") == before
 
 
-def test_a_full_queue_says_when_to_come_back_and_knows_what_it_has(shared, still):
+def test_full_queue_says_when_to_retry(shared, still):
+    """A full queue answers 503 with a Retry-After, and still knows its jobs."""
     with busy(shared, still, "in-front"):
         for place in range(4):
             assert shared.post(still, id=f"waits-{place}").status_code == 200
