@@ -37,20 +37,22 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    said = argparse.ArgumentParser("python -m tests.crashes", description=__doc__)
-    said.add_argument("--all", action="store_true", help="the same as --every 1")
-    said.add_argument("--every", type=int, default=1, help="only each nth point")
-    said.add_argument(
+    parser = argparse.ArgumentParser("python -m tests.crashes", description=__doc__)
+    parser.add_argument("--all", action="store_true", help="the same as --every 1")
+    parser.add_argument("--every", type=int, default=1, help="only each nth point")
+    parser.add_argument(
         "--route", action="append", choices=ROUTES, help="not all of them"
     )
-    said.add_argument("--point", action="append", help="in turn; needs --route")
-    said.add_argument("--stopped", action="store_true", help="not killed, and goes on")
-    said.add_argument(
+    parser.add_argument("--point", action="append", help="in turn; needs --route")
+    parser.add_argument(
+        "--stopped", action="store_true", help="not killed, and goes on"
+    )
+    parser.add_argument(
         "--elsewhere", action="store_true", help="with shards that are joined"
     )
-    said.add_argument("--bug", help="of tests/crashes/bugs.py, planted first")
-    said.add_argument("--at-once", type=int, default=2)
-    asked = said.parse_args()
+    parser.add_argument("--bug", help="of tests/crashes/bugs.py, planted first")
+    parser.add_argument("--at-once", type=int, default=2)
+    asked = parser.parse_args()
     asked.route = asked.route or ROUTES
     return asked
 
@@ -59,8 +61,8 @@ def tell(all_told: list[Told]) -> int:
     """Say how many points there were and what failed."""
     met = Counter(told.met for told in all_told)
     broken = [told for told in all_told if told.broken]
-    said = f"{len(all_told)} stories, met {dict(met)}, {len(broken)} broken"
-    sys.stdout.write(f"{all_told[0].story.route}: {said}\n")
+    summary = f"{len(all_told)} stories, met {dict(met)}, {len(broken)} broken"
+    sys.stdout.write(f"{all_told[0].story.route}: {summary}\n")
     for told in broken:
         sys.stdout.write(f"{told}\n")
     sys.stdout.flush()

@@ -81,8 +81,8 @@ def sidecar_comes_first() -> None:
     async def publish(self: Clips, job_id: str, mp4: bytes, sidecar: Any) -> str:
         uri = self.uri(job_id)
         key = uri.removeprefix(self._objects.root + "/")
-        said = orjson.dumps(dict(sidecar), default=str)
-        await self._objects.create(key.replace(".mp4", ".json"), said)
+        content = orjson.dumps(dict(sidecar), default=str)
+        await self._objects.create(key.replace(".mp4", ".json"), content)
         await self._objects.create(key, mp4)
         return uri
 

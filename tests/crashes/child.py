@@ -103,7 +103,7 @@ async def night(errand: Errand) -> dict[str, Any]:
     )
     rules = Rules(settle_s=errand.settle_s)
     world = World(today=clock(errand.ahead))
-    said: dict[str, Any] = {}
+    report: dict[str, Any] = {}
     try:
         async with begun(asked, lanes=[lane(errand)], rules=rules, world=world) as one:
             if errand.elsewhere:
@@ -115,12 +115,12 @@ async def night(errand: Errand) -> dict[str, Any]:
                 for number in one.shards:
                     await one.run_shard(number)
                 await one.mend()
-        said = one.summary().plain()
+        report = one.summary().plain()
     # Whatever it was, the parent is told.
     except Exception as error:  # noqa: BLE001
         traceback.print_exc()
-        said["error"] = type(error).__name__
-    return said | {"took_s": time.monotonic() - began}
+        report["error"] = type(error).__name__
+    return report | {"took_s": time.monotonic() - began}
 
 
 async def joined(

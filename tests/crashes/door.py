@@ -64,13 +64,13 @@ class Door:
             await alive(receive, send)
             return
         app = self.app
-        said = await whole(receive)
-        name = self._named(scope, said["body"])
+        request = await whole(receive)
+        name = self._named(scope, request["body"])
         if await self._deadly(f"unread {name}"):
             await HangUp()(scope, receive, send)
             return
         answer: list[Message] = []
-        await app(scope, first(said, receive), kept(answer))
+        await app(scope, first(request, receive), kept(answer))
         if await self._deadly(f"unanswered {name}"):
             await HangUp()(scope, receive, send)
             return
@@ -112,9 +112,9 @@ async def whole(receive: Receive) -> dict[str, Any]:
     return {"type": "http.request", "body": body, "more_body": False}
 
 
-def first(said: Message, receive: Receive) -> Receive:
+def first(request: Message, receive: Receive) -> Receive:
     """Receive what was read, and then what comes."""
-    waiting = [said]
+    waiting = [request]
 
     async def next_one() -> Message:
         return waiting.pop() if waiting else await receive()
@@ -136,13 +136,13 @@ class Onward:
     port: int
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        said = await whole(receive)
+        request = await whole(receive)
         path, query = scope["raw_path"].decode(), scope["query_string"].decode()
         url = f"http://127.0.0.1:{self.port}{path}?{query}"
         # Without a look at any certificate, which takes longer than the request.
         async with httpx.AsyncClient(verify=False, trust_env=False, timeout=30) as http:
             answer = await http.request(
-                scope["method"], url, content=said["body"], headers=scope["headers"]
+                scope["method"], url, content=request["body"], headers=scope["headers"]
             )
         about = [
             (name, value)

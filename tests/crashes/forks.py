@@ -79,8 +79,8 @@ class Forks:
         self._server.stdout.close()
         self._server.wait(30)
 
-    def _write(self, said: dict[str, Any]) -> None:
-        self._server.stdin.write(json.dumps(said) + "\n")
+    def _write(self, order: dict[str, Any]) -> None:
+        self._server.stdin.write(json.dumps(order) + "\n")
         self._server.stdin.flush()
 
     def _read(self) -> dict[str, Any]:
@@ -144,8 +144,8 @@ def child(do: Any) -> None:
     os._exit(0)
 
 
-def tell(**said: Any) -> None:
-    sys.stdout.write(json.dumps(said) + "\n")
+def tell(**facts: Any) -> None:
+    sys.stdout.write(json.dumps(facts) + "\n")
     sys.stdout.flush()
 
 

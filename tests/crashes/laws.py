@@ -52,11 +52,13 @@ class Found:
 
     @property
     def in_doubt(self) -> set[str]:
-        return {j for j, past in self.lives.items() if past.state is State.IN_DOUBT}
+        return {
+            j for j, history in self.lives.items() if history.state is State.IN_DOUBT
+        }
 
     def is_done(self, jobs: int) -> bool:
         """Whether there is nothing more to put on record."""
-        over = [past for past in self.lives.values() if past.state in OVER]
+        over = [history for history in self.lives.values() if history.state in OVER]
         return len(over) == jobs
 
 
@@ -82,9 +84,9 @@ async def found(objects: Objects) -> Found:
         if path.parts[0] == "clips" and path.suffix in kept:
             kept[path.suffix][path.stem] = blob
     sidecars = {}
-    for job, said in kept[".json"].items():
+    for job, content in kept[".json"].items():
         try:
-            sidecars[job] = orjson.loads(said)
+            sidecars[job] = orjson.loads(content)
         except orjson.JSONDecodeError:
             continue
     return Found(
@@ -127,15 +129,15 @@ def paid_once(bill: Sequence[Charge]) -> Iterator[Broken]:
 def clips_are_whole(now: Found) -> Iterator[Broken]:
     published = {j: p for j, p in now.lives.items() if p.state is State.PUBLISHED}
     for job in {*now.sidecars, *published}:
-        clip, said = now.clips.get(job), now.sidecars.get(job, {})
+        clip, sidecar = now.clips.get(job), now.sidecars.get(job, {})
         sha256 = hashlib.sha256(clip or b"").hexdigest()
-        if clip is None or said.get("sha256") != sha256:
+        if clip is None or sidecar.get("sha256") != sha256:
             yield (
                 "whole",
-                f"{job}: its sidecar says {said.get('sha256')}, it is {sha256}",
+                f"{job}: its sidecar says {sidecar.get('sha256')}, it is {sha256}",
             )
-    for job, past in published.items():
-        if past.facts is None or past.facts.sha256 != now.sidecars[job]["sha256"]:
+    for job, history in published.items():
+        if history.facts is None or history.facts.sha256 != now.sidecars[job]["sha256"]:
             yield "whole", f"{job}: what is on record is not what is kept"
 
 
@@ -201,18 +203,21 @@ def free_at_once(end: End) -> Iterator[Broken]:
 
 
 def nothing_is_lost(end: End) -> Iterator[Broken]:
-    states = Counter(past.state for past in end.now.lives.values())
+    states = Counter(history.state for history in end.now.lives.values())
     ended = states[State.PUBLISHED] + states[State.IN_DOUBT]
     if ended != end.jobs or states.total() != end.jobs:
         yield "nothing lost", f"of {end.jobs} jobs: {dict(states)}"
     jobs = end.now.jobs
     for line in end.bill:
         job = jobs.get(int(line.prompt.removeprefix("pan ")))
-        past = end.now.lives.get(job or "", History())
-        if past.state not in {State.PUBLISHED, State.IN_DOUBT}:
-            yield "nothing lost", f"{line.prompt!r} was paid for, and is {past.state}"
-        got = past.ticket and past.ticket.id
-        if past.state is State.PUBLISHED and got != line.request_id:
+        history = end.now.lives.get(job or "", History())
+        if history.state not in {State.PUBLISHED, State.IN_DOUBT}:
+            yield (
+                "nothing lost",
+                f"{line.prompt!r} was paid for, and is {history.state}",
+            )
+        got = history.ticket and history.ticket.id
+        if history.state is State.PUBLISHED and got != line.request_id:
             yield "nothing lost", f"{line.prompt!r}: {line.request_id} is nobody's clip"
 
 
@@ -228,10 +233,10 @@ def the_money(end: End) -> Iterator[Broken]:
     jobs = end.now.jobs
     for line in end.bill:
         owed[jobs.get(int(line.prompt[4:]), "?")] += Decimal(line.price_usd)
-    for job, past in end.now.lives.items():
-        counted = past.price_usd if job in end.now.in_doubt else owed[job]
-        if past.spent_usd != counted:
-            yield "money", f"{job}: {past.spent_usd} USD on record, {counted} owed"
+    for job, history in end.now.lives.items():
+        counted = history.price_usd if job in end.now.in_doubt else owed[job]
+        if history.spent_usd != counted:
+            yield "money", f"{job}: {history.spent_usd} USD on record, {counted} owed"
 
 
 def the_third_buys_nothing(end: End) -> Iterator[Broken]:

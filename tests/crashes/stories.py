@@ -33,12 +33,12 @@ class Story:
 
     @property
     def command(self) -> str:
-        said = ["python -m tests.crashes", f"--route {self.route}"]
-        said += [f'--point "{point}"' for point in self.points]
-        said += ["--stopped"] if self.stopped else []
-        said += [f"--bug {self.bug}"] if self.bug else []
-        said += ["--elsewhere"] if self.elsewhere else []
-        return " ".join(said)
+        words = ["python -m tests.crashes", f"--route {self.route}"]
+        words += [f'--point "{point}"' for point in self.points]
+        words += ["--stopped"] if self.stopped else []
+        words += [f"--bug {self.bug}"] if self.bug else []
+        words += ["--elsewhere"] if self.elsewhere else []
+        return " ".join(words)
 
 
 @dataclass
@@ -53,13 +53,13 @@ class Told:
     trace: list[str] = field(default_factory=list)
     """What happened in the night of the last point, as points."""
     imported: list[str] = field(default_factory=list)
-    said: str = ""
+    output: str = ""
     """What its processes printed."""
 
     def __str__(self) -> str:
         lines = [f"{law}: {what}" for law, what in self.broken]
-        said = self.said.splitlines()[-30:]
-        return "\n  ".join([self.story.command, *lines, *said])
+        tail = self.output.splitlines()[-30:]
+        return "\n  ".join([self.story.command, *lines, *tail])
 
 
 @dataclass

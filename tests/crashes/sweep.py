@@ -64,8 +64,8 @@ def puts(route: str, store: Store, every: int) -> list[Told]:
     """Die at what is put into a store, before it gets there and before it says so."""
     with telling(route, store) as teller:
         # A provider's paths begin with its name.
-        mine = [at for at in points(teller) if " PUT " in at and " PUT /" not in at]
-        return [teller.tell(Story(route, (at,))) for at in some(mine, every, 0)]
+        wanted = [at for at in points(teller) if " PUT " in at and " PUT /" not in at]
+        return [teller.tell(Story(route, (at,))) for at in some(wanted, every, 0)]
 
 
 def only(story: Story) -> Told:

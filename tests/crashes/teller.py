@@ -86,7 +86,7 @@ class Teller:
             one = Telling(self, story, folder, emulator)
             told = one.stopped() if story.stopped else one.killed()
             outs = sorted(folder.glob("process-*/out"))
-            told.said = "".join(out.read_text() for out in outs)
+            told.output = "".join(out.read_text() for out in outs)
             return told
         finally:
             shutil.rmtree(folder)

@@ -64,10 +64,10 @@ def asking(provider, step, still):
 
 
 def test_its_own_api_is_asked_in_one_flat_body(play, recorded):
-    said = recorded("302ai", "submitted")
-    said.headers["request-id"] = "req-1"
+    response = recorded("302ai", "submitted")
+    response.headers["request-id"] = "req-1"
 
-    [request], ticket = play(OWN, OWN.submit(JOB, IMAGE, 42, "ref-1"), said)
+    [request], ticket = play(OWN, OWN.submit(JOB, IMAGE, 42, "ref-1"), response)
 
     assert request.method == "POST"
     assert str(request.url) == "https://api.302.ai/302/v2/video/create"
@@ -172,33 +172,33 @@ def test_a_poll_reads_what_was_recorded(play, recorded, name, progress):
 @pytest.mark.parametrize("word", ["completed", "succeed", "success"])
 def test_every_word_for_success_needs_a_clip(play, answer, word):
     clip = "https://file.302.ai/c.mp4"
-    said = {"task_id": "t1", "status": word, "video_url": clip}
+    body = {"task_id": "t1", "status": word, "video_url": clip}
 
-    assert play(OWN, OWN.poll(TICKET), answer(200, said))[1] == Finished(clip)
+    assert play(OWN, OWN.poll(TICKET), answer(200, body))[1] == Finished(clip)
     with pytest.raises(UnreadableError):
-        play(OWN, OWN.poll(TICKET), answer(200, said | {"video_url": ""}))
+        play(OWN, OWN.poll(TICKET), answer(200, body | {"video_url": ""}))
 
 
 @pytest.mark.parametrize(
-    "said",
+    "body",
     [{"task_id": "t1", "status": "snoozed"}, {"task_id": "t1"}, [1], b"", b"<p>"],
 )
-def test_a_poll_that_makes_no_sense_is_said_so(play, answer, said):
+def test_a_poll_that_makes_no_sense_is_said_so(play, answer, body):
     with pytest.raises(UnreadableError, match="302ai: cannot read"):
-        play(OWN, OWN.poll(TICKET), answer(200, said))
+        play(OWN, OWN.poll(TICKET), answer(200, body))
 
 
 def test_a_failure_is_told_with_a_refusals_shape_inside(play, answer):
     error = {"err_code": -1024, "message": "upstream"}
-    said = answer(200, {"task_id": "t1", "status": "error", "error": error})
+    response = answer(200, {"task_id": "t1", "status": "error", "error": error})
 
-    assert isinstance(play(OWN, OWN.poll(TICKET), said)[1], Discarded)
+    assert isinstance(play(OWN, OWN.poll(TICKET), response)[1], Discarded)
 
 
 def test_a_failure_of_what_is_passed_on_counts_as_charged(play, recorded):
-    said = recorded("302ai", "passed_on_failed")
+    response = recorded("302ai", "passed_on_failed")
 
-    assert play(RESOLD, RESOLD.poll(TICKET), said)[1] == Discarded("failed: no")
+    assert play(RESOLD, RESOLD.poll(TICKET), response)[1] == Discarded("failed: no")
 
 
 @pytest.mark.parametrize("body", [{"task_id": ""}, {"status": "pending"}, b"", b"<p>"])
@@ -210,9 +210,9 @@ def test_a_submit_whose_good_answer_names_no_task_is_unreadable(play, answer, bo
 @pytest.mark.parametrize("status", [200, 400, 500, 504])
 def test_answer_that_names_a_task_is_accepted(play, answer, status):
     """An answer that names a task proves acceptance, whatever its status or error."""
-    said = answer(status, {"task_id": "t1", "error": {"err_code": -1024}})
+    response = answer(status, {"task_id": "t1", "error": {"err_code": -1024}})
 
-    assert play(OWN, OWN.submit(JOB, IMAGE, 42, "ref-1"), said)[1].id == "t1"
+    assert play(OWN, OWN.submit(JOB, IMAGE, 42, "ref-1"), response)[1].id == "t1"
 
 
 def coded(code, message="no"):
@@ -257,10 +257,10 @@ VERDICTS = [
 @pytest.mark.parametrize("row", VERDICTS)
 def test_its_own_refusals_mean_the_same_at_either_door(answer, still, row, door):
     step, status, body, kind = row
-    said = answer(status, body)
-    said.request = asking(DOORS[door], step, still)
+    response = answer(status, body)
+    response.request = asking(DOORS[door], step, still)
 
-    assert type(DOORS[door].judge(said)) is kind
+    assert type(DOORS[door].judge(response)) is kind
 
 
 @pytest.mark.parametrize(
@@ -279,10 +279,10 @@ def test_its_own_refusals_mean_the_same_at_either_door(answer, still, row, door)
 )
 def test_wavespeeds_refusals_mean_what_they_do_at_its_own_door(answer, still, row):
     step, status, body, kind = row
-    said = answer(status, body)
-    said.request = asking(RESOLD, step, still)
+    response = answer(status, body)
+    response.request = asking(RESOLD, step, still)
 
-    assert type(RESOLD.judge(said)) is kind
+    assert type(RESOLD.judge(response)) is kind
 
 
 def test_a_lane_that_is_closed_says_whom_to_ask(answer, still, recorded):
@@ -303,10 +303,10 @@ def test_a_lane_that_is_closed_says_whom_to_ask(answer, still, recorded):
 @pytest.mark.parametrize("row", VERDICTS)
 def test_no_verdict_repeats_the_key(answer, still, echoing, row, door):
     step, status, body, _ = row
-    said = answer(status, echoing(body, KEY))
-    said.request = asking(DOORS[door], step, still)
+    response = answer(status, echoing(body, KEY))
+    response.request = asking(DOORS[door], step, still)
 
-    verdict = DOORS[door].judge(said)
+    verdict = DOORS[door].judge(response)
 
     assert verdict is not None
     assert KEY not in str(verdict)
@@ -334,13 +334,13 @@ def test_a_check_proves_the_key_by_any_answer_that_knows_it(
     provider = DOORS[door]
     answers = answer(*proof), recorded("302ai", "balance")
 
-    asked, said = play(provider, provider.check(), *answers)
+    asked, report = play(provider, provider.check(), *answers)
 
     assert [str(request.url) for request in asked] == [
         PROOFS[door],
         "https://api.302.ai/dashboard/balance",
     ]
-    assert said == AccountReport(credit_usd=Decimal("12.34"))
+    assert report == AccountReport(credit_usd=Decimal("12.34"))
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -359,7 +359,7 @@ def test_a_key_that_may_not_ask_for_the_balance_is_still_good(play, answer):
 
 
 @pytest.mark.parametrize(
-    ("said", "charged"),
+    ("body", "charged"),
     [
         ({"data": {"cost": 0.5}}, Decimal("0.5")),
         ({"data": {"cost": "0.123"}}, Decimal("0.123")),
@@ -373,8 +373,8 @@ def test_a_key_that_may_not_ask_for_the_balance_is_still_good(play, answer):
         ([], None),
     ],
 )
-def test_what_was_charged_is_read_where_it_is_said(play, answer, said, charged):
-    [request], usd = play(OWN, OWN.charge(TICKET), answer(200, said))
+def test_what_was_charged_is_read_where_it_is_said(play, answer, body, charged):
+    [request], usd = play(OWN, OWN.charge(TICKET), answer(200, body))
 
     assert str(request.url) == "https://api.302.ai/dashboard/record/req-1"
     assert usd == charged

@@ -65,7 +65,7 @@ def submitted(provider, job=JOB, seed=1):
     return next(provider.submit(job, image, seed, "ref-1"))
 
 
-def said(request):
+def fields(request):
     """What a request's body says, by where it says it."""
     kind = request.headers["content-type"]
     if kind.startswith("multipart/form-data"):
@@ -106,7 +106,10 @@ def test_the_key_goes_to_the_providers_own_hosts_over_tls(provider, ticket, stil
 
 
 def test_a_seed_of_nought_is_said_wherever_a_seed_is(provider):
-    one, nought = said(submitted(provider, seed=1)), said(submitted(provider, seed=0))
+    one, nought = (
+        fields(submitted(provider, seed=1)),
+        fields(submitted(provider, seed=0)),
+    )
 
     assert one.keys() == nought.keys()
     differ = [place for place in one if one[place] != nought[place]]
@@ -117,7 +120,7 @@ def test_a_seed_of_nought_is_said_wherever_a_seed_is(provider):
 def test_a_prompt_in_any_script_goes_out_whole(provider):
     job = Job(image="i", prompt='夜の列車 "slow" 🎞')
 
-    assert job.prompt in said(submitted(provider, job)).values()
+    assert job.prompt in fields(submitted(provider, job)).values()
 
 
 @pytest.mark.parametrize(

@@ -128,18 +128,20 @@ def test_a_poll_reads_what_was_recorded(play, recorded, name, progress):
 )
 @pytest.mark.parametrize("word", ["completed", "succeeded"])
 def test_a_clip_is_found_wherever_atlas_puts_it(play, answer, word, outputs):
-    said = answer(200, {"code": 200, "data": {"status": word} | outputs})
+    response = answer(200, {"code": 200, "data": {"status": word} | outputs})
 
-    assert play(PROVIDER, PROVIDER.poll(TICKET), said)[1] == Finished("https://v/1.mp4")
+    assert play(PROVIDER, PROVIDER.poll(TICKET), response)[1] == Finished(
+        "https://v/1.mp4"
+    )
 
 
 @pytest.mark.parametrize(
     "word", ["created", "pending", "starting", "processing", "running"]
 )
 def test_every_word_for_not_yet_is_known(play, answer, word):
-    said = answer(200, {"code": 200, "data": {"status": word}})
+    response = answer(200, {"code": 200, "data": {"status": word}})
 
-    assert play(PROVIDER, PROVIDER.poll(TICKET), said)[1] is None
+    assert play(PROVIDER, PROVIDER.poll(TICKET), response)[1] is None
 
 
 @pytest.mark.parametrize(
@@ -156,9 +158,9 @@ def test_every_word_for_not_yet_is_known(play, answer, word):
 )
 def test_ended_prediction_is_read_at_any_http_status(play, answer, status, task, kind):
     """A prediction that ended is read from the body, whatever the HTTP status."""
-    said = answer(status, {"code": status, "msg": "?", "data": task})
+    response = answer(status, {"code": status, "msg": "?", "data": task})
 
-    progress = play(PROVIDER, PROVIDER.poll(TICKET), said)[1]
+    progress = play(PROVIDER, PROVIDER.poll(TICKET), response)[1]
 
     assert type(progress) is kind
     assert not isinstance(progress, Rejected) or not progress.charged
@@ -194,9 +196,11 @@ def test_good_answer_without_a_prediction_is_unreadable(play, answer, body):
 def test_answer_that_names_a_prediction_is_accepted(play, answer):
     """An answer that names a prediction proves acceptance, whatever else it says."""
     failed = {"id": "9f8e7d", "status": "failed", "error_code": 1039}
-    said = answer(400, {"code": 400, "msg": "moderated", "data": failed})
+    response = answer(400, {"code": 400, "msg": "moderated", "data": failed})
 
-    assert play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), said)[1] == TICKET
+    assert (
+        play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), response)[1] == TICKET
+    )
 
 
 HTML = b"<html><body>nginx</body></html>"
@@ -257,19 +261,19 @@ VERDICTS = [
 def test_only_a_documented_refusal_proves_no_purchase(answer, still, row):
     """Only a refusal that the provider documents proves that nothing was bought."""
     step, status, body, kind = row
-    said = answer(status, body)
-    said.request = asking(step, still)
+    response = answer(status, body)
+    response.request = asking(step, still)
 
-    assert type(PROVIDER.judge(said)) is kind
+    assert type(PROVIDER.judge(response)) is kind
 
 
 @pytest.mark.parametrize("row", VERDICTS)
 def test_no_verdict_repeats_the_key(answer, still, echoing, row):
     step, status, body, _ = row
-    said = answer(status, echoing(body, KEY))
-    said.request = asking(step, still)
+    response = answer(status, echoing(body, KEY))
+    response.request = asking(step, still)
 
-    verdict = PROVIDER.judge(said)
+    verdict = PROVIDER.judge(response)
 
     assert verdict is not None
     assert KEY not in str(verdict)
@@ -297,19 +301,21 @@ def test_no_verdict_repeats_the_key(answer, still, echoing, row):
     ],
 )
 def test_a_refusal_says_what_to_do(recorded, still, name, words):
-    said = recorded("atlas", name)
-    said.request = asking("submit", still)
+    response = recorded("atlas", name)
+    response.request = asking("submit", still)
 
-    assert str(PROVIDER.judge(said)) == words
+    assert str(PROVIDER.judge(response)) == words
 
 
 def test_who_listens_is_told_in_the_body():
     hook = "https://hooks.example/atlas"
 
-    said = json.loads(next(Atlas(ROUTE, KEY, hook).submit(JOB, IMAGE, 42, "r")).content)
+    listened = json.loads(
+        next(Atlas(ROUTE, KEY, hook).submit(JOB, IMAGE, 42, "r")).content
+    )
     unsaid = json.loads(next(PROVIDER.submit(JOB, IMAGE, 42, "r")).content)
 
-    assert said == unsaid | {"webhook_url": hook}
+    assert listened == unsaid | {"webhook_url": hook}
 
 
 CHECKED = ("no_such_prediction", "balance", "models", "price")
@@ -318,7 +324,7 @@ CHECKED = ("no_such_prediction", "balance", "models", "price")
 def test_a_check_proves_the_key_and_asks_for_each_price_in_full(play, recorded):
     answers = [recorded("atlas", name) for name in CHECKED]
 
-    asked, said = play(PROVIDER, PROVIDER.check(), *answers)
+    asked, report = play(PROVIDER, PROVIDER.check(), *answers)
 
     host = "https://api.atlascloud.ai"
     assert [(request.method, str(request.url)) for request in asked] == [
@@ -336,7 +342,7 @@ def test_a_check_proves_the_key_and_asks_for_each_price_in_full(play, recorded):
         "duration": 5,
         "seed": 1,
     }
-    assert said == AccountReport(
+    assert report == AccountReport(
         credit_usd=Decimal("12.34"),
         prices_usd={("480p", 5): Decimal("0.17")},
         has_model=True,
@@ -360,8 +366,8 @@ def test_asking_for_a_price_is_no_submit(answer):
     exchange = PROVIDER.check()
     asked = [next(exchange)]
     asked += [exchange.send(answer(200, {})) for _ in range(3)]
-    said = answer(500, {"code": 500, "msg": "oops"})
-    said.request = asked[-1]
+    response = answer(500, {"code": 500, "msg": "oops"})
+    response.request = asked[-1]
 
     assert asked[-1].method == "POST"
-    assert type(PROVIDER.judge(said)) is InDoubtError
+    assert type(PROVIDER.judge(response)) is InDoubtError

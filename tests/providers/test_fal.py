@@ -198,10 +198,10 @@ def test_a_store_that_refuses_an_upload_closes_no_lane(
 
 
 def test_an_unreadable_upload_does_not_give_its_signature_away(play, answer, still):
-    said = answer(200, {"upload_url": "https://s/u?token=5160", "file": 1})
+    response = answer(200, {"upload_url": "https://s/u?token=5160", "file": 1})
 
     with pytest.raises(UnreadableError) as caught:
-        play(PROVIDER, PROVIDER.upload(still), said)
+        play(PROVIDER, PROVIDER.upload(still), response)
 
     assert "5160" not in str(caught.value)
     assert "https://s/u?***" in str(caught.value)
@@ -237,9 +237,9 @@ def test_a_clip_without_a_seed_is_a_clip(play, recorded, answer):
 
 
 def test_completed_is_not_success(play, recorded):
-    said = recorded("fal", "completed_with_error")
+    response = recorded("fal", "completed_with_error")
 
-    progress = play(PROVIDER, PROVIDER.poll(TICKET), said)[1]
+    progress = play(PROVIDER, PROVIDER.poll(TICKET), response)[1]
 
     assert progress == Refused("runner_disconnected: Runner disconnected")
 
@@ -493,20 +493,20 @@ VERDICTS = [
 def test_only_a_documented_refusal_proves_no_purchase(answer, still, row):
     """Only a refusal that the provider documents proves that nothing was bought."""
     step, status, body, kind = row
-    said = answer(status, body)
-    said.request = asking(step, answer, still)
+    response = answer(status, body)
+    response.request = asking(step, answer, still)
 
-    assert type(PROVIDER.judge(said)) is kind
+    assert type(PROVIDER.judge(response)) is kind
 
 
 @pytest.mark.parametrize("echo", [KEY, "fal-secret-5160"])
 @pytest.mark.parametrize("row", VERDICTS)
 def test_no_verdict_repeats_the_key(answer, still, echoing, row, echo):
     step, status, body, _ = row
-    said = answer(status, echoing(body, echo))
-    said.request = asking(step, answer, still)
+    response = answer(status, echoing(body, echo))
+    response.request = asking(step, answer, still)
 
-    verdict = PROVIDER.judge(said)
+    verdict = PROVIDER.judge(response)
 
     assert verdict is not None
     assert "fal-secret-5160" not in str(verdict)
@@ -535,10 +535,10 @@ def test_no_verdict_repeats_the_key(answer, still, echoing, row, echo):
     ],
 )
 def test_a_refusal_says_what_to_do(recorded, answer, still, name, words):
-    said = recorded("fal", name)
-    said.request = asking("submit", answer, still)
+    response = recorded("fal", name)
+    response.request = asking("submit", answer, still)
 
-    assert str(PROVIDER.judge(said)) == words
+    assert str(PROVIDER.judge(response)) == words
 
 
 PRO = "fal-ai/kling-video/v1.6/pro/image-to-video"
@@ -555,21 +555,21 @@ def checked(play, answer, price, **endpoints):
 
 
 def test_a_check_asks_the_platform_with_the_key(play, recorded):
-    [request], said = play(PROVIDER, PROVIDER.check(), recorded("fal", "pricing"))
+    [request], report = play(PROVIDER, PROVIDER.check(), recorded("fal", "pricing"))
 
     assert request.method == "GET"
     assert request.url.host == "api.fal.ai"
     assert request.url.path == "/v1/models/pricing"
     assert dict(request.url.params) == {"endpoint_id": A14B}
     assert request.headers["authorization"] == f"Key {KEY}"
-    assert said == AccountReport(has_model=True)
+    assert report == AccountReport(has_model=True)
 
 
 def test_price_by_the_second_is_a_clip_price_for_one_size(play, answer):
     """A price by the second gives a clip's price if the endpoint makes one size."""
-    said = checked(play, answer, SECONDS, **{"1080p": PRO})
+    report = checked(play, answer, SECONDS, **{"1080p": PRO})
 
-    assert said.prices_usd == {("1080p", 5): Decimal("0.49")}
+    assert report.prices_usd == {("1080p", 5): Decimal("0.49")}
 
 
 @pytest.mark.parametrize(
@@ -587,15 +587,17 @@ def test_price_by_the_second_is_a_clip_price_for_one_size(play, answer):
 def test_a_unit_that_leaves_room_for_doubt_prices_no_clip(
     play, answer, price, endpoints
 ):
-    said = checked(play, answer, price, **endpoints)
+    report = checked(play, answer, price, **endpoints)
 
-    assert said == AccountReport(has_model=True)
+    assert report == AccountReport(has_model=True)
 
 
 def test_a_check_says_that_a_model_is_gone(play, answer):
-    said = answer(200, {"prices": [], "has_more": False})
+    response = answer(200, {"prices": [], "has_more": False})
 
-    assert play(PROVIDER, PROVIDER.check(), said)[1] == AccountReport(has_model=False)
+    assert play(PROVIDER, PROVIDER.check(), response)[1] == AccountReport(
+        has_model=False
+    )
 
 
 def test_a_check_tells_a_bad_key(play, recorded):

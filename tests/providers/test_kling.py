@@ -271,9 +271,13 @@ def test_a_submit_whose_good_answer_names_no_task_is_unreadable(play, answer, bo
 @pytest.mark.parametrize("status", [200, 400, 429, 504])
 def test_answer_that_names_a_task_is_accepted(play, answer, status):
     """An answer that names a task proves acceptance, whatever its status or code."""
-    said = answer(status, {"code": 5002, "message": "?", "data": {"task_id": "860012"}})
+    response = answer(
+        status, {"code": 5002, "message": "?", "data": {"task_id": "860012"}}
+    )
 
-    assert play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), said)[1] == TICKET
+    assert (
+        play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), response)[1] == TICKET
+    )
 
 
 def test_kling_is_findable_and_billed():
@@ -377,9 +381,9 @@ def test_a_name_that_is_taken_leaves_a_doubt_and_no_refusal(play, recorded):
 )
 def test_charge_is_read_from_the_units(play, answer, task, usd):
     """A charge is known only from a task's units; a failed task is free."""
-    said = answer(200, {"code": 0, "data": task})
+    response = answer(200, {"code": 0, "data": task})
 
-    assert play(PROVIDER, PROVIDER.charge(TICKET), said)[1] == usd
+    assert play(PROVIDER, PROVIDER.charge(TICKET), response)[1] == usd
 
 
 def test_a_check_asks_something_that_needs_the_key(play, recorded):
@@ -455,20 +459,20 @@ VERDICTS = [
 def test_only_a_documented_refusal_proves_no_purchase(answer, row):
     """Only a refusal that the provider documents proves that nothing was bought."""
     step, status, body, kind = row
-    said = answer(status, body)
-    said.request = asking(step)
+    response = answer(status, body)
+    response.request = asking(step)
 
-    assert type(PROVIDER.judge(said)) is kind
+    assert type(PROVIDER.judge(response)) is kind
 
 
 @pytest.mark.parametrize(
     ("code", "over"), [(1302, "rate"), (1303, "slots")], ids=["rate", "slots"]
 )
 def test_too_fast_and_too_many_are_told_apart(answer, code, over):
-    said = answer(429, kling(code))
-    said.request = asking("submit")
+    response = answer(429, kling(code))
+    response.request = asking("submit")
 
-    assert PROVIDER.judge(said).over == over
+    assert PROVIDER.judge(response).over == over
 
 
 @pytest.mark.parametrize("row", VERDICTS)
@@ -477,10 +481,10 @@ def test_no_verdict_repeats_the_key_or_a_token(answer, echoing, row, what):
     step, status, body, _ = row
     request = asking(step)
     echo = {"key": KEY, "secret": SECRET, "token": token_of(request)}[what]
-    said = answer(status, echoing(body, echo))
-    said.request = request
+    response = answer(status, echoing(body, echo))
+    response.request = request
 
-    verdict = PROVIDER.judge(said)
+    verdict = PROVIDER.judge(response)
 
     assert verdict is not None
     assert SECRET not in repr(verdict)
@@ -508,7 +512,7 @@ def test_no_verdict_repeats_the_key_or_a_token(answer, echoing, row, what):
     ],
 )
 def test_a_refusal_says_what_to_do(recorded, name, words):
-    said = recorded("kling", name)
-    said.request = asking("submit")
+    response = recorded("kling", name)
+    response.request = asking("submit")
 
-    assert str(PROVIDER.judge(said)) == words
+    assert str(PROVIDER.judge(response)) == words

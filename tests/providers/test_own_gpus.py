@@ -89,10 +89,10 @@ def test_fastvideo_submit_is_json():
     """FastVideo gets JSON, since its form has no field for some parameters."""
     request = next(engine("fastvideo").submit(JOB, STILL, 42, "ref-1"))
 
-    said = fields(request)
-    assert said["reference_url"] == STILL
-    assert (said["num_frames"], said["guidance_scale_2"]) == (81, 3.5)
-    assert "input_reference" not in said  # which would be a path on its own disk
+    sent = fields(request)
+    assert sent["reference_url"] == STILL
+    assert (sent["num_frames"], sent["guidance_scale_2"]) == (81, 3.5)
+    assert "input_reference" not in sent  # which would be a path on its own disk
 
 
 def test_lightx2v_submit_has_every_parameter():
@@ -118,8 +118,8 @@ def test_lightx2v_submit_has_every_parameter():
 def test_the_shipped_workflow_has_a_row_in_each_of_its_slots():
     request = next(engine("comfyui").submit(JOB, "still.jpg", 42, "ref-1"))
 
-    said = fields(request)
-    inputs = {name: node["inputs"] for name, node in said["prompt"].items()}
+    sent = fields(request)
+    inputs = {name: node["inputs"] for name, node in sent["prompt"].items()}
     assert str(request.url) == f"{HERE}/prompt"
     assert inputs["2"]["text"] == "slow dolly in"
     assert inputs["5"]["image"] == "still.jpg"
@@ -130,8 +130,8 @@ def test_the_shipped_workflow_has_a_row_in_each_of_its_slots():
     ]
     assert (inputs["13"]["noise_seed"], inputs["14"]["noise_seed"]) == (42, 0)
     assert inputs["16"]["fps"] == 16
-    assert inputs["17"]["filename_prefix"] == f"nightreel/{said['prompt_id']}"
-    assert "{{" not in json.dumps(said)
+    assert inputs["17"]["filename_prefix"] == f"nightreel/{sent['prompt_id']}"
+    assert "{{" not in json.dumps(sent)
 
 
 @pytest.mark.parametrize(
@@ -295,9 +295,9 @@ def test_a_clip_has_a_size_that_its_model_makes():
     )
 
     wide = replace(JOB, resolution="720p", aspect_ratio="16:9")
-    said = fields(next(engine.submit(wide, STILL, 42, "ref-1")))
+    sent = fields(next(engine.submit(wide, STILL, 42, "ref-1")))
 
-    assert (said["size"], said["num_frames"]) == (b"1280x704", b"121")
+    assert (sent["size"], sent["num_frames"]) == (b"1280x704", b"121")
 
 
 def test_lightx2vs_refusal_of_an_id_that_it_has_is_our_receipt(play, recorded):

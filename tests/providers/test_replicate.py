@@ -93,10 +93,10 @@ def test_a_submit_says_where_to_tell_of_its_end():
 
     request = next(listening.submit(JOB, IMAGE, 42, "ref-1"))
 
-    said = json.loads(request.content)
-    assert said["webhook"] == "https://hooks.example/replicate"
-    assert said["webhook_events_filter"] == ["completed"]
-    assert "webhook" not in said["input"]
+    body = json.loads(request.content)
+    assert body["webhook"] == "https://hooks.example/replicate"
+    assert body["webhook_events_filter"] == ["completed"]
+    assert "webhook" not in body["input"]
 
 
 @pytest.mark.parametrize(("seconds", "frames"), [(5, 81), (6, 97), (7, 113)])
@@ -163,9 +163,9 @@ def test_a_poll_reads_what_was_recorded(play, recorded, name, progress):
     ["NSFW content detected", "flagged by the safety checker", "Sensitive content"],
 )
 def test_moderation_is_told_by_the_words_and_is_final(play, answer, error):
-    said = answer(200, {"id": "1", "status": "failed", "error": error})
+    response = answer(200, {"id": "1", "status": "failed", "error": error})
 
-    assert play(PROVIDER, PROVIDER.poll(TICKET), said)[1] == Rejected(
+    assert play(PROVIDER, PROVIDER.poll(TICKET), response)[1] == Rejected(
         f"failed: {error}"
     )
 
@@ -199,9 +199,11 @@ def test_good_answer_without_a_prediction_is_unreadable(play, answer, body):
 @pytest.mark.parametrize("status", [201, 202, 422, 500])
 def test_answer_that_names_a_prediction_is_accepted(play, answer, status):
     """An answer that names a prediction proves acceptance, whatever else it says."""
-    said = answer(status, {"id": TICKET.id, "status": "starting", "detail": "?"})
+    response = answer(status, {"id": TICKET.id, "status": "starting", "detail": "?"})
 
-    assert play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), said)[1] == TICKET
+    assert (
+        play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), response)[1] == TICKET
+    )
 
 
 def listed(remote, asked=INPUT, at="2026-11-22T10:00:01.5Z", **other):
@@ -267,11 +269,11 @@ def test_a_submit_that_is_not_listed_was_not_accepted(play, answer):
 
 
 def test_a_clock_that_is_ahead_by_the_answers_date_hides_nothing(play, answer):
-    said = answer(200, page(listed("a", at="2026-11-22T08:00:00Z")))
-    said.headers["date"] = "Sun, 22 Nov 2026 08:00:01 GMT"
+    response = answer(200, page(listed("a", at="2026-11-22T08:00:00Z")))
+    response.headers["date"] = "Sun, 22 Nov 2026 08:00:01 GMT"
     wrong = Replicate(ROUTE, KEY, now=lambda: SUBMITTED_AT)
 
-    assert play(wrong, wrong.find(doubt()), said)[1] == Ticket("replicate", "a")
+    assert play(wrong, wrong.find(doubt()), response)[1] == Ticket("replicate", "a")
 
 
 def test_what_is_on_record_as_anothers_is_not_this_one(play, answer):
@@ -301,9 +303,9 @@ def test_what_other_models_made_hides_nothing(play, answer):
 
 def test_a_submit_without_a_mark_on_record_stays_in_doubt(play, answer):
     unmarked = Doubt(mark="", submitted_at=SUBMITTED_AT, known=frozenset())
-    said = answer(200, page(listed("a", {})))
+    response = answer(200, page(listed("a", {})))
 
-    assert play(PROVIDER, PROVIDER.find(unmarked), said)[1] is None
+    assert play(PROVIDER, PROVIDER.find(unmarked), response)[1] is None
 
 
 def test_a_listing_is_read_page_by_page_on_replicates_own_host(play, answer):
@@ -397,19 +399,19 @@ VERDICTS = [
 def test_only_a_documented_refusal_proves_no_purchase(answer, still, row):
     """Only a refusal that the provider documents proves that nothing was bought."""
     step, status, body, kind = row
-    said = answer(status, body)
-    said.request = asking(step, still)
+    response = answer(status, body)
+    response.request = asking(step, still)
 
-    assert type(PROVIDER.judge(said)) is kind
+    assert type(PROVIDER.judge(response)) is kind
 
 
 @pytest.mark.parametrize("row", VERDICTS)
 def test_no_verdict_repeats_the_key(answer, still, echoing, row):
     step, status, body, _ = row
-    said = answer(status, echoing(body, KEY))
-    said.request = asking(step, still)
+    response = answer(status, echoing(body, KEY))
+    response.request = asking(step, still)
 
-    verdict = PROVIDER.judge(said)
+    verdict = PROVIDER.judge(response)
 
     assert verdict is not None
     assert KEY not in str(verdict)
@@ -428,10 +430,10 @@ def test_no_verdict_repeats_the_key(answer, still, echoing, row):
     ],
 )
 def test_a_refusal_is_told_by_its_words(recorded, still, name, kind, words):
-    said = recorded("replicate", name)
-    said.request = asking("submit", still)
+    response = recorded("replicate", name)
+    response.request = asking("submit", still)
 
-    verdict = PROVIDER.judge(said)
+    verdict = PROVIDER.judge(response)
 
     assert type(verdict) is kind
     assert words in str(verdict)

@@ -218,9 +218,9 @@ def test_who_pays_for_a_failure_is_what_the_cost_says(
     play, answer, code, cost, outcome
 ):
     task = {"id": "1", "status": "FAILED", "failureCode": code, "failure": "oops"}
-    said = answer(200, task if cost is None else task | {"cost": cost})
+    response = answer(200, task if cost is None else task | {"cost": cost})
 
-    progress = play(PROVIDER, PROVIDER.poll(TICKET), said)[1]
+    progress = play(PROVIDER, PROVIDER.poll(TICKET), response)[1]
 
     assert type(progress) is type(outcome)
     assert not isinstance(outcome, Rejected) or progress.charged == outcome.charged
@@ -255,9 +255,11 @@ def test_a_submit_whose_good_answer_names_no_task_is_unreadable(play, answer, bo
 @pytest.mark.parametrize("status", [200, 400, 429, 500])
 def test_answer_that_names_a_task_is_accepted(play, answer, status):
     """An answer that names a task proves acceptance, whatever its status or error."""
-    said = answer(status, {"id": "17f20503", "error": "?"})
+    response = answer(status, {"id": "17f20503", "error": "?"})
 
-    assert play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), said)[1] == TICKET
+    assert (
+        play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), response)[1] == TICKET
+    )
 
 
 @pytest.mark.parametrize(
@@ -314,9 +316,11 @@ def test_a_check_sees_that_a_model_is_gone(play, recorded):
 
 def test_a_model_without_a_limit_has_none(play, answer):
     models = {"gen4_turbo": {"maxConcurrentGenerations": None}}
-    said = answer(200, {"creditBalance": 0, "tier": {"models": models}, "usage": {}})
+    response = answer(
+        200, {"creditBalance": 0, "tier": {"models": models}, "usage": {}}
+    )
 
-    checkup = play(PROVIDER, PROVIDER.check(), said)[1]
+    checkup = play(PROVIDER, PROVIDER.check(), response)[1]
 
     assert checkup == AccountReport(credit_usd=Decimal(0), has_model=True)
 
@@ -369,19 +373,19 @@ VERDICTS = [
 def test_only_a_documented_refusal_proves_no_purchase(answer, still, row):
     """Only a refusal that the provider documents proves that nothing was bought."""
     step, status, body, kind = row
-    said = answer(status, body)
-    said.request = asking(step, still)
+    response = answer(status, body)
+    response.request = asking(step, still)
 
-    assert type(PROVIDER.judge(said)) is kind
+    assert type(PROVIDER.judge(response)) is kind
 
 
 @pytest.mark.parametrize("row", VERDICTS)
 def test_no_verdict_repeats_the_key(answer, still, echoing, row):
     step, status, body, _ = row
-    said = answer(status, echoing(body, KEY))
-    said.request = asking(step, still)
+    response = answer(status, echoing(body, KEY))
+    response.request = asking(step, still)
 
-    verdict = PROVIDER.judge(said)
+    verdict = PROVIDER.judge(response)
 
     assert verdict is not None
     assert KEY not in str(verdict)
@@ -404,10 +408,10 @@ def test_no_verdict_repeats_the_key(answer, still, echoing, row):
     ],
 )
 def test_a_refusal_is_told_by_its_words(recorded, still, name, kind, words):
-    said = recorded("runway", name)
-    said.request = asking("submit", still)
+    response = recorded("runway", name)
+    response.request = asking("submit", still)
 
-    verdict = PROVIDER.judge(said)
+    verdict = PROVIDER.judge(response)
 
     assert type(verdict) is kind
     assert words in str(verdict)

@@ -81,15 +81,15 @@ def test_a_negative_prompt_goes_only_where_the_route_takes_one():
     job = Job(image="i", prompt="p", negative_prompt="blur", resolution="720p")
     plain = Job(image="i", prompt="p", resolution="720p")
 
-    said = json.loads(
+    body = json.loads(
         next(WaveSpeed(route, KEY).submit(job, IMAGE, 1, "ref-1")).content
     )
     unsaid = json.loads(
         next(WaveSpeed(route, KEY).submit(plain, IMAGE, 1, "ref-1")).content
     )
 
-    assert said["negative_prompt"] == "blur"
-    assert said["resolution"] == "720p"
+    assert body["negative_prompt"] == "blur"
+    assert body["resolution"] == "720p"
     assert "negative_prompt" not in unsaid
 
 
@@ -235,9 +235,9 @@ def test_a_poll_reads_what_was_recorded(play, recorded, name, progress):
 def test_a_task_that_ended_is_free_and_only_bad_input_is_final(
     play, answer, task, kind
 ):
-    said = answer(200, {"code": 200, "message": "success", "data": task})
+    response = answer(200, {"code": 200, "message": "success", "data": task})
 
-    progress = play(PROVIDER, PROVIDER.poll(TICKET), said)[1]
+    progress = play(PROVIDER, PROVIDER.poll(TICKET), response)[1]
 
     assert type(progress) is kind
     assert not isinstance(progress, Rejected) or not progress.charged
@@ -247,12 +247,12 @@ def test_a_reason_is_one_line_and_no_longer_than_what_was_said(play, answer):
     silent = answer(200, {"data": {"status": "deleted", "error": "", "model": "m"}})
     wordy = answer(200, {"data": {"status": "failed", "error": "out\n  of luck"}})
 
-    said = [
+    reasons = [
         play(PROVIDER, PROVIDER.poll(TICKET), each)[1].reason
         for each in (silent, wordy)
     ]
 
-    assert said == ["deleted", "failed: out of luck"]
+    assert reasons == ["deleted", "failed: out of luck"]
 
 
 @pytest.mark.parametrize(
@@ -274,10 +274,10 @@ def test_a_poll_that_makes_no_sense_is_said_so_with_its_body(play, answer, body)
 
 
 def test_an_unknown_word_is_quoted_but_not_at_length(play, answer):
-    said = answer(200, {"data": {"status": "snoozed", "error": "z" * 9_999}})
+    response = answer(200, {"data": {"status": "snoozed", "error": "z" * 9_999}})
 
     with pytest.raises(UnreadableError, match="snoozed") as caught:
-        play(PROVIDER, PROVIDER.poll(TICKET), said)
+        play(PROVIDER, PROVIDER.poll(TICKET), response)
 
     assert len(str(caught.value)) < 600
 
@@ -302,9 +302,13 @@ def test_a_submit_whose_good_answer_names_no_task_is_unreadable(play, answer, bo
 @pytest.mark.parametrize("status", [200, 400, 429, 500, 504])
 def test_answer_that_names_a_task_is_accepted(play, answer, status):
     """An answer that names a task proves acceptance, whatever its status or code."""
-    said = answer(status, {"code": status, "message": "?", "data": {"id": "a1b2c3"}})
+    response = answer(
+        status, {"code": status, "message": "?", "data": {"id": "a1b2c3"}}
+    )
 
-    assert play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), said)[1] == TICKET
+    assert (
+        play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), response)[1] == TICKET
+    )
 
 
 HTML = b"<html><body>nginx</body></html>"
@@ -383,19 +387,19 @@ VERDICTS = [
 def test_only_a_documented_refusal_proves_no_purchase(answer, still, row):
     """Only a refusal that the provider documents proves that nothing was bought."""
     step, status, body, kind = row
-    said = answer(status, body)
-    said.request = asking(step, still)
+    response = answer(status, body)
+    response.request = asking(step, still)
 
-    assert type(PROVIDER.judge(said)) is kind
+    assert type(PROVIDER.judge(response)) is kind
 
 
 @pytest.mark.parametrize("row", VERDICTS)
 def test_no_verdict_repeats_the_key(answer, still, echoing, row):
     step, status, body, _ = row
-    said = answer(status, echoing(body, KEY))
-    said.request = asking(step, still)
+    response = answer(status, echoing(body, KEY))
+    response.request = asking(step, still)
 
-    verdict = PROVIDER.judge(said)
+    verdict = PROVIDER.judge(response)
 
     assert verdict is not None
     assert KEY not in str(verdict)
@@ -403,20 +407,20 @@ def test_no_verdict_repeats_the_key(answer, still, echoing, row):
 
 
 def test_an_empty_account_is_told_to_top_up(still, recorded):
-    said = recorded("wavespeed", "out_of_credit")
-    said.request = asking("submit", still)
+    response = recorded("wavespeed", "out_of_credit")
+    response.request = asking("submit", still)
 
-    assert str(PROVIDER.judge(said)) == (
+    assert str(PROVIDER.judge(response)) == (
         "wavespeed: HTTP 400: Insufficient credits. Please top up.: "
         "top up the account at https://wavespeed.ai"
     )
 
 
 def test_a_refused_key_is_not_quoted_but_explained(answer, still):
-    said = answer(401, {"code": 401, "message": "bad token"})
-    said.request = asking("submit", still)
+    response = answer(401, {"code": 401, "message": "bad token"})
+    response.request = asking("submit", still)
 
-    assert str(PROVIDER.judge(said)) == (
+    assert str(PROVIDER.judge(response)) == (
         "wavespeed: HTTP 401: check the key; "
         "a new one sleeps until the account's first top-up"
     )
@@ -428,7 +432,7 @@ CHECKED = ("balance", "models", "price")
 def test_a_check_asks_for_credit_model_and_each_price_in_full(play, recorded):
     answers = [recorded("wavespeed", name) for name in CHECKED]
 
-    asked, said = play(PROVIDER, PROVIDER.check(), *answers)
+    asked, report = play(PROVIDER, PROVIDER.check(), *answers)
 
     api = "https://api.wavespeed.ai/api/v3"
     assert [(request.method, str(request.url)) for request in asked] == [
@@ -446,7 +450,7 @@ def test_a_check_asks_for_credit_model_and_each_price_in_full(play, recorded):
             "seed": 1,
         },
     }
-    assert said == AccountReport(
+    assert report == AccountReport(
         credit_usd=Decimal("12.34"),
         prices_usd={("480p", 5): Decimal("0.12")},
         has_model=True,
@@ -484,27 +488,27 @@ def test_what_is_not_published_is_left_open(play, recorded, answer, status):
 )
 def test_a_price_is_believed_in_dollars_only(play, recorded, answer, data, price):
     answers = [recorded("wavespeed", name) for name in CHECKED[:2]]
-    said = answer(200, {"code": 200, "data": data})
+    response = answer(200, {"code": 200, "data": data})
 
-    checkup = play(PROVIDER, PROVIDER.check(), *answers, said)[1]
+    checkup = play(PROVIDER, PROVIDER.check(), *answers, response)[1]
 
     assert checkup.prices_usd.get(("480p", 5)) == price
 
 
 def test_a_check_tells_a_bad_key(play, answer):
-    said = answer(401, {"code": 401, "message": "unauthorized"})
+    response = answer(401, {"code": 401, "message": "unauthorized"})
 
     with pytest.raises(MisconfiguredError, match="check the key"):
-        play(PROVIDER, PROVIDER.check(), said)
+        play(PROVIDER, PROVIDER.check(), response)
 
 
 def test_a_question_that_is_posted_is_no_submit(answer):
     asked = next(PROVIDER.find(DOUBT))
-    said = answer(400, {"code": 400, "message": "bad page"})
-    said.request = asked
+    response = answer(400, {"code": 400, "message": "bad page"})
+    response.request = asked
 
     assert asked.method == "POST"
-    assert type(PROVIDER.judge(said)) is InDoubtError
+    assert type(PROVIDER.judge(response)) is InDoubtError
 
 
 MARK = PROVIDER.mark(JOB, IMAGE, 42, "ref-1")
@@ -540,11 +544,11 @@ def test_a_doubt_is_looked_for_about_the_time_of_its_submit(play, recorded):
 
 def test_wrong_clock_widens_the_listing(play, recorded):
     """A clock 2 hours ahead of the answer's date lists from 2 hours earlier too."""
-    said = recorded("wavespeed", "empty_listing")
-    said.headers["date"] = "Sun, 22 Nov 2026 08:00:00 GMT"
+    response = recorded("wavespeed", "empty_listing")
+    response.headers["date"] = "Sun, 22 Nov 2026 08:00:00 GMT"
     wrong = WaveSpeed(ROUTE, KEY, now=lambda: DOUBT.submitted_at)
 
-    requests, _ = play(wrong, wrong.find(DOUBT), said, said)
+    requests, _ = play(wrong, wrong.find(DOUBT), response, response)
 
     asked = [json.loads(request.content) for request in requests]
     assert [one["created_after"] for one in asked] == [
@@ -555,9 +559,9 @@ def test_wrong_clock_widens_the_listing(play, recorded):
 
 
 def test_a_doubt_is_found_by_the_request_that_an_item_repeats(play, recorded):
-    said = recorded("wavespeed", "listing_with_input")
+    response = recorded("wavespeed", "listing_with_input")
 
-    assert play(PROVIDER, PROVIDER.find(DOUBT), said)[1] == TICKET
+    assert play(PROVIDER, PROVIDER.find(DOUBT), response)[1] == TICKET
 
 
 def test_what_is_on_our_record_already_is_not_found_twice(play, recorded):
@@ -572,9 +576,9 @@ def test_what_is_on_our_record_already_is_not_found_twice(play, recorded):
 
 def test_listing_without_a_known_task_proves_nothing(play, recorded):
     """A listing without any task that we know proves nothing about a doubt."""
-    said = recorded("wavespeed", "empty_listing")
+    response = recorded("wavespeed", "empty_listing")
 
-    assert play(PROVIDER, PROVIDER.find(DOUBT), said)[1] is None
+    assert play(PROVIDER, PROVIDER.find(DOUBT), response)[1] is None
 
 
 def test_a_doubt_stays_where_a_stranger_may_be_ours(play, recorded):
@@ -598,8 +602,8 @@ def test_every_page_is_read_before_a_doubt_is_absent(play, answer):
 
 
 @pytest.mark.parametrize(
-    "said", [{"data": {"items": [{}]}}, {"data": {"items": None}}, {"data": {}}, b""]
+    "body", [{"data": {"items": [{}]}}, {"data": {"items": None}}, {"data": {}}, b""]
 )
-def test_a_listing_that_makes_no_sense_settles_nothing(play, answer, said):
+def test_a_listing_that_makes_no_sense_settles_nothing(play, answer, body):
     with pytest.raises(UnreadableError):
-        play(PROVIDER, PROVIDER.find(DOUBT), answer(200, said))
+        play(PROVIDER, PROVIDER.find(DOUBT), answer(200, body))

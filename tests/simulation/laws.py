@@ -83,10 +83,10 @@ class Breach:
 
     law: str
     at: float
-    said: str
+    text: str
 
     def __str__(self) -> str:
-        return f"{self.law} at {self.at:.3f} s: {self.said}"
+        return f"{self.law} at {self.at:.3f} s: {self.text}"
 
 
 @dataclass(slots=True)
@@ -154,12 +154,12 @@ class Witness:
     def _head(self, node: Node) -> Node:
         return self._heads.get(node, node)
 
-    def breach(self, law: str, said: str) -> None:
-        self.breaches.append(Breach(law, self._loop.time(), said))
-        self.note(f"BREACH {law}: {said}")
+    def breach(self, law: str, text: str) -> None:
+        self.breaches.append(Breach(law, self._loop.time(), text))
+        self.note(f"BREACH {law}: {text}")
 
-    def note(self, said: str) -> None:
-        self.trace.append(f"{self._loop.time():12.3f} {said}")
+    def note(self, text: str) -> None:
+        self.trace.append(f"{self._loop.time():12.3f} {text}")
 
     # What is written
 
@@ -215,17 +215,17 @@ class Witness:
             event = record.event
             self.note(f"{write.node} recorded {record.job[:8]} {_told(event)}")
             self.entries.append(record)
-            past = self.histories.get(record.job, NEW)
+            history = self.histories.get(record.job, NEW)
             try:
-                self.histories[record.job] = past.after(record)
+                self.histories[record.job] = history.after(record)
             except IllegalTransitionError as exc:
                 self.breach("legal", str(exc))
                 continue
-            self._follow(record, past, write)
+            self._follow(record, history, write)
 
-    def _follow(self, entry: Entry, past: History, write: Write) -> None:
+    def _follow(self, entry: Entry, history: History, write: Write) -> None:
         life, event, every = entry.job, entry.event, self.attempts[entry.job]
-        mine = every[-1] if every else None
+        latest = every[-1] if every else None
         match event:
             case Intended(lane=lane, price_usd=price):
                 attempt = Attempt(
@@ -234,25 +234,25 @@ class Witness:
                 every.append(attempt)
                 if write.node is not None:
                     self._on_lane[self._head(write.node), lane].append(attempt)
-            case Accepted(ticket) if mine is not None:
-                self._ticketed(mine, ticket.id)
-            case Doubted() if mine is not None:
-                mine.doubted = True
-            case Generated() if mine is not None and mine.node is write.node:
-                self._noticed(mine)
-            case Refused(reason) | Rejected(reason, False) if mine is not None:
-                mine.freed = reason
-                self._free(mine)
-            case Risked() if mine is not None:
-                self._risk(entry, mine, write.node, past)
+            case Accepted(ticket) if latest is not None:
+                self._ticketed(latest, ticket.id)
+            case Doubted() if latest is not None:
+                latest.doubted = True
+            case Generated() if latest is not None and latest.node is write.node:
+                self._noticed(latest)
+            case Refused(reason) | Rejected(reason, False) if latest is not None:
+                latest.freed = reason
+                self._free(latest)
+            case Risked() if latest is not None:
+                self._risk(entry, latest, write.node, history)
             case Published(_, facts):
                 self._whole(life, facts.sha256)
             case _:
                 pass
 
-    def _noticed(self, mine: Attempt) -> None:
+    def _noticed(self, attempt: Attempt) -> None:
         """By the run that bought it, which had nothing else to do than to look."""
-        sale, node = mine.sale, mine.node
+        sale, node = attempt.sale, attempt.node
         run = self.runs.get(node) if node else None
         if sale is None or run is None or not run.quiet:
             return
@@ -261,10 +261,8 @@ class Witness:
             return
         late_s = self._loop.time() - sale.made.ended_at
         if late_s > LATE_S + max(sale.made.latency_s, self._usual_s(sale.provider)):
-            said = (
-                f"{mine.life}: after {late_s:.0f} s; it took {sale.made.latency_s:.0f}"
-            )
-            self.breach("noticed", f"{node} on {mine.lane}: {said}")
+            detail = f"{attempt.life}: after {late_s:.0f} s; it took {sale.made.latency_s:.0f}"
+            self.breach("noticed", f"{node} on {attempt.lane}: {detail}")
 
     def _usual_s(self, provider: str) -> float:
         """From a submit to its end, at this provider."""
@@ -273,28 +271,30 @@ class Witness:
             [each.ended_at - at for at, each in made if each.ended_at is not None]
         )
 
-    def _ticketed(self, mine: Attempt, remote: str) -> None:
+    def _ticketed(self, attempt: Attempt, remote: str) -> None:
         sale = self._sales.get(remote)
         if sale is None:
-            self.breach("ticket", f"{mine.life}: nobody sold {remote}")
-        elif sale.prompt != self._prompts.get(mine.life):
-            self.breach("ticket", f"{mine.life}: {remote} is for {sale.prompt!r}")
-        elif mine.sale is None:
-            mine.sale = sale
-        elif mine.sale is not sale:
-            self.breach("once", f"{mine.life}: {remote} beside {mine.sale.made.id}")
+            self.breach("ticket", f"{attempt.life}: nobody sold {remote}")
+        elif sale.prompt != self._prompts.get(attempt.life):
+            self.breach("ticket", f"{attempt.life}: {remote} is for {sale.prompt!r}")
+        elif attempt.sale is None:
+            attempt.sale = sale
+        elif attempt.sale is not sale:
+            self.breach(
+                "once", f"{attempt.life}: {remote} beside {attempt.sale.made.id}"
+            )
 
-    def _free(self, mine: Attempt) -> None:
-        sale = mine.sale
+    def _free(self, attempt: Attempt) -> None:
+        sale = attempt.sale
         if sale is None:
             return
         sale.account.advance(self._loop.time())
         if not sale.refunded:
-            said = f"{mine.life} attempt {mine.number}: {mine.freed}"
-            self.breach("free", f"{said}; {sale.provider} has it, {sale.made.stage}")
+            detail = f"{attempt.life} attempt {attempt.number}: {attempt.freed}"
+            self.breach("free", f"{detail}; {sale.provider} has it, {sale.made.stage}")
 
     def _risk(
-        self, entry: Entry, mine: Attempt, node: Node | None, past: History
+        self, entry: Entry, attempt: Attempt, node: Node | None, history: History
     ) -> None:
         if node is None or (run := self.runs.get(node)) is None:
             return
@@ -303,19 +303,19 @@ class Witness:
         if entry.at < EPOCH + ahead_s + self._claimed_at[head]:
             # An earlier run took it, by whatever clock, and could not put it on record.
             return
-        self._risked[head, mine.lane] += past.price_usd
-        allowed = next(lane.risk_usd for lane in run.lanes if lane.name == mine.lane)
-        if self._risked[head, mine.lane] > allowed:
-            self.breach("risk", f"{node} risked {self._risked[head, mine.lane]}")
+        self._risked[head, attempt.lane] += history.price_usd
+        allowed = next(lane.risk_usd for lane in run.lanes if lane.name == attempt.lane)
+        if self._risked[head, attempt.lane] > allowed:
+            self.breach("risk", f"{node} risked {self._risked[head, attempt.lane]}")
 
     def _whole(self, job: str, sha256: str) -> None:
         blobs = self._store.blobs
         mp4 = blobs.get(f"clips/{job[:2]}/{job}.mp4")
-        said = blobs.get(f"clips/{job[:2]}/{job}.json")
-        if mp4 is None or said is None:
+        raw = blobs.get(f"clips/{job[:2]}/{job}.json")
+        if mp4 is None or raw is None:
             self.breach("whole", f"{job}: {'sidecar' if mp4 else 'clip'} is not there")
             return
-        sidecar = orjson.loads(said[0])
+        sidecar = orjson.loads(raw[0])
         found = hashlib.sha256(mp4[0]).hexdigest()
         if not found == sidecar["sha256"] == sha256:
             self.breach("whole", f"{job}: clip, sidecar and record disagree")
@@ -358,9 +358,9 @@ class Witness:
             self._limits(head, sale)
 
     def _limits(self, node: Node, sale: Sale) -> None:
-        run, mine = self.runs[node], self._bought[node]
+        run, bought = self.runs[node], self._bought[node]
         spent = sum(
-            (each.made.spec.price_usd for each in mine if not each.refunded),
+            (each.made.spec.price_usd for each in bought if not each.refunded),
             Decimal(0),
         )
         if run.budget_usd is not None and spent > run.budget_usd:
@@ -385,8 +385,8 @@ class Witness:
             most = lane.submits_per_minute + volleys * lane.volley
             for first, last in zip(times, times[most:], strict=False):
                 if last - first < 60.0:
-                    said = f"{node}: over {most} in {last - first:.1f} s on {name}"
-                    self.breach("rate", said)
+                    text = f"{node}: over {most} in {last - first:.1f} s on {name}"
+                    self.breach("rate", text)
                     break
 
     def _busy(self, each: Attempt) -> bool:
@@ -440,11 +440,11 @@ class Witness:
     def _knows(self, node: Node, night: Any) -> None:
         """What a writer knows when it ends is what the store has."""
         ledger = night.ledger
-        for life, past in self.histories.items():
+        for life, history in self.histories.items():
             known = ledger.history(life)
-            if known.state is not past.state:
+            if known.state is not history.state:
                 self.breach(
-                    "replay", f"{node} has {life} {known.state}, not {past.state}"
+                    "replay", f"{node} has {life} {known.state}, not {history.state}"
                 )
 
     def reread(self, entries: Sequence[Entry]) -> None:
@@ -453,13 +453,13 @@ class Witness:
         more = Counter(map(_plain, entries)) - Counter(map(_plain, self.entries))
         for what, of in (("lost", lost), ("made up", more)):
             if of:
-                said = f"{of.total()} {what}, such as {next(iter(of))[:200]}"
-                self.breach("kept", said)
+                text = f"{of.total()} {what}, such as {next(iter(of))[:200]}"
+                self.breach("kept", text)
         histories: dict[str, History] = {}
         try:
             for entry in entries:
-                past = histories.get(entry.job, NEW)
-                histories[entry.job] = past.after(entry)
+                history = histories.get(entry.job, NEW)
+                histories[entry.job] = history.after(entry)
         except IllegalTransitionError as exc:
             self.breach("legal", f"read: {exc}")
             return
@@ -481,16 +481,16 @@ class Witness:
             self._billed(job, sales)
         self._days()
         self._rates()
-        for life, past in self.histories.items():
-            if past.state is State.PUBLISHED and past.facts is not None:
-                self._whole(life, past.facts.sha256)
+        for life, history in self.histories.items():
+            if history.state is State.PUBLISHED and history.facts is not None:
+                self._whole(life, history.facts.sha256)
 
     def _billed(self, job: str, sales: Sequence[Sale]) -> None:
-        past = self.histories.get(job, NEW)
+        history = self.histories.get(job, NEW)
         usd = sum((sale.made.spec.price_usd for sale in sales), Decimal(0))
-        if usd > past.spent_usd:
-            self.breach("bill", f"{job}: charged {usd}, counted {past.spent_usd}")
-        if len(sales) > 1 + past.discards + past.risks:
+        if usd > history.spent_usd:
+            self.breach("bill", f"{job}: charged {usd}, counted {history.spent_usd}")
+        if len(sales) > 1 + history.discards + history.risks:
             self.breach("paid-once", f"{job}: charged {len(sales)} times")
 
     def _days(self) -> None:
@@ -499,7 +499,7 @@ class Witness:
         for lane in self._script.lanes:
             if lane.submits_per_day is None and lane.usd_per_day is None:
                 continue
-            mine = [
+            bought = [
                 sale
                 for sale in self._sales.values()
                 if sale.provider == lane.name
@@ -507,26 +507,26 @@ class Witness:
                 and not self.runs[sale.node].quiet
                 and not sale.refunded
             ]
-            usd = sum((sale.made.spec.price_usd for sale in mine), Decimal(0))
-            if lane.submits_per_day is not None and len(mine) > lane.submits_per_day:
-                self.breach("day", f"{lane.name} took {len(mine)}")
+            usd = sum((sale.made.spec.price_usd for sale in bought), Decimal(0))
+            if lane.submits_per_day is not None and len(bought) > lane.submits_per_day:
+                self.breach("day", f"{lane.name} took {len(bought)}")
             if lane.usd_per_day is not None and usd > lane.usd_per_day:
                 self.breach("day", f"{lane.name} took {usd} USD")
 
     def done(self, reasons: Iterable[tuple[str, str, str]]) -> None:
         """After the quiet runs: nothing is left that could be done."""
         for job, why, reason in reasons:
-            past = self.histories.get(job, NEW)
-            if past.state in OVER:
+            history = self.histories.get(job, NEW)
+            if history.state in OVER:
                 continue
             if why in {"doubt", "attempts", "unserved"}:
                 continue
-            self.breach("done", f"{job} is {past.state}: {why} {reason}")
+            self.breach("done", f"{job} is {history.state}: {why} {reason}")
         resting = {job for job, _, _ in reasons}
         for job in self._prompts:
-            past = self.histories.get(job, NEW)
-            if past.state not in OVER and job not in resting and past.attempts:
-                self.breach("done", f"{job} is {past.state}, and nobody says why")
+            history = self.histories.get(job, NEW)
+            if history.state not in OVER and job not in resting and history.attempts:
+                self.breach("done", f"{job} is {history.state}, and nobody says why")
 
 
 def _plain(entry: Entry) -> str:

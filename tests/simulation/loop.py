@@ -208,8 +208,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _unhandled(self, loop: object, context: dict[str, Any]) -> None:
         if not self._over:
-            said = context.get("exception") or context["message"]
-            self.broken.append(f"{type(said).__name__}: {said}")
+            error = context.get("exception") or context["message"]
+            self.broken.append(f"{type(error).__name__}: {error}")
 
     def _asyncgen_finalizer_hook(self, agen: Any) -> None:
         if not self._over:

@@ -92,8 +92,8 @@ class Told:
 
     @property
     def digest(self) -> str:
-        said = "\n".join(self.trace).encode()
-        return hashlib.blake2b(said, digest_size=8).hexdigest()
+        trace = "\n".join(self.trace).encode()
+        return hashlib.blake2b(trace, digest_size=8).hexdigest()
 
 
 class Sim:
@@ -165,10 +165,10 @@ class Sim:
     ) -> Generator[asyncio.TimerHandle]:
         """What happens to a process from outside."""
 
-        def at(when: float, do: Callable[[], object], said: str) -> asyncio.TimerHandle:
+        def at(when: float, do: Callable[[], object], text: str) -> asyncio.TimerHandle:
             def happen() -> None:
                 if not process.done() and node.alive:
-                    self.witness.note(f"{node} {said}")
+                    self.witness.note(f"{node} {text}")
                     do()
 
             return self.loop.call_at(when, happen)
@@ -285,8 +285,8 @@ class Sim:
             ),
             context=self.loop.outside,
         )
-        for when, do, said in self._shard_fates(node, parent, run, fate, end):
-            self._later(when, node, process, do, said)
+        for when, do, text in self._shard_fates(node, parent, run, fate, end):
+            self._later(when, node, process, do, text)
         try:
             await over
         except asyncio.CancelledError:
@@ -317,11 +317,11 @@ class Sim:
             yield run.killed_at, killed, f"dies with {parent}"
 
     def _later(
-        self, when: float, node: Node, process: Any, do: Callable[[], object], said: str
+        self, when: float, node: Node, process: Any, do: Callable[[], object], text: str
     ) -> None:
         def happen() -> None:
             if not process.done() and node.alive:
-                self.witness.note(f"{node} {said}")
+                self.witness.note(f"{node} {text}")
                 do()
 
         self.loop.later(when - self.loop.time(), happen)
@@ -441,8 +441,8 @@ def played(seed: int, script: Script | None = None) -> Told:
             loop.run(main)
         except StuckError as exc:
             witness.breach("stuck", str(exc))
-        for said in loop.broken:
-            witness.breach("unbroken", said)
+        for error in loop.broken:
+            witness.breach("unbroken", error)
         told = Told(
             seed,
             witness.breaches,

@@ -276,21 +276,21 @@ def _terms(luck: Random) -> Terms:
 
 
 def _lane(luck: Random, route: str, terms: Mapping[str, Terms], count: int) -> LanePlan:
-    mine = terms[route.partition("/")[0]]
+    offer = terms[route.partition("/")[0]]
     prices = catalogue_().route(route).prices_usd.values()
     price = min(prices)
     over = luck.choice([1.0, 1.0, 1.0, 1.5, 2.5])
     capped = luck.random()
     return LanePlan(
         route=route,
-        slots=max(1, round(mine.slots * over)),
-        submits_per_minute=round((mine.submits_per_minute or 600) * over),
+        slots=max(1, round(offer.slots * over)),
+        submits_per_minute=round((offer.submits_per_minute or 600) * over),
         submits_per_day=luck.randint(1, count) if capped < 0.06 else None,
         usd_per_day=price * luck.randint(1, count) if capped > 0.95 else None,
         risk_usd=max(prices) * luck.randint(1, 3)
         if luck.random() < 0.3
         else Decimal(0),
-        quickest_s=mine.latency_s * (1 - mine.jitter),
+        quickest_s=offer.latency_s * (1 - offer.jitter),
     )
 
 

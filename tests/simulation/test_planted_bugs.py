@@ -203,8 +203,8 @@ def overwrite(patch, part):
 def a_root_is_taken_without_leave(patch):
     begin = Ledger.open.__func__
 
-    async def rude(cls, objects, **said):
-        return await begin(cls, objects, **said | {"take_over": True})
+    async def rude(cls, objects, **options):
+        return await begin(cls, objects, **options | {"take_over": True})
 
     patch.setattr(Ledger, "open", classmethod(rude))
 
@@ -342,7 +342,7 @@ def never_heard(script):
 
 @breaks("stuck", script=never_heard)
 def a_process_that_was_never_heard_is_waited_for(patch):
-    patch.setattr(coordinator, "_never_heard", lambda mine: None)
+    patch.setattr(coordinator, "_never_heard", lambda seated: None)
     patch.setattr(night, "LONGEST_S", 3 * 3600.0)
 
 
@@ -390,10 +390,10 @@ def a_writer_remembers_otherwise(patch):
     history = Ledger.history
 
     def rosy(self, life):
-        past = history(self, life)
-        if past.state is State.REJECTED:
-            return replace(past, state=State.PUBLISHED)
-        return past
+        known = history(self, life)
+        if known.state is State.REJECTED:
+            return replace(known, state=State.PUBLISHED)
+        return known
 
     patch.setattr(Ledger, "history", rosy)
 

@@ -138,21 +138,23 @@ WHAT = {
 @st.composite
 def nights(draw):
     """Some nights of legal entries of a few jobs."""
-    past, found = defaultdict(History), []
+    histories, found = defaultdict(History), []
     for _ in range(draw(st.integers(1, 4))):
         night = []
         for _ in range(draw(st.integers(0, 15))):
             life = draw(st.sampled_from([A, B, C, D]))
-            kinds = [kind for kind in WHAT if kind in TRANSITIONS[past[life].state]]
+            kinds = [
+                kind for kind in WHAT if kind in TRANSITIONS[histories[life].state]
+            ]
             ways = [WHAT[kind] for kind in kinds]
-            if charged := past[life].charged:
+            if charged := histories[life].charged:
                 attempt = st.integers(1, charged)
                 ways.append(
                     st.builds(Settled, attempt=attempt, usd=PRICES, reason=st.just("?"))
                 )
             if ways:
                 entry = Entry(life, draw(TIMES), draw(st.one_of(ways)))
-                past[life] = past[life].after(entry)
+                histories[life] = histories[life].after(entry)
                 night.append(entry)
         found.append(SimpleNamespace(entries=night, bound=draw(st.booleans())))
     return found
@@ -266,9 +268,9 @@ async def test_what_is_settled_in_the_same_epoch_after_it_left_counts(
 async def test_epoch_bound_by_two_at_once_is_bound_once(memory):
     """An epoch that two runs bind at the same time is bound once."""
     await wrote(memory, 1, lived(A, *MADE))
-    ours, theirs = await recalled(memory, [1]), await recalled(memory, [1])
+    ours, other = await recalled(memory, [1]), await recalled(memory, [1])
 
-    await asyncio.gather(bind(memory, ours), bind(memory, theirs))
+    await asyncio.gather(bind(memory, ours), bind(memory, other))
 
     assert not ours.unbound
     assert (await recalled(memory, [1])).history(A).state is State.PUBLISHED

@@ -35,11 +35,11 @@ async def test_a_server_that_overwrites_is_refused_and_told_of(
     relay = Relay(s3_port, careless)
     through(relay.start())
 
-    said = f"^{s3_root}: this store put {ONCE} a second time"
-    with pytest.raises(LedgerError, match=said):
+    message = f"^{s3_root}: this store put {ONCE} a second time"
+    with pytest.raises(LedgerError, match=message):
         await Ledger.open(Objects.open(s3_root), name="night")
     # Not by the first run alone.
-    with pytest.raises(LedgerError, match=said):
+    with pytest.raises(LedgerError, match=message):
         await Ledger.open(Objects.open(s3_root), name="night")
 
     assert await keys(Objects.open(s3_root)) == [ONCE]

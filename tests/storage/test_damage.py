@@ -283,11 +283,11 @@ async def test_damaged_leftover_is_named(memory):
 
 async def test_other_list_is_not_passed_over(memory):
     await wrote(memory, 1, EPOCH_1)
-    ours, theirs = await recalled(memory, [1]), await recalled(memory, [1])
-    await bind(memory, theirs)
+    ours, other = await recalled(memory, [1]), await recalled(memory, [1])
+    await bind(memory, other)
     key = layout.checkpoint(1)
-    said = checksum.load(await memory.get(key), key)
-    await memory.put(key, checksum.dump(said | {"streams": {"main": 1}}))
+    record = checksum.load(await memory.get(key), key)
+    await memory.put(key, checksum.dump(record | {"streams": {"main": 1}}))
 
     with pytest.raises(LedgerError, match=f"{key}: holds other rows"):
         await bind(memory, ours)

@@ -54,12 +54,12 @@ async def test_a_live_holder_is_named_and_not_pushed_out(objects: Objects):
     with pytest.raises(HeldError) as caught:
         await Ledger.open(objects, name="second", clock=at(1_800_000_000))
 
-    said = str(caught.value)
-    assert said.startswith(
+    message = str(caught.value)
+    assert message.startswith(
         f"{objects.root}: batch 'Portraits' holds it: pid {os.getpid()} on "
         f"{os.uname().nodename}, since 2027-01-15 08:00:00 UTC, last beat "
     )
-    assert "; if that process is dead, it is free at 2027-01-15 08:0" in said
+    assert "; if that process is dead, it is free at 2027-01-15 08:0" in message
     await holder.record(job("a"), INTENDED)
     await holder.close()
 

@@ -445,10 +445,10 @@ async def test_what_was_acknowledged_survives_kill_9(tmp_path: Path):
 
     # The dead process is known to be dead: nobody waits for its minute to pass.
     assert time.monotonic() - started < 30
-    past = ledger.lives
+    histories = ledger.lives
     for what, life in acknowledged:
-        assert past[life].accepted_at is not None or what == "intended"
-        assert past[life].submitted_at is not None
+        assert histories[life].accepted_at is not None or what == "intended"
+        assert histories[life].submitted_at is not None
     assert len(acknowledged) >= 541
     assert ledger.batch == "000004-after"
 

@@ -136,16 +136,16 @@ async def test_a_plain_path_is_a_file_root_and_is_made(tmp_path: Path):
 async def test_a_file_is_put_and_brought_back(
     objects: Objects, tmp_path: Path, size: int
 ):
-    said = os.urandom(size)
-    await put_down(tmp_path / "one", said)
+    content = os.urandom(size)
+    await put_down(tmp_path / "one", content)
 
     await objects.put("tables/one.parquet", b"what was there before")
     await objects.put_file("tables/one.parquet", tmp_path / "one")
     await objects.create_file("volumes/one.parquet", tmp_path / "one")
     await objects.get_file("tables/one.parquet", tmp_path / "two")
 
-    assert await asyncio.to_thread((tmp_path / "two").read_bytes) == said
-    assert await objects.get("volumes/one.parquet") == said
+    assert await asyncio.to_thread((tmp_path / "two").read_bytes) == content
+    assert await objects.get("volumes/one.parquet") == content
 
 
 async def test_a_created_file_never_replaces_other_bytes(
@@ -167,8 +167,8 @@ async def test_a_file_that_is_not_there_is_missing(objects: Objects, tmp_path: P
         await objects.get_file("tables/none.parquet", tmp_path / "none")
 
 
-async def put_down(path: Path, said: bytes) -> None:
-    await asyncio.to_thread(path.write_bytes, said)
+async def put_down(path: Path, content: bytes) -> None:
+    await asyncio.to_thread(path.write_bytes, content)
 
 
 # -- roots

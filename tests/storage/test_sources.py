@@ -23,19 +23,19 @@ class Site(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         assert "Range" not in self.headers
-        status, said = 200, b"still " * 1000
+        status, body = 200, b"still " * 1000
         match self.path.partition("?")[0]:
             case "/refused.jpg":
                 status = 403
             case "/none.jpg":
                 status = 404
             case "/cut.jpg":
-                said = b"half"
+                body = b"half"
         self.send_response(status)
         self.send_header("Content-Length", str(6000 if status == 200 else 0))
         self.end_headers()
         if status == 200:
-            self.wfile.write(said)
+            self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         """Tests are quiet."""

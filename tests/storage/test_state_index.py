@@ -112,9 +112,9 @@ def _put_down_and_find(learned, kept):
     for some in learned:
         new = {life: state for life, state in some.items() if life not in truth}
         truth |= new
-        said = {life: truth[life] for life in some}
-        states = pl.Series("state", [*said.values()], pl.String)
-        book.learn(keys(said).with_columns(states))
+        given = {life: truth[life] for life in some}
+        states = pl.Series("state", [*given.values()], pl.String)
+        book.learn(keys(given).with_columns(states))
     for some in kept:
         for life, state in some.items():
             truth[life] = state

@@ -169,13 +169,13 @@ async def test_a_store_that_stops_and_starts_again_is_waited_for(
     faulty.start()
     await asyncio.gather(*puts)
 
-    said = [record.getMessage() for record in caplog.records]
-    assert [line.split()[0] for line in said] == [
+    messages = [record.getMessage() for record in caplog.records]
+    assert [line.split()[0] for line in messages] == [
         "store.unavailable",
         "store.recovered",
     ]
-    assert "Connection refused" in said[0]
-    assert said[1].startswith(f"store.recovered root={objects.root} after_s=")
+    assert "Connection refused" in messages[0]
+    assert messages[1].startswith(f"store.recovered root={objects.root} after_s=")
 
 
 async def test_a_store_that_stays_away_is_named(root: str, faulty: FaultyProxy):
@@ -328,9 +328,9 @@ def test_a_forked_child_is_told_rather_than_left_hanging(tmp_path: Path):
 def test_nothing_of_ours_forks():
     for package in ("flows", "tasks", "storage", "manifests"):
         for path in (ROOT / package).rglob("*.py"):
-            said = path.read_text()
+            source = path.read_text()
             for way in ("os.fork", "multiprocessing", "ProcessPool", "preexec_fn"):
-                assert way not in said, path
+                assert way not in source, path
 
 
 @pytest.fixture(autouse=True)

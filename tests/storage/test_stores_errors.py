@@ -143,9 +143,9 @@ async def test_a_status_and_its_code_mean_the_same_everywhere(
         await Objects.open(f"{scheme}://bucket/x", patience_s=0).put("a", b"1")
 
     assert type(caught.value) is kind, caught.value
-    said = f"HTTP {status}" + (f", {code}" if code else "")
+    message = f"HTTP {status}" + (f", {code}" if code else "")
     if not status.startswith("301"):
-        assert str(caught.value) == f"{scheme}://bucket/x/a: {said}"
+        assert str(caught.value) == f"{scheme}://bucket/x/a: {message}"
     assert "AKID" not in str(caught.value)
 
 
@@ -183,11 +183,11 @@ class Machine(http.server.BaseHTTPRequestHandler):
                 f'"Expiration": "{until}"{"}"}'
             )
 
-    def _say(self, said: str) -> None:
+    def _say(self, text: str) -> None:
         self.send_response(200)
-        self.send_header("Content-Length", str(len(said)))
+        self.send_header("Content-Length", str(len(text)))
         self.end_headers()
-        self.wfile.write(said.encode())
+        self.wfile.write(text.encode())
 
     def log_message(self, *_: object) -> None:
         """Tests are quiet."""

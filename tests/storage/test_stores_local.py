@@ -116,10 +116,10 @@ async def test_drafts_of_a_crash_are_swept_after_a_day(
 ):
     """Drafts that a crash left are not listed, and are deleted a day later."""
     yesterday = time.time() - 90_000
-    left, fresh, mine = (tmp_path / f"a#{n}" for n in ("7" * 19, "8" * 19, "9" * 5))
-    for path in (left, fresh, mine):
+    left, fresh, foreign = (tmp_path / f"a#{n}" for n in ("7" * 19, "8" * 19, "9" * 5))
+    for path in (left, fresh, foreign):
         path.write_bytes(b"half")
-    for path in (left, mine):
+    for path in (left, foreign):
         os.utime(path, (yesterday, yesterday))
 
     objects = Objects.open(str(tmp_path))
@@ -129,7 +129,7 @@ async def test_drafts_of_a_crash_are_swept_after_a_day(
     assert not left.exists()
     assert fresh.exists()
     # Not one of ours: people's files may end in a number.
-    assert mine.exists()
+    assert foreign.exists()
 
 
 async def test_a_write_that_fails_leaves_nothing_behind(
@@ -189,8 +189,8 @@ async def test_a_disk_without_room_says_so(tmp_path: Path):
         check=False,
     )
 
-    said = f"FullError {tmp_path.as_uri()}/a: more than one file may hold there\n"
-    assert ran.stdout == said, ran.stderr
+    message = f"FullError {tmp_path.as_uri()}/a: more than one file may hold there\n"
+    assert ran.stdout == message, ran.stderr
     assert names(tmp_path) == []
 
 

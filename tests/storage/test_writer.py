@@ -158,9 +158,9 @@ async def test_a_shard_writes_a_stream_of_its_own(objects: Objects):
     assert await keys(objects, "ledger/000001-night/shard-0007.01") == [
         f"ledger/000001-night/shard-0007.01/000000000{n}.jsonl.zst" for n in range(1, 5)
     ]
-    past = await ledgers.histories(objects)
-    assert past[job("before")].state is State.ACCEPTED
-    assert past.keys() == {job("before"), job("new"), job("elsewhere")}
+    histories = await ledgers.histories(objects)
+    assert histories[job("before")].state is State.ACCEPTED
+    assert histories.keys() == {job("before"), job("new"), job("elsewhere")}
 
 
 async def test_next_process_of_a_shard_knows_its_record(
@@ -344,7 +344,7 @@ def test_when_patience_ends_all_who_wait_are_told(
             name="night",
             lifeboats=tmp_path,
         )
-        ledger.on_trouble(said.append)
+        ledger.on_trouble(reasons.append)
         simulated.before = broken(error)
         began = now()
         results = await asyncio.gather(
@@ -358,10 +358,10 @@ def test_when_patience_ends_all_who_wait_are_told(
         await ledger.close()
         assert await ledgers.read(simulated.objects()) == []
 
-    said: list[str] = []
+    reasons: list[str] = []
     run(night)
 
-    assert len(said) == told
+    assert len(reasons) == told
     # Nobody had sent anything, and the next run here is told so.
     [boat] = tmp_path.rglob("*.jsonl")
     lines = boat.read_text().splitlines()
@@ -372,7 +372,7 @@ def test_whoever_buys_is_told_at_once_why_nothing_is_recorded(simulated: Simulat
     async def night() -> None:
         now = asyncio.get_running_loop().time
         ledger = await Ledger.open(simulated.objects(), name="night")
-        ledger.on_trouble(lambda why: said.append((why, now() - began)))
+        ledger.on_trouble(lambda why: reasons.append((why, now() - began)))
         began = now()
         simulated.before = broken(PermissionError(13, "Permission denied"))
         recording = asyncio.create_task(ledger.record(job("a"), INTENDED))
@@ -382,10 +382,10 @@ def test_whoever_buys_is_told_at_once_why_nothing_is_recorded(simulated: Simulat
         assert (await recording)[1].state is State.IN_DOUBT
         await ledger.close()
 
-    said: list[tuple[str, float]] = []
+    reasons: list[tuple[str, float]] = []
     run(night)
 
-    [(why, after_s)] = said
+    [(why, after_s)] = reasons
     assert "000001-night/main/0000000001.jsonl.zst: no permission" in why
     assert after_s < 1
 
@@ -394,9 +394,9 @@ async def test_a_full_disk_has_room_for_what_is_under_way(
     tmp_path, monkeypatch: pytest.MonkeyPatch
 ):
     ballast = tmp_path / "ledger/ballast"
-    said: list[str] = []
+    reasons: list[str] = []
     ledger = await Ledger.open(Objects.open(str(tmp_path)), name="night")
-    ledger.on_trouble(said.append)
+    ledger.on_trouble(reasons.append)
     assert ballast.stat().st_size == 4 << 20
     assert ballast.stat().st_blocks * 512 >= 4 << 20
 
@@ -411,7 +411,7 @@ async def test_a_full_disk_has_room_for_what_is_under_way(
 
     assert history.state is State.IN_DOUBT
     assert not ballast.exists()
-    assert len(said) == 1
-    assert said[0].endswith("the disk is full")
+    assert len(reasons) == 1
+    assert reasons[0].endswith("the disk is full")
     await (await Ledger.open(Objects.open(str(tmp_path)), name="next")).close()
     assert ballast.exists()

@@ -82,18 +82,20 @@ class Running:
         self.url = self.until(self._told)
 
     def _told(self):
-        said = self.said().splitlines()
-        return next((line.split(": ")[1] for line in said if ": http://" in line), None)
+        lines = self.output().splitlines()
+        return next(
+            (line.split(": ")[1] for line in lines if ": http://" in line), None
+        )
 
-    def said(self):
+    def output(self):
         return self._log.read_text()
 
     def until(self, seen, within_s=WITHIN_S):
         """Look again until there is something to see."""
         until = time.monotonic() + within_s
         while not (what := seen()):
-            assert time.monotonic() < until, self.said()[-3000:]
-            assert self.process.poll() is None, self.said()[-3000:]
+            assert time.monotonic() < until, self.output()[-3000:]
+            assert self.process.poll() is None, self.output()[-3000:]
             time.sleep(0.05)
         return what
 
@@ -106,7 +108,7 @@ class Running:
 
     def post(self, still, **form):
         files = {"input_reference": ("still.png", still, "image/png")}
-        data = {**FORM, **{name: str(said) for name, said in form.items()}}
+        data = {**FORM, **{name: str(value) for name, value in form.items()}}
         return self.client.post(f"{self.url}/v1/videos", data=data, files=files)
 
     def delete(self, name):

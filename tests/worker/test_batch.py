@@ -60,8 +60,12 @@ def test_a_batch_is_made_on_ones_own_worker_and_costs_nothing(shared, tmp_path):
         check=True,
     )
 
-    said = json.loads(ran.stdout)
-    assert (said["published"], said["bought"], said["spent_usd"]) == (1, 1, 0.0)
+    summary = json.loads(ran.stdout)
+    assert (summary["published"], summary["bought"], summary["spent_usd"]) == (
+        1,
+        1,
+        0.0,
+    )
     [mp4] = (tmp_path / "root" / "clips").rglob("*.mp4")
     probe = check(mp4.read_bytes())
     assert (probe.width, probe.height, probe.frames) == (832, 480, 13)

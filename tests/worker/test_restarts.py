@@ -82,9 +82,9 @@ def test_hung_step_ends_only_its_process(a14b, still, tmp_path):
         both.post(still, id="beside")
 
         assert hangs["error"]["code"] == "step_hung"
-        assert both.said().count("code=75") == 2
+        assert both.output().count("code=75") == 2
         assert both.clip("beside")
-        assert both.said().count("worker.ready") == 4
+        assert both.output().count("worker.ready") == 4
     finally:
         code = both.stop()
     assert code == 0

@@ -24,7 +24,7 @@ def wan():
 def asking(seed=1, guidance=3.5, **more):
     from tasks.worker.job_spec import Ask, Shape  # noqa: PLC0415
 
-    said = {
+    options = {
         "id": "one",
         "prompt": TEXTS[0],
         "negative_prompt": TEXTS[1],
@@ -36,7 +36,7 @@ def asking(seed=1, guidance=3.5, **more):
         "cfg_low": guidance,
         "still": "",
     }
-    return Ask(**{**said, **more})
+    return Ask(**{**options, **more})
 
 
 def planned(model, **more):
@@ -155,7 +155,7 @@ def test_missing_lora_is_found_before_the_model_loads(wan):
 
 
 @pytest.mark.parametrize(
-    ("said", "meant"),
+    ("message", "meant"),
     [
         ("CUDA out of memory. Tried to allocate 2.00 GiB", "OutOfMemoryError"),
         ("CUDA error: out of memory", "OutOfMemoryError"),
@@ -165,7 +165,7 @@ def test_missing_lora_is_found_before_the_model_loads(wan):
         ("mat1 and mat2 shapes cannot be multiplied", "StudioError"),
     ],
 )
-def test_a_want_of_memory_is_told_from_a_device_that_is_lost(said, meant):
+def test_a_want_of_memory_is_told_from_a_device_that_is_lost(message, meant):
     import torch  # noqa: PLC0415
 
     from tasks.worker.model_protocol import LostGpuError, StudioError  # noqa: PLC0415
@@ -173,7 +173,7 @@ def test_a_want_of_memory_is_told_from_a_device_that_is_lost(said, meant):
 
     ends = (StudioError, LostGpuError)
     with pytest.raises(ends) as raised, working(torch.device("cpu")):
-        raise RuntimeError(said)
+        raise RuntimeError(message)
 
     assert type(raised.value).__name__ == meant
 

@@ -77,7 +77,7 @@ def test_repeated_submit_returns_the_job(shared, still):
 
 
 @pytest.mark.parametrize(
-    ("field", "said"),
+    ("field", "value"),
     [
         ("size", "100x64"),
         ("num_frames", "10"),
@@ -86,8 +86,8 @@ def test_repeated_submit_returns_the_job(shared, still):
         ("id", "a/b"),
     ],
 )
-def test_what_cannot_be_made_is_refused_by_field_and_value(shared, still, field, said):
-    refused = shared.post(still, **{field: said})
+def test_what_cannot_be_made_is_refused_by_field_and_value(shared, still, field, value):
+    refused = shared.post(still, **{field: value})
 
     error = refused.json()["error"]
     assert (refused.status_code, error["code"]) == (422, "invalid_request")
@@ -201,7 +201,7 @@ def test_a_black_clip_is_no_clip_and_a_key_is_asked_for(start, checkpoint, still
         "unauthorized",
     )
     assert (ended["status"], ended["error"]["code"]) == ("failed", "black_output")
-    assert "the-key-of-this-test" not in worker.said()
+    assert "the-key-of-this-test" not in worker.output()
     assert worker.stop() == 0
 
 
