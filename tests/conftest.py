@@ -1,4 +1,4 @@
-"""What every test can ask for."""
+"""Fixtures that every test can use."""
 
 from collections.abc import Callable, Iterator
 
@@ -24,7 +24,7 @@ def s3_port() -> Iterator[int]:
 
 @pytest.fixture(scope="session")
 def gcs_port(s3_port: int) -> Iterator[int]:
-    """The S3 server in GCS's words."""
+    """The S3 server, as GCS's XML API sees it."""
     relay = Relay(s3_port, as_gcs)
     yield relay.start()
     relay.stop()
@@ -39,7 +39,7 @@ def azure_port() -> Iterator[int]:
 
 @pytest.fixture
 def through(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Make every store's client that is opened from now on go to this port."""
+    """Send every store client that is opened from now on to this port."""
 
     def go(port: int) -> None:
         for name, value in environ(port).items():
@@ -52,7 +52,7 @@ def through(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 def clouds(
     request: pytest.FixtureRequest, through: Callable[[int], None]
 ) -> Callable[[str], Cloud]:
-    """The real store of a scheme, and whatever is opened from now on goes there."""
+    """Start the real store of a scheme, and send clients opened from now on to it."""
     ports = {"s3": "s3_port", "gs": "gcs_port", "az": "azure_port"}
 
     def cloud(scheme: str) -> Cloud:
@@ -71,7 +71,7 @@ def cloud(request: pytest.FixtureRequest, clouds: Callable[[str], Cloud]) -> Clo
 
 @pytest.fixture
 def faulty(cloud: Cloud, through: Callable[[int], None]) -> Iterator[FaultyProxy]:
-    """What stands before the real store, from now on."""
+    """A faulty proxy in front of the real store, for clients opened from now on."""
     proxy = FaultyProxy(cloud.port)
     through(proxy.start())
     yield proxy

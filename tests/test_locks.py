@@ -39,7 +39,8 @@ def pins(lock: str) -> list[Requirement]:
 
 
 def versions(lock: str, python: str) -> dict[str, str]:
-    """What a lock's text installs with CPython of this version on Linux."""
+    """The packages that CPython of this version on Linux installs from a lock's
+    text."""
     machine = {
         "python_full_version": python,
         "python_version": python.rpartition(".")[0],

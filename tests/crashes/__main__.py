@@ -58,7 +58,7 @@ def arguments() -> argparse.Namespace:
 
 
 def tell(all_told: list[Told]) -> int:
-    """Say how many points there were and what failed."""
+    """Print how many points there were and which laws broke."""
     met = Counter(told.met for told in all_told)
     broken = [told for told in all_told if told.broken]
     summary = f"{len(all_told)} stories, met {dict(met)}, {len(broken)} broken"

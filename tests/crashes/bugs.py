@@ -1,4 +1,4 @@
-"""Bugs to plant in a child, to see that the sweep finds each at the law that it breaks."""
+"""Bugs to plant in a child: the sweep must find each one at the law that it breaks."""
 
 import asyncio
 import math
@@ -46,7 +46,7 @@ def intended_is_not_awaited() -> None:
 
 
 def accepted_is_not_recorded() -> None:
-    """The ticket is known to this process and to nobody else."""
+    """Only this process knows the ticket."""
     packed = codec.packed
 
     def forgetful(lines: Any) -> bytes:
@@ -56,7 +56,7 @@ def accepted_is_not_recorded() -> None:
 
 
 def entries_are_written_twice() -> None:
-    """A segment has what the one before it had already."""
+    """A segment repeats the entries of the one before it."""
     packed, written = codec.packed, list[bytes]()
 
     def stuttering(lines: Any) -> bytes:
@@ -68,7 +68,7 @@ def entries_are_written_twice() -> None:
 
 
 def _write_with(packed: Callable[[Any], bytes]) -> None:
-    """Have segments packed like that from now on."""
+    """Pack all segments like that from now on."""
     before = codec.packed
     for module in [m for name, m in sys.modules.items() if name.startswith("storage.")]:
         if getattr(module, "packed", None) is before:
@@ -76,7 +76,7 @@ def _write_with(packed: Callable[[Any], bytes]) -> None:
 
 
 def sidecar_comes_first() -> None:
-    """What says that a clip is whole is there before the clip."""
+    """The sidecar, which promises a whole clip, is written before the clip."""
 
     async def publish(self: Clips, job_id: str, mp4: bytes, sidecar: Any) -> str:
         uri = self.uri(job_id)
@@ -103,7 +103,8 @@ def drafts_have_the_final_name() -> None:
 
 
 def successor_does_not_seal() -> None:
-    """Older epochs are read as they are, and may be written to behind our back."""
+    """A successor reads older epochs without sealing them, so others may still write
+    there."""
     create = Objects.create
 
     async def careless(self: Objects, key: str, data: Any) -> None:
@@ -118,12 +119,12 @@ def successor_does_not_seal() -> None:
 
 
 def what_overslept_is_sent() -> None:
-    """A request goes out however long ago it was meant."""
+    """A request is sent however long ago its submit was recorded."""
     job.SEND_WITHIN_S = math.inf
 
 
 def what_cannot_be_kept_ends_the_process() -> None:
-    """A process is gone before anybody is told what came of its night."""
+    """The process exits before it reports how its night went."""
 
     async def keep(self: Night, objects: Objects) -> None:
         sys.exit(f"{self.batch}: no tables on {objects.root}")
@@ -132,12 +133,12 @@ def what_cannot_be_kept_ends_the_process() -> None:
 
 
 def the_dead_hold_their_root() -> None:
-    """A process that is gone is waited for as one is that lives."""
+    """A run waits for a dead holder as if it were alive."""
     Holder.is_gone = lambda _: False
 
 
 def what_takes_its_time_is_given_up() -> None:
-    """A job that its provider is still at work on is taken for one that it refused."""
+    """A job that the provider still works on is taken for a refused one."""
 
     async def impatient(*_: object, **__: object) -> Rejected:
         return Rejected("it takes too long", charged=True)
@@ -146,7 +147,7 @@ def what_takes_its_time_is_given_up() -> None:
 
 
 def answers_are_not_believed() -> None:
-    """Whoever was accepted is in doubt."""
+    """An accepted submit is recorded as in doubt."""
     send = Submitter.send
 
     async def doubtful(self: Submitter, *offered: Any, **more: Any) -> Answer:
@@ -157,7 +158,7 @@ def answers_are_not_believed() -> None:
 
 
 def prices_are_in_whole_dollars() -> None:
-    """What goes on record is not what is charged."""
+    """The recorded price differs from the charged one."""
     intended = Submitter.intended
 
     def rounded(self: Submitter, *offered: Any) -> Intended:
@@ -168,7 +169,7 @@ def prices_are_in_whole_dollars() -> None:
 
 
 def what_is_bound_is_forgotten() -> None:
-    """Whatever earlier nights brought to an end is to be done once more."""
+    """Jobs that earlier nights finished are done once more."""
     Book.learn = lambda *_: None
 
 

@@ -1,4 +1,4 @@
-"""What a child does: a night or two over a manifest, until it ends or is ended."""
+"""A child process: runs a night or two over a manifest, until it ends or is killed."""
 
 import asyncio
 import gc
@@ -33,15 +33,15 @@ from tests.crashes import bugs
 from tests.crashes.points import Watch
 
 LONGEST_S = 200
-"""What waits for a minute, such as for a dead process's lease, does not end in time."""
+"""A wait of a minute, such as for a dead process's lease, does not end in time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Errand:
-    """What a child is sent to do."""
+    """The task of a child."""
 
     folder: str
-    """For its report, its output and what it has lying about."""
+    """Holds its report, its output and its other files."""
     manifest: str
     root: str
     route: str
@@ -49,24 +49,24 @@ class Errand:
     url: str
     nights: int = 1
     point: str | None = None
-    """Before what it dies."""
+    """The point before which it dies."""
     stopped: bool = False
-    """Whether it is only stopped there, and may go on later."""
+    """Whether it is only stopped at the point, and may continue later."""
     stall_s: float
     take_over: bool = False
     elsewhere: bool = False
-    """Whether each row is a shard that is joined, as by a process of its own."""
+    """Whether each row is a shard that is joined, as from a separate process."""
     settle_s: float = 0.0
     ahead: str | None = None
-    """A file that says by how many seconds all clocks have been put forward."""
+    """A file with the number of seconds by which all clocks are set forward."""
     bug: str | None = None
     env: dict[str, str] = field(default_factory=dict)
 
 
 def do(errand: Errand) -> None:
-    """Run the errand, and leave a report if nothing ends it."""
+    """Run the errand, and write a report unless the process is killed."""
     signal.alarm(LONGEST_S)
-    # It would write to the memory that we share with every other child.
+    # It would write to the memory that all children share.
     gc.disable()
     known = {*sys.modules}
     folder = Path(errand.folder)
@@ -93,7 +93,7 @@ async def lived(errand: Errand) -> list[dict[str, Any]]:
 
 
 async def night(errand: Errand) -> dict[str, Any]:
-    """One night; what came of it, or what ended it."""
+    """Run one night; returns its summary, or the error that ended it."""
     began = time.monotonic()
     asked = Wanted(
         manifest=errand.manifest,
@@ -116,7 +116,7 @@ async def night(errand: Errand) -> dict[str, Any]:
                     await one.run_shard(number)
                 await one.mend()
         report = one.summary().plain()
-    # Whatever it was, the parent is told.
+    # Every error goes into the report for the parent.
     except Exception as error:  # noqa: BLE001
         traceback.print_exc()
         report["error"] = type(error).__name__
@@ -126,7 +126,7 @@ async def night(errand: Errand) -> dict[str, Any]:
 async def joined(
     errand: Errand, batch: str, rules: Rules, world: World, shard: int, *_: object
 ) -> None:
-    """Run a shard, with lanes of its own."""
+    """Run a shard with separate lanes."""
     await run_shard(
         errand.root,
         batch=batch,
@@ -138,7 +138,7 @@ async def joined(
 
 
 def clock(ahead: str | None) -> Callable[[], float]:
-    """The time of day, on a machine that may be put to sleep while we are stopped."""
+    """The time of day, on a machine that may sleep while the process is stopped."""
 
     def today() -> float:
         path = Path(ahead or os.devnull)
@@ -157,7 +157,7 @@ def lane(errand: Errand) -> Lane:
     provider = PROVIDERS[route.provider](route, errand.key)
     endpoint = Endpoint(provider, httpx.URL(f"{errand.url}/{route.provider}"))
     limits = Limits(slots=2, submits_per_minute=6000, queues=route.queues)
-    # vLLM-Omni cannot tell what it accepted: were it let go again, it would make it twice.
+    # vLLM-Omni cannot list what it accepted: a job that is freed would be made twice.
     free = route.provider in OWN_GPUS - {"vllm-omni"}
     one = Lane(
         name=route.provider,

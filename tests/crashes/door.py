@@ -1,4 +1,4 @@
-"""The door of the providers, or of a store: what came in, in order, and who dies of it.
+"""The entrance of the providers, or of a store: records requests and kills processes.
 
 A process can be killed when its request has been read and is lost, or when it has been
 handled and is not answered.
@@ -32,31 +32,31 @@ class Door:
 
     app: ASGIApp | None = None
     bare: Callable[[str], str] = without_ids
-    """A path as it is called in every run."""
+    """Gives a path the same name in every run."""
     deadly: str | None = None
     trace: list[str] = field(default_factory=list)
     submits: list[int] = field(default_factory=list)
-    """Which job's each submit was, whatever became of it."""
+    """The job of each submit, whatever became of it."""
     paths: list[str] = field(default_factory=list)
-    """Of all that was no submit."""
+    """The paths of all requests except submits."""
     _seen: Seen = field(default_factory=Seen)
     _pids: SimpleQueue[int] = field(default_factory=SimpleQueue)
 
     def open(self, app: ASGIApp) -> None:
-        """Let nothing in but to these providers from now on; their record is empty."""
+        """Accept requests to these providers only from now on, with an empty record."""
         self.app = app
         self.submits.clear()
         self.paths.clear()
 
     def watch(self, deadly: str | None) -> None:
-        """The next process is to come, and may not get beyond this point."""
+        """Prepare for the next process, which may not get beyond this point."""
         self.deadly = deadly
         self._pids = SimpleQueue()
         self._seen.clear()
         self.trace.clear()
 
     def expect(self, pid: int) -> None:
-        """Whom to kill."""
+        """Set the process to kill."""
         self._pids.put(pid)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,14 +89,14 @@ class Door:
         self.trace.append(point)
         if point != self.deadly:
             return False
-        # Its first request may come before we were told its number.
+        # Its first request may come before we know its pid.
         pid = await asyncio.to_thread(self._pids.get)
         os.kill(pid, signal.SIGKILL)
         return True
 
 
 async def alive(receive: Receive, send: Send) -> None:
-    """The server's own beginning and end: providers come and go between."""
+    """Handle the server's own start and end: providers come and go in between."""
     for phase in ("startup", "shutdown"):
         await receive()
         await send({"type": f"lifespan.{phase}.complete"})
@@ -113,7 +113,7 @@ async def whole(receive: Receive) -> dict[str, Any]:
 
 
 def first(request: Message, receive: Receive) -> Receive:
-    """Receive what was read, and then what comes."""
+    """Return first the request that was read, then further messages."""
     waiting = [request]
 
     async def next_one() -> Message:
@@ -131,7 +131,7 @@ def kept(answer: list[Message]) -> Send:
 
 @dataclass(frozen=True)
 class Onward:
-    """An ASGI app that hands every request on to another server, as it came."""
+    """An ASGI app that forwards every request unchanged to another server."""
 
     port: int
 
@@ -139,7 +139,7 @@ class Onward:
         request = await whole(receive)
         path, query = scope["raw_path"].decode(), scope["query_string"].decode()
         url = f"http://127.0.0.1:{self.port}{path}?{query}"
-        # Without a look at any certificate, which takes longer than the request.
+        # No certificates are loaded: that takes longer than the request.
         async with httpx.AsyncClient(verify=False, trust_env=False, timeout=30) as http:
             answer = await http.request(
                 scope["method"], url, content=request["body"], headers=scope["headers"]

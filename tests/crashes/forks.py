@@ -1,7 +1,8 @@
-"""A server of processes: all that a child needs is imported once, and used by children alone.
+"""A server of processes: it imports once what all children need, and only they use it.
 
 Importing takes a second, a fork takes a few milliseconds. The libraries' own threads do
-not come along in a fork, so nothing here may use them before it: one process, one thread.
+not come along in a fork, so nothing here may use them before it: one process, one
+thread.
 """
 
 import gc
@@ -20,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 
 FORKABLE = ("jemalloc", "polars-ooc-clea")
-"""Threads that tidy up as soon as polars is imported, and for which nobody waits."""
+"""Threads that clean up as soon as polars is imported; nothing waits for them."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Ended:
 
 
 class Forks:
-    """The server, as its one customer has it."""
+    """The server, as its only client sees it."""
 
     def __init__(self) -> None:
         self._server = subprocess.Popen(
@@ -49,29 +50,30 @@ class Forks:
             text=True,
         )
         self.threads: list[str] = self._read()["threads"]
-        """Those that the server has beside its own: whoever waits for one in a child
-        waits for ever."""
+        """Threads that the server has besides its main one: a child that waits for one
+        of them never ends."""
 
     def begin(self, errand: Any) -> int:
-        """Send a child on an errand; its pid."""
+        """Start a child on an errand; returns its pid."""
         Path(errand.folder).mkdir(exist_ok=True)
         self._write(asdict(errand))
         return self._read()["pid"]
 
     def ended(self, errand: Any) -> Ended:
-        """How the child that was begun last, or resumed, has ended or stopped."""
+        """Wait for the child that was started or resumed last; returns how it ended or
+        stopped."""
         how = self._read()
         path = Path(errand.folder) / "report.json"
         report = json.loads(path.read_text()) if path.exists() else {}
         return Ended(how["by"], report, how["stopped"])
 
     def learn(self, imported: list[str]) -> None:
-        """Have everything there that a child needed."""
+        """Import in the server what a child needed."""
         self._write({"import": imported})
         self.threads = self._read()["threads"]
 
     def resume(self, pid: int) -> None:
-        """Have a child that is stopped go on."""
+        """Resume a stopped child."""
         self._write({"resume": pid})
 
     def close(self) -> None:
@@ -88,7 +90,7 @@ class Forks:
 
 
 def serve() -> None:
-    """Children on demand, one at a time, as long as somebody asks."""
+    """Start children on demand, one at a time, until the input ends."""
     from tests.crashes.child import Errand, do, routes  # noqa: PLC0415 - the customer has no need
 
     routes()
@@ -114,7 +116,7 @@ def serve() -> None:
 
 
 def ready(names: list[str]) -> None:
-    """Import what a child had to import by itself: no other child will have to."""
+    """Import what a child had to import itself, so that no other child has to."""
     for name in names:
         with suppress(ImportError):
             importlib.import_module(name)
@@ -123,7 +125,7 @@ def ready(names: list[str]) -> None:
 
 
 def threads() -> list[str]:
-    """The names of our threads, but of those that a fork may leave behind."""
+    """The names of our threads, except those that a fork may leave behind."""
     names = [
         Path(task, "comm").read_text().strip()
         for task in Path("/proc/self/task").iterdir()
@@ -133,7 +135,7 @@ def threads() -> list[str]:
 
 
 def child(do: Any) -> None:
-    """Never returns: what the server has yet to read is not the child's."""
+    """Never returns: the child must not read the rest of the server's input."""
     try:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         do()

@@ -1,6 +1,6 @@
-"""What has to be so whenever a process has died, and at the end of it all.
+"""The laws that must hold whenever a process has died, and at the end of a story.
 
-Each law is told by name, so that a bug shows at the law that it breaks.
+Each law has a name, so that a bug shows at the law that it breaks.
 """
 
 import hashlib
@@ -31,12 +31,12 @@ from tasks.emulator import Charge
 from tests.crashes.door import Door
 
 Broken = tuple[str, str]
-"""The law's name, and what broke it."""
+"""The law's name, and the breach."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What there is below a root, and how it cannot be read."""
+    """The contents below a root, and the errors in reading them."""
 
     entries: Sequence[Entry] = ()
     lives: Mapping[str, History] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Found:
 
     @property
     def jobs(self) -> dict[int, str]:
-        """Ids by the seed, which is the number in the prompt."""
+        """Job ids by seed, which is the number in the prompt."""
         meant = ((x.event, x.job) for x in self.entries)
         return {e.seed: job for e, job in meant if isinstance(e, Intended)}
 
@@ -57,13 +57,13 @@ class Found:
         }
 
     def is_done(self, jobs: int) -> bool:
-        """Whether there is nothing more to put on record."""
+        """Whether nothing more can be recorded."""
         over = [history for history in self.lives.values() if history.state in OVER]
         return len(over) == jobs
 
 
 async def found(objects: Objects) -> Found:
-    """Look at all that a reader can see."""
+    """Read everything that a reader can see."""
     broken: list[Broken] = []
     blobs = {s.key: await objects.get(s.key) async for s in objects.list()}
     for key, blob in blobs.items():
@@ -99,7 +99,7 @@ async def found(objects: Objects) -> Found:
 
 
 def decoded(key: str, blob: bytes) -> None:
-    """Raises if these are not the whole bytes of such an object."""
+    """Raises if these are not the complete bytes of such an object."""
     match PurePosixPath(key).suffix:
         case ".json":
             orjson.loads(blob)
@@ -110,7 +110,7 @@ def decoded(key: str, blob: bytes) -> None:
 
 
 def at_any_time(now: Found, door: Door, bill: Sequence[Charge]) -> Iterator[Broken]:
-    """Whatever has just died."""
+    """These laws hold after any process has died."""
     yield from now.broken
     yield from paid_once(bill)
     yield from clips_are_whole(now)
@@ -119,8 +119,7 @@ def at_any_time(now: Found, door: Door, bill: Sequence[Charge]) -> Iterator[Brok
 
 
 def paid_once(bill: Sequence[Charge]) -> Iterator[Broken]:
-    # No provider fails here, so nothing is on record that would let a job go again
-    # although it was accepted.
+    # No provider fails here, so no record would free a job although it was accepted.
     for prompt, times in Counter(line.prompt for line in bill).items():
         if times > 1:
             yield "paid once", f"{prompt!r} was accepted {times} times"
@@ -161,28 +160,29 @@ def a_ticket_before_a_look(
 
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """How it ended: two nights that nobody killed."""
+    """How it ended: after two nights that were not killed."""
 
     now: Found
     bill: Sequence[Charge]
     jobs: int
     doubts: set[str]
-    """Jobs that some kill may have left in doubt."""
+    """Jobs that a kill may have left in doubt."""
     tells: bool
-    """Whether the provider says for certain what became of a submit."""
+    """Whether the provider says for certain what happened to a submit."""
     second: Mapping[str, object]
     third: Mapping[str, object]
     late: Sequence[int]
-    """Submits that came in the third."""
+    """Submits in the third night."""
     elsewhere: bool = False
 
 
 QUICK_S = 30.0
-"""For a whole night, however busy the machine; one that waited out a dead process's lease
-would need a minute more."""
+"""Limit for a whole night on a busy machine; a night that waited out a dead process's
+lease would take a minute more."""
 
 HELD_S = 60.0
-"""For so long a shard that is joined leaves free the slot of what may be at work there."""
+"""For this long, a joined shard leaves the slots free that its jobs may still
+occupy."""
 
 
 def at_the_end(end: End) -> Iterator[Broken]:

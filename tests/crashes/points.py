@@ -1,8 +1,8 @@
-"""Where a process may die: just before each thing that it does to the files below a root,
-and before it connects to a provider.
+"""The points at which a process may die: before each change to a file below a root, and
+before it connects to a provider.
 
-Python tells an audit hook of every file that is opened, linked, renamed or removed, and a
-profile hook of every call that writes: nothing of ours is patched.
+Python reports every file that is opened, linked, renamed or removed to an audit hook, and
+every call that writes to a profile hook: none of our code is patched.
 """
 
 import os
@@ -15,18 +15,19 @@ from collections import Counter
 from pathlib import Path
 
 CHANGES = {"os.link": 1, "os.rename": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0}
-"""What changes names, and which of its arguments is the name that counts."""
+"""The events that change names, each with the index of the argument that counts."""
 
 
 def place(path: str) -> str:
-    """A key as it is called in every run: without epochs, ids and drafts' own numbers."""
+    """The name of a key that is the same in every run: without epochs, ids and draft
+    numbers."""
     path = re.sub(r"#\d+$", "", path)
     path = re.sub(r"([0-9a-f]{2}/)?[0-9a-f]{16,32}", "…", path)
     return re.sub(r"(?<![0-9A-Za-z])\d{6}(?!\d)", "…", path)
 
 
 class Seen(Counter[str]):
-    """Names what happens: the second of a name is its `#2`."""
+    """Names the events: the second one of a name gets `#2`."""
 
     def named(self, what: str) -> str:
         self[what] += 1
@@ -34,7 +35,7 @@ class Seen(Counter[str]):
 
 
 class Watch:
-    """Sees what this process does below a root, and ends it at one point of that."""
+    """Records what this process does below a root, and ends it at one point."""
 
     def __init__(
         self, root: Path, deadly: str | None, blow: signal.Signals, *, stall_s: float
@@ -43,8 +44,8 @@ class Watch:
         self._root = f"{root}/"
         self._deadly = deadly
         self._blow = blow
-        # So long a name waits before the process dies in its stead: whoever does not
-        # wait for it has gone on by then.
+        # A name is delayed by this time before the process dies at it: code that does
+        # not wait for it has gone further by then.
         self._stall_s = stall_s
         self._seen = Seen()
         self._lock = threading.Lock()
@@ -65,7 +66,7 @@ class Watch:
             self._at(event.removeprefix("os."), path)
 
     def _profile(self, frame, event: str, called) -> None:
-        """Of the thread that has a file of ours open for writing."""
+        """Profile the thread that has a file of ours open for writing."""
         del frame
         if event != "c_call":
             return
@@ -90,9 +91,9 @@ class Watch:
         if name != self._deadly:
             return
         if what == "tear":
-            # What a kill within the call that writes leaves behind.
+            # A kill within the write call leaves half a file.
             os.truncate(path, Path(path).stat().st_size // 2)
         if what in {"link", "rename"}:
             time.sleep(self._stall_s)
-        # To this thread: of a process that is stopped, another might still do it.
+        # Signal this thread: in a stopped process, another thread might still act.
         signal.pthread_kill(threading.get_ident(), self._blow)

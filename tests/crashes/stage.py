@@ -1,4 +1,4 @@
-"""What a story needs before it begins: rows, a clip, and a store that is not a folder."""
+"""The set-up of a story: rows, a clip, and a store that is not a folder."""
 
 import io
 import secrets
@@ -32,7 +32,7 @@ def clip() -> bytes:
 
 
 def manifest(folder: Path, route: str) -> str:
-    """Some rows that a route can make, each with a still and a seed of its own."""
+    """Some rows that a route can make, with different stills and seeds."""
     made = catalogue.load().route(route).prices_usd
     resolution, seconds = ("480p", 5) if ("480p", 5) in made else next(iter(made))
     rows = []
@@ -55,7 +55,7 @@ def manifest(folder: Path, route: str) -> str:
 
 
 def one_certificate(folder: Path) -> Path:
-    """A list of authorities that is read quickly: nobody here speaks TLS."""
+    """A list of certificate authorities that loads quickly: nothing here uses TLS."""
     path = folder / "authorities.pem"
     end = "-----END CERTIFICATE-----"
     path.write_text(certifi.contents().partition(end)[0] + end + "\n")
@@ -64,14 +64,14 @@ def one_certificate(folder: Path) -> Path:
 
 @dataclass
 class Store:
-    """An S3 server, and the door before it."""
+    """An S3 server, with a door in front of it."""
 
     port: int
     door: Door = field(default_factory=lambda: Door(bare=key_of))
     url: str = ""
 
     def root(self) -> str:
-        """A new one, in a bucket of its own: this server looks through all of a bucket."""
+        """A root in a new bucket: this server scans a whole bucket."""
         bucket = f"bucket-{secrets.token_hex(6)}"
         url = f"http://127.0.0.1:{self.port}/{bucket}"
         urllib.request.urlopen(urllib.request.Request(url, method="PUT")).close()
@@ -79,6 +79,6 @@ class Store:
 
 
 def key_of(path: str) -> str:
-    """What a request to the store is about."""
+    """The name of a request to the store."""
     _, _, key = path.partition("/night/")
     return place(key or "a list")

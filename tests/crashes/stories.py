@@ -1,4 +1,4 @@
-"""A story: a batch whose process dies at a point, or at several, and what comes of it."""
+"""A story: a batch whose process dies at one or more points, and the outcome."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -16,20 +16,22 @@ if TYPE_CHECKING:
     from tests.crashes.teller import Teller
 
 NOWHERE = "nowhere"
-"""A point that no night comes to."""
+"""A point that no night reaches."""
 
 
 @dataclass(frozen=True)
 class Story:
-    """Where a batch dies: in its first night, then in the one that takes it up, …"""
+    """The points at which a batch dies: first in its first night, then in the next
+    one."""
 
     route: str
     points: tuple[str, ...] = ()
     stopped: bool = False
-    """Whether it only stops at its one point, and goes on after another has taken over."""
+    """Whether it only stops at its one point, and continues after another run took
+    over."""
     bug: str | None = None
     elsewhere: bool = False
-    """Whether its shards are joined, as by processes of their own."""
+    """Whether its shards are joined, as from separate processes."""
 
     @property
     def command(self) -> str:
@@ -43,18 +45,18 @@ class Story:
 
 @dataclass
 class Told:
-    """How a story went."""
+    """The outcome of a story."""
 
     story: Story
     met: int = 0
-    """How many of its points were come to: which files there are may depend on who is
-    quicker."""
+    """How many of its points were reached: which files there are may depend on
+    timing."""
     broken: list[Broken] = field(default_factory=list)
     trace: list[str] = field(default_factory=list)
-    """What happened in the night of the last point, as points."""
+    """The points of the night that reached the last point."""
     imported: list[str] = field(default_factory=list)
     output: str = ""
-    """What its processes printed."""
+    """The output of its processes."""
 
     def __str__(self) -> str:
         lines = [f"{law}: {what}" for law, what in self.broken]
@@ -64,7 +66,7 @@ class Told:
 
 @dataclass
 class Telling:
-    """A story that is being told."""
+    """A story in progress."""
 
     teller: "Teller"
     story: Story
@@ -72,7 +74,7 @@ class Telling:
     emulator: Emulator
     doubts: set[str] = field(default_factory=set)
     how: dict[str, Any] = field(default_factory=dict)
-    """Of all errands."""
+    """Options of all errands."""
 
     def __post_init__(self) -> None:
         self.told = Told(self.story)
@@ -81,7 +83,7 @@ class Telling:
         self.errands = 0
 
     def killed(self) -> Told:
-        """Die at each point, then live on to the end, and once more."""
+        """Die at each point, then run to the end, and once more."""
         for point in self.story.points:
             ended = self._night(point)
             self.told.met += ended.killed
@@ -96,9 +98,9 @@ class Telling:
         return self.told
 
     def stopped(self) -> Told:
-        """Stop at the point while another takes over, and then go on."""
+        """Stop at the point while another run takes over, and then continue."""
         [point] = self.story.points
-        # Long enough, most of a day, for a doubt to be old whatever clocks may say.
+        # Most of a day: then a doubt is old by any clock.
         self.how = {"settle_s": 60.0, "ahead": str(self.folder / "ahead")}
         (self.folder / "ahead").write_text("0")
         first = self._errand(point=point, stopped=True)
@@ -117,7 +119,7 @@ class Telling:
         return self.told
 
     def _fenced(self, ended: Ended, before: Found, *, was_done: bool) -> None:
-        """Whoever was taken over is told so, and puts nothing more on record."""
+        """A run that was taken over learns it, and records nothing more."""
         after = self._look()
         if [*after.entries] != [*before.entries]:
             more = len(after.entries) - len(before.entries)
@@ -130,7 +132,7 @@ class Telling:
             self._broke("fenced", f"who was taken over ended with {error}")
 
     def _end(self) -> None:
-        """Two nights that nobody kills."""
+        """Run two nights without a kill."""
         errand = self._errand(nights=2)
         submits = len(self.teller.door.submits)
         self._begin(errand)
@@ -171,7 +173,7 @@ class Telling:
             bug=self.story.bug,
             elsewhere=self.story.elsewhere,
             stall_s=self.teller.stall_s,
-            # What a run keeps on its machine is kept here.
+            # The run's state on its machine stays in this folder.
             env=self.teller.env | {"HOME": str(self.folder)},
             **self.how,
             **how,

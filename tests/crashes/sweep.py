@@ -1,9 +1,9 @@
-"""The sweep: which points a dialect's batches die at, and how.
+"""The sweep: the points at which a dialect's batches die, and how.
 
-Every point once. Some twice, the second time in the night that takes up what was left.
-Some of the points that only such a night has. And some at which a process is not killed
-but stopped, while another one takes over, and goes on when nobody expects it any more.
-Some in a batch whose shards are joined, as those are that run in other processes.
+Every point once. Some twice, the second time in the night that continues the batch.
+Some of the points that only such a night has. At some points a process is not killed
+but stopped; it continues after another one has taken over. And some points of a batch
+whose shards are joined, as from other processes.
 """
 
 from collections.abc import Sequence
@@ -16,26 +16,26 @@ from tests.crashes.teller import Teller, points, telling
 T = TypeVar("T")
 
 TAKEN_UP = (
-    # A submit that is on record and was never sent.
+    # A submit that is on record and was not sent.
     ("remove ledger", "0000000001.jsonl"),
-    # One that was sent, and whose answer is not on record.
+    # A submit that was sent, and whose answer is not on record.
     ("unanswered submit", ""),
     # A clip without its sidecar.
     ("open clips", ".json"),
 )
-"""Where the first process dies, if its successor is to have points of its own."""
+"""The point where the first process dies, if its successor gets different points."""
 
 STOPS = ("link ledger", "remove ledger", "connect")
 
 
 def sweep(route: str, every: int, start: int) -> list[Told]:
-    """One dialect's stories, or each nth of them."""
+    """Run one dialect's stories, or every nth of them."""
     with telling(route) as teller:
         return [teller.tell(story) for story in stories(teller, every, start)]
 
 
 def stories(teller: Teller, every: int, start: int) -> list[Story]:
-    """What to tell of a dialect; `start` has each dialect begin elsewhere."""
+    """The stories of a dialect; `start` makes each dialect begin at another point."""
     first = points(teller)
     left = named(first, *TAKEN_UP[start % len(TAKEN_UP)])
     # Before an event is on record, and after.
@@ -61,9 +61,9 @@ def stories(teller: Teller, every: int, start: int) -> list[Story]:
 
 
 def puts(route: str, store: Store, every: int) -> list[Told]:
-    """Die at what is put into a store, before it gets there and before it says so."""
+    """Die at each write to a store, before it arrives and before it is answered."""
     with telling(route, store) as teller:
-        # A provider's paths begin with its name.
+        # A path to a provider begins with the provider's name.
         wanted = [at for at in points(teller) if " PUT " in at and " PUT /" not in at]
         return [teller.tell(Story(route, (at,))) for at in some(wanted, every, 0)]
 
@@ -78,5 +78,5 @@ def some(of: Sequence[T], every: int, start: int) -> Sequence[T]:
 
 
 def named(of: Sequence[str], start: str, part: str) -> str:
-    """The first point that is called so."""
+    """The first point with this name."""
     return next(at for at in of if at.startswith(start) and part in at)

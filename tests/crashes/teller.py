@@ -1,4 +1,4 @@
-"""Who tells stories of one route: rows, providers over HTTP, and processes to end."""
+"""Runs the stories of one route: rows, providers over HTTP, and processes to kill."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ ROUTES = [route if isinstance(route, str) else route.values[0] for route in ALL]
 
 @dataclass
 class Teller:
-    """Tells stories of one route, each with a root and a provider of its own."""
+    """Runs stories of one route, each with a separate root and provider."""
 
     folder: Path
     route: str
@@ -33,7 +33,7 @@ class Teller:
     door: Door
     url: str
     store: Store | None = None
-    """Where its roots are, if not in its folder."""
+    """The place of its roots, if it is not its folder."""
     stall_s: float = 0.03
 
     def __post_init__(self) -> None:
@@ -48,12 +48,12 @@ class Teller:
             self.env["AWS_ENDPOINT_URL"] = self.store.url
         self.key = KEYS.get(known.provider, "key")
         provider = PROVIDERS[known.provider](known, self.key)
-        # These list what they accepted, but not by a name of ours.
+        # These list the jobs that they accepted, but not by our ids.
         unsure = provider.name in {"wavespeed", "vllm-omni"}
         self.tells = isinstance(provider, Findable) and not unsure
 
     def warm(self) -> None:
-        """Have the first child find out what all the others need."""
+        """Let the first child find out which modules all others need."""
         told = self.tell(Story(self.route, (NOWHERE,)))
         assert not told.broken, str(told)
         self.forks.learn(told.imported)
@@ -64,13 +64,13 @@ class Teller:
         return [self.door, self.store.door] if self.store else [self.door]
 
     def root(self, folder: Path) -> str:
-        """Where the story that has this folder keeps what it keeps."""
+        """The root of the story with this folder."""
         if self.store is None:
             return (folder / "root").as_uri()
         return self.store.root()
 
     def tell(self, story: Story) -> Told:
-        """Have it happen, and see what became of every law."""
+        """Run a story, and check every law."""
         self.count += 1
         folder = self.folder / str(self.count)
         folder.mkdir()
@@ -94,7 +94,7 @@ class Teller:
 
 @contextmanager
 def telling(route: str, store: Store | None = None) -> Iterator[Teller]:
-    """A teller, with providers that are reached over HTTP and processes to end."""
+    """A teller, with providers over HTTP and processes to kill."""
     door = Door()
     memory = Path("/dev/shm")  # where a sync takes no time
     where = memory if os.access(memory, os.W_OK) else None

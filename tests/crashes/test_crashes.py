@@ -1,6 +1,7 @@
-"""A process may die at any moment: every moment of a batch is tried, for every provider.
+"""A process may die at any point: the sweep tries all of them, for every provider.
 
-Here a part of them, another one for each dialect; `python -m tests.crashes` tries all.
+The tests try a part of them, another one for each dialect; `python -m tests.crashes`
+tries all.
 """
 
 import sys
@@ -22,10 +23,10 @@ pytestmark = [
 ]
 
 EVERY = 10
-"""Which part of the points is tried here."""
+"""The tests try every tenth point."""
 
 NOTHING_YET = "link ledger", "epochs"
-"""Nothing is on record; what is wrong with the nights to come is."""
+"""Nothing is on record yet; the bug shows in the nights after it."""
 
 FOUND = [
     ("intended_is_not_awaited", "link ledger", "0000000001.jsonl", "on record first"),
@@ -41,7 +42,7 @@ FOUND = [
     ("prices_are_in_whole_dollars", *NOTHING_YET, "money"),
     ("what_is_bound_is_forgotten", *NOTHING_YET, "third"),
 ]
-"""A bug, where the process dies that has it, and the law that shows it."""
+"""A bug, the point at which its process dies, and the law that shows it."""
 
 
 def broken(told):
@@ -70,7 +71,7 @@ def test_crashed_batch_on_a_store_pays_nothing_twice(s3_port, through):
 
 @pytest.fixture(scope="module")
 def slow_disk():
-    """Stories on a disk on which a process that does not wait gets far ahead."""
+    """Stories on a slow disk, where a process that does not wait gets far ahead."""
     with telling("atlas/wan-2.2-spicy") as teller:
         teller.stall_s = 0.5
         yield teller
@@ -89,7 +90,7 @@ def test_a_bug_is_found_at_the_law_that_it_breaks(slow_disk, bug, start, part, l
 
 
 MEANT = "remove ledger", "0000000001.jsonl"
-"""A submit is on record; its request is not begun."""
+"""A submit is on record; its request has not begun."""
 
 OVERSLEPT = [
     ("kling/kling-2.5-turbo", *MEANT),
@@ -100,7 +101,7 @@ OVERSLEPT = [
 
 @pytest.mark.parametrize(("route", "start", "part"), OVERSLEPT)
 def test_a_submit_that_overslept_is_not_sent(route, start, part):
-    """Its provider may have been asked about it by now, and have said that it never came."""
+    """Its provider may have answered meanwhile that the submit never came."""
     with telling(route) as teller:
         story = Story(route, (named(points(teller), start, part),), stopped=True)
 
