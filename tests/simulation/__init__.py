@@ -1,2 +1,2 @@
-"""Whole nights on a virtual clock, in a world that a seed decides, with every fault at
-hand: what no scripted test would think of."""
+"""Whole nights on a virtual clock, in a world drawn from a seed, with every fault: they
+find cases that no scripted test covers."""

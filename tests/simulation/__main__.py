@@ -1,4 +1,4 @@
-"""`python -m tests.simulation`: many nights, or one told in full."""
+"""`python -m tests.simulation`: plays many nights, or one with its full trace."""
 
 # ruff: noqa: T201 - it prints what it found
 import argparse

@@ -1,7 +1,7 @@
-"""The laws of a night, each with a name, and the witness who sees all of it.
+"""The laws of a night, each with a name, and the witness that checks them.
 
-The witness knows true time: when each record became durable, and when each provider took
-each submit. What our own code says of itself is compared with that.
+The witness knows true time: when each record became durable, and when each provider
+took each submit. It compares our code's own statements with that.
 """
 
 import hashlib
@@ -67,8 +67,8 @@ LAWS: Final = {
 }
 
 LATE_S: Final = 60.0
-"""How late a clip may be noticed, beyond the time that it took, or that others of its lane
-do as their buyer sees it: with what they waited at a provider that queues."""
+"""How late a clip may be noticed, beyond its own duration or the duration of others on
+its lane as their buyer sees it, which includes the wait at a provider that queues."""
 
 _CLAIM: Final = re.compile(r"ledger/epochs/(\d{6})\.json")
 _SEGMENT: Final = re.compile(
@@ -79,7 +79,7 @@ _SIDECAR: Final = re.compile(r"clips/../([0-9a-f]{32})\.json")
 
 @dataclass(frozen=True, slots=True)
 class Breach:
-    """A law, broken."""
+    """A broken law."""
 
     law: str
     at: float
@@ -91,7 +91,7 @@ class Breach:
 
 @dataclass(slots=True)
 class Attempt:
-    """A submit that was meant, and what came of it."""
+    """A submit that was recorded as intended, and its outcome."""
 
     life: str
     number: int
@@ -102,7 +102,7 @@ class Attempt:
     sale: Sale | None = None
     doubted: bool = False
     freed: str = ""
-    """Why it is on record as not charged."""
+    """The recorded reason for no charge."""
 
 
 class Witness:
@@ -147,7 +147,7 @@ class Witness:
             provider.asked.append(self.submitting)
 
     def joins(self, node: Node, head: Node, run: Run) -> None:
-        """A process runs a shard for another, and what that is allowed is for both."""
+        """Let a process run a shard for another; both share one set of limits."""
         self.runs[node] = run
         self._heads[node] = head
 
@@ -161,7 +161,7 @@ class Witness:
     def note(self, text: str) -> None:
         self.trace.append(f"{self._loop.time():12.3f} {text}")
 
-    # What is written
+    # Checks of writes
 
     def wrote(self, write: Write) -> None:
         self.note(f"{write.node} wrote {write.key}")
@@ -190,7 +190,7 @@ class Witness:
             self.breach("held", f"{write.node} took epoch {epoch} from {before}")
 
     def _segment(self, stream: str, number: int, write: Write) -> None:
-        """A segment is on record once all that come before it in its stream are."""
+        """A segment is on record once all segments before it in its stream are."""
         if stream in self._ended:
             return
         if number < self._next[stream]:
@@ -251,7 +251,8 @@ class Witness:
                 pass
 
     def _noticed(self, attempt: Attempt) -> None:
-        """By the run that bought it, which had nothing else to do than to look."""
+        """Check that the run that bought a clip, idle otherwise, noticed its end in
+        time."""
         sale, node = attempt.sale, attempt.node
         run = self.runs.get(node) if node else None
         if sale is None or run is None or not run.quiet:
@@ -265,7 +266,7 @@ class Witness:
             self.breach("noticed", f"{node} on {attempt.lane}: {detail}")
 
     def _usual_s(self, provider: str) -> float:
-        """From a submit to its end, at this provider."""
+        """The median time from a submit to its end, at this provider."""
         made = [(x.at, x.made) for x in self._sales.values() if x.provider == provider]
         return median(
             [each.ended_at - at for at, each in made if each.ended_at is not None]
@@ -301,7 +302,7 @@ class Witness:
         head = self._head(node)
         ahead_s = max(each.ahead_s for each in self.runs)
         if entry.at < EPOCH + ahead_s + self._claimed_at[head]:
-            # An earlier run took it, by whatever clock, and could not put it on record.
+            # An earlier run risked it, by any clock, and could not record it.
             return
         self._risked[head, attempt.lane] += history.price_usd
         allowed = next(lane.risk_usd for lane in run.lanes if lane.name == attempt.lane)
@@ -325,10 +326,10 @@ class Witness:
         elif sidecar["remote_id"] != sale.made.id:
             self.breach("whole", f"{job}: its sidecar tells of another clip")
 
-    # What is bought
+    # Checks of purchases
 
     def submitting(self, node: Node, lane: str, under_way: int) -> None:
-        """A submit is on its way to a lane, with so many others."""
+        """Count a submit on its way to a lane, with `under_way` others."""
         if (run := self.runs.get(node)) is None:
             return
         limit = next(each for each in run.lanes if each.name == lane)
@@ -371,7 +372,8 @@ class Witness:
             self.breach("slots", f"{node}: {len(held)} at once on {sale.provider}")
 
     def _rates(self) -> None:
-        """By when they were sent: what the network does to them is not the lane's doing."""
+        """Submits are counted by the time they were sent: network delays are not the
+        lane's fault."""
         sent: dict[tuple[Node, str], list[float]] = defaultdict(list)
         for sale in self._sales.values():
             if sale.node in self.runs:
@@ -379,8 +381,8 @@ class Witness:
         for (node, name), times in sent.items():
             times.sort()
             lane = next(each for each in self.runs[node].lanes if each.name == name)
-            # A turn is dealt before it is on record: where the store was away for long,
-            # a volley follows late.
+            # The rate limit grants a turn before it is on record: after a long outage
+            # of the store, a volley follows late.
             volleys = 1 + self.runs[node].elsewhere
             most = lane.submits_per_minute + volleys * lane.volley
             for first, last in zip(times, times[most:], strict=False):
@@ -390,7 +392,8 @@ class Witness:
                     break
 
     def _busy(self, each: Attempt) -> bool:
-        """Whether it certainly holds a slot, by what its run has been told."""
+        """Whether it certainly occupies a slot, by the answers that its run
+        received."""
         if each.sale is None or each.doubted:
             return False
         node, state = each.node, self.histories[each.life].state
@@ -401,18 +404,18 @@ class Witness:
         young = self._loop.time() - each.sale.at < self._script.deadline_s
         return each.sale.made.ended_at is None and young
 
-    # When it is over
+    # Checks at the end
 
     def ended(self, node: Node, night: Any, summary: Any) -> None:
-        """A run has come to its own end: what it says is what is on record."""
+        """A run ended by itself: its summary must match the record."""
         if self._claims[max(self._claims)] is not node:
-            # A successor goes on, which it need not have noticed.
+            # A successor took over, which this run may not have noticed.
             return
         run = self.runs[node]
         self._knows(node, night)
         plan = [job.id for job in self._script.manifests[run.manifest]]
         states = Counter(self._state(job) for job in plan)
-        # A row that no lane serves is counted as rejected, and is on record nowhere.
+        # A row that no lane serves is counted as rejected, and has no record.
         bad = night.plan.bad_rows
         told = {
             "published": summary.published,
@@ -438,7 +441,7 @@ class Witness:
                 return "pending"
 
     def _knows(self, node: Node, night: Any) -> None:
-        """What a writer knows when it ends is what the store has."""
+        """A writer's knowledge at its end must match the store."""
         ledger = night.ledger
         for life, history in self.histories.items():
             known = ledger.history(life)
@@ -448,7 +451,7 @@ class Witness:
                 )
 
     def reread(self, entries: Sequence[Entry]) -> None:
-        """What a fresh reader finds."""
+        """A fresh reader must find every recorded entry."""
         lost = Counter(map(_plain, self.entries)) - Counter(map(_plain, entries))
         more = Counter(map(_plain, entries)) - Counter(map(_plain, self.entries))
         for what, of in (("lost", lost), ("made up", more)):
@@ -467,7 +470,7 @@ class Witness:
             self.breach("replay", "a fresh reader knows other histories")
 
     def closing(self) -> None:
-        """The whole night, from the bill's side and from the record's."""
+        """Check the whole night, against the bill and against the record."""
         for every in self.attempts.values():
             for each in every:
                 if each.freed:
@@ -514,7 +517,7 @@ class Witness:
                 self.breach("day", f"{lane.name} took {usd} USD")
 
     def done(self, reasons: Iterable[tuple[str, str, str]]) -> None:
-        """After the quiet runs: nothing is left that could be done."""
+        """After the quiet runs, no work is left that could be done."""
         for job, why, reason in reasons:
             history = self.histories.get(job, NEW)
             if history.state in OVER:
@@ -530,7 +533,7 @@ class Witness:
 
 
 def _plain(entry: Entry) -> str:
-    """An entry in words that do not depend on how a number is written."""
+    """An entry in words that do not depend on the notation of its numbers."""
     return re.sub(
         r"Decimal\('([^']+)'\)", lambda found: str(float(found[1])), repr(entry)
     )

@@ -24,21 +24,21 @@ from typing import Any, Final, TypeVar
 T = TypeVar("T")
 
 EPOCH: Final = 1_790_000_000.0
-"""Unix seconds when a night's own clock stands at 0."""
+"""Unix seconds when a night's clock is at 0."""
 
 NEVER: Final = 90 * 24 * 3600.0
-"""No night takes so long."""
+"""No night takes longer."""
 
 SPINS: Final = 200_000
-"""Steps in a row at one moment after which nobody is getting anywhere."""
+"""After this number of steps at one moment, the night makes no progress."""
 
 
 class StuckError(RuntimeError):
-    """Nobody can ever go on, or everybody goes on for ever."""
+    """No task can ever continue, or tasks continue for ever."""
 
 
 class Node:
-    """A simulated process: what it runs can be stopped from outside, at any moment."""
+    """A simulated process: it can be stopped from outside, at any moment."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -47,33 +47,34 @@ class Node:
         self.ahead_s = 0.0
         """How far its wall clock is ahead of the true time."""
         self.held = deque[asyncio.Handle]()
-        """What would have run while it was paused, or ever since it was killed."""
+        """Handles that were due while it was paused, or after it was killed."""
         self.tasks = weakref.WeakSet[asyncio.Task[Any]]()
         self.kept: list[object] = []
-        """What must not be collected while the night lasts: that would clean up."""
+        """Objects that must not be collected during the night: that would run clean-up
+        code."""
 
     def __repr__(self) -> str:
         return self.name
 
 
 NODE: ContextVar[Node | None] = ContextVar("NODE", default=None)
-"""Whose process this is; None is the world itself."""
+"""The node that the current code belongs to; None is the world itself."""
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """Runs everything in one thread, in an order that the seed alone decides."""
+    """Runs everything in one thread, in an order that only the seed decides."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
         self.random = random.Random(seed)
         self.broken: list[str] = []
-        """What nobody caught."""
+        """Errors that no code caught."""
         self.steps = 0
         self._now = 0.0
         self._since = 0
         self._over = False
         self.outside = Context()
-        """The world's own context: no node, so it goes on whoever dies."""
+        """The world's own context: it has no node, so no death of a node stops it."""
         self.set_exception_handler(self._unhandled)
 
     def time(self) -> float:
@@ -95,11 +96,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def run_in_executor(
         self, executor: object, func: Callable[..., T], *args: Any
     ) -> asyncio.Future[T]:
-        """Done here and now, and told a moment later."""
+        """Run the call at once, and deliver its result a moment later."""
         told = self.create_future()
         try:
             found = func(*args)
-        except Exception as exc:  # noqa: BLE001 - whoever waits is told
+        except Exception as exc:  # noqa: BLE001 - the future carries it
             self.call_later(self._moment(), fail, told, exc)
         else:
             self.call_later(self._moment(), tell, told, found)
@@ -120,17 +121,17 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def later(
         self, seconds: float, callback: Callable[..., object], *args: Any
     ) -> None:
-        """Something that the world does, whoever is dead by then."""
-        # As `call_later` does it, but for what it looks up and checks each time.
+        """Schedule an event of the world, which happens even if every node is dead."""
+        # Like `call_later`, but without its look-ups and checks on each call.
         when = self._now + seconds
         timer = asyncio.TimerHandle(when, callback, args, self, self.outside)
         heapq.heappush(self._scheduled, timer)
         timer._scheduled = True
 
     def kill(self, node: Node) -> None:
-        """Its power is cut."""
+        """Kill the node, as if its power were cut."""
         node.alive = False
-        # What is pending is kept: to be collected is to be cleaned up.
+        # Pending handles are kept: collecting them would run clean-up code.
         node.kept += [*node.tasks]
 
     def pause(self, node: Node) -> None:
@@ -154,7 +155,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return task.result()
 
     def bury(self) -> None:
-        """Forget everybody, the dead among them."""
+        """Drop all nodes, including dead ones."""
         self._over = True
         self.close()
 
@@ -198,13 +199,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self._now, self._since = when, 0
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """They are dropped when their time comes."""
+        """Timers are dropped when their time comes."""
 
     def _write_to_self(self) -> None:
-        """Nobody sleeps in a selector."""
+        """A selector never waits."""
 
     def _process_events(self, event_list: object) -> None:
-        """There are none."""
+        """There are no file descriptors."""
 
     def _unhandled(self, loop: object, context: dict[str, Any]) -> None:
         if not self._over:
@@ -217,7 +218,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
 
 def tell(told: asyncio.Future[T], found: T) -> None:
-    """Whoever waits hears it, if anybody still does."""
+    """Deliver a result, if its future is still open."""
     if not told.done():
         told.set_result(found)
 
@@ -229,7 +230,8 @@ def fail(told: asyncio.Future[Any], exc: Exception) -> None:
 
 @contextmanager
 def _clocks(loop: VirtualLoop) -> Generator[None]:
-    """All clocks are the loop's, and all luck its seed's, for as long as it runs."""
+    """Replace all clocks by the loop's, and all randomness by its seed's, while it
+    runs."""
     real = time.time, time.monotonic, os.urandom, random._urandom
     luck, before = random.Random(loop.random.random()), random.getstate()
 
@@ -249,7 +251,8 @@ def _clocks(loop: VirtualLoop) -> Generator[None]:
 
 @contextmanager
 def uncollected() -> Generator[None]:
-    """Nothing is collected while a night lasts: in `buried`, all of it is at once."""
+    """Turn off garbage collection during a night; `buried` collects everything at
+    once."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -261,17 +264,18 @@ def uncollected() -> Generator[None]:
 
 @contextmanager
 def buried() -> Generator[None]:
-    """What a night leaves behind is dropped within the block, and nobody hears of it."""
+    """Collect a night's leftovers within the block, without a report of their
+    errors."""
     hook, tries = sys.unraisablehook, 10
     sys.unraisablehook = lambda _: None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             yield
-            # The dead cling to each other: to end one may bring forth another.
+            # Dead objects refer to each other: collecting one may create another.
             while gc.collect() and (tries := tries - 1):
                 pass
-            # What outlives a night is not looked through after each that follows.
+            # Objects that outlive a night are not scanned again after later nights.
             gc.freeze()
         finally:
             sys.unraisablehook = hook

@@ -1,4 +1,4 @@
-"""One simulated night: what the script says, played by the real engine."""
+"""One simulated night: the real engine plays the script."""
 
 import asyncio
 import hashlib
@@ -63,25 +63,26 @@ KEY: Final = "access:" + "secret" * 6
 PATIENCE_S: Final = 600.0
 
 TRIES: Final = 6
-"""Times that a run is begun again while somebody holds the root."""
+"""Number of times that a run starts again while another run holds the root."""
 AGAIN_S: Final = 40.0
 MEMORY: Final = next((each for each in ("/dev/shm",) if Path(each).is_dir()), None)
-"""Where files are kept that last for a night: on a disk, they take a twentieth of it."""
+"""Folder for files of one night: in memory they take a twentieth of the time on a
+disk."""
 TABLES: Final = 24
-"""In one night of so many tables are written too."""
+"""In one of this number of nights, tables are written too."""
 MANY: Final = 16
-"""In one of so many, few rows are asked about as millions are."""
+"""In one of this number of nights, a few rows are handled in the way of millions."""
 BINDS: Final = 10
-"""In one of so many, epochs that are over are bound."""
+"""In one of this number of nights, ended epochs are bound."""
 QUIET: Final = 3
-"""Runs at most until all is done."""
+"""At most this number of quiet runs, until all is done."""
 LONGEST_S: Final = 24 * 3600.0
-"""After which a run that should have ended never will."""
+"""After this time, a run that should have ended never will."""
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What came of a night."""
+    """The outcome of a night."""
 
     seed: int
     breaches: Sequence[Breach]
@@ -113,7 +114,7 @@ class Sim:
         self.left: list[tuple[str, str, str]] = []
         self.nights: dict[Node, Any] = {}
         self.asked = Counter[Node]()
-        """Processes that each run has had begun for its shards."""
+        """The number of processes that each run has started for its shards."""
 
     async def main(self) -> None:
         script = self.script
@@ -163,7 +164,7 @@ class Sim:
     def _fates(  # noqa: C901 - one line a fate
         self, node: Node, run: Run, process: Any, over: Any
     ) -> Generator[asyncio.TimerHandle]:
-        """What happens to a process from outside."""
+        """Schedule the events that hit a process from outside."""
 
         def at(when: float, do: Callable[[], object], text: str) -> asyncio.TimerHandle:
             def happen() -> None:
@@ -197,7 +198,7 @@ class Sim:
 
     def _stop(self, node: Node) -> None:
         if night := self.nights.get(node):
-            # As a signal would: in the process itself.
+            # Like a signal: in the process itself.
             self.loop.spawn(node, _call(lambda: night.engine.stop("asked to")))
 
     async def _process(self, node: Node, run: Run) -> None:
@@ -242,7 +243,7 @@ class Sim:
                 await _all_shards(night, len(night.shards))
             summary = night.summary()
             self.witness.note(f"{node} ends: {summary}")
-        # By now nothing is on its way that it has not heard of.
+        # All of its messages have arrived.
         self.witness.ended(node, night, summary)
         if run.quiet:
             self.left += [
@@ -259,11 +260,12 @@ class Sim:
         attempt: int,
         begun: Callable[[], None],
     ) -> None:
-        """Have a shard run by a process of its own, and hear what came of it, or not."""
+        """Run a shard in a separate process, and report its outcome, or not."""
         fates, asked = run.fates, self.asked
         fate = fates[asked[parent]] if asked[parent] < len(fates) else plan.WELL
         if attempt >= coordinator.TRIES:
-            # So many accidents of one shard are none: then it is said to be broken.
+            # The run gives up a shard as broken after this number of accidents, so
+            # there are no more.
             fate = plan.WELL
         asked[parent] += 1
         await asyncio.sleep(fate.begins_s)
@@ -297,7 +299,7 @@ class Sim:
     def _shard_fates(
         self, node: Node, parent: Node, run: Run, fate: Fate, end: Callable[..., None]
     ) -> Generator[tuple[float, Callable[[], object], str]]:
-        """What happens from outside to a process that runs a shard."""
+        """The events that hit a shard's process from outside."""
         now = self.loop.time()
 
         def killed() -> None:
@@ -390,7 +392,7 @@ async def _call(do: Callable[[], object]) -> None:
 
 
 async def _all_shards(night: Night, at_once: int) -> None:
-    """Every shard in turn, so many at a time, and what they left in doubt."""
+    """Run every shard, `at_once` at a time, then resolve the doubts that they left."""
     window = asyncio.Semaphore(max(1, at_once))
 
     async def one(number: int) -> None:
@@ -402,7 +404,7 @@ async def _all_shards(night: Night, at_once: int) -> None:
 
 
 def _quiet(script: Script, number: int, manifest: int) -> Run:
-    """A run that nothing stands in the way of."""
+    """A run without any obstacle."""
     lanes = [
         replace(
             lane,
@@ -418,7 +420,7 @@ def _quiet(script: Script, number: int, manifest: int) -> Run:
         name=f"quiet{number}-{manifest}",
         manifest=manifest,
         lanes=lanes,
-        # The dead may hold the root for as long as their clocks were ahead.
+        # A dead holder may hold the root for as long as its clock was ahead.
         take_over=True,
         quiet=True,
     )
@@ -460,9 +462,9 @@ def played(seed: int, script: Script | None = None) -> Told:
 
 @contextmanager
 def cheaply(folder: str, *, tables: bool, binds: bool) -> Generator[None]:
-    """What is not ours, or the same every time, is done once: decoding, mostly, and
-    the reading of a manifest. On some nights only, tables are written, or old epochs
-    bound: each is read as well without."""
+    """Run code that is not ours, or that always gives the same result, only once:
+    mostly the decoding of clips and the reading of a manifest. Tables are written, and
+    old epochs bound, on some nights only: each can be read without them too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(storage.media.stills, "look", _looked)
         patch.setattr(reader, "check", _remembered(reader.check, _plan_of))
@@ -472,7 +474,7 @@ def cheaply(folder: str, *, tables: bool, binds: bool) -> Generator[None]:
         patch.setattr(_urls, "urlparse", _parsed)
         patch.setattr(_urlparse, "urlparse", _parsed)
         patch.setattr(tempfile, "tempdir", folder)
-        # What is kept on a machine is kept for the night, and for all its processes.
+        # State on a machine lasts for the night, and is shared by all its processes.
         patch.setenv("HOME", folder)
         if not binds:
             patch.setattr(epoch_reader, "bind", _nothing)
@@ -489,7 +491,7 @@ def cheaply(folder: str, *, tables: bool, binds: bool) -> Generator[None]:
 
 @contextmanager
 def as_many(*, always: bool) -> Generator[None]:
-    """Few rows go the way that else only many go."""
+    """Handle few rows in the way that otherwise only many rows take."""
     with pytest.MonkeyPatch.context() as patch:
         if always:
             patch.setattr(job_keys, "FEW", 0)
@@ -518,7 +520,7 @@ def _plan_of(_: Path, uri: str, routes: Sequence[Any]) -> object:
 def _row_by_row(known: dict[object, Any]) -> Callable[..., list[Any]]:
     def orders(path: Path, uri: str, shard: Any, keep: Any) -> list[Any]:
         rows = shard.filter("first").select("row", "priority", "max_usd").iter_rows()
-        # A shard that runs elsewhere has rows of its own by the manifest's name.
+        # A shard that runs elsewhere has different rows under the manifest's name.
         whose = zlib.crc32(path.read_bytes())
         asked = [(uri, whose, *row) for row in rows]
         if not known.keys() >= {*asked}:
@@ -539,7 +541,7 @@ _look, _check, _orders = (
 
 
 async def _nothing(*_: object) -> None:
-    """In place of tables that nobody reads."""
+    """Stands in for tables that no test reads."""
 
 
 @lru_cache(maxsize=64)
@@ -548,7 +550,7 @@ def _looked(content: bytes, *, name: str, min_px: int) -> Any:
 
 
 def _checked(mp4: bytes, *, decode: bool = True) -> Any:
-    """Of two clips that differ in whose they are alone, one is decoded."""
+    """Decode only one of several clips that differ in their owner's number alone."""
     named = mp4[-NAMED:-32] == NAMED.to_bytes(4, "big") + b"free"
     found = _known(mp4[:-NAMED] if named else mp4, decode)
     if isinstance(found, BrokenClipError):
@@ -561,12 +563,13 @@ def _known(mp4: bytes, decode: bool) -> Any:  # noqa: FBT001
     try:
         return _check(mp4, decode=decode)
     except BrokenClipError as exc:
-        # A new one: this one's traceback would keep the whole night.
+        # A new error: the traceback of the old one would keep the whole night in
+        # memory.
         return BrokenClipError(str(exc), whole=exc.whole)
 
 
 def brief(seed: int) -> tuple[int, list[str], int, int]:
-    """What other processes are told: the seed, its breaches, sales and steps."""
+    """The result for other processes: the seed, its breaches, sales and steps."""
     try:
         told = played(seed)
     except Exception as exc:  # noqa: BLE001 - one seed's failure is told, the rest go on

@@ -1,4 +1,4 @@
-"""What a seed means: the manifest, the lanes, the runs, and all that goes wrong."""
+"""A seed's script: the manifest, the lanes, the runs, and all faults."""
 
 import math
 import os
@@ -63,7 +63,7 @@ ELSEWHERE: Final = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanePlan:
-    """A lane as its owner set it up, which may be more than its provider bears."""
+    """A lane as its owner set it up, possibly with more than its provider allows."""
 
     route: str
     slots: int
@@ -79,37 +79,39 @@ class LanePlan:
 
     @property
     def most(self) -> int:
-        """What it may have under way: its slots, and what it may queue."""
+        """The most jobs it may have under way: its slots, and the jobs it may queue."""
         if not catalogue_().route(self.route).queues:
             return self.slots
-        # As `Pace` reckons, for jobs as quick as any here; between two looks a quarter of
-        # their time apart, they are thought to have ended half-way.
+        # `Pace` reckons like this, for jobs as quick as the quickest here. Between two
+        # polls, a quarter of their time apart, jobs are assumed to have ended half-way.
         quickest_s = max(0.1, self.quickest_s) * (1 + 1 / 1.25) / 2
         share = 2.0 / min(10.0, quickest_s) + 0.05
         return self.slots + math.ceil(self.slots * min(1.0, share))
 
     @property
     def volley(self) -> int:
-        """Submits that may be on their way at once."""
+        """The number of submits that may be on their way at once."""
         return max(TRUST, math.ceil(self.most / TRUST))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fate:
-    """What becomes of one process that runs a shard for somebody else."""
+    """The fate of one process that runs a shard for another process."""
 
     begins_s: float = 0.0
-    """After it was asked for: who has the shard run is not who runs it."""
+    """Seconds from the request to the start: the process that requests a shard is not
+    the one that runs it."""
     killed_s: float | None = None
-    """After it began."""
+    """Seconds from its start to its kill."""
     paused_s: tuple[float, float] | None = None
-    """After it began, and for how long."""
+    """Seconds from its start to its pause, and the pause's length."""
     told_s: float | None = 1.0
-    """After its end whoever asked for it is told; never, if None."""
+    """Seconds from its end until its requester learns of it; never, if None."""
     given_up_s: float | None = None
-    """After it began whoever asked for it is told that it has failed, and it goes on."""
+    """Seconds from its start until its requester learns that it failed, while it still
+    runs."""
     heeds: bool = True
-    """Whether it is killed when nobody wants it any more."""
+    """Whether it is killed once it is no longer wanted."""
     ahead_s: float = 0.0
 
 
@@ -138,11 +140,12 @@ class Run:
     """When its clock jumps, and by how much."""
     quiet: bool = False
     elsewhere: int = 0
-    """So many of its shards are run at once in processes of their own, if any."""
+    """The number of its shards that run at once in separate processes; 0 for none."""
     fates: Sequence[Fate] = ()
-    """Of those processes, in the order in which they are asked for; then all is well."""
+    """The fates of those processes, in the order of their start; later ones are
+    well."""
     together: bool = False
-    """Whether they die with it."""
+    """Whether they die together with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +162,7 @@ class Script:
     deadline_s: float
     settle_s: float = 60.0
     rests_s: float = 130.0
-    """How long nothing runs before all is well again."""
+    """How long no run is active before all faults end."""
     clocks_agree: bool = True
     max_usd: Mapping[str, Decimal] = field(default_factory=dict)
     priority: Mapping[str, int] = field(default_factory=dict)
@@ -172,7 +175,8 @@ def catalogue_() -> catalogue.Catalogue:
 
 @cache
 def stills() -> Sequence[str]:
-    """A few small stills, the same on every night, where every process finds them."""
+    """A few small stills, the same on every night, at a place that every process
+    finds."""
     folder = Path(tempfile.gettempdir()) / "nightreel-simulation"
     folder.mkdir(exist_ok=True)
     every: list[str] = []
@@ -197,7 +201,8 @@ def drawn(seed: int) -> Script:
     length_s = _length_s(lanes, terms, count)
     manifests = _manifests(luck, jobs)
     runs = _runs(luck, lanes, len(manifests), length_s, count)
-    # With luck of its own: what else a seed means is as it was before there was this.
+    # Separate randomness: the rest of each seed's script stays as it was before this
+    # option.
     aside = Random(f"{seed} elsewhere")
     if aside.random() < ELSEWHERE:
         runs = [_elsewhere(aside, run, length_s, count) for run in runs]
@@ -222,8 +227,8 @@ def drawn(seed: int) -> Script:
 
 
 def _count(luck: Random) -> int:
-    """Of 20 to 200 jobs: few as a rule, since what goes wrong does so to any; many now
-    and then, which fill slots, minutes and budgets in another way."""
+    """The number of jobs, 20 to 200: usually few, since a fault can hit any job;
+    sometimes many, which fill slots, minutes and budgets in another way."""
     more = 60 if luck.random() < 0.05 else 4
     return min(200, 20 + int(luck.expovariate(1 / more)))
 
@@ -297,7 +302,7 @@ def _lane(luck: Random, route: str, terms: Mapping[str, Terms], count: int) -> L
 def _length_s(
     lanes: Sequence[LanePlan], terms: Mapping[str, Terms], count: int
 ) -> float:
-    """About how long all of it takes."""
+    """The approximate length of the whole night."""
     pace = sum(
         min(
             terms[lane.name].slots / terms[lane.name].latency_s,
@@ -309,7 +314,7 @@ def _length_s(
 
 
 def _manifests(luck: Random, jobs: Sequence[Job]) -> list[list[Job]]:
-    """One, with rows that are alike; or two that overlap."""
+    """One manifest with some duplicate rows, or two that overlap."""
     first = [*jobs]
     first += luck.sample(first, luck.randint(0, 3))
     if luck.random() < 0.6:
@@ -340,7 +345,7 @@ def _runs(
             finish_in_s=luck.choice([None, None, length_s * (0.3 + luck.random())]),
             shard_rows=luck.choice([7, 30, 500]),
         )
-        luck.random()  # nothing by now: the seeds that tests name keep their nights
+        luck.random()  # unused: it keeps the nights of the seeds that tests name
         over = begins + length_s * (0.2 + luck.random()) * (luck.random() > 0.1)
         match luck.choice(["kill", "kill", "pause", "stop", "cancel", "end", "end"]):
             case "kill":
@@ -366,7 +371,7 @@ def _runs(
 
 
 def _elsewhere(luck: Random, run: Run, length_s: float, count: int) -> Run:
-    """The same run, as a rule with its shards run by other processes."""
+    """The same run, usually with its shards in other processes."""
     if luck.random() < 0.2:
         return run
     skewed = run.ahead_s != 0 or run.jump is not None
@@ -434,7 +439,7 @@ def _weather(luck: Random, runs: Sequence[Run], length_s: float) -> Weather:
 
 
 def written(folder: Path, script: Script) -> list[str]:
-    """The manifests as files; their addresses."""
+    """Write the manifests to files; returns their URIs."""
     every: list[str] = []
     for n, jobs in enumerate(script.manifests):
         rows: list[dict[str, Any]] = [

@@ -1,5 +1,5 @@
-"""Providers without a network: the emulator's own dialects, asked in memory, and every
-sale of theirs witnessed."""
+"""Providers without a network: the emulator's own dialects, called in memory, with a
+witness for every sale."""
 
 import io
 import struct
@@ -33,15 +33,15 @@ from tests.simulation.loop import Node, VirtualLoop
 HOST: Final = "http://emulator"
 
 KEPT_S: Final = 30 * 24 * 3600.0
-"""For longer than any night: what nobody fetched in time is nobody's fault here."""
+"""Longer than any night: no clip expires."""
 
 ASKER: ContextVar[tuple[Node | None, float]] = ContextVar("ASKER", default=(None, 0.0))
-"""Whose request is being answered, and when it was sent."""
+"""The node whose request is being answered, and when it was sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """How one provider is on a night."""
+    """The properties of one provider on a night."""
 
     latency_s: float
     slots: int
@@ -56,11 +56,12 @@ class Terms:
     refused: float = 0.0
     """The share of requests that never connect."""
     cut: float = 0.0
-    """Whose connection breaks, before or after it was read."""
+    """The share of requests whose connection breaks, before or after they were read."""
     silent: float = 0.0
-    """That nobody answers in time, though it may have been read."""
+    """The share of requests that get no answer in time, though they may have been
+    read."""
     slow: float = 0.0
-    """That are answered late, but in time."""
+    """The share of requests that are answered late, but in time."""
 
 
 WELL: Final = Terms(latency_s=0.0, slots=0, submits_per_minute=None)
@@ -68,7 +69,7 @@ WELL: Final = Terms(latency_s=0.0, slots=0, submits_per_minute=None)
 
 @dataclass(slots=True)
 class Luck:
-    """The emulator's faults, drawn from a night's own seed; none once it is quiet."""
+    """The emulator's faults, drawn from a night's own seed; none in a quiet run."""
 
     random: Random
     chances: Mapping[Fault, float]
@@ -106,7 +107,7 @@ class Sale:
 
 
 class Books(State):
-    """One provider's world; every sale is witnessed."""
+    """One provider's world; every sale has a witness."""
 
     def __init__(self, provider: "Provider", rules: Rules, luck: Luck) -> None:
         super().__init__(rules, luck, provider.loop.time)  # type: ignore[arg-type]
@@ -131,7 +132,7 @@ class Books(State):
 
 
 class Provider:
-    """One provider: its desk, and the wire that leads there."""
+    """One provider: its desk, and the wire to it."""
 
     def __init__(
         self, loop: VirtualLoop, name: str, terms: Terms, luck: Random
@@ -143,7 +144,7 @@ class Provider:
         self.sales: list[Sale] = []
         self.told: list[Any] = []
         self.under_way: Counter[Node] = Counter()
-        """Submits that each node waits for an answer to."""
+        """Submits of each node that have no answer yet."""
         self.asked: list[Any] = []
         self.luck = Luck(Random(luck.random()), terms.chances)
         dialect = next(each for each in DIALECTS if each.name == name)
@@ -170,7 +171,7 @@ class Provider:
         self._asked_for: dict[tuple[str, str], Any] = {}
 
     def calm(self) -> None:
-        """Nothing goes wrong from now on."""
+        """End all faults from now on."""
         self.luck.chances = {}
         self.terms = replace(
             self.terms,
@@ -187,7 +188,7 @@ class Provider:
 
     @contextmanager
     def counted(self, node: Node) -> Generator[None]:
-        """A submit is under way."""
+        """Count a submit while it is under way."""
         self.under_way[node] += 1
         for tell in self.asked:
             tell(node, self.name, self.under_way[node])
@@ -204,7 +205,7 @@ class Provider:
             tell(sale)
 
     def answer(self, request: httpx.Request, body: bytes, path: str) -> Response:
-        """What the desk says; nothing in it waits."""
+        """The desk's answer, without any wait."""
         page, _, found = self._page(request.method, path)
         if page is None:
             return Response(status_code=404)
@@ -216,7 +217,7 @@ class Provider:
         raise RuntimeError(f"{request.method} {path} waits for something")
 
     def _page(self, method: str, path: str) -> tuple[Any, str, dict[str, str]]:
-        """The page that is asked for, its kind, and what the path says."""
+        """The page for the path, its kind, and the path's parameters."""
         if (known := self._asked_for.get((method, path))) is None:
             known = self._asked_for[method, path] = next(
                 (
@@ -230,7 +231,7 @@ class Provider:
 
 
 def _pages(desk: Endpoint) -> list[Any]:
-    """Methods, path, page and kind of every page of a desk."""
+    """Method, path, page and kind of every page of a desk."""
     kinds: list[str] = []
     named = desk.route
 
@@ -284,7 +285,7 @@ def prices() -> Any:
 
 @cache
 def clip() -> bytes:
-    """A real MP4, as small as can be."""
+    """A real MP4, as small as possible."""
     out = io.BytesIO()
     with av.open(out, "w", format="mp4") as file:
         stream = file.add_stream("libx264", rate=16)
@@ -300,7 +301,7 @@ NAMED: Final = 8 + 32
 
 
 def signed_clip(remote_id: str) -> bytes:
-    """The same clip for every prediction, but for a box that says whose it is."""
+    """The same clip for every prediction, except a box with its owner's number."""
     name = remote_id.encode().ljust(32)[:32]
     return clip() + struct.pack(">I4s", NAMED, b"free") + name
 

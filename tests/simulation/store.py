@@ -1,5 +1,5 @@
-"""A store in memory, as far away as a real one: it takes its time, goes away, loses its
-answers, and does what a dead client asked of it."""
+"""A store in memory that behaves like a remote one: it is slow, has outages, loses
+answers, and completes requests of dead clients."""
 
 import asyncio
 import zlib
@@ -18,18 +18,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weather:
-    """How a store is on a night: shares of requests, and when it is away."""
+    """The faults of a store on a night: shares of requests, and its outages."""
 
     lost_asks: float = 0.0
-    """Never reach it."""
+    """The share of requests that never reach it."""
     lost_answers: float = 0.0
-    """Done, and nobody is told."""
+    """The share of requests that it carries out, but whose answers are lost."""
     late: float = 0.0
-    """Land long after whoever asked has given up."""
+    """The share of requests that it carries out long after the client has given up."""
     away: Sequence[tuple[float, float]] = ()
-    """From and to, in seconds of the night."""
+    """Start and end of each outage, in seconds of the night."""
     away_for: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
-    """The same, for one node."""
+    """Outages for one node only."""
 
     def is_away(self, node: str, now: float) -> bool:
         spans = (*self.away, *self.away_for.get(node, ()))
@@ -41,7 +41,7 @@ CALM = Weather()
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A change, when it was made."""
+    """A change, with its time."""
 
     at: float
     node: Node | None
@@ -50,7 +50,7 @@ class Write:
 
 
 class Store:
-    """What is kept, whoever asks."""
+    """The content of the store, for all nodes."""
 
     def __init__(self, loop: VirtualLoop, luck: Random) -> None:
         self.loop = loop
@@ -58,7 +58,7 @@ class Store:
         self.weather = CALM
         self.blobs: dict[str, tuple[bytes, float]] = {}
         self.written: list[Callable[[Write], None]] = []
-        """Who is told of every write as it lands."""
+        """Callbacks for every write as it lands."""
 
     def put(self, node: Node | None, key: str, data: bytes, *, create: bool) -> None:
         if create and key in self.blobs:
@@ -99,7 +99,7 @@ class Found:
 
 
 class Door:
-    """The store as one node's client has it, with the methods that obstore's have."""
+    """The store as one node's client sees it, with the methods of obstore's stores."""
 
     def __init__(self, store: Store, node: Node) -> None:
         self._store = store
@@ -166,7 +166,8 @@ class Door:
         return await self._asked(found)
 
     async def _asked(self, do: Callable[[], T]) -> T:
-        """Have the store do something, and be told of it, or not."""
+        """Let the store carry out a request, and await its answer, which may be
+        lost."""
         store, loop, luck = self._store, self._store.loop, self._store.luck
         weather, told = store.weather, loop.create_future()
         there, back = 0.002 + 0.02 * luck.random(), 0.002 + 0.02 * luck.random()
@@ -200,7 +201,7 @@ class Door:
 def _done(
     do: Callable[[], T], told: asyncio.Future[T] | None
 ) -> tuple[Callable[..., None], Any, Any]:
-    """Do it, and what is to be said of it."""
+    """Carry out the request; returns the call that delivers its result."""
     try:
         return _say, told, do()
     except OSError as exc:

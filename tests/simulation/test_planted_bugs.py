@@ -1,6 +1,6 @@
-"""Bugs put in on purpose, one for each law: some night finds each, and names the law.
+"""Bugs planted on purpose, one for each law: some night finds each, and names the law.
 
-A simulator that finds nothing is worth nothing until it has found what is there.
+A simulator that finds nothing is worth nothing until it has found a known bug.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ SEEDS = range(40)
 
 @dataclass(frozen=True)
 class Bug:
-    """A mistake that somebody could make, and the laws that it breaks."""
+    """A plausible mistake, and the laws that it breaks."""
 
     laws: set[str]
     plant: Callable[[pytest.MonkeyPatch], None]
@@ -105,7 +105,7 @@ def the_purse_always_has_the_money(patch):
 @breaks("risk")
 def any_sum_is_risked(patch):
     affords = Purse.affords
-    # Of the purses, only those for risks begin with nothing spent and a small sum.
+    # Only purses for risks start with nothing spent and a small sum.
     patch.setattr(
         Purse,
         "affords",
@@ -129,7 +129,7 @@ def all_slots_are_filled_in_one_volley(patch):
 
 
 def slow(script):
-    """Few submits a minute are allowed."""
+    """Allow few submits a minute."""
     lanes = [replace(lane, submits_per_minute=4) for lane in script.lanes]
     runs = [replace(run, lanes=lanes) for run in script.runs]
     return replace(script, lanes=lanes, runs=runs)
@@ -158,7 +158,7 @@ def a_slot_is_given_back_too_early(patch):
 
 
 def at_once(script):
-    """All runs begin at the same moment, and leave each other alone."""
+    """Start all runs at the same moment, without any takeover."""
     runs = [
         replace(
             run, begins_s=0.0, killed_at=None, take_over=False, ahead_s=0, jump=None
@@ -223,14 +223,14 @@ def published_is_recorded_before_the_sidecar_is_there(patch):
 
 
 def at_once_asked(script):
-    """Doubts are asked about at once, and what was just accepted is not yet listed."""
+    """Ask about doubts at once, while recent submits are not listed yet."""
     terms = {name: replace(each, lag_s=15.0) for name, each in script.terms.items()}
     return replace(script, settle_s=0.0, terms=terms)
 
 
 @breaks("free", "paid-once", script=at_once_asked)
 def a_doubt_is_settled_by_an_empty_listing_at_once(patch):
-    """The script is the bug."""
+    """The bug is in the script."""
 
 
 @breaks("ticket")
@@ -281,7 +281,7 @@ def a_job_rests_and_nobody_says_why(patch):
 
 
 def sharded(script):
-    """All have their shards run elsewhere, by processes that live."""
+    """All runs give their shards to other processes, which live."""
     runs = [
         replace(run, elsewhere=3, shard_rows=5, fates=(), budget_usd=few_usd(run))
         for run in script.runs
@@ -298,8 +298,8 @@ def lane_price(lane):
 
 
 def given_up(script):
-    """Each shard's first process goes on when another has been begun in its place: it was
-    said to have failed, and was not heard for a while."""
+    """Each shard's first process continues after another has started in its place: it
+    was reported as failed, and was silent for a while."""
     given_up = [Fate(given_up_s=2.0, paused_s=(2.0, 20.0), heeds=False)] * 4
     runs = [
         replace(run, elsewhere=2, shard_rows=20, fates=given_up) for run in script.runs
@@ -334,7 +334,7 @@ def a_shards_older_writer_is_not_shut_out(patch):
 
 
 def never_heard(script):
-    """Each shard's first process dies before its first word, and nobody says so."""
+    """Each shard's first process dies before its first message, without a report."""
     dies = [Fate(killed_s=0.0, told_s=None)] * 2
     runs = [replace(run, elsewhere=2, shard_rows=20, fates=dies) for run in script.runs]
     return replace(script, runs=runs)

@@ -1,6 +1,6 @@
-"""Hundreds of nights that nobody thought of: no law is broken in any of them.
+"""No law is broken in hundreds of random nights.
 
-`python -m tests.simulation --seed N --verbose` tells one in full.
+`python -m tests.simulation --seed N --verbose` prints one in full.
 """
 
 import gc
@@ -18,8 +18,8 @@ NIGHTS, AT_ONCE = 500, 10
 
 @pytest.fixture(autouse=True, scope="module")
 def _only_nights_are_garbage():
-    """What was there before is not looked through after each night: a fifth of its CPU.
-    Each night freezes what is left of it."""
+    """Exclude older objects from the scan after each night, which takes a fifth of its
+    CPU. Each night freezes its own leftovers."""
     gc.freeze()
     yield
     gc.unfreeze()

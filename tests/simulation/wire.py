@@ -1,4 +1,5 @@
-"""The wire: how a node's requests reach providers, or do not, and what it hears of that."""
+"""The wire: carries a node's requests to providers, or loses them, and returns
+answers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -22,7 +23,7 @@ DAY_S: Final = 24 * 3600
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Asked:
-    """A request on its way, and who waits for its answer."""
+    """A request on its way, and the future of its answer."""
 
     node: Node
     provider: Provider
@@ -33,7 +34,7 @@ class Asked:
     sent_at: float
 
     def answered(self) -> Response:
-        """What the provider says, and does."""
+        """Let the provider handle the request; returns its answer."""
         ASKER.set((self.node, self.sent_at))
         return self.provider.answer(self.request, self.body, self.path)
 
@@ -47,7 +48,7 @@ class Asked:
 
 
 class Broken(httpx.AsyncByteStream):
-    """A body that breaks off."""
+    """A body that breaks off half-way."""
 
     def __init__(self, half: bytes) -> None:
         self._half = half
@@ -58,7 +59,7 @@ class Broken(httpx.AsyncByteStream):
 
 
 class Wire(httpx.AsyncBaseTransport):
-    """A node's way to every provider."""
+    """A node's transport to every provider."""
 
     def __init__(
         self, loop: VirtualLoop, node: Node, to: Mapping[str, Provider]
@@ -80,7 +81,7 @@ class Wire(httpx.AsyncBaseTransport):
             return await told
 
     def _send(self, asked: Asked) -> None:
-        """Have it arrive or not, and be answered or not, as the seed will have it."""
+        """Deliver the request and its answer, or lose them, as drawn from the seed."""
         later, luck = self._loop.later, asked.provider.random
         terms, chance = asked.provider.terms, luck.random()
         there, back = 0.01 + 0.05 * luck.random(), 0.01 + 0.05 * luck.random()
@@ -113,13 +114,13 @@ class Wire(httpx.AsyncBaseTransport):
         headers = [*answer.raw_headers, (b"date", date)]
         response = httpx.Response(answer.status_code, headers=headers, stream=stream)
         if not isinstance(answer, HalfAnswer):
-            # As if it had been read: what is there whole need not be put together.
+            # Mark it as read: a complete body need not be assembled.
             response._content = content  # noqa: SLF001 - httpx offers no other way
         self._loop.later(back, asked.tell, response)
 
 
 def _date(at_s: int) -> str:
-    """As `formatdate` has it, which takes longer over it than a provider's whole answer."""
+    """Like `formatdate`, which takes longer than a provider's whole answer."""
     minutes, seconds = divmod(at_s % DAY_S, 60)
     return f"{_day(at_s // DAY_S)}{minutes // 60:02}:{minutes % 60:02}:{seconds:02} GMT"
 
@@ -130,7 +131,7 @@ def _day(number: int) -> str:
 
 
 def clients(loop: VirtualLoop, node: Node, to: Mapping[str, Provider]) -> Clients:
-    """A node's clients, whose requests go by the wire."""
+    """A node's clients, whose requests go over the wire."""
     wire = Wire(loop, node, to)
     client = httpx.AsyncClient(transport=wire, trust_env=False, timeout=TIMEOUT_S)
     return Clients(cycle([client]), client, wire, httpx.Timeout(TIMEOUT_S).as_dict())
