@@ -1,4 +1,4 @@
-"""Playing recorded answers into adapters, the way the exchange does."""
+"""Plays recorded answers into adapters, as the exchange does."""
 
 import json
 from collections.abc import Callable
@@ -26,9 +26,9 @@ def recorded(provider: str, name: str) -> httpx.Response:
 
 
 def play(provider: Any, exchange: Any, *answers: httpx.Response) -> Any:
-    """Answer an exchange; what it asked, and what it made of the answers.
+    """Answer an exchange; returns its requests, and its result.
 
-    Raises whatever the adapter judges an answer to mean.
+    Raises the error that the adapter reads from an answer.
     """
     asked: list[httpx.Request] = []
     try:
@@ -65,7 +65,7 @@ def _play() -> Callable[..., Any]:
 
 @pytest.fixture
 def echoing() -> Callable[[Any, str], Any]:
-    """A body that repeats the key in everything it says."""
+    """Puts the key into every text of a body."""
 
     def echo(body: Any, key: str) -> Any:
         match body:

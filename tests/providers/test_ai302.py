@@ -1,4 +1,4 @@
-"""What 302.AI is asked at its two doors, and what its answers mean."""
+"""Requests to 302.AI's two APIs, and the meaning of their answers."""
 
 import json
 from decimal import Decimal

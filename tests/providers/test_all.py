@@ -1,4 +1,4 @@
-"""What holds for every provider."""
+"""Rules that hold for every provider."""
 
 import email
 import email.policy
@@ -19,12 +19,12 @@ from tasks.providers.protocol import UnreadableError
 KEY = "key-id:all-secret-that-is-long-enough-5160"
 JOB = Job(image="https://i/1.jpg", prompt="pan")
 URLS = {"status": "https://queue.fal.run/r/1/status"}
-# How those say it who do so where fal says COMPLETED.
+# The final status of a failed job, where it is not fal's COMPLETED.
 ENDED_BADLY = {"302ai": "failed", "replicate": "failed", "runway": "FAILED"}
 ENDED_BADLY |= dict.fromkeys(OWN_GPUS, "failed")
 WORKFLOW = str(Path(__file__).parents[2] / "examples/comfyui/wan-2.2-i2v-4-steps.json")
 STILL = "data:image/jpeg;base64,/9j/"
-# What a provider writes of a failed fetch: our still's signed link, and our key.
+# A provider's message about a failed fetch: with our still's signed link, and our key.
 TALKATIVE = f"cannot fetch https:\\/\\/i\\/1.jpg?X-Amz-Signature=77&a=b with {KEY}"
 
 
@@ -53,20 +53,20 @@ def test_an_adapter_does_not_show_its_key(provider):
 
 
 def proves(authorization):
-    """Whether it shows the key, or a token that only its owner can have made."""
+    """Whether it contains the key, or a token that only the key's owner can make."""
     shown = authorization.rpartition(" ")[2]
     access, _, secret = KEY.partition(":")
     return shown == KEY or jwt.decode(shown, secret, ["HS256"])["iss"] == access
 
 
 def submitted(provider, job=JOB, seed=1):
-    """The request that costs; a GPU of one's own is sent the still itself."""
+    """The request that costs; an engine on our own GPUs gets the still itself."""
     image = STILL if provider.name in OWN_GPUS else "https://i/1.jpg"
     return next(provider.submit(job, image, seed, "ref-1"))
 
 
 def fields(request):
-    """What a request's body says, by where it says it."""
+    """The fields of a request's body, by name."""
     kind = request.headers["content-type"]
     if kind.startswith("multipart/form-data"):
         whole = f"content-type: {kind}\r\n\r\n".encode() + request.content
@@ -140,7 +140,7 @@ def test_a_prompt_in_any_script_goes_out_whole(provider):
     ],
 )
 def test_retry_after_is_heeded_when_it_is_seconds(provider, answer, told, seconds):
-    # Where HTTP does not say it, the codes of Kling and 302.AI do.
+    # The codes of Kling and 302.AI mean throttling where HTTP does not.
     body = {"code": 1302, "message": "slow", "msg": "slow", "detail": "slow"}
     body |= {"error": {"err_code": -10012, "message": "slow"}}
     headers = {} if told is None else {"retry-after": told}
@@ -154,14 +154,14 @@ def test_retry_after_is_heeded_when_it_is_seconds(provider, answer, told, second
 
 
 def failed(provider, why):
-    """A poll's answer that a job failed, and why, in whichever words these are."""
+    """A poll's answer for a failed job, with the reason in every provider's field."""
     data = {"status": "failed", "error": why}
     data |= {"task_status": "failed", "task_status_msg": why}
     runner = {"error": why, "error_type": "runner_server_error"}
     runner |= {"execution_error": {"exception_message": why}}
     ended = ENDED_BADLY.get(provider.name, "COMPLETED")
     body = {"data": data, "status": ended, "failure": why} | runner
-    # Whatever is not ASCII is escaped: half an emoji can be said in no other way.
+    # All non-ASCII text is escaped: half an emoji has no other form.
     return httpx.Response(200, content=json.dumps(body).encode())
 
 

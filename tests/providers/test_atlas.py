@@ -1,4 +1,4 @@
-"""What Atlas Cloud is asked, and what its answers mean."""
+"""Requests to Atlas Cloud, and the meaning of its answers."""
 
 import json
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""What fal is asked, and what its answers mean."""
+"""Requests to fal, and the meaning of its answers."""
 
 import json
 from dataclasses import replace
@@ -287,7 +287,7 @@ OWN_FAULTS = [
 
 @pytest.mark.parametrize("failure", OWN_FAULTS)
 def test_a_5xx_is_a_failure_only_if_it_is_told_twice(play, recorded, answer, failure):
-    """Else a hiccup of one question would have the clip bought again."""
+    """Otherwise one passing fault would buy the clip again."""
     completed = recorded("fal", "completed")
     answers = completed, answer(*failure), recorded("fal", "completed")
 
@@ -546,7 +546,7 @@ SECONDS = {"unit": "seconds", "unit_price": 0.098, "currency": "USD"}
 
 
 def checked(play, answer, price, **endpoints):
-    """What a check of a route of these endpoints makes of a price for each of them."""
+    """The check's result for a route with these endpoints, with this price for each."""
     prices = dict.fromkeys([(size, 5) for size in endpoints], Decimal(1))
     route = Route(name="fal/x", endpoints=endpoints, prices_usd=prices, fps=24)
     provider = Fal(route, KEY)

@@ -1,4 +1,4 @@
-"""What Kling is asked, and what its answers mean."""
+"""Requests to Kling, and the meaning of its answers."""
 
 import base64
 import json
@@ -47,7 +47,7 @@ CLIPS = "https://api-singapore.klingai.com/v1/videos/image2video"
 
 
 class Clock:
-    """A clock that moves when it is told to."""
+    """A clock that a test sets."""
 
     now = NOW
 
@@ -354,7 +354,8 @@ def test_a_task_that_another_submit_made_is_not_found_twice(play, recorded):
 
 
 def test_a_name_that_is_taken_leaves_a_doubt_and_no_refusal(play, recorded):
-    """Something may have sent it twice: then the first was accepted, and is charged."""
+    """The submit may have been sent twice: then the first was accepted, and is
+    charged."""
     exchange = PROVIDER.submit(JOB, IMAGE, 42, "ref-1")
 
     with pytest.raises(InDoubtError, match="external_task_id is duplicated"):

@@ -1,4 +1,4 @@
-"""What engines on GPUs of one's own are asked, and what their answers mean."""
+"""Requests to engines on our own GPUs, and the meaning of their answers."""
 
 import json
 from dataclasses import replace
@@ -340,7 +340,7 @@ def test_a_lost_answers_job_is_found_by_our_own_name_for_it(
 ):
     provider = engine(name)
     mark = provider.mark(JOB, STILL, 1, "ref-1")
-    # Of vLLM-Omni's only the prompt and the size are known: it may be another row's.
+    # vLLM-Omni lists only the prompt and the size, so a match may be another row's job.
     wide = provider.mark(Job(image="i", prompt=JOB.prompt), STILL, 1, "ref-1")
     mark = wide if name == "vllm-omni" else mark
     doubt = Doubt(mark=mark, submitted_at=SUBMITTED_AT, known=frozenset())

@@ -189,7 +189,8 @@ def test_prices_are_asked_for_each_clip_of_a_route(play, answer, name):
 
 
 def test_submit_is_built_by_its_sender():
-    """A route that cannot be asked is told in the exchange, where the sender sees it."""
+    """A route that cannot be requested fails in the exchange, where the sender sees
+    it."""
     route = Route(name="atlas/x", endpoints={}, prices_usd={}, fps=16)
 
     exchange = PROVIDERS["atlas"](route, KEY).submit(JOB, "https://i/1.jpg", 1, "r")

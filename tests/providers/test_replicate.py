@@ -1,4 +1,4 @@
-"""What Replicate is asked, and what its answers mean."""
+"""Requests to Replicate, and the meaning of its answers."""
 
 import json
 from datetime import UTC, datetime
@@ -207,7 +207,7 @@ def test_answer_that_names_a_prediction_is_accepted(play, answer, status):
 
 
 def listed(remote, asked=INPUT, at="2026-11-22T10:00:01.5Z", **other):
-    """A prediction as the listing has it."""
+    """A prediction in the listing's form."""
     return {"id": remote, "model": FAST, "input": asked, "created_at": at, **other}
 
 
@@ -287,7 +287,7 @@ def test_what_is_on_record_as_anothers_is_not_this_one(play, answer):
         [listed("a", {}, data_removed=True)],
         [listed("a", None)],
         [listed("a", {}, model="")],
-        # As it would be if Replicate kept the still under a link of its own.
+        # Replicate might store the still under another link.
         [listed("a", INPUT | {"image": "https://replicate.delivery/1.jpg"})],
     ],
 )

@@ -1,4 +1,4 @@
-"""What Runway is asked, and what its answers mean."""
+"""Requests to Runway, and the meaning of its answers."""
 
 import json
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""What WaveSpeed is asked, and what its answers mean."""
+"""Requests to WaveSpeed, and the meaning of its answers."""
 
 import json
 from decimal import Decimal

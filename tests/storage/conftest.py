@@ -1,4 +1,4 @@
-"""Every store that the laws must hold on: memory, a folder, S3, GCS and Azure."""
+"""Every store on which the laws must hold: memory, a folder, S3, GCS and Azure."""
 
 import secrets
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from tests.storage.servers import Cloud
         "memory",
         "file",
         "s3",
-        # What holds on S3 holds here too; these two take their time.
+        # S3 covers these two remote stores as well; their tests are slow.
         pytest.param("gs", marks=pytest.mark.slow),
         pytest.param("az", marks=pytest.mark.slow),
     ]

@@ -1,4 +1,4 @@
-"""What the tests of the ledger put on record."""
+"""Events and tickets that the ledger's tests record."""
 
 from decimal import Decimal
 from hashlib import sha256
@@ -26,7 +26,7 @@ FACTS = Facts(
 
 
 def job(name: object) -> str:
-    """A job's id, for one that is easier to talk about by a name."""
+    """The job id that stands for a short name."""
     return sha256(str(name).encode()).hexdigest()[:32]
 
 

@@ -1,4 +1,4 @@
-"""Relays for HTTP in front of a real store, each able to do what networks do to us."""
+"""HTTP relays in front of a real store, each of which can produce network faults."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,8 @@ DENIED = (
 
 @cache
 def _loop() -> asyncio.AbstractEventLoop:
-    """A loop in a thread of its own: a test that blocks does not block the network."""
+    """An event loop in a separate thread: a test that blocks does not block the
+    network."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True, name="relays").start()
     return loop
@@ -41,13 +42,13 @@ class Relay:
         self._serving: set[asyncio.Task[Any] | None] = set()
 
     def start(self) -> int:
-        """Listen, on the same port as before if there was one."""
+        """Listen, on the earlier port if there was one."""
         self._server = _there(self._listen())
         self.port = self._server.sockets[0].getsockname()[1]
         return self.port
 
     def stop(self) -> None:
-        """Refuse connections, as a server does that is not running."""
+        """Refuse connections, like a server that is not running."""
         if self._server is not None:
             _loop().call_soon_threadsafe(self._server.close)
             _there(self._server.wait_closed())
@@ -59,8 +60,8 @@ class Relay:
     async def _serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        # Once a client has hung up nothing else refers to whoever still serves it, and
-        # what nothing refers to may be collected in the middle of its work.
+        # Once a client has hung up, only this set refers to the task that still serves
+        # it, and an unreferenced task may be collected in the middle of its work.
         self._serving.add(task := asyncio.current_task())
         try:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
@@ -73,7 +74,7 @@ class Relay:
             self._serving.discard(task)
 
     async def answer(self, request: bytes) -> bytes:
-        """The real store's answer."""
+        """Fetch the real store's answer."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.upstream)
         try:
             writer.write(_closing(request))
@@ -96,30 +97,31 @@ def _closing(request: bytes) -> bytes:
 
 @dataclass
 class Fault:
-    """What happens to the requests that come after it was set."""
+    """The faults of the requests that follow."""
 
     refuse: int = 0
-    """So many are answered 503, and never reach the store."""
+    """This number of requests is answered 503, and never reaches the store."""
     lose_answers: int = 0
-    """So many reach it, but the connection breaks before the answer."""
+    """This number of requests reaches the store, but the connection breaks before the
+    answer."""
     cut: int = 0
-    """So many answers break off half-way."""
+    """This number of answers breaks off half-way."""
     flip: int = 0
-    """So many bodies have one bit flipped on their way to the store."""
+    """This number of bodies has one bit flipped on the way to the store."""
     deny: bool = False
-    """All are answered 403, from now on."""
+    """All requests are answered 403."""
     slow_s: float = 0.0
-    """All are answered so much later."""
+    """All answers are delayed by this time."""
     busy_share: float = 0.0
     lost_share: float = 0.0
-    """By chance, but by the same chance every time."""
+    """Shares of requests, drawn with a fixed seed."""
     dice: random.Random = field(default_factory=lambda: random.Random(7))
     seen: list[bytes] = field(default_factory=list)
     """The first line of each request."""
 
 
 class FaultyProxy(Relay):
-    """A relay in front of a store that does to it whatever a test asks for."""
+    """A relay in front of a store that produces the faults that a test sets."""
 
     def __init__(self, upstream: int):
         super().__init__(upstream)
@@ -157,7 +159,7 @@ class FaultyProxy(Relay):
 
 
 def as_gcs(request: bytes) -> bytes:
-    """A request of GCS's XML API as the S3 server has it, whose API it resembles."""
+    """Translate a request of GCS's XML API for the S3 server, whose API is similar."""
     head, blank, body = request.partition(b"\r\n\r\n")
     lines = [
         b"If-None-Match: *" if line.lower().startswith(b"x-goog-if-gen") else line

@@ -1,4 +1,4 @@
-"""Stores on loopback: what runs them, and what makes our clients go there."""
+"""Stores on loopback: starts them, and sends our clients there."""
 
 import base64
 import hashlib
@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 PREFIX = Path(sys.prefix)
 
-# The emulator's one account, whose name and key everybody knows.
+# The emulator's only account; its name and key are public.
 AZURE_ACCOUNT = "devstoreaccount1"
 AZURE_KEY = (
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq"
@@ -41,7 +41,7 @@ def free_port() -> int:
 
 @contextmanager
 def serving(command: list[str | Path], port: int, **env: str) -> Iterator[int]:
-    """A server in a process of its own, from when it listens."""
+    """Run a server in a separate process, and wait until it listens."""
     server = subprocess.Popen(
         command,
         env=os.environ | env,
@@ -99,11 +99,11 @@ def azure_server() -> Iterator[int]:
 
 
 def environ(port: int) -> dict[str, str]:
-    """Makes every client that is opened from now on go to this port."""
+    """The environment that sends every new client to this port."""
     url = f"http://127.0.0.1:{port}"
     return {
         "AWS_ENDPOINT_URL": url,
-        # The only pair whose signed links the S3 server takes.
+        # The S3 server accepts signed links of this key pair only.
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_REGION": "us-east-1",
@@ -114,9 +114,11 @@ def environ(port: int) -> dict[str, str]:
 
 
 def service_account(url: str, *, asks: bool = False) -> str:
-    """A service account's JSON, of a GCS that does or does not ask who we are.
+    """A service account's JSON for a GCS that does or does not authenticate its
+    clients.
 
-    One that does not cannot have links signed; one that does asks beyond loopback.
+    One that does not cannot have links signed; one that does contacts hosts beyond
+    loopback.
     """
     return json.dumps(
         {
@@ -141,13 +143,13 @@ def _private_key() -> str:
 
 @dataclass(frozen=True)
 class Cloud:
-    """A real store: where its server listens, and a new bucket in it."""
+    """A real store: the port of its server, and a new bucket in it."""
 
     scheme: str
     port: int
 
     def root(self) -> str:
-        """A root in a bucket that is new: clients are kept by bucket in some places."""
+        """A root in a new bucket: some code caches clients by bucket."""
         bucket = f"bucket-{secrets.token_hex(6)}"
         if self.scheme == "az":
             _make_container(self.port, bucket)
@@ -165,7 +167,7 @@ def _make_container(port: int, name: str) -> None:
     path = f"/{AZURE_ACCOUNT}/{name}"
     headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2023-11-03"}
     told = "".join(f"{name}:{value}\n" for name, value in sorted(headers.items()))
-    # Twelve headers that are not sent, then ours, then what is asked for.
+    # Twelve headers that are not sent, then our headers, then the resource.
     text = "PUT" + "\n" * 12 + f"{told}/{AZURE_ACCOUNT}{path}\nrestype:container"
     key = base64.b64decode(AZURE_KEY)
     digest = hmac.new(key, text.encode(), hashlib.sha256).digest()

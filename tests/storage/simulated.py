@@ -1,4 +1,4 @@
-"""A store and a clock that a test can meddle with."""
+"""A store and a clock that a test can manipulate."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Hurried(asyncio.SelectorEventLoop):
-    """A loop whose time passes at once when there is nothing else to do."""
+    """A loop that skips waiting time when it has nothing else to do."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Hurried(asyncio.SelectorEventLoop):
         return super().time() + self._ahead_s
 
     def _select(self, timeout: float | None = None) -> list[Any]:
-        # Threads are given their own real moment.
+        # Threads get a real moment.
         ready = self._look(timeout if timeout is None else min(timeout, 0.001))
         if not ready and timeout:
             self._ahead_s += timeout
@@ -33,7 +33,7 @@ class Hurried(asyncio.SelectorEventLoop):
 
 
 def folders(keys: Iterable[str], prefix: str) -> list[str]:
-    """The folders right below one."""
+    """The folders directly below a prefix."""
     below = (
         key.removeprefix(f"{prefix}/") for key in keys if key.startswith(f"{prefix}/")
     )
@@ -42,7 +42,7 @@ def folders(keys: Iterable[str], prefix: str) -> list[str]:
 
 @dataclass
 class Simulated:
-    """A store in memory, asked as obstore's are, in which a test can meddle."""
+    """A store in memory with obstore's interface, which a test can manipulate."""
 
     clock: Callable[[], float] = time.time
     kept: dict[str, tuple[bytes, float]] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class Simulated:
     after: Callable[[str, str], Awaitable[None]] | None = None
 
     def objects(self) -> Objects:
-        """A root in it, which counts as a remote one."""
+        """Open a root in it, which counts as a remote one."""
         return Objects(self, "s3://simulated/reel", patience_s=0)
 
     async def put_async(self, path: str, file: Any, *, mode: str, **_: Any) -> Any:

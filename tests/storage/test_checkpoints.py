@@ -1,4 +1,4 @@
-"""What a later run knows of earlier ones: the same, however their epochs were kept."""
+"""A later run knows the same of earlier ones, however their epochs were stored."""
 
 import asyncio
 import json
@@ -51,7 +51,7 @@ from storage.objects.client import DamagedError, Objects
 pytestmark = pytest.mark.anyio
 
 A, B, C, D = (f"{n:032x}" for n in (0xA, 0xB << 64, (0xB << 64) + 1, (1 << 128) - 1))
-"""Two of them share a key."""
+"""Two of the jobs share a key."""
 INTENDED = Intended(
     lane="spicy", route="wavespeed/wan-2.2-spicy", price_usd=Decimal("0.10"), seed=7
 )
@@ -75,7 +75,8 @@ def lived(job, *events, start=1000.0):
 
 
 async def wrote(objects, epoch, some, *, segment=3, parts=0):
-    """What an epoch leaves behind: a claim, segments, a seal; the first few as one part."""
+    """Write an epoch: a claim, segments and a seal; the first few segments as one
+    part."""
     us = claimant(epoch, "night", 1000.0)
     await objects.create(layout.claim(epoch), us.dump())
     stream = layout.stream(us.batch, MAIN)
@@ -103,7 +104,7 @@ def memory() -> Objects:
     return Objects.open(f"memory://{secrets.token_hex(6)}")
 
 
-# -- the same, whatever became of the epochs
+# -- the same, in whatever form the epochs are stored
 
 
 PRICES = st.decimals("0.01", "0.50", places=2) | st.decimals(0, "0.1", places=9)
@@ -137,7 +138,7 @@ WHAT = {
 
 @st.composite
 def nights(draw):
-    """Some nights of legal entries of a few jobs."""
+    """A few nights of legal entries of a few jobs."""
     histories, found = defaultdict(History), []
     for _ in range(draw(st.integers(1, 4))):
         night = []
@@ -316,7 +317,7 @@ async def test_a_line_that_means_nothing_is_named(memory):
             await bind(memory, await recalled(memory, [1]))
 
 
-# -- what is asked of many epochs
+# -- questions about many epochs
 
 
 async def test_durations_of_each_lane_are_known_again(memory):

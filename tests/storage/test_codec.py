@@ -98,7 +98,7 @@ def test_a_part_that_was_cut_short_is_noticed(lost: int):
 
 
 def test_part_cut_between_segments():
-    """What is left is good segments, and not all of them."""
+    """Each remaining segment is good, but one is missing."""
     one = pack([Entry(job(0), 1.0, INTENDED)])
 
     with pytest.raises(DamagedError, match="part: damaged: it has 2 segments, not 3"):
@@ -108,7 +108,7 @@ def test_part_cut_between_segments():
 
 
 def test_flipped_byte_in_segment():
-    """Whichever byte it is, and whatever it becomes, nothing else is read in its place."""
+    """A change of any byte is detected: nothing else is ever read in its place."""
     entries = [Entry(job(n), 1.0, INTENDED) for n in range(9)]
     segment = pack(entries)
     for at in range(len(segment)):
@@ -116,7 +116,7 @@ def test_flipped_byte_in_segment():
             broken = bytearray(segment)
             broken[at] ^= mask
             with suppress(DamagedError):
-                # Some bits mean nothing to the decoder.
+                # The decoder ignores some bits.
                 assert unpack(bytes(broken), "seg", frames=1) == entries
 
 
@@ -125,7 +125,7 @@ GOLDEN = Path(__file__).parent / "golden" / "segment.jsonl"
 
 
 def test_golden_segment_is_still_read():
-    """Segments of earlier versions are read as what they meant."""
+    """Segments of earlier versions are read with their original meaning."""
     segment = zstandard.compress(GOLDEN.read_bytes())
 
     first, *middle, last = unpack(segment, "golden")
@@ -139,7 +139,7 @@ def test_golden_segment_is_still_read():
 
 
 def test_golden_segment_is_still_written():
-    """A version writes what the version before it can read: byte for byte."""
+    """A version writes, byte for byte, what the version before it can read."""
     records = unpack(zstandard.compress(GOLDEN.read_bytes()), "golden")
 
     assert b"".join(map(dump, records)) == GOLDEN.read_bytes()

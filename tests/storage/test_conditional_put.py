@@ -1,4 +1,4 @@
-"""On a store that overwrites what is there, nothing is bought."""
+"""No run buys anything on a store that overwrites existing objects."""
 
 import asyncio
 from collections.abc import Callable
@@ -18,14 +18,14 @@ pytestmark = pytest.mark.anyio
 
 
 class Careless(Simulated):
-    """It does not know what it is to create."""
+    """A store that does not support conditional creation."""
 
     async def put_async(self, path: str, file: Any, *, mode: str, **more: Any) -> Any:
         return await super().put_async(path, file, mode="overwrite", **more)
 
 
 def careless(request: bytes) -> bytes:
-    """A request as a server has it that does not know this header."""
+    """Hide the conditional header from the server."""
     return request.replace(b"\r\nif-none-match:", b"\r\nx-none-match:", 1)
 
 
@@ -38,7 +38,7 @@ async def test_a_server_that_overwrites_is_refused_and_told_of(
     message = f"^{s3_root}: this store put {ONCE} a second time"
     with pytest.raises(LedgerError, match=message):
         await Ledger.open(Objects.open(s3_root), name="night")
-    # Not by the first run alone.
+    # The check does not end with the first run.
     with pytest.raises(LedgerError, match=message):
         await Ledger.open(Objects.open(s3_root), name="night")
 

@@ -1,4 +1,4 @@
-"""A record that is not what was written is never believed, whichever byte of it changed."""
+"""A changed record is never believed, whichever of its bytes changed."""
 
 import io
 import logging
@@ -43,7 +43,7 @@ def memory() -> Objects:
 
 @dataclass(frozen=True)
 class Known:
-    """All that a later run could find on a root."""
+    """Everything that a later run could find on a root."""
 
     states: list[str]
     open: Mapping[str, History]
@@ -84,12 +84,13 @@ NEEDS: Mapping[str, Callable[[Objects], Awaitable[object]]] = {
     "index": lambda objects: recalled(objects, [2]),
     "list": lambda objects: recalled(objects, [2]),
 }
-"""Who cannot do without it."""
+"""The readers that need each file."""
 
 
 @pytest.mark.parametrize("kind", CHECKPOINT)
 async def test_flipped_byte_in_checkpoint(memory, tmp_path, kind):
-    """Its segments are there: the same is known, and the checkpoint is written anew."""
+    """The segments replace it: the state is the same, and the checkpoint is
+    rewritten."""
     await wrote_and_bound(memory, EPOCH_1, EPOCH_2, EPOCH_3)
     truth = await known(memory, tmp_path)
     data = await memory.get(CHECKPOINT[kind])
@@ -101,13 +102,13 @@ async def test_flipped_byte_in_checkpoint(memory, tmp_path, kind):
     await bind(memory, await recalled(memory, range(1, 4)))
     await without_segments(memory)
     if kind in {"index", "list"}:
-        # A book that is opened reads these two.
+        # Opening a book reads these two.
         assert await known(memory, tmp_path) == truth
 
 
 @pytest.mark.parametrize("kind", CHECKPOINT)
 async def test_flipped_byte_without_segments(memory, tmp_path, kind):
-    """Nothing stands in for it: an error names the file, or nobody needs it."""
+    """Without a replacement, the error names the file, unless no reader needs it."""
     await wrote_and_bound(memory, EPOCH_1, EPOCH_2, EPOCH_3)
     truth = await known(memory, tmp_path)
     await without_segments(memory)
@@ -119,7 +120,7 @@ async def test_flipped_byte_without_segments(memory, tmp_path, kind):
         with pytest.raises(DamagedError, match=f"{key}: damaged.*restore"):
             await NEEDS[kind](memory)
     if kind in {"events", "jobs"}:
-        # What is bought depends on the other two.
+        # Purchases depend on the other two.
         book = await recalled(memory, range(1, 4))
         assert book.states(JOBS).to_list() == truth.states
 
@@ -127,7 +128,7 @@ async def test_flipped_byte_without_segments(memory, tmp_path, kind):
 @pytest.mark.parametrize("kind", CHECKPOINT)
 @pytest.mark.parametrize("left", [0, 1, 100, -1])
 async def test_cut_off_checkpoint(memory, tmp_path, kind, left):
-    """A file that was cut off makes no library panic, and is named."""
+    """A truncated file is named, and crashes no library."""
     await wrote_and_bound(memory, EPOCH_1, EPOCH_2, EPOCH_3)
     truth = await known(memory, tmp_path)
     key = CHECKPOINT[kind]
@@ -157,7 +158,7 @@ async def test_missing_checkpoint_file(memory, tmp_path, kind):
 
 @pytest.mark.parametrize("lost", ["first", "last", "all"])
 async def test_damaged_checkpoint_and_lost_segments(memory, lost):
-    """Some of the segments are there, and would tell a part of what happened."""
+    """The remaining segments show only a part of the events."""
     await wrote_and_bound(memory, EPOCH_1, EPOCH_2, EPOCH_3)
     await memory.put(CHECKPOINT["index"], b"PAR1")
     stream = layout.stream("000002-night", MAIN)
@@ -170,7 +171,7 @@ async def test_damaged_checkpoint_and_lost_segments(memory, lost):
 
 
 async def test_damaged_list_and_lost_seal(memory):
-    """Without the list nobody knows how many segments there were, but for the seal."""
+    """Without the list, only the seal tells how many segments there were."""
     await wrote_and_bound(memory, EPOCH_1, EPOCH_2, EPOCH_3)
     await memory.put(CHECKPOINT["list"], b"{}")
     *_, seal = await keys(memory, layout.stream("000002-night", MAIN))
@@ -196,7 +197,7 @@ async def test_damage_is_told_and_mended(memory, caplog):
 
 
 async def test_flipped_byte_in_segment_refuses(memory):
-    """An epoch that is not compacted: nothing stands in for its segments."""
+    """No file replaces the segments of an epoch that is not compacted."""
     await wrote(memory, 1, EPOCH_1)
     key = layout.segment(layout.stream("000001-night", MAIN), 1)
     data = await memory.get(key)
@@ -204,7 +205,7 @@ async def test_flipped_byte_in_segment_refuses(memory):
     for at in range(len(data)):
         await memory.put(key, flipped(data, at))
         with suppress(DamagedError):
-            # Some bits mean nothing to the decoder.
+            # The decoder ignores some bits.
             book = await recalled(memory, [1])
             assert book.states(JOBS).to_list()[:2] == ["published", "accepted"]
 
@@ -226,11 +227,11 @@ async def test_flipped_byte_in_part_is_read_around(memory, caplog):
         assert f"{key}: damaged" in caplog.text
 
 
-# -- what is there already
+# -- files that exist already
 
 
 async def test_same_rows_as_other_bytes(memory):
-    """Another release wrote them: they count, as they are."""
+    """Another release wrote these rows: they count as they are."""
     await wrote(memory, 1, EPOCH_1)
     book = await recalled(memory, [1])
     await bind(memory, book)
@@ -256,7 +257,8 @@ def recompressed(data: bytes) -> bytes:
 
 @pytest.mark.parametrize("kind", KEYS)
 async def test_other_rows_are_not_passed_over(memory, kind):
-    """A used number: the rows there are another epoch's, and ours would be lost."""
+    """A number in use: the rows there belong to another epoch, and ours would be
+    lost."""
     other = Objects.open(f"memory://{secrets.token_hex(6)}")
     await wrote_and_bound(other, EPOCH_3)
     await wrote(memory, 1, EPOCH_1)
@@ -272,7 +274,7 @@ async def test_other_rows_are_not_passed_over(memory, kind):
 
 
 async def test_damaged_leftover_is_named(memory):
-    """A run died before the list: what it left is compared, not believed."""
+    """A run died before it wrote the list: its files are compared, not believed."""
     await wrote_and_bound(memory, EPOCH_1)
     await memory.delete(layout.checkpoint(1))
     await memory.put(layout.events(1), (await memory.get(layout.events(1)))[:100])
@@ -297,7 +299,8 @@ async def test_other_list_is_not_passed_over(memory):
 
 
 async def test_flipped_byte_in_claim(memory):
-    """Without its claim nobody finds the epoch: it is refused, and never overlooked."""
+    """Without its claim an epoch cannot be found: the root is refused, never
+    misread."""
     await wrote(memory, 1, EPOCH_1)
     key = layout.claim(1)
     data = await memory.get(key)
@@ -309,7 +312,8 @@ async def test_flipped_byte_in_claim(memory):
 
 
 async def test_damaged_sign_of_life_keeps_nobody_out(memory):
-    """It is written again in ten seconds, and the claim says who holds the root."""
+    """It is written again in ten seconds, and the claim names the holder of the
+    root."""
     await wrote(memory, 1, EPOCH_1)
     await memory.put(layout.HOLDER, b"{}")
 
@@ -317,7 +321,7 @@ async def test_damaged_sign_of_life_keeps_nobody_out(memory):
 
 
 def test_flipped_byte_in_spilled_entry():
-    """An entry that could not be recorded is not recorded as another one."""
+    """A spilled entry with a flipped byte is not recorded as another entry."""
     one = Castaway.of(EPOCH_1[1], History(), "ledger/000001-night/main/1")
     line = one.dump()
     assert Castaway.load(line, "x") == one
@@ -328,7 +332,7 @@ def test_flipped_byte_in_spilled_entry():
 
 
 async def test_flipped_byte_in_json():
-    """Every bit of it counts."""
+    """A flip of any bit is detected."""
     data = checksum.dump({"name": "tonight", "slots": 16, "checksums": ["0" * 64]})
     assert checksum.load(data, "x") == {
         "name": "tonight",
@@ -347,7 +351,7 @@ async def test_flipped_byte_in_json():
 
 
 def test_damaged_list_is_deleted_first():
-    """A run that is killed between two deletes leaves no list of files that are gone."""
+    """A run that is killed between two deletes leaves no list of deleted files."""
     simulated = Simulated()
 
     async def mended() -> None:

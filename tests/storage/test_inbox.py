@@ -1,4 +1,4 @@
-"""A manifest that lands is told whole, and each version of it is taken by one run."""
+"""A manifest that lands is reported as a whole; one run takes each version of it."""
 
 import os
 import subprocess
@@ -90,7 +90,8 @@ async def test_same_file_with_the_same_time_is_one_version(tmp_path):
     path.write_bytes(b"rows")
     at = path.stat().st_mtime_ns
     before = await inbox.drops()
-    # As rsync and mv do it: another file, under the same name, as old as the first.
+    # rsync and mv do this: another file replaces the first, with the same name and
+    # time.
     again = tmp_path / ".a.parquet.x"
     again.write_bytes(b"rows")
     os.utime(again, ns=(at, at))

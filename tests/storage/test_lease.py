@@ -1,4 +1,4 @@
-"""Nobody is pushed out of a root by accident, and nobody shut out for good."""
+"""No run loses its root by accident, and no run is locked out for ever."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
 async def given_a_holder(
     objects: Objects, *, elsewhere: bool = True, **facts: object
 ) -> Holder:
-    """A process that claimed epoch 1, gave one sign of life, and is silent since."""
+    """A process that claimed epoch 1, wrote one heartbeat, and is silent since."""
     holder = replace(claimant(1, "first", 1000.0), **facts)
     holder = replace(holder, machine="another") if elsewhere else holder
     await objects.create("ledger/epochs/000001.json", holder.dump())
@@ -45,7 +45,7 @@ async def given_a_holder(
     return holder
 
 
-# -- a sign that is young
+# -- a recent heartbeat
 
 
 async def test_a_live_holder_is_named_and_not_pushed_out(objects: Objects):
@@ -82,11 +82,11 @@ async def test_a_root_is_free_as_soon_as_its_holder_closes(objects: Objects):
     await (await Ledger.open(objects, name="two")).close()
 
 
-# -- whose process is gone
+# -- a process that has exited
 
 
 async def test_a_process_of_this_machine_that_is_gone_holds_nothing(objects: Objects):
-    # Its number has been given to another process since: to this one.
+    # Its pid now belongs to another process: this one.
     await given_a_holder(objects, elsewhere=False, born="1")
 
     await (await Ledger.open(objects, name="two")).close()
@@ -148,7 +148,7 @@ def test_a_beat_of_somebody_else_is_not_the_holders(simulated: Simulated):
     async def night() -> None:
         holder = await given_a_holder(simulated.objects())
         fenced = replace(holder, token="another").beating(5000.0)
-        # The holder's own sign is its claim, and that is old.
+        # The holder's own sign of life is its claim, which is old.
         simulated.clock = at(2000.0)
         await simulated.objects().put(HOLDER, fenced.dump())
 
@@ -158,7 +158,7 @@ def test_a_beat_of_somebody_else_is_not_the_holders(simulated: Simulated):
     run(night)
 
 
-# -- a sign that is old, by the store's own clock
+# -- an old heartbeat, by the store's own clock
 
 
 def test_a_silent_holder_is_watched_and_then_succeeded(simulated: Simulated):
@@ -179,7 +179,7 @@ def test_a_silent_holder_has_its_minute(simulated: Simulated):
         await given_a_holder(simulated.objects())
         simulated.clock = at(1000.0 + SILENT_S - 1)
 
-        # Whatever the clocks of both hosts say: this one's is a day ahead.
+        # The hosts' clocks do not matter: this one is a day ahead.
         with pytest.raises(HeldError, match=r"'first'.*last beat 59 s ago"):
             await Ledger.open(simulated.objects(), name="two", clock=at(87_400.0))
 
@@ -216,7 +216,7 @@ def test_late_heartbeat_does_not_lose_the_root(
     async def night() -> None:
         holder = await Ledger.open(simulated.objects(), name="first")
         await asyncio.sleep(1.5 * BEAT_S)
-        # Its sign is younger than what is put from now on; its next one takes its time.
+        # Its heartbeat is younger than later writes; its next heartbeat is slow.
         simulated.clock, simulated.before = at(1e6 - 5.0), late
 
         with pytest.raises(HeldError, match="'first'"):
@@ -255,7 +255,7 @@ async def test_a_local_folder_tells_how_old_a_sign_is(tmp_path: Path):
     await (await Ledger.open(objects, name="two", beat_s=0.001)).close()
 
 
-# -- beats
+# -- heartbeats
 
 
 def test_a_beat_keeps_a_long_batch_its_root(simulated: Simulated):
@@ -344,7 +344,7 @@ def test_who_has_nothing_to_record_is_told_of_a_successor(simulated: Simulated):
         await asyncio.sleep(2 * BEAT_S)
 
         assert told == ["a later batch has taken over"]
-        # So is who has only now come to listen.
+        # A listener that subscribes now is informed too.
         old.on_trouble(told.append)
         assert told[1:] == told[:1]
         await old.close()

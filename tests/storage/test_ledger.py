@@ -35,7 +35,7 @@ from tests.storage.proxies import FaultyProxy
 pytestmark = [pytest.mark.anyio, pytest.mark.core]
 
 
-# -- what is kept
+# -- records that are kept
 
 
 async def test_what_was_recorded_is_there_for_the_next_to_open(objects: Objects):
@@ -211,7 +211,7 @@ async def test_an_empty_root_has_no_history(objects: Objects):
 
 async def test_an_older_batch_is_folded_before_a_newer_one(objects: Objects):
     for night, event in enumerate([INTENDED, Refused("busy"), INTENDED], 1):
-        # The older one's clock is ahead: its entries still come first.
+        # The older writer's clock is ahead: its entries still come first.
         ledger = await Ledger.open(objects, name=f"n{night}", clock=at(5000 - night))
         await ledger.record(job("a"), event)
         await ledger.close()
@@ -249,7 +249,7 @@ async def test_a_batch_that_ended_well_is_bound_and_reads_the_same(objects: Obje
     assert (await ledgers.histories(objects)).keys() == {job(n) for n in range(5)}
 
 
-# -- what is damaged is not guessed at
+# -- damage is reported, never guessed at
 
 
 async def test_a_segment_that_is_gone_is_noticed(objects: Objects):
@@ -379,7 +379,7 @@ async def test_who_claimed_and_died_before_it_could_read_harms_nobody(objects: O
     third = await Ledger.open(objects, name="third")
 
     assert set(third.lives) == {job("a"), job("b")}
-    # ... and never after whoever reads.
+    # ... but not after a successor has read.
     with pytest.raises(FencedError):
         await first.record(job("c"), INTENDED)
     await first.close()
@@ -443,7 +443,7 @@ async def test_what_was_acknowledged_survives_kill_9(tmp_path: Path):
     ledger = await Ledger.open(Objects.open(root), name="after")
     await ledger.close()
 
-    # The dead process is known to be dead: nobody waits for its minute to pass.
+    # The dead process is known to be dead: the test does not wait for its lease.
     assert time.monotonic() - started < 30
     histories = ledger.lives
     for what, life in acknowledged:
@@ -454,7 +454,8 @@ async def test_what_was_acknowledged_survives_kill_9(tmp_path: Path):
 
 
 def killed_after(lines: int, root: str) -> set[tuple[str, str]]:
-    # Its own jobs each time: a name carries the number of lines it lived for.
+    # Different jobs each time: a name contains the number of lines that its process
+    # wrote.
     program = CHILD.replace("LIVES", str(lines))
     with subprocess.Popen(
         [sys.executable, "-c", program, root], stdout=subprocess.PIPE, text=True

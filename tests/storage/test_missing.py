@@ -1,4 +1,4 @@
-"""A root whose claims or streams are missing is damaged: it is refused, never bought into."""
+"""A root with missing claims or streams is damaged: no run opens it or buys for it."""
 
 import shutil
 from collections.abc import Awaitable, Callable
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def lived(objects: Objects, *names: str) -> None:
-    """Runs that recorded something and ended well."""
+    """Let runs record something and end normally."""
     for name in names:
         ledger = await Ledger.open(objects, name=name)
         await ledger.record(job(name), INTENDED)
@@ -39,7 +39,7 @@ async def without_streams(objects: Objects) -> None:
 
 
 async def refused(objects: Objects, match: str) -> None:
-    """Nobody opens or reads it, and nothing is written."""
+    """Opening and reading fail, and nothing is written."""
     before = await keys(objects, "")
     for ask in (
         lambda: Ledger.open(objects, name="next"),
@@ -53,7 +53,7 @@ async def refused(objects: Objects, match: str) -> None:
 
 
 async def test_first_claim_missing(objects: Objects):
-    """The only claim is gone: its streams show that something was bought."""
+    """The only claim is missing: its streams show that something was bought."""
     await lived(objects, "one")
     await objects.delete(layout.claim(1))
 
@@ -78,11 +78,11 @@ async def test_middle_claim_missing(objects: Objects):
 
 
 async def test_claim_and_streams_missing(objects: Objects):
-    """Nothing of an epoch is left but its checkpoint; or nothing but the claim after it."""
+    """Only the checkpoint of an epoch is left, or only the claim after it."""
     await lived(objects, "one", "two")
     await without_streams(objects)
     if objects.root.startswith("file:"):
-        # A folder that is empty is a trace too.
+        # An empty folder is a trace too.
         for name in ("000001-one", "000002-two"):
             shutil.rmtree(local_path(objects.root) / layout.streams(name))
     await objects.delete(layout.claim(1))
@@ -114,14 +114,15 @@ LEFT: list[tuple[Leftover, str]] = [
 async def test_ledger_missing_and_something_left(
     objects: Objects, leave: Leftover, found: str
 ):
-    """Of the ledger nothing that is read is left, but a run has been here."""
+    """No file that the ledger reads is left, but other files of a run are."""
     await leave(objects)
 
     await refused(objects, f"000001.json: missing, but {found}")
 
 
 async def test_other_objects_are_no_trace(objects: Objects):
-    """A new root may have an inbox's register, a pause, and whatever its owner keeps."""
+    """A new root may have an inbox's register, a pause, and other files of its
+    owner."""
     for key in ("paused.json", "inbox/taken/x.json", "clips/mine.mp4", "tables/a.csv"):
         await objects.put(key, b"x")
     await objects.put(layout.ONCE, b"{}")
@@ -159,7 +160,7 @@ async def test_shard_claim_missing(objects: Objects):
 
 
 async def test_shard_stream_missing(root: str):
-    """An earlier writer's stream is gone: what it bought would be bought again."""
+    """An earlier writer's stream is missing: its purchases would be made again."""
     objects = Objects.open(root)
     ledger = await Ledger.open(objects, name="night")
     for name in ("a", "b"):

@@ -1,4 +1,4 @@
-"""A clip is believed only when its every frame was seen."""
+"""A clip is accepted only if each of its frames was decoded."""
 
 import io
 import random
@@ -81,7 +81,7 @@ def test_only_decoding_finds_bytes_damaged_in_place(fast_start: bytes):
     assert check(damaged, decode=False).frames == 24
     with pytest.raises(BrokenClipError, match="damaged") as caught:
         check(damaged)
-    # Another download brings the same: it is the provider's file that is broken.
+    # Another download has the same bytes: the provider's file is broken.
     assert caught.value.whole
 
 

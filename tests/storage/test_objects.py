@@ -1,4 +1,4 @@
-"""What every store promises alike."""
+"""Every store keeps the same promises."""
 
 import asyncio
 import os
@@ -75,7 +75,7 @@ async def test_a_list_is_sorted_and_only_of_its_folder(objects: Objects):
 
 @pytest.mark.slow
 async def test_a_list_has_every_page(objects: Objects):
-    # Azure gives 5000 at a time, S3 and GCS 1000.
+    # Azure lists 5000 at a time, S3 and GCS 1000.
     keys = [f"led/{n:05}" for n in range(5001 if "az:" in objects.root else 1001)]
     for some in range(0, len(keys), 100):
         puts = [objects.put(key, b"1") for key in keys[some : some + 100]]

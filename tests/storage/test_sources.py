@@ -1,4 +1,4 @@
-"""Whatever URI a person has is opened, or said plainly not to be."""
+"""Every URI is opened, or refused with a plain message."""
 
 import http.server
 import io
@@ -19,7 +19,7 @@ from tests.storage.servers import Cloud, service_account
 
 
 class Site(http.server.BaseHTTPRequestHandler):
-    """A server that gives what the path asks for, and takes nothing but a plain GET."""
+    """A server that serves what the path names, and accepts only a plain GET."""
 
     def do_GET(self) -> None:
         assert "Range" not in self.headers
@@ -38,7 +38,7 @@ class Site(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Tests are quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What was paid for is not lost when the ledger cannot be written any more."""
+"""A paid clip is not lost when the ledger cannot be written any more."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -52,7 +52,7 @@ async def slow_to_say_what_landed(what: str, path: str) -> None:
 def lost_and_then_refused(
     store: Simulated,
 ) -> Callable[[str, str], Coroutine[None, None, None]]:
-    """One segment is put, nobody is told, and from then on none is taken."""
+    """Store one segment but lose its answer, and refuse all later segments."""
 
     async def lose_answer(what: str, path: str) -> None:
         if what == "put" and "/main/0" in path:
@@ -70,7 +70,7 @@ def lost_and_then_refused(
 
 
 async def shipwrecked(store: Simulated, folder: Path, **events: list[Event]) -> None:
-    """A batch whose store refuses what comes after each job's first event."""
+    """Run a batch whose store refuses every event after each job's first one."""
     ledger = await Ledger.open(store.objects(), name="wrecked", lifeboats=folder)
     for name, (first, *_) in events.items():
         await ledger.record(job(name), first)
@@ -98,7 +98,7 @@ def test_next_run_here_records_the_spill(
         await shipwrecked(
             simulated,
             tmp_path,
-            # The second of them is told after the ledger had given up.
+            # Its second event is recorded after the ledger had given up.
             a=[INTENDED, Accepted(TICKET), Generated(seed=3)],
             b=[INTENDED, Refused("busy")],
             c=[INTENDED, Doubted("ReadTimeout")],
@@ -131,7 +131,8 @@ def test_what_its_life_has_left_behind_is_kept_aside(
             a=[INTENDED, Accepted(TICKET)],
             b=[INTENDED, Refused("")],
         )
-        # A run elsewhere was told that nobody knows of it, and went on.
+        # A run elsewhere learned that the provider does not know the job, and
+        # continued.
         elsewhere = await Ledger.open(
             simulated.objects(), name="other", lifeboats=tmp_path / "elsewhere"
         )
@@ -147,7 +148,7 @@ def test_what_its_life_has_left_behind_is_kept_aside(
         assert TICKET.id in kept.read_text()
         assert f"job {job('a')} was in_doubt at attempt 1" in caplog.text
         await here.close()
-        # It is not looked at again.
+        # It is not examined again.
         await (
             await Ledger.open(simulated.objects(), name="next", lifeboats=tmp_path)
         ).close()
@@ -210,7 +211,7 @@ def test_given_up_intent_on_record_is_no_doubt(simulated: Simulated, tmp_path: P
 
         saved = await Ledger.open(simulated.objects(), name="next", lifeboats=tmp_path)
 
-        # Whoever meant to submit was told not to; and all of them were on record.
+        # All intents failed for their callers, but all of them are on record.
         assert [type(one) for one in told] == [LedgerError] * 3
         for name in "abc":
             assert saved.before[job(name)].state is State.IN_DOUBT
@@ -258,7 +259,7 @@ def test_an_intent_that_was_given_up_frees_no_later_one(
             await wrecked.record(job("a"), INTENDED)
         simulated.before = simulated.after = None
         await wrecked.close()
-        # A run elsewhere found a doubt, was let risk it, and died as it had submitted.
+        # A run elsewhere found a doubt, risked it, submitted, and died.
         elsewhere = await Ledger.open(
             simulated.objects(), name="other", lifeboats=tmp_path / "elsewhere"
         )
@@ -287,19 +288,19 @@ def test_spilled_intent_with_a_ticket_is_not_unsent(
         simulated.before = refuse
         meant = asyncio.create_task(wrecked.record(job("a"), INTENDED))
         await asyncio.sleep(0)
-        # In the same breath, as if it had been sent.
+        # At the same moment, as if it had been sent.
         told = asyncio.create_task(wrecked.record(job("a"), Accepted(TICKET)))
         await asyncio.gather(meant, told, return_exceptions=True)
         simulated.before = None
         await wrecked.close()
-        # The next run puts the intent on record, is not told so, and gives up before it
-        # has come to the ticket.
+        # The next run records the intent, gets no answer, and gives up before it has
+        # reached the ticket.
         simulated.before = slow_to_say_what_landed
         simulated.after = lost_and_then_refused(simulated)
         with pytest.raises(LedgerError):
             await Ledger.open(simulated.objects(), name="next", lifeboats=tmp_path)
         simulated.before = simulated.after = None
-        # All of it is in the first lifeboat still.
+        # The first spill file still holds all entries.
         assert not boats(tmp_path)
 
         last = await Ledger.open(
@@ -396,7 +397,7 @@ async def test_next_run_of_a_shard_records_its_spill(objects: Objects, tmp_path:
     second = await Ledger.join(objects, batch=batch.batch, shard=3, lifeboats=another)
     with pytest.raises(FencedError):
         await first.record(job("a"), Accepted(TICKET))
-    # Whose it is not leaves it where it is.
+    # Another shard does not touch it.
     other = await Ledger.join(objects, batch=batch.batch, shard=4, lifeboats=worker)
     assert not other.picked_up
     assert await keys(objects, "adrift")
@@ -474,7 +475,7 @@ async def test_outdated_ticket_is_picked_up_by_no_shard(
 
     assert third.history(job("a")).state is State.IN_DOUBT
     assert not third.picked_up
-    # A person may want to know of it: the next batch keeps it aside, and says so.
+    # A person may want to know of it: the next batch keeps it aside, and reports it.
     assert await keys(objects, "adrift")
     for one in (first, second, third, batch):
         await one.close()
@@ -586,7 +587,8 @@ def test_spilled_settlement_counts_once_after_a_crash(
             assert following.history(job("a")).spent_usd == Decimal("0.06")
             assert not boats(tmp_path, "*")
             await following.close()
-            # As a run leaves it that ends when all is on record, just before it is gone.
+            # A run leaves this file if it ends after all is on record but before its
+            # deletion.
             boat.with_suffix(".0.boarding").write_bytes(lines)
 
         told = [entry.event for entry in await ledgers.read(simulated.objects())]

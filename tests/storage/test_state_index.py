@@ -1,4 +1,4 @@
-"""The book: the same answers, whole or in a few bytes."""
+"""The book gives the same answers from full histories and from a few bytes."""
 
 import secrets
 from decimal import Decimal
@@ -15,7 +15,7 @@ from storage.ledger import state_index as books
 from storage.ledger.state_index import Book
 
 A, B, C = (f"{n:032x}" for n in (1, 1 << 64, (1 << 64) + 1))
-"""Two of them share a key."""
+"""Two of the jobs share a key."""
 PUBLISHED = History(
     state=State.PUBLISHED,
     attempts=1,
@@ -107,7 +107,7 @@ def test_however_lives_are_put_down_each_is_found(learned, kept, few):
 
 
 def _put_down_and_find(learned, kept):
-    # What was over stays as it was.
+    # States of finished jobs do not change.
     book, truth = Book(), {}
     for some in learned:
         new = {life: state for life, state in some.items() if life not in truth}

@@ -1,4 +1,4 @@
-"""A still that no provider would take is refused before money moves."""
+"""A still that no provider would accept is refused before anything is bought."""
 
 import io
 import random
@@ -14,7 +14,7 @@ from storage.media.stills import LARGEST, BadStillError, look
 def encoded(size=(64, 48), kind="JPEG", **options) -> bytes:
     out = io.BytesIO()
     image = Image.new("RGB", size)
-    # Left half red, so that a turn shows.
+    # The left half is red, so that a rotation shows.
     image.paste("red", (0, 0, size[0] // 2, size[1]))
     image.save(out, kind, **options)
     return out.getvalue()
@@ -58,7 +58,7 @@ def deep(colour_type: int, channels: int) -> bytes:
 
 
 def noisy(kind: str, mode: str = "RGB", **options) -> bytes:
-    """A still of which every byte counts."""
+    """A still in which every byte counts."""
     drawn = random.Random(7)
     pixels = bytes(drawn.randrange(256) for _ in range(64 * 48 * len(mode)))
     out = io.BytesIO()
@@ -186,7 +186,7 @@ def test_a_still_that_says_it_is_upright_keeps_its_url(orientation: int):
         (encoded(size=(64, 31)), "64x31, shortest side under 32 px"),
         (noisy("JPEG", "CMYK"), "CMYK, the colours of print: save it as RGB"),
         (deep(0, 1), "16-bit grey, which most decoders turn white"),
-        # Refused for its size, so it was not decoded: its pixels are not there at all.
+        # It was refused for its size before decoding: it has no pixels at all.
         (claiming(12_000, 6_000), "12000x6000 px is too large"),
         (claiming_jpeg(12_000, 6_000), "12000x6000 px is too large"),
         (claiming(60_000, 60_000), "cannot be decoded: .*decompression bomb"),

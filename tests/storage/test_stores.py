@@ -1,4 +1,4 @@
-"""What networks and servers do to a store, and what comes of it: S3, GCS and Azure."""
+"""Faults of networks and servers, and their effect on a store: S3, GCS and Azure."""
 
 import asyncio
 import logging
@@ -34,7 +34,7 @@ def root(cloud: Cloud) -> str:
 
 @pytest.fixture
 def objects(root: str, faulty: FaultyProxy) -> Objects:
-    """What is below a root, through the proxy."""
+    """A client of a root, through the proxy."""
     return Objects.open(root)
 
 
@@ -156,7 +156,7 @@ async def test_what_stays_damaged_is_not_taken_for_put(
     assert [stored async for stored in objects.list()] == []
 
 
-# -- stores that are away
+# -- outages
 
 
 async def test_a_store_that_stops_and_starts_again_is_waited_for(
@@ -189,7 +189,7 @@ async def test_a_store_that_stays_away_is_named(root: str, faulty: FaultyProxy):
     assert "Connection refused" in str(caught.value)
 
 
-# -- stores that say no
+# -- refusals
 
 
 async def test_a_missing_bucket_is_not_a_missing_object(cloud: Cloud):
@@ -232,7 +232,7 @@ async def test_a_store_without_its_settings_is_told_at_once(
     assert not isinstance(caught.value, UnavailableError)
 
 
-# -- reaching them
+# -- connections
 
 
 async def test_a_service_account_may_be_a_file(

@@ -1,4 +1,4 @@
-"""What stores' answers mean: what passes, what somebody has to see to, what never will."""
+"""Stores' answers are passing faults, errors for a person to fix, or permanent ones."""
 
 import asyncio
 import errno
@@ -69,7 +69,7 @@ def test_what_does_not_pass_is_named_in_plain_words(
 
 @pytest.fixture
 async def answers(through) -> AsyncIterator[list[bytes]]:
-    """A store that answers whatever a test puts here, again and again."""
+    """A store that gives the answer that a test sets, again and again."""
     answers: list[bytes] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
@@ -110,7 +110,7 @@ ANSWERS = [
     ("301 Moved Permanently", "PermanentRedirect", StorageError),
 ]
 
-# Of the other two enough to see that they are understood alike.
+# For the other two, a few answers show that they are read alike.
 EVERYWHERE = [("s3", *answer) for answer in ANSWERS] + [
     (scheme, *answer)
     for scheme in ("gs", "az")
@@ -159,11 +159,11 @@ async def test_a_wrong_region_is_told_at_once(answers: list[bytes]):
     assert type(caught.value) is StorageError
 
 
-# -- logins that a machine is given
+# -- credentials from a machine's metadata service
 
 
 class Machine(http.server.BaseHTTPRequestHandler):
-    """The address where a cloud machine is given its login, each good for a minute."""
+    """The metadata service of a cloud machine, whose credentials last a minute."""
 
     sick = 0
 
@@ -190,12 +190,12 @@ class Machine(http.server.BaseHTTPRequestHandler):
         self.wfile.write(text.encode())
 
     def log_message(self, *_: object) -> None:
-        """Tests are quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def machine(s3_root: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A root in S3 that is opened with the login of a machine."""
+    """A root in S3 that is opened with the machine's credentials."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Machine)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -215,7 +215,8 @@ async def test_login_is_renewed_despite_a_metadata_fault(
     """A login is renewed before it ends; passing faults of its service are retried."""
     objects = Objects.open(machine)
     await objects.put("a", b"1")
-    # Good for less than five minutes, it is renewed before whatever comes next.
+    # They are valid for less than five minutes, so they are renewed before each
+    # request.
     Machine.sick = 2
 
     for _ in range(1000):

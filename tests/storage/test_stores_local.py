@@ -1,4 +1,4 @@
-"""A folder as a store: what was said to be kept survives a power cut."""
+"""A folder as a store: acknowledged objects survive a power cut."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ def names(folder: Path) -> list[str]:
 
 @pytest.fixture
 def effects(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """What is asked of the disk, in order; its own word is not to be had."""
+    """The calls to the disk, in order; whether the disk obeys cannot be tested."""
     effects: list[str] = []
 
     def name(path: str) -> str:
@@ -90,7 +90,7 @@ async def test_what_replaces_a_file_is_whole_on_the_disk_first(
 async def test_a_name_that_a_killed_process_left_is_made_durable_too(
     tmp_path: Path, effects: list[str]
 ):
-    # Killed between making a name, of a folder or of a file, and syncing it.
+    # Killed between creating a name, of a folder or a file, and syncing it.
     (tmp_path / "reel" / "clips").mkdir(parents=True)
     (tmp_path / "reel" / "clips" / "a").write_bytes(b"same")
     effects.clear()
@@ -128,7 +128,7 @@ async def test_drafts_of_a_crash_are_swept_after_a_day(
 
     assert not left.exists()
     assert fresh.exists()
-    # Not one of ours: people's files may end in a number.
+    # Not one of our drafts: a person's file name may end in a number.
     assert foreign.exists()
 
 
@@ -171,7 +171,7 @@ async def test_what_a_disk_will_never_take_is_told_at_once(
 
 
 async def test_a_disk_without_room_says_so(tmp_path: Path):
-    """RLIMIT_FSIZE is as much of a full disk as can be had without mounting one."""
+    """RLIMIT_FSIZE imitates a full disk without mounting one."""
     code = (
         "import asyncio, resource, sys\n"
         "from storage.objects.client import Objects\n"

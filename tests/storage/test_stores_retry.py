@@ -1,4 +1,5 @@
-"""A store that is away is waited for, by the loop's own clock; on a store of our own."""
+"""A run waits for a store that is away; the loop's clock and the store are
+simulated."""
 
 import asyncio
 import logging
@@ -15,7 +16,8 @@ from tests.storage.simulated import Hurried
 
 @dataclass
 class Away:
-    """A store that is no obstore store, away for so long from when it is first asked."""
+    """A store that is not from obstore, and is away for a while after its first
+    request."""
 
     for_s: float
     since: float | None = None
@@ -33,7 +35,7 @@ class Away:
 
 
 def run(asked: Coroutine[Any, Any, None]) -> float:
-    """Run it where waiting takes no time; how long it was by the loop's clock."""
+    """Run it where waiting takes no time; returns its length by the loop's clock."""
 
     async def timed() -> float:
         now = asyncio.get_running_loop().time
@@ -59,7 +61,7 @@ def test_ten_minutes_away_are_waited_out_and_take_two_lines(
 
     assert len(store.kept) == 5
     assert 590 <= took < 610
-    # Some five seconds from one try to the next: nobody is hammered.
+    # About five seconds between tries: the store is not flooded.
     assert store.asked < 5 * 600 / 3
     assert [record.getMessage().split()[0] for record in caplog.records] == [
         "store.unavailable",

@@ -1,4 +1,5 @@
-"""Streams: paced, bound in parts, one for each shard, and waiting for their store."""
+"""Streams are paced, bound in parts, separate for each shard, and wait for their
+store."""
 
 import asyncio
 import contextlib
@@ -26,14 +27,15 @@ def simulated() -> Simulated:
 
 
 def segments(store: Simulated) -> list[float]:
-    """When each segment was put."""
+    """The times at which segments were put."""
     return [
         when for what, path, when in store.asked if what == "put" and "/main/0" in path
     ]
 
 
 async def recorded(ledger: Ledger, times: int, *, for_s: float) -> list[float]:
-    """How long each of so many entries had to wait, evenly spread over some seconds."""
+    """Record entries, evenly spread over some seconds; returns how long each one
+    waited."""
     now = asyncio.get_running_loop().time
 
     async def one(n: int) -> float:
@@ -63,7 +65,7 @@ def test_a_busy_remote_store_gets_so_many_segments_a_second(
     simulated.delay_s = 0.03
     run(night)
 
-    # The last one is the seal.
+    # The last segment is the seal.
     *puts, _ = segments(simulated)
     assert (len(puts) - 1) / (puts[-1] - puts[0]) <= 1.05 * a_second
     assert len(puts) >= a_second
@@ -101,13 +103,13 @@ def test_a_long_stream_is_bound_in_parts_while_it_is_written(simulated: Simulate
         asked = [path for what, path, _ in simulated.asked if what == "get"]
         assert len([path for path in asked if path.startswith(main)]) < 100
 
-        # Whatever became of a part, the segments that it was made of are still there.
+        # The segments of a lost part are still there.
         await objects.delete(parts[0])
         assert [entry.job for entry in await ledgers.read(objects)] == written
         for n in range(257, 513):
             await objects.delete(layout.segment(main, n))
         assert [entry.job for entry in await ledgers.read(objects)] == written
-        # ... or not: then nobody guesses.
+        # ... or they are missing too: then reading fails.
         await objects.delete(parts[1])
         with pytest.raises(LedgerError, match="main: number 257 is missing"):
             await ledgers.read(objects)
@@ -138,7 +140,7 @@ def test_a_part_that_cannot_be_put_keeps_nobody_waiting(
     assert "ledger.part_not_merged" in caplog.text
 
 
-# -- shards in processes of their own
+# -- shards in separate processes
 
 
 async def test_a_shard_writes_a_stream_of_its_own(objects: Objects):
@@ -170,7 +172,7 @@ async def test_next_process_of_a_shard_knows_its_record(
     ledger = await Ledger.open(objects, name="night")
     first = await Ledger.join(objects, batch=ledger.batch, shard=7)
     await first.record(job("a"), INTENDED)
-    # ... and is paused, or cut off; its shard is given to another.
+    # ... and is paused, or cut off; its shard goes to another process.
     second = await Ledger.join(objects, batch=ledger.batch, shard=7)
     assert second.history(job("a")).state is State.IN_DOUBT
     await second.record(job("a"), Accepted(TICKET))
@@ -322,7 +324,7 @@ def test_a_store_that_is_away_is_waited_for(
 
     assert run(night).state is State.IN_DOUBT
     lines = [one for one in caplog.messages if one.startswith("ledger.write_delayed")]
-    # One at once and one a minute, not one a try.
+    # One at once and one a minute, not one for each try.
     assert 9 <= len(lines) <= 10
 
 
@@ -362,7 +364,7 @@ def test_when_patience_ends_all_who_wait_are_told(
     run(night)
 
     assert len(reasons) == told
-    # Nobody had sent anything, and the next run here is told so.
+    # No submit had been sent, and the spill file tells the next run so.
     [boat] = tmp_path.rglob("*.jsonl")
     lines = boat.read_text().splitlines()
     assert [UNSENT.reason in line for line in lines] == [True] * 4
@@ -377,7 +379,7 @@ def test_whoever_buys_is_told_at_once_why_nothing_is_recorded(simulated: Simulat
         simulated.before = broken(PermissionError(13, "Permission denied"))
         recording = asyncio.create_task(ledger.record(job("a"), INTENDED))
         await asyncio.sleep(20)
-        # It may be that somebody grants it again.
+        # Somebody may grant the permission again.
         simulated.before = None
         assert (await recording)[1].state is State.IN_DOUBT
         await ledger.close()

@@ -1,4 +1,4 @@
-"""Workers as processes, on tiny checkpoints; nothing here needs a GPU."""
+"""Workers as processes, on tiny checkpoints; no test here needs a GPU."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-# Two cores run two workers: threads that wait for each other would take both.
+# Two cores run two workers: threads that wait for each other would occupy both.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ collect_ignore_glob = [] if find_spec("diffusers") else ["test_*"]
 
 @pytest.fixture(scope="session")
 def still():
-    """Noise, that no two stills have in common."""
+    """Noise, so that no two stills are alike."""
     out = BytesIO()
     Image.effect_noise((120, 90), 90).convert("RGB").save(out, format="PNG")
     return out.getvalue()
@@ -44,7 +44,7 @@ def still():
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
-    """A checkpoint of a kind, saved as the real ones are; `spoil` may change it first."""
+    """A checkpoint of a kind, saved like the real ones; `spoil` may change it first."""
     from tests.worker import tiny  # noqa: PLC0415 - torch, where there is one
 
     def saved(kind, spoil=lambda pipe: None):
@@ -63,7 +63,7 @@ def a14b(checkpoint):
 
 
 class Running:
-    """A worker's process and its door."""
+    """A worker's process and its HTTP client."""
 
     def __init__(self, words, log, *, memory_kb=None, **environ):
         command = [sys.executable, "-P", "-c", WORKER, "worker", *map(str, words)]
@@ -91,7 +91,7 @@ class Running:
         return self._log.read_text()
 
     def until(self, seen, within_s=WITHIN_S):
-        """Look again until there is something to see."""
+        """Poll until there is a result."""
         until = time.monotonic() + within_s
         while not (what := seen()):
             assert time.monotonic() < until, self.output()[-3000:]
@@ -121,7 +121,7 @@ class Running:
         return self.job(name)["status"]
 
     def ended(self, name):
-        """How a job is once it is over."""
+        """The job's state once it has ended."""
         over = {"completed", "failed", "cancelled"}
         self.until(lambda: self.status(name) in over)
         return self.job(name)
@@ -148,7 +148,7 @@ class Running:
 
 @pytest.fixture(scope="session")
 def start(tmp_path_factory):
-    """Start a worker; whatever still runs at the end is stopped."""
+    """Start a worker; running workers are stopped at the end."""
     begun = []
 
     def started(model, *words, state=None, **more):
@@ -161,7 +161,7 @@ def start(tmp_path_factory):
 
     yield started
     for one in begun:
-        # Twice, as who does not wait for clips to be fetched.
+        # Twice, like an operator who does not wait for clips to be fetched.
         for _ in range(2):
             if one.process.poll() is None:
                 one.process.terminate()
@@ -171,13 +171,13 @@ def start(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def shared(start, a14b):
-    """One worker for whatever leaves it as it was; its memory is bounded."""
+    """One worker for tests that do not change it; its memory is bounded."""
     return start(a14b, "--queue", "4", memory_kb=14_000_000).ready()
 
 
 @contextmanager
 def busy(worker, still, name):
-    """While a long clip is on the device."""
+    """Keep a long clip on the device."""
     assert worker.post(still, id=name, num_inference_steps=200).status_code == 200
     worker.until(lambda: worker.job(name)["progress"] > 0)
     yield

@@ -1,4 +1,4 @@
-"""A batch of Nightreel's own, through its lane, on its own worker."""
+"""A batch of Nightreel, through its lane, on its own worker."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""Workers that are killed, drained, hung and started again: nothing is lost or made twice."""
+"""Workers that are killed, drained, hung and restarted lose no job and make none
+twice."""
 
 import os
 import signal
@@ -37,10 +38,11 @@ def test_kill_and_drain_lose_no_job(start, a14b, shared, still, tmp_path):
     assert queued == shared.clip("unqueued")
     assert worker.metric("clips_completed_total") == 2
 
-    # Drained: what has begun is finished, and fetched; the rest is the next one's.
+    # A drain finishes the started job and lets it be fetched; the next worker gets the
+    # rest.
     worker.post(still, id="unseen")
     worker.ended("unseen")
-    # So long that it is not over before the signal has got there.
+    # Long enough that the signal arrives before the end.
     worker.post(still, id="begun", num_inference_steps=200)
     worker.post(still, id="left")
     worker.until(lambda: worker.job("begun")["progress"] > 0)
@@ -91,13 +93,13 @@ def test_hung_step_ends_only_its_process(a14b, still, tmp_path):
 
 
 def free_port():
-    """One that is free, as the next one most likely is."""
+    """A free port; the one after it is most likely free too."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
 
 
 def has_failed(worker, name):
-    """Whether it says so: it may be gone in the middle of an answer."""
+    """Whether it reports so: it may exit in the middle of an answer."""
     try:
         return worker.status(name) == "failed"
     except httpx.TransportError:

@@ -1,4 +1,4 @@
-"""The studio against the plain pipeline, bit for bit, in this process."""
+"""The studio gives the same bits as the plain pipeline, in this process."""
 
 import hashlib
 from pathlib import Path
@@ -52,7 +52,7 @@ def made(studio, ask, still):
 
 
 def plainly(folder, ask, still):
-    """The pipeline as its own documents call it, whole."""
+    """The whole pipeline, called as its documentation shows."""
     import torch  # noqa: PLC0415
     from diffusers import WanImageToVideoPipeline  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""A worker over HTTP: what it takes, what it makes of it, and what it says."""
+"""A worker over HTTP: the requests that it takes, and its answers."""
 
 import socket
 from io import BytesIO
