@@ -210,7 +210,8 @@ async def _says(book, written):
 # -- binding
 
 
-async def test_a_life_that_ends_and_is_settled_later_is_told_whole(memory, tmp_path):
+async def test_settlement_in_a_later_epoch_joins_its_history(memory, tmp_path):
+    """A settlement in a later epoch joins the history of a job that ended earlier."""
     refund = Settled(attempt=1, usd=Decimal("-0.1"), reason="refunded")
     first = lived(A, *MADE) + lived(B, *MADE)
     second = lived(A, refund, start=2000.0)
@@ -253,9 +254,8 @@ async def test_group_full_of_open_jobs_is_bound(memory, monkeypatch):
     assert await everything(memory) == some
 
 
-async def test_what_is_settled_in_the_same_epoch_after_it_left_counts(
-    memory, monkeypatch
-):
+async def test_settlement_after_the_history_left_memory_counts(memory, monkeypatch):
+    """A settlement counts even if the ended job's history has left memory."""
     monkeypatch.setattr(segment_reader, "_BLOCK", 1)
     refund = Settled(attempt=1, usd=Decimal("-0.1"), reason="refunded")
     some = [*lived(A, *MADE), *lived(B, *MADE), *lived(A, refund, refund, start=2e3)]
@@ -284,9 +284,8 @@ async def test_an_epoch_without_an_entry_is_bound_too(memory):
 
 
 @pytest.mark.parametrize("chunk", [1, 1 << 20])
-async def test_what_cannot_have_happened_is_found_when_it_is_bound(
-    memory, chunk, monkeypatch
-):
+async def test_illegal_transition_is_found_when_bound(memory, chunk, monkeypatch):
+    """An illegal transition within an epoch is found when the epoch is bound."""
     monkeypatch.setattr(segment_reader, "_BLOCK", chunk)
     await wrote(memory, 1, lived(A, INTENDED, PUBLISHED), segment=1)
     book = await recalled(memory, [1])
@@ -295,7 +294,8 @@ async def test_what_cannot_have_happened_is_found_when_it_is_bound(
         await bind(memory, book)
 
 
-async def test_what_is_bought_again_after_its_end_is_found_at_once(memory):
+async def test_purchase_after_the_end_is_found_at_once(memory):
+    """A purchase of a job that an earlier epoch ended is found on reading."""
     await wrote_and_bound(memory, lived(A, *MADE))
     await wrote(memory, 2, lived(A, INTENDED))
 

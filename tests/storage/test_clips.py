@@ -29,7 +29,8 @@ async def test_a_clip_without_its_sidecar_is_not_there(objects: Objects):
     assert await clips.sidecar(JOB) is None
 
 
-async def test_what_a_crash_left_is_replaced(objects: Objects):
+async def test_leftover_of_a_crash_is_replaced(objects: Objects):
+    """A clip that a crash left without its sidecar is replaced."""
     await objects.create(f"clips/ab/{JOB}.mp4", b"of the crashed run")
 
     await Clips(objects).publish(JOB, b"of this run", {"run": 2})

@@ -72,7 +72,8 @@ def test_no_kind_of_event_is_left_out_above():
         ({"kind": "settled", "attempt": 1, "usd": 0.1, "reason": "?"}, "got `float`"),
     ],
 )
-def test_what_the_ledger_cannot_mean_is_named_with_its_place(line, complaint):
+def test_invalid_record_is_named_with_its_line(line, complaint):
+    """An invalid record is reported with its segment and line."""
     good = pack([Entry(job("a"), 1.0, INTENDED)])
     lines = zstandard.decompress(good) + orjson.dumps({"job": "a", "at": 2.0} | line)
 

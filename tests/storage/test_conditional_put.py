@@ -29,9 +29,10 @@ def careless(request: bytes) -> bytes:
     return request.replace(b"\r\nif-none-match:", b"\r\nx-none-match:", 1)
 
 
-async def test_a_server_that_overwrites_is_refused_and_told_of(
+async def test_overwriting_server_is_refused(
     s3_root: str, s3_port: int, through: Callable[[int], None]
 ):
+    """A server that overwrites objects is refused, by name, in every run."""
     relay = Relay(s3_port, careless)
     through(relay.start())
 

@@ -109,7 +109,8 @@ async def test_a_name_on_a_disk_is_a_uri_that_leads_to_it(tmp_path):
     assert drop.uri == path.as_uri()
 
 
-async def test_what_still_changes_has_not_landed(inbox):
+async def test_changing_file_has_not_landed(inbox):
+    """A file that changes during the wait has not landed yet."""
     await inbox.objects.put("whole.parquet", b"rows")
     await inbox.objects.put("growing.parquet", b"ro")
     waited = []
@@ -125,7 +126,9 @@ async def test_what_still_changes_has_not_landed(inbox):
     assert waited == [30]
 
 
-async def test_nobody_waits_where_there_is_nothing_new(inbox):
+async def test_empty_inbox_causes_no_wait(inbox):
+    """Without a new file there is no wait."""
+
     async def never(seconds):
         raise AssertionError(seconds)
 
@@ -133,7 +136,8 @@ async def test_nobody_waits_where_there_is_nothing_new(inbox):
 
 
 @pytest.mark.parametrize("marker", ["july/a.parquet.ready", "july/_SUCCESS"])
-async def test_where_writers_mark_what_is_done_only_that_has_landed(root, marker):
+async def test_marked_inbox_takes_only_marked_files(root, marker):
+    """In an inbox with markers, only files with a marker have landed."""
     objects = Objects.open(f"{root}/drop")
     inbox = Inbox(objects=objects, marked=True)
     await objects.put("july/a.parquet", b"rows")
@@ -146,7 +150,8 @@ async def test_where_writers_mark_what_is_done_only_that_has_landed(root, marker
     assert drop.uri.endswith("/july/a.parquet")
 
 
-async def test_a_marker_does_not_speak_for_what_was_written_after_it(tmp_path):
+async def test_marker_does_not_cover_a_later_write(tmp_path):
+    """A marker that is older than its file does not count."""
     inbox = Inbox(objects=Objects.open(tmp_path.as_uri()), marked=True)
     for name, at in (("a.parquet", 200), ("a.parquet.ready", 100)):
         (tmp_path / name).write_bytes(b"rows")

@@ -64,7 +64,8 @@ async def test_a_live_holder_is_named_and_not_pushed_out(objects: Objects):
     await holder.close()
 
 
-async def test_whoever_is_refused_leaves_nothing_behind(objects: Objects):
+async def test_refused_run_leaves_no_trace(objects: Objects):
+    """A run that is refused leaves no file on the root."""
     holder = await Ledger.open(objects, name="first")
     await holder.record(job("a"), INTENDED)
 
@@ -144,7 +145,9 @@ async def test_holder_without_a_start_time_lives_with_its_process(
         await Ledger.open(objects, name="two")
 
 
-def test_a_beat_of_somebody_else_is_not_the_holders(simulated: Simulated):
+def test_heartbeat_of_another_run_does_not_count(simulated: Simulated):
+    """Another run's heartbeat does not keep the holder's lease."""
+
     async def night() -> None:
         holder = await given_a_holder(simulated.objects())
         fenced = replace(holder, token="another").beating(5000.0)
@@ -188,7 +191,11 @@ def test_a_silent_holder_has_its_minute(simulated: Simulated):
 
 
 @pytest.mark.parametrize("jump_s", [-86_400.0, 86_400.0])
-def test_a_store_whose_clock_jumps_lets_nobody_in(simulated: Simulated, jump_s: float):
+def test_clock_jump_does_not_push_out_a_live_holder(
+    simulated: Simulated, jump_s: float
+):
+    """A jump of the store's clock does not push out a live holder."""
+
     async def night() -> None:
         holder = await Ledger.open(simulated.objects(), name="first")
         await holder.record(job("a"), INTENDED)
@@ -230,9 +237,9 @@ def test_late_heartbeat_does_not_lose_the_root(
 
 
 @pytest.mark.parametrize("jump_s", [-86_400.0, 86_400.0])
-def test_a_store_whose_clock_jumps_keeps_nobody_out(
-    simulated: Simulated, jump_s: float
-):
+def test_clock_jump_does_not_protect_a_dead_holder(simulated: Simulated, jump_s: float):
+    """A jump of the store's clock does not prolong a dead holder's lease."""
+
     async def night() -> None:
         await given_a_holder(simulated.objects())
         simulated.clock = at(1e6 + jump_s)
@@ -292,7 +299,9 @@ def test_a_holder_that_missed_many_beats_goes_on_trying(
     run(night)
 
 
-def test_whoever_was_succeeded_beats_no_more(simulated: Simulated):
+def test_succeeded_run_stops_its_heartbeat(simulated: Simulated):
+    """A run that was taken over writes no more heartbeats."""
+
     async def night() -> None:
         old = await Ledger.open(simulated.objects(), name="old")
         new = await Ledger.open(simulated.objects(), name="new", take_over=True)
@@ -334,7 +343,8 @@ def test_busy_batch_on_a_slow_store_is_taken_over(
     run(night)
 
 
-def test_who_has_nothing_to_record_is_told_of_a_successor(simulated: Simulated):
+def test_idle_run_learns_of_its_successor(simulated: Simulated):
+    """A run without anything to record still learns of its successor."""
     told: list[str] = []
 
     async def night() -> None:
@@ -356,9 +366,10 @@ def test_who_has_nothing_to_record_is_told_of_a_successor(simulated: Simulated):
     run(night)
 
 
-async def test_who_ends_before_it_was_told_of_a_successor_is_told_then(
+async def test_closing_run_learns_of_its_successor(
     objects: Objects,
 ):
+    """A run that had not learned of its successor learns of it on closing."""
     old = await Ledger.open(objects, name="old")
     new = await Ledger.open(objects, name="new", take_over=True)
 

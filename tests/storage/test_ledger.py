@@ -38,7 +38,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.core]
 # -- records that are kept
 
 
-async def test_what_was_recorded_is_there_for_the_next_to_open(objects: Objects):
+async def test_next_run_reads_all_records(objects: Objects):
+    """A run reads everything that the run before it recorded."""
     first = await Ledger.open(objects, name="Portraits, night 1", clock=at(1000))
     await first.record(job("a"), INTENDED)
     entry, told = await first.record(job("a"), Accepted(TICKET))
@@ -68,7 +69,8 @@ async def test_an_illegal_event_never_reaches_the_store(objects: Objects):
     await ledger.close()
 
 
-async def test_what_cannot_be_written_fails_its_own_caller_only(objects: Objects):
+async def test_unwritable_event_fails_only_its_caller(objects: Objects):
+    """An event that cannot be encoded fails its caller, and no other record."""
     ledger = await Ledger.open(objects, name="night")
     await asyncio.gather(*(ledger.record(job(name), INTENDED) for name in "ab"))
     half_an_emoji = json.loads(r'"no \ud83d"')
@@ -115,7 +117,8 @@ async def test_a_thousand_at_once_share_their_requests(objects: Objects):
     assert len(await ledgers.read(objects)) == 2000
 
 
-async def test_one_alone_waits_for_nobody(objects: Objects):
+async def test_single_record_is_written_at_once(objects: Objects):
+    """A single record is written as a segment, without a wait for others."""
     ledger = await Ledger.open(objects, name="night")
 
     await ledger.record(job("a"), INTENDED)
@@ -172,7 +175,8 @@ async def test_cancelled_caller_has_recorded_once(
     assert len(entries) == 50
 
 
-async def test_what_is_queued_is_written_before_the_ledger_closes(objects: Objects):
+async def test_close_writes_queued_records(objects: Objects):
+    """Queued records are written before the ledger closes."""
     ledger = await Ledger.open(objects, name="night")
     recording = asyncio.create_task(ledger.record(job("a"), INTENDED))
     await asyncio.sleep(0)
@@ -222,7 +226,8 @@ async def test_an_older_batch_is_folded_before_a_newer_one(objects: Objects):
     assert (await ledgers.histories(objects))[job("a")].attempts == 2
 
 
-async def test_what_is_over_is_forgotten_but_for_how_it_ended(objects: Objects):
+async def test_forgotten_job_keeps_its_final_state(objects: Objects):
+    """The ledger forgets an ended job's history, but keeps its final state."""
     ledger = await Ledger.open(objects, name="night")
     for event in (INTENDED, Accepted(TICKET), Generated(), Published("u", FACTS)):
         await ledger.record(job("over"), event)
@@ -288,7 +293,8 @@ async def test_damage_is_named_with_its_epoch(objects: Objects):
 # -- one writer
 
 
-async def test_of_eight_who_open_at_once_one_is_alive(root: str):
+async def test_eight_opens_at_once_leave_one_writer(root: str):
+    """If eight runs open a root at once, one opens it and seven are refused."""
     tries = [Ledger.open(Objects.open(root), name=f"night {n}") for n in range(8)]
 
     results = await asyncio.gather(*tries, return_exceptions=True)
@@ -300,7 +306,8 @@ async def test_of_eight_who_open_at_once_one_is_alive(root: str):
     await opened[0].close()
 
 
-async def test_of_eight_who_take_over_at_once_one_is_alive(root: str):
+async def test_eight_takeovers_at_once_leave_one_writer(root: str):
+    """If eight runs take over at once, one of them can write."""
     tries = [
         Ledger.open(Objects.open(root), name=f"night {n}", take_over=True)
         for n in range(8)
@@ -344,7 +351,8 @@ async def test_who_was_taken_over_can_record_nothing_more(objects: Objects):
     await new.close()
 
 
-async def test_all_who_wait_are_told_when_a_successor_takes_over(objects: Objects):
+async def test_takeover_fails_all_waiting_records(objects: Objects):
+    """When a successor takes over, every waiting record is fenced."""
     old = await Ledger.open(objects, name="old")
     new = await Ledger.open(objects, name="new", take_over=True)
     tasks = [asyncio.create_task(old.record(job(n), INTENDED)) for n in range(20)]
@@ -368,7 +376,8 @@ async def test_a_ledger_that_cannot_be_read_leaves_its_root_free(objects: Object
             await Ledger.open(objects, name="two", clock=at(1000))
 
 
-async def test_who_claimed_and_died_before_it_could_read_harms_nobody(objects: Objects):
+async def test_claim_of_a_dead_run_harms_no_other_run(objects: Objects):
+    """A run that died right after its claim does not disturb other runs."""
     first = await Ledger.open(objects, name="first")
     await first.record(job("a"), INTENDED)
     # A zombie that wakes between a successor's claim and its seal still writes...
@@ -433,7 +442,8 @@ asyncio.run(main())
 
 
 @pytest.mark.slow
-async def test_what_was_acknowledged_survives_kill_9(tmp_path: Path):
+async def test_acknowledged_records_survive_kill_9(tmp_path: Path):
+    """Every acknowledged record survives a kill -9."""
     root = str(tmp_path / "root")
     acknowledged: set[tuple[str, str]] = set()
     for lines in (30, 400, 111):

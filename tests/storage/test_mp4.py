@@ -68,7 +68,8 @@ def test_a_clip_that_is_cut_short_is_not_whole(fast_start, moov_last, kept: floa
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "not an MP4"),
     ],
 )
-def test_what_is_no_mp4_is_quoted(data: bytes, complaint: str):
+def test_other_file_than_mp4_is_quoted(data: bytes, complaint: str):
+    """The message about a file that is no MP4 quotes its first bytes."""
     with pytest.raises(BrokenClipError, match=complaint) as caught:
         check(data)
     assert not caught.value.whole

@@ -22,7 +22,8 @@ async def test_what_was_put_is_read_back(objects: Objects):
     assert await objects.get("clips/ab/abcd.json") == b"{}"
 
 
-async def test_what_is_not_there_is_missing(objects: Objects):
+async def test_missing_object_raises(objects: Objects):
+    """Reading an object that does not exist raises an error."""
     with pytest.raises(MissingError, match=r"clips/none\.mp4: no such object"):
         await objects.get("clips/none.mp4")
 

@@ -195,7 +195,8 @@ async def test_a_still_in_a_store_is_signed_and_then_read_by_anyone(
 
 
 @pytest.mark.parametrize("uri", ["/a.jpg", "https://h/a.jpg", "memory://a.jpg"])
-def test_what_no_store_holds_cannot_be_signed(uri: str):
+def test_link_outside_a_store_cannot_be_signed(uri: str):
+    """Only objects in a store can be signed."""
     assert sources.presign(uri, 60) is None
 
 

@@ -121,9 +121,11 @@ def test_next_run_here_records_the_spill(
     run(night)
 
 
-def test_what_its_life_has_left_behind_is_kept_aside(
+def test_outdated_spilled_entry_is_kept_aside(
     simulated: Simulated, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
+    """A spilled entry of a job that has moved on is kept aside, and logged once."""
+
     async def night() -> None:
         await shipwrecked(
             simulated,
@@ -315,9 +317,8 @@ def test_spilled_intent_with_a_ticket_is_not_unsent(
     run(night)
 
 
-async def test_what_a_zombie_is_told_goes_to_a_lifeboat(
-    objects: Objects, tmp_path: Path
-):
+async def test_record_after_a_takeover_is_spilled(objects: Objects, tmp_path: Path):
+    """A run that was taken over spills what it can no longer record."""
     boats_at = tmp_path / "boats"
     old = await Ledger.open(objects, name="old", lifeboats=boats_at)
     await old.record(job("a"), INTENDED)
@@ -333,9 +334,8 @@ async def test_what_a_zombie_is_told_goes_to_a_lifeboat(
     await last.close()
 
 
-async def test_what_is_told_after_the_end_goes_to_a_lifeboat(
-    objects: Objects, tmp_path: Path
-):
+async def test_record_after_close_is_spilled(objects: Objects, tmp_path: Path):
+    """An event that arrives after the ledger is closed is spilled."""
     ledger = await Ledger.open(objects, name="night", lifeboats=tmp_path / "boats")
     await ledger.record(job("a"), INTENDED)
     await ledger.close()
@@ -348,7 +348,8 @@ async def test_what_is_told_after_the_end_goes_to_a_lifeboat(
     await following.close()
 
 
-async def test_a_shard_has_its_own_lifeboat(objects: Objects, tmp_path: Path):
+async def test_each_shard_has_its_own_spill_file(objects: Objects, tmp_path: Path):
+    """A shard spills into a file with the shard's number."""
     folder = tmp_path / "boats"
     ledger = await Ledger.open(objects, name="night", lifeboats=folder)
     shard = await Ledger.join(objects, batch=ledger.batch, shard=3, lifeboats=folder)
@@ -633,7 +634,8 @@ def test_log_has_the_entry_if_spilling_is_impossible(
     assert '"t-42"' in line
 
 
-async def test_each_root_has_lifeboats_of_its_own(tmp_path: Path):
+async def test_each_root_has_its_own_spill_files(tmp_path: Path):
+    """A run does not record spilled entries of another root."""
     folder = tmp_path / "boats"
     one, two = (Objects.open(str(tmp_path / name)) for name in ("one", "two"))
     ledger = await Ledger.open(one, name="night", lifeboats=folder)

@@ -30,7 +30,8 @@ PUBLISHED = History(
 ACCEPTED = History(state=State.ACCEPTED, attempts=1, lane="spicy", accepted_at=1001.0)
 
 
-def test_what_is_over_is_forgotten_but_for_its_state():
+def test_ended_job_keeps_only_its_state():
+    """The book forgets an ended job's history, but keeps its state."""
     book = Book()
     book.keep(A, PUBLISHED)
     book.keep(B, ACCEPTED)
@@ -46,7 +47,8 @@ def test_what_is_over_is_forgotten_but_for_its_state():
     )
 
 
-def test_what_is_put_down_anew_counts_before_what_was_forgotten():
+def test_new_history_replaces_a_forgotten_one():
+    """A new history of a forgotten job replaces its old state."""
     book = Book()
     book.keep(A, PUBLISHED)
     book.forget([A])
@@ -58,7 +60,8 @@ def test_what_is_put_down_anew_counts_before_what_was_forgotten():
 
 
 @pytest.mark.parametrize("life", ["a", A[1:], A + "~", A.replace("0", "G"), ""])
-def test_what_is_no_id_is_refused_by_name(life):
+def test_invalid_job_id_is_refused(life):
+    """A string that is no job id is refused, and the message quotes it."""
     with pytest.raises(ValueError, match=f"'{life}' is no job's id"):
         Book().keep(life, PUBLISHED)
     with pytest.raises(ValueError, match=f"'{life}' is no job's id"):

@@ -96,7 +96,8 @@ def test_a_good_still_goes_as_it_is(kind: str, media_type: str, suffix: str):
 
 
 @pytest.mark.parametrize("content", STILLS.values(), ids=STILLS)
-def test_whatever_every_decoder_reads_alike_will_do(content: bytes):
+def test_unambiguous_still_is_accepted(content: bytes):
+    """A still that every decoder reads in the same way is accepted unchanged."""
     still = look(content, name="cat", min_px=48)
 
     assert (still.content, still.width, still.height) == (content, 64, 48)
@@ -132,7 +133,8 @@ def test_no_byte_of_a_png_is_taken_on_trust():
             look(bytes(damaged), name="cat", min_px=1)
 
 
-def test_what_follows_a_still_does_no_harm():
+def test_trailing_bytes_are_accepted():
+    """Bytes after the end of a still are accepted."""
     for content in (STILLS["JPEG"], STILLS["PNG"]):
         assert not look(content + b"more", name="cat", min_px=1).changed
 

@@ -64,9 +64,10 @@ async def test_a_lost_answer_is_believed_to_be_ours(
     assert await objects.get("a") == b"ours"
 
 
-async def test_a_lost_answer_does_not_make_theirs_ours(
+async def test_lost_answer_does_not_claim_another_object(
     objects: Objects, faulty: FaultyProxy
 ):
+    """After a lost answer, another writer's object is not taken for ours."""
     await objects.create("a", b"theirs")
     faulty.fault.lose_answers = 1
 
@@ -125,9 +126,10 @@ async def test_an_answer_that_takes_too_long_is_asked_for_again(
 
 
 @pytest.mark.parametrize("cloud", ["s3", "gs"], indirect=True)
-async def test_what_is_damaged_on_its_way_is_put_again(
+async def test_damaged_upload_is_put_again(
     objects: Objects, faulty: FaultyProxy, tmp_path: Path
 ):
+    """An object that was damaged on its way is put again."""
     clip = os.urandom(100_000)
     await asyncio.to_thread((tmp_path / "clip").write_bytes, clip)
 
@@ -144,9 +146,10 @@ async def test_what_is_damaged_on_its_way_is_put_again(
 
 
 @pytest.mark.parametrize("cloud", ["gs"], indirect=True)
-async def test_what_stays_damaged_is_not_taken_for_put(
+async def test_upload_that_stays_damaged_fails(
     root: str, faulty: FaultyProxy, tmp_path: Path
 ):
+    """An object that is damaged on every try is never stored."""
     objects = Objects.open(root, patience_s=0)
     faulty.fault.flip = 3
 
@@ -201,9 +204,10 @@ async def test_a_missing_bucket_is_not_a_missing_object(cloud: Cloud):
         assert not isinstance(caught.value, MissingError | UnavailableError)
 
 
-async def test_refused_credentials_are_told_at_once_and_never_shown(
+async def test_refused_credentials_fail_at_once_and_stay_secret(
     root: str, faulty: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ):
+    """Refused credentials fail at the first answer, and the message leaves them out."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDNIGHTREEL")
     faulty.fault.deny = True
     objects = Objects.open(root)
@@ -217,9 +221,10 @@ async def test_refused_credentials_are_told_at_once_and_never_shown(
 
 
 @pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
-async def test_a_store_without_its_settings_is_told_at_once(
+async def test_store_without_settings_fails_on_opening(
     scheme: str, monkeypatch: pytest.MonkeyPatch
 ):
+    """A store without its settings fails when it is opened."""
     for name in os.environ:
         if name.startswith(("AWS_", "AZURE_", "AZURITE_", "GOOGLE_")):
             monkeypatch.delenv(name)
@@ -312,7 +317,8 @@ os.wait()
 """
 
 
-def test_a_forked_child_is_told_rather_than_left_hanging(tmp_path: Path):
+def test_forked_child_fails_instead_of_hanging(tmp_path: Path):
+    """A forked child that uses a store fails with a message; it does not hang."""
     ran = subprocess.run(
         [sys.executable, "-c", FORKED, tmp_path],
         cwd=ROOT,

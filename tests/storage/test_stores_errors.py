@@ -35,7 +35,8 @@ from storage.objects.errors import (
         errno.ETIMEDOUT,
     ],
 )
-def test_what_passes_on_a_busy_machine_is_asked_again(number: int):
+def test_passing_disk_error_is_retried(number: int):
+    """An OS error that a busy machine causes counts as a passing fault."""
     with pytest.raises(UnavailableError), explained("file:///reel/a"):
         raise OSError(number, os.strerror(number), "/reel/a")
 
@@ -57,9 +58,10 @@ def test_what_passes_on_a_busy_machine_is_asked_again(number: int):
         (errno.EEXIST, ExistsError, "exists"),
     ],
 )
-def test_what_does_not_pass_is_named_in_plain_words(
+def test_permanent_disk_error_is_explained(
     number: int, kind: type[StorageError], why: str
 ):
+    """A permanent OS error is explained in plain words."""
     with pytest.raises(StorageError) as caught, explained("file:///reel/a"):
         raise OSError(number, os.strerror(number), "/reel/a")
 
@@ -150,7 +152,8 @@ async def test_a_status_and_its_code_mean_the_same_everywhere(
 
 
 @pytest.mark.anyio
-async def test_a_wrong_region_is_told_at_once(answers: list[bytes]):
+async def test_wrong_region_fails_at_once(answers: list[bytes]):
+    """A bucket in another region fails at once, with a hint at the region."""
     answers.append(b"HTTP/1.1 301 Moved\r\nConnection: close\r\n\r\n")
 
     with pytest.raises(StorageError, match="configured region") as caught:

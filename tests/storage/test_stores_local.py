@@ -75,9 +75,10 @@ async def test_clip_and_folders_are_synced_before_the_sidecar(
     ]
 
 
-async def test_what_replaces_a_file_is_whole_on_the_disk_first(
+async def test_replacement_is_synced_before_the_rename(
     tmp_path: Path, effects: list[str]
 ):
+    """A replacement is whole on the disk before it takes the file's name."""
     objects = Objects.open(str(tmp_path))
     await objects.put("a", b"1")
     effects.clear()
@@ -100,7 +101,8 @@ async def test_a_name_that_a_killed_process_left_is_made_durable_too(
     assert effects == ["sync reel", "sync reel/clips/a", "sync reel/clips"]
 
 
-async def test_a_folder_that_somebody_removed_is_made_again(tmp_path: Path):
+async def test_removed_folder_is_made_again(tmp_path: Path):
+    """A folder that was removed is made again by the next write."""
     objects = Objects.open(str(tmp_path / "reel"))
     await objects.put("clips/a", b"1")
     (tmp_path / "reel" / "clips" / "a").unlink()
@@ -155,9 +157,8 @@ async def test_a_write_that_fails_leaves_nothing_behind(
         ("x" * 250, "the name is too long"),
     ],
 )
-async def test_what_a_disk_will_never_take_is_told_at_once(
-    tmp_path: Path, key: str, why: str
-):
+async def test_impossible_path_fails_at_once(tmp_path: Path, key: str, why: str):
+    """A path that a disk can never hold fails at once, without retries."""
     (tmp_path / "file").write_bytes(b"1")
     (tmp_path / "folder").mkdir()
     objects = Objects.open(str(tmp_path))

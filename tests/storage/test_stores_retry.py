@@ -80,7 +80,8 @@ def test_patience_ends():
     assert 600 <= run(put()) < 615
 
 
-def test_whoever_has_no_patience_asks_three_times_all_the_same():
+def test_zero_patience_still_tries_three_times():
+    """With a patience of 0 seconds, a request is still tried three times."""
     store = Away(for_s=10_000)
     objects = Objects(store, "s3://bucket/reel", patience_s=0)
 

@@ -120,9 +120,11 @@ def test_a_long_stream_is_bound_in_parts_while_it_is_written(simulated: Simulate
 SPANS = ["001-0000000256", "257-0000000512"]
 
 
-def test_a_part_that_cannot_be_put_keeps_nobody_waiting(
+def test_failed_part_delays_no_record(
     simulated: Simulated, caplog: pytest.LogCaptureFixture
 ):
+    """If a part cannot be written, records go on, and the failure is logged."""
+
     async def no_parts(what: str, path: str) -> None:
         if what == "put" and "/parts/" in path:
             raise PermissionError(13, "no", path)
@@ -143,7 +145,8 @@ def test_a_part_that_cannot_be_put_keeps_nobody_waiting(
 # -- shards in separate processes
 
 
-async def test_a_shard_writes_a_stream_of_its_own(objects: Objects):
+async def test_shard_writes_a_separate_stream(objects: Objects):
+    """A shard writes a separate stream; readers merge it with the batch's."""
     ledger = await Ledger.open(objects, name="night")
     _, history = await ledger.record(job("before"), INTENDED)
     before = {job("before"): history}
@@ -188,7 +191,8 @@ async def test_next_process_of_a_shard_knows_its_record(
     assert told == [Intended, Accepted, Generated]
 
 
-async def test_of_many_who_join_as_one_shard_one_is_alive(objects: Objects):
+async def test_many_joins_as_one_shard_leave_one_writer(objects: Objects):
+    """If many processes join as one shard, one of them can write."""
     ledger = await Ledger.open(objects, name="night")
     tries = [
         Ledger.join(Objects.open(objects.root), batch=ledger.batch, shard=7)
@@ -227,7 +231,8 @@ async def test_a_successor_ends_every_shard_of_the_batch_before(objects: Objects
     await new.close()
 
 
-async def test_nobody_joins_a_batch_that_is_over_or_never_was(objects: Objects):
+async def test_join_of_an_ended_or_unknown_batch_is_refused(objects: Objects):
+    """A batch that has ended or never existed cannot be joined."""
     over = await Ledger.open(objects, name="over")
     await over.close()
     with pytest.raises(FencedError, match="'000001-over' is over"):
@@ -336,9 +341,11 @@ def test_a_store_that_is_away_is_waited_for(
         (OSError(28, "No space left on device"), 30, 1),
     ],
 )
-def test_when_patience_ends_all_who_wait_are_told(
+def test_end_of_patience_fails_all_records(
     simulated: Simulated, error: Exception, patience_s: float, told: int, tmp_path
 ):
+    """When the ledger gives up on its store, every waiting record fails."""
+
     async def night() -> None:
         now = asyncio.get_running_loop().time
         ledger = await Ledger.open(
@@ -370,7 +377,9 @@ def test_when_patience_ends_all_who_wait_are_told(
     assert [UNSENT.reason in line for line in lines] == [True] * 4
 
 
-def test_whoever_buys_is_told_at_once_why_nothing_is_recorded(simulated: Simulated):
+def test_listener_learns_at_once_why_records_wait(simulated: Simulated):
+    """A listener learns within a second why the ledger cannot record."""
+
     async def night() -> None:
         now = asyncio.get_running_loop().time
         ledger = await Ledger.open(simulated.objects(), name="night")
@@ -392,9 +401,10 @@ def test_whoever_buys_is_told_at_once_why_nothing_is_recorded(simulated: Simulat
     assert after_s < 1
 
 
-async def test_a_full_disk_has_room_for_what_is_under_way(
+async def test_full_disk_has_room_for_pending_records(
     tmp_path, monkeypatch: pytest.MonkeyPatch
 ):
+    """On a full disk, the reserved file makes room for the pending records."""
     ballast = tmp_path / "ledger/ballast"
     reasons: list[str] = []
     ledger = await Ledger.open(Objects.open(str(tmp_path)), name="night")
