@@ -89,7 +89,8 @@ def test_submit_without_a_cost_record_is_accepted(play, recorded):
     assert ticket == Ticket("302ai", "t1")
 
 
-def test_what_is_passed_on_is_wavespeeds_behind_a_prefix(play, recorded):
+def test_resold_request_is_wavespeeds_with_a_prefix(play, recorded):
+    """A resold request is WaveSpeed's, with a prefix before its path."""
     exchange = RESOLD.submit(JOB, IMAGE, 42, "ref-1")
 
     [request], ticket = play(RESOLD, exchange, recorded("302ai", "passed_on"))
@@ -106,7 +107,8 @@ def test_what_is_passed_on_is_wavespeeds_behind_a_prefix(play, recorded):
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_who_listens_is_told_with_the_submit(door):
+def test_webhook_url_goes_into_the_query(door):
+    """The webhook's URL goes into the query of the submit, not into the body."""
     hook = "https://hooks.example/302?batch=a&b"
     provider = Ai302(DOORS[door].route, KEY, hook)
 
@@ -165,7 +167,8 @@ def test_an_id_cannot_lead_a_poll_astray(door, url):
         ),
     ],
 )
-def test_a_poll_reads_what_was_recorded(play, recorded, name, progress):
+def test_poll_reads_recorded_answers(play, recorded, name, progress):
+    """Each recorded answer to a poll is read as its documented state."""
     assert play(OWN, OWN.poll(TICKET), recorded("302ai", name))[1] == progress
 
 
@@ -183,26 +186,30 @@ def test_every_word_for_success_needs_a_clip(play, answer, word):
     "body",
     [{"task_id": "t1", "status": "snoozed"}, {"task_id": "t1"}, [1], b"", b"<p>"],
 )
-def test_a_poll_that_makes_no_sense_is_said_so(play, answer, body):
+def test_senseless_poll_is_unreadable(play, answer, body):
+    """A poll whose answer has no known form is unreadable."""
     with pytest.raises(UnreadableError, match="302ai: cannot read"):
         play(OWN, OWN.poll(TICKET), answer(200, body))
 
 
-def test_a_failure_is_told_with_a_refusals_shape_inside(play, answer):
+def test_failure_with_an_error_inside_is_discarded(play, answer):
+    """A failed task is a failure, even if it contains a refusal's error."""
     error = {"err_code": -1024, "message": "upstream"}
     response = answer(200, {"task_id": "t1", "status": "error", "error": error})
 
     assert isinstance(play(OWN, OWN.poll(TICKET), response)[1], Discarded)
 
 
-def test_a_failure_of_what_is_passed_on_counts_as_charged(play, recorded):
+def test_failure_of_a_resold_clip_counts_as_charged(play, recorded):
+    """A failure of a resold clip counts as charged."""
     response = recorded("302ai", "passed_on_failed")
 
     assert play(RESOLD, RESOLD.poll(TICKET), response)[1] == Discarded("failed: no")
 
 
 @pytest.mark.parametrize("body", [{"task_id": ""}, {"status": "pending"}, b"", b"<p>"])
-def test_a_submit_whose_good_answer_names_no_task_is_unreadable(play, answer, body):
+def test_good_answer_without_a_task_is_unreadable(play, answer, body):
+    """A successful submit whose answer names no task is unreadable."""
     with pytest.raises(UnreadableError):
         play(OWN, OWN.submit(JOB, IMAGE, 42, "ref-1"), answer(200, body))
 
@@ -373,7 +380,8 @@ def test_a_key_that_may_not_ask_for_the_balance_is_still_good(play, answer):
         ([], None),
     ],
 )
-def test_what_was_charged_is_read_where_it_is_said(play, answer, body, charged):
+def test_charge_is_read_from_each_form(play, answer, body, charged):
+    """The charge is read from each form of 302.AI's record."""
     [request], usd = play(OWN, OWN.charge(TICKET), answer(200, body))
 
     assert str(request.url) == "https://api.302.ai/dashboard/record/req-1"

@@ -105,7 +105,8 @@ def test_the_key_goes_to_the_providers_own_hosts_over_tls(provider, ticket, stil
         assert proves(request.headers["authorization"])
 
 
-def test_a_seed_of_nought_is_said_wherever_a_seed_is(provider):
+def test_seed_of_zero_is_sent(provider):
+    """A seed of 0 is sent in every place where another seed is."""
     one, nought = (
         fields(submitted(provider, seed=1)),
         fields(submitted(provider, seed=0)),
@@ -165,7 +166,8 @@ def failed(provider, why):
     return httpx.Response(200, content=json.dumps(body).encode())
 
 
-def test_what_is_kept_of_a_failure_has_no_key_and_no_signature(provider, play, ticket):
+def test_recorded_failure_has_no_secrets(provider, play, ticket):
+    """The recorded reason of a failure contains no key and no signature."""
     _, progress = play(provider, provider.poll(ticket), failed(provider, TALKATIVE))
 
     assert "cannot fetch" in progress.reason
@@ -207,7 +209,8 @@ def test_a_poll_is_never_an_end_by_its_http_status_alone(provider, ticket, answe
         assert type(provider.judge(response)).__name__ not in ends
 
 
-def test_a_submit_is_in_doubt_whatever_the_status_of_a_page(provider, answer):
+def test_submit_answered_by_a_page_is_in_doubt(provider, answer):
+    """A submit that an HTML page answers is in doubt, whatever the status."""
     submit = submitted(provider)
 
     for status in range(300, 600):

@@ -108,7 +108,8 @@ def test_a_poll_asks_for_the_prediction_by_its_id(play, recorded):
         ("moderated", Rejected("failed: input rejected by content moderation")),
     ],
 )
-def test_a_poll_reads_what_was_recorded(play, recorded, name, progress):
+def test_poll_reads_recorded_answers(play, recorded, name, progress):
+    """Each recorded answer to a poll is read as its documented state."""
     answers = recorded("atlas", name)
 
     assert play(PROVIDER, PROVIDER.poll(TICKET), answers)[1] == progress
@@ -127,7 +128,8 @@ def test_a_poll_reads_what_was_recorded(play, recorded, name, progress):
     ],
 )
 @pytest.mark.parametrize("word", ["completed", "succeeded"])
-def test_a_clip_is_found_wherever_atlas_puts_it(play, answer, word, outputs):
+def test_clip_is_found_in_every_output_form(play, answer, word, outputs):
+    """A clip is found in each form in which Atlas writes its outputs."""
     response = answer(200, {"code": 200, "data": {"status": word} | outputs})
 
     assert play(PROVIDER, PROVIDER.poll(TICKET), response)[1] == Finished(
@@ -179,7 +181,8 @@ def test_ended_prediction_is_read_at_any_http_status(play, answer, status, task,
         b"",
     ],
 )
-def test_a_poll_that_makes_no_sense_is_said_so_with_its_body(play, answer, body):
+def test_senseless_poll_is_unreadable(play, answer, body):
+    """A poll whose answer has no known form is unreadable, and the error quotes it."""
     with pytest.raises(UnreadableError, match="atlas: cannot read"):
         play(PROVIDER, PROVIDER.poll(TICKET), answer(200, body))
 
@@ -300,14 +303,16 @@ def test_no_verdict_repeats_the_key(answer, still, echoing, row):
         ("too_many", "atlas: HTTP 429: rate limit reached"),
     ],
 )
-def test_a_refusal_says_what_to_do(recorded, still, name, words):
+def test_refusal_names_the_remedy(recorded, still, name, words):
+    """The message about a refusal says what the user has to do."""
     response = recorded("atlas", name)
     response.request = asking("submit", still)
 
     assert str(PROVIDER.judge(response)) == words
 
 
-def test_who_listens_is_told_in_the_body():
+def test_webhook_url_goes_into_the_body():
+    """The webhook's URL goes into the body, next to an otherwise equal request."""
     hook = "https://hooks.example/atlas"
 
     listened = json.loads(
@@ -355,7 +360,8 @@ def test_a_check_tells_a_bad_key(play, recorded):
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 429])
-def test_what_is_not_published_is_left_open(play, recorded, answer, status):
+def test_unpublished_facts_stay_unknown(play, recorded, answer, status):
+    """A check leaves open what the provider does not publish."""
     unsaid = {"code": status, "msg": "no", "data": None}
     answers = recorded("atlas", "no_such_prediction"), *[answer(status, unsaid)] * 3
 

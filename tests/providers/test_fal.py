@@ -87,7 +87,8 @@ def test_submit_is_one_request_in_frames(play, recorded):
     assert ticket == TICKET
 
 
-def test_wan_2_1_is_not_told_what_it_does_not_take():
+def test_wan_2_1_gets_only_its_parameters():
+    """A request for Wan 2.1 has no parameter that the model does not take."""
     request = next(Fal(WAN_21, KEY).submit(JOB, IMAGE, 0, "ref-1"))
 
     assert str(request.url) == "https://queue.fal.run/fal-ai/wan-i2v"
@@ -265,9 +266,10 @@ def request_error(kind):
         ((499, request_error("client_cancelled")), Discarded),
     ],
 )
-def test_a_failure_told_in_place_of_the_result_is_read(
+def test_failure_in_place_of_the_result_is_read(
     play, recorded, answer, failure, outcome
 ):
+    """A failure that fal reports in place of the result is read."""
     answers = recorded("fal", "completed"), answer(*failure)
 
     progress = play(PROVIDER, PROVIDER.poll(TICKET), *answers)[1]
@@ -286,8 +288,8 @@ OWN_FAULTS = [
 
 
 @pytest.mark.parametrize("failure", OWN_FAULTS)
-def test_a_5xx_is_a_failure_only_if_it_is_told_twice(play, recorded, answer, failure):
-    """Otherwise one passing fault would buy the clip again."""
+def test_5xx_is_a_failure_only_if_repeated(play, recorded, answer, failure):
+    """A 5xx is a failure only if fal repeats it; a passing one would rebuy the clip."""
     completed = recorded("fal", "completed")
     answers = completed, answer(*failure), recorded("fal", "completed")
 
@@ -343,16 +345,16 @@ def test_two_5xx_that_differ_are_asked_about_later(play, recorded, answer, other
 
 
 @pytest.mark.parametrize("name", ["queued", "running"])
-def test_a_5xx_of_what_is_still_at_work_is_asked_about_later(
-    play, recorded, answer, name
-):
+def test_5xx_of_a_running_job_is_polled_later(play, recorded, answer, name):
+    """After a 5xx, a job that still runs is polled again later."""
     hiccup = answer(500, request_error("internal_error"))
     answers = recorded("fal", "completed"), hiccup, recorded("fal", name)
 
     assert play(PROVIDER, PROVIDER.poll(TICKET), *answers)[1] is None
 
 
-def test_a_5xx_whose_second_asking_fails_proves_nothing(play, recorded, answer):
+def test_5xx_whose_repeat_fails_proves_nothing(play, recorded, answer):
+    """A 5xx proves nothing if the second request fails in another way."""
     hiccup = answer(500, request_error("internal_error"))
     answers = recorded("fal", "completed"), hiccup, answer(502, b"<html></html>")
 
@@ -362,7 +364,8 @@ def test_a_5xx_whose_second_asking_fails_proves_nothing(play, recorded, answer):
 
 @pytest.mark.parametrize("name", ["moderated", "out_of_range"])
 @pytest.mark.parametrize("how", ["completed", "completed_with_an_untyped_error"])
-def test_what_no_provider_would_make_may_still_be_billed(play, recorded, how, name):
+def test_rejected_content_may_be_billed(play, recorded, how, name):
+    """Content that every provider would refuse counts as charged."""
     answers = recorded("fal", how), recorded("fal", name)
 
     progress = play(PROVIDER, PROVIDER.poll(TICKET), *answers)[1]
@@ -425,7 +428,8 @@ def test_a_result_that_makes_no_sense_is_asked_for_again(
     "body",
     [{"status": "SNOOZED"}, {"status": None}, {}, [], b"<html></html>", b"", b'{"st'],
 )
-def test_a_poll_that_makes_no_sense_is_said_so_with_its_body(play, answer, body):
+def test_senseless_poll_is_unreadable(play, answer, body):
+    """A poll whose answer has no known form is unreadable, and the error quotes it."""
     with pytest.raises(UnreadableError, match="fal: cannot read"):
         play(PROVIDER, PROVIDER.poll(TICKET), answer(200, body))
 
@@ -433,7 +437,8 @@ def test_a_poll_that_makes_no_sense_is_said_so_with_its_body(play, answer, body)
 @pytest.mark.parametrize(
     "body", [{"request_id": "80e7"}, {"detail": "ok"}, b"<html>ok</html>", b""]
 )
-def test_a_submit_whose_good_answer_is_no_receipt_is_unreadable(play, answer, body):
+def test_good_answer_without_a_receipt_is_unreadable(play, answer, body):
+    """A successful submit whose answer is no receipt is unreadable."""
     with pytest.raises(UnreadableError):
         play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), answer(200, body))
 
@@ -534,7 +539,8 @@ def test_no_verdict_repeats_the_key(answer, still, echoing, row, echo):
         ),
     ],
 )
-def test_a_refusal_says_what_to_do(recorded, answer, still, name, words):
+def test_refusal_names_the_remedy(recorded, answer, still, name, words):
+    """The message about a refusal says what the user has to do."""
     response = recorded("fal", name)
     response.request = asking("submit", answer, still)
 

@@ -99,7 +99,8 @@ def test_endpoint_without_model_is_refused(endpoint):
     assert str(caught.value).startswith(f"{place} = {endpoint!r}: must be MODEL/MODE")
 
 
-def test_what_is_better_longer_and_told_of_is_said_so():
+def test_submit_has_mode_duration_and_callback():
+    """A submit gives the mode, the duration, the negative prompt and the callback."""
     job = replace(JOB, resolution="1080p", duration_s=10, negative_prompt="blur")
     provider = Kling(ROUTE, KEY, "https://hooks.example/kling")
 
@@ -155,7 +156,8 @@ def test_clock_set_back_gets_a_valid_token():
 
 
 @pytest.mark.parametrize("key", ["no-colon-5160", "", ":5160", "5160:"])
-def test_a_key_that_is_no_pair_is_told_so_and_not_repeated(key):
+def test_key_that_is_no_pair_is_refused_unquoted(key):
+    """A key that is no pair is refused, and the message does not quote it."""
     with pytest.raises(MisconfiguredError) as caught:
         next(Kling(ROUTE, key).submit(JOB, IMAGE, 42, "ref-1"))
 
@@ -169,7 +171,8 @@ def test_an_adapter_shows_neither_its_key_nor_its_token():
     assert token_of(request) not in repr(PROVIDER)
 
 
-def test_two_adapters_are_alike_whatever_tokens_they_have_made():
+def test_adapters_are_equal_whatever_their_tokens():
+    """Two adapters with one key are equal, whatever tokens they have made."""
     asking("poll")
 
     assert Kling(ROUTE, KEY) == PROVIDER
@@ -214,7 +217,8 @@ def test_an_id_cannot_lead_a_poll_astray():
         ("moderated", Rejected("failed: Failure to pass the risk control system")),
     ],
 )
-def test_a_poll_reads_what_was_recorded(play, recorded, name, progress):
+def test_poll_reads_recorded_answers(play, recorded, name, progress):
+    """Each recorded answer to a poll is read as its documented state."""
     answers = recorded("kling", name)
 
     assert play(PROVIDER, PROVIDER.poll(TICKET), answers)[1] == progress
@@ -243,7 +247,8 @@ def test_a_failure_without_a_reason_is_a_failure_and_free(play, answer, reason):
         b"",
     ],
 )
-def test_a_poll_that_makes_no_sense_is_said_so_with_its_body(play, answer, body):
+def test_senseless_poll_is_unreadable(play, answer, body):
+    """A poll whose answer has no known form is unreadable, and the error quotes it."""
     with pytest.raises(UnreadableError, match="kling: cannot read"):
         play(PROVIDER, PROVIDER.poll(TICKET), answer(200, body))
 
@@ -263,7 +268,8 @@ def test_a_task_that_is_not_there_is_asked_for_again(play, recorded):
         b"",
     ],
 )
-def test_a_submit_whose_good_answer_names_no_task_is_unreadable(play, answer, body):
+def test_good_answer_without_a_task_is_unreadable(play, answer, body):
+    """A successful submit whose answer names no task is unreadable."""
     with pytest.raises(UnreadableError):
         play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), answer(200, body))
 
@@ -313,7 +319,8 @@ def test_a_name_that_kling_does_not_know_was_never_accepted(play, recorded):
         (200, b"<html>maintenance</html>"),
     ],
 )
-def test_what_proves_nothing_leaves_the_doubt(play, answer, status, body):
+def test_inconclusive_answer_leaves_the_doubt(play, answer, status, body):
+    """An inconclusive answer leaves the submit in doubt."""
     try:
         found = play(PROVIDER, PROVIDER.find(DOUBT), answer(status, body))[1]
     except NotFoundError:  # to be asked again
@@ -469,7 +476,8 @@ def test_only_a_documented_refusal_proves_no_purchase(answer, row):
 @pytest.mark.parametrize(
     ("code", "over"), [(1302, "rate"), (1303, "slots")], ids=["rate", "slots"]
 )
-def test_too_fast_and_too_many_are_told_apart(answer, code, over):
+def test_rate_and_concurrency_limits_are_distinct(answer, code, over):
+    """A rate limit and a concurrency limit are told apart by their codes."""
     response = answer(429, kling(code))
     response.request = asking("submit")
 
@@ -512,7 +520,8 @@ def test_no_verdict_repeats_the_key_or_a_token(answer, echoing, row, what):
         ("over_the_slots", "kling: HTTP 429: parallel task over resource pack limit"),
     ],
 )
-def test_a_refusal_says_what_to_do(recorded, name, words):
+def test_refusal_names_the_remedy(recorded, name, words):
+    """The message about a refusal says what the user has to do."""
     response = recorded("kling", name)
     response.request = asking("submit")
 

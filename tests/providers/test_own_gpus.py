@@ -172,7 +172,8 @@ def ticket(name):
 
 
 @pytest.mark.parametrize("name", sorted(OWN_GPUS))
-def test_what_was_accepted_is_followed_and_fetched_with_the_key(name, play, recorded):
+def test_accepted_job_is_polled_and_fetched_with_the_key(name, play, recorded):
+    """An accepted job is polled, and its clip fetched, with the key."""
     provider = engine(name, key="k-5160")
     image = "still.jpg" if name == "comfyui" else STILL
 
@@ -274,7 +275,8 @@ def test_comfyui_video_is_found_under_any_key(play, recorded):
         ("comfyui", "still_not_there", NotSentError),
     ],
 )
-def test_what_a_refused_submit_means(name, answer, meaning, play, recorded):
+def test_refused_submit_has_its_meaning(name, answer, meaning, play, recorded):
+    """Each engine's refusal of a submit is read with its own meaning."""
     provider = engine(name)
     image = "still.jpg" if name == "comfyui" else STILL
 

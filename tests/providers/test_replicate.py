@@ -152,7 +152,8 @@ def test_an_id_cannot_lead_a_poll_astray():
         ("aborted", Discarded("aborted")),
     ],
 )
-def test_a_poll_reads_what_was_recorded(play, recorded, name, progress):
+def test_poll_reads_recorded_answers(play, recorded, name, progress):
+    """Each recorded answer to a poll is read as its documented state."""
     answers = recorded("replicate", name)
 
     assert play(PROVIDER, PROVIDER.poll(TICKET), answers)[1] == progress
@@ -162,7 +163,8 @@ def test_a_poll_reads_what_was_recorded(play, recorded, name, progress):
     "error",
     ["NSFW content detected", "flagged by the safety checker", "Sensitive content"],
 )
-def test_moderation_is_told_by_the_words_and_is_final(play, answer, error):
+def test_moderation_is_recognized_and_final(play, answer, error):
+    """A moderation failure is recognized by its words, and is final."""
     response = answer(200, {"id": "1", "status": "failed", "error": error})
 
     assert play(PROVIDER, PROVIDER.poll(TICKET), response)[1] == Rejected(
@@ -184,7 +186,8 @@ def test_moderation_is_told_by_the_words_and_is_final(play, answer, error):
         b"",
     ],
 )
-def test_a_poll_that_makes_no_sense_is_said_so_with_its_body(play, answer, body):
+def test_senseless_poll_is_unreadable(play, answer, body):
+    """A poll whose answer has no known form is unreadable, and the error quotes it."""
     with pytest.raises(UnreadableError, match="replicate: cannot read"):
         play(PROVIDER, PROVIDER.poll(TICKET), answer(200, body))
 
@@ -242,7 +245,8 @@ def test_replicate_is_findable_and_not_billed():
     assert not isinstance(PROVIDER, Billed)
 
 
-def test_a_lost_submit_is_found_by_what_it_asked_for(play, answer):
+def test_lost_submit_is_found_by_its_input(play, answer):
+    """A lost submit is found by its input, in whatever order the listing has it."""
     shuffled = dict(reversed(INPUT.items()))
     pages = page(listed("b", INPUT | {"seed": 1}), listed("a", shuffled))
 
@@ -276,7 +280,8 @@ def test_a_clock_that_is_ahead_by_the_answers_date_hides_nothing(play, answer):
     assert play(wrong, wrong.find(doubt()), response)[1] == Ticket("replicate", "a")
 
 
-def test_what_is_on_record_as_anothers_is_not_this_one(play, answer):
+def test_known_prediction_is_not_found_again(play, answer):
+    """A prediction that is on record for another job is not this submit's."""
     assert isinstance(found(play, answer, page(listed("a")), known=["a"]), Absent)
 
 
@@ -291,11 +296,13 @@ def test_what_is_on_record_as_anothers_is_not_this_one(play, answer):
         [listed("a", INPUT | {"image": "https://replicate.delivery/1.jpg"})],
     ],
 )
-def test_what_is_not_certain_stays_in_doubt(play, answer, results):
+def test_uncertain_match_stays_in_doubt(play, answer, results):
+    """A submit stays in doubt if a listed prediction may be its own."""
     assert found(play, answer, page(*results)) is None
 
 
-def test_what_other_models_made_hides_nothing(play, answer):
+def test_predictions_of_other_models_are_ignored(play, answer):
+    """Predictions of other models do not keep a submit in doubt."""
     others = listed("a", {}, model="acme/upscaler", data_removed=True)
 
     assert isinstance(found(play, answer, page(others)), Absent)
@@ -330,7 +337,8 @@ def test_a_listing_without_end_proves_nothing(play, answer):
 
 
 @pytest.mark.parametrize("body", [{"results": None}, {"results": []}, [], HTML])
-def test_a_listing_that_makes_no_sense_is_said_so(play, answer, body):
+def test_senseless_listing_is_unreadable(play, answer, body):
+    """A listing without a known form is unreadable."""
     with pytest.raises(UnreadableError):
         play(PROVIDER, PROVIDER.find(doubt()), answer(200, body))
 
@@ -348,7 +356,8 @@ def test_a_check_asks_after_the_account_and_the_model(play, recorded, name, ther
     assert checkup == AccountReport(has_model=there)
 
 
-def test_a_check_is_not_taken_in_by_a_page_of_somebody_elses(play, recorded, answer):
+def test_check_rejects_a_foreign_page(play, recorded, answer):
+    """A check does not accept another server's HTML page."""
     with pytest.raises(UnreadableError):
         play(PROVIDER, PROVIDER.check(), answer(200, HTML))
     with pytest.raises(NotFoundError):
@@ -429,7 +438,8 @@ def test_no_verdict_repeats_the_key(answer, still, echoing, row):
         ("too_many", ThrottledError, "resets in ~30s"),
     ],
 )
-def test_a_refusal_is_told_by_its_words(recorded, still, name, kind, words):
+def test_refusal_is_recognized_by_its_words(recorded, still, name, kind, words):
+    """A refusal is classified by the words of the provider's message."""
     response = recorded("replicate", name)
     response.request = asking("submit", still)
 

@@ -112,9 +112,8 @@ def test_long_prompt_is_rejected_unsent(prompt, units):
         next(PROVIDER.submit(job, IMAGE, 0, "ref-1"))
 
 
-def test_an_upload_posts_the_form_it_was_told_to_and_no_key(
-    play, recorded, answer, still
-):
+def test_upload_posts_the_given_form_without_the_key(play, recorded, answer, still):
+    """An upload posts the form from the ticket, without the key."""
     answers = recorded("runway", "upload_ticket"), answer(204)
 
     [ask, post], uri = play(PROVIDER, PROVIDER.upload(still), *answers)
@@ -184,7 +183,8 @@ def test_an_id_cannot_lead_a_poll_astray():
         ("cancelled", Refused("CANCELLED")),
     ],
 )
-def test_a_poll_reads_what_was_recorded(play, recorded, name, progress):
+def test_poll_reads_recorded_answers(play, recorded, name, progress):
+    """Each recorded answer to a poll is read as its documented state."""
     answers = recorded("runway", name)
 
     assert play(PROVIDER, PROVIDER.poll(TICKET), answers)[1] == progress
@@ -214,9 +214,8 @@ REFUNDED, CHARGED, UNSAID = {"credits": 0}, {"credits": 25}, None
         (None, UNSAID, Discarded("r")),
     ],
 )
-def test_who_pays_for_a_failure_is_what_the_cost_says(
-    play, answer, code, cost, outcome
-):
+def test_cost_decides_who_pays_for_a_failure(play, answer, code, cost, outcome):
+    """The cost of a failed task decides whether the failure is charged."""
     task = {"id": "1", "status": "FAILED", "failureCode": code, "failure": "oops"}
     response = answer(200, task if cost is None else task | {"cost": cost})
 
@@ -239,7 +238,8 @@ def test_who_pays_for_a_failure_is_what_the_cost_says(
         b"",
     ],
 )
-def test_a_poll_that_makes_no_sense_is_said_so_with_its_body(play, answer, body):
+def test_senseless_poll_is_unreadable(play, answer, body):
+    """A poll whose answer has no known form is unreadable, and the error quotes it."""
     with pytest.raises(UnreadableError, match="runway: cannot read"):
         play(PROVIDER, PROVIDER.poll(TICKET), answer(200, body))
 
@@ -247,7 +247,8 @@ def test_a_poll_that_makes_no_sense_is_said_so_with_its_body(play, answer, body)
 @pytest.mark.parametrize(
     "body", [{"estimatedCost": {}}, {"id": ""}, HTML, b"", b"[" * 9]
 )
-def test_a_submit_whose_good_answer_names_no_task_is_unreadable(play, answer, body):
+def test_good_answer_without_a_task_is_unreadable(play, answer, body):
+    """A successful submit whose answer names no task is unreadable."""
     with pytest.raises(UnreadableError):
         play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), answer(200, body))
 
@@ -271,7 +272,8 @@ def test_answer_that_names_a_task_is_accepted(play, answer, status):
         ("running", None),
     ],
 )
-def test_what_a_task_cost_is_on_record_once_it_has_ended(play, recorded, name, usd):
+def test_cost_is_known_once_the_task_has_ended(play, recorded, name, usd):
+    """The cost of a task is known once the task has ended."""
     exchange = PROVIDER.charge(TICKET)
 
     [request], charged = play(PROVIDER, exchange, recorded("runway", name))
@@ -280,7 +282,8 @@ def test_what_a_task_cost_is_on_record_once_it_has_ended(play, recorded, name, u
     assert charged == usd
 
 
-def test_it_says_what_it_charged_but_not_what_became_of_a_submit():
+def test_runway_is_billed_and_not_findable():
+    """Runway can be asked for a charge, but not for a lost submit."""
     assert isinstance(PROVIDER, Billed)
     assert not isinstance(PROVIDER, Findable)
 
@@ -326,7 +329,8 @@ def test_a_model_without_a_limit_has_none(play, answer):
 
 
 @pytest.mark.parametrize("body", [{"creditBalance": None}, {}, HTML])
-def test_a_check_that_makes_no_sense_is_said_so(play, answer, body):
+def test_senseless_check_is_unreadable(play, answer, body):
+    """An answer to a check without a known form is unreadable."""
     with pytest.raises(UnreadableError):
         play(PROVIDER, PROVIDER.check(), answer(200, body))
 
@@ -407,7 +411,8 @@ def test_no_verdict_repeats_the_key(answer, still, echoing, row):
         ("too_many", ThrottledError, "Too many requests."),
     ],
 )
-def test_a_refusal_is_told_by_its_words(recorded, still, name, kind, words):
+def test_refusal_is_recognized_by_its_words(recorded, still, name, kind, words):
+    """A refusal is classified by the words of the provider's message."""
     response = recorded("runway", name)
     response.request = asking("submit", still)
 

@@ -93,7 +93,8 @@ def test_a_negative_prompt_goes_only_where_the_route_takes_one():
     assert "negative_prompt" not in unsaid
 
 
-def test_an_endpoint_that_is_one_resolution_is_not_told_it_again():
+def test_endpoint_of_one_resolution_gets_no_resolution():
+    """A request to an endpoint for one resolution has no resolution parameter."""
     route = Route(
         name="wavespeed/wan-2.1",
         endpoints={
@@ -205,7 +206,8 @@ def test_an_id_cannot_lead_a_poll_astray():
         ("failed_without_envelope", Rejected("failed: Error description")),
     ],
 )
-def test_a_poll_reads_what_was_recorded(play, recorded, name, progress):
+def test_poll_reads_recorded_answers(play, recorded, name, progress):
+    """Each recorded answer to a poll is read as its documented state."""
     answers = recorded("wavespeed", name)
 
     assert play(PROVIDER, PROVIDER.poll(TICKET), answers)[1] == progress
@@ -243,7 +245,8 @@ def test_a_task_that_ended_is_free_and_only_bad_input_is_final(
     assert not isinstance(progress, Rejected) or not progress.charged
 
 
-def test_a_reason_is_one_line_and_no_longer_than_what_was_said(play, answer):
+def test_reason_is_one_short_line(play, answer):
+    """A reason is one line with the provider's words, and no more."""
     silent = answer(200, {"data": {"status": "deleted", "error": "", "model": "m"}})
     wordy = answer(200, {"data": {"status": "failed", "error": "out\n  of luck"}})
 
@@ -268,7 +271,8 @@ def test_a_reason_is_one_line_and_no_longer_than_what_was_said(play, answer):
         b"",
     ],
 )
-def test_a_poll_that_makes_no_sense_is_said_so_with_its_body(play, answer, body):
+def test_senseless_poll_is_unreadable(play, answer, body):
+    """A poll whose answer has no known form is unreadable, and the error quotes it."""
     with pytest.raises(UnreadableError, match="wavespeed: cannot read"):
         play(PROVIDER, PROVIDER.poll(TICKET), answer(200, body))
 
@@ -294,7 +298,8 @@ def test_an_unknown_word_is_quoted_but_not_at_length(play, answer):
         b"[" * 100_000,
     ],
 )
-def test_a_submit_whose_good_answer_names_no_task_is_unreadable(play, answer, body):
+def test_good_answer_without_a_task_is_unreadable(play, answer, body):
+    """A successful submit whose answer names no task is unreadable."""
     with pytest.raises(UnreadableError):
         play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), answer(200, body))
 
@@ -406,7 +411,8 @@ def test_no_verdict_repeats_the_key(answer, still, echoing, row):
     assert KEY not in repr(verdict)
 
 
-def test_an_empty_account_is_told_to_top_up(still, recorded):
+def test_empty_account_asks_for_a_top_up(still, recorded):
+    """The message about an empty account says to top it up."""
     response = recorded("wavespeed", "out_of_credit")
     response.request = asking("submit", still)
 
@@ -465,7 +471,8 @@ def test_a_check_says_that_a_model_is_gone(play, recorded, answer):
 
 
 @pytest.mark.parametrize("status", [400, 404, 422])
-def test_what_is_not_published_is_left_open(play, recorded, answer, status):
+def test_unpublished_facts_stay_unknown(play, recorded, answer, status):
+    """A check leaves open what the provider does not publish."""
     unsaid = {"code": status, "message": "no such page"}
     answers = recorded("wavespeed", "balance"), *[answer(status, unsaid)] * 2
 
@@ -564,7 +571,8 @@ def test_a_doubt_is_found_by_the_request_that_an_item_repeats(play, recorded):
     assert play(PROVIDER, PROVIDER.find(DOUBT), response)[1] == TICKET
 
 
-def test_what_is_on_our_record_already_is_not_found_twice(play, recorded):
+def test_known_prediction_is_not_found_again(play, recorded):
+    """A prediction that is on our record already is not found a second time."""
     ours = Doubt(mark=MARK, submitted_at=0.0, known=frozenset({"a1b2c3", "other"}))
     pages = (
         recorded("wavespeed", "listing_with_input"),
@@ -604,6 +612,7 @@ def test_every_page_is_read_before_a_doubt_is_absent(play, answer):
 @pytest.mark.parametrize(
     "body", [{"data": {"items": [{}]}}, {"data": {"items": None}}, {"data": {}}, b""]
 )
-def test_a_listing_that_makes_no_sense_settles_nothing(play, answer, body):
+def test_senseless_listing_is_unreadable(play, answer, body):
+    """A listing without a known form settles no doubt."""
     with pytest.raises(UnreadableError):
         play(PROVIDER, PROVIDER.find(DOUBT), answer(200, body))

@@ -89,7 +89,8 @@ def test_split_stages_make_the_pipelines_bits(wan, checkpoint, still, kind):
     assert len(set(ours)) == 3
 
 
-def test_what_is_not_a_number_is_no_clip(wan, checkpoint, still):
+def test_nan_output_is_an_error(wan, checkpoint, still):
+    """A model whose output is not a number makes no clip."""
     from tasks.worker.model_protocol import NanError  # noqa: PLC0415
 
     def spoil(pipe):
@@ -165,7 +166,8 @@ def test_missing_lora_is_found_before_the_model_loads(wan):
         ("mat1 and mat2 shapes cannot be multiplied", "StudioError"),
     ],
 )
-def test_a_want_of_memory_is_told_from_a_device_that_is_lost(message, meant):
+def test_out_of_memory_is_told_from_a_lost_gpu(message, meant):
+    """A lack of memory is told apart from a lost device, by the error's words."""
     import torch  # noqa: PLC0415
 
     from tasks.worker.model_protocol import LostGpuError, StudioError  # noqa: PLC0415

@@ -86,7 +86,8 @@ def test_repeated_submit_returns_the_job(shared, still):
         ("id", "a/b"),
     ],
 )
-def test_what_cannot_be_made_is_refused_by_field_and_value(shared, still, field, value):
+def test_invalid_field_is_refused_by_name(shared, still, field, value):
+    """A request that cannot be made is refused with 422, and the field is named."""
     refused = shared.post(still, **{field: value})
 
     error = refused.json()["error"]
@@ -94,7 +95,8 @@ def test_what_cannot_be_made_is_refused_by_field_and_value(shared, still, field,
     assert field in error["message"]
 
 
-def test_what_is_no_picture_is_refused_before_it_is_queued(shared):
+def test_still_that_is_no_picture_is_refused(shared):
+    """A still that is no picture is refused before it is queued."""
     refused = shared.post(b"no picture")
 
     assert refused.status_code == 422
@@ -213,7 +215,8 @@ def test_a_still_of_any_aspect_is_cropped_and_never_stretched(shared):
     assert check(shared.clip("tall")).width == 96
 
 
-def test_what_comes_in_chunks_is_refused_before_it_is_read(shared):
+def test_chunked_upload_is_refused_unread(shared):
+    """A chunked upload is refused before it is read."""
     url = httpx.URL(shared.url)
     with socket.create_connection((url.host, url.port)) as chunks:
         chunks.sendall(CHUNKED)
