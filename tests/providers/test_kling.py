@@ -477,7 +477,7 @@ def test_only_a_documented_refusal_proves_no_purchase(answer, row):
     ("code", "over"), [(1302, "rate"), (1303, "slots")], ids=["rate", "slots"]
 )
 def test_rate_and_concurrency_limits_are_distinct(answer, code, over):
-    """A rate limit and a concurrency limit are told apart by their codes."""
+    """The codes of a rate limit and a concurrency limit are distinguished."""
     response = answer(429, kling(code))
     response.request = asking("submit")
 

@@ -35,7 +35,7 @@ def simulated() -> Simulated:
     return Simulated()
 
 
-def boats(folder: Path, kind: str = "jsonl") -> list[Path]:
+def spill_files(folder: Path, kind: str = "jsonl") -> list[Path]:
     return sorted(folder.rglob(f"*.{kind}"))
 
 
@@ -69,7 +69,7 @@ def lost_and_then_refused(
     return lose_answer
 
 
-async def shipwrecked(store: Simulated, folder: Path, **events: list[Event]) -> None:
+async def spilled_batch(store: Simulated, folder: Path, **events: list[Event]) -> None:
     """Run a batch whose store refuses every event after each job's first one."""
     ledger = await Ledger.open(store.objects(), name="wrecked", lifeboats=folder)
     for name, (first, *_) in events.items():
@@ -95,7 +95,7 @@ def test_next_run_here_records_the_spill(
     """The next run on this machine records the entries that an earlier run spilled."""
 
     async def night() -> None:
-        await shipwrecked(
+        await spilled_batch(
             simulated,
             tmp_path,
             # Its second event is recorded after the ledger had given up.
@@ -103,9 +103,9 @@ def test_next_run_here_records_the_spill(
             b=[INTENDED, Refused("busy")],
             c=[INTENDED, Doubted("ReadTimeout")],
         )
-        [boat] = boats(tmp_path)
-        assert boat.name == "000001-wrecked.jsonl"
-        assert f"ledger.spilled file={boat} entries=3" in caplog.text
+        [spill_file] = spill_files(tmp_path)
+        assert spill_file.name == "000001-wrecked.jsonl"
+        assert f"ledger.spilled file={spill_file} entries=3" in caplog.text
 
         saved = await Ledger.open(simulated.objects(), name="next", lifeboats=tmp_path)
 
@@ -113,7 +113,7 @@ def test_next_run_here_records_the_spill(
         assert saved.history(job("a")).ticket == TICKET
         assert saved.history(job("b")).state is State.PENDING
         assert saved.history(job("c")).reason == "ReadTimeout"
-        assert not boats(tmp_path, "*")
+        assert not spill_files(tmp_path, "*")
         durable = await ledgers.histories(simulated.objects())
         assert durable[job("a")] == saved.history(job("a"))
         await saved.close()
@@ -127,7 +127,7 @@ def test_outdated_spilled_entry_is_kept_aside(
     """A spilled entry of a job that has moved on is kept aside, and logged once."""
 
     async def night() -> None:
-        await shipwrecked(
+        await spilled_batch(
             simulated,
             tmp_path,
             a=[INTENDED, Accepted(TICKET)],
@@ -146,7 +146,7 @@ def test_outdated_spilled_entry_is_kept_aside(
 
         assert here.history(job("a")).state is State.IN_DOUBT
         assert here.history(job("b")).state is State.PENDING
-        [kept] = boats(tmp_path, "kept")
+        [kept] = spill_files(tmp_path, "kept")
         assert TICKET.id in kept.read_text()
         assert f"job {job('a')} was in_doubt at attempt 1" in caplog.text
         await here.close()
@@ -154,7 +154,7 @@ def test_outdated_spilled_entry_is_kept_aside(
         await (
             await Ledger.open(simulated.objects(), name="next", lifeboats=tmp_path)
         ).close()
-        assert boats(tmp_path, "kept") == [kept]
+        assert spill_files(tmp_path, "kept") == [kept]
 
     run(night)
 
@@ -192,7 +192,7 @@ def test_spilled_entry_on_record_is_not_recorded_twice(
         assert following.history(job("a")).spent_usd == Decimal("-0.01")
         told = [type(entry.event) for entry in await ledgers.read(simulated.objects())]
         assert told == [Intended, Refused, Settled]
-        assert not boats(tmp_path, "*")
+        assert not spill_files(tmp_path, "*")
         await following.close()
 
     run(night)
@@ -202,14 +202,14 @@ def test_given_up_intent_on_record_is_no_doubt(simulated: Simulated, tmp_path: P
     """An intent that was given up leaves no doubt, even if it is on record."""
 
     async def night() -> None:
-        wrecked = await Ledger.open(simulated.objects(), name="w", lifeboats=tmp_path)
+        failed = await Ledger.open(simulated.objects(), name="w", lifeboats=tmp_path)
         simulated.after = lost_and_then_refused(simulated)
         told = await asyncio.gather(
-            *(wrecked.record(job(name), INTENDED) for name in "abc"),
+            *(failed.record(job(name), INTENDED) for name in "abc"),
             return_exceptions=True,
         )
         simulated.before = simulated.after = None
-        await wrecked.close()
+        await failed.close()
 
         saved = await Ledger.open(simulated.objects(), name="next", lifeboats=tmp_path)
 
@@ -219,7 +219,7 @@ def test_given_up_intent_on_record_is_no_doubt(simulated: Simulated, tmp_path: P
             assert saved.before[job(name)].state is State.IN_DOUBT
             assert saved.history(job(name)).state is State.PENDING
             assert saved.history(job(name)).spent_usd == 0
-        assert not boats(tmp_path, "*")
+        assert not spill_files(tmp_path, "*")
         await saved.close()
 
     run(night)
@@ -231,19 +231,19 @@ def test_given_up_intent_off_record_leaves_nothing(
     """An intent that was given up and is not on record leaves nothing behind."""
 
     async def night() -> None:
-        wrecked = await Ledger.open(simulated.objects(), name="w", lifeboats=tmp_path)
+        failed = await Ledger.open(simulated.objects(), name="w", lifeboats=tmp_path)
         simulated.before = refuse
         with pytest.raises(LedgerError):
-            await wrecked.record(job("a"), INTENDED)
+            await failed.record(job("a"), INTENDED)
         simulated.before = None
-        await wrecked.close()
-        assert boats(tmp_path)
+        await failed.close()
+        assert spill_files(tmp_path)
         caplog.clear()
 
         following = await Ledger.open(simulated.objects(), name="n", lifeboats=tmp_path)
 
         assert following.history(job("a")) == NEW
-        assert not boats(tmp_path, "*")
+        assert not spill_files(tmp_path, "*")
         assert not caplog.messages
         await following.close()
         assert await ledgers.read(simulated.objects()) == []
@@ -255,12 +255,12 @@ def test_an_intent_that_was_given_up_frees_no_later_one(
     simulated: Simulated, tmp_path: Path
 ):
     async def night() -> None:
-        wrecked = await Ledger.open(simulated.objects(), name="w", lifeboats=tmp_path)
+        failed = await Ledger.open(simulated.objects(), name="w", lifeboats=tmp_path)
         simulated.after = lost_and_then_refused(simulated)
         with pytest.raises(LedgerError):
-            await wrecked.record(job("a"), INTENDED)
+            await failed.record(job("a"), INTENDED)
         simulated.before = simulated.after = None
-        await wrecked.close()
+        await failed.close()
         # A run elsewhere found a doubt, risked it, submitted, and died.
         elsewhere = await Ledger.open(
             simulated.objects(), name="other", lifeboats=tmp_path / "elsewhere"
@@ -274,7 +274,7 @@ def test_an_intent_that_was_given_up_frees_no_later_one(
 
         assert here.history(job("a")).state is State.IN_DOUBT
         assert here.history(job("a")).attempts == 2
-        assert not boats(tmp_path, "*")
+        assert not spill_files(tmp_path, "*")
         await here.close()
 
     run(night)
@@ -286,15 +286,15 @@ def test_spilled_intent_with_a_ticket_is_not_unsent(
     """A spilled ticket survives a run that could record only its intent."""
 
     async def night() -> None:
-        wrecked = await Ledger.open(simulated.objects(), name="w", lifeboats=tmp_path)
+        failed = await Ledger.open(simulated.objects(), name="w", lifeboats=tmp_path)
         simulated.before = refuse
-        meant = asyncio.create_task(wrecked.record(job("a"), INTENDED))
+        meant = asyncio.create_task(failed.record(job("a"), INTENDED))
         await asyncio.sleep(0)
         # At the same moment, as if it had been sent.
-        told = asyncio.create_task(wrecked.record(job("a"), Accepted(TICKET)))
+        told = asyncio.create_task(failed.record(job("a"), Accepted(TICKET)))
         await asyncio.gather(meant, told, return_exceptions=True)
         simulated.before = None
-        await wrecked.close()
+        await failed.close()
         # The next run records the intent, gets no answer, and gives up before it has
         # reached the ticket.
         simulated.before = slow_to_say_what_landed
@@ -303,7 +303,7 @@ def test_spilled_intent_with_a_ticket_is_not_unsent(
             await Ledger.open(simulated.objects(), name="next", lifeboats=tmp_path)
         simulated.before = simulated.after = None
         # The first spill file still holds all entries.
-        assert not boats(tmp_path)
+        assert not spill_files(tmp_path)
 
         last = await Ledger.open(
             simulated.objects(), name="last", take_over=True, lifeboats=tmp_path
@@ -311,7 +311,7 @@ def test_spilled_intent_with_a_ticket_is_not_unsent(
 
         assert last.before[job("a")].state is State.IN_DOUBT
         assert last.history(job("a")).ticket == TICKET
-        assert not boats(tmp_path, "*")
+        assert not spill_files(tmp_path, "*")
         await last.close()
 
     run(night)
@@ -319,17 +319,17 @@ def test_spilled_intent_with_a_ticket_is_not_unsent(
 
 async def test_record_after_a_takeover_is_spilled(objects: Objects, tmp_path: Path):
     """A run that was taken over spills what it can no longer record."""
-    boats_at = tmp_path / "boats"
-    old = await Ledger.open(objects, name="old", lifeboats=boats_at)
+    spill_folder = tmp_path / "boats"
+    old = await Ledger.open(objects, name="old", lifeboats=spill_folder)
     await old.record(job("a"), INTENDED)
-    new = await Ledger.open(objects, name="new", take_over=True, lifeboats=boats_at)
+    new = await Ledger.open(objects, name="new", take_over=True, lifeboats=spill_folder)
 
     with pytest.raises(FencedError):
         await old.record(job("a"), Accepted(TICKET))
 
     await old.close()
     await new.close()
-    last = await Ledger.open(objects, name="last", lifeboats=boats_at)
+    last = await Ledger.open(objects, name="last", lifeboats=spill_folder)
     assert last.history(job("a")).ticket == TICKET
     await last.close()
 
@@ -358,7 +358,9 @@ async def test_each_shard_has_its_own_spill_file(objects: Objects, tmp_path: Pat
     with pytest.raises(FencedError):
         await shard.record(job("a"), Accepted(TICKET))
 
-    assert [path.name for path in boats(folder)] == ["000001-night.shard-0003.01.jsonl"]
+    assert [path.name for path in spill_files(folder)] == [
+        "000001-night.shard-0003.01.jsonl"
+    ]
     for one in (shard, newer, ledger):
         await one.close()
 
@@ -376,7 +378,7 @@ async def test_spill_of_a_worker_reaches_the_next_batch(
     )
     with pytest.raises(FencedError):
         await shard.record(job("a"), Accepted(TICKET))
-    assert boats(worker)
+    assert spill_files(worker)
     other = await Ledger.join(objects, batch=batch.batch, shard=4, lifeboats=worker)
     for one in (shard, newer, other, batch):
         await one.close()
@@ -384,7 +386,7 @@ async def test_spill_of_a_worker_reaches_the_next_batch(
     following = await Ledger.open(objects, name="next", lifeboats=tmp_path / "ours")
 
     assert following.history(job("a")).ticket == TICKET
-    assert not [*boats(worker, "*.*"), *boats(tmp_path / "ours", "*.*")]
+    assert not [*spill_files(worker, "*.*"), *spill_files(tmp_path / "ours", "*.*")]
     assert [stored.key async for stored in objects.list("adrift")] == []
     await following.close()
 
@@ -454,7 +456,7 @@ async def test_spill_is_split_between_shards_and_batch(
         assert last.history(job(name)).ticket == Ticket("fal", f"t-{name}")
     events = [entry.event for entry in await ledgers.read(objects)]
     assert len([one for one in events if isinstance(one, Accepted)]) == 3
-    assert not [*boats(worker, "*.*"), *boats(ours, "*.*")]
+    assert not [*spill_files(worker, "*.*"), *spill_files(ours, "*.*")]
     await last.close()
 
 
@@ -543,7 +545,7 @@ def test_half_recorded_spill_is_taken_by_the_next_run(
     """If a run dies while it records a spill file, the next run records the rest."""
 
     async def night() -> None:
-        await shipwrecked(simulated, tmp_path, a=[INTENDED, Accepted(TICKET)])
+        await spilled_batch(simulated, tmp_path, a=[INTENDED, Accepted(TICKET)])
         simulated.before = refuse
         with pytest.raises(LedgerError):
             await Ledger.open(simulated.objects(), name="next", lifeboats=tmp_path)
@@ -555,7 +557,7 @@ def test_half_recorded_spill_is_taken_by_the_next_run(
 
         assert last.history(job("a")).ticket == TICKET
         assert len(await ledgers.read(simulated.objects())) == 2
-        assert not boats(tmp_path, "kept")
+        assert not spill_files(tmp_path, "kept")
         await last.close()
 
     run(night)
@@ -578,19 +580,19 @@ def test_spilled_settlement_counts_once_after_a_crash(
             await ledger.record(job("a"), refund)
         simulated.before = None
         await ledger.close()
-        [boat] = boats(tmp_path)
-        lines = boat.read_bytes()
+        [spill_file] = spill_files(tmp_path)
+        lines = spill_file.read_bytes()
 
         for name in ("next", "last"):
             following = await Ledger.open(
                 simulated.objects(), name=name, lifeboats=tmp_path
             )
             assert following.history(job("a")).spent_usd == Decimal("0.06")
-            assert not boats(tmp_path, "*")
+            assert not spill_files(tmp_path, "*")
             await following.close()
             # A run leaves this file if it ends after all is on record but before its
             # deletion.
-            boat.with_suffix(".0.boarding").write_bytes(lines)
+            spill_file.with_suffix(".0.boarding").write_bytes(lines)
 
         told = [entry.event for entry in await ledgers.read(simulated.objects())]
         assert told.count(refund) == 1
@@ -602,14 +604,14 @@ def test_a_line_that_cannot_be_read_costs_the_others_nothing(
     simulated: Simulated, tmp_path: Path
 ):
     async def night() -> None:
-        await shipwrecked(simulated, tmp_path, a=[INTENDED, Accepted(TICKET)])
-        [boat] = boats(tmp_path)
-        boat.write_bytes(b"{torn\n" + boat.read_bytes())
+        await spilled_batch(simulated, tmp_path, a=[INTENDED, Accepted(TICKET)])
+        [spill_file] = spill_files(tmp_path)
+        spill_file.write_bytes(b"{torn\n" + spill_file.read_bytes())
 
         following = await Ledger.open(simulated.objects(), name="n", lifeboats=tmp_path)
 
         assert following.history(job("a")).ticket == TICKET
-        assert len(boats(tmp_path, "kept")) == 1
+        assert len(spill_files(tmp_path, "kept")) == 1
         await following.close()
 
     run(night)
@@ -622,7 +624,7 @@ def test_log_has_the_entry_if_spilling_is_impossible(
     (tmp_path / "boats").write_text("a file where a folder should be")
 
     async def night() -> None:
-        await shipwrecked(
+        await spilled_batch(
             simulated,
             tmp_path / "boats",
             a=[INTENDED, Accepted(Ticket("fal", "t-42"))],
@@ -647,5 +649,5 @@ async def test_each_root_has_its_own_spill_files(tmp_path: Path):
     other = await Ledger.open(two, name="night", lifeboats=folder)
 
     assert other.history(job("a")).state is State.PENDING
-    assert len(boats(folder)) == 1
+    assert len(spill_files(folder)) == 1
     await other.close()

@@ -167,7 +167,7 @@ def test_missing_lora_is_found_before_the_model_loads(wan):
     ],
 )
 def test_out_of_memory_is_told_from_a_lost_gpu(message, meant):
-    """A lack of memory is told apart from a lost device, by the error's words."""
+    """The words of an error distinguish a lack of memory from a lost device."""
     import torch  # noqa: PLC0415
 
     from tasks.worker.model_protocol import LostGpuError, StudioError  # noqa: PLC0415
