@@ -24,9 +24,8 @@ def going_wrong(emulate, clock):
 
 
 @everywhere
-def test_a_lost_answer_is_charged_and_seen_as_a_dropped_connection(
-    going_wrong, dialect
-):
+def test_lost_answer_is_charged_as_a_dropped_connection(going_wrong, dialect):
+    """A lost answer is charged, and the client sees a dropped connection."""
     emulator, shop = going_wrong(Fault.LOSE_ANSWER)
 
     with pytest.raises(httpx.RemoteProtocolError, match="without sending a response"):
@@ -71,9 +70,8 @@ def test_a_malformed_acceptance_is_charged(going_wrong, dialect):
 
 
 @everywhere
-def test_a_throttle_is_not_charged_and_the_next_submit_goes_through(
-    going_wrong, dialect
-):
+def test_throttle_is_not_charged_and_the_next_submit_works(going_wrong, dialect):
+    """A throttled submit is not charged, and the next submit goes through."""
     emulator, shop = going_wrong(Fault.THROTTLE)
 
     answer = shop.submit(dialect)

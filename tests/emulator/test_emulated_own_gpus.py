@@ -51,9 +51,10 @@ def test_what_goes_unsaid_has_the_engines_own_default(emulator, submit, engine, 
     assert line.duration_s == round(frames / 24)
 
 
-def test_vllm_omni_answers_the_poll_of_a_job_that_failed_with_500_and_the_job(
+def test_vllm_omni_answers_500_to_the_poll_of_a_failed_job(
     emulator, submit, http, clock
 ):
+    """vLLM-Omni answers the poll of a failed job with 500 and the job as body."""
     emulator.faults["pan"] = [Fault.FAIL]
     remote = submit("vllm-omni").json()["id"]
     clock.now += 60
@@ -64,7 +65,8 @@ def test_vllm_omni_answers_the_poll_of_a_job_that_failed_with_500_and_the_job(
     assert http.get(f"/vllm-omni/v1/videos/{remote}/content").status_code == 422
 
 
-def test_vllm_omni_takes_a_form_of_its_own_model_and_nothing_else(submit, http):
+def test_vllm_omni_accepts_only_a_form_for_its_model(submit, http):
+    """vLLM-Omni accepts a form that names the model it serves, and nothing else."""
     assert http.post("/vllm-omni/v1/videos", json=FORM).status_code == 400
     assert "Model mismatch" in submit("vllm-omni", model="another").text
 
@@ -85,7 +87,8 @@ def test_a_job_that_was_forgotten_is_neither_there_nor_listed(emulator, submit, 
     assert len(emulator.bill) == 1
 
 
-def test_our_worker_begins_one_id_once_and_refuses_it_to_another_body(emulator, submit):
+def test_our_worker_starts_an_id_once_and_refuses_another_body(emulator, submit):
+    """Our worker starts an id once and refuses the same id with another body."""
     first, again = submit("nightreel", id="a-1"), submit("nightreel", id="a-1")
     other = submit("nightreel", id="a-1", seed="2")
 
@@ -104,9 +107,8 @@ def test_lightx2v_redirects_who_leaves_out_the_slash(http, task):
     assert http.post("/lightx2v/v1/tasks/video", json=task).status_code == 307
 
 
-def test_lightx2v_says_503_of_a_full_queue_and_of_an_id_that_it_has(
-    emulator, http, task
-):
+def test_lightx2v_answers_503_to_a_full_queue_and_a_known_id(emulator, http, task):
+    """LightX2V answers 503 both to a full queue and to an id that it already has."""
     for n in range(10):
         body = {**task, "task_id": f"a-{n}"}
         http.post("/lightx2v/v1/tasks/video/", json=body).raise_for_status()
@@ -119,7 +121,8 @@ def test_lightx2v_says_503_of_a_full_queue_and_of_an_id_that_it_has(
     assert len(emulator.bill) == 10
 
 
-def test_lightx2v_looks_at_a_link_by_head_and_calls_its_400_a_500(http, task):
+def test_lightx2v_checks_a_link_by_head_and_turns_400_into_500(http, task):
+    """LightX2V checks a link by HEAD and answers 500 where it means 400."""
     signed = {**task, "image_path": f"{http.base_url}nowhere"}
 
     answer = http.post("/lightx2v/v1/tasks/video/", json=signed)

@@ -124,9 +124,8 @@ def test_a_failed_runner_shows_in_the_status_and_is_not_billed(fal, emulator, im
     assert emulator.total_usd == 0
 
 
-def test_a_throttled_submit_goes_through_the_third_time_and_is_charged_once(
-    fal, emulator, image
-):
+def test_throttled_submit_succeeds_third_time_and_costs_once(fal, emulator, image):
+    """A throttled submit goes through the third time and is charged once."""
     run(fal, "hurried", image)
 
     assert len(emulator.bill) == 1

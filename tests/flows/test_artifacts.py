@@ -46,9 +46,8 @@ def server():
     server.server_close()
 
 
-async def test_a_server_in_trouble_is_left_alone_and_told_when_it_is_back(
-    server, caplog
-):
+async def test_server_in_trouble_is_left_alone_then_brought_up_to_date(server, caplog):
+    """A server in trouble gets no artifacts until it is back, then the latest ones."""
     clock = [0.0]
     server.says = 500
     api = f"http://127.0.0.1:{server.server_port}/api"
@@ -91,7 +90,8 @@ async def test_an_artifact_that_was_deleted_is_made_anew(server, caplog):
     assert caplog.records == []
 
 
-def test_the_runs_log_tells_the_first_of_a_kind_and_counts_the_others():
+def test_runs_log_shows_the_first_of_a_kind_and_counts_the_rest():
+    """The run's log shows the first line of a kind and counts the others."""
     clock, told = [0.0], []
     to = logging.getLogger("test.run")
     to.addHandler(handler := logging.Handler())

@@ -66,9 +66,8 @@ def test_a_doubt_has_its_root_reconciled(deployed, automations):
     assert run["parameters"]["root"] == "s3://one"
 
 
-def test_a_lane_that_closes_holds_the_schedule_whose_run_said_so_until_it_is_resumed(
-    deployed, automations
-):
+def test_closed_lane_holds_the_schedule_of_its_run_until_resumed(deployed, automations):
+    """A lane that closes pauses the schedule of its run until a person resumes it."""
     held = deployed.deployment("nightreel/nightly")
     deployed.until(lambda: calendar(deployed, held))
     its = {
@@ -104,7 +103,8 @@ def said_to_resume(deployment):
     return line.replace("/ID/", f"/{deployment}/").split()[2:]
 
 
-def test_a_run_is_taken_for_dead_after_three_beats_that_did_not_come(automations):
+def test_run_counts_as_dead_after_three_missing_heartbeats(automations):
+    """A run counts as dead after three heartbeats that did not arrive."""
     silent = automations["crash silent runs"]
 
     [action] = silent["actions"]
@@ -113,9 +113,10 @@ def test_a_run_is_taken_for_dead_after_three_beats_that_did_not_come(automations
     assert (action["type"], action["state"]) == ("change-flow-run-state", "CRASHED")
 
 
-def test_a_run_whose_process_is_gone_is_crashed_two_minutes_later_at_most(
+def test_run_with_a_dead_process_is_crashed_within_two_minutes(
     make_bench, deployed, automations, clip
 ):
+    """A run whose process is gone is marked crashed two minutes later at most."""
     with make_bench(Emulator(latency_s=100.0, clip=clip)) as bench:
         bench.manifest(2)
         words = ("run", "m.parquet", "--root", "root", "--json")

@@ -111,7 +111,8 @@ def opened(request, server, browser, sheets):
     page.close()
 
 
-def test_the_contact_sheet_shows_pictures_that_lead_to_their_clips(opened):
+def test_contact_sheet_shows_pictures_that_link_to_clips(opened):
+    """The contact sheet shows pictures that link to their clips."""
     page = opened(0)
 
     # A picture that the browser could not read has no width.

@@ -95,7 +95,8 @@ def test_the_demo_makes_every_example_with_no_server_and_buys_nothing_twice(
     assert "Traceback" not in first.err + again.err
 
 
-def test_a_run_says_one_json_object_whose_money_is_the_providers_own(bench):
+def test_run_prints_one_json_object_with_the_providers_money(bench):
+    """A run prints one JSON object, and its money is the provider's own bill."""
     rows = [{"prompt": f"pan {n}"} for n in range(5)]
     bench.manifest([*rows, {"prompt": "pan 0"}, {"prompt": " "}])
     bench.config("spicy", "atlas", "fal", slots=2)
@@ -113,7 +114,8 @@ def test_a_run_says_one_json_object_whose_money_is_the_providers_own(bench):
 
 
 @pytest.mark.slow
-def test_an_answer_that_was_lost_ends_the_run_with_1_and_status_names_the_job(bench):
+def test_lost_answer_ends_with_1_and_status_names_the_job(bench):
+    """A lost answer ends the run with exit code 1, and `status` names the job."""
     bench.manifest(3)
     bench.config("atlas")
     bench.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
@@ -158,9 +160,10 @@ def test_a_spent_budget_ends_the_run_with_3(bench):
 
 
 @pytest.mark.slow
-def test_what_cannot_be_begun_ends_with_2_and_one_message_before_anything_is_sent(
+def test_invalid_start_ends_with_2_and_one_message(
     bench,
 ):
+    """A run that cannot start sends nothing and ends with code 2 and one message."""
     bench.manifest([{"prompt": "good"}, {"prompt": " "}])
     (bench.folder / "page.parquet").write_text("<html>")
     (bench.folder / "bad.toml").write_text("[lanes.spicy\n")
@@ -304,7 +307,8 @@ def test_no_key_and_no_signature_is_said_or_kept(bench):
 
 
 @pytest.mark.slow
-def test_a_check_that_finds_a_bad_key_buys_nothing_and_says_what_is_wrong(bench, clip):
+def test_check_that_finds_a_bad_key_buys_nothing_and_names_it(bench, clip):
+    """A check that finds a bad key buys nothing and says what is wrong."""
     bench.manifest(2)
     with running(
         Emulator(keys=[bench.prefect.env["LANE_KEY"]], clip=clip)
@@ -328,7 +332,8 @@ def test_a_check_that_finds_a_bad_key_buys_nothing_and_says_what_is_wrong(bench,
     assert (good.code, good.said["published"]) == (0, 2)
 
 
-def test_a_batch_that_cannot_be_in_time_says_so_at_the_start_and_goes_on(bench):
+def test_batch_that_must_be_late_warns_at_its_start_and_runs(bench):
+    """A batch that cannot meet its deadline warns at its start and runs on."""
     bench.manifest(3)
     bench.config("spicy", "atlas", slots=1)
     by = datetime.now().astimezone() + timedelta(seconds=40)
@@ -353,7 +358,8 @@ def test_the_policy_decides_which_lanes_are_used(bench, policy, lanes):
 
 
 @pytest.mark.slow
-def test_a_risk_that_the_owner_allows_is_taken_told_and_on_the_bill(bench):
+def test_risk_that_the_owner_allows_is_taken_and_billed(bench):
+    """A risk that the owner allows is taken, reported and counted in the bill."""
     bench.manifest(2)
     bench.config("atlas", risk_usd=0.2)
     bench.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]

@@ -53,7 +53,8 @@ def test_each_setting_in_force_is_told_with_what_says_it(shown):
     assert tables | {"models"} == Settings.model_fields.keys()
 
 
-def test_a_key_is_told_of_by_where_it_is_kept_and_whether_it_is_there(shown):
+def test_key_is_shown_by_its_place_and_whether_it_is_there(shown):
+    """`config` shows where a key is kept and whether it is there, not the key."""
     ran, _ = shown
 
     found = {one["name"]: one for one in json.loads(ran.stdout)["settings"]}

@@ -96,14 +96,16 @@ def test_a_run_can_be_found_by_its_batch(portraits):
     assert {"nightreel", "000001-portraits"} <= set(portraits.run["tags"])
 
 
-def test_a_batch_that_leaves_nothing_to_another_night_is_completed(portraits):
+def test_batch_that_leaves_nothing_undone_is_completed(portraits):
+    """A batch that leaves no row to another night is completed."""
     state = portraits.run["state"]
 
     assert (state["type"], state["name"]) == ("COMPLETED", "Completed")
     assert state["message"] == "6 clips, 1 refused, 1 in doubt, 1.02 USD"
 
 
-def test_a_batch_without_a_lane_has_failed_and_says_for_want_of_what(keyless):
+def test_batch_without_a_lane_fails_and_names_what_it_lacks(keyless):
+    """A batch without a lane fails and says what it lacks."""
     state = keyless.run["state"]
 
     assert (state["type"], state["name"]) == ("FAILED", "Failed")
@@ -170,9 +172,8 @@ def test_what_went_wrong_is_told_by_reason_with_its_first_rows(nights, portraits
     assert {w["their stills"] for w in wrong} == {still}
 
 
-def test_the_contact_sheet_has_posters_that_are_kept_beside_their_clips(
-    nights, portraits
-):
+def test_contact_sheet_uses_posters_kept_beside_their_clips(nights, portraits):
+    """The contact sheet uses posters that are stored beside their clips."""
     sheet = portraits.artifacts["contact-sheet"]["data"]
 
     shown = re.findall(r"data:image/webp;base64,([\w+/=]+)", sheet)
@@ -254,7 +255,8 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 @pytest.mark.slow
-def test_a_deadline_is_a_time_of_day_that_a_schedule_can_say_every_night(nights):
+def test_deadline_is_a_time_of_day_usable_in_a_schedule(nights):
+    """A deadline is a time of day, so a schedule can repeat it every night."""
     nights.manifest(2, "hurried")
     nights.config("spicy", slots=1)
     now = datetime.now().astimezone()

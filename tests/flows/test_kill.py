@@ -99,7 +99,8 @@ async def test_a_batch_that_is_killed_buys_only_what_it_had_not_bought(
     assert float(sum(job.spent_usd for job in past.values())) >= bench.owed
 
 
-def test_a_batch_that_is_told_to_stop_leaves_no_doubt_and_the_next_goes_on(slow):
+def test_stopped_batch_leaves_no_doubt_and_the_next_continues(slow):
+    """A batch that is stopped leaves no job in doubt, and the next one continues."""
     bench, clock = slow
     bench.manifest(8)
     stopped = bench.begin()

@@ -69,9 +69,8 @@ def config(tmp_path):
     return write
 
 
-def test_the_lanes_in_use_are_shown_with_what_they_make_take_and_bear(
-    nightreel, config
-):
+def test_lanes_in_use_are_shown_with_shapes_prices_and_limits(nightreel, config):
+    """The lanes in use are shown with their shapes, prices and limits."""
     config()
 
     shown = nightreel()
@@ -147,7 +146,8 @@ def test_a_check_ends_with_0_where_all_is_well(nightreel, config):
     ]
 
 
-def test_a_check_ends_with_1_where_something_is_wrong_and_says_what(nightreel, config):
+def test_check_with_an_error_ends_with_1_and_names_it(nightreel, config):
+    """A check that finds an error ends with exit code 1 and says what is wrong."""
     dear = '[routes."wavespeed/wan-2.2".prices_usd]\n720p = { 5 = "0.25" }\n'
     with running(Emulator(keys=[KEY])) as url:
         config(url, more=dear)

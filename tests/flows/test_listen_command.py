@@ -65,9 +65,8 @@ def test_only_who_can_be_believed_is_told_where_to_post(written):
         (f'[listen]\npublic_url = "https://me:{SECRET}@x"', ["public_url", "password"]),
     ],
 )
-def test_a_mistake_is_named_by_its_place_and_no_secret_is_repeated(
-    written, text, words
-):
+def test_mistake_is_named_by_place_without_repeating_a_secret(written, text, words):
+    """A mistake is named by its place, and no secret is repeated."""
     with pytest.raises(SettingsError) as caught:
         listen(written(text))
 
@@ -124,7 +123,8 @@ def test_it_says_who_may_post_where_takes_it_and_stops_when_told(written):
     assert SECRET[6:] not in "".join(lines)
 
 
-def test_a_secret_that_is_named_and_not_there_is_asked_for_at_once(written):
+def test_named_secret_that_is_absent_fails_at_once(written):
+    """`listen` ends at once if a secret that its settings name is not there."""
     config = written('[listen.secrets]\nreplicate = "env:NO_SUCH_SECRET"\n')
 
     with started(config) as process:

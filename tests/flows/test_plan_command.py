@@ -30,9 +30,10 @@ def test_a_plan_by_a_deadline_is_the_least_money_that_is_in_time(bench):
 
 
 @pytest.mark.slow
-def test_a_plan_says_what_cannot_be_done_in_time_and_what_each_lane_would_do_alone(
+def test_plan_names_late_work_and_each_lanes_time_alone(
     bench,
 ):
+    """A plan says what cannot be done in time, and what each lane would do alone."""
     rows = [{"prompt": f"pan {n}"} for n in range(20)]
     bench.manifest([*rows, {"prompt": "long", "duration_s": 10, "model": "wan-2.2"}])
     bench.config("spicy", "fal", slots=1)
@@ -52,7 +53,8 @@ def test_a_plan_says_what_cannot_be_done_in_time_and_what_each_lane_would_do_alo
 
 
 @pytest.mark.slow
-def test_a_plan_for_a_root_leaves_out_what_it_has_and_knows_its_lanes(bench):
+def test_plan_for_a_root_skips_its_clips_and_knows_its_lanes(bench):
+    """A plan for a root leaves out its clips and uses what it learned of lanes."""
     bench.manifest(3, "first")
     bench.manifest(5)
 

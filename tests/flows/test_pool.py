@@ -57,9 +57,8 @@ def runs_of(worker):
     return [int(pid) for one in lists for pid in one.read_text().split()]
 
 
-def test_a_worker_that_is_killed_with_its_shard_is_made_up_for_by_another(
-    make_bench, deployed, clip
-):
+def test_shard_of_a_killed_worker_is_redone_by_another(make_bench, deployed, clip):
+    """Another worker takes over the shard of a worker that is killed."""
     emulator = Emulator(
         latency_s=4.0, slots=SLOTS, submits_per_minute=100000, clip=clip
     )

@@ -54,9 +54,8 @@ def started(folder: Path, port: int) -> Iterator[str]:
         as_nobody(pg / "pg_ctl", "-D", data, "-m", "immediate", "stop", cwd=folder)
 
 
-def test_a_batch_is_seen_by_a_server_that_keeps_its_records_in_postgresql(
-    bench, postgres, tmp_path
-):
+def test_batch_is_visible_on_a_server_with_postgresql(bench, postgres, tmp_path):
+    """A Prefect server that stores its records in PostgreSQL shows the batch."""
     bench.manifest(2)
     kept = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": postgres}
 

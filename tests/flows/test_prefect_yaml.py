@@ -57,9 +57,10 @@ def test_one_command_puts_the_batch_on_the_calendar_every_night(deployed, deploy
         ("watch", "every-minute", "* * * * *"),
     ],
 )
-def test_what_needs_a_place_of_ones_own_is_ready_to_be_made_active(
+def test_schedule_that_needs_a_users_place_is_deployed_inactive(
     deployed, deployments, name, slug, cron
 ):
+    """A schedule that needs a place of the user is deployed, but not active."""
     [schedule] = deployments[name]["schedules"]
 
     assert (schedule["slug"], schedule["active"]) == (slug, False)
@@ -67,9 +68,8 @@ def test_what_needs_a_place_of_ones_own_is_ready_to_be_made_active(
     assert calendar(deployed, deployments[name]) == []
 
 
-def test_a_manifest_that_landed_starts_a_batch_and_its_event_says_of_what(
-    deployed, deployments
-):
+def test_landed_manifest_starts_a_batch_with_the_events_facts(deployed, deployments):
+    """A manifest that landed starts a batch with the parameters in its event."""
     [trigger] = [
         found
         for found in deployed.post("automations/filter")
@@ -131,9 +131,8 @@ def test_one_root_is_written_once_for_all_of_them(deployments):
 
 
 @pytest.mark.parametrize("kind", ["docker", "kubernetes"])
-def test_the_examples_for_containers_deploy_by_the_commands_at_their_heads(
-    deployed, kind
-):
+def test_container_examples_deploy_by_the_commands_in_them(deployed, kind):
+    """The container examples deploy by the commands at the head of each file."""
     head = (ROOT / f"examples/deploy/{kind}.yaml").read_text().partition("\n\n")[0]
     commands = head.replace("\\\n#", "").replace("#", "").splitlines()
 

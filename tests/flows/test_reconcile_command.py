@@ -112,9 +112,10 @@ def gate(url: str, *, lets: str) -> Iterator[tuple[str, list[bytes]]]:
 
 
 @pytest.mark.slow
-async def test_what_kling_took_from_a_run_that_died_is_found_and_never_bought_twice(
+async def test_kling_jobs_of_a_dead_run_are_found_and_not_rebought(
     bench,
 ):
+    """Jobs that Kling accepted from a run that died are found and not bought again."""
     Image.new("RGB", (400, 320)).save(bench.folder / "big.png")
     rows = {"image": "big.png", "model": "kling-2.5-turbo", "resolution": "720p"}
     bench.manifest([{"prompt": f"pan {n}", **rows} for n in range(2)])
@@ -147,7 +148,8 @@ async def test_what_kling_took_from_a_run_that_died_is_found_and_never_bought_tw
 # What cannot
 
 
-async def test_what_nobody_can_be_asked_about_is_listed_and_ends_with_1(bench):
+async def test_doubts_that_nobody_can_resolve_are_listed_with_1(bench):
+    """Doubts that no provider can resolve are listed, and the exit code is 1."""
     await doubts(bench, "a" * 32, "b" * 32)
     bench.config("spicy", name="other.toml", more=AT_ONCE)
 
@@ -192,9 +194,10 @@ async def test_a_risk_is_taken_only_by_a_person_who_says_so(bench):
 
 
 @pytest.mark.slow
-async def test_a_risk_that_was_taken_is_bought_by_the_next_run_and_all_is_counted(
+async def test_risk_taken_is_bought_by_the_next_run_and_counted(
     bench,
 ):
+    """The next run buys a job whose risk was taken, and all of it is counted."""
     bench.manifest(2)
     bench.config("atlas", more=AT_ONCE)
     bench.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
@@ -211,7 +214,8 @@ async def test_a_risk_that_was_taken_is_bought_by_the_next_run_and_all_is_counte
     assert (status["risks"], status["in_doubt"], status["in_doubt_usd"]) == (1, 0, 0)
 
 
-async def test_what_is_written_off_is_over_and_costs_what_the_bill_says(bench):
+async def test_written_off_doubt_is_over_and_costs_the_billed_sum(bench):
+    """A doubt that is written off is over and costs the sum on the bill."""
     await doubts(bench, "a" * 32, "b" * 32)
 
     told = bench.nightreel(
@@ -229,7 +233,8 @@ async def test_what_is_written_off_is_over_and_costs_what_the_bill_says(bench):
 
 
 @pytest.mark.slow
-async def test_what_makes_no_sense_ends_with_2_and_leaves_nothing_on_record(bench):
+async def test_invalid_decision_ends_with_2_and_records_nothing(bench):
+    """A decision that makes no sense ends with exit code 2 and records nothing."""
     entries = await doubts(bench, "a" * 32)
     a, nobody = "a" * 32, "f" * 32
     said = {
@@ -306,9 +311,10 @@ def flow_run(bench, name: str) -> tuple[dict, dict]:
 
 
 @pytest.mark.slow
-async def test_while_a_run_is_at_work_a_person_is_refused_and_a_schedule_passes_by(
+async def test_reconcile_during_a_run_is_refused_or_skipped(
     bench,
 ):
+    """While a run is at work, `reconcile` refuses a person and skips on a schedule."""
     await doubts(bench, "a" * 32)
     ledger = await Ledger.open(objects(bench), name="tonight")
 
@@ -325,7 +331,8 @@ async def test_while_a_run_is_at_work_a_person_is_refused_and_a_schedule_passes_
 
 
 @pytest.mark.slow
-async def test_on_a_schedule_what_is_left_in_doubt_is_a_table_and_no_failure(bench):
+async def test_scheduled_reconcile_shows_a_table_and_does_not_fail(bench):
+    """On a schedule, doubts that remain are shown in a table and are no failure."""
     await doubts(bench, "a" * 32)
 
     doubtful, artifacts = flow_run(bench, "one in doubt")

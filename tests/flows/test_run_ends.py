@@ -137,7 +137,8 @@ def slow(bench, clip):
 
 @pytest.mark.slow
 @pytest.mark.timeout(200)
-def test_a_batch_that_its_machine_stops_has_failed_and_may_be_gone_on_with(bench, slow):
+def test_batch_stopped_by_its_machine_fails_and_can_continue(bench, slow):
+    """A batch that its machine stops has failed, and a retry can continue it."""
     before = taken(bench)
 
     slow.signal(signal.SIGTERM)
@@ -151,7 +152,8 @@ def test_a_batch_that_its_machine_stops_has_failed_and_may_be_gone_on_with(bench
 
 @pytest.mark.slow
 @pytest.mark.timeout(200)
-def test_a_batch_that_its_owner_cancels_is_nobody_elses_to_go_on_with(bench, slow):
+def test_cancelled_batch_keeps_its_manifest_from_other_runs(bench, slow):
+    """No other run may continue a batch that its owner cancelled."""
     prefect = bench.prefect
     root = asked(bench)["root"]
     runs = prefect.post("flow_runs/filter", flow_runs={"name": {"any_": ["m"]}})
@@ -214,7 +216,8 @@ async def test_a_run_that_is_stopped_as_it_waits_leaves_its_manifest(bench):
 
 @pytest.mark.slow
 @pytest.mark.timeout(200)
-def test_a_run_whose_shards_have_nowhere_to_run_gives_its_manifest_back(bench):
+def test_run_without_a_place_for_its_shards_frees_its_manifest(bench):
+    """A run that has nowhere to run its shards releases its manifest."""
     bench.manifest(2)
     bench.config(more="engine.runner = 'ray'")
     bench.prefect.wait()

@@ -101,9 +101,8 @@ def slow(run):
         http.shutdown()
 
 
-async def test_a_run_that_nobody_wants_any_more_by_when_it_is_created_is_given_up(
-    run, slow
-):
+async def test_run_unwanted_by_the_time_it_is_created_is_cancelled(run, slow):
+    """A flow run that is no longer wanted once it is created is cancelled."""
     mine = {
         PREFECT_API_URL: slow.url,
         PREFECT_CLIENT_MAX_RETRIES: 0,
@@ -142,9 +141,10 @@ async def test_a_server_that_fails_for_a_while_does_not_end_a_shard(
 
 
 @pytest.mark.parametrize("statuses", [[(404, "RUNNING")]])
-async def test_a_pool_that_nothing_is_deployed_to_is_told_of_before_anything_is_bought(
+async def test_pool_without_a_deployment_is_reported_before_buying(
     server,
 ):
+    """A pool without a deployment is reported before anything is bought."""
     mine = {PREFECT_API_URL: server, PREFECT_CLIENT_MAX_RETRIES: 0}
 
     with temporary_settings(mine), pytest.raises(SettingsError) as refused:

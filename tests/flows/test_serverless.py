@@ -10,7 +10,8 @@ from tests.flows.conftest import serving
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
 
-def test_a_server_that_is_away_is_told_of_in_one_line_and_the_batch_runs(bench):
+def test_absent_server_is_one_log_line_and_the_batch_runs(bench):
+    """A server that is away is reported in one line, and the batch runs."""
     bench.manifest(2)
 
     ran = bench.start(
@@ -43,8 +44,12 @@ def test_a_server_that_dies_in_mid_batch_takes_nothing_with_it(bench, tmp_path, 
     assert bench.nightreel("status", "root").code == 0
 
 
-def test_a_server_that_is_started_again_cancels_no_run_that_is_about_to_begin(tmp_path):
-    """By prefect.toml: else the night would be lost with the place that it had."""
+def test_restarted_server_cancels_no_run_that_is_about_to_begin(tmp_path):
+    """A server that restarts cancels no run that is about to begin.
+
+    prefect.toml ensures this: without it the night would be lost together with
+    its concurrency slot.
+    """
     with serving(tmp_path) as server:
         server.wait()
         flow = server.post("flows/", name="nightreel")["id"]

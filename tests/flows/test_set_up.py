@@ -48,9 +48,8 @@ def clone(bench, tmp_path):
     return folder
 
 
-def test_ten_commands_take_a_newcomer_from_nothing_to_a_nightly_batch(
-    bench, clone, tmp_path
-):
+def test_ten_commands_lead_from_nothing_to_a_nightly_batch(bench, clone, tmp_path):
+    """Ten commands take a new user from nothing to a nightly batch."""
     commands, port = set_up(), str(free_port())
     env = environment(
         PREFECT_HOME=str(tmp_path / "home"), PREFECT_SERVER_API_PORT=port, **QUIET

@@ -89,7 +89,8 @@ def test_nothing_is_risked_or_capped_unless_somebody_says_so():
     assert settings.listen.public_url is None
 
 
-def test_no_provider_is_asked_while_who_was_shut_out_may_yet_send():
+def test_settle_time_covers_the_sends_of_a_fenced_run():
+    """`settle_s` is at least 30 s: until then a fenced run may still send."""
     with pytest.raises(SettingsError, match=r"settle_s.*must be at least 30"):
         load(written(LANE + "[engine]\nsettle_s = 5\n"))
 
@@ -139,9 +140,8 @@ def test_the_file_is_found_beside_the_person():
     assert list(load().lanes) == ["spicy"]
 
 
-def test_the_environment_may_name_the_file_and_an_argument_goes_first(
-    tmp_path, monkeypatch
-):
+def test_argument_for_the_file_precedes_the_environment(tmp_path, monkeypatch):
+    """The environment may name the settings file, and an argument precedes it."""
     written(LANE)
     other = tmp_path / "other.toml"
     other.write_text(LANE.replace("spicy]", "other]"))
@@ -214,7 +214,8 @@ def test_a_file_that_is_not_text_says_so(tmp_path):
         ("", ["no lanes", "[lanes.NAME]"]),
     ],
 )
-def test_a_mistake_is_named_by_place_and_value_with_what_is_allowed(text, words):
+def test_mistake_is_named_by_place_value_and_what_is_allowed(text, words):
+    """A mistake is named by its place and value, with what is allowed."""
     message = complaint(text)
 
     assert message.startswith("nightreel.toml: ")
@@ -303,7 +304,8 @@ def test_two_lanes_of_one_account_are_paced_as_one():
         ('base_url = "http://127.0.0.1:1/wavespeed"', ""),
     ],
 )
-def test_a_lane_with_a_share_or_a_place_of_its_own_has_a_pace_of_its_own(first, second):
+def test_lane_with_its_own_share_or_place_has_its_own_pace(first, second):
+    """A lane with a separate share or place has a separate pace."""
     a, b = two(first, second)
 
     assert a.pace is not b.pace
@@ -348,7 +350,8 @@ def test_retired_route_is_refused_with_successor(route, successor):
     assert "clips accepted on it are fetched" in str(caught.value)
 
 
-def test_a_provider_is_told_where_to_post_only_if_its_word_can_be_proved():
+def test_webhook_url_is_sent_only_if_signatures_can_be_verified():
+    """A provider gets our webhook URL only if we can verify its signatures."""
     public = '[listen]\npublic_url = "https://reel.example/hooks/"\n'
     proved = public + '[listen.secrets]\nwavespeed = "env:HOOK_SECRET"\n'
     kling = LANE.replace("wavespeed/wan-2.2-spicy", "kling/kling-2.5-turbo")
@@ -466,7 +469,8 @@ def own(*lines, route="sglang/wan-2.2"):
 HERE = 'base_url = "http://10.0.0.5:30010"'
 
 
-async def test_a_gpu_of_ones_own_needs_no_key_and_is_sent_stills_themselves():
+async def test_own_gpu_needs_no_key_and_is_sent_stills_themselves():
+    """A GPU of the user needs no key and receives the stills themselves."""
     [gpu] = await lanes.opened(own(HERE, "paid = false"))
 
     assert (gpu.paid, gpu.hands_over, gpu.endpoint.provider.key) == (

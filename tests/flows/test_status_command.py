@@ -87,9 +87,10 @@ async def status(bench, config: Path | None = None) -> tuple[dict[str, Any], str
     return json.loads(told), await asyncio.to_thread(said, as_json=False)
 
 
-async def test_a_doubt_is_told_with_its_age_its_price_and_what_became_of_the_answer(
+async def test_doubt_is_shown_with_age_price_and_fate_of_the_answer(
     bench,
 ):
+    """`status` shows a doubt with its age, its price and the fate of the answer."""
     await recorded(
         bench,
         (A, bought("kling", mark="1-1")),
@@ -131,9 +132,8 @@ async def test_a_root_on_which_nothing_is_wrong_says_no_more_than_that(bench):
     assert not re.search("risk|reconcile", shown.out)
 
 
-async def test_what_is_at_a_provider_is_told_with_its_price_and_when_it_expires(
-    bench, monkeypatch
-):
+async def test_clips_at_a_provider_are_shown_with_price_and_expiry(bench, monkeypatch):
+    """`status` shows clips at a provider with price and expiry, the earliest first."""
     monkeypatch.setenv("COLUMNS", "120")
     e, f = "e" * 32, "f" * 32
     await recorded(
@@ -189,7 +189,8 @@ async def test_who_knows_how_long_a_provider_keeps_clips_is_believed(bench):
     assert re.search("in 1 d 0 h|in 23 h 59 min", mine)
 
 
-async def test_what_was_settled_long_after_is_counted_where_it_was_bought(bench):
+async def test_late_settlement_is_counted_in_the_lane_that_bought(bench):
+    """A settlement that comes late is counted in the lane that bought the clip."""
     refund = Settled(attempt=1, usd=Decimal("-0.28"), reason="refunded")
     await recorded(
         bench,

@@ -31,10 +31,12 @@ def ended(house, run: str) -> str:
     return states[-1]
 
 
-def test_cancelled_it_stops_buying_and_retried_it_goes_on_with_what_is_left(
-    house, clip
-):
-    """Even if it took a version of a manifest that landed: it is its own to go on with."""
+def test_cancelled_batch_stops_buying_and_a_retry_continues(house, clip):
+    """A cancelled batch stops buying, and its retry does the rest.
+
+    This holds even if the batch took a version of a manifest that landed: its own
+    retry may continue it.
+    """
     bench, prefect = house.bench, house.bench.prefect
     emulator = Emulator(latency_s=5, slots=2, submits_per_minute=10000, clip=clip)
     with running(emulator) as bench.url:

@@ -110,9 +110,8 @@ def begin(root, inbox, clip) -> Callable[..., Any]:
         yield made
 
 
-async def test_a_batch_in_object_stores_is_whole_and_is_not_bought_again(
-    begin, inbox, root
-):
+async def test_batch_in_object_stores_is_whole_and_not_rebought(begin, inbox, root):
+    """A batch in object stores is complete and is not bought again."""
     names = [f"a still {n}.jpg" for n in range(6)]
     for n, name in enumerate(names):
         await inbox.put(f"stills/{name}", still(40 * n))
@@ -140,9 +139,10 @@ async def test_a_batch_in_object_stores_is_whole_and_is_not_bought_again(
 
 
 @pytest.mark.parametrize("route", ROUTES)
-async def test_every_provider_reads_a_still_where_it_is_or_is_sent_what_was_mended(
+async def test_provider_reads_a_still_in_place_or_gets_the_mended_one(
     begin, inbox, route
 ):
+    """Every provider reads a still where it is, or is sent the mended one."""
     await inbox.put("stills/plain.jpg", still(10))
     await inbox.put("stills/turned.jpg", still(20, orientation=TURNED))
     batch = await begin(
@@ -185,7 +185,8 @@ async def test_no_signature_is_kept_in_the_store(begin, inbox, root):
     assert any(b'"published"' in text for text in said)
 
 
-async def test_stills_in_the_manifest_itself_need_no_place_of_their_own(begin):
+async def test_inline_stills_in_a_manifest_need_no_store(begin):
+    """Stills inside the manifest itself need no other place."""
     rows = [{"image_bytes": still(60 * n), "prompt": f"pan {n}"} for n in range(3)]
     batch = await begin([*rows, rows[0], {"image_bytes": b"", "prompt": "pan 3"}])
 

@@ -58,7 +58,8 @@ def test_the_past_is_refused_with_what_time_it_is(text):
         finish_by(text, EVENING)
 
 
-def test_six_is_six_in_the_night_in_which_the_clocks_are_put_back(in_berlin):
+def test_six_oclock_is_right_when_the_clocks_are_put_back(in_berlin):
+    """A deadline of six o'clock is right in the night the clocks are put back."""
     now = datetime(2026, 10, 24, 18, tzinfo=UTC).astimezone(Local())
 
     then = finish_by("06:00", now)

@@ -54,7 +54,8 @@ class Clock:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_each_version_has_one_batch_and_what_is_bad_is_told_of_once(bench):
+def test_each_version_has_one_batch_and_a_bad_one_one_report(bench):
+    """Each version gets one batch, and a bad version is reported once."""
     path = drop(bench, 2)
     drop(bench, [{"prompt": "tilt"}, {"prompt": " "}], "strict")
     inbox = path.parent
@@ -309,9 +310,8 @@ def test_watch_flow_without_its_deployment(house):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_watch_deployment_and_a_notification_start_a_batch_for_each_version(
-    house, hook
-):
+def test_watch_deployment_and_notification_start_each_version(house, hook):
+    """The watch deployment and a notification start a batch for each version."""
     bench, prefect = house.bench, house.bench.prefect
     house.work()
 

@@ -35,9 +35,8 @@ ROWS = [
 ]
 
 
-async def test_a_thousand_rows_over_four_lanes_all_end_and_the_bill_is_the_tables(
-    worlds, clip
-):
+async def test_thousand_rows_on_four_lanes_cost_the_prices_listed(worlds, clip):
+    """All 1000 rows on four lanes end, and the bill matches the price tables."""
     slots = {name.partition("/")[0]: each["slots"] for name, each in LANES.items()}
     emulator = Emulator(
         latency_s=0.4, jitter=0.3, slots=slots, chances=FAULTS, clip=clip, seed=7

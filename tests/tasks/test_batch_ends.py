@@ -32,9 +32,8 @@ async def cut_off(world, entries):
     await ledger.close()
 
 
-async def test_what_a_provider_charged_is_counted_once_after_whichever_record_we_crash(
-    worlds, emulator
-):
+async def test_charge_is_counted_once_after_a_crash_at_any_record(worlds, emulator):
+    """A charge is counted once, after whichever record the run crashes."""
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[RUNWAY])
         whole = await world.run(1, lanes=[dear(world)])

@@ -13,7 +13,8 @@ DEEDS = st.lists(st.tuples(st.sampled_from(["reserve", "back", "keep"]), PRICES)
 
 
 @given(DEEDS, st.decimals(min_value=0, max_value=3, places=4))
-def test_a_budget_is_never_exceeded_by_a_cent_in_any_order_of_events(deeds, budget):
+def test_budget_is_never_exceeded_in_any_order_of_events(deeds, budget):
+    """The budget is not exceeded by a cent, whatever the order of the events."""
     purse, held = Purse(budget), []
 
     for deed, price in deeds:
@@ -33,7 +34,8 @@ def test_without_a_budget_everything_is_affordable_and_counted():
     assert purse.spent_usd == Decimal("1e6")
 
 
-def test_a_bill_above_the_price_is_counted_though_it_is_over_the_budget():
+def test_bill_above_the_price_is_counted_over_the_budget():
+    """A bill above the price counts in full, even if it exceeds the budget."""
     purse = Purse(Decimal("0.30"))
     purse.reserve(Decimal("0.25"))
 
@@ -43,7 +45,8 @@ def test_a_bill_above_the_price_is_counted_though_it_is_over_the_budget():
     assert not purse.affords(Decimal("0.01"))
 
 
-def test_a_days_submits_are_counted_over_any_24_hours_not_by_the_calendar():
+def test_daily_submits_are_counted_over_any_24_hours():
+    """The daily cap on submits holds over any 24 hours, not per calendar day."""
     day = Day(submits=2)
     day.reserve(Decimal(1), now=0.0)
     day.reserve(Decimal(1), now=100.0)
@@ -55,7 +58,8 @@ def test_a_days_submits_are_counted_over_any_24_hours_not_by_the_calendar():
     assert day.reserve(Decimal(1), now=DAY_S)
 
 
-def test_a_days_money_is_never_exceeded_and_what_is_given_back_can_be_spent_again():
+def test_daily_money_is_never_exceeded_and_can_be_given_back():
+    """Spending keeps to the daily cap, and money given back can be spent again."""
     day = Day(usd=Decimal("0.30"))
     assert day.reserve(Decimal("0.15"), now=0.0)
     assert day.reserve(Decimal("0.15"), now=1.0)

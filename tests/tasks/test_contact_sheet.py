@@ -15,7 +15,8 @@ from tasks.emulator.uploads import Still
 pytestmark = pytest.mark.anyio
 
 
-def test_a_poster_is_small_and_moves_even_where_there_is_much_to_see():
+def test_poster_is_small_and_moves_for_a_busy_clip():
+    """A poster is small and moves, even for a clip with much detail."""
     out = io.BytesIO()
     Image.effect_noise((640, 360), 90).convert("RGB").save(out, "PNG")
     cut = ClipFormat(resolution="480p", aspect_ratio="16:9", frames=24, fps=16, move=1)
@@ -29,7 +30,8 @@ def test_a_poster_is_small_and_moves_even_where_there_is_much_to_see():
 
 
 @pytest.mark.parametrize("clips", [30, 300, 100_000])
-def test_however_many_clips_there_are_the_sheet_has_some_evenly_over_all(clips):
+def test_sheet_samples_evenly_from_any_number_of_clips(clips):
+    """The sheet shows a sample spread evenly over all clips."""
     turns, kept = Turns(), []
     made = 0
 

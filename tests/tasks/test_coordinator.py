@@ -220,9 +220,8 @@ def peaks(world):
     return account
 
 
-async def test_the_last_word_of_a_run_is_heard_though_an_older_one_gets_there_later(
-    world, monkeypatch
-):
+async def test_last_message_of_a_run_survives_an_older_late_one(world, monkeypatch):
+    """The last message of a run counts, although an older one arrives after it."""
     monkeypatch.setattr(Late, "beats", {})
     async with away(world, 8) as (night, runs):
         runs.real = replace(runs.real, objects=Late.open)
@@ -272,7 +271,8 @@ async def test_the_bill_by_lane_counts_what_open_shards_have_bought(world):
     assert line.usd == world.owed
 
 
-async def test_whoever_runs_a_shard_again_takes_it_over_and_pays_nothing_twice(world):
+async def test_second_run_of_a_shard_takes_over_and_pays_nothing_twice(world):
+    """A second run of a shard takes it over and buys no clip twice."""
     async with away(world, 24, shard_rows=24) as (night, runs):
         batch = asyncio.ensure_future(over(night))
         await until_bought(night, 3)
@@ -293,10 +293,12 @@ async def test_whoever_runs_a_shard_again_takes_it_over_and_pays_nothing_twice(w
 
 
 @pytest.mark.slow
-async def test_a_run_that_seems_dead_is_shut_out_and_others_have_its_slots(
-    world, monkeypatch
-):
-    """Its successor waits for a worker, and that one for the slots: neither for ever."""
+async def test_silent_run_is_shut_out_and_others_get_its_slots(world, monkeypatch):
+    """A run that seems dead is fenced off, and other runs get its slots.
+
+    Its successor waits for a worker, and the other run waits for the slots. Both
+    waits end.
+    """
     monkeypatch.setattr(Mute, "silent", False)
     async with away(world, 16, at_once=2, shard_rows=8) as (night, runs):
         shard, other_is_over = runs.__call__, asyncio.Event()
@@ -325,10 +327,11 @@ async def test_a_run_that_seems_dead_is_shut_out_and_others_have_its_slots(
 
 
 @pytest.mark.slow
-async def test_what_an_account_bears_is_learned_by_all_and_kept_for_the_next_night(
-    worlds, clip
-):
-    """It was said to bear 24."""
+async def test_learned_slots_are_shared_and_kept_for_the_next_night(worlds, clip):
+    """All runs share the slots learned for an account; the next night starts there.
+
+    The account was configured with 24 slots.
+    """
     emulator = Emulator(latency_s=2.0, slots=8, submits_per_minute=100000, clip=clip)
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[ROUTE], slots=24)
@@ -376,8 +379,12 @@ async def test_when_one_is_refused_what_the_others_had_is_heard_first(
     assert lane.pace.slots == 8
 
 
-async def test_a_lane_that_one_machine_closed_for_itself_is_open_to_the_others(world):
-    """Until so many in a row have, and nobody has fared better since or waits for it."""
+async def test_lane_closed_by_one_machine_stays_open_to_others(world):
+    """A lane that one machine closed for itself stays open to the other machines.
+
+    It closes for all after several runs in a row have closed it, if no run has
+    had success since and none still waits for it.
+    """
     root = (world.folder / "root").as_uri()
     asked = Wanted(manifest=world.manifest(8), root=root, shard_rows=4)
     [lane] = lanes = [world.lane(ROUTE)]
@@ -440,7 +447,8 @@ async def test_what_may_be_spent_is_dealt_out_to_the_last_clip(world, cap):
 
 
 @pytest.mark.slow
-async def test_a_worker_whose_settings_lack_the_cap_of_a_day_keeps_to_the_batchs(world):
+async def test_worker_without_the_daily_cap_keeps_to_the_batchs_cap(world):
+    """A worker whose settings lack the daily cap keeps to the cap of the batch."""
     price = min(world.lane(ROUTE).route.prices_usd.values())
 
     async with away(world, 12, submits_per_day=7) as (night, runs):
@@ -502,7 +510,8 @@ async def test_what_is_stopped_here_ends_everywhere(world):
 
 
 @pytest.mark.slow
-async def test_who_is_stopped_elsewhere_waits_for_clips_that_are_about_to_finish(world):
+async def test_stopped_shard_waits_for_clips_about_to_finish(world):
+    """A shard that is stopped waits for the clips that are about to finish."""
     await world.run(10)  # so that it is known how long they take
     world.rules = replace(world.rules, grace_s=10.0)
     async with away(world, 50, shard_rows=20) as (night, _):
@@ -519,8 +528,11 @@ async def test_who_is_stopped_elsewhere_waits_for_clips_that_are_about_to_finish
 
 
 @pytest.mark.slow
-async def test_what_shards_left_in_doubt_is_risked_once_for_all_of_them(worlds, clip):
-    """By the batch, when all are over: its limit is one for all that it runs."""
+async def test_shards_doubts_are_risked_once_for_all_of_them(worlds, clip):
+    """The batch risks the doubts of all its shards once, under a single limit.
+
+    It does so when all shards are over: its limit holds for everything it runs.
+    """
     emulator = Emulator(latency_s=0.1, slots=4, submits_per_minute=100000, clip=clip)
     for n in (0, 2):
         emulator.faults[f"pan {n}"] = [Fault.LOSE_ANSWER]
@@ -552,10 +564,13 @@ class Slow(Objects):
 
 
 @pytest.mark.parametrize("risk_usd", [Decimal(0), Decimal(5)])
-async def test_a_ticket_that_a_shut_out_run_could_not_record_is_followed_by_the_batch(
+async def test_ticket_that_a_fenced_run_could_not_record_is_followed(
     worlds, clip, caplog, risk_usd
 ):
-    """And not risked: it is in a lifeboat of that run's machine."""
+    """The batch follows a ticket that a fenced run could not record in the ledger.
+
+    It does not risk the job: the ticket is in a spill file on that run's machine.
+    """
     emulator = Emulator(latency_s=0.1, slots=4, submits_per_minute=100000, clip=clip)
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=["fal/kling-2.5-turbo"])
@@ -600,7 +615,8 @@ async def test_what_is_stopped_here_ends_what_is_being_risked(worlds, clip):
     assert (said.published + said.pending, said.in_doubt) == (3, 0)
 
 
-async def test_a_batch_that_was_taken_over_leaves_its_successors_errands_alone(world):
+async def test_superseded_batch_leaves_its_successors_errands_alone(world):
+    """A batch that was taken over leaves the errands of its successor in place."""
     older = away(world, 4)
     await older.__aenter__()
     async with away(world, 4, wanted={"take_over": True}) as (night, runs):
@@ -617,8 +633,12 @@ async def test_a_batch_that_was_taken_over_leaves_its_successors_errands_alone(w
     assert runs.started == [(0, 1)]
 
 
-async def test_what_a_batch_that_died_left_of_its_shards_is_gone_with_the_next(world):
-    """Slips hold what rows name: wherever the next one has its own shards run."""
+async def test_next_batch_deletes_what_a_dead_batch_left_of_its_shards(world):
+    """The next batch deletes the shard files that a dead batch left behind.
+
+    Slips hold what rows name, wherever the next batch runs its shards. Files of a
+    later batch stay.
+    """
     objects = Objects.open((world.folder / "root").as_uri())
     await world.run(1)
     await objects.put("shards/000001-m/0000.parquet", b"rows")
@@ -630,10 +650,13 @@ async def test_what_a_batch_that_died_left_of_its_shards_is_gone_with_the_next(w
     assert left == ["shards/000003-m/0000.parquet"]
 
 
-async def test_a_lane_whose_account_the_batch_has_not_is_closed_in_that_worker_only(
+async def test_lane_with_an_unknown_account_is_closed_in_that_worker(
     world, monkeypatch, caplog
 ):
-    """Nothing would ever be dealt to it, and its jobs would wait for ever."""
+    """A lane whose account the batch lacks is closed in that worker only.
+
+    The batch would never deal it a share, and its jobs would wait for ever.
+    """
     monkeypatch.setattr("tasks.distributed.coordinator.PAUSE_S", 0.01)
     async with away(world, 8) as (night, runs):
         known, strange = world.lane(ROUTE), world.lane(ROUTE)
@@ -648,9 +671,10 @@ async def test_a_lane_whose_account_the_batch_has_not_is_closed_in_that_worker_o
 
 
 @pytest.mark.slow
-async def test_a_key_that_one_worker_has_wrong_ends_neither_batch_nor_shard(
+async def test_wrong_key_on_one_worker_ends_neither_batch_nor_shard(
     worlds, clip, monkeypatch
 ):
+    """A wrong key on one worker ends neither the batch nor the shard."""
     monkeypatch.setattr("tasks.distributed.coordinator.PAUSE_S", 0.01)
     emulator = Emulator(latency_s=0.1, slots=4, clip=clip, keys=[*KEYS.values()])
     with running(emulator) as url:
@@ -686,10 +710,12 @@ async def test_a_key_that_all_workers_have_wrong_ends_the_batch(
     assert len(runs.started) == AGREED
 
 
-async def test_a_run_that_fails_before_its_first_word_is_begun_again_by_and_by(
-    world, monkeypatch
-):
-    """The worker that has no key is free at once: others would never have a chance."""
+async def test_run_that_fails_at_its_start_is_retried_with_pauses(world, monkeypatch):
+    """A run that fails before its first message is retried after growing pauses.
+
+    A worker without the key is free again at once: without pauses, it would take
+    every retry before another worker could.
+    """
     monkeypatch.setattr("tasks.distributed.coordinator.PAUSE_S", 0.01)
     async with away(world, 2) as (night, runs):
         run, began = runs.__call__, []
@@ -728,9 +754,8 @@ async def test_what_no_worker_can_begin_rests_and_says_why(world, monkeypatch, c
     assert caplog.text.count("no nightreel.toml") >= IN_VAIN
 
 
-async def test_a_run_that_is_shut_out_and_has_nothing_to_record_leaves_its_worker(
-    world, monkeypatch
-):
+async def test_fenced_run_with_nothing_to_record_leaves_its_worker(world, monkeypatch):
+    """A fenced run that has nothing to record ends and frees its worker."""
     monkeypatch.setattr(Mute, "silent", False)
     async with away(world, 2) as (night, runs):
 
@@ -755,9 +780,8 @@ async def test_a_run_that_is_shut_out_and_has_nothing_to_record_leaves_its_worke
 
 
 @pytest.mark.slow
-async def test_a_store_that_is_away_for_minutes_ends_neither_batch_nor_shard(
-    world, monkeypatch
-):
+async def test_store_away_for_minutes_ends_neither_batch_nor_shard(world, monkeypatch):
+    """A store that is away for minutes ends neither the batch nor the shard."""
     monkeypatch.setattr("tasks.distributed.heartbeat.GONE_S", 2.0)
     async with away(world, 60, shard_rows=60) as (night, runs):
         odd = mailbox.hand_key(night.batch, 0, 0)
@@ -794,10 +818,11 @@ async def test_a_store_that_refuses_now_and_then_ends_no_batch(world, monkeypatc
 
 
 @pytest.mark.slow
-async def test_a_run_that_nothing_is_heard_of_is_made_up_for_by_another(
-    world, monkeypatch, caplog
-):
-    """Its machine is gone, with whoever could have said so."""
+async def test_run_that_goes_silent_is_replaced_by_another(world, monkeypatch, caplog):
+    """Another run takes over from a run that has gone silent.
+
+    Its machine is gone, so nothing could report the failure.
+    """
     monkeypatch.setattr("tasks.distributed.coordinator.SILENT_S", 3.0)
     async with away(world, 12, shard_rows=12) as (night, runs):
         run = runs.__call__
@@ -824,8 +849,11 @@ async def test_a_run_that_nothing_is_heard_of_is_made_up_for_by_another(
 
 
 @pytest.mark.slow
-async def test_a_run_that_is_said_to_have_failed_and_is_heard_is_left_alone(world):
-    """Its server has lost sight of it, say, and the store has not."""
+async def test_run_reported_failed_but_still_heard_is_left_alone(world):
+    """A run that is reported as failed but still sends messages is left alone.
+
+    The Prefect server has lost contact with it, for example, and the store has not.
+    """
     async with away(world, 24, shard_rows=24) as (night, runs):
         run = runs.__call__
 
@@ -844,7 +872,8 @@ async def test_a_run_that_is_said_to_have_failed_and_is_heard_is_left_alone(worl
 
 
 @pytest.mark.slow
-async def test_a_shard_whose_machine_is_drained_is_gone_on_with_by_another(world):
+async def test_shard_of_a_drained_machine_continues_on_another(world):
+    """Another machine continues the shard of a machine that is drained."""
     async with away(world, 40, shard_rows=40) as (night, runs):
         run = runs.__call__
 
@@ -895,8 +924,11 @@ async def test_who_waits_for_a_worker_says_so_once(world, monkeypatch, caplog):
     assert caplog.text.count("shard.waits shard=0 ") == 1
 
 
-async def test_a_lane_that_the_batch_has_not_is_closed_in_that_worker_only(world):
-    """It has an account that the batch has, and what it buys nobody could count."""
+async def test_lane_unknown_to_the_batch_is_closed_in_that_worker(world):
+    """A lane that the batch does not have is closed in that worker only.
+
+    It uses an account of the batch, but the batch could not count its purchases.
+    """
     async with away(world, 4) as (night, runs):
         known, strange = world.lane(ROUTE), world.lane(ROUTE)
         strange.name, strange.pace = "another", known.pace

@@ -63,13 +63,15 @@ def test_the_cheapest_lane_that_can_make_a_job_comes_first():
     ]
 
 
-def test_a_row_that_asks_for_nothing_for_adults_is_not_shown_to_such_a_model():
+def test_row_marked_not_adult_is_not_sent_to_adult_models():
+    """A row that excludes adult content is never sent to an adult model."""
     got = able(order(), LANES)
 
     assert {each.route.content for each in got} == {"general"}
 
 
-def test_where_only_models_for_adults_are_in_use_they_take_every_row():
+def test_adult_models_take_every_row_if_only_they_are_in_use():
+    """If only adult models are in use, they take every row."""
     spicy = [each for each in LANES if each.route.content == "adult"]
 
     assert names(able(order(), spicy))[0] == "302ai/wan-2.2-spicy"
@@ -82,13 +84,15 @@ def test_a_row_that_says_its_class_of_content_goes_nowhere_else(content):
     assert {each.route.content for each in got} == {content}
 
 
-def test_a_row_that_names_a_model_for_adults_gets_it_without_saying_more():
+def test_row_that_names_an_adult_model_gets_it():
+    """A row that names an adult model gets it without a further mark."""
     got = candidates(order(model="wan-2.2-spicy"), LANES)
 
     assert {each.route.model for each in got} == {"wan-2.2-spicy"}
 
 
-def test_of_several_models_the_first_that_is_to_be_had_makes_the_clip():
+def test_first_available_model_of_several_makes_the_clip():
+    """If a row names several models, the first one available makes the clip."""
     wish = order(model="kling-2.5-turbo,wan-2.2", resolution="720p")
 
     got = able(wish, LANES)
@@ -110,7 +114,8 @@ def test_what_a_row_will_pay_keeps_dear_lanes_away():
     assert {each.route.supplier for each in got} == {"wavespeed"}
 
 
-def test_after_a_failure_another_supplier_is_preferred_and_a_reseller_is_none():
+def test_after_a_failure_another_supplier_is_preferred():
+    """After a failure another supplier is preferred; a reseller is not one."""
     lanes = able(order(model="wan-2.2-spicy"), LANES)
     failed = CATALOGUE.route("302ai/wan-2.2-spicy")
 
@@ -133,7 +138,8 @@ def test_after_a_failure_the_same_supplier_is_better_than_none():
         {"negative_prompt": "blur", "resolution": "720p"},
     ],
 )
-def test_a_kind_is_served_by_just_the_lanes_that_serve_its_orders(said):
+def test_kind_is_served_by_the_lanes_that_serve_its_orders(said):
+    """The lanes able to serve a kind are those able to serve its orders."""
     wanted = order(**said)
 
     alike = standing_for(kind_of(wanted))
@@ -142,13 +148,15 @@ def test_a_kind_is_served_by_just_the_lanes_that_serve_its_orders(said):
     assert kind_of(alike) == kind_of(wanted)
 
 
-def test_a_route_that_must_be_told_a_shape_serves_rows_that_leave_it_open():
+def test_route_that_requires_a_shape_serves_rows_without_one():
+    """A route that requires a shape also serves rows that leave the shape open."""
     got = able(order(model="gen4-turbo", resolution="720p"), LANES)
 
     assert names(got) == ["runway/gen4-turbo"]
 
 
-def test_a_persons_own_route_of_a_known_model_is_a_lane_like_any_other():
+def test_users_own_route_of_a_known_model_is_a_normal_lane():
+    """A route that the user defines for a known model works like any other lane."""
     low = {
         "fal/wan-2.2-low": {
             "model": "wan-2.2",

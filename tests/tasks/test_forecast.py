@@ -57,7 +57,8 @@ def test_balanced_takes_the_cheapest_lane_that_is_free():
     assert (told.seconds, told.cost_usd) == (180, Decimal("9.00"))
 
 
-def test_fastest_takes_the_lane_that_is_done_first_whatever_it_costs():
+def test_fastest_takes_the_earliest_lane_whatever_it_costs():
+    """Policy `fastest` takes the lane that finishes first, at any price."""
     lanes = [lane("slow", "0.10"), lane("quick", "0.90")]
 
     told = forecast(
@@ -68,7 +69,8 @@ def test_fastest_takes_the_lane_that_is_done_first_whatever_it_costs():
     assert told.seconds == 250
 
 
-def test_cheapest_waits_for_the_cheapest_lane_where_nothing_presses():
+def test_cheapest_waits_for_the_cheapest_lane_if_not_pressed():
+    """Policy `cheapest` waits for the cheapest lane if no deadline presses."""
     lanes = [lane("dear", "0.30"), lane("cheap", "0.10")]
 
     told = forecast(orders(1000), lanes, policy="cheapest")
@@ -77,7 +79,8 @@ def test_cheapest_waits_for_the_cheapest_lane_where_nothing_presses():
     assert (told.seconds, told.late) == (6000, 0)
 
 
-def test_cheapest_by_a_deadline_pays_more_for_no_more_than_it_must():
+def test_cheapest_by_a_deadline_pays_extra_only_where_it_must():
+    """With a deadline, policy `cheapest` pays extra only for the jobs that need it."""
     lanes = [lane("dear", "0.30"), lane("cheap", "0.10")]
 
     told = forecast(orders(1000), lanes, policy="cheapest", within_s=3600)
@@ -86,7 +89,8 @@ def test_cheapest_by_a_deadline_pays_more_for_no_more_than_it_must():
     assert (told.seconds, told.late) == (3600, 0)
 
 
-def test_cheapest_leaves_a_cheap_lane_to_those_for_whom_the_other_is_dearer():
+def test_cheapest_leaves_a_cheap_lane_to_those_it_saves_most():
+    """Policy `cheapest` leaves a cheap lane to the jobs that it saves most."""
     lanes = [
         lane("one", {SMALL: "0.10", LARGE: "0.20"}),
         lane("two", {SMALL: "0.11", LARGE: "0.90"}),
@@ -102,9 +106,10 @@ def test_cheapest_leaves_a_cheap_lane_to_those_for_whom_the_other_is_dearer():
 
 
 @pytest.mark.parametrize("policy", ["cheapest", "fastest", "balanced"])
-def test_what_cannot_be_done_in_time_is_done_as_soon_as_can_be_and_said_to_be_late(
+def test_late_work_is_done_as_soon_as_possible_and_called_late(
     policy,
 ):
+    """Work too big for the deadline ends as soon as possible and is marked late."""
     lanes = [lane("dear", "0.30"), lane("cheap", "0.10")]
 
     told = forecast(orders(1000), lanes, policy=policy, within_s=600)
@@ -202,9 +207,8 @@ def test_an_off_peak_lane_is_waited_for_where_that_is_cheapest():
     submits_per_day=st.one_of(st.none(), st.integers(1, 200)),
     typical_s=st.integers(1, 900),
 )
-def test_a_lane_is_said_to_finish_what_it_has_the_capacity_for_and_no_sooner(
-    count, typical_s, **limits
-):
+def test_forecast_of_a_lane_ends_when_its_capacity_suffices(count, typical_s, **limits):
+    """A lane's forecast ends at the first moment at which its capacity suffices."""
     told = forecast(
         orders(count), [lane("one", "1", **limits)], typical_s={"one": typical_s}
     )
@@ -214,13 +218,15 @@ def test_a_lane_is_said_to_finish_what_it_has_the_capacity_for_and_no_sooner(
     assert before < count <= at_the_end
 
 
-def test_the_latest_clips_of_a_lane_tell_how_long_the_next_will_take():
+def test_latest_clips_of_a_lane_predict_the_next_latency():
+    """The latest clips of a lane predict how long the next one takes."""
     took = {"one": [900.0, *(40.0 + n for n in range(49))], "two": [7.0]}
 
     assert typical(took) == {"one": 64.5, "two": 7.0}
 
 
-def test_a_lane_that_nothing_is_known_of_takes_what_its_route_says():
+def test_lane_without_history_uses_its_routes_latency():
+    """A lane without history takes the latency that its route states."""
     told = forecast(orders(1), [lane("one", "1")], typical_s={"another": 5.0})
 
     assert told.seconds == 60

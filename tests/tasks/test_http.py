@@ -174,9 +174,8 @@ async def fine(reader, writer):
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-async def test_a_submit_that_was_sent_is_in_doubt_unless_it_was_refused(
-    behave, meaning
-):
+async def test_submit_that_was_sent_is_in_doubt_unless_refused(behave, meaning):
+    """A submit that was sent is in doubt unless the provider refused it."""
     async with server(behave) as base_url, connected(timeout_s=0.3) as clients:
         with pytest.raises(ProviderError) as failed:
             await submitted(base_url, clients)
@@ -220,7 +219,8 @@ async def test_a_good_answer_is_a_ticket():
         assert await submitted(base_url, clients) == Ticket("echo", "r")
 
 
-async def test_the_base_url_takes_the_place_of_the_host_and_keeps_its_path():
+async def test_base_url_replaces_the_host_and_keeps_its_path():
+    """`base_url` replaces the host, and its path prefixes the provider's path."""
     seen = bytearray()
 
     async def remember(reader, writer):

@@ -124,9 +124,8 @@ async def test_a_run_finds_by_itself_the_clip_whose_answer_was_lost(tells):
 
 
 @pytest.mark.parametrize("fault", [Fault.ERROR_BEFORE, Fault.GATEWAY_BEFORE])
-async def test_what_never_reached_the_provider_is_bought_once_and_paid_once(
-    tells, fault
-):
+async def test_job_that_never_reached_the_provider_is_bought_once(tells, fault):
+    """A job that never reached the provider is bought once and paid for once."""
     tells.emulator.faults["pan 1"] = [fault]
 
     summary = await tells.run(3)
@@ -136,9 +135,10 @@ async def test_what_never_reached_the_provider_is_bought_once_and_paid_once(
     assert summary.spent_usd == tells.owed
 
 
-async def test_what_is_asked_about_when_all_else_is_done_is_taken_up_by_one_worker(
+async def test_doubt_resolved_after_all_else_goes_to_one_worker(
     tells,
 ):
+    """One worker takes up a job whose doubt is resolved after all else is done."""
     tells.rules, tells.slots = Rules(settle_s=1.0), 20
     tells.emulator.faults["pan 1"] = [Fault.ERROR_BEFORE]
     lane = tells.lane(tells.routes[0])
@@ -182,7 +182,8 @@ async def test_what_another_account_lists_proves_nothing(tells):
     assert set(tells.bought.values()) == {1}
 
 
-async def test_what_another_provider_under_the_same_name_lists_proves_nothing(kling):
+async def test_list_of_another_provider_with_the_same_name_is_no_proof(kling):
+    """The job list of another provider's lane with the same name proves nothing."""
     kling.rules = Rules(settle_s=3600.0)
     kling.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
     rows = [{"prompt": f"pan {n}", "resolution": "720p"} for n in range(3)]
@@ -196,9 +197,8 @@ async def test_what_another_provider_under_the_same_name_lists_proves_nothing(kl
     assert set(kling.bought.values()) == {1}
 
 
-async def test_a_doubt_whose_provider_could_not_be_reached_is_not_risked(
-    worlds, emulator
-):
+async def test_doubt_with_an_unreachable_provider_is_not_risked(worlds, emulator):
+    """A doubt is not risked while its provider cannot be reached."""
     emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
     # It is asked by our own name of a submit, and polled by its.
     with running(Gateway(emulator, "GET", "-1", times=2)) as url:
@@ -212,9 +212,8 @@ async def test_a_doubt_whose_provider_could_not_be_reached_is_not_risked(
     assert set(world.bought.values()) == {1}
 
 
-async def test_a_task_that_is_not_found_at_first_is_looked_for_time_and_again(
-    worlds, emulator
-):
+async def test_task_not_found_at_first_is_looked_for_again(worlds, emulator):
+    """A task that is not in the provider's list at first is looked for repeatedly."""
     emulator.faults["pan 0"] = [Fault.NOT_FOUND_AT_FIRST]
     with running(Gateway(emulator, "POST", "image2video", times=1)) as url:
         world = worlds(emulator=emulator, url=url, routes=[KLING])
@@ -226,9 +225,8 @@ async def test_a_task_that_is_not_found_at_first_is_looked_for_time_and_again(
     assert summary.spent_usd == world.owed
 
 
-async def test_a_doubt_that_comes_to_nothing_after_its_shard_still_has_its_still(
-    worlds, emulator
-):
+async def test_doubt_dismissed_after_its_shard_still_has_its_still(worlds, emulator):
+    """A doubt that turns out unsold after its shard ended still has its still."""
     emulator.faults["pan"] = [Fault.FAIL]
     with running(Gateway(emulator, "POST", "image2video", times=1)) as url:
         world = worlds(emulator=emulator, url=url, routes=[KLING])
@@ -250,7 +248,8 @@ async def test_a_doubt_that_comes_to_nothing_after_its_shard_still_has_its_still
     assert sorted(world.bought.values()) == [1] * 7 + [2]
 
 
-async def test_where_nobody_can_be_asked_a_doubt_stays_and_its_money_counts(atlas):
+async def test_doubt_that_nobody_can_resolve_stays_and_is_counted(atlas):
+    """A doubt that no provider can resolve stays open, and its money counts."""
     atlas.emulator.faults["pan 1"] = [Fault.GATEWAY_BEFORE]
 
     summary = await atlas.run(3)
@@ -261,7 +260,8 @@ async def test_where_nobody_can_be_asked_a_doubt_stays_and_its_money_counts(atla
 
 
 @pytest.mark.slow
-async def test_the_likeliest_refused_are_risked_first_and_no_more_than_the_sum(atlas):
+async def test_likeliest_refused_are_risked_first_within_the_limit(atlas):
+    """The doubts most likely refused are risked first, up to the limit in USD."""
     atlas.emulator.faults.update(
         {
             "pan 0": [Fault.LOSE_ANSWER],
@@ -379,7 +379,8 @@ async def test_the_tables_of_the_batch_say_what_was_decided_afterwards(atlas):
     assert atlas.table("attempts")["charged_usd"].sum() == PRICE
 
 
-async def test_a_decision_about_a_job_that_is_in_no_doubt_changes_nothing(atlas):
+async def test_decision_about_a_job_that_is_not_in_doubt_is_void(atlas):
+    """A decision about a job that is not in doubt changes nothing."""
     await atlas.run(1)
     [job] = atlas.table("clips")["job"]
     before = len(await everything(atlas))
@@ -390,9 +391,10 @@ async def test_a_decision_about_a_job_that_is_in_no_doubt_changes_nothing(atlas)
     assert len(await everything(atlas)) == before
 
 
-async def test_what_a_doubt_cost_is_not_decided_and_then_given_back_a_second_time(
+async def test_cost_of_a_doubt_is_not_given_back_twice(
     kling,
 ):
+    """A doubt that is not settled yet cannot be decided and then refunded again."""
     kling.rules = Rules(settle_s=3600.0)
     kling.emulator.faults["pan 0"] = [Fault.ERROR_BEFORE]
     await kling.run(1, during=killed_after(1.0))
@@ -408,9 +410,10 @@ async def test_what_a_doubt_cost_is_not_decided_and_then_given_back_a_second_tim
     assert kling.table("clips")["spent_usd"].sum() == kling.owed
 
 
-async def test_reconcile_waits_for_a_store_that_is_away_as_long_as_a_batch_does(
+async def test_reconcile_waits_for_an_absent_store_as_a_batch_does(
     through, monkeypatch
 ):
+    """`reconcile` waits as long as a batch does for a store that is away."""
     monkeypatch.setattr("tasks.engine.environment.PATIENCE_S", 0.0)
     through(9)  # where nobody is
 
@@ -444,7 +447,8 @@ async def test_a_refund_that_a_provider_tells_of_later_is_settled(worlds, clip):
 
 
 @pytest.mark.parametrize("lost", [None, "silent"])
-def test_a_doubt_is_no_older_than_we_have_known_of_it_whatever_the_clocks_say(lost):
+def test_doubts_age_is_never_longer_than_we_have_known_it(lost):
+    """Clocks that disagree make no doubt older than the time since we met it."""
     now, today = [0.0], [1090.0]
     doubts = Doubts(
         lanes={},

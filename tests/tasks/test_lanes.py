@@ -66,7 +66,8 @@ async def test_lanes_of_two_accounts_do_not():
     assert await taken(lanes(a := lane("a"), b := lane("b")), a, b) == ["a", "b"]
 
 
-async def test_what_a_job_prefers_is_asked_anew_each_time_a_slot_is_free():
+async def test_jobs_preferences_are_read_anew_at_each_free_slot():
+    """A job's preferred lanes are read again each time a slot becomes free."""
     a, b = lane("a"), lane("b")
     dealt, wants = lanes(a, b), [a]
     await dealt.turn(lambda: [a])
@@ -104,7 +105,8 @@ async def test_where_all_are_closed_whoever_waits_is_told_why():
         await waiting
 
 
-async def test_with_a_lane_closed_a_long_queue_is_not_gone_through_at_every_deal():
+async def test_long_queue_is_not_scanned_at_every_deal():
+    """A deal does not scan the whole queue, even when a lane is closed."""
     a, b = lane("a"), lane("b")
     dealt, asked = lanes(a, b), count()
     await dealt.turn(lambda: [a])
@@ -127,7 +129,8 @@ async def test_with_a_lane_closed_a_long_queue_is_not_gone_through_at_every_deal
     await asyncio.gather(*queue, return_exceptions=True)
 
 
-async def test_at_the_end_of_a_long_queue_who_has_no_lane_left_is_told_at_once():
+async def test_last_in_a_long_queue_hears_at_once_of_no_lane_left():
+    """A job at the end of a long queue learns at once that it has no lane left."""
     a, b = lane("a"), lane("b")
     dealt = lanes(a, b)
     await dealt.turn(lambda: [a])
@@ -165,7 +168,8 @@ def test_a_lane_whose_failures_pass_the_rate_is_failing():
     assert one.failing(0.3)
 
 
-def test_what_an_account_was_found_to_bear_is_where_the_next_night_begins():
+def test_learned_slots_of_an_account_start_the_next_night():
+    """The next night starts with the slots that this night found for an account."""
     limits = Limits(slots=40, submits_per_minute=600)
     pace, again = Pace(limits), Pace(limits)
     pace.begin(0.0)
@@ -202,7 +206,8 @@ def test_less_is_remembered_than_is_configured_never_more():
 
 
 @pytest.mark.parametrize(("over", "slots"), [("slots", 9), ("rate", 20), (None, 9)])
-def test_a_refusal_that_says_which_limit_it_was_changes_only_that_one(over, slots):
+def test_refusal_that_names_a_limit_changes_only_that_limit(over, slots):
+    """A refusal that names the limit it hit changes only that limit."""
     pace = Pace(Limits(slots=20, submits_per_minute=600))
     for _ in range(10):
         pace.begin(0.0)

@@ -154,7 +154,8 @@ async def test_a_content_refusal_is_final(world):
     assert first.spent_usd == world.owed
 
 
-async def test_a_job_that_the_provider_fails_is_tried_again_and_charged_once(world):
+async def test_job_that_the_provider_fails_is_retried_and_charged_once(world):
+    """A job that fails at the provider is tried again and charged once."""
     world.emulator.faults["pan 1"] = [Fault.FAIL]
 
     summary = await world.run(3)
@@ -209,9 +210,8 @@ async def test_a_job_that_never_ends_is_left_to_the_next_run(world):
 
 
 @pytest.mark.parametrize("recorded", [2, 3], ids=["accepted", "generated"])
-async def test_a_clip_that_was_ready_when_the_process_died_is_fetched_by_the_next_run(
-    world, recorded
-):
+async def test_clip_ready_when_the_process_died_is_fetched_by_the_next(world, recorded):
+    """The next run fetches a clip that was ready when the process died."""
     whole = await world.run(1)
     root = Objects.open((world.folder / "root").as_uri())
     entries = (await read(root))[:recorded]
@@ -252,9 +252,8 @@ async def test_a_clip_that_is_gone_for_good_is_not_waited_for_for_ever(world, ca
 
 
 @pytest.mark.parametrize("fault", [Fault.UNAUTHORIZED, Fault.NO_CREDIT])
-async def test_a_lane_that_takes_nothing_is_closed_and_the_batch_says_what_to_do(
-    world, fault
-):
+async def test_lane_that_accepts_nothing_is_closed_with_advice(world, fault):
+    """A lane that accepts no job is closed, and the batch says what to do."""
     world.emulator.faults["pan"] = [fault] * 1000
 
     summary = await world.run(20)
@@ -305,7 +304,8 @@ async def test_a_row_that_pays_less_than_the_price_is_not_bought(world):
     assert world.bought == bought
 
 
-async def test_a_still_that_is_no_picture_costs_nothing_and_stops_nobody(world):
+async def test_still_that_is_no_picture_costs_nothing(world):
+    """A still that is not a picture costs nothing and stops no other row."""
     (world.folder / "stills").mkdir()
     (world.folder / "stills" / "page.jpg").write_text("<html>not found</html>")
     rows = [
@@ -329,7 +329,8 @@ async def test_strict_looks_at_every_still_before_a_cent_is_spent(world):
     assert world.bought == {}
 
 
-async def test_a_still_that_is_out_of_reach_for_now_makes_no_manifest_bad(world):
+async def test_still_out_of_reach_for_now_does_not_fail_a_manifest(world):
+    """A still that is unreachable for now does not make the manifest invalid."""
     rows = [{"prompt": "a"}, {"image": "http://127.0.0.1:1/b.jpg", "prompt": "b"}]
 
     with pytest.raises(OpeningError, match=r"b\.jpg: .*Connect call failed") as caught:
@@ -339,7 +340,8 @@ async def test_a_still_that_is_out_of_reach_for_now_makes_no_manifest_bad(world)
     assert world.bought == {}
 
 
-async def test_the_tables_have_every_row_every_attempt_and_every_complaint(world):
+async def test_tables_hold_every_row_attempt_and_complaint(world):
+    """The tables hold every row, every attempt and every complaint."""
     world.emulator.faults["pan 1"] = [Fault.FAIL]
     world.emulator.faults["pan 2"] = [Fault.LOSE_ANSWER]
     rows = [{"prompt": f"pan {n}", "sku": f"s{n}"} for n in range(3)]
@@ -399,7 +401,8 @@ async def test_quotas_are_kept_as_the_provider_counts_them(world):
     assert account["throttled"] == 0
 
 
-async def test_a_clips_sidecar_says_how_it_was_made_and_keeps_no_secret(world):
+async def test_sidecar_tells_how_a_clip_was_made_without_secrets(world):
+    """A clip's sidecar records how it was made and contains no secret."""
     await world.run([{"prompt": "pan", "seed": 7}])
 
     night = world.nights[0]
@@ -442,9 +445,8 @@ async def test_the_clip_is_what_was_ordered(worlds):
     assert 7.9 < clip["seconds"] < 8.1
 
 
-async def test_a_key_that_is_refused_at_the_upload_leaves_the_other_lanes_at_work(
-    worlds, clip
-):
+async def test_key_refused_at_upload_leaves_the_other_lanes_at_work(worlds, clip):
+    """A key that is refused at the upload closes its lane and no other."""
     emulator = Emulator(latency_s=0.1, keys={"key"}, clip=clip)
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[])
@@ -457,9 +459,8 @@ async def test_a_key_that_is_refused_at_the_upload_leaves_the_other_lanes_at_wor
     assert list(summary.lanes_closed) == ["wavespeed"]
 
 
-async def test_a_request_that_cannot_be_written_costs_no_money_and_no_slot(
-    worlds, emulator
-):
+async def test_request_that_cannot_be_built_costs_no_money_or_slot(worlds, emulator):
+    """A request that the adapter cannot build costs no money and keeps no slot."""
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[])
         lane = world.lane("replicate/wan-2.2")

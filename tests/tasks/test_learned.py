@@ -31,9 +31,8 @@ def refused(world):
 
 
 @pytest.mark.slow
-async def test_with_twice_the_true_slots_configured_few_calls_are_refused_and_no_row_is(
-    worlds, clip
-):
+async def test_twice_the_true_slots_cause_few_refusals_and_no_loss(worlds, clip):
+    """With twice the true slots configured, few calls are refused and no row fails."""
     emulator = Emulator(latency_s=0.15, slots=8, submits_per_minute=10**6, clip=clip)
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[ATLAS], slots=16)

@@ -71,7 +71,8 @@ def test_no_other_way_makes_more_or_costs_less(batch):
     )
 
 
-def test_a_cheap_lane_goes_to_the_job_that_has_no_cheap_one_elsewhere():
+def test_cheap_lane_goes_to_the_job_with_no_cheap_alternative():
+    """A cheap lane goes to the jobs whose other lanes are dear."""
     prices = {
         "480p": usd(cheap="0.10", other="0.11"),
         "720p": usd(cheap="0.20", other="0.90"),
@@ -115,7 +116,8 @@ def test_where_not_all_can_be_done_the_cheapest_are():
     assert found.short == {"dear": 3}
 
 
-def test_lanes_that_cost_the_same_are_filled_by_name_however_they_are_listed():
+def test_lanes_of_equal_cost_are_filled_by_name():
+    """Lanes of equal cost are filled by name, in whatever order they are listed."""
     room = {"c": 3, "a": 3, "b": 3}
 
     found = allot({"any": 5}, {"any": usd(c="0.2", b="0.2", a="0.2")}, room)
@@ -123,7 +125,8 @@ def test_lanes_that_cost_the_same_are_filled_by_name_however_they_are_listed():
     assert found.shares == {"any": {"a": 3, "b": 2}}
 
 
-def test_prices_that_binary_fractions_cannot_tell_apart_are_told_apart():
+def test_prices_that_floats_cannot_tell_apart_are_told_apart():
+    """Prices that binary fractions would confuse are compared exactly."""
     prices = {"any": usd(a="0.300001", b="0.3")}
 
     found = allot({"any": 10**6}, prices, {"a": math.inf, "b": math.inf})
@@ -138,7 +141,8 @@ def test_half_a_job_is_no_job_and_less_than_none_is_none():
     assert (found.shares, found.short) == ({"any": {"a": 2}}, {"any": 7})
 
 
-def test_a_million_jobs_of_fifty_kinds_on_twenty_lanes_are_no_time():
+def test_million_jobs_of_fifty_kinds_on_twenty_lanes_are_fast():
+    """Allotting a million jobs of fifty kinds to twenty lanes takes almost no time."""
     lanes = [f"lane {n}" for n in range(20)]
     prices = {
         kind: {
@@ -162,7 +166,8 @@ def within(within_s, *, open_s=None, typical_s=60.0, **limits):
     return capacity(Limits(**said), typical_s, within_s, open_s)
 
 
-def test_a_clip_counts_only_if_it_was_started_its_time_before_the_end():
+def test_clip_counts_if_it_starts_its_latency_before_the_end():
+    """A clip counts only if it starts at least its latency before the end."""
     assert within(59) == 0
     assert within(60) == 10
     assert within(119) == 10

@@ -13,7 +13,8 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("route", BILLED, indirect=True)
-async def test_what_is_left_is_run_as_it_is_and_nothing_is_bought_twice(world):
+async def test_rest_of_a_batch_is_run_and_nothing_is_bought_twice(world):
+    """The next run does the rows that are left and buys no clip twice."""
     price = next(iter(world.lane(world.routes[0]).route.prices_usd.values()))
     first = await world.run(6, budget_usd=price * 2)
     batch = world.nights[-1].batch
@@ -39,9 +40,10 @@ async def test_what_is_left_is_run_as_it_is_and_nothing_is_bought_twice(world):
         ),
     ],
 )
-async def test_a_clip_that_waited_too_long_is_bought_again_only_where_it_is_gone(
+async def test_clip_that_expired_is_bought_again_only_where_it_is_gone(
     worlds, clip, route, after_s, submits
 ):
+    """A clip that waited too long is bought again only if the provider deleted it."""
     later = [0.0]
     emulator = Emulator(
         latency_s=0.5, clip=clip, clock=lambda: time.monotonic() + later[0]

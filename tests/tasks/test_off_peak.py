@@ -22,13 +22,15 @@ def test_a_night_begins_in_the_evening_and_ends_in_the_morning():
     assert wait_s(NIGHT, 6 * H) == 16 * H
 
 
-def test_of_a_day_it_is_open_for_its_hours_wherever_the_day_begins():
+def test_day_is_open_for_its_hours_wherever_it_begins():
+    """Any 24 hours contain the open hours in full, wherever they begin."""
     assert open_s(NIGHT, 12 * H, DAY) == open_s(NIGHT, 3 * H, DAY) == 8 * H
     assert open_s(NIGHT, 5 * H, 4 * H) == H
     assert open_s(NIGHT, 12 * H, math.inf) == math.inf
 
 
-def test_work_that_a_night_is_too_short_for_goes_on_the_next_night():
+def test_work_too_long_for_a_night_continues_the_next_night():
+    """Work that is too long for one night continues the next night."""
     assert wait_s(NIGHT, 22 * H, 8 * H - 1) == 8 * H - 1
     assert wait_s(NIGHT, 22 * H, 8 * H) == DAY
     assert wait_s(NIGHT, 5 * H, 3 * H) == 17 * H + 2 * H
@@ -40,7 +42,8 @@ def test_hours_that_end_where_they_begin_are_all_day():
 
 
 @given(hours, seconds, seconds)
-def test_after_the_wait_they_have_been_open_for_so_long_and_are_open(hours, at, opened):
+def test_wait_ends_when_the_hours_have_been_open_long_enough(hours, at, opened):
+    """After the wait the hours have been open for the given time and are open."""
     wait = wait_s(hours, at, opened)
 
     assert open_s(hours, at, wait) == opened

@@ -49,7 +49,8 @@ async def test_a_job_that_is_forgotten_each_time_rests_and_says_why(world):
     assert (rest.why, rest.reason[:22]) == (Why.ATTEMPTS, "3 times sent and lost:")
 
 
-async def test_what_the_engine_says_of_its_seconds_is_in_the_table_of_attempts(worlds):
+async def test_engines_seconds_are_in_the_table_of_attempts(worlds):
+    """The seconds that an engine reports are in the table of attempts."""
     emulator = Emulator(latency_s=0.2)
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=["nightreel/wan-2.2"])
@@ -72,9 +73,8 @@ async def test_a_doubt_is_not_waited_for(world):
     assert world.bought == {"pan 0": 1, "pan 1": 1, "pan 2": 1}
 
 
-async def test_one_that_drains_gets_no_more_for_a_while_and_is_not_closed(
-    worlds, emulator
-):
+async def test_draining_gpu_gets_a_pause_and_is_not_closed(worlds, emulator):
+    """A GPU that drains gets no jobs for a while, and its lane is not closed."""
     emulator.faults["pan 1"] = [Fault.DRAIN]
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=["nightreel/wan-2.2"])
@@ -176,9 +176,8 @@ async def test_stills_that_a_dead_one_does_not_take_another_one_gets(
     assert (summary.published, summary.exit_code) == (3, 0)
 
 
-async def test_one_that_never_answers_is_closed_as_one_that_is_out_of_reach(
-    worlds, emulator
-):
+async def test_gpu_that_never_answers_is_closed_as_out_of_reach(worlds, emulator):
+    """A lane whose GPU never answers is closed as out of reach."""
     emulator.faults["pan 0"] = [Fault.LOSE_ANSWER]
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=["nightreel/wan-2.2"])
@@ -191,7 +190,8 @@ async def test_one_that_never_answers_is_closed_as_one_that_is_out_of_reach(
     assert "gives no answer" in summary.lanes_closed["nightreel"]
 
 
-async def test_one_without_another_is_waited_for_and_then_left_to_the_next_run():
+async def test_gpu_without_alternative_is_waited_for_then_left():
+    """A job with no other GPU waits, then is left to the next run."""
     alone = Patience(left_s=900.0)
 
     assert alone.after(899.0, "no answer") is None
@@ -199,7 +199,8 @@ async def test_one_without_another_is_waited_for_and_then_left_to_the_next_run()
         alone.after(900.0, "no answer")
 
 
-async def test_a_clip_has_the_frames_that_were_ordered_and_not_the_engines_own(worlds):
+async def test_clip_has_the_frames_ordered_not_the_engines_default(worlds):
+    """A clip has the frames that were ordered, not the engine's default."""
     emulator = Emulator(latency_s=0.1)
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=["sglang/wan-2.2"])
@@ -233,9 +234,8 @@ async def test_a_clip_is_behind_the_workers_own_key(worlds, clip):
     assert emulator.stats()["keys_shown"] == 0
 
 
-async def test_a_doubt_that_may_be_paid_for_is_not_let_go_by_a_free_lane_of_its_name(
-    worlds, emulator
-):
+async def test_paid_doubt_is_not_dismissed_by_a_free_lane_of_its_name(worlds, emulator):
+    """A free lane of the same name does not dismiss a doubt that may be charged."""
     emulator.faults["pan 0"] = [Fault.LOSE_ANSWER]
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=["fal/wan-2.2"])
@@ -250,9 +250,8 @@ async def test_a_doubt_that_may_be_paid_for_is_not_let_go_by_a_free_lane_of_its_
     assert world.bought == {"pan 0": 1}
 
 
-async def test_a_doubt_of_a_lane_that_is_paid_for_stays_one_though_its_price_is_0(
-    worlds, emulator
-):
+async def test_doubt_of_a_paid_lane_stays_one_at_a_price_of_0(worlds, emulator):
+    """A doubt of a lane marked as paid stays in doubt, although its price is 0."""
     emulator.faults["pan 0"] = [Fault.LOSE_ANSWER]
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=["vllm-omni/wan-2.2"])
@@ -265,9 +264,8 @@ async def test_a_doubt_of_a_lane_that_is_paid_for_stays_one_though_its_price_is_
     assert world.bought == {"pan 0": 1}
 
 
-async def test_a_clip_that_an_engine_was_paid_for_is_not_forgotten_by_a_gpu_of_ones_own(
-    worlds, clip
-):
+async def test_clip_bought_from_an_engine_is_not_forgotten_by_a_gpu(worlds, clip):
+    """A clip paid for at one engine is not given up by an unpaid GPU lane."""
     seller, mine = Emulator(latency_s=3600.0), Emulator(latency_s=0.1, clip=clip)
     with running(seller) as url, running(mine) as own_url:
         world = worlds(emulator=seller, url=url, routes=["sglang/wan-2.2"])

@@ -86,7 +86,8 @@ def test_fastest_prefers_the_lane_whose_jobs_take_the_least_time(cheap, dear):
     ]
 
 
-def test_cheapest_without_a_deadline_never_pays_more_to_be_quicker(cheap, dear):
+def test_cheapest_without_a_deadline_never_pays_for_speed(cheap, dear):
+    """Without a deadline, policy `cheapest` never pays more to be quicker."""
     plan = roster(cheap, dear)
     plan.expect({KIND: 100_000})
 
@@ -101,7 +102,8 @@ def test_a_deadline_that_the_cheap_lane_meets_costs_nothing(cheap, dear):
     assert names(plan.lanes(ORDER)) == ["cheap"]
 
 
-def test_a_deadline_that_it_does_not_meet_brings_in_the_dear_lane(cheap, dear):
+def test_missed_deadline_brings_in_the_dear_lane(cheap, dear):
+    """A deadline that the cheap lane cannot meet brings in the dear lane."""
     plan = roster(cheap, dear, ends_at=3600.0)
     plan.expect({KIND: 1000})
 
@@ -109,7 +111,8 @@ def test_a_deadline_that_it_does_not_meet_brings_in_the_dear_lane(cheap, dear):
     assert plan.reckon() == 0
 
 
-def test_the_dear_lane_is_let_go_as_soon_as_the_cheap_one_can_do_the_rest(cheap, dear):
+def test_dear_lane_is_dropped_once_the_cheap_one_suffices(cheap, dear):
+    """The dear lane is dropped as soon as the cheap one can do the rest in time."""
     clock = Clock()
     plan = roster(cheap, dear, ends_at=3600.0, clock=clock)
     plan.expect({KIND: 1000})
@@ -134,7 +137,8 @@ def test_a_lane_that_turns_out_slow_brings_in_the_dear_one(cheap, dear):
     assert names(plan.lanes(ORDER)) == ["cheap", "dear"]
 
 
-def test_a_deadline_that_nobody_can_meet_uses_every_lane_and_says_so(cheap, dear):
+def test_impossible_deadline_uses_every_lane_and_warns(cheap, dear):
+    """A deadline that no lane can meet uses every lane, and a message says so."""
     plan = roster(cheap, dear, ends_at=600.0)
     plan.expect({KIND: 10_000})
 
@@ -166,13 +170,15 @@ def test_a_closed_lane_is_planned_without_at_once(cheap, dear):
     assert names(plan.lanes(ORDER)) == ["dear"]
 
 
-def test_where_every_lane_is_closed_the_job_is_told_which_and_why(cheap, dear):
+def test_job_with_every_lane_closed_learns_which_and_why(cheap, dear):
+    """If every lane is closed, the job's error names each lane and the reason."""
     cheap.closed = dear.closed = "no credit"
 
     assert names(roster(cheap, dear).lanes(ORDER)) == ["cheap", "dear"]
 
 
-def test_after_a_failure_the_other_supplier_is_used_whatever_it_costs(cheap, dear):
+def test_after_a_failure_the_other_supplier_is_used(cheap, dear):
+    """After a failure the other supplier is used, whatever it costs."""
     plan = roster(cheap, dear)
     plan.expect({KIND: 10})
 

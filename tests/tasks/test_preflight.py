@@ -87,7 +87,8 @@ async def test_every_provider_tells_a_good_key_from_a_bad_one(provider, url, cli
     assert "5160" not in str(bad.wrong)
 
 
-async def test_a_gpu_that_asks_for_no_key_is_not_said_to_take_a_good_one(clients):
+async def test_gpu_that_needs_no_key_is_not_reported_to_accept_one(clients):
+    """A GPU that asks for no key is not reported to accept a good one."""
     with running(Emulator()) as url:
         own = lane("nightreel/wan-2.2", url=url, key="")
 
@@ -105,9 +106,8 @@ async def test_nothing_that_costs_is_sent(emulator, url, clients):
     assert not any("submit" in kinds for kinds in emulator.stats()["requests"].values())
 
 
-async def test_a_price_that_went_up_is_wrong_and_one_that_went_down_a_note(
-    url, clients
-):
+async def test_price_rise_is_wrong_and_price_fall_is_a_note(url, clients):
+    """A price that went up is an error, and one that went down is a note."""
     ours = {"prices_usd": {"480p": {5: "0.10"}, "720p": {8: "0.50"}}}
 
     [finding] = await checked([lane(url=url, facts=ours)], clients)
@@ -149,7 +149,9 @@ async def test_one_provider_out_of_reach_is_unknown_and_hides_no_other(url, clie
     assert (there.key, there.wrong) == ("good", ())
 
 
-async def test_a_provider_that_says_to_come_back_in_an_hour_is_not_waited_for(clients):
+async def test_provider_that_asks_for_an_hours_wait_is_not_awaited(clients):
+    """The check does not wait for a provider that says to come back in an hour."""
+
     async def busy(reader, writer):
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 429 \r\nretry-after: 3600\r\ncontent-length: 0\r\n\r\n")
@@ -207,7 +209,8 @@ def test_credit_that_buys_no_clip_is_wrong(credit, said):
         )
 
 
-def test_limits_that_are_not_the_accounts_are_noted_with_what_to_write():
+def test_limits_unlike_the_accounts_are_noted_with_the_remedy():
+    """Limits that differ from the account's are noted with the setting to write."""
     said = AccountReport(slots=3, submits_per_minute=60, submits_per_day=50)
 
     finding = found(lane(slots=100, submits_per_minute=60), said)
@@ -228,7 +231,8 @@ def test_what_a_provider_does_not_tell_is_not_held_against_it():
     assert (finding.key, finding.wrong, finding.notes) == ("good", (), ())
 
 
-def test_the_price_of_a_clip_that_the_route_does_not_offer_is_no_matter():
+def test_price_of_a_clip_that_the_route_lacks_is_ignored():
+    """The price of a clip that the route does not offer is ignored."""
     finding = found(lane(), AccountReport(prices_usd={("1080p", 5): Decimal(9)}))
 
     assert (finding.wrong, finding.notes) == ((), ())

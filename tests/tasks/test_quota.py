@@ -79,9 +79,10 @@ steps = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(steps, st.sampled_from([11, 300]))
-def test_whoever_joins_dies_and_is_late_no_limit_is_ever_exceeded(  # noqa: C901, PLR0912, PLR0915 - a case for each move
+def test_no_limit_is_exceeded_whatever_joins_dies_or_is_late(  # noqa: C901, PLR0912, PLR0915 - a case for each move
     moves, money
 ):
+    """No limit is exceeded if runs join or die, or if messages are late."""
     quotas = {"slots": Quota(SLOTS), "minute": Quota(MINUTES, by_minute=True)}
     dealer = Dealer(quotas, {"usd": money})
     runs: dict[int, Run] = {}
@@ -177,7 +178,8 @@ def hand(shard: int, beat: int = 1, generation: int = 1, **more) -> Hand:
     return Hand(shard=shard, generation=generation, beat=beat, **more)
 
 
-def test_a_share_is_given_to_another_only_once_its_holder_has_let_it_go():
+def test_share_is_dealt_again_only_once_its_holder_let_it_go():
+    """A share goes to another run only after its holder has released it."""
     dealer = Dealer({"slots": Quota(6)})
     alone = spoken(dealer, hand(1))
 
@@ -191,7 +193,8 @@ def test_a_share_is_given_to_another_only_once_its_holder_has_let_it_go():
     assert [let_go[n].caps["slots"] for n in (1, 2)] == [3, 3]
 
 
-def test_what_a_dead_run_may_have_sent_of_late_is_dealt_to_nobody_for_a_while():
+def test_recent_sends_of_a_dead_run_are_not_dealt_for_a_while():
+    """Calls that a dead run may have sent recently are not dealt again for a while."""
     dealer = Dealer({"minute": Quota(10, by_minute=True)})
     spoken(dealer, hand(1, wants={"minute": 99}))
 
@@ -203,7 +206,8 @@ def test_what_a_dead_run_may_have_sent_of_late_is_dealt_to_nobody_for_a_while():
     assert later[1].caps == {"minute": 10}
 
 
-def test_the_last_of_the_money_goes_to_one_when_all_wait_for_each_other():
+def test_last_of_the_money_goes_to_one_if_all_wait():
+    """If all runs wait for each other, one of them gets the last of the money."""
     dealer = Dealer({}, {"usd": 7})
     short = {"needs": {"usd": 50}, "least": {"usd": 5}}
 
@@ -280,9 +284,8 @@ buyers = st.tuples(st.integers(1, 9), st.sampled_from([1, 2]))
     st.integers(0, 40) | st.just(PLENTY),
     st.integers(0, 30) | st.just(PLENTY),
 )
-def test_all_that_is_affordable_is_bought_whoever_has_the_slots_and_whoever_the_money(
-    jobs, slots, usd, submits
-):
+def test_everything_affordable_is_bought_however_dealt(jobs, slots, usd, submits):
+    """All affordable jobs are bought, whichever run holds the slots or the money."""
     dealer = Dealer({"slots": Quota(slots)}, {"usd": usd, "submits": submits})
     runs = {n: Buyer(n, *each) for n, each in enumerate(jobs)}
     everyone, known = [*runs.values()], Counter()
@@ -305,9 +308,8 @@ def test_all_that_is_affordable_is_bought_whoever_has_the_slots_and_whoever_the_
 
 
 @given(st.integers(0, 40), st.lists(st.integers(0, 20), max_size=6))
-def test_all_is_dealt_out_that_is_wanted_and_nobody_has_two_more_than_another(
-    most, wants
-):
+def test_everything_wanted_is_dealt_evenly(most, wants):
+    """Everything wanted is dealt, and no run that wants more is two behind another."""
     dealt = evenly(most, wants)
 
     assert sum(dealt) == min(most, sum(wants))
@@ -316,7 +318,8 @@ def test_all_is_dealt_out_that_is_wanted_and_nobody_has_two_more_than_another(
     assert not hungry or max(dealt) - min(hungry) <= 1
 
 
-def test_what_was_taken_up_beyond_a_limit_is_dealt_to_nobody_when_it_ends():
+def test_use_above_a_limit_is_not_dealt_when_it_ends():
+    """Slots taken above the limit are not dealt again when they become free."""
     dealer = Dealer({"slots": Quota(6)})
     for shard, held in ((0, 5), (1, 6)):
         dealer.hear(

@@ -64,7 +64,8 @@ def test_a_provider_that_refuses_is_given_no_more_than_it_runs():
     assert lane.slots == 100
 
 
-def test_what_was_learned_from_a_refusal_outlives_what_is_expected():
+def test_limit_learned_from_a_refusal_outlives_expectations():
+    """A limit learned from a refusal stays when `expect` is called later."""
     lane = pace(slots=100, queues=True)
     accept(lane, 49)
     begin(lane, 1)
@@ -122,7 +123,8 @@ def test_retry_after_is_honoured():
     assert lane.wait(17.0) == 0
 
 
-def test_refusals_without_a_hint_back_off_further_each_time_and_a_success_forgets_them():
+def test_refusals_without_a_hint_back_off_until_a_success():
+    """Refusals without a hint back off further each time; a success resets this."""
     lane, now, waits = pace(), 0.0, []
     for _ in range(4):
         begin(lane, 1, now)
@@ -195,7 +197,8 @@ def test_a_rate_set_too_high_is_learned_too():
     assert len(taken) > 0.8 * 30 * 60
 
 
-def test_a_lane_that_keeps_failing_is_tried_with_one_job_at_a_time():
+def test_lane_that_keeps_failing_is_tried_one_job_at_a_time():
+    """A lane that keeps failing is tried with one job at a time."""
     lane = pace(slots=10)
     begin(lane, TROUBLES)
     for _ in range(TROUBLES):
@@ -256,7 +259,8 @@ def test_the_refusals_of_one_volley_are_one_piece_of_news():
     assert lane.learned() == Learned(8.0, 1000.0)
 
 
-def test_an_outage_of_a_quarter_of_an_hour_is_hopeless_and_not_sooner():
+def test_outage_is_hopeless_after_a_quarter_of_an_hour():
+    """An outage counts as hopeless after about a quarter of an hour, not sooner."""
     lane, now = pace(slots=1), 0.0
     while not lane.hopeless:
         now += lane.wait(now)
@@ -284,7 +288,8 @@ def looked(latencies):
 
 
 @pytest.mark.parametrize("typical", [2.0, 60.0, 600.0])
-def test_finished_jobs_are_noticed_within_a_few_per_cent_with_a_few_looks(typical):
+def test_finished_jobs_are_noticed_promptly_in_few_polls(typical):
+    """Few polls notice a finished job within a few per cent of its latency."""
     chance = random.Random(3)
     latencies = [typical * chance.uniform(0.85, 1.15) for _ in range(400)]
 
@@ -296,7 +301,8 @@ def test_finished_jobs_are_noticed_within_a_few_per_cent_with_a_few_looks(typica
     assert count < 6
 
 
-def test_a_straggler_is_noticed_while_its_slot_is_worth_something():
+def test_straggler_is_noticed_soon_after_its_end():
+    """A straggler's end is noticed within a minute, so that its slot is used again."""
     found = looked([60.0] * 50 + [4 * 3600.0 - 1])
 
     assert found[-1][1] < 61.0
@@ -309,7 +315,8 @@ def test_a_lane_that_becomes_slower_is_learned_again():
     assert found[-1][1] < 10
 
 
-def test_a_lane_that_has_become_quicker_is_noticed_by_the_few_that_are_looked_at_early():
+def test_faster_lane_is_noticed_by_the_few_early_polls():
+    """The few jobs that are polled early notice that a lane has become faster."""
     looks, at, seen, count = Looks(), 0.0, 0.0, 0
     looks.learn([600.0] * 20)
     assert looks.next(0.0) > 500

@@ -55,9 +55,10 @@ async def once(true: Callable[[], object], do: Callable[[], Awaitable[None]]) ->
     raise TimeoutError
 
 
-async def test_a_store_that_refuses_and_loses_answers_costs_nothing_twice(
+async def test_store_that_refuses_and_loses_answers_buys_nothing_twice(
     cloud, faulty, world
 ):
+    """A store that refuses calls and loses answers causes no second purchase."""
     root = cloud.root()
     faulty.fault.busy_share, faulty.fault.lost_share = 0.2, 0.1
 
@@ -133,9 +134,10 @@ async def test_a_disk_that_fills_up_loses_nothing_that_was_paid_for(small_disk, 
     await agreed(root, world)
 
 
-async def test_credentials_that_end_in_mid_batch_lose_nothing_that_was_paid_for(
+async def test_credentials_that_expire_in_mid_batch_lose_nothing_paid(
     cloud, faulty, world, monkeypatch
 ):
+    """Credentials that expire during a batch lose no clip that was paid for."""
     # Half a minute, for somebody to renew them: nobody does.
     monkeypatch.setattr(write_retry, "REFUSED_S", 2.0)
     root = cloud.root()

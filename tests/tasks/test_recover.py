@@ -251,9 +251,8 @@ async def test_retired_route_clip_is_fetched(worlds, clip, provider):
     assert len(emulator.bill) == 1
 
 
-async def test_when_a_job_ended_that_nobody_looked_at_teaches_nothing_of_its_lane(
-    worlds, emulator
-):
+async def test_unobserved_end_of_a_job_teaches_no_latency(worlds, emulator):
+    """A job that nothing polled when it ended teaches the lane no latency."""
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[ATLAS])
         await died(world, after=ACCEPTED, rows=LEARNED)
@@ -298,9 +297,8 @@ async def test_what_expires_first_is_fetched_in_the_first_shard(worlds, emulator
 # Other nights' jobs
 
 
-async def test_what_another_night_bought_is_brought_home_with_all_that_is_known_of_it(
-    worlds, emulator
-):
+async def test_clips_of_another_night_are_fetched_with_their_facts(worlds, emulator):
+    """Clips that another night bought are fetched with all facts on record."""
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[ATLAS])
         await died(world, after=ACCEPTED, rows=3)
@@ -319,9 +317,8 @@ async def test_what_another_night_bought_is_brought_home_with_all_that_is_known_
         assert said["price_usd"] == "0.17"
 
 
-async def test_what_is_still_at_work_is_fetched_when_it_is_done_and_holds_its_slot(
-    worlds, clip
-):
+async def test_unfinished_job_is_fetched_when_done_and_holds_its_slot(worlds, clip):
+    """A job that is still running holds its slot and is fetched when it is done."""
     emulator = Emulator(latency_s=2.0, clip=clip, faults={"pan 1": [Fault.STUCK]})
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[ATLAS])
@@ -345,7 +342,8 @@ async def test_what_is_still_at_work_is_fetched_when_it_is_done_and_holds_its_sl
     assert set(world.bought.values()) == {1}
 
 
-async def test_a_batch_that_ends_is_not_held_up_and_takes_what_is_ready(worlds, clip):
+async def test_ending_batch_is_not_delayed_and_takes_what_is_ready(worlds, clip):
+    """A batch that ends does not wait, and fetches the clips that are ready."""
     emulator = Emulator(latency_s=0.05, clip=clip)
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[ATLAS])
@@ -362,9 +360,10 @@ async def test_a_batch_that_ends_is_not_held_up_and_takes_what_is_ready(worlds, 
     assert states == ["accepted", "published", "published"]
 
 
-async def test_a_provider_that_cannot_be_reached_is_not_asked_a_thousand_times(
+async def test_unreachable_provider_is_not_polled_for_each_clip(
     worlds, emulator, caplog
 ):
+    """A provider that cannot be reached is not asked once for each of 100 clips."""
     world = worlds(emulator=emulator, url="http://127.0.0.1:9", routes=[ATLAS])
     before, over = {f"{n:032x}": BOUGHT for n in range(100)}, asyncio.Event()
     over.set()
@@ -437,9 +436,8 @@ async def test_an_intent_that_is_old_when_it_could_be_sent_is_not_sent(
     assert summary.spent_usd == emulator.total_usd == price
 
 
-async def test_a_store_that_takes_its_time_keeps_nothing_from_being_sent(
-    worlds, emulator
-):
+async def test_slow_store_does_not_keep_requests_from_being_sent(worlds, emulator):
+    """A store that is slow does not keep a request from being sent."""
     clock = Time()
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[ATLAS])
@@ -453,9 +451,8 @@ async def test_a_store_that_takes_its_time_keeps_nothing_from_being_sent(
     assert world.table("attempts")["outcome"].to_list() == ["published"]
 
 
-async def test_what_another_nights_manifest_bought_is_fetched_by_the_next_run(
-    worlds, clip
-):
+async def test_clips_of_another_manifest_are_fetched_by_the_next_run(worlds, clip):
+    """The next run fetches clips that another night's manifest bought."""
     emulator = Emulator(latency_s=1.0, clip=clip)
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[ATLAS])
@@ -478,9 +475,10 @@ async def test_what_another_nights_manifest_bought_is_fetched_by_the_next_run(
     assert set(world.bought.values()) == {1}
 
 
-async def test_a_damaged_table_of_an_earlier_batch_ends_no_night_and_costs_no_clip(
+async def test_damaged_table_of_an_earlier_batch_costs_no_clip(
     worlds, emulator, caplog
 ):
+    """A damaged table of an earlier batch ends no night and costs no clip."""
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[ATLAS])
         await died(world, after=ACCEPTED)
@@ -496,9 +494,10 @@ async def test_a_damaged_table_of_an_earlier_batch_ends_no_night_and_costs_no_cl
     assert f"/{table.parent.name}/{table.name} it is skipped: " in caplog.text
 
 
-async def test_what_is_ready_is_looked_at_before_any_table_of_earlier_batches_is_there(
+async def test_ready_clips_are_polled_before_any_earlier_table_is_read(
     worlds, emulator
 ):
+    """Clips that are ready are polled before any table of earlier batches arrives."""
     looked_at = asyncio.Event()
 
     class Slow(Objects):
@@ -525,9 +524,8 @@ async def test_what_is_ready_is_looked_at_before_any_table_of_earlier_batches_is
     assert said["prompt"] == "pan 0"
 
 
-async def test_of_several_tables_that_tell_of_a_job_the_newest_is_believed(
-    worlds, emulator
-):
+async def test_newest_of_several_tables_about_a_job_is_believed(worlds, emulator):
+    """If several tables describe a job, the newest one counts."""
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[ATLAS])
         await died(world, after=ACCEPTED)
@@ -542,9 +540,9 @@ async def test_of_several_tables_that_tell_of_a_job_the_newest_is_believed(
         assert (await asked(job))["prompt"] == "pan 0"
 
 
-async def test_whatever_is_wrong_with_the_tables_costs_a_sidecar_some_words(
-    tmp_path, caplog
-):
+async def test_unreadable_tables_cost_a_sidecar_only_some_facts(tmp_path, caplog):
+    """Any error in the tables only makes a sidecar less complete."""
+
     class Odd(Objects):
         async def list(self, folder=""):
             raise LookupError(folder)
@@ -558,9 +556,11 @@ async def test_whatever_is_wrong_with_the_tables_costs_a_sidecar_some_words(
     )
 
 
-async def test_a_table_that_does_not_come_is_not_waited_for_until_a_clip_expires(
+async def test_late_table_is_not_awaited_until_a_clip_expires(
     worlds, emulator, monkeypatch
 ):
+    """The fetch does not wait for a late table until the clip expires."""
+
     class Stuck(Objects):
         async def get(self, key):
             if key.startswith("tables/"):
@@ -578,9 +578,10 @@ async def test_a_table_that_does_not_come_is_not_waited_for_until_a_clip_expires
     assert {job.state for job in (await past(world)).values()} == {State.PUBLISHED}
 
 
-async def test_tables_that_cannot_be_read_end_no_night_and_cost_no_clip(
+async def test_unreadable_tables_end_no_night_and_cost_no_clip(
     worlds, emulator, caplog, monkeypatch
 ):
+    """Tables that cannot be read end no night and cost no clip."""
     monkeypatch.setattr(Archive, "asked", 0)
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[ATLAS])

@@ -37,9 +37,8 @@ def kept(hand):
     return sum(len(handed.url) for handed in hand.handed.values())
 
 
-async def test_a_still_that_goes_inline_is_not_kept_by_a_job_that_waits_for_its_turn(
-    worlds, emulator, order
-):
+async def test_inline_still_is_not_kept_by_a_job_that_waits(worlds, emulator, order):
+    """A job that waits for its turn does not keep its inline still in memory."""
     with running(emulator) as url:
         lane = worlds(emulator=emulator, url=url, routes=[KLING], slots=1).lane(KLING)
         lanes = Lanes([lane], time.monotonic)

@@ -40,9 +40,10 @@ async def until(seen):
     ("known_s", "grace_s", "published"),
     [(0.4, 20.0, True), (60.0, 20.0, False), (0.4, 0.0, False)],
 )
-async def test_who_winds_down_waits_for_what_is_about_to_finish_and_buys_nothing_more(
+async def test_winding_down_waits_for_clips_about_to_finish(
     slow, known_s, grace_s, published
 ):
+    """A run that winds down waits for clips about to finish and buys nothing more."""
     slow.rules = Rules(grace_s=grace_s)
 
     async def stopping(night):
@@ -71,8 +72,11 @@ def stuck(worlds, clip):
         yield worlds(emulator=emulator, url=url, routes=[ROUTE], slots=3)
 
 
-async def test_a_grace_that_runs_out_leaves_what_is_not_done_for_the_next_run(stuck):
-    """The lane seems quick, and is slow tonight."""
+async def test_grace_that_runs_out_leaves_the_rest_to_the_next_run(stuck):
+    """Clips that are not done when the grace runs out are left to the next run.
+
+    The lane seems quick, and is slow tonight.
+    """
     stuck.rules = Rules(grace_s=0.5)
     began, tasks = [], []
 
@@ -91,9 +95,8 @@ async def test_a_grace_that_runs_out_leaves_what_is_not_done_for_the_next_run(st
     assert 0.5 <= time.monotonic() - began[0] < 5
 
 
-async def test_a_paused_root_buys_nothing_follows_what_it_has_and_goes_on_when_resumed(
-    slow, monkeypatch
-):
+async def test_paused_root_follows_its_jobs_and_resumes_buying(slow, monkeypatch):
+    """A paused root buys nothing, follows its jobs, and buys again when resumed."""
     monkeypatch.setattr(pause_watch, "LOOK_S", 0.05)
     objects = Objects.open((slow.folder / "root").as_uri())
     seen, tasks = [], []
@@ -121,7 +124,8 @@ async def test_a_paused_root_buys_nothing_follows_what_it_has_and_goes_on_when_r
     assert set(slow.bought.values()) == {1}
 
 
-async def test_a_run_that_begins_paused_buys_nothing_and_can_be_stopped(slow):
+async def test_run_that_starts_paused_buys_nothing_and_can_be_stopped(slow):
+    """A run that starts paused buys nothing and can be stopped."""
     objects = Objects.open((slow.folder / "root").as_uri())
     await pause_flag.pause(objects, "a test")
     tasks = []

@@ -33,9 +33,10 @@ def signed(remote: str, secret: str) -> tuple[dict[str, str], bytes]:
 @pytest.mark.parametrize(
     ("secret", "status", "looks"), [(SECRET, 204, True), ("another", 401, False)]
 )
-async def test_a_webhook_makes_the_engine_look_at_once_and_a_forged_one_does_not(
+async def test_webhook_makes_the_engine_poll_unless_it_is_forged(
     worlds, clip, secret, status, looks
 ):
+    """A genuine webhook makes the engine poll at once, and a forged one does not."""
     emulator = Emulator(latency_s=0.2, clip=clip)
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=["wavespeed/wan-2.2-spicy"])

@@ -399,7 +399,8 @@ async def test_many_hints_are_told_page_by_page():
     assert second.last == PAGE + 2
 
 
-async def test_a_number_from_an_earlier_life_is_answered_with_everything():
+async def test_number_from_an_earlier_process_gets_every_hint():
+    """A hint number from an earlier process is answered with every hint."""
     board = Board()
     board.post(Hint("fal", "r-1"))
 
@@ -432,9 +433,8 @@ async def collected(url, until, **options):
     raise AssertionError("hints do not end by themselves")
 
 
-async def test_an_engine_is_told_what_came_before_it_and_what_comes_after(
-    opened, client
-):
+async def test_engine_receives_hints_from_before_and_after_it_connects(opened, client):
+    """An engine receives the hints from before it connected and those that follow."""
     async with opened() as at:
         await post(client, at, "fal", fal())
         stream = hints(at.hints)
@@ -488,9 +488,10 @@ async def test_an_engine_waits_for_a_listener_that_is_not_there_yet(opened, clie
     assert hint == Hint("fal", "r-1")
 
 
-async def test_an_engine_is_never_troubled_by_what_answers_instead_of_a_listener(
+async def test_engine_ignores_answers_that_are_not_a_listeners(
     caplog,
 ):
+    """Answers from something that is not a listener cause one log line and no error."""
     page = {"last": 1, "run": "r", "hints": [{"provider": "fal", "id": "r-1"}]}
     bad = [
         (502, "<html>"),
@@ -570,9 +571,10 @@ async def test_a_new_key_is_learned_when_it_is_first_used(
         await ring.read(old(), time.time())
 
 
-async def test_strangers_cannot_have_the_keys_fetched_more_than_once_a_minute(
+async def test_strangers_cause_one_fetch_of_keys_a_minute_at_most(
     published, client, clock
 ):
+    """Forged webhooks cause at most one fetch of a provider's keys a minute."""
     ring = Keyring(published.url, client, Atlas, clock)
     await ring.read(atlas(), time.time())
     clock.now += AGAIN_S
@@ -608,9 +610,10 @@ async def test_without_keys_nobody_is_called_a_forger(
     assert read.hint == Hint("fal", "r-1")
 
 
-async def test_a_provider_whose_keys_are_not_to_be_had_is_asked_to_come_again(
+async def test_webhook_is_answered_503_while_keys_cannot_be_fetched(
     opened, client, published
 ):
+    """If a provider's keys cannot be fetched, its webhook is answered with 503."""
     published.status = 500
 
     async with opened() as at:

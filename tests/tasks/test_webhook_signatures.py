@@ -129,7 +129,8 @@ def test_what_replicates_own_client_takes_is_taken():
     assert Replicate(SECRET_OF_RAW).read(sent, NOW)
 
 
-def test_while_a_secret_is_changed_one_good_signature_of_several_will_do():
+def test_one_good_signature_suffices_while_a_secret_changes():
+    """While a secret is rotated, one good signature among several suffices."""
     old, new = replicate(key=b"the old key"), replicate()
     both = " ".join(one.headers["webhook-signature"] for one in (old, new))
 

@@ -70,15 +70,17 @@ def put(book, *names, **more):
     return [book.add(ask, b"still", now=1.0, at_most=99) for ask in asks]
 
 
-def test_wide_and_tall_clips_of_one_size_are_one_kind_and_take_as_long(open_book):
+def test_wide_and_tall_clips_of_one_size_are_one_kind(open_book):
+    """Wide and tall clips of one size are one kind with one latency."""
     tall = shape_of("480x832x81", MODEL)
 
     assert MODEL.tokens(tall) == MODEL.tokens(MODEL.shape) == 32_760
 
 
-def test_clips_that_are_alike_go_one_after_the_other_and_nobody_waits_for_ever(
+def test_alike_clips_run_in_a_row_and_nothing_starves(
     open_book,
 ):
+    """Clips that are alike run one after the other, and no other job starves."""
     book, turns = open_book(), Turns(MODEL)
     put(book, "first")
     put(book, "odd", steps=40)
@@ -115,9 +117,10 @@ def test_what_was_under_way_is_queued_again_but_not_for_ever(open_book):
     assert book.job("one").error[0] == "worker_error"
 
 
-def test_of_several_under_way_when_it_died_none_is_blamed_and_each_goes_on_alone(
+def test_jobs_under_way_at_a_death_are_retried_alone_unblamed(
     open_book,
 ):
+    """No one of several jobs under way at a death is blamed; each is retried alone."""
     book, turns, order = open_book(), Turns(MODEL), []
     put(book, "one", "two", "after")
     for _ in range(MOST_DEATHS + 1):
@@ -133,7 +136,8 @@ def test_of_several_under_way_when_it_died_none_is_blamed_and_each_goes_on_alone
     assert order[2][1] is not None
 
 
-def test_a_process_that_was_told_to_end_or_lost_its_machine_blames_nobody(open_book):
+def test_ordered_end_or_lost_machine_blames_no_job(open_book):
+    """A process that is ordered to end, or loses its machine, blames no job."""
     book = open_book()
     put(book, "one")
     for _ in range(MOST_DEATHS):
@@ -149,7 +153,8 @@ def test_a_process_that_was_told_to_end_or_lost_its_machine_blames_nobody(open_b
     assert (job.status, job.alone) == ("queued", False)
 
 
-def test_a_job_that_is_over_is_known_of_for_a_week_and_then_forgotten(open_book):
+def test_finished_job_is_known_for_a_week_then_forgotten(open_book):
+    """A finished job is kept for a week and then forgotten."""
     book = open_book()
     put(book, "fetched", "failed", "cancelled", "never")
     for name in ("fetched", "never"):
@@ -238,9 +243,10 @@ async def test_who_only_looks_at_a_clip_does_not_have_it(open_book):
     assert seen == [False, True]
 
 
-def test_however_long_clips_take_nobody_is_told_to_wait_until_its_lane_is_closed(
+def test_wait_hint_for_long_clips_never_closes_the_lane(
     open_book,
 ):
+    """The wait hint for long clips stays below the limit that closes a lane."""
     book = open_book()
     [job] = put(book, "one")
     book.begin(job, 0.0)
@@ -250,7 +256,8 @@ def test_however_long_clips_take_nobody_is_told_to_wait_until_its_lane_is_closed
     assert worker.a_clip_s() < LONGEST_WAIT_S
 
 
-def test_a_step_hangs_when_it_takes_five_times_as_long_as_its_like():
+def test_step_hangs_at_five_times_its_usual_duration():
+    """A step counts as hung after five times the duration of similar steps."""
     now, barked = [0.0], []
     dog = Watchdog(Patience(900.0), lambda job, _: barked.append(job), lambda: now[0])
     for _ in range(6):
@@ -288,9 +295,10 @@ def test_a_process_that_stood_still_has_no_step_that_hangs():
     assert (stood, barked) == ([], ["one"])
 
 
-def test_who_forgets_a_job_may_ask_for_another_by_its_id_before_it_has_left_the_line(
+def test_id_of_a_forgotten_job_can_be_used_before_it_leaves_line(
     open_book,
 ):
+    """The id of a forgotten job is free before the old job leaves the line."""
     book = open_book()
     [first] = put(book, "one")
     book.cancel("one", 2.0)
@@ -304,7 +312,8 @@ def test_who_forgets_a_job_may_ask_for_another_by_its_id_before_it_has_left_the_
     assert book.job("one") == second
 
 
-def test_what_was_cancelled_is_not_begun_again_by_a_gpu_that_is_lost(open_book):
+def test_cancelled_job_is_not_restarted_after_a_lost_gpu(open_book):
+    """A cancelled job is not restarted when its GPU is lost."""
     book = open_book()
     queued, begun = put(book, "queued", "begun")
     book.begin(begun, 2.0)

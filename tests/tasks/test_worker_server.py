@@ -49,17 +49,19 @@ def begun(*words):
     )
 
 
-def test_a_worker_whose_model_does_not_load_in_time_ends_and_is_not_waited_for(
+def test_worker_whose_model_loads_too_slowly_ends(
     tmp_path,
 ):
+    """A worker whose model does not load in time ends, and nothing waits for it."""
     with begun(WORKER, tmp_path, 0.1) as worker:
         assert worker.wait(60) == STEP_HUNG
 
 
 @pytest.mark.slow
-def test_workers_end_with_a_supervisor_that_is_killed_and_leave_all_to_the_next(
+def test_workers_end_with_a_killed_supervisor_and_keep_the_jobs(
     tmp_path,
 ):
+    """Workers end with a killed supervisor and leave all jobs to the next one."""
     with begun(SUPERVISOR, WORKER, tmp_path) as first:
         first.stdout.readline()
         first_url = first.stdout.readline()
