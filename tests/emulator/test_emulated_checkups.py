@@ -60,10 +60,10 @@ async def test_a_check_up_has_credit_model_and_the_catalogues_prices(endpoint, n
     lane = endpoint(name)
 
     async with connected() as clients:
-        said = await ask(clients, lane, lane.provider.check())
+        report = await ask(clients, lane, lane.provider.check())
 
-    assert said.prices_usd == lane.provider.route.prices_usd
-    assert (said.credit_usd, said.has_model) == (Decimal("12.5"), True)
+    assert report.prices_usd == lane.provider.route.prices_usd
+    assert (report.credit_usd, report.has_model) == (Decimal("12.5"), True)
 
 
 @pytest.mark.parametrize("name", RESOLD)
@@ -71,9 +71,9 @@ async def test_a_check_up_at_302ai_has_the_credit(endpoint, name):
     lane = endpoint(name)
 
     async with connected() as clients:
-        said = await ask(clients, lane, lane.provider.check())
+        report = await ask(clients, lane, lane.provider.check())
 
-    assert said.credit_usd == Decimal("12.5")
+    assert report.credit_usd == Decimal("12.5")
 
 
 async def test_a_check_up_at_fal_has_the_prices_that_are_certain(endpoint):
@@ -81,10 +81,10 @@ async def test_a_check_up_at_fal_has_the_prices_that_are_certain(endpoint):
 
     async with connected() as clients:
         open_ = await ask(clients, wan, wan.provider.check())
-        said = await ask(clients, kling, kling.provider.check())
+        report = await ask(clients, kling, kling.provider.check())
 
     assert (open_.prices_usd, open_.has_model) == ({}, True)
-    assert said.prices_usd == kling.provider.route.prices_usd
+    assert report.prices_usd == kling.provider.route.prices_usd
 
 
 @pytest.mark.parametrize("name", [*PRICED, *RESOLD, "fal/wan-2.2"])
@@ -102,9 +102,9 @@ async def test_what_was_spent_is_off_the_credit(endpoint):
     async with connected() as clients:
         bought = lane.provider.submit(wanted(lane), IMAGE, 1, "ref-1")
         await submit(clients, lane, bought)
-        said = await ask(clients, lane, lane.provider.check())
+        report = await ask(clients, lane, lane.provider.check())
 
-    assert said.credit_usd == Decimal("12.35")
+    assert report.credit_usd == Decimal("12.35")
 
 
 def test_a_price_for_less_than_a_whole_request_is_the_lowest(emulator):
@@ -114,9 +114,9 @@ def test_a_price_for_less_than_a_whole_request_is_the_lowest(emulator):
     headers = {"Authorization": f"Bearer {KEY}"}
 
     with running(emulator) as base:
-        said = httpx.post(base + url, json=asked, headers=headers).json()
+        reply = httpx.post(base + url, json=asked, headers=headers).json()
 
-    assert said["data"]["discounted_price"] == 0.15
+    assert reply["data"]["discounted_price"] == 0.15
 
 
 async def test_a_record_at_302ai_has_what_a_clip_cost(endpoint):
@@ -149,10 +149,10 @@ async def test_wavespeed_lists_what_it_accepted(endpoint, emulator, prompt, foun
             submitted_at=_moment(emulator.bill[0].accepted_at),
             known=frozenset({known.id}),
         )
-        said = await ask(clients, lane, lane.provider.find(doubt))
+        answer = await ask(clients, lane, lane.provider.find(doubt))
 
     assert isinstance(known, Ticket)
-    assert type(said) is found
+    assert type(answer) is found
 
 
 def _moment(date):

@@ -36,9 +36,9 @@ def submit(http, still):
     """Posts a form to an engine; fields that are None are left out."""
 
     def post(engine, **fields):
-        said = {name: value for name, value in (FORM | fields).items() if value}
+        form = {name: value for name, value in (FORM | fields).items() if value}
         image = {"input_reference": ("still.jpg", still, "image/jpeg")}
-        return http.post(f"/{engine}/v1/videos", data=said, files=image)
+        return http.post(f"/{engine}/v1/videos", data=form, files=image)
 
     return post
 

@@ -66,7 +66,7 @@ def environment(**more: str) -> dict[str, str]:
     """Ours, less what would help or hinder."""
     ours = ("PREFECT_", "NIGHTREEL_", "AWS_")
     kept = {
-        name: said for name, said in os.environ.items() if not name.startswith(ours)
+        name: value for name, value in os.environ.items() if not name.startswith(ours)
     }
     return {**kept, "LANE_KEY": KEY, **more}
 
@@ -188,7 +188,7 @@ class Ran:
     err: str
 
     @property
-    def said(self) -> dict[str, Any]:
+    def reply(self) -> dict[str, Any]:
         """The one JSON object on stdout, where there is nothing else."""
         assert self.out.count("\n") == 1, (self.out, self.err)
         return json.loads(self.out)
@@ -245,7 +245,12 @@ class Bench:
         self, *lanes: str, name: str = "nightreel.toml", more: str = "", **facts: Any
     ) -> str:
         """A config of these lanes, all with the same key and limits."""
-        said = {"key": "env:LANE_KEY", "slots": 4, "submits_per_minute": 6000, **facts}
+        lane_facts = {
+            "key": "env:LANE_KEY",
+            "slots": 4,
+            "submits_per_minute": 6000,
+            **facts,
+        }
         lines = [more]
         for lane in lanes or ("spicy",):
             route = LANES[lane]
@@ -253,7 +258,10 @@ class Bench:
                 f"[lanes.{lane}]",
                 f"route = {json.dumps(route)}",
                 f"base_url = {json.dumps(self.url + '/' + route.split('/')[0])}",
-                *(f"{fact} = {json.dumps(value)}" for fact, value in said.items()),
+                *(
+                    f"{fact} = {json.dumps(value)}"
+                    for fact, value in lane_facts.items()
+                ),
             ]
         (self.folder / name).write_text("\n".join(lines))
         return name

@@ -23,11 +23,11 @@ def server():
             body = self.rfile.read(int(self.headers["content-length"]))
             server.seen.append((self.command, json.loads(body)))
             gone = self.command == "PATCH" and server.gone
-            said = json.dumps({"id": "3f0c0b4e-0f0d-4d7c-8f0e-9f3a2b1c0d1e"}).encode()
+            reply = json.dumps({"id": "3f0c0b4e-0f0d-4d7c-8f0e-9f3a2b1c0d1e"}).encode()
             self.send_response(404 if gone else server.says)
-            self.send_header("content-length", str(len(said)))
+            self.send_header("content-length", str(len(reply)))
             self.end_headers()
-            self.wfile.write(said)
+            self.wfile.write(reply)
 
         do_POST = do_PATCH = answer  # noqa: N815 - as http.server has it
 
@@ -67,8 +67,8 @@ async def test_server_in_trouble_is_left_alone_then_brought_up_to_date(server, c
     methods = [method for method, _ in server.seen]
     assert methods == ["POST", "POST", "PATCH"]
     assert server.seen[-1][1] == {"data": 30.0, "description": "at work"}
-    said = [record.message.split(" ")[0] for record in caplog.records]
-    assert said == ["prefect.unavailable", "prefect.recovered"]
+    events = [record.message.split(" ")[0] for record in caplog.records]
+    assert events == ["prefect.unavailable", "prefect.recovered"]
 
 
 async def test_an_artifact_that_was_deleted_is_made_anew(server, caplog):
@@ -82,8 +82,8 @@ async def test_an_artifact_that_was_deleted_is_made_anew(server, caplog):
         server.gone = False
         await shown.progress("clips", 30.0, "at work")
 
-    said = [(method, asked["data"]) for method, asked in server.seen]
-    assert said == [
+    sent = [(method, asked["data"]) for method, asked in server.seen]
+    assert sent == [
         *(("POST", 10.0), ("PATCH", 20.0), ("POST", 20.0)),
         ("PATCH", 30.0),
     ]

@@ -23,10 +23,10 @@ def automations(deployed, tmp_path_factory):
     ours = deployed.deployment("nightreel-reconcile/reconcile")["id"]
     before = {one["id"] for one in deployed.post("automations/filter")}
     for path in FOLDER.glob("*.yaml"):
-        mine = tmp_path_factory.mktemp("automations") / path.name
-        mine.write_text(path.read_text().replace(NOBODYS, ours))
+        copy = tmp_path_factory.mktemp("automations") / path.name
+        copy.write_text(path.read_text().replace(NOBODYS, ours))
         done = subprocess.run(
-            [BIN / "prefect", "automation", "create", "--from-file", mine],
+            [BIN / "prefect", "automation", "create", "--from-file", copy],
             env={**deployed.env},
             capture_output=True,
             text=True,
@@ -56,12 +56,12 @@ def say(prefect, what, about, *, related=(), **payload):
 
 def test_a_doubt_has_its_root_reconciled(deployed, automations):
     reconcile = deployed.deployment("nightreel-reconcile/reconcile")
-    mine = {"deployments": {"id": {"any_": [reconcile["id"]]}}}
+    of_deployment = {"deployments": {"id": {"any_": [reconcile["id"]]}}}
 
     say(deployed, "doubt", "nightreel.batch.000001-tonight", root="s3://one", count=8)
 
-    deployed.until(lambda: deployed.post("flow_runs/filter", **mine))
-    [run] = deployed.post("flow_runs/filter", **mine)
+    deployed.until(lambda: deployed.post("flow_runs/filter", **of_deployment))
+    [run] = deployed.post("flow_runs/filter", **of_deployment)
     assert automations["reconcile doubts"]["enabled"]
     assert run["parameters"]["root"] == "s3://one"
 

@@ -88,12 +88,12 @@ def sheets(server, make_bench):
             )
             assert ran.code == 0, ran.err
             asked = {"artifacts": {"key": {"any_": ["contact-sheet"]}}}
-            said = httpx.post(
+            response = httpx.post(
                 f"{server}/api/artifacts/filter",
                 json={**asked, "sort": "CREATED_DESC"},
                 timeout=30,
             )
-            ids.append(said.raise_for_status().json()[0]["id"])
+            ids.append(response.raise_for_status().json()[0]["id"])
     return ids
 
 

@@ -103,11 +103,11 @@ def test_run_prints_one_json_object_with_the_providers_money(bench):
 
     ran = bench.run()
 
-    assert ran.said.keys() >= PROMISED
-    assert sum(ran.said[state] for state in STATES) == ran.said["rows"] == 7
-    assert (ran.code, ran.said["jobs"], ran.said["bought"]) == (0, 5, 5)
-    assert (ran.said["published"], ran.said["rejected"]) == (6, 1)
-    assert ran.said["spent_usd"] == pytest.approx(bench.owed)
+    assert ran.reply.keys() >= PROMISED
+    assert sum(ran.reply[state] for state in STATES) == ran.reply["rows"] == 7
+    assert (ran.code, ran.reply["jobs"], ran.reply["bought"]) == (0, 5, 5)
+    assert (ran.reply["published"], ran.reply["rejected"]) == (6, 1)
+    assert ran.reply["spent_usd"] == pytest.approx(bench.owed)
     assert set(bench.bought.values()) == {1}
     assert bench.table()["state"].to_list() == ["published"] * 6 + ["invalid"]
     assert "Traceback" not in ran.err
@@ -124,18 +124,18 @@ def test_lost_answer_ends_with_1_and_status_names_the_job(bench):
     status = bench.nightreel("status", "root", "--json")
     shown = bench.nightreel("status", "root")
 
-    [doubt] = status.said["doubts"]
-    assert (ran.code, ran.said["in_doubt"], ran.said["published"]) == (1, 1, 2)
+    [doubt] = status.reply["doubts"]
+    assert (ran.code, ran.reply["in_doubt"], ran.reply["published"]) == (1, 1, 2)
     assert (doubt["lane"], doubt["price_usd"]) == ("atlas", 0.17)
     assert doubt["job"] in shown.out
-    assert (status.said["in_doubt_usd"], doubt["lost"]) == (0.17, "broken")
+    assert (status.reply["in_doubt_usd"], doubt["lost"]) == (0.17, "broken")
     assert "nightreel reconcile root" in shown.out
     assert (
         "`nightreel reconcile root` asks"
         in bench.nightreel(*("run", "m.parquet", "--root", "root")).err
     )
-    assert (status.code, status.said["published"], status.said["jobs"]) == (0, 2, 3)
-    assert status.said["spent_usd"] == pytest.approx(bench.owed)
+    assert (status.code, status.reply["published"], status.reply["jobs"]) == (0, 2, 3)
+    assert status.reply["spent_usd"] == pytest.approx(bench.owed)
 
 
 def test_a_refused_key_ends_the_run_with_3_and_says_what_to_do(tmp_path, clip, bench):
@@ -155,21 +155,19 @@ def test_a_spent_budget_ends_the_run_with_3(bench):
 
     ran = bench.run("--budget", "0.31")
 
-    assert (ran.code, ran.said["published"], ran.said["pending"]) == (3, 2, 2)
-    assert ran.said["spent_usd"] == pytest.approx(bench.owed) == pytest.approx(0.30)
+    assert (ran.code, ran.reply["published"], ran.reply["pending"]) == (3, 2, 2)
+    assert ran.reply["spent_usd"] == pytest.approx(bench.owed) == pytest.approx(0.30)
 
 
 @pytest.mark.slow
-def test_invalid_start_ends_with_2_and_one_message(
-    bench,
-):
+def test_invalid_start_ends_with_2_and_one_message(bench):
     """A run that cannot start sends nothing and ends with code 2 and one message."""
     bench.manifest([{"prompt": "good"}, {"prompt": " "}])
     (bench.folder / "page.parquet").write_text("<html>")
     (bench.folder / "bad.toml").write_text("[lanes.spicy\n")
     bench.config(name="zero.toml", slots=0)
     pl.DataFrame({"prompt": ["pan"]}).write_parquet(bench.folder / "bare.parquet")
-    said = {
+    refusals = {
         "page.parquet: not readable as Parquet": ["page.parquet"],
         "bare.parquet: no column 'image'": ["bare.parquet"],
         "none.parquet: no such file": ["none.parquet"],
@@ -187,12 +185,12 @@ def test_invalid_start_ends_with_2_and_one_message(
     }
 
     ran = bench.each(
-        *(["run", "--root", "root", "--json", *words] for words in said.values())
+        *(["run", "--root", "root", "--json", *words] for words in refusals.values())
     )
     keyless = bench.nightreel("run", "m.parquet", "--root", "root", LANE_KEY="")
 
-    said["LANE_KEY is not set, or empty"] = []
-    for message, refused in zip(said, [*ran, keyless], strict=True):
+    refusals["LANE_KEY is not set, or empty"] = []
+    for message, refused in zip(refusals, [*ran, keyless], strict=True):
         assert refused.err.count(message) == 1, refused.err
         assert (refused.code, refused.out) == (2, "")
         assert "Traceback" not in refused.err
@@ -211,8 +209,12 @@ def test_check_tells_good_from_bad_and_sends_nothing(bench):
     shown = bench.nightreel("check", "bad.parquet")
 
     assert (good.code, bad.code, shown.code) == (0, 2, 2)
-    assert (good.said["rows"], good.said["jobs"], good.said["duplicates"]) == (2, 1, 1)
-    [complaint] = bad.said["complaints"]
+    assert (good.reply["rows"], good.reply["jobs"], good.reply["duplicates"]) == (
+        2,
+        1,
+        1,
+    )
+    [complaint] = bad.reply["complaints"]
     assert (complaint["row"], complaint["column"], complaint["value"]) == (
         *(1, "duration_s"),
         "7",
@@ -227,10 +229,10 @@ def test_plan_says_what_a_run_will_cost_and_sends_nothing(bench):
     planned = bench.nightreel("plan", "m.parquet", "--json", LANE_KEY="")
     shown = bench.nightreel("plan", "m.parquet", LANE_KEY="")
 
-    [lane] = planned.said["lanes"]
+    [lane] = planned.reply["lanes"]
     assert (planned.code, shown.code) == (0, 0)
     assert (lane["lane"], lane["jobs"]) == ("spicy", 2)
-    assert planned.said["cost_usd"] == pytest.approx(0.15 + 0.30)
+    assert planned.reply["cost_usd"] == pytest.approx(0.15 + 0.30)
     assert "0.45" in shown.out
     assert not bench.emulator.stats()["accounts"]
 
@@ -274,9 +276,9 @@ def test_paths_are_the_shells_and_not_uris(bench):
     ran = bench.run(manifest=name, root=root)
     status = bench.nightreel("status", root, "--json")
 
-    assert (ran.code, ran.said["published"]) == (0, 1)
-    assert ran.said["batch"] == "000001-20-20-off-1"
-    assert status.said["published"] == 1
+    assert (ran.code, ran.reply["published"]) == (0, 1)
+    assert ran.reply["batch"] == "000001-20-20-off-1"
+    assert status.reply["published"] == 1
 
 
 def test_no_key_and_no_signature_is_said_or_kept(bench):
@@ -291,16 +293,20 @@ def test_no_key_and_no_signature_is_said_or_kept(bench):
         ran = bench.run()
         shown = bench.nightreel("check", "m.parquet")
 
-    said = [("stdout", ran.out), ("stderr", ran.err), ("check", shown.out + shown.err)]
+    printed = [
+        ("stdout", ran.out),
+        ("stderr", ran.err),
+        ("check", shown.out + shown.err),
+    ]
     kept = [*files(bench.folder / "root")]
     leaks = [
         (name, secret)
-        for name, text in [*said, *kept]
+        for name, text in [*printed, *kept]
         for secret in secrets
         if secret in text
     ]
     assert leaks == []
-    assert (ran.said["published"], ran.said["rejected"]) == (1, 2)
+    assert (ran.reply["published"], ran.reply["rejected"]) == (1, 2)
     assert {".zst", ".parquet", ".json"} <= {Path(name).suffix for name, _ in kept}
     assert "one.jpg?w=9" in str(kept)
     assert bench.seen("upload") > 0
@@ -329,7 +335,7 @@ def test_check_that_finds_a_bad_key_buys_nothing_and_names_it(bench, clip):
     assert "lane atlas: the key is refused" in refused.err
     assert "lane spicy" not in refused.err
     assert "sk-live" not in refused.err
-    assert (good.code, good.said["published"]) == (0, 2)
+    assert (good.code, good.reply["published"]) == (0, 2)
 
 
 def test_batch_that_must_be_late_warns_at_its_start_and_runs(bench):
@@ -340,9 +346,9 @@ def test_batch_that_must_be_late_warns_at_its_start_and_runs(bench):
 
     ran = bench.run("--finish-by", by.isoformat("T", "seconds"))
 
-    said = f"3 of 3 clips cannot be done by {by:%H:%M}, reckoned at the start"
-    assert said in ran.err
-    assert (ran.code, ran.said["published"]) == (0, 3)
+    warning = f"3 of 3 clips cannot be done by {by:%H:%M}, reckoned at the start"
+    assert warning in ran.err
+    assert (ran.code, ran.reply["published"]) == (0, 3)
 
 
 @pytest.mark.slow
@@ -353,7 +359,7 @@ def test_the_policy_decides_which_lanes_are_used(bench, policy, lanes):
 
     ran = bench.run("--policy", policy)
 
-    assert (ran.code, ran.said["published"]) == (0, 8)
+    assert (ran.code, ran.reply["published"]) == (0, 8)
     assert bench.table()["lane"].n_unique() == lanes
 
 
@@ -367,10 +373,10 @@ def test_risk_that_the_owner_allows_is_taken_and_billed(bench):
     ran = bench.run()
     status = bench.nightreel("status", "root")
 
-    assert (ran.code, ran.said["published"]) == (0, 2)
+    assert (ran.code, ran.reply["published"]) == (0, 2)
     assert "0.17 USD risked on doubts" in ran.err
     assert bench.bought == {"pan 0": 1, "pan 1": 2}
-    assert ran.said["spent_usd"] == pytest.approx(bench.owed) == pytest.approx(0.51)
+    assert ran.reply["spent_usd"] == pytest.approx(bench.owed) == pytest.approx(0.51)
     assert "1 risk taken" in status.out
     assert re.search(r"^atlas +2 +2 +0\.51$", status.out, re.MULTILINE)
 

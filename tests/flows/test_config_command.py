@@ -38,18 +38,18 @@ def test_each_setting_in_force_is_told_with_what_says_it(shown):
     ran, path = shown
 
     found = {one["name"]: one for one in json.loads(ran.stdout)["settings"]}
-    said = {name: (one["value"], one["source"]) for name, one in found.items()}
-    assert said["file"] == (str(path), "NIGHTREEL_CONFIG")
-    assert said["engine.settle_s"] == (45.0, str(path))
-    assert said["engine.grace_s"] == (20.0, "default")
-    assert said["lanes.spicy.slots"] == (7, str(path))
-    assert said["lanes.spicy.submits_per_minute"][0] == 5
-    assert "WaveSpeed docs" in said["lanes.spicy.submits_per_minute"][1]
-    assert said["lanes.fal.1.route"] == ("fal/wan-2.2", str(path))
-    assert said["routes.fal/wan-2.2.prices_usd.480p.5"] == ("0.12", str(path))
-    assert said["report.public_url"] == (None, "default")
+    values = {name: (one["value"], one["source"]) for name, one in found.items()}
+    assert values["file"] == (str(path), "NIGHTREEL_CONFIG")
+    assert values["engine.settle_s"] == (45.0, str(path))
+    assert values["engine.grace_s"] == (20.0, "default")
+    assert values["lanes.spicy.slots"] == (7, str(path))
+    assert values["lanes.spicy.submits_per_minute"][0] == 5
+    assert "WaveSpeed docs" in values["lanes.spicy.submits_per_minute"][1]
+    assert values["lanes.fal.1.route"] == ("fal/wan-2.2", str(path))
+    assert values["routes.fal/wan-2.2.prices_usd.480p.5"] == ("0.12", str(path))
+    assert values["report.public_url"] == (None, "default")
     # Nothing that the file may say is left out.
-    tables = {name.partition(".")[0] for name in said} - {"file"}
+    tables = {name.partition(".")[0] for name in values} - {"file"}
     assert tables | {"models"} == Settings.model_fields.keys()
 
 

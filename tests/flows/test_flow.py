@@ -31,18 +31,18 @@ def seen(bench, name: str, *, tasks: int) -> Seen:
     tasks have ended: it hears of that by events, which may be on their way still."""
     prefect = bench.prefect
     [run] = prefect.post("flow_runs/filter", flow_runs={"name": {"any_": [name]}})
-    mine = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+    of_run = {"flow_runs": {"id": {"any_": [run["id"]]}}}
 
     def over() -> bool:
-        found = prefect.post("task_runs/filter", **mine)
+        found = prefect.post("task_runs/filter", **of_run)
         ended = [task["state_type"] in {"COMPLETED", "FAILED"} for task in found]
         return ended == [True] * tasks
 
     bench.wait(over)
-    artifacts = prefect.post("artifacts/filter", **mine)
+    artifacts = prefect.post("artifacts/filter", **of_run)
     return Seen(
         run,
-        prefect.post("task_runs/filter", **mine),
+        prefect.post("task_runs/filter", **of_run),
         {artifact["key"]: artifact for artifact in artifacts},
     )
 
@@ -88,8 +88,8 @@ def test_a_batch_runs_shard_by_shard_under_names_that_read_well(portraits):
         f"shard 000{n}, rows {2 * n}-{2 * n + 1}" for n in range(3)
     }
     assert {state["type"] for state in shards.values()} == {"COMPLETED"}
-    said = shards["shard 0001, rows 2-3"]["message"]
-    assert said == "shard 0001, rows 2-3: 1 in doubt, 1 published"
+    message = shards["shard 0001, rows 2-3"]["message"]
+    assert message == "shard 0001, rows 2-3: 1 in doubt, 1 published"
 
 
 def test_a_run_can_be_found_by_its_batch(portraits):
@@ -183,17 +183,17 @@ def test_contact_sheet_uses_posters_kept_beside_their_clips(nights, portraits):
     named = re.findall(r'title="clips/\w\w/(\w+)\.mp4"', sheet)
     # Those that were made last are on it, too.
     assert len(shown) == len(named) == len(clips) == 5
-    assert [kept[job] for job in named] == [base64.b64decode(said) for said in shown]
+    assert [kept[job] for job in named] == [base64.b64decode(data) for data in shown]
     assert kept.keys() <= clips
 
 
 def test_what_automations_may_act_on_is_an_event_once(nights, portraits, keyless):
-    def said(night):
+    def events_of(night):
         every = nights.prefect.events("nightreel.")
         return [event for event in every if night.run["id"] in str(event["related"])]
 
-    nights.wait(lambda: said(portraits) and said(keyless))
-    [doubt], [closed] = said(portraits), said(keyless)
+    nights.wait(lambda: events_of(portraits) and events_of(keyless))
+    [doubt], [closed] = events_of(portraits), events_of(keyless)
 
     assert (doubt["event"], doubt["resource"]["prefect.resource.id"]) == (
         "nightreel.doubt",
@@ -208,12 +208,12 @@ def test_what_automations_may_act_on_is_an_event_once(nights, portraits, keyless
 
 
 def test_the_log_says_what_a_person_would_act_on(nights, keyless):
-    mine = {"flow_run_id": {"any_": [keyless.run["id"]]}}
+    of_run = {"flow_run_id": {"any_": [keyless.run["id"]]}}
 
     nights.wait(
         lambda: any(
             line["message"].startswith("shard 0000: lane.closed lane=spicy")
-            for line in nights.prefect.post("logs/filter", logs=mine)
+            for line in nights.prefect.post("logs/filter", logs=of_run)
         )
     )
 

@@ -38,7 +38,7 @@ def test_json_fields_are_documented(bench):
 
     ran = bench.each(*([*words, "--json"] for words in commands.values()))
 
-    found = {name: sorted(one.said) for name, one in zip(commands, ran, strict=True)}
+    found = {name: sorted(one.reply) for name, one in zip(commands, ran, strict=True)}
     assert found == {name: documented(name) for name in commands}
 
 
@@ -50,6 +50,6 @@ def test_json_lists_are_documented(bench):
         ["config", "show", "--json"],
     )
 
-    assert sorted(lanes.said["lanes"][0]) == listed("list with these fields:")
-    assert sorted(checked.said["lanes"][0]) == listed("With `--check`:")
-    assert sorted(config.said["settings"][0]) == listed("`settings` is a list of")
+    assert sorted(lanes.reply["lanes"][0]) == listed("list with these fields:")
+    assert sorted(checked.reply["lanes"][0]) == listed("With `--check`:")
+    assert sorted(config.reply["settings"][0]) == listed("`settings` is a list of")

@@ -36,12 +36,12 @@ class Clock:
 
 async def once_more(bench) -> Summary:
     """Run the batch again in this process, and so without a second for Prefect."""
-    said = settings.load(bench.folder / "nightreel.toml")
+    config = settings.load(bench.folder / "nightreel.toml")
     manifest, root = ((bench.folder / name).as_uri() for name in ("m.parquet", "root"))
     async with begun(
         Wanted(manifest=manifest, root=root),
-        lanes=await lanes.opened(said),
-        rules=lanes.rules(said),
+        lanes=await lanes.opened(config),
+        rules=lanes.rules(config),
     ) as night:
         for number in range(len(night.shards)):
             await night.run_shard(number)
@@ -84,19 +84,19 @@ async def test_a_batch_that_is_killed_buys_only_what_it_had_not_bought(
     again = await once_more(bench)
 
     entries = await read(Objects.open(str(bench.folder / "root")))
-    past = fold(entries)
-    doubts = [job for job in past.values() if job.state is State.IN_DOUBT]
-    said = resumed.said
+    jobs = fold(entries)
+    doubts = [job for job in jobs.values() if job.state is State.IN_DOUBT]
+    reply = resumed.reply
     assert set(bench.bought.values()) == {1}
     assert bought_by_then <= {*bench.bought} <= {*prompts}
     assert len(bench.bought) >= JOBS - len(doubts)
-    assert {job.state for job in past.values()} <= {State.PUBLISHED, State.IN_DOUBT}
-    assert said["published"] + said["in_doubt"] == said["rows"] == JOBS + 1
+    assert {job.state for job in jobs.values()} <= {State.PUBLISHED, State.IN_DOUBT}
+    assert reply["published"] + reply["in_doubt"] == reply["rows"] == JOBS + 1
     assert resumed.code == (1 if doubts else 0), resumed.err
     assert took_s < QUICK_S
     assert bench.table().height == JOBS + 1
-    assert (again.bought, again.in_doubt) == (0, said["in_doubt"])
-    assert float(sum(job.spent_usd for job in past.values())) >= bench.owed
+    assert (again.bought, again.in_doubt) == (0, reply["in_doubt"])
+    assert float(sum(job.spent_usd for job in jobs.values())) >= bench.owed
 
 
 def test_stopped_batch_leaves_no_doubt_and_the_next_continues(slow):
@@ -114,9 +114,9 @@ def test_stopped_batch_leaves_no_doubt_and_the_next_continues(slow):
     clock.ahead_s = 1200
     resumed = going_on.ended()
 
-    assert (ended.code, ended.said["in_doubt"], ended.said["pending"]) == (1, 0, 8)
-    assert (resumed.code, resumed.said["published"]) == (0, 8)
-    assert resumed.said["bought"] == 8 - ended.said["bought"]
+    assert (ended.code, ended.reply["in_doubt"], ended.reply["pending"]) == (1, 0, 8)
+    assert (resumed.code, resumed.reply["published"]) == (0, 8)
+    assert resumed.reply["bought"] == 8 - ended.reply["bought"]
     assert set(bench.bought.values()) == {1}
 
 
@@ -136,4 +136,4 @@ def test_a_second_run_on_a_root_is_refused_and_buys_nothing(slow):
     assert f"batch 'm' holds it: pid {first.process.pid} on" in second.err
     assert "Traceback" not in second.err
     assert bench.bought == {"pan 0": 1, "pan 1": 1}
-    assert (ended.code, ended.said["in_doubt"], ended.said["pending"]) == (1, 0, 2)
+    assert (ended.code, ended.reply["in_doubt"], ended.reply["pending"]) == (1, 0, 2)

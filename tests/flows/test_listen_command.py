@@ -29,22 +29,22 @@ def written(tmp_path):
 
 
 def test_webhooks_need_no_lanes_and_no_settings(written):
-    said = listen(written(""))
+    options = listen(written(""))
 
-    assert said.public_url is None
-    assert said.hints_url == "http://127.0.0.1:8501"
-    assert said.hook("fal") == ""
+    assert options.public_url is None
+    assert options.hints_url == "http://127.0.0.1:8501"
+    assert options.hook("fal") == ""
 
 
 def test_only_who_can_be_believed_is_told_where_to_post(written):
-    said = listen(
+    options = listen(
         written(
             '[listen]\npublic_url = "https://hooks.example/"\n'
             '[listen.secrets]\nwavespeed = "env:WAVESPEED_WEBHOOK_SECRET"\n'
         )
     )
 
-    hooks = [said.hook(name) for name in ("wavespeed", "fal", "replicate", "kling")]
+    hooks = [options.hook(name) for name in ("wavespeed", "fal", "replicate", "kling")]
 
     assert hooks == [
         "https://hooks.example/webhooks/wavespeed",

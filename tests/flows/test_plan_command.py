@@ -20,19 +20,17 @@ def test_a_plan_by_a_deadline_is_the_least_money_that_is_in_time(bench):
         ["plan", "m.parquet", "--json", "--finish-by", soon(hours=7)],
     )
 
-    assert (free.said["policy"], pressed.said["policy"]) == ("balanced", "cheapest")
-    assert free.said["seconds"] == 300
-    assert [lane["jobs"] for lane in patient.said["lanes"]] == [100, 0]
-    assert patient.said["cost_usd"] == pytest.approx(100 * 0.15)
-    assert [lane["jobs"] for lane in pressed.said["lanes"]] == [60, 40]
-    assert pressed.said["cost_usd"] == pytest.approx(60 * 0.15 + 40 * 0.17)
-    assert (pressed.said["late"], patient.said["late"]) == (0, 0)
+    assert (free.reply["policy"], pressed.reply["policy"]) == ("balanced", "cheapest")
+    assert free.reply["seconds"] == 300
+    assert [lane["jobs"] for lane in patient.reply["lanes"]] == [100, 0]
+    assert patient.reply["cost_usd"] == pytest.approx(100 * 0.15)
+    assert [lane["jobs"] for lane in pressed.reply["lanes"]] == [60, 40]
+    assert pressed.reply["cost_usd"] == pytest.approx(60 * 0.15 + 40 * 0.17)
+    assert (pressed.reply["late"], patient.reply["late"]) == (0, 0)
 
 
 @pytest.mark.slow
-def test_plan_names_late_work_and_each_lanes_time_alone(
-    bench,
-):
+def test_plan_names_late_work_and_each_lanes_time_alone(bench):
     """A plan says what cannot be done in time, and what each lane would do alone."""
     rows = [{"prompt": f"pan {n}"} for n in range(20)]
     bench.manifest([*rows, {"prompt": "long", "duration_s": 10, "model": "wan-2.2"}])
@@ -40,7 +38,7 @@ def test_plan_names_late_work_and_each_lanes_time_alone(
     by = soon(minutes=5, seconds=30)
 
     shown = bench.nightreel("plan", "m.parquet", "--finish-by", by)
-    told = bench.nightreel("plan", "m.parquet", "--json", "--finish-by", by).said
+    told = bench.nightreel("plan", "m.parquet", "--json", "--finish-by", by).reply
 
     spicy, fal = told["alone"]
     assert (spicy["jobs"], spicy["unable"], spicy["seconds"]) == (20, 1, 1200)
@@ -59,7 +57,7 @@ def test_plan_for_a_root_skips_its_clips_and_knows_its_lanes(bench):
     bench.manifest(5)
 
     bench.run(manifest="first.parquet")
-    told = bench.nightreel("plan", "m.parquet", "--root", "root", "--json").said
+    told = bench.nightreel("plan", "m.parquet", "--root", "root", "--json").reply
     nowhere = bench.nightreel("plan", "m.parquet", "--root", "nowhere")
 
     assert (told["jobs"], told["owned"], told["unserved"]) == (5, 3, 0)
@@ -72,11 +70,11 @@ def test_plan_for_a_root_skips_its_clips_and_knows_its_lanes(bench):
 def test_a_time_that_means_nothing_or_is_past_is_refused(bench):
     bench.manifest(1)
 
-    odd, past = bench.each(
+    odd, late = bench.each(
         ["plan", "m.parquet", "--finish-by", "soon"],
         ["plan", "m.parquet", "--finish-by", "2020-01-01T00:00"],
     )
 
-    assert (odd.code, past.code) == (2, 2)
+    assert (odd.code, late.code) == (2, 2)
     assert "'soon' is neither HH:MM" in odd.err
-    assert "is past" in past.err
+    assert "is past" in late.err

@@ -82,12 +82,12 @@ def test_shard_of_a_killed_worker_is_redone_by_another(make_bench, deployed, cli
             os.kill(pid, signal.SIGKILL)
         ended = batch.ended(within_s=200)
 
-        said = ended.said
+        reply = ended.reply
         [account] = emulator.stats()["accounts"]
         assert killed
         assert set(bench.bought.values()) == {1}
-        assert said["published"] + said["in_doubt"] == JOBS
-        assert said["spent_usd"] >= bench.owed
+        assert reply["published"] + reply["in_doubt"] == JOBS
+        assert reply["spent_usd"] >= bench.owed
         assert account["running"] <= SLOTS
         assert account["throttled"] == 0
         runs = bench.prefect.post(

@@ -63,5 +63,5 @@ def test_batch_is_visible_on_a_server_with_postgresql(bench, postgres, tmp_path)
         ran = bench.run()
         runs = bench.prefect.post("flow_runs/filter")
 
-    assert (ran.code, ran.said["published"]) == (0, 2), ran.err
+    assert (ran.code, ran.reply["published"]) == (0, 2), ran.err
     assert [run["state_type"] for run in runs] == ["COMPLETED"]

@@ -148,8 +148,8 @@ def test_container_examples_deploy_by_the_commands_in_them(deployed, kind):
 
 
 def test_a_container_has_its_keys_from_a_file_of_its_machine(tmp_path):
-    said = yaml.safe_load((ROOT / "examples/deploy/docker.yaml").read_text())
-    asked = said["deployments"][0]["work_pool"]["job_variables"]
+    example = yaml.safe_load((ROOT / "examples/deploy/docker.yaml").read_text())
+    asked = example["deployments"][0]["work_pool"]["job_variables"]
     keys = tmp_path / "keys.env"
     keys.write_text("WAVESPEED_API_KEY='a b'\n")
 

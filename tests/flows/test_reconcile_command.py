@@ -40,7 +40,7 @@ def objects(bench) -> Objects:
     return Objects.open((bench.folder / "root").as_uri())
 
 
-async def past(bench) -> dict[str, History]:
+async def jobs_of(bench) -> dict[str, History]:
     return fold(await read(objects(bench)))
 
 
@@ -61,13 +61,13 @@ async def doubts(bench, *jobs: str) -> list[Entry]:
     return await read(objects(bench))
 
 
-def answered(bench, said: str, *words: str) -> Ran:
+def answered(bench, answer: str, *words: str) -> Ran:
     """The command, with a person at its stdin."""
     done = subprocess.run(
         [BIN / "nightreel", "reconcile", "root", *words],
         cwd=bench.folder,
         env={**bench.prefect.env, "COLUMNS": "100"},
-        input=said,
+        input=answer,
         capture_output=True,
         text=True,
         timeout=60,
@@ -112,9 +112,7 @@ def gate(url: str, *, lets: str) -> Iterator[tuple[str, list[bytes]]]:
 
 
 @pytest.mark.slow
-async def test_kling_jobs_of_a_dead_run_are_found_and_not_rebought(
-    bench,
-):
+async def test_kling_jobs_of_a_dead_run_are_found_and_not_rebought(bench):
     """Jobs that Kling accepted from a run that died are found and not bought again."""
     Image.new("RGB", (400, 320)).save(bench.folder / "big.png")
     rows = {"image": "big.png", "model": "kling-2.5-turbo", "resolution": "720p"}
@@ -135,12 +133,12 @@ async def test_kling_jobs_of_a_dead_run_are_found_and_not_rebought(
     ran = bench.start("run", "m.parquet", "--root", "root", "--json", **KLING).ended()
     again = bench.nightreel("reconcile", "root", **KLING)
 
-    assert (before.said["in_doubt"], before.said["in_doubt_usd"]) == (2, 0.42)
+    assert (before.reply["in_doubt"], before.reply["in_doubt_usd"]) == (2, 0.42)
     assert told.code == 0, told.err
-    counts = {name: told.said[name] for name in ("accepted", "absent", "fetched")}
+    counts = {name: told.reply[name] for name in ("accepted", "absent", "fetched")}
     assert counts == {"accepted": 1, "absent": 1, "fetched": 1}
-    assert (told.said["doubts"], then) == ([], {"pan 0": 1})
-    assert (ran.code, ran.said["published"], ran.said["bought"]) == (0, 2, 1)
+    assert (told.reply["doubts"], then) == ([], {"pan 0": 1})
+    assert (ran.code, ran.reply["published"], ran.reply["bought"]) == (0, 2, 1)
     assert bench.bought == {"pan 0": 1, "pan 1": 1}
     assert (again.code, again.err) == (0, "nothing is in doubt\n")
 
@@ -157,7 +155,7 @@ async def test_doubts_that_nobody_can_resolve_are_listed_with_1(bench):
     shown = bench.nightreel("reconcile", "root")
     other = bench.nightreel("reconcile", "root", "--config", "other.toml")
 
-    first, second = told.said["doubts"]
+    first, second = told.reply["doubts"]
     assert (told.code, shown.code, other.code) == (1, 1, 1)
     assert (first["job"], first["lane"], first["price_usd"]) == (
         *("a" * 32, "atlas"),
@@ -165,7 +163,7 @@ async def test_doubts_that_nobody_can_resolve_are_listed_with_1(bench):
     )
     assert second["job"] == "b" * 32
     assert first["reason"] == LOST.reason
-    assert told.said["in_doubt_usd"] == 0.34
+    assert told.reply["in_doubt_usd"] == 0.34
     assert "2 in doubt, 0.34 USD" in shown.err
     assert "a" * 32 in shown.out
     assert "no lane" in other.out
@@ -186,17 +184,15 @@ async def test_a_risk_is_taken_only_by_a_person_who_says_so(bench):
     assert "2 jobs go again: 0.34 USD may be paid a second time" in refused.err
     assert "nothing was decided" in nobody.err
     assert "1 job goes again: 0.17 USD" in agreed.err
-    assert (agreed.code, agreed.said["resubmit"]) == (1, 1)
-    assert (sure.code, sure.said["resubmit"], sure.said["doubts"]) == (0, 1, [])
+    assert (agreed.code, agreed.reply["resubmit"]) == (1, 1)
+    assert (sure.code, sure.reply["resubmit"], sure.reply["doubts"]) == (0, 1, [])
     assert "go again" not in sure.err
     events = [entry.event for entry in await read(objects(bench))][len(entries) :]
     assert [type(event) for event in events] == [Risked, Risked]
 
 
 @pytest.mark.slow
-async def test_risk_taken_is_bought_by_the_next_run_and_counted(
-    bench,
-):
+async def test_risk_taken_is_bought_by_the_next_run_and_counted(bench):
     """The next run buys a job whose risk was taken, and all of it is counted."""
     bench.manifest(2)
     bench.config("atlas", more=AT_ONCE)
@@ -205,10 +201,10 @@ async def test_risk_taken_is_bought_by_the_next_run_and_counted(
     doubtful = bench.run()
     told = bench.nightreel("reconcile", "root", "--resubmit", "all", "--yes")
     ran = bench.run()
-    status = bench.nightreel("status", "root", "--json").said
+    status = bench.nightreel("status", "root", "--json").reply
 
-    assert (doubtful.code, doubtful.said["in_doubt"]) == (1, 1)
-    assert (told.code, ran.code, ran.said["published"]) == (0, 0, 2)
+    assert (doubtful.code, doubtful.reply["in_doubt"]) == (1, 1)
+    assert (told.code, ran.code, ran.reply["published"]) == (0, 0, 2)
     assert bench.bought == {"pan 0": 1, "pan 1": 2}
     assert status["spent_usd"] == pytest.approx(bench.owed)
     assert (status["risks"], status["in_doubt"], status["in_doubt_usd"]) == (1, 0, 0)
@@ -224,9 +220,9 @@ async def test_written_off_doubt_is_over_and_costs_the_billed_sum(bench):
     )
     more = bench.nightreel("reconcile", "root", "--charged", f"{'b' * 32}=0.2")
 
-    jobs = await past(bench)
-    assert (told.code, told.said["written_off"]) == (0, 2)
-    assert told.said["settled_usd"] == pytest.approx(-0.12)
+    jobs = await jobs_of(bench)
+    assert (told.code, told.reply["written_off"]) == (0, 2)
+    assert told.reply["settled_usd"] == pytest.approx(-0.12)
     assert (more.code, "0.03 USD more charged" in more.err) == (0, True)
     assert {job.state for job in jobs.values()} == {State.REJECTED}
     assert [job.spent_usd for job in jobs.values()] == [Decimal("0.05"), Decimal("0.2")]
@@ -237,7 +233,7 @@ async def test_invalid_decision_ends_with_2_and_records_nothing(bench):
     """A decision that makes no sense ends with exit code 2 and records nothing."""
     entries = await doubts(bench, "a" * 32)
     a, nobody = "a" * 32, "f" * 32
-    said = {
+    refusals = {
         f"job {nobody}: nothing was ever submitted": ["--resubmit", nobody, "--yes"],
         f"{nobody}: nothing was ever submitted for it": ["--charged", f"{nobody}=1"],
         f"job {a}: either resubmit it or write it off": [
@@ -251,10 +247,10 @@ async def test_invalid_decision_ends_with_2_and_records_nothing(bench):
         "neither ids nor all": ["--write-off", " ,"],
     }
 
-    ran = [bench.nightreel("reconcile", "root", *words) for words in said.values()]
+    ran = [bench.nightreel("reconcile", "root", *words) for words in refusals.values()]
     nowhere = bench.nightreel("reconcile", "nowhere")
 
-    for message, refused in zip(said, ran, strict=True):
+    for message, refused in zip(refusals, ran, strict=True):
         # In a box on a terminal of 80 columns.
         words = " ".join(re.sub("[│╭╮╰╯─]", " ", refused.err).split())
         assert message in words, words
@@ -305,15 +301,13 @@ def flow_run(bench, name: str) -> tuple[dict, dict]:
     assert done.returncode == 0, done.stderr
     asked = {"flow_runs": {"name": {"any_": [name]}}}
     [run] = bench.prefect.post("flow_runs/filter", **asked)
-    mine = {"flow_runs": {"id": {"any_": [run["id"]]}}}
-    artifacts = bench.prefect.post("artifacts/filter", **mine)
+    of_run = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+    artifacts = bench.prefect.post("artifacts/filter", **of_run)
     return run["state"], {artifact["key"]: artifact for artifact in artifacts}
 
 
 @pytest.mark.slow
-async def test_reconcile_during_a_run_is_refused_or_skipped(
-    bench,
-):
+async def test_reconcile_during_a_run_is_refused_or_skipped(bench):
     """While a run is at work, `reconcile` refuses a person and skips on a schedule."""
     await doubts(bench, "a" * 32)
     ledger = await Ledger.open(objects(bench), name="tonight")
@@ -327,7 +321,7 @@ async def test_reconcile_during_a_run_is_refused_or_skipped(
     assert (state["type"], state["name"]) == ("COMPLETED", "Skipped")
     assert "a batch is at work" in state["message"]
     assert artifacts == {}
-    assert (await past(bench))["a" * 32].state is State.IN_DOUBT
+    assert (await jobs_of(bench))["a" * 32].state is State.IN_DOUBT
 
 
 @pytest.mark.slow

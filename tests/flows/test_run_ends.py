@@ -52,9 +52,9 @@ def asked(bench, **parameters: Any) -> dict[str, Any]:
     return {**uris, "version": "1", **parameters}
 
 
-def begin(bench, program: str, said: str, **env: str) -> Running:
+def begin(bench, program: str, argument: str, **env: str) -> Running:
     """A run of the flow, in a process of its own."""
-    words = [sys.executable, "-c", program, said]
+    words = [sys.executable, "-c", program, argument]
     one = Running(words, cwd=bench.folder, env={**bench.prefect.env, **env})
     bench.started.append(one)
     return one
@@ -71,7 +71,7 @@ def scheduled(bench) -> str:
     return run
 
 
-def said(run: Running, words: str) -> str:
+def line_with(run: Running, words: str) -> str:
     """The line of its log that has these words; nothing if it ends without."""
     assert run.process.stderr
     return next((line for line in run.process.stderr if words in line), "")
@@ -83,7 +83,7 @@ def taken(bench) -> int:
 
 
 def summary(**more: Any) -> Summary:
-    said: dict[str, Any] = {
+    fields: dict[str, Any] = {
         **dict.fromkeys(("rows", "jobs"), 8),
         **dict.fromkeys(("published", "rejected", "in_doubt", "pending"), 0),
         **dict.fromkeys(("bought", "late"), 0),
@@ -95,7 +95,7 @@ def summary(**more: Any) -> Summary:
         "broken": {},
         "fault": None,
     }
-    return Summary(**said | more)
+    return Summary(**fields | more)
 
 
 @pytest.mark.parametrize(
@@ -116,10 +116,10 @@ def summary(**more: Any) -> Summary:
     ],
 )
 def test_a_run_has_failed_just_when_its_owner_must_act(ended, stopped, broken, state):
-    said = state_of(ended, stopped=stopped, broken=broken)
+    found = state_of(ended, stopped=stopped, broken=broken)
 
-    assert (said.type.value, said.name) == state
-    assert str(ended) in said.message
+    assert (found.type.value, found.name) == state
+    assert str(ended) in found.message
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_batch_stopped_by_its_machine_fails_and_can_continue(bench, slow):
     before = taken(bench)
 
     slow.signal(signal.SIGTERM)
-    kind, name, message = slow.ended().said
+    kind, name, message = slow.ended().reply
 
     assert (before, taken(bench)) == (1, 0)
     assert (kind, name) == ("FAILED", "Stopped")
@@ -200,13 +200,13 @@ async def test_a_run_that_is_stopped_as_it_waits_leaves_its_manifest(bench):
     by_hand = begin(bench, BATCH, json.dumps(asked(bench, version="2")))
     refused = await asyncio.to_thread(by_hand.ended)
     run = begin(bench, SCHEDULED, scheduled(bench), PREFECT_LOGGING_LEVEL="INFO")
-    waits = await asyncio.to_thread(said, run, "waits for its root")
+    waits = await asyncio.to_thread(line_with, run, "waits for its root")
     before = taken(bench)
     run.signal(signal.SIGTERM)
     await asyncio.to_thread(run.ended)
     await held.close()
 
-    kind, _, message = refused.said
+    kind, _, message = refused.reply
     assert kind == "FAILED"
     assert "batch 'another' holds it" in message
     assert "batch 'another' holds it" in waits
@@ -224,7 +224,7 @@ def test_run_without_a_place_for_its_shards_frees_its_manifest(bench):
 
     ended = begin(bench, WITHOUT_RAY, json.dumps(asked(bench))).ended()
 
-    kind, _, message = ended.said
+    kind, _, message = ended.reply
     assert kind == "FAILED"
     assert "install nightreel with it" in message
     assert (taken(bench), bench.bought) == (0, {})

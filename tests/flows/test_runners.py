@@ -46,7 +46,7 @@ def test_wherever_shards_run_there_is_one_bill_and_one_quota(
         ended = bench.start(*words, KLING_KEY=KLING).ended(within_s=200)
 
         [account] = emulator.stats()["accounts"]
-        assert (ended.said["published"], ended.said["bought"]) == (JOBS, JOBS), ended
-        assert ended.said["spent_usd"] == pytest.approx(bench.owed)
+        assert (ended.reply["published"], ended.reply["bought"]) == (JOBS, JOBS), ended
+        assert ended.reply["spent_usd"] == pytest.approx(bench.owed)
         assert set(bench.bought.values()) == {1}
         assert (account["running"], account["throttled"]) == (SLOTS, 0)

@@ -44,8 +44,8 @@ def server(run, statuses):
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
-            said = {**plain, "state": {"type": state, "name": state.title()}}
-            self.wfile.write(json.dumps(said).encode())
+            answer = {**plain, "state": {"type": state, "name": state.title()}}
+            self.wfile.write(json.dumps(answer).encode())
 
         def log_message(self, *_):
             """Nobody reads it."""
@@ -68,8 +68,8 @@ class Slow(BaseHTTPRequestHandler):
 
     def do_POST(self):
         size = int(self.headers["Content-Length"])
-        said = json.loads(self.rfile.read(size))
-        self.asked.append((self.path, said))
+        body = json.loads(self.rfile.read(size))
+        self.asked.append((self.path, body))
         if self.path.endswith("create_flow_run"):
             self.created.set()
             self.late.wait(10)
@@ -79,11 +79,11 @@ class Slow(BaseHTTPRequestHandler):
         is_state = self.path.endswith("set_state")
         self.say({**accepted, "state": state} if is_state else {**run, "state": state})
 
-    def say(self, said):
+    def say(self, body):
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.end_headers()
-        self.wfile.write(json.dumps(said).encode())
+        self.wfile.write(json.dumps(body).encode())
 
     def log_message(self, *_):
         """Nobody reads it."""
@@ -103,14 +103,14 @@ def slow(run):
 
 async def test_run_unwanted_by_the_time_it_is_created_is_cancelled(run, slow):
     """A flow run that is no longer wanted once it is created is cancelled."""
-    mine = {
+    overrides = {
         PREFECT_API_URL: slow.url,
         PREFECT_CLIENT_MAX_RETRIES: 0,
         PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: False,
     }
     start = runners._in_pool({"batch": "000001-m"})  # noqa: SLF001 - one shard, alone
 
-    with temporary_settings(mine):
+    with temporary_settings(overrides):
         shard = asyncio.ensure_future(start(7, 1, lambda: None))
         await asyncio.to_thread(slow.created.wait, 10)
         shard.cancel()
@@ -130,10 +130,10 @@ async def test_a_server_that_fails_for_a_while_does_not_end_a_shard(
     run, server, monkeypatch
 ):
     monkeypatch.setattr(runners, "EVERY_S", 0.01)
-    mine = {PREFECT_API_URL: server, PREFECT_CLIENT_MAX_RETRIES: 0}
+    overrides = {PREFECT_API_URL: server, PREFECT_CLIENT_MAX_RETRIES: 0}
 
     begun = []
-    with temporary_settings(mine):
+    with temporary_settings(overrides):
         await runners._ended(run, lambda: begun.append(1))  # noqa: SLF001 - a shard's wait, alone
 
     # What it said while its server could be heard; who has begun has to be heard too.
@@ -141,14 +141,14 @@ async def test_a_server_that_fails_for_a_while_does_not_end_a_shard(
 
 
 @pytest.mark.parametrize("statuses", [[(404, "RUNNING")]])
-async def test_pool_without_a_deployment_is_reported_before_buying(
-    server,
-):
+async def test_pool_without_a_deployment_is_reported_before_buying(server):
     """A pool without a deployment is reported before anything is bought."""
-    mine = {PREFECT_API_URL: server, PREFECT_CLIENT_MAX_RETRIES: 0}
+    overrides = {PREFECT_API_URL: server, PREFECT_CLIENT_MAX_RETRIES: 0}
 
-    with temporary_settings(mine), pytest.raises(SettingsError) as refused:
+    with temporary_settings(overrides), pytest.raises(SettingsError) as refused:
         await runners._refuse_undeployed()  # noqa: SLF001 - before the first shard
 
-    said = "no deployment 'nightreel-shard/shard' on the server: prefect deploy --all"
-    assert str(refused.value).endswith(said)
+    message = (
+        "no deployment 'nightreel-shard/shard' on the server: prefect deploy --all"
+    )
+    assert str(refused.value).endswith(message)

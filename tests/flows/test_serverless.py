@@ -19,7 +19,7 @@ def test_absent_server_is_one_log_line_and_the_batch_runs(bench):
         PREFECT_API_URL="http://127.0.0.1:9/api",
     ).ended(within_s=280)
 
-    assert (ran.code, ran.said["published"]) == (0, 2), ran.err
+    assert (ran.code, ran.reply["published"]) == (0, 2), ran.err
     assert re.search(
         r"^http://127.0.0.1:9/api: no Prefect server.*$", ran.err, re.MULTILINE
     )
@@ -38,7 +38,7 @@ def test_a_server_that_dies_in_mid_batch_takes_nothing_with_it(bench, tmp_path, 
         server.kill()
         ran = begun.ended(within_s=250)
 
-    assert (ran.code, ran.said["published"]) == (0, 24), ran.err
+    assert (ran.code, ran.reply["published"]) == (0, 24), ran.err
     assert set(bench.bought.values()) == {1}
     assert "Traceback" not in ran.err
     assert bench.nightreel("status", "root").code == 0

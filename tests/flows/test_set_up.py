@@ -38,13 +38,13 @@ def clone(bench, tmp_path):
     bench.manifest(2)
     bench.config("atlas", key="env:WAVESPEED_API_KEY")
     shutil.copy(bench.folder / "nightreel.toml", folder / "examples/nightreel.toml")
-    mine = (ROOT / "prefect.yaml").read_text()
+    text = (ROOT / "prefect.yaml").read_text()
     for place, my_place in {
         "s3://my-bucket/manifests/tonight.parquet": bench.folder / "m.parquet",
         "s3://my-bucket/nightreel": bench.folder / "root",
     }.items():
-        mine = mine.replace(place, my_place.as_uri())
-    (folder / "prefect.yaml").write_text(mine)
+        text = text.replace(place, my_place.as_uri())
+    (folder / "prefect.yaml").write_text(text)
     return folder
 
 
@@ -65,9 +65,9 @@ def test_ten_commands_lead_from_nothing_to_a_nightly_batch(bench, clone, tmp_pat
         r'\1\nuntil curl -sf "$PREFECT_API_URL/health" >/dev/null; do sleep 1; done',
         typed,
     )
-    said = tmp_path / "said"
+    log = tmp_path / "said"
     shell = subprocess.Popen(
-        ["bash", "-e", "-c", f"exec >{said} 2>&1\n{typed}\nprefect server stop"],
+        ["bash", "-e", "-c", f"exec >{log} 2>&1\n{typed}\nprefect server stop"],
         cwd=clone,
         env=env,
         stdin=subprocess.DEVNULL,
@@ -79,6 +79,6 @@ def test_ten_commands_lead_from_nothing_to_a_nightly_batch(bench, clone, tmp_pat
         # The worker that was left in the background, and whatever else is still there.
         os.killpg(shell.pid, signal.SIGKILL)
 
-    assert code == 0, said.read_text()
+    assert code == 0, log.read_text()
     assert bench.bought == {"pan 0": 1, "pan 1": 1}
     assert len([*(bench.folder / "root/clips").rglob("*.mp4")]) == 2

@@ -462,8 +462,8 @@ async def test_what_no_header_can_carry_is_no_key_and_is_not_repeated(
 
 
 def own(*lines, route="sglang/wan-2.2"):
-    said = "\n".join(lines)
-    return load(written(f'[lanes.gpu]\nroute = "{route}"\n{said}\n'))
+    text = "\n".join(lines)
+    return load(written(f'[lanes.gpu]\nroute = "{route}"\n{text}\n'))
 
 
 HERE = 'base_url = "http://10.0.0.5:30010"'
@@ -482,7 +482,7 @@ async def test_own_gpu_needs_no_key_and_is_sent_stills_themselves():
 
 
 @pytest.mark.parametrize(
-    ("lines", "route", "said"),
+    ("lines", "route", "message"),
     [
         ([HERE], "sglang/wan-2.2", "no 'key': it must be given"),
         (["paid = false"], "sglang/wan-2.2", 'base_url = "http://HOST:PORT"'),
@@ -494,8 +494,8 @@ async def test_own_gpu_needs_no_key_and_is_sent_stills_themselves():
         (["paid = false"], "wavespeed/wan-2.2", "wavespeed sends a bill"),
     ],
 )
-def test_a_lane_that_does_not_go_with_its_route_is_refused(lines, route, said):
+def test_a_lane_that_does_not_go_with_its_route_is_refused(lines, route, message):
     with pytest.raises(SettingsError) as refused:
         lanes.keyless(own(*lines, route=route))
 
-    assert said in str(refused.value)
+    assert message in str(refused.value)

@@ -77,19 +77,17 @@ async def recorded(bench, *events: tuple[str, Event], at: float | None = None) -
 async def status(bench, config: Path | None = None) -> tuple[dict[str, Any], str]:
     """What it tells programs and people, without a process of its own for each."""
 
-    def said(*, as_json: bool) -> str:
+    def printed(*, as_json: bool) -> str:
         with redirect_stdout(io.StringIO()) as out:
             standing.status(root, config=config, as_json=as_json)
         return out.getvalue()
 
     root = str(bench.folder / "root")
-    told = await asyncio.to_thread(said, as_json=True)
-    return json.loads(told), await asyncio.to_thread(said, as_json=False)
+    told = await asyncio.to_thread(printed, as_json=True)
+    return json.loads(told), await asyncio.to_thread(printed, as_json=False)
 
 
-async def test_doubt_is_shown_with_age_price_and_fate_of_the_answer(
-    bench,
-):
+async def test_doubt_is_shown_with_age_price_and_fate_of_the_answer(bench):
     """`status` shows a doubt with its age, its price and the fate of the answer."""
     await recorded(
         bench,
@@ -103,7 +101,7 @@ async def test_doubt_is_shown_with_age_price_and_fate_of_the_answer(
         (D, Refused("fal: 429")),
     )
 
-    told = bench.nightreel("status", "root", "--json").said
+    told = bench.nightreel("status", "root", "--json").reply
     shown = bench.nightreel("status", "root", COLUMNS="100")
 
     asked, never = told["doubts"]
@@ -177,16 +175,16 @@ async def test_who_knows_how_long_a_provider_keeps_clips_is_believed(bench):
         more='[routes."302ai/unified"]\nkeeps_s = 86400',
         name="mine.toml",
     )
-    mine = (bench.folder / "mine.toml").read_text()
+    text = (bench.folder / "mine.toml").read_text()
     (bench.folder / "mine.toml").write_text(
-        f'{mine}\n[lanes.unified]\nroute = "302ai/unified"\nkey = "env:LANE_KEY"'
+        f'{text}\n[lanes.unified]\nroute = "302ai/unified"\nkey = "env:LANE_KEY"'
     )
 
     _, shown = await status(bench)
-    _, mine = await status(bench, bench.folder / "mine.toml")
+    _, own_lanes = await status(bench, bench.folder / "mine.toml")
 
     assert re.search("in (59|60) min|in 1 h 00 min", shown)
-    assert re.search("in 1 d 0 h|in 23 h 59 min", mine)
+    assert re.search("in 1 d 0 h|in 23 h 59 min", own_lanes)
 
 
 async def test_late_settlement_is_counted_in_the_lane_that_bought(bench):

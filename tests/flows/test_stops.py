@@ -42,14 +42,14 @@ def test_cancelled_batch_stops_buying_and_a_retry_continues(house, clip):
     with running(emulator) as bench.url:
         bench.emulator = emulator
         bench.config("atlas", slots=2)
-        said = {
+        parameters = {
             "manifest": (bench.folder / bench.manifest(ROWS)).as_uri(),
             "root": house.root,
             "config": str(bench.folder / "nightreel.toml"),
             "version": "1",
         }
         house.work()
-        run = asked(house, "nightreel/nightly", **said)
+        run = asked(house, "nightreel/nightly", **parameters)
         prefect.until(lambda: len(bench.bought) >= 3)
 
         cancelling = {"type": "CANCELLING", "name": "Cancelling"}
@@ -72,8 +72,8 @@ def test_cancelled_batch_stops_buying_and_a_retry_continues(house, clip):
 
 def progress(prefect):
     """What the latest of such artifacts says."""
-    said = httpx.get(f"{prefect.url}/artifacts/clips/latest", timeout=30)
-    return said.json()["description"] if said.is_success else ""
+    response = httpx.get(f"{prefect.url}/artifacts/clips/latest", timeout=30)
+    return response.json()["description"] if response.is_success else ""
 
 
 def test_a_root_is_paused_and_resumed_from_the_ui(house):
@@ -90,4 +90,4 @@ def test_a_root_is_paused_and_resumed_from_the_ui(house):
 
     assert (paused, resumed) == ("COMPLETED", "COMPLETED")
     assert "paused since" in told.out
-    assert (ran.code, ran.said["published"]) == (0, 2)
+    assert (ran.code, ran.reply["published"]) == (0, 2)

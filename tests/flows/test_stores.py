@@ -175,14 +175,14 @@ async def test_no_signature_is_kept_in_the_store(begin, inbox, root):
         async for stored in objects.list()
         if stored.key.endswith((".json", ".zst"))
     }
-    said = [
+    texts = [
         zstandard.decompress(data) if key.endswith(".zst") else data
         for key, data in kept.items()
     ]
     assert (summary.published, summary.rejected) == (1, 1)
     assert reason.endswith(f"{inbox.uri('stills/none.jpg')}: no such file")
-    assert not any(b"Signature" in text for text in said)
-    assert any(b'"published"' in text for text in said)
+    assert not any(b"Signature" in text for text in texts)
+    assert any(b'"published"' in text for text in texts)
 
 
 async def test_inline_stills_in_a_manifest_need_no_store(begin):

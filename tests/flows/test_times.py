@@ -77,7 +77,7 @@ def test_the_machines_zone_is_that_of_its_clock(in_berlin):
 
 
 @pytest.mark.parametrize(
-    ("after", "said"),
+    ("after", "text"),
     [
         (timedelta(hours=2), "21:30"),
         (timedelta(hours=10), "Mon 05:30"),
@@ -85,12 +85,12 @@ def test_the_machines_zone_is_that_of_its_clock(in_berlin):
         (timedelta(days=7), "29 Nov 19:30"),
     ],
 )
-def test_a_moment_is_said_with_its_day_where_that_is_not_today(after, said):
-    assert moment((EVENING + after).astimezone(UTC), EVENING) == said
+def test_a_moment_is_said_with_its_day_where_that_is_not_today(after, text):
+    assert moment((EVENING + after).astimezone(UTC), EVENING) == text
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [
         (0, "0 s"),
         (44.2, "45 s"),
@@ -102,5 +102,5 @@ def test_a_moment_is_said_with_its_day_where_that_is_not_today(after, said):
         (1_735_000, "20 d 1 h"),
     ],
 )
-def test_a_span_is_said_as_roughly_as_it_is_known(seconds, said):
-    assert span(seconds) == said
+def test_a_span_is_said_as_roughly_as_it_is_known(seconds, text):
+    assert span(seconds) == text

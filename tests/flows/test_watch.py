@@ -250,8 +250,8 @@ def test_version_is_run_once_whoever_starts_it(house):
     bench, prefect = house.bench, house.bench.prefect
     path = drop(bench, 2)
     assert house.look() == "Completed 1 started"
-    said = landed(house, path)
-    httpx.post(f"{prefect.url}/events", json=[said]).raise_for_status()
+    event = landed(house, path)
+    httpx.post(f"{prefect.url}/events", json=[event]).raise_for_status()
     prefect.until(lambda: len(house.batches()) == 2)
 
     house.work()

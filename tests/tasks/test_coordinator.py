@@ -178,7 +178,7 @@ async def over(night, at_once=3):
     await night.mend()
 
 
-async def tell(night, number, generation=1, *, held=None, needs=None, **said):
+async def tell(night, number, generation=1, *, held=None, needs=None, **fields):
     """A run of a shard tells this of itself."""
     hand = Hand(
         shard=number,
@@ -190,7 +190,7 @@ async def tell(night, number, generation=1, *, held=None, needs=None, **said):
     by = claimant(1, "shard", REAL.today())
     key = mailbox.hand_key(night.batch, number, generation)
     objects = Objects.open(night.wanted.root)
-    await objects.put(key, Report(hand=hand, by=by, **said).dump())
+    await objects.put(key, Report(hand=hand, by=by, **fields).dump())
 
 
 async def until_bought(night, count):
@@ -241,10 +241,10 @@ async def test_shards_that_run_elsewhere_share_the_slots_and_the_bill(world):
             await asyncio.sleep(0.05)
         await batch
 
-    said = night.summary()
-    assert (said.published, said.bought, said.pending) == (16, 16, 0)
+    summary = night.summary()
+    assert (summary.published, summary.bought, summary.pending) == (16, 16, 0)
     assert 1 <= max(seen) <= 4
-    assert said.spent_usd == world.owed
+    assert summary.spent_usd == world.owed
     assert set(world.bought.values()) == {1}
     assert sorted(runs.started) == [(n, 1) for n in range(4)]
     assert peaks(world)["running"] == 4
@@ -282,13 +282,13 @@ async def test_second_run_of_a_shard_takes_over_and_pays_nothing_twice(world):
         await batch
         await asyncio.gather(again, return_exceptions=True)
 
-    said = night.summary()
+    summary = night.summary()
     assert isinstance(first.exception(), FencedError)
     # Nobody shuts out the one who took over.
     assert runs.started == [(0, 1), (0, 0)]
-    assert (said.published + said.in_doubt, said.pending) == (24, 0)
+    assert (summary.published + summary.in_doubt, summary.pending) == (24, 0)
     assert set(world.bought.values()) == {1}
-    assert said.spent_usd >= world.owed
+    assert summary.spent_usd >= world.owed
     assert peaks(world)["throttled"] == 0
 
 
@@ -320,8 +320,8 @@ async def test_silent_run_is_shut_out_and_others_get_its_slots(world, monkeypatc
         night.away.start = start
         await over(night, at_once=2)
 
-    said = night.summary()
-    assert (said.published + said.in_doubt, said.pending) == (16, 0)
+    summary = night.summary()
+    assert (summary.published + summary.in_doubt, summary.pending) == (16, 0)
     assert set(world.bought.values()) == {1}
     assert peaks(world)["throttled"] == 0
 
@@ -394,8 +394,8 @@ async def test_lane_closed_by_one_machine_stays_open_to_others(world):
     async with begun(asked, lanes=lanes, rules=world.rules, world=REAL) as night:
         table = Table(night)
 
-        async def one_of(shard, generation, **said):
-            await tell(night, shard, generation, **said)
+        async def one_of(shard, generation, **fields):
+            await tell(night, shard, generation, **fields)
             await table.look()
             closed.append(lane.closed)
 
@@ -424,9 +424,9 @@ async def test_an_account_without_credit_is_closed_for_all_at_once(worlds, clip)
         async with away(world, 8) as (night, runs):
             await over(night, at_once=1)
 
-    said = night.summary()
-    assert list(said.lanes_closed) == ["fal"]
-    assert (said.published, said.short_of) == (0, "lanes")
+    summary = night.summary()
+    assert list(summary.lanes_closed) == ["fal"]
+    assert (summary.published, summary.short_of) == (0, "lanes")
     assert runs.started == [(0, 1)]
 
 
@@ -440,10 +440,10 @@ async def test_what_may_be_spent_is_dealt_out_to_the_last_clip(world, cap):
     async with away(world, 12, wanted=wanted, **limits) as (night, _):
         await over(night)
 
-    said = night.summary()
-    assert (said.published, said.pending) == (7, 5)
-    assert said.spent_usd == world.owed == 7 * price
-    assert said.short_of == ("budget" if cap == "budget" else "lanes")
+    summary = night.summary()
+    assert (summary.published, summary.pending) == (7, 5)
+    assert summary.spent_usd == world.owed == 7 * price
+    assert summary.short_of == ("budget" if cap == "budget" else "lanes")
 
 
 @pytest.mark.slow
@@ -455,9 +455,9 @@ async def test_worker_without_the_daily_cap_keeps_to_the_batchs_cap(world):
         runs.lane = {}
         await over(night)
 
-    said = night.summary()
-    assert (said.published, said.pending, said.short_of) == (7, 5, "lanes")
-    assert said.spent_usd == world.owed == 7 * price
+    summary = night.summary()
+    assert (summary.published, summary.pending, summary.short_of) == (7, 5, "lanes")
+    assert summary.spent_usd == world.owed == 7 * price
 
 
 @pytest.mark.slow
@@ -475,8 +475,8 @@ async def test_what_a_day_allows_is_dealt_again_when_the_day_is_over(world):
         later_s = DAY_S
         await night.run_shard(1)
 
-    said = night.summary()
-    assert (said.published, said.pending) == (4, 0)
+    summary = night.summary()
+    assert (summary.published, summary.pending) == (4, 0)
 
 
 @pytest.mark.slow
@@ -489,9 +489,9 @@ async def test_slots_go_to_the_shard_that_has_the_money_for_them(worlds, clip):
         async with away(world, 4, shard_rows=2, wanted=wanted) as (night, _):
             await asyncio.wait_for(over(night), 20)
 
-    said = night.summary()
-    assert (said.published, said.pending) == (2, 2)
-    assert said.spent_usd == world.owed == 2 * price
+    summary = night.summary()
+    assert (summary.published, summary.pending) == (2, 2)
+    assert summary.spent_usd == world.owed == 2 * price
 
 
 @pytest.mark.slow
@@ -502,10 +502,10 @@ async def test_what_is_stopped_here_ends_everywhere(world):
         night.engine.stop("stopped by a test")
         await batch
 
-    said = night.summary()
-    assert 3 <= said.bought < 40
-    assert said.in_doubt == 0
-    assert said.published + said.pending == 40
+    summary = night.summary()
+    assert 3 <= summary.bought < 40
+    assert summary.in_doubt == 0
+    assert summary.published + summary.pending == 40
     assert all(task.done() for task in runs.tasks.values())
 
 
@@ -520,11 +520,11 @@ async def test_stopped_shard_waits_for_clips_about_to_finish(world):
         night.engine.wind_down("stopped by a test")
         await batch
 
-    said = night.summary()
-    past = await histories(Objects.open(night.wanted.root))
-    assert 6 <= said.bought < 40
-    assert said.published == 10 + said.bought
-    assert not [one for one in past.values() if one.state is State.ACCEPTED]
+    summary = night.summary()
+    jobs = await histories(Objects.open(night.wanted.root))
+    assert 6 <= summary.bought < 40
+    assert summary.published == 10 + summary.bought
+    assert not [one for one in jobs.values() if one.state is State.ACCEPTED]
 
 
 @pytest.mark.slow
@@ -542,12 +542,12 @@ async def test_shards_doubts_are_risked_once_for_all_of_them(worlds, clip):
         async with away(world, 4, shard_rows=2, risk_usd=price) as (night, _):
             await over(night)
 
-    said = night.summary()
-    assert (said.published, said.in_doubt, said.pending) == (3, 1, 0)
-    assert (said.risked_usd, said.spent_usd) == (price, world.owed)
+    summary = night.summary()
+    assert (summary.published, summary.in_doubt, summary.pending) == (3, 1, 0)
+    assert (summary.risked_usd, summary.spent_usd) == (price, world.owed)
     assert sorted(world.bought.values()) == [1, 1, 1, 2]
-    past = await histories(Objects.open(night.wanted.root))
-    assert Counter(one.state for one in past.values()) == {
+    jobs = await histories(Objects.open(night.wanted.root))
+    assert Counter(one.state for one in jobs.values()) == {
         State.PUBLISHED: 3,
         State.IN_DOUBT: 1,
     }
@@ -585,10 +585,14 @@ async def test_ticket_that_a_fenced_run_could_not_record_is_followed(
             assert night.summary().in_doubt == 1
             await night.mend()
 
-    said = night.summary()
+    summary = night.summary()
     assert isinstance(first.exception(), FencedError)
     assert "ledger.spill_recovered file=adrift/" in caplog.text
-    assert (said.published, said.in_doubt, said.spent_usd) == (1, 0, world.owed)
+    assert (summary.published, summary.in_doubt, summary.spent_usd) == (
+        1,
+        0,
+        world.owed,
+    )
     assert world.bought == {"pan 0": 1}
 
 
@@ -611,8 +615,8 @@ async def test_what_is_stopped_here_ends_what_is_being_risked(worlds, clip):
             await batch
 
     assert len(emulator.bill) == 4
-    said = night.summary()
-    assert (said.published + said.pending, said.in_doubt) == (3, 0)
+    summary = night.summary()
+    assert (summary.published + summary.pending, summary.in_doubt) == (3, 0)
 
 
 async def test_superseded_batch_leaves_its_successors_errands_alone(world):
@@ -664,8 +668,8 @@ async def test_lane_with_an_unknown_account_is_closed_in_that_worker(
         runs.lanes = partial(next, iter([[strange], [known], [known]]))
         await over(night, at_once=1)
 
-    said = night.summary()
-    assert (said.published, said.pending, said.lanes_closed) == (8, 0, {})
+    summary = night.summary()
+    assert (summary.published, summary.pending, summary.lanes_closed) == (8, 0, {})
     assert runs.started == [(0, 1), (0, 2), (1, 1)]
     assert "names 'kling', not 'kling file:/run/secrets/kling'" in caplog.text
 
@@ -684,10 +688,10 @@ async def test_wrong_key_on_one_worker_ends_neither_batch_nor_shard(
             runs.lanes = lambda: [world.lane(ROUTE, key=(outdated or [""]).pop())]
             await over(night, at_once=1)
 
-    said = night.summary()
+    summary = night.summary()
     assert runs.started[:AGREED] == [(0, n) for n in range(1, AGREED + 1)]
-    assert (said.published, said.pending, said.lanes_closed) == (12, 0, {})
-    assert said.spent_usd == world.owed
+    assert (summary.published, summary.pending, summary.lanes_closed) == (12, 0, {})
+    assert summary.spent_usd == world.owed
 
 
 @pytest.mark.slow
@@ -701,8 +705,8 @@ async def test_a_key_that_all_workers_have_wrong_ends_the_batch(
         async with away(world, 12) as (night, runs):
             await over(night, at_once=1)
 
-    said = night.summary()
-    assert (said.pending, said.short_of, [*said.lanes_closed]) == (
+    summary = night.summary()
+    assert (summary.pending, summary.short_of, [*summary.lanes_closed]) == (
         12,
         "lanes",
         ["kling"],
@@ -810,9 +814,9 @@ async def test_a_store_that_refuses_now_and_then_ends_no_batch(world, monkeypatc
         refused = len(Shaky.once)
         monkeypatch.setattr(Shaky, "once", None)
 
-    said = night.summary()
-    assert (said.published, said.bought, said.pending) == (8, 8, 0)
-    assert said.spent_usd == world.owed
+    summary = night.summary()
+    assert (summary.published, summary.bought, summary.pending) == (8, 8, 0)
+    assert summary.spent_usd == world.owed
     assert sorted(runs.started) == [(0, 1), (1, 1)]
     assert refused > 8
 
@@ -840,10 +844,10 @@ async def test_run_that_goes_silent_is_replaced_by_another(world, monkeypatch, c
         night.away.start = start
         await over(night)
 
-    said = night.summary()
+    summary = night.summary()
     assert runs.started == [(0, 1), (0, 2)]
     assert "nothing heard of it for 3 s" in caplog.text
-    assert (said.published + said.in_doubt, said.pending) == (12, 0)
+    assert (summary.published + summary.in_doubt, summary.pending) == (12, 0)
     assert set(world.bought.values()) == {1}
     assert peaks(world)["throttled"] == 0
 
@@ -866,9 +870,9 @@ async def test_run_reported_failed_but_still_heard_is_left_alone(world):
         night.away.start = start
         await over(night)
 
-    said = night.summary()
+    summary = night.summary()
     assert runs.started == [(0, 1)]
-    assert (said.published, said.bought, said.pending) == (24, 24, 0)
+    assert (summary.published, summary.bought, summary.pending) == (24, 24, 0)
 
 
 @pytest.mark.slow
@@ -898,10 +902,10 @@ async def test_shard_of_a_drained_machine_continues_on_another(world):
         nights[0].engine.wind_down("stopped by SIGTERM")
         await batch
 
-    said = night.summary()
+    summary = night.summary()
     assert runs.started == [(0, 1), (0, 2)]
-    assert (said.published, said.bought, said.pending) == (40, 40, 0)
-    assert said.spent_usd == world.owed
+    assert (summary.published, summary.bought, summary.pending) == (40, 40, 0)
+    assert summary.spent_usd == world.owed
     assert peaks(world)["throttled"] == 0
 
 
@@ -935,6 +939,6 @@ async def test_lane_unknown_to_the_batch_is_closed_in_that_worker(world):
         runs.lanes = lambda: [strange, known]
         await over(night)
 
-    said = night.summary()
-    assert (said.published, said.pending, said.lanes_closed) == (4, 0, {})
-    assert said.spent_usd == world.owed
+    summary = night.summary()
+    assert (summary.published, summary.pending, summary.lanes_closed) == (4, 0, {})
+    assert summary.spent_usd == world.owed

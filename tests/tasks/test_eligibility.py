@@ -45,8 +45,8 @@ LANES = [
 ]
 
 
-def order(max_usd=None, **said):
-    return Order(job=Job(image="i", prompt="p", **said), still="i", max_usd=max_usd)
+def order(max_usd=None, **fields):
+    return Order(job=Job(image="i", prompt="p", **fields), still="i", max_usd=max_usd)
 
 
 def names(lanes):
@@ -130,7 +130,7 @@ def test_after_a_failure_the_same_supplier_is_better_than_none():
 
 
 @pytest.mark.parametrize(
-    "said",
+    "fields",
     [
         {},
         {"model": "premium", "resolution": "720p", "aspect_ratio": "9:16"},
@@ -138,9 +138,9 @@ def test_after_a_failure_the_same_supplier_is_better_than_none():
         {"negative_prompt": "blur", "resolution": "720p"},
     ],
 )
-def test_kind_is_served_by_the_lanes_that_serve_its_orders(said):
+def test_kind_is_served_by_the_lanes_that_serve_its_orders(fields):
     """The lanes able to serve a kind are those able to serve its orders."""
-    wanted = order(**said)
+    wanted = order(**fields)
 
     alike = standing_for(kind_of(wanted))
 

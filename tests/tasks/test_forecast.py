@@ -41,9 +41,9 @@ def lane(name, usd, *, like=None, usd_per_day=None, hours_utc=None, **limits):
     )
 
 
-def orders(count, *, resolution="480p", **said):
+def orders(count, *, resolution="480p", **fields):
     job = Job(image="https://h.example/a.jpg", prompt="pan", resolution=resolution)
-    return [Order(job=job, still="", **said)] * count
+    return [Order(job=job, still="", **fields)] * count
 
 
 def jobs(told):
@@ -106,9 +106,7 @@ def test_cheapest_leaves_a_cheap_lane_to_those_it_saves_most():
 
 
 @pytest.mark.parametrize("policy", ["cheapest", "fastest", "balanced"])
-def test_late_work_is_done_as_soon_as_possible_and_called_late(
-    policy,
-):
+def test_late_work_is_done_as_soon_as_possible_and_called_late(policy):
     """Work too big for the deadline ends as soon as possible and is marked late."""
     lanes = [lane("dear", "0.30"), lane("cheap", "0.10")]
 

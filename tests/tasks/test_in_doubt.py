@@ -135,9 +135,7 @@ async def test_job_that_never_reached_the_provider_is_bought_once(tells, fault):
     assert summary.spent_usd == tells.owed
 
 
-async def test_doubt_resolved_after_all_else_goes_to_one_worker(
-    tells,
-):
+async def test_doubt_resolved_after_all_else_goes_to_one_worker(tells):
     """One worker takes up a job whose doubt is resolved after all else is done."""
     tells.rules, tells.slots = Rules(settle_s=1.0), 20
     tells.emulator.faults["pan 1"] = [Fault.ERROR_BEFORE]
@@ -391,9 +389,7 @@ async def test_decision_about_a_job_that_is_not_in_doubt_is_void(atlas):
     assert len(await everything(atlas)) == before
 
 
-async def test_cost_of_a_doubt_is_not_given_back_twice(
-    kling,
-):
+async def test_cost_of_a_doubt_is_not_given_back_twice(kling):
     """A doubt that is not settled yet cannot be decided and then refunded again."""
     kling.rules = Rules(settle_s=3600.0)
     kling.emulator.faults["pan 0"] = [Fault.ERROR_BEFORE]
@@ -461,17 +457,17 @@ def test_doubts_age_is_never_longer_than_we_have_known_it(lost):
         settle_s=60.0,
     )
     # By a clock that is 90 seconds behind ours, it was submitted a moment ago.
-    past = History(state=State.IN_DOUBT, attempts=1, submitted_at=1000.0, lost=lost)
+    history = History(state=State.IN_DOUBT, attempts=1, submitted_at=1000.0, lost=lost)
     settled_s = 120.0 if lost else 60.0
 
-    doubts.meet({"a": past})
+    doubts.meet({"a": history})
     now[0] = 50.0
-    assert doubts.due_in_s("a", past) == settled_s - 50.0
-    assert doubts.due_in_s("b", past) == settled_s
-    assert doubts.due_in_s("a", replace(past, attempts=2)) == settled_s
+    assert doubts.due_in_s("a", history) == settled_s - 50.0
+    assert doubts.due_in_s("b", history) == settled_s
+    assert doubts.due_in_s("a", replace(history, attempts=2)) == settled_s
     now[0] = 120.0
-    assert doubts.due_in_s("a", past) == 0.0
+    assert doubts.due_in_s("a", history) == 0.0
     today[0] += 15 * 3600.0
-    assert doubts.due_in_s("c", past) == 0.0
+    assert doubts.due_in_s("c", history) == 0.0
     # A clock that is set while we run makes no doubt of ours an old one.
-    assert doubts.due_in_s("b", past) == max(0.0, settled_s - 70.0)
+    assert doubts.due_in_s("b", history) == max(0.0, settled_s - 70.0)

@@ -27,12 +27,12 @@ class Clock:
 
 
 def lane(name="a", *, shared=None, route=ROUTE, **limits):
-    said = {"slots": 1, "submits_per_minute": 600, **limits}
+    all_limits = {"slots": 1, "submits_per_minute": 600, **limits}
     return Lane(
         name=name,
         route=route,
         endpoint=Endpoint(PROVIDERS["wavespeed"](route, "key")),
-        limits=Limits(**said),
+        limits=Limits(**all_limits),
         shared=shared,
     )
 

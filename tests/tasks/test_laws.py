@@ -240,7 +240,7 @@ async def test_a_clip_that_is_gone_for_good_is_not_waited_for_for_ever(world, ca
     attempts = world.table("attempts").sort("submitted_at")
     level, outcome = ("ERROR", "discarded") if lane.paid else ("WARNING", "forgotten")
     [lost] = attempts.filter(outcome=outcome).rows(named=True)
-    [said] = [line for line in caplog.records if line.levelname == level]
+    [record] = [line for line in caplog.records if line.levelname == level]
     assert (summary.published, summary.exit_code, lane.failed) == (3, 0, 0)
     assert world.bought == {"pan 0": 1, "pan 1": 2, "pan 2": 1}
     assert summary.spent_usd == world.owed
@@ -248,7 +248,7 @@ async def test_a_clip_that_is_gone_for_good_is_not_waited_for_for_ever(world, ca
     how = "expired at" if lane.paid else "forgotten by"
     begins = f"{how} {lost['provider']}: "
     assert lost["reason"].startswith(begins)
-    assert lost["reason"].removeprefix(begins) in said.message
+    assert lost["reason"].removeprefix(begins) in record.message
 
 
 @pytest.mark.parametrize("fault", [Fault.UNAUTHORIZED, Fault.NO_CREDIT])
@@ -408,10 +408,10 @@ async def test_sidecar_tells_how_a_clip_was_made_without_secrets(world):
     night = world.nights[0]
     [job] = ids(night.plan.wanted)
     objects = Objects.open(night.wanted.root)
-    said = (await objects.get(f"clips/{job[:2]}/{job}.json")).decode()
-    assert '"seed": 7' in said
-    assert '"ai_generated": true' in said
-    assert "key" not in said
+    sidecar = (await objects.get(f"clips/{job[:2]}/{job}.json")).decode()
+    assert '"seed": 7' in sidecar
+    assert '"ai_generated": true' in sidecar
+    assert "key" not in sidecar
 
 
 async def test_a_refund_of_an_earlier_runs_money_is_not_this_runs_gain(worlds, clip):

@@ -162,8 +162,8 @@ def test_million_jobs_of_fifty_kinds_on_twenty_lanes_are_fast():
 
 
 def within(within_s, *, open_s=None, typical_s=60.0, **limits):
-    said = {"slots": 10, "submits_per_minute": 1000, **limits}
-    return capacity(Limits(**said), typical_s, within_s, open_s)
+    all_limits = {"slots": 10, "submits_per_minute": 1000, **limits}
+    return capacity(Limits(**all_limits), typical_s, within_s, open_s)
 
 
 def test_clip_counts_if_it_starts_its_latency_before_the_end():

@@ -266,8 +266,8 @@ async def test_doubt_of_a_paid_lane_stays_one_at_a_price_of_0(worlds, emulator):
 
 async def test_clip_bought_from_an_engine_is_not_forgotten_by_a_gpu(worlds, clip):
     """A clip paid for at one engine is not given up by an unpaid GPU lane."""
-    seller, mine = Emulator(latency_s=3600.0), Emulator(latency_s=0.1, clip=clip)
-    with running(seller) as url, running(mine) as own_url:
+    seller, own = Emulator(latency_s=3600.0), Emulator(latency_s=0.1, clip=clip)
+    with running(seller) as url, running(own) as own_url:
         world = worlds(emulator=seller, url=url, routes=["sglang/wan-2.2"])
         manifest, sold = world.manifest(1), world.lane("sglang/wan-2.2")
         sold.name, sold.paid = "sold", True
@@ -278,7 +278,7 @@ async def test_clip_bought_from_an_engine_is_not_forgotten_by_a_gpu(worlds, clip
         summary = await world.run(manifest, lanes=[world.lane("sglang/wan-2.2")])
 
     assert (summary.published, summary.pending) == (0, 1)
-    assert (len(seller.bill), len(mine.bill)) == (1, 0)
+    assert (len(seller.bill), len(own.bill)) == (1, 0)
 
 
 async def test_a_gpu_by_another_name_still_has_its_jobs(worlds, clip):

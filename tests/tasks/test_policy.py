@@ -32,12 +32,12 @@ def lane(name, route, *, price, typical_s=60.0, shared=None, **limits):
     priced = replace(
         known, prices_usd={("480p", 5): Decimal(price)}, typical_s=int(typical_s)
     )
-    said = {"slots": 10, "submits_per_minute": 6000, **limits}
+    all_limits = {"slots": 10, "submits_per_minute": 6000, **limits}
     return Lane(
         name=name,
         route=priced,
         endpoint=Endpoint(PROVIDERS[known.provider](priced, "key")),
-        limits=Limits(**said),
+        limits=Limits(**all_limits),
         shared=shared,
     )
 

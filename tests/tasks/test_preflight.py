@@ -189,7 +189,7 @@ async def test_a_batch_goes_on_where_nothing_is_wrong(url, clients):
 
 
 @pytest.mark.parametrize(
-    ("credit", "said"),
+    ("credit", "complaint"),
     [
         ("0", "has 0.00 USD of credit left"),
         ("0.149", "has 0.149 USD of credit left"),
@@ -198,22 +198,22 @@ async def test_a_batch_goes_on_where_nothing_is_wrong(url, clients):
         ("1e30", None),
     ],
 )
-def test_credit_that_buys_no_clip_is_wrong(credit, said):
+def test_credit_that_buys_no_clip_is_wrong(credit, complaint):
     finding = found(lane(), AccountReport(credit_usd=Decimal(credit)))
 
-    if said is None:
+    if complaint is None:
         assert finding.wrong == ()
     else:
         assert finding.wrong == (
-            f"lane night: wavespeed {said}, and the cheapest clip of {SPICY} is 0.15",
+            f"lane night: wavespeed {complaint}, and the cheapest clip of {SPICY} is 0.15",
         )
 
 
 def test_limits_unlike_the_accounts_are_noted_with_the_remedy():
     """Limits that differ from the account's are noted with the setting to write."""
-    said = AccountReport(slots=3, submits_per_minute=60, submits_per_day=50)
+    report = AccountReport(slots=3, submits_per_minute=60, submits_per_day=50)
 
-    finding = found(lane(slots=100, submits_per_minute=60), said)
+    finding = found(lane(slots=100, submits_per_minute=60), report)
 
     assert finding.wrong == ()
     assert finding.notes == (

@@ -123,8 +123,10 @@ async def test_a_disk_that_fills_up_loses_nothing_that_was_paid_for(small_disk, 
     paid = dict(world.bought)
     histories = await ledgers.histories(Objects.open(root))
     assert 0 < len(paid) < JOBS
-    assert sum(past.ticket is not None for past in histories.values()) == len(paid)
-    assert State.IN_DOUBT not in {past.state for past in histories.values()}
+    assert sum(history.ticket is not None for history in histories.values()) == len(
+        paid
+    )
+    assert State.IN_DOUBT not in {history.state for history in histories.values()}
 
     await asyncio.to_thread(filler.unlink)
     summary = await world.run(JOBS, root=root)

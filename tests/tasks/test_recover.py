@@ -115,7 +115,7 @@ def events(data, key):
     return {type(getattr(x, "event", x)) for x in unpack(data, key)}
 
 
-def past(world):
+def jobs_of(world):
     return histories(Objects.open(root(world)))
 
 
@@ -245,7 +245,7 @@ async def test_retired_route_clip_is_fetched(worlds, clip, provider):
 
         summary = await world.run(1, lanes=[world.lane(new)])
 
-    [job] = (await past(world)).values()
+    [job] = (await jobs_of(world)).values()
     assert (job.state, job.route) == (State.PUBLISHED, old)
     assert (summary.published, summary.bought) == (1, 0)
     assert len(emulator.bill) == 1
@@ -289,7 +289,7 @@ async def test_what_expires_first_is_fetched_in_the_first_shard(worlds, emulator
 
     events = [(x.job, x.event) for x in await everything(world)]
     order = [job for job, event in events if isinstance(event, Published)]
-    fetched = [(await past(world))[job].route for job in order]
+    fetched = [(await jobs_of(world))[job].route for job in order]
     assert fetched == ["replicate/wan-2.2", ATLAS, ATLAS, ATLAS]
     assert set(world.bought.values()) == {1}
 
@@ -302,19 +302,19 @@ async def test_clips_of_another_night_are_fetched_with_their_facts(worlds, emula
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[ATLAS])
         await died(world, after=ACCEPTED, rows=3)
-        before = await past(world)
+        before = await jobs_of(world)
         async with fetching(world, [world.lane(ATLAS)]) as (fetcher, _):
             await fetcher.bring_home(before)
 
-    after = await past(world)
+    after = await jobs_of(world)
     assert {job.state for job in after.values()} == {State.PUBLISHED}
     assert set(world.bought.values()) == {1}
     for job in after:
         name = f"clips/{job[:2]}/{job}.json"
-        said = json.loads(await Objects.open(root(world)).get(name))
-        assert said["prompt"].startswith("pan ")
-        assert said["generated_at"] == after[job].generated_at
-        assert said["price_usd"] == "0.17"
+        sidecar = json.loads(await Objects.open(root(world)).get(name))
+        assert sidecar["prompt"].startswith("pan ")
+        assert sidecar["generated_at"] == after[job].generated_at
+        assert sidecar["price_usd"] == "0.17"
 
 
 async def test_unfinished_job_is_fetched_when_done_and_holds_its_slot(worlds, clip):
@@ -324,7 +324,7 @@ async def test_unfinished_job_is_fetched_when_done_and_holds_its_slot(worlds, cl
         world = worlds(emulator=emulator, url=url, routes=[ATLAS])
         world.rules = Rules(deadline_s=0.0)
         await world.run(3)
-        before, over = await past(world), asyncio.Event()
+        before, over = await jobs_of(world), asyncio.Event()
         lane = world.lane(ATLAS)
         async with fetching(world, [lane]) as (fetcher, ledger):
             bringing = asyncio.create_task(fetcher.bring_home(before, over))
@@ -336,7 +336,7 @@ async def test_unfinished_job_is_fetched_when_done_and_holds_its_slot(worlds, cl
             over.set()
             await bringing
 
-    states = sorted(str(history.state) for history in (await past(world)).values())
+    states = sorted(str(history.state) for history in (await jobs_of(world)).values())
     assert states == ["accepted", "published", "published"]
     assert (held, stuck, lane.pace.in_flight) == (3, 1, 0)
     assert set(world.bought.values()) == {1}
@@ -351,12 +351,12 @@ async def test_ending_batch_is_not_delayed_and_takes_what_is_ready(worlds, clip)
         emulator.faults["other"] = [Fault.STUCK]
         world.rules = Rules(deadline_s=0.0)
         await world.run(world.manifest([{"prompt": "other"}], "another"))
-        before, over = await past(world), asyncio.Event()
+        before, over = await jobs_of(world), asyncio.Event()
         over.set()
         async with fetching(world, [world.lane(ATLAS)]) as (fetcher, _):
             await asyncio.wait_for(fetcher.bring_home(before, over), 20)
 
-    states = sorted(str(history.state) for history in (await past(world)).values())
+    states = sorted(str(history.state) for history in (await jobs_of(world)).values())
     assert states == ["accepted", "published", "published"]
 
 
@@ -372,8 +372,10 @@ async def test_unreachable_provider_is_not_polled_for_each_clip(
             await asyncio.gather(*(ledger.record(job, event) for event in BUYING))
         await fetcher.bring_home(before, over)
 
-    [said] = [line.message for line in caplog.records if "not_fetched" in line.message]
-    assert 3 <= int(said.partition("clips=")[2].split()[0]) < 20
+    [message] = [
+        line.message for line in caplog.records if "not_fetched" in line.message
+    ]
+    assert 3 <= int(message.partition("clips=")[2].split()[0]) < 20
 
 
 async def test_what_no_lane_in_use_can_be_asked_for_is_told(worlds, emulator, caplog):
@@ -385,11 +387,13 @@ async def test_what_no_lane_in_use_can_be_asked_for_is_told(worlds, emulator, ca
                 await asyncio.gather(*(ledger.record(job, event) for event in BUYING))
             await fetcher.bring_home(before)
 
-    said = "clips.not_fetched clips=3 provider=atlas no lane in use asks the provider"
+    message = (
+        "clips.not_fetched clips=3 provider=atlas no lane in use asks the provider"
+    )
     assert [line.message for line in caplog.records if "not_fe" in line.message] == [
-        said
+        message
     ]
-    assert {job.state for job in (await past(world)).values()} == {State.ACCEPTED}
+    assert {job.state for job in (await jobs_of(world)).values()} == {State.ACCEPTED}
 
 
 async def test_reconcile_gives_up_what_is_gone_and_says_so(worlds, emulator):
@@ -466,12 +470,12 @@ async def test_clips_of_another_manifest_are_fetched_by_the_next_run(worlds, cli
             lanes=[world.lane(ATLAS)],
         )
 
-    past = await histories(Objects.open((world.folder / "root").as_uri()))
+    jobs = await histories(Objects.open((world.folder / "root").as_uri()))
     assert (monday.bought, monday.published) == (3, 0)
     assert (tuesday.rows, tuesday.published, tuesday.bought) == (1, 1, 1)
     assert tuesday.spent_usd == Decimal("0.17")
     assert world.nights[-1].engine.tally.fetched == 3
-    assert {job.state for job in past.values()} == {State.PUBLISHED}
+    assert {job.state for job in jobs.values()} == {State.PUBLISHED}
     assert set(world.bought.values()) == {1}
 
 
@@ -488,7 +492,7 @@ async def test_damaged_table_of_an_earlier_batch_costs_no_clip(
         tuesday = await world.run(world.manifest([{"prompt": "tilt"}], "tuesday"))
 
     assert (tuesday.rows, tuesday.published, tuesday.bought) == (1, 1, 1)
-    assert {job.state for job in (await past(world)).values()} == {State.PUBLISHED}
+    assert {job.state for job in (await jobs_of(world)).values()} == {State.PUBLISHED}
     assert set(world.bought.values()) == {1}
     assert "table.unreadable" in caplog.text
     assert f"/{table.parent.name}/{table.name} it is skipped: " in caplog.text
@@ -514,14 +518,14 @@ async def test_ready_clips_are_polled_before_any_earlier_table_is_read(
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[ATLAS])
         await died(world, after=ACCEPTED)
-        [job] = before = await past(world)
+        [job] = before = await jobs_of(world)
         async with fetching(world, [world.lane(ATLAS)], store=Slow) as (fetcher, _):
             await asyncio.wait_for(fetcher.bring_home(before), 20)
 
     name = f"clips/{job[:2]}/{job}.json"
-    said = json.loads(await Objects.open(root(world)).get(name))
-    assert (await past(world))[job].state is State.PUBLISHED
-    assert said["prompt"] == "pan 0"
+    sidecar = json.loads(await Objects.open(root(world)).get(name))
+    assert (await jobs_of(world))[job].state is State.PUBLISHED
+    assert sidecar["prompt"] == "pan 0"
 
 
 async def test_newest_of_several_tables_about_a_job_is_believed(worlds, emulator):
@@ -529,7 +533,7 @@ async def test_newest_of_several_tables_about_a_job_is_believed(worlds, emulator
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[ATLAS])
         await died(world, after=ACCEPTED)
-        [job] = await past(world)
+        [job] = await jobs_of(world)
     [table] = (world.folder / "root" / "tables" / "clips").rglob("*.parquet")
     shutil.copytree(table.parent, table.parents[1] / "batch=000000-older")
     unknown = "0" * 32
@@ -571,11 +575,11 @@ async def test_late_table_is_not_awaited_until_a_clip_expires(
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[ATLAS])
         await died(world, after=ACCEPTED)
-        before = await past(world)
+        before = await jobs_of(world)
         async with fetching(world, [world.lane(ATLAS)], store=Stuck) as (fetcher, _):
             await asyncio.wait_for(fetcher.bring_home(before), 20)
 
-    assert {job.state for job in (await past(world)).values()} == {State.PUBLISHED}
+    assert {job.state for job in (await jobs_of(world)).values()} == {State.PUBLISHED}
 
 
 async def test_unreadable_tables_end_no_night_and_cost_no_clip(
@@ -594,7 +598,7 @@ async def test_unreadable_tables_end_no_night_and_cost_no_clip(
 
     unread = [line.message for line in caplog.records if "unreadable" in line.message]
     assert (tuesday.rows, tuesday.published, tuesday.bought) == (1, 1, 1)
-    assert {job.state for job in (await past(world)).values()} == {State.PUBLISHED}
+    assert {job.state for job in (await jobs_of(world)).values()} == {State.PUBLISHED}
     assert Archive.asked == 2
     assert len(unread) == 1
     assert set(world.bought.values()) == {1}

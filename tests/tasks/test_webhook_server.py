@@ -99,7 +99,7 @@ def jwks(**private):
     return json.dumps({"keys": listed})
 
 
-class Said:
+class Site:
     """An HTTP server that says what it is told to, and counts how often it was asked."""
 
     def __init__(self, text="", status=200):
@@ -115,10 +115,10 @@ class Said:
 
 
 @contextmanager
-def saying(said):
+def serving(site):
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            status, text = said.answer()
+            status, text = site.answer()
             self.send_response(status)
             self.end_headers()
             self.wfile.write(text.encode())
@@ -129,9 +129,9 @@ def saying(said):
     server = HTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
-    said.url = f"http://127.0.0.1:{server.server_port}/"
+    site.url = f"http://127.0.0.1:{server.server_port}/"
     try:
-        yield said
+        yield site
     finally:
         server.shutdown()
         thread.join()
@@ -141,8 +141,8 @@ def saying(said):
 @pytest.fixture
 def published():
     """Where fal and Atlas publish their keys."""
-    with saying(Said(jwks(k1=PRIVATE))) as said:
-        yield said
+    with serving(Site(jwks(k1=PRIVATE))) as site:
+        yield site
 
 
 @pytest.fixture
@@ -347,9 +347,9 @@ async def test_nothing_secret_is_answered_or_logged(opened, client, caplog):
     kept += [
         part
         for _, delivery in sent
-        for name, said in delivery.headers.items()
+        for name, value in delivery.headers.items()
         if "signature" in name
-        for part in (said, said.partition(",")[2] or said)
+        for part in (value, value.partition(",")[2] or value)
     ]
     public = [
         page.text,
@@ -488,9 +488,7 @@ async def test_an_engine_waits_for_a_listener_that_is_not_there_yet(opened, clie
     assert hint == Hint("fal", "r-1")
 
 
-async def test_engine_ignores_answers_that_are_not_a_listeners(
-    caplog,
-):
+async def test_engine_ignores_answers_that_are_not_a_listeners(caplog):
     """Answers from something that is not a listener cause one log line and no error."""
     page = {"last": 1, "run": "r", "hints": [{"provider": "fal", "id": "r-1"}]}
     bad = [
@@ -501,15 +499,15 @@ async def test_engine_ignores_answers_that_are_not_a_listeners(
         (200, '{"last": 1, "run": "r", "hints": ["r-1"]}'),
         (404, ""),
     ]
-    said = Said()
-    said.next = iter([*bad, *repeat((200, json.dumps(page)), 2)])
+    site = Site()
+    site.next = iter([*bad, *repeat((200, json.dumps(page)), 2)])
 
-    with saying(said):
-        found = await collected(said.url, lambda found: len(found) == 1)
+    with serving(site):
+        found = await collected(site.url, lambda found: len(found) == 1)
 
     assert found == [Hint("fal", "r-1")]
     assert [record.message for record in caplog.records] == [
-        f"hints.unavailable url={said.url} error=HTTPStatusError providers are polled as often as without webhooks"
+        f"hints.unavailable url={site.url} error=HTTPStatusError providers are polled as often as without webhooks"
     ]
 
 

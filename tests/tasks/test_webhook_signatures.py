@@ -183,8 +183,8 @@ def test_no_byte_of_what_was_signed_can_change_unseen(provider, data):
 def test_whatever_strangers_post_is_refused_and_nothing_else(provider, body, signature):
     scheme, sign = SCHEMES[provider]
     headers = {
-        name: signature if "signature" in name else said
-        for name, said in sign().headers.items()
+        name: signature if "signature" in name else value
+        for name, value in sign().headers.items()
     }
 
     with pytest.raises(ForgedError):
@@ -267,7 +267,7 @@ def test_every_header_is_needed(signed):
     for name in sent.headers:
         if name == "x-atlascloud-webhook-id":  # it proves nothing
             continue
-        rest = {key: said for key, said in sent.headers.items() if key != name}
+        rest = {key: value for key, value in sent.headers.items() if key != name}
         with pytest.raises(ForgedError):
             scheme.read(replace(sent, headers=rest), NOW)
 
@@ -345,8 +345,8 @@ def test_a_key_that_is_not_known_yet_is_told_from_a_forgery():
 
 def named(remote):
     """An end of everybody's, of the job with this id."""
-    said = dict.fromkeys(["id", "request_id", "session_id"], remote)
-    return json.dumps(said | {"status": "OK"}).encode()
+    fields = dict.fromkeys(["id", "request_id", "session_id"], remote)
+    return json.dumps(fields | {"status": "OK"}).encode()
 
 
 @pytest.mark.parametrize(
@@ -380,7 +380,7 @@ def test_no_complaint_repeats_a_signature_a_secret_or_a_body(signed):
     scheme, sign = signed
     good = sign()
     kept = [SECRET, TEXT.decode(), SECRET_OF_RAW, good.body.decode()]
-    kept += [said for name, said in good.headers.items() if "signature" in name]
+    kept += [value for name, value in good.headers.items() if "signature" in name]
     bad = [
         replace(good, body=good.body + b" "),
         sign(at=1),
@@ -388,13 +388,13 @@ def test_no_complaint_repeats_a_signature_a_secret_or_a_body(signed):
         replace(good, headers={}),
     ]
 
-    said = [repr(scheme), repr(scheme).lower()]
+    shown = [repr(scheme), repr(scheme).lower()]
     for one in bad:
         with pytest.raises((ForgedError, ShapelessError)) as caught:
             scheme.read(one, NOW)
-        said.append(f"{caught.value!r} {caught.value}")
+        shown.append(f"{caught.value!r} {caught.value}")
 
-    assert [secret for secret in kept for line in said if secret in line] == []
+    assert [secret for secret in kept for line in shown if secret in line] == []
 
 
 @pytest.mark.parametrize("secret", ["", "whsec_"])
@@ -441,7 +441,7 @@ def test_keys_of_other_kinds_are_passed_over():
 
 
 @pytest.mark.parametrize(
-    "said",
+    "document",
     [
         None,
         [],
@@ -452,9 +452,9 @@ def test_keys_of_other_kinds_are_passed_over():
         {"keys": [{**jwk(PRIVATE), "x": "*"}]},
     ],
 )
-def test_what_is_no_set_of_keys_is_refused(said):
+def test_what_is_no_set_of_keys_is_refused(document):
     with pytest.raises(ShapelessError):
-        keys(said)
+        keys(document)
 
 
 # Repeats

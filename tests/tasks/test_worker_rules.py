@@ -77,9 +77,7 @@ def test_wide_and_tall_clips_of_one_size_are_one_kind(open_book):
     assert MODEL.tokens(tall) == MODEL.tokens(MODEL.shape) == 32_760
 
 
-def test_alike_clips_run_in_a_row_and_nothing_starves(
-    open_book,
-):
+def test_alike_clips_run_in_a_row_and_nothing_starves(open_book):
     """Clips that are alike run one after the other, and no other job starves."""
     book, turns = open_book(), Turns(MODEL)
     put(book, "first")
@@ -117,9 +115,7 @@ def test_what_was_under_way_is_queued_again_but_not_for_ever(open_book):
     assert book.job("one").error[0] == "worker_error"
 
 
-def test_jobs_under_way_at_a_death_are_retried_alone_unblamed(
-    open_book,
-):
+def test_jobs_under_way_at_a_death_are_retried_alone_unblamed(open_book):
     """No one of several jobs under way at a death is blamed; each is retried alone."""
     book, turns, order = open_book(), Turns(MODEL), []
     put(book, "one", "two", "after")
@@ -243,9 +239,7 @@ async def test_who_only_looks_at_a_clip_does_not_have_it(open_book):
     assert seen == [False, True]
 
 
-def test_wait_hint_for_long_clips_never_closes_the_lane(
-    open_book,
-):
+def test_wait_hint_for_long_clips_never_closes_the_lane(open_book):
     """The wait hint for long clips stays below the limit that closes a lane."""
     book = open_book()
     [job] = put(book, "one")
@@ -295,9 +289,7 @@ def test_a_process_that_stood_still_has_no_step_that_hangs():
     assert (stood, barked) == ([], ["one"])
 
 
-def test_id_of_a_forgotten_job_can_be_used_before_it_leaves_line(
-    open_book,
-):
+def test_id_of_a_forgotten_job_can_be_used_before_it_leaves_line(open_book):
     """The id of a forgotten job is free before the old job leaves the line."""
     book = open_book()
     [first] = put(book, "one")
@@ -338,12 +330,14 @@ def test_time_is_busy_or_idle_with_work_or_neither():
     measures.done()
     now[0] = 40.0
 
-    said = dict(line.rsplit(" ", 1) for line in measures.text().decode().splitlines())
+    metrics = dict(
+        line.rsplit(" ", 1) for line in measures.text().decode().splitlines()
+    )
 
-    assert said["nightreel_worker_gpu_busy_share"] == "0.5"
-    assert said["nightreel_worker_gpu_busy_seconds_total"] == "20.0"
-    assert said["nightreel_worker_gpu_idle_seconds_with_work_total"] == "3.0"
-    assert said["nightreel_worker_clips_per_hour"] == "90.0"
+    assert metrics["nightreel_worker_gpu_busy_share"] == "0.5"
+    assert metrics["nightreel_worker_gpu_busy_seconds_total"] == "20.0"
+    assert metrics["nightreel_worker_gpu_idle_seconds_with_work_total"] == "3.0"
+    assert metrics["nightreel_worker_clips_per_hour"] == "90.0"
 
 
 def test_each_text_is_encoded_once_and_the_least_used_goes_first():

@@ -49,18 +49,14 @@ def begun(*words):
     )
 
 
-def test_worker_whose_model_loads_too_slowly_ends(
-    tmp_path,
-):
+def test_worker_whose_model_loads_too_slowly_ends(tmp_path):
     """A worker whose model does not load in time ends, and nothing waits for it."""
     with begun(WORKER, tmp_path, 0.1) as worker:
         assert worker.wait(60) == STEP_HUNG
 
 
 @pytest.mark.slow
-def test_workers_end_with_a_killed_supervisor_and_keep_the_jobs(
-    tmp_path,
-):
+def test_workers_end_with_a_killed_supervisor_and_keep_the_jobs(tmp_path):
     """Workers end with a killed supervisor and leave all jobs to the next one."""
     with begun(SUPERVISOR, WORKER, tmp_path) as first:
         first.stdout.readline()
