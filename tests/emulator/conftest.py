@@ -26,7 +26,7 @@ POLL = {
 
 @dataclass
 class Clock:
-    """A clock that moves when it is told to."""
+    """A clock that moves only when a test moves it."""
 
     now: float = 1000.0
 

@@ -12,7 +12,7 @@ from tasks.emulator import Emulator, Fault
 
 
 def outline(answer):
-    """What is there, without what it says."""
+    """The shape of an answer: its keys and types, without the values."""
     match answer:
         case dict():
             return {key: outline(value) for key, value in answer.items()}

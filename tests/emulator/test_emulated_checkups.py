@@ -1,4 +1,4 @@
-"""What a provider says of an account, asked over sockets by the adapters themselves."""
+"""Reports of a provider about an account, asked over sockets by the adapters."""
 
 from datetime import datetime
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""What goes wrong, goes wrong as it would live; and the bill has it."""
+"""Emulated faults look like those of the live provider and appear on the bill."""
 
 import httpx
 import pytest

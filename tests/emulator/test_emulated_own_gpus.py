@@ -1,4 +1,4 @@
-"""Emulated engines on GPUs of one's own have the traps of the real ones."""
+"""Emulated engines on own GPUs have the traps of the real ones."""
 
 import base64
 import json

@@ -1,7 +1,7 @@
 """The real process: `nightreel` as it is installed, real providers' words, a real bill.
 
-Prefect starts a server of its own in each process that has none, which takes seconds:
-one that all of them share is started here, once.
+Prefect starts a temporary server in each process that has none, which takes seconds.
+One server that all tests share is started here, once.
 """
 
 import io
@@ -63,7 +63,7 @@ def until(seen: Callable[[], object], *, within_s: float = 40.0) -> None:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Ours, less what would help or hinder."""
+    """Our environment without the variables that would change a test's result."""
     ours = ("PREFECT_", "NIGHTREEL_", "AWS_")
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(ours)
@@ -112,7 +112,7 @@ class Prefect:
         until(seen, within_s=150)
 
     def events(self, prefix: str) -> list[dict[str, Any]]:
-        """What was said to the server, the oldest first."""
+        """The events that the server received, the oldest first."""
         asked = {"event": {"prefix": [prefix]}, "order": "ASC"}
         return self.post("events/filter", filter=asked, limit=50)["events"]
 
@@ -137,7 +137,7 @@ class Prefect:
 
 @contextmanager
 def serving(home: Path, **more: str) -> Iterator[Prefect]:
-    """A Prefect server that keeps what it knows in a folder of its own."""
+    """A Prefect server that keeps its data in this folder."""
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     env = environment(PREFECT_HOME=str(home), **QUIET, **more)
@@ -157,14 +157,14 @@ def serving(home: Path, **more: str) -> Iterator[Prefect]:
 
 @pytest.fixture(scope="session")
 def prefect(tmp_path_factory) -> Iterator[Prefect]:
-    # Whoever needs it waits for it: what needs none is tested meanwhile.
+    # A test that needs the server waits for it; other tests run meanwhile.
     with serving(tmp_path_factory.mktemp("prefect")) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def deployed(prefect) -> Prefect:
-    """The server, with all that is in prefect.yaml, as one command puts it there."""
+    """The server with every deployment of prefect.yaml, put there by one command."""
     prefect.wait()
     for pool in ("nightreel", "nightreel-shards"):
         prefect.ask("work-pool", "create", pool, "--type", "process")
@@ -189,7 +189,7 @@ class Ran:
 
     @property
     def reply(self) -> dict[str, Any]:
-        """The one JSON object on stdout, where there is nothing else."""
+        """The one JSON object on stdout; fails if there is anything else."""
         assert self.out.count("\n") == 1, (self.out, self.err)
         return json.loads(self.out)
 
@@ -298,7 +298,7 @@ class Bench:
                 one.ended()
 
     def table(self, name: str = "clips", root: str = "root") -> pl.DataFrame:
-        """What the last batch said of every row, attempt or complaint."""
+        """The last batch's table of rows, attempts or complaints."""
         found = (self.folder / root / "tables" / name).glob("*/*.parquet")
         return pl.read_parquet(max(found))
 
@@ -420,7 +420,7 @@ class House:
             self.bench.prefect.delete(f"flow_runs/{run['id']}")
 
     def ended(self, count: int) -> list[tuple[str, str]]:
-        """The states of so many batches, by type and name, once they are over."""
+        """The states of `count` batches, by type and name, once they are over."""
         over = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
         self.bench.prefect.until(
             lambda: sum(run["state_type"] in over for run in self.batches()) == count

@@ -1,4 +1,4 @@
-"""What a person sees of a batch in the Prefect UI, in a real browser."""
+"""The Prefect UI shows a batch to a person in a real browser."""
 
 import os
 import shutil

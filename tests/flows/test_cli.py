@@ -1,4 +1,4 @@
-"""What the command line promises to people, and to the programs that run it."""
+"""Promises of the command line to people and to the programs that run it."""
 
 import asyncio
 import http.server
@@ -42,7 +42,7 @@ def files(folder: Path) -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def signed_host(still: bytes) -> Iterator[str]:
-    """A host that gives a still to whoever shows a signature."""
+    """A host that serves a still to each request with a signature."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -1,4 +1,4 @@
-"""What a person sees of a batch in the Prefect UI, as a real server has it."""
+"""The records of a batch on a real Prefect server, as its UI shows them."""
 
 import base64
 import json
@@ -27,8 +27,11 @@ class Seen:
 
 
 def seen(bench, name: str, *, tasks: int) -> Seen:
-    """What the server has of the flow run of this name, once it has recorded that its
-    tasks have ended: it hears of that by events, which may be on their way still."""
+    """The server's records of the flow run of this name.
+
+    Waits until the server has recorded the end of its tasks: events report it, and
+    may still be on their way.
+    """
     prefect = bench.prefect
     [run] = prefect.post("flow_runs/filter", flow_runs={"name": {"any_": [name]}})
     of_run = {"flow_runs": {"id": {"any_": [run["id"]]}}}
@@ -156,7 +159,7 @@ def test_the_bill_is_by_lane(portraits, keyless):
         "USD a clip": "0.204",
     }
     assert took.endswith(" s")
-    # Where nothing could be submitted there is none.
+    # A batch that could not submit anything has no bill.
     assert "bill" not in keyless.artifacts
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 JOBS = 30
 MOMENTS = [("submit", 1), ("submit", 6), ("poll", 4), ("download", 2), ("download", 9)]
-"""When to die: so many more of these requests have come than before the run."""
+"""The moments of death: the kind of request, and its number since the run began."""
 QUICK_S = 20.0
 """For a whole process; one that waited out a dead one's lease would need a minute more."""
 
@@ -50,7 +50,7 @@ async def once_more(bench) -> Summary:
 
 @pytest.fixture
 def slow(bench, clip):
-    """The bench, with providers that take ten minutes by a clock of their own."""
+    """The bench, with providers that take ten minutes by a separate clock."""
     clock = Clock()
     bench.emulator = Emulator(
         latency_s=600, slots=100, submits_per_minute=100000, clip=clip, clock=clock

@@ -1,4 +1,4 @@
-"""`nightreel lanes`: what people are told of their lanes, and what programs are."""
+"""`nightreel lanes` shows lanes to people, and as JSON to programs."""
 
 import json
 import os

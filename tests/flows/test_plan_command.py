@@ -1,4 +1,4 @@
-"""What `plan` answers: what a batch costs and takes, by when, and what it would alone."""
+"""`plan` shows the cost, duration and end of a batch, also for each lane alone."""
 
 import re
 from datetime import datetime, timedelta

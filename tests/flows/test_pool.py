@@ -1,4 +1,4 @@
-"""A batch on a work pool of several workers: whoever is killed, another takes over."""
+"""A batch on a work pool: another worker takes over from one that is killed."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ KLING = f"access:{'secret' * 6}"
 
 @contextmanager
 def workers(prefect, count):
-    """So many workers of the pool, each with one run at a time."""
+    """Starts `count` workers of the pool, each with one run at a time."""
     words = ["worker", "start", "--pool", "nightreel-shards", "--limit", "1"]
     env = prefect.env | {"NIGHTREEL_HOME": str(ROOT), "KLING_KEY": KLING}
     env |= {"PYTHONPATH": str(ROOT)}

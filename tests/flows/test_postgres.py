@@ -28,10 +28,10 @@ def as_nobody(*words: object, **more) -> None:
 
 @pytest.fixture
 def postgres():
-    """The URL of a database of its own."""
+    """The URL of a database for one test."""
     if INITDB is None:
         pytest.skip("no PostgreSQL on this machine")
-    # Not below pytest's own folder, which is nobody else's.
+    # Not below pytest's folder: other users cannot read that.
     with TemporaryDirectory(prefix="postgres-") as name:
         if os.getuid() == 0:
             shutil.chown(name, "postgres")

@@ -31,7 +31,7 @@ def calendar(prefect, deployment):
     """When its runs are to begin, by what the scheduler has put there so far."""
     asked = {"deployments": {"id": {"any_": [deployment["id"]]}}}
     runs = prefect.post("flow_runs/filter", **asked)
-    # Other tests begin runs of their own.
+    # Other tests start runs, too.
     due = [run for run in runs if run["auto_scheduled"]]
     return [datetime.fromisoformat(run["expected_start_time"]) for run in due]
 
@@ -93,13 +93,13 @@ def test_no_two_runs_of_a_deployment_are_at_work_at_once(deployments):
         if deployment["global_concurrency_limit"]
     }
 
-    # Of one batch's shards many run at once.
+    # Many shards of one batch run at once.
     assert "shard" not in limits
     assert limits == {
         "nightly": (1, "ENQUEUE"),
         "on-manifest": (1, "ENQUEUE"),
         "reconcile": (1, "ENQUEUE"),
-        # A look that is not begun is made up for by the next.
+        # The next look makes up for one that is not started.
         "watch": (1, "CANCEL_NEW"),
     }
 

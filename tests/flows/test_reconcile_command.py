@@ -108,7 +108,7 @@ def gate(url: str, *, lets: str) -> Iterator[tuple[str, list[bytes]]]:
         thread.join()
 
 
-# What can be asked
+# Lanes whose provider can be asked
 
 
 @pytest.mark.slow
@@ -143,7 +143,7 @@ async def test_kling_jobs_of_a_dead_run_are_found_and_not_rebought(bench):
     assert (again.code, again.err) == (0, "nothing is in doubt\n")
 
 
-# What cannot
+# Lanes whose provider cannot be asked
 
 
 async def test_doubts_that_nobody_can_resolve_are_listed_with_1(bench):

@@ -1,4 +1,4 @@
-"""How a run of the batch flow ends, and who may go on with its manifest then."""
+"""Ends of a run of the batch flow, and the runs that may continue its manifest."""
 
 import asyncio
 import json
@@ -44,7 +44,7 @@ asyncio.run(main(sys.argv[1]))
 
 
 def asked(bench, **parameters: Any) -> dict[str, Any]:
-    """What is asked of a run that takes a version of a manifest."""
+    """The parameters of a run that takes a version of a manifest."""
     uris = {
         name: (bench.folder / path).as_uri()
         for name, path in [("manifest", "m.parquet"), ("root", "root")]
@@ -53,7 +53,7 @@ def asked(bench, **parameters: Any) -> dict[str, Any]:
 
 
 def begin(bench, program: str, argument: str, **env: str) -> Running:
-    """A run of the flow, in a process of its own."""
+    """A run of the flow, in a separate process."""
     words = [sys.executable, "-c", program, argument]
     one = Running(words, cwd=bench.folder, env={**bench.prefect.env, **env})
     bench.started.append(one)
@@ -72,13 +72,13 @@ def scheduled(bench) -> str:
 
 
 def line_with(run: Running, words: str) -> str:
-    """The line of its log that has these words; nothing if it ends without."""
+    """The line of the run's log that has these words; empty if it ends without one."""
     assert run.process.stderr
     return next((line for line in run.process.stderr if words in line), "")
 
 
 def taken(bench) -> int:
-    """How many versions of manifests are some run's."""
+    """The number of manifest versions that runs have taken."""
     return len([*(bench.folder / "root/inbox/taken").glob("*.json")])
 
 

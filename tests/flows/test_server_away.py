@@ -28,13 +28,13 @@ def run():
 
 @pytest.fixture
 def statuses():
-    """Of its answers, one after the other, and how the run stands by then."""
+    """The HTTP status of each answer in turn, and the state of the run it reports."""
     return [(500, "RUNNING"), (503, "RUNNING"), (200, "RUNNING"), (200, "COMPLETED")]
 
 
 @pytest.fixture
 def server(run, statuses):
-    """Whatever its status, it says how the run stands."""
+    """A server whose every answer states the run's state, whatever the HTTP status."""
     plain = run.model_dump(mode="json", include={"id", "flow_id", "name"})
     answers = iter(statuses)
 
@@ -57,7 +57,7 @@ def server(run, statuses):
 
 
 class Slow(BaseHTTPRequestHandler):
-    """A server that creates runs at once, and says so late."""
+    """A server that creates runs at once and answers late."""
 
     run, asked = None, None
 
@@ -136,7 +136,7 @@ async def test_a_server_that_fails_for_a_while_does_not_end_a_shard(
     with temporary_settings(overrides):
         await runners._ended(run, lambda: begun.append(1))  # noqa: SLF001 - a shard's wait, alone
 
-    # What it said while its server could be heard; who has begun has to be heard too.
+    # The run reported its start while the server was reachable, and only once.
     assert begun == [1]
 
 

@@ -18,7 +18,7 @@ AS_IT_IS = ("examples", "flows", "manifests", "storage", "tasks", "prefect.toml"
 
 
 def set_up() -> list[str]:
-    """The commands of the section, without what is said of them."""
+    """The commands of the section, without the text around them."""
     document = (ROOT / "docs/how-to/schedule.md").read_text()
     section = document.partition("\n## Set-up\n")[2].partition("\n## ")[0]
     block = section.partition("```console\n")[2].partition("```")[0]
@@ -55,11 +55,11 @@ def test_ten_commands_lead_from_nothing_to_a_nightly_batch(bench, clone, tmp_pat
         PREFECT_HOME=str(tmp_path / "home"), PREFECT_SERVER_API_PORT=port, **QUIET
     )
 
-    # What the first one makes is what this test runs in.
+    # This test runs in the environment that the first command creates.
     assert commands.pop(0) == "make setup"
     assert len(commands) <= 9
     typed = "\n".join(commands).replace(":4200", f":{port}").replace("=…", "=a-key")
-    # Whoever edits two files takes longer than the server.
+    # A person needs longer to edit two files than the server needs to start.
     typed = re.sub(
         r"(prefect server start.*)",
         r'\1\nuntil curl -sf "$PREFECT_API_URL/health" >/dev/null; do sleep 1; done',

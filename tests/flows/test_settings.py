@@ -1,4 +1,4 @@
-"""What nightreel.toml may say, and what people are told when it says something else."""
+"""The valid contents of nightreel.toml, and the messages about invalid ones."""
 
 import os
 import subprocess
@@ -131,7 +131,7 @@ def test_the_example_is_a_good_file():
     assert settings.engine == type(settings.engine)()
 
 
-# Where the file is
+# Location of the file
 
 
 def test_the_file_is_found_beside_the_person():
@@ -176,7 +176,7 @@ def test_a_file_that_is_not_text_says_so(tmp_path):
         load(path)
 
 
-# What it says
+# Contents of the file
 
 
 @pytest.mark.parametrize(
@@ -458,7 +458,7 @@ async def test_what_no_header_can_carry_is_no_key_and_is_not_repeated(
         await resolve_key("env:WAVESPEED_KEY", lane="spicy")
 
 
-# GPUs of one's own
+# Own GPUs
 
 
 def own(*lines, route="sglang/wan-2.2"):

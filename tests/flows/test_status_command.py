@@ -63,11 +63,11 @@ def bought(lane: str, mark: str = "") -> Intended:
 
 
 async def recorded(bench, *events: tuple[str, Event], at: float | None = None) -> None:
-    """A batch in which all of this came at one time; now, unless that is said."""
+    """Records a batch with these events, all at the time `at`, or now."""
     (bench.folder / "root").mkdir(exist_ok=True)
     objects = Objects.open((bench.folder / "root").as_uri())
     clock = time.time if at is None else lambda: at
-    # What is settled later needs to know all that happened.
+    # A later settlement needs the whole history.
     ledger = await Ledger.open(objects, name="portraits", clock=clock, whole=True)
     for job, event in events:
         await ledger.record(job, event)
@@ -75,7 +75,7 @@ async def recorded(bench, *events: tuple[str, Event], at: float | None = None) -
 
 
 async def status(bench, config: Path | None = None) -> tuple[dict[str, Any], str]:
-    """What it tells programs and people, without a process of its own for each."""
+    """The output of `status` as JSON and as text, without a process for each."""
 
     def printed(*, as_json: bool) -> str:
         with redirect_stdout(io.StringIO()) as out:

@@ -1,4 +1,4 @@
-"""What is asked of a batch in the Prefect UI is done, and costs nothing twice."""
+"""A batch obeys requests from the Prefect UI and buys nothing twice."""
 
 import httpx
 import pytest
@@ -71,7 +71,7 @@ def test_cancelled_batch_stops_buying_and_a_retry_continues(house, clip):
 
 
 def progress(prefect):
-    """What the latest of such artifacts says."""
+    """The description of the latest progress artifact."""
     response = httpx.get(f"{prefect.url}/artifacts/clips/latest", timeout=30)
     return response.json()["description"] if response.is_success else ""
 

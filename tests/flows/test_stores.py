@@ -87,7 +87,7 @@ class Batch:
 
 @pytest.fixture(params=["s3", "memory"])
 def root(request, s3_root) -> str:
-    """Where all is kept; the manifest is in S3 either way."""
+    """The root, in S3 or in memory; the manifest is in S3 either way."""
     return s3_root if request.param == "s3" else f"memory://{secrets.token_hex(6)}"
 
 

@@ -192,7 +192,7 @@ def test_next_key_after_several_runs():
 
 
 def together(house, times: int) -> list[str]:
-    """So many looks at the same time."""
+    """Looks this number of times at the same moment."""
     with ThreadPoolExecutor(times) as some:
         return [*some.map(lambda _: house.look(), range(times))]
 
@@ -203,7 +203,7 @@ def put(prefect, run: dict[str, Any], kind: str) -> None:
 
 
 def landed(house, path: Path) -> dict[str, Any]:
-    """The event by which somebody else says that a manifest has landed."""
+    """The event by which another program reports that a manifest has landed."""
     stat = path.stat()
     version = f"{stat.st_size}-{stat.st_mtime_ns // 1000}"
     return {
@@ -246,7 +246,7 @@ def test_version_has_one_run_until_that_comes_to_nothing(house):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_version_is_run_once_whoever_starts_it(house):
-    """Of the flow's run and an event's, one takes the version, for good."""
+    """A run of the flow and a run of an event: one takes the version, for good."""
     bench, prefect = house.bench, house.bench.prefect
     path = drop(bench, 2)
     assert house.look() == "Completed 1 started"

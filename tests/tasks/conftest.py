@@ -53,7 +53,7 @@ ROUTES = [
 ]
 
 KEYS = {"kling": f"access:{'secret' * 6}"}
-"""Where a key is not just any word."""
+"""Keys of providers whose keys have a required form."""
 
 
 @dataclass(kw_only=True)
@@ -103,7 +103,7 @@ class World:
         return lane
 
     def manifest(self, rows: list[dict[str, Any]] | int, name: str = "m") -> str:
-        """A manifest of these rows, or of so many, each with a still of its own."""
+        """Writes a manifest of these rows, or of that number, each with its own still."""
         if isinstance(rows, int):
             rows = [{"prompt": f"pan {n}"} for n in range(rows)]
         fits = self.fits()
@@ -116,7 +116,7 @@ class World:
         return path.as_uri()
 
     def fits(self) -> dict[str, Any]:
-        """What rows have to say, where the first route does not make what goes unsaid."""
+        """Fields that rows need if the first route does not offer the default clip."""
         if not self.routes:
             return {}
         made = catalogue.load().route(self.routes[0]).prices_usd
@@ -141,7 +141,7 @@ class World:
         hints_url: str | None = None,
         **wanted: Any,
     ) -> Summary:
-        """Run a whole batch; its night is kept for whoever wants to look closer."""
+        """Runs a whole batch and keeps its night in `nights` for closer inspection."""
         uri = manifest if isinstance(manifest, str) else self.manifest(manifest)
         root = root or (self.folder / "root").as_uri()
         asked = Wanted(manifest=uri, root=root, **wanted)
@@ -210,7 +210,7 @@ def emulator(clip) -> Emulator:
 
 @pytest.fixture
 def worlds(tmp_path) -> Callable[..., World]:
-    """Makes a world around an emulator of one's own."""
+    """Makes a world around the test's own emulator."""
     return partial(World, folder=tmp_path)
 
 

@@ -62,7 +62,7 @@ async def test_thousand_rows_on_four_lanes_cost_the_prices_listed(worlds, clip):
     assert summary.published + summary.rejected + summary.in_doubt == 1000
     assert summary.published >= 960
 
-    # Of one job at most one submit was accepted that did not fail for free.
+    # Each job has at most one accepted submit that was not refunded.
     kept = Counter(line.prompt for line in bill if not line.refunded)
     assert max(kept.values()) == 1
 

@@ -1,4 +1,4 @@
-"""Where a job's life ends, or a crash cuts it: the money counted is what its provider took."""
+"""At the end of a job, or after a crash, the money counted is the provider's charge."""
 
 import shutil
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A batch whose shards run elsewhere: one bill, one quota, whoever dies."""
+"""A batch whose shards run elsewhere has one bill and one quota, whichever run dies."""
 
 import asyncio
 import json
@@ -35,12 +35,14 @@ from tests.tasks.conftest import KEYS
 pytestmark = pytest.mark.anyio
 
 ROUTE = "kling/kling-2.5-turbo"
-"""What is over its slots is refused there, and does not wait."""
+"""Kling refuses a submit above the account's slots; it does not queue it."""
 
 
 class Shaky(Objects):
-    """A store that says nothing of deals and hands for as long as it is away, or that
-    refuses whatever is asked of it, once."""
+    """A store that refuses to read deals and hands while it is away.
+
+    It can also refuse the first call for each key.
+    """
 
     away = False
     refused = 0
@@ -78,7 +80,7 @@ class Shaky(Objects):
 
 
 class Mute(Shaky):
-    """A store that takes no word from whoever has it, once it is silent."""
+    """A store that refuses every hand that its run writes, once it is silent."""
 
     silent = False
 
@@ -89,7 +91,7 @@ class Mute(Shaky):
 
 
 class Late(Shaky):
-    """A store that a run's last beat but one reaches after its last word."""
+    """A store that receives a run's last heartbeat after its final message."""
 
     beats: dict[str, bytes] = {}  # noqa: RUF012 - each test has its own
 
@@ -106,7 +108,7 @@ class Late(Shaky):
 
 
 class Runs:
-    """Runs of shards, each with lanes of its own, as processes have them."""
+    """Runs of shards, each with separate lanes, as separate processes have them."""
 
     def __init__(self, world, root, real, **lane):
         self.world, self.root, self.real, self.lane = world, root, real, lane
@@ -364,7 +366,7 @@ async def test_when_one_is_refused_what_the_others_had_is_heard_first(
             table = Table(night)
             table.seat(0)
             table.seat(1)
-            # What the batch itself fetches for others.
+            # The batch itself fetches clips for other runs.
             lane.pace.resumed()
             learned = {lane.account: Learned(2, 600)}
             await tell(night, 0, held={slots: 2}, learned=learned)
@@ -805,9 +807,9 @@ async def test_store_away_for_minutes_ends_neither_batch_nor_shard(world, monkey
 
 @pytest.mark.slow
 async def test_a_store_that_refuses_now_and_then_ends_no_batch(world, monkeypatch):
-    """A key that is being renewed, say: nothing is heard or counted twice for it."""
+    """Each call fails once, as when a key is renewed; no message counts twice."""
     async with away(world, 8) as (night, runs):
-        # What shards put on record is another matter.
+        # The stores of the shards do not refuse anything.
         runs.real = replace(runs.real, objects=Objects.open)
         monkeypatch.setattr(Shaky, "once", set())
         await over(night)

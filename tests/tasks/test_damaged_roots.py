@@ -148,7 +148,7 @@ async def test_damaged_table_is_skipped(caplog):
 
 
 def test_damaged_manifest_is_named():
-    """Whatever a library makes of flipped bytes, it is said of the manifest."""
+    """Any error of the Parquet library about flipped bytes names the manifest."""
     out = io.BytesIO()
     rows = [f"pan {n}" for n in range(200)]
     pl.DataFrame({"prompt": rows, "image": rows}).write_parquet(out)

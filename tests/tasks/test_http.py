@@ -1,4 +1,7 @@
-"""What each way of failing means, over real sockets: the money hangs on this table."""
+"""Each way in which a request fails, over real sockets, and the outcome it means.
+
+This table decides whether money counts as spent.
+"""
 
 import asyncio
 import socket
@@ -67,7 +70,7 @@ class Echo:
 
 @asynccontextmanager
 async def server(behave: Behaviour) -> AsyncIterator[str]:
-    """A socket that does just this to whoever connects."""
+    """A socket that does this to each connection."""
 
     async def handle(reader, writer):
         try:

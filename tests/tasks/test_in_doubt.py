@@ -75,7 +75,7 @@ def killed_after(seconds):
 
 @dataclass
 class Gateway:
-    """What stands before a provider, and answers some requests with a page of its own."""
+    """A gateway in front of a provider that answers some requests with its own page."""
 
     behind: Emulator
     method: str
@@ -147,7 +147,7 @@ async def test_doubt_resolved_after_all_else_goes_to_one_worker(tells):
     assert set(tells.bought.values()) == {1}
     assert summary.spent_usd == tells.owed
     assert not tells.nights[0].engine.tally.resting
-    # Each submit was answered once: so many may be on their way again, and no more.
+    # Each submit was answered once: TRUST submits may be in flight again, no more.
     for _ in range(TRUST):
         assert lane.pace.wait(0.0) == 0
         lane.pace.begin(0.0)

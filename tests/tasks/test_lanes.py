@@ -42,7 +42,7 @@ def lanes(*some, today=None):
 
 
 async def taken(dealt, *some):
-    """Who gets a turn at once, in the order of asking."""
+    """The lanes of the turns that are dealt at once, in the order of asking."""
     turns = [asyncio.ensure_future(dealt.turn(lambda: some)) for _ in range(4)]
     await asyncio.sleep(0)
     got = [turn.result().name for turn in turns if turn.done()]

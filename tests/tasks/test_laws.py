@@ -53,7 +53,7 @@ def made_twice(world):
 
 
 def cost(world):
-    """Of one clip: nothing where it is a GPU of one's own that makes it."""
+    """The price of one clip: 0 on the user's own GPU."""
     return next(iter(world.lane(world.routes[0]).route.prices_usd.values()))
 
 

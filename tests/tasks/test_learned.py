@@ -1,4 +1,4 @@
-"""What one night teaches the next: limits, latencies, and how much of a day is used up."""
+"""One night passes on to the next: limits, latencies and the use of daily caps."""
 
 from decimal import Decimal
 

@@ -1,4 +1,4 @@
-"""What one night left and another takes up: rows without a clip, results that expired."""
+"""The next night takes up rows without a clip and results that expired."""
 
 import asyncio
 import time

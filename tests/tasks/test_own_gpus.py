@@ -1,4 +1,4 @@
-"""GPUs of one's own: what restarts, dies or drains loses no clip, and nothing is doubted."""
+"""Own GPUs that restart, die or drain lose no clip and leave no job in doubt."""
 
 import asyncio
 import time
@@ -86,14 +86,14 @@ async def test_draining_gpu_gets_a_pause_and_is_not_closed(worlds, emulator):
 
 
 class Door:
-    """Before an engine, and once it is dead in its place: takes connections, and then."""
+    """A proxy before an engine, which still takes connections when the engine is dead."""
 
     def __init__(self, url):
         self._port = httpx.URL(url).port
         self._taken: list[asyncio.StreamWriter] = []
         self.dead = False
         self.says = b""
-        """Of a dead one: as a proxy may say it; else nothing."""
+        """The answer in place of a dead engine, as a proxy gives it; empty for none."""
 
     async def __aenter__(self):
         self._server = await asyncio.start_server(self._take, "127.0.0.1", 0)

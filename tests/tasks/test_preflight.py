@@ -59,7 +59,7 @@ async def clients():
         yield clients
 
 
-# What is asked
+# Requests
 
 
 async def test_a_lane_that_is_as_the_catalogue_says_has_nothing_wrong(url, clients):
@@ -185,7 +185,7 @@ async def test_a_batch_goes_on_where_nothing_is_wrong(url, clients):
     await refuse_wrong([lane(url=url)], clients)
 
 
-# What is made of an answer
+# Findings from the answers
 
 
 @pytest.mark.parametrize(

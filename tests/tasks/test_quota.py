@@ -1,4 +1,4 @@
-"""Laws of dealing: however late messages are, and whoever dies, no limit is exceeded."""
+"""Laws of dealing: late messages and dead runs never cause a limit to be exceeded."""
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -96,13 +96,13 @@ def test_no_limit_is_exceeded_whatever_joins_dies_or_is_late(  # noqa: C901, PLR
         run = runs.get(shard)
         match what:
             case "join" if run is None:
-                # Who is over and joins again has shut out whoever was before.
+                # A run that ended and joins again has fenced its predecessor.
                 joined[shard] += 1
                 runs[shard] = Run(shard, joined[shard], jobs=9)
                 everyone.append(runs[shard])
                 messages[shard] = []
             case "die" if run is not None:
-                # Its successor shuts it out, and finds on record what is in flight.
+                # Its successor fences it, and finds its jobs in flight in the ledger.
                 joined[shard] += 1
                 heir = Run(shard, joined[shard], run.jobs, run.in_flight)
                 run.shut_out, run.in_flight = True, 0
@@ -302,7 +302,7 @@ def test_everything_affordable_is_bought_however_dealt(jobs, slots, usd, submits
             runs[shard].hears(dealer.number, share)
 
     assert not runs
-    # Where both run out, whoever ends last may be left with some of the one.
+    # If money and submits both run out, the last run may keep some of one.
     if PLENTY in {usd, submits} and any(one.jobs for one in everyone):
         assert usd - known["usd"] < LEAST["usd"] or submits == known["submits"]
 

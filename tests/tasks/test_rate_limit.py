@@ -23,7 +23,7 @@ def pace(slots=4, submits_per_minute=1000, *, queues=False):
 
 
 def accept(pace, n, now=0.0):
-    """So many jobs that the lane took and is at work on."""
+    """Makes the lane accept `n` jobs, which then run."""
     for _ in range(n):
         begin(pace, 1, now)
         pace.accepted(now)
@@ -177,7 +177,7 @@ def test_a_limit_set_too_high_is_learned_and_not_hammered(told, bears):
 
 
 def test_a_rate_set_too_high_is_learned_too():
-    """A provider that takes 30 a minute from a lane that was told 300."""
+    """A provider accepts 30 a minute from a lane configured with 300."""
     lane, now, taken, refused = pace(slots=1000, submits_per_minute=300), 0.0, [], 0
     while now < 3600:
         wait = lane.wait(now)

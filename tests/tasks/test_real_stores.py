@@ -95,13 +95,13 @@ async def test_a_store_that_stops_in_mid_batch_is_waited_for(
 
 @pytest.fixture(autouse=True)
 def _home(tmp_path, monkeypatch):
-    """Where lifeboats are kept."""
+    """Puts the home folder, and so the spill files, below the test's folder."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of its own, of eight megabytes."""
+    """A separate disk of eight megabytes."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "nightreel-tests", disk]

@@ -1,4 +1,7 @@
-"""What was paid for and is not yet ours: fetched in time, whoever bought it, or given up."""
+"""Clips that were paid for and not fetched: fetched in time or given up.
+
+It does not matter which night bought them.
+"""
 
 import asyncio
 import json
@@ -48,7 +51,7 @@ slow = pytest.mark.slow
 DAY_S = 24 * 3600.0
 ATLAS, KLING = "atlas/wan-2.2-spicy", "kling/kling-2.5-turbo"
 ACCEPTED, GENERATED = 2, 3
-"""So many events are on record by then."""
+"""The number of events on record once a job is accepted, or generated."""
 BUYING = (
     Intended(lane="atlas", route=ATLAS, price_usd=Decimal("0.17"), seed=1),
     Accepted(Ticket("atlas", "remote-1")),
@@ -62,7 +65,7 @@ class Time:
 
     later_s: float = 0.0
     awake_later_s: float = 0.0
-    """Of the monotonic clock alone."""
+    """Moves the monotonic clock only."""
 
     def now(self):
         return time.monotonic() + self.awake_later_s
@@ -140,7 +143,7 @@ async def run(world, manifest, **reaching):
 
 
 async def died(world, *, after, rows=1, lanes=None):
-    """A night whose process died when each of its jobs had so many events on record."""
+    """A night whose process died when each job had `after` events on record."""
     await world.run(world.manifest(rows, "monday"), lanes=lanes)
     entries = await everything(world)
     tables = [
@@ -165,7 +168,7 @@ async def unparked(job, error):
 
 @asynccontextmanager
 async def fetching(world, lanes, deadline_s=30.0, clock=time.time, store=Objects):
-    """What brings home whatever is on record of a root, and its ledger."""
+    """The fetcher of all jobs in the ledger of a root, and that ledger."""
     objects = store.open(root(world))
     ledger = await Ledger.open(objects, name="tuesday")
     try:

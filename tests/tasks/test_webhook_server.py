@@ -1,4 +1,4 @@
-"""The listener on real sockets: what is posted, what engines are told, what is not."""
+"""The listener on real sockets: webhooks in, hints out, and no secrets out."""
 
 import asyncio
 import base64
@@ -100,7 +100,7 @@ def jwks(**private):
 
 
 class Site:
-    """An HTTP server that says what it is told to, and counts how often it was asked."""
+    """An HTTP server that gives the answers it is set to and counts the requests."""
 
     def __init__(self, text="", status=200):
         self.text, self.status, self.asked = text, status, 0
@@ -140,14 +140,14 @@ def serving(site):
 
 @pytest.fixture
 def published():
-    """Where fal and Atlas publish their keys."""
+    """The site on which fal and Atlas publish their keys."""
     with serving(Site(jwks(k1=PRIVATE))) as site:
         yield site
 
 
 @pytest.fixture
 def opened(published):
-    """Opens a listener that knows every provider, on ports of its own or the same."""
+    """Opens a listener that knows every provider, on two ports or on the same one."""
 
     def listener(**options):
         both = {"fal": published.url, "atlas": published.url}
@@ -241,7 +241,7 @@ async def test_a_repeated_delivery_is_thanked_for_and_told_once(opened, client):
     assert [hint["id"] for hint in page["hints"]] == ["p-1", "s-1"]
 
 
-# What is refused
+# Refused webhooks
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What proves that a provider sent a webhook, worked out here from each one's rules."""
+"""Signatures that prove a provider sent a webhook, computed here by its rules."""
 
 import base64
 import hashlib
@@ -100,7 +100,7 @@ def signed(request):
     return SCHEMES[request.param]
 
 
-# What is good
+# Good signatures
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_five_minutes_are_allowed_either_way(signed, off_s):
     assert scheme.read(sign(at=NOW - off_s), NOW)
 
 
-# What is forged
+# Forgeries
 
 
 def test_a_body_that_was_changed_is_refused(signed):
@@ -340,7 +340,7 @@ def test_a_key_that_is_not_known_yet_is_told_from_a_forgery():
     assert not isinstance(caught.value, UnknownKeyError)
 
 
-# What is theirs, and cannot be read
+# Genuine webhooks that cannot be read
 
 
 def named(remote):
@@ -373,7 +373,7 @@ def test_a_signed_body_without_a_job_is_no_forgery_and_no_hint(signed, body):
         scheme.read(sign(body), NOW)
 
 
-# What must not be told
+# Secrets in messages
 
 
 def test_no_complaint_repeats_a_signature_a_secret_or_a_body(signed):

@@ -1,4 +1,4 @@
-"""What the GPU worker decides without a GPU: whose turn it is, what hangs, what it keeps."""
+"""Decisions of the GPU worker that need no GPU: turns, hung steps, kept jobs."""
 
 from dataclasses import replace
 
