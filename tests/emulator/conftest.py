@@ -1,4 +1,4 @@
-"""A customer of the emulator: plain HTTP over real sockets, none of our adapters."""
+"""A client of the emulator: plain HTTP over real sockets, without our adapters."""
 
 import base64
 import io
@@ -35,7 +35,7 @@ class Clock:
 
 
 def photograph(width: int, height: int) -> bytes:
-    """A JPEG with something in it to see move."""
+    """A JPEG with content whose motion is visible."""
     shade = Image.radial_gradient("L").resize((width, height))
     slope = Image.linear_gradient("L").resize((width, height))
     file = io.BytesIO()
@@ -44,7 +44,7 @@ def photograph(width: int, height: int) -> bytes:
 
 
 class Customer:
-    """Somebody with a key for every provider."""
+    """A client with a key for every provider."""
 
     def __init__(self, base: str, http: httpx.Client, still: bytes) -> None:
         self.base = base
@@ -70,12 +70,12 @@ class Customer:
         return self.http.post(url, json=wanted, headers=self.headers(dialect, key))
 
     def buy(self, dialect: str, **fields: object) -> str:
-        """Submit, and have the answer; the prediction's id."""
+        """Submits a job and checks the answer; returns the prediction's id."""
         answer = self.submit(dialect, **fields).raise_for_status().json()
         return answer["request_id"] if dialect == "fal" else answer["data"]["id"]
 
     def poll(self, dialect: str, prediction: str) -> httpx.Response:
-        """Ask for the result; at fal that is another question than the status."""
+        """Requests the result; at fal this is a different request from the status."""
         url = self.base + POLL[dialect].format(prediction)
         return self.http.get(url, headers=self.headers(dialect))
 
@@ -103,7 +103,7 @@ def take_photograph() -> Callable[[int, int], bytes]:
 
 @pytest.fixture
 def emulate(still: bytes) -> Iterator[Callable[[Emulator], Customer]]:
-    """Puts an emulator on a port and gives a customer of it."""
+    """Starts an emulator on a port and returns a client of it."""
     with ExitStack() as stack:
 
         def serve(emulator: Emulator) -> Customer:

@@ -1,4 +1,4 @@
-"""Quotas hold, are witnessed, and every submit is on the bill."""
+"""Quotas hold and are recorded, and every submit is on the bill."""
 
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal

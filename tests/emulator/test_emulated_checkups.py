@@ -39,7 +39,7 @@ def emulator():
 
 @pytest.fixture
 def endpoint(emulator):
-    """Makes the endpoint to a route's provider, there."""
+    """Makes the endpoint of a route's provider at the emulator."""
     with running(emulator) as base:
 
         def to(name, key=KEY):

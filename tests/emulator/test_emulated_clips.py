@@ -1,4 +1,4 @@
-"""An emulated clip is a real MP4 of its still, and says what it is."""
+"""An emulated clip is a real MP4 of its still and describes itself."""
 
 import io
 

@@ -13,7 +13,7 @@ everywhere = pytest.mark.parametrize("dialect", DIALECTS)
 
 @pytest.fixture
 def going_wrong(emulate, clock):
-    """An emulator that has these faults for the first submits, with a customer."""
+    """An emulator with these faults for the first submits, and a client of it."""
 
     def emulator(*faults, **options):
         options = {"latency_s": 0, "clip": CLIP, "clock": clock} | options

@@ -22,7 +22,7 @@ def token(secret=SECRET, *, access="access", exp_s=1800, nbf_s=-5, **more):
 
 
 class Shop:
-    """A customer with a key pair."""
+    """A client with a key pair."""
 
     def __init__(self, base, http, still):
         self.base, self.http = base, http

@@ -1,4 +1,4 @@
-"""Stills reach the emulator in every way that they reach a provider."""
+"""The emulator accepts stills in every way that providers do."""
 
 import hashlib
 

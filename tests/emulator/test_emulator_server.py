@@ -1,4 +1,4 @@
-"""The emulator starts, stops and reads its options without surprises."""
+"""The emulator starts, stops and reads its options correctly."""
 
 import signal
 import socket

@@ -1,7 +1,7 @@
-"""fal's own SDK against the emulator: what it sees is what it would see live.
+"""fal's own SDK gets the same answers from the emulator as from the live service.
 
-The SDK has https and its hosts in three constants; they are pointed at the emulator, and
-everything else is the SDK's own, its transport and its retries included.
+The SDK has https and its hosts in three constants, which point at the emulator here.
+Everything else is the SDK's own code, including its transport and its retries.
 """
 
 import gc
@@ -26,7 +26,7 @@ SCRIPT = {
     "endless": [Fault.STUCK],
 }
 
-# fal-client opens a client for each upload and closes none of them.
+# fal-client opens a client for each upload and never closes it.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:unclosed:ResourceWarning",
     "ignore::pytest.PytestUnraisableExceptionWarning",

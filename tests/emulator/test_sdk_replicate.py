@@ -1,4 +1,4 @@
-"""Replicate's own SDK against the emulator: what it sees is what it would see live."""
+"""Replicate's own SDK gets the same answers from the emulator as live."""
 
 import io
 from contextlib import ExitStack
@@ -33,14 +33,14 @@ def emulator(clock):
 
 @pytest.fixture
 def connect():
-    """Puts an emulator on a port and gives the SDK's client of it."""
+    """Starts an emulator on a port and returns the SDK's client of it."""
     with ExitStack() as stack:
 
         def connected(emulator, token="r8_1"):
             client = Client(
                 api_token=token,
                 base_url=f"{stack.enter_context(running(emulator))}/replicate",
-                # Its own connections cannot be closed.
+                # The SDK offers no way to close its connections.
                 transport=stack.enter_context(httpx.HTTPTransport()),
             )
             client.poll_interval = 0.01

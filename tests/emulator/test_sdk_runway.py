@@ -1,4 +1,4 @@
-"""Runway's own SDK against the emulator: what it sees is what it would see live."""
+"""Runway's own SDK gets the same answers from the emulator as live."""
 
 import httpx
 import pytest
@@ -38,7 +38,7 @@ def emulator(clock):
 def client(emulator, monkeypatch):
     monkeypatch.setattr("runwayml.lib.polling.POLL_TIME", 0.01)
     monkeypatch.setattr("runwayml.lib.polling.POLL_JITTER", 0)
-    # It would submit again what it did not hear of.
+    # Its retries would submit again after a lost answer.
     with (
         running(emulator) as base,
         RunwayML(api_key="key_1", base_url=f"{base}/runway", max_retries=0) as client,

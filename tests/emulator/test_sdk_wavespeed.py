@@ -1,4 +1,4 @@
-"""WaveSpeed's own SDK against the emulator: what it sees is what it would see live."""
+"""WaveSpeed's own SDK gets the same answers from the emulator as live."""
 
 import io
 

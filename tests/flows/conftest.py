@@ -54,7 +54,7 @@ def free_port() -> int:
 
 
 def until(seen: Callable[[], object], *, within_s: float = 40.0) -> None:
-    """Look again and again until it is so."""
+    """Checks repeatedly until the condition is true."""
     deadline = time.monotonic() + within_s
     while not seen():
         if time.monotonic() > deadline:
@@ -73,12 +73,12 @@ def environment(**more: str) -> dict[str, str]:
 
 @dataclass
 class Prefect:
-    """A Prefect server that is starting, or up."""
+    """A Prefect server that is starting or running."""
 
     url: str
     env: Mapping[str, str]
     kill: Callable[[], None]
-    """Break it off, as a power cut would."""
+    """Kills the server, as a power cut would."""
     is_up: bool = False
 
     def wait(self) -> None:
@@ -96,19 +96,19 @@ class Prefect:
         answers: list[httpx.Response] = []
 
         def taken() -> bool:
-            # As Prefect's own client, which keeps the leases that it is given.
+            # As Prefect's own client does, which keeps its leases.
             agent = {"User-Agent": f"prefect/{version('prefect')} (API 0)"}
             url = f"{self.url}/{path}"
             answer = httpx.request(method, url, headers=agent, timeout=100, **asked)
             answers.append(answer)
-            # Its database is locked: it has done nothing, and asks to be asked again.
+            # Its database is locked: it did nothing and asks for a retry.
             return answer.status_code != 503
 
         until(taken, within_s=60)
         return answers[-1].raise_for_status()
 
     def until(self, seen: Callable[[], object]) -> None:
-        """Look until it is so, as what is scheduled, started and recorded needs it."""
+        """Waits for a condition as long as a scheduled run takes to be recorded."""
         until(seen, within_s=150)
 
     def events(self, prefix: str) -> list[dict[str, Any]]:
@@ -117,7 +117,7 @@ class Prefect:
         return self.post("events/filter", filter=asked, limit=50)["events"]
 
     def ask(self, *words: str) -> None:
-        """A command of Prefect's, in the repository."""
+        """Runs a Prefect command in the repository."""
         done = subprocess.run(
             [BIN / "prefect", "--no-prompt", *words],
             cwd=ROOT,
@@ -195,7 +195,7 @@ class Ran:
 
 
 class Running:
-    """A process that is under way."""
+    """A process that is running."""
 
     def __init__(self, words: Sequence[str | Path], *, cwd: Path, env: Any) -> None:
         self.process = subprocess.Popen(
@@ -278,7 +278,7 @@ class Bench:
         return self.start(*words, **env).ended()
 
     def each(self, *commands: Sequence[str]) -> list[Ran]:
-        """Two at a time: most of each is its start."""
+        """Runs these commands two at a time: most of the time is their start."""
         with ThreadPoolExecutor(2) as two:
             return [*two.map(lambda words: self.nightreel(*words), commands)]
 
@@ -303,7 +303,7 @@ class Bench:
         return pl.read_parquet(max(found))
 
     def seen(self, kind: str) -> int:
-        """How many such requests the providers have had."""
+        """The number of requests of this kind that the providers received."""
         counts = self.emulator.stats()["requests"].values()
         return sum(requests.get(kind, 0) for requests in counts)
 
@@ -319,7 +319,7 @@ class Bench:
 
 @pytest.fixture(scope="session")
 def clip() -> bytes:
-    """A small MP4 for every job, so that making clips is none of the time."""
+    """A small MP4 for every job, so that no time is spent on making clips."""
     out = io.BytesIO()
     noise = random.Random(7)
     with av.open(out, "w", format="mp4") as container:
@@ -363,7 +363,7 @@ def bench(make_bench, emulator) -> Iterator[Bench]:
 
 @dataclass
 class House:
-    """A Prefect server with everything deployed, and a worker who knows the folder."""
+    """A Prefect server with everything deployed, and a worker that knows the folder."""
 
     bench: Any
     worker: subprocess.Popen[bytes] | None = None
@@ -377,7 +377,7 @@ class House:
         return (self.bench.folder / "inbox").as_uri()
 
     def work(self) -> None:
-        """Have a worker start what is due, from now on."""
+        """Starts a worker, which runs whatever is due from now on."""
         self.worker = subprocess.Popen(
             [BIN / "prefect", "worker", "start", "--pool", "nightreel"],
             env={
@@ -390,7 +390,7 @@ class House:
         )
 
     def look(self, *, again_s: float = AGAIN_S, **more: str) -> str:
-        """One run of the watch flow, here and now; what its state says."""
+        """Runs the watch flow once, in this process; returns the words of its state."""
         asked = {"inbox": self.inbox, "root": self.root, "settle_s": 0.05}
         asked |= {"again_s": again_s, **more}
         ran = subprocess.run(
@@ -415,7 +415,7 @@ class House:
         return [run for run in ours if is_so.items() <= run.items()]
 
     def forget(self) -> None:
-        """Delete these runs, as a server that has lost its database."""
+        """Deletes these runs, as if the server had lost its database."""
         for run in self.batches():
             self.bench.prefect.delete(f"flow_runs/{run['id']}")
 
@@ -446,7 +446,7 @@ def house(bench, deployed) -> Iterator[House]:
     (bench.folder / "flows").symlink_to(ROOT / "flows")
     one = House(bench)
     nightly = deployed.deployment("nightreel/nightly")["id"]
-    # It is for a bucket of nobody's, and this may be two o'clock.
+    # It names a bucket that does not exist, and it may be two o'clock now.
     deployed.post(f"deployments/{nightly}/pause_deployment")
     try:
         yield one

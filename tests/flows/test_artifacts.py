@@ -1,4 +1,4 @@
-"""A server that is away costs the view of a batch: no failure, no delay, one line."""
+"""A server that is away costs a batch its view, and causes one line and no delay."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def server():
-    """Answers with whatever status is in `server.says`, and keeps what it was sent."""
+    """Answers with the status in `server.says` and keeps each request."""
 
     class Door(BaseHTTPRequestHandler):
         def answer(self) -> None:
@@ -32,7 +32,7 @@ def server():
         do_POST = do_PATCH = answer  # noqa: N815 - as http.server has it
 
         def do_GET(self) -> None:
-            # Only whether a token against forgery is needed: it is not.
+            # The client only asks whether it needs a CSRF token: it does not.
             self.send_error(404)
 
         def log_message(self, *_) -> None:

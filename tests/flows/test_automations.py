@@ -1,4 +1,4 @@
-"""The automations that are shipped, on a real server, and what they do there."""
+"""The shipped automations on a real server, and their effects."""
 
 import subprocess
 import uuid
@@ -19,7 +19,7 @@ NOBODYS = "00000000-0000-0000-0000-000000000000"
 
 @pytest.fixture(scope="module")
 def automations(deployed, tmp_path_factory):
-    """Each of them, created as its head says."""
+    """Each automation, created by the command at its head."""
     ours = deployed.deployment("nightreel-reconcile/reconcile")["id"]
     before = {one["id"] for one in deployed.post("automations/filter")}
     for path in FOLDER.glob("*.yaml"):
@@ -42,7 +42,7 @@ def automations(deployed, tmp_path_factory):
 
 
 def say(prefect, what, about, *, related=(), **payload):
-    """An event, as a batch says it."""
+    """Sends an event as a batch does."""
     event = {
         "id": str(uuid.uuid4()),
         "occurred": datetime.now(UTC).isoformat(),
@@ -97,7 +97,7 @@ def test_closed_lane_holds_the_schedule_of_its_run_until_resumed(deployed, autom
 
 
 def said_to_resume(deployment):
-    """The words after `prefect` that the head of the file tells."""
+    """The words after `prefect` in the command at the head of the file."""
     text = (FOLDER / "hold-when-a-lane-closes.yaml").read_text()
     [line] = [line for line in text.splitlines() if line.startswith("#   prefect api ")]
     return line.replace("/ID/", f"/{deployment}/").split()[2:]

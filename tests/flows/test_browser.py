@@ -17,7 +17,7 @@ FITS = """() => {
     return all.length === 3 && new Set(boxes.map(box => box.y)).size === 1
         && boxes.every(box => box.width >= 90 && box.right < 980);
 }"""
-"""In one row, and beside what the page has on its right: that is beyond 990 of 1400."""
+"""In one row, left of the page's right column, which begins at 990 of 1400 pixels."""
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(400),
     pytest.mark.skipif(BROWSER is None, reason="no Chromium: `make chromium`"),
-    # Playwright's own loop leaves a pipe to its driver open at the end.
+    # Playwright's event loop leaves a pipe to its driver open at the end.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
@@ -66,7 +66,7 @@ def server(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser():
     with sync_playwright() as driver:
-        # A container's root has no sandbox.
+        # Root in a container has no sandbox.
         args = ["--no-sandbox"] if os.geteuid() == 0 else []
         one = driver.chromium.launch(executable_path=BROWSER, args=[*args, *QUIET])
         yield one
@@ -99,7 +99,7 @@ def sheets(server, make_bench):
 
 @pytest.fixture(params=["/v1", "/v2"])
 def opened(request, server, browser, sheets):
-    """A sheet's page, as one of Prefect's two UIs has it."""
+    """The page of a sheet in one of Prefect's two UIs."""
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     under = "/v2" if request.param == "/v2" else ""
 

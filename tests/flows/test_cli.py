@@ -29,7 +29,7 @@ STATES = ("published", "rejected", "in_doubt", "pending")
 
 
 def files(folder: Path) -> Iterator[tuple[str, str]]:
-    """Every file below a folder as text, with what is compressed laid open."""
+    """Every file below a folder as text, decompressed."""
     for path in filter(Path.is_file, folder.rglob("*")):
         match path.suffix:
             case ".zst":

@@ -1,4 +1,4 @@
-"""`nightreel config show`: what is in force, from where, and never a key."""
+"""`nightreel config show` prints each setting in force and its source, never a key."""
 
 import json
 
@@ -48,7 +48,7 @@ def test_each_setting_in_force_is_told_with_what_says_it(shown):
     assert values["lanes.fal.1.route"] == ("fal/wan-2.2", str(path))
     assert values["routes.fal/wan-2.2.prices_usd.480p.5"] == ("0.12", str(path))
     assert values["report.public_url"] == (None, "default")
-    # Nothing that the file may say is left out.
+    # Every setting that the file may contain is shown.
     tables = {name.partition(".")[0] for name in values} - {"file"}
     assert tables | {"models"} == Settings.model_fields.keys()
 

@@ -14,12 +14,12 @@ import pytest
 from tasks.emulator import Emulator, Fault
 
 ROWS = 8
-"""One is bad, two want the same clip, and one loses its answer."""
+"""The number of rows: one is bad, two order the same clip, one loses its answer."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A flow run, and all that the server keeps of it."""
+    """A flow run and the server's records of it."""
 
     run: dict[str, Any]
     tasks: list[dict[str, Any]]
@@ -184,7 +184,7 @@ def test_contact_sheet_uses_posters_kept_beside_their_clips(nights, portraits):
     kept = {path.stem: path.read_bytes() for path in root.glob("posters/*/*.webp")}
     clips = {path.stem for path in root.glob("clips/*/*.mp4")}
     named = re.findall(r'title="clips/\w\w/(\w+)\.mp4"', sheet)
-    # Those that were made last are on it, too.
+    # The clips that were made last are on it, too.
     assert len(shown) == len(named) == len(clips) == 5
     assert [kept[job] for job in named] == [base64.b64decode(data) for data in shown]
     assert kept.keys() <= clips

@@ -1,4 +1,4 @@
-"""The fields that docs/reference/json-output.md names are those that commands print."""
+"""Commands print the fields that docs/reference/json-output.md names."""
 
 import re
 from pathlib import Path

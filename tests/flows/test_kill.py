@@ -1,4 +1,4 @@
-"""A process may die at any moment: nothing is paid for twice, nothing paid for is lost."""
+"""A process that dies at any moment causes no double payment and no lost clip."""
 
 import signal
 import time
@@ -21,12 +21,12 @@ JOBS = 30
 MOMENTS = [("submit", 1), ("submit", 6), ("poll", 4), ("download", 2), ("download", 9)]
 """The moments of death: the kind of request, and its number since the run began."""
 QUICK_S = 20.0
-"""For a whole process; one that waited out a dead one's lease would need a minute more."""
+"""The limit for a process; waiting for a dead run's lease would take a minute more."""
 
 
 @dataclass
 class Clock:
-    """The machine's clock, that can be put forward."""
+    """The machine's clock, which a test can put forward."""
 
     ahead_s: float = 0.0
 
@@ -35,7 +35,7 @@ class Clock:
 
 
 async def once_more(bench) -> Summary:
-    """Run the batch again in this process, and so without a second for Prefect."""
+    """Runs the batch again in this process, without a second spent on Prefect."""
     config = settings.load(bench.folder / "nightreel.toml")
     manifest, root = ((bench.folder / name).as_uri() for name in ("m.parquet", "root"))
     async with begun(
@@ -64,7 +64,7 @@ def slow(bench, clip):
 async def test_a_batch_that_is_killed_buys_only_what_it_had_not_bought(
     bench, monkeypatch
 ):
-    """Killed again and again, until there is little left to do."""
+    """A batch that is killed repeatedly, until little is left to do."""
     monkeypatch.setenv("LANE_KEY", bench.prefect.env["LANE_KEY"])
     prompts = [f"pan {n}" for n in range(JOBS)]
     bench.manifest([{"prompt": prompt} for prompt in [*prompts, "pan 0"]])

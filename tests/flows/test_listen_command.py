@@ -1,4 +1,4 @@
-"""`nightreel listen`: what its settings may say, and that it runs, tells and stops."""
+"""`nightreel listen`: its settings, its start, its hints and its stop."""
 
 import hashlib
 import hmac

@@ -1,4 +1,4 @@
-"""Log lines: what is masked, and what form each record takes."""
+"""Log lines: the masking of secrets and the form of each record."""
 
 import json
 import logging
@@ -42,7 +42,7 @@ def failure(text):
     ],
 )
 def test_masked_removes_what_proves_a_right(text, left):
-    """A signature, a password or a token never stays; the rest does."""
+    """A signature, password or token is masked; the rest stays."""
     assert masked(text) == left
 
 
@@ -135,14 +135,14 @@ def test_json_is_one_line_whatever_a_record_holds():
 
 
 def test_json_without_an_event_has_the_whole_message():
-    """Another library's line has no event of ours."""
+    """A line of another library has no event name."""
     read = json.loads(JsonLines().format(record("Unclosed session %s", "x")))
 
     assert (read["event"], read["message"]) == ("", "Unclosed session x")
 
 
 def test_the_log_of_a_run_in_prefect_is_masked_as_well(caplog):
-    """The server keeps what it is sent."""
+    """The Prefect server stores the lines that it receives."""
     conceal(KEY)
     log = logging.getLogger("tests.run")
     log.addHandler(caplog.handler)

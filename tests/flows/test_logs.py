@@ -86,14 +86,14 @@ def test_json_log_parses_line_by_line(refusing):
 
 
 def test_quiet_and_verbose_exclude_each_other(bench):
-    """The two are refused together, wherever each of them stands."""
+    """The two options are refused together, in any position."""
     ran = bench.nightreel("-v", "status", "root", "-q")
 
     assert (ran.code, "exclude each other" in ran.err) == (2, True)
 
 
 def test_a_log_file_that_cannot_be_opened_is_refused_first(refusing):
-    """Nothing is sent when the log could not be kept."""
+    """Nothing is sent if the log cannot be written."""
     ran = refusing.nightreel(*RUN, "--log-file", "no/such/folder.log")
 
     assert (ran.code, "no/such/folder.log: cannot be" in ran.err) == (2, True)
@@ -101,7 +101,7 @@ def test_a_log_file_that_cannot_be_opened_is_refused_first(refusing):
 
 
 def test_a_full_log_file_ends_no_batch(bench):
-    """The failure is shown once, each event goes to stderr, and all is bought."""
+    """The failure is shown once, each event goes to stderr, and all clips are bought."""
     bench.manifest(1)
 
     ran = bench.nightreel(*RUN, "-vv", "--log-json", "--log-file", "/dev/full")
@@ -121,7 +121,7 @@ def test_a_full_log_file_ends_no_batch(bench):
     "words", [(), pytest.param(("--log-json", "-vv"), marks=pytest.mark.slow)]
 )
 def test_a_reader_that_goes_away_ends_no_batch(bench, words):
-    """A broken pipe on stderr changes neither what is bought nor the exit code."""
+    """A broken pipe on stderr changes neither the purchases nor the exit code."""
     bench.manifest(3)
 
     with bench.start(*RUN, *words).process as run:
@@ -134,7 +134,7 @@ def test_a_reader_that_goes_away_ends_no_batch(bench, words):
 
 
 def test_progress_and_log_lines_share_a_terminal(refusing):
-    """On a terminal each log line stands whole above the progress."""
+    """On a terminal each log line is printed whole above the progress bar."""
     text, code = on_a_terminal(refusing, *RUN, "-v")
 
     [line] = [each for each in text.splitlines() if "lane.closed" in each]

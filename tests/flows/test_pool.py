@@ -44,7 +44,7 @@ def workers(prefect, count):
 
 
 def rows(bench, count):
-    """As many rows as Kling takes, of a still that is large enough for it."""
+    """This number of rows, with a still large enough for Kling."""
     Image.new("RGB", (640, 480), (90, 60, 30)).save(bench.folder / "large.jpg")
     row = {"image": "large.jpg", "resolution": "720p"}
     return [{**row, "prompt": f"pan {n}"} for n in range(count)]
@@ -52,7 +52,7 @@ def rows(bench, count):
 
 def runs_of(worker):
     """The processes that a worker has started, by their ids."""
-    # Each thread has those that it started.
+    # Each thread lists the processes that it started.
     lists = Path(f"/proc/{worker.pid}/task").glob("*/children")
     return [int(pid) for one in lists for pid in one.read_text().split()]
 
@@ -75,7 +75,7 @@ def test_shard_of_a_killed_worker_is_redone_by_another(make_bench, deployed, cli
         batch = bench.start(*words, KLING_KEY=KLING)
         until(lambda: bench.seen("submit") >= 8 and runs_of(victim), within_s=150)
 
-        # The worker first: nobody is left to say that its run has crashed.
+        # Kill the worker first, so that nothing reports its run as crashed.
         killed = runs_of(victim)
         victim.kill()
         for pid in killed:

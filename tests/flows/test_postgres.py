@@ -21,7 +21,7 @@ INITDB = next(filter(None, FOUND), None)
 
 
 def as_nobody(*words: object, **more) -> None:
-    """PostgreSQL refuses to be root."""
+    """PostgreSQL refuses to run as root."""
     who = {"user": "postgres"} if os.getuid() == 0 else {}
     subprocess.run([*map(str, words)], check=True, capture_output=True, **who, **more)
 

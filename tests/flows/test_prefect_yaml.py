@@ -1,4 +1,4 @@
-"""The deployments, as a Prefect server has them once they were deployed for real."""
+"""The deployments on a Prefect server, after a real deploy."""
 
 import shlex
 import subprocess
@@ -28,7 +28,7 @@ def deployments(deployed):
 
 
 def calendar(prefect, deployment):
-    """When its runs are to begin, by what the scheduler has put there so far."""
+    """The start times of the runs that the scheduler has created so far."""
     asked = {"deployments": {"id": {"any_": [deployment["id"]]}}}
     runs = prefect.post("flow_runs/filter", **asked)
     # Other tests start runs, too.
@@ -109,7 +109,7 @@ def test_every_run_beats_and_is_asked_for_what_its_flow_takes(deployments, name)
     deployment = deployments[name]
 
     assert deployment["enforce_parameter_schema"]
-    # A batch must not wait for a place that it holds itself.
+    # A batch must not wait for a concurrency slot that it holds itself.
     pool = "nightreel-shards" if name == "shard" else "nightreel"
     assert deployment["work_pool_name"] == pool
     assert deployment["job_variables"] == {
@@ -125,7 +125,7 @@ def test_one_root_is_written_once_for_all_of_them(deployments):
         if name != "shard"
     }
 
-    # The event says it to the other one, and has it from the one that watches.
+    # The watching deployment puts it into the event, which passes it to the other.
     assert roots.pop("on-manifest") is None
     assert set(roots.values()) == {"s3://my-bucket/nightreel"}
 

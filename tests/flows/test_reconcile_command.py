@@ -1,4 +1,4 @@
-"""`nightreel reconcile`: what is in doubt is asked about, and the rest is its owner's."""
+"""`nightreel reconcile` asks providers about doubts; the user decides the rest."""
 
 import http.server
 import re
@@ -45,7 +45,7 @@ async def jobs_of(bench) -> dict[str, History]:
 
 
 async def doubts(bench, *jobs: str) -> list[Entry]:
-    """Put these jobs in doubt, on a lane that nobody can ask about; all on record."""
+    """Puts these jobs in doubt on a lane whose provider cannot be asked."""
     ledger = await Ledger.open(objects(bench), name="earlier")
     for job in jobs:
         asked = Intended(
@@ -62,7 +62,7 @@ async def doubts(bench, *jobs: str) -> list[Entry]:
 
 
 def answered(bench, answer: str, *words: str) -> Ran:
-    """The command, with a person at its stdin."""
+    """Runs the command with a person's answer on stdin."""
     done = subprocess.run(
         [BIN / "nightreel", "reconcile", "root", *words],
         cwd=bench.folder,
@@ -78,7 +78,7 @@ def answered(bench, answer: str, *words: str) -> Ran:
 
 @contextmanager
 def gate(url: str, *, lets: str) -> Iterator[tuple[str, list[bytes]]]:
-    """A way to the emulator on which no submit is answered, and few arrive."""
+    """A proxy to the emulator that answers no submit and forwards few."""
     came: list[bytes] = []
     open_again = threading.Event()
 
@@ -251,7 +251,7 @@ async def test_invalid_decision_ends_with_2_and_records_nothing(bench):
     nowhere = bench.nightreel("reconcile", "nowhere")
 
     for message, refused in zip(refusals, ran, strict=True):
-        # In a box on a terminal of 80 columns.
+        # The message is in a box on a terminal of 80 columns.
         words = " ".join(re.sub("[│╭╮╰╯─]", " ", refused.err).split())
         assert message in words, words
         assert (refused.code, refused.out) == (2, "")

@@ -124,7 +124,7 @@ def test_a_run_has_failed_just_when_its_owner_must_act(ended, stopped, broken, s
 
 @pytest.fixture
 def slow(bench, clip):
-    """A batch of eight clips that take a minute, at whose provider there are four."""
+    """A batch of eight clips that take a minute; four are at the provider."""
     bench.emulator = Emulator(latency_s=60, submits_per_minute=100000, clip=clip)
     bench.manifest(8)
     bench.prefect.wait()

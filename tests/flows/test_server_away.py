@@ -1,4 +1,4 @@
-"""A shard's flow run outlives a server that is away: whether it lives, its hand tells."""
+"""A shard's flow run survives a server that is away; its hand shows that it lives."""
 
 import asyncio
 import json
@@ -48,7 +48,7 @@ def server(run, statuses):
             self.wfile.write(json.dumps(answer).encode())
 
         def log_message(self, *_):
-            """Nobody reads it."""
+            """Suppresses the log, which has no reader."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Server) as http:
         threading.Thread(target=http.serve_forever).start()
@@ -86,7 +86,7 @@ class Slow(BaseHTTPRequestHandler):
         self.wfile.write(json.dumps(body).encode())
 
     def log_message(self, *_):
-        """Nobody reads it."""
+        """Suppresses the log, which has no reader."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The server shows the batch, and does not carry it: away or dying, the clips come."""
+"""The server only shows the batch: clips are made if it is away or dies."""
 
 import re
 

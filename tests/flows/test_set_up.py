@@ -1,4 +1,4 @@
-"""The set-up of docs/how-to/schedule.md, command by command, as a newcomer types it."""
+"""The set-up of docs/how-to/schedule.md, command by command, as a new user types it."""
 
 import os
 import re
@@ -28,7 +28,7 @@ def set_up() -> list[str]:
 
 @pytest.fixture
 def clone(bench, tmp_path):
-    """A clone in which somebody has written their own lanes and places."""
+    """A clone in which a user has entered lanes and places."""
     folder = tmp_path / "clone"
     folder.mkdir()
     for name in AS_IT_IS:
@@ -76,7 +76,7 @@ def test_ten_commands_lead_from_nothing_to_a_nightly_batch(bench, clone, tmp_pat
     try:
         code = shell.wait(400)
     finally:
-        # The worker that was left in the background, and whatever else is still there.
+        # This stops the worker in the background and every other process left.
         os.killpg(shell.pid, signal.SIGKILL)
 
     assert code == 0, log.read_text()

@@ -257,7 +257,7 @@ def test_a_key_where_a_lane_should_be_is_not_repeated():
     assert SECRET not in complaint(f'[lanes]\nspicy = "{SECRET}"')
 
 
-# Which lanes
+# Selection of lanes
 
 
 def test_only_the_lanes_that_were_named_are_used_in_that_order():
@@ -339,7 +339,7 @@ async def test_an_account_is_named_by_where_its_key_is_kept(monkeypatch):
     ],
 )
 def test_retired_route_is_refused_with_successor(route, successor):
-    """A lane on a retired route buys nothing, and its owner reads what to write."""
+    """A lane on a retired route buys nothing, and the message says what to write."""
     text = LANE.replace("wavespeed/wan-2.2-spicy", route)
 
     with pytest.raises(SettingsError) as caught:

@@ -1,4 +1,4 @@
-"""`nightreel status`: how a root stands, to the last place of its money."""
+"""`nightreel status` shows the state of a root and its money to the last digit."""
 
 import asyncio
 import io

@@ -12,14 +12,14 @@ ROWS = 12
 
 
 def asked(house, name: str, **parameters):
-    """A new run of a deployment."""
+    """Creates a run of a deployment; returns its id."""
     prefect = house.bench.prefect
     path = f"deployments/{prefect.deployment(name)['id']}/create_flow_run"
     return prefect.post(path, parameters=parameters)["id"]
 
 
 def ended(house, run: str) -> str:
-    """The type of its state, once it is over."""
+    """The type of the run's final state."""
     prefect, states = house.bench.prefect, []
 
     def over() -> bool:

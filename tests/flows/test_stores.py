@@ -1,4 +1,4 @@
-"""A whole batch where nothing is on this machine: manifest, stills, ledger and clips."""
+"""A whole batch with manifest, stills, ledger and clips in object stores."""
 
 import io
 import secrets
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.anyio
 
 ROUTES = ["wavespeed/wan-2.2-spicy", "atlas/wan-2.2-spicy", "fal/wan-2.2"]
 TURNED = 6
-"""An EXIF orientation: the still lies on its side."""
+"""The EXIF orientation of a still that lies on its side."""
 
 
 def still(shade: int, *, orientation: int = 1) -> bytes:
@@ -93,7 +93,7 @@ def root(request, s3_root) -> str:
 
 @pytest.fixture
 def inbox(s3_root) -> Objects:
-    """A folder in S3, as the one whose stills they are has it."""
+    """A folder in S3, as the owner of the stills accesses it."""
     return Objects.open(f"{s3_root}/inbox")
 
 
@@ -133,7 +133,7 @@ async def test_batch_in_object_stores_is_whole_and_not_rebought(begin, inbox, ro
     assert first.spent_usd == batch.emulator.total_usd
     assert all(mp4[4:8] == b"ftyp" for mp4 in kept.values())
     assert len(kept) == 6
-    # Presigned where they are: the providers fetched them, and none was uploaded.
+    # The providers fetched the stills by presigned links, and none was uploaded.
     assert batch.asked("upload") == 0
     assert all("/inbox/stills/" in image for image in images)
 

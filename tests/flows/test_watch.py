@@ -1,4 +1,4 @@
-"""`nightreel watch`, and its flow: a manifest that lands starts one batch."""
+"""`nightreel watch` and its flow start one batch for each manifest that lands."""
 
 import shutil
 import signal
@@ -29,7 +29,7 @@ ONCE = ("watch", "inbox", "--root", "root", "--once", "--settle", "0.05")
 
 
 def drop(bench, rows: Any, name: str = "m") -> Path:
-    """A manifest in the inbox, made elsewhere, and moved there whole."""
+    """A manifest that is written elsewhere and moved into the inbox whole."""
     inbox = bench.folder / "inbox"
     inbox.mkdir(exist_ok=True)
     still = (bench.folder / bench.still("one.jpg")).as_uri()
@@ -41,7 +41,7 @@ def drop(bench, rows: Any, name: str = "m") -> Path:
 
 @dataclass
 class Clock:
-    """The machine's clock, that can be put forward."""
+    """The machine's clock, which a test can put forward."""
 
     ahead_s: float = 0.0
 
@@ -64,7 +64,7 @@ def test_each_version_has_one_batch_and_a_bad_one_one_report(bench):
 
     first = bench.nightreel(*ONCE, "--strict")
     bought = dict(bench.bought)
-    # The same once more, with its time, as rsync sends it.
+    # The same file again with the same mtime, as rsync sends it.
     shutil.copy2(path, bench.folder / "again").replace(path)
     second = bench.nightreel(*ONCE, "--strict")
     drop(bench, 3)
@@ -120,7 +120,7 @@ def test_a_folder_that_is_not_there_is_not_watched(bench):
 
 
 def test_retries_wait_longer_each_time():
-    """A version that could not be begun is due after 5, 10, 20, 40 and 60 minutes."""
+    """A version that could not be started is due after 5, 10, 20, 40 and 60 minutes."""
     clock, drop = Clock(), Drop("s3://b/a.parquet", "1", 4)
     retries, pauses = Retries(clock), []
 
@@ -141,7 +141,7 @@ NOW = datetime(2026, 11, 2, 3, 0, tzinfo=UTC)
 
 
 def run_of(kind: str, *, ago_s: float, begun_ago_s: float | None = None) -> FlowRun:
-    """A run of a version that has been in a state for so long."""
+    """A run of a version that has been in this state for `ago_s` seconds."""
     state = State(type=StateType(kind), timestamp=NOW - timedelta(seconds=ago_s))
     begun = None if begun_ago_s is None else NOW - timedelta(seconds=begun_ago_s)
     return FlowRun(id=uuid.uuid4(), flow_id=uuid.uuid4(), state=state, start_time=begun)
@@ -268,7 +268,7 @@ def test_version_is_run_once_whoever_starts_it(house):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_bad_manifest_and_failed_start(house):
-    """A bad manifest fails once; one whose batch could not begin is begun again."""
+    """A bad manifest fails once; one whose batch could not start is started again."""
     bench, prefect = house.bench, house.bench.prefect
     house.work()
     (bench.folder / "inbox/bad.parquet").write_bytes(b"no such thing")

@@ -29,7 +29,7 @@ from tasks.engine.environment import REAL
 from tasks.providers import OWN_GPUS, PROVIDERS
 from tasks.providers.http import Endpoint, connected
 
-# The two that differ most in what they can say of a doubt are asked every time.
+# The two whose answers about a doubt differ most run in every test run.
 BILLED = [
     "wavespeed/wan-2.2-spicy",
     "kling/kling-2.5-turbo",
@@ -58,7 +58,7 @@ KEYS = {"kling": f"access:{'secret' * 6}"}
 
 @dataclass(kw_only=True)
 class World:
-    """A manifest, a root, and providers whose bill is the witness."""
+    """A manifest, a root, and emulated providers whose bill proves what was bought."""
 
     folder: Path
     emulator: Emulator
@@ -68,9 +68,9 @@ class World:
     rules: Rules = field(default_factory=lambda: Rules(settle_s=0.0))
     nights: list[Night] = field(default_factory=list)
     timeout_s: float = 60.0
-    """How long an answer is waited for."""
+    """The limit in seconds for an answer."""
     check: Check = mp4.check
-    """Looks into clips before they are published."""
+    """Checks clips before they are published."""
 
     def lane(
         self,
@@ -98,12 +98,12 @@ class World:
             risk_usd=risk_usd,
             paid=known.provider not in OWN_GPUS,
         )
-        # Emulated clips take a tenth of a second: looked at as often as real ones are.
+        # Emulated clips take a tenth of a second: poll them as often as real ones.
         lane.looks = Looks(shortest_s=0.02)
         return lane
 
     def manifest(self, rows: list[dict[str, Any]] | int, name: str = "m") -> str:
-        """Writes a manifest of these rows, or of that number, each with its own still."""
+        """Writes a manifest of these rows, or of that many, each with its own still."""
         if isinstance(rows, int):
             rows = [{"prompt": f"pan {n}"} for n in range(rows)]
         fits = self.fits()
@@ -185,13 +185,13 @@ class World:
 
 @pytest.fixture(params=ROUTES)
 def route(request) -> str:
-    """Each provider in turn: the laws know no exceptions."""
+    """Each provider in turn: the laws hold for all of them."""
     return request.param
 
 
 @pytest.fixture(scope="session")
 def clip() -> bytes:
-    """A real MP4 for jobs whose picture does not matter: making one for each is slow."""
+    """A real MP4 for jobs whose picture does not matter: one for each would be slow."""
     out = io.BytesIO()
     with av.open(out, "w", format="mp4", options={"moov_size": "65536"}) as file:
         stream = file.add_stream("libx264", rate=16)

@@ -1,5 +1,7 @@
-"""A thousand rows over four lanes with different prices, limits and faults: nothing is
-lost, nothing is paid twice, and the tables agree with the bill to the cent."""
+"""A thousand rows over four lanes with different prices, limits and faults.
+
+Nothing is lost, nothing is paid twice, and the tables match the bill to the cent.
+"""
 
 from collections import Counter
 from decimal import Decimal
@@ -25,11 +27,11 @@ FAULTS = {
     "fal": {Fault.FAIL: 0.03, Fault.UNKNOWN_STATUS: 0.03, Fault.ERROR_AFTER: 0.01},
 }
 ROWS = [
-    # Any of the four may make these.
+    # All four lanes can make these.
     *({"model": "wan-2.2,wan-2.2-spicy"[: 7 + 14 * (n % 2)]} for n in range(600)),
     *({"model": "standard"} for _ in range(200)),
     *({"content": "general"} for _ in range(100)),
-    # Too dear for all but the cheapest, and too long for all but two.
+    # Only the cheapest lane is cheap enough; only two lanes offer 8 s.
     *({"model": "wan-2.2", "max_usd": 0.10} for _ in range(50)),
     *({"model": "wan-2.2", "duration_s": 8} for _ in range(50)),
 ]
@@ -56,7 +58,7 @@ async def test_thousand_rows_on_four_lanes_cost_the_prices_listed(worlds, clip):
     bill, clips = emulator.bill, world.table("clips")
     attempts = world.table("attempts")
 
-    # Every row ends: published, rejected, or in a doubt that nobody can be asked about.
+    # Every row ends published, rejected, or in a doubt that no provider can resolve.
     assert clips.height == summary.rows == len(ROWS) == 1000
     assert summary.pending == 0
     assert summary.published + summary.rejected + summary.in_doubt == 1000
@@ -66,7 +68,7 @@ async def test_thousand_rows_on_four_lanes_cost_the_prices_listed(worlds, clip):
     kept = Counter(line.prompt for line in bill if not line.refunded)
     assert max(kept.values()) == 1
 
-    # To the cent, everywhere.
+    # All sums agree to the cent.
     assert summary.spent_usd == emulator.total_usd
     assert attempts["charged_usd"].sum() == emulator.total_usd
     assert clips["spent_usd"].sum() == emulator.total_usd
@@ -74,7 +76,7 @@ async def test_thousand_rows_on_four_lanes_cost_the_prices_listed(worlds, clip):
         Decimal(line.price_usd) for line in bill if not line.refunded
     )
 
-    # No quota is exceeded as the provider counts it, and the cheapest lane is full.
+    # By the provider's count no quota is exceeded, and the cheapest lane is full.
     for account in emulator.stats()["accounts"]:
         assert account["running"] <= slots[account["dialect"]]
         assert account["throttled"] == 0

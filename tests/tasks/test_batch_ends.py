@@ -15,7 +15,7 @@ RUNWAY = "runway/gen4-turbo"
 
 
 def dear(world):
-    """A provider that says what it charged: half of what its route says."""
+    """A provider that reports its charge: half of its route's price."""
     lane = world.lane(RUNWAY)
     doubled = {size: 2 * price for size, price in lane.route.prices_usd.items()}
     lane.route = replace(lane.route, prices_usd=doubled)
@@ -23,7 +23,7 @@ def dear(world):
 
 
 async def cut_off(world, entries):
-    """A root on which only so much was recorded when the machine died."""
+    """A root that holds only these records, as if the machine died after them."""
     shutil.rmtree(world.folder / "root")
     objects = Objects.open((world.folder / "root").as_uri())
     ledger = await Ledger.open(objects, name="cut-off")

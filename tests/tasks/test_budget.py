@@ -1,4 +1,4 @@
-"""Money is a wall: whatever happens at once, and in whatever order."""
+"""Spending limits hold for concurrent events in any order."""
 
 from decimal import Decimal
 

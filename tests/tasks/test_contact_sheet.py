@@ -1,4 +1,4 @@
-"""Posters: small, moving, evenly over a batch, and never a reason for anything to fail."""
+"""Posters are small, move, sample a batch evenly, and never cause a failure."""
 
 import io
 from itertools import pairwise

@@ -137,11 +137,11 @@ class Runs:
 
 
 async def muted(runs, run, shard, attempt):
-    """A run of a shard that is not heard any more once `Mute` is silent."""
+    """A run of a shard whose messages stop once `Mute` is silent."""
     whole = runs.real
     runs.real = replace(whole, objects=Mute.open)
     going = asyncio.ensure_future(run(shard, attempt))
-    await asyncio.sleep(0)  # by then it has taken what it runs on
+    await asyncio.sleep(0)  # it has its store from this point on
     runs.real = whole
     await going
 
@@ -181,7 +181,7 @@ async def over(night, at_once=3):
 
 
 async def tell(night, number, generation=1, *, held=None, needs=None, **fields):
-    """A run of a shard tells this of itself."""
+    """Writes the message of a shard's run with these facts."""
     hand = Hand(
         shard=number,
         generation=generation,
@@ -201,7 +201,7 @@ async def until_bought(night, count):
 
 
 async def dealt(night):
-    """The shards whose runs have been dealt something."""
+    """The shares dealt so far, by shard."""
     with suppress(MissingError):
         objects = Objects.open(night.wanted.root)
         key = mailbox.deal_key(night.batch)
@@ -217,7 +217,7 @@ def world(worlds, clip):
 
 
 def peaks(world):
-    """The most that any account was seen to do."""
+    """The highest counts that the emulator saw on any account."""
     [account] = world.emulator.stats()["accounts"]
     return account
 
@@ -251,7 +251,7 @@ async def test_shards_that_run_elsewhere_share_the_slots_and_the_bill(world):
     assert sorted(runs.started) == [(n, 1) for n in range(4)]
     assert peaks(world)["running"] == 4
     assert peaks(world)["throttled"] == 0
-    # Nothing of it is left but the ledger.
+    # Only the ledger of it is left.
     objects = Objects.open(night.wanted.root)
     assert [one.key async for one in objects.list("shards")] == []
 
@@ -286,7 +286,7 @@ async def test_second_run_of_a_shard_takes_over_and_pays_nothing_twice(world):
 
     summary = night.summary()
     assert isinstance(first.exception(), FencedError)
-    # Nobody shuts out the one who took over.
+    # The run that took over is not fenced.
     assert runs.started == [(0, 1), (0, 0)]
     assert (summary.published + summary.in_doubt, summary.pending) == (24, 0)
     assert set(world.bought.values()) == {1}
@@ -352,7 +352,7 @@ async def test_learned_slots_are_shared_and_kept_for_the_next_night(worlds, clip
 async def test_when_one_is_refused_what_the_others_had_is_heard_first(
     worlds, clip, monkeypatch
 ):
-    """Or an account would be taken to bear the slots of those alone who had spoken."""
+    """Otherwise the account's slots would be those of the reporting runs alone."""
     emulator = Emulator(slots=8, clip=clip)
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[ROUTE], slots=24)
@@ -514,7 +514,7 @@ async def test_what_is_stopped_here_ends_everywhere(world):
 @pytest.mark.slow
 async def test_stopped_shard_waits_for_clips_about_to_finish(world):
     """A shard that is stopped waits for the clips that are about to finish."""
-    await world.run(10)  # so that it is known how long they take
+    await world.run(10)  # teaches the lane its latency
     world.rules = replace(world.rules, grace_s=10.0)
     async with away(world, 50, shard_rows=20) as (night, _):
         batch = asyncio.ensure_future(over(night))
@@ -556,7 +556,7 @@ async def test_shards_doubts_are_risked_once_for_all_of_them(worlds, clip):
 
 
 class Slow(Objects):
-    """A store that puts what the first run of a shard is answered when it is too late."""
+    """A store that delays a write of a shard's first run until it is sealed off."""
 
     async def create(self, key, data):
         if key.endswith("/shard-0000.01/0000000003.jsonl.zst"):
@@ -599,7 +599,7 @@ async def test_ticket_that_a_fenced_run_could_not_record_is_followed(
 
 
 async def test_what_is_stopped_here_ends_what_is_being_risked(worlds, clip):
-    """The minute that the shards have used up is the batch's own, too."""
+    """The batch also counts the submits of the minute that its shards made."""
     emulator = Emulator(latency_s=0.1, slots=8, submits_per_minute=100000, clip=clip)
     for n in range(3):
         emulator.faults[f"pan {n}"] = [Fault.LOSE_ANSWER]
@@ -767,7 +767,7 @@ async def test_fenced_run_with_nothing_to_record_leaves_its_worker(world, monkey
 
         async def start(number, attempt, begun):
             if attempt == 1:
-                # Nothing is bought, so there is nothing to put on record.
+                # Nothing is bought, so nothing has to be recorded.
                 runs.lane = {"slots": 0}
                 seeming = asyncio.ensure_future(muted(runs, runs, number, attempt))
                 seeming.add_done_callback(lambda run: run.exception())
@@ -840,7 +840,7 @@ async def test_run_that_goes_silent_is_replaced_by_another(world, monkeypatch, c
             dying = asyncio.ensure_future(run(number, attempt, begun))
             await until_bought(night, 4)
             dying.cancel()
-            # The server takes it for running, for ever.
+            # The server shows it as running for ever.
             await asyncio.Event().wait()
 
         night.away.start = start

@@ -1,4 +1,4 @@
-"""A root that lost something, or whose records are damaged, is never bought into."""
+"""A root with lost or damaged records is never bought into."""
 
 import io
 import secrets
@@ -39,7 +39,7 @@ async def test_claim_missing_buys_nothing(world):
 
 
 async def test_damaged_index_is_read_from_segments(world, caplog):
-    """Bytes of the index flip: the segments say the same, and nothing is bought again."""
+    """Bytes of the index flip: the segments hold the same facts, nothing is rebought."""
     await world.run(6)
     path = world.folder / "root" / layout.index(1)
     good = path.read_bytes()
@@ -54,7 +54,7 @@ async def test_damaged_index_is_read_from_segments(world, caplog):
 
 
 async def test_damaged_index_without_segments_refuses(world):
-    """Nothing stands in for a damaged index: nothing is bought."""
+    """A damaged index has no substitute here: nothing is bought."""
     await world.run(6)
     await world.run(world.manifest(1, name="another"))
     root = world.folder / "root"
@@ -83,7 +83,7 @@ async def test_damaged_segment_refuses(world):
 
 
 async def test_damaged_claim_refuses(world):
-    """A letter of the name leads to a folder that nobody has written to."""
+    """A changed letter of the name leads to an empty folder."""
     await world.run(6)
     claim = world.folder / "root" / layout.claim(1)
     claim.write_bytes(claim.read_bytes().replace(b'"name": "m"', b'"name": "n"'))
@@ -95,7 +95,7 @@ async def test_damaged_claim_refuses(world):
 
 
 async def test_damaged_limits_are_learned_again(world, caplog):
-    """A digit of a limit flips: nobody submits by it."""
+    """A digit of a limit flips: no run submits by it."""
     await world.run(1)
     learned = world.folder / "root" / layout.LEARNED
     learned.write_bytes(checksum.dump({"wavespeed": [16, 60]}).replace(b"60", b"61"))
@@ -107,7 +107,7 @@ async def test_damaged_limits_are_learned_again(world, caplog):
 
 
 async def test_damaged_rows_of_shard_are_refused(tmp_path):
-    """Other rows would be other clips, which nobody asked for."""
+    """Changed rows would be other clips, which the user did not order."""
     objects = Objects.open(f"memory://{secrets.token_hex(6)}")
     rows, there = tmp_path / "rows", tmp_path / "there"
     rows.write_bytes(bytes(range(256)))
@@ -132,7 +132,7 @@ async def test_damaged_rows_of_shard_are_refused(tmp_path):
 
 
 async def test_damaged_table_is_skipped(caplog):
-    """polars panics over some flipped bytes: the table is named, and nothing ends by it."""
+    """polars panics over some flipped bytes: a message names the table; no run ends."""
     objects = Objects.open(f"memory://{secrets.token_hex(6)}")
     key, jobs = layout.table("clips", "000001-m"), [f"{n:032x}" for n in range(99)]
     out = io.BytesIO()

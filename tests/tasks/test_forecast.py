@@ -21,7 +21,7 @@ SMALL, LARGE = ("480p", 5), ("720p", 5)
 
 
 def lane(name, usd, *, like=None, usd_per_day=None, hours_utc=None, **limits):
-    """Ten slots, of a minute a clip; `usd` is a price for 480p, or what is made at all."""
+    """A lane of ten slots and 60 s a clip; `usd` is the 480p price or a price table."""
     prices = usd if isinstance(usd, dict) else {SMALL: usd}
     route = Route(
         name=f"wavespeed/{name}",

@@ -42,7 +42,7 @@ Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[Non
 
 
 class Echo:
-    """The smallest provider: one request, one ticket."""
+    """The smallest provider, with one request and one ticket."""
 
     name = "echo"
     hosts = frozenset({"api.echo.example"})

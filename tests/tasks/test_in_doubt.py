@@ -1,4 +1,4 @@
-"""Jobs in doubt over real HTTP: what is asked, what is risked, what only people decide."""
+"""Jobs in doubt over real HTTP: questions to providers, risks, people's decisions."""
 
 import asyncio
 import math
@@ -30,14 +30,14 @@ RULES = Rules(settle_s=0.0, deadline_s=30.0)
 
 @pytest.fixture
 def atlas(worlds, emulator):
-    """A provider that nobody can ask what became of a submit."""
+    """A provider that cannot report what became of a submit."""
     with running(emulator) as url:
         yield worlds(emulator=emulator, url=url, routes=["atlas/wan-2.2-spicy"])
 
 
 @pytest.fixture(params=[KLING, "replicate/wan-2.2"])
 def tells(worlds, emulator, request):
-    """Providers that say for certain what became of it."""
+    """Providers that report for certain what became of a submit."""
     with running(emulator) as url:
         yield worlds(emulator=emulator, url=url, routes=[request.param])
 
@@ -64,7 +64,7 @@ def named(name, lane):
 
 
 def killed_after(seconds):
-    """The batch is stopped where it stands so long after it begins."""
+    """Stops the batch abruptly this many seconds after its start."""
 
     def during(night):
         loop = asyncio.get_running_loop()
@@ -80,7 +80,7 @@ class Gateway:
     behind: Emulator
     method: str
     path: str
-    """The end of it, as a regular expression."""
+    """The path's end, as a regular expression."""
     times: int
 
     async def __call__(self, scope, receive, send):
@@ -93,13 +93,13 @@ class Gateway:
             await self.behind(scope, receive, send)
 
     async def _drop(self, message):
-        """Its answer is lost."""
+        """Drops the provider's answer."""
 
 
 async def reconciled(
     world, decisions: Callable[..., Decisions] = lambda _: Decisions()
 ) -> Reconciled:
-    """All that the command does, without the terminal."""
+    """Does what the command does, without the terminal."""
     root, lanes = (world.folder / "root").as_uri(), [world.lane(world.routes[0])]
     async with opened(root, lanes=lanes, rules=RULES) as books:
         await books.ask()
@@ -198,7 +198,7 @@ async def test_list_of_another_provider_with_the_same_name_is_no_proof(kling):
 async def test_doubt_with_an_unreachable_provider_is_not_risked(worlds, emulator):
     """A doubt is not risked while its provider cannot be reached."""
     emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
-    # It is asked by our own name of a submit, and polled by its.
+    # We look a submit up by our id, and poll it by the provider's.
     with running(Gateway(emulator, "GET", "-1", times=2)) as url:
         world = worlds(emulator=emulator, url=url, routes=[KLING])
 
@@ -469,5 +469,5 @@ def test_doubts_age_is_never_longer_than_we_have_known_it(lost):
     assert doubts.due_in_s("a", history) == 0.0
     today[0] += 15 * 3600.0
     assert doubts.due_in_s("c", history) == 0.0
-    # A clock that is set while we run makes no doubt of ours an old one.
+    # A clock that is set during the run does not make a doubt older.
     assert doubts.due_in_s("b", history) == max(0.0, settled_s - 70.0)

@@ -1,4 +1,4 @@
-"""Lanes: whose turn it is, and when a lane gets no more."""
+"""Lanes: the order of turns, and the closing of a lane."""
 
 import asyncio
 import math

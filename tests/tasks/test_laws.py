@@ -1,4 +1,4 @@
-"""The laws, over real HTTP, for every provider: the emulator's bill is the witness."""
+"""The laws, over real HTTP, for every provider, proved by the emulator's bill."""
 
 import shutil
 from dataclasses import replace
@@ -36,9 +36,9 @@ BEFORE = [Fault.ERROR_BEFORE, Fault.GATEWAY_BEFORE]
 
 
 def doubts(world):
-    """How many are left of one lost answer: none where the provider can tell whose it was.
+    """The number of doubts after one lost answer: 0 if the provider can resolve it.
 
-    WaveSpeed lists what it accepted, but not what it was asked for.
+    WaveSpeed lists the jobs that it accepted, but not their requests.
     """
     lane = world.lane(world.routes[0])
     provider = lane.endpoint.provider
@@ -47,8 +47,10 @@ def doubts(world):
 
 
 def made_twice(world):
-    """Whether a lost answer has its job sent again, though it was accepted: who lists no
-    name of ours for a job makes it once more, if nobody is paid for that."""
+    """Whether a job is sent again after a lost answer, although it was accepted.
+
+    This holds for a free engine that does not list our id of a job.
+    """
     return world.routes[0] == "vllm-omni/wan-2.2"
 
 
@@ -464,7 +466,7 @@ async def test_request_that_cannot_be_built_costs_no_money_or_slot(worlds, emula
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[])
         lane = world.lane("replicate/wan-2.2")
-        # Its owner lists a length that its adapter has no words for.
+        # The user lists a duration that the adapter cannot express.
         prices = {**lane.route.prices_usd, ("480p", 8): Decimal("0.08")}
         lane.route = replace(lane.route, prices_usd=prices)
 
@@ -477,7 +479,7 @@ async def test_request_that_cannot_be_built_costs_no_money_or_slot(worlds, emula
 
 
 async def test_a_still_whose_link_has_died_is_handed_over_anew(worlds, clip):
-    """The second attempt after a failed one does not lean on the first one's upload."""
+    """The second attempt does not reuse the upload of the failed first one."""
     emulator = Emulator(latency_s=0.1, clip=clip, faults={"pan": [Fault.FAIL]})
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=["wavespeed/wan-2.2-spicy"])

@@ -44,7 +44,7 @@ async def test_twice_the_true_slots_cause_few_refusals_and_no_loss(worlds, clip)
 
     assert (first.published, second.published) == (160, 160)
     assert set(world.bought.values()) == {1}
-    # It bears eight, and now and then one or two more are tried.
+    # It has eight slots; the lane sometimes tries one or two more.
     assert world.nights[1].engine.lanes.all[0].pace.slots <= 10
     assert in_first < 0.1 * 160
     assert refused(world) - in_first < 0.05 * 160
@@ -133,5 +133,5 @@ async def test_a_provider_whose_day_is_over_rests_and_says_so(world):
         assert "takes no more for now" in next(iter(summary.lanes_closed.values()))
         assert summary.exit_code == 3
     else:
-        # Told in the words of any other 429, it is waited out.
+        # If it looks like any other 429, the lane waits.
         assert summary.published == 6

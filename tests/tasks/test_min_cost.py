@@ -1,4 +1,4 @@
-"""Laws of allotment: as many as can be in time, and of all those ways the cheapest."""
+"""Laws of allotment: the most jobs in time, and among those ways the cheapest."""
 
 import math
 import time
@@ -19,7 +19,7 @@ def usd(**prices):
 
 
 def best(demand, prices, room):
-    """By trying every way: most jobs done, then least money."""
+    """Tries every way: the most jobs done, then the least money."""
     jobs = [kind for kind, count in demand.items() for _ in range(count)]
     ways = product(*([*prices[kind], None] for kind in jobs))
     fitting = (
@@ -80,7 +80,7 @@ def test_cheap_lane_goes_to_the_job_with_no_cheap_alternative():
 
     found = allot({"480p": 10, "720p": 10}, prices, {"cheap": 10, "other": 10})
 
-    # Each job by the cheapest lane that is free would have cost 10.00.
+    # Giving each job the cheapest free lane would have cost 10.00.
     assert found.cost_usd == Decimal("3.10")
     assert found.shares == {"480p": {"other": 10}, "720p": {"cheap": 10}}
 

@@ -31,9 +31,9 @@ async def test_rest_of_a_batch_is_run_and_nothing_is_bought_twice(world):
 @pytest.mark.parametrize(
     ("route", "after_s", "submits"),
     [
-        # Replicate forgets a clip in an hour: it was paid, and is gone.
+        # Replicate deletes a clip after an hour: it was paid for and is lost.
         ("replicate/wan-2.2", 2 * 3600, 2),
-        # Runway's links die in a day, and a poll gives fresh ones.
+        # Runway's links expire after a day, and a poll returns fresh ones.
         pytest.param("runway/gen4-turbo", 25 * 3600, 1, marks=pytest.mark.slow),
         pytest.param(
             "kling/kling-2.5-turbo", 20 * 24 * 3600, 1, marks=pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Laws of off-peak hours: Unix seconds, so midnight UTC is a multiple of a day."""
+"""Laws of off-peak hours, in Unix seconds: midnight UTC is a multiple of a day."""
 
 import math
 

@@ -35,8 +35,11 @@ ATLAS, KLING = "atlas/wan-2.2-spicy", "kling/kling-2.5-turbo"
 SPICY = "wavespeed/wan-2.2-spicy"
 SLOTS = 2
 MOST = SLOTS + IN_A_ROW + 2
-"""Clips that a broken check may cost: the row, the clips at work when it is full, and a few
-that were ready and not yet checked. Kling refuses more than its slots at once."""
+"""Clips that a broken check may cost.
+
+These are the row, the clips in progress when it is full, and a few that were ready but
+unchecked. Kling refuses more than its slots at once.
+"""
 FAULT = "our own check of the clip failed: TypeError: no such parameter"
 AGAIN = "it is paid for and is tried again by the next run"
 FACTS = Facts(
@@ -56,7 +59,7 @@ def odd(data, *, decode):
 
 
 def broken_for(numbers):
-    """A check that fails on the clips of these numbers, in the order they come."""
+    """A check that fails on the clips with these numbers, in order of arrival."""
     coming = count(1)
 
     def check(data, *, decode):
@@ -157,7 +160,7 @@ async def test_status_tells_parked_clips(kling, capsys):
 
 
 async def test_rows_nobody_looked_at_say_why(kling):
-    """Shards that are not begun any more name the fault, too."""
+    """Shards that were never started name the fault, too."""
     kling.check = broken
     summary = await kling.run(40, shard_rows=10)
 
@@ -167,8 +170,10 @@ async def test_rows_nobody_looked_at_say_why(kling):
 
 
 async def test_next_run_that_is_still_broken_buys_few(kling):
-    """The clips that are parked count as a row that is one short: the first new clip that
-    fails stops the buying, and nothing is recorded twice."""
+    """Parked clips count as a row that is one short.
+
+    The first new clip that fails stops the buying, and nothing is recorded twice.
+    """
     manifest = kling.manifest(12)
     kling.check = broken
     await kling.run(manifest)
@@ -184,7 +189,7 @@ async def test_next_run_that_is_still_broken_buys_few(kling):
 
 
 async def test_few_failures_among_good_clips_stop_nothing(kling):
-    """A clip that our code stumbles over is parked, and the others are bought."""
+    """A clip on which our code fails is parked, and the others are bought."""
     kling.check = broken_for({2, 4, 6})
     manifest = kling.manifest(12)
     first = await kling.run(manifest)
@@ -234,7 +239,7 @@ async def test_unforeseen_exception_in_an_adapter_stops_its_lane(worlds, emulato
 
 
 async def test_unreadable_answers_until_the_deadline_are_ours(kling):
-    """A job whose answers nobody can read is parked at its deadline, with the reason."""
+    """A job whose answers are unreadable is parked at its deadline, with the reason."""
     kling.rules = Rules(deadline_s=0.5)
     lane = failing(kling.lane(KLING), KeyError("task_status"))
     summary = await kling.run(12, lanes=[lane])
@@ -253,7 +258,7 @@ async def test_unreadable_answers_until_the_deadline_are_ours(kling):
 
 
 async def test_submits_whose_answers_cannot_be_read_stop(worlds, emulator):
-    """Accepted jobs that come back without a ticket are in doubt: few are bought."""
+    """Jobs that are accepted without a ticket are in doubt: few are bought."""
     for number in range(12):
         emulator.faults[f"pan {number}"] = [Fault.MALFORMED_ACCEPT]
     with running(emulator) as url:
@@ -284,7 +289,7 @@ async def test_own_failure_after_a_submit_leaves_a_doubt(worlds, emulator):
         lane.pace = Failing(lane.limits)
         summary = await world.run(30, lanes=[lane])
 
-    # Its place is free at once: a few more are sent before the first are recorded.
+    # Its slot is free at once: a few more are sent before the first are recorded.
     assert IN_A_ROW <= summary.in_doubt == sum(world.bought.values()) <= 12
     assert summary.exit_code == 4
     assert summary.fault is not None
@@ -292,7 +297,7 @@ async def test_own_failure_after_a_submit_leaves_a_doubt(worlds, emulator):
 
 
 async def test_sidecar_that_cannot_be_written_parks_the_clip(kling):
-    """A failure between the MP4 and its sidecar is ours; the next run keeps both."""
+    """A failure between the MP4 and its sidecar is ours: the next run keeps both."""
     kling.check = odd
     manifest = kling.manifest(3)
     first = await kling.run(manifest)
@@ -308,7 +313,7 @@ async def test_sidecar_that_cannot_be_written_parks_the_clip(kling):
 
 
 async def test_poster_that_fails_keeps_no_clip_off_the_record(kling):
-    """A clip is published before it is shown, whatever becomes of the showing."""
+    """A clip is published before it is shown, even if showing it fails."""
 
     def show(job, clip, sidecar):
         raise ZeroDivisionError
@@ -319,7 +324,7 @@ async def test_poster_that_fails_keeps_no_clip_off_the_record(kling):
 
 
 async def test_clips_of_an_earlier_batch_are_parked_too(kling):
-    """A batch of other rows tells of the clips that it cannot keep, and stops buying."""
+    """A batch of other rows reports the clips that it cannot keep, and stops buying."""
     kling.check = broken
     await kling.run(kling.manifest(6, "monday"))
     owed = sum(kling.bought.values())
@@ -338,7 +343,7 @@ async def test_clips_of_an_earlier_batch_are_parked_too(kling):
 
 
 async def test_reconcile_tells_parked_clips(kling):
-    """`nightreel reconcile` says which clips it could not keep, and keeps them later."""
+    """`nightreel reconcile` names the clips it could not keep, and keeps them later."""
     kling.check = broken
     await kling.run(1)
     told = []
@@ -371,7 +376,7 @@ async def test_fault_in_shards_elsewhere_stops_the_batch(kling):
     assert (summary.published, summary.exit_code) == (0, 4)
     assert summary.fault is not None
     assert "no such parameter" in summary.fault
-    # Kling has two slots for all of them; each shard may see a whole row.
+    # Kling has two slots for all shards; each shard may see a whole row.
     assert bought <= MOST + 3
     assert (again.published, again.bought) == (24, 24 - bought)
     assert set(kling.bought.values()) == {1}
@@ -397,7 +402,7 @@ def history(lane, *, parks=1, state=State.GENERATED):
 
 
 def test_row_of_one_lane_stops_that_lane():
-    """Another lane's code may be sound."""
+    """Another lane's code may work."""
     faults = OwnFaults()
     for _ in range(IN_A_ROW):
         faults.count(Parked("no"), history(LANE))
@@ -416,7 +421,7 @@ def test_row_of_two_lanes_stops_all():
 
 
 def test_publication_of_another_lane_clears_no_lanes_row():
-    """A lane of which nothing is kept stops, however well the others do."""
+    """A lane none of whose clips is kept stops, even if the others work."""
     faults = OwnFaults()
     for _ in range(IN_A_ROW):
         faults.count(Parked("no"), history(LANE))
@@ -427,7 +432,7 @@ def test_publication_of_another_lane_clears_no_lanes_row():
 
 
 def test_publication_begins_a_new_row():
-    """Failures are counted from the latest publication on."""
+    """The count of failures restarts at each publication."""
     faults = OwnFaults()
     for _ in range(2 * IN_A_ROW):
         faults.count(Parked("no"), history(LANE))
@@ -437,7 +442,7 @@ def test_publication_begins_a_new_row():
 
 
 def test_clips_that_fail_in_every_run_stop_nothing_alone():
-    """Old clips that stay parked are one short of a row; a new one fills it."""
+    """Old clips that stay parked are one short of a row; a new parked clip fills it."""
     faults = OwnFaults()
     faults.recall([history(LANE)] * 10)
     for _ in range(10):
@@ -450,7 +455,7 @@ def test_clips_that_fail_in_every_run_stop_nothing_alone():
 
 
 def test_reason_names_part_type_message_and_module():
-    """The module is the deepest of ours, not that of the library below it."""
+    """The named module is our deepest one, not the library's below it."""
     with (
         pytest.raises(OwnFaultError) as caught,
         ours("our own check of the clip", BrokenClipError),

@@ -1,4 +1,4 @@
-"""The policies: which lanes are used, for how long, and what a deadline costs."""
+"""The policies: the lanes they use, for how long, and the cost of a deadline."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The check-up: what is wrong with a lane is found before any money moves."""
+"""The check finds an error of a lane before any money is spent."""
 
 import asyncio
 from decimal import Decimal

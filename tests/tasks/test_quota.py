@@ -14,7 +14,7 @@ PRICE = 2
 
 @dataclass
 class Run:
-    """A run of a shard, as it really is; what it says and hears travels slowly."""
+    """The true state of a shard's run; messages to and from it arrive late."""
 
     shard: int
     generation: int
@@ -112,7 +112,7 @@ def test_no_limit_is_exceeded_whatever_joins_dies_or_is_late(  # noqa: C901, PLR
                 while run.sends(now):
                     pass
             case "round":
-                # All messages arrive but one's: that one has not heard of the deal.
+                # Only the messages of one run are late: it has not heard of the deal.
                 for one in runs.values():
                     messages[one.shard].append(one.hand(now))
                     dealer.hear(messages[one.shard][-1], now)
@@ -126,7 +126,7 @@ def test_no_limit_is_exceeded_whatever_joins_dies_or_is_late(  # noqa: C901, PLR
             case "tell" if run is not None:
                 messages[shard].append(run.hand(now))
             case "see" if messages.get(shard):
-                # Any message that is still on its way, old ones too.
+                # Any message in transit may arrive, also an old one.
                 dealer.hear(messages[shard][-1 - n % len(messages[shard])], now)
             case "hear" if run is not None:
                 run.hears(*deals[-1 - n % min(len(deals), 3)])
@@ -226,7 +226,7 @@ LEAST = {"usd": 2, "submits": 1}
 
 @dataclass
 class Buyer:
-    """A run that buys whatever it may, jobs of one price, each done within a round."""
+    """A run that buys all it can: jobs of one price, each done within a round."""
 
     shard: int
     jobs: int
@@ -335,5 +335,5 @@ def test_use_above_a_limit_is_not_dealt_when_it_ends():
 
     shares = dealer.deal(own={}, spent={}, now=0.0)
 
-    # Five of one end at once, and the other still has all of its six.
+    # Five jobs of one run end at once, and the other run still holds its six slots.
     assert [shares[shard].caps["slots"] for shard in (0, 1)] == [0, 1]

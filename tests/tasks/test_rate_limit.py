@@ -1,4 +1,4 @@
-"""Laws of pacing: all of the quota, none of what is not ours."""
+"""Laws of pacing: use the whole quota and never exceed it."""
 
 import math
 import random
@@ -92,7 +92,7 @@ def test_a_minute_never_has_more_submits_than_it_may():
 def test_a_turn_that_is_withdrawn_late_gives_its_slot_back():
     lane = pace(slots=2)
     begin(lane, 1)
-    lane.wait(MINUTE + 1)  # somebody asks, and what is over a minute old is forgotten
+    lane.wait(MINUTE + 1)  # this call drops everything over a minute old
 
     lane.withdrawn()
     lane.done()
@@ -103,7 +103,7 @@ def test_a_turn_that_is_withdrawn_late_gives_its_slot_back():
 
 def test_a_turn_that_is_withdrawn_late_hides_nobody_elses_submit():
     lane = pace(submits_per_minute=2)
-    begin(lane, 1, 0.0)  # its still takes long, and then will not do
+    begin(lane, 1, 0.0)  # its still takes long and is then rejected
     accept(lane, 1, 50.0)
 
     lane.withdrawn()
@@ -148,7 +148,7 @@ def test_refusals_without_a_hint_back_off_until_a_success():
 
 @pytest.mark.parametrize(("told", "bears"), [(40, 20), (20, 19), (100, 7), (8, 4)])
 def test_a_limit_set_too_high_is_learned_and_not_hammered(told, bears):
-    """A provider that refuses what is over its own number, and jobs of uneven length."""
+    """A provider that refuses jobs above its limit, and jobs of uneven length."""
     lane, chance = pace(slots=told, submits_per_minute=10**6), random.Random(1)
     now, refused, taken, ends, busy = 0.0, 0, 0, [], 0.0
     while taken < 2000:
@@ -272,7 +272,7 @@ def test_outage_is_hopeless_after_a_quarter_of_an_hour():
 
 
 def looked(latencies):
-    """Look at jobs of these latencies one by one; looks and lateness for each."""
+    """Polls jobs of these latencies one by one; yields the polls and lateness of each."""
     looks, found = Looks(), []
     for latency in latencies:
         at, seen, count = 0.0, 0.0, 0

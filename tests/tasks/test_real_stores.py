@@ -1,6 +1,6 @@
-"""Batches whose root is a real store that is busy, loses answers, and goes away.
+"""Batches whose root is a real store that is busy, loses answers or is unreachable.
 
-Real HTTP on both sides: the emulator's bill is the witness of what was paid.
+HTTP is real on both sides: the emulator's bill proves what was paid.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ def world(worlds, emulator):
 
 
 async def agreed(root: str, world) -> None:
-    """The bill, the ledger and the clips tell one story, of which no clip is missing."""
+    """The bill, the ledger and the clips agree, and no clip is missing."""
     assert set(world.bought.values()) == {1}
     assert len(world.bought) == JOBS
     objects = Objects.open(root)
@@ -47,7 +47,7 @@ async def agreed(root: str, world) -> None:
 
 
 async def once(true: Callable[[], object], do: Callable[[], Awaitable[None]]) -> None:
-    """Do it as soon as something is true."""
+    """Does this as soon as the condition is true."""
     for _ in range(6000):
         if true():
             return await do()
@@ -81,7 +81,7 @@ async def test_a_store_that_stops_in_mid_batch_is_waited_for(
         await asyncio.sleep(4)
         faulty.start()
 
-    # Some clips are paid for, most are not, and some are under way.
+    # Some clips are paid for, some are in progress, and most are neither.
     stopping = asyncio.create_task(once(lambda: len(world.bought) > 8, stop))
     summary = await world.run(JOBS, root=root)
 
@@ -113,7 +113,7 @@ def small_disk(tmp_path):
 
 async def test_a_disk_that_fills_up_loses_nothing_that_was_paid_for(small_disk, world):
     filler, root = small_disk / "filler", (small_disk / "reel").as_uri()
-    # As much is left as some twenty clips take.
+    # The space left is enough for some twenty clips.
     room = shutil.disk_usage(small_disk).free - BALLAST - 200_000
     await asyncio.to_thread(filler.write_bytes, bytes(room))
 
@@ -140,7 +140,7 @@ async def test_credentials_that_expire_in_mid_batch_lose_nothing_paid(
     cloud, faulty, world, monkeypatch
 ):
     """Credentials that expire during a batch lose no clip that was paid for."""
-    # Half a minute, for somebody to renew them: nobody does.
+    # The wait for renewed credentials is half a minute; nobody renews them here.
     monkeypatch.setattr(write_retry, "REFUSED_S", 2.0)
     root = cloud.root()
 
@@ -156,7 +156,7 @@ async def test_credentials_that_expire_in_mid_batch_lose_nothing_paid(
     assert 8 < len(paid) < JOBS
 
     faulty.fault.deny = False
-    # It could not say that it was over, and its process, this one, is still there.
+    # The run could not record its end, and its process, this one, is still alive.
     summary = await world.run(JOBS, root=root, take_over=True)
 
     assert summary.bought == JOBS - len(paid)

@@ -61,7 +61,7 @@ BOUGHT = History(state=State.ACCEPTED, route=ATLAS, accepted_at=1_800_000_000.0)
 
 @dataclass
 class Time:
-    """The clocks of this machine and of the providers, put forward at will."""
+    """The clocks of this machine and of the providers, which a test puts forward."""
 
     later_s: float = 0.0
     awake_later_s: float = 0.0
@@ -76,11 +76,11 @@ class Time:
 
 @dataclass
 class Suspended:
-    """Machines that stand still just when an intent has been put on record."""
+    """Machines that are suspended just after an intent was recorded."""
 
     time: Time
     naps: list[tuple[float, float]] = field(default_factory=list)
-    """By how much each of them puts the wall clock and the other one forward."""
+    """The seconds by which each one puts the wall and the monotonic clock forward."""
 
     def objects(self, uri):
         naps, clock = self.naps, self.time
@@ -98,7 +98,7 @@ class Suspended:
 
 
 class Archive(Objects):
-    """A store whose tables are in an archive: it has them, and gives them to nobody."""
+    """A store whose tables are archived: it lists them and refuses to read them."""
 
     asked = 0
 
@@ -127,7 +127,7 @@ def everything(world):
 
 
 async def run(world, manifest, **reaching):
-    """A night whose world is of the test's own making."""
+    """A night in a world with these changes."""
     uri = manifest if isinstance(manifest, str) else world.manifest(manifest)
     wanted = Wanted(
         manifest=uri, root=root(world), budget_usd=reaching.pop("usd", None)
@@ -162,7 +162,7 @@ async def died(world, *, after, rows=1, lanes=None):
 
 
 async def unparked(job, error):
-    """Fails the test: nothing here should break in a way that nobody foresaw."""
+    """Fails the test: no job here should meet an unforeseen error."""
     raise AssertionError(job) from error
 
 
@@ -190,25 +190,25 @@ async def fetching(world, lanes, deadline_s=30.0, clock=time.time, store=Objects
         await ledger.close()
 
 
-# A night's own jobs
+# Jobs of the same night
 
 
 @pytest.mark.parametrize(
     ("route", "after", "days", "buys"),
     [
-        # Polls still say that it is done; the link is dead.
+        # Polls still report it as done; the link is dead.
         (KLING, ACCEPTED, 32, 2),
         pytest.param("wavespeed/wan-2.2-spicy", GENERATED, 9, 2, marks=slow),
         pytest.param("fal/wan-2.2", ACCEPTED, 9, 2, marks=slow),
-        # Not even its record is kept.
+        # Its record is deleted, too.
         pytest.param(ATLAS, ACCEPTED, 9, 2, marks=slow),
         pytest.param(ATLAS, GENERATED, 9, 2, marks=slow),
-        # It says so itself.
+        # The provider reports the deletion.
         pytest.param("replicate/wan-2.2", ACCEPTED, 0.1, 2, marks=slow),
         ("replicate/wan-2.2", GENERATED, 0.1, 2),
-        # A poll gives a fresh link.
+        # A poll returns a fresh link.
         ("runway/gen4-turbo", GENERATED, 9, 1),
-        # Not for certain.
+        # The clip is not certainly gone.
         (KLING, ACCEPTED, 29, 1),
     ],
 )
@@ -297,7 +297,7 @@ async def test_what_expires_first_is_fetched_in_the_first_shard(worlds, emulator
     assert set(world.bought.values()) == {1}
 
 
-# Other nights' jobs
+# Jobs of other nights
 
 
 async def test_clips_of_another_night_are_fetched_with_their_facts(worlds, emulator):
@@ -414,7 +414,7 @@ async def test_reconcile_gives_up_what_is_gone_and_says_so(worlds, emulator):
     assert sorted(attempts.filter(attempt=1)["outcome"]) == ["discarded", "published"]
 
 
-# A machine that stood still
+# A suspended machine
 
 
 @pytest.mark.parametrize(

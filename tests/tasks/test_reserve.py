@@ -1,4 +1,4 @@
-"""Offers: what a job has in hand before any money moves."""
+"""Offers: a job's slot, still and money before anything is spent."""
 
 import asyncio
 import random
@@ -22,7 +22,7 @@ KLING = "kling/kling-2.5-turbo"
 
 @pytest.fixture
 def order(tmp_path):
-    """A job with a still of noise, which nothing makes small."""
+    """A job with a still of noise, which does not compress."""
     noise = random.Random(1).randbytes(1000 * 700 * 3)
     path = tmp_path / "large.png"
     Image.frombytes("RGB", (1000, 700), noise).save(path, compress_level=0)
@@ -33,7 +33,7 @@ def order(tmp_path):
 
 
 def kept(hand):
-    """Characters."""
+    """Number of characters."""
     return sum(len(handed.url) for handed in hand.handed.values())
 
 

@@ -1,4 +1,4 @@
-"""Told to stop or to pause, a run buys nothing more, and loses nothing that it has."""
+"""A run that is stopped or paused buys nothing more and loses no clip."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ ROUTE = "atlas/wan-2.2-spicy"
 
 @pytest.fixture
 def slow(worlds, clip):
-    """A world whose clips are quickly made; three at once."""
+    """A world whose clips finish quickly, three at a time."""
     emulator = Emulator(latency_s=0.4, slots=3, submits_per_minute=100000, clip=clip)
     with running(emulator) as url:
         yield worlds(emulator=emulator, url=url, routes=[ROUTE], slots=3)
@@ -66,7 +66,7 @@ async def test_winding_down_waits_for_clips_about_to_finish(
 
 @pytest.fixture
 def stuck(worlds, clip):
-    """A world whose clips are never done."""
+    """A world whose clips never finish."""
     emulator = Emulator(latency_s=3600, slots=3, submits_per_minute=100000, clip=clip)
     with running(emulator) as url:
         yield worlds(emulator=emulator, url=url, routes=[ROUTE], slots=3)

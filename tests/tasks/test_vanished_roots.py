@@ -1,4 +1,4 @@
-"""A folder root that vanishes in mid-batch is waited for, and never made anew."""
+"""A batch waits for a root folder that vanishes, and never creates it anew."""
 
 import asyncio
 import subprocess
@@ -24,14 +24,14 @@ def world(worlds, emulator):
 
 
 async def once_bought(world, do):
-    """Do it once some clips are paid for and most are not."""
+    """Does this once some clips are paid for and most are not."""
     while len(world.emulator.bill) < 4:  # noqa: ASYNC110 - a bill tells nobody
         await asyncio.sleep(0.01)
     await do()
 
 
 async def agreed(world, root):
-    """Each row was bought once, and all of it is on record and kept."""
+    """Each row was bought once, and every clip is recorded and kept."""
     assert set(world.bought.values()) == {1}
     histories = await ledgers.histories(Objects.open(root.as_uri()))
     assert [one.state for one in histories.values()] == [State.PUBLISHED] * JOBS
@@ -45,7 +45,7 @@ def ran(*words: str) -> int:
 
 @pytest.mark.parametrize("replaced", [False, True])
 async def test_moved_root_is_waited_for(world, replaced, caplog):
-    """Nothing is bought while it is gone, nor into a folder in its place."""
+    """Nothing is bought while the root is gone, nor into a folder in its place."""
     root, away = world.folder / "root", world.folder / "away"
 
     async def move() -> None:
@@ -58,7 +58,7 @@ async def test_moved_root_is_waited_for(world, replaced, caplog):
         assert len(world.emulator.bill) == bill
         assert replaced == root.exists()
         if replaced:
-            # Not even an empty folder of ours is in it.
+            # It does not contain even an empty folder of ours.
             root.rmdir()
         away.rename(root)
 

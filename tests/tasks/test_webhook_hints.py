@@ -1,4 +1,4 @@
-"""A webhook makes the engine look at once; without it, or with a forged one, it polls."""
+"""A webhook makes the engine poll at once; without a genuine one it polls as usual."""
 
 import asyncio
 import hashlib
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 SECRET = "c2VjcmV0LW9mLXRlc3Rz"
 LATER_S = 40.0
-"""When the engine would look by itself."""
+"""The time of the engine's first poll without a webhook."""
 
 
 def signed(remote: str, secret: str) -> tuple[dict[str, str], bytes]:

@@ -96,7 +96,7 @@ SCHEMES = {
 
 @pytest.fixture(params=SCHEMES)
 def signed(request):
-    """Each scheme in turn, with who signs for it."""
+    """Each scheme in turn, with the function that signs for it."""
     return SCHEMES[request.param]
 
 
@@ -344,7 +344,7 @@ def test_a_key_that_is_not_known_yet_is_told_from_a_forgery():
 
 
 def named(remote):
-    """An end of everybody's, of the job with this id."""
+    """A body in the forms of all providers: the end of the job with this id."""
     fields = dict.fromkeys(["id", "request_id", "session_id"], remote)
     return json.dumps(fields | {"status": "OK"}).encode()
 

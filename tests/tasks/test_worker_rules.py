@@ -51,7 +51,7 @@ RULES = {"at_most": 1, "hang_after_s": 1.0, "load_within_s": 1.0}
 
 @pytest.fixture
 def open_book(tmp_path):
-    """A book, which a second opening finds as a killed process leaves it."""
+    """Opens the book; a second call finds it as a killed process leaves it."""
     books = []
 
     def opened(build="wan", boot="one"):
@@ -95,7 +95,7 @@ def test_alike_clips_run_in_a_row_and_nothing_starves(open_book):
 
 
 def in_line(book, *names):
-    """These are at work: the first is denoised, the others are made ready."""
+    """Starts these jobs: the first is denoised, the others are prepared."""
     for name in names:
         book.hold(book.job(name))
     assert book.begin(book.job(names[0]), 2.0)

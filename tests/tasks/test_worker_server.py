@@ -1,4 +1,4 @@
-"""A worker's process without a model: what ends it, and what the next one finds."""
+"""A worker's process without a model: its end, and the state left to the next one."""
 
 import signal
 import subprocess
@@ -14,7 +14,7 @@ from tests.tasks.test_worker_rules import MODEL, Shape
 
 ROOT = Path(__file__).parents[2]
 
-# Its model never comes: a disk or a driver that hangs.
+# Its model never loads, as with a disk or a driver that hangs.
 WORKER = """
 import sys, threading
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Workers side by side: what dies is started again, what was badly told is not."""
+"""Workers side by side: one that dies is restarted, one with bad settings is not."""
 
 import sys
 
@@ -19,7 +19,7 @@ raise SystemExit(int(code))
 
 @pytest.fixture
 def ends(tmp_path):
-    """A command that ends with these codes, one a start; those it has not come to."""
+    """Supervises a command that exits with these codes in turn; gives those unused."""
     book = tmp_path / "codes"
 
     async def ended(codes):
