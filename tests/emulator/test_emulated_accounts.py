@@ -17,7 +17,7 @@ def account(emulator, dialect):
 
 
 @pytest.mark.parametrize("dialect", ["wavespeed", "fal"])
-def test_what_is_over_the_slots_waits_in_line(emulate, clock, dialect):
+def test_job_above_the_slots_waits_in_line(emulate, clock, dialect):
     emulator = Emulator(latency_s=10, slots=2, clip=b"a clip", clock=clock)
     shop = emulate(emulator)
     for _ in range(5):
@@ -51,7 +51,7 @@ def test_a_job_that_waited_runs_its_whole_time(emulate, clock):
     assert told["executionTime"] == 10_000
 
 
-def test_atlas_refuses_what_is_over_the_slots(emulate, clock):
+def test_atlas_refuses_a_job_above_the_slots(emulate, clock):
     emulator = Emulator(latency_s=10, slots=2, clock=clock)
     shop = emulate(emulator)
 
@@ -96,7 +96,7 @@ def test_the_minute_may_say_when_to_come_again(emulate, clock):
     assert shop.submit("wavespeed").headers["retry-after"] == "47"
 
 
-def test_each_key_has_a_quota_of_its_own(emulate, clock):
+def test_each_key_has_a_separate_quota(emulate, clock):
     emulator = Emulator(submits_per_minute=1, clock=clock)
     shop = emulate(emulator)
 
@@ -106,7 +106,7 @@ def test_each_key_has_a_quota_of_its_own(emulate, clock):
     assert len({charge.key for charge in emulator.bill}) == 2
 
 
-def test_quotas_are_by_dialect_where_they_are_said_so(emulate, clock):
+def test_quotas_can_be_set_by_dialect(emulate, clock):
     emulator = Emulator(latency_s=10, slots={"atlas": 1}, clock=clock)
     shop = emulate(emulator)
 
@@ -147,7 +147,7 @@ def test_latency_varies_by_its_jitter_and_the_same_each_time(emulate, clock):
     assert all(8_000 <= each <= 12_000 for each in first)
 
 
-def test_the_bill_says_what_was_bought_by_whom_and_for_how_much(emulate):
+def test_bill_names_each_purchase_its_buyer_and_its_price(emulate):
     emulator = Emulator(latency_s=0, clip=b"a clip")
     shop = emulate(emulator)
     shop.buy(
@@ -174,7 +174,7 @@ def test_the_bill_says_what_was_bought_by_whom_and_for_how_much(emulate):
     assert "a-key" not in str(bill)
 
 
-def test_a_seed_left_to_the_provider_is_drawn_and_told(emulate):
+def test_seed_left_to_the_provider_is_drawn_and_reported(emulate):
     emulator = Emulator(latency_s=0, clip=b"a clip")
     shop = emulate(emulator)
 

@@ -127,7 +127,7 @@ def test_a_submit_is_answered_as_documented(shop, dialect):
 
 
 @pytest.mark.parametrize("dialect", DONE)
-def test_a_finished_job_is_told_as_documented(shop, clock, dialect):
+def test_answer_about_a_finished_job_is_as_documented(shop, clock, dialect):
     prediction = shop.buy(dialect, seed=42)
     clock.now += 60
 
@@ -269,7 +269,7 @@ def test_a_prediction_is_its_buyers_alone(shop, dialect):
 
 
 @pytest.mark.parametrize("dialect", ACCEPTED)
-def test_what_is_not_json_is_refused(shop, dialect):
+def test_body_that_is_not_json_is_refused(shop, dialect):
     endpoint = shop.submit(dialect).request.url
 
     answer = shop.http.post(endpoint, content=b"{", headers=shop.headers(dialect))

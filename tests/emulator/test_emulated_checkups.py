@@ -96,7 +96,7 @@ async def test_a_check_up_with_a_bad_key_closes_the_lane(endpoint, name):
             await ask(clients, lane, lane.provider.check())
 
 
-async def test_what_was_spent_is_off_the_credit(endpoint):
+async def test_spending_is_deducted_from_the_credit(endpoint):
     lane = endpoint("wavespeed/wan-2.2-spicy")
 
     async with connected() as clients:
@@ -119,7 +119,7 @@ def test_a_price_for_less_than_a_whole_request_is_the_lowest(emulator):
     assert reply["data"]["discounted_price"] == 0.15
 
 
-async def test_a_record_at_302ai_has_what_a_clip_cost(endpoint):
+async def test_record_at_302ai_has_the_cost_of_a_clip(endpoint):
     lane = endpoint("302ai/unified")
 
     async with connected() as clients:
@@ -133,7 +133,7 @@ async def test_a_record_at_302ai_has_what_a_clip_cost(endpoint):
 @pytest.mark.parametrize(
     ("prompt", "found"), [("unreached", Absent), ("unheard", type(None))]
 )
-async def test_wavespeed_lists_what_it_accepted(endpoint, emulator, prompt, found):
+async def test_wavespeed_lists_the_jobs_it_accepted(endpoint, emulator, prompt, found):
     lane = endpoint("wavespeed/wan-2.2-spicy")
     job = wanted(lane, prompt)
 

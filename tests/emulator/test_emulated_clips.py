@@ -83,7 +83,7 @@ def test_every_frame_decodes_and_the_camera_moves(still):
         ((360, 640), "480p", "1:1", (624, 624)),
     ],
 )
-def test_a_clip_has_the_shape_of_its_still_or_the_one_asked_for(
+def test_clip_has_the_shape_of_its_still_or_the_ordered_one(
     take_photograph, photograph, resolution, aspect_ratio, size
 ):
     still = Still.of(take_photograph(*photograph))
@@ -104,7 +104,7 @@ def test_a_still_is_seen_the_right_way_up(take_photograph):
 
 
 @pytest.mark.parametrize("photograph", [(640, 360), (360, 640), (480, 480)])
-def test_every_frame_says_that_it_is_emulated(photograph):
+def test_every_frame_is_marked_as_emulated(photograph):
     white = Image.new("RGB", photograph, "white")
     file = io.BytesIO()
     white.save(file, "PNG")
@@ -117,7 +117,7 @@ def test_every_frame_says_that_it_is_emulated(photograph):
         assert beside.getextrema()[0] > 200
 
 
-def test_the_file_says_that_it_is_emulated(still):
+def test_file_is_marked_as_emulated(still):
     with av.open(io.BytesIO(render(Still.of(still), cut()))) as container:
         assert container.metadata["title"] == "Emulated clip"
         assert "No model made this" in container.metadata["comment"]
@@ -149,7 +149,7 @@ async def test_a_clip_is_made_once(still):
     assert first is again
 
 
-def test_fal_puts_a_frame_between_each_two_unless_told_not_to(emulate):
+def test_fal_interpolates_frames_by_default(emulate):
     shop = emulate(Emulator(latency_s=0))
     asked = {"num_frames": 17, "frames_per_second": 16}
 

@@ -100,7 +100,7 @@ def test_a_throttle_may_say_for_how_long(going_wrong, dialect):
         ("fal", Fault.REFUSE_CONTENT, False),
     ],
 )
-def test_a_job_that_fails_costs_what_its_provider_says(
+def test_failed_job_costs_as_much_as_its_provider_documents(
     going_wrong, dialect, fault, refunded
 ):
     emulator, shop = going_wrong(fault)
@@ -134,7 +134,7 @@ def test_a_prediction_may_not_be_there_yet(going_wrong, dialect):
     assert seen == [404, 404, 200]
 
 
-def test_a_status_may_be_a_word_that_nobody_documented(going_wrong):
+def test_status_may_be_an_undocumented_word(going_wrong):
     _, shop = going_wrong(Fault.UNKNOWN_STATUS)
     prediction = shop.buy("atlas")
 

@@ -178,7 +178,7 @@ def test_too_many_too_fast_and_too_poor_are_three_refusals(open_shop, clock):
         ({"model_name": None, "model": "kling-v2-5-turbo"}, 1203),
     ],
 )
-def test_what_kling_does_not_take_is_refused_and_not_charged(open_shop, fields, code):
+def test_request_invalid_at_kling_is_refused_and_not_charged(open_shop, fields, code):
     emulator = Emulator()
     shop = open_shop(emulator)
 
@@ -193,9 +193,7 @@ def test_what_kling_does_not_take_is_refused_and_not_charged(open_shop, fields, 
         (Fault.REFUSE_CONTENT, "Failure to pass the risk control system"),
     ],
 )
-def test_a_task_that_fails_says_why_in_a_good_answer_and_is_free(
-    open_shop, fault, reason
-):
+def test_failed_task_gives_its_reason_and_is_free(open_shop, fault, reason):
     emulator = Emulator(latency_s=0, faults={"dolly": [fault]})
     shop = open_shop(emulator)
 

@@ -44,7 +44,7 @@ def submit(http, still):
 
 
 @pytest.mark.parametrize(("engine", "frames"), [("sglang", 96), ("fastvideo", 125)])
-def test_what_goes_unsaid_has_the_engines_own_default(emulator, submit, engine, frames):
+def test_fields_left_out_have_the_engines_default(emulator, submit, engine, frames):
     submit(engine, num_frames=None, fps=None).raise_for_status()
 
     [line] = emulator.bill
@@ -71,7 +71,7 @@ def test_vllm_omni_accepts_only_a_form_for_its_model(submit, http):
     assert "Model mismatch" in submit("vllm-omni", model="another").text
 
 
-def test_fastvideo_never_says_that_it_is_at_work(submit, http, clock):
+def test_fastvideo_never_reports_a_job_as_running(submit, http, clock):
     remote = submit("fastvideo").json()["id"]
     clock.now += 5
 
@@ -103,7 +103,7 @@ def task(still):
     return {"task_id": "a-1", "prompt": "pan", "seed": 1, "image_path": image}
 
 
-def test_lightx2v_redirects_who_leaves_out_the_slash(http, task):
+def test_lightx2v_redirects_a_url_without_the_slash(http, task):
     assert http.post("/lightx2v/v1/tasks/video", json=task).status_code == 307
 
 

@@ -53,7 +53,7 @@ def test_a_presigned_upload_refuses_a_key_and_notices_it(shop, emulator, still):
     assert emulator.stats()["keys_shown"] == 1
 
 
-def test_a_presigned_upload_holds_what_was_signed(shop, still):
+def test_presigned_upload_requires_the_signed_request(shop, still):
     upload = ticket(shop)["upload"]
     unsigned = upload["url"].partition("?")[0]
 
@@ -62,7 +62,7 @@ def test_a_presigned_upload_holds_what_was_signed(shop, still):
     assert httpx.put(upload["url"], content=still, headers=other).status_code == 403
 
 
-def test_what_was_never_uploaded_cannot_be_animated(shop, emulator):
+def test_still_that_was_never_uploaded_is_refused(shop, emulator):
     prediction = shop.buy("wavespeed", image=ticket(shop)["download_url"])
 
     assert shop.poll("wavespeed", prediction).json()["data"]["code"] == 1402
@@ -90,7 +90,7 @@ def test_a_form_takes_a_still(shop, emulator, still, dialect, path):
     assert emulator.bill[0].image == sha256(still)
 
 
-def test_fal_says_where_to_put_a_still(shop, emulator, still):
+def test_fal_answers_with_an_upload_url(shop, emulator, still):
     url = f"{shop.base}/fal/storage/upload/initiate?storage_type=fal-cdn-v3"
     asked = {"file_name": "cat.jpg", "content_type": "image/jpeg"}
     given = shop.http.post(url, json=asked, headers=shop.headers("fal")).json()
@@ -120,7 +120,7 @@ def test_an_upload_needs_a_key(shop, dialect, path):
     assert answer.status_code == 401, dialect
 
 
-def test_a_still_is_fetched_from_where_it_is(shop, emulate, still):
+def test_still_is_fetched_from_its_url(shop, emulate, still):
     elsewhere = emulate(Emulator())
     given = ticket(elsewhere)
     upload = given["upload"]
@@ -146,7 +146,7 @@ def test_a_still_over_10_mb_is_not_fetched_to_its_end(shop, emulate):
 @pytest.mark.parametrize(
     "image", ["data:image/jpeg;base64,bm90IGFuIGltYWdl", "cat.jpg"]
 )
-def test_what_is_no_image_fails_the_job_in_the_providers_words(shop, image):
+def test_invalid_image_fails_the_job_with_the_providers_message(shop, image):
     wavespeed = shop.poll("wavespeed", shop.buy("wavespeed", image=image))
     atlas = shop.poll("atlas", shop.buy("atlas", image=image))
     fal = shop.poll("fal", shop.buy("fal", image_url=image))

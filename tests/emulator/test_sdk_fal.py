@@ -133,7 +133,7 @@ def test_throttled_submit_succeeds_third_time_and_costs_once(fal, emulator, imag
 
 
 @pytest.mark.parametrize("prompt", ["unheard", "gateway"])
-def test_the_sdk_pays_twice_where_an_answer_is_lost(fal, emulator, image, prompt):
+def test_sdk_pays_twice_after_a_lost_answer(fal, emulator, image, prompt):
     run(fal, prompt, image)
 
     assert len(emulator.bill) == 2
@@ -185,7 +185,7 @@ def kling(fal, image, **asked):
     return fal.subscribe(KLING, asked, interval=0.02)
 
 
-def test_kling_is_sold_by_the_second_and_tells_no_seed(fal, emulator, image):
+def test_kling_is_sold_by_the_second_and_reports_no_seed(fal, emulator, image):
     result = kling(fal, image, duration="10", negative_prompt="blur", cfg_scale=0.5)
 
     assert result["video"]["url"].endswith(".mp4")
@@ -203,7 +203,7 @@ def test_kling_is_sold_by_the_second_and_tells_no_seed(fal, emulator, image):
         ({"prompt": None}, "missing"),
     ],
 )
-def test_what_kling_does_not_take_is_refused_and_not_charged(
+def test_request_invalid_at_kling_is_refused_and_not_charged(
     fal, emulator, image, asked, kind
 ):
     with pytest.raises(fal_client.FalClientHTTPError) as refusal:

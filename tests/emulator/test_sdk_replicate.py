@@ -111,7 +111,7 @@ def test_moderation_is_a_failure_and_free(client, emulator, clock, image):
     assert emulator.total_usd == 0
 
 
-def test_a_failure_is_told_by_its_error_and_free(connect, photo):
+def test_failure_is_reported_with_its_error_and_free(connect, photo):
     emulator = Emulator(latency_s=0.05, faults=SCRIPT)
     client = connect(emulator)
 
@@ -136,7 +136,7 @@ def test_a_refused_submit_is_not_charged(client, emulator, image, prompt, refusa
     assert emulator.bill == []
 
 
-def test_an_empty_account_is_told_where_to_buy_credit(client, emulator, image):
+def test_empty_account_gets_the_link_to_buy_credit(client, emulator, image):
     with pytest.raises(ReplicateError, match="account/billing") as caught:
         submit(client, image, "poor")
 
@@ -145,7 +145,7 @@ def test_an_empty_account_is_told_where_to_buy_credit(client, emulator, image):
 
 
 @pytest.mark.parametrize("prompt", ["unheard", "interrupted", "garbled", "gateway"])
-def test_a_submit_whose_answer_is_lost_is_charged_once(client, emulator, image, prompt):
+def test_submit_with_a_lost_answer_is_charged_once(client, emulator, image, prompt):
     with pytest.raises((ReplicateError, httpx.HTTPError, ValueError)):
         submit(client, image, prompt)
 
@@ -180,7 +180,7 @@ def test_a_long_listing_comes_in_pages(client, image):
     assert (len(first), len(second), second.next) == (100, 2, None)
 
 
-def test_after_an_hour_what_was_made_is_gone(client, clock, image):
+def test_clip_is_gone_after_an_hour(client, clock, image):
     prediction = submit(client, image)
     clock.now += 10
     prediction.reload()

@@ -82,7 +82,7 @@ def test_a_still_may_be_named_as_the_first_frame(client, clock, image):
     assert client.tasks.retrieve(task.id).cost.credits == 50
 
 
-def test_what_is_over_the_concurrency_waits_as_throttled(client, clock, image):
+def test_job_above_the_concurrency_waits_as_throttled(client, clock, image):
     tasks = [submit(client, image) for _ in range(2)]
 
     told = [client.tasks.retrieve(task.id) for task in tasks]
@@ -92,7 +92,7 @@ def test_what_is_over_the_concurrency_waits_as_throttled(client, clock, image):
     assert client.tasks.retrieve(tasks[1].id).status == "SUCCEEDED"
 
 
-def test_moderation_of_what_went_in_is_charged(client, emulator, clock, image):
+def test_moderation_of_the_input_is_charged(client, emulator, clock, image):
     task = submit(client, image, "nude")
     clock.now += 10
 
@@ -145,7 +145,7 @@ def test_a_refused_submit_is_not_charged(client, emulator, image, prompt, refusa
 
 
 @pytest.mark.parametrize("prompt", ["unheard", "interrupted", "gateway"])
-def test_a_submit_whose_answer_is_lost_is_charged(client, emulator, image, prompt):
+def test_submit_with_a_lost_answer_is_charged(client, emulator, image, prompt):
     with pytest.raises((runwayml.APIError, httpx.HTTPError)):
         submit(client, image, prompt)
 

@@ -67,7 +67,7 @@ def test_the_sdk_uploads_by_path(client, still, tmp_path):
     assert client.upload(str(path)).endswith("/cat.png")
 
 
-def test_moderation_is_told_in_a_good_answer_and_refunded(client, emulator, image):
+def test_moderation_is_reported_in_a_good_answer_and_refunded(client, emulator, image):
     with pytest.raises(RuntimeError, match=r"Prediction failed .* flagged"):
         run(client, image=image, prompt="nude")
 
@@ -94,7 +94,7 @@ def test_a_refused_submit_is_not_charged(client, emulator, image, prompt, status
 
 
 @pytest.mark.parametrize("prompt", ["unheard", "interrupted", "garbled", "gateway"])
-def test_a_submit_whose_answer_is_lost_is_charged(client, emulator, image, prompt):
+def test_submit_with_a_lost_answer_is_charged(client, emulator, image, prompt):
     with pytest.raises((RuntimeError, OSError, ValueError)):
         run(client, image=image, prompt=prompt)
 

@@ -138,7 +138,7 @@ def test_lost_answer_ends_with_1_and_status_names_the_job(bench):
     assert status.reply["spent_usd"] == pytest.approx(bench.owed)
 
 
-def test_a_refused_key_ends_the_run_with_3_and_says_what_to_do(tmp_path, clip, bench):
+def test_refused_key_ends_the_run_with_3_and_advice(tmp_path, clip, bench):
     bench.manifest(3)
     with running(Emulator(keys=["another"], clip=clip)) as bench.url:
         bench.config()
@@ -200,7 +200,7 @@ def test_invalid_start_ends_with_2_and_one_message(bench):
 
 
 @pytest.mark.slow
-def test_check_tells_good_from_bad_and_sends_nothing(bench):
+def test_check_finds_bad_rows_and_sends_nothing(bench):
     bench.manifest([{"prompt": "pan"}, {"prompt": "pan"}], "good")
     bench.manifest([{"prompt": "pan"}, {"prompt": "pan", "duration_s": 7}], "bad")
 
@@ -223,7 +223,7 @@ def test_check_tells_good_from_bad_and_sends_nothing(bench):
     assert not bench.emulator.stats()["accounts"]
 
 
-def test_plan_says_what_a_run_will_cost_and_sends_nothing(bench):
+def test_plan_shows_the_cost_of_a_run_and_sends_nothing(bench):
     bench.manifest([{"prompt": "a"}, {"prompt": "b", "resolution": "720p"}])
 
     planned = bench.nightreel("plan", "m.parquet", "--json", LANE_KEY="")
@@ -247,7 +247,7 @@ def test_asking_about_a_root_that_is_not_there_makes_none(bench):
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
-def test_the_emulator_says_where_it_is_and_stops_when_told(bench, sign):
+def test_emulator_prints_its_url_and_stops_on_request(bench, sign):
     serving = bench.start("emulate", "--port", "0", "--latency", "100ms")
     lines = [serving.process.stderr.readline() for _ in range(14)]
 
@@ -281,7 +281,7 @@ def test_paths_are_the_shells_and_not_uris(bench):
     assert status.reply["published"] == 1
 
 
-def test_no_key_and_no_signature_is_said_or_kept(bench):
+def test_no_key_or_signature_is_printed_or_kept(bench):
     secrets = ("5ba1f00d" * 8, bench.prefect.env["LANE_KEY"], "X-Amz-Signature")
     signed = f"?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Signature={secrets[0]}&w=9"
     still = (bench.folder / bench.still("one.jpg")).read_bytes()

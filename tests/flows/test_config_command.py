@@ -34,7 +34,7 @@ def shown(tmp_path, monkeypatch):
     return CliRunner().invoke(app, ["config", "show", "--json"]), path
 
 
-def test_each_setting_in_force_is_told_with_what_says_it(shown):
+def test_each_setting_in_force_is_shown_with_its_source(shown):
     ran, path = shown
 
     found = {one["name"]: one for one in json.loads(ran.stdout)["settings"]}

@@ -135,7 +135,7 @@ def test_the_progress_is_that_of_the_jobs(portraits):
     assert progress["description"] == "5 of 6 done, 1.02 USD"
 
 
-def test_the_plan_says_what_it_will_cost_before_a_submit_is_sent(portraits, keyless):
+def test_plan_is_shown_with_its_cost_before_any_submit(portraits, keyless):
     plan, hopeless = portraits.artifacts["plan"], keyless.artifacts["plan"]
 
     assert plan["created"] < portraits.artifacts["clips"]["created"]
@@ -163,7 +163,7 @@ def test_the_bill_is_by_lane(portraits, keyless):
     assert "bill" not in keyless.artifacts
 
 
-def test_what_went_wrong_is_told_by_reason_with_its_first_rows(nights, portraits):
+def test_failures_are_listed_by_reason_with_their_first_rows(nights, portraits):
     wrong = json.loads(portraits.artifacts["wrong"]["data"])
 
     still = (nights.folder / "stills" / "one.jpg").as_uri()
@@ -190,7 +190,7 @@ def test_contact_sheet_uses_posters_kept_beside_their_clips(nights, portraits):
     assert kept.keys() <= clips
 
 
-def test_what_automations_may_act_on_is_an_event_once(nights, portraits, keyless):
+def test_each_fact_for_automations_is_one_event(nights, portraits, keyless):
     def events_of(night):
         every = nights.prefect.events("nightreel.")
         return [event for event in every if night.run["id"] in str(event["related"])]
@@ -210,7 +210,7 @@ def test_what_automations_may_act_on_is_an_event_once(nights, portraits, keyless
     assert closed["payload"]["batch"] == "000001-keyless"
 
 
-def test_the_log_says_what_a_person_would_act_on(nights, keyless):
+def test_log_shows_the_facts_that_need_action(nights, keyless):
     of_run = {"flow_run_id": {"any_": [keyless.run["id"]]}}
 
     nights.wait(
@@ -231,7 +231,7 @@ def test_the_complaints_are_the_bad_rows(portraits, keyless):
     assert "complaints" not in keyless.artifacts
 
 
-def test_the_server_keeps_what_was_asked_for_and_no_key(nights, portraits, keyless):
+def test_server_keeps_the_parameters_and_no_key(nights, portraits, keyless):
     asked = keyless.run["parameters"]
 
     assert asked["manifest"] == (nights.folder / "keyless.parquet").as_uri()

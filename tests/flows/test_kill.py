@@ -61,9 +61,7 @@ def slow(bench, clip):
 
 
 @pytest.mark.slow
-async def test_a_batch_that_is_killed_buys_only_what_it_had_not_bought(
-    bench, monkeypatch
-):
+async def test_killed_batch_buys_only_the_rest_when_run_again(bench, monkeypatch):
     """A batch that is killed repeatedly, until little is left to do."""
     monkeypatch.setenv("LANE_KEY", bench.prefect.env["LANE_KEY"])
     prompts = [f"pan {n}" for n in range(JOBS)]

@@ -102,7 +102,7 @@ def test_the_whole_catalogue_is_shown_without_any_nightreel_toml(nightreel):
 
 
 @pytest.mark.slow
-def test_with_sources_every_fact_says_where_it_is_from_and_when(nightreel, config):
+def test_option_sources_shows_source_and_date_of_every_fact(nightreel, config):
     config(more='[routes."fal/wan-2.2".prices_usd]\n480p = { 5 = "0.11" }\n')
 
     shown = nightreel("--sources", "--lanes", "fast")
@@ -114,7 +114,7 @@ def test_with_sources_every_fact_says_where_it_is_from_and_when(nightreel, confi
     assert re.search(r"^  slots +\[lanes\.night\] *$", night.out, re.MULTILINE)
 
 
-def test_a_program_is_told_the_same_as_one_object(nightreel, config):
+def test_json_output_is_one_object_with_the_same_facts(nightreel, config):
     config()
 
     night, *rest = nightreel("--all", "--json").lanes
@@ -129,7 +129,7 @@ def test_a_program_is_told_the_same_as_one_object(nightreel, config):
 
 
 @pytest.mark.slow
-def test_a_check_ends_with_0_where_all_is_well(nightreel, config):
+def test_check_without_errors_ends_with_0(nightreel, config):
     with running(Emulator(keys=[KEY], credit_usd=Decimal(7))) as url:
         config(url)
 
@@ -167,7 +167,7 @@ def test_check_with_an_error_ends_with_1_and_names_it(nightreel, config):
 
 
 @pytest.mark.slow
-def test_what_cannot_be_read_ends_with_2(nightreel, config, tmp_path):
+def test_invalid_use_ends_with_2(nightreel, config, tmp_path):
     none = nightreel()
     config()
     keyless = nightreel("--check", LANE_KEY="")

@@ -36,7 +36,7 @@ def test_webhooks_need_no_lanes_and_no_settings(written):
     assert options.hook("fal") == ""
 
 
-def test_only_who_can_be_believed_is_told_where_to_post(written):
+def test_only_verifiable_providers_get_a_webhook_url(written):
     options = listen(
         written(
             '[listen]\npublic_url = "https://hooks.example/"\n'
@@ -88,7 +88,7 @@ def started(config, **variables):
     )
 
 
-def test_it_says_who_may_post_where_takes_it_and_stops_when_told(written):
+def test_listen_prints_its_urls_accepts_posts_and_stops(written):
     config = written('[listen.secrets]\nwavespeed = "env:WAVESPEED_WEBHOOK_SECRET"\n')
     body = b'{"id": "p-1", "status": "completed"}'
     at = str(int(time.time()))

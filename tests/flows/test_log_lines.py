@@ -41,7 +41,7 @@ def failure(text):
         ("token eyJhbGciOiJI.eyJpc3MiOiJh.5ec-ret", "token ***"),
     ],
 )
-def test_masked_removes_what_proves_a_right(text, left):
+def test_masked_removes_credentials(text, left):
     """A signature, password or token is masked; the rest stays."""
     assert masked(text) == left
 

@@ -83,7 +83,7 @@ def test_landed_manifest_starts_a_batch_with_the_events_facts(deployed, deployme
     assert set(action["parameters"]) == {"manifest", "version", "root"}
 
 
-def test_no_two_runs_of_a_deployment_are_at_work_at_once(deployments):
+def test_deployment_has_one_active_run_at_a_time(deployments):
     limits = {
         name: (
             deployment["global_concurrency_limit"]["limit"],
@@ -105,7 +105,7 @@ def test_no_two_runs_of_a_deployment_are_at_work_at_once(deployments):
 
 
 @pytest.mark.parametrize("name", FLOWS)
-def test_every_run_beats_and_is_asked_for_what_its_flow_takes(deployments, name):
+def test_every_run_sends_heartbeats_and_checks_its_parameters(deployments, name):
     deployment = deployments[name]
 
     assert deployment["enforce_parameter_schema"]

@@ -171,7 +171,7 @@ async def test_doubts_that_nobody_can_resolve_are_listed_with_1(bench):
 
 
 @pytest.mark.slow
-async def test_a_risk_is_taken_only_by_a_person_who_says_so(bench):
+async def test_risk_is_taken_only_if_a_person_confirms_it(bench):
     entries = await doubts(bench, "a" * 32, "b" * 32)
 
     refused = answered(bench, "n\n", "--resubmit", "all")

@@ -169,7 +169,7 @@ def test_cancelled_batch_keeps_its_manifest_from_other_runs(bench, slow):
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("finish_by_s", [None, 2.5 * AGAIN_S])
-async def test_a_scheduled_run_waits_for_its_root_and_says_so_once(finish_by_s):
+async def test_scheduled_run_waits_for_its_root_and_logs_it_once(finish_by_s):
     clock, told = [1000.0], list[str]()
 
     async def sleep(seconds):

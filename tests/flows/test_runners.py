@@ -25,9 +25,7 @@ def needs(module):
         pytest.param("dask", marks=needs("prefect_dask")),
     ],
 )
-def test_wherever_shards_run_there_is_one_bill_and_one_quota(
-    make_bench, prefect, clip, runner
-):
+def test_every_runner_has_one_bill_and_one_quota(make_bench, prefect, clip, runner):
     emulator = Emulator(
         latency_s=1.0, slots=SLOTS, submits_per_minute=100000, clip=clip
     )

@@ -51,7 +51,7 @@ def test_a_lane_is_read_as_it_was_written():
     assert (lane.slots, lane.submits_per_minute, lane.stills) == (100, 500, "upload")
 
 
-def test_what_a_lane_leaves_out_is_left_to_the_route():
+def test_settings_missing_in_a_lane_come_from_its_route():
     lane = load(written(LANE)).lanes["spicy"]
 
     assert (lane.base_url, lane.slots, lane.submits_per_minute) == (None, None, None)
@@ -71,7 +71,7 @@ def test_the_engine_has_defaults_and_each_can_be_changed():
 
 
 @pytest.mark.parametrize("written_as", ["0.12", '"0.12"'])
-def test_money_is_exactly_what_was_written(written_as):
+def test_money_is_read_exactly_as_written(written_as):
     lane = load(
         written(LANE + f"risk_usd = {written_as}\nusd_per_day = {written_as}")
     ).lanes["spicy"]
@@ -79,7 +79,7 @@ def test_money_is_exactly_what_was_written(written_as):
     assert lane.risk_usd == lane.usd_per_day == Decimal("0.12")
 
 
-def test_nothing_is_risked_or_capped_unless_somebody_says_so():
+def test_nothing_is_risked_or_capped_by_default():
     settings = load(written(LANE))
 
     lane, engine = settings.lanes["spicy"], settings.engine
@@ -95,7 +95,7 @@ def test_settle_time_covers_the_sends_of_a_fenced_run():
         load(written(LANE + "[engine]\nsettle_s = 5\n"))
 
 
-def test_what_an_owner_allows_reaches_the_lanes_and_the_engine():
+def test_permissions_in_the_file_reach_lanes_and_engine():
     path = written(
         LANE
         + "risk_usd = 2\nusd_per_day = 7.5\nsubmits_per_day = 40\n[engine]\n"
@@ -151,7 +151,7 @@ def test_argument_for_the_file_precedes_the_environment(tmp_path, monkeypatch):
     assert list(load(Path("nightreel.toml")).lanes) == ["spicy"]
 
 
-def test_a_missing_file_is_named_whole_with_what_to_do(tmp_path):
+def test_missing_file_is_named_in_full_with_advice(tmp_path):
     with pytest.raises(SettingsError) as caught:
         load()
 
@@ -168,7 +168,7 @@ def test_bad_toml_is_shown_by_its_line():
     assert "line 2" in complaint("[lanes.spicy]\nroute = ,\n")
 
 
-def test_a_file_that_is_not_text_says_so(tmp_path):
+def test_file_that_is_not_text_is_reported_as_such(tmp_path):
     path = tmp_path / "nightreel.toml"
     path.write_bytes(b"\xff\xfe\x00")
 
@@ -222,7 +222,7 @@ def test_mistake_is_named_by_place_value_and_what_is_allowed(text, words):
     assert [word for word in words if word not in message] == []
 
 
-def test_all_mistakes_are_told_at_once():
+def test_all_mistakes_are_reported_at_once():
     message = complaint(LANE + "slots = 0\nsubmits_per_minute = 0\nslow = 1")
 
     assert len(message.splitlines()) == 3
@@ -253,7 +253,7 @@ def test_a_key_in_the_file_is_refused_and_never_repeated(line):
     assert caught.value.__suppress_context__
 
 
-def test_a_key_where_a_lane_should_be_is_not_repeated():
+def test_key_in_place_of_a_lane_is_not_repeated():
     assert SECRET not in complaint(f'[lanes]\nspicy = "{SECRET}"')
 
 
@@ -312,7 +312,7 @@ def test_lane_with_its_own_share_or_place_has_its_own_pace(first, second):
     assert a.account != b.account
 
 
-def test_where_each_model_has_its_own_limits_so_has_each_lane():
+def test_lanes_of_models_with_separate_limits_have_separate_ones():
     a, b = two(routes=("replicate/wan-2.2", "wavespeed/wan-2.2"))
     kling, runway = two(routes=("kling/kling-2.5-turbo", "runway/gen4-turbo"))
 
@@ -321,7 +321,7 @@ def test_where_each_model_has_its_own_limits_so_has_each_lane():
     assert "gen4-turbo" in runway.account
 
 
-async def test_an_account_is_named_by_where_its_key_is_kept(monkeypatch):
+async def test_account_is_named_by_the_place_of_its_key(monkeypatch):
     monkeypatch.setenv("WAVESPEED_KEY", SECRET)
 
     [lane] = await lanes.opened(load(written(LANE)))
@@ -392,7 +392,7 @@ async def test_a_variable_without_a_key_is_named_with_its_lane(monkeypatch, valu
     assert "WAVESPEED_KEY" in str(caught.value)
 
 
-async def test_what_is_no_reference_is_refused_and_never_repeated():
+async def test_key_that_is_no_reference_is_refused_and_not_repeated():
     with pytest.raises(SettingsError) as caught:
         await resolve_key(SECRET)
 
@@ -449,9 +449,7 @@ def test_settings_are_read_without_waiting_for_prefect():
 
 
 @pytest.mark.parametrize("value", ["sk-…", "sk-1\nsk-2"])
-async def test_what_no_header_can_carry_is_no_key_and_is_not_repeated(
-    monkeypatch, value
-):
+async def test_key_unfit_for_a_header_is_refused_and_not_repeated(monkeypatch, value):
     monkeypatch.setenv("WAVESPEED_KEY", value)
 
     with pytest.raises(SettingsError, match="env:WAVESPEED_KEY holds what is no key"):

@@ -121,7 +121,7 @@ async def test_doubt_is_shown_with_age_price_and_fate_of_the_answer(bench):
     assert max(map(len, shown.out.splitlines())) <= 100
 
 
-async def test_a_root_on_which_nothing_is_wrong_says_no_more_than_that(bench):
+async def test_status_of_a_root_without_trouble_is_short(bench):
     await recorded(bench, (A, bought("fal")), (A, TAKEN))
 
     shown = bench.nightreel("status", "root")

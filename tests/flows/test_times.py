@@ -43,7 +43,7 @@ def test_a_time_is_the_next_such_moment_and_a_date_is_that_one(text, meant):
     "text",
     ["", "six", "24:00", "06:60", "6", "06:00:00", "2026-11-24", "2026-13-01T06:00"],
 )
-def test_nonsense_is_refused_with_what_would_do(text):
+def test_invalid_time_is_refused_with_the_valid_forms(text):
     with pytest.raises(ValueError, match=r"is neither HH:MM nor like 2026-") as refused:
         finish_by(text, EVENING)
 
@@ -53,7 +53,7 @@ def test_nonsense_is_refused_with_what_would_do(text):
 @pytest.mark.parametrize(
     "text", ["2026-11-22T19:30", "2026-11-22T18:30Z", "1999-01-01T00:00"]
 )
-def test_the_past_is_refused_with_what_time_it_is(text):
+def test_past_time_is_refused_with_the_current_time(text):
     with pytest.raises(ValueError, match="is past: it is 2026-11-22 19:30"):
         finish_by(text, EVENING)
 
@@ -68,7 +68,7 @@ def test_six_oclock_is_right_when_the_clocks_are_put_back(in_berlin):
     assert then.timestamp() - now.timestamp() == timedelta(hours=11).total_seconds()
 
 
-def test_the_machines_zone_is_that_of_its_clock(in_berlin):
+def test_machines_zone_is_the_zone_of_its_clock(in_berlin):
     summer = datetime(2026, 7, 1, 12, tzinfo=UTC).astimezone(Local())
     winter = datetime(2026, 12, 1, 12, tzinfo=UTC).astimezone(Local())
 
@@ -85,7 +85,7 @@ def test_the_machines_zone_is_that_of_its_clock(in_berlin):
         (timedelta(days=7), "29 Nov 19:30"),
     ],
 )
-def test_a_moment_is_said_with_its_day_where_that_is_not_today(after, text):
+def test_moment_is_written_with_its_day_if_not_today(after, text):
     assert moment((EVENING + after).astimezone(UTC), EVENING) == text
 
 
@@ -102,5 +102,5 @@ def test_a_moment_is_said_with_its_day_where_that_is_not_today(after, text):
         (1_735_000, "20 d 1 h"),
     ],
 )
-def test_a_span_is_said_as_roughly_as_it_is_known(seconds, text):
+def test_span_is_written_as_roughly_as_it_is_known(seconds, text):
     assert span(seconds) == text

@@ -89,7 +89,7 @@ def test_each_version_has_one_batch_and_a_bad_one_one_report(bench):
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 1)]
 )
-def test_what_was_begun_is_gone_on_with_by_the_next_one(bench, clip, number, code):
+def test_next_command_continues_a_batch_that_was_started(bench, clip, number, code):
     clock = Clock()
     bench.emulator = Emulator(
         latency_s=600, slots=100, submits_per_minute=100000, clip=clip, clock=clock

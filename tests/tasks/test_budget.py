@@ -84,7 +84,7 @@ def test_no_24_hours_ever_hold_more_money_than_their_cap(moments, cap):
         assert sum(window) <= cap
 
 
-def test_what_earlier_runs_took_counts():
+def test_spending_of_earlier_runs_counts():
     day = Day(submits=3)
     day.recall([(50.0, Decimal(1)), (10.0, Decimal(1))])
 

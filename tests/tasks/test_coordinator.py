@@ -349,7 +349,7 @@ async def test_learned_slots_are_shared_and_kept_for_the_next_night(worlds, clip
     assert peaks(world)["throttled"] - first < first < 40
 
 
-async def test_when_one_is_refused_what_the_others_had_is_heard_first(
+async def test_messages_read_before_a_refusal_are_counted_first(
     worlds, clip, monkeypatch
 ):
     """Otherwise the account's slots would be those of the reporting runs alone."""
@@ -434,7 +434,7 @@ async def test_an_account_without_credit_is_closed_for_all_at_once(worlds, clip)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cap", ["budget", "day"])
-async def test_what_may_be_spent_is_dealt_out_to_the_last_clip(world, cap):
+async def test_budget_is_dealt_out_to_the_last_clip(world, cap):
     price = min(world.lane(ROUTE).route.prices_usd.values())
     wanted = {"budget_usd": 7 * price} if cap == "budget" else {}
     limits = {"submits_per_day": 7} if cap == "day" else {}
@@ -463,7 +463,7 @@ async def test_worker_without_the_daily_cap_keeps_to_the_batchs_cap(world):
 
 
 @pytest.mark.slow
-async def test_what_a_day_allows_is_dealt_again_when_the_day_is_over(world):
+async def test_daily_cap_is_dealt_again_on_the_next_day(world):
     later_s = 0.0
 
     async with away(
@@ -497,7 +497,7 @@ async def test_slots_go_to_the_shard_that_has_the_money_for_them(worlds, clip):
 
 
 @pytest.mark.slow
-async def test_what_is_stopped_here_ends_everywhere(world):
+async def test_stop_of_the_batch_ends_every_shard(world):
     async with away(world, 40, shard_rows=20) as (night, runs):
         batch = asyncio.ensure_future(over(night))
         await until_bought(night, 3)
@@ -598,7 +598,7 @@ async def test_ticket_that_a_fenced_run_could_not_record_is_followed(
     assert world.bought == {"pan 0": 1}
 
 
-async def test_what_is_stopped_here_ends_what_is_being_risked(worlds, clip):
+async def test_stop_of_the_batch_ends_its_risks(worlds, clip):
     """The batch also counts the submits of the minute that its shards made."""
     emulator = Emulator(latency_s=0.1, slots=8, submits_per_minute=100000, clip=clip)
     for n in range(3):
@@ -741,7 +741,9 @@ async def test_run_that_fails_at_its_start_is_retried_with_pauses(world, monkeyp
     assert all(pause >= 0.01 * 2**n for n, pause in enumerate(pauses))
 
 
-async def test_what_no_worker_can_begin_rests_and_says_why(world, monkeypatch, caplog):
+async def test_shard_that_no_worker_can_start_rests_with_a_reason(
+    world, monkeypatch, caplog
+):
     monkeypatch.setattr("tasks.distributed.coordinator.PAUSE_S", 0.0)
     async with away(world, 3, shard_rows=1) as (night, _):
         tried = []
@@ -912,7 +914,7 @@ async def test_shard_of_a_drained_machine_continues_on_another(world):
 
 
 @pytest.mark.slow
-async def test_who_waits_for_a_worker_says_so_once(world, monkeypatch, caplog):
+async def test_wait_for_a_worker_is_logged_once(world, monkeypatch, caplog):
     monkeypatch.setattr("tasks.distributed.coordinator.SILENT_S", 0.5)
     async with away(world, 2) as (night, runs):
         run = runs.__call__

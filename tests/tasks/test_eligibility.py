@@ -78,7 +78,7 @@ def test_adult_models_take_every_row_if_only_they_are_in_use():
 
 
 @pytest.mark.parametrize("content", ["general", "adult"])
-def test_a_row_that_says_its_class_of_content_goes_nowhere_else(content):
+def test_row_with_a_content_class_goes_only_to_such_lanes(content):
     got = able(order(content=content), LANES)
 
     assert {each.route.content for each in got} == {content}
@@ -108,7 +108,7 @@ def test_a_tier_stands_for_all_its_models():
     assert {each.route.model for each in got} == {"kling-2.5-turbo", "gen4-turbo"}
 
 
-def test_what_a_row_will_pay_keeps_dear_lanes_away():
+def test_price_limit_of_a_row_excludes_dear_lanes():
     got = able(order(model="wan-2.2-spicy", max_usd=Decimal("0.15")), LANES)
 
     assert {each.route.supplier for each in got} == {"wavespeed"}

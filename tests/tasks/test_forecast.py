@@ -136,7 +136,7 @@ def test_a_row_that_will_not_pay_the_price_is_not_served(policy):
     assert [(alone.jobs, alone.unable) for alone in told.alone] == [(4, 1), (2, 3)]
 
 
-def test_each_lane_alone_is_told_with_what_it_cannot_make():
+def test_each_lane_alone_is_shown_with_the_jobs_it_cannot_make():
     lanes = [lane("small", "0.10"), lane("both", {SMALL: "0.2", LARGE: "0.4"})]
     batch = [*orders(100), *orders(20, resolution="720p")]
 
@@ -185,7 +185,7 @@ def test_lanes_of_one_account_do_not_have_its_slots_twice():
     assert [alone.seconds for alone in told["balanced"].alone] == [600, 600]
 
 
-def test_an_off_peak_lane_is_waited_for_where_that_is_cheapest():
+def test_forecast_waits_for_an_off_peak_lane_if_cheapest():
     night = lane("night", "0.05", hours_utc=(22 * 60, 6 * 60))
     lanes = [night, lane("day", "0.10")]
     noon = 12 * 3600.0

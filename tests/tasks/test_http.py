@@ -272,7 +272,7 @@ def signed(base_url):
         (b"HTTP/1.1 403 Expired\r\ncontent-length: 0\r\n\r\n", NotFoundError),
     ],
 )
-async def test_a_download_is_whole_or_it_is_not_one(answer, meaning):
+async def test_incomplete_download_is_an_error(answer, meaning):
     async def serve(reader, writer):
         await whole(reader)
         writer.write(answer)
@@ -314,7 +314,7 @@ async def test_no_error_of_a_download_shows_the_links_signature():
     assert "secret" not in str(failed.value)
 
 
-async def test_a_failure_that_nobody_foresaw_leaves_a_doubt():
+async def test_unforeseen_failure_leaves_a_doubt():
     class Breaks(httpx.AsyncBaseTransport):
         async def handle_async_request(self, request):
             raise RuntimeError("the event loop is on fire")

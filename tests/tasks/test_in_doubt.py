@@ -113,7 +113,7 @@ def everything(world):
     return read(Objects.open((world.folder / "root").as_uri()))
 
 
-async def test_a_run_finds_by_itself_the_clip_whose_answer_was_lost(tells):
+async def test_run_finds_the_clip_of_a_lost_answer_by_itself(tells):
     tells.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
 
     summary = await tells.run(3)
@@ -167,7 +167,7 @@ async def test_a_stop_while_doubts_are_asked_about_takes_no_risk(tells):
     assert set(tells.bought.values()) == {1}
 
 
-async def test_what_another_account_lists_proves_nothing(tells):
+async def test_list_of_another_account_is_no_proof(tells):
     tells.rules = Rules(settle_s=3600.0)
     tells.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
     await tells.run(3, during=killed_after(1.0))
@@ -311,7 +311,7 @@ async def test_a_providers_bad_hour_does_not_park_a_batch_in_doubt(atlas):
     assert summary.published == 12 - summary.in_doubt
 
 
-async def test_reconcile_lists_what_is_left_with_its_age_and_its_price(atlas):
+async def test_reconcile_lists_remaining_doubts_with_age_and_price(atlas):
     atlas.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
     await atlas.run(2)
 
@@ -322,7 +322,7 @@ async def test_reconcile_lists_what_is_left_with_its_age_and_its_price(atlas):
     assert line.age_s >= 0
 
 
-async def test_reconcile_finds_and_fetches_what_a_killed_run_left(tells):
+async def test_reconcile_finds_and_fetches_clips_of_a_killed_run(tells):
     tells.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
     tells.rules = Rules(settle_s=3600.0, deadline_s=0.0)
     await tells.run(2, during=killed_after(1.0))
@@ -336,7 +336,7 @@ async def test_reconcile_finds_and_fetches_what_a_killed_run_left(tells):
     assert set(tells.bought.values()) == {1}
 
 
-async def test_what_its_owner_lets_go_again_is_bought_by_the_next_run(atlas):
+async def test_doubt_that_its_owner_resubmits_is_bought_next_run(atlas):
     atlas.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
     await atlas.run(2)
 
@@ -348,7 +348,7 @@ async def test_what_its_owner_lets_go_again_is_bought_by_the_next_run(atlas):
     assert atlas.bought["pan 1"] == 2
 
 
-async def test_what_its_owner_writes_off_is_over_and_was_paid(atlas):
+async def test_doubt_that_its_owner_writes_off_is_over_and_paid(atlas):
     atlas.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
     await atlas.run(2)
 
@@ -362,7 +362,7 @@ async def test_what_its_owner_writes_off_is_over_and_was_paid(atlas):
     assert atlas.bought["pan 1"] == 1
 
 
-async def test_the_tables_of_the_batch_say_what_was_decided_afterwards(atlas):
+async def test_batch_tables_show_decisions_made_afterwards(atlas):
     atlas.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
     await atlas.run(2)
     [job] = atlas.table("clips").filter(pl.col("state") == "in_doubt")["job"]
@@ -418,7 +418,7 @@ async def test_reconcile_waits_for_an_absent_store_as_a_batch_does(
             pass
 
 
-async def test_reconcile_leaves_a_root_alone_where_a_run_is_at_work(atlas):
+async def test_reconcile_leaves_a_root_with_an_active_run_alone(atlas):
     ledger = await Ledger.open(
         Objects.open((atlas.folder / "root").as_uri()), name="at-work"
     )
@@ -429,7 +429,7 @@ async def test_reconcile_leaves_a_root_alone_where_a_run_is_at_work(atlas):
     await ledger.close()
 
 
-async def test_a_refund_that_a_provider_tells_of_later_is_settled(worlds, clip):
+async def test_refund_reported_later_is_settled(worlds, clip):
     emulator = Emulator(latency_s=0.1, clip=clip, faults={"pan": [Fault.FAIL]})
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=["runway/gen4-turbo"])

@@ -92,7 +92,7 @@ async def test_an_off_peak_lane_takes_nothing_out_of_its_hours():
     assert await taken(lanes(night, today=today), night) == ["night"]
 
 
-async def test_where_all_are_closed_whoever_waits_is_told_why():
+async def test_waiting_jobs_learn_why_all_lanes_are_closed():
     a = lane("a")
     dealt = lanes(a)
     await dealt.turn(lambda: [a])
@@ -187,7 +187,7 @@ def test_learned_slots_of_an_account_start_the_next_night():
     assert again.slots == pace.slots
 
 
-def test_what_was_never_refused_teaches_nothing_to_remember():
+def test_lane_without_refusals_learns_no_limit():
     pace = Pace(Limits(slots=4, submits_per_minute=60))
     pace.begin(0.0)
     pace.accepted(0.0)

@@ -167,7 +167,7 @@ async def test_job_that_the_provider_fails_is_retried_and_charged_once(world):
     assert summary.spent_usd == world.owed
 
 
-async def test_a_job_that_fails_every_time_rests_and_says_why(world):
+async def test_job_that_fails_every_time_rests_with_a_reason(world):
     world.rules = Rules(attempts=2)
     world.emulator.faults["pan 1"] = [Fault.FAIL] * 5
 
@@ -374,7 +374,7 @@ async def test_tables_hold_every_row_attempt_and_complaint(world):
     assert (summary.rejected, summary.exit_code) == (2, left)
 
 
-async def test_what_is_learned_of_a_lane_is_remembered_the_next_night(world):
+async def test_facts_learned_of_a_lane_are_kept_for_the_next_night(world):
     await world.run(10)
 
     await world.run(12)
@@ -432,7 +432,7 @@ async def test_a_refund_of_an_earlier_runs_money_is_not_this_runs_gain(worlds, c
     assert second.spent_usd == world.owed
 
 
-async def test_the_clip_is_what_was_ordered(worlds):
+async def test_clip_matches_its_order(worlds):
     emulator = Emulator(latency_s=0.1)
     with running(emulator) as url:
         routes = ["wavespeed/wan-2.2-spicy"]
@@ -478,7 +478,7 @@ async def test_request_that_cannot_be_built_costs_no_money_or_slot(worlds, emula
         lane.pace.begin(0.0)
 
 
-async def test_a_still_whose_link_has_died_is_handed_over_anew(worlds, clip):
+async def test_still_with_an_expired_link_is_handed_over_again(worlds, clip):
     """The second attempt does not reuse the upload of the failed first one."""
     emulator = Emulator(latency_s=0.1, clip=clip, faults={"pan": [Fault.FAIL]})
     with running(emulator) as url:

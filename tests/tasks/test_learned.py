@@ -75,7 +75,7 @@ async def test_a_lanes_cap_of_money_is_never_passed_by_a_cent(world):
     assert world.owed <= cap
 
 
-async def test_what_was_refused_for_free_takes_nothing_of_the_day(world):
+async def test_free_refusal_uses_nothing_of_the_daily_cap(world):
     world.emulator.faults["pan"] = [Fault.THROTTLE_WITH_RETRY_AFTER]
     lane = world.lane(world.routes[0], submits_per_day=3)
 
@@ -84,7 +84,7 @@ async def test_what_was_refused_for_free_takes_nothing_of_the_day(world):
     assert (summary.published, summary.exit_code) == (3, 0)
 
 
-async def test_a_day_is_used_up_though_one_submit_of_it_was_refused(worlds, emulator):
+async def test_daily_cap_is_used_in_full_despite_a_refused_submit(worlds, emulator):
     emulator.faults["pan"] = [Fault.THROTTLE]
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[ATLAS], slots=10)
@@ -123,7 +123,7 @@ async def test_a_lane_whose_clips_are_all_broken_buys_no_more(worlds, clip):
     assert len(emulator.bill) < 50
 
 
-async def test_a_provider_whose_day_is_over_rests_and_says_so(world):
+async def test_lane_with_an_exhausted_day_rests_and_reports_it(world):
     world.emulator.faults["pan 2"] = [Fault.DAILY_CAP] * 2
 
     summary = await world.run(6)

@@ -107,7 +107,7 @@ def test_a_job_more_is_worth_any_money():
     assert found.cost_usd == Decimal("1000.01")
 
 
-def test_where_not_all_can_be_done_the_cheapest_are():
+def test_cheapest_jobs_are_done_if_not_all_can_be():
     prices = {"dear": usd(a="9"), "cheap": usd(a="1")}
 
     found = allot({"dear": 5, "cheap": 5}, prices, {"a": 7})

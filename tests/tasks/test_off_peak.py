@@ -36,7 +36,7 @@ def test_work_too_long_for_a_night_continues_the_next_night():
     assert wait_s(NIGHT, 5 * H, 3 * H) == 17 * H + 2 * H
 
 
-def test_hours_that_end_where_they_begin_are_all_day():
+def test_hours_that_end_at_their_start_are_all_day():
     assert wait_s((60, 60), 17 * H, 100 * H) == 100 * H
     assert open_s((60, 60), 17 * H, 100 * H) == 100 * H
 

@@ -120,7 +120,7 @@ async def test_broken_check_stops_buying_and_loses_nothing(kling):
     assert first.spent_usd + second.spent_usd == kling.owed
 
 
-async def test_broken_check_is_told_in_plain_words(kling):
+async def test_broken_check_is_reported_in_plain_words(kling):
     """The summary, the exit code, the tables and the status name the fault."""
     kling.check = broken
     summary = await kling.run(12)
@@ -143,7 +143,7 @@ async def test_broken_check_is_told_in_plain_words(kling):
     assert "no such parameter" in state.message
 
 
-async def test_status_tells_parked_clips(kling, capsys):
+async def test_status_reports_parked_clips(kling, capsys):
     """`nightreel status` gives the reason from the ledger alone."""
     kling.check = broken
     summary = await kling.run(12)
@@ -159,7 +159,7 @@ async def test_status_tells_parked_clips(kling, capsys):
     assert f"{jobs} clips not kept: {reason}" in shown
 
 
-async def test_rows_nobody_looked_at_say_why(kling):
+async def test_rows_never_started_give_the_reason(kling):
     """Shards that were never started name the fault, too."""
     kling.check = broken
     summary = await kling.run(40, shard_rows=10)
@@ -342,7 +342,7 @@ async def test_clips_of_an_earlier_batch_are_parked_too(kling):
     assert set(kling.bought.values()) == {1}
 
 
-async def test_reconcile_tells_parked_clips(kling):
+async def test_reconcile_reports_parked_clips(kling):
     """`nightreel reconcile` names the clips it could not keep, and keeps them later."""
     kling.check = broken
     await kling.run(1)

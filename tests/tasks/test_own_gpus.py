@@ -37,7 +37,7 @@ async def test_a_job_that_was_forgotten_in_a_restart_is_sent_again(world):
 
 
 @pytest.mark.slow
-async def test_a_job_that_is_forgotten_each_time_rests_and_says_why(world):
+async def test_job_that_is_forgotten_each_time_rests_with_a_reason(world):
     world.rules = Rules(settle_s=0.0, attempts=9)
     world.emulator.faults["pan 1"] = [Fault.FORGET] * 9
 
@@ -127,7 +127,7 @@ AWAY = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"
 
 
 @pytest.mark.parametrize("says", ["refused", "silent", "away"])
-async def test_what_a_dead_one_had_another_one_makes(worlds, clip, says):
+async def test_jobs_of_a_dead_gpu_are_made_by_another(worlds, clip, says):
     quick = Emulator(latency_s=0.1, clip=clip)
     hung = Emulator(latency_s=3600.0, clip=clip)
     with ExitStack() as second, running(quick) as url:

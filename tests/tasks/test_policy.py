@@ -185,7 +185,7 @@ def test_after_a_failure_the_other_supplier_is_used(cheap, dear):
     assert names(plan.lanes(ORDER, failed=cheap.route)) == ["dear"]
 
 
-def test_what_came_to_nothing_is_planned_for_again(cheap, dear):
+def test_failed_job_is_planned_again(cheap, dear):
     clock = Clock()
     plan = roster(cheap, dear, ends_at=130.0, clock=clock)
     plan.expect({KIND: 10})

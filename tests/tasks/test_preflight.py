@@ -62,7 +62,7 @@ async def clients():
 # Requests
 
 
-async def test_a_lane_that_is_as_the_catalogue_says_has_nothing_wrong(url, clients):
+async def test_lane_that_matches_the_catalogue_has_no_errors(url, clients):
     [finding] = await checked([lane(url=url)], clients)
 
     assert (finding.key, finding.wrong, finding.notes) == ("good", (), ())
@@ -72,7 +72,7 @@ async def test_a_lane_that_is_as_the_catalogue_says_has_nothing_wrong(url, clien
 
 
 @pytest.mark.parametrize("provider", sorted(PROVIDERS))
-async def test_every_provider_tells_a_good_key_from_a_bad_one(provider, url, clients):
+async def test_every_provider_distinguishes_good_and_bad_keys(provider, url, clients):
     routes = catalogue.load().routes.values()
     route = next(r.name for r in routes if r.provider == provider and not r.retired)
     stranger = Emulator(keys=["another"])
@@ -181,7 +181,7 @@ async def test_a_batch_is_refused_with_all_that_is_wrong(url, clients):
     assert second.startswith("lane dear: ")
 
 
-async def test_a_batch_goes_on_where_nothing_is_wrong(url, clients):
+async def test_batch_continues_after_a_check_without_errors(url, clients):
     await refuse_wrong([lane(url=url)], clients)
 
 
@@ -225,7 +225,7 @@ def test_limits_unlike_the_accounts_are_noted_with_the_remedy():
     )
 
 
-def test_what_a_provider_does_not_tell_is_not_held_against_it():
+def test_facts_that_a_provider_omits_are_no_error():
     finding = found(lane(), AccountReport())
 
     assert (finding.key, finding.wrong, finding.notes) == ("good", (), ())

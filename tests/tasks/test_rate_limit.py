@@ -101,7 +101,7 @@ def test_a_turn_that_is_withdrawn_late_gives_its_slot_back():
     begin(lane, 2, MINUTE + 1)
 
 
-def test_a_turn_that_is_withdrawn_late_hides_nobody_elses_submit():
+def test_late_withdrawal_of_a_turn_hides_no_other_submit():
     lane = pace(submits_per_minute=2)
     begin(lane, 1, 0.0)  # its still takes long and is then rejected
     accept(lane, 1, 50.0)
@@ -228,7 +228,7 @@ def test_many_failures_of_one_outage_are_one_piece_of_news():
     assert not lane.hopeless
 
 
-def test_few_are_risked_in_one_volley_where_nothing_is_known():
+def test_first_volley_to_an_unknown_lane_is_small():
     lane = pace(slots=100)
     begin(lane, TRUST)
 
@@ -237,7 +237,7 @@ def test_few_are_risked_in_one_volley_where_nothing_is_known():
     assert lane.wait(0.0) == 0
 
 
-def test_a_volley_grows_with_what_the_lane_is_at_work_on():
+def test_volley_grows_with_the_jobs_that_the_lane_runs():
     lane = pace(slots=100)
     accept(lane, 60)
 

@@ -212,7 +212,7 @@ async def fetching(world, lanes, deadline_s=30.0, clock=time.time, store=Objects
         (KLING, ACCEPTED, 29, 1),
     ],
 )
-async def test_what_expired_is_bought_again_and_what_can_be_had_is_not(
+async def test_expired_clip_is_bought_again_and_available_one_is_not(
     worlds, clip, *, route, after, days, buys
 ):
     clock = Time()
@@ -280,7 +280,7 @@ async def test_a_dead_link_is_waited_for_as_long_as_the_clip_is_owed(worlds, emu
     assert first.spent_usd + again.spent_usd == emulator.total_usd
 
 
-async def test_what_expires_first_is_fetched_in_the_first_shard(worlds, emulator):
+async def test_clip_that_expires_first_is_fetched_in_the_first_shard(worlds, emulator):
     rows = [{"prompt": f"pan {n}", "model": "wan-2.2-spicy"} for n in range(3)]
     rows.append({"prompt": "pan 3", "model": "wan-2.2"})
     with running(emulator) as url:
@@ -381,7 +381,9 @@ async def test_unreachable_provider_is_not_polled_for_each_clip(
     assert 3 <= int(message.partition("clips=")[2].split()[0]) < 20
 
 
-async def test_what_no_lane_in_use_can_be_asked_for_is_told(worlds, emulator, caplog):
+async def test_clips_that_no_lane_in_use_can_fetch_are_reported(
+    worlds, emulator, caplog
+):
     before = {f"{n:032x}": BOUGHT for n in range(3)}
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[KLING])
@@ -399,7 +401,7 @@ async def test_what_no_lane_in_use_can_be_asked_for_is_told(worlds, emulator, ca
     assert {job.state for job in (await jobs_of(world)).values()} == {State.ACCEPTED}
 
 
-async def test_reconcile_gives_up_what_is_gone_and_says_so(worlds, emulator):
+async def test_reconcile_gives_up_lost_clips_and_reports_it(worlds, emulator):
     emulator.faults["pan 0"] = [Fault.LOST_CLIP]
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[ATLAS])

@@ -184,7 +184,7 @@ async def told(client, at, **asked):
         ("atlas", atlas, "s-1"),
     ],
 )
-async def test_a_signed_post_is_a_hint_for_whoever_waits(
+async def test_signed_post_is_a_hint_for_every_waiting_engine(
     opened, client, provider, sign, remote
 ):
     async with opened() as at:
@@ -203,14 +203,14 @@ async def test_a_signed_post_is_a_hint_for_whoever_waits(
     }
 
 
-async def test_who_waits_in_vain_is_told_so(opened, client):
+async def test_wait_without_a_hint_gets_an_empty_answer(opened, client):
     async with opened() as at:
         page = await told(client, at, after=0, wait=0.05)
 
     assert (page["last"], page["hints"]) == (0, [])
 
 
-async def test_a_hint_is_told_to_everyone_once_by_its_number(opened, client):
+async def test_each_engine_gets_a_hint_once_by_its_number(opened, client):
     async with opened() as at:
         for n in range(3):
             await post(client, at, "wavespeed", wavespeed(f"p-{n}", event=f"evt-{n}"))
@@ -224,7 +224,7 @@ async def test_a_hint_is_told_to_everyone_once_by_its_number(opened, client):
     assert (nothing["last"], nothing["hints"]) == (3, [])
 
 
-async def test_a_repeated_delivery_is_thanked_for_and_told_once(opened, client):
+async def test_repeated_delivery_is_accepted_and_forwarded_once(opened, client):
     async with opened() as at:
         answers = [
             await post(client, at, provider, delivery)
@@ -277,7 +277,7 @@ async def test_a_repeated_delivery_is_thanked_for_and_told_once(opened, client):
         "nobody's",
     ],
 )
-async def test_what_is_refused_becomes_no_hint(
+async def test_refused_webhook_becomes_no_hint(
     opened, client, *, provider, sign, status
 ):
     async with opened() as at:
@@ -306,7 +306,7 @@ async def test_the_largest_body_is_taken(opened, client):
     assert answer.status_code == 204
 
 
-async def test_the_world_is_told_no_hints_and_engines_take_no_posts(opened, client):
+async def test_public_port_has_no_hints_and_hints_port_no_posts(opened, client):
     async with opened() as at:
         world = await client.get(f"{at.webhooks}/hints")
         looked = await client.get(f"{at.webhooks}/webhooks/wavespeed")
@@ -386,7 +386,7 @@ async def test_only_the_last_hints_are_kept():
     assert [hint.id for hint in newest.hints] == ["4"]
 
 
-async def test_many_hints_are_told_page_by_page():
+async def test_many_hints_are_served_in_pages():
     board = Board()
     for n in range(PAGE + 2):
         board.post(Hint("fal", str(n)))
@@ -409,7 +409,7 @@ async def test_number_from_an_earlier_process_gets_every_hint():
     assert (page.last, page.hints) == (1, (Hint("fal", "r-1"),))
 
 
-async def test_a_closed_board_keeps_nobody_waiting():
+async def test_closed_board_ends_every_wait():
     board = Board()
     waiting = asyncio.create_task(board.after(0, 60))
     await asyncio.sleep(0)
@@ -589,7 +589,7 @@ async def test_strangers_cause_one_fetch_of_keys_a_minute_at_most(
     [(500, ""), (200, "<html>"), (200, "{}"), (200, "[" * 100_000), (302, "")],
     ids=["broken", "a page", "no keys", "deep", "elsewhere"],
 )
-async def test_without_keys_nobody_is_called_a_forger(
+async def test_webhook_without_known_keys_is_not_called_forged(
     published, client, clock, *, status, text
 ):
     ring = Keyring(published.url, client, Fal, clock)

@@ -112,13 +112,13 @@ def signed(request):
         ("atlas", Told(Hint("atlas", "s-1"), "s-1 OK")),
     ],
 )
-def test_a_good_delivery_says_which_job_it_is_about(provider, told):
+def test_good_delivery_yields_its_job(provider, told):
     scheme, sign = SCHEMES[provider]
 
     assert scheme.read(sign(), NOW) == told
 
 
-def test_what_replicates_own_client_takes_is_taken():
+def test_delivery_that_replicates_client_accepts_is_accepted():
     sent = replicate()
 
     Webhooks.validate(
@@ -167,7 +167,7 @@ def test_a_body_that_was_changed_is_refused(signed):
 
 @pytest.mark.parametrize("provider", SCHEMES)
 @given(data=st.data())
-def test_no_byte_of_what_was_signed_can_change_unseen(provider, data):
+def test_change_of_any_signed_byte_is_detected(provider, data):
     scheme, sign = SCHEMES[provider]
     sent = sign()
     at = data.draw(st.integers(0, len(sent.body) - 1))
@@ -180,7 +180,7 @@ def test_no_byte_of_what_was_signed_can_change_unseen(provider, data):
 
 @given(body=st.binary(max_size=300), signature=st.text(max_size=120))
 @pytest.mark.parametrize("provider", SCHEMES)
-def test_whatever_strangers_post_is_refused_and_nothing_else(provider, body, signature):
+def test_any_post_of_a_stranger_raises_only_forged_error(provider, body, signature):
     scheme, sign = SCHEMES[provider]
     headers = {
         name: signature if "signature" in name else value
@@ -245,7 +245,7 @@ def test_the_same_bytes_parted_elsewhere_make_no_hint(provider):
 
 
 @pytest.mark.parametrize(("off_s", "side"), [(301, "behind"), (-301, "ahead of")])
-def test_what_is_over_five_minutes_off_is_refused(signed, off_s, side):
+def test_timestamp_over_five_minutes_off_is_refused(signed, off_s, side):
     scheme, sign = signed
 
     with pytest.raises(ForgedError, match=f"301 s {side} our clock"):
@@ -295,7 +295,7 @@ def test_every_header_is_needed(signed):
         "atlas: another key's name",
     ],
 )
-def test_what_was_signed_with_another_key_is_refused(scheme, sent):
+def test_signature_with_another_key_is_refused(scheme, sent):
     with pytest.raises(ForgedError):
         scheme.read(sent, NOW)
 
@@ -330,7 +330,7 @@ def test_the_older_hmac_of_atlas_is_not_taken():
         Atlas(KEYS).read(replace(sent, headers=headers), NOW)
 
 
-def test_a_key_that_is_not_known_yet_is_told_from_a_forgery():
+def test_unknown_key_is_distinguished_from_a_forgery():
     with pytest.raises(UnknownKeyError):
         Atlas(KEYS).read(atlas(kid="k2"), NOW)
     with pytest.raises(UnknownKeyError):
@@ -452,7 +452,7 @@ def test_keys_of_other_kinds_are_passed_over():
         {"keys": [{**jwk(PRIVATE), "x": "*"}]},
     ],
 )
-def test_what_is_no_set_of_keys_is_refused(document):
+def test_document_that_is_no_key_set_is_refused(document):
     with pytest.raises(ShapelessError):
         keys(document)
 
@@ -460,7 +460,7 @@ def test_what_is_no_set_of_keys_is_refused(document):
 # Repeats
 
 
-def test_a_repeat_is_known_for_what_it_is():
+def test_repeated_delivery_is_recognized():
     seen = Seen()
     told = Told(Hint("fal", "r-1"), "r-1 OK")
 

@@ -101,7 +101,7 @@ def in_line(book, *names):
     assert book.begin(book.job(names[0]), 2.0)
 
 
-def test_what_was_under_way_is_queued_again_but_not_for_ever(open_book):
+def test_interrupted_job_is_queued_again_but_not_for_ever(open_book):
     book = open_book()
     put(book, "one")
 
@@ -184,7 +184,7 @@ def test_a_clip_that_was_in_place_is_not_made_again(open_book):
     assert not book.clip("cancelled").exists()
 
 
-def test_another_model_does_not_make_what_was_asked_of_this_one(open_book):
+def test_another_model_does_not_run_the_jobs_of_this_one(open_book):
     put(open_book("wan"), "one")
 
     with pytest.raises(BookError, match="1 jobs wait there for 'wan'"):

@@ -30,10 +30,10 @@ def ends(tmp_path):
     return ended
 
 
-async def test_what_was_badly_told_is_not_started_again(ends):
+async def test_worker_with_bad_settings_is_not_restarted(ends):
     assert await ends("2 0") == "0"
 
 
 @pytest.mark.slow
-async def test_whose_gpu_is_not_back_yet_is_started_again(ends):
+async def test_worker_without_its_gpu_yet_is_restarted(ends):
     assert await ends("76 2 0") == ""
