@@ -29,7 +29,7 @@ def server():
             self.end_headers()
             self.wfile.write(reply)
 
-        do_POST = do_PATCH = answer  # noqa: N815 - as http.server has it
+        do_POST = do_PATCH = answer  # noqa: N815 - the name that http.server defines
 
         def do_GET(self) -> None:
             # The client only asks whether it needs a CSRF token: it does not.

@@ -108,7 +108,7 @@ async def test_run_unwanted_by_the_time_it_is_created_is_cancelled(run, slow):
         PREFECT_CLIENT_MAX_RETRIES: 0,
         PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: False,
     }
-    start = runners._in_pool({"batch": "000001-m"})  # noqa: SLF001 - one shard, alone
+    start = runners._in_pool({"batch": "000001-m"})  # noqa: SLF001 - tests the start of one shard
 
     with temporary_settings(overrides):
         shard = asyncio.ensure_future(start(7, 1, lambda: None))
@@ -134,7 +134,7 @@ async def test_a_server_that_fails_for_a_while_does_not_end_a_shard(
 
     begun = []
     with temporary_settings(overrides):
-        await runners._ended(run, lambda: begun.append(1))  # noqa: SLF001 - a shard's wait, alone
+        await runners._ended(run, lambda: begun.append(1))  # noqa: SLF001 - tests the wait for one shard
 
     # The run reported its start while the server was reachable, and only once.
     assert begun == [1]
@@ -146,7 +146,7 @@ async def test_pool_without_a_deployment_is_reported_before_buying(server):
     overrides = {PREFECT_API_URL: server, PREFECT_CLIENT_MAX_RETRIES: 0}
 
     with temporary_settings(overrides), pytest.raises(SettingsError) as refused:
-        await runners._refuse_undeployed()  # noqa: SLF001 - before the first shard
+        await runners._refuse_undeployed()  # noqa: SLF001 - tests the check before the first shard
 
     message = (
         "no deployment 'nightreel-shard/shard' on the server: prefect deploy --all"

@@ -196,7 +196,7 @@ async def tell(night, number, generation=1, *, held=None, needs=None, **fields):
 
 
 async def until_bought(night, count):
-    while night.engine.tally.bought < count:  # noqa: ASYNC110 - a number tells nobody
+    while night.engine.tally.bought < count:  # noqa: ASYNC110 - a number has no event
         await asyncio.sleep(0.01)
 
 
@@ -560,7 +560,7 @@ class Slow(Objects):
 
     async def create(self, key, data):
         if key.endswith("/shard-0000.01/0000000003.jsonl.zst"):
-            while not await segments.exists(self, key):  # noqa: ASYNC110 - nor does a seal
+            while not await segments.exists(self, key):  # noqa: ASYNC110 - a seal has no event
                 await asyncio.sleep(0.01)
         await super().create(key, data)
 
@@ -579,7 +579,7 @@ async def test_ticket_that_a_fenced_run_could_not_record_is_followed(
         async with away(world, 1, risk_usd=risk_usd) as (night, runs):
             runs.real, real = replace(runs.real, objects=Slow.open), runs.real
             batch = asyncio.ensure_future(night.run_shard(0))
-            while not emulator.bill:  # noqa: ASYNC110 - a bill tells nobody
+            while not emulator.bill:  # noqa: ASYNC110 - a bill has no event
                 await asyncio.sleep(0.01)
             first, runs.real = runs.tasks[0], real
             await runs(0, 0)
@@ -611,7 +611,7 @@ async def test_stop_of_the_batch_ends_its_risks(worlds, clip):
         lane = {"risk_usd": 3 * price, "submits_per_minute": 4}
         async with away(world, 3, shard_rows=3, **lane) as (night, _):
             batch = asyncio.ensure_future(over(night))
-            while len(emulator.bill) < 4:  # noqa: ASYNC110 - a bill tells nobody
+            while len(emulator.bill) < 4:  # noqa: ASYNC110 - a bill has no event
                 await asyncio.sleep(0.01)
             night.engine.stop("stopped by a test")
             await batch
@@ -773,7 +773,7 @@ async def test_fenced_run_with_nothing_to_record_leaves_its_worker(world, monkey
                 runs.lane = {"slots": 0}
                 seeming = asyncio.ensure_future(muted(runs, runs, number, attempt))
                 seeming.add_done_callback(lambda run: run.exception())
-                while number not in await dealt(night):  # noqa: ASYNC110 - a store
+                while number not in await dealt(night):  # noqa: ASYNC110 - a store has no event
                     await asyncio.sleep(0.05)
                 Mute.silent = True
                 raise ConnectionError("nobody can reach it")
@@ -798,7 +798,7 @@ async def test_store_away_for_minutes_ends_neither_batch_nor_shard(world, monkey
         await until_bought(night, 1)
         monkeypatch.setattr(Shaky, "refused", 0)
         monkeypatch.setattr(Shaky, "away", True)
-        while Shaky.refused < 10:  # noqa: ASYNC110 - a number tells nobody
+        while Shaky.refused < 10:  # noqa: ASYNC110 - a number has no event
             await asyncio.sleep(0.01)
         Shaky.away = False
         await batch
@@ -920,7 +920,7 @@ async def test_wait_for_a_worker_is_logged_once(world, monkeypatch, caplog):
         run = runs.__call__
 
         async def start(number, attempt, begun):
-            while "shard.waits" not in caplog.text:  # noqa: ASYNC110 - a log
+            while "shard.waits" not in caplog.text:  # noqa: ASYNC110 - a log has no event
                 await asyncio.sleep(0.05)
             monkeypatch.setattr("tasks.distributed.coordinator.SILENT_S", 60.0)
             await run(number, attempt, begun)

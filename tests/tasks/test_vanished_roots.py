@@ -25,7 +25,7 @@ def world(worlds, emulator):
 
 async def once_bought(world, do):
     """Does this once some clips are paid for and most are not."""
-    while len(world.emulator.bill) < 4:  # noqa: ASYNC110 - a bill tells nobody
+    while len(world.emulator.bill) < 4:  # noqa: ASYNC110 - a bill has no event
         await asyncio.sleep(0.01)
     await do()
 

@@ -47,7 +47,7 @@ async def test_webhook_makes_the_engine_poll_unless_it_is_forged(
         ) as doors:
 
             async def told(night):
-                while not night.engine.tally.bought:  # noqa: ASYNC110 - it has no event
+                while not night.engine.tally.bought:  # noqa: ASYNC110 - a tally has no event
                     await asyncio.sleep(0.02)
                 await asyncio.sleep(0.5)
                 headers, body = signed(emulator.bill[0].request_id, secret)
