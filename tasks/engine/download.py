@@ -1,5 +1,8 @@
-"""Fetching a clip that is ready, and publishing it whole: free, so it is done again and
-again, and never a reason to buy the clip twice."""
+"""Fetches a clip that is ready, and publishes it whole.
+
+A download is free, so it is repeated. A failed download is never a reason to buy the clip
+again.
+"""
 
 import asyncio
 import hashlib
@@ -26,18 +29,18 @@ from tasks.providers.protocol import Finished, Gone
 log = logging.getLogger(__name__)
 
 TRIES: Final = 6
-"""Downloads of one clip in one run."""
+"""The most downloads of one clip in one run."""
 
 
 Offer = Callable[[str, bytes, Mapping[str, Any]], None]
-"""Shown a clip that was published: its job, its MP4, its sidecar."""
+"""Receives each published clip: its job, its MP4, its sidecar."""
 
 
 class Check(Protocol):
-    """Looks into a clip, as `storage.media.mp4.check` does."""
+    """Checks a clip, as `storage.media.mp4.check` does."""
 
     def __call__(self, data: bytes, *, decode: bool) -> Probe:
-        """Find out what a clip is, or raise BrokenClipError."""
+        """Probe a clip, or raise BrokenClipError."""
         ...
 
 
@@ -46,19 +49,19 @@ class UnfetchedError(Exception):
 
 
 class BadClipError(Exception):
-    """The provider's clip is whole, the same each time, and no good."""
+    """The provider's file is complete and identical each time, and does not play."""
 
 
 class GoneError(Exception):
-    """The provider keeps the clip no longer: no run will ever fetch it."""
+    """The provider no longer has the clip: no run will ever fetch it."""
 
 
 def link_of(ended: Ended, *, over: bool) -> str:
-    """Where the clip of a job that had ended well can be fetched, as a poll has it now.
+    """Return the link to a finished clip, from the latest poll.
 
     Raises:
-        GoneError: the provider no longer has it, and owes it to nobody (`over`).
-        UnfetchedError: not now.
+        GoneError: the provider no longer has it, and need not keep it any more (`over`).
+        UnfetchedError: it cannot be fetched now.
     """
     match ended:
         case Finished(url):
@@ -72,7 +75,7 @@ def link_of(ended: Ended, *, over: bool) -> str:
 
 
 class Publisher:
-    """Brings clips home, a bounded number in memory at once."""
+    """Fetches and publishes clips, a bounded number in memory at once."""
 
     def __init__(
         self,
@@ -89,10 +92,10 @@ class Publisher:
         self._decodes = decodes
         self._check = check
         self.offer: Offer | None = None
-        """Who wants to see clips as they are published, if anybody; it is not waited for."""
+        """Called with each published clip, if set. Publishing does not wait for it."""
 
     async def kept(self, job_id: str) -> Published | None:
-        """A clip that an earlier run published and did not live to put on record."""
+        """Find a clip that an earlier run published but died before recording."""
         names = [field.name for field in fields(Facts)]
         with ours("our own reading of the clip's sidecar", StorageError):
             sidecar = await self._clips.sidecar(job_id)
@@ -109,17 +112,17 @@ class Publisher:
         *,
         over: bool,
     ) -> Published:
-        """Fetch, check and keep a clip.
+        """Fetch, check and publish a clip.
 
         Args:
-            link: what the clip is to be had by, fresh each time it is asked for.
-            over: whether nobody owes it to us any more.
+            link: returns a request for the clip, with a fresh link at each call.
+            over: whether the provider need not keep the clip any more.
 
         Raises:
-            UnfetchedError: not this time.
-            BadClipError: never; the provider's file itself is broken.
-            GoneError: never; every fresh link to it is dead.
-            OwnFaultError: our own check, or the code that keeps the clip, is broken.
+            UnfetchedError: this run could not fetch it; another run may.
+            BadClipError: no run can publish it; the provider's file itself is broken.
+            GoneError: no run can fetch it; every fresh link to it is dead.
+            OwnFaultError: our own check, or the code that publishes the clip, is broken.
         """
         seen, dead = Counter[str](), 0
         try:
@@ -146,21 +149,21 @@ class Publisher:
         async with self._in_transit:
             mp4 = await download(self._client, request)
             facts = await self._checked(mp4, seen)
-            said = {**sidecar, **asdict(facts)}
-            return await self._keep(job_id, mp4, said, facts)
+            full_sidecar = {**sidecar, **asdict(facts)}
+            return await self._keep(job_id, mp4, full_sidecar, facts)
 
     async def _keep(
-        self, job_id: str, mp4: bytes, said: Mapping[str, Any], facts: Facts
+        self, job_id: str, mp4: bytes, full_sidecar: Mapping[str, Any], facts: Facts
     ) -> Published:
-        """Keep it, or find that another process has just kept the job's clip."""
+        """Publish the clip, or return the one that another process has just published."""
         try:
             with ours("our own keeping of the clip", StorageError):
-                uri = await self._clips.publish(job_id, mp4, said)
+                uri = await self._clips.publish(job_id, mp4, full_sidecar)
         except ExistsError:
             if kept := await self.kept(job_id):
                 return kept
             raise
-        self._show(job_id, mp4, said)
+        self._show(job_id, mp4, full_sidecar)
         return Published(uri, facts)
 
     def _show(self, job_id: str, mp4: bytes, sidecar: Mapping[str, Any]) -> None:
@@ -168,7 +171,7 @@ class Publisher:
             return
         try:
             self.offer(job_id, mp4, sidecar)
-        # The clip is published: a poster less must not keep that off the record.
+        # The clip is published: a missing poster must not prevent its record.
         except Exception:
             log.exception("clip.not_shown job=%s it is published all the same", job_id)
 
@@ -185,15 +188,18 @@ class Publisher:
         seen[sha256] += 1
         if isinstance(found, Probe):
             return Facts(sha256=sha256, bytes=len(mp4), **asdict(found))
-        # Cut short or not an MP4 at all is the network's doing, or will heal: only a
-        # whole file that is the same each time is the provider's own.
+        # A truncated file, or one that is no MP4, may be the network's fault or temporary.
+        # Only a complete file that is identical each time is the provider's fault.
         if found.whole and seen[sha256] >= SAME:
             raise BadClipError(str(found)) from found
         raise found
 
 
-def described(order: Order, past: History, ticket: Ticket) -> dict[str, Any]:
-    """What a clip's sidecar says of how it was made; never where its still was signed."""
+def described(order: Order, history: History, ticket: Ticket) -> dict[str, Any]:
+    """Build a clip's sidecar: what was asked for and how the clip was made.
+
+    It never holds the signed link to the still.
+    """
     job = order.job
     return {
         "image": job.image,
@@ -203,24 +209,24 @@ def described(order: Order, past: History, ticket: Ticket) -> dict[str, Any]:
         "duration_s": job.duration_s,
         "aspect_ratio": job.aspect_ratio,
         "take": job.take,
-        **made(job.id, past, ticket),
+        **made(job.id, history, ticket),
     }
 
 
-def made(job_id: str, past: History, ticket: Ticket) -> dict[str, Any]:
-    """The part of it that is on record, whoever asks."""
+def made(job_id: str, history: History, ticket: Ticket) -> dict[str, Any]:
+    """The part of a sidecar that the ledger alone can tell."""
     return {
         "job": job_id,
-        "seed": past.seed,
+        "seed": history.seed,
         "ai_generated": True,
-        "route": past.route,
-        "lane": past.lane,
+        "route": history.route,
+        "lane": history.lane,
         "provider": ticket.provider,
         "remote_id": ticket.id,
-        "attempts": past.attempts,
-        # However many noughts it came back with.
-        "price_usd": f"{past.price_usd.normalize():f}",
-        "submitted_at": past.submitted_at,
-        "accepted_at": past.accepted_at,
-        "generated_at": past.generated_at,
+        "attempts": history.attempts,
+        # Trailing zeros are dropped.
+        "price_usd": f"{history.price_usd.normalize():f}",
+        "submitted_at": history.submitted_at,
+        "accepted_at": history.accepted_at,
+        "generated_at": history.generated_at,
     }

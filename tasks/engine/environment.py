@@ -1,4 +1,4 @@
-"""The world: what a night reaches beyond itself."""
+"""The external dependencies of a run: stores, providers, the MP4 check, and clocks."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from tasks.engine.download import Check
 from tasks.providers.http import Clients, connected
 
 PATIENCE_S: Final = 600.0
-"""How long a store may be away: the batch waits for it."""
+"""How long a batch waits for a store that is out of reach."""
 
 
 def _kept(uri: str) -> Objects:
@@ -23,13 +23,12 @@ def _kept(uri: str) -> Objects:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """Stores, providers, the look into MP4s, and clocks; the real ones, unless somebody says
-    otherwise."""
+    """Stores, providers, the MP4 check, and clocks. The defaults are the real ones."""
 
     objects: Callable[[str], Objects] = _kept
-    """What is kept below a root URI."""
+    """Opens the store below a root URI."""
     lifeboats: Path = LIFEBOATS
-    """Where on this machine is kept what could not be put on record."""
+    """The folder on this machine for events that could not be written to the store."""
     clients: Callable[[], AbstractAsyncContextManager[Clients]] = connected
     check: Check = mp4.check
     now: Callable[[], float] = time.monotonic

@@ -1,4 +1,7 @@
-"""Clips that whoever made them has no more: what is gone for good, and what is made of it."""
+"""Handles a clip that the provider no longer has.
+
+The event is `Discarded` if the clip was paid for, and `Forgotten` (remade free) on own GPUs.
+"""
 
 import logging
 
@@ -10,22 +13,24 @@ from tasks.dispatch.lanes import Lane
 log = logging.getLogger(__name__)
 
 
-def free(past: History, lane: Lane) -> bool:
-    """Whether its attempt costs nobody anything, and did not when it was made: a lane of
-    the same name, or of the same engine, may have been paid for then."""
-    return not (lane.paid or past.billed)
+def free(history: History, lane: Lane) -> bool:
+    """Whether the attempt is free now, and was free when it was made.
+
+    A lane with the same name or engine may have been a paid one then.
+    """
+    return not (lane.paid or history.billed)
 
 
-def owed_no_more(past: History, lane: Lane, route: Route | None, now: float) -> bool:
-    """Whether nobody owes us its clip: what the lane's provider has not got is gone."""
-    # Engines on GPUs of one's own have their jobs in memory, until they restart.
-    return free(past, lane) or is_over(past, route, now)
+def owed_no_more(history: History, lane: Lane, route: Route | None, now: float) -> bool:
+    """Whether the provider need not keep the clip any more: if it is missing, it is gone."""
+    # Engines on own GPUs keep their jobs in memory, until they restart.
+    return free(history, lane) or is_over(history, route, now)
 
 
-def gone(life: str, past: History, lane: Lane, why: str) -> Discarded | Forgotten:
-    """What is put on record of it."""
+def gone(life: str, history: History, lane: Lane, why: str) -> Discarded | Forgotten:
+    """The event to record for a lost clip."""
     provider = lane.endpoint.provider.name
-    if free(past, lane):
+    if free(history, lane):
         log.warning(
             "job.forgotten job=%s lane=%s the engine lost it, it is made again: %s",
             life,

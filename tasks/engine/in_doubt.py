@@ -1,7 +1,7 @@
-"""Jobs in doubt: asking the providers that can be asked, and the risks that owners take.
+"""Settles jobs in doubt: asks the providers that can be asked, and takes allowed risks.
 
-A provider's answer counts only where it is certain. What nobody can be asked about stays
-in doubt, until its owner says that the money may be risked.
+A provider's answer counts only if it is certain. A job whose provider cannot be asked stays
+in doubt, until its owner allows the risk to its price.
 """
 
 import asyncio
@@ -45,21 +45,21 @@ log = logging.getLogger(__name__)
 AT_ONCE: Final = 8
 
 SKEW_S: Final = 15 * 3600.0
-"""The clocks of machines that share a root agree so far (one that shows a local time for
-UTC is out by up to 14 hours): what is older, is old."""
+"""The largest clock difference assumed between machines that share a root. A machine that
+shows local time as UTC is wrong by up to 14 hours. An older doubt is certainly old."""
 
 Record = Callable[[str, Event], Awaitable[None]]
 
 
 class Entries(Protocol):
-    """What is on record, in chunks, from a time on (Unix seconds)."""
+    """Reads the recorded entries in chunks, from a time on (Unix seconds)."""
 
     def __call__(self, *, since: float) -> AsyncIterable[Sequence[Entry]]: ...
 
 
 @dataclass(slots=True)
 class Doubts:
-    """Settles what can be settled without a person."""
+    """Settles the doubts that need no person."""
 
     lanes: Mapping[str, Lane]
     clients: Clients
@@ -71,43 +71,43 @@ class Doubts:
     settle_s: float
     """How old a doubt is before its provider is asked."""
     unheard: set[str] = field(default_factory=set[str])
-    """Jobs whose providers may yet tell: nobody answered, or we were stopped."""
+    """Jobs whose providers may still tell: none answered, or the run was stopped."""
     _tickets: set[str] = field(default_factory=set[str])
     _since: float = inf
-    """From when on what earlier runs put on record is among them."""
+    """`_tickets` holds the tickets of all runs recorded since this time (Unix seconds)."""
     _met: dict[tuple[str, int], float] = field(
         default_factory=dict[tuple[str, int], float]
     )
-    """When, by our own clock, we first knew of each: of which attempt of which job."""
+    """By job and attempt: when this process first knew of the doubt, by its own clock."""
 
     def meet(self, doubts: Mapping[str, History]) -> None:
-        """From now on these are known of."""
-        for job, past in doubts.items():
-            # No clock is wrong by so much; ours may be set while we run, and is asked once.
-            old = self.today() - (past.submitted_at or 0.0) > SKEW_S
-            self._met.setdefault((job, past.attempts), -inf if old else self.now())
+        """Register doubts, and note when this process first knew of each."""
+        for job, history in doubts.items():
+            # No clock is wrong by so much. Ours may be set while we run, so read it once.
+            old = self.today() - (history.submitted_at or 0.0) > SKEW_S
+            self._met.setdefault((job, history.attempts), -inf if old else self.now())
 
     def learn(self, ticket: Ticket) -> None:
-        """One more submit whose remote id is on record."""
+        """Add a submit whose remote id is on record."""
         self._tickets.add(ticket.id)
 
     async def asked(self, doubts: Mapping[str, History]) -> dict[str, Event]:
-        """Ask about each; what is certain now, by job, and on record."""
+        """Ask about each doubt, and record what is certain; the recorded events by job."""
         free = asyncio.Semaphore(AT_ONCE)
-        alike = Counter(past.mark for past in doubts.values())
+        alike = Counter(history.mark for history in doubts.values())
 
-        async def one(job: str, past: History) -> tuple[str, Event] | None:
-            lane = self.lanes.get(past.lane or "")
+        async def one(job: str, history: History) -> tuple[str, Event] | None:
+            lane = self.lanes.get(history.lane or "")
             # Two doubts that look alike to the provider are never told apart.
-            if lane is None or alike[past.mark] > 1 or not self.askable(past):
+            if lane is None or alike[history.mark] > 1 or not self.askable(history):
                 return None
             async with free:
-                found = await self._found(lane, job, past)
+                found = await self._found(lane, job, history)
             if found is None:
                 return None
-            today = (past.submitted_at or 0.0) > self.today() - DAY_S
+            today = (history.submitted_at or 0.0) > self.today() - DAY_S
             if isinstance(found, Refused) and today:
-                lane.day.release(past.price_usd)
+                lane.day.release(history.price_usd)
             await self.record(job, found)
             return job, found
 
@@ -115,8 +115,8 @@ class Doubts:
         return dict(each for each in told if each is not None)
 
     async def _known(self, at: float) -> frozenset[str]:
-        """The remote ids of all submits that are on record, of whichever run, that a
-        provider may list beside one of that time."""
+        """The remote ids of all recorded submits, of any run, that a provider may list
+        beside a submit of that time."""
         if at - DAY_S < self._since:
             async for some in self.entries(since=at - DAY_S):
                 events = [entry.event for entry in some]
@@ -126,46 +126,48 @@ class Doubts:
             self._since = at - DAY_S
         return frozenset(self._tickets)
 
-    def askable(self, past: History) -> bool:
-        """Whether its provider can be asked, by the account that it was submitted on: what
-        another one lists proves nothing."""
-        lane = self.lanes.get(past.lane or "")
+    def askable(self, history: History) -> bool:
+        """Whether the provider can be asked through the account that submitted the job.
+
+        The listing of another account proves nothing.
+        """
+        lane = self.lanes.get(history.lane or "")
         return (
             lane is not None
             and isinstance(lane.endpoint.provider, Findable)
-            and past.mark.startswith(f"{whose(lane)}:")
+            and history.mark.startswith(f"{whose(lane)}:")
         )
 
-    def due_in_s(self, job: str, past: History) -> float:
-        """Seconds until its provider may be asked: of a submit that nobody answered, later,
-        since it may have been taken as late as we gave it up.
+    def due_in_s(self, job: str, history: History) -> float:
+        """Seconds until the provider may be asked about the job.
 
-        Whoever submitted it may have been at work until a moment ago, and its clock may
-        not be ours: so it is as old as we have known of it.
+        An unanswered submit waits twice as long: the provider may have accepted it as late
+        as we gave it up. The submitter may have run until a moment ago, on another clock.
+        So the age counts from when this process first knew of the doubt.
         """
-        lane = self.lanes.get(past.lane or "")
-        if lane is not None and free(past, lane):  # who is asked too early pays nothing
+        lane = self.lanes.get(history.lane or "")
+        if lane is not None and free(history, lane):  # asking too early costs nothing
             return 0.0
-        self.meet({job: past})
-        waits = 2 if past.lost == "silent" else 1
-        met_at = self._met[job, past.attempts]
+        self.meet({job: history})
+        waits = 2 if history.lost == "silent" else 1
+        met_at = self._met[job, history.attempts]
         return max(0.0, met_at + waits * self.settle_s - self.now())
 
     async def _found(
-        self, lane: Lane, job: str, past: History
+        self, lane: Lane, job: str, history: History
     ) -> Accepted | Refused | None:
         provider = lane.endpoint.provider
         if not isinstance(provider, Findable):
             return None
-        since = past.submitted_at or 0.0
-        # What was accepted just now is not yet in anybody's listing.
+        since = history.submitted_at or 0.0
+        # A job accepted just now is not in the provider's listing yet.
         with suppress(TimeoutError):
-            due_s = self.due_in_s(job, past)
+            due_s = self.due_in_s(job, history)
             await asyncio.wait_for(self.stopping.wait(), due_s)
         self.unheard.add(job)
         if self.stopping.is_set():
             return None
-        mark = past.mark.partition(":")[2]
+        mark = history.mark.partition(":")[2]
         doubt = Doubt(mark=mark, submitted_at=since, known=await self._known(since))
         try:
             found = await self._asked(lane.endpoint, provider, doubt)
@@ -191,8 +193,10 @@ class Doubts:
     async def _asked(
         self, endpoint: Endpoint, provider: Findable, doubt: Doubt
     ) -> Ticket | Absent | None:
-        """What its provider says. One of its machines may not know yet of what another one
-        took: what is not there is looked for time and again."""
+        """Ask the provider about the job; ask several times before `Absent` is believed.
+
+        One of its machines may not know yet what another one accepted.
+        """
         found = await ask(self.clients, endpoint, provider.find(doubt))
         for missed in range(1, SAME):
             if self.stopping.is_set() or not isinstance(found, Absent):
@@ -203,48 +207,55 @@ class Doubts:
         return found
 
     async def let_go(self, doubts: Mapping[str, History]) -> set[str]:
-        """Let go again at once what costs nothing twice: of GPUs of one's own."""
+        """Release jobs on own GPUs for another submit at once: a second clip costs nothing."""
         unpaid = {
-            job: past
-            for job, past in doubts.items()
-            if (lane := self.lanes.get(past.lane or "")) is not None
-            and free(past, lane)
+            job: history
+            for job, history in doubts.items()
+            if (lane := self.lanes.get(history.lane or "")) is not None
+            and free(history, lane)
         }
         taken = await self.risked(unpaid)
         self.unheard -= taken
         return taken
 
     async def risked(self, doubts: Mapping[str, History]) -> set[str]:
-        """Let go again what its lane's owner lets us risk, likeliest refused first."""
+        """Release jobs for another submit within the lane owner's limit on risk.
+
+        The jobs most likely to have been refused go first.
+        """
         taken = set[str]()
-        for job, past in sorted(doubts.items(), key=lambda each: _odds(each[1])):
-            lane = self.lanes.get(past.lane or "")
-            if lane is None or (past.billed and not lane.paid):
+        for job, history in sorted(doubts.items(), key=lambda each: _odds(each[1])):
+            lane = self.lanes.get(history.lane or "")
+            if lane is None or (history.billed and not lane.paid):
                 continue
-            # Even at a price of 0: who is paid may send a bill that we know nothing of.
+            # Even at a price of 0: a paid provider may send a bill that we do not know of.
             if lane.paid and not lane.risk_usd:
                 continue
-            if lane.risk.reserve(past.price_usd):
-                what = f"risked {past.price_usd} USD" if lane.paid else "let go again"
-                said = f"{what}: {past.reason or 'no answer'}"
+            if lane.risk.reserve(history.price_usd):
+                what = (
+                    f"risked {history.price_usd} USD"
+                    if lane.paid
+                    else "submitted again"
+                )
+                message = f"{what}: {history.reason or 'no answer'}"
                 log.warning(
                     "doubt.risked job=%s lane=%s it is submitted again: %s",
                     job,
                     lane.name,
-                    said,
+                    message,
                 )
-                await self.record(job, Risked(said))
+                await self.record(job, Risked(message))
                 taken.add(job)
         return taken
 
 
-def in_doubt(past: Mapping[str, History], keys: Iterable[str]) -> dict[str, History]:
-    """Those of these that are in doubt."""
-    found = ((key, past.get(key)) for key in keys)
+def in_doubt(history: Mapping[str, History], keys: Iterable[str]) -> dict[str, History]:
+    """The histories of those of `keys` that are in doubt."""
+    found = ((key, history.get(key)) for key in keys)
     return {k: h for k, h in found if h is not None and h.state is State.IN_DOUBT}
 
 
-def _odds(past: History) -> tuple[int, float]:
-    """The likeliest refused first, then the cheapest."""
-    lost = LOST.index(past.lost) if past.lost else len(LOST)
-    return lost, float(past.price_usd)
+def _odds(history: History) -> tuple[int, float]:
+    """Sort key: the most likely refused first, then the cheapest."""
+    lost = LOST.index(history.lost) if history.lost else len(LOST)
+    return lost, float(history.price_usd)

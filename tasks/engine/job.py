@@ -1,9 +1,9 @@
-"""One job's life: from wherever its history left it, to an end.
+"""Takes one job from the state that its history left it in, to an end.
 
-The loop is: look at the history, do the one thing it calls for, record what happened,
-look again. `_life` is an async generator of events that is resumed only once each event
-is durable, so the order of its lines is the write-ahead rule; a crash between any two of
-them is a crash between two entries, and the next run goes on from there.
+The loop: read the history, do the one thing that this state calls for, record what
+happened, read again. `_life` is an async generator of events that resumes only once each
+event is durable. So the order of its lines is the write-ahead rule. A crash between any two
+of them is a crash between two entries, and the next run continues from there.
 """
 
 import asyncio
@@ -68,39 +68,39 @@ from tasks.providers.protocol import Finished, Gone
 log = logging.getLogger(__name__)
 
 SEND_WITHIN_S: Final = 30.0
-"""How old an intent may be when its request is sent. A process that stood still for longer
-may have been taken for dead, and what it meant to send for never sent: a holder is dead
+"""The greatest age of an intent when its request is sent. A process that was frozen for
+longer may have been replaced, and its submit taken for never sent: a holder counts as dead
 after 60 silent seconds, and a doubt of that age is asked about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What the owner of a batch allows."""
+    """The limits that the owner of a batch sets."""
 
     attempts: int = 3
-    """Attempts that a provider may accept and not deliver on, for each job."""
+    """The most accepted attempts of a job that may fail."""
     deadline_s: float = 3600.0
-    """How long an accepted job is looked at before it is left to the next run."""
+    """How long a run polls an accepted job before it leaves it to the next run."""
     downloads: int = 16
     """Clips in memory at once."""
     decodes: bool = True
     """Whether every frame of a clip is decoded before it is published."""
     max_failure_rate: float = 0.3
-    """The share of a lane's jobs that may come to nothing before it buys no more."""
+    """The share of a lane's jobs that may fail before the lane is closed."""
     settle_s: float = 60.0
-    """How old a doubt is before its provider is asked what became of it."""
+    """The age of a doubt at which its provider is first asked about it."""
     grace_s: float = 20.0
-    """How long who winds down waits for clips that should be done by then."""
+    """How long a run that winds down waits for clips that should finish in that time."""
     dead_s: float = 60.0
-    """How long a GPU of one's own is out of reach before another one makes its jobs."""
+    """How long an own GPU may be out of reach before another one makes its jobs."""
 
 
 LOSSES: Final = 2
-"""How often a job is sent again that a GPU of one's own forgot."""
+"""How often a job that an own GPU forgot is submitted again."""
 
 
 class Lives:
-    """Lives out jobs."""
+    """Takes jobs through their states, to an end."""
 
     def __init__(  # noqa: PLR0913 - the parts of a life, each named once
         self,
@@ -135,14 +135,14 @@ class Lives:
         self._publisher = publisher
 
     async def lived(self, hand: Hand) -> History:
-        """Live on, putting each event on record before the next begins."""
+        """Process the job; record each event before the next step begins."""
         async with aclosing(self._life(hand)) as events:
             async for event in events:
                 await self._record(hand.job_id, event)
         return self._ledger.history(hand.job_id)
 
     async def _life(self, hand: Hand) -> AsyncGenerator[Event, None]:
-        """The rest of the life that is in hand."""
+        """The events of the rest of the job's life."""
         try:
             while step := self._step(hand, self._ledger.history(hand.job_id)):
                 moved = False
@@ -159,31 +159,33 @@ class Lives:
         finally:
             hand.let_go()
 
-    def _step(self, hand: Hand, past: History) -> AsyncGenerator[Event, None] | None:
-        """The one thing a history calls for, or None at an end."""
-        match past:
-            case History(state=State.PENDING) if past.losses > LOSSES:
-                said = f"{past.losses} times sent and lost: {past.reason}"
-                raise RestError(Why.ATTEMPTS, said)
-            case History(state=State.PENDING) if past.failures < self._rules.attempts:
-                return self._buy(hand, past)
+    def _step(self, hand: Hand, history: History) -> AsyncGenerator[Event, None] | None:
+        """The step that the history calls for, or None at an end."""
+        match history:
+            case History(state=State.PENDING) if history.losses > LOSSES:
+                reason = f"{history.losses} times sent and lost: {history.reason}"
+                raise RestError(Why.ATTEMPTS, reason)
+            case History(state=State.PENDING) if (
+                history.failures < self._rules.attempts
+            ):
+                return self._buy(hand, history)
             case History(state=State.PENDING):
-                said = f"{past.failures} attempts failed: {past.reason}"
-                raise RestError(Why.ATTEMPTS, said)
+                reason = f"{history.failures} attempts failed: {history.reason}"
+                raise RestError(Why.ATTEMPTS, reason)
             case History(state=State.IN_DOUBT):
-                raise RestError(Why.DOUBT, past.reason or UNANSWERED)
+                raise RestError(Why.DOUBT, history.reason or UNANSWERED)
             case History(state=State.ACCEPTED, ticket=Ticket() as ticket):
-                return self._follow(hand, past, ticket)
+                return self._follow(hand, history, ticket)
             case History(state=State.GENERATED, ticket=Ticket() as ticket):
-                return self._publish(hand, past, ticket)
+                return self._publish(hand, history, ticket)
             case _:
                 return None
 
-    async def _buy(self, hand: Hand, past: History) -> AsyncGenerator[Event, None]:
-        """One submit: on record before it is sent, and again when it is answered."""
-        offer = await self._offers.make(hand, self._failed(past))
-        seed = hand.order.job.seed_after(past.discards)
-        ref = reference(hand.job_id, past.attempts + 1)
+    async def _buy(self, hand: Hand, history: History) -> AsyncGenerator[Event, None]:
+        """One submit: recorded before it is sent, and its answer recorded after it."""
+        offer = await self._offers.make(hand, self._failed(history))
+        seed = hand.order.job.seed_after(history.discards)
+        ref = reference(hand.job_id, history.attempts + 1)
         self.roster.bought(hand.order)
         meant = self._now(), self._today()
         yield self._submitter.intended(offer, seed, ref)
@@ -198,7 +200,7 @@ class Lives:
             )
         if isinstance(answer, Refused | Rejected):
             offer.lane.day.release(offer.price_usd)
-        # By now, however long it takes to put that on record.
+        # The time of the answer, without the time that recording it takes.
         answered = self._now()
         yield answer
         match answer:
@@ -211,40 +213,43 @@ class Lives:
                 self._again(hand, answer)
 
     def _since(self, now: float, today: float) -> float:
-        """Seconds since then. A machine that slept has a monotonic clock that stood still,
-        and the other one may be put back at any time."""
+        """Seconds since then, the larger of two clocks.
+
+        The monotonic clock of a machine that slept stood still, and the other clock may be
+        set back at any time.
+        """
         return max(self._now() - now, self._today() - today)
 
     @staticmethod
     def _not_sent(offer: Offer, old_s: float) -> Answer:
-        """Whoever took us for dead may have bought it by now: it goes round again."""
+        """Refuse a submit that is too late: another run may have bought the job meanwhile."""
         offer.lane.pace.withdrawn()
-        said = f"not sent: meant {old_s:.0f} s ago, over {SEND_WITHIN_S:.0f}"
+        reason = f"not sent: meant {old_s:.0f} s ago, over {SEND_WITHIN_S:.0f}"
         log.warning(
             "submit.not_sent lane=%s the job goes round again: %s",
             offer.lane.name,
-            said,
+            reason,
         )
-        return Refused(said)
+        return Refused(reason)
 
     def _again(self, hand: Hand, ended: Event | Ended) -> None:
-        """What came to nothing may be bought again, as far as the plan goes."""
+        """Count the job as one to be bought again, if its attempt failed."""
         if isinstance(ended, Refused | Discarded | Forgotten):
             self.roster.again(hand.order)
 
-    def _failed(self, past: History) -> Route | None:
-        """Where an attempt at the job came to nothing, if it is still in use."""
+    def _failed(self, history: History) -> Route | None:
+        """The route on which an attempt at the job failed, if it is still in use."""
         routes = (lane.route for lane in self.lanes.all)
         return next(
-            (route for route in routes if route.name == past.failed_route), None
+            (route for route in routes if route.name == history.failed_route), None
         )
 
     async def _follow(
-        self, hand: Hand, past: History, ticket: Ticket
+        self, hand: Hand, history: History, ticket: Ticket
     ) -> AsyncGenerator[Event, None]:
-        """Look at an accepted job until the provider is done with it."""
-        lane = self._lane_of(hand, past, ticket)
-        ended = await self._until_ended(hand, lane, past, ticket)
+        """Poll an accepted job until the provider has finished it."""
+        lane = self._lane_of(hand, history, ticket)
+        ended = await self._until_ended(hand, lane, history, ticket)
         hand.let_go()
         self._count(lane, ended)
         match ended:
@@ -254,42 +259,42 @@ class Lives:
             case Gone(reason):
                 yield self._lost(hand, lane, reason)
             case _:
-                # What the provider failed on may be the link to the still.
+                # The provider may have failed on the link to the still.
                 hand.handed.clear()
                 self._again(hand, ended)
                 yield ended
 
     def _count(self, lane: Lane, ended: Ended) -> None:
-        # A row that the provider will not make, for free, is no fault of the lane's; nor
-        # is a clip that it made, and that nobody came for in time.
+        # A free refusal to make a row is no fault of the lane. Neither is a clip that it
+        # made and that was not fetched in time.
         free = isinstance(ended, Rejected) and not ended.charged
         made = isinstance(ended, Finished | Gone)
         self._submitter.count(lane, failed=not (made or free))
 
     def _lost(self, hand: Hand, lane: Lane, why: str) -> Discarded | Forgotten:
-        """Its clip is gone: it may be made again, like any other."""
+        """The event for a clip that is gone; the job may be made again."""
         lost = gone(hand.job_id, self._ledger.history(hand.job_id), lane, why)
         self._again(hand, lost)
         return lost
 
     async def _publish(
-        self, hand: Hand, past: History, ticket: Ticket
+        self, hand: Hand, history: History, ticket: Ticket
     ) -> AsyncGenerator[Event, None]:
-        """Bring the clip home: its own link first, then fresh ones."""
+        """Fetch and publish the clip: by the known link first, then by fresh ones."""
         if hand.clip_url is None and (kept := await self._publisher.kept(hand.job_id)):
             yield kept
             return
-        lane = self._lane_of(hand, past, ticket)
-        over = self._over(past, lane)
+        lane = self._lane_of(hand, history, ticket)
+        over = self._over(history, lane)
 
         async def link() -> httpx.Request:
             known, hand.clip_url = hand.clip_url, None
             if known is None:
-                ended = await self._until_ended(hand, lane, past, ticket)
+                ended = await self._until_ended(hand, lane, history, ticket)
                 known = link_of(ended, over=over)
             return lane.endpoint.fetching(known)
 
-        sidecar = described(hand.order, past, ticket)
+        sidecar = described(hand.order, history, ticket)
         try:
             published = await self._publisher.publish(
                 hand.job_id, link, sidecar, over=over
@@ -307,23 +312,23 @@ class Lives:
             yield published
 
     async def _until_ended(
-        self, hand: Hand, lane: Lane, past: History, ticket: Ticket
+        self, hand: Hand, lane: Lane, history: History, ticket: Ticket
     ) -> Ended:
         able = self.roster.able(hand.order)
         others = any(each.closed is None and each is not lane for each in able)
-        dies = others and free(past, lane)
+        dies = others and free(history, lane)
         try:
             return await self.follower.until_ended(
                 lane,
                 ticket,
-                age_s=self._age_s(hand, past),
-                # To another account it was never there. Where the lane of a GPU of one's
-                # own is gone, what it had is made again: that costs nothing.
-                over=self._over(past, lane)
-                and (lane.name == past.lane or free(past, lane)),
+                age_s=self._age_s(hand, history),
+                # Another account never had it. If the lane of an own GPU is gone, its jobs
+                # are made again: that costs nothing.
+                over=self._over(history, lane)
+                and (lane.name == history.lane or free(history, lane)),
                 patience=Patience(
                     dead_s=self._rules.dead_s if dies else math.inf,
-                    left_s=LONGEST_WAIT_S if free(past, lane) else math.inf,
+                    left_s=LONGEST_WAIT_S if free(history, lane) else math.inf,
                 ),
             )
         except MisconfiguredError as exc:
@@ -334,23 +339,23 @@ class Lives:
         except UnfinishedError as exc:
             raise RestError(Why.UNFINISHED, str(exc)) from exc
 
-    def _over(self, past: History, lane: Lane) -> bool:
-        """Whether nobody owes us its clip any more."""
-        route = self._routes.get(past.route or "")
-        return owed_no_more(past, lane, route, self._today())
+    def _over(self, history: History, lane: Lane) -> bool:
+        """Whether the provider need not keep the clip any more."""
+        route = self._routes.get(history.route or "")
+        return owed_no_more(history, lane, route, self._today())
 
-    def _age_s(self, hand: Hand, past: History) -> float:
+    def _age_s(self, hand: Hand, history: History) -> float:
         if hand.accepted is not None:
             return self._now() - hand.accepted
-        return self._today() - (past.accepted_at or 0.0)
+        return self._today() - (history.accepted_at or 0.0)
 
-    def _lane_of(self, hand: Hand, past: History, ticket: Ticket) -> Lane:
-        """The lane that a job was accepted on; after a restart its slot is held again."""
-        lane = who_asks(self.lanes.all, past)
+    def _lane_of(self, hand: Hand, history: History, ticket: Ticket) -> Lane:
+        """The lane that accepted the job. After a restart, take its slot there again."""
+        lane = who_asks(self.lanes.all, history)
         if lane is None:
-            said = f"no lane in use asks {ticket.provider}, who has it"
-            raise RestError(Why.UNFINISHED, said)
-        if hand.slot is None and past.state is State.ACCEPTED:
+            reason = f"no lane in use asks {ticket.provider}, who has it"
+            raise RestError(Why.UNFINISHED, reason)
+        if hand.slot is None and history.state is State.ACCEPTED:
             lane.pace.resumed()
             hand.slot = lane
         return lane

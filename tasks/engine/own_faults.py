@@ -1,8 +1,8 @@
-"""Our own faults: exceptions nobody foresaw, on jobs that are paid for.
+"""Handles our own faults: unforeseen exceptions on jobs that are paid for.
 
-A job whose clip our code fails to follow, fetch, check or publish is parked: the ledger
-keeps it as paid for, with the reason, and the next run tries it again. A few such jobs in
-a row mean that Nightreel is broken, and not the clips: then no more are bought.
+A job is parked if our code fails to poll, fetch, check or publish its clip. The ledger keeps
+it as paid for, with the reason, and the next run tries it again. A few such jobs in a row
+mean that Nightreel is broken, and not the clips. Then no more are bought.
 """
 
 import re
@@ -25,7 +25,7 @@ from manifests.lifecycle import (
 )
 
 IN_A_ROW: Final = 3
-"""Jobs parked without a publication between them, after which no more are bought."""
+"""Jobs parked with no publication between them, after which no more are bought."""
 
 AGAIN: Final = "it is paid for and is tried again by the next run"
 

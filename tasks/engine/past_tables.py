@@ -1,4 +1,4 @@
-"""The tables of batches that are over, read again and told anew."""
+"""Reads and updates the tables of batches that are over."""
 
 import asyncio
 import logging
@@ -41,33 +41,33 @@ ASKED: Final = (
     "aspect_ratio",
     "take",
 )
-"""What a sidecar says of what was asked for, as manifests call it."""
+"""The fields of a sidecar that repeat what was asked for, by their manifest names."""
 
 Asked = Callable[[str], Awaitable[Mapping[str, Any]]]
-"""What is known of what was asked for, by job."""
+"""Returns the known fields of `ASKED` for a job."""
 
-_Said = dict[str, asyncio.Future[Mapping[str, Any]]]
+_Answers = dict[str, asyncio.Future[Mapping[str, Any]]]
 
 
 @asynccontextmanager
 async def asking(
     objects: Objects, jobs: Collection[str], *, within_s: float
 ) -> AsyncGenerator[Asked]:
-    """What the tables of earlier batches say was asked for, by job; what they know of it.
+    """Look up in the tables of earlier batches what was asked for, by job.
 
-    They are read while the block lasts, and nobody waits for them longer than `within_s`
-    after it began.
+    The tables are read while the block lasts. A call waits for them until `within_s` seconds
+    after the block began, and no longer.
     """
     loop = asyncio.get_running_loop()
-    said: _Said = {job: loop.create_future() for job in jobs}
+    answers: _Answers = {job: loop.create_future() for job in jobs}
     until = loop.time() + within_s
 
     async def asked(job: str) -> Mapping[str, Any]:
-        one = said[job]
+        one = answers[job]
         await asyncio.wait({one}, timeout=max(0.0, until - loop.time()))
         return one.result() if one.done() else {}
 
-    reading = asyncio.create_task(_read(objects, said))
+    reading = asyncio.create_task(_read(objects, answers))
     try:
         yield asked
     finally:
@@ -76,32 +76,32 @@ async def asking(
             await reading
 
 
-async def _read(objects: Objects, said: _Said) -> None:
-    """Tell of each job what a table says, and in the end that of the rest none does."""
-    left = {*said}
+async def _read(objects: Objects, answers: _Answers) -> None:
+    """Resolve each job with what a table says; resolve the rest with nothing at the end."""
+    left = {*answers}
     try:
         async for found in _found(objects, left):
             for job, asked in found.items():
-                said[job].set_result(asked)
-            # In place: who reads on stops when there are none left.
+                answers[job].set_result(asked)
+            # In place: the reader stops when none are left.
             left.difference_update(found)
-    # A sidecar that says less is no reason to end a night, whatever it is.
+    # A shorter sidecar is no reason to end a batch, whatever the error.
     except Exception as exc:  # noqa: BLE001
         log.warning("tables.not_searched sidecars of older clips say less: %r", exc)
     finally:
         for job in left:
-            said[job].set_result({})
+            answers[job].set_result({})
 
 
 async def _found(
     objects: Objects, jobs: Collection[str]
 ) -> AsyncIterator[dict[str, dict[str, Any]]]:
-    """What each table says of these jobs, until there are none of them left."""
+    """Yield what each table says of these jobs, until none of them are left."""
     tables = (
         [x.key async for x in objects.list(f"{layout.TABLES}/clips")] if jobs else []
     )
     unread = 0
-    # What is under way was seldom asked for long ago.
+    # Newest first: a job that is under way was seldom asked for long ago.
     for key in filter(_CLIPS.fullmatch, reversed(tables)):
         if not jobs:
             return
@@ -109,8 +109,8 @@ async def _found(
             table, uri = await objects.get(key), objects.uri(key)
             yield await asyncio.to_thread(_asked, table, uri, jobs)
         except StorageError as exc:
-            # Its clips are fetched all the same: their sidecars say less. Of an archive,
-            # where none can be read, one line is enough.
+            # Its clips are still fetched, with shorter sidecars. One warning is enough for
+            # an archive in which no table can be read.
             unread += 1
             level = logging.WARNING if unread == 1 else logging.DEBUG
             log.log(
@@ -139,7 +139,7 @@ async def retell(
     histories: Mapping[str, History],
     jobs: Collection[str],
 ) -> None:
-    """Have every table that names one of these jobs say what is on record of it now."""
+    """Update every table that names one of these jobs to what is on record now."""
     entries = await read(objects)
     outcomes = Outcomes(histories=histories, reasons={})
     before, after = folder / "before.parquet", folder / "after.parquet"

@@ -1,4 +1,4 @@
-"""Following an accepted job until the provider is done with it: free, and patient."""
+"""Polls an accepted job until the provider has finished it. Polling is free."""
 
 import asyncio
 import logging
@@ -30,71 +30,72 @@ log = logging.getLogger(__name__)
 Ended = Finished | Gone | Refused | Discarded | Rejected
 
 SCOUTS: Final = 2 * LEARNED
-"""Jobs of a lane that are looked at often, so that the others need not be."""
+"""Jobs of a lane that are polled often, so that the others need not be."""
 
 EARLY_OF: Final = 100
-"""Of so many jobs of a lane, the first `EARLY_ONES` are looked at early, too: who only looks
-where the others finished never sees that the lane has become quicker."""
+"""The first `EARLY_ONES` of every `EARLY_OF` jobs of a lane are polled early, too. Polls
+only at the times when others finished would never show that the lane has become faster."""
 
 EARLY_ONES: Final = 2
 
 LONGEST_ASKED_S: Final = 300.0
-"""Between two looks, whatever Retry-After says: looking is free, and clips expire."""
+"""The longest time between two polls, whatever Retry-After says: polls are free, and clips
+expire."""
 
 LONGEST_PAUSE_S: Final = 30.0
-"""Between two looks that fail."""
+"""The longest time between two polls that fail."""
 
 SAME: Final = 3
-"""Tries that come to the same, after which it is no accident."""
+"""Tries with the same result, after which it is no accident."""
 
 MISSED_S: Final = 0.5
-"""Before another look for what is not there; it grows."""
+"""Before another poll for a job that was not found; the pause grows with each miss."""
 
 EARLY: Final = 1000
-"""Hints that are remembered though nobody waits for them yet."""
+"""The most hints kept for jobs that are not being polled yet."""
 
 
 _ANY_ID: Final = re.compile(r"[0-9A-Fa-f-]{6,}|[0-9.]+")
-"""What differs from one job's answer to the next, though it says the same."""
+"""The parts of an answer that differ between jobs although the meaning is the same."""
 
 
 STOPPED: Final = "stopped while the provider was at work"
 
 
 def generated(finished: Finished) -> Generated:
-    """What is put on record of a clip that is ready: not its link, which dies."""
+    """The event for a clip that is ready. It does not hold the link, which expires."""
     stages = orjson.dumps(dict(finished.stages)).decode() if finished.stages else None
     return Generated(finished.seed, finished.usd, stages)
 
 
 class UnfinishedError(Exception):
-    """The provider still has it, as far as we know; another run will ask again."""
+    """The provider still has the job, as far as we know; another run will ask again."""
 
 
 class UnreadError(UnfinishedError):
-    """We cannot read the provider's answers about it; the cause says why."""
+    """We cannot read the provider's answers about the job; the cause says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """With who is out of reach, in seconds."""
+    """How long to wait for a provider that is out of reach, in seconds."""
 
     dead_s: float = math.inf
-    """Then it is dead, and what it had is gone."""
+    """After this time it counts as dead, and its jobs as gone."""
     left_s: float = math.inf
-    """Then what it has is left to another run: nobody can stand in for it."""
+    """After this time its jobs are left to another run: no other lane can replace it."""
 
-    def after(self, silent_s: float, said: str) -> Gone | None:
-        """What a silence comes to, where anything.
+    def after(self, silent_s: float, detail: str) -> Gone | None:
+        """The outcome of a silence, if it has lasted long enough for one.
 
         Raises:
-            UnfinishedError: it has lasted too long for this run.
+            UnfinishedError: the silence has lasted too long for this run.
         """
-        said = f"out of reach for {silent_s:.0f} s: {said}"
+        detail = f"out of reach for {silent_s:.0f} s: {detail}"
         if silent_s >= self.dead_s:
-            return Gone(said)
+            return Gone(detail)
         if silent_s >= self.left_s:
-            raise UnfinishedError(said)
+            raise UnfinishedError(detail)
         return None
 
 
@@ -103,14 +104,14 @@ ENDLESS: Final = Patience()
 
 @dataclass(slots=True)
 class Follower:
-    """Looks at accepted jobs, as often as their lane's latencies are worth."""
+    """Polls accepted jobs, as often as their lane's latencies justify."""
 
     clients: Clients
     deadline_s: float
     now: Callable[[], float]
     stopping: asyncio.Event
     _ends_at: float = math.inf
-    """When nothing is waited for any more."""
+    """When all waiting ends, by `now`."""
     _unread: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     _unreadable: dict[tuple[str, str], UnreadableError] = field(
         default_factory=dict[tuple[str, str], UnreadableError]
@@ -125,20 +126,20 @@ class Follower:
     )
 
     def hint(self, provider: str, remote_id: str) -> None:
-        """Somebody says that this request has ended: look at it now."""
+        """Poll this request now: a webhook says that it has ended."""
         if waiting := self._waiting.get((provider, remote_id)):
             waiting.set()
         else:
-            # It may come before the answer to the submit is on record.
+            # A hint may come before the answer to the submit is on record.
             self._early.append((provider, remote_id))
 
     @property
     def left_s(self) -> float:
-        """For how long clips are still waited for; inf while nothing is to end."""
+        """For how many seconds clips are still waited for; inf before `stop`."""
         return max(0.0, self._ends_at - self.now())
 
     def stop(self, *, within_s: float = 0.0) -> None:
-        """Wait for nothing any more but what should be done in so many seconds."""
+        """Stop waiting, except for jobs that should be done within `within_s` seconds."""
         ends_at = self.now() + within_s if within_s > 0 else -math.inf
         self._ends_at = min(self._ends_at, ends_at)
         self.stopping.set()
@@ -154,11 +155,11 @@ class Follower:
         over: bool,
         patience: Patience = ENDLESS,
     ) -> Ended:
-        """What came of a job that was accepted `age_s` seconds ago; `over` as in `look`.
+        """Wait for the end of a job accepted `age_s` seconds ago; `over` as in `look`.
 
         Raises:
-            UnfinishedError: nothing yet, by the deadline or because we must stop.
-            MisconfiguredError: the provider will not tell us.
+            UnfinishedError: it has not ended by the deadline, or the run must stop.
+            MisconfiguredError: the provider refuses to tell us.
         """
         known = ticket.provider, ticket.id
         self._waiting[known] = asyncio.Event()
@@ -173,13 +174,13 @@ class Follower:
             self._unreadable.pop(known, None)
 
     async def look(self, lane: Lane, ticket: Ticket, *, over: bool) -> Progress:
-        """How a job stands now.
+        """Poll a job once, and return its progress.
 
-        `over`: nobody owes us its clip any more, so what is not there time and again is
-        gone; before, it may not be there yet.
+        `over`: the provider need not keep the clip any more, so a job that is repeatedly not
+        found is gone. Before that, it may not be listed yet.
 
         Raises:
-            ProviderError: by kind; nobody said.
+            ProviderError: no answer, or an error; the class says which.
         """
         for missed in range(1, SAME + 1):
             try:
@@ -201,7 +202,7 @@ class Follower:
         over: bool,
         patience: Patience,
     ) -> Ended:
-        # Accepted in the future: by a clock that was wrong, and some time ago.
+        # An acceptance in the future was recorded by a wrong clock, some time ago.
         began, fresh = self.now() - max(0.0, age_s), 0.0 <= age_s < 1.0
         unfinished_s, failures, heard_at = 0.0, 0, self.now()
         scout = lane.followed < SCOUTS
@@ -223,25 +224,25 @@ class Follower:
                 raise
             except ProviderError as exc:
                 failures += 1
-                said, pause = str(exc), min(_after(exc, failures), patience.dead_s)
-                # A proxy that speaks for it is not it.
+                detail, pause = str(exc), min(_after(exc, failures), patience.dead_s)
+                # An answer from a proxy in front of it is not an answer from it.
                 lost = isinstance(exc, NotSentError | InDoubtError)
                 heard_at = heard_at if lost else self.now()
-                progress = patience.after(self.now() - heard_at, said)
+                progress = patience.after(self.now() - heard_at, detail)
             else:
-                pause, said = next_s(elapsed), "still at work"
+                pause, detail = next_s(elapsed), "still at work"
             if progress is not None:
-                # When an earlier run's job ended while nobody looked is anybody's guess.
+                # Nobody knows when an earlier run's job ended, if it ended between the runs.
                 if (unfinished_s or fresh) and not isinstance(progress, Gone):
                     self._learn(lane, unfinished_s, elapsed)
                 return progress
             if elapsed > self.deadline_s:
-                raise self._too_long(ticket, f"not done after {elapsed:.0f} s", said)
+                raise self._too_long(ticket, f"not done after {elapsed:.0f} s", detail)
             if not failures:
                 unfinished_s = elapsed
 
     def _too_long(self, ticket: Ticket, late: str, why: str) -> UnfinishedError:
-        """The error for a request that is past its deadline."""
+        """The error for a request that missed its deadline."""
         unreadable = self._unreadable.get((ticket.provider, ticket.id))
         if unreadable is None:
             return UnfinishedError(f"{late}: {why}")
@@ -250,7 +251,7 @@ class Follower:
         return error
 
     def _learn(self, lane: Lane, unfinished_s: float, finished_s: float) -> None:
-        """How long one more of its jobs took; are others like it ready, they are looked at."""
+        """Learn how long a job took; if it was unusually fast, poll the others at once."""
         if lane.looks.is_news(finished_s):
             for (provider, _), waiting in self._waiting.items():
                 if provider == lane.endpoint.provider.name:
@@ -282,12 +283,12 @@ class Follower:
     async def _pause(
         self, lane: Lane, ticket: Ticket, began: float, seconds: float
     ) -> None:
-        """Wait so long, or until we are told to look or to stop."""
+        """Wait `seconds`, or until a hint or a stop."""
         woken = self._waiting[ticket.provider, ticket.id]
         left_s = self._ends_at - self.now()
         if left_s <= 0 or self._too_late(lane, began):
             raise UnfinishedError(STOPPED)
-        # Whoever waits when time is up has one last look.
+        # A job that is waited for when the time ends is polled a last time.
         if seconds > 0:
             loop = asyncio.get_running_loop()
             timer = loop.call_later(min(seconds, left_s), woken.set)
@@ -300,13 +301,13 @@ class Follower:
             raise UnfinishedError(STOPPED)
 
     def _too_late(self, lane: Lane, began: float) -> bool:
-        """Whether a job should be done only when nothing is waited for any more."""
+        """Whether a job should finish only after the waiting has ended."""
         return began + lane.typical_s() > self._ends_at
 
     async def _until_learned(
         self, lane: Lane, ticket: Ticket, began: float, longest_s: float
     ) -> None:
-        """Leave the looking to the scouts until they know how long a job takes."""
+        """Leave the polling to the scouts until they know how long a job takes."""
         learned = asyncio.ensure_future(lane.learned.wait())
         pause = asyncio.ensure_future(self._pause(lane, ticket, began, longest_s))
         try:

@@ -1,7 +1,7 @@
-"""Bringing home what is ready at providers, whoever bought it, before it expires there.
+"""Fetches clips that are ready at providers before they expire, from any batch.
 
-What expires first is looked at first, so many at once. Who is at work on something still
-is asked again, and holds nobody up.
+The jobs whose clips expire first are polled first, `AT_ONCE` at a time. A job that is not
+ready is polled again later, and delays no other.
 """
 
 import asyncio
@@ -24,29 +24,29 @@ from tasks.engine.submit import who_asks
 from tasks.providers.errors import NotFoundError, ProviderError
 
 AT_ONCE: Final = 16
-"""Lives that are looked at, or whose clips are fetched."""
+"""Jobs that are polled, or whose clips are fetched, at the same time."""
 
 SILENT: Final = 3
 """Failures in a row after which a lane is not asked again in this round."""
 
 LOOKS_A_S: Final = 10
-"""Looks again at what is still at work, in one second at most: they hurry nobody."""
+"""The most repeated polls of unfinished jobs in one second: they are not urgent."""
 
 LONGEST_PAUSE_S: Final = 30.0
-"""Between two rounds, unless their looks take longer than that."""
+"""The longest pause between two rounds, unless their polls take longer."""
 
 TABLES_WITHIN_S: Final = 30.0
-"""How long clips wait for what earlier batches' tables say of them: it is for their
-sidecars alone, and what cannot be had by then is left out."""
+"""How long clips wait for the tables of earlier batches. Only their sidecars need these, and
+what is not found in that time is left out."""
 
 TOLD: Final = 50
-"""Reasons that are logged at most."""
+"""The most reasons that are logged."""
 
 log = logging.getLogger(__name__)
 
 
 class Fetcher:
-    """Fetches clips by what is on record of them."""
+    """Fetches clips, with the ledger as the only source about them."""
 
     def __init__(  # noqa: PLR0913 - the parts of a fetch, each named once
         self,
@@ -81,11 +81,10 @@ class Fetcher:
     async def bring_home(
         self, lives: Mapping[str, History], until: asyncio.Event | None = None
     ) -> None:
-        """Fetch what is ready of these lives, what expires first before the rest.
+        """Fetch the clips of these jobs that are ready; those that expire first go first.
 
-        Each is looked at once in any case, unless its provider is silent. What is not
-        ready is looked at again until `until` is set; without it, until it is past the
-        deadline.
+        Each job is polled at least once, unless its provider is silent. A job that is not
+        ready is polled again until `until` is set; without it, until the deadline.
 
         Raises:
             FencedError, StorageError: nothing can be put on record any more.
@@ -114,11 +113,11 @@ class Fetcher:
                 return
 
     def _lane_of(self, life: str) -> Lane | None:
-        """The lane that it was accepted on, or another to the same provider."""
+        """The lane that accepted the job, or another to the same provider."""
         return who_asks(self._lanes.all, self._history(life))
 
     def _tell_of(self, unasked: Iterable[str]) -> None:
-        """Say how many clips nobody can be asked for, and who has them."""
+        """Log how many clips no lane can ask for, by provider."""
         tickets = [self._history(life).ticket for life in unasked]
         for provider, clips in Counter(x.provider for x in tickets if x).items():
             log.warning(
@@ -134,7 +133,7 @@ class Fetcher:
         return self._age_s(life) > self._follower.deadline_s
 
     def _hold(self, left: Mapping[str, Lane]) -> None:
-        """What is at work holds a slot at its provider; the slots of others are free."""
+        """Hold a slot for each job still at work at its provider; release the other slots."""
         at_work = {
             life: lane
             for life, lane in left.items()
@@ -147,7 +146,7 @@ class Fetcher:
         self._held = at_work
 
     def _pause_s(self, left: Mapping[str, Lane]) -> float:
-        """Until these are looked at again."""
+        """Seconds until these are polled again."""
         waits = [lane.looks.next(self._age_s(life)) for life, lane in left.items()]
         soonest = min([LONGEST_PAUSE_S, *waits])
         return max(soonest, len(left) / LOOKS_A_S) if left else 0.0
@@ -155,22 +154,22 @@ class Fetcher:
 
 @dataclass(frozen=True, slots=True)
 class _Round:
-    """One look at each of many lives, so many at once."""
+    """One poll of each of many jobs, `AT_ONCE` at a time."""
 
     late: Late
     park: Callable[[str, Exception], Awaitable[None]]
     asked: Asked
     stops: Iterable[asyncio.Event]
     told: set[tuple[str, str]]
-    """What earlier rounds have said already, by lane and reason."""
+    """The lanes and reasons that earlier rounds have logged."""
     looked: set[str] = field(default_factory=set[str])
     done: set[str] = field(default_factory=set[str])
     failures: Counter[str] = field(default_factory=Counter[str])
-    """In a row, by the lane's name."""
+    """Failures in a row, by the lane's name."""
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
 
     async def over(self, lives: Mapping[str, Lane]) -> dict[str, Lane]:
-        """Those of these that are not done with: those that had no look go first."""
+        """Poll each job; return the unfinished ones, those that were not polled first."""
         coming = iter(lives.items())
         try:
             async with asyncio.TaskGroup() as workers:
@@ -179,7 +178,7 @@ class _Round:
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
         for (lane, reason), clips in self.reasons.items():
-            # Not every round anew, for as long as a night is.
+            # Once for the whole run, not in every round.
             if (lane, reason) not in self.told and len(self.told) < TOLD:
                 self.told.add((lane, reason))
                 log.warning(
@@ -197,7 +196,7 @@ class _Round:
         for life, lane in coming:
             if any(stop.is_set() for stop in self.stops):
                 return
-            # Who is out of reach now is not waited for a thousand times.
+            # Do not wait a thousand times for a provider that is out of reach.
             if self.failures[lane.name] < SILENT:
                 self.looked.add(life)
                 await self._look(life, lane)
@@ -224,7 +223,7 @@ class _Round:
 
 
 async def _any_set(events: Iterable[asyncio.Event], *, within_s: float) -> bool:
-    """Whether one of these is set by then."""
+    """Whether one of these is set within `within_s` seconds."""
     waits = [asyncio.create_task(event.wait()) for event in events]
     try:
         first = asyncio.FIRST_COMPLETED

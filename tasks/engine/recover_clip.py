@@ -1,6 +1,6 @@
-"""One clip that an earlier run left at its provider: looked at, and fetched or given up.
+"""Polls one clip that an earlier run left at its provider, and fetches it or gives it up.
 
-Needs no manifest: what was submitted is on record. Nothing here costs anything.
+This needs no manifest: the ledger has what was submitted. Nothing here costs money.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -34,10 +34,10 @@ from tasks.providers.protocol import Finished, Gone
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Late:
-    """Brings a clip home by what is on record of it."""
+    """Fetches a clip, with the ledger as the only source about it."""
 
     history: Callable[[str], History]
-    """What is on record of a life by now."""
+    """Returns the recorded history of a job."""
     follower: Follower
     publisher: Publisher
     record: Callable[[str, Event], Awaitable[object]]
@@ -45,47 +45,47 @@ class Late:
     today: Callable[[], float]
 
     async def seen_to(self, life: str, lane: Lane, asked: Asked) -> bool:
-        """Look at it, and fetch it if it is ready: whether there is no more to be done.
+        """Poll the job, and fetch its clip if it is ready; whether nothing is left to do.
 
         `lane` asks the provider that has it; `asked` tells its sidecar what was asked for.
 
         Raises:
-            ProviderError, UnfetchedError: not now.
+            ProviderError, UnfetchedError: it cannot be polled or fetched now.
         """
-        past = self.history(life)
-        if past.state not in AT_PROVIDERS or past.ticket is None:
+        history = self.history(life)
+        if history.state not in AT_PROVIDERS or history.ticket is None:
             return True
-        if past.state is State.ACCEPTED:
-            ended = await self._look(life, lane, past.ticket)
+        if history.state is State.ACCEPTED:
+            ended = await self._look(life, lane, history.ticket)
             if ended is None:
                 return False
             await self._end(life, lane, ended)
         if self.history(life).state is State.GENERATED:
-            await self._publish(life, lane, past.ticket, asked)
+            await self._publish(life, lane, history.ticket, asked)
         return True
 
     async def _look(self, life: str, lane: Lane, ticket: Ticket) -> Ended | None:
-        past = self.history(life)
-        # To another account, or another GPU, it was never there.
-        over = self._over(past, lane) and lane.name == past.lane
+        history = self.history(life)
+        # Another account, or another GPU, never had it.
+        over = self._over(history, lane) and lane.name == history.lane
         return await self.follower.look(lane, ticket, over=over)
 
     async def _end(self, life: str, lane: Lane, ended: Ended) -> None:
-        """Put on record how its job ended."""
-        past = self.history(life)
+        """Record how the job ended."""
+        history = self.history(life)
         match ended:
             case Finished() as finished:
                 await self.record(life, generated(finished))
             case Gone(reason):
-                await self.record(life, gone(life, past, lane, reason))
+                await self.record(life, gone(life, history, lane, reason))
             case _:
                 await self.record(life, ended)
 
     async def _publish(
         self, life: str, lane: Lane, ticket: Ticket, asked: Asked
     ) -> None:
-        past = self.history(life)
-        over = self._over(past, lane)
+        history = self.history(life)
+        over = self._over(history, lane)
 
         async def link() -> httpx.Request:
             ended = await self._look(life, lane, ticket)
@@ -93,19 +93,19 @@ class Late:
                 raise UnfetchedError("the provider is at work on it again")
             return lane.endpoint.fetching(link_of(ended, over=over))
 
-        sidecar = {**await asked(life), **made(life, past, ticket)}
+        sidecar = {**await asked(life), **made(life, history, ticket)}
         try:
             published = await self.publisher.kept(life) or await self.publisher.publish(
                 life, link, sidecar, over=over
             )
         except GoneError as exc:
-            await self.record(life, gone(life, past, lane, str(exc)))
+            await self.record(life, gone(life, history, lane, str(exc)))
         except BadClipError as exc:
             await self.record(life, Discarded(str(exc)))
         else:
             await self.record(life, published)
 
-    def _over(self, past: History, lane: Lane) -> bool:
-        """Whether nobody owes us its clip any more."""
-        route = self.routes.get(past.route or "")
-        return owed_no_more(past, lane, route, self.today())
+    def _over(self, history: History, lane: Lane) -> bool:
+        """Whether the provider need not keep the clip any more."""
+        route = self.routes.get(history.route or "")
+        return owed_no_more(history, lane, route, self.today())

@@ -1,6 +1,6 @@
-"""Offers: all that one submit needs, brought together before any money moves.
+"""Collects all that one submit needs, before any money moves.
 
-A still that a provider will take, handed over; a turn on a lane; the price, reserved.
+These are the still, handed over to the provider; a turn on a lane; and the reserved price.
 """
 
 import asyncio
@@ -41,7 +41,8 @@ STILLS_IN_TRANSIT: Final = 24
 
 
 HANDED_FOR_S: Final = 3600.0
-"""Links that we sign live for six hours, and a provider has yet to read them."""
+"""How long a handed-over still is used. Links that we sign are valid for six hours, and the
+provider has yet to read them."""
 
 LONGEST_LINK: Final = 8192
 """Characters."""
@@ -57,7 +58,7 @@ class RestError(Exception):
 
 
 class UnfitError(Exception):
-    """The lane takes no still so small; another one does."""
+    """The still is too small for this lane, but not for another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,40 +78,40 @@ class Handed:
 
     url: str
     at: float
-    """When (Unix seconds): whoever was paused for long hands it over once more."""
+    """When (Unix seconds). After `HANDED_FOR_S` the still is handed over again."""
     aspect_ratio: AspectRatio
-    """The one to ask for: the nearest to the still's own where one must be named."""
+    """The aspect ratio to ask for: the nearest to the still's, if one must be named."""
 
 
 @dataclass(slots=True)
 class Hand:
-    """What a job has in hand while this process works on it: none of it outlives us."""
+    """The resources of a job while this process works on it. None outlive the process."""
 
     order: Order
     lanes: Lanes
     handed: dict[str, Handed] = field(default_factory=dict[str, Handed])
     """By the lane's name."""
     unfit: set[str] = field(default_factory=set[str])
-    """The names of lanes that take no still so small."""
+    """The names of the lanes for which the still is too small."""
     clip_url: str | None = None
-    """Where the clip can be fetched, once a poll has said so."""
+    """The link to the clip, once a poll has returned it."""
     slot: Lane | None = None
     """Its place on a lane, from its turn until the provider is done with it."""
     accepted: float | None = None
-    """When its latest submit was accepted, if that was here: by a clock that is never set."""
+    """When this process had its latest submit accepted, by the monotonic clock."""
 
     @property
     def job_id(self) -> str:
         return self.order.job.id
 
     def let_go(self) -> None:
-        """The provider is done with it."""
+        """Release the slot: the provider has finished the job."""
         if self.slot is not None:
             self.lanes.give_back(self.slot)
             self.slot = None
 
     def let_go_later(self) -> None:
-        """A job in doubt may be at work there: its place is free when it would be done."""
+        """Release the slot of a job in doubt when the job would be done, if it is at work."""
         if self.slot is not None:
             seconds = self.slot.looks.expected_s() or 60.0
             loop = asyncio.get_running_loop()
@@ -120,7 +121,7 @@ class Hand:
 
 @dataclass(frozen=True, slots=True)
 class Offers:
-    """Makes offers, from the lanes and the money there are."""
+    """Makes offers from the lanes and the money available."""
 
     lanes: Lanes
     roster: Roster
@@ -129,7 +130,7 @@ class Offers:
     stopping: asyncio.Event
     today: Callable[[], float]
     dead_s: float
-    """How long a GPU of one's own is out of reach before others make its jobs."""
+    """How long an own GPU may be out of reach before others make its jobs."""
     _in_transit: asyncio.Semaphore = field(
         default_factory=lambda: asyncio.Semaphore(STILLS_IN_TRANSIT)
     )
@@ -137,10 +138,10 @@ class Offers:
     async def make(self, hand: Hand, failed: Route | None) -> Offer:
         """A turn to submit this job now; its slot is in the hand.
 
-        `failed` is where an attempt at it came to nothing.
+        `failed` is the route on which an attempt at it failed.
 
         Raises:
-            RestError: what is missing, in words.
+            RestError: something is missing; the reason says what.
         """
         try:
             while True:
@@ -161,7 +162,7 @@ class Offers:
             raise RestError(Why.NO_LANE, str(exc)) from None
 
     async def _taken(self, hand: Hand, lane: Lane) -> Offer | None:
-        """The offer that a turn makes possible; None, the turn unused, if it closed."""
+        """The offer for this turn. None if the lane closed; the turn is then returned."""
         job, offer = hand.order.job, None
         price_usd = lane.route.price_usd(job)
         try:
@@ -176,10 +177,10 @@ class Offers:
         return offer
 
     def _reserved(self, lane: Lane, price_usd: Decimal) -> bool:
-        """The price out of the batch's budget and the lane's day, or out of neither.
+        """Reserve the price from the batch's budget and the lane's daily cap, or from neither.
 
         Raises:
-            RestError: the budget has not got it.
+            RestError: the budget does not have it.
         """
         now = self.today()
         if why := lane.day.full(price_usd, now) if lane.day.limited else None:
@@ -196,8 +197,8 @@ class Offers:
         job = hand.order.job
         known = self.roster.able(hand.order)
         if not known:
-            said = "no lane in use can make it for its max_usd"
-            raise RestError(Why.UNSERVED, said)
+            reason = "no lane in use can make it for its max_usd"
+            raise RestError(Why.UNSERVED, reason)
         cheapest = min(lane.route.price_usd(job) for lane in known)
         if not (self.purse.affords(cheapest) or self.purse.may_grow):
             raise RestError(Why.BUDGET, "the budget is spent")
@@ -210,10 +211,11 @@ class Offers:
         return self.roster.lanes(hand.order, failed, unfit=hand.unfit)
 
     async def _handed(self, hand: Hand, lane: Lane) -> Handed | None:
-        """The still as the lane's provider reads it; None if it never will: it closed, or
-        takes no still so small; or not now, and there are other lanes.
+        """The still as the lane's provider can read it, or None.
 
-        Only the URL is kept: a thousand jobs that wait for their turn are no memory.
+        None means that the lane closed, that the still is too small for it, or that the
+        provider is out of reach and there are other lanes. Only the URL is kept, so a
+        thousand waiting jobs need little memory.
         """
         known = hand.handed.get(lane.name)
         if known is None or self.today() - known.at > HANDED_FOR_S:
@@ -231,13 +233,13 @@ class Offers:
                     raise RestError(Why.UNREAD, f"its still: {exc}") from exc
                 self.lanes.out_of_reach(lane, str(exc))
                 return None
-            # What is no link is the still itself: too much to keep while others are served.
+            # A longer URL holds the still itself, which is too much to keep while others wait.
             if len(known.url) <= LONGEST_LINK:
                 hand.handed[lane.name] = known
         return known
 
     def _spares(self, hand: Hand, lane: Lane) -> bool:
-        """Whether a GPU of one's own has others beside it."""
+        """Whether the lane is an own GPU and other lanes can make the job."""
         if lane.paid:
             return False
         others = (each for each in self._preferred(hand, None) if each is not lane)
@@ -268,7 +270,7 @@ class Offers:
             return Handed(url, self.today(), ratio)
 
     async def _unless_stopped(self, free: Coroutine[Any, Any, T]) -> T:
-        """What is free is dropped where it stands when the run is stopped."""
+        """Await free work; cancel it when the run is stopped."""
         work = asyncio.ensure_future(free)
         stop = asyncio.ensure_future(self.stopping.wait())
         try:

@@ -1,4 +1,4 @@
-"""How a still reaches a provider: checked first, then linked, signed or uploaded."""
+"""Hands a still to a provider: checks it, then links, signs or uploads it."""
 
 import asyncio
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from tasks.dispatch.lanes import HandsOver, Lane
 from tasks.providers.http import Clients, upload
 
 SIGNED_FOR_S: Final = 6 * 3600
-"""How long a provider may read a still that we signed: longer than any queue."""
+"""How long the link to a signed still is valid: longer than any queue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A still that a provider will take, or was at one look."""
+    """A still that a provider would take when it was checked."""
 
     order: Order
     still: Still
 
 
 async def check(order: Order, *, min_px: int) -> Checked:
-    """Read a still and look at it, before any money moves.
+    """Read and check a still, before any money moves.
 
     Raises:
         OpeningError: it cannot be read.
@@ -41,7 +41,7 @@ async def check(order: Order, *, min_px: int) -> Checked:
 
 
 async def hand_over(checked: Checked, lane: Lane, clients: Clients) -> str:
-    """A URL that the lane's provider can read the still at.
+    """Return a URL at which the lane's provider can read the still.
 
     Raises:
         ProviderError: the upload was refused, or could not be made.

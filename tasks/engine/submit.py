@@ -1,4 +1,4 @@
-"""One submit: sent once, and what its answer means for the job and for its lane."""
+"""Sends one submit, once, and applies its answer to the job and its lane."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -31,7 +31,7 @@ from tasks.providers.protocol import Findable
 Answer = Accepted | Doubted | Refused | Rejected
 
 LONGEST_WAIT_S: Final = 900.0
-"""What a lane may ask us to wait; who asks for more takes nothing more in this run."""
+"""The longest Retry-After. A lane that asks for more is closed for this run."""
 
 
 def reference(job_id: str, attempt: int) -> str:
@@ -40,29 +40,32 @@ def reference(job_id: str, attempt: int) -> str:
 
 
 def whose(lane: Lane) -> str:
-    """Tells accounts apart, without keeping a key: what one has, another lacks."""
+    """A short hash that tells accounts apart without storing a key."""
     provider = lane.endpoint.provider
-    # What one GPU of one's own lists, another one does not.
+    # An own GPU lists only its own jobs, so its address is part of the identity.
     own, place = ("", "") if lane.paid else (UNBILLED, f" {lane.endpoint.base_url}")
-    said = f"{provider.name} {provider.key}{place}".encode()
-    return f"{own}{hashlib.blake2b(said, digest_size=4).hexdigest()}"
+    identity = f"{provider.name} {provider.key}{place}".encode()
+    return f"{own}{hashlib.blake2b(identity, digest_size=4).hexdigest()}"
 
 
-def who_asks(lanes: Iterable[Lane], past: History) -> Lane | None:
-    """The lane that asks who was sent its last attempt: the same account or GPU, whatever
-    the lane is called by now, before another of the same provider."""
-    provider = past.ticket.provider if past.ticket else ""
+def who_asks(lanes: Iterable[Lane], history: History) -> Lane | None:
+    """The lane through which the provider of the last attempt can be asked.
+
+    A lane with the same account or GPU goes first, even if it was renamed. Then any other
+    lane of the same provider.
+    """
+    provider = history.ticket.provider if history.ticket else ""
 
     def far(lane: Lane) -> tuple[bool, bool]:
-        return not past.mark.startswith(f"{whose(lane)}:"), lane.name != past.lane
+        return not history.mark.startswith(f"{whose(lane)}:"), lane.name != history.lane
 
-    theirs = (lane for lane in lanes if lane.endpoint.provider.name == provider)
-    return min(theirs, key=far, default=None)
+    candidates = (lane for lane in lanes if lane.endpoint.provider.name == provider)
+    return min(candidates, key=far, default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Submitter:
-    """Sends what was offered."""
+    """Sends submits, and updates their lanes by the answers."""
 
     lanes: Lanes
     clients: Clients
@@ -70,13 +73,13 @@ class Submitter:
     max_failure_rate: float
 
     def intended(self, offer: Offer, seed: int, ref: str) -> Intended:
-        """What goes on record before it is sent."""
+        """The event to record before the submit is sent."""
         provider, mark = offer.lane.endpoint.provider, ""
         if isinstance(provider, Findable):
-            # What cannot be written has no mark: `send` says so, and closes the lane.
+            # A request that cannot be built has no mark. `send` raises and closes the lane.
             with suppress(Exception):
-                said = provider.mark(offer.job, offer.image_url, seed, ref)
-                mark = f"{whose(offer.lane)}:{said}"
+                own_mark = provider.mark(offer.job, offer.image_url, seed, ref)
+                mark = f"{whose(offer.lane)}:{own_mark}"
         return Intended(
             lane=offer.lane.name,
             route=offer.lane.route.name,
@@ -88,7 +91,7 @@ class Submitter:
     async def send(
         self, offer: Offer, seed: int, ref: str, *, in_time: Callable[[], bool]
     ) -> Answer:
-        """Send it, once, and only in time."""
+        """Send the submit, once, and only while `in_time` is true."""
         lane = offer.lane
         provider = lane.endpoint.provider
         request = provider.submit(offer.job, offer.image_url, seed, ref)
@@ -126,16 +129,16 @@ class Submitter:
         return Accepted(ticket)
 
     def count(self, lane: Lane, *, failed: bool) -> None:
-        """The lane is done with one more job; too many that came to nothing close it."""
+        """Count one more ended job of the lane; close the lane if too many failed."""
         lane.count(failed=failed)
         self._judged(lane, failed=failed)
 
     def spoiled(self, lane: Lane) -> None:
-        """A job of the lane's that seemed to have gone well came to nothing after all."""
+        """Count a job as failed that was counted as a success before."""
         lane.failed += 1
         self._judged(lane, failed=True)
 
     def _judged(self, lane: Lane, *, failed: bool) -> None:
         if failed and lane.failing(self.max_failure_rate):
-            said = f"{lane.failed:,} of {lane.ended:,} jobs came to nothing"
-            self.lanes.close(lane, f"{said}: over {self.max_failure_rate:.0%}")
+            count = f"{lane.failed:,} of {lane.ended:,} jobs came to nothing"
+            self.lanes.close(lane, f"{count}: over {self.max_failure_rate:.0%}")
