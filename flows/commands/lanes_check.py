@@ -52,7 +52,7 @@ def _table(found: Sequence[Finding]) -> Table:
         folds=("limits",),
     )
     for finding in found:
-        told = finding.said
+        told = finding.report
         credit = None if told.credit_usd is None else usd(told.credit_usd)
         model = {True: "there", False: "gone", None: None}[told.has_model]
         notes = [credit, model, _compared(finding), _borne(finding)]
@@ -69,10 +69,10 @@ def _table(found: Sequence[Finding]) -> Table:
 
 
 def _compared(finding: Finding) -> str | None:
-    if not finding.said.prices_usd:
+    if not finding.report.prices_usd:
         return None
-    more = dearer(finding.route, finding.said)
-    less = cheaper(finding.route, finding.said)
+    more = dearer(finding.route, finding.report)
+    less = cheaper(finding.route, finding.report)
     told = [
         f"{len(more)} dearer" if more else "",
         f"{len(less)} cheaper" if less else "",
@@ -81,7 +81,7 @@ def _compared(finding: Finding) -> str | None:
 
 
 def _borne(finding: Finding) -> str | None:
-    told = finding.said
+    told = finding.report
     limits = [
         (told.slots, "at once"),
         (told.submits_per_minute, "a minute"),
@@ -91,7 +91,7 @@ def _borne(finding: Finding) -> str | None:
 
 
 def _plain(finding: Finding) -> dict[str, Any]:
-    told = finding.said
+    told = finding.report
     return {
         "lane": finding.lane,
         "route": finding.route.name,

@@ -1,7 +1,7 @@
-"""Money: what a batch may spend, what a lane may take in a day, what may be risked.
+"""Limits on money: a batch's budget, a lane's daily caps, and the money to risk.
 
-Amounts are exact decimals, and to look and to take are one step, so that no number of
-jobs at once takes a cent too much.
+Amounts are exact decimals. A check and its reservation are one step, so concurrent jobs
+never exceed a limit by a cent.
 """
 
 from bisect import insort
@@ -15,7 +15,7 @@ DAY_S: Final = 24 * 3600.0
 
 
 class Purse:
-    """A sum to be spent: reserved before a submit, given back when nothing was charged.
+    """A sum of money, reserved before a submit and released if nothing was charged.
 
     Money in doubt stays spent.
     """
@@ -24,10 +24,10 @@ class Purse:
         self._budget = budget_usd
         self.spent_usd = Decimal(0)
         self.may_grow = False
-        """Whether more may be dealt to it: who finds it short waits."""
+        """Whether more may be granted: a job that finds it short waits."""
 
     def dealt(self, budget_usd: Decimal, *, more: bool) -> None:
-        """So much in all is ours by now of a budget that others spend from too."""
+        """Set our cumulative share of a shared budget."""
         self._budget, self.may_grow = budget_usd, more
 
     def affords(self, price_usd: Decimal) -> bool:
@@ -35,21 +35,21 @@ class Purse:
         return self._budget is None or self.spent_usd + price_usd <= self._budget
 
     def reserve(self, price_usd: Decimal) -> bool:
-        """Take the price out of the budget; False, taking nothing, if it is not there."""
+        """Reserve the price; False, reserving nothing, if the budget does not have it."""
         if not self.affords(price_usd):
             return False
         self.spent_usd += price_usd
         return True
 
     def settle(self, usd: Decimal) -> None:
-        """So much more was charged than was reserved; less than 0 where it was less."""
+        """Add the difference between charge and reservation; below 0 if less was charged."""
         self.spent_usd += usd
 
 
 class Day:
-    """What one lane may take in any 24 hours: so many submits, so much money.
+    """A lane's caps on submits and on money in any 24 hours.
 
-    Times are Unix seconds: what earlier runs took counts too.
+    Times are Unix seconds, because the submits of earlier runs count too.
     """
 
     def __init__(self, submits: int | None = None, usd: Decimal | None = None) -> None:
@@ -58,16 +58,16 @@ class Day:
         self._usd = Decimal(0)
         self._is_dealt = False
         self.may_grow = False
-        """Whether more may be dealt to it: who finds it full waits."""
+        """Whether more may be granted: a job that finds it full waits."""
 
     def dealt(self, submits: int | None, usd: Decimal | None, *, more: bool) -> None:
-        """So much in all is ours by now of caps that others submit under too."""
+        """Set our cumulative share of shared caps."""
         self._most, self._most_usd = submits, usd
         self._is_dealt, self.may_grow = True, more
 
     def taken(self, now: float) -> tuple[int, Decimal]:
-        """What counts by now: submits, and money."""
-        # What was dealt is dealt once: what grows old is the dealer's to deal again.
+        """The submits and the money that count at this time."""
+        # A grant is used once. The dealer grants again what is over 24 hours old.
         old = -inf if self._is_dealt else now - DAY_S
         while self._taken and self._taken[0][0] <= old:
             self._usd -= self._taken.popleft()[1]
@@ -83,12 +83,12 @@ class Day:
         return self._most is not None or self._most_usd is not None
 
     def recall(self, taken: Iterable[tuple[float, Decimal]]) -> None:
-        """What was taken in other runs: when, and at what price."""
+        """Add the submits of other runs: their times and prices."""
         for at, usd in taken:
             self._take(at, usd)
 
     def full(self, usd: Decimal, now: float) -> str | None:
-        """Which cap one more submit at this price would pass, in words."""
+        """Say which cap one more submit at this price would exceed, if any."""
         submits, taken_usd = self.taken(now)
         if self._most is not None and submits >= self._most:
             return f"its cap of {self._most:,} submits in 24 hours is reached"
@@ -97,14 +97,14 @@ class Day:
         return None
 
     def reserve(self, usd: Decimal, now: float) -> bool:
-        """Count one more submit; False, counting nothing, if a cap is in the way."""
+        """Count one more submit; False, counting nothing, if a cap forbids it."""
         if self.limited and self.full(usd, now) is not None:
             return False
         self._take(now, usd)
         return True
 
     def release(self, usd: Decimal) -> None:
-        """A submit at this price was not charged after all."""
+        """Remove a submit at this price that was not charged."""
         for n in reversed(range(len(self._taken))):
             if self._taken[n][1] == usd:
                 del self._taken[n]
@@ -113,6 +113,6 @@ class Day:
 
     def _take(self, at: float, usd: Decimal) -> None:
         if self.limited:
-            # What others took is heard of late, and grows old in its turn.
+            # Submits of others are heard late, so sort them in by time.
             insort(self._taken, (at, usd))
             self._usd += usd

@@ -1,8 +1,8 @@
-"""Which lanes may make a job, and which of them should: pure.
+"""Decides which lanes can make a job, and which of them should. Pure.
 
 A lane can make a job if its route serves the job's model, content class, resolution,
-duration and aspect, at a price within the row's limit. A row that names several models
-gets the first of them that is to be had.
+duration and aspect ratio, at a price within the row's limit. A row that names several models
+gets the first one that is available.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,12 +13,12 @@ from manifests.catalogue.routes import Route
 from manifests.jobs import AspectRatio, Content, Job, Order, Resolution
 
 Policy = Literal["cheapest", "fastest", "balanced"]
-"""The least money that the deadline allows; the least time; or at each moment the
-cheapest lane that is free."""
+"""`cheapest`: the least money that the deadline allows. `fastest`: the least time.
+`balanced`: at each moment the cheapest lane that is free."""
 
 
 class Routed(Protocol):
-    """Whatever has a route and a name: a lane, or the plan of one."""
+    """Anything with a route and a name: a lane, or the plan of one."""
 
     @property
     def name(self) -> str: ...
@@ -30,7 +30,7 @@ R = TypeVar("R", bound=Routed)
 
 
 class Kind(NamedTuple):
-    """All that decides which lanes can make a job, and at what price."""
+    """The properties that decide which lanes can make a job, and at what price."""
 
     model: str
     content: Content | Literal[""]
@@ -55,7 +55,7 @@ def kind_of(order: Order) -> Kind:
 
 
 def standing_for(kind: Kind) -> Order:
-    """An order of this kind, to ask the rules about."""
+    """A sample order of this kind, to apply the rules to."""
     job = Job(
         image="",
         prompt="",
@@ -70,17 +70,17 @@ def standing_for(kind: Kind) -> Order:
 
 
 def serves(route: Route, order: Order) -> bool:
-    """Whether the route can make the job for what its rows will pay."""
+    """Whether the route can make the job within the `max_usd` of its rows."""
     if route.complaint(order.job) is not None:
         return False
     return order.max_usd is None or route.price_usd(order.job) <= order.max_usd
 
 
 def able(order: Order, lanes: Iterable[R]) -> list[R]:
-    """Every lane that can make the job: by the row's own wishes, then the cheapest first.
+    """Every lane that can make the job: by the row's preferences, then the cheapest first.
 
-    A row that asks for no model and no class of content is not shown to a model for
-    adults where a general one is in use, open or closed.
+    A row that asks for no model and no content class does not go to a model for adults if
+    a general one is in use, open or closed.
     """
     serving = [lane for lane in lanes if serves(lane.route, order)]
     if not order.job.model and not order.job.content:
@@ -98,18 +98,18 @@ def able(order: Order, lanes: Iterable[R]) -> list[R]:
 
 
 def foremost(order: Order, lanes: Sequence[R]) -> list[R]:
-    """Of these lanes, those of the model that the row likes best."""
+    """The lanes of the model that the row prefers, among `lanes`."""
     best = min((lane.route.rank(order.job) or 0 for lane in lanes), default=0)
     return [lane for lane in lanes if (lane.route.rank(order.job) or 0) == best]
 
 
 def candidates(order: Order, lanes: Iterable[R]) -> list[R]:
-    """The lanes that would make the job if all are open, cheapest first."""
+    """The lanes that would make the job if all were open, cheapest first."""
     return foremost(order, able(order, lanes))
 
 
 def elsewhere(lanes: Sequence[R], failed: Route | None) -> list[R]:
-    """The lanes of another supplier than the one that failed, if there are any."""
+    """The lanes of other suppliers than the failed route's; all lanes if there are none."""
     if failed is None:
         return list(lanes)
     others = [lane for lane in lanes if lane.route.supplier != failed.supplier]

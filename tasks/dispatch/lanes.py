@@ -1,4 +1,4 @@
-"""Lanes: routes in use, each with its pacing, shared by all the jobs of a process."""
+"""The lanes: routes in use with their pacing, shared by all jobs of a process."""
 
 import asyncio
 import logging
@@ -23,17 +23,18 @@ Clock = Callable[[], float]
 HandsOver = Literal["upload", "presign", "link"]
 
 ENOUGH: Final = 20
-"""Jobs that have ended on a lane before its failures are a rate."""
+"""Jobs that must have ended on a lane before its failure rate counts."""
 
 DEAL_AGAIN_S: Final = 5.0
-"""Between two deals at most while jobs wait: what a deadline calls for changes."""
+"""The longest time between two deals while jobs wait, because a deadline may change which
+lanes they may use."""
 
 
 @dataclass(slots=True, eq=False)
 class Lane:
     """A route in use, with its pacing.
 
-    Lanes of one account whose limits are shared have one pace between them.
+    The lanes of an account with shared limits share one pace.
     """
 
     name: str
@@ -41,33 +42,33 @@ class Lane:
     endpoint: Endpoint
     limits: Limits
     hands_over: HandsOver | None = None
-    """How stills reach the provider; None decides for each still."""
+    """How stills reach the provider; with None, the engine decides for each still."""
     account: str = ""
-    """Whose limits they are, by a name that is no secret; the lane's own if not said."""
+    """The name of the account that the limits belong to, no secret; by default the lane's."""
     risk_usd: Decimal = Decimal(0)
-    """What a batch may risk by submitting again what this lane left in doubt."""
+    """The money that a batch may risk on submitting this lane's jobs in doubt again."""
     usd_per_day: Decimal | None = None
     paid: bool = True
-    """False where it is GPUs of one's own: to make a clip twice costs nothing."""
+    """False for own GPUs, on which making a clip twice costs nothing."""
     shared: InitVar[Pace | None] = None
     pace: Pace = field(init=False)
     looks: Looks = field(init=False, default_factory=Looks)
     day: Day = field(init=False)
     risk: Purse = field(init=False)
     ended: int = field(init=False, default=0)
-    """Jobs that it was done with, one way or another, in this run."""
+    """Jobs that ended on it in this run, in any way."""
     failed: int = field(init=False, default=0)
-    """Of these, those that came to nothing."""
+    """The number of `ended` jobs that failed."""
     closed: str | None = None
-    """Why nothing more is submitted on it, if so."""
+    """Why nothing more is submitted on it, if it is closed."""
     closed_here: bool = False
-    """Whether that may be this machine's own trouble: others may do well on it."""
+    """Whether the cause may be this machine's alone; other machines may still use it."""
     followed: int = 0
-    """Jobs that were begun to be looked at..."""
+    """Jobs whose polling has begun..."""
     fresh: int = 0
     """... and those of them that had just been accepted."""
     learned: asyncio.Event = field(init=False, default_factory=asyncio.Event)
-    """Set once that is known: whoever waited to be told looks again."""
+    """Set once the lane's latencies are known. Jobs that wait for that poll again."""
 
     def __post_init__(self, shared: Pace | None) -> None:
         self.pace = Pace(self.limits) if shared is None else shared
@@ -81,7 +82,7 @@ class Lane:
         return max(self.route.prices_usd.values())
 
     def is_short(self, purse: Purse, today: float) -> bool:
-        """Whether its turns wait for more of what is dealt out among many."""
+        """Whether its turns wait for a larger share of the budget or of the daily caps."""
         if not (purse.may_grow or self.day.may_grow):
             return False
         usd = self.dearest_usd
@@ -90,34 +91,34 @@ class Lane:
         )
 
     def count(self, *, failed: bool) -> None:
-        """It is done with one more job."""
+        """Count one more ended job."""
         self.ended += 1
         self.failed += failed
 
     def failing(self, most: float) -> bool:
-        """Whether more of its jobs come to nothing than its owner puts up with."""
+        """Whether a larger share of its jobs failed than `most` allows."""
         return self.ended >= ENOUGH and self.failed > most * self.ended
 
     def opens_in_s(self, today: float) -> float:
-        """Seconds until it takes submits, by the hours of its route (Unix time)."""
+        """Seconds until the hours of its route allow submits; `today` is Unix time."""
         opens = self.route.hours_utc
         return 0.0 if opens is None else off_peak.wait_s(opens, today)
 
     def open_s(self, today: float, within_s: float) -> float:
-        """For how much of the seconds that follow it takes submits."""
+        """How many of the next `within_s` seconds it takes submits."""
         opens = self.route.hours_utc
         if opens is None or math.isinf(within_s):
             return within_s
         return off_peak.open_s(opens, today, within_s)
 
     def typical_s(self) -> float:
-        """How long one of its jobs takes, as far as anybody knows."""
+        """How long one of its jobs takes, by the best knowledge available."""
         known = self.looks.expected_s()
         return self.route.typical_s or TYPICAL_S if known is None else known
 
 
 Preferred = Callable[[], Sequence[Lane]]
-"""The lanes that a job may go on now, the best one first."""
+"""Returns the lanes that a job may use now, the best one first."""
 
 
 class NoLaneLeftError(Exception):
@@ -125,16 +126,18 @@ class NoLaneLeftError(Exception):
 
 
 class StoppedError(Exception):
-    """The engine was told to buy nothing more."""
+    """The engine has stopped buying."""
 
 
 class LookAgainError(Exception):
-    """What jobs can be paid with is known for good by now."""
+    """The final amount of money is known: each waiting job must check if it can still pay."""
 
 
 class Lanes:
-    """Deals out turns to submit: first come, first served, to the first lane that is free
-    in the order each job prefers at that moment."""
+    """Deals out turns to submit, first come, first served.
+
+    A job gets the first free lane in the order that it prefers at that moment.
+    """
 
     def __init__(
         self,
@@ -152,7 +155,7 @@ class Lanes:
         self._stopped = False
         self._paused = False
         self._open_to_all = len(self.all)
-        """How many lanes were open when everybody who waits was last looked at."""
+        """How many lanes were open when all waiting jobs were last considered."""
 
     def __getitem__(self, name: str) -> Lane:
         for lane in self.all:
@@ -166,7 +169,7 @@ class Lanes:
         return [lane for lane in self.all if lane.closed is None]
 
     async def turn(self, preferred: Preferred) -> Lane:
-        """A lane on which a submit may be sent at once; its `pace.begin` has been called.
+        """Wait for a lane on which a submit may be sent now; `pace.begin` has been called.
 
         Raises:
             NoLaneLeftError: none of them is open.
@@ -184,13 +187,13 @@ class Lanes:
         try:
             return await turn
         except asyncio.CancelledError:
-            # Dealt and cancelled at once: nobody will use that slot.
+            # The turn was dealt and cancelled at the same time: return the slot.
             if turn.done() and not turn.cancelled() and turn.exception() is None:
                 self.withdraw(turn.result())
             raise
 
     def waiting(self, lanes: Collection[Lane]) -> int:
-        """How many wait for a turn that one of these could give them."""
+        """How many jobs wait for a turn that one of these lanes could give."""
         return sum(
             any(lane in lanes for lane in preferred())
             for preferred, turn in self._waiting
@@ -198,21 +201,21 @@ class Lanes:
         )
 
     def withdraw(self, lane: Lane) -> None:
-        """A turn that was dealt will not be used."""
+        """Return a turn that will not be used."""
         lane.pace.withdrawn()
         self.give_back(lane)
 
     def give_back(self, lane: Lane) -> None:
-        """The lane's job has ended, or is waited for no longer."""
+        """Release a slot: the lane's job has ended, or is no longer waited for."""
         lane.pace.done()
         self._deal()
 
     def answered(self) -> None:
-        """A submit was answered, or more was dealt to us: what did not go may go now."""
+        """Deal turns again: a submit was answered, or more was granted to this run."""
         self._deal()
 
     def look_again(self) -> None:
-        """Have all who wait look for themselves, without a turn, whether they can still pay."""
+        """Make all waiting jobs check, without a turn, whether they can still pay."""
         waiting = [*self._waiting]
         self._waiting.clear()
         for _, turn in waiting:
@@ -231,30 +234,32 @@ class Lanes:
         self._deal()
 
     def close_here(self, lane: Lane, why: str) -> None:
-        """Submit nothing more on this lane, which may do well for other machines."""
+        """Submit nothing more on this lane here; other machines may still use it."""
         lane.closed_here = lane.closed_here or lane.closed is None
         self.close(lane, why)
 
     def misconfigured(self, lane: Lane, error: MisconfiguredError) -> None:
-        """Nothing will be accepted: no credit is the account's own, a bad key may be
-        this machine's."""
+        """Close a lane that will accept nothing.
+
+        A lack of credit concerns the whole account; a bad key may be this machine's alone.
+        """
         close = self.close if error.lacks == "credit" else self.close_here
         close(lane, str(error))
 
     def out_of_reach(self, lane: Lane, why: str) -> None:
-        """What is no submit does not get there either: it is left alone for a while."""
+        """Note that a free request cannot reach the lane; pause it, or close it here."""
         lane.pace.out_of_reach(self._clock())
         if lane.pace.hopeless:
             self.close_here(lane, f"out of reach: {why}")
         self._deal()
 
     def pause(self, *, paused: bool) -> None:
-        """Deal no turns for as long as this is so; whoever waits for one goes on waiting."""
+        """Deal no turns while paused; waiting jobs keep waiting."""
         self._paused = paused
         self._deal()
 
     def stop(self) -> None:
-        """Deal no more turns; whoever waits for one is told."""
+        """Deal no more turns; waiting jobs get StoppedError."""
         self._stopped = True
         for _, turn in self._waiting:
             if not turn.done():
@@ -291,14 +296,14 @@ class Lanes:
             else:
                 still_waiting.append((preferred, turn))
                 if all(waits.values()) and len(waits) == self._open_to_all:
-                    # No lane is free, and none has closed since all were looked at:
-                    # nobody behind fares better.
+                    # No lane is free, and none has closed since all jobs were considered:
+                    # no job behind this one can get a turn.
                     still_waiting.extend(self._waiting)
                     break
         else:
             self._open_to_all = len(waits)
         self._waiting = still_waiting
-        # What a free lane is not wanted for now, it may be wanted for in a while.
+        # A free lane that no job wants now may be wanted later.
         soonest = min((wait for wait in waits.values() if wait), default=math.inf)
         self._again_in(min(soonest, DEAL_AGAIN_S) if still_waiting else math.inf)
 
@@ -312,7 +317,7 @@ class Lanes:
 
 
 def closing(lanes: Iterable[Lane]) -> str:
-    """Why these lanes are closed, in words; a reason of several is given once."""
+    """Why these lanes are closed, in words; a shared reason is given once."""
     whys: dict[str, list[str]] = {}
     for lane in lanes:
         if lane.closed:

@@ -1,10 +1,10 @@
-"""Which lanes should make a batch: as much of it as can be in time, for the least money.
+"""Allots a batch to lanes: as many jobs as possible in time, for the least money.
 
-Pure. The cheapest lane first is not the least money: where two kinds of job want one
-lane, it should go to the kind that would pay more for having to go elsewhere. That is a
-flow of least cost, found by successive shortest paths (Ahuja, Magnanti and Orlin,
-"Network Flows", 1993, chapter 9): kind by kind, as many jobs at once as one path bears,
-each where it costs the least, and that may mean to move what was placed before.
+Pure. "The cheapest lane first" does not give the least money: if two kinds of job want one
+lane, it should go to the kind that would pay more elsewhere. The answer is a minimum-cost
+flow, found by successive shortest paths (Ahuja, Magnanti and Orlin, "Network Flows", 1993,
+chapter 9). It places one kind after the other, as many jobs at once as one path has room
+for, where they cost the least. That may move jobs that were placed before.
 """
 
 import math
@@ -18,13 +18,13 @@ from tasks.dispatch.budget import DAY_S
 from tasks.dispatch.rate_limit import MINUTE, Limits
 
 K = TypeVar("K", bound=Hashable)
-"""A kind of job: whatever decides what it costs on each lane."""
+"""A kind of job: the properties that decide its cost on each lane."""
 
 MICRO: Final = Decimal(1_000_000)
-"""Prices are compared in millionths of a dollar: in whole numbers, so exactly."""
+"""Prices are compared in whole millionths of a dollar, so exactly."""
 
 NOWHERE: Final = ""
-"""A lane for jobs that no other has room for: always free, and dearer than any detour."""
+"""The lane of jobs that no other lane has room for: always free, and dearer than any detour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,10 @@ def allot(
     prices: Mapping[K, Mapping[str, Decimal]],
     capacity: Mapping[str, float],
 ) -> Allotment[K]:
-    """As many jobs as there is room for, in the cheapest of all ways.
+    """Place as many jobs as there is room for, at the least total cost.
 
-    `prices` has the lanes that can make each kind, `capacity` how many jobs each lane
-    can do, inf for any number. Where it costs the same, the lane whose name comes first
-    is filled first.
+    `prices` has the lanes that can make each kind, and `capacity` how many jobs each lane
+    can do, inf for any number. Among lanes of equal cost, the first by name is filled first.
     """
     board = _Board(prices, capacity)
     for kind, jobs in demand.items():
@@ -69,13 +68,13 @@ def allot(
 def capacity(
     limits: Limits, typical_s: float, within_s: float, open_s: float | None = None
 ) -> float:
-    """How many clips a lane that starts empty now can have finished by then.
+    """How many clips a lane that is empty now can finish within `within_s` seconds.
 
-    `open_s` is for how many of these seconds it takes submits, where not for all.
+    `open_s` is the number of these seconds in which it takes submits; None means all.
     """
     if math.isinf(within_s):
         return math.inf
-    # What is started later than this is finished too late.
+    # A job that starts later than this finishes too late.
     last = within_s - typical_s
     if last < 0:
         return 0.0
@@ -93,7 +92,7 @@ def capacity(
 
 
 class _Board(Generic[K]):
-    """What is placed where: at every moment in the cheapest way there is."""
+    """The jobs placed on each lane, always at the least total cost."""
 
     def __init__(
         self, prices: Mapping[K, Mapping[str, Decimal]], capacity: Mapping[str, float]
@@ -110,7 +109,7 @@ class _Board(Generic[K]):
         self._room = {lane: _whole(most) for lane, most in capacity.items()}
         self._room[NOWHERE] = math.inf
         self._on: dict[str, dict[K, int]] = {lane: {} for lane in self._room}
-        # The potentials: of each lane, and of whatever has room.
+        # The potentials: of each lane, and of any lane with room.
         self._worth = dict.fromkeys(self._room, 0)
         self._worth_free = 0
 
@@ -120,7 +119,7 @@ class _Board(Generic[K]):
         return {lane: self._on[lane][kind] for lane in lanes}
 
     def place(self, kind: K, jobs: int) -> None:
-        """So many more of the kind, each where that costs the least."""
+        """Place `jobs` more of the kind, each where it adds the least cost."""
         while jobs:
             moves = self._cheapest(kind)
             end = moves[0].there
@@ -140,10 +139,11 @@ class _Board(Generic[K]):
             del kinds[kind]
 
     def _cheapest(self, kind: K) -> "list[_Move[K]]":
-        """How to place one more for the least, from its end: a lane that has room takes
-        the job, or one from a full lane, which takes one from another, or the job.
+        """The cheapest moves that place one more job, the last move first.
 
-        Dijkstra's algorithm: less what the lanes are worth, no move costs under 0.
+        The last move goes to a lane with room. It moves the new job, or one from a full lane
+        that another move then fills. This is Dijkstra's algorithm: the potentials keep every
+        cost at 0 or above.
         """
         room, worth = self._room, self._worth
         cost = dict(self._costs[kind])

@@ -1,7 +1,7 @@
-"""The hours in which an off-peak lane takes submits: pure.
+"""Computes the hours in which an off-peak lane takes submits. Pure.
 
-Hours are from and to, in minutes after midnight, UTC: over midnight where `to` comes
-first, and the whole day where they are the same. Times are Unix seconds.
+Hours are a start and an end, in minutes after midnight, UTC. They span midnight if the end
+is before the start, and the whole day if both are equal. Times are Unix seconds.
 """
 
 import math
@@ -20,7 +20,7 @@ def open_s(hours: Hours, at: float, within_s: float) -> float:
 
 
 def wait_s(hours: Hours, at: float, opened_s: float = 0.0) -> float:
-    """Seconds until they have been open for so long, and are open."""
+    """Seconds until the hours have been open for `opened_s` seconds, and are open."""
     since, length = _since(hours, at), _length(hours)
     days, rest = divmod(_opened(hours, since) + opened_s, length)
     return days * DAY_S + rest - since

@@ -1,9 +1,9 @@
-"""Which lanes a job may go on at this moment, the best one first: pure but for its clocks.
+"""Decides which lanes a job may use now, the best one first. Pure except for its clocks.
 
-The policy decides. `balanced` takes the cheapest lane that is free. `fastest` takes the
-free lane that is done first. `cheapest` keeps to the lanes that the least cost by the
-deadline asks for: it is worked out anew as jobs end and lanes turn out quick or slow, so
-a dear lane is used from the start for as long as it is needed, and not a job longer.
+`balanced` takes the cheapest lane that is free. `fastest` takes the free lane whose jobs take
+the least time. `cheapest` uses only the lanes of the least-cost allotment by the deadline.
+That allotment is computed again as jobs end and as lanes turn out faster or slower. So a dear
+lane is used from the start, but for no more jobs than needed.
 """
 
 import math
@@ -26,14 +26,14 @@ from tasks.dispatch.lanes import Lane
 from tasks.dispatch.min_cost import allot, capacity
 
 EVERY_S = 1.0
-"""Between two reckonings: what one job changes is not worth one."""
+"""The least time between two allotments: the change by one job does not justify one."""
 
 MARGIN = 0.95
-"""The share of the time left that is counted on: clips have yet to be fetched then."""
+"""The share of the remaining time that is used: the clips must still be fetched."""
 
 
 class Roster:
-    """The lanes of a batch, as its policy would have them used."""
+    """The lanes of a batch, in the order of its policy."""
 
     def __init__(
         self,
@@ -45,9 +45,9 @@ class Roster:
         ends_at: float = math.inf,
     ) -> None:
         self.ends_at = ends_at
-        """When all is to be done, by `now`."""
+        """The deadline, by `now`."""
         self.late = 0
-        """Jobs that no lane can finish in time, by the last reckoning."""
+        """Jobs that no lane can finish in time, by the latest allotment."""
         self._lanes = lanes
         self._policy: Policy = policy
         self._now = now
@@ -69,10 +69,10 @@ class Roster:
         *,
         unfit: Collection[str] = (),
     ) -> list[Lane]:
-        """Where the job may go now; only closed lanes if none is open.
+        """The lanes that the job may use now; only closed lanes if none is open.
 
-        `failed` is where an attempt at it came to nothing: another supplier goes first.
-        `unfit` are the names of lanes that will not take its still.
+        `failed` is the route on which an attempt failed: other suppliers go first.
+        `unfit` has the names of the lanes for which its still is too small.
         """
         known = self.able(order)
         if unfit:
@@ -83,7 +83,7 @@ class Roster:
         liked = elsewhere(foremost(order, still_open), failed)
         match self._policy:
             case "balanced" if len(liked) > 1:
-                # Of two GPUs at one price, the one that is idle.
+                # At equal prices, an idle GPU goes before a busy one.
                 price = {lane.name: lane.route.price_usd(order.job) for lane in liked}
                 return sorted(
                     liked, key=lambda lane: (price[lane.name], lane.pace.is_full)
@@ -97,12 +97,12 @@ class Roster:
                 return [lane for lane in liked if lane.name in wanted] or liked[:1]
 
     def expect(self, demand: Mapping[Kind, int]) -> None:
-        """So many jobs of each kind are still to be bought."""
+        """Add the number of jobs of each kind that are still to be bought."""
         self._demand.update(demand)
         self._reckoned_at = -math.inf
 
     def waiting(self, lanes: Collection[Lane]) -> int:
-        """How many of them could be made on these lanes."""
+        """How many of the jobs to be bought could be made on these lanes."""
         return sum(
             count
             for kind, count in self._demand.items()
@@ -110,16 +110,16 @@ class Roster:
         )
 
     def bought(self, order: Order) -> None:
-        """One of them is at a provider."""
+        """Count one job less to be bought: it is at a provider."""
         if self._demand[kind := kind_of(order)] > 0:
             self._demand[kind] -= 1
 
     def again(self, order: Order) -> None:
-        """It came to nothing, and is to be bought again."""
+        """Count one job more to be bought: its attempt failed."""
         self._demand[kind_of(order)] += 1
 
     def reckon(self) -> int:
-        """How many jobs cannot be done in time, as things are now."""
+        """How many jobs cannot be done in time, by a new allotment."""
         self._reckoned_at = -math.inf
         self._shares()
         return self.late
@@ -140,8 +140,8 @@ class Roster:
         pool = {lane.name: first[id(lane.pace)] for lane in self._lanes}
         prices = {
             kind: {
-                # Of those that share an account's slots, the dearest comes first and the
-                # cheapest, which is used first, stays.
+                # Lanes that share an account's slots have one key here. The dearest comes
+                # first, so the cheapest, which is used first, overwrites it.
                 pool[lane.name]: lane.route.prices_usd[kind.resolution, kind.duration_s]
                 for lane in reversed(self._able_of(kind))
                 if lane.closed is None
@@ -166,7 +166,7 @@ class Roster:
         return self._wanted
 
     def _left(self, lane: Lane, now: float) -> float:
-        """How many more jobs it can have done in time."""
+        """How many more jobs the lane can finish in time."""
         within_s = (self.ends_at - now) * MARGIN
         if within_s <= 0:
             return 0.0
@@ -177,5 +177,5 @@ class Roster:
             within_s,
             lane.open_s(self._today(), within_s),
         )
-        # What is under way there is half done.
+        # The jobs under way are half done on average.
         return max(0.0, most - lane.pace.in_flight / 2)

@@ -1,7 +1,8 @@
-"""The check-up: every lane asked, before money moves, whether it would do as we expect.
+"""Checks every lane with its provider before any money moves.
 
-What would make a lane fail, or cost more than the catalogue says, is wrong; what its owner
-may want to write in nightreel.toml is a note. Nothing here costs anything.
+A finding is *wrong* if it would make the lane fail, or cost more than the catalogue says. A
+*note* is a setting that the owner may want to write in nightreel.toml. Nothing here costs
+money.
 """
 
 import asyncio
@@ -17,85 +18,85 @@ from tasks.providers.http import Clients, ask, retrying
 from tasks.providers.protocol import AccountReport, UnreadableError
 
 LONGEST_S: Final = 60.0
-"""For a lane's whole check-up: some ask us to come back in an hour."""
+"""The longest check of one lane: some providers ask us to come back in an hour."""
 
 Key = Literal["good", "bad", "none", "unknown"]
 Priced = Mapping[tuple[str, int], Decimal]
 
 
 class CheckupError(ValueError):
-    """Some lane would not do as we expect: the text lists all that is wrong."""
+    """Some lane fails its check; the text lists everything that is wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What came of asking one lane; each line of it names the lane."""
+    """The result of checking one lane; each of its lines names the lane."""
 
     lane: str
     route: Route
     key: Key
-    said: AccountReport = field(default_factory=AccountReport)
+    report: AccountReport = field(default_factory=AccountReport)
     wrong: tuple[str, ...] = ()
-    """What would make it fail, or cost more than the catalogue says."""
+    """Facts that would make the lane fail, or cost more than the catalogue says."""
     notes: tuple[str, ...] = ()
 
     @property
     def credit_usd(self) -> Decimal | None:
-        return self.said.credit_usd
+        return self.report.credit_usd
 
 
 async def checked(
     lanes: Sequence[Lane], clients: Clients, *, longest_s: float = LONGEST_S
 ) -> list[Finding]:
-    """What each lane's provider says of it, all of them asked at once."""
+    """Check all lanes with their providers at the same time."""
     asking = (_checked(lane, clients, longest_s) for lane in lanes)
     return [*await asyncio.gather(*asking)]
 
 
 async def refuse_wrong(lanes: Sequence[Lane], clients: Clients) -> None:
-    """Go on only if nothing is wrong.
+    """Check all lanes; return only if nothing is wrong.
 
     Raises:
-        CheckupError: something is.
+        CheckupError: something is wrong.
     """
     found = await checked(lanes, clients)
     if wrong := [line for finding in found for line in finding.wrong]:
         raise CheckupError("\n".join(wrong))
 
 
-def found(lane: Lane, said: AccountReport) -> Finding:
-    """What is to be made of a provider's answer, which our key was good for, if any."""
+def found(lane: Lane, report: AccountReport) -> Finding:
+    """The finding for an answer of the provider, which accepted our key, if there is one."""
     return Finding(
         lane=lane.name,
         route=lane.route,
-        # A GPU of one's own may ask for none.
+        # An own GPU may need no key.
         key="good" if lane.endpoint.provider.key else "none",
-        said=said,
-        wrong=tuple(_wrong(lane, said)),
-        notes=tuple(_notes(lane, said)),
+        report=report,
+        wrong=tuple(_wrong(lane, report)),
+        notes=tuple(_notes(lane, report)),
     )
 
 
-def dearer(route: Route, said: AccountReport) -> Priced:
-    """The clips that cost more than the catalogue says, and what they cost."""
+def dearer(route: Route, report: AccountReport) -> Priced:
+    """The clips that cost more than the catalogue says, with the provider's prices."""
     return {
-        clip: theirs
-        for clip, theirs in said.prices_usd.items()
-        if theirs > route.prices_usd.get(clip, theirs)
+        clip: price_usd
+        for clip, price_usd in report.prices_usd.items()
+        if price_usd > route.prices_usd.get(clip, price_usd)
     }
 
 
-def cheaper(route: Route, said: AccountReport) -> Priced:
-    """The clips that cost less than the catalogue says, and what they cost."""
+def cheaper(route: Route, report: AccountReport) -> Priced:
+    """The clips that cost less than the catalogue says, with the provider's prices."""
     return {
-        clip: theirs
-        for clip, theirs in said.prices_usd.items()
-        if theirs < route.prices_usd.get(clip, theirs)
+        clip: price_usd
+        for clip, price_usd in report.prices_usd.items()
+        if price_usd < route.prices_usd.get(clip, price_usd)
     }
 
 
 def usd(price: Decimal) -> str:
-    """A price as people read it: cents, and what is less than a cent where there is any."""
+    """Format a price: two decimals, or more if it has fractions of a cent."""
     cents = f"{price:.2f}"
     return cents if Decimal(cents) == price else f"{price.normalize():f}"
 
@@ -139,39 +140,39 @@ def _unknown(lane: Lane, why: str) -> Finding:
     return Finding(lane=lane.name, route=lane.route, key="unknown", wrong=(line,))
 
 
-def _wrong(lane: Lane, said: AccountReport) -> Iterator[str]:
+def _wrong(lane: Lane, report: AccountReport) -> Iterator[str]:
     route, where = lane.route, f"lane {lane.name}: {lane.route.provider}"
-    if said.has_model is False:
+    if report.has_model is False:
         ids = " or ".join(sorted(set(route.endpoints.values())))
         yield f"{where} no longer has what {route.name} asks for, {ids}"
     least = min(route.prices_usd.values())
-    if said.credit_usd is not None and said.credit_usd < least:
-        left = f"{usd(said.credit_usd)} USD of credit left"
+    if report.credit_usd is not None and report.credit_usd < least:
+        left = f"{usd(report.credit_usd)} USD of credit left"
         yield f"{where} has {left}, and the cheapest clip of {route.name} is {usd(least)}"
-    if more := dearer(route, said):
+    if more := dearer(route, report):
         yield f"{where} is dearer than the catalogue says: {_priced(route, more)}"
 
 
-def _notes(lane: Lane, said: AccountReport) -> Iterator[str]:
-    if less := cheaper(lane.route, said):
+def _notes(lane: Lane, report: AccountReport) -> Iterator[str]:
+    if less := cheaper(lane.route, report):
         where = f"lane {lane.name}: {lane.route.provider}"
         yield f"{where} is cheaper than the catalogue says: {_priced(lane.route, less)}"
     for fact in ("slots", "submits_per_minute", "submits_per_day"):
         ours: int | None = getattr(lane.limits, fact)
-        theirs: int | None = getattr(said, fact)
-        if theirs is not None and ours != theirs:
+        allowed: int | None = getattr(report, fact)
+        if allowed is not None and ours != allowed:
             yield (
                 f"lane {lane.name}: {fact} is {ours or 'not limited'}, the account has "
-                f"{theirs}: write {fact} = {theirs} under [lanes.{lane.name}]"
+                f"{allowed}: write {fact} = {allowed} under [lanes.{lane.name}]"
             )
 
 
 def _priced(route: Route, prices: Priced) -> str:
-    """Theirs and ours, and how to make ours theirs."""
+    """The provider's prices beside ours, and the setting that corrects ours."""
     clips = ", ".join(
-        f"{resolution} {seconds} s {usd(theirs)}, "
+        f"{resolution} {seconds} s {usd(price_usd)}, "
         f"not {usd(route.prices_usd[resolution, seconds])}"
-        for (resolution, seconds), theirs in prices.items()
+        for (resolution, seconds), price_usd in prices.items()
     )
     lines = " and ".join(
         f"{resolution} = {{ {_lengths(prices, resolution)} }}"

@@ -67,8 +67,8 @@ async def test_lane_that_matches_the_catalogue_has_no_errors(url, clients):
 
     assert (finding.key, finding.wrong, finding.notes) == ("good", (), ())
     assert finding.credit_usd == 7
-    assert finding.said.has_model
-    assert finding.said.prices_usd["720p", 8] == Decimal("0.48")
+    assert finding.report.has_model
+    assert finding.report.prices_usd["720p", 8] == Decimal("0.48")
 
 
 @pytest.mark.parametrize("provider", sorted(PROVIDERS))
