@@ -1,1 +1,1 @@
-"""How a clip is made, and by whom: the engine, its lanes, and the providers."""
+"""The engine that makes clips, with its lanes, providers and batches."""

@@ -11,7 +11,7 @@ from prefect.states import Completed
 from tasks.batch.batch import Night
 
 NUMBER: ContextVar[int | None] = ContextVar("NUMBER", default=None)
-"""Of the shard whose job this is, for whoever tells of it: the UI's logs do not."""
+"""The number of the shard that this context runs, for the log: Prefect's UI does not show it."""
 
 
 def _name() -> str:
@@ -20,8 +20,7 @@ def _name() -> str:
 
 
 def named(night: Night, number: int) -> str:
-    """What a shard is called: between which rows it is where that finds one, else how
-    many jobs it has."""
+    """The name of a shard: its range of rows if that identifies it, else its number of jobs."""
     rows = night.rows_of(number)
     first, last = rows[0], rows[-1]
     if rows.is_sorted() and last - first < 2 * rows.len():
@@ -29,9 +28,9 @@ def named(night: Night, number: int) -> str:
     return f"shard {number:04d}, {rows.len()} jobs"
 
 
-# No Prefect retries: the ledger makes running a shard again safe, and the engine already
-# does again whatever is free to do again. No tags: their limits are asked for at the server,
-# which may be away.
+# No Prefect retries: the ledger makes it safe to run a shard again, and the engine already
+# repeats what is free. No tags: Prefect would ask the server for their limits, and the server
+# may be out of reach.
 @task(
     task_run_name=_name,
     retries=0,
@@ -39,11 +38,11 @@ def named(night: Night, number: int) -> str:
     persist_result=False,
 )
 async def shard(night: Night, number: int) -> Any:
-    """Take every job of a shard to its end; how many rows it had and what became of them."""
+    """Run every job of a shard to its end; return the number of jobs by state."""
     NUMBER.set(number)
     ended = await night.run_shard(number)
-    said = ", ".join(
+    counts = ", ".join(
         f"{n:,} {state}".replace("_", " ") for state, n in sorted(ended.items())
     )
-    # Else Prefect's line about it in the log does not say of which shard it is.
-    return Completed(message=f"{named(night, number)}: {said}", data=ended)
+    # Without this message, Prefect's log line does not name the shard.
+    return Completed(message=f"{named(night, number)}: {counts}", data=ended)

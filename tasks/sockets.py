@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Final
 
 BACKLOG: Final = 2048
-"""Connections that may wait to be accepted: uvicorn's own number."""
+"""Connections that may wait to be accepted: uvicorn's default."""
 
 
 @contextmanager

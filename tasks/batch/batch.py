@@ -1,6 +1,6 @@
-"""One batch over one manifest: what is wanted, the engine that makes it, what came of it.
+"""One batch over one manifest: the request, the engine that makes it, and the result.
 
-Plain Python: Prefect shows it, the command line watches it, and neither is needed.
+Plain Python: Prefect shows it and the command line watches it, but it needs neither.
 """
 
 import asyncio
@@ -37,8 +37,8 @@ from tasks.engine.in_doubt import in_doubt
 from tasks.engine.stats import Why
 
 ROUNDS: Final = 3
-"""Times that what was left in doubt is looked into at the end: a job that goes again may
-be in doubt again."""
+"""Rounds of settling doubts at the end, because a job that is submitted again may be in doubt
+again."""
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +46,11 @@ log = logging.getLogger(__name__)
 def mixed(
     orders: Sequence[Order], expiring: Mapping[str, float] = MappingProxyType({})
 ) -> list[Order]:
-    """What expires at its provider first (Unix seconds, by job); the others kind by kind in
-    turn: no lane waits until all that it cannot make is under way."""
+    """Order jobs: first those that expire soonest (Unix seconds, by job), then the others.
+
+    The others alternate between kinds, so that no lane waits until all jobs that it cannot
+    make are under way.
+    """
     seen = Counter[tuple[int, Kind]]()
     places: list[tuple[float, int, int]] = []
     for order in orders:
@@ -60,17 +63,17 @@ def mixed(
 
 
 class Away(Protocol):
-    """Has shards run in other processes."""
+    """Runs shards in other processes."""
 
     async def run(self, number: int, shard: pl.DataFrame) -> list[str]:
-        """Have these jobs of the plan taken to their ends; their ids."""
+        """Run these jobs of the plan to their ends; return their ids."""
         ...
 
     async def mend(self) -> None:
-        """See to what they left in doubt."""
+        """Settle the jobs that the shards left in doubt."""
 
     def held(self, account: str) -> int:
-        """How many of an account's slots they have in use, by what they said last."""
+        """How many of an account's slots the shards use, by their latest reports."""
         ...
 
 
@@ -91,9 +94,9 @@ class Night:
         self.plan = plan
         self.engine = engine
         self.late = 0
-        """Jobs that cannot be done by the deadline, as it looked at the start."""
+        """Jobs that cannot be done by the deadline, as computed at the start."""
         self.over = False
-        """Whether all that can be kept of it has been kept."""
+        """Whether its tables and limits have been written."""
         self._folder = folder
         self.manifest = folder / MANIFEST
         self.ledger = ledger
@@ -102,9 +105,9 @@ class Night:
         self._now = world.now
         self._began = world.now()
         self._bought = {
-            job: past
-            for job, past in ledger.lives.items()
-            if past.state in AT_PROVIDERS
+            job: history
+            for job, history in ledger.lives.items()
+            if history.state in AT_PROVIDERS
         }
         self._expiring = self._expiries()
         due = todo(plan, ledger.states)
@@ -112,15 +115,14 @@ class Night:
         self._owed = 0
         self._due = self._fetched_first(due)
         self.away: Away | None = None
-        """Who has its shards run elsewhere, if they are not run here."""
+        """Runs the shards in other processes, if set; otherwise they run here."""
 
     def _fetched_first(self, due: pl.DataFrame) -> pl.DataFrame:
-        """What was bought before, first, in the order in which it expires: providers do
-        not keep it for long."""
+        """Put jobs bought by earlier runs first, in the order in which their clips expire."""
         bought = self._rows.of(self._bought)
         if bought.is_empty():
             return due
-        # Half a key will do: it decides the order and nothing else.
+        # Half a key is enough: it decides only the order.
         owed = due["key"].is_in(bought["key"].implode())
         self._owed = int(owed.sum())
         expiring = keys(self._expiring).with_columns(
@@ -136,7 +138,7 @@ class Night:
 
     @property
     def shards(self) -> range:
-        """Their numbers."""
+        """The numbers of the shards."""
         return range(math.ceil(self._due.height / self.wanted.shard_rows))
 
     def sliced(self, number: int) -> pl.DataFrame:
@@ -144,7 +146,7 @@ class Night:
         return self._due.slice(number * self.wanted.shard_rows, self.wanted.shard_rows)
 
     def _expiries(self) -> dict[str, float]:
-        """When what was bought is kept no longer, by job."""
+        """By job: when the provider deletes its clip."""
         routes = in_use(shipped().routes, [x.route for x in self.engine.lanes.all])
         return {job: at for at, job in by_expiry(self._bought, routes)}
 
@@ -154,7 +156,7 @@ class Night:
 
     @property
     def generation(self) -> int:
-        """Of a shard that was joined: how many have run it."""
+        """The number of runs of this shard so far, if this night runs a single shard."""
         return int(self.ledger.stream.rpartition(".")[2])
 
     @property
@@ -164,18 +166,18 @@ class Night:
         return self._over_before + tally.published + tally.rejected
 
     def at_work(self, lane: Lane) -> int:
-        """Jobs that this lane's account is making, for whoever runs shards of ours."""
+        """Jobs that this lane's account is making, here and in shards elsewhere."""
         elsewhere = 0 if self.away is None else self.away.held(lane.account)
         return lane.pace.in_flight + elsewhere
 
     @property
     def cut_short(self) -> bool:
-        """Whether it was told to stop before all of it was done, and may be gone on with."""
+        """Whether it was stopped with jobs still pending, so that a next run can continue."""
         return self.engine.stopped is not None and bool(self.states()["pending"])
 
     @property
     def broken(self) -> Counter[str]:
-        """Jobs on which our own code failed, by the reason; other batches' clips, too."""
+        """Jobs on which our own code failed, by the reason, with other batches' clips."""
         rests = self.engine.tally.resting.values()
         jobs = Counter(rest.reason for rest in rests if rest.why is Why.BROKEN)
         return jobs + self.engine.tally.parked
@@ -217,8 +219,11 @@ class Night:
         return self._due["row"].slice(first, self.wanted.shard_rows)
 
     async def mend(self) -> None:
-        """Look into what the shards left in doubt: ask whoever can be asked, take the
-        risks that the owner allows, and see what became certain to its end."""
+        """Settle the jobs that the shards left in doubt.
+
+        Ask the providers that can be asked, take the risks that the owner allows, and
+        finish the jobs that became certain.
+        """
         if self.away is not None:
             await self.away.mend()
             return
@@ -228,7 +233,9 @@ class Night:
                 return
             told = await self.engine.doubts.asked(doubts)
             certain = {*told, *self.engine.doubts.unheard}
-            left = {job: past for job, past in doubts.items() if job not in certain}
+            left = {
+                job: history for job, history in doubts.items() if job not in certain
+            }
             if self.engine.stopped:
                 return
             again = {*told, *self.engine.again, *await self.engine.doubts.risked(left)}
@@ -238,9 +245,11 @@ class Night:
             await self._take_up(again)
 
     async def bring_home(self, objects: Objects, until: asyncio.Event) -> None:
-        """Fetch what was bought for rows that are not of this manifest."""
-        mine = self._rows.among(self._bought)
-        others = {job: past for job, past in self._bought.items() if job not in mine}
+        """Fetch clips that were bought for rows of other manifests."""
+        ours = self._rows.among(self._bought)
+        others = {
+            job: history for job, history in self._bought.items() if job not in ours
+        }
         if others:
             log.info("batch.fetching clips=%d that other batches bought", len(others))
             await self.engine.fetcher(objects).bring_home(others, until)
@@ -248,28 +257,30 @@ class Night:
 
     @property
     def in_doubt_usd(self) -> Decimal:
-        """What may have been charged for nothing."""
-        return sum((past.price_usd for past in self._in_doubt().values()), Decimal(0))
+        """The total price of the jobs in doubt, which may have been charged."""
+        return sum(
+            (history.price_usd for history in self._in_doubt().values()), Decimal(0)
+        )
 
     def _in_doubt(self) -> dict[str, History]:
         """Jobs of this manifest that are in doubt."""
-        past = self.ledger.lives
-        doubts = in_doubt(past, [*past])
-        mine = self._rows.among(doubts.keys())
-        return {job: history for job, history in doubts.items() if job in mine}
+        lives = self.ledger.lives
+        doubts = in_doubt(lives, [*lives])
+        ours = self._rows.among(doubts.keys())
+        return {job: history for job, history in doubts.items() if job in ours}
 
     async def _take_up(self, jobs: Collection[str]) -> None:
-        """See these jobs to their ends."""
+        """Run these jobs to their ends."""
         for job in jobs:
             self.engine.tally.resting.pop(job, None)
         await self._run(self._rows.of(jobs))
 
     async def run_shard(self, number: int) -> dict[str, int]:
-        """Take every job of a shard to its end; how many ended how."""
+        """Run every job of a shard to its end; return the number of jobs by state."""
         shard = self.sliced(number)
         why = self.engine.done_buying
         if why is not None and number * self.wanted.shard_rows >= self._owed:
-            # Millions of rows need not be read for that.
+            # Nothing can be bought, so the rows need not be read.
             self.engine.tally.passed_over.add(why)
             return {str(State.PENDING): shard.height}
         with self.ledger.shard():
@@ -277,16 +288,16 @@ class Night:
                 jobs = await self._run(shard)
             else:
                 jobs = await self.away.run(number, shard)
-        past = {job: self.ledger.history(job) for job in jobs}
+        histories = {job: self.ledger.history(job) for job in jobs}
         self.ledger.forget(jobs)
         self.engine.tally.forget(
-            {job: past[job] for job in jobs if job not in self.ledger.lives}
+            {job: histories[job] for job in jobs if job not in self.ledger.lives}
         )
         states = self.ledger.states(shard.select(*KEY)).value_counts()
         return {str(state): count for state, count in states.iter_rows()}
 
     async def _run(self, shard: pl.DataFrame) -> list[str]:
-        """See the jobs of this part of the plan to their ends; their ids."""
+        """Run the jobs of this part of the plan to their ends; return their ids."""
         with tempfile.TemporaryDirectory(dir=self._folder) as spool:
             uri = self.wanted.manifest
             every = ordered(self.manifest, uri, shard, Path(spool))
@@ -295,7 +306,7 @@ class Night:
             return [order.job.id for order in orders]
 
     def summary(self) -> Summary:
-        """What came of it, by now."""
+        """The result of the batch at this moment."""
         states = self.states()
         rests = {rest.why for rest in self.engine.tally.resting.values()}
         rests |= self.engine.tally.passed_over
@@ -336,5 +347,5 @@ class Night:
         return self._rows.without_clip(self.engine.tally)
 
     def stills(self, rows: Collection[int]) -> dict[int, str]:
-        """Where the stills of a few rows are; without those in the manifest itself."""
+        """The locations of the stills of a few rows, without embedded stills."""
         return stills(self.manifest, self.wanted.manifest, rows)

@@ -1,6 +1,6 @@
 """The contact sheet of a run: posters of some of its clips, evenly over all of them.
 
-Nothing waits for a poster, and nothing fails for want of one.
+Nothing waits for a poster, and a missing poster is no failure.
 """
 
 import asyncio
@@ -17,13 +17,13 @@ from tasks.engine.download import Offer
 log = logging.getLogger(__name__)
 
 SHOWN: Final = 48
-"""Posters on a sheet at most."""
+"""The most posters on a sheet."""
 
 AHEAD: Final = 8
 """Clips in memory that wait for their poster to be made."""
 
 LAST_S: Final = 5.0
-"""For the last posters, when all clips are there."""
+"""How long the end of a run waits for the last posters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +46,25 @@ class Tile:
 
 @dataclass(slots=True)
 class Turns:
-    """Which clips get a poster, so that `shown` at most are kept, evenly over all: every
-    n-th. Whenever there are too many, every other one goes, and n doubles."""
+    """Decides which clips get a poster: every n-th, so that at most `shown` are kept.
+
+    Whenever there are too many, every other one is dropped, and n doubles.
+    """
 
     shown: int = SHOWN
     every: int = 1
     due: int = 1
-    """The first that may be next, counted from 1."""
+    """The number of the next clip that may get a poster, counted from 1."""
 
     def take(self, number: int) -> bool:
-        """Whether it is this one's turn; then it is taken."""
+        """Whether this clip gets a poster; if so, set the next turn."""
         if number < self.due:
             return False
         self.due = number + self.every
         return True
 
     def thinned(self, tiles: list[Tile], number: int) -> list[Tile]:
-        """Those that are kept, when so many clips have been seen."""
+        """The tiles to keep after `number` clips."""
         if len(tiles) <= self.shown:
             return tiles
         self.every *= 2
@@ -71,7 +73,7 @@ class Turns:
 
 
 class Sheet:
-    """Has posters made as clips are published: some hundred, however many clips there are."""
+    """Makes posters as clips are published: about a hundred, however many clips there are."""
 
     def __init__(self, posters: Posters) -> None:
         self.tiles: list[Tile] = []
@@ -83,15 +85,14 @@ class Sheet:
         self._coming: asyncio.Queue[Clip | None] = asyncio.Queue(AHEAD)
 
     def offer(self, job: str, mp4: bytes, sidecar: Mapping[str, Any]) -> None:
-        """A clip has been published: its poster is made if the ones before are done, and
-        if it is its turn."""
+        """Queue a published clip for a poster, if it is its turn and the queue is not full."""
         self.seen += 1
         if not self._coming.full() and self._turns.take(self.seen):
             self._coming.put_nowait(Clip(job, mp4, sidecar))
 
     @asynccontextmanager
     async def made(self, show: Callable[[Offer], None]) -> AsyncGenerator[None]:
-        """Make posters of what is offered meanwhile; `show` is told where."""
+        """Make posters while the block lasts; `show` receives the function to offer clips to."""
         making = asyncio.create_task(self._make())
         show(self.offer)
         try:
@@ -108,9 +109,9 @@ class Sheet:
         while (clip := await self._coming.get()) is not None:
             try:
                 webp = await asyncio.to_thread(poster, clip.mp4)
-            # A clip that plays and that FFmpeg or Pillow will not draw: one tile less.
+            # The clip plays, but FFmpeg or Pillow cannot draw it: leave its tile out.
             except Exception:
-                # A warning for the first one: where all fail, the sheet stays empty.
+                # Warn only for the first one, since all may fail.
                 level = logging.DEBUG if self._failed else logging.WARNING
                 log.log(
                     level,

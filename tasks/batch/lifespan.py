@@ -1,6 +1,6 @@
-"""Beginning: a batch is checked, its ledger opened, and its engine put together.
+"""Starts and ends a batch: checks it, opens its ledger, and builds its engine.
 
-What is under way from then on is a `Night`; when it is over, its tables are written.
+The running batch is a `Night`. When it is over, its tables are written.
 """
 
 import asyncio
@@ -43,14 +43,14 @@ log = logging.getLogger(__name__)
 WATCHER: ContextVar[Callable[[Night], None] | None] = ContextVar(
     "WATCHER", default=None
 )
-"""Who in this process wants to know that a night begins: the command line, say."""
+"""Called in this process when a batch starts; the command line sets it."""
 
 
 _SHARD_MESSAGE: Final = re.compile(r"shards/(?P<epoch>\d+)-[^/]*/")
 
 
 async def refused(held: HeldError) -> None:
-    """Nobody waits: whoever asked for the run is told at once."""
+    """Do not wait for the other run: raise the error at once."""
     raise held
 
 
@@ -64,16 +64,16 @@ async def begun(  # noqa: PLR0913 - the parts of a run, each named once
     on_held: Callable[[HeldError], Awaitable[None]] = refused,
     world: World = REAL,
 ) -> AsyncGenerator[Night]:
-    """A batch, checked before it is begun, and its tables written when it is over.
+    """Run a batch for the length of the block; check it first, write its tables at the end.
 
-    `hints_url` is where a listener for webhooks tells what has ended, if there is one;
-    `on_held` waits a little where another run is at work on the same root, or raises.
+    `hints_url` is the address of a listener for webhooks, if there is one. If another run
+    holds the root, `on_held` waits a little, or raises.
 
     Raises:
-        ManifestError: it cannot be read, or `strict` and a row of it is bad.
+        ManifestError: it cannot be read, or `strict` is set and a row is bad.
         OpeningError, StorageError: the manifest or the root is out of reach.
         HeldError: another run is at work on the same root, and is not waited for.
-        FencedError: a later one has taken it over.
+        FencedError: a later run has taken over the root.
     """
     with tempfile.TemporaryDirectory(prefix="nightreel-") as name:
         folder = Path(name)
@@ -92,7 +92,7 @@ async def begun(  # noqa: PLR0913 - the parts of a run, each named once
         )
         ledger = await _opened(opening, on_held)
         try:
-            # Whatever runs the shards of this one: theirs have what rows name.
+            # Old messages hold rows of manifests: delete them, wherever the shards run now.
             await _delete_old_messages(objects, ledger.batch)
             await _recall(lanes, ledger, objects, world, deadline_s=rules.deadline_s)
             async with night_of(
@@ -151,7 +151,7 @@ async def night_of(  # noqa: PLR0913 - the parts of a night, each named once
     world: World,
     hints_url: str | None,
 ) -> AsyncGenerator[Night]:
-    """A night on a ledger that is open, with an engine that hears of pauses and of ends."""
+    """Build a night on an open ledger, with an engine that heeds pauses and hints."""
     async with world.clients() as clients:
         engine = _engine_of(wanted, lanes, rules, ledger, objects, clients, world)
         ledger.on_trouble(engine.stop)
@@ -204,7 +204,7 @@ async def _recall(
     *,
     deadline_s: float,
 ) -> None:
-    """What earlier nights showed of these lanes."""
+    """Load what earlier runs learned about these lanes."""
     recall_latencies(lanes, ledger.latencies, within_s=deadline_s)
     await recall_limits(lanes, objects, world.now())
     if any(lane.day.limited for lane in lanes):
@@ -214,7 +214,7 @@ async def _recall(
 
 @asynccontextmanager
 async def _hinted(engine: Engine, url: str | None) -> AsyncGenerator[None]:
-    """Have the engine look at once at what a listener hears has ended."""
+    """Make the engine poll a job at once when the listener has a hint about it."""
 
     async def listen(url: str) -> None:
         async for hint in hints(url):
@@ -232,10 +232,10 @@ async def _hinted(engine: Engine, url: str | None) -> AsyncGenerator[None]:
 
 @asynccontextmanager
 async def _fetching(night: Night, objects: Objects) -> AsyncGenerator[None]:
-    """Bring home what other nights bought and nobody has fetched, while this one runs.
+    """Fetch the clips that other batches left at providers, while this batch runs.
 
     Raises:
-        FencedError, StorageError: nothing can be put on record any more.
+        FencedError, StorageError: nothing can be recorded any more.
     """
     until = asyncio.Event()
     coming = asyncio.create_task(night.bring_home(objects, until))
@@ -248,7 +248,7 @@ async def _fetching(night: Night, objects: Objects) -> AsyncGenerator[None]:
 
 
 async def _delete_old_messages(objects: Objects, batch: str) -> None:
-    """Delete the messages between earlier batches, which are over, and their shards."""
+    """Delete the messages between earlier batches and their shards, which are over."""
     async for stored in objects.list("shards"):
         found = _SHARD_MESSAGE.match(stored.key)
         if found and int(found["epoch"]) < segments.number(batch):

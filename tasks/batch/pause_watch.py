@@ -1,4 +1,4 @@
-"""Pausing: an engine buys nothing while its root is paused, and goes on when it is not."""
+"""Pauses an engine while its root is paused."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -10,15 +10,15 @@ from storage.pause_flag import paused
 from tasks.engine.engine import Engine
 
 LOOK_S: Final = 5.0
-"""Between two looks whether the root is paused."""
+"""The time between two reads of the pause flag."""
 
 
 @asynccontextmanager
 async def heeding(engine: Engine, objects: Objects) -> AsyncGenerator[None]:
-    """Have the engine heed the pauses of its root, from before its first submit.
+    """Make the engine heed the pauses of its root, from before its first submit.
 
     Raises:
-        StorageError: nobody knows whether it is paused now.
+        StorageError: the pause flag cannot be read.
     """
     await _look(engine, objects)
     looking = asyncio.create_task(_keep_looking(engine, objects))
@@ -33,7 +33,7 @@ async def heeding(engine: Engine, objects: Objects) -> AsyncGenerator[None]:
 async def _keep_looking(engine: Engine, objects: Objects) -> None:
     while True:
         await asyncio.sleep(LOOK_S)
-        # A store that is away says nothing: it stays as it was.
+        # While the store is out of reach, the state stays as it was.
         with suppress(StorageError):
             await _look(engine, objects)
 

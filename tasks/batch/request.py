@@ -1,4 +1,4 @@
-"""What a batch is asked for: its manifest, checked before any money moves."""
+"""The request for a batch: its manifest, checked before any money moves."""
 
 import asyncio
 import tempfile
@@ -23,49 +23,51 @@ from tasks.dispatch.lanes import Lane
 from tasks.engine import send_still
 
 MANIFEST: Final = "manifest.parquet"
-"""What a manifest's copy is called, in the folder that a batch works in."""
+"""The name of the manifest's copy in the batch's working folder."""
 
 LOOKED_AT: Final = 500
-"""Stills looked at before the next ones are named."""
+"""The number of stills checked in one step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What the owner of a batch asks for."""
+    """The owner's request for a batch."""
 
     manifest: str
     root: str
     budget_usd: Decimal | None = None
     limit: int | None = None
-    """Only the first rows of the manifest."""
+    """If set, use only this many rows from the start of the manifest."""
     strict: bool = False
-    """Whether one bad row refuses the lot."""
+    """Whether one bad row refuses the whole manifest."""
     policy: Policy = "balanced"
     finish_at: float | None = None
-    """When all of it is to be done, in Unix seconds."""
+    """The deadline, in Unix seconds."""
     shard_rows: int = 500
     take_over: bool = False
-    """Whether a run that seems to be at work on the same root is shut out."""
+    """Whether to shut out a run that seems to hold the same root."""
 
 
 def public(uri: str) -> str:
-    """The URI, as long as it carries no secret: Prefect keeps parameters in clear text.
+    """Return the URI if it carries no secret: Prefect keeps parameters in clear text.
 
     Raises:
-        ManifestError: it does.
+        ManifestError: it carries a secret.
     """
     if uri != (bare := unsigned(uri)):
-        said = "is named with a key or a signature, which would be kept in clear text"
-        raise ManifestError(f"{bare}: {said}: bring it here, or name it without")
+        problem = (
+            "is named with a key or a signature, which would be kept in clear text"
+        )
+        raise ManifestError(f"{bare}: {problem}: bring it here, or name it without")
     return uri
 
 
 def planned(wanted: Wanted, folder: Path, lanes: Sequence[Lane]) -> Plan:
-    """What the manifest asks for, from a copy of it that stays in the folder.
+    """Copy the manifest to the folder, and make the plan from the copy.
 
     Raises:
-        ManifestError: it cannot be read, or `strict` and a row of it is bad.
-        OpeningError: it is out of reach.
+        ManifestError: it cannot be read, or `strict` is set and a row is bad.
+        OpeningError: the manifest is out of reach.
     """
     copy = folder / MANIFEST
     sources.fetch_to(wanted.manifest, copy)
@@ -80,12 +82,12 @@ def planned(wanted: Wanted, folder: Path, lanes: Sequence[Lane]) -> Plan:
 async def looked_at(
     plan: Plan, uri: str, folder: Path, lanes: Sequence[Lane], *, at_once: int = 16
 ) -> Plan:
-    """The plan less the rows whose still cannot be read or will not do.
+    """Check all stills; return the plan without the rows whose still is bad.
 
     `folder` is where `planned` left the manifest.
 
     Raises:
-        OpeningError: a still is out of reach for now, and nobody knows how good it is.
+        OpeningError: a still is out of reach for now, so it cannot be checked.
     """
     min_px = min((lane.route.min_still_px for lane in lanes), default=1)
     bad: dict[str, tuple[str, str]] = {}
@@ -114,7 +116,7 @@ async def looked_at(
 def ordered(
     manifest: Path, uri: str, shard: pl.DataFrame, spool: Path
 ) -> Iterator[Order]:
-    """A shard's orders; embedded stills wait on this machine's disk for their turn."""
+    """A shard's orders; embedded stills are written to `spool` on this machine's disk."""
 
     def keep(sha256: str, content: bytes) -> str:
         path = spool / sha256
@@ -125,7 +127,7 @@ def ordered(
 
 
 class BadRowsError(ManifestError):
-    """A manifest that is refused for its bad rows."""
+    """The manifest is refused because of its bad rows."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(refusal(plan))
@@ -143,5 +145,5 @@ def refusal(plan: Plan, shown: int = 20) -> str:
     some = [str(complaint) for complaint in islice(plan.faults, shown)]
     more = plan.complaints.height - len(some)
     rest = [f"and {more:,} more"] if more else []
-    said = f"{plan.uri}: {plan.bad_rows:,} of {plan.rows:,} rows are bad"
-    return "\n  ".join([said, *some, *rest])
+    problem = f"{plan.uri}: {plan.bad_rows:,} of {plan.rows:,} rows are bad"
+    return "\n  ".join([problem, *some, *rest])

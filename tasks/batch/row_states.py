@@ -1,7 +1,7 @@
-"""The rows of a batch, and how they stand by now.
+"""The rows of a batch and their present states.
 
-However many there are, they are asked about by their keys, so many at a time: no row is
-an object of its own here.
+The states of any number of rows are looked up by their keys, in slices. No row is a Python
+object here.
 """
 
 from collections import Counter, defaultdict
@@ -24,7 +24,7 @@ PASSED_OVER: Final[Mapping[Why, str]] = {
     Why.STOPPED: "the run was stopped",
     Why.FAULT: "Nightreel itself failed",
 }
-"""What is said of jobs that nobody looked at, because nothing could be bought any more."""
+"""The reasons for jobs that were passed over, because nothing could be bought any more."""
 
 _SLICE = 1_000_000
 
@@ -37,7 +37,7 @@ class Reasons:
     rows: defaultdict[tuple[str, str], list[int]] = field(
         default_factory=lambda: defaultdict[tuple[str, str], list[int]](list)
     )
-    """The first few rows of the manifest that it is so of."""
+    """By state and reason: the first few rows of the manifest."""
 
     def add(self, state: str, reason: str, row: int) -> None:
         self.jobs[state, reason] += 1
@@ -46,14 +46,14 @@ class Reasons:
 
 
 class Rows:
-    """A plan's rows, held against what is on record."""
+    """A plan's rows, with their states from the ledger."""
 
     def __init__(self, plan: Plan, ledger: Ledger) -> None:
         self.plan = plan
         self._ledger = ledger
 
     def of(self, jobs: Collection[str]) -> pl.DataFrame:
-        """The plan of those of these jobs that are in it."""
+        """The part of the plan for those of these jobs that are in it."""
         return held(self.plan.wanted, keys(sorted({*jobs}))).filter("first")
 
     def among(self, jobs: Collection[str]) -> set[str]:
@@ -67,7 +67,7 @@ class Rows:
         for of in self._sliced(wanted):
             for state, count in of.value_counts().iter_rows():
                 counts[_summed(State(state))] += count
-        # Its still is not what any provider takes: that is final for its rows.
+        # No provider would take the still: these rows are rejected for good.
         unfit = [job for job, rest in tally.resting.items() if rest.why is Why.STILL]
         struck = held(wanted, keys(unfit)).height
         counts["pending"] -= struck
@@ -78,14 +78,14 @@ class Rows:
         """How many jobs have no clip, by state and reason, and which rows first."""
         why = Reasons()
         for job, row in self._rows_of(self._ledger.lives.keys() | tally.resting.keys()):
-            past, rest = self._ledger.history(job), tally.resting.get(job)
-            if past.state is State.PUBLISHED:
+            history, rest = self._ledger.history(job), tally.resting.get(job)
+            if history.state is State.PUBLISHED:
                 continue
-            state = _summed(past.state)
+            state = _summed(history.state)
             if rest is not None and rest.why is Why.STILL:
                 state = "rejected"
-            reason = rest.reason if rest else past.reason
-            untold = UNANSWERED if past.state is State.IN_DOUBT else UNTOLD
+            reason = rest.reason if rest else history.reason
+            untold = UNANSWERED if history.state is State.IN_DOUBT else UNTOLD
             why.add(state, reason or untold, row)
         for reason, count in tally.refusals.items():
             why.jobs["rejected", reason] += count
@@ -95,12 +95,12 @@ class Rows:
         return why
 
     def _rows_of(self, jobs: Collection[str]) -> Iterator[tuple[str, int]]:
-        """Those that are the plan's, most urgent first, each with its first row."""
-        mine = self.of(jobs)
-        return zip(ids(mine), mine["row"], strict=True)
+        """Those of these jobs that are in the plan, most urgent first, with their first rows."""
+        planned = self.of(jobs)
+        return zip(ids(planned), planned["row"], strict=True)
 
     def _add_untold(self, why: Counter[tuple[str, str]], tally: Tally) -> None:
-        """Those of which nothing is known but their state."""
+        """Add the jobs of which only the state is known."""
         known = {**PASSED_OVER}
         if fault := tally.faults.stopped:
             known[Why.FAULT] = fault
@@ -121,7 +121,7 @@ class Rows:
 
 
 def _summed(state: State) -> str:
-    """One of the four that a summary counts."""
+    """The state of a summary that this state counts as."""
     if state in OVER or state is State.IN_DOUBT:
         return str(state)
     return str(State.PENDING)

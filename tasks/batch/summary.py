@@ -9,7 +9,7 @@ from typing import Any, Final
 from tasks.engine.stats import Why
 
 REASONS: Final = 5
-"""Reasons that a summary gives at most: each may be in other words."""
+"""The most reasons in a summary, since each job may have a different one."""
 
 
 class ExitCode(IntEnum):
@@ -77,7 +77,7 @@ class Summary:
         return ExitCode.UNFINISHED if unfinished else ExitCode.DONE
 
     def plain(self) -> dict[str, Any]:
-        """As JSON: money as a number, exact to the cent it was charged in."""
+        """As JSON. Money is a number, exact to the cent."""
         return {
             **asdict(self),
             "spent_usd": float(self.spent_usd),
@@ -92,8 +92,8 @@ class Summary:
             "in doubt": self.in_doubt,
             "pending": self.pending,
         }
-        said = [f"{n:,} {what}" for what, n in counts.items() if n or what == "clips"]
-        return f"{', '.join(said)}, {self.spent_usd:,.2f} USD"
+        parts = [f"{n:,} {what}" for what, n in counts.items() if n or what == "clips"]
+        return f"{', '.join(parts)}, {self.spent_usd:,.2f} USD"
 
 
 def broken(jobs: Counter[str]) -> dict[str, int]:

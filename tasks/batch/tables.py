@@ -1,4 +1,4 @@
-"""What a batch leaves beside its clips: the tables of its rows, attempts and complaints."""
+"""Writes the tables of a batch beside its clips: rows, attempts and complaints."""
 
 import asyncio
 from dataclasses import dataclass
@@ -25,18 +25,18 @@ TABLES: Final = ("clips", "attempts", "complaints", "left")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """A batch that is over, and what it began with."""
+    """A batch that is over, with its plan and its counts."""
 
     plan: Plan
     folder: Path
-    """Where its manifest is, and its tables are written."""
+    """The working folder, with the manifest and the tables."""
     ledger: Ledger
-    """Closed by now: nothing more can happen to its rows."""
+    """The closed ledger: nothing more can happen to the rows."""
     tally: Tally
 
 
 async def keep_tables(batch: Batch, objects: Objects) -> None:
-    """Write what came of every row, every attempt and every complaint beside the clips."""
+    """Write the tables of all rows, attempts and complaints below the root."""
     wanted = batch.plan.wanted.select(*KEY)
     told = await batch.ledger.told(wanted, batch.folder)
     await _attempts(batch, objects)
@@ -47,10 +47,10 @@ async def keep_tables(batch: Batch, objects: Objects) -> None:
 
 
 async def _attempts(batch: Batch, objects: Objects) -> None:
-    # Not by time: an earlier run's clock may have been ahead.
-    mine = segment_reader.written(objects, segments.number(batch.ledger.batch))
+    # Select by segment, not by time: an earlier run's clock may have been ahead.
+    ours = segment_reader.written(objects, segments.number(batch.ledger.batch))
     with attempts_table(_path(batch, "attempts"), before=batch.ledger.before) as add:
-        async for some in mine:
+        async for some in ours:
             await asyncio.to_thread(add, some)
 
 
@@ -61,7 +61,7 @@ def _write(batch: Batch, told: Told) -> None:
     def tell(keys: pl.DataFrame) -> Outcomes:
         return Outcomes(histories=told.histories(keys), reasons=reasons)
 
-    # What was once paid for keeps its row, money and all, whatever its still is now.
+    # A job that was once paid for keeps its row and its cost, even if its still is bad now.
     plan = batch.plan.without(
         {
             job: ("", rest.reason)

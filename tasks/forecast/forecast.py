@@ -1,8 +1,8 @@
-"""What a batch would cost and take, by lane, before anything is sent: pure.
+"""Forecasts the cost and the time of a batch, by lane, before anything is sent. Pure.
 
-Plays the policy on lanes whose jobs all take their typical time. `balanced` and
-`fastest` go job by job, and no job is kept. `cheapest`, and what the batch would cost
-on one lane alone, ask only how many jobs of each kind there are.
+It runs the policy on simulated lanes whose jobs all take their typical time. `balanced` and
+`fastest` go job by job, and keep no job in memory. `cheapest`, and the forecast for one lane
+alone, need only the number of jobs of each kind.
 """
 
 import math
@@ -24,7 +24,7 @@ from tasks.forecast.lane_model import Line, lines
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one lane would do."""
+    """The part of the batch that one lane would make."""
 
     lane: str
     jobs: int
@@ -35,7 +35,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Alone:
-    """What one lane would do if there were no other."""
+    """The forecast for one lane if it were the only one."""
 
     lane: str
     jobs: int
@@ -47,7 +47,7 @@ class Alone:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a batch would cost and take."""
+    """The forecast of a batch: its cost and its time."""
 
     shares: Sequence[Share]
     unserved: int
@@ -55,11 +55,11 @@ class Forecast:
     late: int
     """Jobs that would be made, but not in time."""
     alone: Sequence[Alone]
-    """The same batch on each lane by itself."""
+    """The same batch on each lane alone."""
 
     @property
     def jobs(self) -> int:
-        """How many would be made, late or not."""
+        """How many jobs would be made, late or not."""
         return sum(share.jobs for share in self.shares)
 
     @property
@@ -80,11 +80,11 @@ def forecast(  # noqa: PLR0913 - what is known of a batch differs
     typical_s: Mapping[str, float] = {},
     at: float | None = None,
 ) -> Forecast:
-    """What these jobs would cost and take on these lanes.
+    """Forecast these jobs on these lanes.
 
-    `typical_s` is how long a clip takes, by the lane's name, where earlier ledgers show
-    it. `at` is when the batch begins, in Unix seconds; without it off-peak lanes are
-    taken to be open.
+    `typical_s` has the time of a clip in seconds, by lane, where earlier ledgers show it.
+    `at` is the start of the batch in Unix seconds; without it, off-peak lanes count as
+    open.
     """
     table = _Table(
         lines(lanes, typical_s, at), math.inf if within_s is None else within_s
@@ -108,7 +108,7 @@ def forecast(  # noqa: PLR0913 - what is known of a batch differs
 
 
 def in_turn(kinds: Mapping[Kind, int]) -> Iterator[Order]:
-    """As many orders of each kind, spread evenly: like those of a batch, for a forecast."""
+    """Sample orders for a forecast: `kinds` many of each kind, spread evenly."""
     every = (
         [((n + 0.5) / count, place) for n in range(count)]
         for place, count in enumerate(kinds.values())
@@ -118,7 +118,7 @@ def in_turn(kinds: Mapping[Kind, int]) -> Iterator[Order]:
 
 
 def bounds(kinds: Mapping[Kind, int], lanes: Sequence[Lane]) -> tuple[Decimal, Decimal]:
-    """What they cost at least and at most, whichever of these lanes make them."""
+    """The least and the greatest cost of these jobs on any of these lanes."""
     least = most = Decimal(0)
     for kind, count in kinds.items():
         order = standing_for(kind)
@@ -130,18 +130,18 @@ def bounds(kinds: Mapping[Kind, int], lanes: Sequence[Lane]) -> tuple[Decimal, D
 
 
 def typical(took: Mapping[str, Iterable[float]]) -> dict[str, float]:
-    """How long a clip takes, by the lane's name, from how long its latest ones took."""
+    """The median time of a clip in seconds, by lane, from its latest times."""
     return {lane: median(seconds) for lane, seconds in took.items()}
 
 
 @dataclass(slots=True, eq=False)
 class _Ask:
-    """How many jobs of one kind there are."""
+    """A kind of job, with its number of jobs."""
 
     order: Order
-    """One like all of them."""
+    """A sample of these jobs."""
     able: Mapping[Line, Decimal]
-    """Who can make them, for how much: the cheapest first."""
+    """The lines that can make them, with their prices, cheapest first."""
     jobs: int = 0
 
     def by_pool(self) -> dict[str, Line]:
@@ -150,24 +150,24 @@ class _Ask:
 
 
 class _Table:
-    """Every line and every kind of job of a batch, and who takes what."""
+    """All lines and kinds of job of a batch; gives the jobs to the lines."""
 
     def __init__(self, lines: Mapping[str, Line], within_s: float) -> None:
         self.lines = lines
         self.asks: dict[Kind, _Ask] = {}
         self.late = 0
-        """Jobs that a line has taken and does not do in time."""
+        """Jobs given to a line that it does not finish in time."""
         self._within_s = within_s
         routes = [line.lane.route for line in lines.values()]
         listed = [price for route in routes for price in route.prices_usd.values()]
         self._prices = sorted({Decimal(0), *listed})
 
     def count(self, orders: Iterable[Order]) -> Iterator[_Ask]:
-        """What each order asks for."""
+        """Count each order by its kind, and yield that kind."""
         for order in orders:
             kind = kind_of(order)
             if kind.max_usd is not None:
-                # Between one price and the next, what a row would pay is all the same.
+                # All limits between one listed price and the next are equivalent.
                 under = bisect_right(self._prices, kind.max_usd)
                 kind = kind._replace(max_usd=self._prices[under - 1])
             ask = self.asks.get(kind)
@@ -177,7 +177,7 @@ class _Table:
             yield ask
 
     def in_turn(self, asks: Iterable[_Ask]) -> None:
-        """First come, first served, by the cheapest lane that is free."""
+        """Give each job, in order, to the cheapest lane that is free."""
         clock = 0.0
         for ask in asks:
             if able := ask.able:
@@ -188,13 +188,13 @@ class _Table:
                 self._give(ask, free)
 
     def at_once(self, asks: Iterable[_Ask]) -> None:
-        """First come, first served, by the lane on which it is done first."""
+        """Give each job, in order, to the lane that finishes it first."""
         for ask in asks:
             if ask.able:
                 self._give(ask, min(ask.able, key=_done_s))
 
     def sparingly(self) -> None:
-        """For the least money in time; what cannot be done in time, as soon as can be."""
+        """Place jobs in time for the least money; then the late ones as early as possible."""
         asks = {kind: ask for kind, ask in self.asks.items() if ask.able}
         prices = {
             kind: {pool: ask.able[line] for pool, line in ask.by_pool().items()}
@@ -210,7 +210,7 @@ class _Table:
             self.at_once(repeat(asks[kind], jobs))
 
     def _room(self) -> dict[str, float]:
-        """How many jobs each pool can have done in time."""
+        """How many jobs each pool can finish in time."""
         sharing = defaultdict[str, list[Line]](list)
         for line in self.lines.values():
             sharing[line.pool.name].append(line)

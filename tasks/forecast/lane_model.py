@@ -1,4 +1,4 @@
-"""Lanes for a forecast: they take jobs, count time and money, and send nothing. Pure."""
+"""Simulated lanes for a forecast: they count time and money, and send nothing. Pure."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,16 @@ from tasks.dispatch.rate_limit import MINUTE, Limits
 
 @dataclass(slots=True, eq=False)
 class Pool:
-    """The slots, minutes and days of a lane, or of several lanes of one account."""
+    """The limits of a lane, or of several lanes of one account, and their use."""
 
     name: str
     limits: Limits
     hours: Hours | None
-    """When it takes submits, if not always."""
+    """The hours in which it takes submits; None means always."""
     at: float
     """When the batch begins, in Unix seconds."""
     next_s: float = field(init=False)
-    """When it could begin one more job, in seconds from then."""
+    """When it could start one more job, in seconds after `at`."""
     _jobs: int = field(init=False, default=0)
     _busy_s: float = field(init=False, default=0.0)
 
@@ -31,22 +31,22 @@ class Pool:
         self.add(0, typical_s=0.0)
 
     def add(self, jobs: int, *, typical_s: float) -> None:
-        """Begin so many jobs, each as soon as can be."""
+        """Start `jobs` more jobs, each as early as possible."""
         self._jobs += jobs
         self._busy_s += jobs * typical_s
         self.next_s = self._begins_s(self._jobs)
 
     def capacity(self, typical_s: float, within_s: float) -> float:
-        """How many clips it can have finished by then."""
+        """How many clips it can finish within `within_s` seconds."""
         opened_s = None
         if self.hours is not None:
             opened_s = open_s(self.hours, self.at, within_s)
         return capacity(self.limits, typical_s, within_s, opened_s)
 
     def _begins_s(self, after: int) -> float:
-        """When a job begins that comes after so many: `capacity`, the other way round."""
+        """When the job after `after` others starts: the inverse of `capacity`."""
         limits = self.limits
-        # Lanes of one account may differ: a round takes what a job takes on average.
+        # Lanes of one account may differ: a round takes the average time of a job.
         round_s = self._busy_s / after if after else 0.0
         begins = after // limits.slots * round_s
         if (minute := after // limits.submits_per_minute * MINUTE) > begins:
@@ -60,7 +60,7 @@ class Pool:
 
 @dataclass(slots=True, eq=False)
 class Line:
-    """A lane, and what the forecast gives it."""
+    """A lane, with the jobs that the forecast gives it."""
 
     lane: Lane
     pool: Pool
@@ -68,17 +68,17 @@ class Line:
     jobs: int = 0
     cost_usd: Decimal = Decimal(0)
     end_s: float = 0.0
-    """When the last of them is done."""
+    """When its last job is done."""
     _next_day_s: float = 0.0
-    """When its owner lets it spend again."""
+    """When its daily cap on money allows the next submit."""
 
     @property
     def begins_s(self) -> float:
-        """When it could begin one more job."""
+        """When it could start one more job."""
         return max(self.pool.next_s, self._next_day_s)
 
     def take(self, price_usd: Decimal, jobs: int = 1) -> float:
-        """Do so many jobs more; when the last of them is done."""
+        """Add `jobs` jobs; return when the last of them is done."""
         if jobs > 1:
             self._add(price_usd, jobs - 1)
         done = self.begins_s + self.typical_s
@@ -87,7 +87,7 @@ class Line:
         return done
 
     def affords(self, dearest_usd: Decimal, within_s: float) -> float:
-        """How many jobs of no more than this its owner lets it buy by then."""
+        """How many jobs at `dearest_usd` its daily cap allows within `within_s` seconds."""
         if self.lane.usd_per_day is None or math.isinf(within_s) or not dearest_usd:
             return math.inf
         return (within_s // DAY_S + 1) * int(self.lane.usd_per_day / dearest_usd)
@@ -103,7 +103,7 @@ class Line:
 def lines(
     lanes: Sequence[Lane], typical_s: Mapping[str, float], at: float | None
 ) -> dict[str, Line]:
-    """A line for each lane, by name; those of one account share what it has."""
+    """A line for each lane, by name; the lanes of one account share a pool."""
     pools: dict[object, Pool] = {}
     found: dict[str, Line] = {}
     for lane in lanes:
@@ -116,7 +116,7 @@ def lines(
 
 
 def _borne(lane: Lane) -> Limits:
-    """Its limits, as far as its account was not found to bear less."""
+    """The lane's limits, or the learned ones where these are lower."""
     learned = lane.pace.learned()
     if learned is None:
         return lane.limits

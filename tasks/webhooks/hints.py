@@ -1,8 +1,8 @@
-"""Hints: a provider has news of a job, so look at it now instead of later.
+"""Hints: a provider has news of a job, so the engine polls it now instead of later.
 
-A hint carries no state: whoever takes one asks the provider, as ever. The listener
-(`tasks.webhooks.server`) puts them on a board; the engine reads them from there, and does
-without where there is none.
+A hint carries no state: the engine polls the provider as usual. The listener
+(`tasks.webhooks.server`) puts hints on a board, and the engine reads them from there. The
+engine works without a listener, too.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ import httpx
 log = logging.getLogger(__name__)
 
 WAIT_S: Final = 50.0
-"""How long the listener may hold a question; proxies cut what is silent for a minute."""
+"""How long the listener may hold a request; proxies cut a connection after a silent minute."""
 
 KEPT: Final = 10_000
-"""Hints that an engine can still ask for."""
+"""The number of hints that the board keeps."""
 
 PAGE: Final = 1_000
-"""Hints in one answer."""
+"""The most hints in one answer."""
 
 LONGEST_PAUSE_S: Final = 30.0
 EMPTY_PAUSE_S: Final = 0.2
@@ -34,7 +34,7 @@ EMPTY_PAUSE_S: Final = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """There is news of the job that this provider knows by this id."""
+    """This provider has news of the job with this id."""
 
     provider: str
     id: str
@@ -42,7 +42,7 @@ class Hint:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some hints in order, and the number of the last in this life of the listener."""
+    """Some hints in order, and the number of the last one in this run of the listener."""
 
     last: int
     run: str
@@ -53,29 +53,29 @@ class Page:
         return {"last": self.last, "run": self.run, "hints": listed}
 
 
-def page(said: Any) -> Page:
-    """A page as `plain` wrote it.
+def page(payload: Any) -> Page:
+    """Read a page that `plain` wrote.
 
     Raises:
-        ValueError: it is no such thing.
+        ValueError: it is not a page.
     """
-    match said:
+    match payload:
         case {"last": int(last), "run": str(run), "hints": [*listed]}:
             return Page(last, run, tuple(_hint(one) for one in listed))
         case _:
-            raise ValueError(f"not a page of hints: {type(said).__name__}")
+            raise ValueError(f"not a page of hints: {type(payload).__name__}")
 
 
-def _hint(said: Any) -> Hint:
-    match said:
+def _hint(payload: Any) -> Hint:
+    match payload:
         case {"provider": str(provider), "id": str(remote)}:
             return Hint(provider, remote)
         case _:
-            raise ValueError(f"not a hint: {type(said).__name__}")
+            raise ValueError(f"not a hint: {type(payload).__name__}")
 
 
 class Board:
-    """The last hints, numbered from 1 in this life of the listener."""
+    """The latest hints, numbered from 1 in this run of the listener."""
 
     def __init__(self, most: int = KEPT) -> None:
         self.run = secrets.token_hex(8)
@@ -90,12 +90,12 @@ class Board:
         self._wake()
 
     def close(self) -> None:
-        """From now on nobody waits here."""
+        """End all waiting, now and later."""
         self._closed = True
         self._wake()
 
     async def after(self, number: int, wait_s: float) -> Page:
-        """What came after that number, at once, or once there is something."""
+        """The hints after that number; wait up to `wait_s` seconds if there are none."""
         if number == self._last and not self._closed:
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
@@ -108,7 +108,7 @@ class Board:
 
     def _since(self, number: int) -> Page:
         forgotten = self._last - len(self._hints)
-        # A number that was never given here is from an earlier life.
+        # A number that this run never gave is from an earlier run.
         first = max(number, forgotten) if number <= self._last else forgotten
         start = first - forgotten
         found = tuple(islice(self._hints, start, start + PAGE))
@@ -116,17 +116,17 @@ class Board:
 
 
 def pause(failures: int) -> float:
-    """Seconds to wait after so many failures in a row."""
+    """Seconds to wait after `failures` failures in a row."""
     return min(LONGEST_PAUSE_S, 0.5 * 2 ** min(failures - 1, 10))
 
 
 async def hints(
     url: str, *, wait_s: float = WAIT_S, pauses: Callable[[int], float] = pause
 ) -> AsyncGenerator[Hint]:
-    """Every hint of the listener at this address, for as long as it is iterated.
+    """Yield every hint of the listener at this address, for as long as it is iterated.
 
-    It begins with those that the listener still has, outlives the listener and the
-    network, and may tell a hint twice.
+    It starts with the hints that the listener still has. It survives failures of the
+    listener and the network, and it may yield a hint twice.
     """
     patience = httpx.Timeout(10.0, read=wait_s + 10.0)
     seen, failures = Page(0, "", ()), 0
@@ -151,7 +151,9 @@ async def hints(
             failures = 0
             for hint in seen.hints:
                 yield hint
-            if not seen.hints:  # whatever answers at once without any is not hammered
+            if (
+                not seen.hints
+            ):  # do not hammer a server that answers at once with no hints
                 await asyncio.sleep(EMPTY_PAUSE_S)
 
 

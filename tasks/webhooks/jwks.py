@@ -23,22 +23,22 @@ JWKS: Final[Mapping[str, str]] = {
     "fal": "https://rest.fal.ai/.well-known/jwks.json",
     "atlas": "https://api.atlascloud.ai/api/v1/webhooks/jwks.json",
 }
-"""Where each lists its keys (their webhooks pages, read 2026-11)."""
+"""The address of each provider's keys (their webhooks pages, read 2026-11)."""
 
 KEPT_S: Final = 24 * 3600
-"""No longer, both pages say: a key that was withdrawn must cease to count."""
+"""The longest time to keep keys, by both pages: a withdrawn key must stop working."""
 
 AGAIN_S: Final = 60
-"""Between two fetches: anybody may post a key's name that nobody knows."""
+"""The least time between two fetches, because anybody may post an unknown key's name."""
 
 
 class NoKeysError(WebhookError):
-    """The provider's keys cannot be had just now: who sent it cannot be told."""
+    """The provider's keys cannot be fetched now, so the sender cannot be verified."""
 
 
 @dataclass(slots=True)
 class Keyring:
-    """A provider's keys, and what can be read with them."""
+    """A provider's keys; verifies and reads deliveries with them."""
 
     url: str
     client: httpx.AsyncClient
@@ -50,10 +50,10 @@ class Keyring:
     _one: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     async def read(self, delivery: Delivery, at: float) -> Told:
-        """As the scheme reads it; keys that we do not know yet are fetched first.
+        """Read a delivery by the scheme; fetch the keys again if its key is unknown.
 
         Raises:
-            WebhookError: as the scheme has it, or the keys cannot be had.
+            WebhookError: the scheme raises it, or the keys cannot be fetched.
         """
         known = await self._known()
         try:
@@ -87,6 +87,6 @@ class Keyring:
             response = await self.client.get(self.url)
             found = keys(response.raise_for_status().json())
         except (httpx.HTTPError, ValueError, RecursionError, ShapelessError) as exc:
-            said = f"{self.url}: no keys: {type(exc).__name__}"
-            raise NoKeysError(said) from None
+            reason = f"{self.url}: no keys: {type(exc).__name__}"
+            raise NoKeysError(reason) from None
         self._keys, self._fetched = found, self._asked

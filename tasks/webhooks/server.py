@@ -1,8 +1,8 @@
-"""The listener: takes webhooks from the world, and tells engines where to look.
+"""The listener: receives webhooks, and tells engines which jobs to poll.
 
-Two doors. The public one verifies what providers post; the private one hands out hints,
-which is all that a webhook ever becomes. Nothing is kept but in memory: what is lost
-with it is noticed by polling, as everything is.
+It has two servers. The public one verifies the posts of providers. The private one serves
+hints; a webhook never becomes more than a hint. All is kept in memory only. If hints are
+lost, polling still notices each end.
 """
 
 import asyncio
@@ -50,18 +50,18 @@ HINTS_PORT: Final = 8501
 
 LARGEST_BODY: Final = 2**20
 LONGEST_BODY_S: Final = 15.0
-"""As long as fal waits for an answer: a body that takes longer is nobody's."""
+"""The longest time to receive a body: fal waits so long for an answer."""
 
 LONGEST_WAIT_S: Final = 60.0
 
 Check = Callable[[Delivery, float], Awaitable[Told]]
-"""Reads what a provider sent, at a time in Unix seconds, or raises a WebhookError."""
+"""Reads a delivery at a time in Unix seconds, or raises a WebhookError."""
 
 
 def public(
     checks: Mapping[str, Check], board: Board, now: Callable[[], float] = time.time
 ) -> Starlette:
-    """What providers post to: `/webhooks/{provider}`, for those that can be verified."""
+    """The app that providers post to, `/webhooks/{provider}`, for verifiable providers."""
     seen = Seen()
 
     async def taken(request: Request) -> Response:
@@ -90,7 +90,7 @@ def public(
 
 
 def private(board: Board) -> Starlette:
-    """What engines ask: `/hints?after=N&wait=SECONDS`, and `run` if they have one."""
+    """The app that engines ask: `/hints?after=N&wait=SECONDS`, with `run` if known."""
 
     async def hints(request: Request) -> Response:
         asked = request.query_params
@@ -105,7 +105,7 @@ def private(board: Board) -> Starlette:
 
 
 class _TooLargeError(Exception):
-    """A body that no provider sends."""
+    """The body is larger than any that a provider sends."""
 
 
 async def _body(request: Request) -> bytes:
@@ -124,7 +124,7 @@ def _status(exc: Exception) -> int:
             return 413
         case ShapelessError():
             return 400
-        case NoKeysError():  # not its fault: providers send again what was not taken
+        case NoKeysError():  # not the sender's fault: providers repeat a delivery after 503
             return 503
         case _:
             return 401
@@ -149,10 +149,11 @@ def checked(
     client: httpx.AsyncClient,
     jwks: Mapping[str, str] = JWKS,
 ) -> dict[str, Check]:
-    """How each provider's webhooks are read; who has no secret here is not listened to.
+    """The check of each provider's webhooks. A provider that needs a secret and has none here
+    is left out.
 
     Raises:
-        ValueError: a secret is none.
+        ValueError: a secret is not valid.
     """
     sealed = (WaveSpeed, Replicate)
     checks: dict[str, Check] = {
@@ -171,7 +172,7 @@ async def _at_once(scheme: Scheme, delivery: Delivery, now: float) -> Told:
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where the two doors are."""
+    """The addresses of the two servers."""
 
     webhooks: str
     hints: str
@@ -186,11 +187,11 @@ async def listening(
     hints_port: int = HINTS_PORT,
     jwks: Mapping[str, str] = JWKS,
 ) -> AsyncGenerator[Addresses]:
-    """Both doors open for as long as the block lasts; `shared` are secrets by provider.
+    """Run both servers for the length of the block; `shared` has the secrets by provider.
 
     Raises:
-        OSError: a port cannot be had.
-        ValueError: a secret is none.
+        OSError: a port cannot be opened.
+        ValueError: a secret is not valid.
     """
     board = Board()
     with bound(host, port) as outer, bound(LOOPBACK, hints_port) as inner:
@@ -202,7 +203,7 @@ async def listening(
                 _Server(public(checked(shared, client, jwks), board)),
                 _Server(private(board)),
             )
-            # The sockets are open: who comes before the servers are up waits there.
+            # The sockets are open: requests that come before the servers start wait there.
             for door, listener in zip(doors, (outer, inner), strict=True):
                 group.create_task(door.serve([listener]))
             try:
@@ -221,11 +222,11 @@ def serve(
     hints_port: int = HINTS_PORT,
     started: Callable[[Addresses], None] = lambda _: None,
 ) -> None:
-    """Listen until a signal says to stop; `started` is told the addresses.
+    """Listen until SIGINT or SIGTERM; call `started` with the addresses.
 
     Raises:
-        OSError: a port cannot be had.
-        ValueError: a secret is none.
+        OSError: a port cannot be opened.
+        ValueError: a secret is not valid.
     """
 
     async def until_stopped() -> None:
@@ -261,11 +262,11 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Signals are for both servers, and `serve` takes them."""
+        """Take no signals here: `serve` handles them for both servers."""
         yield
 
     async def main_loop(self) -> None:
-        # uvicorn's own looks ten times a second whether it is to stop.
+        # uvicorn's own loop checks ten times a second whether to stop.
         while not await self.on_tick(0):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), timeout=0.5)

@@ -1,7 +1,7 @@
-"""Webhooks: whether a provider really sent this, and which job it is about.
+"""Verifies that a provider sent a webhook, and reads which job it is about.
 
-Each provider signs in its own way, and always the bytes as they were sent: nothing here
-reads a body before its signature is found good, and nothing here does any I/O.
+Each provider signs in its own way, and always the exact bytes of the body. Nothing here
+parses a body before its signature is verified, and nothing here does any I/O.
 """
 
 import base64
@@ -20,10 +20,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from tasks.webhooks.hints import Hint
 
 TOLERANCE_S: Final = 300
-"""How far a delivery's time may be from ours: what all four providers recommend."""
+"""The largest difference between a delivery's time and ours: all four providers recommend
+it."""
 
 REMEMBERED: Final = 10_000
-"""Deliveries that are known again when they are repeated."""
+"""The number of deliveries remembered, to detect repeats."""
 
 LONGEST_ID: Final = 200
 
@@ -32,34 +33,34 @@ _PREFIX: Final = "whsec_"
 
 
 class WebhookError(Exception):
-    """Base class: a delivery that is no hint. No message repeats a signature or secret."""
+    """Base class: a delivery without a hint. No message repeats a signature or secret."""
 
 
 class ForgedError(WebhookError):
-    """Nothing shows that the provider sent it, or that it did so just now."""
+    """Nothing proves that the provider sent it, or that it was sent just now."""
 
 
 class UnknownKeyError(ForgedError):
-    """It is signed with none of the keys we have; the provider may have new ones."""
+    """None of our keys fits the signature; the provider may have new keys."""
 
 
 class ShapelessError(WebhookError):
-    """It is the provider's own, and cannot be read."""
+    """The provider sent it, but it cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What was posted: header names in lower case, and the body's own bytes."""
+    """A post: its headers with names in lower case, and the exact bytes of its body."""
 
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
 
     def header(self, name: str) -> str:
-        """What a header says.
+        """Return the value of a header.
 
         Raises:
-            ForgedError: it is not there, or holds what no header may: a line's end
-                would make another message of what was signed.
+            ForgedError: it is missing, or has a character that no header may have: a line
+                end would change the signed message.
         """
         value = self.headers.get(name, "")
         if not (value and value.isascii() and value.isprintable()):
@@ -67,10 +68,10 @@ class Delivery:
         return value
 
     def sent(self, name: str, now: float) -> str:
-        """The time that a header gives, as it was written, if it is about now.
+        """Return the time in a header, as written, if it is close to `now`.
 
         Raises:
-            ForgedError: it is none, or too far from `now`, in Unix seconds.
+            ForgedError: it is no time, or too far from `now`, in Unix seconds.
         """
         stamp = self.header(name)
         if not _SECONDS.fullmatch(stamp):
@@ -83,29 +84,29 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a good delivery is about."""
+    """The content of a verified delivery."""
 
     hint: Hint
     delivery: str
-    """What the same delivery has again when it is repeated."""
+    """An id that is the same when the delivery is repeated."""
 
 
 class Scheme(Protocol):
-    """How one provider signs."""
+    """The way in which one provider signs."""
 
     def read(self, delivery: Delivery, now: float) -> Told:
-        """What it tells; `now` is in Unix seconds.
+        """Verify and read a delivery; `now` is in Unix seconds.
 
         Raises:
-            ForgedError: it is not the provider's, or not of now.
-            ShapelessError: it is, and has no meaning here.
+            ForgedError: it is not from the provider, or not recent.
+            ShapelessError: it is from the provider, but cannot be read.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class WaveSpeed:
-    """HMAC in hex, behind `v3,` (WaveSpeed's "Verifying Webhooks", read 2026-11)."""
+    """HMAC in hex, after `v3,` (WaveSpeed's "Verifying Webhooks", read 2026-11)."""
 
     name: ClassVar[str] = "wavespeed"
     secret: str = field(repr=False)
@@ -116,7 +117,7 @@ class WaveSpeed:
 
     @property
     def _key(self) -> bytes:
-        # The page says so in words: without its prefix, and not base64-decoded.
+        # As the page says: without its prefix, and not base64-decoded.
         return self.secret.removeprefix(_PREFIX).encode()
 
     def read(self, delivery: Delivery, now: float) -> Told:
@@ -127,7 +128,7 @@ class WaveSpeed:
 
 @dataclass(frozen=True, slots=True)
 class Replicate:
-    """HMAC in base64, behind `v1,`, as often as there are secrets.
+    """HMAC in base64, after `v1,`, once for each secret.
 
     Replicate's "Verify webhooks", and `webhook.py` of its client 1.0.7, read 2026-11.
     """
@@ -156,7 +157,7 @@ class Replicate:
 
 
 def _mac(key: bytes, delivery: Delivery, now: float) -> bytes:
-    """WaveSpeed and Replicate put the same headers and the body together alike."""
+    """The HMAC of WaveSpeed and Replicate, over the same two headers and the body."""
     sent = delivery.sent("webhook-timestamp", now)
     message = f"{delivery.header('webhook-id')}.{sent}.".encode() + delivery.body
     return hmac.digest(key, message, "sha256")
@@ -169,7 +170,7 @@ def _fits(delivery: Delivery, wanted: str) -> None:
 
 
 def _prediction(provider: str, delivery: Delivery) -> Told:
-    match _said(provider, delivery):
+    match _parsed(provider, delivery):
         case {"id": str(remote), "status": str()}:
             return Told(_hint(provider, remote), delivery.header("webhook-id"))
         case _:
@@ -191,23 +192,23 @@ class Key:
         return True
 
 
-def keys(said: Any) -> tuple[Key, ...]:
-    """The Ed25519 keys of a JSON Web Key Set; those of other kinds are passed over.
+def keys(payload: Any) -> tuple[Key, ...]:
+    """The Ed25519 keys of a JSON Web Key Set; keys of other kinds are skipped.
 
     Raises:
-        ShapelessError: it is no such set.
+        ShapelessError: it is no JSON Web Key Set.
     """
-    match said:
+    match payload:
         case {"keys": [*listed]}:
             return tuple(key for one in listed if (key := _key(one)))
         case _:
             raise ShapelessError("no JSON Web Key Set")
 
 
-def _key(said: Any) -> Key | None:
-    match said:
+def _key(payload: Any) -> Key | None:
+    match payload:
         case {"kty": "OKP", "crv": "Ed25519", "x": str(x)}:
-            named = said.get("kid")
+            named = payload.get("kid")
         case {"kty": str()}:
             return None
         case _:
@@ -241,8 +242,8 @@ class Fal:
             raise ForgedError("x-fal-webhook-signature is not hex") from None
         if not any(key.signed(message, signature) for key in self.keys):
             raise UnknownKeyError("x-fal-webhook-signature fits none of its keys")
-        match _said(self.name, delivery):
-            # gateway_request_id is another where fal tried again: we know the first.
+        match _parsed(self.name, delivery):
+            # After a retry by fal, gateway_request_id differs; the ticket has request_id.
             case {"request_id": str(remote), "status": str(status)}:
                 return Told(_hint(self.name, remote), f"{remote} {status}")
             case _:
@@ -253,8 +254,8 @@ class Fal:
 class Atlas:
     """Ed25519 in base64url, with the key that a header names.
 
-    Atlas Cloud's webhooks page, read 2026-11. Its older HMAC is not taken: who may
-    choose between two signatures chooses the weaker.
+    Atlas Cloud's webhooks page, read 2026-11. Its older HMAC is not accepted: an
+    attacker who may choose between two signatures chooses the weaker.
     """
 
     name: ClassVar[str] = "atlas"
@@ -269,15 +270,15 @@ class Atlas:
             raise UnknownKeyError("x-atlascloud-webhook-key-id is none of its keys")
         if not key.signed(f"{sent}.".encode() + delivery.body, signature):
             raise ForgedError("x-atlascloud-webhook-signature does not fit")
-        match _said(self.name, delivery):
-            # The delivery's own id is not signed, so a repeat is known by these two.
+        match _parsed(self.name, delivery):
+            # The delivery's id is not signed, so these two identify a repeat.
             case {"session_id": str(remote), "status": str(status)}:
                 return Told(_hint(self.name, remote), f"{remote} {status}")
             case _:
                 raise ShapelessError(f"{self.name}: no end of a task")
 
     def _signature(self, delivery: Delivery) -> bytes:
-        # The shorter name is to be Ed25519's alone once the older HMAC is gone.
+        # The shorter name will be Ed25519's alone once the older HMAC is removed.
         name = "x-atlascloud-webhook-signature"
         longer = f"{name}-ed25519"
         text = delivery.header(longer if longer in delivery.headers else name)
@@ -288,14 +289,14 @@ class Atlas:
 
 
 class Seen:
-    """The deliveries that have come, as far back as there is room for."""
+    """The latest deliveries, at most `most` of them."""
 
     def __init__(self, most: int = REMEMBERED) -> None:
         self._most = most
         self._told: dict[tuple[str, str], None] = {}
 
     def is_new(self, told: Told) -> bool:
-        """Whether it has not come before; from now on it has."""
+        """Whether the delivery is new; remember it."""
         mark = told.hint.provider, told.delivery
         if mark in self._told:
             return False
@@ -305,7 +306,7 @@ class Seen:
         return True
 
 
-def _said(provider: str, delivery: Delivery) -> Any:
+def _parsed(provider: str, delivery: Delivery) -> Any:
     try:
         return json.loads(delivery.body)
     except (ValueError, RecursionError):
@@ -315,13 +316,13 @@ def _said(provider: str, delivery: Delivery) -> Any:
 def _hint(provider: str, remote: str) -> Hint:
     plain = remote.isascii() and remote.isprintable()
     if not (plain and 0 < len(remote) <= LONGEST_ID):
-        said = f"{provider}: an id of {len(remote):,} characters, or of odd ones"
-        raise ShapelessError(said)
+        problem = f"{provider}: an id of {len(remote):,} characters, or of odd ones"
+        raise ShapelessError(problem)
     return Hint(provider, remote)
 
 
 def _base64url(text: str) -> bytes:
-    """With its padding, which fal's keys have, or without it."""
+    """Decode base64url with padding, as in fal's keys, or without it."""
     bare = text.rstrip("=")
     padded = bare + "=" * (-len(bare) % 4)
     return base64.b64decode(padded, altchars=b"-_", validate=True)
