@@ -1,8 +1,8 @@
-"""Away: a batch's shards are run in other processes, and share what accounts allow.
+"""The batch's side of shards that run in other processes and share its quotas.
 
-All that is said goes through the root's store, so whoever reaches that can run a shard.
-The batch starts runs, starts another where one has died, and has all of them heard, counted
-and dealt to at its `table`.
+All messages go through the root's store, so any process that reaches the store can run a
+shard. The batch starts runs, and starts another if one dies. Its `table` hears all reports,
+counts them, and grants quotas.
 """
 
 import asyncio
@@ -43,30 +43,31 @@ from tasks.engine.job import SEND_WITHIN_S
 from tasks.engine.stats import Rest, Why
 
 TRIES: Final = 5
-"""Runs of one shard that died at work: what breaks so many is not an accident."""
+"""Runs of one shard that died at work, after which the shard is given up."""
 
 IN_VAIN: Final = 12
-"""Runs of one shard that a machine could not do: over half an hour, with the pauses."""
+"""Runs of one shard that machines could not do, after which it is given up. With the pauses
+this takes over half an hour."""
 
 PAUSE_S: Final = 5.0
-"""After such a run, then twice as long, so that another machine has a chance: the one
-that fails at once is free at once..."""
+"""The pause after the first such run, doubled after each next one, so that another machine
+has a chance: a machine that fails at once is free again at once..."""
 LONGEST_PAUSE_S: Final = 300.0
-"""... and so long at most."""
+"""... and the longest pause."""
 
 REFUSED_S: Final = 60.0
-"""For so long a store may refuse us: a key that is being renewed ends no batch."""
+"""How long the store may refuse requests: the renewal of a key does not end a batch."""
 
 FIRST_WORD_S: Final = 300.0
-"""From when a run's process has begun until it is heard: it may have much to read first."""
+"""The longest time from a process's start to its first report: it may have much to read."""
 
 BEATS: Final = 3.0
-"""A run that is said to have failed, and that was heard within so many beats, lives."""
+"""A run heard within this many beats is alive, even if it is reported as failed."""
 
 Start = Callable[[int, int, Callable[[], None]], Awaitable[None]]
-"""Have a shard run, for the so-manieth time; comes back, or fails, when that is over.
-Says so, as often as it likes, when it knows that a process is at it: one that waits for
-a worker may wait for hours, one that has begun is heard soon or is dead."""
+"""Runs a shard, given its number and the attempt; returns or raises when the run is over. It
+calls the third argument, any number of times, once a process has started. A run may wait for
+a worker for hours, but a started one reports soon or is dead."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -82,7 +83,7 @@ async def elsewhere(
     rules: Rules,
     at_once: int,
 ) -> AsyncGenerator[None]:
-    """Have the night's shards run elsewhere, for as long as this is open."""
+    """Run the night's shards in other processes for the length of the block."""
     away = Away(night, start, rules=rules, at_once=at_once)
     dealing = asyncio.create_task(away.table.keep_dealing())
     night.away = away
@@ -97,7 +98,7 @@ async def elsewhere(
 
 
 class Away:
-    """Shards that are run elsewhere."""
+    """Runs the shards of a batch in other processes."""
 
     def __init__(
         self, night: Night, start: Start, *, rules: Rules, at_once: int
@@ -118,36 +119,38 @@ class Away:
         self._ending = set[asyncio.Future[None]]()
 
     async def run(self, number: int, shard: pl.DataFrame) -> list[str]:
-        """Have these jobs of the plan taken to their ends; their ids.
+        """Run these jobs of the plan to their ends; return their ids.
 
         Raises:
-            FencedError, StorageError: nothing can be put on record any more.
+            FencedError, StorageError: nothing can be recorded any more.
         """
         jobs = ids(shard)
         await self._allowed(self._give, number, shard, jobs)
-        mine = self.table.seat(number)
+        seat = self.table.seat(number)
         try:
-            await self._run(number, mine, jobs)
+            await self._run(number, seat, jobs)
         except asyncio.CancelledError:
             self._night.engine.stop("cancelled")
             raise
         finally:
             self._left -= 1
-            await self._over(number, mine)
+            await self._over(number, seat)
         return jobs
 
     def held(self, account: str) -> int:
-        """How many of an account's slots are in use, by what runs said last."""
+        """How many of an account's slots are in use, by the latest reports."""
         return self.table.held(account)
 
     async def mend(self) -> None:
-        """Where shards left jobs in doubt, see to what their runs could not put on record,
-        and take what risks their owner allows."""
+        """Settle the jobs that shards left in doubt.
+
+        Record what their runs could not record, and take the risks that the owner allows.
+        """
         risky = any(lane.risk_usd for lane in self._lanes.all)
         if not risky and not await self._allowed(self._ledger.is_any_adrift):
             return
         for account, pace in {x.account: x.pace for x in self._lanes.all}.items():
-            # What the shards sent of late counts for the minute that we begin in.
+            # The latest submits of the shards count for the present minute.
             pace.others_sent(self.table.lately(account))
         doubts = in_doubt(self._ledger.lives, [*self._ledger.lives])
         few = keys(doubts)
@@ -157,11 +160,11 @@ class Away:
                 await self._mend(number, shard)
 
     async def _mend(self, number: int, shard: pl.DataFrame) -> None:
-        # What its runs have put on record until now was heard when they were over.
+        # The records of its earlier runs were heard when these were over.
         known = 1 + await shard_stream.ended(self._objects, self._ledger.batch, number)
         jobs = ids(shard)
         await self._give(number, shard, jobs)
-        mine = self.table.seat(number, known, runs_here=True)
+        seat = self.table.seat(number, known, runs_here=True)
         purse, lanes = self._tally.purse, self._lanes.all
         budget_usd = self._night.wanted.budget_usd
         try:
@@ -182,26 +185,26 @@ class Away:
                         self._tally.resting.pop(job, None)
                 self._rest(night.engine.tally.resting)
         except FencedError as error:
-            # Somebody else has just begun with it: what is in doubt stays so.
+            # Another run has just started the shard: its doubts stay.
             log.warning(
                 "shard.not_settled shard=%d another run has it, its doubts stay: %s",
                 number,
                 error,
             )
         finally:
-            await self._over(number, mine)
+            await self._over(number, seat)
 
     async def _give(self, number: int, shard: pl.DataFrame, jobs: list[str]) -> None:
         wanted, today = self._night.wanted, self._world.today()
         finish_at = wanted.finish_at
         if finish_at is not None:
-            # Its part of the time: others wait for its place.
+            # Its part of the remaining time, because other shards wait for its place.
             part = min(1.0, self._at_once / max(1, self._left))
             finish_at = today + (finish_at - today) * part
         if number not in self._before:
             known = {job: self._ledger.history(job) for job in jobs}
             self._before[number] = {
-                job: past for job, past in known.items() if past != NEW
+                job: history for job, history in known.items() if history != NEW
             }
         with TemporaryDirectory(prefix="nightreel-") as name:
             slip = Path(name) / "slip.parquet"
@@ -221,27 +224,27 @@ class Away:
             )
             await mailbox.give(self._objects, batch, number, errand, slip)
 
-    async def _run(self, number: int, mine: Seated, jobs: list[str]) -> None:
-        said, died, in_vain = "it was never begun", 0, 0
+    async def _run(self, number: int, seat: Seated, jobs: list[str]) -> None:
+        reason, died, in_vain = "it was never begun", 0, 0
         for attempt in count(1):
-            mine.begun = mine.done = False
+            seat.begun = seat.done = False
             if self._night.engine.stopped is not None:
                 break
-            was = mine.generation
-            run = asyncio.ensure_future(self.start(number, attempt, mine.begin))
-            with self._told_of_waiting(number, mine):
-                said = await self._until_over(number, mine, run)
-            if mine.done and not (said := self._broken_off(mine)):
+            was = seat.generation
+            run = asyncio.ensure_future(self.start(number, attempt, seat.begin))
+            with self._told_of_waiting(number, seat):
+                reason = await self._until_over(number, seat, run)
+            if seat.done and not (reason := self._broken_off(seat)):
                 return
             log.warning(
                 "shard.died shard=%d attempt=%d its run ended early: %s",
                 number,
                 attempt,
-                said,
+                reason,
             )
             await self._allowed(self._refuse_if_fenced)
             await self._allowed(self._shut_out, number, jobs)
-            if mine.generation > was and not (mine.done and self._closed_alone(mine)):
+            if seat.generation > was and not (seat.done and self._closed_alone(seat)):
                 died += 1
                 if died == TRIES:
                     break
@@ -250,53 +253,55 @@ class Away:
                 if self._is_vain(in_vain):
                     break
                 await self._pause(in_vain)
-        if not mine.done:
-            # Of one that has left in good order, its own words say why.
-            self._put_aside(jobs, said)
+        if not seat.done:
+            # A run that left in good order has reported the reasons itself.
+            self._put_aside(jobs, reason)
 
-    def _put_aside(self, jobs: list[str], said: str) -> None:
+    def _put_aside(self, jobs: list[str], reason: str) -> None:
         for job in jobs:
             if self._ledger.history(job).state not in OVER:
                 why = self._night.engine.stopped
-                rest = Rest(Why.STOPPED, why) if why else Rest(Why.BROKEN, said)
+                rest = Rest(Why.STOPPED, why) if why else Rest(Why.BROKEN, reason)
                 self._tally.resting[job] = rest
 
     def _is_vain(self, times: int) -> bool:
-        """Whether a shard is begun no more after so many runs in vain: at once, where
-        another was given up for that and nobody has said a word since."""
+        """Whether to give a shard up after `times` runs in vain.
+
+        At once, if another shard was given up for that and no run was heard since.
+        """
         nobody = self.table.heard_at < self._gave_up_at
         if times >= IN_VAIN:
             self._gave_up_at = self._world.now()
         return nobody or times >= IN_VAIN
 
     async def _pause(self, nth: int) -> None:
-        """Leave a shard to another machine than the one that has just failed."""
+        """Wait, so that another machine than the one that just failed can take the shard."""
         loop = asyncio.get_running_loop()
         until = loop.time() + min(LONGEST_PAUSE_S, PAUSE_S * 2 ** (nth - 1))
         while (left := until - loop.time()) > 0:
-            # Who stops the batch tells nobody but its engine.
+            # A stop of the batch reaches only its engine, so check that.
             if self._night.engine.stopped is not None:
                 break
             await asyncio.sleep(min(1.0, left))
 
-    def _closed_alone(self, mine: Seated) -> bool:
-        """Whether its latest run closed for itself what others can yet submit on."""
-        said = mine.report
-        return said is not None and any(
-            lane.name in said.closed_here for lane in self._lanes.open
+    def _closed_alone(self, seat: Seated) -> bool:
+        """Whether its latest run closed a lane for itself that others can still use."""
+        report = seat.report
+        return report is not None and any(
+            lane.name in report.closed_here for lane in self._lanes.open
         )
 
     async def _until_over(
-        self, number: int, mine: Seated, run: "asyncio.Future[None]"
+        self, number: int, seat: Seated, run: "asyncio.Future[None]"
     ) -> str:
-        """Wait until the run says that it is done, or is no more; why, in words."""
-        was, superseded, failure = mine.generation, False, None
+        """Wait until the run reports that it is done, or is dead; return why, in words."""
+        was, superseded, failure = seat.generation, False, None
         self._ending.add(run)
         run.add_done_callback(self._ended)
         try:
-            while not mine.done:
-                mine.spoke.clear()
-                heard = asyncio.ensure_future(mine.spoke.wait())
+            while not seat.done:
+                seat.spoke.clear()
+                heard = asyncio.ensure_future(seat.spoke.wait())
                 first = asyncio.FIRST_COMPLETED
                 try:
                     await asyncio.wait({run, heard}, timeout=1.0, return_when=first)
@@ -309,13 +314,13 @@ class Away:
                     failure = _failure(run)
                     run = asyncio.get_running_loop().create_future()
                     if failure is None:
-                        # It was shut out: whoever did that has the shard, and is heard.
+                        # It was fenced out: its successor has the shard, and is heard.
                         superseded = True
                         continue
-                has_spoken = superseded or mine.generation > was
-                if failure is not None and not (has_spoken and self._beats(mine)):
+                has_spoken = superseded or seat.generation > was
+                if failure is not None and not (has_spoken and self._beats(seat)):
                     return failure
-                why = self._dead(mine) if has_spoken else _never_heard(mine)
+                why = self._dead(seat) if has_spoken else _never_heard(seat)
                 if why is not None:
                     run.cancel()
                     return why
@@ -330,16 +335,16 @@ class Away:
     def _ended(self, run: "asyncio.Future[None]") -> None:
         self._ending.discard(run)
         if not run.cancelled():
-            # Of one that nobody waits for any more, it is no news that it came too late.
+            # Retrieve the exception of a run that is no longer waited for.
             run.exception()
 
     @contextmanager
-    def _told_of_waiting(self, number: int, mine: Seated) -> Generator[None]:
-        """Say so if nobody begins with it for a minute: that may be for ever."""
-        was = mine.generation
+    def _told_of_waiting(self, number: int, seat: Seated) -> Generator[None]:
+        """Log a warning if no worker starts the shard for a minute: it may never start."""
+        was = seat.generation
 
         def tell() -> None:
-            if mine.generation == was:
+            if seat.generation == was:
                 log.warning(
                     "shard.waits shard=%d waited_s=%.0f no worker has started it",
                     number,
@@ -352,36 +357,38 @@ class Away:
         finally:
             telling.cancel()
 
-    def _beats(self, mine: Seated) -> bool:
-        """Whether it lives, whatever others say: who ran it may be told wrong."""
-        return mine.silent_s <= BEATS * beat_s(self._objects)
+    def _beats(self, seat: Seated) -> bool:
+        """Whether the run is alive, even if its runner reports that it failed."""
+        return seat.silent_s <= BEATS * beat_s(self._objects)
 
-    def _dead(self, mine: Seated) -> str | None:
-        """Why a run that has been heard is taken for dead, if it is."""
-        if mine.silent_s > SILENT_S:
-            return f"nothing heard of it for {mine.silent_s:.0f} s"
-        if mine.report is not None and mine.report.by.is_gone():
+    def _dead(self, seat: Seated) -> str | None:
+        """Why a run that was heard before counts as dead, if it does."""
+        if seat.silent_s > SILENT_S:
+            return f"nothing heard of it for {seat.silent_s:.0f} s"
+        if seat.report is not None and seat.report.by.is_gone():
             return "its process is gone"
         return None
 
-    def _broken_off(self, mine: Seated) -> str:
-        """Why a run that has left in good order did not do it all, if others can: its
-        machine is drained, say, or has closed a lane for itself."""
-        if self._night.engine.stopped is not None or mine.report is None:
+    def _broken_off(self, seat: Seated) -> str:
+        """Why a run that left in good order left jobs that others can do, if it did.
+
+        For example, its machine was drained, or it closed a lane for itself.
+        """
+        if self._night.engine.stopped is not None or seat.report is None:
             return ""
         whys = {Why.STOPPED}
-        if self._closed_alone(mine):
+        if self._closed_alone(seat):
             whys |= {Why.NO_LANE, Why.UNFINISHED}
-        resting = mine.report.resting.values()
+        resting = seat.report.resting.values()
         return next((rest.reason for rest in resting if rest.why in whys), "")
 
     async def _allowed(
         self, what: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Do what a store may refuse for a moment, and will do then.
+        """Repeat a call that the store refuses, for up to `REFUSED_S`.
 
         Raises:
-            StorageError: it will not.
+            StorageError: the store still refuses.
         """
         until = self._world.now() + REFUSED_S
         while True:
@@ -398,8 +405,10 @@ class Away:
                 await asyncio.sleep(beat_s(self._objects))
 
     async def _shut_out(self, number: int, jobs: list[str]) -> None:
-        """Free what a dead run had: its successor may wait for a place that others, who
-        wait for that, have."""
+        """Free the quotas of a dead run.
+
+        Otherwise its successor may wait for a place that others hold, who wait for these.
+        """
         await self.table.shut_out(
             number,
             slots_s=max(SEND_WITHIN_S, 2 * self._typical_s()),
@@ -407,7 +416,7 @@ class Away:
         )
 
     def _typical_s(self) -> float:
-        """How long a job takes on the slowest lane, as far as anybody knows."""
+        """How long a job takes on the slowest lane, by the best knowledge available."""
         known = self._ledger.latencies
         told = {x.name: sorted(known.get(x.name, ())) for x in self._lanes.all}
         return max(
@@ -416,13 +425,13 @@ class Away:
         )
 
     def _in_flight(self, jobs: list[str]) -> Counter[str]:
-        """By quota: how many of these may be at work at their providers."""
+        """By quota: how many of these jobs may be at work at their providers."""
         accounts = {lane.name: lane.account for lane in self._lanes.all}
-        past = map(self._ledger.history, jobs)
+        histories = map(self._ledger.history, jobs)
         at_work = {State.ACCEPTED, State.IN_DOUBT}
         return Counter(
             mailbox.slots_of(accounts[one.lane])
-            for one in past
+            for one in histories
             if one.state in at_work and one.lane in accounts
         )
 
@@ -431,15 +440,15 @@ class Away:
         if await segments.exists(self._objects, successor):
             raise FencedError(f"{self._objects.root}: a later batch has taken over")
 
-    async def _over(self, number: int, mine: Seated) -> None:
-        """Nobody runs it any more: what all its runs have put on record is ours."""
+    async def _over(self, number: int, seat: Seated) -> None:
+        """Close a shard that no run has any more, and count the records of all its runs."""
         batch, allowed = self._ledger.batch, self._allowed
         await allowed(mailbox.withdraw, self._objects, batch, number)
         last = await allowed(shard_stream.ended, self._objects, batch, number)
         await allowed(self.table.leave, number, last + 1, slots_s=self._typical_s())
-        if mine.report is not None and mine.done:
-            self._rest(mine.report.resting)
-            self._tally.passed_over |= {*mine.report.passed_over}
+        if seat.report is not None and seat.done:
+            self._rest(seat.report.resting)
+            self._tally.passed_over |= {*seat.report.passed_over}
         told = await allowed(mailbox.hands, self._objects, batch)
         for key in told.get(number, []):
             await allowed(self._objects.delete, key)
@@ -449,7 +458,7 @@ class Away:
             self._tally.resting[job] = rest
 
     async def close(self) -> None:
-        """Wait for what is ending, and leave nothing behind."""
+        """Wait for the runs that are ending, and delete all messages."""
         if self._ending:
             _, late = await asyncio.wait(self._ending, timeout=60.0)
             for run in late:
@@ -458,15 +467,15 @@ class Away:
         await mailbox.clear(self._objects, self._ledger.batch)
 
 
-def _never_heard(mine: Seated) -> str | None:
-    """Why a run of which there has been no word is taken for dead, if it is."""
-    if not mine.begun or mine.silent_s < FIRST_WORD_S:
+def _never_heard(seat: Seated) -> str | None:
+    """Why a run that was never heard counts as dead, if it does."""
+    if not seat.begun or seat.silent_s < FIRST_WORD_S:
         return None
-    return f"it has begun, and nothing was heard of it for {mine.silent_s:.0f} s"
+    return f"it has begun, and nothing was heard of it for {seat.silent_s:.0f} s"
 
 
 def _failure(run: "asyncio.Future[None]") -> str | None:
-    """Why a run ended before its shard was over; None if another has it now."""
+    """Why a run ended before its shard was over; None if another run has it now."""
     if run.cancelled():
         return "it was cancelled"
     error = run.exception()

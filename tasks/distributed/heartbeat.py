@@ -1,6 +1,6 @@
-"""Seat: a run's place among those that share what accounts allow.
+"""The shard's side of shared quotas: reports what the run holds, and obeys the grants.
 
-It tells what it holds, beat by beat, and abides by what is dealt to it; see `dealing`.
+`quota` has the rules.
 """
 
 import asyncio
@@ -21,18 +21,18 @@ from tasks.engine.environment import World
 from tasks.engine.stats import Why
 
 STALE_S: Final = 30.0
-"""After so long without a new deal nothing more is bought..."""
+"""After this time without a new grant nothing more is bought..."""
 GONE_S: Final = 300.0
-"""... and after so long the batch is taken for dead."""
+"""... and after this time the batch counts as dead."""
 
 HEARD_WITHIN: Final = 10
-"""Deals by which a run that has spoken is dealt something, if it is to have anything."""
+"""The number of grants without a share after which a run that has reported was shut out."""
 
 log = logging.getLogger(__name__)
 
 
 class Seat:
-    """A run's place among those that share: it tells what it holds, and abides by the deal."""
+    """A run's place among those that share quotas: it reports, and obeys the grants."""
 
     def __init__(
         self, night: Night, objects: Objects, *, batch: str, shard: int, world: World
@@ -52,15 +52,15 @@ class Seat:
         self._heard_at = self._listened_at = world.now()
         self._heard = 0
         self._silent_s = 0.0
-        """For how long nothing new was heard, while it could have been."""
+        """For how long no new grant was heard, while the store could be reached."""
         self._left_out = 0
-        """Deals that were not for it."""
+        """The number of grants that had no share for this run."""
         self.shut_out = False
         self._nothing()
 
     @asynccontextmanager
     async def kept(self) -> AsyncGenerator[None]:
-        """Tell and listen, for as long as this is open."""
+        """Report and listen for the length of the block."""
         keeping = asyncio.create_task(self._keep())
         try:
             yield
@@ -70,7 +70,7 @@ class Seat:
                 await keeping
 
     async def leave(self) -> Report:
-        """Say that the shard has been run."""
+        """Send the last report: the shard has been run."""
         report = self._report(done=True)
         await self._tell(report, last=True)
         return report
@@ -82,8 +82,8 @@ class Seat:
                 async with asyncio.timeout(STALE_S):
                     await self._listen()
                     await self._tell(self._report())
-            # Whatever it is (a deal of another version, say), it buys nothing then, and the
-            # log says why.
+            # After any error (such as a grant of another version) it buys nothing, and the
+            # log has the reason.
             except Exception as error:  # noqa: BLE001
                 log.warning(
                     "shard.heartbeat_lost shard=%d no allocation is received, buying stops if this lasts: %r",
@@ -93,23 +93,23 @@ class Seat:
             if self._world.now() - self._heard_at > STALE_S:
                 self._nothing()
             if self._silent_s > GONE_S:
-                said = f"no deal for {self._silent_s:.0f} s: the batch is gone"
-                self._engine.stop(said)
+                reason = f"no deal for {self._silent_s:.0f} s: the batch is gone"
+                self._engine.stop(reason)
             await asyncio.sleep(every_s if self._deal else every_s / 5)
 
     async def _listen(self) -> None:
         try:
             key = mailbox.deal_key(self._batch)
-            said = await self._objects.get(key)
+            data = await self._objects.get(key)
         except MissingError:
             deal = None
         else:
-            deal = Deal.load(said, self._objects.uri(key))
+            deal = Deal.load(data, self._objects.uri(key))
         now, beat = self._world.now(), beat_s(self._objects)
-        # While the store is away, nobody is heard.
+        # While the store is out of reach, nothing can be heard.
         self._silent_s += min(now - self._listened_at, 2 * beat)
         self._listened_at = now
-        # A deal is abided by once: what it allows ends, if no other follows.
+        # A grant counts once: it expires if no other follows.
         if deal is not None and deal.number > self._heard:
             self._heard, self._heard_at, self._silent_s = deal.number, now, 0.0
             self._abide(deal)
@@ -135,12 +135,15 @@ class Seat:
             )
         self._fill(share)
         if self._engine.done_buying is Why.BUDGET:
-            # Who has no money left is dealt no slots, in which to find that out.
+            # Without money no slots are granted, so jobs must find out without a turn.
             self._engine.lanes.look_again()
         self._engine.lanes.answered()
 
     def _not_for_us(self, share: Share | None) -> None:
-        """Whoever is shut out, and has nothing to put on record, learns it here only."""
+        """Handle a grant without a share for this run.
+
+        A run that was fenced out and has nothing to record learns that only here.
+        """
         self._left_out += 1
         succeeded = share is not None and share.generation > self._generation
         if self._deal or succeeded or self._left_out >= HEARD_WITHIN:
@@ -154,7 +157,7 @@ class Seat:
             self._engine.tally.purse.dealt(granted, more=name not in share.last)
         for lane in self._engine.lanes.all:
             names = mailbox.submits_of(lane.name), mailbox.usd_of(lane.name)
-            # What the batch deals is abided by, whatever our own settings lack.
+            # The grants of the batch hold, even where our own settings have no cap.
             if lane.day.limited or not share.granted.keys().isdisjoint(names):
                 submits, usd = [
                     share.granted.get(name, None if cap is None else 0)
@@ -167,7 +170,7 @@ class Seat:
                 )
 
     def _nothing(self) -> None:
-        """Nothing may be used of what others may be using by now."""
+        """Use nothing of the shared quotas: others may be using them."""
         for pace in self._paces.values():
             pace.share(0, 0)
         if not self._deal:
@@ -206,8 +209,11 @@ class Seat:
         )
 
     def _closed(self) -> dict[str, str]:
-        """Lanes that are of no use to anybody: not those whose part of a day is used up, or
-        that may be of use to others."""
+        """The lanes that no run can use.
+
+        A lane is left out if only our part of its daily cap is used up, or if others may
+        still use it.
+        """
         today = self._world.today()
         return {
             lane.name: lane.closed
@@ -243,8 +249,11 @@ class Seat:
         )
 
     def _ready(self, pace: Pace) -> list[Lane]:
-        """Lanes of this pace that lack nothing but room: what waits for money or for its
-        hour holds no slots, which whoever has the money may be waiting for."""
+        """The open lanes of this pace that lack only slots.
+
+        A lane that waits for money or for its hours must hold no slots, because a run with
+        money may wait for them.
+        """
         today = self._world.today()
         return [
             lane
@@ -255,17 +264,17 @@ class Seat:
         ]
 
     def _is_short(self, lane: Lane, today: float) -> bool:
-        # Before the first deal there is no money: that deal brings it, and the slots.
+        # Before the first grant there is no money: that grant brings money and slots.
         return bool(self._deal) and lane.is_short(self._engine.tally.purse, today)
 
     def _all_short(self) -> bool:
-        """Whether no job that waits could be submitted until more is dealt to us."""
+        """Whether no waiting job could be submitted until more money is granted."""
         today, lanes = self._world.today(), self._engine.lanes.open
         rich = [lane for lane in lanes if not self._is_short(lane, today)]
         return self._waiting(lanes) > 0 and not self._waiting(rich)
 
     def _waiting(self, lanes: Collection[Lane]) -> int:
-        """How many jobs could be submitted on these, were there room."""
+        """How many jobs could be submitted on these lanes if there were slots."""
         engine = self._engine
         if engine.done_buying is not None:
             return 0
@@ -274,7 +283,7 @@ class Seat:
     def _money(
         self, *, done: bool
     ) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
-        """By purse: what is spent, what could be spent soon, what one submit takes."""
+        """By purse: the amount spent, the amount needed soon, and the amount of one submit."""
         used = {mailbox.BUDGET: mailbox.millionths(self._engine.tally.purse.spent_usd)}
         needs, least = {mailbox.BUDGET: 0}, {mailbox.BUDGET: 0}
         for lane in self._engine.lanes.all:
@@ -293,14 +302,14 @@ class Seat:
 
 
 def _unknown(lane: Lane, share: Share, lanes: Sequence[str]) -> str | None:
-    """Why nothing will ever be dealt to this lane, if so."""
+    """Why nothing will ever be granted to this lane, if so."""
     if lane.name not in lanes:
         known = ", ".join(map(repr, lanes))
         return f"the batch has no such lane: its nightreel.toml names {known}"
     if mailbox.slots_of(lane.account) not in share.caps:
         known = ", ".join(repr(account) for account in mailbox.accounts(share.caps))
-        said = f"its nightreel.toml names {known}, not {lane.account!r}"
-        return f"the batch has no such account: {said}"
+        names = f"its nightreel.toml names {known}, not {lane.account!r}"
+        return f"the batch has no such account: {names}"
     submits, usd = lane.day.caps
     if submits is not None and mailbox.submits_of(lane.name) not in share.granted:
         return "the batch's nightreel.toml has no submits_per_day for it"

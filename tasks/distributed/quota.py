@@ -1,13 +1,14 @@
-"""Dealing: what accounts allow, dealt out among shards that run in other processes.
+"""Divides the quotas of accounts among shards that run in other processes.
 
-Pure: the clock is passed in, and messages come as values. A *quota* is used and given
-back (slots, submits per minute); a *purse* is spent (dollars, submits per day).
+Pure: the clock is passed in, and messages come as values. A *quota* is used and released
+(slots, submits per minute). A *purse* is spent (dollars, submits per day).
 
-Of a quota, a shard is reserved the most that it may be using: what it said that it held,
-and whatever it was told since the deal that it said it abides by. No more is dealt than
-is reserved for nobody, so the sum over all shards never exceeds a limit, however late
-messages are, and whoever dies: a dead run's reservation stays until its successor, who
-knows what is in flight, has spoken, or until it was shut out, and is known to be done.
+The dealer reserves for a shard the most of a quota that it may be using: what it reported as
+held, and whatever any deal since the one that it obeys has given it. Only unreserved quota is
+dealt out. So the sum over all shards never exceeds a limit, even if messages are late or runs
+die. The reservation of a dead run stays until its successor, which knows what is in flight,
+has reported. Without a successor it stays until the run was shut out and its jobs are known
+to be done.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,15 +16,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 LATE_S: Final = 91.0
-"""After a run that died, its submits may count for so long: a little over a minute, and
-the 30 seconds within which an intent that is on record may yet be sent."""
+"""How long the submits of a dead run may still count: a little over a minute, and the 30
+seconds within which a recorded intent may still be sent."""
 
 MINUTE: Final = 61.0
 
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """A limit on what is used at once, or within a minute."""
+    """A limit on use at one time, or within a minute."""
 
     most: int
     by_minute: bool = False
@@ -31,15 +32,15 @@ class Quota:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hand:
-    """What a run of a shard says of itself."""
+    """The report of a shard's run about its quotas and purses."""
 
     shard: int
     generation: int
-    """Of two runs of a shard, the newer one has shut out the older."""
+    """The number of the run: a newer run of a shard has shut out the older ones."""
     beat: int
     """The number of the message."""
     deal: int = 0
-    """The number of the deal that it abides by."""
+    """The number of the deal that the run obeys."""
     held: Mapping[str, int] = field(default_factory=dict[str, int])
     """By quota: how much of it is in use."""
     wants: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -49,30 +50,30 @@ class Hand:
     needs: Mapping[str, int] = field(default_factory=dict[str, int])
     """By purse: what it might spend soon."""
     least: Mapping[str, int] = field(default_factory=dict[str, int])
-    """By purse: with less than this in hand it waits for more."""
+    """By purse: with less than this left, the run waits for more."""
     short: bool = False
-    """Whether all that it has yet to buy waits for more of some purse."""
+    """Whether all its remaining jobs wait for more of some purse."""
     done: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """What one run of a shard may use."""
+    """The amounts that one run of a shard may use."""
 
     generation: int
     caps: Mapping[str, int]
     """By quota."""
     granted: Mapping[str, int]
-    """By purse: all that it was ever given."""
+    """By purse: the total ever granted to it."""
     last: Sequence[str] = ()
-    """Purses of which no more will come."""
+    """The purses that will get no more."""
 
 
 @dataclass(slots=True)
 class _Seat:
     hand: Hand
     caps: list[tuple[int, Mapping[str, int]]]
-    """The deals that it may abide by: their numbers, and its caps. The oldest first."""
+    """The deals that it may obey: their numbers and its caps, the oldest first."""
     granted: dict[str, int] = field(default_factory=dict[str, int])
     last: set[str] = field(default_factory=set[str])
 
@@ -84,12 +85,12 @@ class _Seat:
         return self.granted.get(purse, 0) - self.hand.used.get(purse, 0)
 
     def short(self, purse: str) -> bool:
-        """Whether it waits for more."""
+        """Whether it waits for more of this purse."""
         wants = self.hand.needs.get(purse, 0) > 0 and purse not in self.last
         return wants and self.left(purse) < self.hand.least.get(purse, 1)
 
     def stuck(self, purses: Iterable[str]) -> bool:
-        """Whether it spends nothing of any purse until there is more of one."""
+        """Whether it can spend nothing until it gets more of some purse."""
         return self.hand.short and any(map(self.short, purses))
 
     def heard(self, hand: Hand) -> None:
@@ -99,41 +100,42 @@ class _Seat:
 
 
 class Dealer:
-    """Deals out quotas and purses among the shards that have spoken."""
+    """Deals out quotas and purses among the shards that have reported."""
 
     def __init__(
         self, quotas: Mapping[str, Quota], purses: Mapping[str, int] | None = None
     ) -> None:
         self.number = 0
-        """Of the latest deal."""
+        """The number of the latest deal."""
         self._quotas = quotas
         self._purses = purses or {}
         self._seats: dict[int, _Seat] = {}
-        # Who has gone and may yet count: the quota, how much of it, until when, which.
+        # Runs that are gone and may still count: the quota, the amount, until when, the shard.
         self._lingering: list[tuple[str, int, float, int]] = []
-        # What runs that are over may have spent, until what they put on record is known.
+        # By shard and generation: the most that a finished run may have spent, until its
+        # records are known.
         self._gone: dict[tuple[int, int], Mapping[str, int]] = {}
 
     def limit(self, quotas: Mapping[str, Quota]) -> None:
-        """From now on these are the limits, of the same quotas."""
+        """Replace the limits of the same quotas."""
         self._quotas = quotas
 
     def held(self, quota: str) -> int:
-        """How much of it is in use, as far as those who run say."""
+        """How much of the quota is in use, by the reports of the running shards."""
         return sum(seat.hand.held.get(quota, 0) for seat in self._seats.values())
 
     def hear(self, hand: Hand, now: float) -> None:
-        """A run of a shard has spoken; what is old is no news."""
+        """Take a report of a shard's run; ignore it if it is old."""
         seat = self._seats.get(hand.shard)
         if seat is not None:
-            mine = seat.hand
-            if (hand.generation, hand.beat) <= (mine.generation, mine.beat):
+            latest = seat.hand
+            if (hand.generation, hand.beat) <= (latest.generation, latest.beat):
                 return
-            if hand.generation == mine.generation:
+            if hand.generation == latest.generation:
                 seat.heard(hand)
                 return
             self._succeeded(seat, now)
-        # What is in flight of it, it says itself from now on.
+        # From now on the run itself reports what is in flight.
         self._lingering = [
             each
             for each in self._lingering
@@ -149,9 +151,9 @@ class Dealer:
         slots_s: float,
         held: Mapping[str, int] | None = None,
     ) -> None:
-        """Nobody runs this shard any more; what it left in flight is done in `slots_s`.
+        """End a shard that no run has any more; its jobs in flight are done in `slots_s`.
 
-        `held` is what is known to be in flight of one that was shut out.
+        `held` has the amounts known to be in flight of a run that was shut out.
         """
         seat = self._seats.pop(shard, None)
         if seat is None:
@@ -168,12 +170,12 @@ class Dealer:
         self._gone[shard, seat.hand.generation] = spent
 
     def known(self, shard: int, before: float) -> None:
-        """What its runs of generations below this one spent is in `spent` from now on."""
+        """From now on `spent` includes the spending of its runs before this generation."""
         for key in [k for k in self._gone if k[0] == shard and k[1] < before]:
             del self._gone[key]
 
     def lingering(self, quota: str) -> list[float]:
-        """Until when those who are gone may count, once for all that each had of it."""
+        """Until when gone runs may count: one time for each unit of the quota that they had."""
         return [
             until
             for name, amount, until, _ in self._lingering
@@ -184,10 +186,10 @@ class Dealer:
     def deal(
         self, *, own: Mapping[str, int], spent: Mapping[str, int], now: float
     ) -> Mapping[int, Share]:
-        """The next deal: what each shard may use, besides what the dealer itself uses.
+        """Make the next deal: the share of each shard, beside the dealer's own use.
 
-        `spent` is what is known to have been spent of each purse, but for the runs that
-        are under way and those that nobody has said are `known`.
+        `spent` is the known spending of each purse. It leaves out the runs under way, and
+        the finished ones that `known` has not been called for.
         """
         self.number += 1
         self._lingering = [each for each in self._lingering if each[2] > now]
@@ -198,9 +200,9 @@ class Dealer:
         for name in self._purses:
             self._top_up(name, spent.get(name, 0), seats)
         for shard, seat in seats.items():
-            mine = {name: dealt[shard] for name, dealt in caps.items()}
-            if mine != seat.caps[-1][1]:
-                seat.caps.append((self.number, mine))
+            own_caps = {name: dealt[shard] for name, dealt in caps.items()}
+            if own_caps != seat.caps[-1][1]:
+                seat.caps.append((self.number, own_caps))
         return {
             shard: Share(
                 generation=seat.hand.generation,
@@ -212,7 +214,10 @@ class Dealer:
         }
 
     def _succeeded(self, seat: _Seat, now: float) -> None:
-        """Its successor says what is in flight; nobody says what was sent of late."""
+        """Replace a run by its successor, which reports what is in flight.
+
+        The latest submits of the old run are in no report, so they stay reserved.
+        """
         for name, quota in self._quotas.items():
             if quota.by_minute:
                 self._linger(name, seat.reserved(name), now + LATE_S, seat.hand.shard)
@@ -223,7 +228,7 @@ class Dealer:
             self._lingering.append((quota, amount, until, shard))
 
     def _caps(self, name: str, own: int, seats: Mapping[int, _Seat]) -> dict[int, int]:
-        """By shard; what is dealt anew is reserved for nobody."""
+        """The caps by shard; only unreserved quota is added to them."""
         lingering = sum(each[1] for each in self._lingering if each[0] == name)
         most = self._quotas[name].most - own - lingering
         wants = [
@@ -234,7 +239,7 @@ class Dealer:
         caps: dict[int, int] = {}
         for (shard, seat), fair in zip(seats.items(), evenly(most, wants), strict=True):
             reserved = seat.reserved(name)
-            # Where runs have taken up more than there is, what ends of it is nobody's.
+            # If runs use more than the limit, what they release is dealt to no one.
             caps[shard] = max(0, min(fair, reserved + free))
             free -= max(0, caps[shard] - reserved)
         return caps
@@ -254,9 +259,12 @@ class Dealer:
             self._say_last(name, [*seats.values()])
 
     def _say_last(self, name: str, seats: Sequence[_Seat]) -> None:
-        """If all that have something left wait for more, of this or of another purse, it
-        is for each other: all but one are told that no more of this will come, and what
-        they leave goes to that one, or to who waits for another."""
+        """Break a deadlock of shards that wait for each other's money.
+
+        It exists if all shards with something left wait for more of this or another purse.
+        All but one then get no more of this purse. What they leave goes to that one, or to
+        the shards that wait for another purse.
+        """
         short = [seat for seat in seats if seat.short(name)]
         others = [
             seat
@@ -271,14 +279,16 @@ class Dealer:
 
 
 def evenly(most: int, wants: Iterable[int]) -> list[int]:
-    """So much, dealt out evenly among those who want it, and to none more than it wants;
-    of what cannot be dealt evenly, the first get one more."""
+    """Divide `most` evenly among `wants`, to none more than it wants.
+
+    The first ones get one more if it does not divide evenly.
+    """
     wanted = [*wants]
     dealt = [0] * len(wanted)
     open_ = sorted((want, place) for place, want in enumerate(wanted) if want > 0)
     left = max(0, most)
     while open_ and open_[0][0] * len(open_) <= left:
-        # The one who wants the least gets all of it.
+        # The shard that wants the least gets all that it wants.
         want, place = open_.pop(0)
         dealt[place] = want
         left -= want

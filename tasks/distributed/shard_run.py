@@ -1,7 +1,7 @@
-"""Joining: a batch's shard, run in a process of its own, within the share dealt to it.
+"""Runs one shard of a batch in this process, within the share that the batch grants.
 
-Whoever likes may run it, and run it again: the ledger makes that free. What may be used
-of each account is said by the batch (see `dealing`); who hears no deal buys nothing.
+Any process may run it, and run it again: the ledger makes that safe and free. The batch
+grants a share of each account's quotas (see `quota`). A run without a grant buys nothing.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ from tasks.engine.in_doubt import in_doubt
 from tasks.engine.job import SEND_WITHIN_S
 
 TAKEN_UP_S: Final = 10.0
-"""By then what is at providers has been taken up: it goes first."""
+"""The time in which the engine has taken up the jobs at providers, which go first."""
 
 
 async def run_shard(  # noqa: PLR0913 - each has its default
@@ -52,16 +52,16 @@ async def run_shard(  # noqa: PLR0913 - each has its default
     world: World = REAL,
     gently: Callable[[Night], AbstractContextManager[None]] = nullcontext,
 ) -> Report:
-    """Take every job of a shard to its end; what came of it.
+    """Run every job of a shard to its end; return the last report.
 
     Raises:
-        FencedError: it is over, or somebody newer runs it.
-        LedgerError: there is no such shard to be run.
+        FencedError: the shard is over, or a newer run has it.
+        LedgerError: there is no such shard to run.
     """
     objects = world.objects(root)
     for lane in lanes:
-        # The batch takes its owner's risks, once, when all its shards are over; a GPU of
-        # one's own has none, whatever its seconds are worth.
+        # The batch takes its owner's risks, once, when all its shards are over. An own GPU
+        # has no such risk, whatever its seconds are worth.
         if lane.paid:
             lane.risk = Purse(Decimal(0))
     async with joined(
@@ -95,7 +95,7 @@ async def joined(  # noqa: PLR0913 - as `run_shard`
     hints_url: str | None = None,
     budget_usd: Decimal | None = None,
 ) -> AsyncGenerator[Night]:
-    """A night of one shard, of which nobody older can put anything on record any more."""
+    """A night of one shard, whose older runs are fenced out of the ledger."""
     with TemporaryDirectory(prefix="nightreel-") as name:
         folder = Path(name)
         errand = await mailbox.take(objects, batch, shard, folder / MANIFEST)
@@ -148,20 +148,20 @@ def _wanted(
 
 
 def _hold(engine: Engine, ledger: Ledger, world: World) -> None:
-    """What the run before this one left at its providers holds its slots from the start."""
+    """Hold slots from the start for the jobs that the run before left at providers."""
     loop = asyncio.get_running_loop()
-    for past in ledger.lives.values():
-        lane = next((x for x in engine.lanes.all if x.name == past.lane), None)
-        if past.state is State.ACCEPTED and lane is not None:
-            # Until the engine has come to it, and holds them itself.
+    for history in ledger.lives.values():
+        lane = next((x for x in engine.lanes.all if x.name == history.lane), None)
+        if history.state is State.ACCEPTED and lane is not None:
+            # Until the engine has taken up the job, and holds the slot itself.
             lane.pace.resumed()
             loop.call_later(TAKEN_UP_S, engine.lanes.give_back, lane)
-    for past in in_doubt(ledger.lives, [*ledger.lives]).values():
-        lane = next((x for x in engine.lanes.all if x.name == past.lane), None)
+    for history in in_doubt(ledger.lives, [*ledger.lives]).values():
+        lane = next((x for x in engine.lanes.all if x.name == history.lane), None)
         if lane is None:
             continue
         for_s = max(SEND_WITHIN_S, lane.looks.expected_s() or TYPICAL_S)
-        left_s = (past.submitted_at or 0.0) + for_s - world.today()
+        left_s = (history.submitted_at or 0.0) + for_s - world.today()
         if left_s > 0:
             lane.pace.resumed()
             loop.call_later(min(left_s, for_s), engine.lanes.give_back, lane)

@@ -1,4 +1,4 @@
-"""`/v1/videos`, as the worker speaks it: see docs/reference/gpu-worker.md for what each answer means."""
+"""The worker's `/v1/videos` API; docs/reference/gpu-worker.md explains each answer."""
 
 import hmac
 import math
@@ -30,7 +30,7 @@ PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Api:
-    """Answers for one worker."""
+    """The HTTP handlers of one worker."""
 
     def __init__(self, worker: Worker, now: Callable[[], float] = time.time) -> None:
         self._worker = worker
@@ -53,14 +53,14 @@ class Api:
         return app if key is None else _Locked(app, key)
 
     async def submit(self, request: Request) -> Response:
-        # In chunks, it is as long as it likes, whatever it says beside them.
+        # A chunked body has any length, whatever its Content-Length says.
         chunked = "transfer-encoding" in request.headers
         if chunked or not 0 < _length(request) <= LARGEST_BODY:
             why = f"Content-Length is not 1 to {LARGEST_BODY}"
             return _error(422, "invalid_request", why)
         async with request.form(max_files=1, max_fields=32) as form:
             fields = {
-                name: said for name, said in form.items() if isinstance(said, str)
+                name: text for name, text in form.items() if isinstance(text, str)
             }
             file = form.get("input_reference")
             still = await file.read() if isinstance(file, UploadFile) else None
@@ -79,27 +79,27 @@ class Api:
             return _later("queue_full", str(exc), self._worker.a_clip_s())
         except NotNowError as exc:
             return _later(exc.code, str(exc), exc.again_s)
-        return JSONResponse(self._said(job))
+        return JSONResponse(self._plain(job))
 
     def shown(self, request: Request) -> Response:
         job = self._book.job(request.path_params["id"])
-        return _unknown(request) if job is None else JSONResponse(self._said(job))
+        return _unknown(request) if job is None else JSONResponse(self._plain(job))
 
     def listed(self, request: Request) -> Response:
         asks = request.query_params
         limit, order = asks.get("limit", "20"), asks.get("order", "desc")
         if not (re.fullmatch(r"[0-9]{1,3}", limit) and 1 <= int(limit) <= MOST_LISTED):
-            said = f"limit {limit[:40]!r} is not 1 to {MOST_LISTED}"
-            return _error(422, "invalid_request", said)
+            message = f"limit {limit[:40]!r} is not 1 to {MOST_LISTED}"
+            return _error(422, "invalid_request", message)
         if order not in {"asc", "desc"}:
             return _error(422, "invalid_request", f"order {order!r} is not asc or desc")
         jobs = self._book.jobs(
             limit=int(limit) + 1, after=asks.get("after"), newest_first=order == "desc"
         )
         shown = jobs[: int(limit)]
-        said = [self._said(job) for job in shown]
+        listed = [self._plain(job) for job in shown]
         more = len(jobs) > len(shown)
-        return JSONResponse({"object": "list", "data": said, "has_more": more})
+        return JSONResponse({"object": "list", "data": listed, "has_more": more})
 
     def deleted(self, request: Request) -> Response:
         id_ = request.path_params["id"]
@@ -121,7 +121,7 @@ class Api:
                 return _error(404, "not_ready", f"{job.id} is {job.status}")
 
     def _clip(self, job: Job, *, told: bool) -> Response:
-        """The clip; `told`: whether whoever asks has it then, and does not only look."""
+        """The clip as a response; `told` is true for GET, after which it counts as fetched."""
         path = self._book.clip(job.id)
         if job.gone or not path.exists():
             return _error(410, "gone", f"the clip of {job.id} was fetched and let go")
@@ -129,15 +129,15 @@ class Api:
         return FileResponse(path, media_type="video/mp4", background=then)
 
     def models(self, _: Request) -> Response:
-        said = {"id": self._worker.name, "object": "model"}
-        return JSONResponse({"object": "list", "data": [said]})
+        model = {"id": self._worker.name, "object": "model"}
+        return JSONResponse({"object": "list", "data": [model]})
 
     def health(self, _: Request) -> Response:
         phase, reason = self._worker.phase()
-        said = {"status": phase, "queued": self._book.queued()}
+        health = {"status": phase, "queued": self._book.queued()}
         if reason:
-            said["reason"] = reason
-        return JSONResponse(said, 200 if phase in {"ready", "draining"} else 503)
+            health["reason"] = reason
+        return JSONResponse(health, 200 if phase in {"ready", "draining"} else 503)
 
     def metrics(self, _: Request) -> Response:
         measures = self._worker.measures
@@ -145,7 +145,7 @@ class Api:
             return PlainTextResponse("", 503)
         return Response(measures.text(), media_type=PROMETHEUS)
 
-    def _said(self, job: Job) -> dict[str, Any]:
+    def _plain(self, job: Job) -> dict[str, Any]:
         ask, error = job.ask, job.error
         took_s = (job.completed_at or 0) - (job.started_at or 0)
         done = job.status == "completed"
@@ -169,7 +169,7 @@ class Api:
 
 
 class _Locked:
-    """Lets in whoever has the key; anybody may ask after its health."""
+    """Requires the key for every path except `/health`."""
 
     def __init__(self, app: ASGIApp, key: str) -> None:
         self._app = app
@@ -186,8 +186,8 @@ class _Locked:
 
 
 def _length(request: Request) -> int:
-    said = request.headers.get("content-length", "")
-    return int(said) if said.isdecimal() else 0
+    length = request.headers.get("content-length", "")
+    return int(length) if length.isdecimal() else 0
 
 
 def _whole(moment: float | None) -> int | None:
@@ -197,8 +197,8 @@ def _whole(moment: float | None) -> int | None:
 def _error(
     status: int, code: str, message: str, headers: Mapping[str, str] | None = None
 ) -> Response:
-    said = {"error": {"code": code, "message": message}}
-    return JSONResponse(said, status, headers)
+    body = {"error": {"code": code, "message": message}}
+    return JSONResponse(body, status, headers)
 
 
 def _later(code: str, message: str, again_s: float) -> Response:
@@ -210,7 +210,7 @@ def _unknown(request: Request) -> Response:
 
 
 def _foreign(_: Request, exc: HTTPException) -> Response:
-    """What the framework refuses: no such page, no such method, no form."""
+    """The answer to a request that the framework refuses: a bad path, method or form."""
     known = {400: "invalid_request", 404: "not_found"}
     status = 422 if exc.status_code == HTTPStatus.BAD_REQUEST else exc.status_code
     return _error(status, known.get(exc.status_code, "refused"), str(exc.detail))

@@ -1,6 +1,7 @@
-"""H.264 in a separate process: raw RGB on stdin, a whole MP4 under its name at the end.
+"""Encodes H.264 in a separate process: raw RGB on stdin, a complete MP4 file at the end.
 
-Started as a script, once a clip, so that no encoder takes the GPU's process's time.
+The process runs this file as a script, once for each clip, so that encoding takes no time
+from the process of the GPU.
 """
 
 import logging
@@ -21,10 +22,10 @@ log = logging.getLogger(__name__)
 
 SOFTWARE: Final = "libx264"
 HARDWARE: Final = "h264_nvenc"
-"""Followed by `:` and the card's number: else each worker's would be the first card."""
+"""Followed by `:` and the card's number; without it each worker would use the first card."""
 
-# One thread: with more, the bytes depend on how many there are. 1.4 to 3.7 CPU-seconds a
-# clip of 81 frames, while the next takes eight or more on the GPU.
+# One thread: with more, the bytes depend on their number. A clip of 81 frames takes 1.4 to
+# 3.7 CPU-seconds, while the next one takes eight seconds or more on the GPU.
 _OPTIONS: Final = {
     SOFTWARE: {"crf": "18", "preset": "medium"},
     HARDWARE: {"preset": "p5", "rc": "constqp", "qp": "19"},
@@ -34,19 +35,19 @@ _LIMITED: Final = 1
 
 
 class EncodingError(Exception):
-    """No MP4 came of it."""
+    """The encoder made no MP4."""
 
 
 def encode(frames: "Frames", fps: int, codec: str, to: Path) -> None:
-    """Write an MP4, synced under its name; `to` is whole or not there.
+    """Write an MP4 and sync it; the file `to` is complete or does not exist.
 
     Raises:
-        EncodingError: the encoder ended without it.
+        EncodingError: the encoder made no MP4.
     """
     try:
         _encoded(frames, fps, codec, to)
     except EncodingError as exc:
-        # A card has a limited number of sessions, and memory that the model wants, too.
+        # A card has a limited number of sessions, and the model needs its memory, too.
         if codec == SOFTWARE:
             raise
         log.warning(
@@ -59,7 +60,7 @@ def _encoded(frames: "Frames", fps: int, codec: str, to: Path) -> None:
     part = to.with_name(f"{to.name}.part")
     shape = frames.shape
     words = [shape.width, shape.height, fps, codec, part]
-    # -P: or this folder would be searched for modules first.
+    # -P keeps this folder off the module search path.
     child = subprocess.run(  # noqa: S603 - this very file
         [sys.executable, "-P", __file__, *map(str, words)],
         input=frames.rgb,
@@ -67,14 +68,14 @@ def _encoded(frames: "Frames", fps: int, codec: str, to: Path) -> None:
         check=False,
     )
     if child.returncode:
-        [*_, said] = ["", *child.stderr.decode(errors="replace").splitlines()]
-        raise EncodingError(f"the encoder ended with {child.returncode}: {said}")
+        [*_, last_line] = ["", *child.stderr.decode(errors="replace").splitlines()]
+        raise EncodingError(f"the encoder ended with {child.returncode}: {last_line}")
     part.replace(to)
     _sync(to.parent)
 
 
 def best(device: str) -> str:
-    """The card's own encoder where a session opens: H100s and similar cards have none."""
+    """The card's encoder if a session opens; H100s and similar cards have no encoder."""
     kind, _, place = device.partition(":")
     if kind != "cuda":
         return SOFTWARE
@@ -91,21 +92,21 @@ def best(device: str) -> str:
 
 
 def main() -> None:
-    """The child: reads frames as they come, and fails if the last one is cut short."""
+    """The child process: reads frames as they come, and fails if the last one is short."""
     import av  # noqa: PLC0415 - the parent needs none of it
 
     width, height, fps = map(int, sys.argv[1:4])
     codec, path = sys.argv[4:]
     name, _, card = codec.partition(":")
     options = _OPTIONS[name] | ({"gpu": card} if card else {})
-    # PyAV's types leave open what a packet is of.
+    # PyAV's types do not say which stream a packet belongs to.
     opened: Any = av.open(path, "w", format="mp4", options={"movflags": "+faststart"})
     with opened as mp4:
         video = mp4.add_stream(name, rate=fps, options=options)
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
         context = video.codec_context
         context.thread_count = 1
-        # Told, for players guess: 601 for what is small, 709 for what is large.
+        # Set explicitly, because players guess: 601 for small frames, 709 for large ones.
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = _LIMITED
         for frame in _frames(width, height):

@@ -1,4 +1,4 @@
-"""A clip on its way down the assembly line."""
+"""A clip on its way through the pipeline."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +10,7 @@ from tasks.worker.model_protocol import CancelledError
 
 @dataclass(slots=True)
 class Run:
-    """A clip on its way down the line."""
+    """A clip on its way through the pipeline."""
 
     job: Job
     work: Any = None
@@ -20,10 +20,10 @@ class Run:
     cancelled: bool = False
 
     def go_on(self) -> None:
-        """Looked at before each stage and each step.
+        """Check for cancellation, before each stage and each step.
 
         Raises:
-            CancelledError: it is not wanted any more.
+            CancelledError: the job was cancelled.
         """
         if self.cancelled:
             raise CancelledError

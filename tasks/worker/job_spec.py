@@ -93,9 +93,9 @@ class Ask:
 
     @classmethod
     def read(cls, text: str) -> "Ask":
-        said: dict[str, Any] = json.loads(text)
-        said["shape"] = Shape(**said["shape"])
-        return cls(**said)
+        plain: dict[str, Any] = json.loads(text)
+        plain["shape"] = Shape(**plain["shape"])
+        return cls(**plain)
 
 
 def asked(form: Mapping[str, str], still: bytes | None, model: Model, name: str) -> Ask:
@@ -139,7 +139,7 @@ def shape_of(text: str, model: Model) -> Shape:
 
 
 def _heeded(high: float, low: float, model: Model) -> None:
-    """The pipeline would silently leave out what is refused here."""
+    """Refuse options that the pipeline would silently ignore."""
     if high <= 1 < low:
         raise AskError(
             f"guidance_scale_2 {low:g} goes unheeded where guidance_scale is {high:g}:"

@@ -1,8 +1,8 @@
-"""The worker's book: its jobs in SQLite and its clips in a folder, through any restart.
+"""The worker's book: its jobs in SQLite and its clips in a folder, across restarts.
 
-A job that is accepted is durable before the answer is sent; a clip is synced and renamed
-before its job is completed. What was under way when the process died is queued again, and
-a job is blamed only for a death that nothing else explains, with nothing else in the line.
+An accepted job is durable before the answer is sent. A clip is synced and renamed before its
+job is completed. Jobs that were under way when the process died are queued again. A job is
+blamed for a death only if nothing else explains it, and no other job was in the pipeline.
 """
 
 import fcntl
@@ -19,12 +19,12 @@ from tasks.worker.jobs import SEEN, Job, read
 from tasks.worker.sqlite import AGAIN, CANCELLED, FAILED, OPEN, Rows
 
 MOST_DEATHS: Final = 5
-"""Of the process, with one job alone in the line: it is not made for ever."""
+"""Deaths of the process, with a job alone in the pipeline, after which the job fails."""
 ROWS_S: Final = 7 * 86_400.0
-"""How long it is known that there was a job, once its clip is let go or it came to nothing."""
+"""How long a row is kept after its clip was deleted or its job failed."""
 MOST_HANGS: Final = 2
 ENDING_S: Final = 5.0
-"""For so long whoever has the folder may be about to end."""
+"""How long to wait for another worker that may be about to release the folder."""
 
 
 class BookError(Exception):
@@ -36,14 +36,14 @@ class TakenError(Exception):
 
 
 class FullError(Exception):
-    """As many jobs wait as may."""
+    """The queue is full."""
 
 
 class Book:
     """The worker's jobs and their outcomes."""
 
     def __init__(self, folder: Path, build: str, now: float, *, boot: str) -> None:
-        """`boot` tells when the machine began: what a power cut ended, no job did."""
+        """`boot` identifies the boot of the machine: no job is blamed for a power cut."""
         self._folder = folder
         self._clips = folder / "clips"
         self._clips.mkdir(parents=True, exist_ok=True)
@@ -58,11 +58,11 @@ class Book:
         os.close(self._held)
 
     def add(self, ask: Ask, still: bytes, *, now: float, at_most: int) -> Job:
-        """Queue a job, or find it: the same ask again is the job as it stands.
+        """Queue a job, or return the existing one if the same ask comes again.
 
         Raises:
-            TakenError: the id is another ask's.
-            FullError: `at_most` wait already.
+            TakenError: another ask has this id.
+            FullError: `at_most` jobs wait already.
         """
         with self._rows.together():
             if (job := self.job(ask.id)) is not None:
@@ -83,7 +83,7 @@ class Book:
         return None if row is None else read(row)
 
     def jobs(self, *, limit: int, after: str | None, newest_first: bool) -> list[Job]:
-        """Jobs in the order they came, from the one after `after` on."""
+        """Jobs in the order of their arrival, from the one after `after` on."""
         then = None if after is None else self.job(after)
         seq = None if then is None else then.seq
         side, way = ("<", "DESC") if newest_first else (">", "ASC")
@@ -101,18 +101,18 @@ class Book:
         return None if row is None else row[0]
 
     def hold(self, job: Job) -> None:
-        """It is in the line: if the process dies now, it may be why."""
+        """Mark a job as in the pipeline: if the process dies now, it may be the cause."""
         self._rows.change("held = 1 WHERE seq = ?", job.seq)
 
     def begin(self, job: Job, now: float) -> bool:
-        """Whether it was still queued, and is under way now."""
+        """Start a job if it is still queued; whether it was."""
         return self._rows.change(
             "status = 'in_progress', started_at = ? WHERE seq = ? AND status = 'queued'",
             *(now, job.seq),
         )
 
     def ends(self) -> None:
-        """The process is about to end, and why is known: no job is to be blamed."""
+        """Note that the process ends for a known reason, so that no job is blamed."""
         self._rows.put("UPDATE process SET told = 1")
 
     def cancel(self, id_: str, now: float) -> None:
@@ -122,7 +122,7 @@ class Book:
             if (job := self.job(id_)) is not None:
                 self._rows.change(f"{CANCELLED} AND status = 'queued'", now, job.seq)
 
-    # From here on by `seq`: whoever forgot a job may have asked for another by its id.
+    # From here on jobs go by `seq`: a client may have deleted a job and reused its id.
 
     def end_cancelled(self, job: Job, now: float) -> None:
         self._rows.change(CANCELLED, now, job.seq)
@@ -131,11 +131,12 @@ class Book:
         self._rows.change(FAILED, code, why, now, job.seq)
 
     def requeue(self, job: Job) -> None:
-        """Unless it is over, or was cancelled: then the next start ends it."""
+        """Queue a job again, unless it has ended or was cancelled. The next start ends a cancelled
+        one."""
         self._rows.change(AGAIN, job.seq)
 
     def hung(self, id_: str, why: str, now: float) -> None:
-        """A step of it hung: it is queued once more, and failed the second time."""
+        """Queue a job again after a step of it hung; fail it the second time."""
         with self._rows.together():
             if (job := self.job(id_)) is None:
                 return
@@ -148,7 +149,7 @@ class Book:
     def complete(
         self, job: Job, stages: Mapping[str, float], peak_mb: float, now: float
     ) -> None:
-        """Its clip is in place: it is completed, unless it was cancelled meanwhile."""
+        """Complete a job whose clip is in place, unless it was cancelled meanwhile."""
         with self._rows.together():
             done = self._rows.change(
                 "status = 'completed', completed_at = ?, stages = ?, peak_mb = ?,"
@@ -172,8 +173,10 @@ class Book:
         self._rows.put("DELETE FROM jobs WHERE id = ?", id_)
 
     def let_go(self, fetched_before: float) -> None:
-        """Delete the clips that were fetched long ago, and forget in the end that there
-        were such jobs; clips never fetched are kept."""
+        """Delete clips that were fetched before this time, and in the end their rows.
+
+        Clips that were never fetched are kept.
+        """
         for [id_] in self._rows.all(
             "id", "gone = 0 AND fetched_at < ?", fetched_before
         ):
@@ -190,7 +193,7 @@ class Book:
         return self._rows.count("status = 'queued'")
 
     def unfetched(self, since: float) -> int:
-        """Clips completed since then that nobody has fetched yet."""
+        """The number of clips completed since then and not fetched yet."""
         return self._rows.count(
             "status = 'completed' AND fetched_at IS NULL AND completed_at >= ?", since
         )
@@ -208,7 +211,7 @@ class Book:
             )
 
     def _take_up(self, now: float, boot: str) -> None:
-        """What the last process left under way."""
+        """Requeue or end the jobs that the last process left under way."""
         with self._rows.together():
             held = self._rows.all("seq", f"held = 1 AND {OPEN}")
             for seq, id_, cancelled in self._rows.all(
@@ -235,12 +238,12 @@ class Book:
             self._rows.change(AGAIN, seq)
 
     def _explained(self, boot: str) -> bool:
-        """Whether the last process ended as it was told to, or with the machine."""
+        """Whether the last process ended for a known reason, or with the machine."""
         last = self._rows.all_of("SELECT boot, told FROM process")
         return any(told or was != boot for was, told in last)
 
     def _blame(self, held: list[int], now: float) -> None:
-        """Of several in the line any may have done it: each is made alone from now on."""
+        """Blame the jobs in the pipeline for a death; several are each made alone from then on."""
         for seq in held:
             if len(held) > 1:
                 self._rows.change("alone = 1 WHERE seq = ?", seq)
@@ -252,7 +255,7 @@ class Book:
 
 
 def _hold(path: Path) -> int:
-    """A lock that the system lets go when the process is gone, however it went."""
+    """Take a lock that the system releases when the process ends, however it ends."""
     handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
     until = time.monotonic() + ENDING_S
     while not _locked(handle):

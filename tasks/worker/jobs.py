@@ -1,4 +1,4 @@
-"""A job of the worker's, as a row of its book."""
+"""A job of the worker, as a row of its book."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,15 +27,14 @@ class Job:
     started_at: float | None
     completed_at: float | None
     error: tuple[str, str] | None
-    """Its code, and what happened."""
+    """The error's code and message."""
     stages: Mapping[str, float]
     peak_mb: float | None
     fetched_at: float | None
     gone: bool
-    """Whether its clip was fetched, and let go."""
+    """Whether its clip was fetched, and deleted."""
     alone: bool
-    """Whether it was in the line, with others, when a process died: it is made with nothing
-    beside it."""
+    """Whether it was in the pipeline with others when a process died. It is then made alone."""
 
     @property
     def id(self) -> str:

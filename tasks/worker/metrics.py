@@ -15,7 +15,7 @@ _PREFIX: Final = "nightreel_worker"
 
 
 class Measures(Collector):
-    """Adds up time: each moment is busy, or idle with work at hand, or idle without.
+    """Adds up time: the GPU is busy, idle although jobs wait, or idle without jobs.
 
     The GPU counts as busy while a clip is in denoising or decoding.
     """
@@ -35,7 +35,7 @@ class Measures(Collector):
         self._recent: deque[float] = deque()
 
     def wanted(self, *jobs: str) -> None:
-        """These wait for the GPU, from now until they are `settled`."""
+        """Count these jobs as waiting for the GPU, until they are `settled`."""
         with self._lock:
             self._pass()
             self._wanted.update(jobs)
@@ -110,14 +110,14 @@ class Measures(Collector):
 
 
 def _gauges(share: float, hourly: float, queued: int) -> list[Metric]:
-    said = {
+    gauges = {
         "gpu_busy_share": ("of the time since it was warm", share),
         "clips_per_hour": ("in the last hour, or since it was warm", hourly),
         "jobs_queued": ("jobs that have not begun", queued),
     }
     return [
         GaugeMetricFamily(f"{_PREFIX}_{name}", words, value=value)
-        for name, (words, value) in said.items()
+        for name, (words, value) in gauges.items()
     ]
 
 

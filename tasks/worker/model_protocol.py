@@ -40,11 +40,11 @@ class InvalidImageError(StudioError):
 
 
 class LostGpuError(Exception):
-    """The device answers nothing any more: only another process can use it."""
+    """The device no longer answers: only another process can use it."""
 
 
 class CancelledError(Exception):
-    """Nobody wants the clip any more."""
+    """The job was cancelled."""
 
 
 Scene = Any
@@ -53,7 +53,7 @@ Latents = Any
 """The latents of a clip, on the device."""
 
 OnStep = Callable[[int], None]
-"""Told how many steps are done; what it raises ends the clip between two steps."""
+"""Called with the number of finished steps. An exception from it ends the clip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Studio(Protocol):
     def latents(self, scene: Scene, on_step: OnStep) -> Latents: ...
     def frames(self, latents: Latents, shape: Shape) -> Frames: ...
     def peak_mb(self) -> float:
-        """The most memory that was in use since this was asked last."""
+        """The peak of memory use since the last call, in MB."""
         ...
 
 
@@ -86,7 +86,7 @@ class Plan:
     """Which model to load, where, and how."""
 
     model: str
-    """A folder, or the id of what is in the machine's cache."""
+    """A folder, or the id of a model in the machine's cache."""
     device: str = "cuda:0"
     steps: int | None = None
     lora_high: Path | None = None

@@ -29,7 +29,7 @@ from tasks.worker.watchdog import Watchdog
 log = logging.getLogger(__name__)
 
 AHEAD: Final = 2
-"""Clips that are made ready before the GPU asks for them."""
+"""The number of clips prepared in advance of the GPU."""
 WRITERS: Final = 2
 """Encoders at once: 720p takes one core 5 s, and a distilled small model the GPU less."""
 
@@ -77,13 +77,13 @@ class Pipeline:
             threading.Thread(target=self._guarded, args=(stage,), daemon=True).start()
 
     def came(self, job: Job) -> None:
-        """A job is in the book that was not."""
+        """Note that the book has a new job."""
         self._measures.wanted(job.id)
         with self._news:
             self._news.notify_all()
 
     def progress(self, id_: str) -> int:
-        """Percent of its steps that are done; whole only once the clip is."""
+        """The percentage of finished steps, at most 99 before the clip is complete."""
         run = self._runs.get(id_)
         return 0 if run is None else min(99, 100 * run.steps // run.ask.steps)
 
@@ -96,13 +96,13 @@ class Pipeline:
             self._measures.settled(id_)
 
     def drain(self) -> None:
-        """Finish what has begun, leave the rest in the book, and end."""
+        """Finish the clips under way, leave the other jobs in the book, and end."""
         with self._news:
             self._draining = True
             self._news.notify_all()
 
     def join(self, timeout_s: float | None = None) -> bool:
-        """Whether the line has ended."""
+        """Wait for the pipeline to end; whether it has."""
         return self._over.wait(timeout_s)
 
     def _guarded(self, stage: Callable[[], None]) -> None:
@@ -119,7 +119,7 @@ class Pipeline:
         self._ready.put(None)
 
     def _next(self) -> Run | None:
-        """The next job, when there is one; None once the line drains."""
+        """Wait for the next job; None once the pipeline drains."""
         with self._news:
             while not self._draining:
                 free = [job for job in self._book.waiting() if job.id not in self._runs]
@@ -137,14 +137,14 @@ class Pipeline:
         work: Callable[[Run], Any],
         outbox: Queue[Run | None],
     ) -> None:
-        """Take what comes, work on it, hand it on."""
+        """Take each clip, work on it, and pass it on."""
         while (run := inbox.get()) is not None:
             if self._worked(run, work, work.__name__.removeprefix("_")):
                 outbox.put(run)
         outbox.put(None)
 
     def _write_all(self) -> None:
-        """Write what comes; the last of those that do ends the line."""
+        """Write each clip; the last writer to stop ends the pipeline."""
         while (run := self._decoded.get()) is not None:
             self._worked(run, self._write, "write")
         with self._news:
@@ -157,7 +157,7 @@ class Pipeline:
             self._over.set()
 
     def _worked(self, run: Run, work: Callable[[Run], Any], stage: str) -> bool:
-        """Whether the clip goes on; if not, the book says why."""
+        """Work on a clip; whether it continues. If not, the book has the reason."""
         began = time.monotonic()
         try:
             run.go_on()
@@ -195,7 +195,7 @@ class Pipeline:
         still = self._book.still(run.job)
         if still is None:
             raise _LeftError
-        # Alike to nothing: behind two steps of another clip it takes as long as they do.
+        # A kind for itself: behind two steps of another clip it takes as long as they do.
         self._watchdog.step("prepare", run.id, run.id)
         try:
             return self._studio.scene(run.ask, still)
@@ -243,4 +243,4 @@ class Pipeline:
 
 
 class _LeftError(Exception):
-    """It is not to begin now: it was cancelled before, or the line drains."""
+    """The job must not start now: it was cancelled, or the pipeline drains."""

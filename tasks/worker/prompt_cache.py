@@ -1,4 +1,4 @@
-"""Prompts as the model reads them: each distinct text is encoded once, and kept a while."""
+"""Caches encoded prompts: each distinct text is encoded once, and kept for a while."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -9,7 +9,7 @@ PROMPTS_MB: Final = 512
 
 
 class Embedding(Protocol):
-    """As torch's tensors are."""
+    """The part of torch's tensors that the cache needs."""
 
     @property
     def nbytes(self) -> int: ...
@@ -19,7 +19,7 @@ E = TypeVar("E", bound=Embedding)
 
 
 class Prompts(Generic[E]):
-    """Those used last; what is used least lately goes first."""
+    """A cache that drops the least recently used prompts first."""
 
     def __init__(
         self, encode: Callable[[str], E], most_bytes: int = PROMPTS_MB * 2**20

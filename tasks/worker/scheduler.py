@@ -1,6 +1,6 @@
-"""Whose turn it is: clips that are alike one after the other, and nobody for ever last.
+"""Chooses the next job: similar clips one after the other, but no job waits for ever.
 
-Before them all, and with nothing beside it, goes a job that may have ended a process.
+A job that may have killed a process goes before all others, and is made alone.
 """
 
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from tasks.worker.job_spec import Ask, Model
 from tasks.worker.jobs import Job
 
 MOST_IN_A_ROW: Final = 8
-"""Clips of one kind while the oldest job is of another."""
+"""The most clips of one kind in a row while the oldest job is of another kind."""
 
 Kind = tuple[int, int, bool]
-"""Tokens, steps, and whether there is guidance: what is alike runs without a recompile."""
+"""Tokens, steps, and whether there is guidance. Equal kinds run without a recompile."""
 
 
 def kind(ask: Ask, model: Model) -> Kind:
@@ -21,7 +21,7 @@ def kind(ask: Ask, model: Model) -> Kind:
 
 
 class Turns:
-    """Remembers what went last, and how often in a row."""
+    """Remembers the last kind, and how often in a row it was chosen."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -29,7 +29,7 @@ class Turns:
         self._row = 0
 
     def next(self, waiting: Sequence[Job], under_way: Sequence[Job]) -> Job | None:
-        """Whom of those waiting, oldest first: the oldest of the last kind, or the oldest."""
+        """The next of `waiting` (oldest first): the oldest of the last kind, or the oldest."""
         alone = next((job for job in waiting if job.alone), None)
         if alone or any(job.alone for job in under_way):
             return None if under_way else alone

@@ -1,8 +1,8 @@
-"""Runs one worker: its server, its model, and what a signal does to both.
+"""Runs one worker: its server, its model, and its signals.
 
-SIGTERM drains: what has begun is finished and may still be fetched, what is queued stays
-in the book for the next start. A second signal does not wait, nor does a worker whose
-supervisor is gone: the next one's is to find its port and its book free.
+SIGTERM drains the worker: clips under way are finished and can still be fetched, and queued
+jobs stay in the book for the next start. A second signal ends it at once. A worker whose
+supervisor is gone ends at once, too, so that the next one finds its port and book free.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """How a worker is served."""
+    """The options of a worker's server."""
 
     host: str
     port: int
@@ -47,25 +47,25 @@ class Service:
     queue: int
     shapes: Sequence[str]
     keep_s: float
-    """How long a clip is kept once it was fetched."""
+    """How long a clip is kept after it was fetched."""
     hang_after_s: float
     load_within_s: float
     key: str | None = None
     supervised: bool = False
-    """Whether it ends when its standard input does."""
+    """Whether the worker ends when its standard input ends."""
 
 
 def serve(
     plan: Plan, service: Service, load: Load, started: Callable[[str], None]
 ) -> None:
-    """Serve until drained; calls `started` with the address, long before the model is warm.
+    """Serve until drained; call `started` with the address, long before the model is warm.
 
     Raises:
-        WorkerError: the model cannot be had, or does not fit.
-        BookError: the state folder is another worker's.
-        OSError: the port cannot be had.
+        WorkerError: the model cannot be loaded, or does not fit.
+        BookError: another worker uses the state folder.
+        OSError: the port cannot be opened.
     """
-    # The book first: who had it a moment ago may have the port, too.
+    # The book first: a worker that is just releasing it may still hold the port.
     book = Book(service.state, plan.build, time.time(), boot=_boot())
     try:
         with bound(service.host, service.port) as listener:
@@ -84,7 +84,7 @@ def serve(
 
 
 def _boot() -> str:
-    """Another one each time that the machine begins; nothing where the system has none."""
+    """The id of the machine's boot; empty if the system has none."""
     try:
         return BOOT.read_text().strip()
     except OSError:
@@ -100,7 +100,7 @@ async def _until_drained(
     sweeping = asyncio.create_task(_sweep(worker.book, service.keep_s))
     warming = _in_a_thread(lambda: worker.warm(load, service.shapes))
     try:
-        # Told to stop while it loads, it has nothing to finish.
+        # A worker that is stopped while it loads has nothing to finish.
         await asyncio.wait([warming, first], return_when=asyncio.FIRST_COMPLETED)
         if warming.done():
             warming.result()
@@ -135,13 +135,16 @@ async def _sweep(book: Book, keep_s: float) -> None:
     while True:
         try:
             await asyncio.to_thread(lambda: book.let_go(time.time() - keep_s))
-        except (OSError, sqlite3.Error) as exc:  # nothing is lost: the next one may do
+        except (
+            OSError,
+            sqlite3.Error,
+        ) as exc:  # nothing is lost: the next sweep may succeed
             log.warning("worker.not_cleaned_up old clips stay for now: %s", exc)
         await asyncio.sleep(SWEEP_S)
 
 
 def _in_a_thread(work: Callable[[], None]) -> asyncio.Future[None]:
-    """A thread that an exit waits for no longer than for a driver: not at all."""
+    """Run in a daemon thread, because it may hang in a driver: an exit does not wait for it."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()
 
@@ -154,13 +157,13 @@ def _in_a_thread(work: Callable[[], None]) -> asyncio.Future[None]:
             future.set_exception(exc)
 
     def run() -> None:
-        said: BaseException | None = None
+        error: BaseException | None = None
         try:
             work()
-        except BaseException as exc:  # noqa: BLE001 - whoever waits is told
-            said = exc
+        except BaseException as exc:  # noqa: BLE001 - the caller gets it
+            error = exc
         with suppress(RuntimeError):  # the loop is over: nobody waits
-            loop.call_soon_threadsafe(tell, said)
+            loop.call_soon_threadsafe(tell, error)
 
     threading.Thread(target=run, daemon=True).start()
     return future

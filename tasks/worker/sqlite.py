@@ -53,13 +53,13 @@ AGAIN: Final = (
 
 
 class Rows:
-    """Each call takes a millisecond, and is durable when it returns."""
+    """The rows of the jobs' table. Each call takes a millisecond, and is then durable."""
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
-        # In WAL mode less than FULL may lose the last commits with the power.
+        # In WAL mode, less than FULL may lose the last commits in a power cut.
         self._db.execute("PRAGMA synchronous=FULL")
         self._db.executescript(TABLE)
 
@@ -69,7 +69,7 @@ class Rows:
 
     @contextmanager
     def together(self) -> Generator[None]:
-        """All that is changed within is, or nothing."""
+        """Make the changes within the block in one transaction."""
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -84,7 +84,7 @@ class Rows:
             self._db.execute(statement, values)
 
     def change(self, change: str, *values: Any) -> bool:
-        """Whether there was a row to change."""
+        """Update rows; whether there was one to change."""
         with self._lock:
             changed = self._db.execute(f"UPDATE jobs SET {change}", values)  # noqa: S608 - our own words
             return changed.rowcount > 0
@@ -101,7 +101,7 @@ class Rows:
             ).fetchall()
 
     def one(self, columns: str, where: str, *values: Any) -> Any:
-        """The first row, None if there is none."""
+        """The first row, or None."""
         return next(iter(self.all(columns, where, *values)), None)
 
     def count(self, where: str, *values: Any) -> int:

@@ -1,6 +1,6 @@
-"""A worker for each device: starts them, starts again what dies, drains all on a signal.
+"""Runs a worker for each device: restarts those that die, and drains all on a signal.
 
-Each holds the other end of a pipe: however this process ends, they know.
+Each worker reads from a pipe of this process, so it notices however this process ends.
 """
 
 import asyncio
@@ -17,7 +17,8 @@ QUICK_S: Final = 60.0
 LONGEST_WAIT_S: Final = 60.0
 DRAINED: Final = 0
 BADLY_TOLD: Final = 2
-"""At its first start, for later ones are told the same: then its GPU is not back yet."""
+"""The exit code for bad options. It is final only at the first start. The options of later
+starts are the same, so there it means that the GPU is not back yet."""
 
 
 class Supervisor:
@@ -29,16 +30,16 @@ class Supervisor:
         self._stopping = asyncio.Event()
 
     async def run(self) -> int:
-        """Run them all; the worst exit code."""
+        """Run all commands; return the worst exit code."""
         loop = asyncio.get_running_loop()
-        # A terminal that closes says SIGHUP, and only to this process.
+        # A terminal that closes sends SIGHUP, and only to this process.
         for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(sign, self._stop)
         each = range(len(self._commands))
         return max(await asyncio.gather(*(self._keep(place) for place in each)))
 
     def _stop(self) -> None:
-        """A second signal reaches the workers too, and they do not wait."""
+        """Terminate the workers. A second call makes them end at once."""
         self._stopping.set()
         for child in self._children.values():
             if child.returncode is None:
@@ -64,11 +65,11 @@ class Supervisor:
                 return code
 
     async def _once(self, place: int) -> int:
-        # A separate group: ^C in a terminal reaches this process, which tells it once.
+        # A separate group: ^C in a terminal reaches this process only, which signals it once.
         child = await asyncio.create_subprocess_exec(
             *self._commands[place],
             start_new_session=True,
-            # Nothing is ever written: it closes with this process, killed or not.
+            # Nothing is ever written: the pipe closes with this process, even if it is killed.
             stdin=asyncio.subprocess.PIPE,
         )
         self._children[place] = child
@@ -89,7 +90,7 @@ class Supervisor:
 
 
 def supervise(commands: Sequence[Sequence[str]]) -> int:
-    """Run commands until a signal, each again if it dies; the worst exit code."""
+    """Run commands until a signal, and restart those that die; return the worst exit code."""
 
     async def run() -> int:
         return await Supervisor(commands).run()

@@ -1,4 +1,4 @@
-"""A step that hangs ends the process: nothing else gets a thread back from a device."""
+"""Ends the process if a step hangs: nothing else frees a thread that waits for a device."""
 
 import statistics
 import threading
@@ -8,22 +8,22 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 TIMES: Final = 5
-"""A step may take this many times the median of its like."""
+"""A step may take this many times the median of its kind."""
 FLOOR_S: Final = 30.0
-"""However quick its like are: the first of a clip has the still's encoding in it."""
+"""The least limit of a step, because the first step of a clip includes encoding the still."""
 KNOWN: Final = 3
-"""Steps after which their median is believed."""
+"""The number of steps after which their median is used."""
 
 LOOKS_S: Final = 0.5
 OVERSLEPT_S: Final = 5.0
-"""Between two looks, though they are half a second apart."""
+"""A gap between two checks, normally 0.5 s apart, that shows that the process was frozen."""
 
 Bark = Callable[[str, str], None]
-"""Told the job whose step hangs, and for how long it has."""
+"""Called with the job whose step hangs, and with how long it has hung."""
 
 
 class Patience:
-    """How long a step may take, by what its like have taken."""
+    """Decides how long a step may take, by the times of earlier steps of its kind."""
 
     def __init__(self, first_s: float) -> None:
         self._first_s = first_s
@@ -67,8 +67,10 @@ class Watchdog:
     def step(
         self, stage: str, job: str, like: Hashable, within_s: float | None = None
     ) -> None:
-        """A step begins, and the one before it has ended; it may take `within_s`, or what
-        its like allow."""
+        """Note the start of a step and the end of the one before it.
+
+        The step may take `within_s` seconds, or what the times of its kind allow.
+        """
         with self._lock:
             now = self._now()
             before = self._steps.get(stage)
@@ -79,20 +81,22 @@ class Watchdog:
             self._steps[stage] = _Step(job, like, now, due)
 
     def rest(self, stage: str) -> None:
-        """Nothing runs in this stage."""
+        """Note that no step runs in this stage."""
         with self._lock:
             self._steps.pop(stage, None)
 
     def watch(self) -> None:
-        """Look until `stop`; the caller gives it a thread."""
+        """Check until `stop` is called; the caller provides the thread."""
         self.look()
         while not self._over.wait(LOOKS_S):
             self.overslept()
             self.look()
 
     def overslept(self) -> None:
-        """Who was late to look stood still with the whole process (a container that was
-        paused, SIGSTOP), and so did every step: that time does not count."""
+        """Extend all limits if the whole process was frozen (a paused container, SIGSTOP).
+
+        A late check shows that; the frozen time of the steps does not count.
+        """
         with self._lock:
             slept = self._now() - self._looked
             if slept > OVERSLEPT_S:

@@ -1,4 +1,4 @@
-"""The worker itself: warming up, ready, draining or dead, and what it does for whom then."""
+"""The worker: it warms up, is ready, drains, or is dead, and answers accordingly."""
 
 import io
 import logging
@@ -36,22 +36,22 @@ Phase = Literal["warming_up", "ready", "draining", "dead"]
 STEP_HUNG: Final = 75
 """Exit code: a step hung. Start it again: its job is queued."""
 LOST_GPU: Final = 76
-"""Exit code: the device answers nothing any more. Start it again: all jobs are queued."""
+"""Exit code: the device no longer answers. Start it again: all jobs are queued."""
 BROKEN: Final = 70
-"""Exit code: a fault of the worker's own. Start it again: all jobs are queued."""
+"""Exit code: the worker itself failed. Start it again: all jobs are queued."""
 
 WARM_STEPS: Final = 2
-"""Enough that both experts have run."""
+"""Enough steps that both experts have run."""
 WARM_UP: Final = "warm-up"
 LOADING: Final = "loading the model"
 UNKNOWN_S: Final = 30.0
-"""How long a clip is thought to take before there was one."""
+"""The assumed time of a clip before the first one is finished."""
 LONGEST_ASKED_S: Final = 300.0
-"""In Retry-After: a lane that is to wait a quarter of an hour takes nothing more."""
+"""The longest Retry-After: a lane that must wait a quarter of an hour is closed."""
 
 
 class NotNowError(Exception):
-    """No job is taken now; `code` says why, and `again_s` when to ask again."""
+    """No job is accepted now; `code` has the reason, and `again_s` when to ask again."""
 
     def __init__(self, code: Literal["warming_up", "draining"], again_s: float) -> None:
         super().__init__(f"the worker is {code.replace('_', ' ')}")
@@ -100,7 +100,7 @@ class Worker:
             raise
 
     def _loaded(self, load: Load) -> Studio:
-        # How long a download takes, nobody knows.
+        # A download may take any time.
         if not self._plan.allow_download:
             self._watchdog.step(WARM_UP, LOADING, None, self._load_within_s)
         try:
@@ -158,7 +158,7 @@ class Worker:
         return job
 
     def delete(self, id_: str) -> bool:
-        """Cancel what is not over, forget what is; whether there was such a job."""
+        """Cancel a job that has not ended, delete one that has; whether there was one."""
         job = self.book.job(id_)
         if job is None:
             return False
@@ -174,7 +174,7 @@ class Worker:
         return 0 if self._line is None else self._line.progress(id_)
 
     def a_clip_s(self) -> float:
-        """How long until a place is free, by what clips have taken lately."""
+        """Seconds until a place is free, by the times of the latest clips."""
         jobs = self.book.jobs(limit=20, after=None, newest_first=True)
         took = [
             job.completed_at - job.started_at
@@ -184,7 +184,7 @@ class Worker:
         return min(statistics.median(took), LONGEST_ASKED_S) if took else UNKNOWN_S
 
     def drain(self) -> None:
-        """Take nothing new, finish what has begun, leave the rest in the book."""
+        """Accept no jobs, finish the clips under way, and leave the other jobs in the book."""
         self.book.ends()
         with self._lock:
             self._draining = True
@@ -192,7 +192,7 @@ class Worker:
                 self._line.drain()
 
     def join(self) -> None:
-        """Wait until what had begun is done."""
+        """Wait until the clips under way are done."""
         if self._line is not None:
             self._line.join()
 
@@ -203,7 +203,7 @@ class Worker:
             self.book.hung(job, why, time.time())
             self.book.ends()
         finally:
-            # The thread is in the driver's hands: only the system gets it back.
+            # The thread hangs in the driver: only the end of the process frees it.
             os._exit(STEP_HUNG)
 
     def _broke(self, exc: BaseException) -> None:

@@ -19,7 +19,7 @@ def working(device: torch.device) -> Generator[None]:
         LostGpuError: the device is of no use to this process any more.
         StudioError: anything else.
     """
-    # Which device is meant by "the current one", a stream or an event, is the thread's.
+    # The current device of streams and events is a property of the thread.
     here = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     try:
         with here, torch.inference_mode():
@@ -36,11 +36,11 @@ def working(device: torch.device) -> Generator[None]:
 NO_MEMORY: Final = re.compile(
     r"can't allocate memory|out of memory|CU\w+_STATUS_ALLOC_FAILED", re.IGNORECASE
 )
-"""Also where a library has none for a workspace: that does not cost the device."""
+"""Also raised when a library has no memory for a workspace. The device stays usable."""
 
 
 def _meant(exc: RuntimeError) -> Exception:
-    """Not all of torch's libraries raise its own errors."""
+    """The worker's error for one of torch's; some libraries of torch raise plain ones."""
     words = str(exc)
     first = words.split("\n", 1)[0]
     if isinstance(exc, torch.OutOfMemoryError) or NO_MEMORY.search(words):

@@ -1,4 +1,4 @@
-"""From what is on the disk to a model on its device."""
+"""Loads a model from disk onto its device."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,9 @@ def load(plan: Plan) -> Wan:
 
 def _loaded(plan: Plan) -> Any:
     for lora in filter(None, (plan.lora_high, plan.lora_low)):
-        if not lora.is_file():  # said before the model is loaded, which takes minutes
+        if (
+            not lora.is_file()
+        ):  # checked before the model is loaded, which takes minutes
             raise WorkerError(f"{lora}: no such file")
     dtype = torch.float32 if plan.device == "cpu" else torch.bfloat16
     try:

@@ -1,8 +1,8 @@
-"""A still and a prompt to frames, in three stages that overlap.
+"""Makes frames from a still and a prompt, in three stages that overlap.
 
-Denoising has the pipeline and its VAE to itself; decoding has a VAE of its own, on a CUDA
-stream of its own. `AutoencoderKLWan` keeps a cache in the object: one encode beside a
-decode made 7 of 12 clips silently wrong, and two objects none.
+Denoising uses the pipeline and its VAE alone. Decoding uses a second VAE, on a second CUDA
+stream. `AutoencoderKLWan` keeps a cache in the object: with one object, an encode beside a
+decode made 7 of 12 clips silently wrong. With two objects, none were wrong.
 """
 
 import copy
@@ -42,7 +42,7 @@ class _Scene:
 
 
 class Wan:
-    """A Studio; see there for what may run at the same time."""
+    """A Studio; its docstring says which methods may run at the same time."""
 
     def __init__(self, pipe: Any, model: Model, device: torch.device) -> None:
         self.model = model
@@ -82,7 +82,7 @@ class Wan:
                 return_dict=False,
                 **experts,
             )
-            # Waits for the device too: from here on another stream may read them.
+            # This waits for the device, too: after it, another stream may read them.
             if not bool(torch.isfinite(latents).all()):
                 raise NanError("the model's output is not a number")
             return latents
@@ -111,7 +111,7 @@ class Wan:
         return embeds
 
     def _pixels(self, latents: torch.Tensor) -> torch.Tensor:
-        """Frames as the pipeline's own decoding makes them: uint8, T x H x W x 3."""
+        """Frames as the pipeline itself would decode them: uint8, T x H x W x 3."""
         vae = self._decoder
         latents = latents.to(vae.dtype)
         whole = (1, vae.config.z_dim, 1, 1, 1)
@@ -125,10 +125,10 @@ class Wan:
 
 
 class _Steps:
-    """Tells of steps that the device has done, not of those that were sent to it.
+    """Reports steps that the device has finished, not those that were sent to it.
 
-    On CUDA the host runs ahead: at the end of a step it waits for the one before, so
-    that there is always one more to do.
+    On CUDA the host runs ahead. At the end of a step it waits for the one before, so the
+    device always has one more to do.
     """
 
     def __init__(self, on_step: OnStep, device: torch.device) -> None:
@@ -153,7 +153,7 @@ class _Steps:
 
 
 def fitted(still: bytes, shape: Shape) -> Image.Image:
-    """The still upright, cropped about its middle: the pipeline itself would stretch it."""
+    """The still, upright and cropped around its centre; the pipeline would stretch it."""
     try:
         upright = look(still, name="input_reference", min_px=1).content
     except BadStillError as exc:
@@ -163,10 +163,10 @@ def fitted(still: bytes, shape: Shape) -> Image.Image:
 
 
 def _look(pixels: torch.Tensor) -> None:
-    """A clip in which there is nothing to see is not a clip.
+    """Refuse a clip that shows nothing.
 
     Raises:
-        BlackError: every frame is black, or every pixel alike.
+        BlackError: every frame is black, or all pixels are equal.
     """
     brightest = pixels.amax(dim=3)
     dark = (brightest < DARK).float().mean(dim=(1, 2))
