@@ -1,7 +1,7 @@
-"""Reconciling a root with its providers: doubts settled, clips fetched, refunds counted.
+"""Reconciles a root with its providers: settles doubts, fetches clips, counts refunds.
 
-Needs no manifest: what was submitted is on record. What can be asked is asked; what
-cannot is the owner's to decide, and nothing is decided for them.
+It needs no manifest: the ledger has what was submitted. It asks the providers that can be
+asked. Only the owner decides about the other doubts.
 """
 
 import asyncio
@@ -54,19 +54,19 @@ from tasks.providers.protocol import Billed, UnreadableError
 log = logging.getLogger(__name__)
 
 ASKED_AFTER_S: Final = 30 * 24 * 3600.0
-"""How long after its end an attempt's charge may still change: Kling keeps tasks so long."""
+"""How long after its end an attempt's charge may still change: Kling keeps tasks for 30 days."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decisions:
-    """What only the owner can decide, each for jobs by their ids."""
+    """The decisions that only the owner can take, by job id."""
 
     resubmit: frozenset[str] = frozenset()
-    """In doubt, and to be bought again all the same."""
+    """Jobs in doubt to buy again despite the risk."""
     write_off: frozenset[str] = frozenset()
-    """In doubt, taken for charged and lost, and not wanted any more."""
+    """Jobs in doubt that count as charged and lost, and are not wanted any more."""
     charged: Mapping[str, Decimal] = field(default_factory=dict[str, Decimal])
-    """What a job's last attempt was charged in the end, by the provider's own bill."""
+    """By job: the final charge for its last attempt, from the provider's bill."""
 
 
 class DecisionError(ValueError):
@@ -88,22 +88,22 @@ class DoubtLine:
 
 @dataclass(slots=True, kw_only=True)
 class Reconciled:
-    """What came of it."""
+    """The result of a reconciliation."""
 
     accepted: int = 0
-    """Doubts of which the provider has the request."""
+    """Doubts whose request the provider has."""
     absent: int = 0
-    """Doubts that never reached it: refunded, and bought by the next run."""
+    """Doubts whose request never reached the provider: refunded, and bought by the next run."""
     fetched: int = 0
-    """Clips brought home."""
+    """Clips that were fetched."""
     expired: int = 0
-    """Clips that were paid for, and that their providers keep no longer."""
+    """Clips that were paid for, and that their providers no longer have."""
     parked: dict[str, int] = field(default_factory=dict[str, int])
     """Clips on which our own code failed, by the reason: they stay at their providers."""
     resubmit: int = 0
     written_off: int = 0
     settled_usd: Decimal = FREE
-    """What is to be added to what was counted: less than 0 where money came back."""
+    """The sum to add to the counted cost: below 0 if money was refunded."""
     doubts: list[DoubtLine] = field(default_factory=list[DoubtLine])
 
 
@@ -111,11 +111,11 @@ class Reconciled:
 async def opened(
     root: str, *, lanes: Sequence[Lane], rules: Rules, take_over: bool = False
 ) -> AsyncGenerator["Books"]:
-    """A root's books, for as long as the block lasts; then its tables are put right.
+    """Open a root's books for the length of the block; update its tables at the end.
 
     Raises:
-        HeldError: a run is at work on the root.
-        StorageError: it is out of reach.
+        HeldError: another run holds the root.
+        StorageError: the root is out of reach.
     """
     objects = REAL.objects(root)
     ledger = await Ledger.open(
@@ -133,7 +133,7 @@ async def opened(
 
 
 class Books:
-    """What a root's ledger says, and what its providers say of that."""
+    """A root's ledger, compared with the records of its providers."""
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ class Books:
         return self._ledger.batch
 
     def doubts(self) -> dict[str, History]:
-        """All that is in doubt."""
+        """All jobs in doubt, with their histories."""
         past = self._ledger.lives
         return in_doubt(past, list(past))
 
@@ -192,10 +192,10 @@ class Books:
         self.told.absent += sum(isinstance(e, Refused) for e in told.values())
 
     async def check(self, decisions: Decisions) -> Mapping[str, Attempt]:
-        """The last attempt of every job that was ever submitted, if all of these apply.
+        """Check all decisions; return the last attempt of every job that was submitted.
 
         Raises:
-            DecisionError: one of them does not.
+            DecisionError: one of the decisions does not apply.
         """
         doubts = self.doubts()
         for job in sorted(decisions.resubmit | decisions.write_off):
@@ -220,10 +220,10 @@ class Books:
         return last
 
     async def decide(self, decisions: Decisions) -> None:
-        """Put the owner's decisions on record.
+        """Record the owner's decisions.
 
         Raises:
-            DecisionError: one of them does not apply; then none is on record.
+            DecisionError: one of them does not apply; then none is recorded.
         """
         last = await self.check(decisions)
         for job in sorted(decisions.resubmit):
@@ -237,7 +237,7 @@ class Books:
         self.told.written_off += len(decisions.write_off)
 
     async def fetch(self) -> None:
-        """Bring home what providers have ready, or will have before the deadline."""
+        """Fetch the clips that are ready at providers, or will be before the deadline."""
         await self._fetcher.bring_home(self._ledger.lives)
 
     async def settle(self) -> None:
@@ -270,7 +270,7 @@ class Books:
             await self._settle(attempt, usd, f"{provider.name} says so")
 
     async def put_right(self) -> None:
-        """Have the tables of earlier batches say what is on record now."""
+        """Update the tables of earlier batches to what is on record now."""
         now = time.time()
         self.told.doubts = [
             DoubtLine(

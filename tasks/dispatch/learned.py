@@ -1,5 +1,4 @@
-"""What earlier nights showed of each lane: how long its jobs take, what its account bears,
-and how much of its day is used up."""
+"""Loads what earlier runs learned about each lane: latencies, limits, and daily use."""
 
 import logging
 from collections import defaultdict
@@ -20,9 +19,9 @@ log = logging.getLogger(__name__)
 def recall_latencies(
     lanes: Iterable[Lane], known: Mapping[str, Iterable[float]], *, within_s: float
 ) -> None:
-    """How long each lane's jobs took, by its name.
+    """Load how long each lane's jobs took, in seconds, by lane.
 
-    What took longer than `within_s` was fetched late, by another night: it tells nothing.
+    Times over `within_s` are ignored: another run fetched those clips late.
     """
     for lane in lanes:
         took = known.get(lane.name, ())
@@ -32,7 +31,7 @@ def recall_latencies(
 async def recall_day(
     lanes: Sequence[Lane], entries: AsyncIterable[Sequence[Entry]], now: float
 ) -> None:
-    """What each lane took in the last 24 hours, by any run on this root."""
+    """Load the submits of each lane in the last 24 hours, from all runs on this root."""
     folding, taken = Attempts(), dict[tuple[str, int], Attempt]()
     async for entry in (each async for some in entries for each in some):
         if entry.at > now - DAY_S and (attempt := folding.add(entry)):
@@ -46,7 +45,7 @@ async def recall_day(
 
 
 async def recall_limits(lanes: Iterable[Lane], objects: Objects, now: float) -> None:
-    """What each lane's account was found to bear; `now` is the lanes' own clock."""
+    """Load the learned limits of each lane's account; `now` is by the lanes' clock."""
     known = await _learned(objects)
     for account, pace in {lane.account: lane.pace for lane in lanes}.items():
         if learned := known.get(account):
@@ -54,7 +53,7 @@ async def recall_limits(lanes: Iterable[Lane], objects: Objects, now: float) -> 
 
 
 async def keep_limits(lanes: Iterable[Lane], objects: Objects) -> None:
-    """Put what was learned where the next night finds it; no batch fails for want of it."""
+    """Save the learned limits for the next run; a failure does not fail the batch."""
     try:
         known = await _learned(objects)
         for lane in lanes:

@@ -1,13 +1,13 @@
-"""Errands: what a shard's run in another process is given, as objects below the root.
+"""The messages between a batch and the runs of its shards, as objects below the root.
 
     shards/<batch>/0007.parquet       its rows of the manifest: see `manifests.input.shard_extract`
-    shards/<batch>/0007.json          what else there is to know; put last, deleted first
-    shards/<batch>/0007.02.hand.json  what the second run of it says of itself: see `dealing`
-    shards/<batch>/0007.02.last.hand.json   its last word, which no put that is late replaces
-    shards/<batch>/deal.json          what each run may use
+    shards/<batch>/0007.json          the errand: all else that a run needs; put last, deleted first
+    shards/<batch>/0007.02.hand.json  the report of its second run: see `quota`
+    shards/<batch>/0007.02.last.hand.json   the last report, which no late put replaces
+    shards/<batch>/deal.json          the amounts that each run may use
 
-Nobody else knows of them: they are gone when the shard, or the batch, is over. A run that
-has claimed its shard and then finds no errand has come too late.
+They are deleted when the shard, or the batch, is over. A run that claims its shard and then
+finds no errand has come too late.
 """
 
 import re
@@ -32,9 +32,9 @@ from tasks.distributed.quota import Hand, Share
 from tasks.engine.stats import Rest, Why
 
 LOCAL_S: Final = 0.5
-"""Between two hands, where a request costs nothing..."""
+"""Seconds between two reports, if requests to the store are free..."""
 REMOTE_S: Final = 3.0
-"""... and where it does."""
+"""... and if they cost money."""
 
 _HAND: Final = re.compile(
     r"/(?P<shard>\d+)\.(?P<generation>\d+)(?P<last>\.last)?\.hand\.json$"
@@ -43,19 +43,19 @@ _HAND: Final = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Errand:
-    """What a shard's run has to know besides its rows."""
+    """All that a shard's run needs besides its rows."""
 
     manifest: str
-    """Where it is from: what its rows name may be beside it."""
+    """The URI of the manifest: the stills of its rows may be relative to it."""
     policy: Policy
     finish_at: float | None
     has_budget: bool
-    """Whether what it spends has to be dealt to it first."""
+    """Whether the run must be granted money before it spends any."""
     latencies: Mapping[str, Sequence[float]]
     before: Mapping[str, History]
-    """What is known of its jobs, where it is not over."""
+    """The histories of its jobs that have one and are not over."""
     rows: str
-    """The SHA-256 of the file that has its rows: other rows would be other clips."""
+    """The SHA-256 of the file with its rows: other rows would make other clips."""
 
     def dump(self) -> bytes:
         before = {life: dumped(past) for life, past in self.before.items()}
@@ -80,11 +80,11 @@ class Errand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a run of a shard has come to so far, beside its hand."""
+    """The report of a shard's run: its hand, and its counts so far."""
 
     hand: Hand
     by: Holder
-    """Which process it is."""
+    """The process of the run."""
     bought: int = 0
     published: int = 0
     rejected: int = 0
@@ -93,16 +93,16 @@ class Report:
     bill: Mapping[str, LaneTotals] = field(default_factory=dict[str, LaneTotals])
     """By lane."""
     closed: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Lanes that are of no use to anybody, and why."""
+    """By lane that no run can use: why."""
     closed_here: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Lanes that it closed for itself alone, and why."""
+    """By lane that the run closed for itself alone: why."""
     learned: Mapping[str, Learned] = field(default_factory=dict[str, Learned])
-    """By account: what refusals have taught it of its own share."""
+    """By account: the limits that it learned from refusals, within its share."""
     resting: Mapping[str, Rest] = field(default_factory=dict[str, Rest])
-    """By job, once it is done."""
+    """By job, only in the last report."""
     passed_over: Sequence[Why] = ()
     fault: str | None = None
-    """Why it buys no more on a lane, where our own code failed too often in a row."""
+    """Why it stopped buying on a lane, if our own code failed too often in a row."""
 
     def dump(self) -> bytes:
         return checksum.dump(asdict(self), default=str)
@@ -132,18 +132,18 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deal:
-    """What each shard's run may use, until the next deal."""
+    """The amounts that each shard's run may use, until the next deal."""
 
     number: int
     shares: Mapping[int, Share]
     lanes: Sequence[str]
-    """Those of the batch; what others would buy it could not count."""
+    """The batch's lanes; it could not count purchases on others."""
     closed: Mapping[str, str]
     """Lanes that are closed for all, and why."""
     stop: str | None = None
-    """Why nothing more is to be bought, if so..."""
+    """Why nothing more may be bought, if so..."""
     grace_s: float = 0.0
-    """... and for how long clips that are about to finish are waited for, from now on."""
+    """... and for how many seconds from now clips that are about to finish are waited for."""
 
     def dump(self) -> bytes:
         return checksum.dump(asdict(self), option=orjson.OPT_NON_STR_KEYS)
@@ -181,18 +181,18 @@ def _keys(batch: str, shard: int) -> tuple[str, str]:
 async def give(
     objects: Objects, batch: str, shard: int, errand: Errand, slip: Path
 ) -> None:
-    """Put an errand where whoever runs the shard finds it."""
+    """Write an errand, for the run of the shard."""
     told, rows = _keys(batch, shard)
     await objects.put_file(rows, slip)
     await objects.put(told, errand.dump())
 
 
 async def take(objects: Objects, batch: str, shard: int, slip: Path) -> Errand:
-    """What there is to know of a shard; its rows are brought into a file.
+    """Read the errand of a shard, and download its rows to the file `slip`.
 
     Raises:
-        LedgerError: there is no such errand, or no more.
-        DamagedError: it, or the file of its rows, is not what was written.
+        LedgerError: there is no such errand, or it was withdrawn.
+        DamagedError: the errand, or the file with its rows, is damaged.
     """
     told, rows = _keys(batch, shard)
     try:
@@ -217,19 +217,19 @@ async def is_on(objects: Objects, batch: str, shard: int) -> bool:
 
 
 async def withdraw(objects: Objects, batch: str, shard: int) -> None:
-    """From now on nobody begins with the shard."""
+    """Withdraw the errand: no run starts the shard any more."""
     for key in _keys(batch, shard):
         await objects.delete(key)
 
 
 async def clear(objects: Objects, batch: str) -> None:
-    """Delete what this batch has left: one that took over from it has a folder too."""
+    """Delete all messages of this batch. A batch that took over has a separate folder."""
     async for stored in objects.list(folder(batch)):
         await objects.delete(stored.key)
 
 
 async def hands(objects: Objects, batch: str) -> dict[int, list[str]]:
-    """Where the runs of each shard tell of themselves, the oldest first."""
+    """By shard: the keys of its runs' reports, the oldest first."""
     found: dict[int, list[str]] = {}
     async for stored in objects.list(folder(batch)):
         if said := _HAND.search(stored.key):
@@ -243,33 +243,33 @@ def _age(key: str) -> tuple[int, bool]:
 
 
 def slots_of(account: str) -> str:
-    """The quota of clips that an account makes at once."""
+    """The name of the quota of clips that an account makes at once."""
     return f"slots {account}"
 
 
 def accounts(quotas: Iterable[str]) -> list[str]:
-    """Those whose clips at once are among these quotas."""
+    """The accounts whose slots are among these quotas."""
     slots = slots_of("")
     return sorted(x.removeprefix(slots) for x in quotas if x.startswith(slots))
 
 
 def minute_of(account: str) -> str:
-    """The quota of submits that an account takes in a minute."""
+    """The name of the quota of submits that an account takes in a minute."""
     return f"minute {account}"
 
 
 def submits_of(lane: str) -> str:
-    """The purse of submits that a lane takes in a day."""
+    """The name of the purse of submits that a lane takes in a day."""
     return f"submits {lane}"
 
 
 def usd_of(lane: str) -> str:
-    """The purse of what a lane takes in a day, in millionths."""
+    """The name of the purse of a lane's money in a day, in millionths of a dollar."""
     return f"usd {lane}"
 
 
 BUDGET: Final = "budget"
-"""The purse of the batch's own, in millionths."""
+"""The name of the purse of the batch's budget, in millionths of a dollar."""
 
 
 def millionths(usd: Decimal) -> int:

@@ -1,7 +1,7 @@
-"""Table: shards that are run elsewhere are heard here, counted, and dealt to.
+"""Collects the reports of shards that run in other processes, and grants them quotas.
 
-One message of each run, again and again, and one object that answers all of them. What a
-run has put on record is counted once, when it is over: until then, what it says of itself.
+Each run repeats one message, and one object answers all of them. The records of a run are
+counted once, when it is over. Until then its reports count.
 """
 
 import asyncio
@@ -31,16 +31,17 @@ UNREADABLE: Final = (
     TypeError,
     ValueError,
 )
-"""What is raised where a report is not what it should be: another version's, say."""
+"""The errors that a malformed report raises, such as one of another version."""
 
 AGREED: Final = 5
-"""Runs in a row that each closed a lane for itself: that is no machine's own trouble."""
+"""The number of runs in a row that close a lane for themselves, after which it is closed for
+all: it is not one machine's problem."""
 
 log = logging.getLogger(__name__)
 
 
 class Table:
-    """Where a batch sits with the shards that are run elsewhere."""
+    """The batch's side of the exchange with shards in other processes."""
 
     def __init__(self, night: Night) -> None:
         self._night = night
@@ -52,9 +53,9 @@ class Table:
         self._dealer = Dealer(_quotas(self._lanes.all), _purses(night))
         self.shards: dict[int, Seated] = {}
         self.failed: Exception | None = None
-        """Why nothing is dealt any more, if so."""
+        """The error that ended the grants, if any."""
         self.heard_at = -inf
-        """When any run was heard last."""
+        """The time of the latest report of any run."""
         self._looked_at = 0.0
         # Of quotas that somebody was refused since the last look: what was in use then.
         self._refused: dict[str, int] = {}
@@ -66,15 +67,17 @@ class Table:
         self._listening = asyncio.Lock()
 
     def seat(self, number: int, known: int = 1, *, runs_here: bool = False) -> "Seated":
-        """From now on this shard's runs are heard, from the generation `known` on."""
+        """Start to hear this shard's runs, from the generation `known` on."""
         self.shards[number] = Seated(known, runs_here=runs_here)
         return self.shards[number]
 
     async def shut_out(
         self, number: int, *, slots_s: float, held: Callable[[], Mapping[str, int]]
     ) -> None:
-        """Free what a dead run had: its successor may wait for a place that others, who
-        wait for that, have. `held` tells what is in flight by what is on record."""
+        """Free the quotas of a dead run; `held` returns what the ledger shows in flight.
+
+        Otherwise its successor may wait for a place that others hold, who wait for these.
+        """
         async with self._listening:
             last = await shard_stream.ended(self._objects, self._ledger.batch, number)
             await self._know(number, self.shards[number], last + 1)
@@ -83,23 +86,23 @@ class Table:
             self._dealer.known(number, last + 1)
 
     async def leave(self, number: int, before: int, *, slots_s: float) -> None:
-        """Nobody runs it any more: what all its runs have put on record is counted."""
+        """Close a shard that no run has any more, and count the records of all its runs."""
         async with self._listening:
             self._dealer.over(number, self._world.now(), slots_s=slots_s)
             await self._know(number, self.shards[number], before)
             del self.shards[number]
 
     def held(self, account: str) -> int:
-        """How many of an account's slots are in use, by what runs said last."""
+        """How many of an account's slots are in use, by the latest reports."""
         return self._dealer.held(mailbox.slots_of(account))
 
     def lately(self, account: str) -> list[float]:
-        """When shards that are over sent what still counts for an account's minute."""
+        """The times of submits of finished shards that still count for an account's minute."""
         until = self._dealer.lingering(mailbox.minute_of(account))
         return [at - MINUTE for at in until]
 
     async def keep_dealing(self) -> None:
-        """Hear every run, and tell each what it may use, again and again."""
+        """Repeat `look_and_deal` until it fails."""
         dealt_at = self._looked_at = self._world.now()
         try:
             while True:
@@ -123,7 +126,7 @@ class Table:
             self._night.engine.stop(repr(error))
 
     async def look_and_deal(self) -> None:
-        """Hear every run once, and tell each what it may use."""
+        """Read the reports of all runs once, and write one grant for all."""
         refused = {*self._refused}
         await self.look()
         self._bear({name: self._refused.pop(name) for name in refused})
@@ -181,8 +184,11 @@ class Table:
         mine.spoke.set()
 
     def _agreed(self, lane: str, report: Report) -> str | None:
-        """Why a lane that runs closed for themselves is closed for all, if it is: many have
-        in a row, and nobody has been accepted on it since, or waits to be."""
+        """Why a lane that runs closed for themselves must be closed for all, if so.
+
+        `AGREED` runs in a row must have closed it. No submit may have been accepted on it
+        since, and no run may still want it.
+        """
         against = self._against.setdefault(lane, set())
         why = report.closed_here.get(lane)
         if why is not None:
@@ -210,8 +216,10 @@ class Table:
                 self._refused[minute] = self._in_use(minute)
 
     def _bear(self, refused: Mapping[str, int]) -> None:
-        """An account that has just refused one of them bears what all of them had then, and
-        we: by now the others have told of it too."""
+        """Learn the limit of an account that refused a run: the total use at that time.
+
+        The reports of the other runs since then are counted, and our own use.
+        """
         now = self._world.now()
         for account, lane in {x.account: x for x in self._lanes.all}.items():
             ours = {
@@ -226,7 +234,7 @@ class Table:
                 lane.pace.recall(Learned(slots, minute), now)
 
     def _in_use(self, quota: str) -> int:
-        """By those who run, and by those who are gone and may yet count."""
+        """The use by running shards, and by gone ones that may still count."""
         return self._dealer.held(quota) + len(self._dealer.lingering(quota))
 
     def _count(self, report: Report, times: int) -> None:
@@ -239,7 +247,7 @@ class Table:
         tally.bill.add(report.bill, times)
 
     async def _know(self, number: int, mine: "Seated", before: int) -> None:
-        """Count what its runs of generations below this one recorded, to the cent."""
+        """Count the records of its runs before this generation, to the cent."""
         some = range(mine.known, before)
         heard = await self._ledger.hear(number, some)
         if mine.counted is not None:
@@ -288,14 +296,14 @@ class Table:
         await self._objects.put(key, deal.dump())
 
     def _grace_s(self) -> float:
-        """What runs that hear it a beat later, and are heard one later, may wait for."""
+        """The seconds that runs may wait for clips, less one beat for each direction."""
         engine = self._night.engine
         if engine.stopped is None:
             return 0.0
         return max(0.0, engine.follower.left_s - 2 * beat_s(self._objects))
 
     def _known_spent(self) -> dict[str, int]:
-        """By purse: what is spent, but for what runs say of themselves."""
+        """By purse: the amount spent, without the amounts that running shards report."""
         counted = (one.counted for one in self.shards.values())
         said = sum((report.spent_usd for report in counted if report), start=0)
         spent = {mailbox.BUDGET: mailbox.millionths(self._tally.purse.spent_usd - said)}
@@ -308,23 +316,23 @@ class Table:
 
 
 class Seated:
-    """What is known of a shard that is being run."""
+    """The batch's knowledge of a shard that is being run."""
 
     def __init__(self, known: int = 1, *, runs_here: bool = False) -> None:
         self.runs_here = runs_here
-        """Whether it is run on lanes of ours, whose days count what they take."""
+        """Whether it runs on this process's lanes, which count their daily use themselves."""
         self.latest: tuple[int, int] = (0, 0)
-        """The generation and the beat that were heard last."""
+        """The generation and the beat of the latest report."""
         self.silent_s = 0.0
-        """For how long nothing new was heard, while we could have heard it."""
+        """For how long no new report came, while the store could be reached."""
         self.report: Report | None = None
         self.counted: Report | None = None
-        """What is in the tally of a run whose records are not known yet."""
+        """The report that is in the tally, of a run whose records are not counted yet."""
         self.known = known
         """The first generation whose records are not in the tally."""
         self.done = False
         self.begun = False
-        """Whether a process is known to be at it, heard or not."""
+        """Whether a process is known to run it, heard or not."""
         self.spoke = asyncio.Event()
 
     @property
@@ -332,7 +340,7 @@ class Seated:
         return self.latest[0]
 
     def begin(self) -> None:
-        """A process is at it: from now on it should be heard."""
+        """Note that a process has started: from now on it should report."""
         if not self.begun:
             self.begun, self.silent_s = True, 0.0
 

@@ -79,7 +79,7 @@ async def run_shard(  # noqa: PLR0913 - each has its default
                 await night.run_shard(0)
                 await night.mend()
     if seat.shut_out:
-        raise FencedError(f"{root}: shard {shard} is another run's by now, or nobody's")
+        raise FencedError(f"{root}: shard {shard} is over, or another run has it")
     return await seat.leave()
 
 

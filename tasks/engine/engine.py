@@ -1,8 +1,8 @@
 """The engine: takes every job of a batch to its end, or to where it must wait.
 
-To stop is not to cancel: a submit that is under way is waited for and its answer is put
-on record, because a request that was cut off by us is a doubt that we made ourselves.
-To pause is neither: what was bought goes on being followed and brought home.
+A stop is not a cancellation: the engine waits for a submit under way and records its answer,
+because a request that we cut off is a doubt that we made. A pause is neither: the engine still
+polls and fetches what was bought.
 """
 
 import asyncio
@@ -44,8 +44,8 @@ __all__ = ["Engine", "Rules"]
 log = logging.getLogger(__name__)
 
 OTHER_HANDS: Final = 16
-"""Workers beyond two for each slot: while one is at a provider, another has its still
-handed over and waits for the turn, and clips are brought home."""
+"""Workers beyond two for each slot. While one job is at a provider, the next one hands over
+its still and waits for its turn. Others fetch clips."""
 
 
 class Engine:
@@ -112,12 +112,12 @@ class Engine:
         )
         self.doubts.meet(in_doubt(ledger.lives, [*ledger.lives]))
         self.again = set[str]()
-        """Jobs that were in doubt and are to be bought after all."""
+        """Jobs that were in doubt and are to be bought again."""
         self._fatal: Exception | None = None
 
     @property
     def done_buying(self) -> Why | None:
-        """Why no job can be bought any more, if so."""
+        """Why no job can be bought any more, or None."""
         if self.stopped is not None:
             return Why.STOPPED
         if not self.lanes.open:
@@ -128,11 +128,11 @@ class Engine:
         return None if self.tally.purse.affords(min(prices)) else Why.BUDGET
 
     def show(self, offer: Offer) -> None:
-        """Have clips seen by somebody as they are published."""
+        """Call `offer` with each clip that is published."""
         self._publisher.offer = offer
 
     def pause(self, *, paused: bool) -> None:
-        """Buy nothing for as long as this is so; what was bought is brought home."""
+        """Buy nothing while paused; clips already bought are still fetched."""
         if paused is not self.paused:
             if paused:
                 log.warning("batch.paused nothing is bought until `nightreel resume`")
@@ -142,18 +142,18 @@ class Engine:
             self.lanes.pause(paused=paused)
 
     def stop(self, why: str) -> None:
-        """Buy nothing more; whatever is under way is brought to a safe place."""
+        """Buy nothing more; finish what is under way only as far as a safe state."""
         self.end_within(0.0, why)
 
     def wind_down(self, why: str) -> None:
-        """Buy nothing more, and wait a while for the clips that should be done by then."""
+        """Buy nothing more, and wait `grace_s` seconds for clips that should finish by then."""
         log.warning(
             "batch.stopping within_s=%g nothing more is bought: %s", self._grace_s, why
         )
         self.end_within(self._grace_s, why)
 
     def end_within(self, seconds: float, why: str) -> None:
-        """Buy nothing more, and wait so long for the clips that should be done by then."""
+        """Buy nothing more, and wait `seconds` for clips that should finish by then."""
         self.stopped = self.stopped or why
         self.follower.stop(within_s=seconds)
         self.lanes.stop()
@@ -162,7 +162,7 @@ class Engine:
 
     @contextmanager
     def stops(self, other: "Engine") -> Generator[None]:
-        """For as long as this is open, what ends this engine's buying ends the other's."""
+        """While the block lasts, a stop of this engine stops the other, too."""
         self._beside.append(other)
         try:
             if self.stopped is not None:
@@ -175,7 +175,7 @@ class Engine:
         """Take every job to its end, or to where it must wait for another run.
 
         Raises:
-            FencedError, StorageError: nothing can be put on record any more.
+            FencedError, StorageError: nothing can be recorded any more.
         """
         coming = iter(orders)
         # A slot that an earlier night's caution took may be won back before the end.
@@ -207,8 +207,7 @@ class Engine:
     async def _seen_or_parked(
         self, order: Order, doubtful: deque[tuple[float, Order]]
     ) -> None:
-        """See a job to its end; one on which our own code fails is parked, and the
-        others go on."""
+        """Take a job to its end; park it if our own code fails, and continue with others."""
         job = order.job.id
         try:
             await self._seen(order, doubtful)
@@ -220,13 +219,13 @@ class Engine:
             self.tally.rest(job, Why.BROKEN, reason)
 
     def _due(self, doubtful: deque[tuple[float, Order]]) -> Order | None:
-        """A job in doubt about which its provider can be asked by now."""
+        """The next job in doubt whose provider may be asked now, if any."""
         if doubtful and doubtful[0][0] <= self._now():
             return doubtful.popleft()[1]
         return None
 
     async def _seen(self, order: Order, doubtful: deque[tuple[float, Order]]) -> None:
-        """See a job to its end; one in doubt a second time if its provider can tell."""
+        """Take a job to its end; settle it first if it is in doubt and its provider can tell."""
         job = order.job.id
         if job in self.tally.resting:
             doubt = {job: self._ledger.history(job)}
@@ -245,11 +244,11 @@ class Engine:
             doubtful.append((self._now() + due_s, order))
 
     async def advance(self, order: Order) -> History:
-        """Live out a job's life, from wherever its history left it."""
+        """Take a job from the state that its history left it in, to an end."""
         return await self._lives.lived(Hand(order, self.lanes))
 
     def fetcher(self, objects: Objects) -> Fetcher:
-        """Who brings home what other batches bought: their money is none of this one's."""
+        """Make the fetcher of clips that other batches bought, whose money does not count here."""
         return Fetcher(
             objects=objects,
             history=self._ledger.history,
@@ -272,7 +271,7 @@ class Engine:
         self.tally.parked[reason] += 1
 
     async def record(self, key: str, event: Event) -> None:
-        """Put an event on record, and count it."""
+        """Record an event, and count it."""
         entry, history = await self._ledger.record(key, event)
         if isinstance(event, Accepted):
             self.doubts.learn(event.ticket)
@@ -284,8 +283,10 @@ class Engine:
             self.heed_faults()
 
     def heed_faults(self) -> None:
-        """Close the lanes on which our own code failed too often in a row: what they have
-        is still fetched."""
+        """Close the lanes on which our own code failed too often in a row.
+
+        Their clips are still fetched.
+        """
         faults = self.tally.faults
         for lane in self.lanes.open:
             if (why := faults.why_stop(lane.name)) is not None:

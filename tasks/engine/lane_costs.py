@@ -1,4 +1,4 @@
-"""What a run has bought, lane by lane: submits, what came of them, money and time."""
+"""Counts a run's purchases by lane: submits, their outcomes, money and time."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -11,23 +11,23 @@ from manifests.accounting.attempts import Attempt, Outcome
 from manifests.accounting.totals import LaneTotals
 
 LATEST: Final = 500
-"""Clips whose times a median is of."""
+"""The number of latest clips that a median covers."""
 
 
 @dataclass(slots=True)
 class Line(LaneTotals):
-    """What was bought on one lane."""
+    """The purchases on one lane, with the times of its latest clips."""
 
     _took: deque[float] = field(default_factory=lambda: deque[float](maxlen=LATEST))
 
     @property
     def usd_a_clip(self) -> Decimal | None:
-        """What a clip has cost, with what was paid for nothing."""
+        """The average cost of a clip, including charges for failed submits."""
         return self.usd / self.clips if self.clips else None
 
     @property
     def median_s(self) -> float | None:
-        """From a submit's acceptance to its clip."""
+        """The median seconds from a submit's acceptance to its clip."""
         return median(self._took) if self._took else None
 
     def learn(self, attempt: Attempt) -> None:
@@ -39,7 +39,7 @@ class Line(LaneTotals):
 
 @dataclass(slots=True)
 class Bill:
-    """The lines of a run."""
+    """The purchases of a run, by lane."""
 
     lines: dict[str, Line] = field(default_factory=dict[str, Line])
     """By the lane's name, in the order of their first submits."""
@@ -54,12 +54,12 @@ class Bill:
             line.learn(after)
 
     def add(self, other: Mapping[str, LaneTotals], times: int) -> None:
-        """What another run bought, by lane: so many times as much more."""
+        """Add another run's purchases by lane, multiplied by `times`."""
         for lane, counts in other.items():
             self.lines.setdefault(lane, Line()).add(counts, times)
 
     def counts(self) -> dict[str, LaneTotals]:
-        """By lane: how it stands now."""
+        """The present counts, by lane."""
         counts = {lane: LaneTotals() for lane in self.lines}
         for lane, totals in counts.items():
             totals.add(self.lines[lane])

@@ -1,4 +1,4 @@
-"""What a run has done so far: read by whoever shows progress, written by the engine."""
+"""Counts the work of a run so far; the engine writes it, and the progress views read it."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -23,24 +23,24 @@ from tasks.engine.lane_costs import Bill
 from tasks.engine.own_faults import OwnFaults
 
 FIRST: Final = 5
-"""Jobs of which it is remembered that they are the first with a reason."""
+"""The number of first jobs kept for each reason."""
 
 REASONS: Final = 200
-"""Reasons of which that is remembered: a provider may have other words for each job."""
+"""The number of reasons with such jobs, since each job may have a different reason."""
 
 UNANSWERED: Final = "its answer is not on record"
-"""Of a doubt that a crash left, and nobody else."""
+"""The reason of a doubt that a crash left."""
 
 
 class Why(StrEnum):
-    """Why a job rests short of its end."""
+    """Why a job waits before its end."""
 
     STILL = auto()
     """No provider would take its still."""
     UNREAD = auto()
     """Its still could not be read just now."""
     UNSERVED = auto()
-    """No lane in use can make it for what its rows will pay."""
+    """No lane in use can make it for its max_usd."""
     NO_LANE = auto()
     """Every lane that can make it is closed."""
     BUDGET = auto()
@@ -50,7 +50,7 @@ class Why(StrEnum):
     """The provider has it, and another run will fetch it."""
     STOPPED = auto()
     BROKEN = auto()
-    """Our own code failed on it in a way that nobody foresaw; the log has the traceback."""
+    """Our own code failed on it unexpectedly; the log has the traceback."""
     FAULT = auto()
     """Our own code failed on too many jobs in a row: nothing more is bought."""
 
@@ -65,7 +65,7 @@ class Rest:
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of this run, in jobs."""
+    """The counts of this run, in jobs."""
 
     purse: Purse
     bought: int = 0
@@ -74,28 +74,28 @@ class Tally:
     resting: dict[str, Rest] = field(default_factory=dict[str, Rest])
     """By job id."""
     fetched: int = 0
-    """Clips of other batches that were brought home."""
+    """Clips of other batches that were fetched."""
     expired: int = 0
-    """Clips that were paid for, and that their providers keep no longer."""
+    """Clips that were paid for, and that their providers no longer have."""
     faults: OwnFaults = field(default_factory=OwnFaults)
     parked: Counter[str] = field(default_factory=Counter[str])
     """Other batches' clips on which our own code failed, by the reason."""
     passed_over: set[Why] = field(default_factory=set[Why])
-    """Why jobs were not even looked at."""
+    """The reasons why jobs were passed over."""
     refusals: Counter[str] = field(default_factory=Counter[str])
-    """Why jobs that are no longer remembered were rejected."""
+    """By reason: rejected jobs that are no longer in memory."""
     refused_first: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
-    """The first few of these jobs, by the first reasons that there were."""
+    """By reason: the first few of these jobs, for the first reasons only."""
     bill: Bill = field(default_factory=Bill)
-    """What was bought, by lane."""
+    """The purchases of this run, by lane."""
     _attempts: Attempts = field(default_factory=Attempts)
-    """Those that this run submitted: no other attempt's money is counted."""
+    """The attempts that this run submitted: no other attempt's money is counted."""
 
     def rest(self, job_id: str, why: Why, reason: str) -> None:
         self.resting[job_id] = Rest(why, reason)
 
     def forget(self, past: Mapping[str, History]) -> None:
-        """Of these jobs, which are over, little is remembered from now on."""
+        """Keep only reasons and counts of these jobs, which are over."""
         for job, history in past.items():
             match history:
                 case History(state=State.REJECTED, reason=reason):
@@ -107,7 +107,7 @@ class Tally:
                     pass
 
     def count_other(self, event: Event, history: History) -> None:
-        """One more event of what another batch bought: its money was never ours."""
+        """Count an event on another batch's job, whose money is not this run's."""
         self.faults.count(event, history)
         match event:
             case Published():
