@@ -238,7 +238,7 @@ class Pace:
         self._troubles = 0
 
     def troubled(self, now: float) -> None:
-        """The provider was out of reach, or its answer was lost: a few of these open the breaker."""
+        """Count a failure: no connection or a lost answer. A few in a row open the breaker."""
         self._answered()
         self.out_of_reach(now)
 
