@@ -41,19 +41,19 @@ class Bought(Protocol):
     def generated_at(self) -> float | None: ...
 
 
-def expires_at(past: Bought, route: Route | None) -> float | None:
+def expires_at(bought: Bought, route: Route | None) -> float | None:
     """When its clip may be lost at the earliest, in Unix seconds; None if it has none at
     a provider. Without a route nobody knows how long it is kept."""
-    if past.state not in AT_PROVIDERS:
+    if bought.state not in AT_PROVIDERS:
         return None
-    ended_at = past.generated_at or past.accepted_at or 0.0
+    ended_at = bought.generated_at or bought.accepted_at or 0.0
     return ended_at + _kept_s(route, LEAST_S)
 
 
-def is_over(past: Bought, route: Route | None, now: float) -> bool:
+def is_over(bought: Bought, route: Route | None, now: float) -> bool:
     """Whether no provider owes us its clip any more: what is not there now never will be."""
-    latest = (past.accepted_at or 0.0) + LONGEST_RUN_S
-    ended_at = min(past.generated_at or latest, latest)
+    latest = (bought.accepted_at or 0.0) + LONGEST_RUN_S
+    ended_at = min(bought.generated_at or latest, latest)
     return now > ended_at + _kept_s(route, MOST_S)
 
 
@@ -63,8 +63,8 @@ def by_expiry(
     """When the clip of each of these lives that is at a provider may be lost, the
     earliest first; `routes` by their names."""
     found = (
-        (expires_at(past, routes.get(past.route or "")), life)
-        for life, past in lives.items()
+        (expires_at(bought, routes.get(bought.route or "")), life)
+        for life, bought in lives.items()
     )
     return sorted((at, life) for at, life in found if at is not None)
 

@@ -61,8 +61,8 @@ def alike(rows: pl.DataFrame, *told: pl.Expr) -> Iterator[pl.DataFrame]:
     parts = rows.height // _PART + 1 if rows.height else 0
     for part in range(parts):
         first, after = (2**64 * n // parts for n in (part, part + 1))
-        mine = pl.col("key").is_between(first, after - 1)
-        some = rows.lazy().with_row_index("at").filter(mine)
+        in_part = pl.col("key").is_between(first, after - 1)
+        some = rows.lazy().with_row_index("at").filter(in_part)
         groups = some.group_by(*KEY).agg(
             pl.len().alias("count"), pl.col("row").min().alias("earliest"), *told
         )

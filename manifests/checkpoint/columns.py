@@ -56,10 +56,10 @@ class Shape:
     def rows(self, values: Sequence[Any], schema: pl.Schema) -> pl.DataFrame:
         """Values as rows; `exact` is null where the other columns say it all."""
         columns = self._columns(values)
-        said = [_series(name, known, schema[name]) for name, known in columns.items()]
+        stored = [_series(name, known, schema[name]) for name, known in columns.items()]
         nothing = pl.repeat(None, len(values), dtype=pl.String, eager=True)
-        rows = pl.DataFrame([*said, nothing.alias(EXACT)])
-        if all(map(_holds, said, columns.values())):
+        rows = pl.DataFrame([*stored, nothing.alias(EXACT)])
+        if all(map(_holds, stored, columns.values())):
             return rows
         back = zip(self.values(rows), values, strict=True)
         exact = [None if one == value else dumped(value) for one, value in back]
@@ -92,16 +92,16 @@ class Shape:
         return columns
 
     def _made(self, known: Sequence[Any]) -> Any:
-        said = dict(zip(self.plain, known, strict=False))
+        stored = dict(zip(self.plain, known, strict=False))
         if self.tickets:
             provider, number, urls = known[len(self.plain) :][: len(TICKET)]
             if provider is not None:
-                said["ticket"] = Ticket(provider, number, orjson.loads(urls))
+                stored["ticket"] = Ticket(provider, number, orjson.loads(urls))
         if self.facts:
             facts = dict(zip(FACTS, known[-len(FACTS) :], strict=True))
             if facts["sha256"] is not None:
-                said["facts"] = Facts(**facts)
-        return _of(self.kind, said)
+                stored["facts"] = Facts(**facts)
+        return _of(self.kind, stored)
 
 
 def dumped(value: Any) -> str:
@@ -111,14 +111,14 @@ def dumped(value: Any) -> str:
 
 def loaded(kind: type[Any], text: str) -> Any:
     """The event or history that was dumped."""
-    said = orjson.loads(text)
-    for name in _AMOUNTS & said.keys():
-        said[name] = None if said[name] is None else Decimal(said[name])
-    if (ticket := said.get("ticket")) is not None:
-        said["ticket"] = Ticket(**ticket)
-    if (facts := said.get("facts")) is not None:
-        said["facts"] = Facts(**facts)
-    return _of(kind, said)
+    stored = orjson.loads(text)
+    for name in _AMOUNTS & stored.keys():
+        stored[name] = None if stored[name] is None else Decimal(stored[name])
+    if (ticket := stored.get("ticket")) is not None:
+        stored["ticket"] = Ticket(**ticket)
+    if (facts := stored.get("facts")) is not None:
+        stored["facts"] = Facts(**facts)
+    return _of(kind, stored)
 
 
 def _plain(value: object) -> object:
@@ -131,10 +131,10 @@ def _plain(value: object) -> object:
             raise TypeError(f"{value!r} has no JSON")
 
 
-def _of(kind: type[Any], said: dict[str, Any]) -> Any:
+def _of(kind: type[Any], stored: dict[str, Any]) -> Any:
     if kind is History:
-        said["state"] = _STATES[said["state"]]
-    return kind(**said)
+        stored["state"] = _STATES[stored["state"]]
+    return kind(**stored)
 
 
 def _told(ticket: Ticket | None) -> tuple[str | None, ...]:
@@ -151,10 +151,10 @@ def _series(name: str, values: Sequence[Any], dtype: pl.DataType) -> pl.Series:
     return pl.Series(name, text, pl.String).cast(MONEY, strict=False)
 
 
-def _holds(said: pl.Series, values: Sequence[Any]) -> bool:
+def _holds(stored: pl.Series, values: Sequence[Any]) -> bool:
     """Whether a column holds its values as they are."""
-    if said.null_count() > sum(value is None for value in values):
+    if stored.null_count() > sum(value is None for value in values):
         return False
-    return said.dtype != MONEY or all(
+    return stored.dtype != MONEY or all(
         usd is None or usd == round(usd, _DECIMALS) for usd in values
     )

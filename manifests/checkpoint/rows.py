@@ -83,9 +83,9 @@ def event_rows(entries: Sequence[Entry]) -> pl.DataFrame:
         places.setdefault(type(entry.event).__name__.lower(), []).append(place)
     rows = [pl.DataFrame(schema={"place": pl.UInt32, **EVENTS})]
     for kind, some in places.items():
-        said = _KINDS[kind].rows([entries[place].event for place in some], EVENTS)
+        stored = _KINDS[kind].rows([entries[place].event for place in some], EVENTS)
         place = pl.Series("place", some, pl.UInt32)
-        rows.append(said.with_columns(place, pl.lit(kind).alias("kind")))
+        rows.append(stored.with_columns(place, pl.lit(kind).alias("kind")))
     jobs = pl.Series("job", [entry.job for entry in entries], pl.String)
     unix = pl.Series("unix", [entry.at for entry in entries], pl.Float64)
     at = (unix * 1e6).round().cast(pl.Int64, strict=False).cast(EVENTS["at"])
@@ -100,15 +100,15 @@ def event_rows(entries: Sequence[Entry]) -> pl.DataFrame:
 def entries(rows: pl.DataFrame) -> list[Entry]:
     """The entries whose rows these are, in their order."""
     by_kind = rows.partition_by("kind", as_dict=True)
-    events = {kind: _KINDS[kind].values(mine) for (kind,), mine in by_kind.items()}
+    events = {kind: _KINDS[kind].values(part) for (kind,), part in by_kind.items()}
     told = zip(rows["job"], rows["unix"], rows["kind"], strict=True)
     return [Entry(job, at, next(events[kind])) for job, at, kind in told]
 
 
 def job_rows(lives: Mapping[str, History]) -> pl.DataFrame:
     """Lives as rows of JOBS, in their order."""
-    said: Any = _HISTORY.rows([*lives.values()], JOBS)
-    return keys(lives).hstack(said).select(JOBS.names())
+    stored: Any = _HISTORY.rows([*lives.values()], JOBS)
+    return keys(lives).hstack(stored).select(JOBS.names())
 
 
 def histories(rows: pl.DataFrame) -> dict[str, History]:
@@ -125,6 +125,6 @@ def index_rows(lives: Mapping[str, History]) -> pl.DataFrame:
 
 def whole(rows: pl.DataFrame) -> dict[str, History]:
     """The lives that stand whole in these rows of INDEX."""
-    mine = rows.filter(pl.col("whole").is_not_null())
-    told = (loaded(History, text) for text in mine["whole"])
-    return dict(zip(ids(mine), told, strict=True))
+    part = rows.filter(pl.col("whole").is_not_null())
+    told = (loaded(History, text) for text in part["whole"])
+    return dict(zip(ids(part), told, strict=True))

@@ -23,56 +23,56 @@ class ManifestError(ValueError):
     """A manifest that cannot be read at all; raised before anything is bought."""
 
 
-def _text(said: pl.Expr) -> pl.Expr:
-    return said.cast(pl.String)
+def _text(raw: pl.Expr) -> pl.Expr:
+    return raw.cast(pl.String)
 
 
 def _text_or(default: str) -> Callable[[pl.Expr], pl.Expr]:
-    def filled(said: pl.Expr) -> pl.Expr:
-        text = said.cast(pl.String).fill_null("")
+    def filled(raw: pl.Expr) -> pl.Expr:
+        text = raw.cast(pl.String).fill_null("")
         return pl.when(text == "").then(pl.lit(default)).otherwise(text)
 
     return filled
 
 
-def _models(said: pl.Expr) -> pl.Expr:
+def _models(raw: pl.Expr) -> pl.Expr:
     """Names with commas between them, without white space or empty ones."""
-    names = said.str.split(",").list.eval(pl.element().str.strip_chars())
+    names = raw.str.split(",").list.eval(pl.element().str.strip_chars())
     return names.list.eval(pl.element().filter(pl.element() != "")).list.join(",")
 
 
-def _image(said: pl.Expr) -> pl.Expr:
-    text = said.cast(pl.String)
+def _image(raw: pl.Expr) -> pl.Expr:
+    text = raw.cast(pl.String)
     return pl.when(text.str.strip_chars() != "").then(text)
 
 
-def _whole(said: pl.Expr) -> pl.Expr:
+def _whole(raw: pl.Expr) -> pl.Expr:
     # What is not whole, or not below 2**63, becomes null: a complaint, not a default.
-    whole = said.cast(pl.Int64, strict=False)
-    return pl.when(whole.cast(pl.Float64) == said.cast(pl.Float64)).then(whole)
+    whole = raw.cast(pl.Int64, strict=False)
+    return pl.when(whole.cast(pl.Float64) == raw.cast(pl.Float64)).then(whole)
 
 
 def _whole_or(default: int) -> Callable[[pl.Expr], pl.Expr]:
-    def filled(said: pl.Expr) -> pl.Expr:
-        return pl.when(absent(said)).then(pl.lit(default)).otherwise(_whole(said))
+    def filled(raw: pl.Expr) -> pl.Expr:
+        return pl.when(absent(raw)).then(pl.lit(default)).otherwise(_whole(raw))
 
     return filled
 
 
-def _seed(said: pl.Expr) -> pl.Expr:
-    whole = _whole(said)
+def _seed(raw: pl.Expr) -> pl.Expr:
+    whole = _whole(raw)
     return pl.when(whole != -1).then(whole)
 
 
-def _usd(said: pl.Expr) -> pl.Expr:
-    number = said.cast(pl.Float64)
+def _usd(raw: pl.Expr) -> pl.Expr:
+    number = raw.cast(pl.Float64)
     finite = pl.when(number.is_finite()).then(number.clip(-_MOST_USD, _MOST_USD))
     return finite.cast(MONEY)
 
 
-def absent(said: pl.Expr) -> pl.Expr:
+def absent(raw: pl.Expr) -> pl.Expr:
     """Whether a number was left out: pandas writes a missing whole number as NaN."""
-    return said.is_null() | said.cast(pl.Float64).is_nan()
+    return raw.is_null() | raw.cast(pl.Float64).is_nan()
 
 
 _ANEW: Final = Job(image="", prompt="")
@@ -81,7 +81,7 @@ _MEANINGS: Final[Mapping[str, Callable[[pl.Expr], pl.Expr]]] = {
     "prompt": _text,
     "id": _text,
     "negative_prompt": _text_or(_ANEW.negative_prompt),
-    "model": lambda said: _models(_text_or(_ANEW.model)(said)),
+    "model": lambda raw: _models(_text_or(_ANEW.model)(raw)),
     "content": _text_or(_ANEW.content),
     "resolution": _text_or(_ANEW.resolution),
     "duration_s": _whole_or(_ANEW.duration_s),
@@ -190,13 +190,13 @@ def light(
     return some.select("row", *flat)
 
 
-def meant(said: pl.DataFrame, names: Collection[str]) -> pl.DataFrame:
+def meant(raw: pl.DataFrame, names: Collection[str]) -> pl.DataFrame:
     """These columns in full, with what was said beside it as `said …`.
 
     Null where a column has no default, and where what was said makes no sense.
     """
-    lacking = [name for name in names if name not in said.columns]
-    full = said.with_columns(pl.lit(None).alias(name) for name in lacking)
+    lacking = [name for name in names if name not in raw.columns]
+    full = raw.with_columns(pl.lit(None).alias(name) for name in lacking)
     return full.select(
         "row",
         *(_MEANINGS[name](pl.col(name)).alias(name) for name in names),

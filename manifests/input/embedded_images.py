@@ -26,8 +26,8 @@ def contents(
     """The bytes in each of these rows, which ascend; None where there are none."""
     with reading(uri), opened(path) as file:
         for group, first, end in groups(file):
-            mine = rows[bisect_left(rows, first) : bisect_left(rows, end)]
-            yield from _picked(file, group, first, mine)
+            in_group = rows[bisect_left(rows, first) : bisect_left(rows, end)]
+            yield from _picked(file, group, first, in_group)
 
 
 def weight(path: Path, uri: str) -> int:

@@ -39,10 +39,10 @@ def surveyed(frame: pl.LazyFrame, path: Path, uri: str) -> Survey:
     most = 0
     for first, count in spans(path):
         with reading(uri):
-            said = light(frame, first, count, ("id", *_NUMBERS)).collect()
-        if "id" in said.columns:
-            ids.append(_hashed(said))
-        full = meant(said, _NUMBERS)
+            raw = light(frame, first, count, ("id", *_NUMBERS)).collect()
+        if "id" in raw.columns:
+            ids.append(_hashed(raw))
+        full = meant(raw, _NUMBERS)
         counts.append(
             full["priority"].drop_nulls().value_counts().cast(counts[0].schema)
         )
@@ -60,10 +60,10 @@ def millionths(usd: pl.Series) -> pl.Series:
     return usd.to_physical().cast(pl.Int64).fill_null(0)
 
 
-def _hashed(said: pl.DataFrame) -> pl.DataFrame:
+def _hashed(raw: pl.DataFrame) -> pl.DataFrame:
     text = pl.col("id").cast(pl.String)
     hashes = [text.hash(seed).alias(name) for seed, name in enumerate(KEY)]
-    return said.drop_nulls("id").select("row", *hashes)
+    return raw.drop_nulls("id").select("row", *hashes)
 
 
 def _again(ids: pl.DataFrame) -> pl.DataFrame:

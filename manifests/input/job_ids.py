@@ -45,7 +45,7 @@ def keyed(rows: pl.DataFrame, uri: str) -> pl.DataFrame:
 
     The rows are good, in full (`columns.meant`), and have the column `still`.
     """
-    said = _quoted(rows.select(*DECISIVE).with_columns(_images(rows, uri)))
+    quoted = _quoted(rows.select(*DECISIVE).with_columns(_images(rows, uri)))
     whole = [pl.col(name).cast(pl.String).fill_null("null") for name in DECISIVE[:-1]]
     content = pl.when(pl.col("content") != '""').then(", " + pl.col("content"))
     json = pl.concat_str(
@@ -54,7 +54,7 @@ def keyed(rows: pl.DataFrame, uri: str) -> pl.DataFrame:
         content.fill_null(""),
         pl.lit("]"),
     )
-    return keys(_digests(said.select(json.cast(pl.Binary)).to_series()))
+    return keys(_digests(quoted.select(json.cast(pl.Binary)).to_series()))
 
 
 def _digests(texts: pl.Series) -> list[str]:
@@ -106,5 +106,5 @@ def _images(rows: pl.DataFrame, uri: str) -> pl.Series:
     signed = told["image"].str.contains(_SIGNED).fill_null(value=True)
     if not signed.any():
         return told["image"]
-    odd = [unsigned(absolute(said, uri)) for said in told["said"].filter(signed)]
+    odd = [unsigned(absolute(raw, uri)) for raw in told["said"].filter(signed)]
     return _put(told["image"], signed, odd)

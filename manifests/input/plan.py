@@ -101,8 +101,8 @@ class Plan:
         """The plan less these jobs: what of their image is wrong, by id, is complained of."""
         if not bad:
             return self
-        said = pl.DataFrame([*bad.values()], ["value", "reason"], orient="row")
-        struck = keys([*bad]).hstack(said.cast(pl.String))
+        reasons = pl.DataFrame([*bad.values()], ["value", "reason"], orient="row")
+        struck = keys([*bad]).hstack(reasons.cast(pl.String))
         wrong = held(self.wanted.select("row", *KEY), struck).join(struck, [*KEY])
         also = wrong.select("row", pl.lit("image").alias("column"), "value", "reason")
         return replace(
@@ -127,11 +127,11 @@ def todo(
 
     Only where some are not, it is a copy.
     """
-    said = [state.value for state in among]
+    values = [state.value for state in among]
     some: list[pl.DataFrame] = []
     for rows in plan.wanted.iter_slices(_SLICE):
-        mine = rows["first"] & states(rows).is_in(said)
-        some.append(rows if mine.all() else rows.filter(mine))
+        matching = rows["first"] & states(rows).is_in(values)
+        some.append(rows if matching.all() else rows.filter(matching))
     return pl.concat(some, rechunk=False) if some else plan.wanted
 
 

@@ -55,16 +55,16 @@ def check(path: Path, uri: str, routes: Sequence[Route]) -> Plan:
     frame = scan(path, uri)
     survey = surveyed(frame, path, uri)
     good, wrong = Rows(survey), [validation.none()]
-    rows = said = 0
+    rows = complaints = 0
     for some in _slices(frame, path, uri):
         found = validation.about(some, routes)
         if (twice := _among(survey.again, rows, some.height)).height:
             found = pl.concat([found, _duplicates(frame, uri, twice)])
             found = found.sort("row", "column", maintain_order=True)
         good.add(_keyed(some, found, uri))
-        tell = validation.told if said < validation.TOLD else validation.brief
+        tell = validation.told if complaints < validation.TOLD else validation.brief
         wrong.append(tell(found))
-        rows, said = rows + some.height, said + found.height
+        rows, complaints = rows + some.height, complaints + found.height
     weight = embedded_images.weight(path, uri)
     return Plan(unsigned(uri), rows, good.planned(), pl.concat(wrong), weight)
 
@@ -82,8 +82,8 @@ def orders(path: Path, uri: str, shard: pl.DataFrame, keep: Keep) -> Iterator[Or
     """
     for some in shard.iter_slices(_SHARD):
         firsts = some.filter("first").select("row", "priority", "max_usd")
-        if said := [*picked(path, uri, firsts["row"].sort(), DECISIVE)]:
-            full = meant(pl.concat(said), DECISIVE)
+        if found := [*picked(path, uri, firsts["row"].sort(), DECISIVE)]:
+            full = meant(pl.concat(found), DECISIVE)
             rows = firsts.join(full, on="row", how="left", maintain_order="left")
             yield from _ordered(path, uri, rows, keep)
 
@@ -166,27 +166,27 @@ def picked(
     """These columns of these rows, which ascend; those that are there."""
     frame = scan(path, uri)
     for first, count in _spans(path, uri):
-        mine = rows[rows.search_sorted(first) : rows.search_sorted(first + count)]
-        if mine.len():
-            start, end = mine[0], mine[-1] + 1
+        wanted = rows[rows.search_sorted(first) : rows.search_sorted(first + count)]
+        if wanted.len():
+            start, end = wanted[0], wanted[-1] + 1
             with reading(uri):
-                said = light(frame, start, end - start, names).collect()
-            yield said.filter(pl.col("row").is_in(mine.implode()))
+                some = light(frame, start, end - start, names).collect()
+            yield some.filter(pl.col("row").is_in(wanted.implode()))
 
 
 def _ordered(path: Path, uri: str, rows: pl.DataFrame, keep: Keep) -> Iterator[Order]:
     stills = _kept(path, uri, rows, keep)
     decisive: Iterator[dict[str, Any]] = rows.select(DECISIVE).iter_rows(named=True)
     more = rows.select("priority", "max_usd").iter_rows()
-    for said, (priority, max_usd) in zip(decisive, more, strict=True):
-        if said["image"] is None:
+    for values, (priority, max_usd) in zip(decisive, more, strict=True):
+        if values["image"] is None:
             still, place = next(stills)
             image = f"sha256:{still}"
         else:
-            place = absolute(said["image"], uri)
+            place = absolute(values["image"], uri)
             image = unsigned(place)
-        said["image"] = image
-        job = Job(**said)
+        values["image"] = image
+        job = Job(**values)
         yield Order(job=job, still=place, priority=priority, max_usd=_usd(max_usd))
 
 

@@ -28,15 +28,15 @@ def cut(manifest: Path, uri: str, shard: pl.DataFrame, slip: Path) -> None:
     Raises:
         ManifestError: the manifest is not what it was when it was checked.
     """
-    mine = shard.sort("row")
+    ordered = shard.sort("row")
     has_stills = embedded_images.COLUMN in scan(manifest, uri).collect_schema()
-    stills = embedded_images.contents(manifest, uri, mine["row"].to_list())
+    stills = embedded_images.contents(manifest, uri, ordered["row"].to_list())
     renamed = {name: f"plan {name}" for name in _PLANNED}
     with written(slip) as write:
-        for said in picked(manifest, uri, mine["row"], DECISIVE):
+        for found in picked(manifest, uri, ordered["row"], DECISIVE):
             texts = pl.col(pl.Categorical, pl.Enum).cast(pl.String)
-            rows = said.with_columns(texts).join(
-                mine.select(_PLANNED).rename(renamed),
+            rows = found.with_columns(texts).join(
+                ordered.select(_PLANNED).rename(renamed),
                 left_on="row",
                 right_on="plan row",
                 how="left",
@@ -44,8 +44,8 @@ def cut(manifest: Path, uri: str, shard: pl.DataFrame, slip: Path) -> None:
             )
             for some in rows.rename({"row": "plan row"}).iter_slices(_AT_ONCE):
                 if has_stills:
-                    mine_too = [*islice(stills, some.height)]
-                    column = pl.Series(embedded_images.COLUMN, mine_too, pl.Binary)
+                    contents = [*islice(stills, some.height)]
+                    column = pl.Series(embedded_images.COLUMN, contents, pl.Binary)
                     some = some.with_columns(column)  # noqa: PLW2901
                 write(some)
 

@@ -85,7 +85,7 @@ def duplicates(ids: pl.DataFrame) -> pl.DataFrame:
 
 def told(found: pl.DataFrame) -> pl.DataFrame:
     """Complaints as a plan has them: no signature is repeated, and not too much."""
-    shown = [unsigned(said)[:SHOWN] for said in found["value"]]
+    shown = [unsigned(value)[:SHOWN] for value in found["value"]]
     return found.with_columns(pl.Series("value", shown, pl.String)).cast(COMPLAINTS)
 
 
@@ -98,14 +98,14 @@ def brief(found: pl.DataFrame) -> pl.DataFrame:
 
 
 def _listed(rows: pl.DataFrame, column: str, reason: str | pl.Expr) -> pl.DataFrame:
-    said = pl.lit("")
+    text = pl.lit("")
     if column != "image_bytes":
         told = [pl.col(f"said {column}"), pl.col(column)]
-        said = pl.coalesce(*(value.cast(pl.String) for value in told), said)
+        text = pl.coalesce(*(value.cast(pl.String) for value in told), text)
     return rows.select(
         "row",
         column=pl.lit(column),
-        value=said,
+        value=text,
         reason=pl.lit(reason) if isinstance(reason, str) else reason,
     )
 
@@ -121,9 +121,9 @@ def _rules() -> Iterator[tuple[str, pl.Expr, str]]:
     yield "image", image & still, "and image_bytes are both there: one still a row"
     yield "image_bytes", pl.col("still") == "", "is empty"
     for name in WHOLE:
-        said = pl.col(f"said {name}")
+        raw = pl.col(f"said {name}")
         # A seed of -1 is drawn; elsewhere -1 is whole, and not lost.
-        lost = pl.col(name).is_null() & ~absent(said) & (said != -1)
+        lost = pl.col(name).is_null() & ~absent(raw) & (raw != -1)
         yield name, lost, "is not a whole number"
     yield (
         "seed",
@@ -219,8 +219,8 @@ def _nearest(asks: tuple[Any, ...], routes: Sequence[Route]) -> tuple[str, str] 
         return None
     if all(column == "model" for column, _ in wrong):
         made = " or ".join(dict.fromkeys(route.model for route in routes))
-        said = f"is made by no lane in use; they make {made or 'nothing'}"
-        return "model", "; ".join([*_withdrawn(job), said])
+        message = f"is made by no lane in use; they make {made or 'nothing'}"
+        return "model", "; ".join([*_withdrawn(job), message])
     furthest = max((column for column, _ in wrong), key=_ASKED.index)
     return furthest, "; ".join(why for column, why in wrong if column == furthest)
 

@@ -142,11 +142,11 @@ def fates(
     """So many rows of a plan from the first: row, job, or the reason why it is none; and
     what became of these jobs."""
     span = pl.Series("row", range(first, first + count), pl.UInt32)
-    mine = pl.col("row").is_between(first, first + count - 1)
-    wanted = plan.wanted.filter(mine).select("row", *KEY)
+    in_span = pl.col("row").is_between(first, first + count - 1)
+    wanted = plan.wanted.filter(in_span).select("row", *KEY)
     jobs = wanted.select("row", pl.Series("job", ids(wanted), pl.String))
     rows = span.to_frame()
-    for known in (jobs, in_words(plan.complaints.filter(mine))):
+    for known in (jobs, in_words(plan.complaints.filter(in_span))):
         rows = rows.join(known, "row", "left", maintain_order="left")
     return rows, tell(wanted.select(*KEY))
 
@@ -199,8 +199,8 @@ def _apart(carried: Iterable[str]) -> dict[str, str]:
 
 def in_words(wrong: pl.DataFrame) -> pl.DataFrame:
     """All that is wrong with a bad row, as one text: row, reason."""
-    said = pl.format("{} {}", "column", "reason").sort_by("column")
-    return wrong.group_by("row").agg(reason=said.str.join("; "))
+    complaint = pl.format("{} {}", "column", "reason").sort_by("column")
+    return wrong.group_by("row").agg(reason=complaint.str.join("; "))
 
 
 _NOTHING: Final = (None,) * (len(CLIPS) - 4)

@@ -115,12 +115,12 @@ def _picked(
     waiting: list[Any] = []
     told: list[pl.DataFrame] = []
     count = held = 0
-    for batch, first, mine in _batches(manifest, uri, left):
+    for batch, first, taken in _batches(manifest, uri, left):
         # Slices need no kernel, which pyarrow lacks for some types; they hold their batch.
-        runs = _runs([row - first for row in mine["row"]])
+        runs = _runs([row - first for row in taken["row"]])
         waiting += [batch.slice(start, length) for start, length in runs]
-        told.append(mine.drop("row"))
-        count, held = count + mine.height, held + batch.nbytes
+        told.append(taken.drop("row"))
+        count, held = count + taken.height, held + batch.nbytes
         if count >= _ROWS_AT_ONCE or held >= _GROUP_BYTES:
             yield _arrow.Table.from_batches(waiting).combine_chunks(), pl.concat(told)
             waiting, told, count, held = [], [], 0, 0
@@ -141,9 +141,9 @@ def _batches(
                 continue
             first = start
             for batch in file.iter_batches(at_once, row_groups=[group]):
-                mine = left.before(first + batch.num_rows)
-                if mine.height:
-                    yield batch, first, mine
+                taken = left.before(first + batch.num_rows)
+                if taken.height:
+                    yield batch, first, taken
                 first += batch.num_rows
                 if not left.any_before(end):
                     break
@@ -190,8 +190,8 @@ def _columns(told: pl.DataFrame) -> Any:
 
 def _anywhere(images: Sequence[str | None], uri: str) -> list[str | None]:
     """The images' places as they can be named from anywhere, without any signature."""
-    said = pl.DataFrame({"image": pl.Series(images, dtype=pl.String)})
-    odd = said.select(ODD_PLACE).to_series()
+    places = pl.DataFrame({"image": pl.Series(images, dtype=pl.String)})
+    odd = places.select(ODD_PLACE).to_series()
     return [
         unsigned(image if why or not image.strip() else absolute(image, uri))
         if image

@@ -19,11 +19,11 @@ def retold_clips(
     table: Path, out: Path, outcomes: Outcomes, jobs: Collection[str]
 ) -> bool:
     """Write a clips table to `out`, these jobs told anew; whether anything changed."""
-    mine = pl.col("job").is_in([*jobs])
+    of_jobs = pl.col("job").is_in([*jobs])
 
     def retold(rows: pl.DataFrame) -> pl.DataFrame:
-        said = rows.filter(mine).select("row", "job").iter_rows()
-        told = [(row, *outcomes.of(job)) for row, job in said]
+        found = rows.filter(of_jobs).select("row", "job").iter_rows()
+        told = [(row, *outcomes.of(job)) for row, job in found]
         anew = pl.DataFrame(told, schema=CLIPS, orient="row")
         return rows.update(anew, on="row", include_nulls=True)
 

@@ -70,20 +70,20 @@ def entries_of(draw, jobs, *, over=False, begun=()):
     entries = []
     for second in range(draw(st.integers(0, 40))):
         life = draw(st.sampled_from(jobs))
-        past = histories[life]
-        kinds = [kind for kind in WHAT if kind in TRANSITIONS[past.state]]
+        history = histories[life]
+        kinds = [kind for kind in WHAT if kind in TRANSITIONS[history.state]]
         if over:
             kinds = [kind for kind in kinds if kind is not Intended]
         settled = st.builds(
             Settled,
-            attempt=st.integers(1, max(1, past.charged)),
+            attempt=st.integers(1, max(1, history.charged)),
             usd=st.decimals("-0.5", "0.5", places=4),
             reason=st.just("settled"),
         )
-        ways = [WHAT[kind] for kind in kinds] + [settled] * bool(past.charged)
+        ways = [WHAT[kind] for kind in kinds] + [settled] * bool(history.charged)
         if ways:
             entry = Entry(life, 1000.0 + len(begun) + second, draw(st.one_of(ways)))
-            histories[life] = past.after(entry)
+            histories[life] = history.after(entry)
             entries.append(entry)
     return entries
 

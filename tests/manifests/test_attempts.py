@@ -109,14 +109,14 @@ def test_a_rejection_costs_what_the_provider_takes_for_it(
     assert told.rows() == [("rejected", charged, cost)]
 
 
-@pytest.mark.parametrize("said", [(), (Doubted("ReadTimeout"),)])
+@pytest.mark.parametrize("doubts", [(), (Doubted("ReadTimeout"),)])
 def test_an_attempt_in_doubt_is_neither_charged_nor_not_and_counts_as_paid(
-    attempts, said
+    attempts, doubts
 ):
-    table = attempts(*lived("j", INTENDED, *said))
+    table = attempts(*lived("j", INTENDED, *doubts))
 
     told = table.select("outcome", "charged", "charged_usd", "reason", "ended_at")
-    reason = said[0].reason if said else None
+    reason = doubts[0].reason if doubts else None
     assert told.rows() == [("in_doubt", None, PRICE, reason, None)]
 
 
@@ -205,9 +205,9 @@ def test_what_the_attempts_cost_is_what_the_jobs_have_spent_to_the_cent(
     path = tmp_path_factory.mktemp("nights") / "attempts.parquet"
     entries = data.draw(lives_of(["a", "b"]))
     whole = frame(attempts_of(entries))
-    assert whole.height == sum(past.attempts for past in fold(entries).values())
+    assert whole.height == sum(each.attempts for each in fold(entries).values())
     assert whole["charged_usd"].sum() == sum(
-        past.spent_usd for past in fold(entries).values()
+        each.spent_usd for each in fold(entries).values()
     )
 
     # What is settled is found out between two nights, and told by `settling`.
@@ -216,8 +216,8 @@ def test_what_the_attempts_cost_is_what_the_jobs_have_spent_to_the_cent(
     bounds = sorted({0, len(nights), *begins})
     tables = []
     for begin, end in pairwise(bounds):
-        past = fold(nights[:begin])
-        alive = {life: each for life, each in past.items() if each.state not in OVER}
+        earlier = fold(nights[:begin])
+        alive = {life: each for life, each in earlier.items() if each.state not in OVER}
         with attempts_table(path, before=alive) as add:
             add(nights[begin:end])
         tables.append(pl.read_parquet(path))

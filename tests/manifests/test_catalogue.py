@@ -94,9 +94,9 @@ def test_a_route_knows_how_long_its_provider_keeps_a_clip(route, keeps_s):
 
 
 def test_how_long_clips_are_kept_can_be_put_right_by_whoever_knows_better():
-    mine = {"routes": {"302ai/unified": {"keeps_s": 86400}}}
+    overrides = {"routes": {"302ai/unified": {"keeps_s": 86400}}}
 
-    assert load(mine).route("302ai/unified").keeps_s == 86400
+    assert load(overrides).route("302ai/unified").keeps_s == 86400
     with pytest.raises(CatalogueError, match="keeps_s is 0"):
         load({"routes": {"302ai/unified": {"keeps_s": 0}}})
 
@@ -124,9 +124,9 @@ def test_retired_route_has_live_successor():
 
 
 def test_a_route_that_a_person_knows_to_be_retired_is():
-    mine = {"routes": {SPICY: {"retired": "withdrawn on 2026-12-01"}}}
+    overrides = {"routes": {SPICY: {"retired": "withdrawn on 2026-12-01"}}}
 
-    assert load(mine).route(SPICY).retired == "withdrawn on 2026-12-01"
+    assert load(overrides).route(SPICY).retired == "withdrawn on 2026-12-01"
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_a_price_that_toml_read_as_a_float_is_exact():
 
 
 def test_a_persons_own_model_and_route_are_as_good_as_ours():
-    mine = {
+    overrides = {
         "models": {"wan-3": {"content": "adult", "fps": 24}},
         "routes": {
             "home/wan-3": {
@@ -208,14 +208,14 @@ def test_a_persons_own_model_and_route_are_as_good_as_ours():
         },
     }
 
-    route = load(mine).route("home/wan-3")
+    route = load(overrides).route("home/wan-3")
 
     assert (route.fps, route.content, route.slots) == (24, "adult", 1)
     assert route.prices_usd == {("480p", 4): Decimal(0)}
 
 
 @pytest.mark.parametrize(
-    ("mine", "said"),
+    ("overrides", "message"),
     [
         ({"routes": {SPICY: {"price": 1}}}, "no fact 'price'; did you mean prices_usd"),
         ({"routes": {SPICY: {"content": "general"}}}, "no fact 'content'"),
@@ -261,12 +261,12 @@ def test_a_persons_own_model_and_route_are_as_good_as_ours():
         ({"models": {"wan-2": {"2": {"fps": 16}}}}, "a name with a dot needs quotes"),
     ],
 )
-def test_a_fact_that_is_wrong_is_named_with_its_file_and_table(mine, said):
+def test_a_fact_that_is_wrong_is_named_with_its_file_and_table(overrides, message):
     with pytest.raises(CatalogueError) as caught:
-        load(mine, place="mine.toml")
+        load(overrides, place="mine.toml")
 
     assert str(caught.value).startswith("mine.toml: ")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_a_route_says_which_column_it_cannot_serve_and_why(asks, complaint):
 
 
 def test_a_route_that_makes_no_720p_says_so():
-    mine = {
+    overrides = {
         "routes": {
             "home/wan-2.2": {
                 "endpoints": {"480p": "w"},
@@ -297,7 +297,7 @@ def test_a_route_that_makes_no_720p_says_so():
     }
     job = Job(image="i", prompt="p", resolution="720p")
 
-    complaint = load(mine).route("home/wan-2.2").complaint(job)
+    complaint = load(overrides).route("home/wan-2.2").complaint(job)
 
     assert complaint == ("resolution", "home/wan-2.2 makes 480p")
 

@@ -69,12 +69,12 @@ def test_histories_come_back_from_their_rows(known):
 
 
 def test_what_comes_back_is_of_the_same_types(tmp_path: Path):
-    past = History(spent_usd=Decimal("0.30")).after(Entry("ab" * 16, 1.5, INTENDED))
-    job_rows({"ab" * 16: past}).write_parquet(tmp_path / "jobs.parquet")
+    history = History(spent_usd=Decimal("0.30")).after(Entry("ab" * 16, 1.5, INTENDED))
+    job_rows({"ab" * 16: history}).write_parquet(tmp_path / "jobs.parquet")
 
     (told,) = histories(pl.read_parquet(tmp_path / "jobs.parquet")).values()
 
-    assert told.state is past.state
+    assert told.state is history.state
     assert isinstance(told.spent_usd, Decimal)
     assert told.ticket is None
     assert told.facts is None

@@ -77,17 +77,17 @@ def test_what_expires_first_comes_first_whoever_has_it():
 
 
 def test_the_figures_of_whoever_uses_a_route_go_before_ours():
-    mine = load({"routes": {"replicate/wan-2.2": {"keeps_s": 7200}}})
+    overridden = load({"routes": {"replicate/wan-2.2": {"keeps_s": 7200}}})
 
-    routes = in_use(load().routes, [mine.route("replicate/wan-2.2")])
+    routes = in_use(load().routes, [overridden.route("replicate/wan-2.2")])
 
     assert expires_at(generated(), routes["replicate/wan-2.2"]) == BOUGHT + 2 * HOUR
     assert routes["fal/wan-2.2"] == load().route("fal/wan-2.2")
 
 
 def test_what_is_lost_says_where_and_that_it_was_paid_for():
-    said = expired("kling", "HTTP 404, 3 fresh links").reason
+    reason = expired("kling", "HTTP 404, 3 fresh links").reason
 
-    assert said == (
+    assert reason == (
         "expired at kling: HTTP 404, 3 fresh links, it was paid for and is lost"
     )

@@ -208,18 +208,18 @@ class Fold(RuleBasedStateMachine):
 
     def happens(self, life, event):
         entry = Entry(life, float(len(self.entries)), event)
-        past = self.lives.get(life, NEW)
+        history = self.lives.get(life, NEW)
         if self.model[life].may(event):
-            self.lives[life] = past.after(entry)
+            self.lives[life] = history.after(entry)
             self.model[life].happens(entry)
             self.entries.append(entry)
             return
-        before = replace(past)
+        before = replace(history)
         with pytest.raises(IllegalTransitionError):
-            past.after(entry)
+            history.after(entry)
         with pytest.raises(IllegalTransitionError):
             fold([*self.entries, entry])
-        assert past == before
+        assert history == before
 
     @rule(life=st.sampled_from(LIVES), event=ANYTHING)
     def anything(self, life, event):
@@ -248,7 +248,7 @@ class Fold(RuleBasedStateMachine):
     def part_of_the_money_comes_back(self, data):
         bought = [name for name, life in self.model.items() if life.settled()]
         name = data.draw(st.sampled_from(bought))
-        life, past = self.model[name], self.lives[name]
+        life, history = self.model[name], self.lives[name]
         attempt = data.draw(st.integers(1, life.settled()))
         share = data.draw(st.decimals(0, 1, places=2))
         refund = Settled(
@@ -258,12 +258,12 @@ class Fold(RuleBasedStateMachine):
         self.happens(name, refund)
 
         after = self.lives[name]
-        assert replace(after, spent_usd=past.spent_usd) == past
+        assert replace(after, spent_usd=history.spent_usd) == history
 
     @precondition(lambda self: any(h.state in OVER for h in self.lives.values()))
     @rule(data=st.data(), event=ANYTHING)
     def what_is_over_is_only_settled(self, data, event):
-        over = [name for name, past in self.lives.items() if past.state in OVER]
+        over = [name for name, history in self.lives.items() if history.state in OVER]
         name = data.draw(st.sampled_from(over))
         state = self.lives[name].state
         able = self.model[name].may(event)
@@ -300,22 +300,30 @@ class Fold(RuleBasedStateMachine):
 
     @invariant()
     def the_model_agrees(self):
-        for name, past in self.lives.items():
+        for name, history in self.lives.items():
             life = self.model[name]
-            assert (past.state, past.attempts) == (life.state, len(life.costs))
-            assert (past.failures, past.discards, past.losses, past.risks) == (
+            assert (history.state, history.attempts) == (life.state, len(life.costs))
+            assert (
+                history.failures,
+                history.discards,
+                history.losses,
+                history.risks,
+            ) == (
                 life.failures,
                 life.discards,
                 life.losses,
                 life.risks,
             )
-            assert (past.ticket, past.submitted_at) == (life.ticket, life.submitted_at)
-            assert past.charged == life.settled()
+            assert (history.ticket, history.submitted_at) == (
+                life.ticket,
+                life.submitted_at,
+            )
+            assert history.charged == life.settled()
 
     @invariant()
     def what_was_spent_is_what_every_attempt_cost_and_never_less_than_nothing(self):
-        for name, past in self.lives.items():
-            assert past.spent_usd == sum(self.model[name].costs) >= 0
+        for name, history in self.lives.items():
+            assert history.spent_usd == sum(self.model[name].costs) >= 0
 
     @invariant()
     def each_attempt_costs_what_the_model_says(self):
@@ -345,11 +353,11 @@ records = st.one_of(
 
 @settings(deadline=None)
 @given(st.lists(records, max_size=5))
-def test_any_record_is_read_exactly_as_it_was_written(said):
-    read = unpack(pack(said), "key")
+def test_any_record_is_read_exactly_as_it_was_written(record):
+    read = unpack(pack(record), "key")
 
     # Amounts that are equal may yet be written otherwise: 0.1 and 0.10, 0 and -0.
-    assert list(map(repr, read)) == list(map(repr, said))
+    assert list(map(repr, read)) == list(map(repr, record))
 
 
 @given(st.lists(records, max_size=3), st.lists(records, max_size=3))

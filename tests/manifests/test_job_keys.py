@@ -17,12 +17,12 @@ IDS = st.lists(st.from_regex("[0-9a-f]{32}", fullmatch=True))
 
 
 @given(IDS, st.sampled_from([0, module.FEW]))
-def test_a_key_is_its_id_and_nothing_is_lost(said, few):
+def test_a_key_is_its_id_and_nothing_is_lost(known, few):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "FEW", few)
 
-        assert ids(keys(said)) == said
-        assert keys(said).schema == KEY
+        assert ids(keys(known)) == known
+        assert keys(known).schema == KEY
 
 
 @pytest.fixture

@@ -86,11 +86,11 @@ def test_doubt_that_is_told_is_still_doubt():
         history(INTENDED, Doubted("silence"), INTENDED)
 
 
-def ways_on(past):
+def ways_on(known):
     """What may happen next, each tried."""
     for event in EVENTS:
         try:
-            past.after(Entry("j", 9.0, event))
+            known.after(Entry("j", 9.0, event))
         except IllegalTransitionError:
             continue
         yield type(event)
@@ -127,9 +127,9 @@ def test_a_risk_that_is_taken_lets_the_job_go_again_and_stays_paid_for():
 
 @pytest.mark.parametrize("events", [(), (INTENDED, ACCEPTED), (INTENDED, Refused("b"))])
 def test_a_risk_is_taken_only_with_what_is_in_doubt(events):
-    past = fold([Entry("j", 1.0, event) for event in events]).get("j", History())
+    known = fold([Entry("j", 1.0, event) for event in events]).get("j", History())
 
-    assert Risked not in ways_on(past)
+    assert Risked not in ways_on(known)
 
 
 @pytest.mark.parametrize(
@@ -197,8 +197,8 @@ def test_a_submit_is_known_by_its_own_mark():
 
 def test_only_what_was_accepted_is_discarded():
     able = [
-        past
-        for past in (
+        each
+        for each in (
             History(),
             history(INTENDED),
             history(INTENDED, ACCEPTED),
@@ -206,10 +206,10 @@ def test_only_what_was_accepted_is_discarded():
             history(INTENDED, ACCEPTED, Generated(), Published("u", FACTS)),
             history(INTENDED, Rejected("no")),
         )
-        if Discarded in ways_on(past)
+        if Discarded in ways_on(each)
     ]
 
-    assert [past.state for past in able] == [State.ACCEPTED, State.GENERATED]
+    assert [each.state for each in able] == [State.ACCEPTED, State.GENERATED]
 
 
 def test_an_attempt_forgets_nothing_of_the_one_before_but_its_own_course():
@@ -260,11 +260,11 @@ def test_only_what_a_provider_took_and_did_not_deliver_is_its_failure():
 
 
 def test_what_a_restart_forgot_is_no_failure_and_keeps_its_seed():
-    past = history(INTENDED, ACCEPTED, Generated(), Forgotten("restarted"))
+    known = history(INTENDED, ACCEPTED, Generated(), Forgotten("restarted"))
 
-    assert (past.state, past.losses) == (State.PENDING, 1)
-    assert (past.failures, past.discards) == (0, 0)
-    assert past.spent_usd == Decimal("0.15")
+    assert (known.state, known.losses) == (State.PENDING, 1)
+    assert (known.failures, known.discards) == (0, 0)
+    assert known.spent_usd == Decimal("0.15")
 
 
 def test_a_new_attempt_starts_with_a_clean_slate_and_an_old_bill():
@@ -293,17 +293,17 @@ def test_from_every_state_but_the_two_ends_a_job_leads_on():
 
 @given(st.lists(st.sampled_from(EVENTS)))
 def test_any_event_is_either_recorded_or_refused_whole(events):
-    past = History()
+    known = History()
     for event in events:
-        legal = type(event) in TRANSITIONS[past.state]
+        legal = type(event) in TRANSITIONS[known.state]
         if isinstance(event, Settled):
-            legal = past.charged > 0
+            legal = known.charged > 0
         if legal:
-            past = past.after(Entry("j", 1.0, event))
+            known = known.after(Entry("j", 1.0, event))
         else:
             with pytest.raises(IllegalTransitionError):
-                past.after(Entry("j", 1.0, event))
-        assert past.spent_usd >= 0
+                known.after(Entry("j", 1.0, event))
+        assert known.spent_usd >= 0
 
 
 PRICES = st.decimals("0.01", "9.99", places=4)
@@ -362,10 +362,10 @@ class Lives(RuleBasedStateMachine):
             self.bill[job] += self.open[job]
             self.open[job] = None
 
-    @precondition(lambda self: any(past.charged for past in self.histories.values()))
+    @precondition(lambda self: any(each.charged for each in self.histories.values()))
     @rule(data=st.data(), usd=st.decimals("-9.99", "9.99", places=4))
     def settle(self, data, usd):
-        bought = [job for job, past in self.histories.items() if past.charged]
+        bought = [job for job, each in self.histories.items() if each.charged]
         job = data.draw(st.sampled_from(sorted(bought)))
         attempt = data.draw(st.integers(1, self.histories[job].charged))
         assert self.record(job, Settled(attempt=attempt, usd=usd, reason="said later"))
@@ -391,14 +391,14 @@ class Lives(RuleBasedStateMachine):
 
     @invariant()
     def what_was_spent_is_what_was_charged_or_may_have_been(self):
-        for job, past in self.histories.items():
+        for job, each in self.histories.items():
             under_way = self.open[job] if isinstance(self.open[job], Decimal) else 0
-            assert past.spent_usd == self.bill[job] + under_way
+            assert each.spent_usd == self.bill[job] + under_way
 
     @precondition(lambda self: self.entries)
     @rule()
     def replay(self):
-        lived = {job: past for job, past in self.histories.items() if past != History()}
+        lived = {job: each for job, each in self.histories.items() if each != History()}
         assert fold(self.entries) == lived
 
 

@@ -41,11 +41,11 @@ def written(folder, rows, **how):
     return path
 
 
-def states(**said):
+def states(**by_job):
     """As a ledger answers: by id, pending where it knows nothing."""
 
     def of(asked):
-        known = [said.get(f"j{job}", "pending") for job in ids(asked)]
+        known = [by_job.get(f"j{job}", "pending") for job in ids(asked)]
         return pl.Series(known, dtype=STATES)
 
     return of
@@ -77,8 +77,8 @@ def test_a_job_goes_by_the_best_of_its_rows_and_the_most_urgent_come_first(
     wish = {}
     for n, clip in good:
         wish.setdefault(clip, []).append((rows[n][2] or 0, rows[n][3]))
-    best = {clip: max(level for level, _ in said) for clip, said in wish.items()}
-    limits = {clip: [usd for _, usd in said] for clip, said in wish.items()}
+    best = {clip: max(level for level, _ in wishes) for clip, wishes in wish.items()}
+    limits = {clip: [usd for _, usd in wishes] for clip, wishes in wish.items()}
     order = sorted(good, key=lambda one: (-best[one[1]], one[0]))
     assert plan.wanted["row"].to_list() == [n for n, _ in order]
     assert plan.wanted["priority"].to_list() == [best[clip] for _, clip in order]

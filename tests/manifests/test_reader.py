@@ -265,11 +265,11 @@ def test_a_list_of_models_that_no_lane_makes_is_told_as_text(manifest):
 def test_content_left_out_blank_or_null_is_the_same_wish(manifest):
     rows = {"image": ["a.jpg"] * 3, "prompt": ["p"] * 3}
 
-    said = check(manifest({**rows, "content": ["", None, "adult"]}), URI, ROUTES)
+    stated = check(manifest({**rows, "content": ["", None, "adult"]}), URI, ROUTES)
     left_out = check(manifest(rows), URI, ROUTES)
 
-    assert (said.jobs, left_out.jobs) == (2, 1)
-    assert ids(said.wanted)[:2] == ids(left_out.wanted)[:1] * 2
+    assert (stated.jobs, left_out.jobs) == (2, 1)
+    assert ids(stated.wanted)[:2] == ids(left_out.wanted)[:1] * 2
 
 
 def test_embedded_stills_are_jobs_by_their_bytes(manifest):
@@ -416,7 +416,7 @@ def test_an_empty_manifest_is_a_plan_for_nothing(manifest):
 
 
 @pytest.mark.parametrize(
-    ("columns", "said"),
+    ("columns", "message"),
     [
         ({"image": ["a"]}, "no column 'prompt'; its columns are image"),
         ({"prompt": ["p"]}, "no column 'image' or 'image_bytes'"),
@@ -449,14 +449,14 @@ def test_an_empty_manifest_is_a_plan_for_nothing(manifest):
         ),
     ],
 )
-def test_a_wrong_column_stops_before_any_row_is_read(manifest, columns, said):
+def test_a_wrong_column_stops_before_any_row_is_read(manifest, columns, message):
     path = manifest(columns)
 
     with pytest.raises(ManifestError) as caught:
         check(path, URI, ROUTES)
 
     assert str(caught.value).startswith(f"{URI}: ")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"<html>not found</html>" * 99])

@@ -227,7 +227,7 @@ def test_tables_told_anew_agree_with_the_ledger_to_the_cent(
     changed_clips, *_, clips = batch.retold_clips(entries, touched)
     changed, _, attempts = batch.retold_attempts(entries, touched)
 
-    spent = sum(past.spent_usd for past in fold(entries).values())
+    spent = sum(each.spent_usd for each in fold(entries).values())
     assert clips.unique("job")["spent_usd"].sum() == spent
     assert attempts["charged_usd"].sum() == spent
     assert attempts.select(KEY).is_unique().all()

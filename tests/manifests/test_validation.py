@@ -252,9 +252,11 @@ def test_a_tier_that_no_lane_in_use_makes(complain):
 def test_content_that_no_lane_in_use_is_for(complain):
     routes = [CATALOGUE.route("fal/wan-2.2"), CATALOGUE.route("fal/wan-2.1")]
 
-    said = complain({"content": "adult"}, {"content": "general"}, {}, routes=routes)
+    complaints = complain(
+        {"content": "adult"}, {"content": "general"}, {}, routes=routes
+    )
 
-    assert said == [
+    assert complaints == [
         Complaint(
             0,
             "content",
@@ -340,8 +342,8 @@ def test_whoever_has_a_mistake_in_every_row_is_told_of_each_but_in_few_words(
     monkeypatch.setattr(parquet, "_SPAN", 10)
     path = tmp_path / "m.parquet"
     rows = pl.DataFrame({"image": [f"{n}.jpg" for n in range(100)]})
-    said = {"prompt": "p", **columns}
-    rows.with_columns(pl.lit(v).alias(k) for k, v in said.items()).write_parquet(path)
+    filled = {"prompt": "p", **columns}
+    rows.with_columns(pl.lit(v).alias(k) for k, v in filled.items()).write_parquet(path)
 
     plan = check(path, URI, ROUTES)
 
@@ -367,6 +369,6 @@ def test_all_that_is_wrong_with_a_row_is_said_at_once_and_in_row_order(complain)
 
 
 def test_a_complaint_reads_as_a_sentence():
-    said = str(Complaint(3, "duration_s", "6", "is not a whole number"))
+    text = str(Complaint(3, "duration_s", "6", "is not a whole number"))
 
-    assert said == "row 3: duration_s '6' is not a whole number"
+    assert text == "row 3: duration_s '6' is not a whole number"
