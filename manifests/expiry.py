@@ -1,8 +1,8 @@
-"""How long providers keep a clip: from when on it may be lost, and from when on it surely is.
+"""Expiry: the times from which a provider may have deleted a clip, and surely has.
 
-A route says how long its provider keeps what it has made. Where nobody knows, a clip is
-fetched as though it were kept for as short a time as any provider's, and is given up as
-though it were kept for as long as any provider's.
+A route states how long its provider keeps a finished clip. If the time is unknown,
+Nightreel fetches the clip as early as for the shortest time of any provider, and gives
+it up as late as for the longest.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,15 +21,15 @@ MOST_S: Final = 30 * 24 * 3600
 """The time assumed for an unknown provider, to give a clip up: Kling's month."""
 
 LONGEST_RUN_S: Final = 24 * 3600
-"""How long after it was accepted a job may yet have been at work, where its end was seen
-late or not at all."""
+"""The longest run assumed for a job after its acceptance, if its end was seen late or
+not at all."""
 
 EXPIRED: Final = "expired at "
-"""How the reason of what is lost begins."""
+"""The beginning of the reason for a lost clip."""
 
 
 class Bought(Protocol):
-    """A history, or an attempt: where its clip was bought, and since when it exists."""
+    """A history or an attempt: the route of its clip, and the time since which it exists."""
 
     @property
     def state(self) -> State: ...
@@ -42,8 +42,10 @@ class Bought(Protocol):
 
 
 def expires_at(bought: Bought, route: Route | None) -> float | None:
-    """When its clip may be lost at the earliest, in Unix seconds; None if it has none at
-    a provider. Without a route nobody knows how long it is kept."""
+    """The earliest time at which its clip may be lost, in Unix seconds.
+
+    None if no clip is at a provider. Without a route, the keeping time is unknown.
+    """
     if bought.state not in AT_PROVIDERS:
         return None
     ended_at = bought.generated_at or bought.accepted_at or 0.0
@@ -51,7 +53,7 @@ def expires_at(bought: Bought, route: Route | None) -> float | None:
 
 
 def is_over(bought: Bought, route: Route | None, now: float) -> bool:
-    """Whether no provider owes us its clip any more: what is not there now never will be."""
+    """Whether its clip is given up: if the provider does not have it now, it never will."""
     latest = (bought.accepted_at or 0.0) + LONGEST_RUN_S
     ended_at = min(bought.generated_at or latest, latest)
     return now > ended_at + _kept_s(route, MOST_S)
@@ -60,8 +62,10 @@ def is_over(bought: Bought, route: Route | None, now: float) -> bool:
 def by_expiry(
     lives: Mapping[str, Bought], routes: Mapping[str, Route]
 ) -> list[tuple[float, str]]:
-    """When the clip of each of these lives that is at a provider may be lost, the
-    earliest first; `routes` by their names."""
+    """The expiry time and the life of each clip at a provider, the earliest first.
+
+    `routes` are by their names.
+    """
     found = (
         (expires_at(bought, routes.get(bought.route or "")), life)
         for life, bought in lives.items()
@@ -72,12 +76,12 @@ def by_expiry(
 def in_use(
     shipped: Mapping[str, Route], routes: Iterable[Route]
 ) -> Mapping[str, Route]:
-    """Every route by its name: those in use as their owner has them."""
+    """Every route by its name; the routes in use replace the shipped ones."""
     return {**shipped, **{route.name: route for route in routes}}
 
 
 def expired(provider: str, why: str) -> Discarded:
-    """The event of a clip that its provider has deleted."""
+    """The event for a clip that its provider has deleted."""
     return Discarded(f"{EXPIRED}{provider}: {why}, it was paid for and is lost")
 
 

@@ -1,4 +1,4 @@
-"""Keys: job ids as two whole numbers, so that millions of them are little memory.
+"""Keys: job ids as two whole numbers, so that millions of them take little memory.
 
 An id is 32 hex digits: `key` is the first 16 of them, `also` the last 16.
 """
@@ -10,7 +10,7 @@ import polars as pl
 
 KEY: Final = pl.Schema({"key": pl.UInt64, "also": pl.UInt64})
 FEW: Final = 256
-"""Fewer than these are told apart one by one: to have polars begin takes longer."""
+"""Below this number, keys are compared one by one: starting polars takes longer."""
 _PART: Final = 300_000
 
 
@@ -34,15 +34,15 @@ def keys(ids: Iterable[str]) -> pl.DataFrame:
 
 
 def ids(keys: pl.DataFrame) -> list[str]:
-    """The ids that these are the keys of, in their order."""
+    """The ids of these keys, in their order."""
     return [f"{key:016x}{also:016x}" for key, also in _pairs(keys)]
 
 
 def held(rows: pl.DataFrame, few: pl.DataFrame) -> pl.DataFrame:
-    """Those of very many rows whose keys these few have, in their order.
+    """The rows, out of very many, whose keys are in `few`, in their order.
 
-    A join of ten million rows takes half a gigabyte or more: half a key leaves next to
-    none of them to be joined.
+    A join of ten million rows takes half a gigabyte or more. A filter by half the key
+    first leaves few rows to join.
     """
     if max(rows.height, few.height) < FEW:
         wanted = {*_pairs(few)}
@@ -52,11 +52,11 @@ def held(rows: pl.DataFrame, few: pl.DataFrame) -> pl.DataFrame:
 
 
 def alike(rows: pl.DataFrame, *told: pl.Expr) -> Iterator[pl.DataFrame]:
-    """The rows whose key another has too, from rows numbered in `row`, in parts.
+    """The rows that share their key with another row, in parts; `row` has their numbers.
 
-    Columns: at (their place in `rows`), row, earliest (the first row with their key) and
-    what is told of all rows with their key together. Keys are spread evenly, so no more
-    than a part of them is looked at in one go: one table of all is gigabytes.
+    Columns: at (the place in `rows`), row, earliest (the first row with the same key) and
+    the aggregates `told` over all rows with the same key. Keys are spread evenly, so
+    each part covers a range of keys: one table of all keys would take gigabytes.
     """
     parts = rows.height // _PART + 1 if rows.height else 0
     for part in range(parts):

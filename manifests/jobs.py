@@ -1,7 +1,7 @@
 """A job: one clip owed.
 
-Its id is a digest of everything that decides what a provider will make, and of nothing
-else, so the same row never buys the same clip twice, whichever manifest it comes in.
+Its id is a digest of exactly the values that decide the clip. The same row never buys
+the same clip twice, whichever manifest it comes in.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ class Job:
     """One clip owed: a still to animate, and how."""
 
     image: str
-    """Which still: its absolute URI without any signature, or `sha256:<hex>` of its bytes."""
+    """The still: its absolute URI without any signature, or `sha256:<hex>` of its bytes."""
     prompt: str
     negative_prompt: str = ""
     model: str = ""
@@ -72,7 +72,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """A job with what its rows say of it that does not change the clip."""
+    """A job with the values of its rows that do not change the clip."""
 
     job: Job
     still: str

@@ -1,4 +1,4 @@
-"""Parquet, bit by bit: files that are read and written in less memory than they are long."""
+"""Parquet in slices: files are read and written in less memory than their size."""
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,12 +10,12 @@ from typing import Any, Final, cast
 
 import polars as pl
 
-# pyarrow ships no types; `Any` says so once, here and in left.py.
+# pyarrow ships no types, so its modules are `Any` here and in output/remaining.py.
 _parquet: Final[Any] = import_module("pyarrow.parquet")
 _arrow: Final[Any] = import_module("pyarrow.lib")
 
 SLICE: Final = 20_000
-"""Rows of a table that are in memory at once, with all that is told of them."""
+"""Rows of a table that are in memory at once, with the outcomes of their jobs."""
 MONEY: Final = pl.Decimal(18, 6)
 """US dollars in every table that we write."""
 _SPAN: Final = 50_000
@@ -25,7 +25,7 @@ _SPAN: Final = 50_000
 def readable(uri: str, error: type[Exception]) -> Generator[None]:
     """Raise `error`, with the file's name, if a library cannot read it as Parquet.
 
-    A file that was cut off makes polars panic, which is no Exception.
+    On a truncated file polars panics; a panic is not an Exception.
     """
     try:
         yield
@@ -40,7 +40,7 @@ def readable(uri: str, error: type[Exception]) -> Generator[None]:
 
 
 def opened(path: Path) -> Any:
-    """A file that is read bit by bit."""
+    """Open a file that is read in small parts."""
     # Without pre_buffer=False pyarrow holds every byte of the file that it has read.
     return _parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
 
@@ -54,7 +54,7 @@ def groups(file: Any) -> Iterator[tuple[int, int, int]]:
 
 
 def spans(path: Path) -> list[tuple[int, int]]:
-    """A file's rows as slices that end where row groups do: the first row, how many."""
+    """A file's rows in slices that end with row groups: the first row and the count."""
     with opened(path) as file:
         ends = [end for _, _, end in groups(file)]
     found, first = list[tuple[int, int]](), 0
@@ -86,7 +86,7 @@ def written(path: Path) -> Generator[Callable[[pl.DataFrame], None]]:
 def rewritten(
     table: Path, out: Path, change: Callable[[pl.DataFrame], pl.DataFrame]
 ) -> bool:
-    """Write a table to `out` with its rows changed; whether any of them is another now."""
+    """Write a table to `out` with its rows changed; return whether any row differs."""
     frame = pl.scan_parquet(table, glob=False, hive_partitioning=False)
     height = int(frame.select(pl.len()).collect().item())
     changed = False

@@ -1,4 +1,4 @@
-"""URIs of images: made absolute by name alone, and without their signatures."""
+"""URIs of images: made absolute by text alone, and stripped of their signatures."""
 
 import re
 from functools import lru_cache
@@ -62,17 +62,17 @@ def _folder(base: str) -> tuple[str, tuple[str, ...]]:
     return root, tuple(path.split("/")[:-1])
 
 
-# Signatures of links: the parameters that give each kind away, then all that it adds. Only
-# what is given away is taken off, and no more: `Expires` alone, or `token`, may be what
-# tells one still from another, and OSS crops a picture by a parameter called
-# `x-oss-process`. A version's id, a size, a crop are never part of a proof.
+# Signatures of links: the parameters that identify each kind, then all that it adds. Only
+# the parameters of an identified kind are removed. `Expires` or `token` alone may
+# distinguish two stills, and OSS crops a picture by a parameter called `x-oss-process`.
+# A version's id, a size, a crop are never part of a proof.
 # Read in the documentation of AWS, Google Cloud, Azure, Alibaba Cloud, Tencent Cloud,
 # Huawei Cloud and bunny.net, 2026-11.
 _PROOFS: Final = tuple(
     (frozenset(given_away.split()), re.compile(adds.replace(" ", "|")))
     for given_away, adds in {
-        # S3, version 4: R2, B2, MinIO and most others too. All that begins with x-amz-
-        # is a header moved into the link, and decides nothing about what is read.
+        # S3, version 4: R2, B2, MinIO and most others too. A parameter that begins with
+        # x-amz- is a header moved into the link, and does not select the content.
         "x-amz-signature": "x-amz-.* x-id",
         "awsaccesskeyid signature": (
             "awsaccesskeyid signature expires x-amz-security-token"
@@ -102,8 +102,8 @@ _PROOFS: Final = tuple(
         ),
         # Huawei OBS.
         "accesskeyid signature": "accesskeyid signature expires x-obs-security-token",
-        # bunny.net, for a folder; for a file it is `token` and `expires`, which is
-        # what many a site calls that which names the file.
+        # bunny.net, for a folder. For a file it is `token` and `expires`, which many
+        # sites use as the names of parameters that identify the file.
         "token expires token_path": (
             "token expires token_path token_countries token_countries_blocked "
             "token_ignore_params"
@@ -113,8 +113,8 @@ _PROOFS: Final = tuple(
 
 _CHAINED: Final = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]*(?:://|::))")
 _START: Final = re.compile(r"([^\w/]*([A-Za-z][A-Za-z0-9+.-]*)://)([^/?#]*@)?")
-# A password with a / ? or # that nobody escaped: what should be a port is no number, and
-# nothing can open it.
+# A password with an unescaped / ? or #: the text in place of the port is not a number, so
+# no library can open the URI.
 _UNESCAPED: Final = re.compile(r"[^/?#@:\[]*:(?![0-9]*(?:[/?#]|$)).*@", re.DOTALL)
 
 # Schemes in which the text before the @ is a container, a bucket, a repository, or part of a path.
@@ -129,11 +129,11 @@ _HOSTED: Final = _WEB | _LOGINS
 
 
 def unsigned(uri: str) -> str:
-    """The URI without what only proves the right to read it.
+    """The URI without the parts that only prove the right to read it.
 
     A link that is signed anew each night names the same still, and its signature,
-    password or token is nobody's to keep. All else stays as it is, to the letter: two
-    stills never become one. Any text will do, a URI or not.
+    password or token must not be stored. The rest stays as it is, to the letter: two
+    stills never become one. Any text is accepted, a URI or not.
     """
     if "?" in uri or "@" in uri or "#" in uri:
         return "::".join(map(_unproved, _CHAINED.split(uri)))
@@ -148,7 +148,8 @@ def _unproved(link: str) -> str:
             user, rest = odd[0], rest[odd.end() :]
         link = start[1] + _account(scheme, user) + rest
         if scheme in _WEB:
-            # Never sent, so it decides nothing; elsewhere # is a letter like any other.
+            # The fragment is never sent, so it selects nothing; elsewhere # is an ordinary
+            # character.
             link = link.partition("#")[0]
     place, asks, query = link.partition("?")
     if not asks:
@@ -167,7 +168,7 @@ def _account(scheme: str, user: str) -> str:
 
 
 def _kept(parameters: list[str]) -> list[str]:
-    # Decoded to be compared only: ?k=%FF and ?k=%FE are two stills.
+    # Decode only to compare: ?k=%FF and ?k=%FE are two stills.
     names = [unquote(each.partition("=")[0]).lower() for each in parameters]
     there = {*names}
     proofs = [adds for given_away, adds in _PROOFS if given_away <= there]

@@ -1,4 +1,4 @@
-"""Lives of jobs as they may be lived, for the tables' tests."""
+"""Strategies for the possible lives of jobs, for the tests of the tables."""
 
 from collections import defaultdict
 
@@ -60,9 +60,9 @@ WHAT = {
 
 @st.composite
 def entries_of(draw, jobs, *, over=False, begun=()):
-    """What may have happened to these jobs, a second apart.
+    """Draw possible events of these jobs, a second apart, after the entries in `begun`.
 
-    After what has begun; `over` when nothing more is bought.
+    With `over`, no further attempt is bought.
     """
     histories = defaultdict(History)
     for entry in begun:

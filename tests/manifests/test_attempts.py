@@ -1,4 +1,4 @@
-"""The attempts table: every submit that was meant, and what was paid, to the cent."""
+"""The attempts table: every intended submit and its cost, to the cent."""
 
 from decimal import Decimal
 from itertools import pairwise
@@ -110,9 +110,8 @@ def test_a_rejection_costs_what_the_provider_takes_for_it(
 
 
 @pytest.mark.parametrize("doubts", [(), (Doubted("ReadTimeout"),)])
-def test_an_attempt_in_doubt_is_neither_charged_nor_not_and_counts_as_paid(
-    attempts, doubts
-):
+def test_attempt_in_doubt_counts_as_spent(attempts, doubts):
+    """Nobody knows whether an attempt in doubt was charged; its price counts as spent."""
     table = attempts(*lived("j", INTENDED, *doubts))
 
     told = table.select("outcome", "charged", "charged_usd", "reason", "ended_at")
@@ -139,7 +138,8 @@ def test_what_is_settled_after_an_attempt_is_in_its_row(attempts):
     ]
 
 
-def test_a_risk_whose_price_is_settled_is_known_to_be_charged_or_not(attempts):
+def test_settled_risk_is_known_to_be_charged_or_not(attempts):
+    """A correction of a risked attempt states whether it was charged."""
     free = lived("a", INTENDED, Doubted("?"), Risked("allowed"), refund())
     dear = lived("b", INTENDED, Doubted("?"), Risked("allowed"), refund(usd="0"))
 
@@ -153,7 +153,8 @@ def test_a_ledger_with_nothing_in_it_leaves_an_empty_table(attempts):
     assert attempts().height == 0
 
 
-def test_an_attempt_that_ended_in_an_earlier_batch_is_in_its_table_only(attempts):
+def test_attempt_is_in_the_table_of_the_batch_that_ended_it(attempts):
+    """An attempt that ended in an earlier batch is in that batch's table only."""
     monday = [Entry("a", 1.0, INTENDED), Entry("a", 2.0, Refused("busy"))]
     tuesday = [Entry("a", 11.0, INTENDED), Entry("a", 12.0, ACCEPTED)]
 
@@ -162,7 +163,8 @@ def test_an_attempt_that_ended_in_an_earlier_batch_is_in_its_table_only(attempts
     assert (row["attempt"], row["outcome"]) == (2, "accepted")
 
 
-def test_an_attempt_that_ends_tonight_is_told_whole_though_it_began_earlier(attempts):
+def test_attempt_from_an_earlier_batch_is_listed_in_full(attempts):
+    """The batch in which an attempt ends lists it in full, though it began earlier."""
     monday = [Entry("a", 1.0, INTENDED), Entry("a", 2.0, ACCEPTED)]
     tuesday = [Entry("a", 11.0, Generated()), Entry("a", 12.0, PUBLISHED)]
 
@@ -173,7 +175,8 @@ def test_an_attempt_that_ends_tonight_is_told_whole_though_it_began_earlier(atte
     assert row["submitted_at"].timestamp() == 1.0
 
 
-def test_what_was_under_way_before_and_still_is_is_told_as_it_is_now(attempts):
+def test_attempt_still_under_way_is_listed_in_its_present_state(attempts):
+    """An attempt under way before and after a batch is listed in its present state."""
     monday = [*lived("a", INTENDED, ACCEPTED), *lived("b", INTENDED, Refused("busy"))]
 
     told = attempts(before=fold(monday)).select("job", "outcome", "ended_at")
@@ -199,9 +202,8 @@ def test_it_does_not_matter_in_what_pieces_a_night_is_read(tmp_path):
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_what_the_attempts_cost_is_what_the_jobs_have_spent_to_the_cent(
-    tmp_path_factory, lives_of, data
-):
+def test_cost_of_attempts_is_what_jobs_have_spent(tmp_path_factory, lives_of, data):
+    """The attempts of all tables cost, to the cent, what the jobs have spent."""
     path = tmp_path_factory.mktemp("nights") / "attempts.parquet"
     entries = data.draw(lives_of(["a", "b"]))
     whole = frame(attempts_of(entries))
@@ -210,7 +212,7 @@ def test_what_the_attempts_cost_is_what_the_jobs_have_spent_to_the_cent(
         each.spent_usd for each in fold(entries).values()
     )
 
-    # What is settled is found out between two nights, and told by `settling`.
+    # Settlements arrive between two nights; `settling` tests them.
     nights = [entry for entry in entries if not isinstance(entry.event, Settled)]
     begins = {*data.draw(st.lists(st.integers(0, len(nights)), max_size=3))}
     bounds = sorted({0, len(nights), *begins})

@@ -71,7 +71,8 @@ def test_a_route_knows_its_provider_its_model_and_what_it_shows():
 
 
 @pytest.mark.parametrize("fact", ["endpoints", "prices_usd", "limits", "keeps_s"])
-def test_every_shipped_route_says_where_its_facts_are_from_and_when(fact):
+def test_shipped_route_states_source_and_date_of_its_facts(fact):
+    """Every shipped route states the source and the date of its facts."""
     for route in load().routes.values():
         told = [s for s in route.source.splitlines() if s.startswith(f"{fact}:")]
 
@@ -93,7 +94,8 @@ def test_a_route_knows_how_long_its_provider_keeps_a_clip(route, keeps_s):
     assert load().route(route).keeps_s == keeps_s
 
 
-def test_how_long_clips_are_kept_can_be_put_right_by_whoever_knows_better():
+def test_keeping_time_can_be_overridden():
+    """A user's own figure for how long clips are kept overrides the shipped one."""
     overrides = {"routes": {"302ai/unified": {"keeps_s": 86400}}}
 
     assert load(overrides).route("302ai/unified").keeps_s == 86400
@@ -101,7 +103,8 @@ def test_how_long_clips_are_kept_can_be_put_right_by_whoever_knows_better():
         load({"routes": {"302ai/unified": {"keeps_s": 0}}})
 
 
-def test_a_shipped_route_that_is_retired_says_since_when_and_what_to_use_instead():
+def test_retired_shipped_route_states_date_and_successor():
+    """A shipped route that is retired states since when, and what to use instead."""
     retired = {name: r.retired for name, r in load().routes.items() if r.retired}
 
     kling = "withdrawn by Kling on 2026-09-15: use kling-2.5-turbo, its successor"
@@ -157,7 +160,8 @@ def test_a_resellers_route_knows_whose_machines_make_its_clips():
     assert routes["atlas/wan-2.2-spicy"].supplier == "atlas"
 
 
-def test_a_route_that_is_not_called_like_its_model_says_what_it_makes():
+def test_route_named_unlike_its_model_states_its_model():
+    """A route whose name does not contain its model's name states the model."""
     unified = load().route("302ai/unified")
 
     assert (unified.provider, unified.model, unified.tier) == (
@@ -257,7 +261,7 @@ def test_a_persons_own_model_and_route_are_as_good_as_ours():
         (hours(22), "hours_utc is 22: Input should be a valid string"),
         (hours("24:00-06:00"), "must be HH:MM-HH:MM"),
         (hours("22:60-06:00"), "must be HH:MM-HH:MM"),
-        # What TOML makes of [models.wan-2.2] without quotes.
+        # TOML reads [models.wan-2.2] without quotes as nested tables.
         ({"models": {"wan-2": {"2": {"fps": 16}}}}, "a name with a dot needs quotes"),
     ],
 )
@@ -315,14 +319,16 @@ def test_a_route_that_makes_no_720p_says_so():
         ("premium,draft", None),
     ],
 )
-def test_a_route_ranks_where_the_row_names_its_model_or_its_tier_first(model, rank):
+def test_route_ranks_by_first_mention_of_its_model_or_tier(model, rank):
+    """A route's rank is the first place where the row names its model or its tier."""
     job = Job(image="i", prompt="p", model=model)
 
     assert load().route("wavespeed/wan-2.2").rank(job) == rank
 
 
 @pytest.mark.parametrize("content", ["", "general"])
-def test_a_model_serves_rows_of_its_own_content_and_those_that_do_not_say(content):
+def test_model_serves_its_content_and_rows_without_content(content):
+    """A model serves rows of the content it is made for, and rows that state none."""
     job = Job(image="i", prompt="p", content=content)
 
     assert load().route("wavespeed/wan-2.2").complaint(job) is None
@@ -350,7 +356,8 @@ def test_nothing_adult_is_made_by_a_model_that_is_not_for_it():
         ((5, 4000), "9:16"),
     ],
 )
-def test_where_a_ratio_must_be_named_auto_is_the_one_nearest_to_the_still(size, ratio):
+def test_auto_is_the_named_ratio_nearest_to_the_still(size, ratio):
+    """On a route that needs a named ratio, `auto` is the one nearest to the still's."""
     runway = load().route("runway/gen4-turbo")
     job = Job(image="i", prompt="p", resolution="720p")
 
@@ -358,7 +365,8 @@ def test_where_a_ratio_must_be_named_auto_is_the_one_nearest_to_the_still(size, 
     assert runway.aspect_ratio_for(job, *size) == ratio
 
 
-def test_a_ratio_that_the_row_names_is_asked_for_whatever_the_still_is_like():
+def test_named_ratio_is_requested_for_any_still():
+    """A ratio that the row names is requested, whatever the still's shape."""
     job = Job(image="i", prompt="p", resolution="720p", aspect_ratio="9:16")
 
     assert load().route("runway/gen4-turbo").aspect_ratio_for(job, 1920, 1080) == "9:16"
@@ -370,7 +378,8 @@ def test_a_route_that_follows_the_still_is_left_to_it():
     assert load().route("fal/wan-2.2").aspect_ratio_for(job, 1920, 1080) == "auto"
 
 
-def test_a_ratio_that_a_route_cannot_name_is_refused_though_auto_is_not():
+def test_unsupported_ratio_is_refused_but_auto_is_not():
+    """A route refuses a ratio that it cannot make, but not `auto`."""
     route = load().route("runway/gen3a-turbo")
     asks = {"image": "i", "prompt": "p", "resolution": "720p"}
 
@@ -380,7 +389,8 @@ def test_a_ratio_that_a_route_cannot_name_is_refused_though_auto_is_not():
     assert route.complaint(Job(**asks, aspect_ratio="auto")) is None
 
 
-def test_off_peak_hours_are_minutes_after_midnight_and_may_pass_it():
+def test_off_peak_hours_may_cross_midnight():
+    """Off-peak hours are read as minutes after midnight, and may cross it."""
     route = load(hours("22:30-06:05")).route(SPICY)
 
     assert (route.kind, route.hours_utc) == ("off_peak", (1350, 365))

@@ -1,4 +1,4 @@
-"""The tables: every row of the manifest comes out, with its clip or with the reason why not."""
+"""The clips table: every manifest row is in it, with its clip or the reason for none."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -55,7 +55,7 @@ def lived(job, *events):
 
 @pytest.fixture
 def clips(tmp_path):
-    """The clips table of these columns, each job having lived as it is told."""
+    """The clips table of these columns, with each job's events as given."""
 
     def table(columns, lives=(), *, reasons=None):
         manifest, out = tmp_path / "m.parquet", tmp_path / "clips.parquet"

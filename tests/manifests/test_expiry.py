@@ -1,4 +1,4 @@
-"""How long a clip can be had: early enough to fetch it, late enough to give it up."""
+"""Expiry: clips are fetched early enough, and given up late enough."""
 
 from decimal import Decimal
 
@@ -28,7 +28,8 @@ def generated(at=BOUGHT, on="replicate/wan-2.2"):
     return History(state=State.GENERATED, accepted_at=BOUGHT, generated_at=at, route=on)
 
 
-def test_a_clip_expires_so_long_after_its_end_and_before_that_is_known_after_its_start():
+def test_clip_expires_after_its_end_or_else_its_start():
+    """A clip expires a fixed time after its end, or its start if no end is known."""
     hour = route(3600)
 
     assert expires_at(generated(BOUGHT + 60), hour) == BOUGHT + 60 + HOUR
@@ -41,9 +42,10 @@ def test_what_is_not_at_a_provider_does_not_expire(state):
 
 
 @pytest.mark.parametrize("unknown", [None, route(None)])
-def test_where_nobody_knows_a_clip_is_fetched_within_an_hour_and_given_up_in_a_month(
+def test_unknown_keeping_time_is_an_hour_or_a_month(
     unknown,
 ):
+    """Unknown keeping time: fetched within an hour, given up after a month."""
     clip = generated()
 
     assert expires_at(clip, unknown) == BOUGHT + HOUR
@@ -51,7 +53,8 @@ def test_where_nobody_knows_a_clip_is_fetched_within_an_hour_and_given_up_in_a_m
     assert is_over(clip, unknown, BOUGHT + 30 * DAY + 1)
 
 
-def test_a_clip_whose_end_nobody_saw_is_owed_for_as_long_as_its_job_may_have_run():
+def test_clip_of_unseen_end_is_owed_for_the_longest_run():
+    """A clip whose end nobody saw is owed for as long as its job may have run."""
     hour = route(3600)
     late = generated(BOUGHT + 9 * DAY)
 

@@ -1,7 +1,7 @@
-"""What holds of any sequence of events at all, against a model that is kept apart.
+"""Laws of the fold for any sequence of events, checked against a separate model.
 
-The model is naive on purpose: a list of what each attempt costs, and in words what may
-happen when.
+The model is naive on purpose: it lists the cost of each attempt, and states in words
+which events are legal in which state.
 """
 
 from collections import defaultdict, deque
@@ -44,7 +44,7 @@ from manifests.lifecycle import (
 )
 from storage.ledger.codec import Open, Seal, pack, unpack
 
-# Making a failure small takes a while.
+# Shrinking a failure takes a while.
 pytestmark = pytest.mark.timeout(300)
 
 LIVES = [letter * 32 for letter in "abc"]
@@ -63,16 +63,16 @@ MAY = {
     Parked: {"accepted", "generated"},
     Published: {"generated"},
 }
-"""Where each event may happen; a Settled wherever an attempt is over."""
+"""The states in which each event is legal; Settled is, wherever an attempt is over."""
 
 
 @dataclass
 class Life:
-    """What the model knows of one life."""
+    """The model's record of one life."""
 
     state: str = "pending"
     costs: list[Decimal] = field(default_factory=list)
-    """Of every attempt, as far as it is known, or feared."""
+    """The cost of each attempt: the known one, or the highest possible."""
     failures: int = 0
     discards: int = 0
     losses: int = 0
@@ -81,7 +81,7 @@ class Life:
     submitted_at: float | None = None
 
     def settled(self):
-        """How many attempts are charged, or not, for good."""
+        """The number of attempts whose charge is final."""
         return len(self.costs) - (self.state in {"in_doubt", "accepted"})
 
     def may(self, event):
@@ -155,7 +155,7 @@ facts = st.builds(
 
 
 def events(usd):
-    """Each event whatever it says, with such amounts of money."""
+    """Events of each kind with any content, with these amounts of money."""
     settled = st.builds(Settled, attempt=st.integers(-1, 5), usd=usd, reason=words)
     return {
         Intended: st.builds(
@@ -177,11 +177,11 @@ def events(usd):
 
 ANYTHING = st.one_of(*events(amounts).values())
 STEP = st.tuples(st.sampled_from(LIVES), st.integers(0, 59), st.integers(0, 999))
-"""Whose turn it is, which of the things that may happen, and an amount."""
+"""A step: the life, the number of the possible event, and an amount."""
 
 
 def one(kind, usd, number):
-    """An event of a kind, as small as can be."""
+    """The smallest event of a kind."""
     match kind.__name__:
         case "Intended":
             return Intended(lane="l", route=f"p/{number}", price_usd=usd, seed=number)
@@ -198,7 +198,7 @@ def one(kind, usd, number):
 
 
 class Fold(RuleBasedStateMachine):
-    """Three jobs, to which anything may happen at any time."""
+    """Three jobs to which any event may happen at any time."""
 
     def __init__(self):
         super().__init__()
@@ -234,7 +234,7 @@ class Fold(RuleBasedStateMachine):
         self.go_on(steps)
 
     def go_on(self, steps):
-        """What may happen, one after the other."""
+        """Draw possible events one after the other."""
         for life, choice, cents in steps:
             state = self.model[life].state
             able = [kind for kind, where in MAY.items() if state in where]
@@ -321,7 +321,8 @@ class Fold(RuleBasedStateMachine):
             assert history.charged == life.settled()
 
     @invariant()
-    def what_was_spent_is_what_every_attempt_cost_and_never_less_than_nothing(self):
+    def spent_is_the_cost_of_all_attempts(self):
+        """The money spent is the cost of all attempts, and never less than 0."""
         for name, history in self.lives.items():
             assert history.spent_usd == sum(self.model[name].costs) >= 0
 
@@ -356,7 +357,7 @@ records = st.one_of(
 def test_any_record_is_read_exactly_as_it_was_written(record):
     read = unpack(pack(record), "key")
 
-    # Amounts that are equal may yet be written otherwise: 0.1 and 0.10, 0 and -0.
+    # Equal amounts may be written differently: 0.1 and 0.10, 0 and -0.
     assert list(map(repr, read)) == list(map(repr, record))
 
 

@@ -1,4 +1,4 @@
-"""Keys: the same jobs, in numbers; and which of very many are alike."""
+"""Keys: job ids as numbers, and the search for equal ones among very many."""
 
 import random
 
@@ -27,7 +27,7 @@ def test_a_key_is_its_id_and_nothing_is_lost(known, few):
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    """Ten million rows are found out in parts; here a hundred are."""
+    """Compare a hundred rows in parts, as the product compares ten million."""
     monkeypatch.setattr(module, "_PART", 7)
 
 
@@ -54,9 +54,8 @@ def test_rows_that_are_alike_are_found_in_whatever_part_they_are():
 
 
 @pytest.mark.parametrize("fewer", [0, module.FEW])
-def test_the_few_that_are_looked_for_are_found_in_order_by_their_whole_key(
-    monkeypatch, fewer
-):
+def test_wanted_rows_are_found_in_order_by_whole_key(monkeypatch, fewer):
+    """A few wanted rows are found in order, by their whole key."""
     monkeypatch.setattr(module, "FEW", fewer)
     rows = keys([f"{n:016x}{n % 3:016x}" for n in (5, 1, 4, 2, 3, 4)])
     few = keys([f"{4:016x}{1:016x}", f"{2:016x}{0:016x}", f"{5:016x}{2:016x}"])

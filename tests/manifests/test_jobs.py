@@ -10,7 +10,7 @@ from manifests.uris import unsigned
 PLAIN = Job(image="s3://b/a.jpg", prompt="p")
 HOSTS = st.from_regex(r"[a-z0-9.-]{1,20}", fullmatch=True)
 PATHS = st.from_regex(r"(/[A-Za-z0-9._~%-]{1,9}){1,4}", fullmatch=True)
-# Few, so that two draws are often alike, and often all but alike.
+# Few values, so that two draws are often equal or nearly equal.
 NEAR = st.sampled_from(["h/a", "h/b", "g/a", "h/%61", "h:80/a", "H/a", "h/a/"])
 OWN = "v=1 v=2 V=1 k=%FF k=%FE k=%ff flag flag= size=%20 size=+ s=1 expires2=1".split()
 QUERIES = st.lists(st.sampled_from([*OWN, ""]), max_size=2)
@@ -20,7 +20,7 @@ PIECES = [
     *("X-Amz-Signature=", "sv=", "sig=", "Signature=", "Key-Pair-Id=", "[::1]"),
 ]
 
-# As the clouds' own documentation shows their links.
+# The examples of links in the documentation of the cloud providers.
 PROOFS = {
     "S3 v4": "X-Amz-Algorithm=AWS4-HMAC-SHA256 X-Amz-Credential=s3cret X-Amz-Date=1 "
     "X-Amz-Expires=9 X-Amz-SignedHeaders=host X-Amz-Security-Token=s3cret "
@@ -99,7 +99,8 @@ def test_the_id_is_the_same_in_every_process_and_every_release():
     assert PLAIN.id == "19291d3edbeef9eb908223b13cef6200"
 
 
-def test_a_row_that_does_not_say_its_content_has_the_id_it_had_before_there_was_any():
+def test_row_without_content_keeps_its_earlier_id():
+    """A row without content has the id it had before the column existed."""
     job = Job(
         image="s3://b/a.jpg",
         prompt="slow pan, é",
@@ -174,7 +175,8 @@ def test_a_link_that_is_signed_anew_names_the_same_still(place, proof):
         "",
     ],
 )
-def test_what_may_tell_one_still_from_another_stays_to_the_letter(query):
+def test_parts_that_identify_a_still_are_kept_exactly(query):
+    """Every part of a link that may identify a still stays as it is, to the letter."""
     assert unsigned(f"https://h/a.jpg?{query}") == f"https://h/a.jpg?{query}"
 
 
@@ -226,7 +228,8 @@ def test_a_secret_in_a_place_is_nobodys_to_keep(uri, kept):
     assert unsigned(uri) == kept
 
 
-def test_whoever_logs_in_has_stills_of_their_own_and_keeps_their_password():
+def test_login_name_is_kept_and_password_is_removed():
+    """A link keeps its login name, since users have different files, not its password."""
     assert unsigned("sftp://me:secret@h/a.jpg") == "sftp://me@h/a.jpg"
     assert unsigned("ftp://me:p/secret@h/a.jpg") == "ftp://me@h/a.jpg"
     assert unsigned("ftp://:secret@h/a.jpg") == "ftp://h/a.jpg"
@@ -262,9 +265,8 @@ def test_a_link_without_a_query_is_its_own_name(host, path):
 
 
 @given(places(), places(), st.data())
-def test_two_links_are_one_still_only_when_nothing_but_their_proofs_differ(
-    one, other, data
-):
+def test_links_that_differ_only_in_proofs_are_one_still(one, other, data):
+    """Two links are one still only if they differ in nothing but their proofs."""
     signed, again = data.draw(proven(one)), data.draw(proven(other))
 
     assert (unsigned(signed) == unsigned(again)) == (one == other)

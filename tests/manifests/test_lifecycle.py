@@ -1,4 +1,4 @@
-"""The life of a job, as law: what is in doubt is never bought again, and money adds up."""
+"""Laws of a job's life: a job in doubt is never bought again, and money adds up."""
 
 from collections import defaultdict
 from dataclasses import replace
@@ -87,7 +87,7 @@ def test_doubt_that_is_told_is_still_doubt():
 
 
 def ways_on(known):
-    """What may happen next, each tried."""
+    """The events that are legal next, found by trying each."""
     for event in EVENTS:
         try:
             known.after(Entry("j", 9.0, event))
@@ -103,7 +103,8 @@ def test_a_doubt_ends_only_in_an_answer():
 
 
 @pytest.mark.parametrize("lost", LOST)
-def test_a_doubt_says_what_became_of_the_answer_until_it_is_settled(lost):
+def test_doubt_states_how_the_answer_was_lost(lost):
+    """A doubt states how the answer was lost until the doubt is resolved."""
     doubted = history(INTENDED, Doubted("?", lost))
 
     assert doubted.lost == lost
@@ -111,12 +112,14 @@ def test_a_doubt_says_what_became_of_the_answer_until_it_is_settled(lost):
         assert history(INTENDED, Doubted("?", lost), after).lost is None
 
 
-def test_a_doubt_that_nobody_explains_is_unclear_and_an_unanswered_submit_is_none_yet():
+def test_doubt_without_explanation_is_unclear():
+    """A doubt without an explanation is `unclear`; an unanswered submit has none yet."""
     assert history(INTENDED, Doubted("?")).lost == "unclear"
     assert history(INTENDED).lost is None
 
 
-def test_a_risk_that_is_taken_lets_the_job_go_again_and_stays_paid_for():
+def test_risked_job_may_be_submitted_again_and_counts_as_paid():
+    """A risked job may be submitted again, and its first price still counts as spent."""
     risked = history(INTENDED, Doubted("silence"), Risked("allowed"))
     again = history(INTENDED, Doubted("silence"), Risked("allowed"), INTENDED)
 
@@ -143,9 +146,10 @@ def test_a_risk_is_taken_only_with_what_is_in_doubt(events):
         (INTENDED, Rejected("no", charged=True)),
     ],
 )
-def test_what_an_attempt_cost_is_settled_once_it_is_over_and_moves_nothing_but_money(
+def test_settlement_changes_only_the_cost_of_an_ended_attempt(
     events,
 ):
+    """A settlement applies to an attempt that is over, and changes nothing but money."""
     before = history(*events)
     refund = Settled(attempt=1, usd=Decimal("-0.05"), reason="refunded in part")
 
@@ -212,7 +216,8 @@ def test_only_what_was_accepted_is_discarded():
     assert [each.state for each in able] == [State.ACCEPTED, State.GENERATED]
 
 
-def test_an_attempt_forgets_nothing_of_the_one_before_but_its_own_course():
+def test_next_attempt_keeps_counts_and_resets_its_own_course():
+    """A new attempt keeps the job's counts and resets only the course of the attempt."""
     once = history(INTENDED, ACCEPTED, Refused("failed"))
     again = history(INTENDED, ACCEPTED, Refused("failed"), INTENDED, ACCEPTED)
 
@@ -252,7 +257,8 @@ def test_a_refusal_costs_nothing_and_a_discard_costs_its_price():
     assert charged.spent_usd == Decimal("0.15")
 
 
-def test_only_what_a_provider_took_and_did_not_deliver_is_its_failure():
+def test_only_accepted_undelivered_attempts_are_failures():
+    """Only an attempt that a provider accepted and did not deliver is its failure."""
     assert history(INTENDED, Refused("busy")).failures == 0
     assert history(INTENDED, ACCEPTED, Refused("failed")).failures == 1
     assert history(INTENDED, ACCEPTED, Discarded("black")).failures == 1

@@ -1,4 +1,4 @@
-"""A plan: each clip once, by its most urgent row, and nothing that is done already."""
+"""A plan has each clip once, by its most urgent row, and no job that is over."""
 
 from decimal import Decimal
 
@@ -22,7 +22,7 @@ STATES = pl.Enum([state.value for state in State])
 
 @pytest.fixture(autouse=True)
 def small_slices(monkeypatch):
-    """What is done for millions of rows by the hundred thousand, a few rows at a time."""
+    """Process a few rows at a time, in place of some hundred thousand."""
     monkeypatch.setattr(keys_module, "_PART", 5)
     monkeypatch.setattr(parquet, "_SPAN", 4)
     monkeypatch.setattr(plans, "_SLICE", 3)
@@ -42,7 +42,7 @@ def written(folder, rows, **how):
 
 
 def states(**by_job):
-    """As a ledger answers: by id, pending where it knows nothing."""
+    """States by job id, as a ledger gives them; pending for jobs it does not know."""
 
     def of(asked):
         known = [by_job.get(f"j{job}", "pending") for job in ids(asked)]
@@ -62,9 +62,10 @@ ROW = st.tuples(
 
 @settings(max_examples=60, deadline=None)
 @given(rows=st.lists(ROW, max_size=30), size=st.integers(1, 9))
-def test_a_job_goes_by_the_best_of_its_rows_and_the_most_urgent_come_first(
+def test_job_takes_the_best_priority_and_limit_of_its_rows(
     tmp_path_factory, rows, size
 ):
+    """A job takes the best priority and limit of its rows; the most urgent come first."""
     path = written(tmp_path_factory.mktemp("any"), rows, row_group_size=size)
 
     plan = check(path, URI, ROUTES)
@@ -122,7 +123,8 @@ def plan(tmp_path):
     return check(written(tmp_path, rows), URI, ROUTES)
 
 
-def test_what_is_over_is_not_to_be_done_again_and_the_order_stays(plan):
+def test_ended_jobs_are_left_out_and_the_order_stays(plan):
+    """Jobs that are over are not to be done again, and the others keep their order."""
     jobs = ids(plan.wanted.filter("first"))
     over = {f"j{jobs[1]}": "published", f"j{jobs[4]}": "rejected"}
 

@@ -1,4 +1,4 @@
-"""A manifest becomes jobs: each clip once, whoever asks for it, and nothing unasked for."""
+"""A manifest becomes jobs: each clip once for all rows that want it, and no others."""
 
 import hashlib
 import random
@@ -24,7 +24,7 @@ ROUTES = [*load().routes.values()]
 
 @pytest.fixture
 def manifest(tmp_path):
-    """Writes columns as a manifest, and says where it is."""
+    """Writes columns as a manifest, and returns its path."""
 
     def write(columns, **how):
         path = tmp_path / "m[1].parquet"

@@ -1,4 +1,4 @@
-"""What is left is a manifest: the same jobs, runnable alone and from anywhere."""
+"""The left rows are a manifest of the same jobs that runs alone and from anywhere."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -49,7 +49,7 @@ MADE = (INTENDED, ACCEPTED, Generated(), Published("u", FACTS))
 
 
 def nothing(_keys):
-    """What became of jobs that nothing became of."""
+    """The outcomes of jobs without any event."""
     return Outcomes(histories={}, reasons={})
 
 
@@ -59,7 +59,7 @@ def lived(job, *events):
 
 @pytest.fixture
 def night(tmp_path):
-    """What is left of a manifest, each of its jobs, by row, having lived as it is told."""
+    """Writes the left rows of a manifest, with the events of each job given by row."""
 
     def run(columns, lives=None, *, uri=URI, reasons=None, **how):
         manifest, path = tmp_path / "m.parquet", tmp_path / "left.parquet"
@@ -95,7 +95,7 @@ class Night:
 
     @property
     def tomorrow(self):
-        """What its rows want when it is run alone, by row."""
+        """The jobs of the left manifest when it is run alone, by row."""
         return ids(check(self.path, ELSEWHERE, ROUTES).wanted.sort("row"))
 
 

@@ -1,4 +1,4 @@
-"""Tables told anew: what is found out later changes the rows it is about, and no other."""
+"""Rewritten tables: later facts change the rows of their jobs, and no others."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -111,7 +111,7 @@ def test_a_doubt_that_was_settled_is_told_in_every_row_of_its_job(batch):
     assert after["state"].to_list() == ["published", "invalid", "pending", "published"]
     assert after["uri"].to_list() == ["u", None, None, "u"]
     assert after["reason"][0] is None
-    # The other job's history is not even known here: its row is not this job's.
+    # The other job's history is unknown here, as its row is not this job's.
     assert after[1:3].equals(before[1:3])
 
 

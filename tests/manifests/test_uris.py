@@ -1,4 +1,4 @@
-"""Places: what a row's image means, seen from where its manifest is."""
+"""Places: a row's image, resolved against the manifest's own place."""
 
 import pytest
 from hypothesis import given

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.core
 
 @pytest.fixture
 def complain(tmp_path):
-    """What is said of these rows, each laid over a good one."""
+    """The complaints about these rows, each laid over a good one."""
 
     def about(*rows, routes=ROUTES, schema=None):
         path = tmp_path / "m.parquet"
