@@ -72,7 +72,7 @@ class Life:
 
     state: str = "pending"
     costs: list[Decimal] = field(default_factory=list)
-    """The cost of each attempt: the known one, or the highest possible."""
+    """The cost of each attempt, as known or as possibly charged."""
     failures: int = 0
     discards: int = 0
     losses: int = 0

@@ -49,7 +49,8 @@ def ordered(path, plan, keep=None, uri=URI):
     return [*orders(path, uri, plan.wanted, keep or Kept())]
 
 
-def test_a_row_with_only_what_is_needed_is_a_job_with_our_defaults(manifest):
+def test_row_with_required_columns_only_gets_defaults(manifest):
+    """A row with only the required columns becomes a job with our defaults."""
     path = manifest({"image": ["stills/a.jpg"], "prompt": ["slow dolly in"]})
 
     (order,) = ordered(path, check(path, URI, ROUTES))
@@ -107,7 +108,8 @@ def test_two_rows_wanting_the_same_clip_are_one_job_and_two_rows(manifest):
     assert (second.priority, second.max_usd) == (1, Decimal("0.2"))
 
 
-def test_one_row_without_a_limit_lifts_it_for_all_rows_of_the_job(manifest):
+def test_one_row_without_a_limit_lifts_it_for_the_job(manifest):
+    """One row without a limit lifts the limit for all rows of the job."""
     path = manifest(
         {"image": ["a.jpg"] * 2, "prompt": ["p"] * 2, "max_usd": [0.2, None]}
     )
@@ -117,9 +119,10 @@ def test_one_row_without_a_limit_lifts_it_for_all_rows_of_the_job(manifest):
     assert order.max_usd is None
 
 
-def test_a_link_signed_anew_is_the_same_job_and_its_signature_is_only_for_reading(
+def test_newly_signed_link_is_the_same_job(
     manifest,
 ):
+    """A link signed anew gives the same job; its signature is used for reading only."""
     links = [f"https://h/a.jpg?X-Amz-Signature={s}&X-Amz-Date=1" for s in ("s1", "s2")]
     path = manifest({"image": links, "prompt": ["p", "p"]})
 
@@ -142,9 +145,8 @@ def test_a_link_signed_anew_is_the_same_job_and_its_signature_is_only_for_readin
         ("https://h/a.jpg?v=%FF", "https://h/a.jpg?v=%FF"),
     ],
 )
-def test_a_job_names_its_still_to_the_letter_and_without_a_secret(
-    manifest, place, name
-):
+def test_job_names_its_still_exactly_and_without_secrets(manifest, place, name):
+    """A job names its still to the letter, and without a secret."""
     path = manifest({"image": [place], "prompt": ["p"]})
 
     (order,) = ordered(path, check(path, URI, ROUTES))
@@ -200,7 +202,8 @@ def test_whole_numbers_of_any_width_will_do(manifest, dtype):
     ]
 
 
-def test_what_pandas_writes_for_a_missing_whole_number_is_missing(manifest):
+def test_missing_whole_number_from_pandas_is_missing(manifest):
+    """The value that pandas writes for a missing whole number is read as missing."""
     nan = float("nan")
     path = manifest({"image": ["a.jpg"], "prompt": ["p"], "seed": [nan], "take": [nan]})
 
@@ -235,7 +238,8 @@ def test_categories_and_empty_strings_are_text_and_defaults(manifest):
         ["premium", None, " wan-2.2", ""],
     ],
 )
-def test_models_in_order_of_preference_are_text_with_commas_or_a_list(manifest, models):
+def test_preferred_models_are_comma_text_or_a_list(manifest, models):
+    """Models in order of preference are text with commas, or a list."""
     path = manifest({"image": ["a.jpg"], "prompt": ["p"], "model": [models]})
 
     (order,) = ordered(path, check(path, URI, ROUTES))
@@ -293,9 +297,8 @@ def test_embedded_stills_are_jobs_by_their_bytes(manifest):
 
 
 @pytest.mark.parametrize("row_group_size", [3, 7, 500])
-def test_embedded_stills_stay_with_their_rows_whatever_the_file_is_like(
-    manifest, row_group_size
-):
+def test_embedded_stills_stay_with_their_rows(manifest, row_group_size):
+    """Embedded stills stay with their rows, whatever the layout of the file."""
     stills = [f"still {n}".encode() for n in range(200)]
     path = manifest(
         {
@@ -330,9 +333,8 @@ def test_an_embedded_still_is_kept_only_when_its_order_is_taken(manifest):
     assert len(keep.stills) == 1
 
 
-def test_embedded_stills_of_rows_in_another_order_are_read_once_and_kept_once(
-    manifest, monkeypatch
-):
+def test_embedded_stills_out_of_order_are_read_and_kept_once(manifest, monkeypatch):
+    """Embedded stills of rows in another order are read once and kept once."""
     stills = [f"still {n}".encode() for n in range(100)]
     rows = {"image_bytes": stills, "prompt": ["p"] * 100}
     path = manifest({**rows, "priority": [n * 37 % 100 for n in range(100)]})
@@ -352,7 +354,8 @@ def test_embedded_stills_of_rows_in_another_order_are_read_once_and_kept_once(
     assert [order.job.image for order in got] == [f"sha256:{d}" for d in digests]
 
 
-def test_a_still_that_is_gone_since_the_check_is_the_manifests_fault(manifest):
+def test_still_gone_since_the_check_is_the_manifests_fault(manifest):
+    """A still that is gone since the check is an error of the manifest."""
     path = manifest({"image_bytes": [b"one"], "prompt": ["p"]})
     plan = check(path, URI, ROUTES)
     manifest({"image_bytes": pl.Series([None], dtype=pl.Binary), "prompt": ["p"]})
@@ -361,7 +364,8 @@ def test_a_still_that_is_gone_since_the_check_is_the_manifests_fault(manifest):
         ordered(path, plan)
 
 
-def test_the_urgent_come_first_and_the_rest_in_the_manifests_order(manifest):
+def test_urgent_jobs_come_first_then_manifest_order(manifest):
+    """The most urgent jobs come first, the rest in the manifest's order."""
     path = manifest(
         {
             "image": [f"{n}.jpg" for n in range(6)],
@@ -376,7 +380,8 @@ def test_the_urgent_come_first_and_the_rest_in_the_manifests_order(manifest):
     assert names == ["1.jpg", "3.jpg", "0.jpg", "2.jpg", "5.jpg", "4.jpg"]
 
 
-def test_shards_are_the_whole_plan_and_each_clip_is_in_one_of_them(manifest):
+def test_shards_partition_the_plan(manifest):
+    """The shards are the whole plan, and each clip is in exactly one of them."""
     drawn = random.Random(7)
     path = manifest(
         {
@@ -478,7 +483,8 @@ def test_a_truncated_file_stops_with_one_clear_message(manifest, keep):
         check(path, URI, ROUTES)
 
 
-def test_a_file_that_is_broken_inside_stops_with_one_clear_message(manifest):
+def test_file_broken_inside_stops_with_one_clear_message(manifest):
+    """A file that is damaged inside stops the check with one clear message."""
     path = manifest({"image_bytes": [b"x" * 999] * 99, "prompt": ["p"] * 99})
     whole = path.read_bytes()
     start = pq.ParquetFile(path).metadata.row_group(0).column(0).data_page_offset
@@ -488,9 +494,10 @@ def test_a_file_that_is_broken_inside_stops_with_one_clear_message(manifest):
         check(path, URI, ROUTES)
 
 
-def test_a_manifest_says_when_its_stills_take_more_memory_than_anybody_expects(
+def test_manifest_warns_of_stills_that_need_much_memory(
     manifest,
 ):
+    """A manifest warns if its stills take more memory than a user would expect."""
     path = manifest({"image_bytes": [b"x" * 999] * 99, "prompt": ["p"] * 99})
     light = check(path, URI, ROUTES)
     heavy = replace(light, weight=1_200_000_000)
@@ -503,7 +510,8 @@ def test_a_manifest_says_when_its_stills_take_more_memory_than_anybody_expects(
     )
 
 
-def test_a_still_that_cannot_be_kept_is_not_blamed_on_the_manifest(manifest):
+def test_failure_to_keep_a_still_is_no_manifest_error(manifest):
+    """A still that cannot be kept is not reported as an error of the manifest."""
     path = manifest({"image_bytes": [b"one"], "prompt": ["p"]})
 
     def full(_sha256, _content):
@@ -527,9 +535,8 @@ def test_a_still_that_cannot_be_kept_is_not_blamed_on_the_manifest(manifest):
         max_size=9,
     )
 )
-def test_whatever_the_rows_say_each_is_one_job_or_has_a_complaint(
-    tmp_path_factory, rows
-):
+def test_each_row_is_one_job_or_has_a_complaint(tmp_path_factory, rows):
+    """Each row is one job or has a complaint, whatever its values."""
     path = tmp_path_factory.mktemp("any") / "m.parquet"
     pl.DataFrame(
         rows,

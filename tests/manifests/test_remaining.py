@@ -199,9 +199,8 @@ def test_tomorrows_orders_are_tonights(night, tmp_path):
     assert taken(done.path, ELSEWHERE) == taken(tmp_path / "m.parquet", URI)
 
 
-def test_what_is_left_of_what_was_left_has_each_column_once_and_tells_the_latest(
-    night, tmp_path
-):
+def test_second_left_manifest_has_each_column_once(night, tmp_path):
+    """A second left manifest has each column once, with the latest values."""
     columns = {"image": ["a.jpg", "b.jpg"], "prompt": ["p", "q"], "caption": ["x", "y"]}
     first = night(columns, {0: (INTENDED, Refused("busy"))})
 
@@ -304,9 +303,8 @@ def test_nothing_left_is_an_empty_manifest_with_every_column(night, lives):
 
 
 @pytest.mark.parametrize("row_group_size", [3, 50, 700])
-def test_embedded_stills_stay_with_their_rows_whatever_the_file_is_like(
-    night, row_group_size
-):
+def test_embedded_stills_stay_with_their_rows(night, row_group_size):
+    """Embedded stills stay with their rows, whatever the layout of the file."""
     columns = {
         "image_bytes": [f"still {n}".encode() for n in range(300)],
         "prompt": [f"prompt {n}" for n in range(300)],

@@ -100,7 +100,8 @@ def batch(tmp_path):
     return Batch(tmp_path)
 
 
-def test_a_doubt_that_was_settled_is_told_in_every_row_of_its_job(batch):
+def test_resolved_doubt_changes_every_row_of_its_job(batch):
+    """A doubt that was resolved changes every row of its job."""
     doubt = lived(batch.one, INTENDED, Doubted("ReadTimeout"))
     batch.tell([*doubt, *lived(batch.other, INTENDED, Refused("busy"))])
 
@@ -154,7 +155,8 @@ def test_a_refund_is_told_in_what_the_clip_and_the_attempt_cost(batch):
     assert told.rows() == [("published", False, 0, "refunded")]
 
 
-def test_attempts_of_other_jobs_and_their_order_stay_as_they_were(batch):
+def test_attempts_of_other_jobs_stay_as_they_were(batch):
+    """The attempts of other jobs, and their order, stay as they were."""
     entries = [
         *lived("x", INTENDED, Doubted("?")),
         *lived("y", INTENDED, Doubted("?"), start=2),
@@ -174,7 +176,8 @@ def test_attempts_of_other_jobs_and_their_order_stay_as_they_were(batch):
     assert pq.read_schema(batch.out) == pq.read_schema(batch.attempts)
 
 
-def test_what_a_later_batch_tried_is_not_put_into_an_earlier_ones_table(batch):
+def test_later_attempts_are_not_added_to_an_earlier_table(batch):
+    """The attempts of a later batch are not added to an earlier batch's table."""
     monday = lived("j", INTENDED, Refused("busy"))
     batch.tell(monday)
 

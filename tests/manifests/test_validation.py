@@ -221,9 +221,10 @@ def test_a_resolution_that_its_model_does_not_make(complain):
     )
 
 
-def test_a_row_that_names_a_retired_model_is_told_since_when_and_its_successor(
+def test_complaint_about_a_retired_model_names_its_successor(
     complain,
 ):
+    """The complaint about a retired model states since when, and its successor."""
     live = [route for route in ROUTES if not route.retired]
 
     found = complain(
@@ -301,7 +302,8 @@ def test_the_second_row_of_an_id_is_the_one_that_is_refused(complain):
     ]
 
 
-def test_an_id_that_is_a_signed_link_is_told_without_its_signature(complain):
+def test_id_that_is_a_signed_link_is_shown_unsigned(complain):
+    """A complaint repeats an id that is a signed link without its signature."""
     link = {"id": "https://me:s3cret@h/a.jpg?X-Amz-Signature=s3cret"}
 
     assert complain(link, link) == [
@@ -335,9 +337,10 @@ def test_ids_far_apart_are_compared_too(tmp_path):
         ({"id": "same"}, "id is the id of an earlier row too"),
     ],
 )
-def test_whoever_has_a_mistake_in_every_row_is_told_of_each_but_in_few_words(
+def test_mistake_in_every_row_is_listed_briefly_for_each(
     tmp_path, monkeypatch, columns, reason
 ):
+    """A mistake in every row is listed for each row, in few words."""
     monkeypatch.setattr(validation, "TOLD", 20)
     monkeypatch.setattr(parquet, "_SPAN", 10)
     path = tmp_path / "m.parquet"
@@ -357,7 +360,8 @@ def test_whoever_has_a_mistake_in_every_row_is_told_of_each_but_in_few_words(
     assert words["reason"][-1] == reason
 
 
-def test_all_that_is_wrong_with_a_row_is_said_at_once_and_in_row_order(complain):
+def test_all_complaints_come_at_once_in_row_order(complain):
+    """All complaints about a row come at once, and in the order of rows."""
     found = complain({"prompt": ""}, {}, {"take": 0, "resolution": "4k", "seed": -5})
 
     assert [(c.row, c.column) for c in found] == [
