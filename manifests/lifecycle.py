@@ -16,21 +16,22 @@ in doubt. A job in doubt may have been paid for, so it is never submitted again.
                                  |                  |
                                  +-----Rejected-----+--> rejected
 
-Doubted says why the answer never came. Refused: not charged, may go again. Risked: it
-may have been charged, and its owner lets it go again all the same. Discarded: charged,
-but there is no good clip, may go again with the next seed. Forgotten: the GPU server
-restarted, and has it no more; may go again with the same seed. Rejected: never, here or
-anywhere. Only what was accepted is discarded: who knows that a submit in doubt was
-charged and lost has its ticket, and records that first.
+Doubted states why no answer arrived. Refused: not charged; the job may be submitted
+again. Risked: it may have been charged, and its owner has it submitted again all the
+same. Discarded: charged without a good clip; may be submitted again with the next seed.
+Forgotten: the GPU server restarted and lost the job; may be submitted again with the
+same seed. Rejected: never submitted again, at any provider. Only an accepted job is
+discarded. To discard a submit in doubt that was charged and lost, record Accepted with
+its ticket first.
 
-Parked changes no state: our own code failed on a job that is paid for, which waits as it
-is (accepted or generated) for the next run.
+Parked changes no state: our own code failed on a job that is paid for. The job stays
+accepted or generated until the next run.
 
-Settled changes no state: a provider charged more or less for an attempt that is over
-than was counted, and said so afterwards.
+Settled changes no state: a provider charged more or less than was counted for an attempt
+that is over, and reported it afterwards.
 
-The clip's URL is not an event: it is a bearer link that dies, and a poll of the ticket
-gives a fresh one for free.
+The clip's URL is not an event: it is a bearer link that expires, and a poll of the
+ticket gives a fresh one for free.
 """
 
 from collections.abc import Iterable, Mapping
@@ -43,9 +44,12 @@ from typing import Final, Literal
 FREE: Final = Decimal(0)
 
 Lost = Literal["gateway", "unclear", "broken", "silent", "unread"]
-"""How an answer was lost, likeliest refused first: a gateway gave its own; it came and
-says nothing certain; it broke off; it never came in time; it came, is no refusal, and
-our own code could not read it."""
+"""How an answer was lost, in falling order of the chance that the submit was refused.
+
+`gateway`: a gateway sent its own answer. `unclear`: the answer is ambiguous. `broken`: it
+broke off. `silent`: it did not arrive in time. `unread`: it arrived and is no refusal, but
+our own code could not read it.
+"""
 
 LOST: Final[tuple[Lost, ...]] = ("gateway", "unclear", "broken", "silent", "unread")
 
@@ -74,12 +78,12 @@ class Ticket:
 
 
 UNBILLED: Final = "own-"
-"""Begins the mark of a submit to your own GPU: the lane said `paid = false`."""
+"""The prefix of the mark of a submit to your own GPU, where the lane has `paid = false`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intended:
-    """We are about to submit: durable before the request that costs is sent."""
+    """We are about to submit; this is durable before the request that costs money is sent."""
 
     lane: str
     route: str
@@ -87,7 +91,7 @@ class Intended:
     seed: int
     mark: str = ""
     """The text that identifies the request in the provider's records, if it keeps any;
-    it begins with `UNBILLED` where nobody sends a bill."""
+    it begins with `UNBILLED` if the lane is not billed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Doubted:
-    """The answer never came, or says nothing certain."""
+    """The answer did not arrive, or is ambiguous."""
 
     reason: str
     lost: Lost = "unclear"
@@ -107,7 +111,7 @@ class Doubted:
 
 @dataclass(frozen=True, slots=True)
 class Risked:
-    """It may have been charged: its owner knows, and lets the job go again."""
+    """It may have been charged; its owner knows, and has the job submitted again."""
 
     reason: str
 
@@ -128,7 +132,7 @@ class Discarded:
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """Your own GPU server was at work on it, and has no record of it any more."""
+    """Your own GPU server worked on it, and no longer has a record of it."""
 
     reason: str
 
@@ -176,7 +180,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The clip and its sidecar are ours, whole."""
+    """The clip and its sidecar are stored completely in our storage."""
 
     uri: str
     facts: Facts
@@ -187,7 +191,7 @@ class Settled:
     """A correction of what an ended attempt cost."""
 
     attempt: int
-    """Which of the job's submits, from 1."""
+    """The number of the job's submit, from 1."""
     usd: Decimal
     """The amount to be added to the cost; less than 0 for a refund."""
     reason: str
@@ -263,12 +267,12 @@ def added_usd(event: Event, counted_usd: Decimal) -> Decimal:
 
 
 class IllegalTransitionError(RuntimeError):
-    """An event arrived in a state that cannot have it: a bug, or a corrupt ledger."""
+    """An event arrived in a state that does not allow it: a bug, or a corrupt ledger."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the ledger: what happened to which job, and when (Unix seconds, UTC)."""
+    """One line of the ledger: a job, its event, and the time (Unix seconds, UTC)."""
 
     job: str
     at: float
@@ -281,13 +285,13 @@ class History:
 
     state: State = State.PENDING
     attempts: int = 0
-    """Submits intended, whatever came of them."""
+    """Submits intended, with any outcome."""
     failures: int = 0
-    """Attempts that a provider accepted and then did not deliver on."""
+    """Attempts that a provider accepted and then did not deliver."""
     discards: int = 0
     """Attempts that were charged and brought no clip: each moves the seed on by one."""
     losses: int = 0
-    """Attempts that your own GPU server was at work on, and forgot."""
+    """Attempts that your own GPU server worked on, and forgot."""
     risks: int = 0
     """Submits in doubt that the owner had submitted again."""
     parks: int = 0
@@ -318,13 +322,15 @@ class History:
 
     @property
     def billed(self) -> bool:
-        """Whether somebody is paid for its attempt, whatever its lane is now."""
+        """Whether its attempt is billed, whatever the lane's settings are now."""
         return not self.mark.startswith(UNBILLED)
 
     @property
     def charged(self) -> int:
-        """How many attempts are charged, or not, for good: what may yet be refunded as a
-        whole has no part to be settled."""
+        """The number of attempts whose charge is final, and which may be settled.
+
+        An attempt that may yet be refunded as a whole is not settled in part.
+        """
         return self.attempts - (self.state in {State.IN_DOUBT, State.ACCEPTED})
 
     def after(self, entry: Entry) -> "History":

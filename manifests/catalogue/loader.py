@@ -76,7 +76,7 @@ def shipped() -> Catalogue:
 def _tables(
     kind: str, ours: Mapping[str, Any], overrides: Mapping[str, Any], place: str
 ) -> Iterator[tuple[str, Mapping[str, Any], str]]:
-    """Every table of a kind, overrides laid over ours, and the place that errors name."""
+    """Every table of a kind: our facts under the overrides, and the place for errors."""
     added = _table(overrides.get(kind, {}), f"{place}: {kind}")
     for name in dict.fromkeys([*ours[kind], *added]):
         where = f'{place if name in added else "models.toml"}: {kind}."{name}"'

@@ -1,7 +1,7 @@
-"""Shapes: how events and histories lie in columns, and come back with nothing lost.
+"""Shapes: events and histories are stored in columns, and are read back without loss.
 
-What the columns cannot hold as it is (an amount with more than six decimals, a seed of
-more than 63 bits) is rounded or left out there, and its whole row stands in `exact`, as
+A column rounds or leaves out a value that it cannot hold, such as an amount with more
+than six decimals or a seed of more than 63 bits. The whole row then stands in `exact`, as
 JSON.
 """
 
@@ -40,7 +40,7 @@ _AMOUNTS: Final = {"price_usd", "spent_usd", "usd"}
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How what is of one class lies in columns: a ticket and facts in their own."""
+    """The columns for values of one class; a ticket and facts have their own columns."""
 
     kind: type[Any]
     plain: Sequence[str]
@@ -54,7 +54,7 @@ class Shape:
         return cls(kind, plain, "ticket" in names, "facts" in names)
 
     def rows(self, values: Sequence[Any], schema: pl.Schema) -> pl.DataFrame:
-        """Values as rows; `exact` is null where the other columns say it all."""
+        """Values as rows; `exact` is null where the other columns hold the whole value."""
         columns = self._columns(values)
         stored = [_series(name, known, schema[name]) for name, known in columns.items()]
         nothing = pl.repeat(None, len(values), dtype=pl.String, eager=True)
@@ -66,7 +66,7 @@ class Shape:
         return rows.with_columns(pl.Series(EXACT, exact, pl.String))
 
     def values(self, rows: pl.DataFrame) -> Iterator[Any]:
-        """What lies in these rows, in their order."""
+        """The values in these rows, in their order."""
         names = (*self.plain, *TICKET, *FACTS)
         columns = [rows[name].to_list() for name in names if name in self]
         for known, exact in zip(

@@ -1,4 +1,4 @@
-"""Events and histories as rows of Parquet: what a bound epoch's volumes hold."""
+"""Events and histories as rows of Parquet: the content of a bound epoch's volumes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, get_args
@@ -14,7 +14,7 @@ EVENTS: Final = pl.Schema(
     {
         "job": pl.String,
         "at": pl.Datetime("us", "UTC"),
-        "unix": pl.Float64,  # the same, to the last digit
+        "unix": pl.Float64,  # the same time, exact
         "kind": pl.String,
         "lane": pl.String,
         "route": pl.String,
@@ -68,7 +68,7 @@ JOBS: Final = pl.Schema(
 """A row for each life that an epoch touched: its whole history after it."""
 
 INDEX: Final = pl.Schema({**KEY, "state": pl.String, "whole": pl.String})
-"""A row for each of these lives; `whole` has, as JSON, the history of one that is not over."""
+"""A row for each of these lives; `whole` has the history of a life not over, as JSON."""
 
 _KINDS: Final[Mapping[str, Shape]] = {
     kind.__name__.lower(): Shape.of(kind) for kind in get_args(Event)
@@ -98,7 +98,7 @@ def event_rows(entries: Sequence[Entry]) -> pl.DataFrame:
 
 
 def entries(rows: pl.DataFrame) -> list[Entry]:
-    """The entries whose rows these are, in their order."""
+    """The entries in these rows, in their order."""
     by_kind = rows.partition_by("kind", as_dict=True)
     events = {kind: _KINDS[kind].values(part) for (kind,), part in by_kind.items()}
     told = zip(rows["job"], rows["unix"], rows["kind"], strict=True)
@@ -112,7 +112,7 @@ def job_rows(lives: Mapping[str, History]) -> pl.DataFrame:
 
 
 def histories(rows: pl.DataFrame) -> dict[str, History]:
-    """The lives whose rows these are, in their order."""
+    """The lives in these rows, in their order."""
     return dict(zip(ids(rows), _HISTORY.values(rows), strict=True))
 
 
@@ -124,7 +124,7 @@ def index_rows(lives: Mapping[str, History]) -> pl.DataFrame:
 
 
 def whole(rows: pl.DataFrame) -> dict[str, History]:
-    """The lives that stand whole in these rows of INDEX."""
+    """The lives whose history is whole in these rows of INDEX."""
     part = rows.filter(pl.col("whole").is_not_null())
     told = (loaded(History, text) for text in part["whole"])
     return dict(zip(ids(part), told, strict=True))

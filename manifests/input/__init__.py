@@ -1,1 +1,14 @@
-"""Input."""
+"""Input: from a manifest to a plan, and from a plan to the orders of its jobs.
+
+`columns` checks the names and types of columns before any row is read, and fills in
+defaults. `first_pass` then surveys all rows for repeated ids, priorities and limits.
+`reader.check` reads every row once, in slices. `validation` lists a complaint for each
+value that is wrong, and `job_ids` computes the ids of the good rows. `plan` holds the
+result: the key, priority and limit of each good row, most urgent first, and the complaints.
+
+A plan has no prompts or stills. `reader.orders` reads them again for one shard of the plan
+at a time, and yields its jobs. `embedded_images` reads stills from the column
+`image_bytes` a few rows at a time, and `shard_extract` cuts a shard out as a manifest.
+A bad row never stops the others; a file that cannot be read raises `ManifestError`
+before any clip is bought.
+"""

@@ -1,7 +1,7 @@
-"""A manifest's columns: what they may be called, what they may hold, what they mean.
+"""A manifest's columns: their names, their types and their meaning.
 
-Columns are checked before any row is read. What a person wrote is called *said*; the
-same rows with every default filled in and every number whole are called *meant*.
+Columns are checked before any row is read. `meant` fills in every default and makes every
+number whole; the values that the user wrote stay beside them in columns `said …`.
 """
 
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
@@ -16,7 +16,7 @@ from manifests.parquet import MONEY
 from manifests.uris import unsigned
 
 _MOST_USD: Final = 1e9
-"""A limit above this is no limit, and fits."""
+"""The highest limit that is stored; a higher one is no limit in practice."""
 
 
 class ManifestError(ValueError):
@@ -47,7 +47,8 @@ def _image(raw: pl.Expr) -> pl.Expr:
 
 
 def _whole(raw: pl.Expr) -> pl.Expr:
-    # What is not whole, or not below 2**63, becomes null: a complaint, not a default.
+    # A number that is not whole, or not below 2**63, becomes null: a complaint, not a
+    # default.
     whole = raw.cast(pl.Int64, strict=False)
     return pl.when(whole.cast(pl.Float64) == raw.cast(pl.Float64)).then(whole)
 
@@ -109,7 +110,7 @@ _KINDS: Final[Mapping[str, str]] = {
     "max_usd": "a number",
 }
 COLUMNS: Final = tuple(_KINDS)
-"""What has a meaning here; every other column is its owner's."""
+"""The columns with a meaning here; every other column is carried along unread."""
 WHOLE: Final = tuple(n for n, kind in _KINDS.items() if kind == "a whole number")
 
 
@@ -126,7 +127,7 @@ def _holds(dtype: pl.DataType, kind: str) -> bool:
         case "text or a whole number":
             return dtype.is_integer() or _holds(dtype, "text")
         case "a whole number":
-            # Whole numbers that have a null among them come from pandas as floats.
+            # pandas writes whole numbers as floats if a null is among them.
             return dtype.is_integer() or dtype.is_float()
         case _:
             return dtype.is_numeric()
@@ -134,7 +135,7 @@ def _holds(dtype: pl.DataType, kind: str) -> bool:
 
 @contextmanager
 def reading(uri: str) -> Generator[None]:
-    """Whatever a Parquet reader raises, told as what is wrong with the manifest."""
+    """Raise any error of a Parquet reader as a `ManifestError` that names the manifest."""
     try:
         yield
     except ManifestError:
@@ -179,7 +180,7 @@ def _wrong_columns(found: pl.Schema) -> Iterator[str]:
 def light(
     frame: pl.LazyFrame, first: int, rows: int, names: Collection[str]
 ) -> pl.LazyFrame:
-    """So many rows from the first, numbered: of these columns those that are there."""
+    """A number of rows from `first`, numbered: those of these columns that exist."""
     schema = frame.collect_schema()
     flat = [
         pl.col(name).list.join(",") if schema[name] == pl.List(pl.String) else name
@@ -191,9 +192,9 @@ def light(
 
 
 def meant(raw: pl.DataFrame, names: Collection[str]) -> pl.DataFrame:
-    """These columns in full, with what was said beside it as `said …`.
+    """These columns in full, with the raw values beside them as `said …`.
 
-    Null where a column has no default, and where what was said makes no sense.
+    Null where a column has no default, and where the raw value is not valid.
     """
     lacking = [name for name in names if name not in raw.columns]
     full = raw.with_columns(pl.lit(None).alias(name) for name in lacking)

@@ -1,9 +1,9 @@
 """Embedded stills: the `image_bytes` of a manifest's rows, a few rows at a time.
 
-A Parquet row group of stills can be gigabytes, so none is ever loaded whole. But no
-reader goes below a page or two, and pyarrow's writer makes pages of 1024 rows, and a
-dictionary of the first of them: of stills of 300 KB such a page is 300 MB, and reading the
-file takes 1.3 GB. Write with `row_group_size=64`: then it is 150 MB, however long it is.
+A Parquet row group of stills can be gigabytes, so none is ever loaded whole. Every reader
+loads at least a page or two. pyarrow writes pages of 1024 rows, and a dictionary of the
+first rows: with stills of 300 KB such a page is 300 MB, and reading the file takes 1.3 GB.
+Write with `row_group_size=64`: reading then takes 150 MB, for a file of any length.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ _AT_ONCE: Final = 64
 def contents(
     path: Path, uri: str, rows: Sequence[int] = _EVERY
 ) -> Iterator[bytes | None]:
-    """The bytes in each of these rows, which ascend; None where there are none."""
+    """The bytes in each of these rows, given in ascending order; None without bytes."""
     with reading(uri), opened(path) as file:
         for group, first, end in groups(file):
             in_group = rows[bisect_left(rows, first) : bisect_left(rows, end)]
@@ -31,7 +31,7 @@ def contents(
 
 
 def weight(path: Path, uri: str) -> int:
-    """The bytes of stills in the row group that has most of them, before compression."""
+    """The bytes of stills in the row group with the most, before compression."""
     with reading(uri), opened(path) as file:
         every = file.metadata
         columns = [every.schema.column(n).path for n in range(every.num_columns)]

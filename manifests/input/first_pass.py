@@ -1,7 +1,7 @@
-"""A survey of a manifest: what has to be known of all its rows before the first is planned.
+"""A survey of a manifest: the facts about all rows that planning the first one needs.
 
-Which ids come twice, how many rows there are of each priority, and the most that any of
-them may cost: with that, each row is put where it belongs at once.
+The survey finds the ids that occur twice, the number of rows of each priority, and the
+highest limit. With them, each row is put in its final place at once.
 """
 
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ _NUMBERS: Final = ("priority", "max_usd")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Survey:
-    """What is known of all rows of a manifest, good or bad."""
+    """The facts about all rows of a manifest, good or bad."""
 
     again: pl.DataFrame
-    """The rows whose id an earlier one has, in order: row, earliest."""
+    """The rows whose id an earlier row has, in order: row, earliest."""
     levels: pl.DataFrame
     """How many rows there are of each priority, most urgent first: priority, count."""
     most: int
@@ -30,9 +30,10 @@ class Survey:
 
 
 def surveyed(frame: pl.LazyFrame, path: Path, uri: str) -> Survey:
-    """Read a few columns of a manifest, through and through.
+    """Read a few columns of all rows of a manifest.
 
-    Two hashes of 64 bits stand for an id: two ids that are alike in both are not met.
+    Two hashes of 64 bits stand for an id; two ids with both hashes equal do not occur in
+    practice.
     """
     ids = [pl.DataFrame(schema={"row": pl.UInt32, **KEY})]
     counts = [pl.DataFrame(schema={"priority": pl.Int64, "count": pl.UInt32})]

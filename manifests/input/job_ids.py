@@ -1,8 +1,8 @@
-"""The ids of a manifest's rows, thousands at once: the ones that `Job` gives them.
+"""The ids of a manifest's rows, computed thousands at once and equal to those of `Job`.
 
-A `Job` for each of ten million rows is minutes. Here the JSON whose digest an id is gets
-put together by polars, column by column, and only text that JSON or a URI may write in
-another way is looked at in Python.
+Making a `Job` for each of ten million rows takes minutes. An id is a digest of JSON. Here
+polars builds that JSON column by column, and Python handles only the text that JSON or a
+URI may write in another way.
 """
 
 from hashlib import blake2b
@@ -26,7 +26,7 @@ DECISIVE: Final = (
     "take",
     "content",
 )
-"""The columns that a job is made of, `image` in place of the digest in `still`."""
+"""The columns that decide a job; `image` stands for the digest in `still`."""
 
 _PLAIN: Final = r"^[ !#-\[\]-~]*$"
 """Text that JSON writes as it is, in quotation marks."""
@@ -36,7 +36,7 @@ _WHOLE: Final = r"^[a-z][a-z0-9+.-]*(://|::)"
 """URIs that are absolute, and stay as they are."""
 _BESIDE: Final = r"^[^/]"
 _MOVING: Final = r"^[A-Za-z][A-Za-z0-9+.-]*(://|::)|(^|/)\.\.?(/|$)"
-"""URIs that are absolute but not in small letters, and paths with steps . or .. in them."""
+"""Absolute URIs whose scheme is not in small letters, and paths with steps . or .. ."""
 _SIGNED: Final = r"[?@#]"
 
 
@@ -58,7 +58,7 @@ def keyed(rows: pl.DataFrame, uri: str) -> pl.DataFrame:
 
 
 def _digests(texts: pl.Series) -> list[str]:
-    # A copy of a digest that is ready is a third faster than a new one.
+    # Copying a prepared digest is a third faster than making a new one.
     ready = blake2b(digest_size=16).copy
     found: list[str] = []
     for text in texts.to_list():
@@ -69,7 +69,7 @@ def _digests(texts: pl.Series) -> list[str]:
 
 
 def _quoted(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows with their texts as JSON has them."""
+    """The rows with their texts quoted as in JSON."""
     mark = pl.lit('"')
     odd = rows.select(~pl.col(_TEXTS).str.contains(_PLAIN))
     marked = rows.with_columns(
@@ -89,8 +89,8 @@ def _put(texts: pl.Series, places: pl.Series, instead: list[str]) -> pl.Series:
 
 
 def _images(rows: pl.DataFrame, uri: str) -> pl.Series:
-    """What a job's `image` is: a digest, or an absolute URI without any signature."""
-    # What is not odd is put between what is before and what is after any name at all.
+    """The `image` of each job: a digest, or an absolute URI without any signature."""
+    # A plain name goes between the two parts that `absolute` puts around any name.
     before, _, after = absolute("\0", uri).partition("\0")
     image, still = pl.col("image"), pl.col("still")
     beside = pl.concat_str(pl.lit(before), image, pl.lit(after))

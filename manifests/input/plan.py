@@ -1,7 +1,7 @@
-"""A plan: what a manifest asks for, in a few numbers a row.
+"""A plan: the jobs that a manifest asks for, in a few numbers a row.
 
-Ten million rows are 210 MB, and nothing here makes a second copy of them: what is looked
-for is looked for in parts, and what is changed is changed in place.
+Ten million rows take 210 MB, and no code here makes a second copy of them: searches run
+in parts, and changes are made in place.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -27,36 +27,36 @@ _NONE: Final = pl.Schema(
 UNDONE: Final = frozenset(State) - OVER
 
 States = Callable[[pl.DataFrame], pl.Series]
-"""The states of the jobs with these keys, as the ledger has them."""
+"""The states of the jobs with these keys, from the ledger."""
 
 HEAVY: Final = 256 << 20
-"""Bytes of stills in a row group that nobody minds."""
+"""Bytes of stills in a row group up to which no warning is given."""
 
 _SLICE: Final = 500_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """What a manifest asks for."""
+    """The jobs that a manifest asks for, and the complaints about its bad rows."""
 
     uri: str
-    """Where it is, without any signature."""
+    """The manifest's URI, without any signature."""
     rows: int
     wanted: pl.DataFrame
     """The good rows, most urgent first: row, key, also, first, priority, max_usd.
 
-    Rows that want the same clip are one job: it goes by the highest priority and the
-    most generous limit among them, and only one of them is `first`. `max_usd` is in
-    millionths, 0 for none; it and `priority` are of the smallest type that holds them.
+    Rows that want the same clip are one job. It takes the highest priority and the most
+    generous limit among them, and only one of them is `first`. `max_usd` is in
+    millionths, 0 for none; it and `priority` have the smallest type that holds them.
     """
     complaints: pl.DataFrame
     """row, column, value, reason: see `complaints.Complaint`."""
     weight: int = 0
-    """Bytes of embedded stills in the row group that has most of them."""
+    """Bytes of embedded stills in the row group with the most."""
 
     @property
     def jobs(self) -> int:
-        """How many different clips are wanted."""
+        """The number of different clips wanted."""
         return int(self.wanted["first"].sum())
 
     @property
@@ -65,7 +65,7 @@ class Plan:
 
     @property
     def heavy(self) -> str | None:
-        """That reading its stills takes more memory than anybody expects, if it does."""
+        """A warning if reading the stills may take a surprising amount of memory, or None."""
         if self.weight <= HEAVY:
             return None
         return (
@@ -79,7 +79,7 @@ class Plan:
         return (Complaint(*row) for row in self.complaints.iter_rows())
 
     def faults_alike(self, first: int) -> Iterator[tuple[str, int, list[int]]]:
-        """What is wrong with rows: in words, of how many it is so, and which come first."""
+        """Complaints in words, each with its number of rows and the first of these rows."""
         alike = self.complaints.group_by("column", "reason", maintain_order=True).agg(
             pl.col("row").n_unique().alias("rows"),
             pl.col("row").head(first).alias("first"),
@@ -98,7 +98,10 @@ class Plan:
         )
 
     def without(self, bad: Mapping[str, tuple[str, str]]) -> "Plan":
-        """The plan less these jobs: what of their image is wrong, by id, is complained of."""
+        """The plan without these jobs, with a complaint about the image of each.
+
+        `bad` has the value and the reason of the complaint by job id.
+        """
         if not bad:
             return self
         reasons = pl.DataFrame([*bad.values()], ["value", "reason"], orient="row")
@@ -114,7 +117,7 @@ class Plan:
         )
 
     def shards(self, jobs: int) -> Iterator[pl.DataFrame]:
-        """The plan in slices of so many jobs, most urgent first, each for `orders`."""
+        """The plan in slices of `jobs` jobs, most urgent first, each for `orders`."""
         first = self.wanted["first"]
         some = self.wanted if first.all() else self.wanted.filter(first)
         return some.iter_slices(jobs)
@@ -125,7 +128,7 @@ def todo(
 ) -> pl.DataFrame:
     """The plan of the jobs that are in one of these states, most urgent first.
 
-    Only where some are not, it is a copy.
+    The result is a copy only if it leaves some jobs out.
     """
     values = [state.value for state in among]
     some: list[pl.DataFrame] = []
@@ -136,9 +139,9 @@ def todo(
 
 
 class Rows:
-    """The good rows of a manifest, each put where it belongs as it is read.
+    """The good rows of a manifest, each put in its place as it is read.
 
-    To sort ten million of them would take as much memory again.
+    Sorting ten million rows would take as much memory again.
     """
 
     def __init__(self, survey: Survey) -> None:
@@ -156,7 +159,7 @@ class Rows:
         self._free = self._starts
 
     def add(self, part: pl.DataFrame) -> None:
-        """Columns row, key, also, priority and max_usd in dollars, in the file's order."""
+        """Add rows in the file's order: row, key, also, priority and max_usd in dollars."""
         nth = pl.int_range(pl.len(), dtype=pl.UInt32).over("priority")
         at, free = pl.col("at"), self._free
         placed = part.select("priority", nth=nth).join(
@@ -172,7 +175,7 @@ class Rows:
         ).select("priority", at + pl.col("more").fill_null(0))
 
     def planned(self) -> pl.DataFrame:
-        """All of them as `Plan.wanted` has them."""
+        """All rows in the form of `Plan.wanted`."""
         runs = [*self._runs()]
         columns = {
             name: pl.concat([column[first:end] for first, end in runs])
@@ -184,7 +187,7 @@ class Rows:
         return rows.sort("priority", "row", descending=[True, False]) if moved else rows
 
     def _runs(self) -> Iterator[tuple[int, int]]:
-        """Where there are rows: bad ones leave gaps, behind each priority's last one."""
+        """The ranges that hold rows: bad rows leave gaps after each priority's last row."""
         start = end = 0
         for first, free in zip(self._starts["at"], self._free["at"], strict=True):
             if first != end:
@@ -195,9 +198,9 @@ class Rows:
 
 
 def _share(columns: dict[str, pl.Series]) -> bool:
-    """Give rows of one job the highest priority and the most generous limit of them.
+    """Give the rows of one job the highest priority and the most generous limit of them.
 
-    Whether any row's priority is another now.
+    Returns whether any row's priority has changed.
     """
     moved = False
     usd = pl.col("max_usd")

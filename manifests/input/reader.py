@@ -1,8 +1,8 @@
-"""Reading a manifest: what it asks for, what is wrong with it, and its jobs, in slices.
+"""Reading a manifest: its plan, its complaints and its jobs, in slices.
 
 However long the manifest, only a slice of its rows is in memory as more than a few
-numbers (see `plans`). Slices end where the file's row groups do, as far as they can: a
-row group is decoded once to be checked, and once for every shard that has rows in it.
+numbers (see `plan`). Slices end with the file's row groups where possible. A row group is
+decoded once for the check, and once for every shard that has rows in it.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -27,7 +27,7 @@ from manifests.uris import absolute, unsigned
 __all__ = ["Complaint", "ManifestError", "Plan", "check", "demand", "orders", "todo"]
 
 Keep = Callable[[str, bytes], str]
-"""Stores a still's bytes under the hex of their SHA-256; where they can be read now."""
+"""Stores a still's bytes under the hex of their SHA-256; returns the URI to read them."""
 
 DECIDING: Final = (
     "model",
@@ -36,18 +36,20 @@ DECIDING: Final = (
     "duration_s",
     "aspect_ratio",
 )
-"""The columns that decide which lanes can make a job, besides a negative prompt's being
-there and the most that may be paid."""
+"""The columns that decide which lanes can make a job.
+
+Two other facts decide too: whether there is a negative prompt, and the highest price.
+"""
 
 _SHARD: Final = 5_000
 _CHECKED: Final = tuple(n for n in COLUMNS if n not in {"id", embedded_images.COLUMN})
 
 
 def check(path: Path, uri: str, routes: Sequence[Route]) -> Plan:
-    """Read a manifest once, through and through.
+    """Read every row of a manifest once, and plan its jobs.
 
-    `path` is where its bytes are on this machine, `uri` the place it is from, and
-    `routes` those in use: a row that none of them serves is a complaint.
+    `path` is the file on this machine, `uri` the place that it is from, and `routes` are
+    those in use: a row that none of them serves is a complaint.
 
     Raises:
         ManifestError: it cannot be read at all.
@@ -72,10 +74,10 @@ def check(path: Path, uri: str, routes: Sequence[Route]) -> Plan:
 def orders(path: Path, uri: str, shard: pl.DataFrame, keep: Keep) -> Iterator[Order]:
     """The jobs of a plan, or of a slice of one, in its order.
 
-    A shard's rows may be all over the file, and in any order: each row group is decoded
-    once for it, and once more for each further 5,000 rows. Embedded stills are handed to
-    `keep` one by one, as their orders are taken, if that is the order that they are in,
-    and else before the first order is.
+    A shard's rows may be all over the file, in any order: each row group is decoded once
+    for it, and once more for each further 5,000 rows. Embedded stills go to `keep` one by
+    one as their orders are taken, if the rows ascend; otherwise all go before the first
+    order.
 
     Raises:
         ManifestError: the file is not what it was when it was checked.
@@ -89,7 +91,7 @@ def orders(path: Path, uri: str, shard: pl.DataFrame, keep: Keep) -> Iterator[Or
 
 
 def demand(path: Path, uri: str, wanted: pl.DataFrame) -> pl.DataFrame:
-    """How many jobs of each kind a plan, or a part of one, asks for.
+    """The number of jobs of each kind in a plan, or in a part of one.
 
     Columns: DECIDING, whether there is a negative prompt, max_usd, count.
     """
@@ -112,8 +114,10 @@ def demand(path: Path, uri: str, wanted: pl.DataFrame) -> pl.DataFrame:
 
 
 def stills(path: Path, uri: str, rows: Collection[int]) -> dict[int, str]:
-    """Where the stills of these rows are, without any signature, by row; not of those
-    that are in the manifest itself."""
+    """The URIs of the stills of these rows, without any signature, by row.
+
+    Stills embedded in the manifest are left out.
+    """
     ascending = pl.Series("row", sorted(rows), pl.UInt32)
     found: dict[int, str] = {}
     for some in picked(path, uri, ascending, ["image"]):
@@ -129,12 +133,12 @@ def _spans(path: Path, uri: str) -> list[tuple[int, int]]:
 
 
 def _among(rows: pl.DataFrame, first: int, count: int) -> pl.DataFrame:
-    """Those of the rows that are among so many of the file's from the first."""
+    """The rows that are among the `count` rows of the file from `first`."""
     return rows.filter(pl.col("row").is_between(first, first + count - 1))
 
 
 def _slices(frame: pl.LazyFrame, path: Path, uri: str) -> Iterator[pl.DataFrame]:
-    """Every row in full, so many at a time, with the digest of its still's bytes."""
+    """Every row in full, a slice at a time, with the digest of its still's bytes."""
     stills: Iterator[str | None] = repeat(None)
     if embedded_images.COLUMN in frame.collect_schema():
         stills = map(embedded_images.digest, embedded_images.contents(path, uri))
@@ -146,7 +150,7 @@ def _slices(frame: pl.LazyFrame, path: Path, uri: str) -> Iterator[pl.DataFrame]
 
 
 def _keyed(rows: pl.DataFrame, wrong: pl.DataFrame, uri: str) -> pl.DataFrame:
-    """What the good rows want, as `Rows` takes it."""
+    """The keys and limits of the good rows, in the form that `Rows` takes."""
     good = rows
     if wrong.height:
         good = rows.filter(~pl.col("row").is_in(wrong["row"].implode()))
@@ -163,7 +167,7 @@ def _duplicates(frame: pl.LazyFrame, uri: str, again: pl.DataFrame) -> pl.DataFr
 def picked(
     path: Path, uri: str, rows: pl.Series, names: Sequence[str]
 ) -> Iterator[pl.DataFrame]:
-    """These columns of these rows, which ascend; those that are there."""
+    """Those of these columns that exist, for these rows in ascending order."""
     frame = scan(path, uri)
     for first, count in _spans(path, uri):
         wanted = rows[rows.search_sorted(first) : rows.search_sorted(first + count)]
@@ -193,7 +197,7 @@ def _ordered(path: Path, uri: str, rows: pl.DataFrame, keep: Keep) -> Iterator[O
 def _kept(
     path: Path, uri: str, rows: pl.DataFrame, keep: Keep
 ) -> Iterator[tuple[str, str]]:
-    """The digests of these rows' embedded stills, and where each has been kept."""
+    """The digests of these rows' embedded stills, and the URI of each kept still."""
     bare = rows.filter(pl.col("image").is_null())["row"]
     if bare.is_empty():
         return

@@ -1,7 +1,7 @@
-"""Slips: a shard's rows cut out of a manifest, stills and all, for who has not got it.
+"""Slips: a shard's rows cut out of a manifest with their stills, for another machine.
 
-A slip is a manifest: its columns that decide what a job is, for these rows alone, and
-beside them what the plan has of each.
+A slip is a manifest with the columns that decide a job, for these rows only. Beside them
+it has the plan's columns of each row.
 """
 
 from itertools import islice
@@ -19,14 +19,14 @@ from manifests.parquet import written
 
 _PLANNED: Final = ("row", *KEY, "priority", "max_usd")
 _AT_ONCE: Final = 64
-"""Rows in a row group, so that stills are never many at once."""
+"""Rows in a row group, so that few stills are in memory at once."""
 
 
 def cut(manifest: Path, uri: str, shard: pl.DataFrame, slip: Path) -> None:
     """Write the slip of a part of a plan.
 
     Raises:
-        ManifestError: the manifest is not what it was when it was checked.
+        ManifestError: the manifest has changed since it was checked.
     """
     ordered = shard.sort("row")
     has_stills = embedded_images.COLUMN in scan(manifest, uri).collect_schema()

@@ -1,4 +1,4 @@
-"""Complaints: the rows of a manifest that cannot be made, and why, column by column."""
+"""Complaints: the rows of a manifest that cannot become jobs, with reasons by column."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,10 +13,13 @@ from manifests.jobs import SEEDS, AspectRatio, Content, Job, Resolution
 from manifests.uris import SCHEMES, unsigned
 
 SHOWN: Final = 200
-"""How many characters of a value a complaint repeats."""
+"""The number of characters of a value that a complaint repeats."""
 
 TOLD: Final = 100_000
-"""How many complaints repeat a value at all: who has more has one mistake in all rows."""
+"""The number of complaints that repeat a value.
+
+A manifest with more complaints probably has one mistake in all rows.
+"""
 
 COMPLAINTS: Final = pl.Schema(
     {
@@ -26,7 +29,7 @@ COMPLAINTS: Final = pl.Schema(
         "reason": pl.Categorical(),
     }
 )
-"""25 bytes a complaint where they repeat no value: there may be one for every row."""
+"""A complaint without a value takes 25 bytes: there may be one for every row."""
 _SAID: Final = pl.Schema(dict.fromkeys(COMPLAINTS, pl.String) | {"row": pl.UInt32})
 
 
@@ -49,7 +52,7 @@ def none() -> pl.DataFrame:
 
 
 def about(rows: pl.DataFrame, routes: Sequence[Route]) -> pl.DataFrame:
-    """Every complaint about these rows, as `columns.meant` gives them, to be told.
+    """Every complaint about these rows from `columns.meant`, for `told` or `brief`.
 
     Their column `still` is the digest of the row's image_bytes, "" if they are empty,
     null if there are none.
@@ -73,8 +76,10 @@ def about(rows: pl.DataFrame, routes: Sequence[Route]) -> pl.DataFrame:
 
 
 def duplicates(ids: pl.DataFrame) -> pl.DataFrame:
-    """A complaint for every row, to be told, from columns row, id and earliest: the first
-    row with that id."""
+    """A complaint for every row of a table with the columns row, id and earliest.
+
+    `earliest` is the first row with that id. The result is for `told` or `brief`.
+    """
     return ids.select(
         "row",
         column=pl.lit("id"),
@@ -84,13 +89,13 @@ def duplicates(ids: pl.DataFrame) -> pl.DataFrame:
 
 
 def told(found: pl.DataFrame) -> pl.DataFrame:
-    """Complaints as a plan has them: no signature is repeated, and not too much."""
+    """Complaints in the form of a plan: without signatures, values cut to `SHOWN`."""
     shown = [unsigned(value)[:SHOWN] for value in found["value"]]
     return found.with_columns(pl.Series("value", shown, pl.String)).cast(COMPLAINTS)
 
 
 def brief(found: pl.DataFrame) -> pl.DataFrame:
-    """The same without what is different in every row: for those after the first TOLD."""
+    """The same without the values of single rows: for complaints after the first TOLD."""
     same = pl.lit("is the id of an earlier row too")
     reason = pl.when(pl.col("column") == "id").then(same).otherwise("reason")
     short = found.with_columns(value=pl.lit(""), reason=reason)
@@ -114,7 +119,7 @@ _CHOICES: Final = {"resolution": Resolution, "aspect_ratio": AspectRatio}
 
 
 def _rules() -> Iterator[tuple[str, pl.Expr, str]]:
-    """Which column is wrong when, and how to say so."""
+    """The rules: a column, the condition under which it is wrong, and the reason."""
     yield "prompt", pl.col("prompt").fill_null("").str.strip_chars() == "", "is blank"
     image, still = pl.col("image").is_not_null(), pl.col("still").is_not_null()
     yield "image", ~image & ~still, "is missing: there is nothing to animate"
@@ -122,7 +127,7 @@ def _rules() -> Iterator[tuple[str, pl.Expr, str]]:
     yield "image_bytes", pl.col("still") == "", "is empty"
     for name in WHOLE:
         raw = pl.col(f"said {name}")
-        # A seed of -1 is drawn; elsewhere -1 is whole, and not lost.
+        # A seed of -1 means a drawn seed; in other columns -1 is an ordinary number.
         lost = pl.col(name).is_null() & ~absent(raw) & (raw != -1)
         yield name, lost, "is not a whole number"
     yield (
@@ -168,7 +173,7 @@ ODD_PLACE: Final = (
     .when(_IMAGE.str.contains(_ODD_PORT))
     .then(pl.lit("has a port that is not a number"))
 )
-"""What is wrong with the place in a column `image`, by its name alone; else null."""
+"""The error of the place in a column `image`, found by its text alone; else null."""
 
 
 _ASKED: Final = (
@@ -182,7 +187,7 @@ _ASKED: Final = (
 
 
 def _unserved(rows: pl.DataFrame, routes: Sequence[Route]) -> Iterator[pl.DataFrame]:
-    """Rows that ask for what no route in use makes."""
+    """Complaints about rows that no route in use can make."""
     known = rows.filter(
         pl.col("duration_s").is_not_null(),
         pl.col("resolution").is_in(get_args(Resolution)),
@@ -202,7 +207,7 @@ def _unserved(rows: pl.DataFrame, routes: Sequence[Route]) -> Iterator[pl.DataFr
 
 
 def _nearest(asks: tuple[Any, ...], routes: Sequence[Route]) -> tuple[str, str] | None:
-    """What the routes that came nearest to it lack, if none serves what is asked."""
+    """The column and the reason of the routes that come nearest, if none serves the row."""
     model, content, resolution, duration_s, aspect_ratio, negative = asks
     job = Job(
         image="",
@@ -226,7 +231,7 @@ def _nearest(asks: tuple[Any, ...], routes: Sequence[Route]) -> tuple[str, str] 
 
 
 def _withdrawn(job: Job) -> list[str]:
-    """What is known of the models it names that nobody makes any more."""
+    """The withdrawal notes of the retired models that the job names."""
     known = shipped().models
     named = [known[name] for name in job.models if name in known]
     return [f"is {model.retired}" for model in named if model.retired]

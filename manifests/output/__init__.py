@@ -1,1 +1,11 @@
-"""Output."""
+"""Output: the tables that a batch leaves, computed from its plan and its ledger.
+
+`clips` writes one row per manifest row with the outcome of its job, and the table of
+complaints. `attempts` writes one row per submit, with its outcome and its cost.
+`remaining` writes the rows without a clip as a manifest that can be run by itself.
+`rewrite` changes the rows of single jobs in tables that an earlier batch wrote.
+
+Every table is written in slices, so no table is in memory as a whole. Signatures are
+removed from the column `image` and from the values of complaints. Rows that share a job
+repeat its prices: sum money over jobs, or over the attempts.
+"""

@@ -98,10 +98,10 @@ def attempts_table(
 ) -> Generator[Callable[[Iterable[Entry]], None]]:
     """Write one row per attempt of a batch; yields a function that takes its entries.
 
-    `before` are the jobs that were not over when the batch began; the entries are all
-    that followed, in their order, some at a time. In memory are only the attempts that
-    have not ended, and a slice of rows. Rows are in the order in which attempts ended;
-    those that have not come last.
+    `before` has the jobs that were not over when the batch began. The entries are all that
+    followed, in their order, some at a time. Only the attempts that have not ended and a
+    slice of rows are in memory. Rows are in the order in which attempts ended; attempts
+    that have not ended come last.
 
     `charged` is null while nobody knows: in doubt, or risked. `charged_usd` counts what
     may have been charged: its sum over the latest row of each attempt is what all jobs

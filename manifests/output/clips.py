@@ -1,4 +1,4 @@
-"""The tables a batch leaves: what came of every row, and what is wrong with the bad ones."""
+"""The tables a batch leaves: the outcome of every row, and complaints about bad ones."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from manifests.parquet import MONEY, SLICE, written
 from manifests.uris import unsigned
 
 INVALID: Final = "invalid"
-"""The state of a row that is no job: the reason is its complaints."""
+"""The state of a row that is not a job; its reason is its complaints."""
 
 TIME: Final = pl.Datetime("us", "UTC")
 CLIPS: Final = pl.Schema(
@@ -51,7 +51,7 @@ CLIPS: Final = pl.Schema(
     }
 )
 
-# Why a row has no clip, where its history does not say it in words.
+# The reason why a row has no clip, if its history does not state one.
 _WHY: Final[Mapping[State, str]] = {
     State.PENDING: "not made yet: the batch ended before its turn",
     State.IN_DOUBT: "submitted, but no answer is on record: it may have been charged",
@@ -63,11 +63,11 @@ _WHY: Final[Mapping[State, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcomes:
-    """What became of jobs, each by its id."""
+    """The outcomes of jobs, by their ids."""
 
     histories: Mapping[str, History]
     reasons: Mapping[str, str]
-    """Why a job rests, where a run knows more than the ledger."""
+    """The reason why a job waits, if a run knows more than the ledger."""
 
     def history(self, job: str) -> History:
         return self.histories.get(job, NEW)
@@ -113,14 +113,14 @@ class Outcomes:
 
 
 Tell = Callable[[pl.DataFrame], Outcomes]
-"""What became of the jobs with these keys: columns key and also."""
+"""Gives the outcomes of the jobs with these keys: columns key and also."""
 
 
 def write_clips(path: Path, manifest: Path, plan: Plan, tell: Tell) -> None:
-    """Write one row per manifest row: its own columns, then what came of it.
+    """Write one row per manifest row: its own columns, then its outcome.
 
     `image_bytes` is left out and `image` loses its signature. A column of the manifest
-    that is called like one of ours goes on as `<name>_in`. Rows that share a job repeat
+    with the name of one of ours is renamed to `<name>_in`. Rows that share a job repeat
     its prices: sum them over `job`, not over rows.
     """
     with written(path) as write:
@@ -139,8 +139,10 @@ def write_clips(path: Path, manifest: Path, plan: Plan, tell: Tell) -> None:
 def fates(
     plan: Plan, first: int, count: int, tell: Tell
 ) -> tuple[pl.DataFrame, Outcomes]:
-    """So many rows of a plan from the first: row, job, or the reason why it is none; and
-    what became of these jobs."""
+    """The `count` rows of a plan from `first`, and the outcomes of their jobs.
+
+    Columns: row, job, and the reason if the row is not a job.
+    """
     span = pl.Series("row", range(first, first + count), pl.UInt32)
     in_span = pl.col("row").is_between(first, first + count - 1)
     wanted = plan.wanted.filter(in_span).select("row", *KEY)
@@ -164,7 +166,7 @@ def write_complaints(path: Path, plan: Plan) -> None:
 
 
 def moment(at: float | None) -> datetime | None:
-    """A time as the ledger keeps it, as a table shows it."""
+    """A time of the ledger as a table's date and time."""
     return None if at is None else datetime.fromtimestamp(at, UTC)
 
 
@@ -184,7 +186,7 @@ def _carried(manifest: Path, plan: Plan) -> Iterator[tuple[int, pl.DataFrame]]:
 
 
 def _apart(carried: Iterable[str]) -> dict[str, str]:
-    """New names for the manifest's columns that are called like ours."""
+    """New names for the manifest's columns that have the name of one of ours."""
     taken = {*CLIPS, *carried}
     apart: dict[str, str] = {}
     for name in carried:
@@ -198,7 +200,7 @@ def _apart(carried: Iterable[str]) -> dict[str, str]:
 
 
 def in_words(wrong: pl.DataFrame) -> pl.DataFrame:
-    """All that is wrong with a bad row, as one text: row, reason."""
+    """All complaints about each bad row as one text: row, reason."""
     complaint = pl.format("{} {}", "column", "reason").sort_by("column")
     return wrong.group_by("row").agg(reason=complaint.str.join("; "))
 

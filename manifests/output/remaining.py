@@ -1,6 +1,6 @@
-"""What is left: the rows that did not become clips, as a manifest to run tomorrow.
+"""The left manifest: the rows that did not become clips, for the next run.
 
-It stands alone: it may be moved and run from anywhere, and its rows are the same jobs.
+It is complete in itself: it may be moved and run from anywhere, with the same jobs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from manifests.output.clips import INVALID, Outcomes, Tell, fates
 from manifests.parquet import MONEY, SLICE, groups, opened
 from manifests.uris import absolute, unsigned
 
-# pyarrow ships no types; `Any` says so once, here and in parquet.py.
+# pyarrow ships no types, so its modules are `Any` here and in manifests/parquet.py.
 _arrow: Final[Any] = import_module("pyarrow")
 _parquet: Final[Any] = import_module("pyarrow.parquet")
 
@@ -40,16 +40,17 @@ _GROUP_BYTES: Final = 16 * 2**20
 
 
 def write_left(path: Path, manifest: Path, plan: Plan, tell: Tell) -> int:
-    """Write the rows that did not become clips, in the manifest's own schema; how many.
+    """Write the rows that did not become clips in the manifest's schema; return the count.
 
-    After its columns, `image_bytes` too, come those of LEFT, in place of an earlier
-    night's. `image` is absolute and has lost its signature; in a column of categories it
-    becomes plain text. A place that nothing can open stays as wrong as it was.
+    The manifest's columns, `image_bytes` included, come first. Those of LEFT follow, and
+    replace the ones of an earlier run. `image` is absolute and without its signature; in
+    a column of categories it becomes plain text. A place that cannot be opened stays
+    unchanged.
     """
     count = 0
     with reading(plan.uri), opened(manifest) as file:
         schema: Any = file.schema_arrow
-    # A dictionary of stills is as large as they are, and is in memory twice.
+    # A dictionary of stills is as large as the stills, and is in memory twice.
     how = {"compression": "zstd", "use_dictionary": EMBEDDED not in schema.names}
     with _parquet.ParquetWriter(path, _ours(schema), **how) as writer:
         for rows, told in _picked(manifest, plan.uri, _Left(plan, tell)):
@@ -59,15 +60,14 @@ def write_left(path: Path, manifest: Path, plan: Plan, tell: Tell) -> int:
 
 
 class _Left:
-    """The rows without a clip, in order, each with what came of it instead: a slice of
-    them at a time, as they are taken."""
+    """The rows without a clip, in order, with their outcomes; read slice by slice."""
 
     def __init__(self, plan: Plan, tell: Tell) -> None:
         self._slices = self._told(plan, tell)
         self._some = pl.DataFrame(schema={"row": pl.UInt32, **LEFT})
 
     def any_before(self, end: int) -> bool:
-        """Whether any that is not taken yet comes before this row."""
+        """Whether a row that is not taken yet comes before row `end`."""
         while self._some.is_empty():
             if (some := next(self._slices, None)) is None:
                 return False
@@ -75,7 +75,7 @@ class _Left:
         return self._some["row"][0] < end
 
     def before(self, end: int) -> pl.DataFrame:
-        """Take those that come before this row."""
+        """Take the rows that come before row `end`."""
         taken = [self._some.clear()]
         while self.any_before(end):
             count = int(self._some["row"].search_sorted(end))
@@ -111,7 +111,7 @@ def _fate(job: str | None, wrong: str, outcomes: Outcomes) -> tuple[Any, ...]:
 def _picked(
     manifest: Path, uri: str, left: _Left
 ) -> Iterator[tuple[Any, pl.DataFrame]]:
-    """What is left of the manifest in tables that become row groups, and what is told."""
+    """The left rows in tables that become row groups, with their columns of LEFT."""
     waiting: list[Any] = []
     told: list[pl.DataFrame] = []
     count = held = 0
@@ -131,8 +131,10 @@ def _picked(
 def _batches(
     manifest: Path, uri: str, left: _Left
 ) -> Iterator[tuple[Any, int, pl.DataFrame]]:
-    """A few rows of the manifest at a time, the first one's number, and what is left of
-    them; what nothing is left of is not read, as far as that can be known."""
+    """A few rows of the manifest, the number of the first, and the left rows among them.
+
+    Row groups without left rows are not read, nor are the rest after the last left row.
+    """
     with reading(uri), opened(manifest) as file:
         stills = EMBEDDED in file.schema_arrow.names
         at_once = _STILLS_AT_ONCE if stills else _ROWS_AT_ONCE
@@ -150,14 +152,14 @@ def _batches(
 
 
 def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Ascending numbers as runs without a gap: the first, and how many."""
+    """Ascending numbers as runs without a gap: the first number and the count."""
     for _, run in groupby(enumerate(rows), lambda pair: pair[1] - pair[0]):
         numbers = [row for _, row in run]
         yield numbers[0], len(numbers)
 
 
 def _ours(schema: Any) -> Any:
-    """The schema of what is left of a manifest with this one."""
+    """The schema of the left manifest of a manifest with this schema."""
     fields = [_plain(field) for field in schema if field.name not in LEFT]
     told = _columns(pl.DataFrame(schema=LEFT)).schema
     return _arrow.schema([*fields, *told], metadata=schema.metadata)
@@ -171,7 +173,7 @@ def _plain(field: Any) -> Any:
 
 
 def _with(rows: Any, told: pl.DataFrame, uri: str) -> Any:
-    """The rows as they are written."""
+    """The rows in the form in which they are written."""
     kept = rows.select([name for name in rows.column_names if name not in LEFT])
     if "image" in kept.column_names:
         place = kept.column_names.index("image")
@@ -189,7 +191,7 @@ def _columns(told: pl.DataFrame) -> Any:
 
 
 def _anywhere(images: Sequence[str | None], uri: str) -> list[str | None]:
-    """The images' places as they can be named from anywhere, without any signature."""
+    """The images' places as absolute URIs, without any signature."""
     places = pl.DataFrame({"image": pl.Series(images, dtype=pl.String)})
     odd = places.select(ODD_PLACE).to_series()
     return [

@@ -1,6 +1,6 @@
-"""Tables told anew: what was found out about a batch's jobs after its tables were written.
+"""Rewritten tables: facts about a batch's jobs that came after its tables were written.
 
-Only these jobs' rows change; every other row, column and their order stay as they are.
+Only these jobs' rows change; every other row and the order of rows stay as they are.
 """
 
 from collections.abc import Collection
@@ -18,7 +18,7 @@ from manifests.parquet import rewritten
 def retold_clips(
     table: Path, out: Path, outcomes: Outcomes, jobs: Collection[str]
 ) -> bool:
-    """Write a clips table to `out`, these jobs told anew; whether anything changed."""
+    """Write a clips table to `out` with these jobs' new outcomes; return if any changed."""
     of_jobs = pl.col("job").is_in([*jobs])
 
     def retold(rows: pl.DataFrame) -> pl.DataFrame:
@@ -33,9 +33,9 @@ def retold_clips(
 def retold_attempts(
     table: Path, out: Path, entries: Collection[Entry], jobs: Collection[str]
 ) -> bool:
-    """Write an attempts table to `out`, these jobs' told anew; whether anything changed.
+    """Write an attempts table to `out` with these jobs' new rows; return if any changed.
 
-    `entries` are the whole ledger's.
+    `entries` are those of the whole ledger.
     """
     wanted = {*jobs}
     found = [entry for entry in entries if entry.job in wanted]
