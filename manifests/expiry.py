@@ -29,7 +29,7 @@ EXPIRED: Final = "expired at "
 
 
 class Bought(Protocol):
-    """A history or an attempt: the route of its clip, and the time since which it exists."""
+    """A history or an attempt: the route of its clip, and the time it was made."""
 
     @property
     def state(self) -> State: ...

@@ -83,7 +83,7 @@ UNBILLED: Final = "own-"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intended:
-    """We are about to submit; this is durable before the request that costs money is sent."""
+    """We are about to submit; durable before the request that costs is sent."""
 
     lane: str
     route: str

@@ -65,7 +65,7 @@ class Plan:
 
     @property
     def heavy(self) -> str | None:
-        """A warning if reading the stills may take a surprising amount of memory, or None."""
+        """A warning if reading the stills may take much memory, or None."""
         if self.weight <= HEAVY:
             return None
         return (

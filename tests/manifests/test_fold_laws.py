@@ -63,7 +63,7 @@ MAY = {
     Parked: {"accepted", "generated"},
     Published: {"generated"},
 }
-"""The states in which each event is legal; Settled is, wherever an attempt is over."""
+"""The states in which each event is legal; Settled is legal once an attempt is over."""
 
 
 @dataclass
