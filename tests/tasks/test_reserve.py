@@ -43,7 +43,7 @@ async def test_inline_still_is_not_kept_by_a_job_that_waits(worlds, emulator, or
         lane = worlds(emulator=emulator, url=url, routes=[KLING], slots=1).lane(KLING)
         lanes = Lanes([lane], time.monotonic)
         roster = Roster([lane], policy="balanced", now=time.monotonic, today=time.time)
-        first, second = (Hand(order, lanes, key) for key in ("first", "second"))
+        first, second = Hand(order, lanes), Hand(order, lanes)
         async with connected() as clients:
             stopping = asyncio.Event()
             offers = Offers(
