@@ -209,7 +209,7 @@ class Seen:
         return table
 
     def _extras(self) -> Iterator[str]:
-        """What of the money is out of the ordinary."""
+        """Remarks on money that was spent at the owner's risk."""
         if risks := self.totals.every_lane.risked:
             yield f"{counted(risks, 'risk')} taken"
 

@@ -68,10 +68,8 @@ def signed_host(still: bytes) -> Iterator[str]:
 @pytest.mark.core
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_demo_makes_every_example_with_no_server_and_buys_nothing_twice(
-    bench, tmp_path
-):
-    """As on a new machine: Prefect starts a server of its own, and makes its database."""
+def test_demo_without_a_server_buys_nothing_twice(bench, tmp_path):
+    """The demo makes every example; Prefect starts a temporary server and database."""
     manifest = pl.read_parquet(ROOT / "examples" / "manifest.parquet")
     alone = {"PREFECT_HOME": str(tmp_path / "home"), "PREFECT_API_URL": ""}
 
