@@ -3,7 +3,7 @@
 Dialects
     It serves thirteen APIs over real HTTP, each under the path of its name: seven paid
     providers and six self-hosted engines (docs/reference/emulator.md). A dialect parses a
-    submit, words each answer and refusal, and has its routes; `Endpoint` does the rest.
+    submit, words each answer and refusal, and has its routes; `EmulatedApi` does the rest.
 
 State
     `State` has the accounts and predictions, by one clock. Nothing runs in the background:

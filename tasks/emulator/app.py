@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from manifests.catalogue import loader as catalogue
 from tasks.emulator.accounts import Terms
+from tasks.emulator.api import Dialect, EmulatedApi, Shared
 from tasks.emulator.bill import Charge, charges, total_usd
 from tasks.emulator.clips import Clips
 from tasks.emulator.dialects.ai302 import Ai302
@@ -33,7 +34,6 @@ from tasks.emulator.dialects.openai_videos import (
 from tasks.emulator.dialects.replicate import Replicate
 from tasks.emulator.dialects.runway import Runway
 from tasks.emulator.dialects.wavespeed import WaveSpeed
-from tasks.emulator.endpoint import Dialect, Endpoint, Shared
 from tasks.emulator.faults import Chances, Fault, Faults
 from tasks.emulator.prices import PriceList, price_list
 from tasks.emulator.responses import Json
@@ -108,8 +108,8 @@ class Emulator:
         self._shared = Shared(self._state, Stills(), Clips(clip))
         if prices is None:
             prices = price_list(catalogue.load().routes.values())
-        self._endpoints = {
-            dialect.name: Endpoint(
+        self._apis = {
+            dialect.name: EmulatedApi(
                 dialect,
                 terms=_terms(
                     dialect, slots, submits_per_minute, retry_after=retry_after
@@ -124,8 +124,8 @@ class Emulator:
                 Route("/bill", self._bill),
                 Route("/stats", self._stats),
                 *(
-                    Mount(f"/{name}", routes=endpoint.routes())
-                    for name, endpoint in self._endpoints.items()
+                    Mount(f"/{name}", routes=api.routes())
+                    for name, api in self._apis.items()
                 ),
             ],
             lifespan=self._lifespan,
@@ -152,13 +152,8 @@ class Emulator:
     def stats(self) -> dict[str, Any]:
         """Return requests by dialect and kind, and the highest use of each account."""
         return {
-            "requests": {
-                name: {**endpoint.requests}
-                for name, endpoint in self._endpoints.items()
-            },
-            "keys_shown": sum(
-                endpoint.keys_shown for endpoint in self._endpoints.values()
-            ),
+            "requests": {name: {**api.requests} for name, api in self._apis.items()},
+            "keys_shown": sum(api.keys_shown for api in self._apis.values()),
             "accounts": [
                 {
                     "dialect": account.dialect,

@@ -20,9 +20,9 @@ from starlette.responses import Response
 
 from manifests.catalogue import loader as catalogue
 from tasks.emulator.accounts import Account
+from tasks.emulator.api import EmulatedApi, Shared
 from tasks.emulator.app import DIALECTS
 from tasks.emulator.clips import Clips
-from tasks.emulator.endpoint import Endpoint, Shared
 from tasks.emulator.faults import Fault
 from tasks.emulator.predictions import ClipSpec, Prediction
 from tasks.emulator.prices import price_list
@@ -159,7 +159,7 @@ class Provider:
             latency_s=terms.latency_s, jitter=0.0, keys=None, keep_s=KEPT_S, seed=0
         )
         self.world = Books(self, rules, self.luck)
-        self.desk = Endpoint(
+        self.desk = EmulatedApi(
             dialect,
             terms=own,
             offers=prices()[name],
@@ -230,7 +230,7 @@ class Provider:
         return known
 
 
-def _pages(desk: Endpoint) -> list[Any]:
+def _pages(desk: EmulatedApi) -> list[Any]:
     """Method, path, page and kind of every page of a desk."""
     kinds: list[str] = []
     named = desk.route

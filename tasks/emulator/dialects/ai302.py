@@ -16,8 +16,8 @@ from starlette.routing import BaseRoute
 
 from tasks.emulator import fields
 from tasks.emulator.accounts import Terms
+from tasks.emulator.api import EmulatedApi, Handler, not_found, send_still
 from tasks.emulator.dialects import wavespeed
-from tasks.emulator.endpoint import Endpoint, Handler, not_found, send_still
 from tasks.emulator.predictions import ClipSpec, Prediction, Stage, status_words
 from tasks.emulator.prices import Offer
 from tasks.emulator.refusals import (
@@ -106,29 +106,29 @@ class Ai302:
         content["id"] = secrets.token_hex(8)
         return Json({"error": content}, status, wait_headers(error))
 
-    def routes(self, endpoint: Endpoint) -> list[BaseRoute]:
+    def routes(self, api: EmulatedApi) -> list[BaseRoute]:
         put = wavespeed.put_still
         return [
-            endpoint.route("GET", "/uploads/{id}/{filename}", "still", send_still),
-            endpoint.route("PUT", "/uploads/{id}/{filename}", "upload", put),
+            api.route("GET", "/uploads/{id}/{filename}", "still", send_still),
+            api.route("PUT", "/uploads/{id}/{filename}", "upload", put),
             *(
-                endpoint.route(method, f"/ws{path}", kind, _passed_on(handler))
+                api.route(method, f"/ws{path}", kind, _passed_on(handler))
                 for method, path, kind, handler in wavespeed.PAGES
             ),
-            endpoint.route("POST", "/302/v2/video/create", "submit", _create),
-            endpoint.route("GET", "/302/v2/video/fetch/{id}", "poll", _fetch),
-            endpoint.route("GET", "/dashboard/balance", "check", _balance),
-            endpoint.route("GET", "/dashboard/record/{id}", "charge", _record),
-            *(endpoint.route(*page) for page in not_found("GET", "POST")),
+            api.route("POST", "/302/v2/video/create", "submit", _create),
+            api.route("GET", "/302/v2/video/fetch/{id}", "poll", _fetch),
+            api.route("GET", "/dashboard/balance", "check", _balance),
+            api.route("GET", "/dashboard/record/{id}", "charge", _record),
+            *(api.route(*page) for page in not_found("GET", "POST")),
         ]
 
 
 def _passed_on(handler: Handler) -> Handler:
     """Return a page of WaveSpeed's that also refuses in WaveSpeed's words."""
 
-    async def page(endpoint: Endpoint, request: Request) -> Response:
+    async def page(api: EmulatedApi, request: Request) -> Response:
         try:
-            return await handler(endpoint, request)
+            return await handler(api, request)
         except GatewayError:
             raise
         except RefusedError as error:
@@ -137,19 +137,19 @@ def _passed_on(handler: Handler) -> Handler:
     return page
 
 
-async def _create(endpoint: Endpoint, request: Request) -> Response:
-    body = await endpoint.body(request)
-    return await endpoint.submit(request, fields.text(body, "model"), body)
+async def _create(api: EmulatedApi, request: Request) -> Response:
+    body = await api.body(request)
+    return await api.submit(request, fields.text(body, "model"), body)
 
 
-async def _fetch(endpoint: Endpoint, request: Request) -> Response:
-    prediction, stage = await endpoint.poll(request, request.path_params["id"])
+async def _fetch(api: EmulatedApi, request: Request) -> Response:
+    prediction, stage = await api.poll(request, request.path_params["id"])
     is_ready = stage is Stage.SUCCEEDED
     return Json(
         {
             "task_id": prediction.id,
             "status": WORDS[stage],
-            "video_url": endpoint.clip_url(request, prediction) if is_ready else None,
+            "video_url": api.clip_url(request, prediction) if is_ready else None,
             "model": prediction.spec.model,
             "created_at": prediction.accepted_date,
             "error": ERRORS.get(stage),
@@ -158,14 +158,14 @@ async def _fetch(endpoint: Endpoint, request: Request) -> Response:
     )
 
 
-async def _balance(endpoint: Endpoint, request: Request) -> Response:
-    credit = endpoint.state.credit_usd(endpoint.account(request))
+async def _balance(api: EmulatedApi, request: Request) -> Response:
+    credit = api.state.credit_usd(api.account(request))
     return Json({"data": {"balance": f"{credit:.4f}"}})
 
 
-async def _record(endpoint: Endpoint, request: Request) -> Response:
-    account, record = endpoint.account(request), request.path_params["id"]
-    for prediction in endpoint.state.listed(account):
+async def _record(api: EmulatedApi, request: Request) -> Response:
+    account, record = api.account(request), request.path_params["id"]
+    for prediction in api.state.listed(account):
         if _record_id(prediction) == record:
             price = prediction.spec.price_usd
             return Json({"data": {"request_id": record, "cost": float(price)}})

@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute
 
 from tasks.emulator import fields
 from tasks.emulator.accounts import Terms
-from tasks.emulator.endpoint import Endpoint, send_still
+from tasks.emulator.api import EmulatedApi, send_still
 from tasks.emulator.predictions import (
     UNPAID_FAILURES,
     ClipSpec,
@@ -97,17 +97,17 @@ class Atlas:
         content |= {"request_id": request_id, "data": None}
         return Json(content, status, headers)
 
-    def routes(self, endpoint: Endpoint) -> list[BaseRoute]:
+    def routes(self, api: EmulatedApi) -> list[BaseRoute]:
         return [
-            endpoint.route("POST", "/api/v1/model/generateVideo", "submit", _submit),
-            endpoint.route("GET", "/api/v1/model/prediction/{id}", "poll", _poll),
-            endpoint.route("POST", "/api/v1/model/uploadMedia", "upload", _upload),
-            endpoint.route("GET", "/uploads/{id}/{filename}", "still", send_still),
-            endpoint.route("GET", "/api/v1/models", "check", _models),
-            endpoint.route("POST", "/api/v1/model/calculate", "check", _price),
-            endpoint.route("GET", "/public/v1/balance", "check", _balance),
-            endpoint.route("GET", "/{page:path}", "lost", _lost),
-            endpoint.route("POST", "/{page:path}", "lost", _lost),
+            api.route("POST", "/api/v1/model/generateVideo", "submit", _submit),
+            api.route("GET", "/api/v1/model/prediction/{id}", "poll", _poll),
+            api.route("POST", "/api/v1/model/uploadMedia", "upload", _upload),
+            api.route("GET", "/uploads/{id}/{filename}", "still", send_still),
+            api.route("GET", "/api/v1/models", "check", _models),
+            api.route("POST", "/api/v1/model/calculate", "check", _price),
+            api.route("GET", "/public/v1/balance", "check", _balance),
+            api.route("GET", "/{page:path}", "lost", _lost),
+            api.route("POST", "/{page:path}", "lost", _lost),
         ]
 
 
@@ -122,34 +122,34 @@ def _parse(offer: Offer, body: Mapping[str, Any], keep_s: float | None) -> ClipS
     )
 
 
-async def _submit(endpoint: Endpoint, request: Request) -> Response:
-    body = await endpoint.body(request)
-    return await endpoint.submit(request, fields.text(body, "model"), body)
+async def _submit(api: EmulatedApi, request: Request) -> Response:
+    body = await api.body(request)
+    return await api.submit(request, fields.text(body, "model"), body)
 
 
-async def _poll(endpoint: Endpoint, request: Request) -> Response:
-    prediction, stage = await endpoint.poll(request, request.path_params["id"])
-    if endpoint.state.expired(endpoint.account(request), prediction):
+async def _poll(api: EmulatedApi, request: Request) -> Response:
+    prediction, stage = await api.poll(request, request.path_params["id"])
+    if api.state.expired(api.account(request), prediction):
         # Our requests ask to keep the record as long as the clip.
         raise NotFoundError("prediction not found")
     is_ready = stage is Stage.SUCCEEDED
-    outputs = [endpoint.clip_url(request, prediction)] if is_ready else None
+    outputs = [api.clip_url(request, prediction)] if is_ready else None
     task = {"id": prediction.id, "status": WORDS[stage], "outputs": outputs}
     return Json({"code": 200, "data": task | {**FAILURES.get(stage, {})}})
 
 
-async def _upload(endpoint: Endpoint, request: Request) -> Response:
-    upload = await endpoint.form(request)
+async def _upload(api: EmulatedApi, request: Request) -> Response:
+    upload = await api.form(request)
     content = {
         "type": upload.media_type,
-        "download_url": endpoint.upload_url(request, "uploads", upload),
+        "download_url": api.upload_url(request, "uploads", upload),
         "filename": upload.filename,
         "size": upload.size,
     }
     return Json({"code": 200, "data": content})
 
 
-async def _models(endpoint: Endpoint, request: Request) -> Response:
+async def _models(api: EmulatedApi, request: Request) -> Response:
     del request  # needs no key
     models = [
         {
@@ -159,27 +159,27 @@ async def _models(endpoint: Endpoint, request: Request) -> Response:
             "price": {"actual": {"base_price": str(min(offer.prices_usd.values()))}},
             "display_console": True,
         }
-        for offer in endpoint.offers.values()
+        for offer in api.offers.values()
     ]
     return Json({"code": 200, "data": models})
 
 
-async def _price(endpoint: Endpoint, request: Request) -> Response:
-    body = await endpoint.body(request)
-    offer = endpoint.offer(fields.text(body, "model"))
+async def _price(api: EmulatedApi, request: Request) -> Response:
+    body = await api.body(request)
+    offer = api.offer(fields.text(body, "model"))
     price = float(_parse(offer, body, None).price_usd)
     return Json({"code": 200, "data": {"price": price, "origin_price": price}})
 
 
-async def _balance(endpoint: Endpoint, request: Request) -> Response:
-    credit = endpoint.state.credit_usd(endpoint.account(request))
+async def _balance(api: EmulatedApi, request: Request) -> Response:
+    credit = api.state.credit_usd(api.account(request))
     available = {"value": f"{credit:.6f}", "currency": "usd"}
     return Json({"object": "balance", "scope": "self", "available": available})
 
 
-async def _lost(endpoint: Endpoint, request: Request) -> Response:
+async def _lost(api: EmulatedApi, request: Request) -> Response:
     # Atlas answers a wrong path with 401, not 404 (docs/en/errors, read 2026-11).
-    del endpoint
+    del api
     raise UnauthorizedError(f"no page {request.url.path}")
 
 

@@ -13,8 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from tasks.emulator.api import EmulatedApi
 from tasks.emulator.dialects import self_hosted
-from tasks.emulator.endpoint import Endpoint
 from tasks.emulator.predictions import ClipSpec, Prediction, Stage, status_words
 from tasks.emulator.prices import Offer
 from tasks.emulator.refusals import (
@@ -100,34 +100,34 @@ class ComfyUi:
             case _:
                 raise error
 
-    def routes(self, endpoint: Endpoint) -> list[BaseRoute]:
+    def routes(self, api: EmulatedApi) -> list[BaseRoute]:
         one = "/api/jobs/{id}"
         return [
-            endpoint.route("POST", "/upload/image", "upload", _upload),
-            endpoint.route("POST", "/prompt", "submit", _submit),
-            endpoint.route("GET", one, "poll", _job),
-            endpoint.route("GET", "/view", "download", _view),
-            endpoint.route("GET", "/system_stats", "check", _stats),
-            endpoint.route("GET", "/object_info/{kind}", "check", _kind),
+            api.route("POST", "/upload/image", "upload", _upload),
+            api.route("POST", "/prompt", "submit", _submit),
+            api.route("GET", one, "poll", _job),
+            api.route("GET", "/view", "download", _view),
+            api.route("GET", "/system_stats", "check", _stats),
+            api.route("GET", "/object_info/{kind}", "check", _kind),
         ]
 
 
-async def _upload(endpoint: Endpoint, request: Request) -> Response:
+async def _upload(api: EmulatedApi, request: Request) -> Response:
     """Store a still in a subfolder of its id, so that names never collide."""
-    upload = await endpoint.form(request, "image")
+    upload = await api.form(request, "image")
     place = {"name": upload.filename, "subfolder": upload.id}
     return Json({**place, "type": "input"})
 
 
-async def _submit(endpoint: Endpoint, request: Request) -> Response:
+async def _submit(api: EmulatedApi, request: Request) -> Response:
     """Queue the graph, even if another one has the same id."""
-    return await endpoint.submit(
-        request, self_hosted.only_model(endpoint), await endpoint.body(request)
+    return await api.submit(
+        request, self_hosted.only_model(api), await api.body(request)
     )
 
 
-async def _job(endpoint: Endpoint, request: Request) -> Response:
-    prediction, stage = await endpoint.poll(request, request.path_params["id"])
+async def _job(api: EmulatedApi, request: Request) -> Response:
+    prediction, stage = await api.poll(request, request.path_params["id"])
     job: dict[str, Any] = {"id": prediction.id, "status": WORDS[stage]}
     if error := self_hosted.ERRORS.get(stage):
         job["execution_error"] = {
@@ -147,19 +147,19 @@ async def _job(endpoint: Endpoint, request: Request) -> Response:
     return Json(job)
 
 
-async def _view(endpoint: Endpoint, request: Request) -> Response:
-    account = endpoint.account(request)
+async def _view(api: EmulatedApi, request: Request) -> Response:
+    account = api.account(request)
     remote = request.query_params.get("filename", "").partition("_")[0]
-    return await endpoint.send_clip(request, endpoint.state.find(account, remote))
+    return await api.send_clip(request, api.state.find(account, remote))
 
 
-async def _stats(endpoint: Endpoint, request: Request) -> Response:
-    endpoint.account(request)
+async def _stats(api: EmulatedApi, request: Request) -> Response:
+    api.account(request)
     return Json({"system": {"comfyui_version": "0.0"}, "devices": []})
 
 
-async def _kind(endpoint: Endpoint, request: Request) -> Response:
-    endpoint.account(request)
+async def _kind(api: EmulatedApi, request: Request) -> Response:
+    api.account(request)
     kind = request.path_params["kind"]
     return Json({kind: {"input": {}}} if kind in NODES else {})
 

@@ -18,8 +18,8 @@ from starlette.routing import BaseRoute
 
 from tasks.emulator import fields
 from tasks.emulator.accounts import Terms
+from tasks.emulator.api import EmulatedApi, send_still
 from tasks.emulator.clips import ASPECTS
-from tasks.emulator.endpoint import Endpoint, send_still
 from tasks.emulator.predictions import ClipSpec, Prediction, Stage
 from tasks.emulator.prices import Offer
 from tasks.emulator.refusals import (
@@ -131,19 +131,19 @@ class Fal:
             case _:
                 raise error
 
-    def routes(self, endpoint: Endpoint) -> list[BaseRoute]:
+    def routes(self, api: EmulatedApi) -> list[BaseRoute]:
         # After a submit, fal's URLs have owner and alias, without the endpoint's sub-path.
         one = "/{owner}/{alias}/requests/{id}"
         return [
-            endpoint.route("POST", "/storage/upload/initiate", "upload", _initiate),
-            endpoint.route("GET", "/files/{id}/{filename}", "still", send_still),
-            endpoint.route("PUT", "/files/{id}/{filename}", "upload", _put),
-            endpoint.route("POST", "/storage/auth/token", "upload", _token),
-            endpoint.route("POST", "/files/upload", "upload", _post),
-            endpoint.route("GET", "/v1/models/pricing", "check", _pricing),
-            endpoint.route("GET", f"{one}/status", "poll", _status),
-            endpoint.route("GET", one, "poll", _result),
-            endpoint.route("POST", "/{model:path}", "submit", _submit),
+            api.route("POST", "/storage/upload/initiate", "upload", _initiate),
+            api.route("GET", "/files/{id}/{filename}", "still", send_still),
+            api.route("PUT", "/files/{id}/{filename}", "upload", _put),
+            api.route("POST", "/storage/auth/token", "upload", _token),
+            api.route("POST", "/files/upload", "upload", _post),
+            api.route("GET", "/v1/models/pricing", "check", _pricing),
+            api.route("GET", f"{one}/status", "poll", _status),
+            api.route("GET", one, "poll", _result),
+            api.route("POST", "/{model:path}", "submit", _submit),
         ]
 
 
@@ -162,16 +162,16 @@ def _parse_kling(offer: Offer, body: Mapping[str, Any], headers: Headers) -> Cli
     )
 
 
-async def _submit(endpoint: Endpoint, request: Request) -> Response:
-    body = await endpoint.body(request)
-    return await endpoint.submit(request, request.path_params["model"], body)
+async def _submit(api: EmulatedApi, request: Request) -> Response:
+    body = await api.body(request)
+    return await api.submit(request, request.path_params["model"], body)
 
 
-async def _pricing(endpoint: Endpoint, request: Request) -> Response:
+async def _pricing(api: EmulatedApi, request: Request) -> Response:
     """The platform API: the price of a second of each endpoint's largest size."""
-    endpoint.account(request)
+    api.account(request)
     models = request.query_params.getlist("endpoint_id")
-    offers = [endpoint.offers[model] for model in models if model in endpoint.offers]
+    offers = [api.offers[model] for model in models if model in api.offers]
     prices = [
         {
             "endpoint_id": offer.model,
@@ -265,12 +265,12 @@ def _keep_s(headers: Headers) -> float | None:
         raise BadInputError(name, "json_invalid", f"{name}: {value}") from None
 
 
-async def _status(endpoint: Endpoint, request: Request) -> Response:
-    prediction, stage = await endpoint.poll(request, request.path_params["id"])
-    content: dict[str, Any] = {"logs": [], **_urls(endpoint.base(request), prediction)}
+async def _status(api: EmulatedApi, request: Request) -> Response:
+    prediction, stage = await api.poll(request, request.path_params["id"])
+    content: dict[str, Any] = {"logs": [], **_urls(api.base(request), prediction)}
     match stage:
         case Stage.WAITING:
-            content["queue_position"] = endpoint.position(request, prediction)
+            content["queue_position"] = api.position(request, prediction)
             return _json({"status": "IN_QUEUE"} | content, 202, prediction.id)
         case Stage.RUNNING:
             return _json({"status": "IN_PROGRESS"} | content, 202, prediction.id)
@@ -284,15 +284,15 @@ async def _status(endpoint: Endpoint, request: Request) -> Response:
     return _json({"status": "COMPLETED"} | content, 200, prediction.id)
 
 
-async def _result(endpoint: Endpoint, request: Request) -> Response:
-    prediction, stage = await endpoint.poll(request, request.path_params["id"])
+async def _result(api: EmulatedApi, request: Request) -> Response:
+    prediction, stage = await api.poll(request, request.path_params["id"])
     match stage:
         case Stage.SUCCEEDED:
             video = {
-                "url": endpoint.clip_url(request, prediction),
+                "url": api.clip_url(request, prediction),
                 "content_type": "video/mp4",
                 "file_name": "clip.mp4",
-                "file_size": len(await endpoint.clip(prediction)),
+                "file_size": len(await api.clip(prediction)),
             }
             seeded = not prediction.spec.model.startswith(KLING)
             seed = {"seed": prediction.seed} if seeded else {}
@@ -320,43 +320,41 @@ def _model_error(
     return _json({"detail": [_detail(error)]}, 422, prediction.id, headers)
 
 
-async def _initiate(endpoint: Endpoint, request: Request) -> Response:
+async def _initiate(api: EmulatedApi, request: Request) -> Response:
     """Start an upload as the JavaScript client does: ask for a URL, and PUT there."""
-    body = await endpoint.body(request)
+    body = await api.body(request)
     media_type = fields.text(body, "content_type")
-    upload = endpoint.expect(str(body.get("file_name", "")), media_type)
-    url = endpoint.upload_url(request, "files", upload)
+    upload = api.expect(str(body.get("file_name", "")), media_type)
+    url = api.upload_url(request, "files", upload)
     return _json({"upload_url": f"{url}?token={upload.token}", "file_url": url}, 200)
 
 
-async def _put(endpoint: Endpoint, request: Request) -> Response:
+async def _put(api: EmulatedApi, request: Request) -> Response:
     # fal-client's own PUT carries the key, so this host accepts it, unlike S3.
-    endpoint.shown_key(request)
-    upload = endpoint.upload(request)
+    api.shown_key(request)
+    upload = api.upload(request)
     if request.query_params.get("token") != upload.token:
         return _request_error(403, "Forbidden")
     upload.still = Still.of(await request.body())
     return Response(status_code=200)
 
 
-async def _token(endpoint: Endpoint, request: Request) -> Response:
+async def _token(api: EmulatedApi, request: Request) -> Response:
     """Give the Python client a token for the CDN, which it uses in a POST."""
-    endpoint.account(request)
+    api.account(request)
     content = {
-        "token": endpoint.upload_token(),
+        "token": api.upload_token(),
         "token_type": "Bearer",
-        "base_url": endpoint.base(request),
+        "base_url": api.base(request),
         "expires_at": (datetime.now(UTC) + timedelta(hours=1)).isoformat(),
     }
     return _json(content, 200)
 
 
-async def _post(endpoint: Endpoint, request: Request) -> Response:
+async def _post(api: EmulatedApi, request: Request) -> Response:
     headers = request.headers
-    endpoint.check_upload_token(
-        headers.get("authorization", "").removeprefix("Bearer ")
-    )
+    api.check_upload_token(headers.get("authorization", "").removeprefix("Bearer "))
     media_type = headers.get("content-type", "application/octet-stream")
-    upload = endpoint.expect(headers.get("x-fal-file-name", ""), media_type)
+    upload = api.expect(headers.get("x-fal-file-name", ""), media_type)
     upload.still = Still.of(await request.body())
-    return _json({"access_url": endpoint.upload_url(request, "files", upload)}, 200)
+    return _json({"access_url": api.upload_url(request, "files", upload)}, 200)

@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute
 
 from tasks.emulator import fields
 from tasks.emulator.accounts import Account, Terms
-from tasks.emulator.endpoint import Endpoint, not_found
+from tasks.emulator.api import EmulatedApi, not_found
 from tasks.emulator.predictions import (
     UNPAID_FAILURES,
     ClipSpec,
@@ -137,39 +137,39 @@ class Kling:
         content["request_id"] = secrets.token_hex(16)
         return Json(content, status, wait_headers(error))
 
-    def routes(self, endpoint: Endpoint) -> list[BaseRoute]:
+    def routes(self, api: EmulatedApi) -> list[BaseRoute]:
         return [
-            endpoint.route("POST", CLIPS, "submit", _submit),
-            endpoint.route("GET", CLIPS, "list", _list),
-            endpoint.route("GET", f"{CLIPS}/{{id}}", "poll", _poll),
-            *(endpoint.route(*page) for page in not_found("GET", "POST")),
+            api.route("POST", CLIPS, "submit", _submit),
+            api.route("GET", CLIPS, "list", _list),
+            api.route("GET", f"{CLIPS}/{{id}}", "poll", _poll),
+            *(api.route(*page) for page in not_found("GET", "POST")),
         ]
 
 
-async def _submit(endpoint: Endpoint, request: Request) -> Response:
-    body = await endpoint.body(request)
+async def _submit(api: EmulatedApi, request: Request) -> Response:
+    body = await api.body(request)
     # Without a model, Kling uses its first one, which is not on our price list.
     model = str(body.get("model_name") or "kling-v1")
-    if not any(offered.startswith(f"{model}/") for offered in endpoint.offers):
+    if not any(offered.startswith(f"{model}/") for offered in api.offers):
         raise UnknownModelError(model)
     mode = fields.choice(body, "mode", "std", MODES)
     # There is no await before the acceptance, so two equal references cannot both pass.
-    _unused(endpoint, endpoint.account(request), _reference(body))
-    return await endpoint.submit(request, f"{model}/{mode}", body)
+    _unused(api, api.account(request), _reference(body))
+    return await api.submit(request, f"{model}/{mode}", body)
 
 
-async def _poll(endpoint: Endpoint, request: Request) -> Response:
-    name = _task_id(endpoint, endpoint.account(request), request.path_params["id"])
-    prediction, stage = await endpoint.poll(request, name)
-    return _enveloped(_task(endpoint, request, prediction, stage))
+async def _poll(api: EmulatedApi, request: Request) -> Response:
+    name = _task_id(api, api.account(request), request.path_params["id"])
+    prediction, stage = await api.poll(request, name)
+    return _enveloped(_task(api, request, prediction, stage))
 
 
-async def _list(endpoint: Endpoint, request: Request) -> Response:
-    account = endpoint.account(request)
+async def _list(api: EmulatedApi, request: Request) -> Response:
+    account = api.account(request)
     page = _number(request, "pageNum", 1, most=1000)
     size = _number(request, "pageSize", 30, most=500)
-    there = endpoint.state.listed(account)[(page - 1) * size : page * size]
-    return _enveloped([_task(endpoint, request, each, each.stage) for each in there])
+    there = api.state.listed(account)[(page - 1) * size : page * size]
+    return _enveloped([_task(api, request, each, each.stage) for each in there])
 
 
 def _claims(token: str, secret: str | None = None) -> dict[str, Any]:
@@ -217,24 +217,24 @@ def _reference(body: Mapping[str, Any]) -> str:
             raise BadInputError("external_task_id", "string_type", message)
 
 
-def _unused(endpoint: Endpoint, account: Account, reference: str) -> None:
+def _unused(api: EmulatedApi, account: Account, reference: str) -> None:
     """Refuse a reference that is in use: inferred from the docs' "must be unique"."""
     if not reference:
         return
     try:
-        endpoint.state.referred(account, reference)
+        api.state.referred(account, reference)
     except NotFoundError:
         return
     message = "external_task_id: is taken by another task"
     raise BadInputError("external_task_id", "value_error", message)
 
 
-def _task_id(endpoint: Endpoint, account: Account, name: str) -> str:
+def _task_id(api: EmulatedApi, account: Account, name: str) -> str:
     """Return Kling's id of the task with this id or this reference."""
     try:
-        return endpoint.state.find(account, name).id
+        return api.state.find(account, name).id
     except NotFoundError:
-        return endpoint.state.referred(account, name).id
+        return api.state.referred(account, name).id
 
 
 def _number(request: Request, name: str, default: int, *, most: int) -> int:
@@ -263,7 +263,7 @@ def _names(prediction: Prediction) -> dict[str, Any]:
 
 
 def _task(
-    endpoint: Endpoint, request: Request, prediction: Prediction, stage: Stage
+    api: EmulatedApi, request: Request, prediction: Prediction, stage: Stage
 ) -> dict[str, Any]:
     spec = prediction.spec
     task: dict[str, Any] = _names(prediction) | {
@@ -275,7 +275,7 @@ def _task(
         # The link expires after 30 days; Kling does not document the task's answer then.
         clip = {
             "id": f"v-{prediction.id}",
-            "url": endpoint.clip_url(request, prediction),
+            "url": api.clip_url(request, prediction),
             "duration": str(spec.duration_s),
         }
         units = (spec.price_usd / UNIT_USD).normalize()

@@ -13,8 +13,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute
 
 from tasks.emulator import fields
+from tasks.emulator.api import EmulatedApi
 from tasks.emulator.dialects import self_hosted
-from tasks.emulator.endpoint import Endpoint
 from tasks.emulator.predictions import ClipSpec, Prediction, status_words
 from tasks.emulator.prices import Offer
 from tasks.emulator.refusals import (
@@ -97,31 +97,31 @@ class LightX2V:
         status, message = worded(error, REFUSED)
         return _problem(status, message.format(error))
 
-    def routes(self, endpoint: Endpoint) -> list[BaseRoute]:
+    def routes(self, api: EmulatedApi) -> list[BaseRoute]:
         one = "/v1/tasks/{id}"
         return [
-            endpoint.route("POST", "/v1/tasks/video/", "submit", _submit),
-            endpoint.route("POST", "/v1/tasks/video", "lost", _redirect),
-            endpoint.route("GET", "/v1/tasks/queue/status", "check", _queue),
-            endpoint.route("GET", f"{one}/status", "poll", _status),
-            endpoint.route("GET", f"{one}/result", "download", _result),
+            api.route("POST", "/v1/tasks/video/", "submit", _submit),
+            api.route("POST", "/v1/tasks/video", "lost", _redirect),
+            api.route("GET", "/v1/tasks/queue/status", "check", _queue),
+            api.route("GET", f"{one}/status", "poll", _status),
+            api.route("GET", f"{one}/result", "download", _result),
         ]
 
 
-async def _redirect(endpoint: Endpoint, request: Request) -> Response:
-    return RedirectResponse(f"{endpoint.base(request)}/v1/tasks/video/", 307)
+async def _redirect(api: EmulatedApi, request: Request) -> Response:
+    return RedirectResponse(f"{api.base(request)}/v1/tasks/video/", 307)
 
 
-async def _submit(endpoint: Endpoint, request: Request) -> Response:
-    body = await endpoint.body(request)
+async def _submit(api: EmulatedApi, request: Request) -> Response:
+    body = await api.body(request)
     if str(image := body.get("image_path", "")).startswith("http"):
         await _check_link(image)
-    tasks = endpoint.state.listed(endpoint.account(request))
+    tasks = api.state.listed(api.account(request))
     if (custom_id := body.get("task_id")) in {made.id for made in tasks}:
         return _problem(503, f"Task ID {custom_id} already exists")
     if sum(made.ended_at is None for made in tasks) >= QUEUE:
         raise ThrottledError("full")
-    return await endpoint.submit(request, self_hosted.only_model(endpoint), body)
+    return await api.submit(request, self_hosted.only_model(api), body)
 
 
 async def _check_link(image: str) -> None:
@@ -131,8 +131,8 @@ async def _check_link(image: str) -> None:
             raise BrokenError("400: Image URL is not accessible")
 
 
-async def _status(endpoint: Endpoint, request: Request) -> Response:
-    prediction, stage = await endpoint.poll(request, request.path_params["id"])
+async def _status(api: EmulatedApi, request: Request) -> Response:
+    prediction, stage = await api.poll(request, request.path_params["id"])
     error = self_hosted.ERRORS.get(stage)
     return Json(
         {
@@ -147,14 +147,14 @@ async def _status(endpoint: Endpoint, request: Request) -> Response:
     )
 
 
-async def _result(endpoint: Endpoint, request: Request) -> Response:
-    account = endpoint.account(request)
-    prediction = endpoint.state.find(account, request.path_params["id"])
-    return await endpoint.send_clip(request, prediction)
+async def _result(api: EmulatedApi, request: Request) -> Response:
+    account = api.account(request)
+    prediction = api.state.find(account, request.path_params["id"])
+    return await api.send_clip(request, prediction)
 
 
-async def _queue(endpoint: Endpoint, request: Request) -> Response:
-    tasks = endpoint.state.listed(endpoint.account(request))
+async def _queue(api: EmulatedApi, request: Request) -> Response:
+    tasks = api.state.listed(api.account(request))
     active = sum(made.ended_at is None for made in tasks)
     counts = {"active_count": active, "queue_size": QUEUE}
     return Json({**counts, "queue_available": QUEUE - active})

@@ -18,8 +18,8 @@ from starlette.routing import BaseRoute
 
 from tasks.emulator import fields
 from tasks.emulator.accounts import Terms
+from tasks.emulator.api import EmulatedApi
 from tasks.emulator.dialects import self_hosted
-from tasks.emulator.endpoint import Endpoint
 from tasks.emulator.faults import Fault
 from tasks.emulator.predictions import ClipSpec, Prediction, Stage, status_words
 from tasks.emulator.prices import Offer
@@ -179,48 +179,48 @@ class OpenAiVideos:
             case _:
                 raise error
 
-    def routes(self, endpoint: Endpoint) -> list[BaseRoute]:
+    def routes(self, api: EmulatedApi) -> list[BaseRoute]:
         one = "/v1/videos/{id}"
         return [
-            endpoint.route("POST", "/v1/videos", "submit", self._submit),
-            endpoint.route("GET", "/v1/videos", "list", self._list),
-            endpoint.route("GET", one, "poll", self._poll),
-            endpoint.route("GET", f"{one}/content", "download", self._content),
-            endpoint.route("GET", "/v1/models", "check", _models),
-            endpoint.route("GET", "/health", "check", _health),
+            api.route("POST", "/v1/videos", "submit", self._submit),
+            api.route("GET", "/v1/videos", "list", self._list),
+            api.route("GET", one, "poll", self._poll),
+            api.route("GET", f"{one}/content", "download", self._content),
+            api.route("GET", "/v1/models", "check", _models),
+            api.route("GET", "/health", "check", _health),
         ]
 
-    async def _submit(self, endpoint: Endpoint, request: Request) -> Response:
-        account = endpoint.account(request)
-        body = await self._body(endpoint, request)
+    async def _submit(self, api: EmulatedApi, request: Request) -> Response:
+        account = api.account(request)
+        body = await self._body(api, request)
         if self.variant.takes_ids:
             with suppress(NotFoundError):
-                known = endpoint.state.find(account, str(body.get("id")))
+                known = api.state.find(account, str(body.get("id")))
                 if known.spec.body == body:
                     return Json(self._job(known, known.stage))
                 message = f"id: {known.id} is another request's"
                 return self._problem(409, "id_taken", message)
-        return await endpoint.submit(request, self_hosted.only_model(endpoint), body)
+        return await api.submit(request, self_hosted.only_model(api), body)
 
-    async def _body(self, endpoint: Endpoint, request: Request) -> Mapping[str, Any]:
+    async def _body(self, api: EmulatedApi, request: Request) -> Mapping[str, Any]:
         kind = request.headers.get("content-type", "")
         if self.variant.takes_json and kind.startswith("application/json"):
             # `input_reference` would be a path on the server.
-            return await endpoint.body(request)
+            return await api.body(request)
         return await self_hosted.read_form(request, "input_reference")
 
-    async def _poll(self, endpoint: Endpoint, request: Request) -> Response:
-        prediction, stage = await endpoint.poll(request, request.path_params["id"])
+    async def _poll(self, api: EmulatedApi, request: Request) -> Response:
+        prediction, stage = await api.poll(request, request.path_params["id"])
         has_failed = stage in self_hosted.ERRORS
         status = 500 if has_failed and self.variant.fails_by_status else 200
         job = self._job(prediction, stage)
         if stage is Stage.SUCCEEDED and self._is_stored(prediction):
-            job["url"] = endpoint.clip_url(request, prediction)
+            job["url"] = api.clip_url(request, prediction)
         return Json(job, status)
 
-    async def _list(self, endpoint: Endpoint, request: Request) -> Response:
+    async def _list(self, api: EmulatedApi, request: Request) -> Response:
         query = request.query_params
-        listed = endpoint.state.listed(endpoint.account(request))
+        listed = api.state.listed(api.account(request))
         jobs = [self._job(made, made.stage) for made in listed]
         after = [n for n, job in enumerate(jobs, 1) if job["id"] == query.get("after")]
         start = after[0] if after else 0
@@ -229,18 +229,18 @@ class OpenAiVideos:
             {"object": "list", "data": page, "has_more": len(jobs) > start + len(page)}
         )
 
-    async def _content(self, endpoint: Endpoint, request: Request) -> Response:
-        account, remote = endpoint.account(request), request.path_params["id"]
-        prediction = endpoint.state.find(account, remote)
+    async def _content(self, api: EmulatedApi, request: Request) -> Response:
+        account, remote = api.account(request), request.path_params["id"]
+        prediction = api.state.find(account, remote)
         if prediction.stage in self_hosted.ERRORS:
             return self._problem(self.variant.failed_content, "failed", "failed")
         if self._is_stored(prediction):
-            url = endpoint.clip_url(request, prediction)
+            url = api.clip_url(request, prediction)
             message = (
                 "Video has been uploaded to cloud storage. Please use the cloud URL"
             )
             return self._problem(400, "stored", f"{message}: {url}")
-        return await endpoint.send_clip(request, prediction)
+        return await api.send_clip(request, prediction)
 
     def _job(self, made: Prediction, stage: Stage) -> dict[str, Any]:
         """Return a job as polls and listings show it."""
@@ -280,12 +280,12 @@ class OpenAiVideos:
         return self.variant.stores and prediction.fault is Fault.STORE
 
 
-async def _models(endpoint: Endpoint, request: Request) -> Response:
-    endpoint.account(request)
-    models = [{"id": model, "object": "model"} for model in endpoint.offers]
+async def _models(api: EmulatedApi, request: Request) -> Response:
+    api.account(request)
+    models = [{"id": model, "object": "model"} for model in api.offers]
     return Json({"object": "list", "data": models})
 
 
-async def _health(endpoint: Endpoint, request: Request) -> Response:
-    del endpoint, request
+async def _health(api: EmulatedApi, request: Request) -> Response:
+    del api, request
     return Json({"status": "ready"})

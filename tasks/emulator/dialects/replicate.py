@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute
 
 from tasks.emulator import fields
 from tasks.emulator.accounts import Account, Terms
-from tasks.emulator.endpoint import Endpoint, not_found
+from tasks.emulator.api import EmulatedApi, not_found
 from tasks.emulator.predictions import (
     UNPAID_FAILURES,
     ClipSpec,
@@ -126,60 +126,58 @@ class Replicate:
             case _:
                 raise error
 
-    def routes(self, endpoint: Endpoint) -> list[BaseRoute]:
+    def routes(self, api: EmulatedApi) -> list[BaseRoute]:
         model = "/v1/models/{owner}/{name}"
         one = "/v1/predictions/{id}"
         return [
-            endpoint.route("POST", "/v1/files", "upload", _upload),
-            endpoint.route("GET", "/v1/files/{id}", "still", _file),
-            endpoint.route("POST", f"{model}/predictions", "submit", _submit),
-            endpoint.route("GET", model, "check", _model),
-            endpoint.route("GET", "/v1/account", "check", _account),
-            endpoint.route("GET", "/v1/predictions", "list", _list),
-            endpoint.route("GET", one, "poll", _poll),
-            *(endpoint.route(*page) for page in not_found("GET", "POST")),
+            api.route("POST", "/v1/files", "upload", _upload),
+            api.route("GET", "/v1/files/{id}", "still", _file),
+            api.route("POST", f"{model}/predictions", "submit", _submit),
+            api.route("GET", model, "check", _model),
+            api.route("GET", "/v1/account", "check", _account),
+            api.route("GET", "/v1/predictions", "list", _list),
+            api.route("GET", one, "poll", _poll),
+            *(api.route(*page) for page in not_found("GET", "POST")),
         ]
 
 
-async def _submit(endpoint: Endpoint, request: Request) -> Response:
-    body = await endpoint.body(request)
-    return await endpoint.submit(request, _model_id(request), body)
+async def _submit(api: EmulatedApi, request: Request) -> Response:
+    body = await api.body(request)
+    return await api.submit(request, _model_id(request), body)
 
 
-async def _poll(endpoint: Endpoint, request: Request) -> Response:
-    prediction, stage = await endpoint.poll(request, request.path_params["id"])
-    return Json(_owned_task(endpoint, request, prediction, stage))
+async def _poll(api: EmulatedApi, request: Request) -> Response:
+    prediction, stage = await api.poll(request, request.path_params["id"])
+    return Json(_owned_task(api, request, prediction, stage))
 
 
-async def _list(endpoint: Endpoint, request: Request) -> Response:
+async def _list(api: EmulatedApi, request: Request) -> Response:
     """List predictions, newest first, after the one that the cursor names."""
-    listed = endpoint.state.listed(endpoint.account(request))
+    listed = api.state.listed(api.account(request))
     after = request.query_params.get("cursor")
     start = next((n for n, made in enumerate(listed, 1) if made.id == after), 0)
     page = listed[start : start + PAGE]
     more = len(listed) > start + PAGE
-    here = f"{endpoint.base(request)}/v1/predictions"
+    here = f"{api.base(request)}/v1/predictions"
     return Json(
         {
             "previous": None,
             "next": f"{here}?cursor={page[-1].id}" if more else None,
-            "results": [
-                _owned_task(endpoint, request, made, made.stage) for made in page
-            ],
+            "results": [_owned_task(api, request, made, made.stage) for made in page],
         }
     )
 
 
-async def _account(endpoint: Endpoint, request: Request) -> Response:
-    account: Account = endpoint.account(request)
+async def _account(api: EmulatedApi, request: Request) -> Response:
+    account: Account = api.account(request)
     name = f"emulated-{account.fingerprint}"
     return Json({"type": "user", "username": name, "name": name, "github_url": None})
 
 
-async def _model(endpoint: Endpoint, request: Request) -> Response:
-    endpoint.account(request)
+async def _model(api: EmulatedApi, request: Request) -> Response:
+    api.account(request)
     model = _model_id(request)
-    if model not in endpoint.offers:
+    if model not in api.offers:
         raise UnknownModelError(model)
     unset: dict[str, Any] = dict.fromkeys(
         "description github_url paper_url license_url cover_image_url default_example "
@@ -198,14 +196,14 @@ async def _model(endpoint: Endpoint, request: Request) -> Response:
     )
 
 
-async def _upload(endpoint: Endpoint, request: Request) -> Response:
-    upload = await endpoint.form(request, "content")
-    return Json(_file_of(endpoint, request, upload), 201)
+async def _upload(api: EmulatedApi, request: Request) -> Response:
+    upload = await api.form(request, "content")
+    return Json(_file_of(api, request, upload), 201)
 
 
-async def _file(endpoint: Endpoint, request: Request) -> Response:
-    endpoint.account(request)
-    return Json(_file_of(endpoint, request, endpoint.upload(request)))
+async def _file(api: EmulatedApi, request: Request) -> Response:
+    api.account(request)
+    return Json(_file_of(api, request, api.upload(request)))
 
 
 def _model_id(request: Request) -> str:
@@ -221,13 +219,13 @@ def _given(body: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _owned_task(
-    endpoint: Endpoint, request: Request, prediction: Prediction, stage: Stage
+    api: EmulatedApi, request: Request, prediction: Prediction, stage: Stage
 ) -> dict[str, Any]:
     """Return a prediction as its owner sees it: without inputs and output once expired."""
-    task = _task(endpoint.base(request), prediction, stage)
+    task = _task(api.base(request), prediction, stage)
     if stage is Stage.SUCCEEDED:
-        task["output"] = endpoint.clip_url(request, prediction)
-    if endpoint.state.expired(endpoint.account(request), prediction):
+        task["output"] = api.clip_url(request, prediction)
+    if api.state.expired(api.account(request), prediction):
         task |= {"input": {}, "output": None, "logs": None, "data_removed": True}
     return task
 
@@ -262,7 +260,7 @@ def _date(prediction: Prediction, at: float | None) -> str | None:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _file_of(endpoint: Endpoint, request: Request, upload: Upload) -> dict[str, Any]:
+def _file_of(api: EmulatedApi, request: Request, upload: Upload) -> dict[str, Any]:
     sha256 = upload.still.sha256 if upload.still else ""
     return {
         "id": upload.id,
@@ -274,7 +272,7 @@ def _file_of(endpoint: Endpoint, request: Request, upload: Upload) -> dict[str, 
         "metadata": {},
         "created_at": "2026-11-22T10:00:00.000Z",
         "expires_at": "2026-11-23T10:00:00.000Z",
-        "urls": {"get": f"{endpoint.base(request)}/v1/files/{upload.id}"},
+        "urls": {"get": f"{api.base(request)}/v1/files/{upload.id}"},
     }
 
 

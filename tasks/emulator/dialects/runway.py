@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute
 
 from tasks.emulator import fields
 from tasks.emulator.accounts import Terms
-from tasks.emulator.endpoint import Endpoint, not_found, send_still
+from tasks.emulator.api import EmulatedApi, not_found, send_still
 from tasks.emulator.predictions import ClipSpec, Prediction, Stage, status_words
 from tasks.emulator.prices import Offer
 from tasks.emulator.refusals import (
@@ -147,29 +147,29 @@ class Runway:
             case _:
                 raise error
 
-    def routes(self, endpoint: Endpoint) -> list[BaseRoute]:
+    def routes(self, api: EmulatedApi) -> list[BaseRoute]:
         return [
-            endpoint.route("POST", "/v1/uploads", "upload", _ticket),
-            endpoint.route("POST", "/store/{id}", "upload", _store),
-            endpoint.route("GET", "/uploads/{id}/{filename}", "still", send_still),
-            endpoint.route("POST", "/v1/image_to_video", "submit", _submit),
-            endpoint.route("GET", "/v1/tasks/{id}", "poll", _poll),
-            endpoint.route("GET", "/v1/organization", "check", _organization),
-            *(endpoint.route(*page) for page in not_found("GET", "POST")),
+            api.route("POST", "/v1/uploads", "upload", _ticket),
+            api.route("POST", "/store/{id}", "upload", _store),
+            api.route("GET", "/uploads/{id}/{filename}", "still", send_still),
+            api.route("POST", "/v1/image_to_video", "submit", _submit),
+            api.route("GET", "/v1/tasks/{id}", "poll", _poll),
+            api.route("GET", "/v1/organization", "check", _organization),
+            *(api.route(*page) for page in not_found("GET", "POST")),
         ]
 
 
-async def _submit(endpoint: Endpoint, request: Request) -> Response:
-    body = await endpoint.body(request)
+async def _submit(api: EmulatedApi, request: Request) -> Response:
+    body = await api.body(request)
     still = _image(body)
     if still.startswith(UPLOADED):
-        url = f"{endpoint.base(request)}/uploads/{still.removeprefix(UPLOADED)}"
+        url = f"{api.base(request)}/uploads/{still.removeprefix(UPLOADED)}"
         body = {**body, "promptImage": url}
-    return await endpoint.submit(request, fields.text(body, "model"), body)
+    return await api.submit(request, fields.text(body, "model"), body)
 
 
-async def _poll(endpoint: Endpoint, request: Request) -> Response:
-    prediction, stage = await endpoint.poll(request, request.path_params["id"])
+async def _poll(api: EmulatedApi, request: Request) -> Response:
+    prediction, stage = await api.poll(request, request.path_params["id"])
     task: dict[str, Any] = {
         "id": prediction.id,
         "status": WORDS[stage],
@@ -185,51 +185,51 @@ async def _poll(endpoint: Endpoint, request: Request) -> Response:
         case (code, message):
             task |= {"failureCode": code, "failure": message}
         case None if stage is Stage.SUCCEEDED:
-            endpoint.state.renew(prediction)
-            signed = f"{endpoint.clip_url(request, prediction)}?_jwt={prediction.polls}"
+            api.state.renew(prediction)
+            signed = f"{api.clip_url(request, prediction)}?_jwt={prediction.polls}"
             task["output"] = [signed]
         case None:
             pass
     return Json(task)
 
 
-async def _organization(endpoint: Endpoint, request: Request) -> Response:
-    account = endpoint.account(request)
+async def _organization(api: EmulatedApi, request: Request) -> Response:
+    account = api.account(request)
     tier = {
         "maxConcurrentGenerations": account.terms.slots,
         "maxDailyGenerations": account.terms.submits_per_day,
     }
-    usage = {"dailyGenerations": endpoint.state.submitted_today(account)}
+    usage = {"dailyGenerations": api.state.submitted_today(account)}
     return Json(
         {
-            "creditBalance": int(endpoint.state.credit_usd(account) * CREDITS_PER_USD),
+            "creditBalance": int(api.state.credit_usd(account) * CREDITS_PER_USD),
             "tier": {
                 "maxMonthlyCreditSpend": 10_000_000,
-                "models": dict.fromkeys(endpoint.offers, tier),
+                "models": dict.fromkeys(api.offers, tier),
             },
-            "usage": {"models": dict.fromkeys(endpoint.offers, usage)},
+            "usage": {"models": dict.fromkeys(api.offers, usage)},
         }
     )
 
 
-async def _ticket(endpoint: Endpoint, request: Request) -> Response:
-    body = await endpoint.body(request)
+async def _ticket(api: EmulatedApi, request: Request) -> Response:
+    body = await api.body(request)
     fields.choice(body, "type", "", {"ephemeral"})
-    upload = endpoint.expect(fields.text(body, "filename"), "application/octet-stream")
-    key = endpoint.upload_url(request, "uploads", upload).partition("/uploads/")[2]
+    upload = api.expect(fields.text(body, "filename"), "application/octet-stream")
+    key = api.upload_url(request, "uploads", upload).partition("/uploads/")[2]
     return Json(
         {
             "runwayUri": f"{UPLOADED}{key}",
-            "uploadUrl": f"{endpoint.base(request)}/store/{upload.id}",
+            "uploadUrl": f"{api.base(request)}/store/{upload.id}",
             "fields": {"key": key, "X-Amz-Signature": upload.token},
         }
     )
 
 
-async def _store(endpoint: Endpoint, request: Request) -> Response:
+async def _store(api: EmulatedApi, request: Request) -> Response:
     """Take an upload at the store: a form with all the fields of the upload's answer."""
-    upload = endpoint.upload(request)
-    if endpoint.shown_key(request):
+    upload = api.upload(request)
+    if api.shown_key(request):
         return _xml("InvalidArgument", 400)
     async with request.form(max_files=1) as form:
         match form.get("X-Amz-Signature"), form.get("file"):

@@ -12,8 +12,8 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from tasks.emulator.accounts import Terms
+from tasks.emulator.api import EmulatedApi
 from tasks.emulator.clips import SIZES
-from tasks.emulator.endpoint import Endpoint
 from tasks.emulator.predictions import UNPAID_FAILURES, ClipSpec, Stage
 from tasks.emulator.prices import Offer
 from tasks.emulator.refusals import BadInputError
@@ -95,9 +95,9 @@ def whole(body: Mapping[str, Any], field: str, default: int | None) -> int:
     raise BadInputError(field, "int_type", message, value=value)
 
 
-def only_model(endpoint: Endpoint) -> str:
+def only_model(api: EmulatedApi) -> str:
     """Return the one model that the engine serves."""
-    return next(iter(endpoint.offers))
+    return next(iter(api.offers))
 
 
 async def read_form(request: Request, file: str) -> dict[str, Any]:

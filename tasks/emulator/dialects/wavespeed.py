@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute
 
 from tasks.emulator import fields
 from tasks.emulator.accounts import Terms
-from tasks.emulator.endpoint import Endpoint, Handler, not_found, send_still
+from tasks.emulator.api import EmulatedApi, Handler, not_found, send_still
 from tasks.emulator.predictions import (
     UNPAID_FAILURES,
     ClipSpec,
@@ -114,12 +114,12 @@ class WaveSpeed:
         content = {"code": status, "message": message.format(error)}
         return Json(content, status, wait_headers(error))
 
-    def routes(self, endpoint: Endpoint) -> list[BaseRoute]:
+    def routes(self, api: EmulatedApi) -> list[BaseRoute]:
         return [
-            endpoint.route("GET", "/uploads/{id}/{filename}", "still", send_still),
-            endpoint.route("PUT", "/uploads/{id}/{filename}", "upload", put_still),
-            *(endpoint.route(*page) for page in PAGES),
-            *(endpoint.route(*page) for page in not_found("GET")),
+            api.route("GET", "/uploads/{id}/{filename}", "still", send_still),
+            api.route("PUT", "/uploads/{id}/{filename}", "upload", put_still),
+            *(api.route(*page) for page in PAGES),
+            *(api.route(*page) for page in not_found("GET")),
         ]
 
 
@@ -127,27 +127,27 @@ def accepted(base: str, prediction: Prediction) -> Response:
     return _enveloped(_task(base, prediction, Stage.WAITING, []))
 
 
-async def _submit(endpoint: Endpoint, request: Request) -> Response:
-    body = await endpoint.body(request)
+async def _submit(api: EmulatedApi, request: Request) -> Response:
+    body = await api.body(request)
     if body.get("enable_sync_mode"):
         message = "the emulator has no sync mode"
         raise BadInputError("enable_sync_mode", "one_of", message)
-    return await endpoint.submit(request, request.path_params["model"], body)
+    return await api.submit(request, request.path_params["model"], body)
 
 
-async def _poll(endpoint: Endpoint, request: Request) -> Response:
-    prediction, stage = await endpoint.poll(request, request.path_params["id"])
-    outputs = [endpoint.clip_url(request, prediction)]
+async def _poll(api: EmulatedApi, request: Request) -> Response:
+    prediction, stage = await api.poll(request, request.path_params["id"])
+    outputs = [api.clip_url(request, prediction)]
     return _enveloped(_task(_here(request), prediction, stage, outputs))
 
 
-async def _balance(endpoint: Endpoint, request: Request) -> Response:
-    credit = endpoint.state.credit_usd(endpoint.account(request))
+async def _balance(api: EmulatedApi, request: Request) -> Response:
+    credit = api.state.credit_usd(api.account(request))
     return _enveloped({"balance": float(credit)})
 
 
-async def _models(endpoint: Endpoint, request: Request) -> Response:
-    endpoint.account(request)
+async def _models(api: EmulatedApi, request: Request) -> Response:
+    api.account(request)
     listed = [
         {
             "model_id": offer.model,
@@ -155,14 +155,14 @@ async def _models(endpoint: Endpoint, request: Request) -> Response:
             "type": "image-to-video",
             "base_price": float(min(offer.prices_usd.values())),
         }
-        for offer in endpoint.offers.values()
+        for offer in api.offers.values()
     ]
     return _enveloped(listed)
 
 
-async def _price(endpoint: Endpoint, request: Request) -> Response:
-    body = await endpoint.body(request)
-    offer = endpoint.offer(fields.text(body, "model_id"))
+async def _price(api: EmulatedApi, request: Request) -> Response:
+    body = await api.body(request)
+    offer = api.offer(fields.text(body, "model_id"))
     try:
         price = float(parse(offer, body.get("inputs") or {}).price_usd)
     except BadInputError:  # without a field, the lowest price is the answer
@@ -171,21 +171,19 @@ async def _price(endpoint: Endpoint, request: Request) -> Response:
     return _enveloped({"model_id": offer.model, **prices, "currency": "USD"})
 
 
-async def _listing(endpoint: Endpoint, request: Request) -> Response:
-    body = await endpoint.body(request)
+async def _listing(api: EmulatedApi, request: Request) -> Response:
+    body = await api.body(request)
     page = fields.between(body, "page", 1, low=1, high=2**31)
     size = fields.between(body, "page_size", 100, low=1, high=100)
     after = _moment(body, "created_after", "0001-01-01T00:00:00Z")
     before = _moment(body, "created_before", "9999-01-01T00:00:00Z")
     found = [
         made
-        for made in endpoint.state.listed(endpoint.account(request))
+        for made in api.state.listed(api.account(request))
         if after <= datetime.fromisoformat(made.accepted_date) <= before
         and made.spec.model == body.get("model", made.spec.model)
     ]
-    items = [
-        _listed(endpoint, request, made) for made in found[(page - 1) * size :][:size]
-    ]
+    items = [_listed(api, request, made) for made in found[(page - 1) * size :][:size]]
     return _enveloped({"page": page, "items": items})
 
 
@@ -198,9 +196,9 @@ def _moment(body: Mapping[str, Any], field: str, default: str) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _listed(endpoint: Endpoint, request: Request, made: Prediction) -> dict[str, Any]:
+def _listed(api: EmulatedApi, request: Request, made: Prediction) -> dict[str, Any]:
     """Return an item of a listing, which as documented has no inputs."""
-    outputs = [endpoint.clip_url(request, made)]
+    outputs = [api.clip_url(request, made)]
     task = _task(_here(request), made, made.stage, outputs)
     names = "id model outputs status created_at executionTime timings".split()
     return {name: task[name] for name in names}
@@ -246,13 +244,13 @@ def _resolution(offer: Offer, body: Mapping[str, Any]) -> str:
     return fields.choice(body, "resolution", "480p", offer.resolutions)
 
 
-async def _ticket(endpoint: Endpoint, request: Request) -> Response:
-    body = await endpoint.body(request)
+async def _ticket(api: EmulatedApi, request: Request) -> Response:
+    body = await api.body(request)
     filename = fields.text(body, "filename")
     fields.between(body, "size", 0, low=1, high=LARGEST_STILL)
     media_type = str(body.get("content_type") or "application/octet-stream")
-    upload = endpoint.expect(filename, media_type)
-    url = endpoint.upload_url(request, "uploads", upload)
+    upload = api.expect(filename, media_type)
+    url = api.upload_url(request, "uploads", upload)
     return _enveloped(
         {
             "download_url": url,
@@ -265,9 +263,9 @@ async def _ticket(endpoint: Endpoint, request: Request) -> Response:
     )
 
 
-async def put_still(endpoint: Endpoint, request: Request) -> Response:
-    upload = endpoint.upload(request)
-    if endpoint.shown_key(request):
+async def put_still(api: EmulatedApi, request: Request) -> Response:
+    upload = api.upload(request)
+    if api.shown_key(request):
         return Response(TWO_PROOFS, 400, media_type="application/xml")
     signed = request.query_params.get("X-Amz-Signature") == upload.token
     if not signed or request.headers.get("content-type") != upload.media_type:
@@ -276,13 +274,13 @@ async def put_still(endpoint: Endpoint, request: Request) -> Response:
     return Response(status_code=200)
 
 
-async def _form(endpoint: Endpoint, request: Request) -> Response:
+async def _form(api: EmulatedApi, request: Request) -> Response:
     """Take an upload by the older way, a form."""
-    upload = await endpoint.form(request)
+    upload = await api.form(request)
     return _enveloped(
         {
             "type": upload.media_type,
-            "download_url": endpoint.upload_url(request, "uploads", upload),
+            "download_url": api.upload_url(request, "uploads", upload),
             "filename": upload.filename,
             "size": upload.size,
         }

@@ -1,4 +1,4 @@
-"""The HTTP endpoint of one provider: the parts that all have in common.
+"""The API of one emulated provider: the parts that all have in common.
 
 To add a provider, write a class with the members of `Dialect` in `dialects/` and add it to
 `app.DIALECTS`.
@@ -70,7 +70,7 @@ class Dialect(Protocol):
         """Return the response to a refused request."""
         ...
 
-    def routes(self, endpoint: "Endpoint") -> Sequence[BaseRoute]: ...
+    def routes(self, api: "EmulatedApi") -> Sequence[BaseRoute]: ...
 
 
 @runtime_checkable
@@ -88,17 +88,17 @@ class TokenAuth(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """The parts that all endpoints use together."""
+    """The parts that all emulated APIs use together."""
 
     state: State
     stills: Stills
     clips: Clips
 
 
-Handler = Callable[["Endpoint", Request], Awaitable[Response]]
+Handler = Callable[["EmulatedApi", Request], Awaitable[Response]]
 
 
-class Endpoint:
+class EmulatedApi:
     """Serves one provider's requests."""
 
     def __init__(
@@ -306,28 +306,28 @@ def not_found(*methods: str) -> Sequence[tuple[str, str, str, Handler]]:
     return [(method, "/{page:path}", "lost", _lost) for method in methods]
 
 
-async def _lost(endpoint: Endpoint, request: Request) -> Response:
-    del endpoint
+async def _lost(api: EmulatedApi, request: Request) -> Response:
+    del api
     raise NotFoundError(f"no page {request.url.path}")
 
 
-async def send_still(endpoint: Endpoint, request: Request) -> Response:
+async def send_still(api: EmulatedApi, request: Request) -> Response:
     """Send an uploaded still to any client that knows its URL."""
-    upload = endpoint.upload(request)
+    upload = api.upload(request)
     if upload.still is None:
         raise NotFoundError("nothing was uploaded here")
     return Response(upload.still.content, media_type=upload.media_type)
 
 
-async def _download(endpoint: Endpoint, request: Request) -> Response:
-    endpoint.shown_key(request)
-    return await _sent(endpoint, request.path_params["id"])
+async def _download(api: EmulatedApi, request: Request) -> Response:
+    api.shown_key(request)
+    return await _sent(api, request.path_params["id"])
 
 
-async def _sent(endpoint: Endpoint, prediction_id: str) -> Response:
-    prediction = endpoint.state.download(prediction_id)
+async def _sent(api: EmulatedApi, prediction_id: str) -> Response:
+    prediction = api.state.download(prediction_id)
     fault = prediction.fault if prediction.downloads == 1 else None
-    clip = await endpoint.clip(prediction)
+    clip = await api.clip(prediction)
     match fault:
         case Fault.TRUNCATED_CLIP:
             return Response(clip[: len(clip) * 2 // 3], media_type="video/mp4")
