@@ -7,30 +7,19 @@ The row's prompt replaces the text `"{{prompt}}"` in the file, and so on for eac
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 from urllib.parse import urlencode
 from uuid import NAMESPACE_URL, uuid5
 
-import httpx
-
-from manifests.catalogue.routes import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from storage.media.stills import Still
 from tasks.providers import comfyui_workflows, self_hosted
-from tasks.providers.errors import ProviderError
-from tasks.providers.parsing import path_segment, read_body, redact
-from tasks.providers.protocol import (
-    Absent,
-    AccountReport,
-    Doubt,
-    Exchange,
-    Finished,
-    Progress,
-    UnreadableError,
-)
-from tasks.providers.refusals import Refusals, failure, refusal
+from tasks.providers.parsing import path_segment, read_body, status_words
+from tasks.providers.protocol import AccountReport, Exchange, Finished, Progress
+from tasks.providers.refusals import Refusals, refusal
+from tasks.providers.self_hosted import SelfHosted
 
 MEDIA: Final = ("images", "gifs", "videos", "video")
 """The fields in which nodes list a video: ComfyUI's own SaveVideo uses `images`,
@@ -62,15 +51,17 @@ FAILURES: Final = self_hosted.engine_failures(
 
 
 @dataclass(frozen=True, slots=True)
-class ComfyUi:
+class ComfyUi(SelfHosted):
     """Runs one workflow at a time; our reference becomes the prompt's id."""
 
     name: ClassVar = "comfyui"
-    hosts: ClassVar = frozenset({self_hosted.HOST})
-
-    route: Route
-    key: str = field(repr=False)
-    hook: str = ""
+    refusals: ClassVar = REFUSALS
+    failures: ClassVar = FAILURES
+    noun: ClassVar = "prompt"
+    poll_path: ClassVar = "/api/jobs/{}"
+    words: ClassVar = status_words(
+        waiting="pending in_progress", ready="completed", failed="failed cancelled"
+    )
 
     def upload(self, still: Still) -> Exchange[str]:
         """Name the still by its digest, so that it never overwrites another one."""
@@ -100,24 +91,6 @@ class ComfyUi:
             case _:
                 raise self._unreadable(body)
 
-    def poll(self, ticket: Ticket) -> Exchange[Progress]:
-        match body := read_body((yield self._job(ticket.id))):
-            case {"status": "completed", "outputs": {**outputs}} if clip := _clip(
-                outputs
-            ):
-                return Finished(f"{self_hosted.API}/view?{urlencode(clip)}")
-            case {"status": "completed"}:
-                return self._failure("failed", "no video is among its outputs")
-            case {"status": "pending" | "in_progress"}:
-                return None
-            case {"status": "failed" | "cancelled" as status}:
-                return self._failure(status, _error(body))
-            case _:
-                raise self._unreadable(body)
-
-    def fetch(self, url: str) -> httpx.Request:
-        return self_hosted.clip_request(url, self.key)
-
     def check(self) -> Exchange[AccountReport]:
         """Ask whether it is up, accepts our key, and has every node of the workflow."""
         yield self._request("GET", "/system_stats")
@@ -129,27 +102,10 @@ class ComfyUi:
                 there.append(kind in read_body((yield request)))
         return AccountReport(has_model=all(there))
 
-    def judge(self, response: httpx.Response) -> ProviderError | None:
-        body, code = read_body(response), response.status_code
-        finds = self_hosted.FINDS in response.request.extensions
-        if response.is_success or (code == 404 and REFUSALS.is_own(body) and finds):
-            return None
-        return REFUSALS.verdict(response, body, code=code, key=self.key)
-
     def mark(self, job: Job, image_url: str, seed: int, reference: str) -> str:
         """Return the prompt's id, which our reference alone decides."""
         del job, image_url, seed
         return _prompt_id(reference)
-
-    def find(self, doubt: Doubt) -> Exchange[Ticket | Absent | None]:
-        """Look the prompt up; posting it again would queue it a second time."""
-        request = self._job(doubt.mark)
-        request.extensions[self_hosted.FINDS] = True
-        match read_body((yield request)):
-            case {"status": str()}:
-                return Ticket(self.name, doubt.mark)
-            case _:
-                return Absent(f"{self.name}: no prompt is called {doubt.mark}")
 
     def _slots(
         self, job: Job, image_url: str, seed: int, reference: str
@@ -173,20 +129,22 @@ class ComfyUi:
             "name": f"nightreel/{_prompt_id(reference)}",
         }
 
-    def _failure(self, status: str, error: str | None) -> Progress:
-        task = {"status": status, "error": error}
-        return failure(FAILURES, task, self_hosted.end_reason(task, self.key))
+    def _finished(self, ticket: Ticket, job: Mapping[str, Any]) -> Progress:
+        del ticket
+        match job:
+            case {"outputs": {**outputs}} if clip := next(_clips(outputs), None):
+                return Finished(f"{self.api}/view?{urlencode(clip)}")
+            case _:
+                error = "no video is among its outputs"
+                return self._failed({"status": "failed"}, error)
 
-    def _job(self, remote: str) -> httpx.Request:
-        return self._request("GET", f"/api/jobs/{path_segment(remote)}")
-
-    def _request(self, method: str, path: str, **content: Any) -> httpx.Request:
-        headers = self_hosted.auth_headers(self.key)
-        url = f"{self_hosted.API}{path}"
-        return httpx.Request(method, url, headers=headers, **content)
-
-    def _unreadable(self, body: Any) -> UnreadableError:
-        return UnreadableError(self.name, redact(body, self.key))
+    def _error(self, job: Mapping[str, Any]) -> str | None:
+        match job.get("execution_error"):
+            case {"exception_message": str(text), **more}:
+                parts = (more.get("exception_type"), text)
+                return ": ".join(str(part) for part in parts if part)
+            case _:
+                return None
 
 
 def _prompt_id(reference: str) -> str:
@@ -194,12 +152,8 @@ def _prompt_id(reference: str) -> str:
     return str(uuid5(NAMESPACE_URL, f"nightreel:{reference}"))
 
 
-def _clip(outputs: Mapping[str, Any]) -> dict[str, str] | None:
-    """Return the place of the first video, whichever node made it."""
-    return next(_clips(outputs), None)
-
-
 def _clips(outputs: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    """Return the place of each video, whichever node made it."""
     items = (
         item
         for output in outputs.values()
@@ -217,12 +171,3 @@ def _clips(outputs: Mapping[str, Any]) -> Iterator[dict[str, str]]:
                 }
             case _:
                 pass
-
-
-def _error(job: Mapping[str, Any]) -> str | None:
-    match job.get("execution_error"):
-        case {"exception_message": str(text), **more}:
-            parts = (more.get("exception_type"), text)
-            return ": ".join(str(part) for part in parts if part)
-        case _:
-            return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from tasks.providers import self_hosted
-from tasks.providers.openai_videos import Engine, OpenAiVideos
+from tasks.providers.openai_videos import OpenAiVideos
 from tasks.providers.refusals import Refusals, refusal
 
 REFUSALS: Final = Refusals(
@@ -32,10 +32,8 @@ class FastVideo(OpenAiVideos):
     """Takes JSON; it has no field for the shift."""
 
     name: ClassVar = "fastvideo"
-    engine: ClassVar = Engine(
-        refusals=REFUSALS,
-        failures=FAILURES,
-        echoed_field="model",
-        takes_shift=False,
-        as_json=True,
-    )
+    refusals: ClassVar = REFUSALS
+    failures: ClassVar = FAILURES
+    echoed_field: ClassVar = "model"
+    takes_shift: ClassVar = False
+    as_json: ClassVar = True

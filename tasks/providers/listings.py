@@ -1,10 +1,18 @@
-"""The period that can contain a lost submit in a provider's listing, if clocks differ."""
+"""A provider's listing: all its pages, and the period that can contain a lost submit."""
 
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Final
+from typing import Final, TypeVar
 
 import httpx
+
+from tasks.providers.protocol import Exchange
+
+T = TypeVar("T")
+
+PAGES: Final = 100
+"""The most pages that are read of a listing."""
 
 CLOCKS_DIFFER_S: Final = 900.0
 """The largest error of the submitting machine's clock: S3 refuses requests signed with a
@@ -42,3 +50,21 @@ def from_date(text: str) -> float:
 
 def _timestamp(moment: datetime) -> float:
     return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
+
+
+def all_items(
+    first: httpx.Request,
+    read: Callable[[httpx.Response], tuple[Sequence[T], httpx.Request | None]],
+) -> Exchange[list[T] | None]:
+    """Return the items of all pages; None if the listing does not end.
+
+    `read` returns the items of a page, and the request for the next page if one is needed.
+    """
+    found: list[T] = []
+    request: httpx.Request | None = first
+    for _ in range(PAGES):
+        items, request = read((yield request))
+        found += items
+        if request is None:
+            return found
+    return None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from tasks.providers import self_hosted
-from tasks.providers.openai_videos import Engine, OpenAiVideos
+from tasks.providers.openai_videos import OpenAiVideos
 from tasks.providers.refusals import Failure, Refusals, always, refusal
 
 QUEUE_FULL: Final = re.compile("queue_full")
@@ -68,12 +68,10 @@ class Nightreel(OpenAiVideos):
     """Starts one job for any number of equal submits."""
 
     name: ClassVar = "nightreel"
-    engine: ClassVar = Engine(
-        refusals=REFUSALS,
-        failures=FAILURES,
-        id_field="id",
-        takes_shift=False,
-    )
+    refusals: ClassVar = REFUSALS
+    failures: ClassVar = FAILURES
+    id_field: ClassVar = "id"
+    takes_shift: ClassVar = False
 
 
 def _code(task: Mapping[str, Any]) -> object:

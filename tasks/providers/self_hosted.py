@@ -1,4 +1,4 @@
-"""The parts that adapters of engines on your own GPUs share: address, sizes, stills, failures.
+"""Adapters of engines on your own GPUs: the address, sizes, stills, steps and failures.
 
 Such an engine has no public address: a lane names it with `base_url`. Engines differ in
 their defaults, so a submit states every setting that decides about the clip.
@@ -8,15 +8,21 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
 
 import httpx
 
 from manifests.catalogue.routes import Route
 from manifests.jobs import AspectRatio, Job, Resolution
+from manifests.lifecycle import Ticket
+from storage.media.stills import Still
+from tasks.providers import stills
+from tasks.providers.adapter import Adapter
 from tasks.providers.errors import MisconfiguredError
-from tasks.providers.parsing import digest, error_text, redact
-from tasks.providers.refusals import Failure, always, refusal
+from tasks.providers.parsing import error_text, path_segment, read_body, redact
+from tasks.providers.protocol import Absent, Doubt, Exchange, Finished, Progress
+from tasks.providers.refusals import Failure, always, failure, refusal
 
 HOST: Final = "own-gpu.invalid"
 """A placeholder that the lane's `base_url` replaces."""
@@ -93,39 +99,92 @@ def decode_still(image_url: str) -> tuple[str, bytes, str]:
     return f"still.{found[1]}", content, f"image/{found[1]}"
 
 
-def auth_headers(key: str) -> dict[str, str]:
-    """Return the header with the key; most such engines have no key."""
-    return {"authorization": f"Bearer {key}"} if key else {}
+@dataclass(frozen=True, slots=True)
+class SelfHosted(Adapter):
+    """An engine that knows a job by our reference, and names each status in `status`."""
 
+    api: ClassVar = API
+    hosts: ClassVar = frozenset({HOST})
+    noun: ClassVar[str] = "job"
+    """The engine's word for a job."""
+    poll_path: ClassVar[str]
+    """The path of a poll, with `{}` for the job's id."""
+    clip_path: ClassVar[str]
+    """The path of a clip, in the same form."""
 
-def clip_request(url: str, key: str) -> httpx.Request:
-    """Return the request for a clip, with the key only for the engine's address."""
-    is_engine = httpx.URL(url).host == HOST
-    return httpx.Request("GET", url, headers=auth_headers(key) if is_engine else None)
+    def upload(self, still: Still) -> Exchange[str]:
+        """Return the still as a data URL: such an engine has no uploads."""
+        return stills.inline(stills.as_data_url(still))
 
+    def poll(self, ticket: Ticket) -> Exchange[Progress]:
+        body = self._job(read_body((yield self._poll_request(ticket.id))))
+        match self.words.meanings.get(body["status"]):
+            case "ready":
+                return self._finished(ticket, body)
+            case "waiting":
+                return None
+            case "failed":
+                return self._failed(body, self._error(body))
+            case None:
+                raise self._unreadable(body)
 
-def form_request(
-    url: str, key: str, fields: Mapping[str, object], still: tuple[str, bytes, str]
-) -> httpx.Request:
-    """Return a submit as a form with the still as its file; equal fields, equal bytes."""
-    text = {name: str(value) for name, value in fields.items()}
-    boundary = digest([text, len(still[1])])
-    kind = f"multipart/form-data; boundary={boundary}"
-    request = httpx.Request(
-        "POST",
-        url,
-        headers={**auth_headers(key), "content-type": kind},
-        data=text,
-        files={"input_reference": still},
-    )
-    request.read()
-    return request
+    def mark(self, job: Job, image_url: str, seed: int, reference: str) -> str:
+        """Return our reference, which is the job's id."""
+        del job, image_url, seed
+        return reference
 
+    def find(self, doubt: Doubt) -> Exchange[Ticket | Absent | None]:
+        """Look the job up; a second submit with its id would prove nothing."""
+        request = self._poll_request(doubt.mark)
+        request.extensions[FINDS] = True
+        match read_body((yield request)):
+            case {"status": str()}:
+                return Ticket(self.name, doubt.mark)
+            case _:
+                return Absent(f"{self.name}: no {self.noun} is called {doubt.mark}")
 
-def end_reason(task: Mapping[str, Any], key: str) -> str:
-    """Return why a task made no clip: its status and the sentence in its error."""
-    status, error = task["status"], task.get("error")
-    return f"{status}: {redact(error_text(error), key)}" if error else str(status)
+    def fetch(self, url: str) -> httpx.Request:
+        """Return the request for a clip, with the key only for the engine's address."""
+        is_engine = httpx.URL(url).host == HOST
+        return httpx.Request("GET", url, headers=self._auth() if is_engine else None)
+
+    def _poll_request(self, remote: str) -> httpx.Request:
+        return self._request("GET", self.poll_path.format(path_segment(remote)))
+
+    def _job(self, body: Any) -> Mapping[str, Any]:
+        match body:
+            case {"status": str()}:
+                return body
+            case _:
+                raise self._unreadable(body)
+
+    def _finished(self, ticket: Ticket, job: Mapping[str, Any]) -> Progress:
+        del job
+        return Finished(f"{self.api}{self.clip_path.format(path_segment(ticket.id))}")
+
+    def _failed(self, job: Mapping[str, Any], error: Any) -> Progress:
+        reason = str(job["status"])
+        if error:
+            reason = f"{reason}: {redact(error_text(error), self.key)}"
+        return failure(self.failures, {**job, "error": error}, reason)
+
+    def _error(self, job: Mapping[str, Any]) -> Any:
+        """Return why a job made no clip; None if it does not say."""
+        return job.get("error")
+
+    def _auth(self) -> Mapping[str, str]:
+        """Return the header with the key; most such engines have no key."""
+        return {"authorization": f"Bearer {self.key}"} if self.key else {}
+
+    def _is_good(self, response: httpx.Response, body: Any, code: int) -> bool:
+        finds = FINDS in response.request.extensions
+        is_absent = code == 404 and finds and self.refusals.is_own(body)
+        return is_absent or response.is_success or self._has_job(body, code)
+
+    def _has_job(self, body: Any, code: int) -> bool:
+        """Whether an answer with the HTTP status of a failure shows a job."""
+        del body, code
+        return False
 
 
 DEAD: Final = re.compile(

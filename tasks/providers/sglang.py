@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from tasks.providers import self_hosted
-from tasks.providers.openai_videos import Engine, OpenAiVideos
+from tasks.providers.openai_videos import OpenAiVideos
 from tasks.providers.refusals import Refusals, refusal
 
 REFUSALS: Final = Refusals(
@@ -34,6 +34,6 @@ class SGLang(OpenAiVideos):
     """Takes a form."""
 
     name: ClassVar = "sglang"
-    engine: ClassVar = Engine(
-        refusals=REFUSALS, failures=FAILURES, echoed_field="model"
-    )
+    refusals: ClassVar = REFUSALS
+    failures: ClassVar = FAILURES
+    echoed_field: ClassVar = "model"

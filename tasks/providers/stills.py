@@ -3,6 +3,7 @@
 import base64
 
 from storage.media.stills import Still
+from tasks.providers.protocol import Exchange
 
 
 def as_base64(still: Still) -> str:
@@ -15,3 +16,9 @@ def as_data_url(still: Still) -> str:
 
 def as_file(still: Still) -> tuple[str, bytes, str]:
     return still.filename, still.content, still.media_type
+
+
+def inline(reference: str) -> Exchange[str]:
+    """Return a still that travels in the submit itself, without a request."""
+    yield from ()
+    return reference

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from tasks.providers import self_hosted
-from tasks.providers.openai_videos import Engine, OpenAiVideos
+from tasks.providers.openai_videos import OpenAiVideos
 from tasks.providers.refusals import Refusals, refusal
 
 CHECK_KEY: Final = "the key must be the server's own (--api-key)"
@@ -39,4 +39,6 @@ class VllmOmni(OpenAiVideos):
     """Takes a form; it forgets its jobs when it restarts."""
 
     name: ClassVar = "vllm-omni"
-    engine: ClassVar = Engine(refusals=REFUSALS, failures=FAILURES, checks_model=True)
+    refusals: ClassVar = REFUSALS
+    failures: ClassVar = FAILURES
+    checks_model: ClassVar = True
