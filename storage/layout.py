@@ -3,27 +3,35 @@
 import re
 from typing import Final
 
+PAUSED: Final = "paused.json"
+"""Exists while nothing may be bought below the root."""
+LEARNED: Final = "learned.json"
+"""The rate limits that earlier runs found, by account."""
+
 LEDGER: Final = "ledger"
 CLAIMS: Final = "ledger/epochs"
 CHECKPOINTS: Final = "ledger/checkpoints"
 HOLDER: Final = "ledger/holder.json"
 """The holder's latest heartbeat."""
-ONCE: Final = "ledger/once.json"
+CREATE_ONLY: Final = "ledger/create-only.json"
 """Created by the run that opens a remote root first, so that a second create is refused."""
 BALLAST: Final = "ledger/ballast"
 """Space on a local disk that is released when the disk is full."""
-KNOCKS: Final = "ledger/knocks"
+CLOCK: Final = "ledger/clock"
 """Objects that a run writes to read the store's clock, and deletes at once."""
 
 CLIPS: Final = "clips"
+POSTERS: Final = "posters"
 TABLES: Final = "tables"
-ADRIFT: Final = "adrift"
+INBOX: Final = "inbox"
+"""The versions of manifests that were claimed, and those that are done."""
+SHARDS: Final = "shards"
+"""The messages between a batch and the runs of its shards."""
+SPILL: Final = "spill"
 """Spill files that machines which run shards have uploaded."""
-LEARNED: Final = "learned.json"
-"""The rate limits that earlier runs found, by account."""
 
 CLIP: Final = re.compile(r"clips/[0-9a-f]{2}/[0-9a-f]{32}\.(mp4|json)")
-TABLE: Final = re.compile(r"tables/[a-z]+/batch=\d{6}-[^/]+/[^/]+\.parquet")
+TABLE: Final = re.compile(r"tables/(?P<table>[a-z]+)/batch=\d{6}-[^/]+/[^/]+\.parquet")
 EPOCH: Final = re.compile(r"(?P<epoch>\d{6})-[^/]+")
 """The name of a folder of streams below `ledger/`."""
 SHARD: Final = re.compile(r"shard-(?P<shard>\d+)\.(?P<generation>\d+)")
@@ -33,6 +41,14 @@ SEGMENT: Final = re.compile(
     r"(?:(?P<number>\d+)|parts/(?P<first>\d+)-(?P<last>\d+))\.jsonl\.zst$"
 )
 """A segment of a stream, or a part: many segments as one object."""
+MESSAGE: Final = re.compile(r"shards/(?P<epoch>\d+)-[^/]*/")
+"""A message of a batch or of one of its shards."""
+USAGE: Final = re.compile(
+    r"shards/[^/]+/(?P<shard>\d+)\.(?P<generation>\d+)(?P<last>\.last)?\.usage\.json"
+)
+INBOX_ENTRY: Final = re.compile(
+    r"inbox/(?P<state>claimed|done)/(?P<digest>[^/]+)\.json"
+)
 
 
 def claim(epoch: int) -> str:
@@ -63,15 +79,15 @@ def part(stream: str, first: int, last: int) -> str:
 
 
 def events(epoch: int) -> str:
-    return f"ledger/events/epoch={epoch:06d}/part-0.parquet"
+    return f"{LEDGER}/events/epoch={epoch:06d}/part-0.parquet"
 
 
 def jobs(epoch: int) -> str:
-    return f"ledger/jobs/epoch={epoch:06d}/part-0.parquet"
+    return f"{LEDGER}/jobs/epoch={epoch:06d}/part-0.parquet"
 
 
 def index(epoch: int) -> str:
-    return f"ledger/index/{epoch:06d}.parquet"
+    return f"{LEDGER}/index/{epoch:06d}.parquet"
 
 
 def checkpoint(epoch: int) -> str:
@@ -79,17 +95,62 @@ def checkpoint(epoch: int) -> str:
     return f"{CHECKPOINTS}/{epoch:06d}.json"
 
 
-def knock(name: str) -> str:
-    return f"{KNOCKS}/{name}.json"
-
-
-def adrift(name: str) -> str:
-    return f"{ADRIFT}/{name}"
+def clock(name: str) -> str:
+    return f"{CLOCK}/{name}.json"
 
 
 def clip(job: str, suffix: str) -> str:
     return f"{CLIPS}/{job[:2]}/{job}.{suffix}"
 
 
+def poster(job: str) -> str:
+    return f"{POSTERS}/{job[:2]}/{job}.webp"
+
+
+def tables(name: str) -> str:
+    """The folder of the tables of this name."""
+    return f"{TABLES}/{name}"
+
+
 def table(name: str, batch: str) -> str:
     return f"{TABLES}/{name}/batch={batch}/part-0.parquet"
+
+
+def inbox_claimed(digest: str) -> str:
+    """The run that claimed a version of a manifest: no other run begins it."""
+    return f"{INBOX}/claimed/{digest}.json"
+
+
+def inbox_done(digest: str) -> str:
+    """A version of a manifest that was seen to its end."""
+    return f"{INBOX}/done/{digest}.json"
+
+
+def messages(batch: str) -> str:
+    """The folder of the messages between a batch and its shards."""
+    return f"{SHARDS}/{batch}"
+
+
+def shard_order(batch: str, shard: int) -> str:
+    """All that a shard's run needs besides its rows; put last, deleted first."""
+    return f"{SHARDS}/{batch}/{shard:04d}.json"
+
+
+def shard_rows(batch: str, shard: int) -> str:
+    """A shard's rows of the manifest."""
+    return f"{SHARDS}/{batch}/{shard:04d}.parquet"
+
+
+def usage(batch: str, shard: int, generation: int, *, last: bool = False) -> str:
+    """The report of a shard's nth run; no late put replaces the last one."""
+    word = "last.usage" if last else "usage"
+    return f"{SHARDS}/{batch}/{shard:04d}.{generation:02d}.{word}.json"
+
+
+def grant(batch: str) -> str:
+    """The amounts that each run of a batch's shards may use."""
+    return f"{SHARDS}/{batch}/grant.json"
+
+
+def spill(name: str) -> str:
+    return f"{SPILL}/{name}"

@@ -5,17 +5,15 @@ its content is for people.
 """
 
 import json
-from typing import Final
 
+from storage import layout
 from storage.objects.client import ExistsError, MissingError, Objects
-
-KEY: Final = "paused.json"
 
 
 async def paused(objects: Objects) -> float | None:
     """The time when the root was paused, or None: Unix seconds, by the store's clock."""
     try:
-        return await objects.modified(KEY)
+        return await objects.modified(layout.PAUSED)
     except MissingError:
         return None
 
@@ -23,7 +21,7 @@ async def paused(objects: Objects) -> float | None:
 async def pause(objects: Objects, by: str) -> bool:
     """Stop buying below this root; False if it was paused already."""
     try:
-        await objects.create(KEY, json.dumps({"by": by}).encode())
+        await objects.create(layout.PAUSED, json.dumps({"by": by}).encode())
     except ExistsError:
         return False
     return True
@@ -32,5 +30,5 @@ async def pause(objects: Objects, by: str) -> bool:
 async def resume(objects: Objects) -> bool:
     """Allow buying again; False if the root was not paused."""
     was = await paused(objects)
-    await objects.delete(KEY)
+    await objects.delete(layout.PAUSED)
     return was is not None

@@ -10,6 +10,7 @@ from itertools import accumulate
 from typing import Final
 
 from flows.dashboard.markdown import bare
+from storage import layout
 from tasks.batch.contact_sheet import Tile
 
 ACROSS: Final = 4
@@ -46,14 +47,14 @@ def _grid(tiles: Sequence[Tile], public_url: str | None) -> Iterator[str]:
 
 
 def _cell(tile: Tile, public_url: str | None) -> str:
-    key = f"clips/{tile.job[:2]}/{tile.job}.mp4"
+    key = layout.clip(tile.job, "mp4")
     picture = base64.b64encode(tile.webp).decode()
     shown = f'<img src="data:image/webp;base64,{picture}" alt="{tile.job[:8]}" title="{key}">'
     words = _words(str(tile.sidecar.get("prompt") or ""))
     about = escape(str(tile.sidecar.get("lane") or ""))
     if public_url is None:
         # The full name would be wider than the poster; it is shown on hover.
-        named = f"clips/{tile.job[:2]}/{tile.job[:8]}…"
+        named = f"{key.partition(tile.job)[0]}{tile.job[:8]}…"
         return f"{shown}<br>{words}<br><em>{about}</em><br>{named}"
     url = escape(f"{public_url}/{key}")
     named = f"{about}, {tile.job[:8]}"

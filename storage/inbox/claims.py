@@ -4,17 +4,17 @@ It lies below the root whose clips they are, not in the inbox: we may always wri
 and two roots may have the same inbox. Every entry is created once or not at all, so of
 any number of runs one takes a version.
 
-    inbox/taken/<digest>.json   by whom: nobody else begins
-    inbox/over/<digest>.json    `nightreel watch` has seen it to its end
+    inbox/claimed/<digest>.json   the run that claimed it: no other run begins
+    inbox/done/<digest>.json      `nightreel watch` has seen it to its end
 """
 
 import json
 from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from manifests.input.columns import ManifestError
+from storage import layout
 from storage.inbox.listing import Drop, digest
 from storage.objects.client import ExistsError, MissingError, Objects, UnavailableError
 
@@ -40,14 +40,10 @@ class Register:
     async def standing(self) -> Standing:
         taken: set[str] = set()
         over: set[str] = set()
-        async for stored in self._objects.list("inbox"):
-            match PurePosixPath(stored.key).parts:
-                case ("inbox", "taken", name):
-                    taken.add(PurePosixPath(name).stem)
-                case ("inbox", "over", name):
-                    over.add(PurePosixPath(name).stem)
-                case _:
-                    pass
+        async for stored in self._objects.list(layout.INBOX):
+            if found := layout.INBOX_ENTRY.fullmatch(stored.key):
+                names = taken if found["state"] == "claimed" else over
+                names.add(found["digest"])
         return Standing(taken, over)
 
     async def take(self, uri: str, version: str, by: str) -> str | None:
@@ -65,7 +61,7 @@ class Register:
 
     async def close(self, drop: Drop) -> None:
         """Put on record that a version was seen to its end."""
-        key = f"inbox/over/{drop.digest}.json"
+        key = layout.inbox_done(drop.digest)
         await self._objects.create(key, _said(drop.uri, drop.version, ""))
 
     async def _taker(self, key: str) -> str:
@@ -117,7 +113,7 @@ async def claimed(
 
 
 def _taken(uri: str, version: str) -> str:
-    return f"inbox/taken/{digest(uri, version)}.json"
+    return layout.inbox_claimed(digest(uri, version))
 
 
 def _said(uri: str, version: str, by: str) -> bytes:

@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 from typing import Final
 from urllib.parse import quote
 
+from storage import layout
 from storage.objects.client import Objects, Stored
 from storage.objects.connect import local_path
 from storage.objects.errors import StorageError
@@ -61,7 +62,7 @@ class Inbox:
             # Opening a local store makes its folder, and no manifest would ever land in it.
             raise StorageError(f"{uri}: no such folder")
         objects = Objects.open(uri)
-        if f"{root.rstrip('/')}/inbox/".startswith(f"{objects.root}/"):
+        if f"{root.rstrip('/')}/{layout.INBOX}/".startswith(f"{objects.root}/"):
             why = "the root lies in it, whose tables would be taken for manifests"
             raise StorageError(f"{uri}: {why}: {root}")
         return cls(objects=objects, pattern=pattern, marked=marked)

@@ -23,11 +23,11 @@ async def proved(objects: Objects) -> None:
         # Random bytes each time: finding our own bytes would prove nothing.
         data = b'{"by": "%s"}\n' % secrets.token_hex(8).encode()
         try:
-            await objects.create(layout.ONCE, data)
+            await objects.create(layout.CREATE_ONLY, data)
         except ExistsError:
             return
     raise LedgerError(
-        f"{objects.root}: this store put {layout.ONCE} a second time, although it was asked to "
+        f"{objects.root}: this store put {layout.CREATE_ONLY} a second time, although it was asked to "
         "only if there is none (If-None-Match: *): on it two runs could claim the root "
         "and pay for the same clip; use S3, Google Cloud Storage, Azure, a local disk, "
         "or a server or version that refuses what is taken"

@@ -119,11 +119,11 @@ async def _sign(objects: Objects, epoch: int) -> tuple[Holder, str]:
 
 async def _age(objects: Objects, key: str) -> float:
     """How long ago an object was put, by the store's own clock."""
-    knock = layout.knock(secrets.token_hex(8))
-    await objects.create(knock, b"{}\n")
+    probe = layout.clock(secrets.token_hex(8))
+    await objects.create(probe, b"{}\n")
     try:
-        return await objects.modified(knock) - await objects.modified(key)
+        return await objects.modified(probe) - await objects.modified(key)
     finally:
         # Without permission to delete, the object stays; its content is never read.
         with suppress(StorageError):
-            await objects.delete(knock)
+            await objects.delete(probe)

@@ -30,7 +30,7 @@ from storage.ledger.lease import HeldError
 from storage.ledger.owner import BEAT_S
 from storage.ledger.read_all import histories, read
 from storage.ledger.segments import MAIN, FencedError
-from storage.ledger.spill import LIFEBOATS, Castaway, Harbour
+from storage.ledger.spill import SPILL_FOLDER, SpilledEntry, SpillFolder
 from storage.ledger.state_index import Book
 from storage.ledger.write_retry import Trouble
 from storage.ledger.writer import Stream, Waiting
@@ -62,7 +62,7 @@ class Ledger:
         *,
         book: Book,
         clock: Callable[[], float],
-        lifeboats: Path,
+        spill_folder: Path,
         name: str = MAIN,
         number: int = 1,
     ) -> None:
@@ -72,7 +72,7 @@ class Ledger:
         """The full histories as they stood before the ledger was opened."""
         self.stream = name
         """The stream's name: `main`, or `shard-0007.02` for the shard's second writer."""
-        self.picked_up = set[str]()
+        self.recovered = set[str]()
         """Lives of a shard for which spilled entries of its earlier writers were recovered."""
         self._objects = objects
         self._book = book
@@ -80,9 +80,9 @@ class Ledger:
         # The history of a life once all its queued entries are durable.
         self._ahead: dict[str, History] = {}
         self._closed = False
-        self._boarding = False
+        self._recovering = False
         self._heart: asyncio.Task[None] | None = None
-        self._harbour = Harbour(lifeboats, objects.root)
+        self._spill_files = SpillFolder(spill_folder, objects.root)
         self._trouble: str | None = None
         self._told: Callable[[str], None] | None = None
         self._stream = Stream(
@@ -104,7 +104,7 @@ class Ledger:
         take_over: bool = False,
         beat_s: float = BEAT_S,
         whole: bool = False,
-        lifeboats: Path = LIFEBOATS,
+        spill_folder: Path = SPILL_FOLDER,
     ) -> "Ledger":
         """Claim the next epoch, seal the older ones, and read what is on record.
 
@@ -124,9 +124,9 @@ class Ledger:
                 us.batch,
                 book=await fencing.settled(objects, us, whole=whole),
                 clock=clock,
-                lifeboats=lifeboats,
+                spill_folder=spill_folder,
             )
-            await ledger._board(ledger._take_aboard())
+            await ledger._recover(ledger._recover_spill())
         except BaseException:
             heart.cancel()
             raise
@@ -143,7 +143,7 @@ class Ledger:
         shard: int,
         before: Mapping[str, History] = MappingProxyType({}),
         clock: Callable[[], float] = time.time,
-        lifeboats: Path = LIFEBOATS,
+        spill_folder: Path = SPILL_FOLDER,
     ) -> "Ledger":
         """Claim a stream for a shard of a running batch; no other shard has its jobs.
 
@@ -155,7 +155,7 @@ class Ledger:
             LedgerError: there is no such batch, or what is there cannot be read.
         """
         # Upload all spilled entries: a shard can recover only those of its jobs.
-        await spill_recovery.cast_off(objects, Harbour(lifeboats, objects.root))
+        await spill_recovery.upload(objects, SpillFolder(spill_folder, objects.root))
         generation = await shard_stream.claim(objects, batch, shard, clock)
         ledger = cls(
             objects,
@@ -164,9 +164,9 @@ class Ledger:
             name=layout.shard(shard, generation),
             number=2,
             clock=clock,
-            lifeboats=lifeboats,
+            spill_folder=spill_folder,
         )
-        await ledger._board(ledger._pick_up())
+        await ledger._recover(ledger._recover_uploaded())
         return ledger
 
     @property
@@ -262,10 +262,10 @@ class Ledger:
         heard = [(entry, shard_stream.learn(self._book, entry)) for entry in every]
         return [(entry, history) for entry, history in heard if history is not None]
 
-    async def is_any_adrift(self) -> bool:
+    async def has_uploaded_spill(self) -> bool:
         """Whether the root has spilled entries that are not yet recovered."""
-        await spill_recovery.cast_off(self._objects, self._harbour)
-        return await spill_recovery.is_any_adrift(self._objects)
+        await spill_recovery.upload(self._objects, self._spill_files)
+        return await spill_recovery.has_uploaded(self._objects)
 
     async def told(self, keys: pl.DataFrame, folder: Path) -> Told:
         """Copy the histories of these jobs into a folder. Call after `close()`."""
@@ -282,13 +282,13 @@ class Ledger:
             if self._ahead[life] is waiting.history:
                 del self._ahead[life]
 
-    def adrift(self, some: Sequence[Waiting], segment: str) -> None:
+    def spill(self, some: Sequence[Waiting], segment: str) -> None:
         """Spill entries that could not be written, unless they are still in a spill file."""
-        if self._boarding:
+        if self._recovering:
             return
         name = self.batch if self.stream == MAIN else f"{self.batch}.{self.stream}"
-        lost = (Castaway.of(one.entry, one.was, segment) for one in some)
-        self._harbour.save(name, lost)
+        lost = (SpilledEntry.of(one.entry, one.was, segment) for one in some)
+        self._spill_files.save(name, lost)
 
     def _put(self, entry: Entry) -> Waiting:
         was = self._standing(entry.job)
@@ -314,23 +314,23 @@ class Ledger:
         if self._told is not None:
             self._told(why)
 
-    async def _board(self, some: Coroutine[None, None, None]) -> None:
-        self._boarding = True
+    async def _recover(self, some: Coroutine[None, None, None]) -> None:
+        self._recovering = True
         try:
             await some
         # Raise to the caller of `open` or `join`, and leave the root free.
         except (Exception, asyncio.CancelledError):
             await self.close()
             raise
-        self._boarding = False
+        self._recovering = False
 
-    async def _take_aboard(self) -> None:
-        await spill_recovery.fetch(self._objects, self._harbour)
-        for path in await asyncio.to_thread(self._harbour.arrivals):
-            await spill_recovery.board(self._objects, path, self._standing, self._put)
+    async def _recover_spill(self) -> None:
+        await spill_recovery.download(self._objects, self._spill_files)
+        for path in await asyncio.to_thread(self._spill_files.arrivals):
+            await spill_recovery.recover(self._objects, path, self._standing, self._put)
 
-    async def _pick_up(self) -> None:
-        self.picked_up = await spill_recovery.pick_up(
+    async def _recover_uploaded(self) -> None:
+        self.recovered = await spill_recovery.recover_uploaded(
             self._objects, self.before, self._standing, self._put
         )
 

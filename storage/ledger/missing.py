@@ -69,7 +69,7 @@ async def _ours(objects: Objects) -> str | None:
     """The key of an object that only a run can have written, on a root without claims."""
     async for stored in objects.list(layout.LEDGER):
         # A run that was killed before it claimed its epoch leaves these.
-        if stored.key != layout.ONCE and not stored.key.startswith(layout.KNOCKS):
+        if stored.key != layout.CREATE_ONLY and not stored.key.startswith(layout.CLOCK):
             return stored.key
     for folder, pattern in _PATTERNS.items():
         for stored in await objects.first(folder):

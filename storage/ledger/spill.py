@@ -32,7 +32,7 @@ from manifests.lifecycle import (
 from storage import checksum
 from storage.ledger.codec import LedgerError, dump, load
 
-LIFEBOATS: Final = Path("~/.local/state/nightreel/lifeboats")
+SPILL_FOLDER: Final = Path("~/.local/state/nightreel/spill")
 
 UNSENT: Final = Refused("never sent: nobody said that its intent was on record")
 
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Castaway:
+class SpilledEntry:
     """An entry that could not be put on record, and the state of its life then."""
 
     entry: Entry
@@ -117,19 +117,19 @@ class Castaway:
             raise LedgerError(f"{place}: {error!r} in {line[:200]!r}") from error
 
 
-class Harbour:
+class SpillFolder:
     """The spill files of one root on this machine."""
 
     def __init__(self, folder: Path, root: str) -> None:
         self._root = root
         self._folder = folder / sha256(root.encode()).hexdigest()[:16]
 
-    def save(self, name: str, lost: Iterable[Castaway]) -> None:
+    def save(self, name: str, lost: Iterable[SpilledEntry]) -> None:
         """Save entries durably, before their callers see the error. Never fails.
 
         It blocks on purpose: a cancelled caller must not lose them.
         """
-        lines = [castaway.dump() for castaway in _worth_saving([*lost])]
+        lines = [spilled.dump() for spilled in _worth_saving([*lost])]
         if not lines:
             return
         path = self._folder / f"{name}.jsonl"
@@ -182,8 +182,8 @@ class Harbour:
     def _taken(self, folder: Path) -> list[Path]:
         with _locked(folder):
             for path in folder.glob("*.jsonl"):
-                path.rename(path.with_suffix(f".{secrets.token_hex(4)}.boarding"))
-            return sorted(folder.glob("*.boarding"))
+                path.rename(path.with_suffix(f".{secrets.token_hex(4)}.recovering"))
+            return sorted(folder.glob("*.recovering"))
 
     def _append(self, path: Path, lines: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -195,14 +195,14 @@ class Harbour:
             os.fsync(folder)
 
 
-def _worth_saving(lost: list[Castaway]) -> list[Castaway]:
+def _worth_saving(lost: list[SpilledEntry]) -> list[SpilledEntry]:
     """All entries; an intent without a later entry was not sent, and is spilled as such."""
     followed = set[str]()
-    kept: list[Castaway] = []
-    for castaway in reversed(lost):
-        job, event = castaway.entry.job, castaway.entry.event
+    kept: list[SpilledEntry] = []
+    for spilled in reversed(lost):
+        job, event = spilled.entry.job, spilled.entry.event
         unsent = isinstance(event, Intended) and job not in followed
-        kept.append(castaway.unsent() if unsent else castaway)
+        kept.append(spilled.unsent() if unsent else spilled)
         followed.add(job)
     return kept[::-1]
 

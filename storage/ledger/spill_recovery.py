@@ -10,38 +10,38 @@ from manifests.lifecycle import Entry, History, IllegalTransitionError, Settled
 from storage import layout
 from storage.ledger import epoch_reader
 from storage.ledger.codec import LedgerError, unpack
-from storage.ledger.spill import Castaway, Harbour
+from storage.ledger.spill import SpilledEntry, SpillFolder
 from storage.ledger.writer import Waiting
 from storage.objects.client import DamagedError, MissingError, Objects
 
 log = logging.getLogger(__name__)
 
 
-async def cast_off(objects: Objects, harbour: Harbour) -> None:
+async def upload(objects: Objects, local: SpillFolder) -> None:
     """Upload this machine's spill files to the root, for the next batch to recover."""
-    for path in await asyncio.to_thread(harbour.arrivals):
+    for path in await asyncio.to_thread(local.arrivals):
         # Another process of this machine may upload or recover the same file.
         with suppress(FileNotFoundError):
             lines = await asyncio.to_thread(path.read_bytes)
-            await objects.put(layout.adrift(path.name), lines)
+            await objects.put(layout.spill(path.name), lines)
             await asyncio.to_thread(path.unlink)
 
 
-async def fetch(objects: Objects, harbour: Harbour) -> None:
+async def download(objects: Objects, local: SpillFolder) -> None:
     """Download the spill files that other machines uploaded to the root."""
-    async for stored in objects.list(layout.ADRIFT):
+    async for stored in objects.list(layout.SPILL):
         lines = await objects.get(stored.key)
         name = stored.key.rpartition("/")[2]
-        await asyncio.to_thread(harbour.take, name, lines)
+        await asyncio.to_thread(local.take, name, lines)
         await objects.delete(stored.key)
 
 
-async def is_any_adrift(objects: Objects) -> bool:
+async def has_uploaded(objects: Objects) -> bool:
     """Whether the root has uploaded spill files that no run has recovered."""
-    return bool([stored async for stored in objects.list(layout.ADRIFT)])
+    return bool([stored async for stored in objects.list(layout.SPILL)])
 
 
-async def pick_up(
+async def recover_uploaded(
     objects: Objects,
     lives: Mapping[str, History],
     standing: Callable[[str], History],
@@ -53,35 +53,35 @@ async def pick_up(
     batch. If we die before a file is deleted, the next batch finds its entries on record.
     """
     found = set[str]()
-    async for stored in objects.list(layout.ADRIFT):
+    async for stored in objects.list(layout.SPILL):
         try:
             lines = (await objects.get(stored.key)).splitlines(keepends=True)
         except MissingError:  # another shard has just taken the last of it
             continue
-        aboard: list[Waiting] = []
+        recorded: list[Waiting] = []
         left: list[bytes] = []
         for line in lines:
             try:
-                castaway = Castaway.load(line, objects.uri(stored.key))
-                ours = castaway.entry.job in lives
+                spilled = SpilledEntry.load(line, objects.uri(stored.key))
+                ours = spilled.entry.job in lives
                 # Only a batch can tell a new `Settled` from one that is on record already.
-                if not ours or isinstance(castaway.entry.event, Settled):
+                if not ours or isinstance(spilled.entry.event, Settled):
                     left.append(line)
-                elif waiting := await _aboard(objects, castaway, standing, put):
-                    aboard.append(waiting)
+                elif waiting := await _recorded(objects, spilled, standing, put):
+                    recorded.append(waiting)
             except (DamagedError, LedgerError, IllegalTransitionError):
                 left.append(line)
         if len(left) == len(lines):
             continue
-        await asyncio.gather(*(waiting.durable for waiting in aboard))
-        if aboard:
+        await asyncio.gather(*(waiting.durable for waiting in recorded))
+        if recorded:
             log.warning(
                 "ledger.spill_recovered file=%s entries=%d kept=%d entries that an earlier run could not write are on record now",
                 stored.key,
-                len(aboard),
+                len(recorded),
                 len(left),
             )
-        found |= {waiting.entry.job for waiting in aboard}
+        found |= {waiting.entry.job for waiting in recorded}
         if left:
             await objects.put(stored.key, b"".join(left))
         else:
@@ -89,7 +89,7 @@ async def pick_up(
     return found
 
 
-async def board(
+async def recover(
     objects: Objects,
     path: Path,
     standing: Callable[[str], History],
@@ -99,7 +99,7 @@ async def board(
 
     If an entry no longer fits the state of its life, the file is kept aside.
     """
-    aboard: list[Waiting] = []
+    recorded: list[Waiting] = []
     left = 0
     try:
         lines = (await asyncio.to_thread(path.read_bytes)).splitlines()
@@ -107,9 +107,9 @@ async def board(
         return
     for number, line in enumerate(lines, 1):
         try:
-            castaway = Castaway.load(line, f"{path} line {number}")
-            if waiting := await _aboard(objects, castaway, standing, put):
-                aboard.append(waiting)
+            spilled = SpilledEntry.load(line, f"{path} line {number}")
+            if waiting := await _recorded(objects, spilled, standing, put):
+                recorded.append(waiting)
         except (DamagedError, LedgerError, IllegalTransitionError) as error:
             left += 1
             log.error(  # noqa: TRY400 - the error is in the message
@@ -118,12 +118,12 @@ async def board(
                 number,
                 error,
             )
-    await asyncio.gather(*(waiting.durable for waiting in aboard))
-    if aboard or left:
+    await asyncio.gather(*(waiting.durable for waiting in recorded))
+    if recorded or left:
         log.warning(
             "ledger.spill_recovered file=%s entries=%d kept=%d entries that an earlier run could not write are on record now",
             path,
-            len(aboard),
+            len(recorded),
             left,
         )
     # If it was uploaded to the root meanwhile, it is recovered again, which is harmless.
@@ -134,9 +134,9 @@ async def board(
             await asyncio.to_thread(path.unlink)
 
 
-async def _aboard(
+async def _recorded(
     objects: Objects,
-    castaway: Castaway,
+    spilled: SpilledEntry,
     standing: Callable[[str], History],
     put: Callable[[Entry], Waiting],
 ) -> Waiting | None:
@@ -145,22 +145,22 @@ async def _aboard(
     Raises:
         IllegalTransitionError, LedgerError: it does not fit the state of its life.
     """
-    history = standing(castaway.entry.job)
-    if castaway.is_known(history) or await _landed(objects, castaway):
+    history = standing(spilled.entry.job)
+    if spilled.is_known(history) or await _is_on_record(objects, spilled):
         return None
-    return put(castaway.fitting(history))
+    return put(spilled.fitting(history))
 
 
-async def _landed(objects: Objects, castaway: Castaway) -> bool:
+async def _is_on_record(objects: Objects, spilled: SpilledEntry) -> bool:
     """Whether the store has the entry, although its answer was lost."""
-    entry = castaway.entry
+    entry = spilled.entry
     if isinstance(entry.event, Settled):
         # It leaves no mark in the history, and may have been recovered before a crash.
         async for some in epoch_reader.entries(objects, since=entry.at):
             if entry in some:
                 return True
     try:
-        segment = await objects.get(castaway.segment)
+        segment = await objects.get(spilled.segment)
     except MissingError:
         return False
-    return entry in unpack(segment, castaway.segment)
+    return entry in unpack(segment, spilled.segment)

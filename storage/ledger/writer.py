@@ -53,7 +53,7 @@ class Keeper(Protocol):
 
     def kept(self, some: Sequence[Waiting]) -> None: ...
 
-    def adrift(self, some: Sequence[Waiting], segment: str) -> None:
+    def spill(self, some: Sequence[Waiting], segment: str) -> None:
         """The entries are not on record, unless this segment is and its answer was lost."""
 
 
@@ -183,7 +183,7 @@ class Stream:
 
     def _lose(self, some: list[Waiting], error: LedgerError) -> None:
         try:
-            self._keeper.adrift(some, layout.segment(self._key, self._number))
+            self._keeper.spill(some, layout.segment(self._key, self._number))
         finally:
             for waiting in some:
                 if not waiting.durable.done():

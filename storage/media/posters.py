@@ -13,6 +13,7 @@ import av
 from av.container import InputContainer
 from PIL import Image
 
+from storage import layout
 from storage.objects.client import Objects
 from storage.objects.errors import ExistsError
 
@@ -44,7 +45,7 @@ class Posters:
             StorageError: the store is out of reach.
         """
         try:
-            await self._objects.create(f"posters/{job_id[:2]}/{job_id}.webp", webp)
+            await self._objects.create(layout.poster(job_id), webp)
         except ExistsError:
             return
 

@@ -6,17 +6,16 @@ The running batch is a `Night`. When it is over, its tables are written.
 import asyncio
 import logging
 import math
-import re
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
-from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from manifests.input.plan import Plan
+from storage import layout
 from storage.ledger import segments
 from storage.ledger.ledger import HeldError, Ledger, entries
 from storage.media.clips import Clips
@@ -44,9 +43,6 @@ WATCHER: ContextVar[Callable[[Night], None] | None] = ContextVar(
     "WATCHER", default=None
 )
 """Called in this process when a batch starts; the command line sets it."""
-
-
-_SHARD_MESSAGE: Final = re.compile(r"shards/(?P<epoch>\d+)-[^/]*/")
 
 
 async def refused(held: HeldError) -> None:
@@ -88,7 +84,7 @@ async def begun(  # noqa: PLR0913 - the parts of a run, each named once
             name=stem,
             clock=world.today,
             take_over=wanted.take_over,
-            lifeboats=world.lifeboats,
+            spill_folder=world.spill_folder,
         )
         ledger = await _opened(opening, on_held)
         try:
@@ -249,7 +245,7 @@ async def _fetching(night: Night, objects: Objects) -> AsyncGenerator[None]:
 
 async def _delete_old_messages(objects: Objects, batch: str) -> None:
     """Delete the messages between earlier batches and their shards, which are over."""
-    async for stored in objects.list("shards"):
-        found = _SHARD_MESSAGE.match(stored.key)
+    async for stored in objects.list(layout.SHARDS):
+        found = layout.MESSAGE.match(stored.key)
         if found and int(found["epoch"]) < segments.number(batch):
             await objects.delete(stored.key)

@@ -147,7 +147,7 @@ class Away:
         Record what their runs could not record, and take the risks that the owner allows.
         """
         risky = any(lane.risk_usd for lane in self._lanes.all)
-        if not risky and not await self._allowed(self._ledger.is_any_adrift):
+        if not risky and not await self._allowed(self._ledger.has_uploaded_spill):
             return
         for account, pace in {x.account: x.pace for x in self._lanes.all}.items():
             # The latest submits of the shards count for the present minute.
@@ -177,7 +177,7 @@ class Away:
                 world=self._world,
                 budget_usd=None if budget_usd is None else budget_usd - purse.spent_usd,
             ) as night:
-                night.engine.again |= night.ledger.picked_up
+                night.engine.again |= night.ledger.recovered
                 with self._night.engine.stops(night.engine):
                     await night.mend()
                 for job in jobs:

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
+from storage import layout
 from storage.ledger.owner import claimant
 from storage.objects.client import MissingError, Objects
 from tasks.batch.batch import Night
@@ -99,7 +100,7 @@ class Seat:
 
     async def _listen(self) -> None:
         try:
-            key = mailbox.deal_key(self._batch)
+            key = layout.grant(self._batch)
             data = await self._objects.get(key)
         except MissingError:
             deal = None
@@ -178,7 +179,7 @@ class Seat:
 
     async def _tell(self, report: Report, *, last: bool = False) -> None:
         generation = self._generation
-        key = mailbox.hand_key(self._batch, self._shard, generation, last=last)
+        key = layout.usage(self._batch, self._shard, generation, last=last)
         await self._objects.put(key, report.dump())
 
     def _report(self, *, done: bool = False) -> Report:

@@ -2,15 +2,14 @@
 
     shards/<batch>/0007.parquet       its rows of the manifest: see `manifests.input.shard_extract`
     shards/<batch>/0007.json          the errand: all else that a run needs; put last, deleted first
-    shards/<batch>/0007.02.hand.json  the report of its second run: see `quota`
-    shards/<batch>/0007.02.last.hand.json   the last report, which no late put replaces
-    shards/<batch>/deal.json          the amounts that each run may use
+    shards/<batch>/0007.02.usage.json the report of its second run: see `quota`
+    shards/<batch>/0007.02.last.usage.json  the last report, which no late put replaces
+    shards/<batch>/grant.json         the amounts that each run may use
 
 They are deleted when the shard, or the batch, is over. A run that claims its shard and then
 finds no errand has come too late.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
@@ -22,7 +21,7 @@ import orjson
 from manifests.accounting.totals import LaneTotals
 from manifests.checkpoint.columns import dumped, loaded
 from manifests.lifecycle import History
-from storage import checksum
+from storage import checksum, layout
 from storage.ledger.codec import LedgerError
 from storage.ledger.owner import Holder
 from storage.objects.client import DamagedError, MissingError, Objects
@@ -35,10 +34,6 @@ LOCAL_S: Final = 0.5
 """Seconds between two reports, if requests to the store are free..."""
 REMOTE_S: Final = 3.0
 """... and if they cost money."""
-
-_HAND: Final = re.compile(
-    r"/(?P<shard>\d+)\.(?P<generation>\d+)(?P<last>\.last)?\.hand\.json$"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,31 +155,12 @@ def beat_s(objects: Objects) -> float:
     return REMOTE_S if objects.remote else LOCAL_S
 
 
-def folder(batch: str) -> str:
-    return f"shards/{batch}"
-
-
-def deal_key(batch: str) -> str:
-    return f"{folder(batch)}/deal.json"
-
-
-def hand_key(batch: str, shard: int, generation: int, *, last: bool = False) -> str:
-    word = "last.hand" if last else "hand"
-    return f"{folder(batch)}/{shard:04d}.{generation:02d}.{word}.json"
-
-
-def _keys(batch: str, shard: int) -> tuple[str, str]:
-    stem = f"{folder(batch)}/{shard:04d}"
-    return f"{stem}.json", f"{stem}.parquet"
-
-
 async def give(
     objects: Objects, batch: str, shard: int, errand: Errand, slip: Path
 ) -> None:
     """Write an errand, for the run of the shard."""
-    told, rows = _keys(batch, shard)
-    await objects.put_file(rows, slip)
-    await objects.put(told, errand.dump())
+    await objects.put_file(layout.shard_rows(batch, shard), slip)
+    await objects.put(layout.shard_order(batch, shard), errand.dump())
 
 
 async def take(objects: Objects, batch: str, shard: int, slip: Path) -> Errand:
@@ -194,7 +170,7 @@ async def take(objects: Objects, batch: str, shard: int, slip: Path) -> Errand:
         LedgerError: there is no such errand, or it was withdrawn.
         DamagedError: the errand, or the file with its rows, is damaged.
     """
-    told, rows = _keys(batch, shard)
+    told, rows = layout.shard_order(batch, shard), layout.shard_rows(batch, shard)
     try:
         errand = Errand.load(await objects.get(told), objects.uri(told))
         digest = await objects.get_file(rows, slip)
@@ -210,7 +186,7 @@ async def take(objects: Objects, batch: str, shard: int, slip: Path) -> Errand:
 async def is_on(objects: Objects, batch: str, shard: int) -> bool:
     """Whether a shard is still to be run."""
     try:
-        await objects.get(_keys(batch, shard)[0])
+        await objects.get(layout.shard_order(batch, shard))
     except MissingError:
         return False
     return True
@@ -218,27 +194,27 @@ async def is_on(objects: Objects, batch: str, shard: int) -> bool:
 
 async def withdraw(objects: Objects, batch: str, shard: int) -> None:
     """Withdraw the errand: no run starts the shard any more."""
-    for key in _keys(batch, shard):
-        await objects.delete(key)
+    await objects.delete(layout.shard_order(batch, shard))
+    await objects.delete(layout.shard_rows(batch, shard))
 
 
 async def clear(objects: Objects, batch: str) -> None:
     """Delete all messages of this batch. A batch that took over has a separate folder."""
-    async for stored in objects.list(folder(batch)):
+    async for stored in objects.list(layout.messages(batch)):
         await objects.delete(stored.key)
 
 
 async def hands(objects: Objects, batch: str) -> dict[int, list[str]]:
     """By shard: the keys of its runs' reports, the oldest first."""
     found: dict[int, list[str]] = {}
-    async for stored in objects.list(folder(batch)):
-        if said := _HAND.search(stored.key):
+    async for stored in objects.list(layout.messages(batch)):
+        if said := layout.USAGE.fullmatch(stored.key):
             found.setdefault(int(said["shard"]), []).append(stored.key)
     return {shard: sorted(keys, key=_age) for shard, keys in found.items()}
 
 
 def _age(key: str) -> tuple[int, bool]:
-    said = _HAND.search(key)
+    said = layout.USAGE.fullmatch(key)
     return (int(said["generation"]), said["last"] is not None) if said else (0, False)
 
 

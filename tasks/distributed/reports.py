@@ -13,6 +13,7 @@ from math import inf
 from typing import Final
 
 from manifests.lifecycle import Entry, History, Intended
+from storage import layout
 from storage.ledger import shard_stream
 from storage.ledger.ledger import LedgerError
 from storage.objects.client import DamagedError, MissingError, StorageError
@@ -292,7 +293,7 @@ class Table:
             stop=self._night.engine.stopped,
             grace_s=self._grace_s(),
         )
-        key = mailbox.deal_key(self._ledger.batch)
+        key = layout.grant(self._ledger.batch)
         await self._objects.put(key, deal.dump())
 
     def _grace_s(self) -> float:

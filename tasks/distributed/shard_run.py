@@ -105,7 +105,7 @@ async def joined(  # noqa: PLR0913 - as `run_shard`
             shard=shard,
             before=errand.before,
             clock=world.today,
-            lifeboats=world.lifeboats,
+            spill_folder=world.spill_folder,
         )
         try:
             if not await mailbox.is_on(objects, batch, shard):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from storage.ledger.spill import LIFEBOATS
+from storage.ledger.spill import SPILL_FOLDER
 from storage.media import mp4
 from storage.objects.client import Objects
 from tasks.engine.download import Check
@@ -27,7 +27,7 @@ class World:
 
     objects: Callable[[str], Objects] = _kept
     """Opens the store below a root URI."""
-    lifeboats: Path = LIFEBOATS
+    spill_folder: Path = SPILL_FOLDER
     """The folder on this machine for events that could not be written to the store."""
     clients: Callable[[], AbstractAsyncContextManager[Clients]] = connected
     check: Check = mp4.check

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import re
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -28,9 +27,6 @@ from storage.ledger.ledger import read
 from storage.objects.client import DamagedError, Objects, StorageError
 
 log = logging.getLogger(__name__)
-
-_CLIPS: Final = re.compile(r"tables/clips/batch=[^/]+/[^/]+\.parquet")
-_ATTEMPTS: Final = re.compile(r"tables/attempts/batch=[^/]+/[^/]+\.parquet")
 
 ASKED: Final = (
     "image",
@@ -97,12 +93,10 @@ async def _found(
     objects: Objects, jobs: Collection[str]
 ) -> AsyncIterator[dict[str, dict[str, Any]]]:
     """Yield what each table says of these jobs, until none of them are left."""
-    tables = (
-        [x.key async for x in objects.list(f"{layout.TABLES}/clips")] if jobs else []
-    )
+    tables = [x.key async for x in objects.list(layout.tables("clips"))] if jobs else []
     unread = 0
     # Newest first: a job that is under way was seldom asked for long ago.
-    for key in filter(_CLIPS.fullmatch, reversed(tables)):
+    for key in filter(layout.TABLE.fullmatch, reversed(tables)):
         if not jobs:
             return
         try:
@@ -144,12 +138,14 @@ async def retell(
     outcomes = Outcomes(histories=histories, reasons={})
     before, after = folder / "before.parquet", folder / "after.parquet"
     for key in [stored.key async for stored in objects.list(layout.TABLES)]:
-        if _CLIPS.fullmatch(key):
-            change = partial(retold_clips, before, after, outcomes, jobs)
-        elif _ATTEMPTS.fullmatch(key):
-            change = partial(retold_attempts, before, after, entries, jobs)
-        else:
-            continue
+        found = layout.TABLE.fullmatch(key)
+        match found and found["table"]:
+            case "clips":
+                change = partial(retold_clips, before, after, outcomes, jobs)
+            case "attempts":
+                change = partial(retold_attempts, before, after, entries, jobs)
+            case _:
+                continue
         before.write_bytes(await objects.get(key))
         try:
             with readable(objects.uri(key), DamagedError):

@@ -79,7 +79,7 @@ def line_with(run: Running, words: str) -> str:
 
 def taken(bench) -> int:
     """The number of manifest versions that runs have taken."""
-    return len([*(bench.folder / "root/inbox/taken").glob("*.json")])
+    return len([*(bench.folder / "root/inbox/claimed").glob("*.json")])
 
 
 def summary(**more: Any) -> Summary:

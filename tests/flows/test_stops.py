@@ -55,7 +55,7 @@ def test_cancelled_batch_stops_buying_and_a_retry_continues(house, clip):
         cancelling = {"type": "CANCELLING", "name": "Cancelling"}
         prefect.post(f"flow_runs/{run}/set_state", state=cancelling)
         first = ended(house, run)
-        kept = [*(bench.folder / "root/inbox/taken").iterdir()]
+        kept = [*(bench.folder / "root/inbox/claimed").iterdir()]
         bought = len(bench.bought)
         again = {"type": "SCHEDULED", "name": "AwaitingRetry"}
         prefect.post(f"flow_runs/{run}/set_state", state=again, force=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from storage.layout import ONCE
+from storage.layout import CREATE_ONLY
 from storage.ledger.ledger import Ledger, LedgerError
 from storage.objects.client import Objects
 from tests.storage.lives import INTENDED, job, keys
@@ -36,14 +36,14 @@ async def test_overwriting_server_is_refused(
     relay = Relay(s3_port, careless)
     through(relay.start())
 
-    message = f"^{s3_root}: this store put {ONCE} a second time"
+    message = f"^{s3_root}: this store put {CREATE_ONLY} a second time"
     with pytest.raises(LedgerError, match=message):
         await Ledger.open(Objects.open(s3_root), name="night")
     # The check does not end with the first run.
     with pytest.raises(LedgerError, match=message):
         await Ledger.open(Objects.open(s3_root), name="night")
 
-    assert await keys(Objects.open(s3_root)) == [ONCE]
+    assert await keys(Objects.open(s3_root)) == [CREATE_ONLY]
     relay.stop()
 
 
@@ -58,7 +58,7 @@ def test_runs_at_once_on_an_overwriting_store_are_refused():
         )
 
         assert [type(one) for one in told] == [LedgerError] * 3
-        assert [*store.kept] == [ONCE]
+        assert [*store.kept] == [CREATE_ONLY]
 
     run(night)
 
@@ -83,7 +83,7 @@ def test_from_the_second_run_on_it_is_put_once_and_looked_at():
         await (await Ledger.open(store.objects(), name="first")).close()
         store.asked.clear()
         await (await Ledger.open(store.objects(), name="second")).close()
-        return [what for what, path, _ in store.asked if path == ONCE]
+        return [what for what, path, _ in store.asked if path == CREATE_ONLY]
 
     assert run(night) == ["put", "get"]
 
@@ -93,4 +93,4 @@ async def test_a_local_disk_is_not_asked(tmp_path: Path):
 
     await (await Ledger.open(objects, name="night")).close()
 
-    assert ONCE not in await keys(objects)
+    assert CREATE_ONLY not in await keys(objects)

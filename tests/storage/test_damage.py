@@ -19,7 +19,7 @@ from storage.ledger.codec import LedgerError
 from storage.ledger.epoch_reader import bind, entries, recalled, told
 from storage.ledger.ledger import Ledger
 from storage.ledger.segments import MAIN
-from storage.ledger.spill import Castaway
+from storage.ledger.spill import SpilledEntry
 from storage.objects.client import DamagedError, MissingError, Objects
 from tests.storage.lives import INTENDED, job, keys
 from tests.storage.simulated import Simulated, run
@@ -322,13 +322,13 @@ async def test_damaged_sign_of_life_keeps_nobody_out(memory):
 
 def test_flipped_byte_in_spilled_entry():
     """A spilled entry with a flipped byte is not recorded as another entry."""
-    one = Castaway.of(EPOCH_1[1], History(), "ledger/000001-night/main/1")
+    one = SpilledEntry.of(EPOCH_1[1], History(), "ledger/000001-night/main/1")
     line = one.dump()
-    assert Castaway.load(line, "x") == one
+    assert SpilledEntry.load(line, "x") == one
 
     for at in range(len(line)):
         with pytest.raises(DamagedError, match="x: damaged"):
-            Castaway.load(flipped(line, at), "x")
+            SpilledEntry.load(flipped(line, at), "x")
 
 
 async def test_flipped_byte_in_json():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from storage import layout
 from storage.layout import HOLDER
 from storage.ledger.ledger import FencedError, HeldError, Ledger
 from storage.ledger.owner import BEAT_S, SILENT_S, Holder, born, claimant
@@ -72,7 +73,7 @@ async def test_refused_run_leaves_no_trace(objects: Objects):
     with pytest.raises(HeldError):
         await Ledger.open(objects, name="second")
 
-    assert not await keys(objects, "ledger/knocks")
+    assert not await keys(objects, layout.CLOCK)
     assert not [key for key in await keys(objects) if "000002" in key]
     await holder.close()
 
@@ -384,7 +385,7 @@ async def test_closing_run_learns_of_its_successor(
 # -- claims
 
 
-def test_who_may_not_delete_its_knock_is_judged_all_the_same(
+def test_run_that_may_not_delete_is_judged_all_the_same(
     simulated: Simulated,
 ):
     async def no_deletes(what: str, path: str) -> None:

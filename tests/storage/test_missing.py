@@ -123,9 +123,14 @@ async def test_ledger_missing_and_something_left(
 async def test_other_objects_are_no_trace(objects: Objects):
     """A new root may have an inbox's register, a pause, and other files of its
     owner."""
-    for key in ("paused.json", "inbox/taken/x.json", "clips/mine.mp4", "tables/a.csv"):
+    for key in (
+        "paused.json",
+        "inbox/claimed/x.json",
+        "clips/mine.mp4",
+        "tables/a.csv",
+    ):
         await objects.put(key, b"x")
-    await objects.put(layout.ONCE, b"{}")
+    await objects.put(layout.CREATE_ONLY, b"{}")
 
     await lived(objects, "one")
 

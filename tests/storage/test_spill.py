@@ -71,7 +71,7 @@ def lost_and_then_refused(
 
 async def spilled_batch(store: Simulated, folder: Path, **events: list[Event]) -> None:
     """Run a batch whose store refuses every event after each job's first one."""
-    ledger = await Ledger.open(store.objects(), name="wrecked", lifeboats=folder)
+    ledger = await Ledger.open(store.objects(), name="wrecked", spill_folder=folder)
     for name, (first, *_) in events.items():
         await ledger.record(job(name), first)
     store.before = refuse
@@ -107,7 +107,9 @@ def test_next_run_here_records_the_spill(
         assert spill_file.name == "000001-wrecked.jsonl"
         assert f"ledger.spilled file={spill_file} entries=3" in caplog.text
 
-        saved = await Ledger.open(simulated.objects(), name="next", lifeboats=tmp_path)
+        saved = await Ledger.open(
+            simulated.objects(), name="next", spill_folder=tmp_path
+        )
 
         assert saved.history(job("a")).state is State.GENERATED
         assert saved.history(job("a")).ticket == TICKET
@@ -136,13 +138,15 @@ def test_outdated_spilled_entry_is_kept_aside(
         # A run elsewhere learned that the provider does not know the job, and
         # continued.
         elsewhere = await Ledger.open(
-            simulated.objects(), name="other", lifeboats=tmp_path / "elsewhere"
+            simulated.objects(), name="other", spill_folder=tmp_path / "elsewhere"
         )
         await elsewhere.record(job("a"), Refused("unknown to its provider"))
         await elsewhere.record(job("a"), INTENDED)
         await elsewhere.close()
 
-        here = await Ledger.open(simulated.objects(), name="here", lifeboats=tmp_path)
+        here = await Ledger.open(
+            simulated.objects(), name="here", spill_folder=tmp_path
+        )
 
         assert here.history(job("a")).state is State.IN_DOUBT
         assert here.history(job("b")).state is State.PENDING
@@ -152,7 +156,7 @@ def test_outdated_spilled_entry_is_kept_aside(
         await here.close()
         # It is not examined again.
         await (
-            await Ledger.open(simulated.objects(), name="next", lifeboats=tmp_path)
+            await Ledger.open(simulated.objects(), name="next", spill_folder=tmp_path)
         ).close()
         assert spill_files(tmp_path, "kept") == [kept]
 
@@ -171,7 +175,7 @@ def test_spilled_entry_on_record_is_not_recorded_twice(
 
     async def night() -> None:
         ledger = await Ledger.open(
-            simulated.objects(), name="night", lifeboats=tmp_path
+            simulated.objects(), name="night", spill_folder=tmp_path
         )
         await ledger.record(job("a"), INTENDED)
         simulated.after = lose_answer
@@ -185,7 +189,7 @@ def test_spilled_entry_on_record_is_not_recorded_twice(
         await ledger.close()
 
         following = await Ledger.open(
-            simulated.objects(), name="next", lifeboats=tmp_path
+            simulated.objects(), name="next", spill_folder=tmp_path
         )
 
         assert all(isinstance(one, LedgerError) for one in told)
@@ -202,7 +206,7 @@ def test_given_up_intent_on_record_is_no_doubt(simulated: Simulated, tmp_path: P
     """An intent that was given up leaves no doubt, even if it is on record."""
 
     async def night() -> None:
-        failed = await Ledger.open(simulated.objects(), name="w", lifeboats=tmp_path)
+        failed = await Ledger.open(simulated.objects(), name="w", spill_folder=tmp_path)
         simulated.after = lost_and_then_refused(simulated)
         told = await asyncio.gather(
             *(failed.record(job(name), INTENDED) for name in "abc"),
@@ -211,7 +215,9 @@ def test_given_up_intent_on_record_is_no_doubt(simulated: Simulated, tmp_path: P
         simulated.before = simulated.after = None
         await failed.close()
 
-        saved = await Ledger.open(simulated.objects(), name="next", lifeboats=tmp_path)
+        saved = await Ledger.open(
+            simulated.objects(), name="next", spill_folder=tmp_path
+        )
 
         # All intents failed for their callers, but all of them are on record.
         assert [type(one) for one in told] == [LedgerError] * 3
@@ -231,7 +237,7 @@ def test_given_up_intent_off_record_leaves_nothing(
     """An intent that was given up and is not on record leaves nothing behind."""
 
     async def night() -> None:
-        failed = await Ledger.open(simulated.objects(), name="w", lifeboats=tmp_path)
+        failed = await Ledger.open(simulated.objects(), name="w", spill_folder=tmp_path)
         simulated.before = refuse
         with pytest.raises(LedgerError):
             await failed.record(job("a"), INTENDED)
@@ -240,7 +246,9 @@ def test_given_up_intent_off_record_leaves_nothing(
         assert spill_files(tmp_path)
         caplog.clear()
 
-        following = await Ledger.open(simulated.objects(), name="n", lifeboats=tmp_path)
+        following = await Ledger.open(
+            simulated.objects(), name="n", spill_folder=tmp_path
+        )
 
         assert following.history(job("a")) == NEW
         assert not spill_files(tmp_path, "*")
@@ -255,7 +263,7 @@ def test_an_intent_that_was_given_up_frees_no_later_one(
     simulated: Simulated, tmp_path: Path
 ):
     async def night() -> None:
-        failed = await Ledger.open(simulated.objects(), name="w", lifeboats=tmp_path)
+        failed = await Ledger.open(simulated.objects(), name="w", spill_folder=tmp_path)
         simulated.after = lost_and_then_refused(simulated)
         with pytest.raises(LedgerError):
             await failed.record(job("a"), INTENDED)
@@ -263,13 +271,13 @@ def test_an_intent_that_was_given_up_frees_no_later_one(
         await failed.close()
         # A run elsewhere found a doubt, risked it, submitted, and died.
         elsewhere = await Ledger.open(
-            simulated.objects(), name="other", lifeboats=tmp_path / "elsewhere"
+            simulated.objects(), name="other", spill_folder=tmp_path / "elsewhere"
         )
         await elsewhere.record(job("a"), Risked("0.10 USD"))
         await elsewhere.record(job("a"), INTENDED)
 
         here = await Ledger.open(
-            simulated.objects(), name="here", take_over=True, lifeboats=tmp_path
+            simulated.objects(), name="here", take_over=True, spill_folder=tmp_path
         )
 
         assert here.history(job("a")).state is State.IN_DOUBT
@@ -286,7 +294,7 @@ def test_spilled_intent_with_a_ticket_is_not_unsent(
     """A spilled ticket survives a run that could record only its intent."""
 
     async def night() -> None:
-        failed = await Ledger.open(simulated.objects(), name="w", lifeboats=tmp_path)
+        failed = await Ledger.open(simulated.objects(), name="w", spill_folder=tmp_path)
         simulated.before = refuse
         meant = asyncio.create_task(failed.record(job("a"), INTENDED))
         await asyncio.sleep(0)
@@ -300,13 +308,13 @@ def test_spilled_intent_with_a_ticket_is_not_unsent(
         simulated.before = slow_to_say_what_landed
         simulated.after = lost_and_then_refused(simulated)
         with pytest.raises(LedgerError):
-            await Ledger.open(simulated.objects(), name="next", lifeboats=tmp_path)
+            await Ledger.open(simulated.objects(), name="next", spill_folder=tmp_path)
         simulated.before = simulated.after = None
         # The first spill file still holds all entries.
         assert not spill_files(tmp_path)
 
         last = await Ledger.open(
-            simulated.objects(), name="last", take_over=True, lifeboats=tmp_path
+            simulated.objects(), name="last", take_over=True, spill_folder=tmp_path
         )
 
         assert last.before[job("a")].state is State.IN_DOUBT
@@ -319,42 +327,44 @@ def test_spilled_intent_with_a_ticket_is_not_unsent(
 
 async def test_record_after_a_takeover_is_spilled(objects: Objects, tmp_path: Path):
     """A run that was taken over spills what it can no longer record."""
-    spill_folder = tmp_path / "boats"
-    old = await Ledger.open(objects, name="old", lifeboats=spill_folder)
+    spill_folder = tmp_path / "spill"
+    old = await Ledger.open(objects, name="old", spill_folder=spill_folder)
     await old.record(job("a"), INTENDED)
-    new = await Ledger.open(objects, name="new", take_over=True, lifeboats=spill_folder)
+    new = await Ledger.open(
+        objects, name="new", take_over=True, spill_folder=spill_folder
+    )
 
     with pytest.raises(FencedError):
         await old.record(job("a"), Accepted(TICKET))
 
     await old.close()
     await new.close()
-    last = await Ledger.open(objects, name="last", lifeboats=spill_folder)
+    last = await Ledger.open(objects, name="last", spill_folder=spill_folder)
     assert last.history(job("a")).ticket == TICKET
     await last.close()
 
 
 async def test_record_after_close_is_spilled(objects: Objects, tmp_path: Path):
     """An event that arrives after the ledger is closed is spilled."""
-    ledger = await Ledger.open(objects, name="night", lifeboats=tmp_path / "boats")
+    ledger = await Ledger.open(objects, name="night", spill_folder=tmp_path / "spill")
     await ledger.record(job("a"), INTENDED)
     await ledger.close()
 
     with pytest.raises(LedgerError, match="closed"):
         await ledger.record(job("a"), Accepted(TICKET))
 
-    following = await Ledger.open(objects, name="next", lifeboats=tmp_path / "boats")
+    following = await Ledger.open(objects, name="next", spill_folder=tmp_path / "spill")
     assert following.history(job("a")).ticket == TICKET
     await following.close()
 
 
 async def test_each_shard_has_its_own_spill_file(objects: Objects, tmp_path: Path):
     """A shard spills into a file with the shard's number."""
-    folder = tmp_path / "boats"
-    ledger = await Ledger.open(objects, name="night", lifeboats=folder)
-    shard = await Ledger.join(objects, batch=ledger.batch, shard=3, lifeboats=folder)
+    folder = tmp_path / "spill"
+    ledger = await Ledger.open(objects, name="night", spill_folder=folder)
+    shard = await Ledger.join(objects, batch=ledger.batch, shard=3, spill_folder=folder)
     await shard.record(job("a"), INTENDED)
-    newer = await Ledger.join(objects, batch=ledger.batch, shard=3, lifeboats=folder)
+    newer = await Ledger.join(objects, batch=ledger.batch, shard=3, spill_folder=folder)
     with pytest.raises(FencedError):
         await shard.record(job("a"), Accepted(TICKET))
 
@@ -369,50 +379,52 @@ async def test_spill_of_a_worker_reaches_the_next_batch(
     objects: Objects, tmp_path: Path
 ):
     """A spill file on a machine that only runs shards reaches the next batch."""
-    batch = await Ledger.open(objects, name="night", lifeboats=tmp_path / "ours")
+    batch = await Ledger.open(objects, name="night", spill_folder=tmp_path / "ours")
     worker = tmp_path / "worker"
-    shard = await Ledger.join(objects, batch=batch.batch, shard=3, lifeboats=worker)
+    shard = await Ledger.join(objects, batch=batch.batch, shard=3, spill_folder=worker)
     await shard.record(job("a"), INTENDED)
     newer = await Ledger.join(
-        objects, batch=batch.batch, shard=3, lifeboats=tmp_path / "another"
+        objects, batch=batch.batch, shard=3, spill_folder=tmp_path / "another"
     )
     with pytest.raises(FencedError):
         await shard.record(job("a"), Accepted(TICKET))
     assert spill_files(worker)
-    other = await Ledger.join(objects, batch=batch.batch, shard=4, lifeboats=worker)
+    other = await Ledger.join(objects, batch=batch.batch, shard=4, spill_folder=worker)
     for one in (shard, newer, other, batch):
         await one.close()
 
-    following = await Ledger.open(objects, name="next", lifeboats=tmp_path / "ours")
+    following = await Ledger.open(objects, name="next", spill_folder=tmp_path / "ours")
 
     assert following.history(job("a")).ticket == TICKET
     assert not [*spill_files(worker, "*.*"), *spill_files(tmp_path / "ours", "*.*")]
-    assert [stored.key async for stored in objects.list("adrift")] == []
+    assert [stored.key async for stored in objects.list("spill")] == []
     await following.close()
 
 
 async def test_next_run_of_a_shard_records_its_spill(objects: Objects, tmp_path: Path):
     """A shard's next run records the entries that an earlier run of it spilled."""
-    batch = await Ledger.open(objects, name="night", lifeboats=tmp_path / "ours")
+    batch = await Ledger.open(objects, name="night", spill_folder=tmp_path / "ours")
     worker, another = tmp_path / "worker", tmp_path / "another"
-    first = await Ledger.join(objects, batch=batch.batch, shard=3, lifeboats=worker)
+    first = await Ledger.join(objects, batch=batch.batch, shard=3, spill_folder=worker)
     await first.record(job("a"), INTENDED)
-    second = await Ledger.join(objects, batch=batch.batch, shard=3, lifeboats=another)
+    second = await Ledger.join(
+        objects, batch=batch.batch, shard=3, spill_folder=another
+    )
     with pytest.raises(FencedError):
         await first.record(job("a"), Accepted(TICKET))
     # Another shard does not touch it.
-    other = await Ledger.join(objects, batch=batch.batch, shard=4, lifeboats=worker)
-    assert not other.picked_up
-    assert await keys(objects, "adrift")
+    other = await Ledger.join(objects, batch=batch.batch, shard=4, spill_folder=worker)
+    assert not other.recovered
+    assert await keys(objects, "spill")
 
-    third = await Ledger.join(objects, batch=batch.batch, shard=3, lifeboats=another)
+    third = await Ledger.join(objects, batch=batch.batch, shard=3, spill_folder=another)
 
-    assert third.picked_up == {job("a")}
+    assert third.recovered == {job("a")}
     assert third.history(job("a")).ticket == TICKET
-    assert not await keys(objects, "adrift")
+    assert not await keys(objects, "spill")
     await third.record(job("a"), Generated())
-    fourth = await Ledger.join(objects, batch=batch.batch, shard=3, lifeboats=worker)
-    assert not fourth.picked_up
+    fourth = await Ledger.join(objects, batch=batch.batch, shard=3, spill_folder=worker)
+    assert not fourth.recovered
     assert fourth.history(job("a")).state is State.GENERATED
     for one in (first, second, other, third, fourth, batch):
         await one.close()
@@ -423,10 +435,10 @@ async def test_spill_is_split_between_shards_and_batch(
 ):
     """Each shard records its own jobs' spilled entries, and the batch the others."""
     worker, ours = tmp_path / "worker", tmp_path / "ours"
-    old = await Ledger.open(objects, name="old", lifeboats=worker)
+    old = await Ledger.open(objects, name="old", spill_folder=worker)
     for name in "abc":
         await old.record(job(name), INTENDED)
-    batch = await Ledger.open(objects, name="new", take_over=True, lifeboats=ours)
+    batch = await Ledger.open(objects, name="new", take_over=True, spill_folder=ours)
     told = await asyncio.gather(
         *(
             old.record(job(name), Accepted(Ticket("fal", f"t-{name}")))
@@ -443,15 +455,15 @@ async def test_spill_is_split_between_shards_and_batch(
             batch=batch.batch,
             shard=number,
             before={job(name): batch.history(job(name))},
-            lifeboats=worker,
+            spill_folder=worker,
         )
         for number, name in enumerate("ab")
     ]
 
-    assert [one.picked_up for one in shards] == [{job("a")}, {job("b")}]
+    assert [one.recovered for one in shards] == [{job("a")}, {job("b")}]
     for one in (*shards, batch):
         await one.close()
-    last = await Ledger.open(objects, name="last", lifeboats=ours)
+    last = await Ledger.open(objects, name="last", spill_folder=ours)
     for name in "abc":
         assert last.history(job(name)).ticket == Ticket("fal", f"t-{name}")
     events = [entry.event for entry in await ledgers.read(objects)]
@@ -464,22 +476,24 @@ async def test_outdated_ticket_is_picked_up_by_no_shard(
     objects: Objects, tmp_path: Path
 ):
     """No shard picks up a spilled ticket of a job that has a newer attempt."""
-    batch = await Ledger.open(objects, name="night", lifeboats=tmp_path / "ours")
+    batch = await Ledger.open(objects, name="night", spill_folder=tmp_path / "ours")
     worker, another = tmp_path / "worker", tmp_path / "another"
-    first = await Ledger.join(objects, batch=batch.batch, shard=3, lifeboats=worker)
+    first = await Ledger.join(objects, batch=batch.batch, shard=3, spill_folder=worker)
     await first.record(job("a"), INTENDED)
-    second = await Ledger.join(objects, batch=batch.batch, shard=3, lifeboats=another)
+    second = await Ledger.join(
+        objects, batch=batch.batch, shard=3, spill_folder=another
+    )
     with pytest.raises(FencedError):
         await first.record(job("a"), Accepted(TICKET))
     await second.record(job("a"), Risked("0.10 USD"))
     await second.record(job("a"), INTENDED)
 
-    third = await Ledger.join(objects, batch=batch.batch, shard=3, lifeboats=worker)
+    third = await Ledger.join(objects, batch=batch.batch, shard=3, spill_folder=worker)
 
     assert third.history(job("a")).state is State.IN_DOUBT
-    assert not third.picked_up
+    assert not third.recovered
     # A person may want to know of it: the next batch keeps it aside, and reports it.
-    assert await keys(objects, "adrift")
+    assert await keys(objects, "spill")
     for one in (first, second, third, batch):
         await one.close()
 
@@ -488,26 +502,26 @@ async def test_shards_that_begin_at_once_share_a_spill(
     objects: Objects, tmp_path: Path
 ):
     """Shards that begin at once on one machine send its spill file without loss."""
-    batch = await Ledger.open(objects, name="night", lifeboats=tmp_path / "ours")
+    batch = await Ledger.open(objects, name="night", spill_folder=tmp_path / "ours")
     worker = tmp_path / "worker"
-    first = await Ledger.join(objects, batch=batch.batch, shard=1, lifeboats=worker)
+    first = await Ledger.join(objects, batch=batch.batch, shard=1, spill_folder=worker)
     await first.record(job("a"), INTENDED)
     newer = await Ledger.join(
-        objects, batch=batch.batch, shard=1, lifeboats=tmp_path / "another"
+        objects, batch=batch.batch, shard=1, spill_folder=tmp_path / "another"
     )
     with pytest.raises(FencedError):
         await first.record(job("a"), Accepted(TICKET))
 
     some = await asyncio.gather(
         *(
-            Ledger.join(objects, batch=batch.batch, shard=shard, lifeboats=worker)
+            Ledger.join(objects, batch=batch.batch, shard=shard, spill_folder=worker)
             for shard in range(2, 8)
         )
     )
 
     for one in (first, newer, *some, batch):
         await one.close()
-    following = await Ledger.open(objects, name="next", lifeboats=tmp_path / "ours")
+    following = await Ledger.open(objects, name="next", spill_folder=tmp_path / "ours")
     assert following.history(job("a")).ticket == TICKET
     await following.close()
 
@@ -519,7 +533,7 @@ def test_a_loop_that_is_stopped_loses_no_answer(simulated: Simulated, tmp_path: 
 
     async def night() -> None:
         ledger = await Ledger.open(
-            simulated.objects(), name="night", lifeboats=tmp_path
+            simulated.objects(), name="night", spill_folder=tmp_path
         )
         await ledger.record(job("a"), INTENDED)
         simulated.before = never
@@ -528,7 +542,7 @@ def test_a_loop_that_is_stopped_loses_no_answer(simulated: Simulated, tmp_path: 
 
     async def morning() -> None:
         ledger = await Ledger.open(
-            simulated.objects(), name="next", take_over=True, lifeboats=tmp_path
+            simulated.objects(), name="next", take_over=True, spill_folder=tmp_path
         )
         assert ledger.history(job("a")).ticket == TICKET
         await ledger.close()
@@ -548,11 +562,11 @@ def test_half_recorded_spill_is_taken_by_the_next_run(
         await spilled_batch(simulated, tmp_path, a=[INTENDED, Accepted(TICKET)])
         simulated.before = refuse
         with pytest.raises(LedgerError):
-            await Ledger.open(simulated.objects(), name="next", lifeboats=tmp_path)
+            await Ledger.open(simulated.objects(), name="next", spill_folder=tmp_path)
         simulated.before = None
 
         last = await Ledger.open(
-            simulated.objects(), name="last", take_over=True, lifeboats=tmp_path
+            simulated.objects(), name="last", take_over=True, spill_folder=tmp_path
         )
 
         assert last.history(job("a")).ticket == TICKET
@@ -570,7 +584,7 @@ def test_spilled_settlement_counts_once_after_a_crash(
 
     async def night() -> None:
         ledger = await Ledger.open(
-            simulated.objects(), name="wrecked", lifeboats=tmp_path
+            simulated.objects(), name="wrecked", spill_folder=tmp_path
         )
         for event in (INTENDED, Accepted(TICKET), Discarded("black")):
             await ledger.record(job("a"), event)
@@ -585,14 +599,14 @@ def test_spilled_settlement_counts_once_after_a_crash(
 
         for name in ("next", "last"):
             following = await Ledger.open(
-                simulated.objects(), name=name, lifeboats=tmp_path
+                simulated.objects(), name=name, spill_folder=tmp_path
             )
             assert following.history(job("a")).spent_usd == Decimal("0.06")
             assert not spill_files(tmp_path, "*")
             await following.close()
             # A run leaves this file if it ends after all is on record but before its
             # deletion.
-            spill_file.with_suffix(".0.boarding").write_bytes(lines)
+            spill_file.with_suffix(".0.recovering").write_bytes(lines)
 
         told = [entry.event for entry in await ledgers.read(simulated.objects())]
         assert told.count(refund) == 1
@@ -608,7 +622,9 @@ def test_a_line_that_cannot_be_read_costs_the_others_nothing(
         [spill_file] = spill_files(tmp_path)
         spill_file.write_bytes(b"{torn\n" + spill_file.read_bytes())
 
-        following = await Ledger.open(simulated.objects(), name="n", lifeboats=tmp_path)
+        following = await Ledger.open(
+            simulated.objects(), name="n", spill_folder=tmp_path
+        )
 
         assert following.history(job("a")).ticket == TICKET
         assert len(spill_files(tmp_path, "kept")) == 1
@@ -621,12 +637,12 @@ def test_log_has_the_entry_if_spilling_is_impossible(
     simulated: Simulated, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     """If no spill file can be written, the log has the ticket of the unsaved entry."""
-    (tmp_path / "boats").write_text("a file where a folder should be")
+    (tmp_path / "spill").write_text("a file where a folder should be")
 
     async def night() -> None:
         await spilled_batch(
             simulated,
-            tmp_path / "boats",
+            tmp_path / "spill",
             a=[INTENDED, Accepted(Ticket("fal", "t-42"))],
         )
 
@@ -638,15 +654,15 @@ def test_log_has_the_entry_if_spilling_is_impossible(
 
 async def test_each_root_has_its_own_spill_files(tmp_path: Path):
     """A run does not record spilled entries of another root."""
-    folder = tmp_path / "boats"
+    folder = tmp_path / "spill"
     one, two = (Objects.open(str(tmp_path / name)) for name in ("one", "two"))
-    ledger = await Ledger.open(one, name="night", lifeboats=folder)
+    ledger = await Ledger.open(one, name="night", spill_folder=folder)
     await ledger.record(job("a"), INTENDED)
     await ledger.close()
     with pytest.raises(LedgerError):
         await ledger.record(job("a"), Accepted(TICKET))
 
-    other = await Ledger.open(two, name="night", lifeboats=folder)
+    other = await Ledger.open(two, name="night", spill_folder=folder)
 
     assert other.history(job("a")).state is State.PENDING
     assert len(spill_files(folder)) == 1

@@ -351,7 +351,7 @@ def test_end_of_patience_fails_all_records(
         ledger = await Ledger.open(
             simulated.objects(),
             name="night",
-            lifeboats=tmp_path,
+            spill_folder=tmp_path,
         )
         ledger.on_trouble(reasons.append)
         simulated.before = broken(error)

@@ -153,7 +153,7 @@ class World:
             hints_url=hints_url,
             world=replace(
                 REAL,
-                lifeboats=self.folder / "lifeboats",
+                spill_folder=self.folder / "spill",
                 check=self.check,
                 clients=partial(connected, timeout_s=self.timeout_s),
             ),

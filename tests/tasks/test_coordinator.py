@@ -13,7 +13,7 @@ import pytest
 
 from manifests.accounting.totals import LaneTotals
 from manifests.lifecycle import State
-from storage import checksum
+from storage import checksum, layout
 from storage.ledger import segments
 from storage.ledger.ledger import FencedError, histories
 from storage.ledger.owner import claimant
@@ -50,7 +50,7 @@ class Shaky(Objects):
 
     async def get(self, key):
         Shaky.now_and_then(key)
-        if Shaky.away and key.endswith(("deal.json", "hand.json")):
+        if Shaky.away and key.endswith(("grant.json", "usage.json")):
             Shaky.refused += 1
             raise RefusedError(key)
         return await super().get(key)
@@ -85,7 +85,7 @@ class Mute(Shaky):
     silent = False
 
     async def put(self, key, data):
-        if Mute.silent and key.endswith("hand.json"):
+        if Mute.silent and key.endswith("usage.json"):
             raise RefusedError(key)
         await super().put(key, data)
 
@@ -97,10 +97,10 @@ class Late(Shaky):
 
     async def put(self, key, data):
         await super().put(key, data)
-        if not key.endswith("hand.json"):
+        if not key.endswith("usage.json"):
             return
         hand = Report.load(data, key).hand
-        beat = mailbox.hand_key(key.split("/")[1], hand.shard, hand.generation)
+        beat = layout.usage(key.split("/")[1], hand.shard, hand.generation)
         if not hand.done:
             Late.beats[beat] = data
         elif beat in Late.beats:
@@ -157,9 +157,9 @@ async def away(
         shard_rows=shard_rows,
         **(wanted or {}),
     )
-    boats = world.folder / "lifeboats"
+    spill = world.folder / "spill"
     real = replace(
-        REAL, lifeboats=boats, today=today, objects=Shaky.open, check=world.check
+        REAL, spill_folder=spill, today=today, objects=Shaky.open, check=world.check
     )
     runs = Runs(world, root, real, **lane)
     lanes = [world.lane(world.routes[0], **lane)]
@@ -190,7 +190,7 @@ async def tell(night, number, generation=1, *, held=None, needs=None, **fields):
         needs=needs or {},
     )
     by = claimant(1, "shard", REAL.today())
-    key = mailbox.hand_key(night.batch, number, generation)
+    key = layout.usage(night.batch, number, generation)
     objects = Objects.open(night.wanted.root)
     await objects.put(key, Report(hand=hand, by=by, **fields).dump())
 
@@ -204,7 +204,7 @@ async def dealt(night):
     """The shares dealt so far, by shard."""
     with suppress(MissingError):
         objects = Objects.open(night.wanted.root)
-        key = mailbox.deal_key(night.batch)
+        key = layout.grant(night.batch)
         return Deal.load(await objects.get(key), key).shares
     return {}
 
@@ -590,7 +590,7 @@ async def test_ticket_that_a_fenced_run_could_not_record_is_followed(
 
     summary = night.summary()
     assert isinstance(first.exception(), FencedError)
-    assert "ledger.spill_recovered file=adrift/" in caplog.text
+    assert "ledger.spill_recovered file=spill/" in caplog.text
     assert (summary.published, summary.in_doubt, summary.spent_usd) == (
         1,
         0,
@@ -793,7 +793,7 @@ async def test_store_away_for_minutes_ends_neither_batch_nor_shard(world, monkey
     """A store that is away for minutes ends neither the batch nor the shard."""
     monkeypatch.setattr("tasks.distributed.heartbeat.GONE_S", 2.0)
     async with away(world, 60, shard_rows=60) as (night, runs):
-        odd = mailbox.hand_key(night.batch, 0, 0)
+        odd = layout.usage(night.batch, 0, 0)
         await Objects.open(night.wanted.root).put(odd, b"of another version")
         batch = asyncio.ensure_future(over(night))
         await until_bought(night, 1)
