@@ -8,7 +8,7 @@ from flows.config.settings import LaneSettings, Settings, SettingsError, resolve
 from manifests.catalogue.loader import Catalogue, CatalogueError, load
 from manifests.catalogue.routes import Route
 from tasks.dispatch.lanes import Lane
-from tasks.dispatch.rate_limit import Limits, Pace
+from tasks.dispatch.rate_limit import Limits, RateLimiter
 from tasks.engine.engine import Rules
 from tasks.providers import OWN_GPUS, PROVIDERS
 from tasks.providers.http import Endpoint
@@ -93,7 +93,7 @@ def _misplaced(route: Route, lane: LaneSettings) -> str:
 
 
 def _lanes(settings: Settings, keys: Mapping[str, str]) -> list[Lane]:
-    routes, paces = chosen(settings), dict[str, Pace]()
+    routes, limiters = chosen(settings), dict[str, RateLimiter]()
     lanes: list[Lane] = []
     for name, asked in settings.lanes.items():
         route = routes[name]
@@ -112,9 +112,9 @@ def _lanes(settings: Settings, keys: Mapping[str, str]) -> list[Lane]:
             risk_usd=asked.risk_usd,
             usd_per_day=asked.usd_per_day,
             paid=asked.paid,
-            shared=paces.get(account),
+            shared=limiters.get(account),
         )
-        paces.setdefault(account, lane.pace)
+        limiters.setdefault(account, lane.limiter)
         lanes.append(lane)
     return lanes
 

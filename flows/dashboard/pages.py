@@ -74,7 +74,7 @@ def _spent(night: Night) -> str:
 def _at_work(night: Night, lane: Lane) -> str:
     if lane.closed:
         return "closed"
-    return f"{night.at_work(lane):,} of {lane.pace.slots:,}"
+    return f"{night.at_work(lane):,} of {lane.limiter.slots:,}"
 
 
 def _aside(night: Night) -> str:

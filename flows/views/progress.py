@@ -66,7 +66,7 @@ def _drawn(night: Night) -> RenderableType:
         state = (
             "closed"
             if lane.closed
-            else f"{night.at_work(lane)} of {lane.pace.slots} in flight"
+            else f"{night.at_work(lane)} of {lane.limiter.slots} in flight"
         )
         lanes.add_row(
             Text(f"  {lane.name}", style="dim"), Text(state), lane.closed or ""

@@ -168,7 +168,7 @@ class Night:
     def at_work(self, lane: Lane) -> int:
         """Jobs that this lane's account is making, here and in shards elsewhere."""
         elsewhere = 0 if self.away is None else self.away.held(lane.account)
-        return lane.pace.in_flight + elsewhere
+        return lane.limiter.in_flight + elsewhere
 
     @property
     def cut_short(self) -> bool:

@@ -1,7 +1,7 @@
 """Dispatch: which lane makes a job, when its submit may be sent, and whether there is money.
 
 A lane is a route in use (`manifests.catalogue.routes`) with an account, its limits and its
-pacing. Nothing in this package sends a submit; `tasks.engine` does.
+rate limiter. Nothing in this package sends a submit; `tasks.engine` does.
 
 From a job to a lane
 --------------------
@@ -22,13 +22,13 @@ order. A lane is free if all of these allow a submit:
     off_peak     the hours of the route
     budget       the budget and the daily caps, if a shard still waits for a grant
 
-Lanes of one account share one pace, unless a lane sets its own limits.
+Lanes of one account share one limiter, unless a lane sets its own limits.
 
-Pacing
-------
+Rate limits and polls
+---------------------
 `rate_limit` starts with the configured limits. A 429 lowers a limit, and further 429s of the
 same volley do not lower it again. Successes raise it slowly. Three failures in a row open
-the breaker: after a pause, the lane is tried with one job at a time. The same module times
+the breaker: after a pause, the lane is tried with one job at a time. `poll_schedule` times
 the polls by how long the lane's own jobs have taken.
 
 Money

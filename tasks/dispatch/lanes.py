@@ -1,4 +1,4 @@
-"""The lanes: routes in use with their pacing, shared by all jobs of a process."""
+"""The lanes: routes in use with their limiters, shared by all jobs of a process."""
 
 import asyncio
 import logging
@@ -13,7 +13,8 @@ from typing import Final, Literal
 from manifests.catalogue.routes import Route
 from tasks.dispatch import off_peak
 from tasks.dispatch.budget import Day, Purse
-from tasks.dispatch.rate_limit import TYPICAL_S, Limits, Looks, Pace
+from tasks.dispatch.poll_schedule import TYPICAL_S, PollSchedule
+from tasks.dispatch.rate_limit import Limits, RateLimiter
 from tasks.providers.errors import MisconfiguredError
 from tasks.providers.http import Endpoint
 
@@ -32,9 +33,9 @@ lanes they may use."""
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """A route in use, with its pacing.
+    """A route in use, with its limiter and its poll schedule.
 
-    The lanes of an account with shared limits share one pace.
+    The lanes of an account with shared limits share one limiter.
     """
 
     name: str
@@ -50,9 +51,9 @@ class Lane:
     usd_per_day: Decimal | None = None
     paid: bool = True
     """False for own GPUs, on which making a clip twice costs nothing."""
-    shared: InitVar[Pace | None] = None
-    pace: Pace = field(init=False)
-    looks: Looks = field(init=False, default_factory=Looks)
+    shared: InitVar[RateLimiter | None] = None
+    limiter: RateLimiter = field(init=False)
+    polls: PollSchedule = field(init=False, default_factory=PollSchedule)
     day: Day = field(init=False)
     risk: Purse = field(init=False)
     ended: int = field(init=False, default=0)
@@ -70,8 +71,8 @@ class Lane:
     learned: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     """Set once the lane's latencies are known. Jobs that wait for that poll again."""
 
-    def __post_init__(self, shared: Pace | None) -> None:
-        self.pace = Pace(self.limits) if shared is None else shared
+    def __post_init__(self, shared: RateLimiter | None) -> None:
+        self.limiter = RateLimiter(self.limits) if shared is None else shared
         self.day = Day(self.limits.submits_per_day, self.usd_per_day)
         self.risk = Purse(self.risk_usd if self.paid else None)
         self.account = self.account or self.name
@@ -113,7 +114,7 @@ class Lane:
 
     def typical_s(self) -> float:
         """How long one of its jobs takes, by the best knowledge available."""
-        known = self.looks.expected_s()
+        known = self.polls.expected_s()
         return self.route.typical_s or TYPICAL_S if known is None else known
 
 
@@ -169,7 +170,7 @@ class Lanes:
         return [lane for lane in self.all if lane.closed is None]
 
     async def turn(self, preferred: Preferred) -> Lane:
-        """Wait for a lane on which a submit may be sent now; `pace.begin` has been called.
+        """Wait for a lane on which a submit may be sent now; its slot is reserved.
 
         Raises:
             NoLaneLeftError: none of them is open.
@@ -202,12 +203,12 @@ class Lanes:
 
     def withdraw(self, lane: Lane) -> None:
         """Return a turn that will not be used."""
-        lane.pace.withdrawn()
+        lane.limiter.not_sent()
         self.give_back(lane)
 
     def give_back(self, lane: Lane) -> None:
         """Release a slot: the lane's job has ended, or is no longer waited for."""
-        lane.pace.done()
+        lane.limiter.release_slot()
         self._deal()
 
     def answered(self) -> None:
@@ -248,8 +249,8 @@ class Lanes:
 
     def out_of_reach(self, lane: Lane, why: str) -> None:
         """Note that a free request cannot reach the lane; pause it, or close it here."""
-        lane.pace.out_of_reach(self._clock())
-        if lane.pace.hopeless:
+        lane.limiter.unreachable(self._clock())
+        if lane.limiter.breaker.is_down:
             self.close_here(lane, f"out of reach: {why}")
         self._deal()
 
@@ -275,7 +276,7 @@ class Lanes:
         waits = {
             id(lane): math.inf
             if lane.is_short(self._purse, today)
-            else max(lane.pace.wait(now), lane.opens_in_s(today))
+            else max(lane.limiter.wait_s(now), lane.opens_in_s(today))
             for lane in self.open
         }
         while self._waiting:
@@ -286,10 +287,10 @@ class Lanes:
             able = [lane for lane in lanes if id(lane) in waits]
             free = next((lane for lane in able if not waits[id(lane)]), None)
             if free is not None:
-                free.pace.begin(now)
+                free.limiter.reserve_slot(now)
                 for lane in self.open:
-                    if lane.pace is free.pace:
-                        waits[id(lane)] = max(waits[id(lane)], lane.pace.wait(now))
+                    if lane.limiter is free.limiter:
+                        waits[id(lane)] = max(waits[id(lane)], lane.limiter.wait_s(now))
                 turn.set_result(free)
             elif not able:
                 turn.set_exception(NoLaneLeftError(closing(lanes)))

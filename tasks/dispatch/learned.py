@@ -11,7 +11,7 @@ from storage import checksum, layout
 from storage.objects.client import DamagedError, MissingError, Objects, StorageError
 from tasks.dispatch.budget import DAY_S
 from tasks.dispatch.lanes import Lane
-from tasks.dispatch.rate_limit import Learned
+from tasks.dispatch.rate_limit import LearnedLimits
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def recall_latencies(
     """
     for lane in lanes:
         took = known.get(lane.name, ())
-        lane.looks.learn([seconds for seconds in took if seconds <= within_s])
+        lane.polls.learn([seconds for seconds in took if seconds <= within_s])
 
 
 async def recall_day(
@@ -47,9 +47,9 @@ async def recall_day(
 async def recall_limits(lanes: Iterable[Lane], objects: Objects, now: float) -> None:
     """Load the learned limits of each lane's account; `now` is by the lanes' clock."""
     known = await _learned(objects)
-    for account, pace in {lane.account: lane.pace for lane in lanes}.items():
+    for account, limiter in {lane.account: lane.limiter for lane in lanes}.items():
         if learned := known.get(account):
-            pace.recall(learned, now)
+            limiter.restore(learned, now)
 
 
 async def keep_limits(lanes: Iterable[Lane], objects: Objects) -> None:
@@ -58,7 +58,7 @@ async def keep_limits(lanes: Iterable[Lane], objects: Objects) -> None:
         known = await _learned(objects)
         for lane in lanes:
             known.pop(lane.account, None)
-            if learned := lane.pace.learned():
+            if learned := lane.limiter.learned():
                 known[lane.account] = learned
         said = {
             name: [each.slots, each.submits_per_minute] for name, each in known.items()
@@ -68,12 +68,12 @@ async def keep_limits(lanes: Iterable[Lane], objects: Objects) -> None:
         log.warning("limits.not_kept the next batch learns them again: %s", exc)
 
 
-async def _learned(objects: Objects) -> dict[str, Learned]:
+async def _learned(objects: Objects) -> dict[str, LearnedLimits]:
     try:
         said = checksum.load(
             await objects.get(layout.LEARNED), objects.uri(layout.LEARNED)
         )
-        return {name: Learned(*map(float, each)) for name, each in said.items()}
+        return {name: LearnedLimits(*map(float, each)) for name, each in said.items()}
     except MissingError:
         return {}
     except (DamagedError, ValueError, TypeError) as exc:

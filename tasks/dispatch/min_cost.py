@@ -15,7 +15,7 @@ from heapq import heapify, heappop, heappush
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from tasks.dispatch.budget import DAY_S
-from tasks.dispatch.rate_limit import MINUTE, Limits
+from tasks.dispatch.rate_limit import RATE_WINDOW_S, Limits
 
 K = TypeVar("K", bound=Hashable)
 """A kind of job: the properties that decide its cost on each lane."""
@@ -84,7 +84,8 @@ def capacity(
         return whole if open_s is None else min(whole, math.ceil(open_s / every_s))
 
     most = min(
-        limits.slots * rounds(typical_s), limits.submits_per_minute * rounds(MINUTE)
+        limits.slots * rounds(typical_s),
+        limits.submits_per_minute * rounds(RATE_WINDOW_S),
     )
     if limits.submits_per_day is not None:
         most = min(most, limits.submits_per_day * (math.floor(last / DAY_S) + 1))

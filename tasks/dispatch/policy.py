@@ -86,7 +86,7 @@ class Roster:
                 # At equal prices, an idle GPU goes before a busy one.
                 price = {lane.name: lane.route.price_usd(order.job) for lane in liked}
                 return sorted(
-                    liked, key=lambda lane: (price[lane.name], lane.pace.is_full)
+                    liked, key=lambda lane: (price[lane.name], lane.limiter.is_full)
                 )
             case "balanced":
                 return liked
@@ -136,8 +136,8 @@ class Roster:
             return self._wanted
         self._reckoned_at, self._open = now, are_open
         demand = {kind: count for kind, count in self._demand.items() if count > 0}
-        first = {id(lane.pace): lane.name for lane in reversed(self._lanes)}
-        pool = {lane.name: first[id(lane.pace)] for lane in self._lanes}
+        first = {id(lane.limiter): lane.name for lane in reversed(self._lanes)}
+        pool = {lane.name: first[id(lane.limiter)] for lane in self._lanes}
         prices = {
             kind: {
                 # Lanes that share an account's slots have one key here. The dearest comes
@@ -170,7 +170,7 @@ class Roster:
         within_s = (self.ends_at - now) * MARGIN
         if within_s <= 0:
             return 0.0
-        slots = min(lane.limits.slots, lane.pace.slots)
+        slots = min(lane.limits.slots, lane.limiter.slots)
         most = capacity(
             replace(lane.limits, slots=slots),
             lane.typical_s(),
@@ -178,4 +178,4 @@ class Roster:
             lane.open_s(self._today(), within_s),
         )
         # The jobs under way are half done on average.
-        return max(0.0, most - lane.pace.in_flight / 2)
+        return max(0.0, most - lane.limiter.in_flight / 2)

@@ -149,9 +149,9 @@ class Away:
         risky = any(lane.risk_usd for lane in self._lanes.all)
         if not risky and not await self._allowed(self._ledger.has_uploaded_spill):
             return
-        for account, pace in {x.account: x.pace for x in self._lanes.all}.items():
+        for account, limiter in {x.account: x.limiter for x in self._lanes.all}.items():
             # The latest submits of the shards count for the present minute.
-            pace.others_sent(self.table.lately(account))
+            limiter.others_sent(self.table.lately(account))
         doubts = in_doubt(self._ledger.lives, [*self._ledger.lives])
         few = keys(doubts)
         for number in self._night.shards:

@@ -14,7 +14,7 @@ from storage.ledger.owner import claimant
 from storage.objects.client import MissingError, Objects
 from tasks.batch.batch import Night
 from tasks.dispatch.lanes import Lane
-from tasks.dispatch.rate_limit import Pace
+from tasks.dispatch.rate_limit import RateLimiter
 from tasks.distributed import mailbox
 from tasks.distributed.mailbox import Deal, Report, beat_s
 from tasks.distributed.quota import Hand, Share
@@ -46,7 +46,7 @@ class Seat:
         self._generation = night.generation
         self._world = world
         self._by = claimant(self._generation, batch, world.today())
-        self._paces = {lane.account: lane.pace for lane in night.engine.lanes.all}
+        self._limiters = {lane.account: lane.limiter for lane in night.engine.lanes.all}
         self._has_budget = night.wanted.budget_usd is not None
         self._beat = 0
         self._deal = 0
@@ -129,8 +129,8 @@ class Seat:
         for lane in self._engine.lanes.open:
             if why := _unknown(lane, share, deal.lanes):
                 self._engine.lanes.close_here(lane, why)
-        for account, pace in self._paces.items():
-            pace.share(
+        for account, limiter in self._limiters.items():
+            limiter.set_share(
                 share.caps.get(mailbox.slots_of(account), 0),
                 share.caps.get(mailbox.minute_of(account), 0),
             )
@@ -172,8 +172,8 @@ class Seat:
 
     def _nothing(self) -> None:
         """Use nothing of the shared quotas: others may be using them."""
-        for pace in self._paces.values():
-            pace.share(0, 0)
+        for limiter in self._limiters.values():
+            limiter.set_share(0, 0)
         if not self._deal:
             self._fill(Share(generation=self._generation, caps={}, granted={}))
 
@@ -201,8 +201,8 @@ class Seat:
             },
             learned={
                 account: learned
-                for account, pace in self._paces.items()
-                if (learned := pace.learned()) is not None
+                for account, limiter in self._limiters.items()
+                if (learned := limiter.learned()) is not None
             },
             resting=tally.resting if done else {},
             passed_over=sorted(tally.passed_over) if done else [],
@@ -229,10 +229,10 @@ class Seat:
         now = self._world.now()
         held: dict[str, int] = {}
         wants: dict[str, int] = {}
-        for account, pace in self._paces.items():
+        for account, limiter in self._limiters.items():
             slots, minute = mailbox.slots_of(account), mailbox.minute_of(account)
-            held |= {slots: pace.in_flight, minute: pace.sent(now)}
-            waiting = 0 if done else self._waiting(self._ready(pace))
+            held |= {slots: limiter.in_flight, minute: limiter.sent(now)}
+            waiting = 0 if done else self._waiting(self._ready(limiter))
             wants |= {slots: held[slots] + waiting, minute: held[minute] + waiting}
         used, needs, least = self._money(done=done)
         return Hand(
@@ -249,8 +249,8 @@ class Seat:
             done=done,
         )
 
-    def _ready(self, pace: Pace) -> list[Lane]:
-        """The open lanes of this pace that lack only slots.
+    def _ready(self, limiter: RateLimiter) -> list[Lane]:
+        """The open lanes of this limiter that lack only slots.
 
         A lane that waits for money or for its hours must hold no slots, because a run with
         money may wait for them.
@@ -259,7 +259,7 @@ class Seat:
         return [
             lane
             for lane in self._engine.lanes.open
-            if lane.pace is pace
+            if lane.limiter is limiter
             and not self._is_short(lane, today)
             and not lane.opens_in_s(today)
         ]
@@ -290,7 +290,7 @@ class Seat:
         for lane in self._engine.lanes.all:
             soon, dearest = 0, mailbox.millionths(lane.dearest_usd)
             if not (done or lane.closed):
-                soon = min(self._waiting([lane]), 2 * lane.pace.slots + 4)
+                soon = min(self._waiting([lane]), 2 * lane.limiter.slots + 4)
                 least[mailbox.BUDGET] = max(least[mailbox.BUDGET], dearest)
             needs[mailbox.BUDGET] = max(needs[mailbox.BUDGET], soon * dearest)
             submits, usd = lane.day.taken(self._world.today())

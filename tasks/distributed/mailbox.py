@@ -26,7 +26,7 @@ from storage.ledger.codec import LedgerError
 from storage.ledger.owner import Holder
 from storage.objects.client import DamagedError, MissingError, Objects
 from tasks.dispatch.eligibility import Policy
-from tasks.dispatch.rate_limit import Learned
+from tasks.dispatch.rate_limit import LearnedLimits
 from tasks.distributed.quota import Hand, Share
 from tasks.engine.stats import Rest, Why
 
@@ -91,7 +91,9 @@ class Report:
     """By lane that no run can use: why."""
     closed_here: Mapping[str, str] = field(default_factory=dict[str, str])
     """By lane that the run closed for itself alone: why."""
-    learned: Mapping[str, Learned] = field(default_factory=dict[str, Learned])
+    learned: Mapping[str, LearnedLimits] = field(
+        default_factory=dict[str, LearnedLimits]
+    )
     """By account: the limits that it learned from refusals, within its share."""
     resting: Mapping[str, Rest] = field(default_factory=dict[str, Rest])
     """By job, only in the last report."""
@@ -115,7 +117,9 @@ class Report:
         }
         known: dict[str, Any] = {
             "hand": Hand(**said["hand"]),
-            "learned": {name: Learned(**one) for name, one in said["learned"].items()},
+            "learned": {
+                name: LearnedLimits(**one) for name, one in said["learned"].items()
+            },
             "by": Holder(**said["by"]),
             "spent_usd": Decimal(said["spent_usd"]),
             "bill": bill,

@@ -15,11 +15,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from tasks.dispatch.rate_limit import RATE_WINDOW_S
+
 LATE_S: Final = 91.0
 """How long the submits of a dead run may still count: a little over a minute, and the 30
 seconds within which a recorded intent may still be sent."""
-
-MINUTE: Final = 61.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ class Dealer:
             amount = seat.hand.held.get(name, 0) if done else seat.reserved(name)
             if held is not None and not quota.by_minute:
                 amount = held.get(name, 0)
-            minute_s = MINUTE if done else LATE_S
+            minute_s = RATE_WINDOW_S if done else LATE_S
             for_s = minute_s if quota.by_minute else slots_s
             self._linger(name, amount, now + for_s, shard)
         spent = seat.hand.used if done else seat.granted

@@ -19,10 +19,10 @@ from storage.ledger.ledger import LedgerError
 from storage.objects.client import DamagedError, MissingError, StorageError
 from tasks.batch.batch import Night
 from tasks.dispatch.lanes import Lane
-from tasks.dispatch.rate_limit import Learned
+from tasks.dispatch.rate_limit import RATE_WINDOW_S, LearnedLimits
 from tasks.distributed import mailbox
 from tasks.distributed.mailbox import Deal, Report, beat_s
-from tasks.distributed.quota import MINUTE, Dealer, Quota
+from tasks.distributed.quota import Dealer, Quota
 from tasks.engine.environment import PATIENCE_S
 
 UNREADABLE: Final = (
@@ -100,7 +100,7 @@ class Table:
     def lately(self, account: str) -> list[float]:
         """The times of submits of finished shards that still count for an account's minute."""
         until = self._dealer.lingering(mailbox.minute_of(account))
-        return [at - MINUTE for at in until]
+        return [at - RATE_WINDOW_S for at in until]
 
     async def keep_dealing(self) -> None:
         """Repeat `look_and_deal` until it fails."""
@@ -207,8 +207,8 @@ class Table:
         for account, lane in {x.account: x for x in self._lanes.all}.items():
             slots, minute = mailbox.slots_of(account), mailbox.minute_of(account)
             lately = report.hand.held.get(minute, 0)
-            lane.pace.others_accepted(now, lately * every_s / MINUTE)
-            told = Learned(lane.limits.slots, lane.limits.submits_per_minute)
+            lane.limiter.others_accepted(now, lately * every_s / RATE_WINDOW_S)
+            told = LearnedLimits(lane.limits.slots, lane.limits.submits_per_minute)
             was = (before.learned.get(account) if before else None) or told
             found = report.learned.get(account) or told
             if found.slots < was.slots:
@@ -224,15 +224,15 @@ class Table:
         now = self._world.now()
         for account, lane in {x.account: x for x in self._lanes.all}.items():
             ours = {
-                mailbox.slots_of(account): lane.pace.in_flight,
-                mailbox.minute_of(account): lane.pace.sent(now),
+                mailbox.slots_of(account): lane.limiter.in_flight,
+                mailbox.minute_of(account): lane.limiter.sent(now),
             }
             slots, minute = (
                 max(refused[name], self._in_use(name)) + own if name in refused else inf
                 for name, own in ours.items()
             )
             if min(slots, minute) < inf:
-                lane.pace.recall(Learned(slots, minute), now)
+                lane.limiter.restore(LearnedLimits(slots, minute), now)
 
     def _in_use(self, quota: str) -> int:
         """The use by running shards, and by gone ones that may still count."""
@@ -279,7 +279,7 @@ class Table:
 
     async def _deal(self) -> None:
         own = {
-            mailbox.slots_of(lane.account): lane.pace.in_flight
+            mailbox.slots_of(lane.account): lane.limiter.in_flight
             for lane in self._lanes.all
         }
         now, known = self._world.now(), self._known_spent()
@@ -349,12 +349,12 @@ class Seated:
 def _quotas(lanes: tuple[Lane, ...]) -> dict[str, Quota]:
     quotas: dict[str, Quota] = {}
     for lane in lanes:
-        lane.pace.expect(lane.typical_s())
-        learned = lane.pace.learned()
+        lane.limiter.set_typical_s(lane.typical_s())
+        learned = lane.limiter.learned()
         a_minute = lane.limits.submits_per_minute
         if learned is not None:
             a_minute = int(learned.submits_per_minute)
-        quotas[mailbox.slots_of(lane.account)] = Quota(lane.pace.slots)
+        quotas[mailbox.slots_of(lane.account)] = Quota(lane.limiter.slots)
         quotas[mailbox.minute_of(lane.account)] = Quota(a_minute, by_minute=True)
     return quotas
 

@@ -28,7 +28,7 @@ from tasks.batch.request import MANIFEST, Wanted
 from tasks.dispatch.budget import Purse
 from tasks.dispatch.lanes import Lane
 from tasks.dispatch.learned import recall_latencies
-from tasks.dispatch.rate_limit import TYPICAL_S
+from tasks.dispatch.poll_schedule import TYPICAL_S
 from tasks.distributed import mailbox
 from tasks.distributed.heartbeat import Seat
 from tasks.distributed.mailbox import Errand, Report
@@ -154,14 +154,14 @@ def _hold(engine: Engine, ledger: Ledger, world: World) -> None:
         lane = next((x for x in engine.lanes.all if x.name == history.lane), None)
         if history.state is State.ACCEPTED and lane is not None:
             # Until the engine has taken up the job, and holds the slot itself.
-            lane.pace.resumed()
+            lane.limiter.hold_slot()
             loop.call_later(TAKEN_UP_S, engine.lanes.give_back, lane)
     for history in in_doubt(ledger.lives, [*ledger.lives]).values():
         lane = next((x for x in engine.lanes.all if x.name == history.lane), None)
         if lane is None:
             continue
-        for_s = max(SEND_WITHIN_S, lane.looks.expected_s() or TYPICAL_S)
+        for_s = max(SEND_WITHIN_S, lane.polls.expected_s() or TYPICAL_S)
         left_s = (history.submitted_at or 0.0) + for_s - world.today()
         if left_s > 0:
-            lane.pace.resumed()
+            lane.limiter.hold_slot()
             loop.call_later(min(left_s, for_s), engine.lanes.give_back, lane)

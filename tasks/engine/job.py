@@ -223,7 +223,7 @@ class Lives:
     @staticmethod
     def _not_sent(offer: Offer, old_s: float) -> Answer:
         """Refuse a submit that is too late: another run may have bought the job meanwhile."""
-        offer.lane.pace.withdrawn()
+        offer.lane.limiter.not_sent()
         reason = f"not sent: meant {old_s:.0f} s ago, over {SEND_WITHIN_S:.0f}"
         log.warning(
             "submit.not_sent lane=%s the job goes round again: %s",
@@ -356,6 +356,6 @@ class Lives:
             reason = f"no lane in use asks {ticket.provider}, who has it"
             raise RestError(Why.UNFINISHED, reason)
         if hand.slot is None and history.state is State.ACCEPTED:
-            lane.pace.resumed()
+            lane.limiter.hold_slot()
             hand.slot = lane
         return lane

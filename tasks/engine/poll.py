@@ -13,7 +13,7 @@ import orjson
 
 from manifests.lifecycle import Discarded, Generated, Refused, Rejected, Ticket
 from tasks.dispatch.lanes import Lane
-from tasks.dispatch.rate_limit import LEARNED
+from tasks.dispatch.poll_schedule import ENOUGH_FINISHED
 from tasks.providers.errors import (
     InDoubtError,
     MisconfiguredError,
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 Ended = Finished | Gone | Refused | Discarded | Rejected
 
-SCOUTS: Final = 2 * LEARNED
+SCOUTS: Final = 2 * ENOUGH_FINISHED
 """Jobs of a lane that are polled often, so that the others need not be."""
 
 EARLY_OF: Final = 100
@@ -209,10 +209,10 @@ class Follower:
         early = fresh and lane.fresh % EARLY_OF < EARLY_ONES
         lane.followed += 1
         lane.fresh += fresh
-        next_s = lane.looks.next_early if early else lane.looks.next
+        next_s = lane.polls.next_early_s if early else lane.polls.next_s
         pause = next_s(0.0) if fresh else 0.0
         while True:
-            if pause and not (scout or lane.looks.learned):
+            if pause and not (scout or lane.polls.is_learned):
                 await self._until_learned(lane, ticket, began, max(1.0, unfinished_s))
             else:
                 await self._pause(lane, ticket, began, pause)
@@ -252,13 +252,13 @@ class Follower:
 
     def _learn(self, lane: Lane, unfinished_s: float, finished_s: float) -> None:
         """Learn how long a job took; if it was unusually fast, poll the others at once."""
-        if lane.looks.is_news(finished_s):
+        if lane.polls.is_news(finished_s):
             for (provider, _), waiting in self._waiting.items():
                 if provider == lane.endpoint.provider.name:
                     waiting.set()
-        lane.looks.finished(unfinished_s, finished_s)
-        if (typical_s := lane.looks.expected_s()) is not None:
-            lane.pace.expect(typical_s)
+        lane.polls.finished(unfinished_s, finished_s)
+        if (typical_s := lane.polls.expected_s()) is not None:
+            lane.limiter.set_typical_s(typical_s)
             lane.learned.set()
 
     async def _look(self, lane: Lane, ticket: Ticket) -> Progress:

@@ -140,14 +140,14 @@ class Fetcher:
             if self._history(life).state is State.ACCEPTED and not self._old(life)
         }
         for life in at_work.keys() - self._held.keys():
-            at_work[life].pace.resumed()
+            at_work[life].limiter.hold_slot()
         for life in self._held.keys() - at_work.keys():
             self._lanes.give_back(self._held[life])
         self._held = at_work
 
     def _pause_s(self, left: Mapping[str, Lane]) -> float:
         """Seconds until these are polled again."""
-        waits = [lane.looks.next(self._age_s(life)) for life, lane in left.items()]
+        waits = [lane.polls.next_s(self._age_s(life)) for life, lane in left.items()]
         soonest = min([LONGEST_PAUSE_S, *waits])
         return max(soonest, len(left) / LOOKS_A_S) if left else 0.0
 

@@ -113,7 +113,7 @@ class Hand:
     def let_go_later(self) -> None:
         """Release the slot of a job in doubt when the job would be done, if it is at work."""
         if self.slot is not None:
-            seconds = self.slot.looks.expected_s() or 60.0
+            seconds = self.slot.polls.expected_s() or 60.0
             loop = asyncio.get_running_loop()
             loop.call_later(seconds, self.lanes.give_back, self.slot)
             self.slot = None
@@ -147,7 +147,7 @@ class Offers:
             while True:
                 able = self._able(hand, failed)
                 # Handed to the likeliest lane before the turn: no slot waits for it.
-                well = (lane for lane in able if not lane.pace.tripped)
+                well = (lane for lane in able if not lane.limiter.breaker.is_open)
                 if await self._handed(hand, next(well, able[0])) is None:
                     continue
                 try:

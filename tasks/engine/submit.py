@@ -98,33 +98,33 @@ class Submitter:
         try:
             ticket = await submit(self.clients, lane.endpoint, request, in_time=in_time)
         except ThrottledError as exc:
-            lane.pace.throttled(self.now(), exc.retry_after, exc.over)
+            lane.limiter.throttled(self.now(), exc.retry_after, exc.over)
             if (exc.retry_after or 0.0) > LONGEST_WAIT_S:
                 self.lanes.close(lane, f"asks to wait {exc.retry_after:.0f} s: {exc}")
             return Refused(str(exc))
         except CappedError as exc:
-            lane.pace.rejected()
+            lane.limiter.rejected()
             self.lanes.close(lane, f"takes no more for now: {exc}")
             return Refused(str(exc))
         except NotSentError as exc:
-            lane.pace.troubled(self.now())
-            if lane.pace.hopeless:
+            lane.limiter.failed(self.now())
+            if lane.limiter.breaker.is_down:
                 self.lanes.close_here(lane, f"out of reach: {exc}")
             return Refused(str(exc))
         except RejectedError as exc:
-            lane.pace.rejected()
+            lane.limiter.rejected()
             return Rejected(str(exc))
         except MisconfiguredError as exc:
-            lane.pace.rejected()
+            lane.limiter.rejected()
             self.lanes.misconfigured(lane, exc)
             return Refused(str(exc))
         except InDoubtError as exc:
-            lane.pace.troubled(self.now())
-            if lane.pace.hopeless and not lane.paid:
+            lane.limiter.failed(self.now())
+            if lane.limiter.breaker.is_down and not lane.paid:
                 self.lanes.close_here(lane, f"gives no answer: {exc}")
             self.lanes.answered()
             return Doubted(str(exc), exc.lost)
-        lane.pace.accepted(self.now())
+        lane.limiter.accepted(self.now())
         self.lanes.answered()
         return Accepted(ticket)
 

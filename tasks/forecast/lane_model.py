@@ -9,7 +9,7 @@ from tasks.dispatch.budget import DAY_S
 from tasks.dispatch.lanes import Lane
 from tasks.dispatch.min_cost import capacity
 from tasks.dispatch.off_peak import Hours, open_s, wait_s
-from tasks.dispatch.rate_limit import MINUTE, Limits
+from tasks.dispatch.rate_limit import RATE_WINDOW_S, Limits
 
 
 @dataclass(slots=True, eq=False)
@@ -49,7 +49,7 @@ class Pool:
         # Lanes of one account may differ: a round takes the average time of a job.
         round_s = self._busy_s / after if after else 0.0
         begins = after // limits.slots * round_s
-        if (minute := after // limits.submits_per_minute * MINUTE) > begins:
+        if (minute := after // limits.submits_per_minute * RATE_WINDOW_S) > begins:
             begins = minute
         if self.hours is not None:
             begins = wait_s(self.hours, self.at, begins)
@@ -109,7 +109,7 @@ def lines(
     for lane in lanes:
         hours = None if at is None else lane.route.hours_utc
         pool = Pool(lane.name, _borne(lane), hours, at or 0.0)
-        pool = pools.setdefault((id(lane.pace), hours), pool)
+        pool = pools.setdefault((id(lane.limiter), hours), pool)
         known = typical_s.get(lane.name) or lane.typical_s()
         found[lane.name] = Line(lane, pool, known)
     return found
@@ -117,7 +117,7 @@ def lines(
 
 def _borne(lane: Lane) -> Limits:
     """The lane's limits, or the learned ones where these are lower."""
-    learned = lane.pace.learned()
+    learned = lane.limiter.learned()
     if learned is None:
         return lane.limits
     return replace(

@@ -22,7 +22,8 @@ from storage.objects.connect import local_path
 from tasks.batch.lifespan import begun
 from tasks.batch.request import Wanted
 from tasks.dispatch.lanes import Lane
-from tasks.dispatch.rate_limit import Limits, Looks
+from tasks.dispatch.poll_schedule import PollSchedule
+from tasks.dispatch.rate_limit import Limits
 from tasks.distributed.coordinator import elsewhere
 from tasks.distributed.shard_run import run_shard
 from tasks.engine.engine import Rules
@@ -166,5 +167,5 @@ def lane(errand: Errand) -> Lane:
         limits=limits,
         paid=not free,
     )
-    one.looks = Looks(shortest_s=0.02)
+    one.polls = PollSchedule(shortest_s=0.02)
     return one

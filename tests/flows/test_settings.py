@@ -288,10 +288,10 @@ def two(first="", second="", routes=("wavespeed/wan-2.2-spicy", "wavespeed/wan-2
     return lanes.keyless(load(written("".join(lines))))
 
 
-def test_two_lanes_of_one_account_are_paced_as_one():
+def test_two_lanes_of_one_account_share_one_limiter():
     a, b = two()
 
-    assert a.pace is b.pace
+    assert a.limiter is b.limiter
     assert a.account == b.account
 
 
@@ -304,11 +304,11 @@ def test_two_lanes_of_one_account_are_paced_as_one():
         ('base_url = "http://127.0.0.1:1/wavespeed"', ""),
     ],
 )
-def test_lane_with_its_own_share_or_place_has_its_own_pace(first, second):
-    """A lane with a separate share or place has a separate pace."""
+def test_lane_with_a_separate_share_has_a_separate_limiter(first, second):
+    """A lane with a separate share or place has a separate limiter."""
     a, b = two(first, second)
 
-    assert a.pace is not b.pace
+    assert a.limiter is not b.limiter
     assert a.account != b.account
 
 
@@ -316,7 +316,7 @@ def test_lanes_of_models_with_separate_limits_have_separate_ones():
     a, b = two(routes=("replicate/wan-2.2", "wavespeed/wan-2.2"))
     kling, runway = two(routes=("kling/kling-2.5-turbo", "runway/gen4-turbo"))
 
-    assert a.pace is not b.pace
+    assert a.limiter is not b.limiter
     assert "kling-2.5-turbo" in kling.account
     assert "gen4-turbo" in runway.account
 

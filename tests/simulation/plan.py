@@ -16,7 +16,7 @@ from PIL import Image
 
 from manifests.catalogue import loader as catalogue
 from manifests.jobs import Job
-from tasks.dispatch.rate_limit import TRUST
+from tasks.dispatch.rate_limit import MAX_UNANSWERED
 from tasks.emulator.faults import Fault
 from tests.simulation.providers import Terms
 from tests.simulation.store import Weather
@@ -82,7 +82,7 @@ class LanePlan:
         """The most jobs it may have under way: its slots, and the jobs it may queue."""
         if not catalogue_().route(self.route).queues:
             return self.slots
-        # `Pace` reckons like this, for jobs as quick as the quickest here. Between two
+        # `RateLimiter` reckons like this, for jobs as quick as the quickest here. Between two
         # polls, a quarter of their time apart, jobs are assumed to have ended half-way.
         quickest_s = max(0.1, self.quickest_s) * (1 + 1 / 1.25) / 2
         share = 2.0 / min(10.0, quickest_s) + 0.05
@@ -91,7 +91,7 @@ class LanePlan:
     @property
     def volley(self) -> int:
         """The number of submits that may be on their way at once."""
-        return max(TRUST, math.ceil(self.most / TRUST))
+        return max(MAX_UNANSWERED, math.ceil(self.most / MAX_UNANSWERED))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

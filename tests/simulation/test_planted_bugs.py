@@ -17,7 +17,8 @@ from storage.objects.client import Objects
 from tasks.batch.batch import Night
 from tasks.dispatch.budget import Day, Purse
 from tasks.dispatch.lanes import Lanes
-from tasks.dispatch.rate_limit import Looks, Pace
+from tasks.dispatch.poll_schedule import PollSchedule
+from tasks.dispatch.rate_limit import RateLimiter
 from tasks.distributed import coordinator
 from tasks.distributed.heartbeat import Seat
 from tasks.engine.download import Publisher, UnfetchedError
@@ -120,12 +121,12 @@ def no_day_is_ever_full(patch):
 
 @breaks("slots", "volley", "rate")
 def a_lane_is_always_free(patch):
-    patch.setattr(Pace, "wait", lambda self, now: 0.0)
+    patch.setattr(RateLimiter, "wait_s", lambda self, now: 0.0)
 
 
 @breaks("volley")
 def all_slots_are_filled_in_one_volley(patch):
-    patch.setattr(Pace, "_most_unanswered", lambda self: 1000)
+    patch.setattr(RateLimiter, "_max_unanswered", lambda self: 1000)
 
 
 def slow(script):
@@ -137,24 +138,24 @@ def slow(script):
 
 @breaks("rate", script=slow)
 def what_was_sent_is_forgotten(patch):
-    begin = Pace.begin
+    begin = RateLimiter.reserve_slot
 
     def forgetful(self, now):
         begin(self, now)
         self._sent.clear()
 
-    patch.setattr(Pace, "begin", forgetful)
+    patch.setattr(RateLimiter, "reserve_slot", forgetful)
 
 
 @breaks("slots")
 def a_slot_is_given_back_too_early(patch):
-    accepted = Pace.accepted
+    accepted = RateLimiter.accepted
 
     def early(self, now):
         accepted(self, now)
         self.in_flight -= 1
 
-    patch.setattr(Pace, "accepted", early)
+    patch.setattr(RateLimiter, "accepted", early)
 
 
 def at_once(script):
@@ -309,7 +310,9 @@ def given_up(script):
 
 @breaks("slots", script=sharded)
 def every_shard_takes_the_whole_account(patch):
-    patch.setattr(Pace, "share", lambda self, slots, submits_per_minute: None)
+    patch.setattr(
+        RateLimiter, "set_share", lambda self, slots, submits_per_minute: None
+    )
     patch.setattr(Purse, "dealt", lambda self, budget_usd, more: None)
     patch.setattr(Purse, "affords", lambda self, price_usd: True)
 
@@ -375,12 +378,12 @@ def a_clip_is_never_fetched(patch):
 
 @breaks("noticed")
 def jobs_are_looked_at_twice_a_night(patch):
-    patch.setattr(Looks, "next", lambda self, elapsed_s: 1200.0)
+    patch.setattr(PollSchedule, "next_s", lambda self, elapsed_s: 1200.0)
 
 
 @breaks("stuck")
 def nobody_is_told_that_a_slot_is_free(patch):
-    patch.setattr(Lanes, "give_back", lambda self, lane: lane.pace.done())
+    patch.setattr(Lanes, "give_back", lambda self, lane: lane.limiter.release_slot())
     patch.setattr(Lanes, "_again_in", lambda self, seconds: None)
     patch.setattr(Lanes, "answered", lambda self: None)
 

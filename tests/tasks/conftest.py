@@ -21,7 +21,8 @@ from tasks.batch.lifespan import begun
 from tasks.batch.request import Wanted
 from tasks.batch.summary import Summary
 from tasks.dispatch.lanes import Lane
-from tasks.dispatch.rate_limit import Limits, Looks
+from tasks.dispatch.poll_schedule import PollSchedule
+from tasks.dispatch.rate_limit import Limits
 from tasks.emulator import Emulator, running
 from tasks.engine.download import Check
 from tasks.engine.engine import Rules
@@ -99,7 +100,7 @@ class World:
             paid=known.provider not in OWN_GPUS,
         )
         # Emulated clips take a tenth of a second: poll them as often as real ones.
-        lane.looks = Looks(shortest_s=0.02)
+        lane.polls = PollSchedule(shortest_s=0.02)
         return lane
 
     def manifest(self, rows: list[dict[str, Any]] | int, name: str = "m") -> str:

@@ -21,7 +21,7 @@ from storage.objects.client import MissingError, Objects, RefusedError
 from tasks.batch.lifespan import begun
 from tasks.batch.request import Wanted
 from tasks.dispatch.budget import DAY_S
-from tasks.dispatch.rate_limit import Learned
+from tasks.dispatch.rate_limit import LearnedLimits
 from tasks.distributed import mailbox
 from tasks.distributed.coordinator import IN_VAIN, TRIES, elsewhere
 from tasks.distributed.mailbox import Deal, Report
@@ -368,8 +368,8 @@ async def test_messages_read_before_a_refusal_are_counted_first(
             table.seat(0)
             table.seat(1)
             # The batch itself fetches clips for other runs.
-            lane.pace.resumed()
-            learned = {lane.account: Learned(2, 600)}
+            lane.limiter.hold_slot()
+            learned = {lane.account: LearnedLimits(2, 600)}
             await tell(night, 0, held={slots: 2}, learned=learned)
             await table.look_and_deal()
             await tell(night, 1, held={slots: 5})
@@ -379,7 +379,7 @@ async def test_messages_read_before_a_refusal_are_counted_first(
                     await table.look_and_deal()
             await table.look_and_deal()
 
-    assert lane.pace.slots == 8
+    assert lane.limiter.slots == 8
 
 
 async def test_lane_closed_by_one_machine_stays_open_to_others(world):
@@ -940,7 +940,7 @@ async def test_lane_unknown_to_the_batch_is_closed_in_that_worker(world):
     """
     async with away(world, 4) as (night, runs):
         known, strange = world.lane(ROUTE), world.lane(ROUTE)
-        strange.name, strange.pace = "another", known.pace
+        strange.name, strange.limiter = "another", known.limiter
         runs.lanes = lambda: [strange, known]
         await over(night)
 

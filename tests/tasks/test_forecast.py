@@ -11,7 +11,7 @@ from manifests.catalogue.routes import Route
 from manifests.jobs import Job, Order
 from tasks.dispatch.lanes import Lane
 from tasks.dispatch.min_cost import capacity
-from tasks.dispatch.rate_limit import MINUTE, Limits
+from tasks.dispatch.rate_limit import RATE_WINDOW_S, Limits
 from tasks.forecast.forecast import forecast, typical
 from tasks.providers import PROVIDERS
 from tasks.providers.http import Endpoint
@@ -37,7 +37,7 @@ def lane(name, usd, *, like=None, usd_per_day=None, hours_utc=None, **limits):
         endpoint=Endpoint(PROVIDERS["wavespeed"](route, "key")),
         limits=Limits(**{"slots": 10, "submits_per_minute": 1000, **limits}),
         usd_per_day=usd_per_day,
-        shared=like and like.pace,
+        shared=like and like.limiter,
     )
 
 
@@ -152,7 +152,7 @@ def test_submits_per_minute_and_per_day_are_waited_for():
     often = forecast(orders(21), [lane("one", "1", submits_per_minute=10)])
     daily = forecast(orders(21), [lane("one", "1", submits_per_day=10)])
 
-    assert often.seconds == 2 * MINUTE + 60
+    assert often.seconds == 2 * RATE_WINDOW_S + 60
     assert daily.seconds == 2 * DAY + 60
 
 

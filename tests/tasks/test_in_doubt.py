@@ -15,7 +15,7 @@ from manifests.lifecycle import History, Risked, State
 from storage.ledger.ledger import HeldError, Ledger, read
 from storage.objects.client import Objects, UnavailableError
 from tasks.dispatch.lanes import Lane
-from tasks.dispatch.rate_limit import TRUST
+from tasks.dispatch.rate_limit import MAX_UNANSWERED
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine.engine import Rules
 from tasks.engine.in_doubt import Doubts
@@ -147,11 +147,11 @@ async def test_doubt_resolved_after_all_else_goes_to_one_worker(tells):
     assert set(tells.bought.values()) == {1}
     assert summary.spent_usd == tells.owed
     assert not tells.nights[0].engine.tally.resting
-    # Each submit was answered once: TRUST submits may be in flight again, no more.
-    for _ in range(TRUST):
-        assert lane.pace.wait(0.0) == 0
-        lane.pace.begin(0.0)
-    assert lane.pace.wait(0.0) == math.inf
+    # Each submit was answered once: MAX_UNANSWERED submits may be in flight again, no more.
+    for _ in range(MAX_UNANSWERED):
+        assert lane.limiter.wait_s(0.0) == 0
+        lane.limiter.reserve_slot(0.0)
+    assert lane.limiter.wait_s(0.0) == math.inf
 
 
 async def test_a_stop_while_doubts_are_asked_about_takes_no_risk(tells):
@@ -303,7 +303,7 @@ async def test_a_providers_bad_hour_does_not_park_a_batch_in_doubt(atlas):
     atlas.emulator.faults["pan"] = [Fault.GATEWAY_BEFORE] * 3
     lane = atlas.lane(atlas.routes[0])
     # A doubt holds its slot for as long as a job would.
-    lane.looks.learn([0.1] * 10)
+    lane.polls.learn([0.1] * 10)
 
     summary = await atlas.run(12, lanes=[lane])
 

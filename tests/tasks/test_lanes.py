@@ -10,7 +10,7 @@ import pytest
 
 from manifests.catalogue.loader import load
 from tasks.dispatch.lanes import ENOUGH, Lane, Lanes, NoLaneLeftError
-from tasks.dispatch.rate_limit import Learned, Limits, Pace
+from tasks.dispatch.rate_limit import LearnedLimits, Limits, RateLimiter
 from tasks.providers import PROVIDERS
 from tasks.providers.http import Endpoint
 
@@ -54,12 +54,12 @@ async def taken(dealt, *some):
 
 async def test_lanes_of_one_account_share_its_slots():
     spicy = lane("spicy", slots=2)
-    plain = lane("plain", shared=spicy.pace)
+    plain = lane("plain", shared=spicy.limiter)
 
     got = await taken(lanes(spicy, plain), plain, spicy)
 
     assert got == ["plain", "plain"]
-    assert spicy.pace.in_flight == plain.pace.in_flight
+    assert spicy.limiter.in_flight == plain.limiter.in_flight
 
 
 async def test_lanes_of_two_accounts_do_not():
@@ -119,7 +119,7 @@ async def test_long_queue_is_not_scanned_at_every_deal():
     queue = [asyncio.ensure_future(dealt.turn(prefers)) for _ in range(2000)]
     await asyncio.sleep(0)
     for _ in range(20):
-        a.pace.accepted(0.0)
+        a.limiter.accepted(0.0)
         dealt.give_back(a)
     await asyncio.sleep(0)
 
@@ -171,52 +171,52 @@ def test_a_lane_whose_failures_pass_the_rate_is_failing():
 def test_learned_slots_of_an_account_start_the_next_night():
     """The next night starts with the slots that this night found for an account."""
     limits = Limits(slots=40, submits_per_minute=600)
-    pace, again = Pace(limits), Pace(limits)
-    pace.begin(0.0)
+    limiter, again = RateLimiter(limits), RateLimiter(limits)
+    limiter.reserve_slot(0.0)
     for _ in range(19):
-        pace.begin(0.0)
+        limiter.reserve_slot(0.0)
     for _ in range(19):
-        pace.accepted(0.0)
-    pace.throttled(0.0, None)
-    learned = pace.learned()
+        limiter.accepted(0.0)
+    limiter.throttled(0.0, None)
+    learned = limiter.learned()
     assert learned is not None
     assert learned.slots < 20
 
-    again.recall(learned, now=0.0)
+    again.restore(learned, now=0.0)
 
-    assert again.slots == pace.slots
+    assert again.slots == limiter.slots
 
 
 def test_lane_without_refusals_learns_no_limit():
-    pace = Pace(Limits(slots=4, submits_per_minute=60))
-    pace.begin(0.0)
-    pace.accepted(0.0)
+    limiter = RateLimiter(Limits(slots=4, submits_per_minute=60))
+    limiter.reserve_slot(0.0)
+    limiter.accepted(0.0)
 
-    assert pace.learned() is None
+    assert limiter.learned() is None
 
 
 def test_less_is_remembered_than_is_configured_never_more():
-    pace = Pace(Limits(slots=4, submits_per_minute=60))
+    limiter = RateLimiter(Limits(slots=4, submits_per_minute=60))
 
-    pace.recall(Learned(100.0, 1e6), now=0.0)
+    limiter.restore(LearnedLimits(100.0, 1e6), now=0.0)
 
-    assert pace.slots == 4
-    assert pace.wait(0.0) == 0.0
-    assert pace.learned() is None
+    assert limiter.slots == 4
+    assert limiter.wait_s(0.0) == 0.0
+    assert limiter.learned() is None
 
 
 @pytest.mark.parametrize(("over", "slots"), [("slots", 9), ("rate", 20), (None, 9)])
 def test_refusal_that_names_a_limit_changes_only_that_limit(over, slots):
     """A refusal that names the limit it hit changes only that limit."""
-    pace = Pace(Limits(slots=20, submits_per_minute=600))
+    limiter = RateLimiter(Limits(slots=20, submits_per_minute=600))
     for _ in range(10):
-        pace.begin(0.0)
+        limiter.reserve_slot(0.0)
     for _ in range(9):
-        pace.accepted(0.0)
+        limiter.accepted(0.0)
 
-    pace.throttled(0.0, None, over)
+    limiter.throttled(0.0, None, over)
 
-    assert pace.slots == slots
+    assert limiter.slots == slots
 
 
 def test_the_money_of_a_lanes_risk_is_its_own():

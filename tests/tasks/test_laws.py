@@ -11,7 +11,7 @@ from manifests.job_keys import ids
 from storage.ledger.ledger import Ledger, read
 from storage.objects.client import Objects
 from storage.sources import OpeningError
-from tasks.dispatch.rate_limit import TRUST
+from tasks.dispatch.rate_limit import MAX_UNANSWERED
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine.engine import Rules
 from tasks.engine.stats import Why
@@ -379,7 +379,7 @@ async def test_facts_learned_of_a_lane_are_kept_for_the_next_night(world):
 
     await world.run(12)
 
-    assert world.nights[1].engine.lanes.all[0].looks.expected_s() is not None
+    assert world.nights[1].engine.lanes.all[0].polls.expected_s() is not None
 
 
 async def test_stopping_leaves_no_doubt_and_the_next_run_goes_on(world):
@@ -473,9 +473,9 @@ async def test_request_that_cannot_be_built_costs_no_money_or_slot(worlds, emula
         summary = await world.run([{"prompt": "pan", "duration_s": 8}], lanes=[lane])
 
     assert (summary.published, summary.spent_usd, world.bought) == (0, 0, {})
-    for _ in range(TRUST):
-        assert lane.pace.wait(0.0) == 0
-        lane.pace.begin(0.0)
+    for _ in range(MAX_UNANSWERED):
+        assert lane.limiter.wait_s(0.0) == 0
+        lane.limiter.reserve_slot(0.0)
 
 
 async def test_still_with_an_expired_link_is_handed_over_again(worlds, clip):

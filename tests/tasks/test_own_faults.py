@@ -21,7 +21,7 @@ from storage.ledger.ledger import read
 from storage.media import mp4
 from storage.media.mp4 import BrokenClipError
 from storage.objects.client import Objects
-from tasks.dispatch.rate_limit import Pace
+from tasks.dispatch.rate_limit import RateLimiter
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine.engine import Rules
 from tasks.engine.own_faults import IN_A_ROW, OwnFaultError, OwnFaults, explained, ours
@@ -278,7 +278,7 @@ async def test_submits_whose_answers_cannot_be_read_stop(worlds, emulator):
 async def test_own_failure_after_a_submit_leaves_a_doubt(worlds, emulator):
     """A job on which our code fails before the ticket is recorded is not sent again."""
 
-    class Failing(Pace):
+    class Failing(RateLimiter):
         def accepted(self, now):
             super().accepted(now)
             raise ZeroDivisionError
@@ -286,7 +286,7 @@ async def test_own_failure_after_a_submit_leaves_a_doubt(worlds, emulator):
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[ATLAS], slots=IN_A_ROW + 1)
         lane = world.lane(ATLAS)
-        lane.pace = Failing(lane.limits)
+        lane.limiter = Failing(lane.limits)
         summary = await world.run(30, lanes=[lane])
 
     # Its slot is free at once: a few more are sent before the first are recorded.

@@ -82,7 +82,7 @@ async def test_draining_gpu_gets_a_pause_and_is_not_closed(worlds, emulator):
         summary = await world.run(3)
 
     assert (summary.published, summary.lanes_closed) == (3, {})
-    assert world.nights[0].engine.lanes.all[0].pace.learned() is None
+    assert world.nights[0].engine.lanes.all[0].limiter.learned() is None
 
 
 class Door:
@@ -183,7 +183,7 @@ async def test_gpu_that_never_answers_is_closed_as_out_of_reach(worlds, emulator
         world = worlds(emulator=emulator, url=url, routes=["nightreel/wan-2.2"])
         lane, long_ago = world.lane("nightreel/wan-2.2"), time.monotonic() - 9000.0
         for minute in range(10):
-            lane.pace.out_of_reach(long_ago + 600.0 * minute)
+            lane.limiter.unreachable(long_ago + 600.0 * minute)
 
         summary = await world.run(1, lanes=[lane])
 

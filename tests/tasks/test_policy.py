@@ -11,7 +11,7 @@ from manifests.jobs import Job, Order
 from tasks.dispatch.eligibility import kind_of
 from tasks.dispatch.lanes import Lane
 from tasks.dispatch.policy import Roster
-from tasks.dispatch.rate_limit import Limits, Pace
+from tasks.dispatch.rate_limit import Limits, RateLimiter
 from tasks.providers import PROVIDERS
 from tasks.providers.http import Endpoint
 
@@ -70,8 +70,8 @@ def test_balanced_takes_the_cheapest_lane_that_is_free(cheap, dear):
 
 def test_of_two_at_one_price_the_one_that_is_idle_goes_first(cheap):
     idle = lane("idle", "atlas/wan-2.2-spicy", price="0.15", slots=1)
-    cheap.pace = Pace(Limits(slots=1, submits_per_minute=60, queues=True))
-    cheap.pace.begin(0.0)
+    cheap.limiter = RateLimiter(Limits(slots=1, submits_per_minute=60, queues=True))
+    cheap.limiter.reserve_slot(0.0)
 
     assert names(roster(cheap, idle, policy="balanced").lanes(ORDER)) == [
         "idle",
@@ -131,7 +131,7 @@ def test_a_lane_that_turns_out_slow_brings_in_the_dear_one(cheap, dear):
     plan.expect({KIND: 400})
     assert names(plan.lanes(ORDER)) == ["cheap"]
 
-    cheap.looks.learn([180.0] * 20)
+    cheap.polls.learn([180.0] * 20)
     clock.now = 60.0
 
     assert names(plan.lanes(ORDER)) == ["cheap", "dear"]
@@ -148,7 +148,9 @@ def test_impossible_deadline_uses_every_lane_and_warns(cheap, dear):
 
 def test_lanes_of_one_account_are_not_counted_on_twice():
     spicy = lane("spicy", "wavespeed/wan-2.2-spicy", price="0.15", slots=1)
-    plain = lane("plain", "wavespeed/wan-2.2", price="0.15", slots=1, shared=spicy.pace)
+    plain = lane(
+        "plain", "wavespeed/wan-2.2", price="0.15", slots=1, shared=spicy.limiter
+    )
     plan = roster(spicy, plain, ends_at=6100.0)
     jobs = [
         Job(image="i", prompt="p", model=each.route.model) for each in (spicy, plain)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.distributed.quota import LATE_S, MINUTE, Dealer, Hand, Quota, Share, evenly
+from tasks.dispatch.rate_limit import RATE_WINDOW_S
+from tasks.distributed.quota import LATE_S, Dealer, Hand, Quota, Share, evenly
 
 SLOTS, MINUTES = 7, 5
 PRICE = 2
@@ -32,7 +33,7 @@ class Run:
 
     def sends(self, now: float) -> bool:
         """Submit once, if its share allows."""
-        recent = sum(at > now - MINUTE for at in self.sent)
+        recent = sum(at > now - RATE_WINDOW_S for at in self.sent)
         left = (self.share.granted.get("usd", 0) if self.share else 0) - self.spent
         may = self.in_flight < self.cap("slots") and recent < self.cap("minute")
         if not (may and self.jobs and left >= PRICE) or self.shut_out:
@@ -45,7 +46,7 @@ class Run:
 
     def hand(self, now: float) -> Hand:
         self.beat += 1
-        recent = sum(at > now - MINUTE for at in self.sent)
+        recent = sum(at > now - RATE_WINDOW_S for at in self.sent)
         return Hand(
             shard=self.shard,
             generation=self.generation,
@@ -163,7 +164,7 @@ def test_no_limit_is_exceeded_whatever_joins_dies_or_is_late(  # noqa: C901, PLR
                 pass
         sent = [at for one in everyone for at in one.sent]
         assert sum(one.in_flight for one in everyone) <= SLOTS
-        assert sum(at > now - MINUTE for at in sent) <= MINUTES
+        assert sum(at > now - RATE_WINDOW_S for at in sent) <= MINUTES
         assert sum(one.spent for one in everyone) <= money
 
 

@@ -32,7 +32,7 @@ from storage.objects.client import Objects, RefusedError
 from tasks.batch.lifespan import begun
 from tasks.batch.request import Wanted
 from tasks.dispatch.lanes import Lanes
-from tasks.dispatch.rate_limit import LEARNED
+from tasks.dispatch.poll_schedule import ENOUGH_FINISHED
 from tasks.emulator import Emulator, Fault, running
 from tasks.emulator.prices import price_list
 from tasks.engine.download import Publisher
@@ -258,12 +258,12 @@ async def test_unobserved_end_of_a_job_teaches_no_latency(worlds, emulator):
     """A job that nothing polled when it ended teaches the lane no latency."""
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[ATLAS])
-        await died(world, after=ACCEPTED, rows=LEARNED)
+        await died(world, after=ACCEPTED, rows=ENOUGH_FINISHED)
 
-        summary = await run(world, LEARNED, today=Time(later_s=1800.0).today)
+        summary = await run(world, ENOUGH_FINISHED, today=Time(later_s=1800.0).today)
 
-    assert (summary.published, summary.bought) == (LEARNED, 0)
-    assert not world.nights[-1].engine.lanes.all[0].looks.learned
+    assert (summary.published, summary.bought) == (ENOUGH_FINISHED, 0)
+    assert not world.nights[-1].engine.lanes.all[0].polls.is_learned
 
 
 @slow
@@ -332,17 +332,17 @@ async def test_unfinished_job_is_fetched_when_done_and_holds_its_slot(worlds, cl
         async with fetching(world, [lane]) as (fetcher, ledger):
             bringing = asyncio.create_task(fetcher.bring_home(before, over))
             held = 0
-            while held < 3 or lane.pace.in_flight > 1:
-                held = max(held, lane.pace.in_flight)
+            while held < 3 or lane.limiter.in_flight > 1:
+                held = max(held, lane.limiter.in_flight)
                 await asyncio.sleep(0.02)
-            stuck = lane.pace.in_flight
+            stuck = lane.limiter.in_flight
             fetched = sum(x.state is State.PUBLISHED for x in ledger.lives.values())
             over.set()
             await bringing
 
     states = sorted(str(history.state) for history in (await jobs_of(world)).values())
     assert states == ["accepted", "published", "published"]
-    assert (held, fetched, stuck, lane.pace.in_flight) == (3, 2, 1, 0)
+    assert (held, fetched, stuck, lane.limiter.in_flight) == (3, 2, 1, 0)
     assert set(world.bought.values()) == {1}
 
 

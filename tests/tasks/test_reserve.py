@@ -55,7 +55,7 @@ async def test_inline_still_is_not_kept_by_a_job_that_waits(worlds, emulator, or
             assert not waiting.done()
             assert kept(second) == 0
 
-            lane.pace.accepted(time.monotonic())
+            lane.limiter.accepted(time.monotonic())
             first.let_go()
             offer = await waiting
 

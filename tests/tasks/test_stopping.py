@@ -26,7 +26,7 @@ def slow(worlds, clip):
 
 def learned(world, took_s: float):
     lane = world.lane(ROUTE)
-    lane.looks.learn([took_s] * 10)
+    lane.polls.learn([took_s] * 10)
     return [lane]
 
 

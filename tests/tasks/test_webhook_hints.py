@@ -41,7 +41,7 @@ async def test_webhook_makes_the_engine_poll_unless_it_is_forged(
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=["wavespeed/wan-2.2-spicy"])
         lane = world.lane(world.routes[0])
-        lane.looks.learn([LATER_S] * 10)
+        lane.polls.learn([LATER_S] * 10)
         async with listening(
             {"wavespeed": f"whsec_{SECRET}"}, port=0, hints_port=0
         ) as doors:
