@@ -219,8 +219,8 @@ async def _drive(
 async def _paced(asked: argparse.Namespace) -> None:
     from contextlib import ExitStack
 
-    from storage.ledger.ledger import Ledger
-    from storage.objects.client import Objects
+    from storage.ledger import Ledger
+    from storage.objects import Objects
 
     store = Away(asked.put_ms / 1000)
     ledger = await Ledger.open(Objects(store, "s3://away/reel"), name="bench")
@@ -259,8 +259,8 @@ async def _endless(asked: argparse.Namespace) -> None:
     """Submit until killed: each intent is sent to a provider once it is on record."""
     from contextlib import ExitStack
 
-    from storage.ledger.ledger import Ledger
-    from storage.objects.client import Objects
+    from storage.ledger import Ledger
+    from storage.objects import Objects
     from storage.objects.connect import connect
 
     class Remote(Objects):
@@ -280,8 +280,8 @@ async def _endless(asked: argparse.Namespace) -> None:
 
 async def _successor(asked: argparse.Namespace) -> None:
     from manifests.lifecycle import State
-    from storage.ledger.ledger import Ledger
-    from storage.objects.client import Objects
+    from storage.ledger import Ledger
+    from storage.objects import Objects
 
     ledger = await Ledger.open(Objects.open(str(asked.root)), name="successor")
     states = [history.state for history in ledger.lives.values()]

@@ -97,10 +97,9 @@ async def _start(_):
 
 async def _build(asked):
     from storage import layout
-    from storage.ledger import segments
+    from storage.ledger import claimant, segments
     from storage.ledger.codec import pack
-    from storage.ledger.owner import claimant
-    from storage.objects.client import Objects
+    from storage.objects import Objects
 
     objects, us = Objects.open(asked.root), claimant(1, "night", 1.8e9)
     await objects.create(layout.claim(1), us.dump())
@@ -175,8 +174,8 @@ def _life(chance, job):
 
 
 async def _resume(asked):
-    from storage.ledger.ledger import Ledger
-    from storage.objects.client import Objects
+    from storage.ledger import Ledger
+    from storage.objects import Objects
 
     with _Measured() as row:
         objects = Objects.open(asked.root)
@@ -189,7 +188,7 @@ async def _resume(asked):
 
 async def _bind(asked):
     from storage.ledger.epoch_reader import bind, recalled
-    from storage.objects.client import Objects
+    from storage.objects import Objects
 
     objects = Objects.open(asked.root)
     book = await recalled(objects, [1])
@@ -204,7 +203,7 @@ async def _told(asked):
     from manifests.job_keys import KEY
     from storage.ledger.checkpoint import load, volume
     from storage.ledger.epoch_reader import recalled, told
-    from storage.objects.client import Objects
+    from storage.objects import Objects
 
     objects = Objects.open(asked.root)
     book = await recalled(objects, [1])
@@ -222,7 +221,7 @@ async def _states(asked):
     import numpy as np
     import polars as pl
 
-    from storage.ledger.state_index import Book
+    from storage.ledger import Book
 
     chance, book, known = np.random.default_rng(0), Book(), int(asked.known[0])
     keys = pl.DataFrame(

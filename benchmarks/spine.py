@@ -136,8 +136,8 @@ def _measured(asked):
 
 async def _span_s(root: str) -> float:
     from manifests.lifecycle import Intended, Published
-    from storage.ledger.ledger import read
-    from storage.objects.client import Objects
+    from storage.ledger import read
+    from storage.objects import Objects
 
     entries = await read(Objects.open(root))
     first = min(entry.at for entry in entries if isinstance(entry.event, Intended))
@@ -186,12 +186,12 @@ def _clip(size: int = 690_000) -> bytes:
 
 
 def _decode_ms(clip: Path, times: int = 5) -> float:
-    from storage.media.mp4 import check
+    from storage.media import mp4
 
     data = clip.read_bytes()
     began = _cpu_s()
     for _ in range(times):
-        check(data)
+        mp4.check(data)
     return 1000 * (_cpu_s() - began) / times
 
 

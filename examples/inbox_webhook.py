@@ -24,7 +24,7 @@ from starlette.routing import Route
 
 from flows.config.settings import SettingsError
 from flows.prefect_runtime.inbox_runs import DEPLOYMENT, Watch, start_runs
-from storage.objects.errors import StorageError
+from storage.objects import StorageError
 
 log = logging.getLogger("inbox")
 

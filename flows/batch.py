@@ -32,8 +32,8 @@ from flows.prefect_runtime.wait_for_root import RootWait
 from flows.views.times import Local
 from flows.views.times import finish_by as meant
 from manifests.input.reader import ManifestError
-from storage.inbox.claims import Claim, claimed
-from storage.ledger.ledger import HeldError
+from storage.inbox import Claim, claimed
+from storage.ledger import HeldError
 from tasks.batch.batch import Night
 from tasks.batch.lifespan import begun, refused
 from tasks.batch.request import Wanted, public

@@ -6,7 +6,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from storage import pause_flag
-from storage.objects.client import Objects
+from storage.objects import Objects
 from tasks.batch.request import public
 
 

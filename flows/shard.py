@@ -8,7 +8,7 @@ from prefect.states import Completed
 
 from flows.prefect_runtime.shard import described, ran
 from flows.prefect_runtime.signals import gently
-from storage.ledger.ledger import FencedError
+from storage.ledger import FencedError
 
 
 def _run_name() -> str:

@@ -6,7 +6,7 @@ from prefect import flow, get_run_logger
 from prefect.states import Completed
 
 from flows.prefect_runtime.inbox_runs import DEPLOYMENT, Watch, start_runs
-from storage.inbox.listing import PARQUET, SETTLE_S
+from storage.inbox import PARQUET, SETTLE_S
 
 
 @flow(name="nightreel-watch", retries=0, persist_result=False)

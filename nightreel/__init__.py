@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         RunResult,
         StatusResult,
     )
-    from storage.ledger.ledger import HeldError
+    from storage.ledger import HeldError
     from storage.sources import OpeningError
 
 __all__ = [
@@ -69,7 +69,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "HeldError": "storage.ledger.ledger",
+    "HeldError": "storage.ledger",
     "ManifestError": "manifests.input.columns",
     "OpeningError": "storage.sources",
     "SettingsError": "flows.config.settings",

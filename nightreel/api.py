@@ -38,7 +38,7 @@ from nightreel.results import (
     StatusResult,
 )
 from storage import layout
-from storage.objects.client import DamagedError, Objects
+from storage.objects import DamagedError, Objects
 from tasks.batch.batch import Night
 from tasks.batch.request import public
 from tasks.dispatch.eligibility import Policy

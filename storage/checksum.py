@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import orjson
 
-from storage.objects.errors import DamagedError
+from storage.objects import DamagedError
 
 FIELD: Final = "checksum"
 

@@ -7,7 +7,7 @@ its content is for people.
 import json
 
 from storage import layout
-from storage.objects.client import ExistsError, MissingError, Objects
+from storage.objects import ExistsError, MissingError, Objects
 
 
 async def paused(objects: Objects) -> float | None:

@@ -19,8 +19,9 @@ from obstore.exceptions import BaseError
 from obstore.fsspec import FsspecStore
 
 from manifests.uris import unsigned
-from storage.objects.connect import CLIENT, REMOTE, bucket, local_path, signed
-from storage.objects.errors import StorageError, UnavailableError, reason, translated
+from storage.objects import StorageError, UnavailableError, local_path
+from storage.objects.connect import CLIENT, REMOTE, bucket, signed
+from storage.objects.errors import reason, translated
 
 _PIECE: Final = 1 << 20
 

@@ -34,9 +34,9 @@ from manifests.lifecycle import (
     Risked,
     Settled,
 )
-from storage.ledger.ledger import Ledger, entries, read
-from storage.media.clips import Clips
-from storage.objects.client import Objects
+from storage.ledger import Ledger, entries, read
+from storage.media import Clips
+from storage.objects import Objects
 from tasks.dispatch.lanes import Lane, Lanes
 from tasks.engine.download import Publisher
 from tasks.engine.engine import Rules

@@ -43,7 +43,7 @@ for package in ("manifests", "storage", "tasks", "flows", "nightreel"):
 """
 
 _USE = """
-from storage.objects.client import Objects
+from storage.objects import Objects
 from storage import sources
 
 asyncio.run(Objects.open("memory://root").create("a", b"a"))

@@ -12,8 +12,8 @@ from flows.commands.logs import Asked, LogFile, LogJson, Quiet, Verbose, configu
 from flows.commands.terminal import tell
 from flows.config.settings import SettingsError
 from manifests.input.reader import ManifestError
-from storage.ledger.ledger import HeldError
-from storage.objects.errors import StorageError
+from storage.ledger import HeldError
+from storage.objects import StorageError
 from storage.sources import OpeningError
 from tasks.batch.summary import ExitCode
 from tasks.dispatch.preflight import CheckupError

@@ -45,7 +45,7 @@ from flows.config.settings import Settings
 from flows.views import times
 from manifests.input.columns import scan
 from manifests.uris import scheme
-from storage.objects.connect import local_path
+from storage.objects import local_path
 from storage.sources import OpeningError
 from tasks.batch.request import public
 from tasks.batch.summary import Summary

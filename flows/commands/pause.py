@@ -8,7 +8,7 @@ import typer
 
 from flows.commands.terminal import existing, tell
 from storage import pause_flag
-from storage.objects.client import Objects
+from storage.objects import Objects
 
 Paused = Annotated[str, typer.Argument(help="The URI of the root.")]
 

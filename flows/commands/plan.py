@@ -28,10 +28,8 @@ from flows.views.times import Local, finish_by
 from manifests.input.reader import orders
 from manifests.job_keys import KEY
 from manifests.lifecycle import State
-from storage.ledger import segments
-from storage.ledger.epoch_reader import recalled
-from storage.ledger.state_index import Book
-from storage.objects.client import Objects
+from storage.ledger import Book, recall
+from storage.objects import Objects
 from tasks.batch.request import MANIFEST, Wanted, planned, refusal
 from tasks.dispatch.eligibility import Policy
 from tasks.dispatch.lanes import Lane
@@ -137,7 +135,7 @@ async def _recalled(root: str | None, lanes: Sequence[Lane]) -> Book:
         return Book()
     objects = Objects.open(existing(root))
     await recall_limits(lanes, objects, 0.0)
-    return await recalled(objects, range(1, await segments.claimed(objects) + 1))
+    return await recall(objects)
 
 
 def _kept_nowhere(_sha256: str, _content: bytes) -> str:

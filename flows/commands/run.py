@@ -8,7 +8,7 @@ from flows.commands.prefect_server import find_server
 from flows.commands.terminal import err, output, tell
 from flows.dashboard.summary import late, unusual
 from flows.views.progress import log_progress, show
-from storage.objects.errors import StorageError, UnavailableError
+from storage.objects import StorageError, UnavailableError
 from storage.sources import OpeningError
 from tasks.batch.batch import Night
 from tasks.batch.lifespan import WATCHER

@@ -8,7 +8,7 @@ import typer
 from flows.commands.terminal import Config, LaneNames, names, place, tell
 from flows.prefect_runtime.shard import described, ran
 from flows.prefect_runtime.signals import gently
-from storage.ledger.ledger import FencedError
+from storage.ledger import FencedError
 
 
 def shard(

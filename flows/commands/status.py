@@ -29,8 +29,8 @@ from manifests.catalogue.loader import shipped
 from manifests.catalogue.routes import Route
 from manifests.expiry import AT_PROVIDERS, in_use
 from manifests.lifecycle import FREE, State
-from storage.ledger.ledger import entries
-from storage.objects.client import Objects
+from storage.ledger import entries
+from storage.objects import Objects
 from storage.pause_flag import paused
 from tasks.dispatch.preflight import usd
 from tasks.engine.stats import UNANSWERED

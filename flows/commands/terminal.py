@@ -22,7 +22,7 @@ from flows.config import settings
 from flows.config.settings import Settings
 from flows.logs.masking import masked
 from manifests.uris import absolute, scheme
-from storage.objects.connect import local_path
+from storage.objects import local_path
 from storage.sources import OpeningError
 
 MESSAGE: Final = "nightreel"

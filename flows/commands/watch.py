@@ -20,9 +20,9 @@ from flows.commands.terminal import (
 from flows.config import lanes as lanes_of
 from flows.prefect_runtime.inbox_runs import Retries, Watch
 from manifests.input.columns import ManifestError
-from storage.inbox.listing import PARQUET, SETTLE_S, Drop
-from storage.ledger.ledger import HeldError
-from storage.objects.errors import StorageError, UnavailableError
+from storage.inbox import PARQUET, SETTLE_S, Drop
+from storage.ledger import HeldError
+from storage.objects import StorageError, UnavailableError
 from storage.sources import OpeningError
 from tasks.batch.summary import ExitCode
 

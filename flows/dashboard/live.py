@@ -25,8 +25,8 @@ from flows.dashboard.events import Events
 from flows.dashboard.log_relay import relayed
 from flows.dashboard.pages import bill_table, board, headline, wrong_table
 from flows.dashboard.plan import foretold
-from storage.media.posters import Posters
-from storage.objects.client import Objects
+from storage.media import Posters
+from storage.objects import Objects
 from tasks.batch.batch import Night
 from tasks.batch.contact_sheet import Sheet
 

@@ -22,9 +22,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 
 from flows.config.settings import SettingsError
-from storage.inbox.claims import Register
-from storage.inbox.listing import PARQUET, SETTLE_S, Drop, Inbox, digest
-from storage.objects.client import Objects
+from storage.inbox import PARQUET, SETTLE_S, Drop, Inbox, Register, digest
+from storage.objects import Objects
 from tasks.batch.request import public
 
 DEPLOYMENT: Final = "nightreel/on-manifest"

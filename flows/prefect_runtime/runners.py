@@ -28,7 +28,7 @@ from flows.config import lanes as lanes_of
 from flows.config import settings as settings_of
 from flows.config.settings import EngineSettings, Settings, SettingsError
 from flows.prefect_runtime.shard import ran
-from storage.ledger.ledger import FencedError
+from storage.ledger import FencedError
 from tasks.batch.batch import Night
 from tasks.distributed.coordinator import TRIES, Start, elsewhere
 

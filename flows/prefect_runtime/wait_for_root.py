@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from storage.ledger.ledger import HeldError
+from storage.ledger import HeldError
 
 AGAIN_S: Final = 60.0
 """Seconds between two tries to open the root."""

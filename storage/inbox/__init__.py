@@ -9,3 +9,17 @@ over (`inbox/done/`). Each record is created once or not at all, so exactly one 
 a version. A run that fails before it has begun gives its version back; a bad manifest is
 not given back, because it stays bad until it changes.
 """
+
+from storage.inbox.claims import Claim, Register, claimed
+from storage.inbox.listing import PARQUET, SETTLE_S, Drop, Inbox, digest
+
+__all__ = [
+    "PARQUET",
+    "SETTLE_S",
+    "Claim",
+    "Drop",
+    "Inbox",
+    "Register",
+    "claimed",
+    "digest",
+]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from manifests.input.columns import ManifestError
 from storage import layout
 from storage.inbox.listing import Drop, digest
-from storage.objects.client import ExistsError, MissingError, Objects, UnavailableError
+from storage.objects import ExistsError, MissingError, Objects, UnavailableError
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,7 @@ from typing import Final
 from urllib.parse import quote
 
 from storage import layout
-from storage.objects.client import Objects, Stored
-from storage.objects.connect import local_path
-from storage.objects.errors import StorageError
+from storage.objects import Objects, StorageError, Stored, local_path
 
 PARQUET: Final = "*.parquet"
 SETTLE_S: Final = 30.0

@@ -54,3 +54,30 @@ Failure handling
     are read instead, if all of them exist. A claim or segment is damaged, or missing before
     one that exists: the root is refused.
 """
+
+from storage.ledger.codec import LedgerError
+from storage.ledger.epoch_reader import Told, entries
+from storage.ledger.lease import HeldError
+from storage.ledger.ledger import Ledger
+from storage.ledger.owner import SILENT_S, Holder, claimant
+from storage.ledger.read_all import histories, read, recall
+from storage.ledger.segments import FencedError
+from storage.ledger.spill import SPILL_FOLDER
+from storage.ledger.state_index import Book
+
+__all__ = [
+    "SILENT_S",
+    "SPILL_FOLDER",
+    "Book",
+    "FencedError",
+    "HeldError",
+    "Holder",
+    "Ledger",
+    "LedgerError",
+    "Told",
+    "claimant",
+    "entries",
+    "histories",
+    "read",
+    "recall",
+]

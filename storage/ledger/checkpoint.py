@@ -36,7 +36,7 @@ from manifests.parquet import readable
 from storage import checksum, layout
 from storage.ledger import missing, segments
 from storage.ledger.segment_reader import refuse_incomplete
-from storage.objects.client import DamagedError, MissingError, Objects
+from storage.objects import DamagedError, MissingError, Objects
 
 _ParquetFile: Final[Any] = import_module("pyarrow.parquet").ParquetFile
 

@@ -13,7 +13,7 @@ from storage import checksum, layout
 from storage.ledger import checkpoint
 from storage.ledger.checkpoint import KEYS, Checkpoint, File, Kind
 from storage.ledger.codec import LedgerError
-from storage.objects.client import DamagedError, ExistsError, Objects
+from storage.objects import DamagedError, ExistsError, Objects
 
 _ROWS = 20_000
 """Rows that are compared at once."""

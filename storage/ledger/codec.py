@@ -18,7 +18,7 @@ import msgspec
 import zstandard
 
 from manifests.lifecycle import Entry, Event, Facts, Ticket
-from storage.objects.errors import DamagedError, StorageError
+from storage.objects import DamagedError, StorageError
 
 KINDS: Final[Mapping[str, type[Any]]] = {
     kind.__name__.lower(): kind for kind in get_args(Event)

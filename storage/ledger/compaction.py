@@ -22,7 +22,7 @@ from storage.ledger import checkpoint_files, segment_reader
 from storage.ledger.checkpoint import Checkpoint, File, Kind
 from storage.ledger.earlier_history import histories_before
 from storage.ledger.state_index import Book, over
-from storage.objects.client import Objects
+from storage.objects import Objects
 
 _GROUP: Final = 20_000
 """Lives that are written at once: about 10 MB."""

@@ -8,7 +8,7 @@ import secrets
 
 from storage import layout
 from storage.ledger.codec import LedgerError
-from storage.objects.client import ExistsError, Objects
+from storage.objects import ExistsError, Objects
 
 
 async def proved(objects: Objects) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from storage import layout
-from storage.objects.connect import local_path
+from storage.objects import local_path
 
 BALLAST: Final = 4 << 20
 """Bytes: some ten thousand entries, each in a separate segment at worst."""

@@ -9,7 +9,7 @@ from manifests.job_keys import KEY, keys
 from manifests.lifecycle import Entry, History
 from storage.ledger import checkpoint
 from storage.ledger.segment_reader import after, written
-from storage.objects.client import DamagedError, Objects
+from storage.objects import DamagedError, Objects
 
 
 async def histories_before(

@@ -16,7 +16,7 @@ from storage.ledger.history_lookup import Told, told
 from storage.ledger.replay import Replay
 from storage.ledger.segment_reader import after, decoded, written
 from storage.ledger.state_index import Book
-from storage.objects.client import DamagedError, Objects
+from storage.objects import DamagedError, Objects
 
 __all__ = ["Told", "bind", "entries", "recalled", "told"]
 

@@ -15,7 +15,7 @@ from storage.ledger.owner import Holder
 from storage.ledger.segment_reader import seal_at
 from storage.ledger.segments import MAIN
 from storage.ledger.state_index import Book
-from storage.objects.client import ExistsError, Objects, StorageError
+from storage.objects import ExistsError, Objects, StorageError
 
 
 async def settled(objects: Objects, us: Holder, *, whole: bool) -> Book:

@@ -25,7 +25,7 @@ from storage.ledger.compaction import bind
 from storage.ledger.earlier_history import histories_before
 from storage.ledger.segment_reader import written
 from storage.ledger.state_index import Book
-from storage.objects.client import DamagedError, Objects
+from storage.objects import DamagedError, Objects
 
 # A database has no decimals.
 _TOLD: Final = pl.Schema(

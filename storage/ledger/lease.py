@@ -17,7 +17,7 @@ from storage.ledger import conditional_put, fencing, segments
 from storage.ledger.codec import LedgerError
 from storage.ledger.owner import BEAT_S, SILENT_S, Holder, claimant
 from storage.ledger.segments import FencedError
-from storage.objects.client import (
+from storage.objects import (
     DamagedError,
     ExistsError,
     MissingError,

@@ -7,7 +7,15 @@ shard that runs in another process joins it with a separate stream.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -20,31 +28,20 @@ from storage.ledger import (
     epoch_reader,
     fencing,
     lease,
+    segment_reader,
     segments,
     shard_stream,
     spill_recovery,
 )
-from storage.ledger.codec import LedgerError, Seal, dump
-from storage.ledger.epoch_reader import Told, entries
-from storage.ledger.lease import HeldError
+from storage.ledger.codec import Seal, dump
+from storage.ledger.epoch_reader import Told
 from storage.ledger.owner import BEAT_S
-from storage.ledger.read_all import histories, read
 from storage.ledger.segments import MAIN, FencedError
 from storage.ledger.spill import SPILL_FOLDER, SpilledEntry, SpillFolder
 from storage.ledger.state_index import Book
 from storage.ledger.write_retry import Trouble
 from storage.ledger.writer import Stream, Waiting
-from storage.objects.client import Objects
-
-__all__ = [
-    "FencedError",
-    "HeldError",
-    "Ledger",
-    "LedgerError",
-    "entries",
-    "histories",
-    "read",
-]
+from storage.objects import Objects
 
 log = logging.getLogger(__name__)
 
@@ -170,6 +167,10 @@ class Ledger:
         return ledger
 
     @property
+    def epoch(self) -> int:
+        return segments.number(self.batch)
+
+    @property
     def lives(self) -> Mapping[str, History]:
         """The full histories of jobs that are not over, or were touched by this run."""
         return MappingProxyType(self._book.lives)
@@ -226,7 +227,7 @@ class Ledger:
         """Write queued entries, seal the epoch, compact it. Safe to repeat."""
         if self._closed:
             return
-        seal = Seal(segments.number(self.batch), self._clock())
+        seal = Seal(self.epoch, self._clock())
         try:
             whole = await self._stream.close(seal)
             self._closed = True
@@ -252,6 +253,14 @@ class Ledger:
         if isinstance(self._stream.ended, FencedError):
             raise self._stream.ended
 
+    async def has_successor(self) -> bool:
+        """Whether a later batch has claimed the root."""
+        return await segments.exists(self._objects, layout.claim(self.epoch + 1))
+
+    async def shut_out_shard(self, shard: int) -> int:
+        """Fence out the writer of a shard; returns the number of writers that it had."""
+        return await shard_stream.ended(self._objects, self.batch, shard)
+
     async def hear(
         self, shard: int, generations: Iterable[int]
     ) -> list[tuple[Entry, History]]:
@@ -267,10 +276,14 @@ class Ledger:
         await spill_recovery.upload(self._objects, self._spill_files)
         return await spill_recovery.has_uploaded(self._objects)
 
+    def entries(self) -> AsyncIterator[Sequence[Entry]]:
+        """This epoch's entries in order. Call after `close()`."""
+        return segment_reader.written(self._objects, self.epoch)
+
     async def told(self, keys: pl.DataFrame, folder: Path) -> Told:
         """Copy the histories of these jobs into a folder. Call after `close()`."""
         # Compacted epochs are not read again, so nothing may be added to this one.
-        seal = Seal(segments.number(self.batch), self._clock())
+        seal = Seal(self.epoch, self._clock())
         await fencing.seal_all(self._objects, self.batch, seal)
         return await epoch_reader.told(self._objects, self._book, keys, folder)
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from storage import layout
 from storage.ledger.codec import LedgerError
-from storage.objects.client import Objects
+from storage.objects import Objects
 
 _CURE: Final = (
     "nothing was bought; restore the missing objects from a backup or another copy of "

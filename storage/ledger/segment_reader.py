@@ -9,7 +9,7 @@ from storage import layout
 from storage.ledger import segments
 from storage.ledger.codec import LedgerError, Line, Seal, lines, record, unpack
 from storage.ledger.segments import MAIN, Extent
-from storage.objects.client import DamagedError, Objects
+from storage.objects import DamagedError, Objects
 
 _BLOCK: Final = 1 << 21
 """Bytes of lines that are decoded at once."""

@@ -30,7 +30,7 @@ from storage import layout
 from storage.ledger import missing
 from storage.ledger.codec import LedgerError, plain
 from storage.ledger.owner import Holder
-from storage.objects.client import DamagedError, MissingError, Objects
+from storage.objects import DamagedError, MissingError, Objects
 
 K = TypeVar("K")
 T = TypeVar("T")

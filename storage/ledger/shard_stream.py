@@ -17,7 +17,7 @@ from storage.ledger import fencing, missing, segments
 from storage.ledger.codec import LedgerError, Open, Seal, pack, records
 from storage.ledger.segments import FencedError
 from storage.ledger.state_index import Book
-from storage.objects.client import ExistsError, MissingError, Objects, StorageError
+from storage.objects import ExistsError, MissingError, Objects, StorageError
 
 
 async def claim(

@@ -12,7 +12,7 @@ from storage.ledger import epoch_reader
 from storage.ledger.codec import LedgerError, unpack
 from storage.ledger.spill import SpilledEntry, SpillFolder
 from storage.ledger.writer import Waiting
-from storage.objects.client import DamagedError, MissingError, Objects
+from storage.objects import DamagedError, MissingError, Objects
 
 log = logging.getLogger(__name__)
 

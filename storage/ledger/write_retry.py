@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from storage.ledger.disk_reserve import Ballast
-from storage.objects.client import (
+from storage.objects import (
     ExistsError,
     FullError,
     Objects,

@@ -17,7 +17,7 @@ from storage.ledger import fencing
 from storage.ledger.codec import LedgerError, Seal, pack, packed
 from storage.ledger.segments import FencedError
 from storage.ledger.write_retry import Trouble
-from storage.objects.client import ExistsError, Objects, StorageError
+from storage.objects import ExistsError, Objects, StorageError
 
 SEGMENT: Final = 2_000
 """Entries in one segment at most."""

@@ -8,3 +8,21 @@ on them. `stills` checks a JPEG or PNG before money is spent, and turns it uprig
 `mp4`, `posters` and `stills` work on bytes and do no I/O. They take CPU time (70 to 260 ms
 for a clip), so callers run them in a thread.
 """
+
+from storage.media import mp4, stills
+from storage.media.clips import Clips
+from storage.media.mp4 import BrokenClipError, Probe
+from storage.media.posters import Posters, poster
+from storage.media.stills import BadStillError, Still
+
+__all__ = [
+    "BadStillError",
+    "BrokenClipError",
+    "Clips",
+    "Posters",
+    "Probe",
+    "Still",
+    "mp4",
+    "poster",
+    "stills",
+]

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from storage import layout
-from storage.objects.client import ExistsError, MissingError, Objects
+from storage.objects import ExistsError, MissingError, Objects
 
 
 class Clips:

@@ -14,8 +14,7 @@ from av.container import InputContainer
 from PIL import Image
 
 from storage import layout
-from storage.objects.client import Objects
-from storage.objects.errors import ExistsError
+from storage.objects import ExistsError, Objects
 
 EDGE: Final = 160
 """Pixels of the longer edge."""

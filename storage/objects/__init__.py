@@ -1,7 +1,7 @@
 """Objects: bytes under keys, below one root URI, on any store.
 
-`client.Objects` is the interface for all other packages. The other modules, from the
-outside in:
+Other packages import from here: `Objects`, and the errors that it raises. The modules
+behind it, from the outside in:
 
 * `retry` repeats a request while the store is unavailable, for a limited time.
 * `requests` sends one request with obstore and translates the answer.
@@ -19,3 +19,31 @@ create answers "exists", the object may be ours, because an earlier answer was l
 obstore's own retries are off: they would hide that case. Errors never quote a store's
 whole answer, because it may contain keys and signatures.
 """
+
+from storage.objects.client import Objects
+from storage.objects.connect import local_path
+from storage.objects.errors import (
+    DamagedError,
+    ExistsError,
+    FullError,
+    LoginError,
+    MissingError,
+    RefusedError,
+    StorageError,
+    UnavailableError,
+)
+from storage.objects.requests import Stored
+
+__all__ = [
+    "DamagedError",
+    "ExistsError",
+    "FullError",
+    "LoginError",
+    "MissingError",
+    "Objects",
+    "RefusedError",
+    "StorageError",
+    "Stored",
+    "UnavailableError",
+    "local_path",
+]

@@ -23,8 +23,8 @@ from manifests.input.reader import demand, stills
 from manifests.job_keys import KEY, keys
 from manifests.jobs import Order
 from manifests.lifecycle import History, State
-from storage.ledger.ledger import Ledger
-from storage.objects.client import Objects
+from storage.ledger import Ledger
+from storage.objects import Objects
 from tasks.batch.request import MANIFEST, Wanted, ordered
 from tasks.batch.row_states import Reasons, Rows
 from tasks.batch.summary import Summary, broken, short_of

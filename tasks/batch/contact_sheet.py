@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from storage.media.posters import Posters, poster
-from storage.objects.client import StorageError
+from storage.media import Posters, poster
+from storage.objects import StorageError
 from tasks.engine.download import Offer
 
 log = logging.getLogger(__name__)

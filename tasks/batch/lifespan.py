@@ -16,10 +16,9 @@ from urllib.parse import unquote, urlsplit
 
 from manifests.input.plan import Plan
 from storage import layout
-from storage.ledger import segments
-from storage.ledger.ledger import HeldError, Ledger, entries
-from storage.media.clips import Clips
-from storage.objects.client import Objects
+from storage.ledger import HeldError, Ledger, entries
+from storage.media import Clips
+from storage.objects import Objects
 from tasks.batch.batch import Night
 from tasks.batch.pause_watch import heeding
 from tasks.batch.request import Wanted, looked_at, planned, refuse
@@ -89,7 +88,7 @@ async def begun(  # noqa: PLR0913 - the parts of a run, each named once
         ledger = await _opened(opening, on_held)
         try:
             # Old messages hold rows of manifests: delete them, wherever the shards run now.
-            await _delete_old_messages(objects, ledger.batch)
+            await _delete_old_messages(objects, ledger.epoch)
             await _recall(lanes, ledger, objects, world, deadline_s=rules.deadline_s)
             async with night_of(
                 wanted,
@@ -243,9 +242,9 @@ async def _fetching(night: Night, objects: Objects) -> AsyncGenerator[None]:
     await coming
 
 
-async def _delete_old_messages(objects: Objects, batch: str) -> None:
+async def _delete_old_messages(objects: Objects, epoch: int) -> None:
     """Delete the messages between earlier batches and their shards, which are over."""
     async for stored in objects.list(layout.SHARDS):
         found = layout.MESSAGE.match(stored.key)
-        if found and int(found["epoch"]) < segments.number(batch):
+        if found and int(found["epoch"]) < epoch:
             await objects.delete(stored.key)

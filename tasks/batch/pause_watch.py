@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
-from storage.objects.client import Objects, StorageError
+from storage.objects import Objects, StorageError
 from storage.pause_flag import paused
 from tasks.engine.engine import Engine
 

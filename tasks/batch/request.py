@@ -16,7 +16,7 @@ from manifests.input.reader import ManifestError, Plan
 from manifests.jobs import Order
 from manifests.uris import unsigned
 from storage import sources
-from storage.media.stills import BadStillError
+from storage.media import BadStillError
 from storage.sources import OpeningError
 from tasks.dispatch.eligibility import Policy
 from tasks.dispatch.lanes import Lane

@@ -14,7 +14,7 @@ import polars as pl
 from manifests.input.reader import Plan
 from manifests.job_keys import KEY, held, ids, keys
 from manifests.lifecycle import OVER, State
-from storage.ledger.ledger import Ledger
+from storage.ledger import Ledger
 from tasks.engine.stats import FIRST, UNANSWERED, Tally, Why
 
 UNTOLD = "not its turn yet"

@@ -13,10 +13,8 @@ from manifests.output.attempts import attempts_table
 from manifests.output.clips import Outcomes, write_clips, write_complaints
 from manifests.output.remaining import write_left
 from storage import layout
-from storage.ledger import segment_reader, segments
-from storage.ledger.epoch_reader import Told
-from storage.ledger.ledger import Ledger
-from storage.objects.client import Objects
+from storage.ledger import Ledger, Told
+from storage.objects import Objects
 from tasks.batch.request import MANIFEST
 from tasks.engine.stats import Tally, Why
 
@@ -39,18 +37,17 @@ async def keep_tables(batch: Batch, objects: Objects) -> None:
     """Write the tables of all rows, attempts and complaints below the root."""
     wanted = batch.plan.wanted.select(*KEY)
     told = await batch.ledger.told(wanted, batch.folder)
-    await _attempts(batch, objects)
+    await _attempts(batch)
     await asyncio.to_thread(_write, batch, told)
     for name in TABLES:
         key = layout.table(name, batch.ledger.batch)
         await objects.put_file(key, _path(batch, name))
 
 
-async def _attempts(batch: Batch, objects: Objects) -> None:
+async def _attempts(batch: Batch) -> None:
     # Select by segment, not by time: an earlier run's clock may have been ahead.
-    ours = segment_reader.written(objects, segments.number(batch.ledger.batch))
     with attempts_table(_path(batch, "attempts"), before=batch.ledger.before) as add:
-        async for some in ours:
+        async for some in batch.ledger.entries():
             await asyncio.to_thread(add, some)
 
 

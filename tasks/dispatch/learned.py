@@ -8,7 +8,7 @@ from decimal import Decimal
 from manifests.accounting.attempts import Attempt, Attempts
 from manifests.lifecycle import Entry
 from storage import checksum, layout
-from storage.objects.client import DamagedError, MissingError, Objects, StorageError
+from storage.objects import DamagedError, MissingError, Objects, StorageError
 from tasks.dispatch.budget import DAY_S
 from tasks.dispatch.lanes import Lane
 from tasks.dispatch.rate_limit import LearnedLimits

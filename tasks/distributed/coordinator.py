@@ -27,11 +27,9 @@ from manifests.lifecycle import (
     History,
     State,
 )
-from storage import checksum, layout
-from storage.ledger import segments, shard_stream
-from storage.ledger.ledger import FencedError
-from storage.ledger.owner import SILENT_S
-from storage.objects.client import RefusedError
+from storage import checksum
+from storage.ledger import SILENT_S, FencedError
+from storage.objects import RefusedError
 from tasks.batch.batch import Night
 from tasks.distributed import mailbox
 from tasks.distributed.mailbox import Errand, beat_s
@@ -161,7 +159,7 @@ class Away:
 
     async def _mend(self, number: int, shard: pl.DataFrame) -> None:
         # The records of its earlier runs were heard when these were over.
-        known = 1 + await shard_stream.ended(self._objects, self._ledger.batch, number)
+        known = 1 + await self._ledger.shut_out_shard(number)
         jobs = ids(shard)
         await self._give(number, shard, jobs)
         seat = self.table.seat(number, known, runs_here=True)
@@ -436,15 +434,14 @@ class Away:
         )
 
     async def _refuse_if_fenced(self) -> None:
-        successor = layout.claim(segments.number(self._ledger.batch) + 1)
-        if await segments.exists(self._objects, successor):
+        if await self._ledger.has_successor():
             raise FencedError(f"{self._objects.root}: a later batch has taken over")
 
     async def _over(self, number: int, seat: Seated) -> None:
         """Close a shard that no run has any more, and count the records of all its runs."""
         batch, allowed = self._ledger.batch, self._allowed
         await allowed(mailbox.withdraw, self._objects, batch, number)
-        last = await allowed(shard_stream.ended, self._objects, batch, number)
+        last = await allowed(self._ledger.shut_out_shard, number)
         await allowed(self.table.leave, number, last + 1, slots_s=self._typical_s())
         if seat.report is not None and seat.done:
             self._rest(seat.report.resting)

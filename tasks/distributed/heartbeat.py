@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from storage import layout
-from storage.ledger.owner import claimant
-from storage.objects.client import MissingError, Objects
+from storage.ledger import claimant
+from storage.objects import MissingError, Objects
 from tasks.batch.batch import Night
 from tasks.dispatch.lanes import Lane
 from tasks.dispatch.rate_limit import RateLimiter

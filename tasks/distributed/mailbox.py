@@ -22,9 +22,8 @@ from manifests.accounting.totals import LaneTotals
 from manifests.checkpoint.columns import dumped, loaded
 from manifests.lifecycle import History
 from storage import checksum, layout
-from storage.ledger.codec import LedgerError
-from storage.ledger.owner import Holder
-from storage.objects.client import DamagedError, MissingError, Objects
+from storage.ledger import Holder, LedgerError
+from storage.objects import DamagedError, MissingError, Objects
 from tasks.dispatch.eligibility import Policy
 from tasks.dispatch.rate_limit import LearnedLimits
 from tasks.distributed.quota import Hand, Share

@@ -14,9 +14,8 @@ from typing import Final
 
 from manifests.lifecycle import Entry, History, Intended
 from storage import layout
-from storage.ledger import shard_stream
-from storage.ledger.ledger import LedgerError
-from storage.objects.client import DamagedError, MissingError, StorageError
+from storage.ledger import LedgerError
+from storage.objects import DamagedError, MissingError, StorageError
 from tasks.batch.batch import Night
 from tasks.dispatch.lanes import Lane
 from tasks.dispatch.rate_limit import RATE_WINDOW_S, LearnedLimits
@@ -80,7 +79,7 @@ class Table:
         Otherwise its successor may wait for a place that others hold, who wait for these.
         """
         async with self._listening:
-            last = await shard_stream.ended(self._objects, self._ledger.batch, number)
+            last = await self._ledger.shut_out_shard(number)
             await self._know(number, self.shards[number], last + 1)
             now = self._world.now()
             self._dealer.over(number, now, slots_s=slots_s, held=held())

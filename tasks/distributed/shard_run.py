@@ -20,8 +20,8 @@ from manifests.input import validation
 from manifests.input.reader import Plan
 from manifests.input.shard_extract import planned
 from manifests.lifecycle import State
-from storage.ledger.ledger import FencedError, Ledger
-from storage.objects.client import Objects
+from storage.ledger import FencedError, Ledger
+from storage.objects import Objects
 from tasks.batch.batch import Night
 from tasks.batch.lifespan import night_of
 from tasks.batch.request import MANIFEST, Wanted

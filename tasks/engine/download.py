@@ -16,10 +16,9 @@ import httpx
 
 from manifests.jobs import Order
 from manifests.lifecycle import Facts, History, Published, Ticket
+from storage.media import BrokenClipError, Clips, Probe
 from storage.media import mp4 as mp4s
-from storage.media.clips import Clips
-from storage.media.mp4 import BrokenClipError, Probe
-from storage.objects.errors import ExistsError, StorageError
+from storage.objects import ExistsError, StorageError
 from tasks.engine.own_faults import ours
 from tasks.engine.poll import SAME, Ended
 from tasks.providers.errors import NotFoundError, ProviderError

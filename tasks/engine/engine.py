@@ -23,9 +23,9 @@ from manifests.lifecycle import (
     Refused,
     State,
 )
-from storage.ledger.ledger import FencedError, Ledger
-from storage.media.clips import Clips
-from storage.objects.client import Objects, StorageError
+from storage.ledger import FencedError, Ledger
+from storage.media import Clips
+from storage.objects import Objects, StorageError
 from tasks.dispatch.budget import Purse
 from tasks.dispatch.lanes import Lanes
 from tasks.dispatch.policy import Roster

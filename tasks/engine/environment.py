@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from storage.ledger.spill import SPILL_FOLDER
+from storage.ledger import SPILL_FOLDER
 from storage.media import mp4
-from storage.objects.client import Objects
+from storage.objects import Objects
 from tasks.engine.download import Check
 from tasks.providers.http import Clients, connected
 

@@ -31,7 +31,7 @@ from manifests.lifecycle import (
     State,
     Ticket,
 )
-from storage.ledger.ledger import Ledger
+from storage.ledger import Ledger
 from tasks.dispatch.lanes import Lane, Lanes
 from tasks.dispatch.policy import Roster
 from tasks.engine.download import (

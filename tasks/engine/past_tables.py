@@ -23,8 +23,8 @@ from manifests.output.clips import Outcomes
 from manifests.output.rewrite import retold_attempts, retold_clips
 from manifests.parquet import readable
 from storage import layout
-from storage.ledger.ledger import read
-from storage.objects.client import DamagedError, Objects, StorageError
+from storage.ledger import read
+from storage.objects import DamagedError, Objects, StorageError
 
 log = logging.getLogger(__name__)
 

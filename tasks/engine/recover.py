@@ -14,7 +14,7 @@ from typing import Final
 from manifests.catalogue.loader import shipped
 from manifests.expiry import by_expiry, in_use
 from manifests.lifecycle import Event, History, State
-from storage.objects.client import Objects, StorageError
+from storage.objects import Objects, StorageError
 from tasks.dispatch.lanes import Lane, Lanes
 from tasks.engine.download import Publisher, UnfetchedError
 from tasks.engine.past_tables import Asked, asking

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from manifests.catalogue.routes import Route
 from manifests.jobs import AspectRatio, Job, Order
-from storage.media.stills import BadStillError
+from storage.media import BadStillError
 from storage.sources import OpeningError
 from tasks.dispatch.budget import Purse
 from tasks.dispatch.lanes import (

@@ -12,7 +12,7 @@ import httpx
 
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
-from storage.media.stills import Still
+from storage.media import Still
 from tasks.providers import wavespeed
 from tasks.providers.errors import ProviderError
 from tasks.providers.parsing import (

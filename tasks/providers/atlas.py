@@ -11,7 +11,7 @@ import httpx
 
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
-from storage.media.stills import Still
+from storage.media import Still
 from tasks.providers.errors import NotFoundError, ProviderError
 from tasks.providers.parsing import (
     amount,

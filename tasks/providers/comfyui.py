@@ -14,7 +14,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
-from storage.media.stills import Still
+from storage.media import Still
 from tasks.providers import comfyui_workflows, self_hosted
 from tasks.providers.parsing import path_segment, read_body, status_words
 from tasks.providers.protocol import AccountReport, Exchange, Finished, Progress

@@ -15,7 +15,7 @@ import httpx
 
 from manifests.jobs import Job
 from manifests.lifecycle import Refused, Ticket
-from storage.media.stills import Still
+from storage.media import Still
 from tasks.providers.errors import ProviderError
 from tasks.providers.parsing import (
     amount,

@@ -29,7 +29,7 @@ from tenacity import (
 )
 
 from manifests.lifecycle import Lost
-from storage.media.stills import Still
+from storage.media import Still
 from tasks.providers.errors import (
     InDoubtError,
     MisconfiguredError,

@@ -15,7 +15,7 @@ import jwt
 
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
-from storage.media.stills import Still
+from storage.media import Still
 from tasks.providers.errors import (
     InDoubtError,
     MisconfiguredError,

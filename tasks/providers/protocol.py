@@ -14,7 +14,7 @@ import httpx
 from manifests.catalogue.routes import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Discarded, Refused, Rejected, Ticket
-from storage.media.stills import Still
+from storage.media import Still
 from tasks.providers.errors import ProviderError
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ import httpx
 
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
-from storage.media.stills import Still
+from storage.media import Still
 from tasks.providers import listings
 from tasks.providers.errors import ProviderError
 from tasks.providers.parsing import (

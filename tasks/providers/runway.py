@@ -13,7 +13,7 @@ import httpx
 
 from manifests.jobs import AspectRatio, Job
 from manifests.lifecycle import Ticket
-from storage.media.stills import Still
+from storage.media import Still
 from tasks.providers.errors import ProviderError, RejectedError
 from tasks.providers.parsing import (
     amount,

@@ -16,7 +16,7 @@ import httpx
 from manifests.catalogue.routes import Route
 from manifests.jobs import AspectRatio, Job, Resolution
 from manifests.lifecycle import Ticket
-from storage.media.stills import Still
+from storage.media import Still
 from tasks.providers import stills
 from tasks.providers.adapter import Adapter
 from tasks.providers.errors import MisconfiguredError

@@ -2,7 +2,7 @@
 
 import base64
 
-from storage.media.stills import Still
+from storage.media import Still
 from tasks.providers.protocol import Exchange
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from storage.media.stills import BadStillError, look
+from storage.media import BadStillError, stills
 
 MOST_SIDE: Final = 2048
 MOST_FRAMES: Final = 257
@@ -171,7 +171,7 @@ def _still(content: bytes | None) -> str:
     if content is None:
         raise AskError("input_reference: no file")
     try:
-        look(content, name="input_reference", min_px=1)
+        stills.look(content, name="input_reference", min_px=1)
     except BadStillError as exc:
         raise AskError(str(exc)) from exc
     return hashlib.sha256(content).hexdigest()

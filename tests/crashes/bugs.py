@@ -13,13 +13,10 @@ from typing import Any
 import orjson
 
 from manifests.lifecycle import Accepted, Doubted, Event, Intended, Rejected
-from storage.ledger import codec
-from storage.ledger.codec import LedgerError, Seal
-from storage.ledger.owner import Holder
-from storage.ledger.state_index import Book
-from storage.media.clips import Clips
-from storage.objects import local
-from storage.objects.client import Objects
+from storage.ledger import Book, Holder, LedgerError, codec
+from storage.ledger.codec import Seal
+from storage.media import Clips
+from storage.objects import Objects, local
 from tasks.batch.batch import Night
 from tasks.engine import job
 from tasks.engine.engine import Engine

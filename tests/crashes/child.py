@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 from manifests.catalogue import loader as catalogue
-from storage.objects.connect import local_path
+from storage.objects import local_path
 from tasks.batch.lifespan import begun
 from tasks.batch.request import Wanted
 from tasks.dispatch.lanes import Lane

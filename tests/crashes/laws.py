@@ -24,9 +24,9 @@ from manifests.lifecycle import (
     State,
     fold,
 )
+from storage.ledger import read
 from storage.ledger.codec import unpack
-from storage.ledger.ledger import read
-from storage.objects.client import Objects, StorageError
+from storage.objects import Objects, StorageError
 from tasks.emulator import Charge
 from tests.crashes.door import Door
 

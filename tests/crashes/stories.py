@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage.objects.client import Objects
+from storage.objects import Objects
 from tasks.emulator import Emulator
 from tests.crashes.child import Errand
 from tests.crashes.forks import Ended

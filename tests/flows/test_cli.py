@@ -15,9 +15,9 @@ import polars as pl
 import pytest
 import zstandard
 
-from storage.ledger.ledger import Ledger
+from storage.ledger import Ledger
 from storage.media import mp4
-from storage.objects.client import Objects
+from storage.objects import Objects
 from tasks.emulator import Emulator, Fault, running
 
 ROOT = Path(__file__).parents[2]

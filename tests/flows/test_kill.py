@@ -8,8 +8,8 @@ import pytest
 
 from flows.config import lanes, settings
 from manifests.lifecycle import State, fold
-from storage.ledger.ledger import read
-from storage.objects.client import Objects
+from storage.ledger import read
+from storage.objects import Objects
 from tasks.batch.lifespan import begun
 from tasks.batch.request import Wanted
 from tasks.batch.summary import Summary

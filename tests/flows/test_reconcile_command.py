@@ -23,8 +23,8 @@ from manifests.lifecycle import (
     State,
     fold,
 )
-from storage.ledger.ledger import Ledger, read
-from storage.objects.client import Objects
+from storage.ledger import Ledger, read
+from storage.objects import Objects
 from tasks.emulator import Fault
 from tests.flows.conftest import BIN, Ran
 

@@ -12,8 +12,8 @@ import pytest
 
 from flows.batch import state_of
 from flows.prefect_runtime.wait_for_root import AGAIN_S, RootWait
-from storage.ledger.ledger import HeldError, Ledger
-from storage.objects.client import Objects
+from storage.ledger import HeldError, Ledger
+from storage.objects import Objects
 from tasks.batch.summary import Summary
 from tasks.emulator import Emulator, running
 from tests.flows.conftest import Running

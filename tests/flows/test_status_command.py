@@ -28,8 +28,8 @@ from manifests.lifecycle import (
     Settled,
     Ticket,
 )
-from storage.ledger.ledger import Ledger
-from storage.objects.client import Objects
+from storage.ledger import Ledger
+from storage.objects import Objects
 
 pytestmark = pytest.mark.anyio
 

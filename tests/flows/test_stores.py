@@ -13,7 +13,7 @@ import zstandard
 from PIL import Image
 
 from manifests.catalogue import loader as catalogue
-from storage.objects.client import Objects
+from storage.objects import Objects
 from tasks.batch.lifespan import begun
 from tasks.batch.request import Wanted
 from tasks.batch.summary import Summary

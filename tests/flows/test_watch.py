@@ -20,7 +20,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun, State, StateType
 
 from flows.prefect_runtime.inbox_runs import Retries, next_key
-from storage.inbox.listing import Drop
+from storage.inbox import Drop
 from tasks.emulator import Emulator, running
 
 ROOT = Path(__file__).parents[2]

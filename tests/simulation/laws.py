@@ -33,8 +33,8 @@ from manifests.lifecycle import (
     Risked,
     State,
 )
+from storage.ledger import SILENT_S
 from storage.ledger.codec import Open, Seal, unpack
-from storage.ledger.owner import SILENT_S
 from tests.simulation.loop import EPOCH, Node, VirtualLoop
 from tests.simulation.plan import Run, Script
 from tests.simulation.providers import Provider, Sale, whose

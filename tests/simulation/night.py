@@ -23,10 +23,16 @@ import storage.media.mp4
 import storage.media.stills
 from manifests import job_keys
 from manifests.input import reader
-from storage.ledger import epoch_reader, owner, state_index
-from storage.ledger.ledger import HeldError, LedgerError, read
-from storage.media.mp4 import BrokenClipError
-from storage.objects.client import Objects, StorageError
+from storage.ledger import (
+    HeldError,
+    LedgerError,
+    epoch_reader,
+    owner,
+    read,
+    state_index,
+)
+from storage.media import BrokenClipError
+from storage.objects import Objects, StorageError
 from tasks.batch.batch import Night
 from tasks.batch.lifespan import begun
 from tasks.batch.request import Wanted

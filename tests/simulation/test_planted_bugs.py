@@ -11,9 +11,8 @@ from decimal import Decimal
 import pytest
 
 from manifests.lifecycle import Accepted, Doubted, Refused, State
-from storage.ledger import shard_stream
-from storage.ledger.ledger import Ledger
-from storage.objects.client import Objects
+from storage.ledger import Ledger, shard_stream
+from storage.objects import Objects
 from tasks.batch.batch import Night
 from tasks.dispatch.budget import Day, Purse
 from tasks.dispatch.lanes import Lanes

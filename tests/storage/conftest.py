@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.objects.client import Objects
+from storage.objects import Objects
 from tests.storage.proxies import FaultyProxy
 from tests.storage.servers import Cloud
 

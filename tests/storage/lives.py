@@ -4,7 +4,7 @@ from decimal import Decimal
 from hashlib import sha256
 
 from manifests.lifecycle import Facts, Intended, Ticket
-from storage.objects.client import Objects
+from storage.objects import Objects
 
 INTENDED = Intended(
     lane="spicy",

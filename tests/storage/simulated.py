@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from storage.objects.client import Objects
+from storage.objects import Objects
 
 T = TypeVar("T")
 

@@ -41,12 +41,18 @@ from manifests.lifecycle import (
     fold,
 )
 from storage import layout
-from storage.ledger import checkpoint, compaction, segment_reader
-from storage.ledger.codec import LedgerError, Seal, pack
-from storage.ledger.epoch_reader import bind, entries, recalled, told
-from storage.ledger.owner import claimant
+from storage.ledger import (
+    LedgerError,
+    checkpoint,
+    claimant,
+    compaction,
+    entries,
+    segment_reader,
+)
+from storage.ledger.codec import Seal, pack
+from storage.ledger.epoch_reader import bind, recalled, told
 from storage.ledger.segments import MAIN
-from storage.objects.client import DamagedError, Objects
+from storage.objects import DamagedError, Objects
 
 pytestmark = pytest.mark.anyio
 

@@ -4,8 +4,8 @@ from decimal import Decimal
 
 import pytest
 
-from storage.media.clips import Clips
-from storage.objects.client import ExistsError, Objects
+from storage.media import Clips
+from storage.objects import ExistsError, Objects
 
 pytestmark = [pytest.mark.anyio, pytest.mark.core]
 

@@ -25,8 +25,9 @@ from manifests.lifecycle import (
     Risked,
     Settled,
 )
-from storage.ledger.codec import LedgerError, Open, Seal, dump, pack, unpack
-from storage.objects.client import DamagedError
+from storage.ledger import LedgerError
+from storage.ledger.codec import Open, Seal, dump, pack, unpack
+from storage.objects import DamagedError
 from tests.storage.lives import FACTS, INTENDED, TICKET, job
 
 EVENTS = [

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from storage.layout import CREATE_ONLY
-from storage.ledger.ledger import Ledger, LedgerError
-from storage.objects.client import Objects
+from storage.ledger import Ledger, LedgerError
+from storage.objects import Objects
 from tests.storage.lives import INTENDED, job, keys
 from tests.storage.proxies import FaultyProxy, Relay
 from tests.storage.simulated import Simulated, run

@@ -14,13 +14,12 @@ import pytest
 from manifests.job_keys import keys as keys_of
 from manifests.lifecycle import Entry, History
 from storage import checksum, layout
+from storage.ledger import Ledger, LedgerError, entries
 from storage.ledger.checkpoint import KEYS, compacted
-from storage.ledger.codec import LedgerError
-from storage.ledger.epoch_reader import bind, entries, recalled, told
-from storage.ledger.ledger import Ledger
+from storage.ledger.epoch_reader import bind, recalled, told
 from storage.ledger.segments import MAIN
 from storage.ledger.spill import SpilledEntry
-from storage.objects.client import DamagedError, MissingError, Objects
+from storage.objects import DamagedError, MissingError, Objects
 from tests.storage.lives import INTENDED, job, keys
 from tests.storage.simulated import Simulated, run
 from tests.storage.test_checkpoints import MADE, lived, wrote, wrote_and_bound

@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 
 from manifests.input.reader import ManifestError
-from storage.inbox.claims import Register, claimed
-from storage.inbox.listing import Drop, Inbox
-from storage.objects.client import Objects
-from storage.objects.errors import StorageError
+from storage.inbox import Drop, Inbox, Register, claimed
+from storage.objects import Objects, StorageError
 
 pytestmark = pytest.mark.anyio
 
@@ -58,7 +56,7 @@ async def test_other_bytes_are_another_version(inbox):
 LOOK = """
 import asyncio, sys
 from storage.inbox.listing import Inbox
-from storage.objects.client import Objects
+from storage.objects import Objects
 
 print(len(asyncio.run(Inbox(objects=Objects.open(sys.argv[1])).drops())))
 """

@@ -13,9 +13,16 @@ import pytest
 
 from storage import layout
 from storage.layout import HOLDER
-from storage.ledger.ledger import FencedError, HeldError, Ledger
-from storage.ledger.owner import BEAT_S, SILENT_S, Holder, born, claimant
-from storage.objects.client import Objects
+from storage.ledger import (
+    SILENT_S,
+    FencedError,
+    HeldError,
+    Holder,
+    Ledger,
+    claimant,
+)
+from storage.ledger.owner import BEAT_S, born
+from storage.objects import Objects
 from tests.storage.lives import INTENDED, at, job, keys
 from tests.storage.simulated import Simulated, run
 

@@ -25,10 +25,9 @@ from manifests.lifecycle import (
     State,
 )
 from storage import layout
-from storage.ledger import ledger as ledgers
-from storage.ledger.ledger import FencedError, HeldError, Ledger, LedgerError
-from storage.ledger.owner import claimant
-from storage.objects.client import DamagedError, Objects
+from storage import ledger as ledgers
+from storage.ledger import FencedError, HeldError, Ledger, LedgerError, claimant
+from storage.objects import DamagedError, Objects
 from tests.storage.lives import FACTS, INTENDED, TICKET, at, job, keys
 from tests.storage.proxies import FaultyProxy
 
@@ -418,8 +417,8 @@ CHILD = """
 import asyncio, sys
 from decimal import Decimal
 from manifests.lifecycle import Accepted, Intended, Ticket
-from storage.ledger.ledger import Ledger
-from storage.objects.client import DamagedError, Objects
+from storage.ledger import Ledger
+from storage.objects import DamagedError, Objects
 
 async def job(ledger, worker):
     for n in range(1_000_000):

@@ -6,13 +6,12 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from storage import layout
-from storage.ledger import ledger as ledgers
-from storage.ledger.ledger import FencedError, Ledger, LedgerError
+from storage import ledger as ledgers
+from storage.ledger import FencedError, Ledger, LedgerError
 from storage.ledger.segments import MAIN, claimed
 from storage.ledger.shard_stream import ended
-from storage.media.clips import Clips
-from storage.objects.client import Objects
-from storage.objects.connect import local_path
+from storage.media import Clips
+from storage.objects import Objects, local_path
 from tests.storage.lives import INTENDED, job, keys
 
 pytestmark = pytest.mark.anyio

@@ -7,7 +7,8 @@ import av
 import pytest
 from PIL import Image
 
-from storage.media.mp4 import BrokenClipError, Probe, check
+from storage.media import BrokenClipError, Probe
+from storage.media.mp4 import check
 
 pytestmark = pytest.mark.core
 

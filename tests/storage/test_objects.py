@@ -6,12 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.objects.client import (
-    ExistsError,
-    MissingError,
-    Objects,
-    StorageError,
-)
+from storage.objects import ExistsError, MissingError, Objects, StorageError
 
 pytestmark = pytest.mark.anyio
 

@@ -12,7 +12,7 @@ import fsspec
 import pytest
 
 from storage import sources
-from storage.objects.client import Objects
+from storage.objects import Objects
 from storage.sources import OpeningError
 from tests.storage.proxies import FaultyProxy
 from tests.storage.servers import Cloud, service_account

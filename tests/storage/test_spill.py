@@ -21,9 +21,9 @@ from manifests.lifecycle import (
     State,
     Ticket,
 )
-from storage.ledger import ledger as ledgers
-from storage.ledger.ledger import FencedError, Ledger, LedgerError
-from storage.objects.client import Objects
+from storage import ledger as ledgers
+from storage.ledger import FencedError, Ledger, LedgerError
+from storage.objects import Objects
 from tests.storage.lives import INTENDED, TICKET, job, keys
 from tests.storage.simulated import Simulated, run
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from manifests import job_keys as numbers
 from manifests.job_keys import keys
 from manifests.lifecycle import NEW, History, State
+from storage.ledger import Book
 from storage.ledger import state_index as books
-from storage.ledger.state_index import Book
 
 A, B, C = (f"{n:032x}" for n in (1, 1 << 64, (1 << 64) + 1))
 """Two of the jobs share a key."""

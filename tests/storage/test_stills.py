@@ -8,7 +8,8 @@ import zlib
 import pytest
 from PIL import Image
 
-from storage.media.stills import LARGEST, BadStillError, look
+from storage.media import BadStillError
+from storage.media.stills import LARGEST, look
 
 
 def encoded(size=(64, 48), kind="JPEG", **options) -> bytes:

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from storage.objects import connect
-from storage.objects.client import Objects
-from storage.objects.errors import (
+from storage.objects import (
     ExistsError,
     MissingError,
+    Objects,
     RefusedError,
     StorageError,
     UnavailableError,
+    connect,
 )
 from tests.storage.proxies import FaultyProxy
 from tests.storage.servers import Cloud, service_account
@@ -258,7 +258,7 @@ async def test_a_service_account_may_be_a_file(
 LITTLE_MEMORY = """
 import asyncio, resource, sys
 from pathlib import Path
-from storage.objects.client import Objects
+from storage.objects import Objects
 
 root, big, back = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 
@@ -301,7 +301,7 @@ def test_a_large_file_takes_little_memory(scheme: str, clouds, tmp_path: Path):
 
 FORKED = """
 import asyncio, os, sys
-from storage.objects.client import Objects
+from storage.objects import Objects
 
 async def put():
     await Objects.open(sys.argv[1]).create("a", b"1")

@@ -10,16 +10,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from storage.objects.client import Objects
-from storage.objects.errors import (
+from storage.objects import (
     ExistsError,
     FullError,
     MissingError,
+    Objects,
     RefusedError,
     StorageError,
     UnavailableError,
-    explained,
 )
+from storage.objects.errors import explained
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from storage.media.clips import Clips
-from storage.objects import local
-from storage.objects.client import Objects
-from storage.objects.errors import ExistsError, StorageError, UnavailableError
+from storage.media import Clips
+from storage.objects import ExistsError, Objects, StorageError, UnavailableError, local
 
 pytestmark = pytest.mark.anyio
 
@@ -175,7 +173,7 @@ async def test_a_disk_without_room_says_so(tmp_path: Path):
     """RLIMIT_FSIZE imitates a full disk without mounting one."""
     code = (
         "import asyncio, resource, sys\n"
-        "from storage.objects.client import Objects\n"
+        "from storage.objects import Objects\n"
         "objects = Objects.open(sys.argv[1])\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "try: asyncio.run(objects.create('a', b'1' * 2000))\n"

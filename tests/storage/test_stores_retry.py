@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from storage.objects.client import Objects
-from storage.objects.errors import UnavailableError
+from storage.objects import Objects, UnavailableError
 from tests.storage.simulated import Hurried
 
 

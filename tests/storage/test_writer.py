@@ -10,11 +10,11 @@ import pytest
 from manifests import job_keys as numbers
 from manifests.lifecycle import Accepted, Generated, History, Intended, Refused, State
 from storage import layout
-from storage.ledger import ledger as ledgers
+from storage import ledger as ledgers
+from storage.ledger import FencedError, Ledger, LedgerError
 from storage.ledger import segments as epochs
-from storage.ledger.ledger import FencedError, Ledger, LedgerError
 from storage.ledger.spill import UNSENT
-from storage.objects.client import Objects
+from storage.objects import Objects
 from tests.storage.lives import INTENDED, TICKET, job, keys
 from tests.storage.simulated import Simulated, run
 

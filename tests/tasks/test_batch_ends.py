@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from storage.ledger.ledger import Ledger, read
-from storage.objects.client import Objects
+from storage.ledger import Ledger, read
+from storage.objects import Objects
 from tasks.emulator import running
 
 pytestmark = pytest.mark.anyio

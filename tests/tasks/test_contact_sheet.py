@@ -6,8 +6,9 @@ from itertools import pairwise
 import pytest
 from PIL import Image
 
-from storage.media.posters import MOST, Posters, poster
-from storage.objects.client import Objects
+from storage.media import Posters, poster
+from storage.media.posters import MOST
+from storage.objects import Objects
 from tasks.batch.contact_sheet import SHOWN, Sheet, Tile, Turns
 from tasks.emulator.clips import ClipFormat, render
 from tasks.emulator.uploads import Still

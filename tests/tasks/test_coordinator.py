@@ -14,10 +14,8 @@ import pytest
 from manifests.accounting.totals import LaneTotals
 from manifests.lifecycle import State
 from storage import checksum, layout
-from storage.ledger import segments
-from storage.ledger.ledger import FencedError, histories
-from storage.ledger.owner import claimant
-from storage.objects.client import MissingError, Objects, RefusedError
+from storage.ledger import FencedError, claimant, histories, segments
+from storage.objects import MissingError, Objects, RefusedError
 from tasks.batch.lifespan import begun
 from tasks.batch.request import Wanted
 from tasks.dispatch.budget import DAY_S

@@ -10,8 +10,8 @@ import pytest
 
 from manifests.input.columns import ManifestError, reading
 from storage import checksum, layout
-from storage.ledger.codec import LedgerError
-from storage.objects.client import DamagedError, Objects
+from storage.ledger import LedgerError
+from storage.objects import DamagedError, Objects
 from tasks.distributed import mailbox
 from tasks.distributed.mailbox import Errand
 from tasks.emulator import running

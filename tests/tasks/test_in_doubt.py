@@ -12,8 +12,8 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from manifests.lifecycle import History, Risked, State
-from storage.ledger.ledger import HeldError, Ledger, read
-from storage.objects.client import Objects, UnavailableError
+from storage.ledger import HeldError, Ledger, read
+from storage.objects import Objects, UnavailableError
 from tasks.dispatch.lanes import Lane
 from tasks.dispatch.rate_limit import MAX_UNANSWERED
 from tasks.emulator import Emulator, Fault, running

@@ -8,8 +8,8 @@ import pytest
 
 from manifests.input.reader import ManifestError
 from manifests.job_keys import ids
-from storage.ledger.ledger import Ledger, read
-from storage.objects.client import Objects
+from storage.ledger import Ledger, read
+from storage.objects import Objects
 from storage.sources import OpeningError
 from tasks.dispatch.rate_limit import MAX_UNANSWERED
 from tasks.emulator import Emulator, Fault, running

@@ -17,10 +17,9 @@ from manifests.lifecycle import (
     Published,
     State,
 )
-from storage.ledger.ledger import read
-from storage.media import mp4
-from storage.media.mp4 import BrokenClipError
-from storage.objects.client import Objects
+from storage.ledger import read
+from storage.media import BrokenClipError, mp4
+from storage.objects import Objects
 from tasks.dispatch.rate_limit import RateLimiter
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine.engine import Rules

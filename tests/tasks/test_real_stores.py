@@ -12,12 +12,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from manifests.lifecycle import State
-from storage.ledger import ledger as ledgers
+from storage import ledger as ledgers
 from storage.ledger import write_retry
 from storage.ledger.disk_reserve import BALLAST
-from storage.media.clips import Clips
-from storage.objects.client import Objects
-from storage.objects.errors import StorageError
+from storage.media import Clips
+from storage.objects import Objects, StorageError
 from tasks.emulator import running
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]

@@ -25,10 +25,10 @@ from manifests.lifecycle import (
     State,
     Ticket,
 )
+from storage.ledger import Ledger, histories, read
 from storage.ledger.codec import unpack
-from storage.ledger.ledger import Ledger, histories, read
-from storage.media.clips import Clips
-from storage.objects.client import Objects, RefusedError
+from storage.media import Clips
+from storage.objects import Objects, RefusedError
 from tasks.batch.lifespan import begun
 from tasks.batch.request import Wanted
 from tasks.dispatch.lanes import Lanes

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from storage import pause_flag
-from storage.objects.client import Objects
+from storage.objects import Objects
 from tasks.batch import pause_watch
 from tasks.emulator import Emulator, running
 from tasks.engine.engine import Rules

@@ -6,8 +6,8 @@ import subprocess
 import pytest
 
 from manifests.lifecycle import State
-from storage.ledger import ledger as ledgers
-from storage.objects.client import Objects
+from storage import ledger as ledgers
+from storage.objects import Objects
 from tasks.emulator import running
 
 pytestmark = pytest.mark.anyio

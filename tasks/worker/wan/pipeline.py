@@ -15,7 +15,7 @@ from typing import Any, Final
 import torch
 from PIL import Image, ImageOps
 
-from storage.media.stills import BadStillError, look
+from storage.media import BadStillError, stills
 from tasks.worker.job_spec import Ask, Model, Shape
 from tasks.worker.model_protocol import (
     BlackError,
@@ -155,7 +155,7 @@ class _Steps:
 def fitted(still: bytes, shape: Shape) -> Image.Image:
     """The still, upright and cropped around its centre; the pipeline would stretch it."""
     try:
-        upright = look(still, name="input_reference", min_px=1).content
+        upright = stills.look(still, name="input_reference", min_px=1).content
     except BadStillError as exc:
         raise InvalidImageError(str(exc)) from exc
     image = Image.open(io.BytesIO(upright)).convert("RGB")
