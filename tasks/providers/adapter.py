@@ -8,9 +8,10 @@ import httpx
 
 from manifests.catalogue.routes import Route
 from tasks.providers.errors import ProviderError
+from tasks.providers.failures import Failure
 from tasks.providers.parsing import StatusWords, read_body, redact
 from tasks.providers.protocol import UnreadableError
-from tasks.providers.refusals import Failure, Refusals
+from tasks.providers.refusals import Refusals
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from manifests.lifecycle import Ticket
 from storage.media import Still
 from tasks.providers import wavespeed
 from tasks.providers.errors import ProviderError
+from tasks.providers.failures import always, failures, says
 from tasks.providers.parsing import (
     amount,
     clip_link,
@@ -22,15 +23,11 @@ from tasks.providers.parsing import (
     read_body,
     redact,
     status_words,
+    value_at,
 )
-from tasks.providers.predictions import (
-    NOBODYS_ID,
-    PredictionApi,
-    balance_usd,
-    optional_fields,
-)
+from tasks.providers.predictions import NOBODYS_ID, PredictionApi, clip_fields
 from tasks.providers.protocol import AccountReport, Exchange, Progress
-from tasks.providers.refusals import Refusals, always, failures, refusal
+from tasks.providers.refusals import Refusals, refusal
 from tasks.providers.stills import as_data_url
 from tasks.providers.wavespeed import WaveSpeed
 
@@ -78,7 +75,7 @@ FAILURES: Final = failures(
     (
         "content",
         "`failed` or `error`, saying that it was moderated",
-        lambda task: MODERATED.search(str(task.get("error"))) is not None,
+        says(MODERATED),
     ),
     ("server", "any other `failed` or `error`", always),
     charged=None,
@@ -117,6 +114,8 @@ class Ai302(PredictionApi):
     refusals: ClassVar = REFUSALS
     failures: ClassVar = FAILURES
     id_field: ClassVar = "task_id"
+    task_path: ClassVar = f"{FETCH}{{}}"
+    hook_param: ClassVar = "webhook"
     words: ClassVar = status_words(
         waiting="pending queued submitted processing running in_progress",
         ready="completed succeed success",
@@ -142,26 +141,24 @@ class Ai302(PredictionApi):
     ) -> Exchange[Ticket]:
         if resold := self.resold:
             return (yield from resold.submit(job, image_url, seed, reference))
-        fields: dict[str, object] = {
+        fields = {
             "model": self.route.endpoints[job.resolution],
             "prompt": job.prompt,
-            "image": image_url,
+            **clip_fields(self.route, job, image_url, seed),
             "resolution": job.resolution.upper(),
-            "duration": job.duration_s,
-            "seed": seed,
         }
-        fields |= optional_fields(self.route, job)
         request = self._request("POST", "/302/v2/video/create", json=fields)
-        if self.hook:
-            request.url = request.url.copy_set_param("webhook", self.hook)
-        answer = yield request
-        return self._ticket(answer)
+        answer = yield self._hooked(request)
+        if not (remote := self._id(body := read_body(answer))):
+            raise self._unreadable(body)
+        record = answer.headers.get("request-id")
+        urls = {"record": f"{RECORD}{path_segment(record)}"} if record else {}
+        return Ticket(self.name, remote, urls)
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
         if resold := self.resold:
             return (yield from resold.poll(ticket))
-        path = f"{FETCH}{path_segment(ticket.id)}"
-        task = yield from self._look(self._request("GET", path))
+        task = yield from self._look(ticket.id)
         return self._progress(task, clip=clip_link(task.get("video_url")))
 
     def judge(self, response: httpx.Response) -> ProviderError | None:
@@ -184,7 +181,7 @@ class Ai302(PredictionApi):
         proof = RESOLD_BALANCE if self.resold else f"{FETCH}{NOBODYS_ID}"
         yield self._request("GET", proof)
         balance = read_body((yield self._request("GET", BALANCE)))
-        return AccountReport(credit_usd=balance_usd(balance))
+        return AccountReport(credit_usd=amount(value_at(balance, "data", "balance")))
 
     def charge(self, ticket: Ticket) -> Exchange[Decimal | None]:
         if not (path := ticket.urls.get("record")):
@@ -196,14 +193,6 @@ class Ai302(PredictionApi):
                 return charged if charged is not None and charged >= 0 else None
             case _:
                 return None
-
-    def _ticket(self, answer: httpx.Response) -> Ticket:
-        body = read_body(answer)
-        if not (remote := self._id(body)):
-            raise self._unreadable(body)
-        record = answer.headers.get("request-id")
-        path = f"{RECORD}{path_segment(record)}" if record else None
-        return Ticket(self.name, remote, {"record": path} if path else {})
 
     def _is_refusal(self, response: httpx.Response, body: Any) -> bool:
         """Whether 302.AI itself refuses; both APIs use the same shape."""

@@ -4,7 +4,6 @@ Its envelope is `{code, msg, data}`, and it sends no Retry-After.
 """
 
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, ClassVar, Final
 
 import httpx
@@ -13,23 +12,23 @@ from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from storage.media import Still
 from tasks.providers.errors import NotFoundError, ProviderError
+from tasks.providers.failures import always, failures, has
 from tasks.providers.parsing import (
     amount,
     has_model,
-    path_segment,
     read_body,
     status_words,
+    value_at,
 )
 from tasks.providers.predictions import (
     KEPT_DAYS,
     NO_MODEL,
     NOBODYS_ID,
     PredictionApi,
-    envelope_code,
-    optional_fields,
+    clip_fields,
 )
 from tasks.providers.protocol import AccountReport, Exchange, Progress
-from tasks.providers.refusals import Refusals, always, failures, refusal
+from tasks.providers.refusals import Refusals, refusal
 from tasks.providers.stills import as_file
 
 MODEL: Final = "/api/v1/model"
@@ -49,6 +48,7 @@ CHECK_KEY: Final = (
     "check the key; a wrong URL path gets the same answer, so check base_url too"
 )
 NOT_ALLOWED: Final = "check that the key and the account may use this model"
+NO_SUCH_MODEL: Final = f"{NO_MODEL}: this account has none such"
 REGION: Final = "Atlas does not serve this region; use another lane"
 REFUSALS: Final = Refusals(
     provider="atlas",
@@ -59,12 +59,7 @@ REFUSALS: Final = Refusals(
         refusal("auth", 401, fix=CHECK_KEY),
         refusal("credit", 402, fix="top up the account at https://www.atlascloud.ai"),
         refusal("permission", 403, fix=NOT_ALLOWED),
-        refusal(
-            "permission",
-            404,
-            submit_only=True,
-            fix=f"{NO_MODEL}: this account has none such",
-        ),
+        refusal("permission", 404, submit_only=True, fix=NO_SUCH_MODEL),
         refusal("permission", 451, fix=REGION),
         refusal("content", MODERATED),
         refusal("invalid", 400, 413, 422),
@@ -75,7 +70,7 @@ FAILURES: Final = failures(
     (
         "content",
         f"`failed` with error_code {MODERATED}",
-        lambda task: str(task.get("error_code")) == str(MODERATED),
+        has("error_code", MODERATED, str(MODERATED)),
     ),
     ("server", "`failed`, `timeout`, `cancelled`", always),
     charged=False,
@@ -93,6 +88,7 @@ class Atlas(PredictionApi):
     refusals: ClassVar = REFUSALS
     failures: ClassVar = FAILURES
     enveloped: ClassVar = True
+    task_path: ClassVar = f"{MODEL}/prediction/{{}}"
     words: ClassVar = status_words(
         waiting="created pending starting processing running",
         ready="completed succeeded",
@@ -102,11 +98,7 @@ class Atlas(PredictionApi):
     def upload(self, still: Still) -> Exchange[str]:
         form = {"file": as_file(still)}
         request = self._request("POST", f"{MODEL}/uploadMedia", files=form)
-        match body := read_body((yield request)):
-            case {"data": {"download_url": str(link)}} if link:
-                return link
-            case _:
-                raise self._unreadable(body)
+        return self._link(request, "data", "download_url")
 
     def submit(
         self, job: Job, image_url: str, seed: int, reference: str
@@ -120,58 +112,43 @@ class Atlas(PredictionApi):
         return (yield from self._create(request))
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
-        request = self._request("GET", _path(ticket.id))
-        return self._progress((yield from self._look(request)))
+        return self._progress((yield from self._look(ticket.id)))
 
     def judge(self, response: httpx.Response) -> ProviderError | None:
-        body, path = read_body(response), response.request.url.path
-        code = envelope_code(response, body)
-        if self._has_task(response, body) or 200 <= code < 300:
-            return None
-        # These three only add to a check, so they must not fail it.
-        if path.endswith((BALANCE, MODELS, PRICE)) and code < 500:
-            return None
-        if path.endswith(NOBODYS_ID) and code in {400, 404}:
-            return None
-        if code == 400 and REFUSALS.step(response.request) == "ask":
+        error = PredictionApi.judge(self, response)
+        if error is None or REFUSALS.step(response.request) != "ask":
+            return error
+        if self._answer_code(response, read_body(response)) == 400:
             # Like 404: Atlas lists a prediction after up to 30 s (ComfyUI client).
             return NotFoundError(f"{self.name}: HTTP 400: no such prediction yet")
-        return REFUSALS.verdict(response, body, code=code, key=self.key)
+        return error
+
+    def _is_expected(self, response: httpx.Response, body: Any, code: int) -> bool:
+        del body
+        path = response.request.url.path
+        # These three only add to a check, so they must not fail it.
+        is_extra = path.endswith((BALANCE, MODELS, PRICE)) and code < 500
+        return is_extra or (path.endswith(NOBODYS_ID) and code in {400, 404})
 
     def check(self) -> Exchange[AccountReport]:
-        yield self._request("GET", _path(NOBODYS_ID))
+        yield self._task_request(NOBODYS_ID)
         balance = read_body((yield self._request("GET", BALANCE)))
         models = read_body((yield httpx.Request("GET", f"{self.api}{MODELS}")))
-        prices = yield from self._prices(self._price_request)
+        prices = yield from self._prices(
+            lambda job: self._request(
+                "POST", PRICE, json=self._fields(job, job.image, 1)
+            )
+        )
+        in_usd = str(value_at(balance, "available", "currency")).lower() == "usd"
         return AccountReport(
-            credit_usd=_balance(balance),
+            credit_usd=amount(value_at(balance, "available", "value"))
+            if in_usd
+            else None,
             prices_usd=prices,
             has_model=has_model(self.route, models, "model"),
         )
 
-    def _price_request(self, job: Job) -> httpx.Request:
-        return self._request("POST", PRICE, json=self._fields(job, job.image, 1))
-
     def _fields(self, job: Job, image_url: str, seed: int) -> dict[str, object]:
         # Atlas ignores fields under `input`, and would make a clip with its defaults.
-        fields: dict[str, object] = {
-            "model": self.route.endpoints[job.resolution],
-            "image": image_url,
-            "prompt": job.prompt,
-            "resolution": job.resolution,
-            "duration": job.duration_s,
-            "seed": seed,
-        }
-        return fields | optional_fields(self.route, job)
-
-
-def _path(remote: str) -> str:
-    return f"{MODEL}/prediction/{path_segment(remote)}"
-
-
-def _balance(body: Any) -> Decimal | None:
-    match body:
-        case {"available": {"value": value, "currency": str(currency)}}:
-            return amount(value) if currency.lower() == "usd" else None
-        case _:
-            return None
+        model: dict[str, object] = {"model": self.route.endpoints[job.resolution]}
+        return model | clip_fields(self.route, job, image_url, seed)

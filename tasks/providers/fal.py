@@ -16,7 +16,7 @@ import httpx
 from manifests.jobs import Job
 from manifests.lifecycle import Refused, Ticket
 from storage.media import Still
-from tasks.providers.errors import ProviderError
+from tasks.providers.failures import Failure, always, failure, failures, has
 from tasks.providers.parsing import (
     amount,
     error_text,
@@ -32,7 +32,7 @@ from tasks.providers.predictions import (
     optional_fields,
 )
 from tasks.providers.protocol import AccountReport, Exchange, Finished, Progress
-from tasks.providers.refusals import Failure, Refusals, always, failure, refusal
+from tasks.providers.refusals import Refusals, refusal
 
 QUEUE: Final = "https://queue.fal.run"
 # Docs, platform-apis/v1/models/pricing, read 2026-11: a key is needed, any will do.
@@ -82,38 +82,38 @@ REFUSALS: Final = Refusals(
         refusal("throttled", 429),
     ),
 )
+IN_PLACE: Final = "a 5xx in place of the result, twice, or an `error_type` of fal's own"
+RETRIED: Final = ", ".join(f"`{kind}`" for kind in sorted(ANOTHER_TRY))
 MAY_BE: Final = "docs, errors: a 422 may be billed, read 2026-11"
 FAILURES: Final = (
-    Failure(
-        "server",
-        "a 5xx in place of the result, twice, or an `error_type` of fal's own",
-        lambda task: task["status"] >= 500,
+    *failures(
+        ("server", IN_PLACE, lambda task: task["status"] >= 500),
         charged=False,
         source="docs, errors: no 5xx is billed, read 2026-11",
     ),
-    Failure(
-        "content",
-        f"400 or 422 of kind `{POLICY}`",
-        lambda task: task["kind"] == POLICY,
+    *failures(
+        ("content", f"400 or 422 of kind `{POLICY}`", has("kind", POLICY)),
         charged=None,
         source=MAY_BE,
     ),
     Failure(
         "invalid",
-        "400 or 422 of kind " + ", ".join(f"`{k}`" for k in sorted(ANOTHER_TRY)),
-        lambda task: task["kind"] in ANOTHER_TRY,
+        f"400 or 422 of kind {RETRIED}",
+        has("kind", *ANOTHER_TRY),
         charged=None,
         source=MAY_BE,
         final=False,
     ),
-    Failure(
-        "invalid",
-        "400 or 422 of any other kind",
-        lambda task: bool(task["kind"]) and task["status"] in {400, 422},
+    *failures(
+        (
+            "invalid",
+            "400 or 422 of any other kind",
+            lambda task: bool(task["kind"]) and task["status"] in {400, 422},
+        ),
         charged=None,
         source=MAY_BE,
     ),
-    Failure("server", "any other error", always, charged=None, source="not said"),
+    *failures(("server", "any other error", always), charged=None, source="not said"),
 )
 
 
@@ -126,6 +126,8 @@ class Fal(PredictionApi):
     hosts: ClassVar = frozenset({"queue.fal.run", "rest.fal.ai", "api.fal.ai"})
     refusals: ClassVar = REFUSALS
     failures: ClassVar = FAILURES
+    has_store: ClassVar = True
+    hook_param: ClassVar = "fal_webhook"
     words: ClassVar = status_words(
         waiting="in_queue in_progress", ready="completed", failed=""
     )
@@ -136,9 +138,8 @@ class Fal(PredictionApi):
         match body := read_body((yield request)):
             case {"upload_url": str(store), "file_url": str(url)}:
                 headers = {"content-type": still.media_type}
-                yield httpx.Request(
-                    "PUT", store, headers=headers, content=still.content
-                )
+                content = still.content
+                yield httpx.Request("PUT", store, headers=headers, content=content)
                 return url
             case _:
                 raise self._unreadable(body)
@@ -155,12 +156,9 @@ class Fal(PredictionApi):
             fields |= self._wan_fields(job, endpoint, seed)
         fields |= optional_fields(self.route, job)
         headers = KEPT | ONCE | (LATER if self.route.kind == "batch" else {})
-        request = self._request(
-            "POST", f"{QUEUE}/{endpoint}", headers=headers, json=fields
-        )
-        if self.hook:
-            request.url = request.url.copy_merge_params({"fal_webhook": self.hook})
-        match body := read_body((yield request)):
+        url = f"{QUEUE}/{endpoint}"
+        request = self._request("POST", url, headers=headers, json=fields)
+        match body := read_body((yield self._hooked(request))):
             case {
                 "request_id": value,
                 "status_url": str(status),
@@ -172,7 +170,8 @@ class Fal(PredictionApi):
                 raise self._unreadable(body)
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
-        task = yield from self._look(self._request("GET", ticket.urls["status"]))
+        status = yield self._request("GET", ticket.urls["status"])
+        task = self._task(read_body(status))
         if self.words.meaning(task["status"]) != "ready":
             return self._progress(task)
         match task:
@@ -202,17 +201,13 @@ class Fal(PredictionApi):
         differs = second.status_code >= 500 and _kind(second) != _kind(failed)
         return None if differs else self._outcome(second, None)
 
-    def judge(self, response: httpx.Response) -> ProviderError | None:
-        request, body, code = (
-            response.request,
-            read_body(response),
-            response.status_code,
-        )
-        if "authorization" not in request.headers:
-            return REFUSALS.of_store(response)
-        if response.is_success or _is_outcome(response, body):
-            return None
-        return REFUSALS.verdict(response, body, code=code, key=self.key)
+    def _has_task(self, response: httpx.Response, body: Any) -> bool:
+        """Whether the answer is a failed job, which fal sends in place of the result."""
+        request = response.request
+        asks = ("/status", "/models/pricing")
+        of_result = request.method == "GET" and not request.url.path.endswith(asks)
+        ours = response.status_code in {401, 402, 403, 404, 429}
+        return of_result and not ours and REFUSALS.is_own(body)
 
     def check(self) -> Exchange[AccountReport]:
         endpoints = sorted({*self.route.endpoints.values()})
@@ -294,12 +289,3 @@ def _kind(failed: httpx.Response) -> tuple[int, str]:
             return failed.status_code, kind
         case _:
             return failed.status_code, ""
-
-
-def _is_outcome(response: httpx.Response, body: Any) -> bool:
-    """Whether the answer is a failed job, which fal sends in place of the result."""
-    request = response.request
-    asks = ("/status", "/models/pricing")
-    of_result = request.method == "GET" and not request.url.path.endswith(asks)
-    ours = response.status_code in {401, 402, 403, 404, 429}
-    return of_result and not ours and REFUSALS.is_own(body)

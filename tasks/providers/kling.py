@@ -16,6 +16,7 @@ import jwt
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from storage.media import Still
+from tasks.providers import stills
 from tasks.providers.errors import (
     InDoubtError,
     MisconfiguredError,
@@ -23,19 +24,19 @@ from tasks.providers.errors import (
     ProviderError,
     RejectedError,
 )
+from tasks.providers.failures import always, failures, says
 from tasks.providers.parsing import (
     amount,
     clip_link,
-    path_segment,
     read_body,
     redact,
     remote_id,
     status_words,
+    value_at,
 )
 from tasks.providers.predictions import PredictionApi, optional_fields
 from tasks.providers.protocol import Absent, AccountReport, Doubt, Exchange, Progress
-from tasks.providers.refusals import Refusals, always, failures, refusal
-from tasks.providers.stills import as_base64
+from tasks.providers.refusals import Refusals, refusal
 
 CLIPS: Final = "/v1/videos/image2video"
 LARGEST_STILL: Final = 10_000_000
@@ -91,7 +92,7 @@ FAILURES: Final = failures(
     (
         "content",
         "`failed`, with risk control or sensitive content in `task_status_msg`",
-        lambda task: MODERATED.search(_reason(task)) is not None,
+        says(MODERATED, "task_status_msg"),
     ),
     ("server", "`failed`", always),
     charged=False,
@@ -122,6 +123,7 @@ class Kling(PredictionApi):
     enveloped: ClassVar = True
     id_field: ClassVar = "task_id"
     status_field: ClassVar = "task_status"
+    task_path: ClassVar = f"{CLIPS}/{{}}"
     words: ClassVar = status_words(
         waiting="submitted processing", ready="succeed", failed="failed"
     )
@@ -131,11 +133,10 @@ class Kling(PredictionApi):
 
     def upload(self, still: Still) -> Exchange[str]:
         """Return the still in base64: Kling has no uploads."""
-        yield from ()
         if (size := len(still.content)) > LARGEST_STILL:
             message = f"{still.filename} has {size} bytes, more than {LARGEST_STILL}"
             raise RejectedError(f"{self.name}: {message}")
-        return as_base64(still)
+        return (yield from stills.inline(stills.as_base64(still)))
 
     def submit(
         self, job: Job, image_url: str, seed: int, reference: str
@@ -156,14 +157,14 @@ class Kling(PredictionApi):
         return (yield from self._create(self._request("POST", CLIPS, json=fields)))
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
-        body = read_body((yield self._by_name(ticket.id)))
+        body = read_body((yield self._task_request(ticket.id)))
         if _code(body) == NO_SUCH:
             raise NotFoundError(f"{self.name}: no such task")
         task = self._task(body)
-        why = redact(_reason(task), self.key)
-        return self._progress(
-            task, clip=_clip(task), reason=f"failed: {why}" if why else "failed"
-        )
+        why = redact(str(task.get("task_status_msg") or ""), self.key)
+        clip = clip_link(value_at(task, "task_result", "videos"))
+        reason = f"failed: {why}" if why else "failed"
+        return self._progress(task, clip=clip, reason=reason)
 
     def mark(self, job: Job, image_url: str, seed: int, reference: str) -> str:
         """Return our reference, which Kling knows the task by."""
@@ -172,7 +173,7 @@ class Kling(PredictionApi):
 
     def find(self, doubt: Doubt) -> Exchange[Ticket | Absent | None]:
         """Ask by our reference, which the query takes in place of an id (docs)."""
-        body = read_body((yield self._by_name(doubt.mark)))
+        body = read_body((yield self._task_request(doubt.mark)))
         is_recent = self.now() - doubt.submitted_at < ASKABLE_S
         match body:
             case {"code": 1203, "request_id": str()} if is_recent:
@@ -180,7 +181,8 @@ class Kling(PredictionApi):
             case {"code": 0, "data": {"task_id": value} as task} if remote := remote_id(
                 value
             ):
-                is_other = _reference(task) not in {"", doubt.mark}
+                named = value_at(task, "task_info", "external_task_id")
+                is_other = isinstance(named, str) and named not in {"", doubt.mark}
                 known = is_other or remote in doubt.known
                 return None if known else Ticket(self.name, remote)
             case _:
@@ -188,7 +190,7 @@ class Kling(PredictionApi):
 
     def charge(self, ticket: Ticket) -> Exchange[Decimal | None]:
         """Return the units that the task took, at a pack's list price."""
-        match read_body((yield self._by_name(ticket.id))):
+        match read_body((yield self._task_request(ticket.id))):
             case {"data": {"task_status": "succeed" | "failed" as status} as task}:
                 units = amount(task.get("final_unit_deduction"))
                 if units and units > 0:
@@ -208,22 +210,29 @@ class Kling(PredictionApi):
                 raise self._unreadable(body)
 
     def judge(self, response: httpx.Response) -> ProviderError | None:
-        body, step = read_body(response), REFUSALS.step(response.request)
-        # By public reports, an empty account gets HTTP 429, 400 or 200.
-        code = _code(body) or response.status_code
-        match body:
-            case _ if step == "submit" and self._has_task(response, body):
-                return None
-            case {"code": 1203} if step == "ask":  # `poll` and `find` read it
-                return None
-            case {"code": 1200 | 1201, "message": str(text)} if TAKEN.search(text):
+        error = PredictionApi.judge(self, response)
+        match read_body(response):
+            case {"code": 1200 | 1201, "message": str(text)} if (
+                error is not None and TAKEN.search(text)
+            ):
                 # Our references are unique, so a proxy between us and Kling sent this
                 # request twice, and Kling may have accepted the first.
                 return InDoubtError(f"{self.name}: {redact(text, self.key)}")
-            case _ if 200 <= code < 300:
-                return None
             case _:
-                return REFUSALS.verdict(response, body, code=code, key=self.key)
+                return error
+
+    def _answer_code(self, response: httpx.Response, body: Any) -> int:
+        # By public reports, an empty account gets HTTP 429, 400 or 200.
+        return _code(body) or response.status_code
+
+    def _is_good(self, response: httpx.Response, body: Any, code: int) -> bool:
+        match REFUSALS.step(response.request):
+            case "submit" if self._has_task(response, body):
+                return True
+            case "ask" if _code(body) == NO_SUCH:  # `poll` and `find` read it
+                return True
+            case _:
+                return 200 <= code < 300
 
     def _endpoint(self, job: Job) -> tuple[str, str]:
         """Return model_name and mode; without the first Kling uses its oldest model."""
@@ -234,9 +243,6 @@ class Kling(PredictionApi):
             message = f"{place} = {endpoint!r}: must be MODEL/MODE"
             raise MisconfiguredError(f"{message}, such as kling-v2-5-turbo/std")
         return model, mode
-
-    def _by_name(self, name: str) -> httpx.Request:
-        return self._request("GET", f"{CLIPS}/{path_segment(name)}")
 
     def _auth(self) -> Mapping[str, str]:
         return {"authorization": f"Bearer {self._token()}"}
@@ -261,24 +267,3 @@ def _code(body: Any) -> int:
             return code
         case _:
             return 0
-
-
-def _reference(task: Mapping[str, Any]) -> str:
-    """Return our reference of a task, if Kling repeats it."""
-    match task.get("task_info"):
-        case {"external_task_id": str(reference)}:
-            return reference
-        case _:
-            return ""
-
-
-def _clip(task: Mapping[str, Any]) -> str | None:
-    match task.get("task_result"):
-        case {"videos": videos}:
-            return clip_link(videos)
-        case _:
-            return None
-
-
-def _reason(task: Mapping[str, Any]) -> str:
-    return str(task.get("task_status_msg") or "")

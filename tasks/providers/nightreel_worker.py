@@ -5,13 +5,14 @@ its jobs when it restarts.
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 from tasks.providers import self_hosted
+from tasks.providers.failures import Condition, always, failures, has
 from tasks.providers.openai_videos import OpenAiVideos
-from tasks.providers.refusals import Failure, Refusals, always, refusal
+from tasks.providers.parsing import value_at
+from tasks.providers.refusals import Refusals, refusal
 
 QUEUE_FULL: Final = re.compile("queue_full")
 NOT_NOW: Final = re.compile("draining|warming_up|dead")
@@ -37,29 +38,37 @@ REFUSALS: Final = Refusals(
         self_hosted.THROTTLED,
     ),
 )
+
+
+def _has_code(*codes: str) -> Condition:
+    return lambda task: value_at(task, "error", "code") in codes
+
+
 FAILURES: Final = (
-    Failure(
-        "invalid",
-        "`failed` with `invalid_image`",
-        lambda task: _code(task) == "invalid_image",
+    *failures(
+        ("invalid", "`failed` with `invalid_image`", _has_code("invalid_image")),
         charged=False,
         source=SAYS,
     ),
-    Failure(
-        "server",
-        "`failed` with `nan_output` or `black_output`",
-        lambda task: _code(task) in {"nan_output", "black_output"},
+    *failures(
+        (
+            "server",
+            "`failed` with `nan_output` or `black_output`",
+            _has_code("nan_output", "black_output"),
+        ),
         charged=True,  # the GPU made a bad clip: the next seed may be better
         source=self_hosted.UNBILLED,
     ),
-    Failure(
-        "server",
-        "`failed` with `out_of_memory`, `step_hung`, `worker_error`",
-        lambda task: task.get("status") == "failed",
+    *failures(
+        (
+            "server",
+            "`failed` with `out_of_memory`, `step_hung`, `worker_error`",
+            has("status", "failed"),
+        ),
+        ("stopped", "`cancelled`", always),
         charged=False,
         source=SAYS,
     ),
-    Failure("stopped", "`cancelled`", always, charged=False, source=SAYS),
 )
 
 
@@ -72,11 +81,3 @@ class Nightreel(OpenAiVideos):
     failures: ClassVar = FAILURES
     id_field: ClassVar = "id"
     takes_shift: ClassVar = False
-
-
-def _code(task: Mapping[str, Any]) -> object:
-    match task.get("error"):
-        case {"code": code}:
-            return code
-        case _:
-            return None

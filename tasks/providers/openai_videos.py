@@ -69,7 +69,7 @@ class OpenAiVideos(SelfHosted):
         else:
             request = self._form(fields, still)
         body = read_body((yield request))
-        if _is_job(body):
+        if self._is_job(body):
             return Ticket(self.name, body["id"])
         raise self._unreadable(body)
 
@@ -175,7 +175,14 @@ class OpenAiVideos(SelfHosted):
     def _has_job(self, body: Any, code: int) -> bool:
         # vLLM-Omni answers a poll of a failed job with HTTP 500 and the job.
         del code
-        return _is_job(body)
+        return self._is_job(body)
+
+    def _is_job(self, body: Any) -> bool:
+        match body:
+            case {"id": str(remote), "status": str()}:
+                return bool(remote)
+            case _:
+                return False
 
 
 def _stages(job: Mapping[str, Any]) -> dict[str, float]:
@@ -190,14 +197,6 @@ def _stages(job: Mapping[str, Any]) -> dict[str, float]:
             }
         case _:
             return {}
-
-
-def _is_job(body: Any) -> bool:
-    match body:
-        case {"id": str(remote), "status": str()}:
-            return bool(remote)
-        case _:
-            return False
 
 
 def _mark(job: dict[str, Any]) -> str:

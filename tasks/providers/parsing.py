@@ -69,6 +69,17 @@ def end_reason(task: Mapping[str, Any], key: str) -> str:
     return f"{status}: {redact(error, key)}" if error else str(status)
 
 
+def value_at(body: Any, *names: str) -> Any:
+    """Return the value at a path of fields; None if there is none."""
+    for name in names:
+        match body:
+            case {**fields}:
+                body = fields.get(name)
+            case _:
+                return None
+    return body
+
+
 def remote_id(value: Any) -> str:
     """Return a task's id, which is text or a number; "" if there is none."""
     match value:

@@ -6,7 +6,7 @@ exchanges of the steps here. What an answer means (`judge`) stays in the adapter
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, ClassVar, Final, cast
 
@@ -15,18 +15,19 @@ import httpx
 from manifests.catalogue.routes import Route
 from manifests.jobs import Job, Resolution
 from manifests.lifecycle import Ticket
+from tasks.providers.adapter import Adapter
 from tasks.providers.errors import MisconfiguredError
+from tasks.providers.failures import failure
 from tasks.providers.parsing import (
-    StatusWords,
     amount,
     clip_link,
     end_reason,
+    path_segment,
     read_body,
-    redact,
     remote_id,
+    value_at,
 )
-from tasks.providers.protocol import Exchange, Finished, Progress, UnreadableError
-from tasks.providers.refusals import Failure, Refusals, failure
+from tasks.providers.protocol import Exchange, Finished, Progress
 
 KEPT_DAYS: Final = 7
 """The time for which providers are asked to keep a clip; WaveSpeed's default."""
@@ -41,41 +42,17 @@ NO_MODEL: Final = "check the model's id in the route's endpoints"
 
 
 @dataclass(frozen=True, slots=True)
-class PredictionApi:
-    """The state of an adapter and the shared steps of its exchanges."""
+class PredictionApi(Adapter):
+    """The steps of an adapter's exchanges, by the places in which it finds things."""
 
-    name: ClassVar[str]
-    api: ClassVar[str]
-    """The prefix of every request's URL."""
-    hosts: ClassVar[frozenset[str]]
-    refusals: ClassVar[Refusals]
-    failures: ClassVar[tuple[Failure, ...]]
-    words: ClassVar[StatusWords]
     enveloped: ClassVar[bool] = False
     """Whether answers have the prediction in `data`, instead of at the top."""
     id_field: ClassVar[str] = "id"
     status_field: ClassVar[str] = "status"
-
-    route: Route
-    key: str = field(repr=False)
-    hook: str = ""
-
-    def _request(
-        self,
-        method: str,
-        path: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        **content: Any,
-    ) -> httpx.Request:
-        sent = {**self._auth(), **(headers or {})}
-        return httpx.Request(method, f"{self.api}{path}", headers=sent, **content)
-
-    def _auth(self) -> Mapping[str, str]:
-        return {"authorization": f"Bearer {self.key}"}
-
-    def _unreadable(self, body: Any) -> UnreadableError:
-        return UnreadableError(self.name, redact(body, self.key))
+    task_path: ClassVar[str]
+    """The path of a poll, with `{}` for the task's id."""
+    hook_param: ClassVar[str] = ""
+    """The query parameter of a submit that names our webhook."""
 
     def _content(self, body: Any) -> Mapping[str, Any]:
         """Return the prediction in an answer; empty if there is none."""
@@ -108,16 +85,54 @@ class PredictionApi:
             case _:
                 return False
 
+    def _answer_code(self, response: httpx.Response, body: Any) -> int:
+        """Return the HTTP status, or the envelope's code if the status is a success."""
+        match body:
+            case {"code": int(code)} if (
+                self.enveloped and response.is_success and code != 0
+            ):
+                return code
+            case _:
+                return response.status_code
+
+    def _is_good(self, response: httpx.Response, body: Any, code: int) -> bool:
+        has_task = self._has_task(response, body)
+        return has_task or 200 <= code < 300 or self._is_expected(response, body, code)
+
+    def _is_expected(self, response: httpx.Response, body: Any, code: int) -> bool:
+        """Whether the exchange reads a certain answer that is neither success nor task."""
+        del response, body, code
+        return False
+
+    def _link(self, request: httpx.Request, *place: str) -> Exchange[str]:
+        """Upload a still with one request; return its URL from a place in the answer."""
+        body = read_body((yield request))
+        match value_at(body, *place):
+            case str(url) if url:
+                return url
+            case _:
+                raise self._unreadable(body)
+
     def _create(self, request: httpx.Request) -> Exchange[Ticket]:
         """Send the request that costs money; return the ticket."""
-        body = read_body((yield request))
+        body = read_body((yield self._hooked(request)))
         if remote := self._id(body):
             return Ticket(self.name, remote)
         raise self._unreadable(body)
 
-    def _look(self, request: httpx.Request) -> Exchange[Mapping[str, Any]]:
+    def _hooked(self, submit: httpx.Request) -> httpx.Request:
+        """Return a submit with our webhook in its query, if it belongs there."""
+        if self.hook and self.hook_param:
+            hook = {self.hook_param: self.hook}
+            submit.url = submit.url.copy_merge_params(hook)
+        return submit
+
+    def _task_request(self, remote: str) -> httpx.Request:
+        return self._request("GET", self.task_path.format(path_segment(remote)))
+
+    def _look(self, remote: str) -> Exchange[Mapping[str, Any]]:
         """Ask for a prediction; return its fields, with the status among them."""
-        return self._task(read_body((yield request)))
+        return self._task(read_body((yield self._task_request(remote))))
 
     def _task(self, body: Any) -> Mapping[str, Any]:
         """Return the prediction in the answer to a poll.
@@ -171,6 +186,18 @@ def example(resolution: str, seconds: int) -> Job:
     )
 
 
+def clip_fields(route: Route, job: Job, image_url: str, seed: int) -> dict[str, object]:
+    """Return the fields of a submit by the names that most providers have for them."""
+    fields: dict[str, object] = {
+        "image": image_url,
+        "prompt": job.prompt,
+        "resolution": job.resolution,
+        "duration": job.duration_s,
+        "seed": seed,
+    }
+    return fields | optional_fields(route, job)
+
+
 def optional_fields(route: Route, job: Job) -> dict[str, object]:
     """Return the fields of a submit that only some routes take."""
     fields: dict[str, object] = {}
@@ -195,15 +222,6 @@ def frames(route: Route, job: Job, *, least: int = 1, most: int | None) -> int:
     return number
 
 
-def envelope_code(response: httpx.Response, body: Any) -> int:
-    """Return the HTTP status, or the envelope's code if the status is a success."""
-    match body:
-        case {"code": int(code)} if response.is_success and code != 0:
-            return code
-        case _:
-            return response.status_code
-
-
 def _price_usd(body: Any) -> Decimal | None:
     """Return the price of one clip for this account."""
     match body:
@@ -211,14 +229,5 @@ def _price_usd(body: Any) -> Decimal | None:
             return None
         case {"data": {"discounted_price": price} | {"price": price}}:
             return amount(price)
-        case _:
-            return None
-
-
-def balance_usd(body: Any) -> Decimal | None:
-    """Return the account's balance from `data.balance`."""
-    match body:
-        case {"data": {"balance": balance}}:
-            return amount(balance)
         case _:
             return None

@@ -15,7 +15,7 @@ from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from storage.media import Still
 from tasks.providers import listings
-from tasks.providers.errors import ProviderError
+from tasks.providers.failures import always, failures, says
 from tasks.providers.parsing import (
     clip_link,
     digest,
@@ -33,14 +33,14 @@ from tasks.providers.protocol import (
     Gone,
     Progress,
 )
-from tasks.providers.refusals import Failure, Refusals, always, failures, refusal
+from tasks.providers.refusals import Refusals, refusal
 from tasks.providers.stills import as_file
 
 FRAMES: Final = (81, 121)
 """The fewest and the most frames of a clip (the model's schema, read 2026-11)."""
 
-PAGES: Final = 100
-"""The most pages that are read of a listing; a page has 100 predictions."""
+MODELS: Final = "/v1/models/"
+"""The path below which 404 is an answer: there is no such model."""
 
 SENSITIVE: Final = re.compile("NSFW|sensitive|flagged|safety", re.IGNORECASE)
 UNOFFICIAL: Final = re.compile("version is required")
@@ -75,19 +75,14 @@ FAILURES: Final = (
         (
             "content",
             "`failed`, where the error says NSFW, sensitive, flagged or safety",
-            lambda task: (
-                _has_failed(task)
-                and SENSITIVE.search(str(task.get("error"))) is not None
-            ),
+            lambda task: _has_failed(task) and says(SENSITIVE)(task),
         ),
         ("server", "`failed`", _has_failed),
         charged=False,
         source="docs, billing: a run that fails is not charged, read 2026-11",
     ),
-    Failure(
-        "stopped",
-        "`canceled`, `aborted`",
-        always,
+    *failures(
+        ("stopped", "`canceled`, `aborted`", always),
         charged=None,
         source="docs, billing: a run that is canceled may be charged, read 2026-11",
     ),
@@ -103,6 +98,7 @@ class Replicate(PredictionApi):
     hosts: ClassVar = frozenset({"api.replicate.com"})
     refusals: ClassVar = REFUSALS
     failures: ClassVar = FAILURES
+    task_path: ClassVar = "/predictions/{}"
     words: ClassVar = status_words(
         waiting="starting processing",
         ready="succeeded",
@@ -113,11 +109,7 @@ class Replicate(PredictionApi):
 
     def upload(self, still: Still) -> Exchange[str]:
         request = self._request("POST", "/files", files={"content": as_file(still)})
-        match body := read_body((yield request)):
-            case {"urls": {"get": str(url)}} if url:
-                return url
-            case _:
-                raise self._unreadable(body)
+        return self._link(request, "urls", "get")
 
     def submit(
         self, job: Job, image_url: str, seed: int, reference: str
@@ -130,8 +122,7 @@ class Replicate(PredictionApi):
         return (yield from self._create(self._request("POST", path, json=fields)))
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
-        path = f"/predictions/{path_segment(ticket.id)}"
-        task = yield from self._look(self._request("GET", path))
+        task = yield from self._look(ticket.id)
         is_ready = self.words.meaning(task["status"]) == "ready"
         is_removed = task.get("data_removed") is True
         if is_ready and is_removed and not clip_link(task.get("output")):
@@ -139,17 +130,18 @@ class Replicate(PredictionApi):
             return Gone("results are kept one hour")
         return self._progress(task)
 
-    def judge(self, response: httpx.Response) -> ProviderError | None:
-        request, body, code = (
-            response.request,
-            read_body(response),
-            response.status_code,
-        )
-        if response.is_success or _is_receipt(request, body):
-            return None
-        if code == 404 and REFUSALS.is_own(body) and _asks_model(request):
-            return None
-        return REFUSALS.verdict(response, body, code=code, key=self.key)
+    def _is_expected(self, response: httpx.Response, body: Any, code: int) -> bool:
+        request = response.request
+        asks_model = request.method == "GET" and request.url.path.startswith(MODELS)
+        return code == 404 and asks_model and REFUSALS.is_own(body)
+
+    def _has_task(self, response: httpx.Response, body: Any) -> bool:
+        """Whether the answer to a submit has a prediction, whatever its HTTP status."""
+        match body:
+            case {"id": value, "status": str()}:
+                return bool(value) and REFUSALS.step(response.request) == "submit"
+            case _:
+                return False
 
     def check(self) -> Exchange[AccountReport]:
         match body := read_body((yield self._request("GET", "/account"))):
@@ -168,7 +160,10 @@ class Replicate(PredictionApi):
         return _mark(self._input(job, image_url, seed))
 
     def find(self, doubt: Doubt) -> Exchange[Ticket | Absent | None]:
-        tasks = yield from self._created_about(doubt.submitted_at)
+        tasks = yield from listings.all_items(
+            self._request("GET", "/predictions"),
+            lambda answer: self._read_page(answer, doubt.submitted_at),
+        )
         if tasks is None or not doubt.mark:
             return None
         # A prediction that does not name its model may be one of this route.
@@ -192,30 +187,25 @@ class Replicate(PredictionApi):
             "seed": seed,
         }
 
-    def _created_about(self, at: float) -> Exchange[list[Mapping[str, Any]] | None]:
-        """Return all predictions since a moment; None if the listing does not end."""
-        found: list[Mapping[str, Any]] = []
-        path = "/predictions"
-        for _ in range(PAGES):
-            answer = yield self._request("GET", path)
-            ahead_s = listings.clock_ahead_s(answer, self.now())
-            since = listings.earliest(at, ahead_s)
-            match body := read_body(answer):
-                case {"results": [*page], "next": str() | None as following}:
-                    new = [
-                        task
-                        for task in page
-                        if listings.from_date(task["created_at"]) >= since
-                    ]
-                case _:
-                    raise self._unreadable(body)
-            found += new
-            if len(new) < len(page) or not following:
-                return found
-            # The link may name another host, which must not get the key.
-            cursor = httpx.URL(following).params["cursor"]
-            path = f"/predictions?cursor={path_segment(cursor)}"
-        return None
+    def _read_page(
+        self, answer: httpx.Response, at: float
+    ) -> tuple[Sequence[Mapping[str, Any]], httpx.Request | None]:
+        """Return the predictions since a moment, and the request for the next page."""
+        since = listings.earliest(at, listings.clock_ahead_s(answer, self.now()))
+        match body := read_body(answer):
+            case {"results": [*page], "next": str() | None as following}:
+                new = [
+                    task
+                    for task in page
+                    if listings.from_date(task["created_at"]) >= since
+                ]
+            case _:
+                raise self._unreadable(body)
+        if len(new) < len(page) or not following:
+            return new, None
+        # The link may name another host, which must not get the key.
+        cursor = path_segment(httpx.URL(following).params["cursor"])
+        return new, self._request("GET", f"/predictions?cursor={cursor}")
 
     def _found(
         self, tasks: Sequence[Mapping[str, Any]], mark: str
@@ -247,17 +237,3 @@ def _may_be(task: Mapping[str, Any], mark: str) -> bool:
     """Whether a prediction may be the submit: it has no input, or another link to a still."""
     listed = _mark(task.get("input"))
     return not listed or listed.rpartition("-")[2] == mark.rpartition("-")[2]
-
-
-def _is_receipt(request: httpx.Request, body: Any) -> bool:
-    """Whether an unsuccessful answer to a submit names a prediction all the same."""
-    match body:
-        case {"id": value, "status": str()}:
-            return bool(value) and REFUSALS.step(request) == "submit"
-        case _:
-            return False
-
-
-def _asks_model(request: httpx.Request) -> bool:
-    """Whether the request asks for a model, so that 404 is an answer."""
-    return request.method == "GET" and request.url.path.startswith("/v1/models/")

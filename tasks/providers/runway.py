@@ -4,7 +4,7 @@ Runway queues jobs over the concurrency as `THROTTLED`, and has no webhooks.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, ClassVar, Final
@@ -14,23 +14,18 @@ import httpx
 from manifests.jobs import AspectRatio, Job
 from manifests.lifecycle import Ticket
 from storage.media import Still
-from tasks.providers.errors import ProviderError, RejectedError
+from tasks.providers.errors import RejectedError
+from tasks.providers.failures import Condition, Failure, FailureKind, always
 from tasks.providers.parsing import (
     amount,
-    path_segment,
     read_body,
     redact,
     status_words,
+    value_at,
 )
 from tasks.providers.predictions import NO_MODEL, PredictionApi
 from tasks.providers.protocol import AccountReport, Exchange, Progress
-from tasks.providers.refusals import (
-    Failure,
-    FailureKind,
-    Refusals,
-    always,
-    refusal,
-)
+from tasks.providers.refusals import Refusals, refusal
 from tasks.providers.stills import as_file
 
 VERSION: Final = "2024-11-06"
@@ -48,6 +43,7 @@ RATIOS: Final[Mapping[AspectRatio, str]] = {
 }
 
 CHECK_KEY: Final = "check the key, which begins with key_, and that it is not disabled"
+BUY_CREDIT: Final = "buy credits at https://dev.runwayml.com"
 # Many public logs have these words; no page documents them.
 OUT_OF_CREDIT: Final = re.compile("not have enough credits", re.IGNORECASE)
 # If this counted as bad input, the end of a model would reject every row for good.
@@ -59,12 +55,7 @@ REFUSALS: Final = Refusals(
     uploads="/uploads",
     table=(
         refusal("auth", 401, fix=CHECK_KEY),
-        refusal(
-            "credit",
-            400,
-            says=OUT_OF_CREDIT,
-            fix="buy credits at https://dev.runwayml.com",
-        ),
+        refusal("credit", 400, says=OUT_OF_CREDIT, fix=BUY_CREDIT),
         refusal("permission", 400, says=UNKNOWN_MODEL, fix=NO_MODEL),
         refusal("permission", 404, submit_only=True, fix=NO_MODEL),
         refusal("invalid", 400),
@@ -74,8 +65,6 @@ REFUSALS: Final = Refusals(
 )
 COST: Final = "runwayml 5.24.0: the cost of an ended task is final, and 0 if refunded"
 KEPT: Final = "docs, task failures: SAFETY.INPUT is not refunded, read 2026-11"
-
-Condition = Callable[[Mapping[str, Any]], bool]
 
 
 def _by_cost(
@@ -104,29 +93,28 @@ def _both(one: Condition, other: Condition) -> Condition:
     return lambda task: one(task) and other(task)
 
 
+def _begins(code: str) -> Condition:
+    return lambda task: _code(task).startswith(code)
+
+
+def _has_failed(task: Mapping[str, Any]) -> bool:
+    return str(task["status"]).upper() == "FAILED"
+
+
+INPUT: Final = "SAFETY.INPUT"
+ASSET: Final = "ASSET.INVALID"
+INTERNAL: Final = "`FAILED` with `INTERNAL`, any other code or none"
 FAILURES: Final = (
     *_by_cost(
-        "content",
-        "`FAILED` with `SAFETY.INPUT`",
-        lambda task: _code(task).startswith("SAFETY.INPUT"),
-        charged=True,
-        source=KEPT,
+        "content", f"`FAILED` with `{INPUT}`", _begins(INPUT), charged=True, source=KEPT
     ),
     *_by_cost(
         "content",
         "`FAILED` with any other `SAFETY`",
         lambda task: "SAFETY" in _code(task),
     ),
-    *_by_cost(
-        "invalid",
-        "`FAILED` with `ASSET.INVALID`",
-        lambda task: _code(task).startswith("ASSET.INVALID"),
-    ),
-    *_by_cost(
-        "server",
-        "`FAILED` with `INTERNAL`, any other code or none",
-        lambda task: str(task["status"]).upper() == "FAILED",
-    ),
+    *_by_cost("invalid", f"`FAILED` with `{ASSET}`", _begins(ASSET)),
+    *_by_cost("server", INTERNAL, _has_failed),
     *_by_cost("stopped", "`CANCELLED`", always),
 )
 
@@ -140,6 +128,8 @@ class Runway(PredictionApi):
     hosts: ClassVar = frozenset({"api.dev.runwayml.com"})
     refusals: ClassVar = REFUSALS
     failures: ClassVar = FAILURES
+    has_store: ClassVar = True
+    task_path: ClassVar = "/tasks/{}"
     words: ClassVar = status_words(
         waiting="pending throttled running",
         ready="succeeded",
@@ -180,22 +170,10 @@ class Runway(PredictionApi):
         return (yield from self._create(request))
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
-        task = yield from self._look(self._task_request(ticket))
+        task = yield from self._look(ticket.id)
         words = filter(None, (task["status"], _code(task), task.get("failure")))
         reason = redact(": ".join(map(str, words)), self.key)
         return self._progress(task, reason=reason, usd=_usd(task))
-
-    def judge(self, response: httpx.Response) -> ProviderError | None:
-        request, body, code = (
-            response.request,
-            read_body(response),
-            response.status_code,
-        )
-        if "authorization" not in request.headers:
-            return REFUSALS.of_store(response)
-        if response.is_success or self._has_task(response, body):
-            return None
-        return REFUSALS.verdict(response, body, code=code, key=self.key)
 
     def check(self) -> Exchange[AccountReport]:
         match body := read_body((yield self._request("GET", "/organization"))):
@@ -212,10 +190,7 @@ class Runway(PredictionApi):
                 raise self._unreadable(body)
 
     def charge(self, ticket: Ticket) -> Exchange[Decimal | None]:
-        return _usd((yield from self._look(self._task_request(ticket))))
-
-    def _task_request(self, ticket: Ticket) -> httpx.Request:
-        return self._request("GET", f"/tasks/{path_segment(ticket.id)}")
+        return _usd((yield from self._look(ticket.id)))
 
     def _auth(self) -> Mapping[str, str]:
         return {"authorization": f"Bearer {self.key}", "x-runway-version": VERSION}
@@ -227,8 +202,8 @@ def _code(task: Mapping[str, Any]) -> str:
 
 def _credits(task: Mapping[str, Any]) -> Decimal | None:
     """Return the cost of an ended task in credits; None if the task has none."""
-    match task:
-        case {"cost": {"credits": int() | float() as paid}}:
+    match value_at(task, "cost", "credits"):
+        case int() | float() as paid:
             return amount(paid)
         case _:
             return None

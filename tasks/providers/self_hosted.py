@@ -20,9 +20,16 @@ from storage.media import Still
 from tasks.providers import stills
 from tasks.providers.adapter import Adapter
 from tasks.providers.errors import MisconfiguredError
-from tasks.providers.parsing import error_text, path_segment, read_body, redact
+from tasks.providers.failures import Failure, always, failure, failures, has, says
+from tasks.providers.parsing import (
+    error_text,
+    path_segment,
+    read_body,
+    redact,
+    value_at,
+)
 from tasks.providers.protocol import Absent, Doubt, Exchange, Finished, Progress
-from tasks.providers.refusals import Failure, always, failure, refusal
+from tasks.providers.refusals import refusal
 
 HOST: Final = "own-gpu.invalid"
 """A placeholder that the lane's `base_url` replaces."""
@@ -117,8 +124,8 @@ class SelfHosted(Adapter):
         return stills.inline(stills.as_data_url(still))
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
-        body = self._job(read_body((yield self._poll_request(ticket.id))))
-        match self.words.meanings.get(body["status"]):
+        body = read_body((yield self._poll_request(ticket.id)))
+        match self.words.meanings.get(str(value_at(body, "status"))):
             case "ready":
                 return self._finished(ticket, body)
             case "waiting":
@@ -137,11 +144,9 @@ class SelfHosted(Adapter):
         """Look the job up; a second submit with its id would prove nothing."""
         request = self._poll_request(doubt.mark)
         request.extensions[FINDS] = True
-        match read_body((yield request)):
-            case {"status": str()}:
-                return Ticket(self.name, doubt.mark)
-            case _:
-                return Absent(f"{self.name}: no {self.noun} is called {doubt.mark}")
+        if self._is_job(read_body((yield request))):
+            return Ticket(self.name, doubt.mark)
+        return Absent(f"{self.name}: no {self.noun} is called {doubt.mark}")
 
     def fetch(self, url: str) -> httpx.Request:
         """Return the request for a clip, with the key only for the engine's address."""
@@ -151,12 +156,12 @@ class SelfHosted(Adapter):
     def _poll_request(self, remote: str) -> httpx.Request:
         return self._request("GET", self.poll_path.format(path_segment(remote)))
 
-    def _job(self, body: Any) -> Mapping[str, Any]:
+    def _is_job(self, body: Any) -> bool:
         match body:
             case {"status": str()}:
-                return body
+                return True
             case _:
-                raise self._unreadable(body)
+                return False
 
     def _finished(self, ticket: Ticket, job: Mapping[str, Any]) -> Progress:
         del job
@@ -196,35 +201,23 @@ BAD_IMAGE: Final = re.compile(
 SPOILED: Final = re.compile(r"\bNaNs?\b|black (frame|output|video)|nan_output")
 
 
-def _error_matches(pattern: re.Pattern[str], task: Mapping[str, Any]) -> bool:
-    return pattern.search(str(task.get("error"))) is not None
-
-
 def engine_failures(source: str) -> tuple[Failure, ...]:
     """Return the table of an engine that describes failures in words and has no codes."""
+    unreadable = "`failed`, where the error says that the image cannot be read"
+    other = "`failed` of any other kind: out of memory, the engine dead"
     return (
-        Failure(
-            "invalid",
-            "`failed`, where the error says that the image cannot be read",
-            lambda task: _error_matches(BAD_IMAGE, task),
-            charged=False,
-            source=source,
-        ),
+        Failure("invalid", unreadable, says(BAD_IMAGE), charged=False, source=source),
         Failure(
             "server",
             "`failed`, where the error says NaN or black",
-            lambda task: _error_matches(SPOILED, task),
+            says(SPOILED),
             charged=True,  # the GPU made a bad clip: the next seed may be better
             source=UNBILLED,
         ),
-        Failure(
-            "server",
-            "`failed` of any other kind: out of memory, the engine dead",
-            lambda task: task.get("status") == "failed",
+        *failures(
+            ("server", other, has("status", "failed")),
+            ("stopped", "`cancelled`, `deleted`", always),
             charged=False,
             source=source,
-        ),
-        Failure(
-            "stopped", "`cancelled`, `deleted`", always, charged=False, source=source
         ),
     )

@@ -16,25 +16,20 @@ from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from storage.media import Still
 from tasks.providers import listings
-from tasks.providers.errors import ProviderError
+from tasks.providers.failures import Failure, always, failures, has
 from tasks.providers.parsing import (
+    amount,
     clip_link,
     digest,
     has_model,
-    path_segment,
     read_body,
     remote_id,
     status_words,
+    value_at,
 )
-from tasks.providers.predictions import (
-    NO_MODEL,
-    PredictionApi,
-    balance_usd,
-    envelope_code,
-    optional_fields,
-)
+from tasks.providers.predictions import NO_MODEL, PredictionApi, clip_fields
 from tasks.providers.protocol import Absent, AccountReport, Doubt, Exchange, Progress
-from tasks.providers.refusals import Failure, Refusals, always, failures, refusal
+from tasks.providers.refusals import Refusals, refusal
 
 # From public reports: no page documents the answer to an empty account.
 OUT_OF_CREDIT: Final = re.compile(
@@ -68,11 +63,7 @@ FAILURES: Final = failures(
             task.get("code") == 1200 or True in (task.get("has_nsfw_contents") or ())
         ),
     ),
-    (
-        "invalid",
-        "`failed` with code 1400 or 1401",
-        lambda task: task.get("code") in {1400, 1401},
-    ),
+    ("invalid", "`failed` with code 1400 or 1401", has("code", 1400, 1401)),
     ("server", "`failed`, `cancelled`, `timeout`, `deleted`", always),
     charged=False,
     source="docs, pricing: failed tasks are refunded within three hours, 2026-11",
@@ -94,6 +85,9 @@ class WaveSpeed(PredictionApi):
     refusals: ClassVar[Refusals] = REFUSALS
     failures: ClassVar[tuple[Failure, ...]] = FAILURES
     enveloped: ClassVar = True
+    has_store: ClassVar = True
+    task_path: ClassVar = "/predictions/{}/result"
+    hook_param: ClassVar = "webhook"
     words: ClassVar = status_words(
         waiting="created processing",
         ready="completed",
@@ -117,9 +111,8 @@ class WaveSpeed(PredictionApi):
                 }
             }:
                 headers: dict[str, str] = put.get("headers") or {}
-                yield httpx.Request(
-                    "PUT", store, headers=headers, content=still.content
-                )
+                content = still.content
+                yield httpx.Request("PUT", store, headers=headers, content=content)
                 return url
             case _:
                 raise self._unreadable(body)
@@ -130,37 +123,27 @@ class WaveSpeed(PredictionApi):
         del reference  # WaveSpeed has no field for one
         model, fields = self._submission(job, image_url, seed)
         request = self._request("POST", f"/{model}", json=fields)
-        if self.hook:
-            request.url = request.url.copy_set_param("webhook", self.hook)
         return (yield from self._create(request))
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
-        path = f"/predictions/{path_segment(ticket.id)}/result"
-        answer = yield self._request("GET", path)
+        answer = yield self._task_request(ticket.id)
         body = read_body(answer)
         task = body if _is_bare_task(answer, body) else self._task(body)
         if _is_timed_out(task) and not clip_link(task.get("outputs")):
             return None
         return self._progress(task)
 
-    def judge(self, response: httpx.Response) -> ProviderError | None:
-        request, body = response.request, read_body(response)
-        if "authorization" not in request.headers:
-            return self.refusals.of_store(response)
-        if _is_bare_task(response, body):
-            return None
-        code = envelope_code(response, body)
-        unsaid = request.url.path.endswith(CATALOGUE) and code in {400, 404, 422}
-        if unsaid or self._has_task(response, body) or 200 <= code < 300:
-            return None
-        return self.refusals.verdict(response, body, code=code, key=self.key)
+    def _is_expected(self, response: httpx.Response, body: Any, code: int) -> bool:
+        path = response.request.url.path
+        is_unlisted = path.endswith(CATALOGUE) and code in {400, 404, 422}
+        return is_unlisted or _is_bare_task(response, body)
 
     def check(self) -> Exchange[AccountReport]:
         balance = read_body((yield self._request("GET", "/balance")))
         models = read_body((yield self._request("GET", "/models")))
         prices = yield from self._prices(self._price_request)
         return AccountReport(
-            credit_usd=balance_usd(balance),
+            credit_usd=amount(value_at(balance, "data", "balance")),
             prices_usd=prices,
             has_model=has_model(self.route, models, "model_id"),
         )
@@ -208,18 +191,15 @@ class WaveSpeed(PredictionApi):
         return self._request("POST", "/predictions", json=fields)
 
     def _listed(self, answer: httpx.Response) -> Mapping[str, Any]:
+        """Return the items of a page by their ids."""
         match body := read_body(answer):
             case {"data": {"items": [*items]}}:
-                return {self._item_id(item): item for item in items}
+                listed = {remote_id(value_at(item, "id")): item for item in items}
             case _:
                 raise self._unreadable(body)
-
-    def _item_id(self, item: Any) -> str:
-        match item:
-            case {"id": value} if remote := remote_id(value):
-                return remote
-            case _:
-                raise self._unreadable(item)
+        if "" in listed:
+            raise self._unreadable(listed[""])
+        return listed
 
     def _price_request(self, job: Job) -> httpx.Request:
         model, inputs = self._submission(job, job.image, 1)
@@ -232,11 +212,10 @@ class WaveSpeed(PredictionApi):
     ) -> tuple[str, dict[str, object]]:
         """Return the model and the body of a submit, of which `mark` is a digest."""
         model = self.route.endpoints[job.resolution]
-        fields: dict[str, object] = {"image": image_url, "prompt": job.prompt}
-        if job.resolution not in model:  # wan-2.1 has an endpoint for each
-            fields["resolution"] = job.resolution
-        fields |= {"duration": job.duration_s, "seed": seed}
-        return model, fields | optional_fields(self.route, job)
+        fields = clip_fields(self.route, job, image_url, seed)
+        if job.resolution in model:  # wan-2.1 has an endpoint for each
+            del fields["resolution"]
+        return model, fields
 
 
 def _is_bare_task(response: httpx.Response, body: Any) -> bool:
