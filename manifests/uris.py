@@ -14,6 +14,8 @@ SCHEMES: Final = frozenset(
 
 _HOSTLESS: Final = frozenset({"file", "local", "memory", "zip", "tar", "libarchive"})
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(://|::)")
+_CHAINED: Final = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]*(?:://|::))")
+"""The separator of a chain's links; a host of IPv6 and an object's key may contain `::`."""
 
 
 def scheme(uri: str) -> str:
@@ -22,20 +24,33 @@ def scheme(uri: str) -> str:
     return found[1].lower() if found else ""
 
 
-def absolute(uri: str, base: str) -> str:
-    """The URI as seen from the file at `base`; percent-encoding stays as it is.
+def links(uri: str) -> list[str]:
+    """The links of a chain such as `zip://a.jpg::https://host/z.zip`, from inside out."""
+    return _CHAINED.split(uri)
 
-    A path from the root is a file of this machine, whatever the base; HTTPS: is https:.
+
+def absolute(uri: str, base: str) -> str:
+    """The URI as seen from the file at `base`.
+
+    A URI stays as it is, to the letter, but HTTPS: is https:. A name without a scheme is
+    a path, to the letter: a file called `50%20off.png` becomes `file:///…/50%2520off.png`.
+    A path from the root is a file of this machine, whatever the base.
     """
     if own := _SCHEME.match(uri):
         return uri if own[1].islower() else own[0].lower() + uri[own.end() :]
     if uri.startswith("/"):
-        return f"file://{uri}"
+        return f"file://{_escaped(uri)}"
     start = _SCHEME.match(base)
     if start and start[2] == "::":
         return start[0] + absolute(uri, base[start.end() :])
-    inner, chained, outer = base.partition("::")
-    return f"{_beside(inner, uri)}{chained}{outer}"
+    inner, *outer = _CHAINED.split(base, maxsplit=1)
+    beside = _beside(inner, _escaped(uri) if scheme(inner) in {"", "file"} else uri)
+    return "::".join([beside, *outer])
+
+
+def _escaped(path: str) -> str:
+    # A file URI is decoded when it is opened, and nothing else in it has a meaning.
+    return path.replace("%", "%25")
 
 
 def _beside(base: str, name: str) -> str:
@@ -111,7 +126,6 @@ _PROOFS: Final = tuple(
     }.items()
 )
 
-_CHAINED: Final = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]*(?:://|::))")
 _START: Final = re.compile(r"([^\w/]*([A-Za-z][A-Za-z0-9+.-]*)://)([^/?#]*@)?")
 # A password with an unescaped / ? or #: the text in place of the port is not a number, so
 # no library can open the URI.

@@ -3,13 +3,11 @@
 Every function blocks; call it in a thread.
 """
 
-import re
 from collections.abc import Generator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Final, cast
-from urllib.parse import urlsplit
 
 import aiohttp
 import fsspec
@@ -18,7 +16,7 @@ from fsspec.implementations.cached import CachingFileSystem
 from obstore.exceptions import BaseError
 from obstore.fsspec import FsspecStore
 
-from manifests.uris import unsigned
+from manifests.uris import links, scheme, unsigned
 from storage.objects import StorageError, UnavailableError, local_path
 from storage.objects.connect import CLIENT, REMOTE, bucket, signed
 from storage.objects.errors import reason, translated
@@ -34,10 +32,6 @@ class OpeningError(OSError):
     def __init__(self, message: str, *, passing: bool = False) -> None:
         super().__init__(message)
         self.passing = passing
-
-
-_LINK: Final = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]*(?:://|::))")
-"""The separator of a chain's links; an object's key may contain `::` too."""
 
 
 def read(uri: str, max_bytes: int) -> bytes:
@@ -72,14 +66,16 @@ def presign(uri: str, seconds: int) -> str | None:
     Raises:
         OpeningError: the store's settings are missing or wrong.
     """
-    parts = urlsplit(uri)
-    if parts.scheme not in REMOTE:
+    kind, _, place = uri.partition("://")
+    if kind.lower() not in REMOTE:
         return None
+    # All that follows the bucket is the key: a # or a ? in it belongs to its name.
+    name, _, key = place.partition("/")
     try:
-        store = _bucket(f"{parts.scheme}://{parts.netloc}")
+        store = _bucket(f"{kind}://{name}")
     except StorageError as error:
         raise OpeningError(str(error)) from None
-    return signed(store, parts.path.lstrip("/"), seconds)
+    return signed(store, key, seconds)
 
 
 _bucket = lru_cache(maxsize=16)(bucket)
@@ -103,10 +99,10 @@ def _opened(uri: str) -> Generator[IO[bytes]]:
 
 
 def _file(uri: str) -> AbstractContextManager[IO[bytes]]:
-    *chain, last = _LINK.split(uri)
-    if urlsplit(last).scheme in REMOTE:
+    *chain, last = links(uri)
+    if scheme(last) in REMOTE:
         return _in_a_store(last, chain)
-    match urlsplit(uri).scheme if "::" not in uri else "chained":
+    match "chained" if chain else scheme(uri):
         case "" | "file":
             return local_path(uri).open("rb")
         case "http" | "https":
@@ -130,8 +126,7 @@ def _in_a_store(uri: str, chain: list[str]) -> Generator[IO[bytes]]:
     `s3` means s3fs to everybody else. Our stores are therefore never registered.
     """
     # Its overloads name each scheme.
-    scheme = cast("Any", urlsplit(uri).scheme)
-    files: Any = FsspecStore(scheme, client_options=CLIENT)
+    files: Any = FsspecStore(cast("Any", scheme(uri)), client_options=CLIENT)
     path = uri.partition("://")[2]
     with ExitStack() as opened:
         for link in reversed(chain):

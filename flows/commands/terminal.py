@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Annotated, Any, Final, cast
-from urllib.parse import quote
 
 import typer
 from rich.console import Console
@@ -130,8 +129,7 @@ def names(lanes: str | None) -> list[str] | None:
 
 def place(uri: str) -> str:
     """A URI that means the same whatever folder a worker runs in."""
-    named = uri if scheme(uri) else quote(uri)
-    return absolute(named, f"{Path.cwd().as_uri()}/")
+    return absolute(uri, "") if scheme(uri) else Path(os.path.abspath(uri)).as_uri()
 
 
 def existing(root: str) -> str:

@@ -35,8 +35,8 @@ _TEXTS: Final = tuple(n for n in DECISIVE if n not in {"duration_s", "seed", "ta
 _WHOLE: Final = r"^[a-z][a-z0-9+.-]*(://|::)"
 """URIs that are absolute, and stay as they are."""
 _BESIDE: Final = r"^[^/]"
-_MOVING: Final = r"^[A-Za-z][A-Za-z0-9+.-]*(://|::)|(^|/)\.\.?(/|$)"
-"""Absolute URIs whose scheme is not in small letters, and paths with steps . or .. ."""
+_MOVING: Final = r"^[A-Za-z][A-Za-z0-9+.-]*(://|::)|(^|/)\.\.?(/|$)|%"
+"""URIs whose scheme is not in small letters, and paths with steps . or .. or with a %."""
 _SIGNED: Final = r"[?@#]"
 
 

@@ -80,6 +80,7 @@ def test_the_id_of_any_row_is_the_id_of_its_job(rows, uri):
     "image",
     [
         *("a.jpg", "x/../a.jpg", "./a.jpg", "..", "a/.", "..a/b..", "/a.jpg", "//a"),
+        *("50%20off.jpg", "/a%b.jpg", "file:///a%20b.jpg", "https://h/a%20b.jpg"),
         *("S3://b/a.jpg", "s3://B/../a.jpg", "a:b/c.jpg", "a::b/../c.jpg", "A::b"),
         *("https://h/a.jpg?v=1", "https://me:pw@h/a.jpg", "a@b.jpg", "a#b.jpg", "a?b"),
         *("zip://a.jpg::https://h/z.zip?X-Amz-Signature=s", "é/日.jpg", 'a"b\\c.jpg'),

@@ -25,6 +25,13 @@ from manifests.uris import absolute
         ("zip://a.jpg::s3://b/z.zip", "s3://b/m", "zip://a.jpg::s3://b/z.zip"),
         ("a.jpg", "simplecache::s3://b/in/m.parquet", "simplecache::s3://b/in/a.jpg"),
         ("a?b#c.jpg", "s3://b/in/m.parquet", "s3://b/in/a?b#c.jpg"),
+        ("50%20off.png", "s3://b/in/m.parquet", "s3://b/in/50%20off.png"),
+        ("50%20off.png", "file:///x/m.parquet", "file:///x/50%2520off.png"),
+        ("50%20off.png", "/x/m.parquet", "file:///x/50%2520off.png"),
+        ("/x/50%20off.png", "s3://b/m.parquet", "file:///x/50%2520off.png"),
+        ("file:///x/50%20off.png", "/x/m.parquet", "file:///x/50%20off.png"),
+        ("a.jpg", "https://[2001:db8::1]/m", "https://[2001:db8::1]/a.jpg"),
+        ("a.jpg", "s3://b/x::y/m", "s3://b/x::y/a.jpg"),
     ],
 )
 def test_an_image_is_seen_from_where_its_manifest_is(uri, base, meant):

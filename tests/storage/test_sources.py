@@ -7,12 +7,15 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 import fsspec
+import obstore
 import pytest
 
 from storage import sources
 from storage.objects import Objects
+from storage.objects.connect import bucket
 from storage.sources import OpeningError
 from tests.storage.proxies import FaultyProxy
 from tests.storage.servers import Cloud, service_account
@@ -71,6 +74,33 @@ async def test_a_store_is_read_without_its_fsspec_package(cloud: Cloud):
     await Objects.open(root).create("stills/cat.jpg", b"still " * 1_000_000)
 
     assert sources.read(f"{root}/stills/cat.jpg", 6_000_000)[-6:] == b"still "
+
+
+ODD_KEYS = ["cat#1.png", "cat?x=1.png", "50%20off.png", "é + ü.png", "a::b.png"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("key", ODD_KEYS)
+async def test_key_is_read_and_signed_to_the_letter(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, key: str
+):
+    """All that follows the bucket is the key, also where a URL would end or be decoded."""
+    folder = f"{cloud.root()}/in # to?"
+    near = unquote(key.partition("#")[0].partition("?")[0])
+    for name, content in ((near, b"another"), (key, b"still")):
+        await obstore.put_async(bucket(folder), name, content)
+    signer = service_account(f"http://127.0.0.1:{cloud.port}", asks=True)
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", signer)
+
+    link = sources.presign(f"{folder}/{key}", 60)
+
+    assert sources.read(f"{folder}/{key}", 10) == b"still"
+    if cloud.scheme == "az":
+        assert link is None
+    else:
+        assert sources.read(str(link), 10) == b"still"
+    outside = Objects.open(folder.partition("#")[0])
+    assert [stored.key async for stored in outside.list()] == []
 
 
 @pytest.mark.anyio
