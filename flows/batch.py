@@ -102,6 +102,7 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
             policy=policy or _policy(settings, until),
             finish_at=None if until is None else until.timestamp(),
             strict=strict,
+            carry=settings.manifest.carry,
             shard_rows=settings.engine.shard_rows,
             take_over=take_over,
         )

@@ -12,6 +12,7 @@ from flows.config.schema import (
     EngineSettings,
     LaneSettings,
     ListenSettings,
+    ManifestSettings,
     ReportSettings,
 )
 from manifests.catalogue.routes import Model, Route, Sampling
@@ -105,6 +106,7 @@ def _default(fact: Mapping[str, Any], doc: str) -> str:
 PARTS: Final[Parts] = {
     "settings-lanes": lambda: settings_table(LaneSettings),
     "settings-engine": lambda: settings_table(EngineSettings),
+    "settings-manifest": lambda: settings_table(ManifestSettings),
     "settings-listen": lambda: settings_table(ListenSettings),
     "settings-report": lambda: settings_table(ReportSettings),
     "settings-models": lambda: settings_table(Model),

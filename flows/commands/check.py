@@ -59,7 +59,7 @@ async def checked(settings: Settings, uri: str, *, stills: bool = True) -> Check
     lanes = lanes_of.keyless(settings)
     with TemporaryDirectory(prefix="nightreel-") as name:
         folder = Path(name)
-        wanted = Wanted(manifest=uri, root="")
+        wanted = Wanted(manifest=uri, root="", carry=settings.manifest.carry)
         plan = await asyncio.to_thread(planned, wanted, folder, lanes)
         if stills:
             plan = await looked_at(plan, uri, folder, lanes)

@@ -59,7 +59,7 @@ async def forecasted(
     how = policy or (settings.engine.policy if until is None else "cheapest")
     known = await _recalled(root, lanes)
     with TemporaryDirectory(prefix="nightreel-") as folder:
-        wanted = Wanted(manifest=uri, root="")
+        wanted = Wanted(manifest=uri, root="", carry=settings.manifest.carry)
         read = await asyncio.to_thread(planned, wanted, Path(folder), lanes)
         todo = read.wanted.filter(
             known.states(read.wanted.select(*KEY)) == State.PENDING

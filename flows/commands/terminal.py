@@ -129,7 +129,10 @@ def names(lanes: str | None) -> list[str] | None:
 
 def place(uri: str) -> str:
     """A URI that means the same whatever folder a worker runs in."""
-    return absolute(uri, "") if scheme(uri) else Path(os.path.abspath(uri)).as_uri()
+    if scheme(uri):
+        return absolute(uri, "")
+    # Not `resolve`: it follows links, and a link may lead elsewhere tomorrow.
+    return Path(os.path.abspath(uri)).as_uri()  # noqa: PTH100
 
 
 def existing(root: str) -> str:

@@ -199,6 +199,14 @@ class ListenSettings(Table):
         return ""
 
 
+class ManifestSettings(Table):
+    """How manifests are read."""
+
+    carry: list[str] = Field(default_factory=list[str])
+    """Your own columns whose names resemble one of Nightreel's, such as `images` or
+    `mode`. Without this, such a column is refused as a misspelt name."""
+
+
 class ReportSettings(Table):
     """The artifacts of a batch in the Prefect UI."""
 
@@ -215,6 +223,7 @@ class Settings(Table):
     )
     models: dict[str, dict[str, Any]] = Field(default_factory=dict[str, dict[str, Any]])
     routes: dict[str, dict[str, Any]] = Field(default_factory=dict[str, dict[str, Any]])
+    manifest: ManifestSettings = ManifestSettings()
     engine: EngineSettings = EngineSettings()
     listen: ListenSettings = ListenSettings()
     report: ReportSettings = ReportSettings()

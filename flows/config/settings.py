@@ -23,6 +23,7 @@ from flows.config.schema import (
     EngineSettings,
     LaneSettings,
     ListenSettings,
+    ManifestSettings,
     ReportSettings,
     Settings,
     Table,
@@ -176,6 +177,7 @@ def _explained(error: ErrorDetails) -> str:
 
 _TABLES: Final[Mapping[str, type[Table]]] = {
     "lanes": LaneSettings,
+    "manifest": ManifestSettings,
     "engine": EngineSettings,
     "listen": ListenSettings,
     "report": ReportSettings,

@@ -4,6 +4,8 @@ Columns are checked before any row is read. `meant` fills in every default and m
 number whole; the values that the user wrote stay beside them in columns `said …`.
 """
 
+import json
+import re
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Final
 
 import polars as pl
 
+from manifests.input.column_names import resembled
 from manifests.jobs import Job
 from manifests.parquet import MONEY
 from manifests.uris import unsigned
@@ -109,6 +112,7 @@ _KINDS: Final[Mapping[str, str]] = {
     "priority": "a whole number",
     "max_usd": "a number",
 }
+_NUMBER: Final = "\0row"
 COLUMNS: Final = tuple(_KINDS)
 """The columns with a meaning here; every other column is carried along unread."""
 WHOLE: Final = tuple(n for n, kind in _KINDS.items() if kind == "a whole number")
@@ -125,10 +129,12 @@ def _holds(dtype: pl.DataType, kind: str) -> bool:
         case "text, or a list of texts":
             return dtype == pl.List(pl.String) or _holds(dtype, "text")
         case "text or a whole number":
-            return dtype.is_integer() or _holds(dtype, "text")
+            # Snowflake unloads a NUMBER as DECIMAL(38, 0).
+            whole = isinstance(dtype, pl.Decimal) and dtype.scale == 0
+            return dtype.is_integer() or whole or _holds(dtype, "text")
         case "a whole number":
             # pandas writes whole numbers as floats if a null is among them.
-            return dtype.is_integer() or dtype.is_float()
+            return dtype.is_numeric()
         case _:
             return dtype.is_numeric()
 
@@ -151,6 +157,26 @@ def reading(uri: str) -> Generator[None]:
         raise ManifestError(f"{unsigned(uri)}: not readable as Parquet: {why}") from exc
 
 
+def refuse_near_names(frame: pl.LazyFrame, uri: str, carry: Collection[str]) -> None:
+    """Refuse a column whose name is nearly one of ours, unless it is in `carry`.
+
+    `Max_USD` or `resoluton` would be carried along unread: the clip would be bought
+    without its limit, or at another resolution.
+
+    Raises:
+        ManifestError: there is such a column.
+    """
+    for name in frame.collect_schema():
+        ours = resembled(name, COLUMNS)
+        if ours and name not in carry:
+            raise ManifestError(
+                f"{unsigned(uri)}: column {name!r} has no meaning here: did you mean "
+                f"{ours!r}? Rename it; or, if it is a column of your own, list it in "
+                "nightreel.toml: [manifest] carry = "
+                f"{json.dumps([name], ensure_ascii=False)}"
+            )
+
+
 def scan(path: Path, uri: str) -> pl.LazyFrame:
     """Open a manifest lazily, and complain about its columns.
 
@@ -158,11 +184,34 @@ def scan(path: Path, uri: str) -> pl.LazyFrame:
         ManifestError: it is not Parquet, or a column is missing or of a wrong type.
     """
     with reading(uri):
+        _refuse_other_formats(path, uri)
+    with reading(uri):
         frame = pl.scan_parquet(path, glob=False, hive_partitioning=False)
         found = frame.collect_schema()
     for wrong in _wrong_columns(found):
         raise ManifestError(f"{unsigned(uri)}: {wrong}")
     return frame
+
+
+_FORMATS: Final = {
+    "CSV": re.compile(rb"[^\n\x00]*[,;\t|][^\n\x00]*\r?\n"),
+    "JSON": re.compile(rb"\s*[\[{]\s*[\"{\]}]"),
+}
+_READERS: Final = {"CSV": "read_csv", "JSON": "read_ndjson"}
+
+
+def _refuse_other_formats(path: Path, uri: str) -> None:
+    with path.open("rb") as file:
+        head = file.read(4096)
+    if head.startswith(b"PAR1"):
+        return
+    for name in reversed(_FORMATS):
+        if _FORMATS[name].match(head):
+            convert = f"polars.{_READERS[name]}('FILE').write_parquet('FILE.parquet')"
+            raise ManifestError(
+                f"{unsigned(uri)}: is {name}, not Parquet; convert it with "
+                f'python -c "import polars; {convert}"'
+            )
 
 
 def _wrong_columns(found: pl.Schema) -> Iterator[str]:
@@ -187,8 +236,9 @@ def light(
         for name in names
         if name in schema
     ]
-    some = frame.slice(first, rows).with_row_index("row", first)
-    return some.select("row", *flat)
+    # A column of the user's own may be called `row`.
+    numbered = frame.slice(first, rows).with_row_index(_NUMBER, first)
+    return numbered.select(pl.col(_NUMBER).alias("row"), *flat)
 
 
 def meant(raw: pl.DataFrame, names: Collection[str]) -> pl.DataFrame:

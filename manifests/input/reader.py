@@ -15,7 +15,15 @@ import polars as pl
 
 from manifests.catalogue.routes import Route
 from manifests.input import embedded_images, validation
-from manifests.input.columns import COLUMNS, ManifestError, light, meant, reading, scan
+from manifests.input.columns import (
+    COLUMNS,
+    ManifestError,
+    light,
+    meant,
+    reading,
+    refuse_near_names,
+    scan,
+)
 from manifests.input.first_pass import surveyed
 from manifests.input.job_ids import DECISIVE, keyed
 from manifests.input.plan import Plan, Rows, todo
@@ -45,16 +53,20 @@ _SHARD: Final = 5_000
 _CHECKED: Final = tuple(n for n in COLUMNS if n not in {"id", embedded_images.COLUMN})
 
 
-def check(path: Path, uri: str, routes: Sequence[Route]) -> Plan:
+def check(
+    path: Path, uri: str, routes: Sequence[Route], carry: Collection[str] = ()
+) -> Plan:
     """Read every row of a manifest once, and plan its jobs.
 
     `path` is the file on this machine, `uri` the place that it is from, and `routes` are
-    those in use: a row that none of them serves is a complaint.
+    those in use: a row that none of them serves is a complaint. Columns in `carry` are
+    the user's own, although their names resemble one of ours.
 
     Raises:
         ManifestError: it cannot be read at all.
     """
     frame = scan(path, uri)
+    refuse_near_names(frame, uri, carry)
     survey = surveyed(frame, path, uri)
     good, wrong = Rows(survey), [validation.none()]
     rows = complaints = 0

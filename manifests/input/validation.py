@@ -1,5 +1,6 @@
 """Complaints: the rows of a manifest that cannot become jobs, with reasons by column."""
 
+import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, get_args
@@ -9,7 +10,7 @@ import polars as pl
 from manifests.catalogue.loader import shipped
 from manifests.catalogue.routes import Route
 from manifests.input.columns import COLUMNS, WHOLE, absent
-from manifests.jobs import SEEDS, AspectRatio, Content, Job, Resolution
+from manifests.jobs import SEEDS, AspectRatio, Content, Job, Resolution, Tier
 from manifests.uris import SCHEMES, unsigned
 
 SHOWN: Final = 200
@@ -118,9 +119,17 @@ def _listed(rows: pl.DataFrame, column: str, reason: str | pl.Expr) -> pl.DataFr
 _CHOICES: Final = {"resolution": Resolution, "aspect_ratio": AspectRatio}
 
 
+_INVISIBLE: Final = r"^[\s\p{Z}\p{C}\x{034f}\x{115f}\x{1160}\x{2800}\x{3164}\x{ffa0}\x{fe00}-\x{fe0f}]*$"
+"""Text of white space, control, format and filler characters only."""
+_MISSING: Final = r"(?i)^\s*(nan|none|null|nil|<na>|n/a|#n/a|nat|undefined)\s*$"
+"""Words that exports write for a missing value."""
+
+
 def _rules() -> Iterator[tuple[str, pl.Expr, str]]:
     """The rules: a column, the condition under which it is wrong, and the reason."""
-    yield "prompt", pl.col("prompt").fill_null("").str.strip_chars() == "", "is blank"
+    prompt = pl.col("prompt").fill_null("")
+    yield "prompt", prompt.str.contains(_INVISIBLE), "is blank"
+    yield "prompt", prompt.str.contains(_MISSING), "stands for a missing value"
     image, still = pl.col("image").is_not_null(), pl.col("still").is_not_null()
     yield "image", ~image & ~still, "is missing: there is nothing to animate"
     yield "image", image & still, "and image_bytes are both there: one still a row"
@@ -137,7 +146,7 @@ def _rules() -> Iterator[tuple[str, pl.Expr, str]]:
     )
     yield "take", pl.col("take") < 1, "is less than 1"
     paid = (pl.col("max_usd") > 0).fill_null(value=False)
-    unpaid = pl.col("said max_usd").is_not_null() & ~paid
+    unpaid = ~absent(pl.col("said max_usd")) & ~paid
     yield "max_usd", unpaid, "is not a finite number above 0"
     for name, kinds in _CHOICES.items():
         known = get_args(kinds)
@@ -225,9 +234,25 @@ def _nearest(asks: tuple[Any, ...], routes: Sequence[Route]) -> tuple[str, str] 
     if all(column == "model" for column, _ in wrong):
         made = " or ".join(dict.fromkeys(route.model for route in routes))
         message = f"is made by no lane in use; they make {made or 'nothing'}"
-        return "model", "; ".join([*_withdrawn(job), message])
+        return "model", "; ".join([*_withdrawn(job), *_meant_model(job), message])
     furthest = max((column for column, _ in wrong), key=_ASKED.index)
     return furthest, "; ".join(why for column, why in wrong if column == furthest)
+
+
+_LIKE: Final = 0.75
+"""The similarity from which an unknown model is taken for a misspelt one."""
+
+
+def _meant_model(job: Job) -> list[str]:
+    """A question for the names that are no model or tier, but nearly one."""
+    known = [*shipped().models, *get_args(Tier)]
+    near = [
+        name
+        for unknown in job.models
+        if unknown not in known
+        for name in difflib.get_close_matches(unknown.casefold(), known, 1, _LIKE)
+    ]
+    return [f"did you mean {' or '.join(near)}?"] if near else []
 
 
 def _withdrawn(job: Job) -> list[str]:

@@ -38,6 +38,8 @@ class Wanted:
     budget_usd: Decimal | None = None
     limit: int | None = None
     """If set, use only this many rows from the start of the manifest."""
+    carry: Sequence[str] = ()
+    """Columns of the user's own whose names resemble one of ours."""
     strict: bool = False
     """Whether one bad row refuses the whole manifest."""
     policy: Policy = "balanced"
@@ -71,7 +73,8 @@ def planned(wanted: Wanted, folder: Path, lanes: Sequence[Lane]) -> Plan:
     """
     copy = folder / MANIFEST
     sources.fetch_to(wanted.manifest, copy)
-    plan = reader.check(copy, wanted.manifest, [lane.route for lane in lanes])
+    routes = [lane.route for lane in lanes]
+    plan = reader.check(copy, wanted.manifest, routes, wanted.carry)
     if wanted.limit is not None:
         plan = plan.head(wanted.limit)
     if wanted.strict:

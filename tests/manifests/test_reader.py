@@ -464,6 +464,93 @@ def test_a_wrong_column_stops_before_any_row_is_read(manifest, columns, message)
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        *(("Max_USD", "max_usd"), ("Resolution", "resolution"), ("prompt ", "prompt")),
+        *(("resoluton", "resolution"), ("max-usd", "max_usd"), ("maxUsd", "max_usd")),
+        *(("prompt_x", "prompt"), ("seed.1", "seed"), ("\ufeffid", "id"), ("ID", "id")),
+        *(("\uff4dodel", "model"), ("modèle", "model"), ("duration", "duration_s")),
+        *(("negative prompt", "negative_prompt"), ("prioirty", "priority")),
+    ],
+)
+def test_column_that_is_nearly_ours_is_refused(manifest, name, ours):
+    """A misspelt column stops the run, unless the user declares it as their own."""
+    path = manifest({"image": ["a.jpg"], "prompt": ["p"], name: ["1"]})
+
+    with pytest.raises(ManifestError, match=f"did you mean '{ours}'") as caught:
+        check(path, URI, ROUTES)
+
+    assert repr(name) in str(caught.value)
+    assert check(path, URI, ROUTES, carry=[name]).jobs == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sku",
+        "title",
+        "image_url",
+        "content_type",
+        "row",
+        "ids_of",
+        "seller",
+        "model_id",
+    ],
+)
+def test_column_of_a_name_of_its_own_is_carried(manifest, name):
+    """Names that resemble none of ours need no declaration; `row` is one of them."""
+    path = manifest({"image": ["a.jpg"], "prompt": ["p"], name: ["1"]})
+
+    plan = check(path, URI, ROUTES)
+
+    assert [order.job.image for order in ordered(path, plan)] == [
+        "s3://bucket/in/a.jpg"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "format_"),
+    [
+        ("image,prompt\na.jpg,p\n", "CSV"),
+        ("image;prompt\r\na.jpg;p\r\n", "CSV"),
+        ('{"image": "a.jpg", "prompt": "p"}\n', "JSON"),
+        ('[{"image": "a.jpg"}]', "JSON"),
+    ],
+)
+def test_text_table_is_named_with_its_conversion(tmp_path, text, format_):
+    """A CSV or JSON file is called one, and the message says how to convert it."""
+    path = tmp_path / "m.csv"
+    path.write_text(text)
+
+    with pytest.raises(ManifestError, match=f"is {format_}, not Parquet; convert it"):
+        check(path, URI, ROUTES)
+
+
+def test_decimals_of_snowflake_are_whole_numbers(manifest):
+    """Snowflake unloads every whole number as DECIMAL(38, 0)."""
+    numbers = {"seed": [7], "take": [2], "id": [41], "duration_s": [5]}
+    schema = dict.fromkeys(numbers, pl.Decimal(38, 0))
+    columns = pl.DataFrame({"image": ["a.jpg"], "prompt": ["p"], **numbers})
+    path = manifest(columns.cast(schema))
+
+    (order,) = ordered(path, check(path, URI, ROUTES))
+
+    assert (order.job.seed, order.job.take, order.job.duration_s) == (7, 2, 5)
+
+
+def test_missing_number_of_pandas_is_missing_in_every_column(manifest):
+    """pandas writes a missing number as NaN: it is the default, not a complaint."""
+    names = ["seed", "take", "duration_s", "priority", "max_usd"]
+    missing = {name: [float("nan")] for name in names}
+    path = manifest({"image": ["a.jpg"], "prompt": ["p"], **missing})
+
+    plan = check(path, URI, ROUTES)
+
+    assert plan.bad_rows == 0
+    assert [order.max_usd for order in ordered(path, plan)] == [None]
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"<html>not found</html>" * 99])
 def test_what_is_not_parquet_stops_with_one_clear_message(tmp_path, content):
     path = tmp_path / "m.parquet"

@@ -44,6 +44,24 @@ def test_a_blank_prompt(complain, prompt):
     ]
 
 
+@pytest.mark.parametrize(
+    "prompt", ["\u200b", "\u00a0\ufeff", "\u2800", "\u3164 \u202e"]
+)
+def test_prompt_of_invisible_characters_is_blank(complain, prompt):
+    """A prompt that nobody can see asks for nothing."""
+    (found,) = complain({"prompt": prompt})
+
+    assert found.reason == "is blank"
+
+
+@pytest.mark.parametrize("prompt", ["nan", "None", " NULL ", "<NA>", "#N/A"])
+def test_prompt_that_an_export_left_out_is_refused(complain, prompt):
+    """Exports write a missing text as a word; no clip is bought for it."""
+    (found,) = complain({"prompt": prompt})
+
+    assert found.reason == "stands for a missing value"
+
+
 @pytest.mark.parametrize("image", ["", " ", None])
 def test_no_image(complain, image):
     (found,) = complain({"image": image}, schema={"image": pl.String})
@@ -85,7 +103,6 @@ def test_empty_bytes(complain):
         ({"priority": 1e300}, "is not a whole number"),
         ({"max_usd": 0}, "is not a finite number above 0"),
         ({"max_usd": -0.1}, "is not a finite number above 0"),
-        ({"max_usd": float("nan")}, "is not a finite number above 0"),
         ({"max_usd": float("inf")}, "is not a finite number above 0"),
     ],
 )
@@ -194,6 +211,16 @@ def test_a_model_that_no_lane_in_use_makes(complain):
             "is made by no lane in use; they make wan-2.2 or wan-2.1",
         )
     ]
+
+
+@pytest.mark.parametrize(
+    ("model", "meant"), [("Wan-2.2-Spicy", "wan-2.2-spicy"), ("premum", "premium")]
+)
+def test_misspelt_model_is_told_the_nearest(complain, model, meant):
+    """The complaint about an unknown name proposes the model or tier that it resembles."""
+    (found,) = complain({"model": model})
+
+    assert found.reason.startswith(f"did you mean {meant}?; is made by no lane in use")
 
 
 def test_a_duration_that_its_model_does_not_make(complain):
