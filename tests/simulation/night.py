@@ -43,8 +43,9 @@ from tasks.distributed.coordinator import elsewhere
 from tasks.distributed.shard_run import run_shard
 from tasks.engine.engine import Rules
 from tasks.engine.environment import World
-from tasks.providers import PROVIDERS, http
+from tasks.providers import PROVIDERS
 from tasks.providers.http import Clients, Endpoint
+from tasks.providers.http import endpoint as endpoints
 from tests.simulation import plan
 from tests.simulation.laws import Breach, Witness
 from tests.simulation.loop import (
@@ -475,7 +476,7 @@ def cheaply(folder: str, *, tables: bool, binds: bool) -> Generator[None]:
         patch.setattr(storage.media.stills, "look", _looked)
         patch.setattr(reader, "check", _remembered(reader.check, _plan_of))
         patch.setattr(reader, "orders", _row_by_row({}))
-        patch.setattr(http, "_moved", _moved)
+        patch.setattr(endpoints, "_moved", _moved)
         patch.setattr(owner, "born", _born)
         patch.setattr(_urls, "urlparse", _parsed)
         patch.setattr(_urlparse, "urlparse", _parsed)
@@ -537,7 +538,7 @@ def _row_by_row(known: dict[object, Any]) -> Callable[..., list[Any]]:
 
 
 _born = lru_cache(owner.born)
-_moved = lru_cache(maxsize=4096)(http._moved)  # noqa: SLF001
+_moved = lru_cache(maxsize=4096)(endpoints._moved)  # noqa: SLF001
 _parsed = lru_cache(maxsize=4096)(_urlparse.urlparse)
 _look, _check, _orders = (
     storage.media.stills.look,

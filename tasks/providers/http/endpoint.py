@@ -1,0 +1,47 @@
+"""A provider at an address, which a lane's `base_url` may replace."""
+
+from dataclasses import dataclass
+
+import httpx
+
+from tasks.providers.errors import MisconfiguredError
+from tasks.providers.protocol import ClipHost, Provider
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A provider, and the address that its requests go to."""
+
+    provider: Provider
+    base_url: httpx.URL | None = None
+    """Replaces the scheme and host of each request, and prefixes its path."""
+
+    def addressed(self, request: httpx.Request) -> httpx.Request:
+        """Return the request, moved to `base_url`.
+
+        Raises:
+            MisconfiguredError: the provider's answer named a foreign host for a request
+                that carries the key.
+        """
+        ours = request.url.host in self.provider.hosts
+        if ours and self.base_url is not None:
+            request.url = _moved(request.url, self.base_url)
+            request.headers["host"] = request.url.netloc.decode("ascii")
+        at_base = self.base_url is not None and request.url.host == self.base_url.host
+        if "authorization" in request.headers and not (ours or at_base):
+            message = f"{self.provider.name}: the key is not for {request.url.host}"
+            raise MisconfiguredError(message)
+        return request
+
+    def fetching(self, url: str) -> httpx.Request:
+        """Return the request for a clip, with the key only if the provider needs it."""
+        if isinstance(self.provider, ClipHost):
+            return self.addressed(self.provider.fetch(url))
+        return httpx.Request("GET", url)
+
+
+def _moved(url: httpx.URL, base: httpx.URL) -> httpx.URL:
+    path = base.raw_path.rstrip(b"/") + url.raw_path
+    return url.copy_with(
+        scheme=base.scheme, host=base.host, port=base.port, raw_path=path
+    )

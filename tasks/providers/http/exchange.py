@@ -1,0 +1,170 @@
+"""Runs an adapter's exchange: a submit once, anything free to its end."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+
+import aiohttp
+import httpx
+
+from manifests.lifecycle import Lost
+from storage.media import Still
+from tasks.providers.errors import (
+    InDoubtError,
+    MisconfiguredError,
+    NotSentError,
+    ProviderError,
+)
+from tasks.providers.http.clients import Clients
+from tasks.providers.http.endpoint import Endpoint
+from tasks.providers.http.exceptions import failure_name
+from tasks.providers.http.retry import retrying
+from tasks.providers.protocol import Exchange, UnreadableError
+
+T = TypeVar("T")
+
+# httpx's own transport raises these before it writes a byte of the request, and only then.
+# After any other exception the request may have been accepted.
+NOT_SENT: Final = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.UnsupportedProtocol,
+)
+
+
+async def submit(
+    clients: Clients,
+    endpoint: Endpoint,
+    exchange: Exchange[T],
+    *,
+    in_time: Callable[[], bool] = lambda: True,
+) -> T:
+    """Send the one request that costs money, once.
+
+    `in_time` is asked when the connection is open and nothing is written yet.
+
+    Raises:
+        NotSentError, ThrottledError, RejectedError, MisconfiguredError: the provider
+            certainly did not accept it.
+        InDoubtError: anything else went wrong.
+    """
+    request = _first_request(endpoint, exchange)
+
+    async def check_time(event: str, _: Mapping[str, Any]) -> None:
+        # The machine may have slept for hours while it connected.
+        if event.endswith(".send_request_headers.started") and not in_time():
+            raise NotSentError(f"{endpoint.provider.name}: not sent in time")
+
+    request.extensions["trace"] = check_time
+    response = await _send_paid(clients, endpoint, request)
+    if verdict := _verdict(endpoint, response):
+        raise verdict
+    return _result(endpoint, exchange, response)
+
+
+async def _send_paid(
+    clients: Clients, endpoint: Endpoint, request: httpx.Request
+) -> httpx.Response:
+    try:
+        return await next(clients.paid).send(request)
+    except NotSentError:
+        raise
+    except NOT_SENT as exc:
+        raise NotSentError(_message(endpoint, exc)) from exc
+    # Any other exception may have been raised after the request was sent.
+    except Exception as exc:
+        raise InDoubtError(_message(endpoint, exc), _lost(exc)) from exc
+
+
+def _result(endpoint: Endpoint, exchange: Exchange[T], response: httpx.Response) -> T:
+    """Return what the adapter reads from the answer to a submit."""
+    try:
+        exchange.send(response)
+    except StopIteration as end:
+        return end.value
+    # The request was sent, however the adapter fails to read the answer.
+    except Exception as exc:
+        name = "" if isinstance(exc, UnreadableError) else f"{type(exc).__name__}: "
+        message = f"{endpoint.provider.name}: {name}{exc}"
+        raise InDoubtError(message, "unread") from exc
+    message = f"{endpoint.provider.name}: a submit yielded a second request"
+    raise InDoubtError(message, "unread")
+
+
+def _first_request(endpoint: Endpoint, exchange: Exchange[T]) -> httpx.Request:
+    try:
+        return endpoint.addressed(next(exchange))
+    except ProviderError:
+        raise
+    # The request cannot be built, so no job of this lane can be submitted.
+    except Exception as exc:
+        message = f"{endpoint.provider.name}: {type(exc).__name__}: {exc}"
+        raise MisconfiguredError(message) from exc
+
+
+def _verdict(endpoint: Endpoint, response: httpx.Response) -> ProviderError | None:
+    """Return the adapter's verdict; an adapter that fails on an answer proves nothing."""
+    name = endpoint.provider.name
+    try:
+        return endpoint.provider.judge(response)
+    except Exception as exc:  # noqa: BLE001 - the caller gets it as a doubt
+        return InDoubtError(f"{name}: {type(exc).__name__} in its answer")
+
+
+async def ask(clients: Clients, endpoint: Endpoint, exchange: Exchange[T]) -> T:
+    """Run a free exchange to its end; send each of its requests once.
+
+    Raises:
+        ProviderError: the request failed; all kinds but MisconfiguredError and
+            RejectedError may pass if it is repeated.
+        UnreadableError: the adapter cannot read a good answer.
+    """
+    try:
+        request = next(exchange)
+        while True:
+            response = await _send_free(clients, endpoint.addressed(request))
+            if verdict := _verdict(endpoint, response):
+                raise verdict
+            request = exchange.send(response)
+    except StopIteration as end:
+        return end.value
+    except (httpx.HTTPError, aiohttp.ClientError, TimeoutError) as exc:
+        raise NotSentError(_message(endpoint, exc)) from exc
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as exc:
+        if isinstance(exc, UnreadableError):
+            raise
+        message = f"{type(exc).__name__}: {exc}"
+        raise UnreadableError(endpoint.provider.name, message) from exc
+
+
+async def _send_free(clients: Clients, request: httpx.Request) -> httpx.Response:
+    """Send a free request by the transport itself.
+
+    A client adds redirects, cookies and auth, which a poll does not need and which cost a
+    quarter of its CPU.
+    """
+    request.extensions["timeout"] = clients.timeouts
+    response = await clients.polls.handle_async_request(request)
+    response.request = request
+    try:
+        await response.aread()
+    finally:
+        await response.aclose()
+    return response
+
+
+async def upload(clients: Clients, endpoint: Endpoint, still: Still) -> str:
+    """Upload a still and return its URL; tries for about ten minutes."""
+    async for attempt in retrying(40):
+        with attempt:
+            return await ask(clients, endpoint, endpoint.provider.upload(still))
+    raise AssertionError  # pragma: no cover - retrying() reraises
+
+
+def _lost(exc: BaseException) -> Lost:
+    """Return how the answer was lost: after a silence the provider is likelier to work on it."""
+    return "silent" if isinstance(exc, httpx.TimeoutException) else "broken"
+
+
+def _message(endpoint: Endpoint, exc: BaseException) -> str:
+    return f"{endpoint.provider.name}: {failure_name(exc)}"
