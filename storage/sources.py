@@ -6,6 +6,7 @@ Every function blocks; call it in a thread.
 from collections.abc import Generator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
@@ -20,6 +21,9 @@ from manifests.uris import links, scheme, unsigned
 from storage.objects import StorageError, UnavailableError, local_path
 from storage.objects.connect import CLIENT, REMOTE, bucket, signed
 from storage.objects.errors import reason, translated
+
+USER_AGENT: Final = f"nightreel/{version('nightreel')}"
+"""Sent with every request, to providers and to hosts of stills: many refuse one without."""
 
 _PIECE: Final = 1 << 20
 
@@ -108,7 +112,8 @@ def _file(uri: str) -> AbstractContextManager[IO[bytes]]:
         case "http" | "https":
             # One plain GET: a signed link answers neither HEAD nor a range, and the
             # size that a server announces is not trusted.
-            http = _fsspec.filesystem("http", client_kwargs={"trust_env": True})
+            asked_by = {"trust_env": True, "headers": {"User-Agent": USER_AGENT}}
+            http = _fsspec.filesystem("http", client_kwargs=asked_by)
             return http.open(uri, "rb", block_size=0, size=1)
         case _:
             # Returned unopened: it keeps its filesystem, which an archive closes when deleted.

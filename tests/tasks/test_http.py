@@ -15,6 +15,7 @@ import pytest
 
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
+from storage.sources import USER_AGENT
 from tasks.providers.errors import (
     InDoubtError,
     MisconfiguredError,
@@ -202,6 +203,44 @@ async def test_a_host_that_does_not_exist_was_not_sent_to():
             await submitted("http://no-such-host.invalid", clients)
 
 
+@pytest.mark.parametrize("status", [b"407 Proxy Authentication Required", b"502 No"])
+async def test_proxy_that_refuses_to_connect_sent_nothing(status):
+    """A proxy that refuses the CONNECT has passed on no byte of the submit."""
+
+    async def refuse(reader, writer):
+        assert (await whole(reader)).startswith(b"CONNECT provider.example:443 ")
+        writer.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\n\r\n")
+        await writer.drain()
+
+    async with (
+        server(refuse) as proxy,
+        connected() as clients,
+        httpx.AsyncClient(proxy=proxy) as through,
+    ):
+        proxied = replace(clients, paid=cycle([through]))
+        with pytest.raises(NotSentError):
+            await submitted("https://provider.example", proxied)
+
+
+async def test_every_request_says_who_asks():
+    """Submits and polls carry the same User-Agent as downloads."""
+    agents = []
+
+    async def serve(reader, writer):
+        headers = (await whole(reader)).lower().split(b"\r\n")
+        agents.extend(line for line in headers if line.startswith(b"user-agent:"))
+        writer.write(OK)
+        await writer.drain()
+
+    async with server(serve) as base_url, connected() as clients:
+        await submitted(base_url, clients)
+        exchange = Echo().submit(JOB, JOB.image, 1)
+        await ask(clients, endpoint(base_url), exchange)
+        await download(clients.free, endpoint(base_url).fetching(base_url))
+
+    assert agents == [f"user-agent: {USER_AGENT}".encode()] * 3
+
+
 async def test_a_full_pool_sent_nothing():
     async with server(silence) as base_url, connected() as clients:
         tight = httpx.AsyncClient(
@@ -341,7 +380,6 @@ def test_every_exception_of_httpx_is_classified():
     maybe_sent = {
         "CloseError",
         "LocalProtocolError",
-        "ProxyError",
         "ReadError",
         "ReadTimeout",
         "RemoteProtocolError",

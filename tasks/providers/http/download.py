@@ -7,6 +7,7 @@ from typing import Final
 import aiohttp
 import httpx
 
+from storage.sources import USER_AGENT
 from tasks.providers.errors import InDoubtError, NotFoundError
 from tasks.providers.http.exceptions import failure_name
 
@@ -26,8 +27,8 @@ async def download(client: httpx.AsyncClient, request: httpx.Request) -> bytes:
     """
     place = request.url.host
     body = bytearray()
-    for name in ("accept", "user-agent"):
-        request.headers.setdefault(name, client.headers[name])
+    request.headers.setdefault("accept", client.headers["accept"])
+    request.headers.setdefault("user-agent", USER_AGENT)
     # A store must not compress the clip on the way.
     request.headers.setdefault("accept-encoding", "identity")
     try:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import httpx
 
+from storage.sources import USER_AGENT
 from tasks.providers.errors import MisconfiguredError
 from tasks.providers.protocol import ClipHost, Provider
 
@@ -23,6 +24,7 @@ class Endpoint:
             MisconfiguredError: the provider's answer named a foreign host for a request
                 that carries the key.
         """
+        request.headers.setdefault("user-agent", USER_AGENT)
         ours = request.url.host in self.provider.hosts
         if ours and self.base_url is not None:
             request.url = _moved(request.url, self.base_url)

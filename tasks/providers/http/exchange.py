@@ -28,6 +28,8 @@ NOT_SENT: Final = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
     httpx.PoolTimeout,
+    # A proxy refused to connect: the request goes through it only afterwards.
+    httpx.ProxyError,
     httpx.UnsupportedProtocol,
 )
 
