@@ -30,7 +30,8 @@ from flows.config.settings import EngineSettings, Settings, SettingsError
 from flows.prefect_runtime.shard import ran
 from storage.ledger import FencedError
 from tasks.batch.batch import Night
-from tasks.distributed.coordinator import TRIES, Start, elsewhere
+from tasks.distributed.coordinator import elsewhere
+from tasks.distributed.supervisor import TRIES, Start
 
 WINDOW = 2
 """Shards open at once in one process: the next one's jobs take the slots that this one's

@@ -7,7 +7,7 @@ from pathlib import Path
 from flows.config import lanes as lanes_of
 from flows.config import settings as settings_of
 from tasks.batch.batch import Night
-from tasks.distributed.mailbox import Report
+from tasks.distributed.messages import ShardReport
 from tasks.distributed.shard_run import run_shard
 
 
@@ -19,7 +19,7 @@ async def ran(  # noqa: PLR0913 - the parameters of a flow run, each public
     config: str | None = None,
     lanes: Sequence[str] | None = None,
     gently: Callable[[Night], AbstractContextManager[None]] = nullcontext,
-) -> Report:
+) -> ShardReport:
     """Take every job of the shard to its end, within the share that the batch deals it."""
     settings = settings_of.load(Path(config) if config else None, lanes=lanes)
     return await run_shard(
@@ -33,7 +33,7 @@ async def ran(  # noqa: PLR0913 - the parameters of a flow run, each public
     )
 
 
-def described(report: Report) -> str:
+def described(report: ShardReport) -> str:
     """The result of a run, in words."""
     counts = f"{report.published:,} clips, {report.rejected:,} rejected"
     return f"{counts}, {len(report.resting):,} left, {report.spent_usd:,.2f} USD"

@@ -6,7 +6,6 @@ counted once, when it is over. Until then its reports count.
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from math import inf
@@ -17,11 +16,26 @@ from storage import layout
 from storage.ledger import LedgerError
 from storage.objects import DamagedError, MissingError, StorageError
 from tasks.batch.batch import Night
-from tasks.dispatch.lanes import Lane
-from tasks.dispatch.rate_limit import RATE_WINDOW_S, LearnedLimits
+from tasks.dispatch.rate_limit import RATE_WINDOW_S
 from tasks.distributed import mailbox
-from tasks.distributed.mailbox import Deal, Report, beat_s
-from tasks.distributed.quota import Dealer, Quota
+from tasks.distributed.mailbox import beat_s
+from tasks.distributed.messages import Grants, ShardReport
+from tasks.distributed.quota import QuotaAllocator
+from tasks.distributed.shard_status import ShardStatus
+from tasks.distributed.shared_limits import (
+    LocalClosures,
+    SharedLimits,
+    budgets,
+    quotas,
+)
+from tasks.distributed.usage import (
+    BUDGET,
+    millionths,
+    minute_of,
+    slots_of,
+    submits_of,
+    usd_of,
+)
 from tasks.engine.environment import PATIENCE_S
 
 UNREADABLE: Final = (
@@ -33,14 +47,10 @@ UNREADABLE: Final = (
 )
 """The errors that a malformed report raises, such as one of another version."""
 
-AGREED: Final = 5
-"""The number of runs in a row that close a lane for themselves, after which it is closed for
-all: it is not one machine's problem."""
-
 log = logging.getLogger(__name__)
 
 
-class Table:
+class ShardMonitor:
     """The batch's side of the exchange with shards in other processes."""
 
     def __init__(self, night: Night) -> None:
@@ -50,194 +60,151 @@ class Table:
         self._objects = night.world.objects(night.wanted.root)
         self._lanes = night.engine.lanes
         self._tally = night.engine.tally
-        self._dealer = Dealer(_quotas(self._lanes.all), _purses(night))
-        self.shards: dict[int, Seated] = {}
+        lanes = self._lanes.all
+        self._allocator = QuotaAllocator(quotas(lanes), budgets(night))
+        self._limits = SharedLimits(lanes, self._allocator)
+        self._closures = LocalClosures()
+        self.shards: dict[int, ShardStatus] = {}
         self.failed: Exception | None = None
         """The error that ended the grants, if any."""
-        self.heard_at = -inf
+        self.reported_at = -inf
         """The time of the latest report of any run."""
-        self._looked_at = 0.0
-        # Of quotas that somebody was refused since the last look: what was in use then.
-        self._refused: dict[str, int] = {}
-        # By lane: the runs that closed it for themselves, and how many of them somebody
-        # has fared better than since.
-        self._against: dict[str, set[tuple[int, int]]] = {}
-        self._overruled = Counter[str]()
-        # One listens at a time: what is counted is counted once.
-        self._listening = asyncio.Lock()
+        self.gave_up_at = -inf
+        """When a shard was last given up because no run of it did anything."""
+        self._read_at = 0.0
+        # One task at a time applies reports and records: each is counted once.
+        self._counting = asyncio.Lock()
 
-    def seat(self, number: int, known: int = 1, *, runs_here: bool = False) -> "Seated":
-        """Start to hear this shard's runs, from the generation `known` on."""
-        self.shards[number] = Seated(known, runs_here=runs_here)
-        return self.shards[number]
+    def add_shard(
+        self, number: int, first_uncounted: int = 1, *, runs_here: bool = False
+    ) -> ShardStatus:
+        """Start to read the reports of this shard's runs."""
+        status = ShardStatus(first_uncounted, runs_here=runs_here)
+        self.shards[number] = status
+        return status
 
-    async def shut_out(
-        self, number: int, *, slots_s: float, held: Callable[[], Mapping[str, int]]
+    async def end_run(
+        self, number: int, *, slots_s: float, in_use: Callable[[], Mapping[str, int]]
     ) -> None:
-        """Free the quotas of a dead run; `held` returns what the ledger shows in flight.
+        """Fence out a dead run and free its quotas.
 
-        Otherwise its successor may wait for a place that others hold, who wait for these.
+        `in_use` returns what the ledger shows in flight. Without this, the successor may
+        wait for slots that other runs hold, while these wait for the dead run's.
         """
-        async with self._listening:
+        async with self._counting:
             last = await self._ledger.shut_out_shard(number)
-            await self._know(number, self.shards[number], last + 1)
+            await self._count_records(number, self.shards[number], last + 1)
             now = self._world.now()
-            self._dealer.over(number, now, slots_s=slots_s, held=held())
-            self._dealer.known(number, last + 1)
+            self._allocator.end_shard(number, now, slots_s=slots_s, in_use=in_use())
+            self._allocator.records_counted(number, last + 1)
 
-    async def leave(self, number: int, before: int, *, slots_s: float) -> None:
+    async def end_shard(self, number: int, before: int, *, slots_s: float) -> None:
         """Close a shard that no run has any more, and count the records of all its runs."""
-        async with self._listening:
-            self._dealer.over(number, self._world.now(), slots_s=slots_s)
-            await self._know(number, self.shards[number], before)
+        async with self._counting:
+            self._allocator.end_shard(number, self._world.now(), slots_s=slots_s)
+            await self._count_records(number, self.shards[number], before)
             del self.shards[number]
 
-    def held(self, account: str) -> int:
+    def in_use(self, account: str) -> int:
         """How many of an account's slots are in use, by the latest reports."""
-        return self._dealer.held(mailbox.slots_of(account))
+        return self._allocator.in_use(slots_of(account))
 
-    def lately(self, account: str) -> list[float]:
+    def recent_submits(self, account: str) -> list[float]:
         """The times of submits of finished shards that still count for an account's minute."""
-        until = self._dealer.lingering(mailbox.minute_of(account))
+        until = self._allocator.reserved_until(minute_of(account))
         return [at - RATE_WINDOW_S for at in until]
 
-    async def keep_dealing(self) -> None:
-        """Repeat `look_and_deal` until it fails."""
-        dealt_at = self._looked_at = self._world.now()
+    async def run(self) -> None:
+        """Repeat `read_and_grant` until it fails."""
+        granted_at = self._read_at = self._world.now()
         try:
             while True:
                 try:
-                    await self.look_and_deal()
-                    dealt_at = self._world.now()
+                    await self.read_and_grant()
+                    granted_at = self._world.now()
                 except LedgerError:
                     raise
                 except StorageError as error:
-                    if self._world.now() - dealt_at > PATIENCE_S:
+                    if self._world.now() - granted_at > PATIENCE_S:
                         raise
                     log.warning(
                         "shards.heartbeat_lost shards cannot be heard or told for now: %r",
                         error,
                     )
                 await asyncio.sleep(beat_s(self._objects))
-        # Whoever waits for a shard is told; without a deal nobody buys anything.
+        # The tasks that wait for a shard see `failed`; without grants no run buys.
         except Exception as error:
             log.exception("shards.not_allocated the batch stops buying")
             self.failed = error
             self._night.engine.stop(repr(error))
 
-    async def look_and_deal(self) -> None:
-        """Read the reports of all runs once, and write one grant for all."""
-        refused = {*self._refused}
-        await self.look()
-        self._bear({name: self._refused.pop(name) for name in refused})
+    async def read_and_grant(self) -> None:
+        """Read the reports of all runs once, and write one message with all grants."""
+        refused = self._limits.refused
+        await self.read_reports()
         now, every_s = self._world.now(), beat_s(self._objects)
-        for mine in self.shards.values():
-            # While the store is away, nobody is heard.
-            mine.silent_s += min(now - self._looked_at, 2 * every_s)
-        self._looked_at = now
-        await self._deal()
+        self._limits.restore(refused, now)
+        for status in self.shards.values():
+            # While the store is out of reach, no report can be read.
+            status.silent_s += min(now - self._read_at, 2 * every_s)
+        self._read_at = now
+        await self._grant()
 
-    async def look(self, only: int | None = None) -> None:
-        found = await mailbox.hands(self._objects, self._ledger.batch)
-        for number, told in found.items():
+    async def read_reports(self, only: int | None = None) -> None:
+        """Read the latest report of each shard, or of one."""
+        found = await mailbox.usage_keys(self._objects, self._ledger.batch)
+        for number, keys in found.items():
             if number in self.shards and only in {None, number}:
                 with suppress(MissingError):
-                    said = await self._objects.get(told[-1])
+                    data = await self._objects.get(keys[-1])
                     try:
-                        report = Report.load(said, self._objects.uri(told[-1]))
+                        report = ShardReport.load(data, self._objects.uri(keys[-1]))
                     except UNREADABLE as error:
                         log.warning(
                             "shard.report_unreadable file=%s it is skipped: %r",
-                            told[-1],
+                            keys[-1],
                             error,
                         )
                         continue
-                    async with self._listening:
-                        await self._hear(number, report)
+                    async with self._counting:
+                        await self._apply(number, report)
 
-    async def _hear(self, number: int, report: Report) -> None:
-        mine = self.shards.get(number)
-        hand = report.hand
-        if mine is None or (hand.generation, hand.beat) <= mine.latest:
+    async def _apply(self, number: int, report: ShardReport) -> None:
+        status = self.shards.get(number)
+        usage, now = report.usage, self._world.now()
+        if status is None or (usage.generation, usage.beat) <= status.latest:
             return
-        if hand.generation < mine.known:
-            # It was shut out, and does not know it yet.
+        if usage.generation < status.first_uncounted:
+            # The run was fenced out, and does not know it yet.
             return
-        if hand.generation > mine.generation:
-            self._dealer.hear(hand, self._world.now())
-            await self._know(number, mine, hand.generation)
-        mine.latest = (hand.generation, hand.beat)
-        mine.silent_s = 0.0
-        self.heard_at = self._world.now()
-        self._dealer.hear(hand, self._world.now())
-        if mine.counted is not None:
-            self._count(mine.counted, -1)
-        self._count(report, 1)
-        self._learn(report, mine.counted)
-        mine.report = mine.counted = report
+        if usage.generation > status.generation:
+            self._allocator.record(usage, now)
+            await self._count_records(number, status, usage.generation)
+        status.latest = (usage.generation, usage.beat)
+        status.silent_s = 0.0
+        self.reported_at = now = self._world.now()
+        self._allocator.record(usage, now)
+        if status.counted is not None:
+            self._count_report(status.counted, -1)
+        self._count_report(report, 1)
+        every_s = beat_s(self._objects)
+        self._limits.learn(report, status.counted, now=now, beat_s=every_s)
+        status.report = status.counted = report
         self._tally.faults.stopped = self._tally.faults.stopped or report.fault
+        self._close_lanes(report)
+        status.done = usage.done
+        status.reported.set()
+
+    def _close_lanes(self, report: ShardReport) -> None:
         for lane in self._lanes.open:
-            why = report.closed.get(lane.name) or self._agreed(lane.name, report)
+            counted = (status.counted for status in self.shards.values())
+            why = report.closed.get(lane.name) or self._closures.reason(
+                lane.name, report, counted
+            )
             if why:
                 self._lanes.close(lane, why)
-        mine.done = hand.done
-        mine.spoke.set()
 
-    def _agreed(self, lane: str, report: Report) -> str | None:
-        """Why a lane that runs closed for themselves must be closed for all, if so.
-
-        `AGREED` runs in a row must have closed it. No submit may have been accepted on it
-        since, and no run may still want it.
-        """
-        against = self._against.setdefault(lane, set())
-        why = report.closed_here.get(lane)
-        if why is not None:
-            against.add((report.hand.shard, report.hand.generation))
-        elif (bought := report.bill.get(lane)) and bought.accepted:
-            self._overruled[lane] = len(against)
-        counted = (one.counted for one in self.shards.values())
-        waits = mailbox.submits_of(lane)
-        wanted = any(one and one.hand.needs.get(waits) for one in counted)
-        few = len(against) - self._overruled[lane] < AGREED
-        return None if few or wanted else why
-
-    def _learn(self, report: Report, before: Report | None) -> None:
-        now, every_s = self._world.now(), beat_s(self._objects)
-        for account, lane in {x.account: x for x in self._lanes.all}.items():
-            slots, minute = mailbox.slots_of(account), mailbox.minute_of(account)
-            lately = report.hand.held.get(minute, 0)
-            lane.limiter.others_accepted(now, lately * every_s / RATE_WINDOW_S)
-            told = LearnedLimits(lane.limits.slots, lane.limits.submits_per_minute)
-            was = (before.learned.get(account) if before else None) or told
-            found = report.learned.get(account) or told
-            if found.slots < was.slots:
-                self._refused[slots] = self._in_use(slots)
-            if found.submits_per_minute < was.submits_per_minute:
-                self._refused[minute] = self._in_use(minute)
-
-    def _bear(self, refused: Mapping[str, int]) -> None:
-        """Learn the limit of an account that refused a run: the total use at that time.
-
-        The reports of the other runs since then are counted, and our own use.
-        """
-        now = self._world.now()
-        for account, lane in {x.account: x for x in self._lanes.all}.items():
-            ours = {
-                mailbox.slots_of(account): lane.limiter.in_flight,
-                mailbox.minute_of(account): lane.limiter.sent(now),
-            }
-            slots, minute = (
-                max(refused[name], self._in_use(name)) + own if name in refused else inf
-                for name, own in ours.items()
-            )
-            if min(slots, minute) < inf:
-                lane.limiter.restore(LearnedLimits(slots, minute), now)
-
-    def _in_use(self, quota: str) -> int:
-        """The use by running shards, and by gone ones that may still count."""
-        return self._dealer.held(quota) + len(self._dealer.lingering(quota))
-
-    def _count(self, report: Report, times: int) -> None:
+    def _count_report(self, report: ShardReport, times: int) -> None:
         tally = self._tally
         tally.bought += times * report.bought
         tally.published += times * report.published
@@ -246,29 +213,33 @@ class Table:
         tally.purse.settle(times * report.spent_usd)
         tally.bill.add(report.bill, times)
 
-    async def _know(self, number: int, mine: "Seated", before: int) -> None:
+    async def _count_records(
+        self, number: int, status: ShardStatus, before: int
+    ) -> None:
         """Count the records of its runs before this generation, to the cent."""
-        some = range(mine.known, before)
-        heard = await self._ledger.hear(number, some)
-        if mine.counted is not None:
-            self._count(mine.counted, -1)
-            mine.counted = None
-        mine.known = max(mine.known, before)
-        for entry, past in heard:
-            self._count_entry(entry, past, mine)
-        # All shards are of one batch: a few that each park a job or two are a row, too.
+        generations = range(status.first_uncounted, before)
+        records = await self._ledger.hear(number, generations)
+        if status.counted is not None:
+            self._count_report(status.counted, -1)
+            status.counted = None
+        status.first_uncounted = max(status.first_uncounted, before)
+        for entry, history in records:
+            self._count_record(entry, history, status)
+        # A few jobs that each shard parks count in a row, because all are of one batch.
         self._night.engine.heed_faults()
-        self._dealer.known(number, before)
+        self._allocator.records_counted(number, before)
 
-    def _count_entry(self, entry: Entry, history: History, mine: "Seated") -> None:
+    def _count_record(
+        self, entry: Entry, history: History, status: ShardStatus
+    ) -> None:
         attempt = self._tally.count(entry, history)
         if attempt is None:
             return
         begins = isinstance(entry.event, Intended)
         if begins:
-            # A shard's offer reserved it from what was dealt: here it is counted.
+            # The shard reserved it from its grant: here it is counted.
             self._tally.purse.settle(attempt.cost_usd)
-        if mine.runs_here:
+        if status.runs_here:
             return
         day = self._lanes[attempt.lane].day
         if begins:
@@ -276,24 +247,21 @@ class Table:
         elif attempt.charged is False:
             day.release(attempt.price_usd)
 
-    async def _deal(self) -> None:
-        own = {
-            mailbox.slots_of(lane.account): lane.limiter.in_flight
-            for lane in self._lanes.all
-        }
-        now, known = self._world.now(), self._known_spent()
-        self._dealer.limit(_quotas(self._lanes.all))
-        shares = self._dealer.deal(own=own, spent=known, now=now)
-        deal = Deal(
-            number=self._dealer.number,
-            shares=shares,
-            lanes=[lane.name for lane in self._lanes.all],
-            closed={x.name: x.closed for x in self._lanes.all if x.closed},
+    async def _grant(self) -> None:
+        lanes = self._lanes.all
+        own = {slots_of(lane.account): lane.limiter.in_flight for lane in lanes}
+        now, spent = self._world.now(), self._known_spent()
+        self._allocator.set_quotas(quotas(lanes))
+        by_shard = self._allocator.allocate(own=own, spent=spent, now=now)
+        message = Grants(
+            number=self._allocator.number,
+            grants=by_shard,
+            lanes=[lane.name for lane in lanes],
+            closed={lane.name: lane.closed for lane in lanes if lane.closed},
             stop=self._night.engine.stopped,
             grace_s=self._grace_s(),
         )
-        key = layout.grant(self._ledger.batch)
-        await self._objects.put(key, deal.dump())
+        await self._objects.put(layout.grant(self._ledger.batch), message.dump())
 
     def _grace_s(self) -> float:
         """The seconds that runs may wait for clips, less one beat for each direction."""
@@ -303,69 +271,13 @@ class Table:
         return max(0.0, engine.follower.left_s - 2 * beat_s(self._objects))
 
     def _known_spent(self) -> dict[str, int]:
-        """By purse: the amount spent, without the amounts that running shards report."""
-        counted = (one.counted for one in self.shards.values())
-        said = sum((report.spent_usd for report in counted if report), start=0)
-        spent = {mailbox.BUDGET: mailbox.millionths(self._tally.purse.spent_usd - said)}
+        """By budget: the amount spent, without the amounts that running shards report."""
+        counted = (status.counted for status in self.shards.values())
+        running = sum((report.spent_usd for report in counted if report), start=0)
+        spent = {BUDGET: millionths(self._tally.purse.spent_usd - running)}
         for lane in self._lanes.all:
-            # A day's caps come back by and by: what is known has its time.
+            # The daily caps become free again 24 hours after each submit.
             submits, usd = lane.day.taken(self._world.today())
-            spent[mailbox.submits_of(lane.name)] = submits
-            spent[mailbox.usd_of(lane.name)] = mailbox.millionths(usd)
+            spent[submits_of(lane.name)] = submits
+            spent[usd_of(lane.name)] = millionths(usd)
         return spent
-
-
-class Seated:
-    """The batch's knowledge of a shard that is being run."""
-
-    def __init__(self, known: int = 1, *, runs_here: bool = False) -> None:
-        self.runs_here = runs_here
-        """Whether it runs on this process's lanes, which count their daily use themselves."""
-        self.latest: tuple[int, int] = (0, 0)
-        """The generation and the beat of the latest report."""
-        self.silent_s = 0.0
-        """For how long no new report came, while the store could be reached."""
-        self.report: Report | None = None
-        self.counted: Report | None = None
-        """The report that is in the tally, of a run whose records are not counted yet."""
-        self.known = known
-        """The first generation whose records are not in the tally."""
-        self.done = False
-        self.begun = False
-        """Whether a process is known to run it, heard or not."""
-        self.spoke = asyncio.Event()
-
-    @property
-    def generation(self) -> int:
-        return self.latest[0]
-
-    def begin(self) -> None:
-        """Note that a process has started: from now on it should report."""
-        if not self.begun:
-            self.begun, self.silent_s = True, 0.0
-
-
-def _quotas(lanes: tuple[Lane, ...]) -> dict[str, Quota]:
-    quotas: dict[str, Quota] = {}
-    for lane in lanes:
-        lane.limiter.set_typical_s(lane.typical_s())
-        learned = lane.limiter.learned()
-        a_minute = lane.limits.submits_per_minute
-        if learned is not None:
-            a_minute = int(learned.submits_per_minute)
-        quotas[mailbox.slots_of(lane.account)] = Quota(lane.limiter.slots)
-        quotas[mailbox.minute_of(lane.account)] = Quota(a_minute, by_minute=True)
-    return quotas
-
-
-def _purses(night: Night) -> dict[str, int]:
-    purses: dict[str, int] = {}
-    if (usd := night.wanted.budget_usd) is not None:
-        purses[mailbox.BUDGET] = mailbox.millionths(usd)
-    for lane in night.engine.lanes.all:
-        submits, usd = lane.day.caps
-        if submits is not None:
-            purses[mailbox.submits_of(lane.name)] = submits
-        if usd is not None:
-            purses[mailbox.usd_of(lane.name)] = mailbox.millionths(usd)
-    return purses

@@ -30,8 +30,8 @@ from tasks.dispatch.lanes import Lane
 from tasks.dispatch.learned import recall_latencies
 from tasks.dispatch.poll_schedule import TYPICAL_S
 from tasks.distributed import mailbox
-from tasks.distributed.heartbeat import Seat
-from tasks.distributed.mailbox import Errand, Report
+from tasks.distributed.heartbeat import ShardHeartbeat
+from tasks.distributed.messages import ShardOrder, ShardReport
 from tasks.engine.engine import Engine, Rules
 from tasks.engine.environment import REAL, World
 from tasks.engine.in_doubt import in_doubt
@@ -51,7 +51,7 @@ async def run_shard(  # noqa: PLR0913 - each has its default
     hints_url: str | None = None,
     world: World = REAL,
     gently: Callable[[Night], AbstractContextManager[None]] = nullcontext,
-) -> Report:
+) -> ShardReport:
     """Run every job of a shard to its end; return the last report.
 
     Raises:
@@ -73,14 +73,16 @@ async def run_shard(  # noqa: PLR0913 - each has its default
         hints_url=hints_url,
         world=world,
     ) as night:
-        seat = Seat(night, objects, batch=batch, shard=shard, world=world)
-        async with seat.kept():
+        heartbeat = ShardHeartbeat(
+            night, objects, batch=batch, shard=shard, world=world
+        )
+        async with heartbeat.running():
             with gently(night):
                 await night.run_shard(0)
                 await night.mend()
-    if seat.shut_out:
+    if heartbeat.shut_out:
         raise FencedError(f"{root}: shard {shard} is over, or another run has it")
-    return await seat.leave()
+    return await heartbeat.finish()
 
 
 @asynccontextmanager
@@ -98,20 +100,20 @@ async def joined(  # noqa: PLR0913 - as `run_shard`
     """A night of one shard, whose older runs are fenced out of the ledger."""
     with TemporaryDirectory(prefix="nightreel-") as name:
         folder = Path(name)
-        errand = await mailbox.take(objects, batch, shard, folder / MANIFEST)
+        order = await mailbox.receive_order(objects, batch, shard, folder / MANIFEST)
         ledger = await Ledger.join(
             objects,
             batch=batch,
             shard=shard,
-            before=errand.before,
+            before=order.before,
             clock=world.today,
             spill_folder=world.spill_folder,
         )
         try:
-            if not await mailbox.is_on(objects, batch, shard):
+            if not await mailbox.has_order(objects, batch, shard):
                 raise FencedError(f"{objects.root}: shard {shard} is over")
-            recall_latencies(lanes, errand.latencies, within_s=rules.deadline_s)
-            wanted, plan = _wanted(errand, objects.root, folder, budget_usd)
+            recall_latencies(lanes, order.latencies, within_s=rules.deadline_s)
+            wanted, plan = _wanted(order, objects.root, folder, budget_usd)
             async with night_of(
                 wanted,
                 plan=plan,
@@ -131,20 +133,20 @@ async def joined(  # noqa: PLR0913 - as `run_shard`
 
 
 def _wanted(
-    errand: Errand, root: str, folder: Path, budget_usd: Decimal | None
+    order: ShardOrder, root: str, folder: Path, budget_usd: Decimal | None
 ) -> tuple[Wanted, Plan]:
     rows = planned(folder / MANIFEST)
     wanted = Wanted(
-        manifest=errand.manifest,
+        manifest=order.manifest,
         root=root,
         budget_usd=Decimal(0)
-        if errand.has_budget and budget_usd is None
+        if order.has_budget and budget_usd is None
         else budget_usd,
-        policy=errand.policy,
-        finish_at=errand.finish_at,
+        policy=order.policy,
+        finish_at=order.finish_at,
         shard_rows=max(1, rows.height),
     )
-    return wanted, Plan(errand.manifest, rows.height, rows, validation.none())
+    return wanted, Plan(order.manifest, rows.height, rows, validation.none())
 
 
 def _hold(engine: Engine, ledger: Ledger, world: World) -> None:

@@ -38,7 +38,7 @@ from tasks.batch.lifespan import begun
 from tasks.batch.request import Wanted
 from tasks.dispatch.lanes import Lane
 from tasks.dispatch.rate_limit import Limits
-from tasks.distributed import coordinator
+from tasks.distributed import supervisor
 from tasks.distributed.coordinator import elsewhere
 from tasks.distributed.shard_run import run_shard
 from tasks.engine.engine import Rules
@@ -270,7 +270,7 @@ class Sim:
         """Run a shard in a separate process, and report its outcome, or not."""
         fates, asked = run.fates, self.asked
         fate = fates[asked[parent]] if asked[parent] < len(fates) else plan.WELL
-        if attempt >= coordinator.TRIES:
+        if attempt >= supervisor.TRIES:
             # The run gives up a shard as broken after this number of accidents, so
             # there are no more.
             fate = plan.WELL

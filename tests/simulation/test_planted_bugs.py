@@ -18,8 +18,8 @@ from tasks.dispatch.budget import Day, Purse
 from tasks.dispatch.lanes import Lanes
 from tasks.dispatch.poll_schedule import PollSchedule
 from tasks.dispatch.rate_limit import RateLimiter
-from tasks.distributed import coordinator
-from tasks.distributed.heartbeat import Seat
+from tasks.distributed import supervisor
+from tasks.distributed.heartbeat import ShardHeartbeat
 from tasks.engine.download import Publisher, UnfetchedError
 from tasks.engine.stats import Tally, Why
 from tasks.engine.submit import Submitter
@@ -332,7 +332,7 @@ def a_shards_older_writer_is_not_shut_out(patch):
         pass
 
     patch.setattr(shard_stream, "_end", let)
-    patch.setattr(Seat, "_not_for_us", lambda self, share: None)
+    patch.setattr(ShardHeartbeat, "_without_grant", lambda self, grant: None)
 
 
 def never_heard(script):
@@ -344,7 +344,7 @@ def never_heard(script):
 
 @breaks("stuck", script=never_heard)
 def a_process_that_was_never_heard_is_waited_for(patch):
-    patch.setattr(coordinator, "_never_heard", lambda seated: None)
+    patch.setattr(supervisor, "_never_reported", lambda status: None)
     patch.setattr(night, "LONGEST_S", 3 * 3600.0)
 
 

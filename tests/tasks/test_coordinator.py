@@ -20,12 +20,13 @@ from tasks.batch.lifespan import begun
 from tasks.batch.request import Wanted
 from tasks.dispatch.budget import DAY_S
 from tasks.dispatch.rate_limit import LearnedLimits
-from tasks.distributed import mailbox
-from tasks.distributed.coordinator import IN_VAIN, TRIES, elsewhere
-from tasks.distributed.mailbox import Deal, Report
-from tasks.distributed.quota import Hand
-from tasks.distributed.reports import AGREED, Table
+from tasks.distributed.coordinator import elsewhere
+from tasks.distributed.messages import Grants, ShardReport
+from tasks.distributed.reports import ShardMonitor
 from tasks.distributed.shard_run import run_shard
+from tasks.distributed.shared_limits import RUNS_TO_CLOSE
+from tasks.distributed.supervisor import FAILED_STARTS, TRIES
+from tasks.distributed.usage import Usage, slots_of, submits_of
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine.environment import REAL
 from tests.tasks.conftest import KEYS
@@ -37,7 +38,7 @@ ROUTE = "kling/kling-2.5-turbo"
 
 
 class Shaky(Objects):
-    """A store that refuses to read deals and hands while it is away.
+    """A store that refuses to read grants and reports while it is away.
 
     It can also refuse the first call for each key.
     """
@@ -78,7 +79,7 @@ class Shaky(Objects):
 
 
 class Mute(Shaky):
-    """A store that refuses every hand that its run writes, once it is silent."""
+    """A store that refuses every report that its run writes, once it is silent."""
 
     silent = False
 
@@ -97,9 +98,9 @@ class Late(Shaky):
         await super().put(key, data)
         if not key.endswith("usage.json"):
             return
-        hand = Report.load(data, key).hand
-        beat = layout.usage(key.split("/")[1], hand.shard, hand.generation)
-        if not hand.done:
+        usage = ShardReport.load(data, key).usage
+        beat = layout.usage(key.split("/")[1], usage.shard, usage.generation)
+        if not usage.done:
             Late.beats[beat] = data
         elif beat in Late.beats:
             await super().put(beat, Late.beats[beat])
@@ -178,19 +179,19 @@ async def over(night, at_once=3):
     await night.mend()
 
 
-async def tell(night, number, generation=1, *, held=None, needs=None, **fields):
+async def tell(night, number, generation=1, *, in_use=None, needed=None, **fields):
     """Writes the message of a shard's run with these facts."""
-    hand = Hand(
+    usage = Usage(
         shard=number,
         generation=generation,
         beat=1,
-        held=held or {},
-        needs=needs or {},
+        in_use=in_use or {},
+        needed=needed or {},
     )
     by = claimant(1, "shard", REAL.today())
     key = layout.usage(night.batch, number, generation)
     objects = Objects.open(night.wanted.root)
-    await objects.put(key, Report(hand=hand, by=by, **fields).dump())
+    await objects.put(key, ShardReport(usage=usage, by=by, **fields).dump())
 
 
 async def until_bought(night, count):
@@ -198,12 +199,12 @@ async def until_bought(night, count):
         await asyncio.sleep(0.01)
 
 
-async def dealt(night):
-    """The shares dealt so far, by shard."""
+async def granted(night):
+    """The grants so far, by shard."""
     with suppress(MissingError):
         objects = Objects.open(night.wanted.root)
         key = layout.grant(night.batch)
-        return Deal.load(await objects.get(key), key).shares
+        return Grants.load(await objects.get(key), key).grants
     return {}
 
 
@@ -358,24 +359,24 @@ async def test_messages_read_before_a_refusal_are_counted_first(
         root = (world.folder / "root").as_uri()
         asked = Wanted(manifest=world.manifest(8), root=root, shard_rows=4)
         [lane] = lanes = [world.lane(ROUTE)]
-        slots = mailbox.slots_of(lane.account)
+        slots = slots_of(lane.account)
 
         shaky = replace(REAL, objects=Shaky.open)
         async with begun(asked, lanes=lanes, rules=world.rules, world=shaky) as night:
-            table = Table(night)
-            table.seat(0)
-            table.seat(1)
+            monitor = ShardMonitor(night)
+            monitor.add_shard(0)
+            monitor.add_shard(1)
             # The batch itself fetches clips for other runs.
             lane.limiter.hold_slot()
             learned = {lane.account: LearnedLimits(2, 600)}
-            await tell(night, 0, held={slots: 2}, learned=learned)
-            await table.look_and_deal()
-            await tell(night, 1, held={slots: 5})
+            await tell(night, 0, in_use={slots: 2}, learned=learned)
+            await monitor.read_and_grant()
+            await tell(night, 1, in_use={slots: 5})
             with monkeypatch.context() as patch:
                 patch.setattr(Shaky, "once", set())
                 with pytest.raises(RefusedError):
-                    await table.look_and_deal()
-            await table.look_and_deal()
+                    await monitor.read_and_grant()
+            await monitor.read_and_grant()
 
     assert lane.limiter.slots == 8
 
@@ -393,23 +394,23 @@ async def test_lane_closed_by_one_machine_stays_open_to_others(world):
     closed = []
 
     async with begun(asked, lanes=lanes, rules=world.rules, world=REAL) as night:
-        table = Table(night)
+        monitor = ShardMonitor(night)
 
         async def one_of(shard, generation, **fields):
             await tell(night, shard, generation, **fields)
-            await table.look()
+            await monitor.read_reports()
             closed.append(lane.closed)
 
-        table.seat(0)
-        table.seat(1)
-        for generation in range(1, AGREED):
+        monitor.add_shard(0)
+        monitor.add_shard(1)
+        for generation in range(1, RUNS_TO_CLOSE):
             await one_of(0, generation, **its_own)
         await one_of(1, 1, bill={lane.name: LaneTotals(submits=1, accepted=1)})
-        for generation in range(AGREED, 2 * AGREED):
+        for generation in range(RUNS_TO_CLOSE, 2 * RUNS_TO_CLOSE):
             await one_of(0, generation, **its_own)
-            if generation == AGREED:
-                waits = {mailbox.submits_of(lane.name): 2}
-                await one_of(1, 2, needs=waits)
+            if generation == RUNS_TO_CLOSE:
+                waits = {submits_of(lane.name): 2}
+                await one_of(1, 2, needed=waits)
         await one_of(1, 3, **its_own)
 
     assert closed == [None] * (len(closed) - 1) + ["401"]
@@ -433,7 +434,7 @@ async def test_an_account_without_credit_is_closed_for_all_at_once(worlds, clip)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cap", ["budget", "day"])
-async def test_budget_is_dealt_out_to_the_last_clip(world, cap):
+async def test_budget_is_granted_down_to_the_last_clip(world, cap):
     price = min(world.lane(ROUTE).route.prices_usd.values())
     wanted = {"budget_usd": 7 * price} if cap == "budget" else {}
     limits = {"submits_per_day": 7} if cap == "day" else {}
@@ -462,7 +463,7 @@ async def test_worker_without_the_daily_cap_keeps_to_the_batchs_cap(world):
 
 
 @pytest.mark.slow
-async def test_daily_cap_is_dealt_again_on_the_next_day(world):
+async def test_daily_cap_is_granted_again_on_the_next_day(world):
     later_s = 0.0
 
     async with away(
@@ -660,9 +661,9 @@ async def test_lane_with_an_unknown_account_is_closed_in_that_worker(
 ):
     """A lane whose account the batch lacks is closed in that worker only.
 
-    The batch would never deal it a share, and its jobs would wait for ever.
+    The batch would never grant it anything, and its jobs would wait for ever.
     """
-    monkeypatch.setattr("tasks.distributed.coordinator.PAUSE_S", 0.01)
+    monkeypatch.setattr("tasks.distributed.supervisor.PAUSE_S", 0.01)
     async with away(world, 8) as (night, runs):
         known, strange = world.lane(ROUTE), world.lane(ROUTE)
         strange.account = "kling file:/run/secrets/kling"
@@ -680,17 +681,17 @@ async def test_wrong_key_on_one_worker_ends_neither_batch_nor_shard(
     worlds, clip, monkeypatch
 ):
     """A wrong key on one worker ends neither the batch nor the shard."""
-    monkeypatch.setattr("tasks.distributed.coordinator.PAUSE_S", 0.01)
+    monkeypatch.setattr("tasks.distributed.supervisor.PAUSE_S", 0.01)
     emulator = Emulator(latency_s=0.1, slots=4, clip=clip, keys=[*KEYS.values()])
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[ROUTE])
         async with away(world, 12) as (night, runs):
-            outdated = [f"outdated:{'secret' * 6}"] * (AGREED - 1)
+            outdated = [f"outdated:{'secret' * 6}"] * (RUNS_TO_CLOSE - 1)
             runs.lanes = lambda: [world.lane(ROUTE, key=(outdated or [""]).pop())]
             await over(night, at_once=1)
 
     summary = night.summary()
-    assert runs.started[:AGREED] == [(0, n) for n in range(1, AGREED + 1)]
+    assert runs.started[:RUNS_TO_CLOSE] == [(0, n) for n in range(1, RUNS_TO_CLOSE + 1)]
     assert (summary.published, summary.pending, summary.lanes_closed) == (12, 0, {})
     assert summary.spent_usd == world.owed
 
@@ -699,7 +700,7 @@ async def test_wrong_key_on_one_worker_ends_neither_batch_nor_shard(
 async def test_a_key_that_all_workers_have_wrong_ends_the_batch(
     worlds, clip, monkeypatch
 ):
-    monkeypatch.setattr("tasks.distributed.coordinator.PAUSE_S", 0.01)
+    monkeypatch.setattr("tasks.distributed.supervisor.PAUSE_S", 0.01)
     emulator = Emulator(slots=4, clip=clip, keys=["another:key"])
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[ROUTE])
@@ -712,7 +713,7 @@ async def test_a_key_that_all_workers_have_wrong_ends_the_batch(
         "lanes",
         ["kling"],
     )
-    assert len(runs.started) == AGREED
+    assert len(runs.started) == RUNS_TO_CLOSE
 
 
 async def test_run_that_fails_at_its_start_is_retried_with_pauses(world, monkeypatch):
@@ -721,7 +722,7 @@ async def test_run_that_fails_at_its_start_is_retried_with_pauses(world, monkeyp
     A worker without the key is free again at once: without pauses, it would take
     every retry before another worker could.
     """
-    monkeypatch.setattr("tasks.distributed.coordinator.PAUSE_S", 0.01)
+    monkeypatch.setattr("tasks.distributed.supervisor.PAUSE_S", 0.01)
     async with away(world, 2) as (night, runs):
         run, began = runs.__call__, []
 
@@ -743,7 +744,7 @@ async def test_run_that_fails_at_its_start_is_retried_with_pauses(world, monkeyp
 async def test_shard_that_no_worker_can_start_rests_with_a_reason(
     world, monkeypatch, caplog
 ):
-    monkeypatch.setattr("tasks.distributed.coordinator.PAUSE_S", 0.0)
+    monkeypatch.setattr("tasks.distributed.supervisor.PAUSE_S", 0.0)
     async with away(world, 3, shard_rows=1) as (night, _):
         tried = []
 
@@ -755,10 +756,10 @@ async def test_shard_that_no_worker_can_start_rests_with_a_reason(
         await over(night, at_once=1)
 
     [*reasons] = night.engine.tally.resting.values()
-    assert tried == [0] * IN_VAIN + [1, 2]
+    assert tried == [0] * FAILED_STARTS + [1, 2]
     assert night.summary().pending == 3
     assert all("no nightreel.toml" in rest.reason for rest in reasons)
-    assert caplog.text.count("no nightreel.toml") >= IN_VAIN
+    assert caplog.text.count("no nightreel.toml") >= FAILED_STARTS
 
 
 async def test_fenced_run_with_nothing_to_record_leaves_its_worker(world, monkeypatch):
@@ -772,7 +773,7 @@ async def test_fenced_run_with_nothing_to_record_leaves_its_worker(world, monkey
                 runs.lane = {"slots": 0}
                 seeming = asyncio.ensure_future(muted(runs, runs, number, attempt))
                 seeming.add_done_callback(lambda run: run.exception())
-                while number not in await dealt(night):  # noqa: ASYNC110 - a store has no event
+                while number not in await granted(night):  # noqa: ASYNC110 - a store has no event
                     await asyncio.sleep(0.05)
                 Mute.silent = True
                 raise ConnectionError("nobody can reach it")
@@ -789,7 +790,7 @@ async def test_fenced_run_with_nothing_to_record_leaves_its_worker(world, monkey
 @pytest.mark.slow
 async def test_store_away_for_minutes_ends_neither_batch_nor_shard(world, monkeypatch):
     """A store that is away for minutes ends neither the batch nor the shard."""
-    monkeypatch.setattr("tasks.distributed.heartbeat.GONE_S", 2.0)
+    monkeypatch.setattr("tasks.distributed.heartbeat.BATCH_DEAD_S", 2.0)
     async with away(world, 60, shard_rows=60) as (night, runs):
         odd = layout.usage(night.batch, 0, 0)
         await Objects.open(night.wanted.root).put(odd, b"of another version")
@@ -830,7 +831,7 @@ async def test_run_that_goes_silent_is_replaced_by_another(world, monkeypatch, c
 
     Its machine is gone, so nothing could report the failure.
     """
-    monkeypatch.setattr("tasks.distributed.coordinator.SILENT_S", 3.0)
+    monkeypatch.setattr("tasks.distributed.supervisor.SILENT_S", 3.0)
     async with away(world, 12, shard_rows=12) as (night, runs):
         run = runs.__call__
 
@@ -914,14 +915,14 @@ async def test_shard_of_a_drained_machine_continues_on_another(world):
 
 @pytest.mark.slow
 async def test_wait_for_a_worker_is_logged_once(world, monkeypatch, caplog):
-    monkeypatch.setattr("tasks.distributed.coordinator.SILENT_S", 0.5)
+    monkeypatch.setattr("tasks.distributed.supervisor.SILENT_S", 0.5)
     async with away(world, 2) as (night, runs):
         run = runs.__call__
 
         async def start(number, attempt, begun):
             while "shard.waits" not in caplog.text:  # noqa: ASYNC110 - a log has no event
                 await asyncio.sleep(0.05)
-            monkeypatch.setattr("tasks.distributed.coordinator.SILENT_S", 60.0)
+            monkeypatch.setattr("tasks.distributed.supervisor.SILENT_S", 60.0)
             await run(number, attempt, begun)
 
         night.away.start = start

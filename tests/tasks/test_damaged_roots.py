@@ -13,7 +13,7 @@ from storage import checksum, layout
 from storage.ledger import LedgerError
 from storage.objects import DamagedError, Objects
 from tasks.distributed import mailbox
-from tasks.distributed.mailbox import Errand
+from tasks.distributed.messages import ShardOrder
 from tasks.emulator import running
 from tasks.engine.past_tables import asking
 
@@ -111,7 +111,7 @@ async def test_damaged_rows_of_shard_are_refused(tmp_path):
     objects = Objects.open(f"memory://{secrets.token_hex(6)}")
     rows, there = tmp_path / "rows", tmp_path / "there"
     rows.write_bytes(bytes(range(256)))
-    errand = Errand(
+    order = ShardOrder(
         manifest="m",
         policy="balanced",
         finish_at=None,
@@ -120,14 +120,14 @@ async def test_damaged_rows_of_shard_are_refused(tmp_path):
         before={},
         rows=checksum.of_file(rows),
     )
-    await mailbox.give(objects, "000001-m", 7, errand, rows)
-    assert await mailbox.take(objects, "000001-m", 7, there) == errand
+    await mailbox.send_order(objects, "000001-m", 7, order, rows)
+    assert await mailbox.receive_order(objects, "000001-m", 7, there) == order
 
     for key in [one.key async for one in objects.list("shards")]:
         good = await objects.get(key)
         await objects.put(key, flipped(good))
         with pytest.raises(DamagedError, match=f"{key}: damaged"):
-            await mailbox.take(objects, "000001-m", 7, there)
+            await mailbox.receive_order(objects, "000001-m", 7, there)
         await objects.put(key, good)
 
 
