@@ -6,7 +6,7 @@ import logging
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -520,8 +520,10 @@ def _remembered(
     return found
 
 
-def _plan_of(_: Path, uri: str, routes: Sequence[Any]) -> object:
-    return uri, tuple(route.name for route in routes)
+def _plan_of(
+    _: Path, uri: str, routes: Sequence[Any], carry: Collection[str] = ()
+) -> object:
+    return uri, tuple(route.name for route in routes), tuple(carry)
 
 
 def _row_by_row(known: dict[object, Any]) -> Callable[..., list[Any]]:
