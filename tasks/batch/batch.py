@@ -16,8 +16,7 @@ from typing import Final, Protocol
 
 import polars as pl
 
-from manifests.catalogue.loader import shipped
-from manifests.expiry import AT_PROVIDERS, by_expiry, in_use
+from manifests.expiry import AT_PROVIDERS, by_expiry
 from manifests.input.plan import Plan, todo
 from manifests.input.reader import demand, stills
 from manifests.job_keys import KEY, keys
@@ -35,6 +34,7 @@ from tasks.engine.engine import Engine
 from tasks.engine.environment import World
 from tasks.engine.in_doubt import in_doubt
 from tasks.engine.stats import Why
+from tasks.engine.steps import known_routes
 
 ROUNDS: Final = 3
 """Rounds of settling doubts at the end, because a job that is submitted again may be in doubt
@@ -147,7 +147,7 @@ class Night:
 
     def _expiries(self) -> dict[str, float]:
         """By job: when the provider deletes its clip."""
-        routes = in_use(shipped().routes, [x.route for x in self.engine.lanes.all])
+        routes = known_routes(self.engine.lanes.all)
         return {job: at for at, job in by_expiry(self._bought, routes)}
 
     @property

@@ -37,9 +37,10 @@ not play is the provider's fault, and the attempt is discarded.
 Doubts, losses and faults
 -------------------------
 `in_doubt` settles a job without a recorded answer. It believes only a certain answer of the
-provider, and risks only the money that the owner allows. `expired` decides what a missing
-clip means: `Discarded` if it was paid for, and `Forgotten` on own GPUs. `recover` and
-`recover_clip` fetch the clips that earlier batches left at providers. `past_tables` tells
-their sidecars what was asked for. `own_faults` parks jobs on which our own code fails, and
+provider, and risks only the money that the owner allows. `steps` has the free steps of a
+job that a provider accepted. They decide what a missing clip means: `Discarded` if it was
+paid for, and `Forgotten` on own GPUs. `job` takes them for the jobs of a batch. `recover`
+takes them for the clips that earlier batches left at providers, and cannot submit.
+`past_tables` tells their sidecars what was asked for. `own_faults` parks jobs on which our own code fails, and
 closes lanes after three in a row.
 """

@@ -20,10 +20,9 @@ from storage.media import BrokenClipError, Clips, Probe
 from storage.media import mp4 as mp4s
 from storage.objects import ExistsError, StorageError
 from tasks.engine.own_faults import ours
-from tasks.engine.poll import SAME, Ended
+from tasks.engine.poll import SAME
 from tasks.providers.errors import NotFoundError, ProviderError
 from tasks.providers.http import download, retrying
-from tasks.providers.protocol import Finished, Gone
 
 log = logging.getLogger(__name__)
 
@@ -53,24 +52,6 @@ class BadClipError(Exception):
 
 class GoneError(Exception):
     """The provider no longer has the clip: no run will ever fetch it."""
-
-
-def link_of(ended: Ended, *, over: bool) -> str:
-    """Return the link to a finished clip, from the latest poll.
-
-    Raises:
-        GoneError: the provider no longer has it, and need not keep it any more (`over`).
-        UnfetchedError: it cannot be fetched now.
-    """
-    match ended:
-        case Finished(url):
-            return url
-        case Gone(reason):
-            raise GoneError(reason)
-        case _ if over:
-            raise GoneError(f"it made the clip, and says now: {ended.reason}")
-        case _:
-            raise UnfetchedError(f"the provider no longer has it: {ended.reason}")
 
 
 class Publisher:
@@ -194,8 +175,8 @@ class Publisher:
         raise found
 
 
-def described(order: Order, history: History, ticket: Ticket) -> dict[str, Any]:
-    """Build a clip's sidecar: what was asked for and how the clip was made.
+def requested(order: Order) -> dict[str, Any]:
+    """The part of a clip's sidecar that repeats the request.
 
     It never holds the signed link to the still.
     """
@@ -208,7 +189,6 @@ def described(order: Order, history: History, ticket: Ticket) -> dict[str, Any]:
         "duration_s": job.duration_s,
         "aspect_ratio": job.aspect_ratio,
         "take": job.take,
-        **made(job.id, history, ticket),
     }
 
 

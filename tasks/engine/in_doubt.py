@@ -33,8 +33,8 @@ from manifests.lifecycle import (
 )
 from tasks.dispatch.budget import DAY_S
 from tasks.dispatch.lanes import Lane
-from tasks.engine.expired import free
 from tasks.engine.poll import MISSED_S, SAME
+from tasks.engine.steps import free
 from tasks.engine.submit import whose
 from tasks.providers.errors import ProviderError
 from tasks.providers.http import Clients, Endpoint, ask

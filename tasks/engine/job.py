@@ -12,13 +12,11 @@ import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-import httpx
-
-from manifests.catalogue.loader import shipped
 from manifests.catalogue.routes import Route
-from manifests.expiry import in_use
+from manifests.expiry import EXPIRED
 from manifests.lifecycle import (
     Accepted,
     Discarded,
@@ -34,15 +32,7 @@ from manifests.lifecycle import (
 from storage.ledger import Ledger
 from tasks.dispatch.lanes import Lane, Lanes
 from tasks.dispatch.policy import Roster
-from tasks.engine.download import (
-    BadClipError,
-    GoneError,
-    Publisher,
-    UnfetchedError,
-    described,
-    link_of,
-)
-from tasks.engine.expired import free, gone, owed_no_more
+from tasks.engine.download import Publisher, UnfetchedError, requested
 from tasks.engine.own_faults import OwnFaultError
 from tasks.engine.poll import (
     Ended,
@@ -50,10 +40,10 @@ from tasks.engine.poll import (
     Patience,
     UnfinishedError,
     UnreadError,
-    generated,
 )
 from tasks.engine.reserve import Hand, Offer, Offers, RestError
 from tasks.engine.stats import UNANSWERED, Tally, Why
+from tasks.engine.steps import AtProvider, Steps, free, known_routes
 from tasks.engine.submit import (
     LONGEST_WAIT_S,
     Answer,
@@ -125,7 +115,6 @@ class Lives:
         self._record = record
         self._ledger = ledger
         self._rules = rules
-        self._routes = in_use(shipped().routes, [lane.route for lane in lanes.all])
         self._now = now
         self._today = today
         self._offers = Offers(
@@ -133,6 +122,12 @@ class Lives:
         )
         self._submitter = Submitter(lanes, clients, now, rules.max_failure_rate)
         self._publisher = publisher
+        self._steps = Steps(
+            history=ledger.history,
+            publisher=publisher,
+            routes=known_routes(lanes.all),
+            today=today,
+        )
 
     async def lived(self, hand: Hand) -> History:
         """Process the job; record each event before the next step begins."""
@@ -232,7 +227,7 @@ class Lives:
         )
         return Refused(reason)
 
-    def _again(self, hand: Hand, ended: Event | Ended) -> None:
+    def _again(self, hand: Hand, ended: Event) -> None:
         """Count the job as one to be bought again, if its attempt failed."""
         if isinstance(ended, Refused | Discarded | Forgotten):
             self.roster.again(hand.order)
@@ -248,75 +243,58 @@ class Lives:
         self, hand: Hand, history: History, ticket: Ticket
     ) -> AsyncGenerator[Event, None]:
         """Poll an accepted job until the provider has finished it."""
-        lane = self._lane_of(hand, history, ticket)
-        ended = await self._until_ended(hand, lane, history, ticket)
+        job = self._at_provider(hand, history, ticket)
+        ended = await job.poll()
         hand.let_go()
-        self._count(lane, ended)
-        match ended:
-            case Finished() as finished:
-                hand.clip_url = finished.url
-                yield generated(finished)
-            case Gone(reason):
-                yield self._lost(hand, lane, reason)
-            case _:
-                # The provider may have failed on the link to the still.
-                hand.handed.clear()
-                self._again(hand, ended)
-                yield ended
+        self._count(job.lane, ended)
+        if isinstance(ended, Finished):
+            hand.clip_url = ended.url
+        elif not isinstance(ended, Gone):
+            # The provider may have failed on the link to the still.
+            hand.handed.clear()
+        event = self._steps.ended(job, ended)
+        self._again(hand, event)
+        yield event
 
     def _count(self, lane: Lane, ended: Ended) -> None:
         # A free refusal to make a row is no fault of the lane. Neither is a clip that it
         # made and that was not fetched in time.
-        free = isinstance(ended, Rejected) and not ended.charged
+        unpaid = isinstance(ended, Rejected) and not ended.charged
         made = isinstance(ended, Finished | Gone)
-        self._submitter.count(lane, failed=not (made or free))
-
-    def _lost(self, hand: Hand, lane: Lane, why: str) -> Discarded | Forgotten:
-        """The event for a clip that is gone; the job may be made again."""
-        lost = gone(hand.job_id, self._ledger.history(hand.job_id), lane, why)
-        self._again(hand, lost)
-        return lost
+        self._submitter.count(lane, failed=not (made or unpaid))
 
     async def _publish(
         self, hand: Hand, history: History, ticket: Ticket
     ) -> AsyncGenerator[Event, None]:
-        """Fetch and publish the clip: by the known link first, then by fresh ones."""
+        """Fetch and publish the clip of a finished job."""
         if hand.clip_url is None and (kept := await self._publisher.kept(hand.job_id)):
             yield kept
             return
-        lane = self._lane_of(hand, history, ticket)
-        over = self._over(history, lane)
-
-        async def link() -> httpx.Request:
-            known, hand.clip_url = hand.clip_url, None
-            if known is None:
-                ended = await self._until_ended(hand, lane, history, ticket)
-                known = link_of(ended, over=over)
-            return lane.endpoint.fetching(known)
-
-        sidecar = described(hand.order, history, ticket)
+        job = self._at_provider(hand, history, ticket)
+        url, hand.clip_url = hand.clip_url, None
         try:
-            published = await self._publisher.publish(
-                hand.job_id, link, sidecar, over=over
+            event = await self._steps.publish(
+                job, request=requested(hand.order), url=url
             )
-        except GoneError as exc:
-            yield self._lost(hand, lane, str(exc))
         except UnfetchedError as exc:
             raise RestError(Why.UNFINISHED, str(exc)) from exc
-        except BadClipError as exc:
-            self._submitter.spoiled(lane)
-            discarded = Discarded(str(exc))
-            self._again(hand, discarded)
-            yield discarded
-        else:
-            yield published
+        if isinstance(event, Discarded) and not event.reason.startswith(EXPIRED):
+            self._submitter.spoiled(job.lane)
+        self._again(hand, event)
+        yield event
+
+    def _at_provider(self, hand: Hand, history: History, ticket: Ticket) -> AtProvider:
+        lane = self._lane_of(hand, history, ticket)
+        poll = partial(self._until_ended, hand, lane, history, ticket)
+        return AtProvider(hand.job_id, lane, ticket, poll)
 
     async def _until_ended(
         self, hand: Hand, lane: Lane, history: History, ticket: Ticket
     ) -> Ended:
         able = self.roster.able(hand.order)
         others = any(each.closed is None and each is not lane for each in able)
-        dies = others and free(history, lane)
+        remade_free = free(history, lane)
+        dies = others and remade_free
         try:
             return await self.follower.until_ended(
                 lane,
@@ -324,11 +302,11 @@ class Lives:
                 age_s=self._age_s(hand, history),
                 # Another account never had it. If the lane of an own GPU is gone, its jobs
                 # are made again: that costs nothing.
-                over=self._over(history, lane)
-                and (lane.name == history.lane or free(history, lane)),
+                over=self._steps.may_be_gone(history, lane)
+                and (lane.name == history.lane or remade_free),
                 patience=Patience(
                     dead_s=self._rules.dead_s if dies else math.inf,
-                    left_s=LONGEST_WAIT_S if free(history, lane) else math.inf,
+                    left_s=LONGEST_WAIT_S if remade_free else math.inf,
                 ),
             )
         except MisconfiguredError as exc:
@@ -338,11 +316,6 @@ class Lives:
             raise OwnFaultError("our own reading of the provider's answers") from exc
         except UnfinishedError as exc:
             raise RestError(Why.UNFINISHED, str(exc)) from exc
-
-    def _over(self, history: History, lane: Lane) -> bool:
-        """Whether the provider need not keep the clip any more."""
-        route = self._routes.get(history.route or "")
-        return owed_no_more(history, lane, route, self._today())
 
     def _age_s(self, hand: Hand, history: History) -> float:
         if hand.accepted is not None:

@@ -9,19 +9,20 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
-from manifests.catalogue.loader import shipped
-from manifests.expiry import by_expiry, in_use
-from manifests.lifecycle import Event, History, State
+from manifests.expiry import AT_PROVIDERS, by_expiry
+from manifests.lifecycle import Event, History, State, Ticket
 from storage.objects import Objects, StorageError
 from tasks.dispatch.lanes import Lane, Lanes
 from tasks.engine.download import Publisher, UnfetchedError
 from tasks.engine.past_tables import Asked, asking
-from tasks.engine.poll import Follower
-from tasks.engine.recover_clip import Late
+from tasks.engine.poll import Ended, Follower
+from tasks.engine.steps import AtProvider, Steps, known_routes
 from tasks.engine.submit import who_asks
 from tasks.providers.errors import NotFoundError, ProviderError
+from tasks.providers.protocol import Finished
 
 AT_ONCE: Final = 16
 """Jobs that are polled, or whose clips are fetched, at the same time."""
@@ -45,6 +46,10 @@ TOLD: Final = 50
 log = logging.getLogger(__name__)
 
 
+class _AtWorkError(UnfetchedError):
+    """The provider has not finished the job."""
+
+
 class Fetcher:
     """Fetches clips, with the ledger as the only source about them."""
 
@@ -66,13 +71,12 @@ class Fetcher:
         self._follower = follower
         self._today = today
         self._park = park
-        self._routes = in_use(shipped().routes, [lane.route for lane in lanes.all])
-        self._late = Late(
+        self._record = record
+        self._publisher = publisher
+        self._steps = Steps(
             history=history,
-            follower=follower,
             publisher=publisher,
-            record=record,
-            routes=self._routes,
+            routes=known_routes(lanes.all),
             today=today,
         )
         # Lives that hold a slot of their lane, as far as we know.
@@ -89,7 +93,7 @@ class Fetcher:
         Raises:
             FencedError, StorageError: nothing can be put on record any more.
         """
-        found = [(x, self._lane_of(x)) for _, x in by_expiry(lives, self._routes)]
+        found = [(x, self._lane_of(x)) for _, x in by_expiry(lives, self._steps.routes)]
         left = {life: lane for life, lane in found if lane is not None}
         self._tell_of([life for life, lane in found if lane is None])
         async with asking(self._objects, left, within_s=TABLES_WITHIN_S) as asked:
@@ -103,7 +107,9 @@ class Fetcher:
     ) -> None:
         stops, told = [self._follower.stopping], set[tuple[str, str]]()
         while left:
-            left = await _Round(self._late, self._park, asked, stops, told).over(left)
+            left = await _Round(self._advance, self._park, asked, stops, told).over(
+                left
+            )
             if until is None:
                 left = {life: left[life] for life in left if not self._old(life)}
             else:
@@ -111,6 +117,47 @@ class Fetcher:
             self._hold(left)
             if await _any_set(stops, within_s=self._pause_s(left)):
                 return
+
+    async def _advance(self, life: str, lane: Lane, asked: Asked) -> bool:
+        """Poll the job, and fetch its clip if it is ready; whether nothing is left to do.
+
+        Raises:
+            ProviderError, UnfetchedError: it cannot be polled or fetched now.
+        """
+        history, url = self._history(life), None
+        if history.state not in AT_PROVIDERS or history.ticket is None:
+            return True
+        poll = partial(self._ended, life, lane, history.ticket)
+        job = AtProvider(life, lane, history.ticket, poll)
+        if history.state is State.ACCEPTED:
+            try:
+                ended = await poll()
+            except _AtWorkError:
+                return False
+            url = ended.url if isinstance(ended, Finished) else None
+            await self._record(life, self._steps.ended(job, ended))
+        if self._history(life).state is State.GENERATED:
+            kept = await self._publisher.kept(life) if url is None else None
+            await self._record(
+                life,
+                kept
+                or await self._steps.publish(job, request=await asked(life), url=url),
+            )
+        return True
+
+    async def _ended(self, life: str, lane: Lane, ticket: Ticket) -> Ended:
+        """Poll the job once.
+
+        Raises:
+            _AtWorkError: it has not ended.
+        """
+        history = self._history(life)
+        # Another account, or another GPU, never had it.
+        over = self._steps.may_be_gone(history, lane) and lane.name == history.lane
+        ended = await self._follower.look(lane, ticket, over=over)
+        if ended is None:
+            raise _AtWorkError("the provider is at work on it again")
+        return ended
 
     def _lane_of(self, life: str) -> Lane | None:
         """The lane that accepted the job, or another to the same provider."""
@@ -156,7 +203,7 @@ class Fetcher:
 class _Round:
     """One poll of each of many jobs, `AT_ONCE` at a time."""
 
-    late: Late
+    advance: Callable[[str, Lane, Asked], Awaitable[bool]]
     park: Callable[[str, Exception], Awaitable[None]]
     asked: Asked
     stops: Iterable[asyncio.Event]
@@ -203,7 +250,7 @@ class _Round:
 
     async def _look(self, life: str, lane: Lane) -> None:
         try:
-            if await self.late.seen_to(life, lane, self.asked):
+            if await self.advance(life, lane, self.asked):
                 self.done.add(life)
             self.failures[lane.name] = 0
         except StorageError:
