@@ -142,20 +142,28 @@ async def run(world, manifest, **reaching):
     return night.summary()
 
 
-async def died(world, *, after, rows=1, lanes=None):
-    """A night whose process died when each job had `after` events on record."""
+async def died(world, *, after, rows=1, lanes=None, published=False):
+    """A night whose process died when each job had `after` events on record.
+
+    With `published`, the clips are in the store all the same.
+    """
     await world.run(world.manifest(rows, "monday"), lanes=lanes)
     entries = await everything(world)
     tables = [
         (path.relative_to(world.folder), path.read_bytes())
         for path in (world.folder / "root" / "tables").rglob("*.parquet")
     ]
+    clips = world.folder / "root" / "clips"
+    if published:
+        clips = clips.rename(world.folder / "clips")
     shutil.rmtree(world.folder / "root")
     ledger = await Ledger.open(Objects.open(root(world)), name="monday")
     for job in {entry.job for entry in entries}:
         for entry in [entry for entry in entries if entry.job == job][:after]:
             await ledger.record(job, entry.event)
     await ledger.close()
+    if published:
+        clips.rename(world.folder / "root" / "clips")
     for name, table in tables:
         (world.folder / name).parent.mkdir(parents=True, exist_ok=True)
         (world.folder / name).write_bytes(table)
@@ -294,6 +302,19 @@ async def test_clip_that_expires_first_is_fetched_in_the_first_shard(worlds, emu
     order = [job for job, event in events if isinstance(event, Published)]
     fetched = [(await jobs_of(world))[job].route for job in order]
     assert fetched == ["replicate/wan-2.2", ATLAS, ATLAS, ATLAS]
+    assert set(world.bought.values()) == {1}
+
+
+async def test_published_clip_is_recorded_without_any_lane(worlds, emulator):
+    """A clip that is in the store is recorded, even if no lane asks its provider any more."""
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS])
+        await died(world, after=GENERATED, published=True)
+        other = world.lane("replicate/wan-2.2")
+        await world.run(world.manifest(1, "monday"), lanes=[other])
+
+    [history] = (await jobs_of(world)).values()
+    assert history.state is State.PUBLISHED
     assert set(world.bought.values()) == {1}
 
 
