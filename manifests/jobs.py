@@ -8,7 +8,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 Resolution = Literal["480p", "720p", "1080p"]
 AspectRatio = Literal["16:9", "9:16", "1:1", "auto"]
@@ -70,6 +70,18 @@ class Job:
         return (first + discards) % SEEDS
 
 
+class Kind(NamedTuple):
+    """The properties that decide which lanes can make a job, and at what price."""
+
+    model: str
+    content: Content | Literal[""]
+    resolution: Resolution
+    duration_s: int
+    aspect_ratio: AspectRatio
+    negative: bool
+    max_usd: Decimal | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
     """A job with the values of its rows that do not change the clip."""
@@ -79,3 +91,17 @@ class Order:
     """The URI to read the still from; it may carry a signature, so it is never recorded."""
     priority: int = 0
     max_usd: Decimal | None = None
+    kind: Kind = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        job = self.job
+        kind = Kind(
+            job.model,
+            job.content,
+            job.resolution,
+            job.duration_s,
+            job.aspect_ratio,
+            bool(job.negative_prompt),
+            self.max_usd,
+        )
+        object.__setattr__(self, "kind", kind)

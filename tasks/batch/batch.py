@@ -20,7 +20,7 @@ from manifests.expiry import AT_PROVIDERS, by_expiry
 from manifests.input.plan import Plan, todo
 from manifests.input.reader import demand, stills
 from manifests.job_keys import KEY, keys
-from manifests.jobs import Order
+from manifests.jobs import Kind, Order
 from manifests.lifecycle import History, State
 from storage.ledger import Ledger
 from storage.objects import Objects
@@ -28,7 +28,6 @@ from tasks.batch.request import MANIFEST, Wanted, ordered
 from tasks.batch.row_states import Reasons, Rows
 from tasks.batch.summary import Summary, broken, short_of
 from tasks.batch.tables import Batch, keep_tables
-from tasks.dispatch.eligibility import Kind, kind_of
 from tasks.dispatch.lanes import Lane
 from tasks.engine.engine import Engine
 from tasks.engine.environment import World
@@ -54,7 +53,7 @@ def mixed(
     seen = Counter[tuple[int, Kind]]()
     places: list[tuple[float, int, int]] = []
     for order in orders:
-        like = order.priority, kind_of(order)
+        like = order.priority, order.kind
         expires_at = expiring.get(order.job.id, math.inf)
         places.append((expires_at, -order.priority, seen[like]))
         seen[like] += 1

@@ -177,7 +177,7 @@ def _engine_of(  # noqa: PLR0913, PLR0917 - the parts of a run, each named once
         ends_at=world.now() + left_s,
     )
     return Engine(
-        lanes=Lanes(lanes, world.now, world.today, purse),
+        lanes=Lanes(lanes, world.now, world.today, purse, roster.rank),
         roster=roster,
         ledger=ledger,
         clips=Clips(objects),

@@ -6,11 +6,10 @@ gets the first one that is available.
 """
 
 from collections.abc import Iterable, Sequence
-from decimal import Decimal
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from manifests.catalogue.routes import Route
-from manifests.jobs import AspectRatio, Content, Job, Order, Resolution
+from manifests.jobs import Job, Kind, Order
 
 Policy = Literal["cheapest", "fastest", "balanced"]
 """`cheapest`: the least money that the deadline allows. `fastest`: the least time.
@@ -27,31 +26,6 @@ class Routed(Protocol):
 
 
 R = TypeVar("R", bound=Routed)
-
-
-class Kind(NamedTuple):
-    """The properties that decide which lanes can make a job, and at what price."""
-
-    model: str
-    content: Content | Literal[""]
-    resolution: Resolution
-    duration_s: int
-    aspect_ratio: AspectRatio
-    negative: bool
-    max_usd: Decimal | None
-
-
-def kind_of(order: Order) -> Kind:
-    job = order.job
-    return Kind(
-        job.model,
-        job.content,
-        job.resolution,
-        job.duration_s,
-        job.aspect_ratio,
-        bool(job.negative_prompt),
-        order.max_usd,
-    )
 
 
 def standing_for(kind: Kind) -> Order:

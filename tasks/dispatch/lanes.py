@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Final, Literal
 
 from manifests.catalogue.routes import Route
+from manifests.jobs import Order
 from tasks.dispatch import off_peak
 from tasks.dispatch.budget import Day, Purse
 from tasks.dispatch.poll_schedule import TYPICAL_S, PollSchedule
@@ -26,9 +27,9 @@ HandsOver = Literal["upload", "presign", "link"]
 ENOUGH: Final = 20
 """Jobs that must have ended on a lane before its failure rate counts."""
 
-DEAL_AGAIN_S: Final = 5.0
-"""The longest time between two deals while jobs wait, because a deadline may change which
-lanes they may use."""
+ASSIGN_AGAIN_S: Final = 5.0
+"""The longest time between two assignments while jobs wait, because a deadline may change
+which lanes they may use."""
 
 
 @dataclass(slots=True, eq=False)
@@ -83,7 +84,7 @@ class Lane:
         return max(self.route.prices_usd.values())
 
     def is_short(self, purse: Purse, today: float) -> bool:
-        """Whether its turns wait for a larger share of the budget or of the daily caps."""
+        """Whether its slots wait for a larger share of the budget or of the daily caps."""
         if not (purse.may_grow or self.day.may_grow):
             return False
         usd = self.dearest_usd
@@ -118,8 +119,24 @@ class Lane:
         return self.route.typical_s or TYPICAL_S if known is None else known
 
 
-Preferred = Callable[[], Sequence[Lane]]
-"""Returns the lanes that a job may use now, the best one first."""
+@dataclass(frozen=True, slots=True)
+class SlotRequest:
+    """A job that needs a slot, and what decides which lanes it may use."""
+
+    order: Order
+    lanes: Sequence[Lane]
+    """The lanes that can make it, open or closed."""
+    failed: Route | None = None
+    """The route on which an attempt at it failed: other suppliers go first."""
+
+
+Rank = Callable[[SlotRequest], Sequence[Lane]]
+"""The policy: returns the lanes that a request may use now, the best one first."""
+
+
+def as_requested(request: SlotRequest) -> Sequence[Lane]:
+    """The policy that takes the lanes of the request, in its order."""
+    return request.lanes
 
 
 class NoLaneLeftError(Exception):
@@ -130,14 +147,14 @@ class StoppedError(Exception):
     """The engine has stopped buying."""
 
 
-class LookAgainError(Exception):
+class BudgetChangedError(Exception):
     """The final amount of money is known: each waiting job must check if it can still pay."""
 
 
 class Lanes:
-    """Deals out turns to submit, first come, first served.
+    """Hands out the lanes' slots, first come, first served.
 
-    A job gets the first free lane in the order that it prefers at that moment.
+    A request gets the first lane with a free slot, in the order of the policy at that moment.
     """
 
     def __init__(
@@ -146,12 +163,14 @@ class Lanes:
         clock: Clock,
         today: Clock = time.time,
         purse: Purse | None = None,
+        rank: Rank = as_requested,
     ) -> None:
         self.all = tuple(lanes)
+        self._rank = rank
         self._purse = purse or Purse()
         self._clock = clock
         self._today = today
-        self._waiting = deque[tuple[Preferred, asyncio.Future[Lane]]]()
+        self._waiting = deque[tuple[SlotRequest, asyncio.Future[Lane]]]()
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
         self._paused = False
@@ -169,59 +188,59 @@ class Lanes:
         """The lanes that still take jobs."""
         return [lane for lane in self.all if lane.closed is None]
 
-    async def turn(self, preferred: Preferred) -> Lane:
-        """Wait for a lane on which a submit may be sent now; its slot is reserved.
+    async def reserve_slot(self, request: SlotRequest) -> Lane:
+        """Wait for a slot, and reserve it: one submit may be sent now on the returned lane.
 
         Raises:
             NoLaneLeftError: none of them is open.
             StoppedError: `stop` was called.
-            LookAgainError: `look_again` was called.
+            BudgetChangedError: `recheck_budgets` was called.
         """
         if self._stopped:
             raise StoppedError
-        lanes = preferred()
+        lanes = self._rank(request)
         if all(lane.closed for lane in lanes):
             raise NoLaneLeftError(closing(lanes))
-        turn: asyncio.Future[Lane] = asyncio.get_running_loop().create_future()
-        self._waiting.append((preferred, turn))
-        self._deal()
+        slot: asyncio.Future[Lane] = asyncio.get_running_loop().create_future()
+        self._waiting.append((request, slot))
+        self._assign()
         try:
-            return await turn
+            return await slot
         except asyncio.CancelledError:
-            # The turn was dealt and cancelled at the same time: return the slot.
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.withdraw(turn.result())
+            # The slot was reserved and the wait cancelled at the same time.
+            if slot.done() and not slot.cancelled() and slot.exception() is None:
+                self.release_unused_slot(slot.result())
             raise
 
     def waiting(self, lanes: Collection[Lane]) -> int:
-        """How many jobs wait for a turn that one of these lanes could give."""
+        """How many requests wait for a slot that one of these lanes could give."""
         return sum(
-            any(lane in lanes for lane in preferred())
-            for preferred, turn in self._waiting
-            if not turn.done()
+            any(lane in lanes for lane in self._rank(request))
+            for request, slot in self._waiting
+            if not slot.done()
         )
 
-    def withdraw(self, lane: Lane) -> None:
-        """Return a turn that will not be used."""
+    def release_unused_slot(self, lane: Lane) -> None:
+        """Release a reserved slot on which no submit will be sent."""
         lane.limiter.not_sent()
-        self.give_back(lane)
+        self.release_slot(lane)
 
-    def give_back(self, lane: Lane) -> None:
+    def release_slot(self, lane: Lane) -> None:
         """Release a slot: the lane's job has ended, or is no longer waited for."""
         lane.limiter.release_slot()
-        self._deal()
+        self._assign()
 
-    def answered(self) -> None:
-        """Deal turns again: a submit was answered, or more was granted to this run."""
-        self._deal()
+    def assign_slots(self) -> None:
+        """Give slots to waiting requests: a submit was answered, or more was granted."""
+        self._assign()
 
-    def look_again(self) -> None:
-        """Make all waiting jobs check, without a turn, whether they can still pay."""
+    def recheck_budgets(self) -> None:
+        """Make all waiting jobs check, without a slot, whether they can still pay."""
         waiting = [*self._waiting]
         self._waiting.clear()
-        for _, turn in waiting:
-            if not turn.done():
-                turn.set_exception(LookAgainError())
+        for _, slot in waiting:
+            if not slot.done():
+                slot.set_exception(BudgetChangedError())
 
     def close(self, lane: Lane, why: str) -> None:
         """Submit nothing more on this lane."""
@@ -232,7 +251,7 @@ class Lanes:
                 why,
             )
             lane.closed = why
-        self._deal()
+        self._assign()
 
     def close_here(self, lane: Lane, why: str) -> None:
         """Submit nothing more on this lane here; other machines may still use it."""
@@ -252,27 +271,28 @@ class Lanes:
         lane.limiter.unreachable(self._clock())
         if lane.limiter.breaker.is_down:
             self.close_here(lane, f"out of reach: {why}")
-        self._deal()
+        self._assign()
 
     def pause(self, *, paused: bool) -> None:
-        """Deal no turns while paused; waiting jobs keep waiting."""
+        """Reserve no slots while paused; waiting jobs keep waiting."""
         self._paused = paused
-        self._deal()
+        self._assign()
 
     def stop(self) -> None:
-        """Deal no more turns; waiting jobs get StoppedError."""
+        """Reserve no more slots; waiting jobs get StoppedError."""
         self._stopped = True
-        for _, turn in self._waiting:
-            if not turn.done():
-                turn.set_exception(StoppedError())
+        for _, slot in self._waiting:
+            if not slot.done():
+                slot.set_exception(StoppedError())
         self._waiting.clear()
-        self._again_in(math.inf)
+        self._assign_again_in(math.inf)
 
-    def _deal(self) -> None:
+    def _assign(self) -> None:
+        """Give free slots to waiting requests."""
         if self._paused:
             return
         now, today = self._clock(), self._today()
-        still_waiting = deque[tuple[Preferred, asyncio.Future[Lane]]]()
+        still_waiting = deque[tuple[SlotRequest, asyncio.Future[Lane]]]()
         waits = {
             id(lane): math.inf
             if lane.is_short(self._purse, today)
@@ -280,10 +300,10 @@ class Lanes:
             for lane in self.open
         }
         while self._waiting:
-            preferred, turn = self._waiting.popleft()
-            if turn.done():
+            request, slot = self._waiting.popleft()
+            if slot.done():
                 continue
-            lanes = preferred()
+            lanes = self._rank(request)
             able = [lane for lane in lanes if id(lane) in waits]
             free = next((lane for lane in able if not waits[id(lane)]), None)
             if free is not None:
@@ -291,14 +311,14 @@ class Lanes:
                 for lane in self.open:
                     if lane.limiter is free.limiter:
                         waits[id(lane)] = max(waits[id(lane)], lane.limiter.wait_s(now))
-                turn.set_result(free)
+                slot.set_result(free)
             elif not able:
-                turn.set_exception(NoLaneLeftError(closing(lanes)))
+                slot.set_exception(NoLaneLeftError(closing(lanes)))
             else:
-                still_waiting.append((preferred, turn))
+                still_waiting.append((request, slot))
                 if all(waits.values()) and len(waits) == self._open_to_all:
                     # No lane is free, and none has closed since all jobs were considered:
-                    # no job behind this one can get a turn.
+                    # no request behind this one can get a slot.
                     still_waiting.extend(self._waiting)
                     break
         else:
@@ -306,15 +326,17 @@ class Lanes:
         self._waiting = still_waiting
         # A free lane that no job wants now may be wanted later.
         soonest = min((wait for wait in waits.values() if wait), default=math.inf)
-        self._again_in(min(soonest, DEAL_AGAIN_S) if still_waiting else math.inf)
+        self._assign_again_in(
+            min(soonest, ASSIGN_AGAIN_S) if still_waiting else math.inf
+        )
 
-    def _again_in(self, seconds: float) -> None:
+    def _assign_again_in(self, seconds: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if math.isfinite(seconds):
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(max(seconds, 0.001), self._deal)
+            self._timer = loop.call_later(max(seconds, 0.001), self._assign)
 
 
 def closing(lanes: Iterable[Lane]) -> str:

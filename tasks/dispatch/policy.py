@@ -11,18 +11,15 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
-from manifests.catalogue.routes import Route
-from manifests.jobs import Order
+from manifests.jobs import Kind, Order
 from tasks.dispatch.eligibility import (
-    Kind,
     Policy,
     able,
     elsewhere,
     foremost,
-    kind_of,
     standing_for,
 )
-from tasks.dispatch.lanes import Lane
+from tasks.dispatch.lanes import Lane, SlotRequest
 from tasks.dispatch.min_cost import allot, capacity
 
 EVERY_S = 1.0
@@ -60,27 +57,15 @@ class Roster:
 
     def able(self, order: Order) -> list[Lane]:
         """Every lane in use that can make the job, open or closed; the list is shared."""
-        return self._able_of(kind_of(order))
+        return self._able_of(order.kind)
 
-    def lanes(
-        self,
-        order: Order,
-        failed: Route | None = None,
-        *,
-        unfit: Collection[str] = (),
-    ) -> list[Lane]:
-        """The lanes that the job may use now; only closed lanes if none is open.
-
-        `failed` is the route on which an attempt failed: other suppliers go first.
-        `unfit` has the names of the lanes for which its still is too small.
-        """
-        known = self.able(order)
-        if unfit:
-            known = [lane for lane in known if lane.name not in unfit]
-        still_open = [lane for lane in known if lane.closed is None]
+    def rank(self, request: SlotRequest) -> Sequence[Lane]:
+        """The lanes that the job may use now; only closed lanes if none is open."""
+        order = request.order
+        still_open = [lane for lane in request.lanes if lane.closed is None]
         if not still_open:
-            return known
-        liked = elsewhere(foremost(order, still_open), failed)
+            return request.lanes
+        liked = elsewhere(foremost(order, still_open), request.failed)
         match self._policy:
             case "balanced" if len(liked) > 1:
                 # At equal prices, an idle GPU goes before a busy one.
@@ -93,7 +78,7 @@ class Roster:
             case "fastest":
                 return sorted(liked, key=lambda lane: (lane.typical_s(), lane.name))
             case "cheapest":
-                wanted = self._shares().get(kind_of(order), frozenset[str]())
+                wanted = self._shares().get(order.kind, frozenset[str]())
                 return [lane for lane in liked if lane.name in wanted] or liked[:1]
 
     def expect(self, demand: Mapping[Kind, int]) -> None:
@@ -111,12 +96,12 @@ class Roster:
 
     def bought(self, order: Order) -> None:
         """Count one job less to be bought: it is at a provider."""
-        if self._demand[kind := kind_of(order)] > 0:
+        if self._demand[kind := order.kind] > 0:
             self._demand[kind] -= 1
 
     def again(self, order: Order) -> None:
         """Count one job more to be bought: its attempt failed."""
-        self._demand[kind_of(order)] += 1
+        self._demand[order.kind] += 1
 
     def reckon(self) -> int:
         """How many jobs cannot be done in time, by a new allotment."""

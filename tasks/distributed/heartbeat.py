@@ -148,8 +148,8 @@ class ShardHeartbeat:
         self._set_budgets(grant)
         if self._engine.done_buying is Why.BUDGET:
             # Without money no slots are granted, so jobs must find out without a turn.
-            self._engine.lanes.look_again()
-        self._engine.lanes.answered()
+            self._engine.lanes.recheck_budgets()
+        self._engine.lanes.assign_slots()
 
     def _without_grant(self, grant: Grant | None) -> None:
         """Handle a message without a grant for this run.

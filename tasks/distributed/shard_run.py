@@ -157,7 +157,7 @@ def _hold(engine: Engine, ledger: Ledger, world: World) -> None:
         if history.state is State.ACCEPTED and lane is not None:
             # Until the engine has taken up the job, and holds the slot itself.
             lane.limiter.hold_slot()
-            loop.call_later(TAKEN_UP_S, engine.lanes.give_back, lane)
+            loop.call_later(TAKEN_UP_S, engine.lanes.release_slot, lane)
     for history in in_doubt(ledger.lives, [*ledger.lives]).values():
         lane = next((x for x in engine.lanes.all if x.name == history.lane), None)
         if lane is None:
@@ -166,4 +166,4 @@ def _hold(engine: Engine, ledger: Ledger, world: World) -> None:
         left_s = (history.submitted_at or 0.0) + for_s - world.today()
         if left_s > 0:
             lane.limiter.hold_slot()
-            loop.call_later(min(left_s, for_s), engine.lanes.give_back, lane)
+            loop.call_later(min(left_s, for_s), engine.lanes.release_slot, lane)

@@ -11,7 +11,7 @@ The life of a job
 ledger stores events, and a job's state is computed from them. `job` repeats one loop: read
 the history, do the one thing that the state calls for, record what happened, read again.
 
-    pending     check the still, hand it over, wait for a turn, submit once
+    pending     check the still, hand it over, wait for a slot, submit once
     in doubt    ask the provider, if it can be asked; else wait for the owner
     accepted    poll the provider until the job ends, or until the deadline
     generated   download, check and publish the clip
@@ -24,7 +24,7 @@ next run continues from there.
 The modules
 -----------
 `engine` runs the workers and stops, pauses or winds them down. `reserve` collects what one
-submit needs: a still at the provider (`send_still`), a turn on a lane, and the reserved
+submit needs: a still at the provider (`send_still`), a slot on a lane, and the reserved
 price. `submit` sends the request once and applies the answer to the job and the lane. `poll`
 follows accepted jobs, and `download` publishes clips. `stats` and `lane_costs` count.
 

@@ -35,7 +35,7 @@ from tasks.engine.job import Lives, Rules
 from tasks.engine.own_faults import park
 from tasks.engine.poll import Follower
 from tasks.engine.recover import Fetcher
-from tasks.engine.reserve import Hand
+from tasks.engine.reserve import JobRun
 from tasks.engine.stats import Tally, Why
 from tasks.providers.http import Clients
 
@@ -245,7 +245,8 @@ class Engine:
 
     async def advance(self, order: Order) -> History:
         """Take a job from the state that its history left it in, to an end."""
-        return await self._lives.lived(Hand(order, self.lanes))
+        run = JobRun(order, self.lanes, self.roster.able(order))
+        return await self._lives.lived(run)
 
     def fetcher(self, objects: Objects) -> Fetcher:
         """Make the fetcher of clips that other batches bought, whose money does not count here."""

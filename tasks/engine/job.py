@@ -41,7 +41,7 @@ from tasks.engine.poll import (
     UnfinishedError,
     UnreadError,
 )
-from tasks.engine.reserve import Hand, Offer, Offers, RestError
+from tasks.engine.reserve import JobRun, Offer, Offers, RestError
 from tasks.engine.stats import UNANSWERED, Tally, Why
 from tasks.engine.steps import AtProvider, Steps, free, known_routes
 from tasks.engine.submit import (
@@ -129,17 +129,17 @@ class Lives:
             today=today,
         )
 
-    async def lived(self, hand: Hand) -> History:
+    async def lived(self, run: JobRun) -> History:
         """Process the job; record each event before the next step begins."""
-        async with aclosing(self._life(hand)) as events:
+        async with aclosing(self._life(run)) as events:
             async for event in events:
-                await self._record(hand.job_id, event)
-        return self._ledger.history(hand.job_id)
+                await self._record(run.job_id, event)
+        return self._ledger.history(run.job_id)
 
-    async def _life(self, hand: Hand) -> AsyncGenerator[Event, None]:
+    async def _life(self, run: JobRun) -> AsyncGenerator[Event, None]:
         """The events of the rest of the job's life."""
         try:
-            while step := self._step(hand, self._ledger.history(hand.job_id)):
+            while step := self._step(run, self._ledger.history(run.job_id)):
                 moved = False
                 async with aclosing(step) as events:
                     async for event in events:
@@ -148,13 +148,15 @@ class Lives:
                 if not moved:
                     return
         except RestError as exc:
-            self.tally.rest(hand.job_id, exc.why, exc.reason)
-            if self._ledger.history(hand.job_id).state is State.PENDING:
-                self.roster.bought(hand.order)
+            self.tally.rest(run.job_id, exc.why, exc.reason)
+            if self._ledger.history(run.job_id).state is State.PENDING:
+                self.roster.bought(run.order)
         finally:
-            hand.let_go()
+            run.release_slot()
 
-    def _step(self, hand: Hand, history: History) -> AsyncGenerator[Event, None] | None:
+    def _step(
+        self, run: JobRun, history: History
+    ) -> AsyncGenerator[Event, None] | None:
         """The step that the history calls for, or None at an end."""
         match history:
             case History(state=State.PENDING) if history.losses > LOSSES:
@@ -163,25 +165,25 @@ class Lives:
             case History(state=State.PENDING) if (
                 history.failures < self._rules.attempts
             ):
-                return self._buy(hand, history)
+                return self._buy(run, history)
             case History(state=State.PENDING):
                 reason = f"{history.failures} attempts failed: {history.reason}"
                 raise RestError(Why.ATTEMPTS, reason)
             case History(state=State.IN_DOUBT):
                 raise RestError(Why.DOUBT, history.reason or UNANSWERED)
             case History(state=State.ACCEPTED, ticket=Ticket() as ticket):
-                return self._follow(hand, history, ticket)
+                return self._follow(run, history, ticket)
             case History(state=State.GENERATED, ticket=Ticket() as ticket):
-                return self._publish(hand, history, ticket)
+                return self._publish(run, history, ticket)
             case _:
                 return None
 
-    async def _buy(self, hand: Hand, history: History) -> AsyncGenerator[Event, None]:
+    async def _buy(self, run: JobRun, history: History) -> AsyncGenerator[Event, None]:
         """One submit: recorded before it is sent, and its answer recorded after it."""
-        offer = await self._offers.make(hand, self._failed(history))
-        seed = hand.order.job.seed_after(history.discards)
-        ref = reference(hand.job_id, history.attempts + 1)
-        self.roster.bought(hand.order)
+        offer = await self._offers.make(run, self._failed(history))
+        seed = run.order.job.seed_after(history.discards)
+        ref = reference(run.job_id, history.attempts + 1)
+        self.roster.bought(run.order)
         meant = self._now(), self._today()
         yield self._submitter.intended(offer, seed, ref)
         if (old_s := self._since(*meant)) > SEND_WITHIN_S:
@@ -200,12 +202,12 @@ class Lives:
         yield answer
         match answer:
             case Accepted():
-                hand.accepted = answered
+                run.accepted = answered
             case Doubted():
-                hand.let_go_later()
+                run.release_slot_after_typical_run()
             case _:
-                hand.let_go()
-                self._again(hand, answer)
+                run.release_slot()
+                self._again(run, answer)
 
     def _since(self, now: float, today: float) -> float:
         """Seconds since then, the larger of two clocks.
@@ -227,10 +229,10 @@ class Lives:
         )
         return Refused(reason)
 
-    def _again(self, hand: Hand, ended: Event) -> None:
+    def _again(self, run: JobRun, ended: Event) -> None:
         """Count the job as one to be bought again, if its attempt failed."""
         if isinstance(ended, Refused | Discarded | Forgotten):
-            self.roster.again(hand.order)
+            self.roster.again(run.order)
 
     def _failed(self, history: History) -> Route | None:
         """The route on which an attempt at the job failed, if it is still in use."""
@@ -240,20 +242,20 @@ class Lives:
         )
 
     async def _follow(
-        self, hand: Hand, history: History, ticket: Ticket
+        self, run: JobRun, history: History, ticket: Ticket
     ) -> AsyncGenerator[Event, None]:
         """Poll an accepted job until the provider has finished it."""
-        job = self._at_provider(hand, history, ticket)
+        job = self._at_provider(run, history, ticket)
         ended = await job.poll()
-        hand.let_go()
+        run.release_slot()
         self._count(job.lane, ended)
         if isinstance(ended, Finished):
-            hand.clip_url = ended.url
+            run.clip_url = ended.url
         elif not isinstance(ended, Gone):
             # The provider may have failed on the link to the still.
-            hand.handed.clear()
+            run.handed.clear()
         event = self._steps.ended(job, ended)
-        self._again(hand, event)
+        self._again(run, event)
         yield event
 
     def _count(self, lane: Lane, ended: Ended) -> None:
@@ -264,42 +266,41 @@ class Lives:
         self._submitter.count(lane, failed=not (made or unpaid))
 
     async def _publish(
-        self, hand: Hand, history: History, ticket: Ticket
+        self, run: JobRun, history: History, ticket: Ticket
     ) -> AsyncGenerator[Event, None]:
         """Fetch and publish the clip of a finished job."""
-        if hand.clip_url is None and (kept := await self._publisher.kept(hand.job_id)):
+        if run.clip_url is None and (kept := await self._publisher.kept(run.job_id)):
             yield kept
             return
-        job = self._at_provider(hand, history, ticket)
-        url, hand.clip_url = hand.clip_url, None
+        job = self._at_provider(run, history, ticket)
+        url, run.clip_url = run.clip_url, None
         try:
             event = await self._steps.publish(
-                job, request=requested(hand.order), url=url
+                job, request=requested(run.order), url=url
             )
         except UnfetchedError as exc:
             raise RestError(Why.UNFINISHED, str(exc)) from exc
         if isinstance(event, Discarded) and not event.reason.startswith(EXPIRED):
             self._submitter.spoiled(job.lane)
-        self._again(hand, event)
+        self._again(run, event)
         yield event
 
-    def _at_provider(self, hand: Hand, history: History, ticket: Ticket) -> AtProvider:
-        lane = self._lane_of(hand, history, ticket)
-        poll = partial(self._until_ended, hand, lane, history, ticket)
-        return AtProvider(hand.job_id, lane, ticket, poll)
+    def _at_provider(self, run: JobRun, history: History, ticket: Ticket) -> AtProvider:
+        lane = self._lane_of(run, history, ticket)
+        poll = partial(self._until_ended, run, lane, history, ticket)
+        return AtProvider(run.job_id, lane, ticket, poll)
 
     async def _until_ended(
-        self, hand: Hand, lane: Lane, history: History, ticket: Ticket
+        self, run: JobRun, lane: Lane, history: History, ticket: Ticket
     ) -> Ended:
-        able = self.roster.able(hand.order)
-        others = any(each.closed is None and each is not lane for each in able)
+        others = any(each.closed is None and each is not lane for each in run.able)
         remade_free = free(history, lane)
         dies = others and remade_free
         try:
             return await self.follower.until_ended(
                 lane,
                 ticket,
-                age_s=self._age_s(hand, history),
+                age_s=self._age_s(run, history),
                 # Another account never had it. If the lane of an own GPU is gone, its jobs
                 # are made again: that costs nothing.
                 over=self._steps.may_be_gone(history, lane)
@@ -317,18 +318,18 @@ class Lives:
         except UnfinishedError as exc:
             raise RestError(Why.UNFINISHED, str(exc)) from exc
 
-    def _age_s(self, hand: Hand, history: History) -> float:
-        if hand.accepted is not None:
-            return self._now() - hand.accepted
+    def _age_s(self, run: JobRun, history: History) -> float:
+        if run.accepted is not None:
+            return self._now() - run.accepted
         return self._today() - (history.accepted_at or 0.0)
 
-    def _lane_of(self, hand: Hand, history: History, ticket: Ticket) -> Lane:
+    def _lane_of(self, run: JobRun, history: History, ticket: Ticket) -> Lane:
         """The lane that accepted the job. After a restart, take its slot there again."""
         lane = who_asks(self.lanes.all, history)
         if lane is None:
             reason = f"no lane in use asks {ticket.provider}, who has it"
             raise RestError(Why.UNFINISHED, reason)
-        if hand.slot is None and history.state is State.ACCEPTED:
+        if run.slot is None and history.state is State.ACCEPTED:
             lane.limiter.hold_slot()
-            hand.slot = lane
+            run.slot = lane
         return lane

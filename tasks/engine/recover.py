@@ -189,7 +189,7 @@ class Fetcher:
         for life in at_work.keys() - self._held.keys():
             at_work[life].limiter.hold_slot()
         for life in self._held.keys() - at_work.keys():
-            self._lanes.give_back(self._held[life])
+            self._lanes.release_slot(self._held[life])
         self._held = at_work
 
     def _pause_s(self, left: Mapping[str, Lane]) -> float:

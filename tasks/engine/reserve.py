@@ -1,10 +1,10 @@
 """Collects all that one submit needs, before any money moves.
 
-These are the still, handed over to the provider; a turn on a lane; and the reserved price.
+These are the still, handed over to the provider; a slot on a lane; and the reserved price.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Final, TypeVar
@@ -15,10 +15,11 @@ from storage.media import BadStillError
 from storage.sources import OpeningError
 from tasks.dispatch.budget import Purse
 from tasks.dispatch.lanes import (
+    BudgetChangedError,
     Lane,
     Lanes,
-    LookAgainError,
     NoLaneLeftError,
+    SlotRequest,
     StoppedError,
     closing,
 )
@@ -84,19 +85,20 @@ class Handed:
 
 
 @dataclass(slots=True)
-class Hand:
+class JobRun:
     """The resources of a job while this process works on it. None outlive the process."""
 
     order: Order
     lanes: Lanes
+    able: Sequence[Lane]
+    """The lanes that can make it, open or closed, less those for which its still is too
+    small."""
     handed: dict[str, Handed] = field(default_factory=dict[str, Handed])
     """By the lane's name."""
-    unfit: set[str] = field(default_factory=set[str])
-    """The names of the lanes for which the still is too small."""
     clip_url: str | None = None
     """The link to the clip, once a poll has returned it."""
     slot: Lane | None = None
-    """Its place on a lane, from its turn until the provider is done with it."""
+    """The lane on which it holds a slot, until the provider is done with it."""
     accepted: float | None = None
     """When this process had its latest submit accepted, by the monotonic clock."""
 
@@ -104,18 +106,18 @@ class Hand:
     def job_id(self) -> str:
         return self.order.job.id
 
-    def let_go(self) -> None:
+    def release_slot(self) -> None:
         """Release the slot: the provider has finished the job."""
         if self.slot is not None:
-            self.lanes.give_back(self.slot)
+            self.lanes.release_slot(self.slot)
             self.slot = None
 
-    def let_go_later(self) -> None:
+    def release_slot_after_typical_run(self) -> None:
         """Release the slot of a job in doubt when the job would be done, if it is at work."""
         if self.slot is not None:
             seconds = self.slot.polls.expected_s() or 60.0
             loop = asyncio.get_running_loop()
-            loop.call_later(seconds, self.lanes.give_back, self.slot)
+            loop.call_later(seconds, self.lanes.release_slot, self.slot)
             self.slot = None
 
 
@@ -135,8 +137,8 @@ class Offers:
         default_factory=lambda: asyncio.Semaphore(STILLS_IN_TRANSIT)
     )
 
-    async def make(self, hand: Hand, failed: Route | None) -> Offer:
-        """A turn to submit this job now; its slot is in the hand.
+    async def make(self, run: JobRun, failed: Route | None) -> Offer:
+        """Reserve what one submit of this job needs; the run holds the slot.
 
         `failed` is the route on which an attempt at it failed.
 
@@ -145,35 +147,36 @@ class Offers:
         """
         try:
             while True:
-                able = self._able(hand, failed)
-                # Handed to the likeliest lane before the turn: no slot waits for it.
-                well = (lane for lane in able if not lane.limiter.breaker.is_open)
-                if await self._handed(hand, next(well, able[0])) is None:
+                request = SlotRequest(run.order, run.able, failed)
+                lanes = self._ranked(request)
+                # Handed to the likeliest lane before the slot: no slot waits for it.
+                well = (lane for lane in lanes if not lane.limiter.breaker.is_open)
+                if await self._handed(run, next(well, lanes[0])) is None:
                     continue
                 try:
-                    lane = await self.lanes.turn(lambda: self._preferred(hand, failed))
-                except LookAgainError:
+                    lane = await self.lanes.reserve_slot(request)
+                except BudgetChangedError:
                     continue
-                if offer := await self._taken(hand, lane):
+                if offer := await self._offer(run, lane):
                     return offer
         except StoppedError:
             raise RestError(Why.STOPPED, "the run was stopped") from None
         except NoLaneLeftError as exc:
             raise RestError(Why.NO_LANE, str(exc)) from None
 
-    async def _taken(self, hand: Hand, lane: Lane) -> Offer | None:
-        """The offer for this turn. None if the lane closed; the turn is then returned."""
-        job, offer = hand.order.job, None
+    async def _offer(self, run: JobRun, lane: Lane) -> Offer | None:
+        """The offer for this slot. None if the lane closed; the slot is then released."""
+        job, offer = run.order.job, None
         price_usd = lane.route.price_usd(job)
         try:
-            handed = await self._handed(hand, lane)
+            handed = await self._handed(run, lane)
             if handed is not None and self._reserved(lane, price_usd):
                 framed = replace(job, aspect_ratio=handed.aspect_ratio)
                 offer = Offer(lane, price_usd, handed.url, framed)
-                hand.slot = lane
+                run.slot = lane
         finally:
             if offer is None:
-                self.lanes.withdraw(lane)
+                self.lanes.release_unused_slot(lane)
         return offer
 
     def _reserved(self, lane: Lane, price_usd: Decimal) -> bool:
@@ -193,64 +196,60 @@ class Offers:
             raise RestError(Why.BUDGET, f"the budget has no {price_usd} USD left")
         return lane.day.reserve(price_usd, now)
 
-    def _able(self, hand: Hand, failed: Route | None) -> list[Lane]:
-        job = hand.order.job
-        known = self.roster.able(hand.order)
-        if not known:
+    def _ranked(self, request: SlotRequest) -> Sequence[Lane]:
+        """The lanes that the job may use now, if one is open and the money may suffice."""
+        job = request.order.job
+        if not request.lanes:
             reason = "no lane in use can make it for its max_usd"
             raise RestError(Why.UNSERVED, reason)
-        cheapest = min(lane.route.price_usd(job) for lane in known)
+        cheapest = min(lane.route.price_usd(job) for lane in request.lanes)
         if not (self.purse.affords(cheapest) or self.purse.may_grow):
             raise RestError(Why.BUDGET, "the budget is spent")
-        lanes = self._preferred(hand, failed)
+        lanes = self.roster.rank(request)
         if not any(lane.closed is None for lane in lanes):
             raise NoLaneLeftError(closing(lanes))
         return lanes
 
-    def _preferred(self, hand: Hand, failed: Route | None) -> list[Lane]:
-        return self.roster.lanes(hand.order, failed, unfit=hand.unfit)
-
-    async def _handed(self, hand: Hand, lane: Lane) -> Handed | None:
+    async def _handed(self, run: JobRun, lane: Lane) -> Handed | None:
         """The still as the lane's provider can read it, or None.
 
         None means that the lane closed, that the still is too small for it, or that the
         provider is out of reach and there are other lanes. Only the URL is kept, so a
         thousand waiting jobs need little memory.
         """
-        known = hand.handed.get(lane.name)
+        known = run.handed.get(lane.name)
         if known is None or self.today() - known.at > HANDED_FOR_S:
             try:
-                handing = self._hand_over(hand, lane)
+                handing = self._hand_over(run, lane)
                 known = await self._unless_stopped(handing)
             except UnfitError:
-                hand.unfit.add(lane.name)
+                run.able = [able for able in run.able if able is not lane]
                 return None
             except MisconfiguredError as exc:
                 self.lanes.misconfigured(lane, exc)
                 return None
             except ProviderError as exc:
-                if isinstance(exc, RejectedError) or not self._spares(hand, lane):
+                if isinstance(exc, RejectedError) or not self._spares(run, lane):
                     raise RestError(Why.UNREAD, f"its still: {exc}") from exc
                 self.lanes.out_of_reach(lane, str(exc))
                 return None
             # A longer URL holds the still itself, which is too much to keep while others wait.
             if len(known.url) <= LONGEST_LINK:
-                hand.handed[lane.name] = known
+                run.handed[lane.name] = known
         return known
 
-    def _spares(self, hand: Hand, lane: Lane) -> bool:
+    def _spares(self, run: JobRun, lane: Lane) -> bool:
         """Whether the lane is an own GPU and other lanes can make the job."""
         if lane.paid:
             return False
-        others = (each for each in self._preferred(hand, None) if each is not lane)
-        return any(each.closed is None for each in others)
+        others = self.roster.rank(SlotRequest(run.order, run.able))
+        return any(each.closed is None for each in others if each is not lane)
 
-    async def _hand_over(self, hand: Hand, lane: Lane) -> Handed:
-        order = hand.order
-        able = self.roster.able(order)
+    async def _hand_over(self, run: JobRun, lane: Lane) -> Handed:
+        order = run.order
         async with self._in_transit:
             try:
-                least = min(each.route.min_still_px for each in able)
+                least = min(each.route.min_still_px for each in run.able)
                 checked = await send_still.check(order, min_px=least)
             except BadStillError as exc:
                 raise RestError(Why.STILL, str(exc)) from exc
@@ -260,7 +259,7 @@ class Offers:
             seen = checked.still
             if min(seen.width, seen.height) < lane.route.min_still_px:
                 raise UnfitError(lane.name)
-            dead_s = self.dead_s if self._spares(hand, lane) else None
+            dead_s = self.dead_s if self._spares(run, lane) else None
             try:
                 async with asyncio.timeout(dead_s):
                     url = await send_still.hand_over(checked, lane, self.clients)

@@ -122,10 +122,10 @@ class Submitter:
             lane.limiter.failed(self.now())
             if lane.limiter.breaker.is_down and not lane.paid:
                 self.lanes.close_here(lane, f"gives no answer: {exc}")
-            self.lanes.answered()
+            self.lanes.assign_slots()
             return Doubted(str(exc), exc.lost)
         lane.limiter.accepted(self.now())
-        self.lanes.answered()
+        self.lanes.assign_slots()
         return Accepted(ticket)
 
     def count(self, lane: Lane, *, failed: bool) -> None:

@@ -15,8 +15,8 @@ from heapq import merge
 from itertools import repeat
 from statistics import median
 
-from manifests.jobs import Order
-from tasks.dispatch.eligibility import Kind, Policy, candidates, kind_of, standing_for
+from manifests.jobs import Kind, Order
+from tasks.dispatch.eligibility import Policy, candidates, standing_for
 from tasks.dispatch.lanes import Lane
 from tasks.dispatch.min_cost import allot
 from tasks.forecast.lane_model import Line, lines
@@ -165,7 +165,7 @@ class _Table:
     def count(self, orders: Iterable[Order]) -> Iterator[_Ask]:
         """Count each order by its kind, and yield that kind."""
         for order in orders:
-            kind = kind_of(order)
+            kind = order.kind
             if kind.max_usd is not None:
                 # All limits between one listed price and the next are equivalent.
                 under = bisect_right(self._prices, kind.max_usd)

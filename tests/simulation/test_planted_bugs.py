@@ -350,7 +350,7 @@ def a_process_that_was_never_heard_is_waited_for(patch):
 
 @breaks("stuck", script=sharded)
 def who_waits_for_money_is_not_told_that_no_more_will_come(patch):
-    patch.setattr(Lanes, "look_again", lambda self: None)
+    patch.setattr(Lanes, "recheck_budgets", lambda self: None)
     patch.setattr(night, "LONGEST_S", 3 * 3600.0)
 
 
@@ -382,9 +382,9 @@ def jobs_are_looked_at_twice_a_night(patch):
 
 @breaks("stuck")
 def nobody_is_told_that_a_slot_is_free(patch):
-    patch.setattr(Lanes, "give_back", lambda self, lane: lane.limiter.release_slot())
-    patch.setattr(Lanes, "_again_in", lambda self, seconds: None)
-    patch.setattr(Lanes, "answered", lambda self: None)
+    patch.setattr(Lanes, "release_slot", lambda self, lane: lane.limiter.release_slot())
+    patch.setattr(Lanes, "_assign_again_in", lambda self, seconds: None)
+    patch.setattr(Lanes, "assign_slots", lambda self: None)
 
 
 @breaks("replay")

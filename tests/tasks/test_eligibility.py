@@ -13,7 +13,6 @@ from tasks.dispatch.eligibility import (
     candidates,
     elsewhere,
     foremost,
-    kind_of,
     standing_for,
 )
 
@@ -142,10 +141,10 @@ def test_kind_is_served_by_the_lanes_that_serve_its_orders(fields):
     """The lanes able to serve a kind are those able to serve its orders."""
     wanted = order(**fields)
 
-    alike = standing_for(kind_of(wanted))
+    alike = standing_for(wanted.kind)
 
     assert able(alike, LANES) == able(wanted, LANES)
-    assert kind_of(alike) == kind_of(wanted)
+    assert alike.kind == wanted.kind
 
 
 def test_route_that_requires_a_shape_serves_rows_without_one():

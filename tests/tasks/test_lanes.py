@@ -1,4 +1,4 @@
-"""Lanes: the order of turns, and the closing of a lane."""
+"""Lanes: the order in which slots are reserved, and the closing of a lane."""
 
 import asyncio
 import math
@@ -9,14 +9,16 @@ from itertools import count
 import pytest
 
 from manifests.catalogue.loader import load
-from tasks.dispatch.lanes import ENOUGH, Lane, Lanes, NoLaneLeftError
-from tasks.dispatch.rate_limit import LearnedLimits, Limits, RateLimiter
+from manifests.jobs import Job, Order
+from tasks.dispatch.lanes import ENOUGH, Lane, Lanes, NoLaneLeftError, SlotRequest
+from tasks.dispatch.rate_limit import Learned, Limits, Pace
 from tasks.providers import PROVIDERS
 from tasks.providers.http import Endpoint
 
 pytestmark = pytest.mark.anyio
 
 ROUTE = load().route("wavespeed/wan-2.2-spicy")
+ORDER = Order(job=Job(image="i", prompt="p"), still="i")
 
 
 class Clock:
@@ -37,13 +39,17 @@ def lane(name="a", *, shared=None, route=ROUTE, **limits):
     )
 
 
+def want(*some):
+    return SlotRequest(ORDER, some)
+
+
 def lanes(*some, today=None):
     return Lanes(some, Clock(), today or Clock())
 
 
 async def taken(dealt, *some):
     """The lanes of the turns that are dealt at once, in the order of asking."""
-    turns = [asyncio.ensure_future(dealt.turn(lambda: some)) for _ in range(4)]
+    turns = [asyncio.ensure_future(dealt.reserve_slot(want(*some))) for _ in range(4)]
     await asyncio.sleep(0)
     got = [turn.result().name for turn in turns if turn.done()]
     for turn in turns:
@@ -70,13 +76,13 @@ async def test_jobs_preferences_are_read_anew_at_each_free_slot():
     """A job's preferred lanes are read again each time a slot becomes free."""
     a, b = lane("a"), lane("b")
     dealt, wants = lanes(a, b), [a]
-    await dealt.turn(lambda: [a])
-    waiting = asyncio.ensure_future(dealt.turn(lambda: wants))
+    await dealt.reserve_slot(want(a))
+    waiting = asyncio.ensure_future(dealt.reserve_slot(SlotRequest(ORDER, wants)))
     await asyncio.sleep(0)
     assert not waiting.done()
 
     wants.append(b)
-    behind = asyncio.ensure_future(dealt.turn(lambda: [a]))
+    behind = asyncio.ensure_future(dealt.reserve_slot(want(a)))
 
     assert (await waiting).name == "b"
     behind.cancel()
@@ -95,8 +101,8 @@ async def test_an_off_peak_lane_takes_nothing_out_of_its_hours():
 async def test_waiting_jobs_learn_why_all_lanes_are_closed():
     a = lane("a")
     dealt = lanes(a)
-    await dealt.turn(lambda: [a])
-    waiting = asyncio.ensure_future(dealt.turn(lambda: [a]))
+    await dealt.reserve_slot(want(a))
+    waiting = asyncio.ensure_future(dealt.reserve_slot(want(a)))
     await asyncio.sleep(0)
 
     dealt.close(a, "top up the account")
@@ -108,19 +114,21 @@ async def test_waiting_jobs_learn_why_all_lanes_are_closed():
 async def test_long_queue_is_not_scanned_at_every_deal():
     """A deal does not scan the whole queue, even when a lane is closed."""
     a, b = lane("a"), lane("b")
-    dealt, asked = lanes(a, b), count()
-    await dealt.turn(lambda: [a])
+    asked = count()
+
+    def rank(request):
+        next(asked)
+        return request.lanes
+
+    dealt = Lanes([a, b], Clock(), Clock(), rank=rank)
+    await dealt.reserve_slot(want(a))
     dealt.close(b, "no credit")
 
-    def prefers():
-        next(asked)
-        return [a, b]
-
-    queue = [asyncio.ensure_future(dealt.turn(prefers)) for _ in range(2000)]
+    queue = [asyncio.ensure_future(dealt.reserve_slot(want(a, b))) for _ in range(2000)]
     await asyncio.sleep(0)
     for _ in range(20):
         a.limiter.accepted(0.0)
-        dealt.give_back(a)
+        dealt.release_slot(a)
     await asyncio.sleep(0)
 
     assert sum(turn.done() for turn in queue) == 20
@@ -133,15 +141,15 @@ async def test_last_in_a_long_queue_hears_at_once_of_no_lane_left():
     """A job at the end of a long queue learns at once that it has no lane left."""
     a, b = lane("a"), lane("b")
     dealt = lanes(a, b)
-    await dealt.turn(lambda: [a])
-    await dealt.turn(lambda: [b])
-    queue = [asyncio.ensure_future(dealt.turn(lambda: [a, b])) for _ in range(2000)]
-    last = asyncio.ensure_future(dealt.turn(lambda: [b]))
+    await dealt.reserve_slot(want(a))
+    await dealt.reserve_slot(want(b))
+    queue = [asyncio.ensure_future(dealt.reserve_slot(want(a, b))) for _ in range(2000)]
+    last = asyncio.ensure_future(dealt.reserve_slot(want(b)))
     await asyncio.sleep(0)
 
     dealt.close(b, "no credit")
 
-    for told in (last, dealt.turn(lambda: [b])):
+    for told in (last, dealt.reserve_slot(want(b))):
         with pytest.raises(NoLaneLeftError, match="b: no credit"):
             await told
     assert not any(turn.done() for turn in queue)

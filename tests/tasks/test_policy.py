@@ -8,8 +8,7 @@ import pytest
 
 from manifests.catalogue.loader import load
 from manifests.jobs import Job, Order
-from tasks.dispatch.eligibility import kind_of
-from tasks.dispatch.lanes import Lane
+from tasks.dispatch.lanes import Lane, SlotRequest
 from tasks.dispatch.policy import Roster
 from tasks.dispatch.rate_limit import Limits, RateLimiter
 from tasks.providers import PROVIDERS
@@ -17,7 +16,7 @@ from tasks.providers.http import Endpoint
 
 CATALOGUE = load()
 ORDER = Order(job=Job(image="i", prompt="p", model="wan-2.2-spicy"), still="i")
-KIND = kind_of(ORDER)
+KIND = ORDER.kind
 
 
 class Clock:
@@ -57,12 +56,16 @@ def roster(*lanes, policy="cheapest", ends_at=math.inf, clock=None):
     return Roster(lanes, policy=policy, now=clock, today=clock, ends_at=ends_at)
 
 
+def ranked(plan, failed=None):
+    return plan.rank(SlotRequest(ORDER, plan.able(ORDER), failed))
+
+
 def names(lanes):
     return [lane.name for lane in lanes]
 
 
 def test_balanced_takes_the_cheapest_lane_that_is_free(cheap, dear):
-    assert names(roster(cheap, dear, policy="balanced").lanes(ORDER)) == [
+    assert names(ranked(roster(cheap, dear, policy="balanced"))) == [
         "cheap",
         "dear",
     ]
@@ -73,14 +76,14 @@ def test_of_two_at_one_price_the_one_that_is_idle_goes_first(cheap):
     cheap.limiter = RateLimiter(Limits(slots=1, submits_per_minute=60, queues=True))
     cheap.limiter.reserve_slot(0.0)
 
-    assert names(roster(cheap, idle, policy="balanced").lanes(ORDER)) == [
+    assert names(ranked(roster(cheap, idle, policy="balanced"))) == [
         "idle",
         "cheap",
     ]
 
 
 def test_fastest_prefers_the_lane_whose_jobs_take_the_least_time(cheap, dear):
-    assert names(roster(cheap, dear, policy="fastest").lanes(ORDER)) == [
+    assert names(ranked(roster(cheap, dear, policy="fastest"))) == [
         "dear",
         "cheap",
     ]
@@ -91,7 +94,7 @@ def test_cheapest_without_a_deadline_never_pays_for_speed(cheap, dear):
     plan = roster(cheap, dear)
     plan.expect({KIND: 100_000})
 
-    assert names(plan.lanes(ORDER)) == ["cheap"]
+    assert names(ranked(plan)) == ["cheap"]
     assert plan.reckon() == 0
 
 
@@ -99,7 +102,7 @@ def test_a_deadline_that_the_cheap_lane_meets_costs_nothing(cheap, dear):
     plan = roster(cheap, dear, ends_at=3600.0)
     plan.expect({KIND: 500})
 
-    assert names(plan.lanes(ORDER)) == ["cheap"]
+    assert names(ranked(plan)) == ["cheap"]
 
 
 def test_missed_deadline_brings_in_the_dear_lane(cheap, dear):
@@ -107,7 +110,7 @@ def test_missed_deadline_brings_in_the_dear_lane(cheap, dear):
     plan = roster(cheap, dear, ends_at=3600.0)
     plan.expect({KIND: 1000})
 
-    assert names(plan.lanes(ORDER)) == ["cheap", "dear"]
+    assert names(ranked(plan)) == ["cheap", "dear"]
     assert plan.reckon() == 0
 
 
@@ -116,25 +119,25 @@ def test_dear_lane_is_dropped_once_the_cheap_one_suffices(cheap, dear):
     clock = Clock()
     plan = roster(cheap, dear, ends_at=3600.0, clock=clock)
     plan.expect({KIND: 1000})
-    plan.lanes(ORDER)
+    ranked(plan)
 
     for _ in range(700):
         plan.bought(ORDER)
     clock.now = 900.0
 
-    assert names(plan.lanes(ORDER)) == ["cheap"]
+    assert names(ranked(plan)) == ["cheap"]
 
 
 def test_a_lane_that_turns_out_slow_brings_in_the_dear_one(cheap, dear):
     clock = Clock()
     plan = roster(cheap, dear, ends_at=3600.0, clock=clock)
     plan.expect({KIND: 400})
-    assert names(plan.lanes(ORDER)) == ["cheap"]
+    assert names(ranked(plan)) == ["cheap"]
 
     cheap.polls.learn([180.0] * 20)
     clock.now = 60.0
 
-    assert names(plan.lanes(ORDER)) == ["cheap", "dear"]
+    assert names(ranked(plan)) == ["cheap", "dear"]
 
 
 def test_impossible_deadline_uses_every_lane_and_warns(cheap, dear):
@@ -142,7 +145,7 @@ def test_impossible_deadline_uses_every_lane_and_warns(cheap, dear):
     plan = roster(cheap, dear, ends_at=600.0)
     plan.expect({KIND: 10_000})
 
-    assert names(plan.lanes(ORDER)) == ["cheap", "dear"]
+    assert names(ranked(plan)) == ["cheap", "dear"]
     assert plan.reckon() > 9_000
 
 
@@ -156,7 +159,7 @@ def test_lanes_of_one_account_are_not_counted_on_twice():
         Job(image="i", prompt="p", model=each.route.model) for each in (spicy, plain)
     ]
 
-    plan.expect({kind_of(Order(job=job, still="i")): 90 for job in jobs})
+    plan.expect({Order(job=job, still="i").kind: 90 for job in jobs})
 
     # One slot makes some 96 clips of a minute each by then.
     assert plan.reckon() >= 80
@@ -165,18 +168,18 @@ def test_lanes_of_one_account_are_not_counted_on_twice():
 def test_a_closed_lane_is_planned_without_at_once(cheap, dear):
     plan = roster(cheap, dear)
     plan.expect({KIND: 10})
-    assert names(plan.lanes(ORDER)) == ["cheap"]
+    assert names(ranked(plan)) == ["cheap"]
 
     cheap.closed = "no credit"
 
-    assert names(plan.lanes(ORDER)) == ["dear"]
+    assert names(ranked(plan)) == ["dear"]
 
 
 def test_job_with_every_lane_closed_learns_which_and_why(cheap, dear):
     """If every lane is closed, the job's error names each lane and the reason."""
     cheap.closed = dear.closed = "no credit"
 
-    assert names(roster(cheap, dear).lanes(ORDER)) == ["cheap", "dear"]
+    assert names(ranked(roster(cheap, dear))) == ["cheap", "dear"]
 
 
 def test_after_a_failure_the_other_supplier_is_used(cheap, dear):
@@ -184,7 +187,7 @@ def test_after_a_failure_the_other_supplier_is_used(cheap, dear):
     plan = roster(cheap, dear)
     plan.expect({KIND: 10})
 
-    assert names(plan.lanes(ORDER, failed=cheap.route)) == ["dear"]
+    assert names(ranked(plan, failed=cheap.route)) == ["dear"]
 
 
 def test_failed_job_is_planned_again(cheap, dear):
@@ -209,7 +212,7 @@ def test_an_off_peak_lane_is_counted_on_for_its_hours_only(cheap):
     plan = roster(night, cheap, ends_at=clock.now + 8 * 3600.0, clock=clock)
     plan.expect({KIND: 100})
 
-    assert names(plan.lanes(ORDER)) == ["cheap"]
+    assert names(ranked(plan)) == ["cheap"]
     assert night.opens_in_s(clock.now) == 10 * 3600.0
     assert night.opens_in_s(23 * 3600.0) == night.opens_in_s(3600.0) == 0.0
     assert night.open_s(clock.now, 12 * 3600.0) == 2 * 3600.0

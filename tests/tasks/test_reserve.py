@@ -12,7 +12,7 @@ from tasks.dispatch.budget import Purse
 from tasks.dispatch.lanes import Lanes
 from tasks.dispatch.policy import Roster
 from tasks.emulator import running
-from tasks.engine.reserve import Hand, Offers
+from tasks.engine.reserve import JobRun, Offers
 from tasks.providers.http import connected
 
 pytestmark = pytest.mark.anyio
@@ -32,9 +32,9 @@ def order(tmp_path):
     return Order(job=job, still=path.as_uri())
 
 
-def kept(hand):
+def kept(run):
     """Number of characters."""
-    return sum(len(handed.url) for handed in hand.handed.values())
+    return sum(len(handed.url) for handed in run.handed.values())
 
 
 async def test_inline_still_is_not_kept_by_a_job_that_waits(worlds, emulator, order):
@@ -43,7 +43,8 @@ async def test_inline_still_is_not_kept_by_a_job_that_waits(worlds, emulator, or
         lane = worlds(emulator=emulator, url=url, routes=[KLING], slots=1).lane(KLING)
         lanes = Lanes([lane], time.monotonic)
         roster = Roster([lane], policy="balanced", now=time.monotonic, today=time.time)
-        first, second = Hand(order, lanes), Hand(order, lanes)
+        able = roster.able(order)
+        first, second = JobRun(order, lanes, able), JobRun(order, lanes, able)
         async with connected() as clients:
             stopping = asyncio.Event()
             offers = Offers(
@@ -56,7 +57,7 @@ async def test_inline_still_is_not_kept_by_a_job_that_waits(worlds, emulator, or
             assert kept(second) == 0
 
             lane.limiter.accepted(time.monotonic())
-            first.let_go()
+            first.release_slot()
             offer = await waiting
 
     assert len(offer.image_url) > 2_000_000
