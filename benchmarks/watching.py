@@ -61,7 +61,7 @@ def child(folder: Path, seconds: float) -> None:
     jobs = pl.read_parquet(folder / "m.parquet").height
 
     async def run(engine: Engine, orders) -> None:
-        offer = engine._publisher.offer  # noqa: SLF001 - whom clips are shown to
+        offer = engine.deps.publisher.offer
         done = [*orders]
         for first in range(0, len(done), 50):
             for order in done[first : first + 50]:

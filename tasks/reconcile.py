@@ -4,7 +4,6 @@ It needs no manifest: the ledger has what was submitted. It asks the providers t
 asked. Only the owner decides about the other doubts.
 """
 
-import asyncio
 import logging
 import tempfile
 import time
@@ -16,7 +15,6 @@ from collections.abc import (
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -34,21 +32,18 @@ from manifests.lifecycle import (
     Risked,
     Settled,
 )
-from storage.ledger import Ledger, entries, read
-from storage.media import Clips
-from storage.objects import Objects
-from tasks.dispatch.lanes import Lane, Lanes
-from tasks.engine.download import Publisher
-from tasks.engine.engine import Rules
-from tasks.engine.environment import REAL
+from storage.ledger import Ledger, read
+from tasks.dispatch.budget import Purse
+from tasks.dispatch.lanes import Lane
+from tasks.dispatch.policy import Roster
+from tasks.engine.environment import REAL, Deps, Rules
 from tasks.engine.in_doubt import Doubts, in_doubt
 from tasks.engine.own_faults import park
 from tasks.engine.past_tables import retell
-from tasks.engine.poll import Follower
 from tasks.engine.recover import Fetcher
 from tasks.engine.stats import UNANSWERED
 from tasks.providers.errors import ProviderError
-from tasks.providers.http import Clients, ask, connected
+from tasks.providers.http import ask
 from tasks.providers.protocol import Billed, UnreadableError
 
 log = logging.getLogger(__name__)
@@ -122,8 +117,18 @@ async def opened(
         objects, name="reconcile", take_over=take_over, whole=True
     )
     try:
-        async with connected() as clients:
-            books = Books(objects, ledger, lanes, clients, rules)
+        async with REAL.clients() as clients:
+            deps = Deps(
+                world=REAL,
+                rules=rules,
+                objects=objects,
+                ledger=ledger,
+                clients=clients,
+                roster=Roster(lanes, policy="balanced", now=REAL.now, today=REAL.today),
+                # A reconciliation buys nothing.
+                purse=Purse(Decimal(0)),
+            )
+            books = Books(deps)
             try:
                 yield books
             finally:
@@ -135,46 +140,14 @@ async def opened(
 class Books:
     """A root's ledger, compared with the records of its providers."""
 
-    def __init__(
-        self,
-        objects: Objects,
-        ledger: Ledger,
-        lanes: Sequence[Lane],
-        clients: Clients,
-        rules: Rules,
-    ) -> None:
+    def __init__(self, deps: Deps) -> None:
         self.told = Reconciled()
-        self._objects = objects
-        self._ledger = ledger
-        self._lanes = {lane.name: lane for lane in lanes}
-        self._clients = clients
+        self._deps = deps
+        self._objects = deps.objects
+        self._ledger = deps.ledger
         self._changed = set[str]()
-        stopping = asyncio.Event()
-        self._doubts = Doubts(
-            self._lanes,
-            clients,
-            self._record,
-            partial(entries, objects),
-            stopping,
-            time.monotonic,
-            time.time,
-            rules.settle_s,
-        )
-        self._fetcher = Fetcher(
-            objects=objects,
-            history=ledger.history,
-            lanes=Lanes(lanes, time.monotonic),
-            follower=Follower(clients, rules.deadline_s, time.monotonic, stopping),
-            publisher=Publisher(
-                Clips(objects),
-                clients.free,
-                at_once=rules.downloads,
-                decodes=rules.decodes,
-            ),
-            record=self._record,
-            park=self._park,
-            today=time.time,
-        )
+        self._doubts = Doubts(deps, self._record)
+        self._fetcher = Fetcher(deps, self._record, self._park)
 
     @property
     def batch(self) -> str:
@@ -250,7 +223,7 @@ class Books:
                 await self._ask_charge(attempt)
 
     async def _ask_charge(self, attempt: Attempt) -> None:
-        lane = self._lanes.get(attempt.lane)
+        lane = self._deps.lanes.get(attempt.lane)
         if lane is None or attempt.ticket is None:
             return
         provider = lane.endpoint.provider
@@ -258,7 +231,7 @@ class Books:
             return
         try:
             charge = provider.charge(attempt.ticket)
-            usd = await ask(self._clients, lane.endpoint, charge)
+            usd = await ask(self._deps.clients, lane.endpoint, charge)
         except (ProviderError, UnreadableError) as exc:
             log.warning(
                 "charge.not_reported lane=%s the recorded price stands: %s",

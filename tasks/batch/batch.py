@@ -22,15 +22,12 @@ from manifests.input.reader import demand, stills
 from manifests.job_keys import KEY, keys
 from manifests.jobs import Kind, Order
 from manifests.lifecycle import History, State
-from storage.ledger import Ledger
-from storage.objects import Objects
 from tasks.batch.request import MANIFEST, Wanted, ordered
 from tasks.batch.row_states import Reasons, Rows
 from tasks.batch.summary import Summary, broken, short_of
 from tasks.batch.tables import Batch, keep_tables
 from tasks.dispatch.lanes import Lane
 from tasks.engine.engine import Engine
-from tasks.engine.environment import World
 from tasks.engine.in_doubt import in_doubt
 from tasks.engine.stats import Why
 from tasks.engine.steps import known_routes
@@ -79,16 +76,10 @@ class Away(Protocol):
 class Night:
     """A batch that is under way."""
 
-    def __init__(  # noqa: PLR0913 - the parts of a night, each named once
-        self,
-        wanted: Wanted,
-        *,
-        plan: Plan,
-        folder: Path,
-        ledger: Ledger,
-        engine: Engine,
-        world: World,
+    def __init__(
+        self, wanted: Wanted, *, plan: Plan, folder: Path, engine: Engine
     ) -> None:
+        ledger = engine.deps.ledger
         self.wanted = wanted
         self.plan = plan
         self.engine = engine
@@ -100,9 +91,9 @@ class Night:
         self.manifest = folder / MANIFEST
         self.ledger = ledger
         self._rows = Rows(plan, ledger)
-        self.world = world
-        self._now = world.now
-        self._began = world.now()
+        self.world = engine.deps.world
+        self._now = self.world.now
+        self._began = self._now()
         self._bought = {
             job: history
             for job, history in ledger.lives.items()
@@ -243,7 +234,7 @@ class Night:
             self.engine.again.clear()
             await self._take_up(again)
 
-    async def bring_home(self, objects: Objects, until: asyncio.Event) -> None:
+    async def bring_home(self, until: asyncio.Event) -> None:
         """Fetch clips that were bought for rows of other manifests."""
         ours = self._rows.among(self._bought)
         others = {
@@ -251,7 +242,7 @@ class Night:
         }
         if others:
             log.info("batch.fetching clips=%d that other batches bought", len(others))
-            await self.engine.fetcher(objects).bring_home(others, until)
+            await self.engine.fetcher().bring_home(others, until)
             self.ledger.forget(others)
 
     @property
@@ -331,7 +322,7 @@ class Night:
             fault=self.engine.tally.faults.stopped,
         )
 
-    async def keep(self, objects: Objects) -> None:
+    async def keep(self) -> None:
         """Write the tables of a batch whose ledger is closed."""
         over = Batch(
             plan=self.plan,
@@ -339,7 +330,7 @@ class Night:
             ledger=self.ledger,
             tally=self.engine.tally,
         )
-        await keep_tables(over, objects)
+        await keep_tables(over, self.engine.deps.objects)
 
     def without_clip(self) -> Reasons:
         """How many jobs have no clip, by state and reason, and which rows first."""

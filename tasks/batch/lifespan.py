@@ -10,20 +10,18 @@ import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
-from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from manifests.input.plan import Plan
 from storage import layout
 from storage.ledger import HeldError, Ledger, entries
-from storage.media import Clips
 from storage.objects import Objects
 from tasks.batch.batch import Night
 from tasks.batch.pause_watch import heeding
 from tasks.batch.request import Wanted, looked_at, planned, refuse
 from tasks.dispatch.budget import DAY_S, Purse
-from tasks.dispatch.lanes import Lane, Lanes
+from tasks.dispatch.lanes import Lane
 from tasks.dispatch.learned import (
     keep_limits,
     recall_day,
@@ -31,9 +29,8 @@ from tasks.dispatch.learned import (
     recall_limits,
 )
 from tasks.dispatch.policy import Roster
-from tasks.engine.engine import Engine, Rules
-from tasks.engine.environment import REAL, World
-from tasks.providers.http import Clients
+from tasks.engine.engine import Engine
+from tasks.engine.environment import REAL, Deps, Rules, World
 from tasks.webhooks.hints import hints
 
 log = logging.getLogger(__name__)
@@ -50,7 +47,7 @@ async def refused(held: HeldError) -> None:
 
 
 @asynccontextmanager
-async def begun(  # noqa: PLR0913 - the parts of a run, each named once
+async def begun(  # noqa: PLR0913 - each has its default
     wanted: Wanted,
     *,
     lanes: Sequence[Lane],
@@ -76,135 +73,111 @@ async def begun(  # noqa: PLR0913 - the parts of a run, each named once
         if wanted.strict:
             refuse(await looked_at(plan, wanted.manifest, folder, lanes))
         objects = world.objects(wanted.root)
-        stem = Path(unquote(urlsplit(wanted.manifest).path)).stem
-        opening = partial(
-            Ledger.open,
-            objects,
-            name=stem,
-            clock=world.today,
-            take_over=wanted.take_over,
-            spill_folder=world.spill_folder,
-        )
-        ledger = await _opened(opening, on_held)
+        ledger = await _opened(wanted, objects, world, on_held)
         try:
-            # Old messages hold rows of manifests: delete them, wherever the shards run now.
-            await _delete_old_messages(objects, ledger.epoch)
-            await _recall(lanes, ledger, objects, world, deadline_s=rules.deadline_s)
-            async with night_of(
-                wanted,
-                plan=plan,
-                folder=folder,
-                ledger=ledger,
-                lanes=lanes,
-                rules=rules,
-                objects=objects,
-                world=world,
-                hints_url=hints_url,
-            ) as night:
-                await asyncio.to_thread(night.reckon)
-                log.info(
-                    "batch.started batch=%s rows=%d jobs=%d buying begins",
-                    ledger.batch,
-                    plan.rows,
-                    plan.jobs,
+            async with world.clients() as clients:
+                deps = Deps(
+                    world=world,
+                    rules=rules,
+                    objects=objects,
+                    ledger=ledger,
+                    clients=clients,
+                    roster=roster_of(wanted, lanes, world),
+                    purse=Purse(wanted.budget_usd),
                 )
-                if watcher := WATCHER.get():
-                    watcher(night)
-                async with _fetching(night, objects):
-                    yield night
-            await ledger.close()
-            ledger.refuse_if_taken_over()
-            await night.keep(objects)
-            await keep_limits(lanes, objects)
-            night.over = True
-            log.info("batch.ended batch=%s %s", ledger.batch, night.summary())
+                await _prepare(deps)
+                async with night_of(wanted, plan, folder, deps, hints_url) as night:
+                    await _start(night)
+                    async with _fetching(night):
+                        yield night
+            await _finish(night)
         finally:
             await ledger.close()
 
 
+async def _prepare(deps: Deps) -> None:
+    """Delete old messages, and load what earlier runs learned about the lanes."""
+    # Old messages hold rows of manifests: delete them, wherever the shards run now.
+    await _delete_old_messages(deps.objects, deps.ledger.epoch)
+    lanes, world = deps.lanes.all, deps.world
+    recall_latencies(lanes, deps.ledger.latencies, within_s=deps.rules.deadline_s)
+    await recall_limits(lanes, deps.objects, world.now())
+    if any(lane.day.limited for lane in lanes):
+        today = world.today()
+        await recall_day(lanes, entries(deps.objects, since=today - DAY_S), today)
+
+
+async def _start(night: Night) -> None:
+    """Compute whether the deadline can be met, and announce the batch."""
+    await asyncio.to_thread(night.reckon)
+    log.info(
+        "batch.started batch=%s rows=%d jobs=%d buying begins",
+        night.batch,
+        night.plan.rows,
+        night.plan.jobs,
+    )
+    if watcher := WATCHER.get():
+        watcher(night)
+
+
+async def _finish(night: Night) -> None:
+    """Close the ledger, then write the tables and the learned limits.
+
+    Raises:
+        FencedError: a later run has taken over the root.
+    """
+    await night.ledger.close()
+    night.ledger.refuse_if_taken_over()
+    await night.keep()
+    await keep_limits(night.engine.lanes.all, night.engine.deps.objects)
+    night.over = True
+    log.info("batch.ended batch=%s %s", night.batch, night.summary())
+
+
 async def _opened(
-    opening: Callable[[], Awaitable[Ledger]],
+    wanted: Wanted,
+    objects: Objects,
+    world: World,
     on_held: Callable[[HeldError], Awaitable[None]],
 ) -> Ledger:
+    """Open the ledger; while another run holds the root, call `on_held` and try again."""
     while True:
         try:
-            return await opening()
+            return await Ledger.open(
+                objects,
+                name=Path(unquote(urlsplit(wanted.manifest).path)).stem,
+                clock=world.today,
+                take_over=wanted.take_over,
+                spill_folder=world.spill_folder,
+            )
         except HeldError as held:
             await on_held(held)
 
 
 @asynccontextmanager
-async def night_of(  # noqa: PLR0913 - the parts of a night, each named once
-    wanted: Wanted,
-    *,
-    plan: Plan,
-    folder: Path,
-    ledger: Ledger,
-    lanes: Sequence[Lane],
-    rules: Rules,
-    objects: Objects,
-    world: World,
-    hints_url: str | None,
+async def night_of(
+    wanted: Wanted, plan: Plan, folder: Path, deps: Deps, hints_url: str | None
 ) -> AsyncGenerator[Night]:
     """Build a night on an open ledger, with an engine that heeds pauses and hints."""
-    async with world.clients() as clients:
-        engine = _engine_of(wanted, lanes, rules, ledger, objects, clients, world)
-        ledger.on_trouble(engine.stop)
-        night = Night(
-            wanted, plan=plan, folder=folder, ledger=ledger, engine=engine, world=world
-        )
-        async with heeding(engine, objects), _hinted(engine, hints_url):
-            yield night
+    engine = Engine(deps)
+    deps.ledger.on_trouble(engine.stop)
+    night = Night(wanted, plan=plan, folder=folder, engine=engine)
+    async with heeding(engine, deps.objects), _hinted(engine, hints_url):
+        yield night
 
 
-def _engine_of(  # noqa: PLR0913, PLR0917 - the parts of a run, each named once
-    wanted: Wanted,
-    lanes: Sequence[Lane],
-    rules: Rules,
-    ledger: Ledger,
-    objects: Objects,
-    clients: Clients,
-    world: World,
-) -> Engine:
-    left_s, purse = math.inf, Purse(wanted.budget_usd)
+def roster_of(wanted: Wanted, lanes: Sequence[Lane], world: World) -> Roster:
+    """The lanes of a batch, in the order of its policy."""
+    left_s = math.inf
     if wanted.finish_at is not None:
         left_s = wanted.finish_at - world.today()
-    roster = Roster(
+    return Roster(
         lanes,
         policy=wanted.policy,
         now=world.now,
         today=world.today,
         ends_at=world.now() + left_s,
     )
-    return Engine(
-        lanes=Lanes(lanes, world.now, world.today, purse, roster.rank),
-        roster=roster,
-        ledger=ledger,
-        clips=Clips(objects),
-        clients=clients,
-        entries=partial(entries, objects),
-        purse=purse,
-        rules=rules,
-        check=world.check,
-        now=world.now,
-        today=world.today,
-    )
-
-
-async def _recall(
-    lanes: Sequence[Lane],
-    ledger: Ledger,
-    objects: Objects,
-    world: World,
-    *,
-    deadline_s: float,
-) -> None:
-    """Load what earlier runs learned about these lanes."""
-    recall_latencies(lanes, ledger.latencies, within_s=deadline_s)
-    await recall_limits(lanes, objects, world.now())
-    if any(lane.day.limited for lane in lanes):
-        today = world.today()
-        await recall_day(lanes, entries(objects, since=today - DAY_S), today)
 
 
 @asynccontextmanager
@@ -226,14 +199,14 @@ async def _hinted(engine: Engine, url: str | None) -> AsyncGenerator[None]:
 
 
 @asynccontextmanager
-async def _fetching(night: Night, objects: Objects) -> AsyncGenerator[None]:
+async def _fetching(night: Night) -> AsyncGenerator[None]:
     """Fetch the clips that other batches left at providers, while this batch runs.
 
     Raises:
         FencedError, StorageError: nothing can be recorded any more.
     """
     until = asyncio.Event()
-    coming = asyncio.create_task(night.bring_home(objects, until))
+    coming = asyncio.create_task(night.bring_home(until))
     try:
         yield
     finally:

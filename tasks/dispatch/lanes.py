@@ -178,10 +178,13 @@ class Lanes:
         """How many lanes were open when all waiting jobs were last considered."""
 
     def __getitem__(self, name: str) -> Lane:
-        for lane in self.all:
-            if lane.name == name:
-                return lane
-        raise KeyError(name)
+        if (lane := self.get(name)) is None:
+            raise KeyError(name)
+        return lane
+
+    def get(self, name: str | None) -> Lane | None:
+        """The lane of this name, if it is in use."""
+        return next((lane for lane in self.all if lane.name == name), None)
 
     @property
     def open(self) -> list[Lane]:

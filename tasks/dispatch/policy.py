@@ -41,11 +41,11 @@ class Roster:
         today: Callable[[], float],
         ends_at: float = math.inf,
     ) -> None:
+        self.all = lanes
         self.ends_at = ends_at
         """The deadline, by `now`."""
         self.late = 0
         """Jobs that no lane can finish in time, by the latest allotment."""
-        self._lanes = lanes
         self._policy: Policy = policy
         self._now = now
         self._today = today
@@ -111,18 +111,18 @@ class Roster:
 
     def _able_of(self, kind: Kind) -> list[Lane]:
         if kind not in self._able:
-            self._able[kind] = able(standing_for(kind), self._lanes)
+            self._able[kind] = able(standing_for(kind), self.all)
         return self._able[kind]
 
     def _shares(self) -> Mapping[Kind, frozenset[str]]:
         now = self._now()
-        are_open = frozenset(lane.name for lane in self._lanes if lane.closed is None)
+        are_open = frozenset(lane.name for lane in self.all if lane.closed is None)
         if now - self._reckoned_at < EVERY_S and are_open == self._open:
             return self._wanted
         self._reckoned_at, self._open = now, are_open
         demand = {kind: count for kind, count in self._demand.items() if count > 0}
-        first = {id(lane.limiter): lane.name for lane in reversed(self._lanes)}
-        pool = {lane.name: first[id(lane.limiter)] for lane in self._lanes}
+        first = {id(lane.limiter): lane.name for lane in reversed(self.all)}
+        pool = {lane.name: first[id(lane.limiter)] for lane in self.all}
         prices = {
             kind: {
                 # Lanes that share an account's slots have one key here. The dearest comes
@@ -134,7 +134,7 @@ class Roster:
             for kind in demand
         }
         left: dict[str, float] = {}
-        for lane in self._lanes:
+        for lane in self.all:
             most = self._left(lane, now)
             left[pool[lane.name]] = min(most, left.get(pool[lane.name], most))
         found = allot(demand, prices, left)

@@ -23,7 +23,7 @@ from manifests.lifecycle import State
 from storage.ledger import FencedError, Ledger
 from storage.objects import Objects
 from tasks.batch.batch import Night
-from tasks.batch.lifespan import night_of
+from tasks.batch.lifespan import night_of, roster_of
 from tasks.batch.request import MANIFEST, Wanted
 from tasks.dispatch.budget import Purse
 from tasks.dispatch.lanes import Lane
@@ -32,8 +32,7 @@ from tasks.dispatch.poll_schedule import TYPICAL_S
 from tasks.distributed import mailbox
 from tasks.distributed.heartbeat import ShardHeartbeat
 from tasks.distributed.messages import ShardOrder, ShardReport
-from tasks.engine.engine import Engine, Rules
-from tasks.engine.environment import REAL, World
+from tasks.engine.environment import REAL, Deps, Rules, World
 from tasks.engine.in_doubt import in_doubt
 from tasks.engine.job import SEND_WITHIN_S
 
@@ -114,20 +113,20 @@ async def joined(  # noqa: PLR0913 - as `run_shard`
                 raise FencedError(f"{objects.root}: shard {shard} is over")
             recall_latencies(lanes, order.latencies, within_s=rules.deadline_s)
             wanted, plan = _wanted(order, objects.root, folder, budget_usd)
-            async with night_of(
-                wanted,
-                plan=plan,
-                folder=folder,
-                ledger=ledger,
-                lanes=lanes,
-                rules=rules,
-                objects=objects,
-                world=world,
-                hints_url=hints_url,
-            ) as night:
-                await asyncio.to_thread(night.expect)
-                _hold(night.engine, ledger, world)
-                yield night
+            async with world.clients() as clients:
+                deps = Deps(
+                    world=world,
+                    rules=rules,
+                    objects=objects,
+                    ledger=ledger,
+                    clients=clients,
+                    roster=roster_of(wanted, lanes, world),
+                    purse=Purse(wanted.budget_usd),
+                )
+                async with night_of(wanted, plan, folder, deps, hints_url) as night:
+                    await asyncio.to_thread(night.expect)
+                    _hold(deps)
+                    yield night
         finally:
             await ledger.close()
 
@@ -149,21 +148,21 @@ def _wanted(
     return wanted, Plan(order.manifest, rows.height, rows, validation.none())
 
 
-def _hold(engine: Engine, ledger: Ledger, world: World) -> None:
+def _hold(deps: Deps) -> None:
     """Hold slots from the start for the jobs that the run before left at providers."""
-    loop = asyncio.get_running_loop()
+    loop, lanes, ledger = asyncio.get_running_loop(), deps.lanes, deps.ledger
     for history in ledger.lives.values():
-        lane = next((x for x in engine.lanes.all if x.name == history.lane), None)
+        lane = lanes.get(history.lane)
         if history.state is State.ACCEPTED and lane is not None:
             # Until the engine has taken up the job, and holds the slot itself.
             lane.limiter.hold_slot()
-            loop.call_later(TAKEN_UP_S, engine.lanes.release_slot, lane)
+            loop.call_later(TAKEN_UP_S, lanes.release_slot, lane)
     for history in in_doubt(ledger.lives, [*ledger.lives]).values():
-        lane = next((x for x in engine.lanes.all if x.name == history.lane), None)
+        lane = lanes.get(history.lane)
         if lane is None:
             continue
         for_s = max(SEND_WITHIN_S, lane.polls.expected_s() or TYPICAL_S)
-        left_s = (history.submitted_at or 0.0) + for_s - world.today()
+        left_s = (history.submitted_at or 0.0) + for_s - deps.world.today()
         if left_s > 0:
             lane.limiter.hold_slot()
-            loop.call_later(min(left_s, for_s), engine.lanes.release_slot, lane)
+            loop.call_later(min(left_s, for_s), lanes.release_slot, lane)

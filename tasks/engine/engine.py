@@ -7,9 +7,8 @@ polls and fetches what was bought.
 
 import asyncio
 import logging
-import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -23,21 +22,16 @@ from manifests.lifecycle import (
     Refused,
     State,
 )
-from storage.ledger import FencedError, Ledger
-from storage.media import Clips
-from storage.objects import Objects, StorageError
-from tasks.dispatch.budget import Purse
-from tasks.dispatch.lanes import Lanes
-from tasks.dispatch.policy import Roster
-from tasks.engine.download import Check, Offer, Publisher
-from tasks.engine.in_doubt import Doubts, Entries, in_doubt
-from tasks.engine.job import Lives, Rules
+from storage.ledger import FencedError
+from storage.objects import StorageError
+from tasks.engine.download import Offer
+from tasks.engine.environment import Deps, Rules
+from tasks.engine.in_doubt import Doubts, in_doubt
+from tasks.engine.job import Lives
 from tasks.engine.own_faults import park
-from tasks.engine.poll import Follower
 from tasks.engine.recover import Fetcher
 from tasks.engine.reserve import JobRun
 from tasks.engine.stats import Tally, Why
-from tasks.providers.http import Clients
 
 __all__ = ["Engine", "Rules"]
 
@@ -51,66 +45,22 @@ its still and waits for its turn. Others fetch clips."""
 class Engine:
     """Runs jobs on lanes, against one ledger."""
 
-    def __init__(  # noqa: PLR0913 - the parts of a run, each named once
-        self,
-        *,
-        lanes: Lanes,
-        roster: Roster,
-        ledger: Ledger,
-        clips: Clips,
-        clients: Clients,
-        entries: Entries,
-        purse: Purse,
-        rules: Rules,
-        check: Check,
-        now: Callable[[], float] = time.monotonic,
-        today: Callable[[], float] = time.time,
-    ) -> None:
-        self.lanes = lanes
-        self.roster = roster
-        self.tally = Tally(purse)
-        self.tally.faults.recall(ledger.lives.values())
+    def __init__(self, deps: Deps) -> None:
+        self.deps = deps
+        self.lanes = deps.lanes
+        self.roster = deps.roster
+        self.tally = Tally(deps.purse)
+        self.tally.faults.recall(deps.ledger.lives.values())
         self.stopped: str | None = None
         self.paused = False
-        self._ledger = ledger
-        self._now = now
-        self._today = today
-        self._grace_s = rules.grace_s
-        self._stopping = asyncio.Event()
+        self._ledger = deps.ledger
+        self._now = deps.world.now
+        self._grace_s = deps.rules.grace_s
         self._beside = list[Engine]()
-        self.follower = Follower(clients, rules.deadline_s, now, self._stopping)
-        self._publisher = Publisher(
-            clips,
-            clients.free,
-            at_once=rules.downloads,
-            decodes=rules.decodes,
-            check=check,
-        )
-        self._lives = Lives(
-            lanes=lanes,
-            roster=roster,
-            ledger=ledger,
-            clients=clients,
-            follower=self.follower,
-            publisher=self._publisher,
-            tally=self.tally,
-            record=self.record,
-            rules=rules,
-            stopping=self._stopping,
-            now=now,
-            today=today,
-        )
-        self.doubts = Doubts(
-            {lane.name: lane for lane in lanes.all},
-            clients,
-            self.record,
-            entries,
-            self._stopping,
-            now,
-            today,
-            rules.settle_s,
-        )
-        self.doubts.meet(in_doubt(ledger.lives, [*ledger.lives]))
+        self.follower = deps.follower
+        self._lives = Lives(deps, self.tally, self.record)
+        self.doubts = Doubts(deps, self.record)
+        self.doubts.meet(in_doubt(deps.ledger.lives, [*deps.ledger.lives]))
         self.again = set[str]()
         """Jobs that were in doubt and are to be bought again."""
         self._fatal: Exception | None = None
@@ -129,7 +79,7 @@ class Engine:
 
     def show(self, offer: Offer) -> None:
         """Call `offer` with each clip that is published."""
-        self._publisher.offer = offer
+        self.deps.publisher.offer = offer
 
     def pause(self, *, paused: bool) -> None:
         """Buy nothing while paused; clips already bought are still fetched."""
@@ -248,18 +198,9 @@ class Engine:
         run = JobRun(order, self.lanes, self.roster.able(order))
         return await self._lives.lived(run)
 
-    def fetcher(self, objects: Objects) -> Fetcher:
+    def fetcher(self) -> Fetcher:
         """Make the fetcher of clips that other batches bought, whose money does not count here."""
-        return Fetcher(
-            objects=objects,
-            history=self._ledger.history,
-            lanes=self.lanes,
-            follower=self.follower,
-            publisher=self._publisher,
-            record=self._record_for_others,
-            park=self._park_for_others,
-            today=self._today,
-        )
+        return Fetcher(self.deps, self._record_for_others, self._park_for_others)
 
     async def _record_for_others(self, key: str, event: Event) -> None:
         _, history = await self._ledger.record(key, event)

@@ -1,16 +1,24 @@
-"""The external dependencies of a run: stores, providers, the MP4 check, and clocks."""
+"""The dependencies of a run: its parts, its rules, and the world outside."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from storage.ledger import Ledger
 from storage.ledger import SPILL_FOLDER
 from storage.media import mp4
+from storage.media import Clips
 from storage.objects import Objects
-from tasks.engine.download import Check
+from tasks.dispatch.budget import Purse
+from tasks.dispatch.lanes import Lanes
+from tasks.dispatch.policy import Roster
+from tasks.engine.download import Check, Publisher
+from tasks.engine.poll import Follower
 from tasks.providers.http import Clients, connected
 
 PATIENCE_S: Final = 600.0
@@ -36,3 +44,62 @@ class World:
 
 
 REAL: Final = World()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """The limits that the owner of a batch sets."""
+
+    attempts: int = 3
+    """The most accepted attempts of a job that may fail."""
+    deadline_s: float = 3600.0
+    """How long a run polls an accepted job before it leaves it to the next run."""
+    downloads: int = 16
+    """Clips in memory at once."""
+    decodes: bool = True
+    """Whether every frame of a clip is decoded before it is published."""
+    max_failure_rate: float = 0.3
+    """The share of a lane's jobs that may fail before the lane is closed."""
+    settle_s: float = 60.0
+    """The age of a doubt at which its provider is first asked about it."""
+    grace_s: float = 20.0
+    """How long a run that winds down waits for clips that should finish in that time."""
+    dead_s: float = 60.0
+    """How long an own GPU may be out of reach before another one makes its jobs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deps:
+    """The parts of one run that the modules of the engine share."""
+
+    world: World
+    rules: Rules
+    objects: Objects
+    """The store below the root."""
+    ledger: Ledger
+    clients: Clients
+    roster: Roster
+    purse: Purse
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the run must stop."""
+
+    @cached_property
+    def lanes(self) -> Lanes:
+        world, roster = self.world, self.roster
+        return Lanes(roster.all, world.now, world.today, self.purse, roster.rank)
+
+    @cached_property
+    def follower(self) -> Follower:
+        return Follower(
+            self.clients, self.rules.deadline_s, self.world.now, self.stopping
+        )
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        return Publisher(
+            Clips(self.objects),
+            self.clients.free,
+            at_once=self.rules.downloads,
+            decodes=self.rules.decodes,
+            check=self.world.check,
+        )

@@ -7,23 +7,14 @@ in doubt, until its owner allows the risk to its price.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import (
-    AsyncIterable,
-    Awaitable,
-    Callable,
-    Iterable,
-    Mapping,
-    Sequence,
-)
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from math import inf
-from typing import Final, Protocol
+from typing import Final
 
 from manifests.lifecycle import (
     LOST,
     Accepted,
-    Entry,
     Event,
     History,
     Refused,
@@ -31,13 +22,15 @@ from manifests.lifecycle import (
     State,
     Ticket,
 )
+from storage.ledger.ledger import entries
 from tasks.dispatch.budget import DAY_S
 from tasks.dispatch.lanes import Lane
+from tasks.engine.environment import Deps
 from tasks.engine.poll import MISSED_S, SAME
 from tasks.engine.steps import free
 from tasks.engine.submit import whose
 from tasks.providers.errors import ProviderError
-from tasks.providers.http import Clients, Endpoint, ask
+from tasks.providers.http import Endpoint, ask
 from tasks.providers.protocol import Absent, Doubt, Findable, UnreadableError
 
 log = logging.getLogger(__name__)
@@ -51,41 +44,30 @@ shows local time as UTC is wrong by up to 14 hours. An older doubt is certainly 
 Record = Callable[[str, Event], Awaitable[None]]
 
 
-class Entries(Protocol):
-    """Reads the recorded entries in chunks, from a time on (Unix seconds)."""
-
-    def __call__(self, *, since: float) -> AsyncIterable[Sequence[Entry]]: ...
-
-
-@dataclass(slots=True)
 class Doubts:
     """Settles the doubts that need no person."""
 
-    lanes: Mapping[str, Lane]
-    clients: Clients
-    record: Record
-    entries: Entries
-    stopping: asyncio.Event
-    now: Callable[[], float]
-    today: Callable[[], float]
-    settle_s: float
-    """How old a doubt is before its provider is asked."""
-    unheard: set[str] = field(default_factory=set[str])
-    """Jobs whose providers may still tell: none answered, or the run was stopped."""
-    _tickets: set[str] = field(default_factory=set[str])
-    _since: float = inf
-    """`_tickets` holds the tickets of all runs recorded since this time (Unix seconds)."""
-    _met: dict[tuple[str, int], float] = field(
-        default_factory=dict[tuple[str, int], float]
-    )
-    """By job and attempt: when this process first knew of the doubt, by its own clock."""
+    def __init__(self, deps: Deps, record: Record) -> None:
+        self.unheard = set[str]()
+        """Jobs whose providers may still tell: none answered, or the run was stopped."""
+        self._deps = deps
+        self._lanes = deps.lanes
+        self._record = record
+        self._stopping = deps.stopping
+        self._now = deps.world.now
+        self._today = deps.world.today
+        self._tickets = set[str]()
+        self._since = inf
+        """`_tickets` holds the tickets of all runs recorded since this time (Unix seconds)."""
+        self._met: dict[tuple[str, int], float] = {}
+        """By job and attempt: when this process first knew of the doubt, by its own clock."""
 
     def meet(self, doubts: Mapping[str, History]) -> None:
         """Register doubts, and note when this process first knew of each."""
         for job, history in doubts.items():
             # No clock is wrong by so much. Ours may be set while we run, so read it once.
-            old = self.today() - (history.submitted_at or 0.0) > SKEW_S
-            self._met.setdefault((job, history.attempts), -inf if old else self.now())
+            old = self._today() - (history.submitted_at or 0.0) > SKEW_S
+            self._met.setdefault((job, history.attempts), -inf if old else self._now())
 
     def learn(self, ticket: Ticket) -> None:
         """Add a submit whose remote id is on record."""
@@ -97,7 +79,7 @@ class Doubts:
         alike = Counter(history.mark for history in doubts.values())
 
         async def one(job: str, history: History) -> tuple[str, Event] | None:
-            lane = self.lanes.get(history.lane or "")
+            lane = self._lanes.get(history.lane or "")
             # Two doubts that look alike to the provider are never told apart.
             if lane is None or alike[history.mark] > 1 or not self.askable(history):
                 return None
@@ -105,10 +87,10 @@ class Doubts:
                 found = await self._found(lane, job, history)
             if found is None:
                 return None
-            today = (history.submitted_at or 0.0) > self.today() - DAY_S
+            today = (history.submitted_at or 0.0) > self._today() - DAY_S
             if isinstance(found, Refused) and today:
                 lane.day.release(history.price_usd)
-            await self.record(job, found)
+            await self._record(job, found)
             return job, found
 
         told = await asyncio.gather(*(one(*doubt) for doubt in doubts.items()))
@@ -118,7 +100,7 @@ class Doubts:
         """The remote ids of all recorded submits, of any run, that a provider may list
         beside a submit of that time."""
         if at - DAY_S < self._since:
-            async for some in self.entries(since=at - DAY_S):
+            async for some in entries(self._deps.objects, since=at - DAY_S):
                 events = [entry.event for entry in some]
                 self._tickets |= {
                     e.ticket.id for e in events if isinstance(e, Accepted)
@@ -131,7 +113,7 @@ class Doubts:
 
         The listing of another account proves nothing.
         """
-        lane = self.lanes.get(history.lane or "")
+        lane = self._lanes.get(history.lane or "")
         return (
             lane is not None
             and isinstance(lane.endpoint.provider, Findable)
@@ -145,13 +127,13 @@ class Doubts:
         as we gave it up. The submitter may have run until a moment ago, on another clock.
         So the age counts from when this process first knew of the doubt.
         """
-        lane = self.lanes.get(history.lane or "")
+        lane = self._lanes.get(history.lane or "")
         if lane is not None and free(history, lane):  # asking too early costs nothing
             return 0.0
         self.meet({job: history})
         waits = 2 if history.lost == "silent" else 1
         met_at = self._met[job, history.attempts]
-        return max(0.0, met_at + waits * self.settle_s - self.now())
+        return max(0.0, met_at + waits * self._deps.rules.settle_s - self._now())
 
     async def _found(
         self, lane: Lane, job: str, history: History
@@ -163,9 +145,9 @@ class Doubts:
         # A job accepted just now is not in the provider's listing yet.
         with suppress(TimeoutError):
             due_s = self.due_in_s(job, history)
-            await asyncio.wait_for(self.stopping.wait(), due_s)
+            await asyncio.wait_for(self._stopping.wait(), due_s)
         self.unheard.add(job)
-        if self.stopping.is_set():
+        if self._stopping.is_set():
             return None
         mark = history.mark.partition(":")[2]
         doubt = Doubt(mark=mark, submitted_at=since, known=await self._known(since))
@@ -179,7 +161,7 @@ class Doubts:
                 exc,
             )
             return None
-        if self.stopping.is_set() and isinstance(found, Absent):
+        if self._stopping.is_set() and isinstance(found, Absent):
             return None
         self.unheard.discard(job)
         match found:
@@ -197,13 +179,13 @@ class Doubts:
 
         One of its machines may not know yet what another one accepted.
         """
-        found = await ask(self.clients, endpoint, provider.find(doubt))
+        found = await ask(self._deps.clients, endpoint, provider.find(doubt))
         for missed in range(1, SAME):
-            if self.stopping.is_set() or not isinstance(found, Absent):
+            if self._stopping.is_set() or not isinstance(found, Absent):
                 break
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.stopping.wait(), MISSED_S * missed)
-            found = await ask(self.clients, endpoint, provider.find(doubt))
+                await asyncio.wait_for(self._stopping.wait(), MISSED_S * missed)
+            found = await ask(self._deps.clients, endpoint, provider.find(doubt))
         return found
 
     async def let_go(self, doubts: Mapping[str, History]) -> set[str]:
@@ -211,7 +193,7 @@ class Doubts:
         unpaid = {
             job: history
             for job, history in doubts.items()
-            if (lane := self.lanes.get(history.lane or "")) is not None
+            if (lane := self._lanes.get(history.lane or "")) is not None
             and free(history, lane)
         }
         taken = await self.risked(unpaid)
@@ -225,7 +207,7 @@ class Doubts:
         """
         taken = set[str]()
         for job, history in sorted(doubts.items(), key=lambda each: _odds(each[1])):
-            lane = self.lanes.get(history.lane or "")
+            lane = self._lanes.get(history.lane or "")
             if lane is None or (history.billed and not lane.paid):
                 continue
             # Even at a price of 0: a paid provider may send a bill that we do not know of.
@@ -244,7 +226,7 @@ class Doubts:
                     lane.name,
                     message,
                 )
-                await self.record(job, Risked(message))
+                await self._record(job, Risked(message))
                 taken.add(job)
         return taken
 

@@ -6,12 +6,10 @@ event is durable. So the order of its lines is the write-ahead rule. A crash bet
 of them is a crash between two entries, and the next run continues from there.
 """
 
-import asyncio
 import logging
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -29,21 +27,19 @@ from manifests.lifecycle import (
     State,
     Ticket,
 )
-from storage.ledger import Ledger
-from tasks.dispatch.lanes import Lane, Lanes
-from tasks.dispatch.policy import Roster
-from tasks.engine.download import Publisher, UnfetchedError, requested
+from tasks.dispatch.lanes import Lane
+from tasks.engine.download import UnfetchedError, requested
+from tasks.engine.environment import Deps
 from tasks.engine.own_faults import OwnFaultError
 from tasks.engine.poll import (
     Ended,
-    Follower,
     Patience,
     UnfinishedError,
     UnreadError,
 )
 from tasks.engine.reserve import JobRun, Offer, Offers, RestError
 from tasks.engine.stats import UNANSWERED, Tally, Why
-from tasks.engine.steps import AtProvider, Steps, free, known_routes
+from tasks.engine.steps import AtProvider, Steps, free
 from tasks.engine.submit import (
     LONGEST_WAIT_S,
     Answer,
@@ -52,7 +48,6 @@ from tasks.engine.submit import (
     who_asks,
 )
 from tasks.providers.errors import MisconfiguredError
-from tasks.providers.http import Clients
 from tasks.providers.protocol import Finished, Gone
 
 log = logging.getLogger(__name__)
@@ -63,28 +58,6 @@ longer may have been replaced, and its submit taken for never sent: a holder cou
 after 60 silent seconds, and a doubt of that age is asked about."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """The limits that the owner of a batch sets."""
-
-    attempts: int = 3
-    """The most accepted attempts of a job that may fail."""
-    deadline_s: float = 3600.0
-    """How long a run polls an accepted job before it leaves it to the next run."""
-    downloads: int = 16
-    """Clips in memory at once."""
-    decodes: bool = True
-    """Whether every frame of a clip is decoded before it is published."""
-    max_failure_rate: float = 0.3
-    """The share of a lane's jobs that may fail before the lane is closed."""
-    settle_s: float = 60.0
-    """The age of a doubt at which its provider is first asked about it."""
-    grace_s: float = 20.0
-    """How long a run that winds down waits for clips that should finish in that time."""
-    dead_s: float = 60.0
-    """How long an own GPU may be out of reach before another one makes its jobs."""
-
-
 LOSSES: Final = 2
 """How often a job that an own GPU forgot is submitted again."""
 
@@ -92,54 +65,34 @@ LOSSES: Final = 2
 class Lives:
     """Takes jobs through their states, to an end."""
 
-    def __init__(  # noqa: PLR0913 - the parts of a life, each named once
+    def __init__(
         self,
-        *,
-        lanes: Lanes,
-        roster: Roster,
-        ledger: Ledger,
-        clients: Clients,
-        follower: Follower,
-        publisher: Publisher,
+        deps: Deps,
         tally: Tally,
         record: Callable[[str, Event], Awaitable[None]],
-        rules: Rules,
-        stopping: asyncio.Event,
-        now: Callable[[], float],
-        today: Callable[[], float],
     ) -> None:
-        self.lanes = lanes
-        self.roster = roster
+        self.roster = deps.roster
         self.tally = tally
-        self.follower = follower
+        self._deps = deps
         self._record = record
-        self._ledger = ledger
-        self._rules = rules
-        self._now = now
-        self._today = today
-        self._offers = Offers(
-            lanes, roster, clients, tally.purse, stopping, today, rules.dead_s
-        )
-        self._submitter = Submitter(lanes, clients, now, rules.max_failure_rate)
-        self._publisher = publisher
-        self._steps = Steps(
-            history=ledger.history,
-            publisher=publisher,
-            routes=known_routes(lanes.all),
-            today=today,
-        )
+        self._history = deps.ledger.history
+        self._now = deps.world.now
+        self._today = deps.world.today
+        self._offers = Offers(deps)
+        self._submitter = Submitter(deps)
+        self._steps = Steps(deps)
 
     async def lived(self, run: JobRun) -> History:
         """Process the job; record each event before the next step begins."""
         async with aclosing(self._life(run)) as events:
             async for event in events:
                 await self._record(run.job_id, event)
-        return self._ledger.history(run.job_id)
+        return self._history(run.job_id)
 
     async def _life(self, run: JobRun) -> AsyncGenerator[Event, None]:
         """The events of the rest of the job's life."""
         try:
-            while step := self._step(run, self._ledger.history(run.job_id)):
+            while step := self._step(run, self._history(run.job_id)):
                 moved = False
                 async with aclosing(step) as events:
                     async for event in events:
@@ -149,7 +102,7 @@ class Lives:
                     return
         except RestError as exc:
             self.tally.rest(run.job_id, exc.why, exc.reason)
-            if self._ledger.history(run.job_id).state is State.PENDING:
+            if self._history(run.job_id).state is State.PENDING:
                 self.roster.bought(run.order)
         finally:
             run.release_slot()
@@ -163,7 +116,7 @@ class Lives:
                 reason = f"{history.losses} times sent and lost: {history.reason}"
                 raise RestError(Why.ATTEMPTS, reason)
             case History(state=State.PENDING) if (
-                history.failures < self._rules.attempts
+                history.failures < self._deps.rules.attempts
             ):
                 return self._buy(run, history)
             case History(state=State.PENDING):
@@ -236,7 +189,7 @@ class Lives:
 
     def _failed(self, history: History) -> Route | None:
         """The route on which an attempt at the job failed, if it is still in use."""
-        routes = (lane.route for lane in self.lanes.all)
+        routes = (lane.route for lane in self._deps.lanes.all)
         return next(
             (route for route in routes if route.name == history.failed_route), None
         )
@@ -269,7 +222,9 @@ class Lives:
         self, run: JobRun, history: History, ticket: Ticket
     ) -> AsyncGenerator[Event, None]:
         """Fetch and publish the clip of a finished job."""
-        if run.clip_url is None and (kept := await self._publisher.kept(run.job_id)):
+        if run.clip_url is None and (
+            kept := await self._deps.publisher.kept(run.job_id)
+        ):
             yield kept
             return
         job = self._at_provider(run, history, ticket)
@@ -297,7 +252,7 @@ class Lives:
         remade_free = free(history, lane)
         dies = others and remade_free
         try:
-            return await self.follower.until_ended(
+            return await self._deps.follower.until_ended(
                 lane,
                 ticket,
                 age_s=self._age_s(run, history),
@@ -306,12 +261,12 @@ class Lives:
                 over=self._steps.may_be_gone(history, lane)
                 and (lane.name == history.lane or remade_free),
                 patience=Patience(
-                    dead_s=self._rules.dead_s if dies else math.inf,
+                    dead_s=self._deps.rules.dead_s if dies else math.inf,
                     left_s=LONGEST_WAIT_S if remade_free else math.inf,
                 ),
             )
         except MisconfiguredError as exc:
-            self.lanes.misconfigured(lane, exc)
+            self._deps.lanes.misconfigured(lane, exc)
             raise RestError(Why.UNFINISHED, str(exc)) from exc
         except UnreadError as exc:
             raise OwnFaultError("our own reading of the provider's answers") from exc
@@ -325,7 +280,7 @@ class Lives:
 
     def _lane_of(self, run: JobRun, history: History, ticket: Ticket) -> Lane:
         """The lane that accepted the job. After a restart, take its slot there again."""
-        lane = who_asks(self.lanes.all, history)
+        lane = who_asks(self._deps.lanes.all, history)
         if lane is None:
             reason = f"no lane in use asks {ticket.provider}, who has it"
             raise RestError(Why.UNFINISHED, reason)

@@ -14,12 +14,13 @@ from typing import Final
 
 from manifests.expiry import AT_PROVIDERS, by_expiry
 from manifests.lifecycle import Event, History, State, Ticket
-from storage.objects import Objects, StorageError
-from tasks.dispatch.lanes import Lane, Lanes
-from tasks.engine.download import Publisher, UnfetchedError
+from storage.objects import StorageError
+from tasks.dispatch.lanes import Lane
+from tasks.engine.download import UnfetchedError
+from tasks.engine.environment import Deps
 from tasks.engine.past_tables import Asked, asking
-from tasks.engine.poll import Ended, Follower
-from tasks.engine.steps import AtProvider, Steps, known_routes
+from tasks.engine.poll import Ended
+from tasks.engine.steps import AtProvider, Steps
 from tasks.engine.submit import who_asks
 from tasks.providers.errors import NotFoundError, ProviderError
 from tasks.providers.protocol import Finished
@@ -53,32 +54,18 @@ class _AtWorkError(UnfetchedError):
 class Fetcher:
     """Fetches clips, with the ledger as the only source about them."""
 
-    def __init__(  # noqa: PLR0913 - the parts of a fetch, each named once
+    def __init__(
         self,
-        *,
-        objects: Objects,
-        history: Callable[[str], History],
-        lanes: Lanes,
-        follower: Follower,
-        publisher: Publisher,
+        deps: Deps,
         record: Callable[[str, Event], Awaitable[object]],
         park: Callable[[str, Exception], Awaitable[None]],
-        today: Callable[[], float],
     ) -> None:
-        self._objects = objects
-        self._history = history
-        self._lanes = lanes
-        self._follower = follower
-        self._today = today
-        self._park = park
+        self._deps = deps
         self._record = record
-        self._publisher = publisher
-        self._steps = Steps(
-            history=history,
-            publisher=publisher,
-            routes=known_routes(lanes.all),
-            today=today,
-        )
+        self._park = park
+        self._history = deps.ledger.history
+        self._lanes = deps.lanes
+        self._steps = Steps(deps)
         # Lives that hold a slot of their lane, as far as we know.
         self._held: dict[str, Lane] = {}
 
@@ -96,7 +83,7 @@ class Fetcher:
         found = [(x, self._lane_of(x)) for _, x in by_expiry(lives, self._steps.routes)]
         left = {life: lane for life, lane in found if lane is not None}
         self._tell_of([life for life, lane in found if lane is None])
-        async with asking(self._objects, left, within_s=TABLES_WITHIN_S) as asked:
+        async with asking(self._deps.objects, left, within_s=TABLES_WITHIN_S) as asked:
             try:
                 await self._in_rounds(left, asked, until)
             finally:
@@ -105,7 +92,7 @@ class Fetcher:
     async def _in_rounds(
         self, left: dict[str, Lane], asked: Asked, until: asyncio.Event | None
     ) -> None:
-        stops, told = [self._follower.stopping], set[tuple[str, str]]()
+        stops, told = [self._deps.stopping], set[tuple[str, str]]()
         while left:
             left = await _Round(self._advance, self._park, asked, stops, told).over(
                 left
@@ -113,7 +100,7 @@ class Fetcher:
             if until is None:
                 left = {life: left[life] for life in left if not self._old(life)}
             else:
-                stops = [self._follower.stopping, until]
+                stops = [self._deps.stopping, until]
             self._hold(left)
             if await _any_set(stops, within_s=self._pause_s(left)):
                 return
@@ -137,7 +124,7 @@ class Fetcher:
             url = ended.url if isinstance(ended, Finished) else None
             await self._record(life, self._steps.ended(job, ended))
         if self._history(life).state is State.GENERATED:
-            kept = await self._publisher.kept(life) if url is None else None
+            kept = await self._deps.publisher.kept(life) if url is None else None
             await self._record(
                 life,
                 kept
@@ -154,7 +141,7 @@ class Fetcher:
         history = self._history(life)
         # Another account, or another GPU, never had it.
         over = self._steps.may_be_gone(history, lane) and lane.name == history.lane
-        ended = await self._follower.look(lane, ticket, over=over)
+        ended = await self._deps.follower.look(lane, ticket, over=over)
         if ended is None:
             raise _AtWorkError("the provider is at work on it again")
         return ended
@@ -174,10 +161,12 @@ class Fetcher:
             )
 
     def _age_s(self, life: str) -> float:
-        return max(0.0, self._today() - (self._history(life).accepted_at or 0.0))
+        return max(
+            0.0, self._deps.world.today() - (self._history(life).accepted_at or 0.0)
+        )
 
     def _old(self, life: str) -> bool:
-        return self._age_s(life) > self._follower.deadline_s
+        return self._age_s(life) > self._deps.rules.deadline_s
 
     def _hold(self, left: Mapping[str, Lane]) -> None:
         """Hold a slot for each job still at work at its provider; release the other slots."""

@@ -4,7 +4,7 @@ These are the still, handed over to the provider; a slot on a lane; and the rese
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Final, TypeVar
@@ -13,7 +13,6 @@ from manifests.catalogue.routes import Route
 from manifests.jobs import AspectRatio, Job, Order
 from storage.media import BadStillError
 from storage.sources import OpeningError
-from tasks.dispatch.budget import Purse
 from tasks.dispatch.lanes import (
     BudgetChangedError,
     Lane,
@@ -23,8 +22,8 @@ from tasks.dispatch.lanes import (
     StoppedError,
     closing,
 )
-from tasks.dispatch.policy import Roster
 from tasks.engine import send_still
+from tasks.engine.environment import Deps
 from tasks.engine.stats import Why
 from tasks.providers.errors import (
     MisconfiguredError,
@@ -32,7 +31,6 @@ from tasks.providers.errors import (
     ProviderError,
     RejectedError,
 )
-from tasks.providers.http import Clients
 
 T = TypeVar("T")
 
@@ -121,21 +119,16 @@ class JobRun:
             self.slot = None
 
 
-@dataclass(frozen=True, slots=True)
 class Offers:
     """Makes offers from the lanes and the money available."""
 
-    lanes: Lanes
-    roster: Roster
-    clients: Clients
-    purse: Purse
-    stopping: asyncio.Event
-    today: Callable[[], float]
-    dead_s: float
-    """How long an own GPU may be out of reach before others make its jobs."""
-    _in_transit: asyncio.Semaphore = field(
-        default_factory=lambda: asyncio.Semaphore(STILLS_IN_TRANSIT)
-    )
+    def __init__(self, deps: Deps) -> None:
+        self.lanes = deps.lanes
+        self.roster = deps.roster
+        self.purse = deps.purse
+        self._deps = deps
+        self._today = deps.world.today
+        self._in_transit = asyncio.Semaphore(STILLS_IN_TRANSIT)
 
     async def make(self, run: JobRun, failed: Route | None) -> Offer:
         """Reserve what one submit of this job needs; the run holds the slot.
@@ -185,7 +178,7 @@ class Offers:
         Raises:
             RestError: the budget does not have it.
         """
-        now = self.today()
+        now = self._today()
         if why := lane.day.full(price_usd, now) if lane.day.limited else None:
             if not lane.day.may_grow:
                 self.lanes.close(lane, why)
@@ -218,7 +211,7 @@ class Offers:
         thousand waiting jobs need little memory.
         """
         known = run.handed.get(lane.name)
-        if known is None or self.today() - known.at > HANDED_FOR_S:
+        if known is None or self._today() - known.at > HANDED_FOR_S:
             try:
                 handing = self._hand_over(run, lane)
                 known = await self._unless_stopped(handing)
@@ -259,19 +252,19 @@ class Offers:
             seen = checked.still
             if min(seen.width, seen.height) < lane.route.min_still_px:
                 raise UnfitError(lane.name)
-            dead_s = self.dead_s if self._spares(run, lane) else None
+            dead_s = self._deps.rules.dead_s if self._spares(run, lane) else None
             try:
                 async with asyncio.timeout(dead_s):
-                    url = await send_still.hand_over(checked, lane, self.clients)
+                    url = await send_still.hand_over(checked, lane, self._deps.clients)
             except TimeoutError as exc:
                 raise NotSentError(f"{lane.name}: no still taken in time") from exc
             ratio = lane.route.aspect_ratio_for(order.job, seen.width, seen.height)
-            return Handed(url, self.today(), ratio)
+            return Handed(url, self._today(), ratio)
 
     async def _unless_stopped(self, free: Coroutine[Any, Any, T]) -> T:
         """Await free work; cancel it when the run is stopped."""
         work = asyncio.ensure_future(free)
-        stop = asyncio.ensure_future(self.stopping.wait())
+        stop = asyncio.ensure_future(self._deps.stopping.wait())
         try:
             await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():

@@ -19,10 +19,10 @@ from tasks.dispatch.lanes import Lane
 from tasks.engine.download import (
     BadClipError,
     GoneError,
-    Publisher,
     UnfetchedError,
     made,
 )
+from tasks.engine.environment import Deps
 from tasks.engine.poll import Ended, generated
 from tasks.providers.protocol import Finished, Gone
 
@@ -54,21 +54,20 @@ class AtProvider:
     """Returns how the job ended. Its exceptions are for the caller of the steps."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Steps:
     """Turns the answers about jobs at providers into events, for the caller to record."""
 
-    history: Callable[[str], History]
-    """Returns the recorded history of a job."""
-    publisher: Publisher
-    routes: Mapping[str, Route]
-    today: Callable[[], float]
+    def __init__(self, deps: Deps) -> None:
+        self.routes = known_routes(deps.lanes.all)
+        self._history = deps.ledger.history
+        self._publisher = deps.publisher
+        self._today = deps.world.today
 
     def may_be_gone(self, history: History, lane: Lane) -> bool:
         """Whether the provider need not keep the clip any more: if it is missing, it is gone."""
         # Engines on own GPUs keep their jobs in memory, until they restart.
         route = self.routes.get(history.route or "")
-        return free(history, lane) or is_over(history, route, self.today())
+        return free(history, lane) or is_over(history, route, self._today())
 
     def ended(self, job: AtProvider, ended: Ended) -> Event:
         """The event for the end of the job at its provider."""
@@ -91,7 +90,7 @@ class Steps:
             UnfetchedError: this run could not fetch it; another run may.
             OwnFaultError: our own check, or the code that publishes the clip, is broken.
         """
-        history = self.history(job.job_id)
+        history = self._history(job.job_id)
         over = self.may_be_gone(history, job.lane)
 
         async def link() -> httpx.Request:
@@ -103,7 +102,7 @@ class Steps:
 
         sidecar = {**request, **made(job.job_id, history, job.ticket)}
         try:
-            return await self.publisher.publish(job.job_id, link, sidecar, over=over)
+            return await self._publisher.publish(job.job_id, link, sidecar, over=over)
         except GoneError as exc:
             return self._gone(job, str(exc))
         except BadClipError as exc:
@@ -116,7 +115,7 @@ class Steps:
         GPUs.
         """
         provider = job.lane.endpoint.provider.name
-        if free(self.history(job.job_id), job.lane):
+        if free(self._history(job.job_id), job.lane):
             log.warning(
                 "job.forgotten job=%s lane=%s the engine lost it, it is made again: %s",
                 job.job_id,

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
 from manifests.lifecycle import (
@@ -15,7 +14,8 @@ from manifests.lifecycle import (
     Refused,
     Rejected,
 )
-from tasks.dispatch.lanes import Lane, Lanes
+from tasks.dispatch.lanes import Lane
+from tasks.engine.environment import Deps
 from tasks.engine.reserve import Offer
 from tasks.providers.errors import (
     CappedError,
@@ -25,7 +25,7 @@ from tasks.providers.errors import (
     RejectedError,
     ThrottledError,
 )
-from tasks.providers.http import Clients, submit
+from tasks.providers.http import submit
 from tasks.providers.protocol import Findable
 
 Answer = Accepted | Doubted | Refused | Rejected
@@ -63,14 +63,14 @@ def who_asks(lanes: Iterable[Lane], history: History) -> Lane | None:
     return min(candidates, key=far, default=None)
 
 
-@dataclass(frozen=True, slots=True)
 class Submitter:
     """Sends submits, and updates their lanes by the answers."""
 
-    lanes: Lanes
-    clients: Clients
-    now: Callable[[], float]
-    max_failure_rate: float
+    def __init__(self, deps: Deps) -> None:
+        self.lanes = deps.lanes
+        self._clients = deps.clients
+        self._now = deps.world.now
+        self._max_failure_rate = deps.rules.max_failure_rate
 
     def intended(self, offer: Offer, seed: int, ref: str) -> Intended:
         """The event to record before the submit is sent."""
@@ -96,9 +96,11 @@ class Submitter:
         provider = lane.endpoint.provider
         request = provider.submit(offer.job, offer.image_url, seed, ref)
         try:
-            ticket = await submit(self.clients, lane.endpoint, request, in_time=in_time)
+            ticket = await submit(
+                self._clients, lane.endpoint, request, in_time=in_time
+            )
         except ThrottledError as exc:
-            lane.limiter.throttled(self.now(), exc.retry_after, exc.over)
+            lane.limiter.throttled(self._now(), exc.retry_after, exc.over)
             if (exc.retry_after or 0.0) > LONGEST_WAIT_S:
                 self.lanes.close(lane, f"asks to wait {exc.retry_after:.0f} s: {exc}")
             return Refused(str(exc))
@@ -107,7 +109,7 @@ class Submitter:
             self.lanes.close(lane, f"takes no more for now: {exc}")
             return Refused(str(exc))
         except NotSentError as exc:
-            lane.limiter.failed(self.now())
+            lane.limiter.failed(self._now())
             if lane.limiter.breaker.is_down:
                 self.lanes.close_here(lane, f"out of reach: {exc}")
             return Refused(str(exc))
@@ -119,12 +121,12 @@ class Submitter:
             self.lanes.misconfigured(lane, exc)
             return Refused(str(exc))
         except InDoubtError as exc:
-            lane.limiter.failed(self.now())
+            lane.limiter.failed(self._now())
             if lane.limiter.breaker.is_down and not lane.paid:
                 self.lanes.close_here(lane, f"gives no answer: {exc}")
             self.lanes.assign_slots()
             return Doubted(str(exc), exc.lost)
-        lane.limiter.accepted(self.now())
+        lane.limiter.accepted(self._now())
         self.lanes.assign_slots()
         return Accepted(ticket)
 
@@ -139,6 +141,6 @@ class Submitter:
         self._judged(lane, failed=True)
 
     def _judged(self, lane: Lane, *, failed: bool) -> None:
-        if failed and lane.failing(self.max_failure_rate):
+        if failed and lane.failing(self._max_failure_rate):
             count = f"{lane.failed:,} of {lane.ended:,} jobs came to nothing"
-            self.lanes.close(lane, f"{count}: over {self.max_failure_rate:.0%}")
+            self.lanes.close(lane, f"{count}: over {self._max_failure_rate:.0%}")

@@ -123,8 +123,8 @@ def what_overslept_is_sent() -> None:
 def what_cannot_be_kept_ends_the_process() -> None:
     """The process exits before it reports how its night went."""
 
-    async def keep(self: Night, objects: Objects) -> None:
-        sys.exit(f"{self.batch}: no tables on {objects.root}")
+    async def keep(self: Night) -> None:
+        sys.exit(f"{self.batch}: no tables on {self.wanted.root}")
 
     Night.keep = keep
 

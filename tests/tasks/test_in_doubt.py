@@ -14,10 +14,12 @@ from starlette.responses import PlainTextResponse
 from manifests.lifecycle import History, Risked, State
 from storage.ledger import HeldError, Ledger, read
 from storage.objects import Objects, UnavailableError
+from tasks.dispatch.budget import Purse
 from tasks.dispatch.lanes import Lane
+from tasks.dispatch.policy import Roster
 from tasks.dispatch.rate_limit import MAX_UNANSWERED
 from tasks.emulator import Emulator, Fault, running
-from tasks.engine.engine import Rules
+from tasks.engine.environment import Deps, Rules, World
 from tasks.engine.in_doubt import Doubts
 from tasks.reconcile import DecisionError, Decisions, Reconciled, opened
 
@@ -446,16 +448,17 @@ async def test_refund_reported_later_is_settled(worlds, clip):
 def test_doubts_age_is_never_longer_than_we_have_known_it(lost):
     """Clocks that disagree make no doubt older than the time since we met it."""
     now, today = [0.0], [1090.0]
-    doubts = Doubts(
-        lanes={},
+    world = World(now=lambda: now[0], today=lambda: today[0])
+    deps = Deps(
+        world=world,
+        rules=Rules(settle_s=60.0),
+        objects=None,
+        ledger=None,
         clients=None,
-        record=None,
-        entries=None,
-        stopping=None,
-        now=lambda: now[0],
-        today=lambda: today[0],
-        settle_s=60.0,
+        roster=Roster([], policy="balanced", now=world.now, today=world.today),
+        purse=Purse(),
     )
+    doubts = Doubts(deps, record=None)
     # By a clock that is 90 seconds behind ours, it was submitted a moment ago.
     history = History(state=State.IN_DOUBT, attempts=1, submitted_at=1000.0, lost=lost)
     settled_s = 120.0 if lost else 60.0

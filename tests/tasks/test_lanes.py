@@ -11,7 +11,7 @@ import pytest
 from manifests.catalogue.loader import load
 from manifests.jobs import Job, Order
 from tasks.dispatch.lanes import ENOUGH, Lane, Lanes, NoLaneLeftError, SlotRequest
-from tasks.dispatch.rate_limit import Learned, Limits, Pace
+from tasks.dispatch.rate_limit import LearnedLimits, Limits, RateLimiter
 from tasks.providers import PROVIDERS
 from tasks.providers.http import Endpoint
 

@@ -27,20 +27,17 @@ from manifests.lifecycle import (
 )
 from storage.ledger import Ledger, histories, read
 from storage.ledger.codec import unpack
-from storage.media import Clips
 from storage.objects import Objects, RefusedError
 from tasks.batch.lifespan import begun
 from tasks.batch.request import Wanted
-from tasks.dispatch.lanes import Lanes
+from tasks.dispatch.budget import Purse
+from tasks.dispatch.policy import Roster
 from tasks.dispatch.poll_schedule import ENOUGH_FINISHED
 from tasks.emulator import Emulator, Fault, running
 from tasks.emulator.prices import price_list
-from tasks.engine.download import Publisher
-from tasks.engine.engine import Rules
-from tasks.engine.environment import World
+from tasks.engine.environment import Deps, Rules, World
 from tasks.engine.job import SEND_WITHIN_S
 from tasks.engine.past_tables import asking
-from tasks.engine.poll import Follower
 from tasks.engine.recover import Fetcher
 from tasks.providers.http import connected
 from tasks.reconcile import opened
@@ -181,18 +178,18 @@ async def fetching(world, lanes, deadline_s=30.0, clock=time.time, store=Objects
     ledger = await Ledger.open(objects, name="tuesday")
     try:
         async with connected() as clients:
-            follower = Follower(clients, deadline_s, time.monotonic, asyncio.Event())
-            publisher = Publisher(Clips(objects), clients.free, at_once=4, decodes=True)
-            fetcher = Fetcher(
+            deps = Deps(
+                world=World(today=clock),
+                rules=Rules(deadline_s=deadline_s, downloads=4),
                 objects=objects,
-                history=ledger.history,
-                lanes=Lanes(lanes, time.monotonic),
-                follower=follower,
-                publisher=publisher,
-                record=ledger.record,
-                park=unparked,
-                today=clock,
+                ledger=ledger,
+                clients=clients,
+                roster=Roster(
+                    lanes, policy="balanced", now=time.monotonic, today=clock
+                ),
+                purse=Purse(Decimal(0)),
             )
+            fetcher = Fetcher(deps, record=ledger.record, park=unparked)
             yield fetcher, ledger
     finally:
         await ledger.close()

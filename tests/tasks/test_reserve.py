@@ -9,9 +9,9 @@ from PIL import Image
 
 from manifests.jobs import Job, Order
 from tasks.dispatch.budget import Purse
-from tasks.dispatch.lanes import Lanes
 from tasks.dispatch.policy import Roster
 from tasks.emulator import running
+from tasks.engine.environment import Deps, Rules, World
 from tasks.engine.reserve import JobRun, Offers
 from tasks.providers.http import connected
 
@@ -41,15 +41,20 @@ async def test_inline_still_is_not_kept_by_a_job_that_waits(worlds, emulator, or
     """A job that waits for its turn does not keep its inline still in memory."""
     with running(emulator) as url:
         lane = worlds(emulator=emulator, url=url, routes=[KLING], slots=1).lane(KLING)
-        lanes = Lanes([lane], time.monotonic)
         roster = Roster([lane], policy="balanced", now=time.monotonic, today=time.time)
-        able = roster.able(order)
-        first, second = JobRun(order, lanes, able), JobRun(order, lanes, able)
         async with connected() as clients:
-            stopping = asyncio.Event()
-            offers = Offers(
-                lanes, roster, clients, Purse(), stopping, time.time, dead_s=60.0
+            deps = Deps(
+                world=World(),
+                rules=Rules(),
+                objects=None,
+                ledger=None,
+                clients=clients,
+                roster=roster,
+                purse=Purse(),
             )
+            able = roster.able(order)
+            first, second = (JobRun(order, deps.lanes, able) for _ in range(2))
+            offers = Offers(deps)
             await offers.make(first, None)
             waiting = asyncio.create_task(offers.make(second, None))
             await asyncio.wait({waiting}, timeout=0.5)
