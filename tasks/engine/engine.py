@@ -27,7 +27,7 @@ from storage.objects import StorageError
 from tasks.engine.download import Offer
 from tasks.engine.environment import Deps, Rules
 from tasks.engine.in_doubt import Doubts, in_doubt
-from tasks.engine.job import Lives
+from tasks.engine.job import JobRunner
 from tasks.engine.own_faults import park
 from tasks.engine.recover import Fetcher
 from tasks.engine.reserve import JobRun
@@ -58,7 +58,7 @@ class Engine:
         self._grace_s = deps.rules.grace_s
         self._beside = list[Engine]()
         self.follower = deps.follower
-        self._lives = Lives(deps, self.tally, self.record)
+        self._runner = JobRunner(deps, self.tally, self.record)
         self.doubts = Doubts(deps, self.record)
         self.doubts.meet(in_doubt(deps.ledger.lives, [*deps.ledger.lives]))
         self.again = set[str]()
@@ -196,7 +196,7 @@ class Engine:
     async def advance(self, order: Order) -> History:
         """Take a job from the state that its history left it in, to an end."""
         run = JobRun(order, self.lanes, self.roster.able(order))
-        return await self._lives.lived(run)
+        return await self._runner.run(run)
 
     def fetcher(self) -> Fetcher:
         """Make the fetcher of clips that other batches bought, whose money does not count here."""

@@ -1,7 +1,7 @@
 """Takes one job from the state that its history left it in, to an end.
 
 The loop: read the history, do the one thing that this state calls for, record what
-happened, read again. `_life` is an async generator of events that resumes only once each
+happened, read again. `_events` is an async generator of events that resumes only once each
 event is durable. So the order of its lines is the write-ahead rule. A crash between any two
 of them is a crash between two entries, and the next run continues from there.
 """
@@ -62,7 +62,7 @@ LOSSES: Final = 2
 """How often a job that an own GPU forgot is submitted again."""
 
 
-class Lives:
+class JobRunner:
     """Takes jobs through their states, to an end."""
 
     def __init__(
@@ -82,17 +82,17 @@ class Lives:
         self._submitter = Submitter(deps)
         self._steps = Steps(deps)
 
-    async def lived(self, run: JobRun) -> History:
+    async def run(self, run: JobRun) -> History:
         """Process the job; record each event before the next step begins."""
-        async with aclosing(self._life(run)) as events:
+        async with aclosing(self._events(run)) as events:
             async for event in events:
                 await self._record(run.job_id, event)
         return self._history(run.job_id)
 
-    async def _life(self, run: JobRun) -> AsyncGenerator[Event, None]:
-        """The events of the rest of the job's life."""
+    async def _events(self, run: JobRun) -> AsyncGenerator[Event, None]:
+        """Yield the job's remaining events, up to an end or a wait."""
         try:
-            while step := self._step(run, self._history(run.job_id)):
+            while step := self._next_step(run, self._history(run.job_id)):
                 moved = False
                 async with aclosing(step) as events:
                     async for event in events:
@@ -107,7 +107,7 @@ class Lives:
         finally:
             run.release_slot()
 
-    def _step(
+    def _next_step(
         self, run: JobRun, history: History
     ) -> AsyncGenerator[Event, None] | None:
         """The step that the history calls for, or None at an end."""
@@ -140,7 +140,7 @@ class Lives:
         meant = self._now(), self._today()
         yield self._submitter.intended(offer, seed, ref)
         if (old_s := self._since(*meant)) > SEND_WITHIN_S:
-            answer = self._not_sent(offer, old_s)
+            answer = self._refuse_late(offer, old_s)
         else:
             answer = await self._submitter.send(
                 offer,
@@ -171,7 +171,7 @@ class Lives:
         return max(self._now() - now, self._today() - today)
 
     @staticmethod
-    def _not_sent(offer: Offer, old_s: float) -> Answer:
+    def _refuse_late(offer: Offer, old_s: float) -> Answer:
         """Refuse a submit that is too late: another run may have bought the job meanwhile."""
         offer.lane.limiter.not_sent()
         reason = f"not sent: meant {old_s:.0f} s ago, over {SEND_WITHIN_S:.0f}"
