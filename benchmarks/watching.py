@@ -61,7 +61,7 @@ def child(folder: Path, seconds: float) -> None:
     jobs = pl.read_parquet(folder / "m.parquet").height
 
     async def run(engine: Engine, orders) -> None:
-        offer = engine.deps.publisher.offer
+        offer = engine.deps.publisher.on_published
         done = [*orders]
         for first in range(0, len(done), 50):
             for order in done[first : first + 50]:

@@ -132,7 +132,7 @@ async def watched(night: Night, report: ReportSettings) -> AsyncGenerator[None]:
             await _whatever(board.plan())
             try:
                 # The last posters are made before the last sheet is sent.
-                async with posters.made(night.engine.show), _kept(board):
+                async with posters.made(night.engine.on_published), _kept(board):
                     yield
                     await _whatever(board.over())
             finally:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from storage.media import Posters, poster
 from storage.objects import StorageError
-from tasks.engine.download import Offer
+from tasks.engine.download import OnPublished
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Sheet:
             self._coming.put_nowait(Clip(job, mp4, sidecar))
 
     @asynccontextmanager
-    async def made(self, show: Callable[[Offer], None]) -> AsyncGenerator[None]:
+    async def made(self, show: Callable[[OnPublished], None]) -> AsyncGenerator[None]:
         """Make posters while the block lasts; `show` receives the function to offer clips to."""
         making = asyncio.create_task(self._make())
         show(self.offer)

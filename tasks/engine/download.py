@@ -30,7 +30,7 @@ TRIES: Final = 6
 """The most downloads of one clip in one run."""
 
 
-Offer = Callable[[str, bytes, Mapping[str, Any]], None]
+OnPublished = Callable[[str, bytes, Mapping[str, Any]], None]
 """Receives each published clip: its job, its MP4, its sidecar."""
 
 
@@ -71,7 +71,7 @@ class Publisher:
         self._in_transit = asyncio.Semaphore(at_once)
         self._decodes = decodes
         self._check = check
-        self.offer: Offer | None = None
+        self.on_published: OnPublished | None = None
         """Called with each published clip, if set. Publishing does not wait for it."""
 
     async def kept(self, job_id: str) -> Published | None:
@@ -147,10 +147,10 @@ class Publisher:
         return Published(uri, facts)
 
     def _show(self, job_id: str, mp4: bytes, sidecar: Mapping[str, Any]) -> None:
-        if self.offer is None:
+        if self.on_published is None:
             return
         try:
-            self.offer(job_id, mp4, sidecar)
+            self.on_published(job_id, mp4, sidecar)
         # The clip is published: a missing poster must not prevent its record.
         except Exception:
             log.exception("clip.not_shown job=%s it is published all the same", job_id)

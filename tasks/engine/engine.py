@@ -24,7 +24,7 @@ from manifests.lifecycle import (
 )
 from storage.ledger import FencedError
 from storage.objects import StorageError
-from tasks.engine.download import Offer
+from tasks.engine.download import OnPublished
 from tasks.engine.environment import Deps, Rules
 from tasks.engine.in_doubt import Doubts, in_doubt
 from tasks.engine.job import JobRunner
@@ -77,9 +77,9 @@ class Engine:
         prices = (min(lane.route.prices_usd.values()) for lane in self.lanes.open)
         return None if self.tally.purse.affords(min(prices)) else Why.BUDGET
 
-    def show(self, offer: Offer) -> None:
-        """Call `offer` with each clip that is published."""
-        self.deps.publisher.offer = offer
+    def on_published(self, call: OnPublished) -> None:
+        """Call `call` with each clip that is published."""
+        self.deps.publisher.on_published = call
 
     def pause(self, *, paused: bool) -> None:
         """Buy nothing while paused; clips already bought are still fetched."""

@@ -37,7 +37,7 @@ from tasks.engine.poll import (
     UnfinishedError,
     UnreadError,
 )
-from tasks.engine.reserve import JobRun, Offer, Offers, RestError
+from tasks.engine.reserve import JobRun, Reservation, Reserver, RestError
 from tasks.engine.stats import UNANSWERED, Tally, Why
 from tasks.engine.steps import AtProvider, Steps, free
 from tasks.engine.submit import (
@@ -78,7 +78,7 @@ class JobRunner:
         self._history = deps.ledger.history
         self._now = deps.world.now
         self._today = deps.world.today
-        self._offers = Offers(deps)
+        self._reserver = Reserver(deps)
         self._submitter = Submitter(deps)
         self._steps = Steps(deps)
 
@@ -133,23 +133,23 @@ class JobRunner:
 
     async def _buy(self, run: JobRun, history: History) -> AsyncGenerator[Event, None]:
         """One submit: recorded before it is sent, and its answer recorded after it."""
-        offer = await self._offers.make(run, self._failed(history))
+        reservation = await self._reserver.reserve(run, self._failed(history))
         seed = run.order.job.seed_after(history.discards)
         ref = reference(run.job_id, history.attempts + 1)
         self.roster.bought(run.order)
         meant = self._now(), self._today()
-        yield self._submitter.intended(offer, seed, ref)
+        yield self._submitter.intended(reservation, seed, ref)
         if (old_s := self._since(*meant)) > SEND_WITHIN_S:
-            answer = self._refuse_late(offer, old_s)
+            answer = self._refuse_late(reservation, old_s)
         else:
             answer = await self._submitter.send(
-                offer,
+                reservation,
                 seed,
                 ref,
                 in_time=lambda: self._since(*meant) <= SEND_WITHIN_S,
             )
         if isinstance(answer, Refused | Rejected):
-            offer.lane.day.release(offer.price_usd)
+            reservation.lane.day.release(reservation.price_usd)
         # The time of the answer, without the time that recording it takes.
         answered = self._now()
         yield answer
@@ -171,13 +171,13 @@ class JobRunner:
         return max(self._now() - now, self._today() - today)
 
     @staticmethod
-    def _refuse_late(offer: Offer, old_s: float) -> Answer:
+    def _refuse_late(reservation: Reservation, old_s: float) -> Answer:
         """Refuse a submit that is too late: another run may have bought the job meanwhile."""
-        offer.lane.limiter.not_sent()
+        reservation.lane.limiter.not_sent()
         reason = f"not sent: meant {old_s:.0f} s ago, over {SEND_WITHIN_S:.0f}"
         log.warning(
             "submit.not_sent lane=%s the job goes round again: %s",
-            offer.lane.name,
+            reservation.lane.name,
             reason,
         )
         return Refused(reason)
@@ -206,7 +206,7 @@ class JobRunner:
             run.clip_url = ended.url
         elif not isinstance(ended, Gone):
             # The provider may have failed on the link to the still.
-            run.handed.clear()
+            run.still_urls.clear()
         event = self._steps.ended(job, ended)
         self._again(run, event)
         yield event

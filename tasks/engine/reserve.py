@@ -61,7 +61,7 @@ class UnfitError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class Reservation:
     """All that one submit needs."""
 
     lane: Lane
@@ -72,7 +72,7 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
-class Handed:
+class StillUrl:
     """A still that a lane's provider can read."""
 
     url: str
@@ -91,7 +91,7 @@ class JobRun:
     able: Sequence[Lane]
     """The lanes that can make it, open or closed, less those for which its still is too
     small."""
-    handed: dict[str, Handed] = field(default_factory=dict[str, Handed])
+    still_urls: dict[str, StillUrl] = field(default_factory=dict[str, StillUrl])
     """By the lane's name."""
     clip_url: str | None = None
     """The link to the clip, once a poll has returned it."""
@@ -119,8 +119,8 @@ class JobRun:
             self.slot = None
 
 
-class Offers:
-    """Makes offers from the lanes and the money available."""
+class Reserver:
+    """Makes reserver from the lanes and the money available."""
 
     def __init__(self, deps: Deps) -> None:
         self.lanes = deps.lanes
@@ -130,7 +130,7 @@ class Offers:
         self._today = deps.world.today
         self._in_transit = asyncio.Semaphore(STILLS_IN_TRANSIT)
 
-    async def make(self, run: JobRun, failed: Route | None) -> Offer:
+    async def reserve(self, run: JobRun, failed: Route | None) -> Reservation:
         """Reserve what one submit of this job needs; the run holds the slot.
 
         `failed` is the route on which an attempt at it failed.
@@ -144,33 +144,33 @@ class Offers:
                 lanes = self._ranked(request)
                 # Handed to the likeliest lane before the slot: no slot waits for it.
                 well = (lane for lane in lanes if not lane.limiter.breaker.is_open)
-                if await self._handed(run, next(well, lanes[0])) is None:
+                if await self._still_url(run, next(well, lanes[0])) is None:
                     continue
                 try:
                     lane = await self.lanes.reserve_slot(request)
                 except BudgetChangedError:
                     continue
-                if offer := await self._offer(run, lane):
-                    return offer
+                if reservation := await self._complete(run, lane):
+                    return reservation
         except StoppedError:
             raise RestError(Why.STOPPED, "the run was stopped") from None
         except NoLaneLeftError as exc:
             raise RestError(Why.NO_LANE, str(exc)) from None
 
-    async def _offer(self, run: JobRun, lane: Lane) -> Offer | None:
-        """The offer for this slot. None if the lane closed; the slot is then released."""
-        job, offer = run.order.job, None
+    async def _complete(self, run: JobRun, lane: Lane) -> Reservation | None:
+        """The reservation for this slot. None if the lane closed; the slot is then released."""
+        job, reservation = run.order.job, None
         price_usd = lane.route.price_usd(job)
         try:
-            handed = await self._handed(run, lane)
-            if handed is not None and self._reserved(lane, price_usd):
-                framed = replace(job, aspect_ratio=handed.aspect_ratio)
-                offer = Offer(lane, price_usd, handed.url, framed)
+            still = await self._still_url(run, lane)
+            if still is not None and self._reserved(lane, price_usd):
+                framed = replace(job, aspect_ratio=still.aspect_ratio)
+                reservation = Reservation(lane, price_usd, still.url, framed)
                 run.slot = lane
         finally:
-            if offer is None:
+            if reservation is None:
                 self.lanes.release_unused_slot(lane)
-        return offer
+        return reservation
 
     def _reserved(self, lane: Lane, price_usd: Decimal) -> bool:
         """Reserve the price from the batch's budget and the lane's daily cap, or from neither.
@@ -203,14 +203,14 @@ class Offers:
             raise NoLaneLeftError(closing(lanes))
         return lanes
 
-    async def _handed(self, run: JobRun, lane: Lane) -> Handed | None:
+    async def _still_url(self, run: JobRun, lane: Lane) -> StillUrl | None:
         """The still as the lane's provider can read it, or None.
 
         None means that the lane closed, that the still is too small for it, or that the
         provider is out of reach and there are other lanes. Only the URL is kept, so a
         thousand waiting jobs need little memory.
         """
-        known = run.handed.get(lane.name)
+        known = run.still_urls.get(lane.name)
         if known is None or self._today() - known.at > HANDED_FOR_S:
             try:
                 handing = self._hand_over(run, lane)
@@ -228,7 +228,7 @@ class Offers:
                 return None
             # A longer URL holds the still itself, which is too much to keep while others wait.
             if len(known.url) <= LONGEST_LINK:
-                run.handed[lane.name] = known
+                run.still_urls[lane.name] = known
         return known
 
     def _spares(self, run: JobRun, lane: Lane) -> bool:
@@ -238,7 +238,7 @@ class Offers:
         others = self.roster.rank(SlotRequest(run.order, run.able))
         return any(each.closed is None for each in others if each is not lane)
 
-    async def _hand_over(self, run: JobRun, lane: Lane) -> Handed:
+    async def _hand_over(self, run: JobRun, lane: Lane) -> StillUrl:
         order = run.order
         async with self._in_transit:
             try:
@@ -259,7 +259,7 @@ class Offers:
             except TimeoutError as exc:
                 raise NotSentError(f"{lane.name}: no still taken in time") from exc
             ratio = lane.route.aspect_ratio_for(order.job, seen.width, seen.height)
-            return Handed(url, self._today(), ratio)
+            return StillUrl(url, self._today(), ratio)
 
     async def _unless_stopped(self, free: Coroutine[Any, Any, T]) -> T:
         """Await free work; cancel it when the run is stopped."""

@@ -16,7 +16,7 @@ from manifests.lifecycle import (
 )
 from tasks.dispatch.lanes import Lane
 from tasks.engine.environment import Deps
-from tasks.engine.reserve import Offer
+from tasks.engine.reserve import Reservation
 from tasks.providers.errors import (
     CappedError,
     InDoubtError,
@@ -72,29 +72,36 @@ class Submitter:
         self._now = deps.world.now
         self._max_failure_rate = deps.rules.max_failure_rate
 
-    def intended(self, offer: Offer, seed: int, ref: str) -> Intended:
+    def intended(self, reservation: Reservation, seed: int, ref: str) -> Intended:
         """The event to record before the submit is sent."""
-        provider, mark = offer.lane.endpoint.provider, ""
+        provider, mark = reservation.lane.endpoint.provider, ""
         if isinstance(provider, Findable):
             # A request that cannot be built has no mark. `send` raises and closes the lane.
             with suppress(Exception):
-                own_mark = provider.mark(offer.job, offer.image_url, seed, ref)
-                mark = f"{whose(offer.lane)}:{own_mark}"
+                own_mark = provider.mark(
+                    reservation.job, reservation.image_url, seed, ref
+                )
+                mark = f"{whose(reservation.lane)}:{own_mark}"
         return Intended(
-            lane=offer.lane.name,
-            route=offer.lane.route.name,
-            price_usd=offer.price_usd,
+            lane=reservation.lane.name,
+            route=reservation.lane.route.name,
+            price_usd=reservation.price_usd,
             seed=seed,
             mark=mark,
         )
 
     async def send(
-        self, offer: Offer, seed: int, ref: str, *, in_time: Callable[[], bool]
+        self,
+        reservation: Reservation,
+        seed: int,
+        ref: str,
+        *,
+        in_time: Callable[[], bool],
     ) -> Answer:
         """Send the submit, once, and only while `in_time` is true."""
-        lane = offer.lane
+        lane = reservation.lane
         provider = lane.endpoint.provider
-        request = provider.submit(offer.job, offer.image_url, seed, ref)
+        request = provider.submit(reservation.job, reservation.image_url, seed, ref)
         try:
             ticket = await submit(
                 self._clients, lane.endpoint, request, in_time=in_time

@@ -317,7 +317,7 @@ async def test_poster_that_fails_keeps_no_clip_off_the_record(kling):
     def show(job, clip, sidecar):
         raise ZeroDivisionError
 
-    summary = await kling.run(3, during=lambda night: night.engine.show(show))
+    summary = await kling.run(3, during=lambda night: night.engine.on_published(show))
 
     assert (summary.published, summary.broken) == (3, {})
 

@@ -1,4 +1,4 @@
-"""Offers: a job's slot, still and money before anything is spent."""
+"""Reservations: a job's slot, still and money before anything is spent."""
 
 import asyncio
 import random
@@ -12,7 +12,7 @@ from tasks.dispatch.budget import Purse
 from tasks.dispatch.policy import Roster
 from tasks.emulator import running
 from tasks.engine.environment import Deps, Rules, World
-from tasks.engine.reserve import JobRun, Offers
+from tasks.engine.reserve import JobRun, Reserver
 from tasks.providers.http import connected
 
 pytestmark = pytest.mark.anyio
@@ -34,7 +34,7 @@ def order(tmp_path):
 
 def kept(run):
     """Number of characters."""
-    return sum(len(handed.url) for handed in run.handed.values())
+    return sum(len(still.url) for still in run.still_urls.values())
 
 
 async def test_inline_still_is_not_kept_by_a_job_that_waits(worlds, emulator, order):
@@ -54,16 +54,16 @@ async def test_inline_still_is_not_kept_by_a_job_that_waits(worlds, emulator, or
             )
             able = roster.able(order)
             first, second = (JobRun(order, deps.lanes, able) for _ in range(2))
-            offers = Offers(deps)
-            await offers.make(first, None)
-            waiting = asyncio.create_task(offers.make(second, None))
+            reserver = Reserver(deps)
+            await reserver.reserve(first, None)
+            waiting = asyncio.create_task(reserver.reserve(second, None))
             await asyncio.wait({waiting}, timeout=0.5)
             assert not waiting.done()
             assert kept(second) == 0
 
             lane.limiter.accepted(time.monotonic())
             first.release_slot()
-            offer = await waiting
+            reservation = await waiting
 
-    assert len(offer.image_url) > 2_000_000
+    assert len(reservation.image_url) > 2_000_000
     assert kept(first) == kept(second) == 0
