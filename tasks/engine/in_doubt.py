@@ -28,7 +28,7 @@ from tasks.dispatch.lanes import Lane
 from tasks.engine.environment import Deps
 from tasks.engine.poll import MISSED_S, SAME
 from tasks.engine.steps import free
-from tasks.engine.submit import whose
+from tasks.engine.submit import account_fingerprint
 from tasks.providers.errors import ProviderError
 from tasks.providers.http import Endpoint, ask
 from tasks.providers.protocol import Absent, Doubt, Findable, UnreadableError
@@ -117,7 +117,7 @@ class Doubts:
         return (
             lane is not None
             and isinstance(lane.endpoint.provider, Findable)
-            and history.mark.startswith(f"{whose(lane)}:")
+            and history.mark.startswith(f"{account_fingerprint(lane)}:")
         )
 
     def due_in_s(self, job: str, history: History) -> float:

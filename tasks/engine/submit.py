@@ -39,7 +39,7 @@ def reference(job_id: str, attempt: int) -> str:
     return f"{job_id}-{attempt}"
 
 
-def whose(lane: Lane) -> str:
+def account_fingerprint(lane: Lane) -> str:
     """A short hash that tells accounts apart without storing a key."""
     provider = lane.endpoint.provider
     # An own GPU lists only its own jobs, so its address is part of the identity.
@@ -48,7 +48,7 @@ def whose(lane: Lane) -> str:
     return f"{own}{hashlib.blake2b(identity, digest_size=4).hexdigest()}"
 
 
-def who_asks(lanes: Iterable[Lane], history: History) -> Lane | None:
+def lane_for_account(lanes: Iterable[Lane], history: History) -> Lane | None:
     """The lane through which the provider of the last attempt can be asked.
 
     A lane with the same account or GPU goes first, even if it was renamed. Then any other
@@ -57,7 +57,9 @@ def who_asks(lanes: Iterable[Lane], history: History) -> Lane | None:
     provider = history.ticket.provider if history.ticket else ""
 
     def far(lane: Lane) -> tuple[bool, bool]:
-        return not history.mark.startswith(f"{whose(lane)}:"), lane.name != history.lane
+        return not history.mark.startswith(
+            f"{account_fingerprint(lane)}:"
+        ), lane.name != history.lane
 
     candidates = (lane for lane in lanes if lane.endpoint.provider.name == provider)
     return min(candidates, key=far, default=None)
@@ -81,7 +83,7 @@ class Submitter:
                 own_mark = provider.mark(
                     reservation.job, reservation.image_url, seed, ref
                 )
-                mark = f"{whose(reservation.lane)}:{own_mark}"
+                mark = f"{account_fingerprint(reservation.lane)}:{own_mark}"
         return Intended(
             lane=reservation.lane.name,
             route=reservation.lane.route.name,
