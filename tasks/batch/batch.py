@@ -219,7 +219,7 @@ class Night:
             return
         for _ in range(ROUNDS):
             doubts = self._in_doubt()
-            if self.engine.stopped or not (doubts or self.engine.again):
+            if self.engine.stopped or not (doubts or self.engine.rebuy_ids):
                 return
             told = await self.engine.doubts.asked(doubts)
             certain = {*told, *self.engine.doubts.unheard}
@@ -228,10 +228,14 @@ class Night:
             }
             if self.engine.stopped:
                 return
-            again = {*told, *self.engine.again, *await self.engine.doubts.risked(left)}
+            again = {
+                *told,
+                *self.engine.rebuy_ids,
+                *await self.engine.doubts.risked(left),
+            }
             if not again:
                 return
-            self.engine.again.clear()
+            self.engine.rebuy_ids.clear()
             await self._take_up(again)
 
     async def bring_home(self, until: asyncio.Event) -> None:

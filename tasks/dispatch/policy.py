@@ -99,7 +99,7 @@ class Roster:
         if self._demand[kind := order.kind] > 0:
             self._demand[kind] -= 1
 
-    def again(self, order: Order) -> None:
+    def requeue(self, order: Order) -> None:
         """Count one job more to be bought: its attempt failed."""
         self._demand[order.kind] += 1
 

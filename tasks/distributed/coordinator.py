@@ -152,7 +152,7 @@ class ShardCoordinator:
                 world=self._world,
                 budget_usd=None if budget_usd is None else budget_usd - spent_usd,
             ) as night:
-                night.engine.again |= night.ledger.recovered
+                night.engine.rebuy_ids |= night.ledger.recovered
                 with self._night.engine.stops(night.engine):
                     await night.mend()
                 for job in jobs:

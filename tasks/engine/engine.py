@@ -61,7 +61,7 @@ class Engine:
         self._runner = JobRunner(deps, self.tally, self.record)
         self.doubts = Doubts(deps, self.record)
         self.doubts.meet(in_doubt(deps.ledger.lives, [*deps.ledger.lives]))
-        self.again = set[str]()
+        self.rebuy_ids = set[str]()
         """Jobs that were in doubt and are to be bought again."""
         self._fatal: Exception | None = None
 
@@ -180,11 +180,11 @@ class Engine:
         if job in self.tally.resting:
             doubt = {job: self._ledger.history(job)}
             found = await self.doubts.asked(doubt)
-            if job not in found and await self.doubts.let_go(doubt):
-                self.again.add(job)
+            if job not in found and await self.doubts.release_unpaid(doubt):
+                self.rebuy_ids.add(job)
             if isinstance(found.get(job), Refused):
                 # By now its still may be gone from this machine: it is read anew.
-                self.again.add(job)
+                self.rebuy_ids.add(job)
             if not isinstance(found.get(job), Accepted):
                 return
             del self.tally.resting[job]

@@ -188,7 +188,7 @@ class Doubts:
             found = await ask(self._deps.clients, endpoint, provider.find(doubt))
         return found
 
-    async def let_go(self, doubts: Mapping[str, History]) -> set[str]:
+    async def release_unpaid(self, doubts: Mapping[str, History]) -> set[str]:
         """Release jobs on own GPUs for another submit at once: a second clip costs nothing."""
         unpaid = {
             job: history

@@ -160,7 +160,7 @@ class JobRunner:
                 run.release_slot_after_typical_run()
             case _:
                 run.release_slot()
-                self._again(run, answer)
+                self._requeue(run, answer)
 
     def _since(self, now: float, today: float) -> float:
         """Seconds since then, the larger of two clocks.
@@ -182,10 +182,10 @@ class JobRunner:
         )
         return Refused(reason)
 
-    def _again(self, run: JobRun, ended: Event) -> None:
+    def _requeue(self, run: JobRun, ended: Event) -> None:
         """Count the job as one to be bought again, if its attempt failed."""
         if isinstance(ended, Refused | Discarded | Forgotten):
-            self.roster.again(run.order)
+            self.roster.requeue(run.order)
 
     def _failed(self, history: History) -> Route | None:
         """The route on which an attempt at the job failed, if it is still in use."""
@@ -208,7 +208,7 @@ class JobRunner:
             # The provider may have failed on the link to the still.
             run.still_urls.clear()
         event = self._steps.ended(job, ended)
-        self._again(run, event)
+        self._requeue(run, event)
         yield event
 
     def _count(self, lane: Lane, ended: Ended) -> None:
@@ -237,7 +237,7 @@ class JobRunner:
             raise RestError(Why.UNFINISHED, str(exc)) from exc
         if isinstance(event, Discarded) and not event.reason.startswith(EXPIRED):
             self._submitter.spoiled(job.lane)
-        self._again(run, event)
+        self._requeue(run, event)
         yield event
 
     def _at_provider(self, run: JobRun, history: History, ticket: Ticket) -> AtProvider:

@@ -199,7 +199,7 @@ def test_failed_job_is_planned_again(cheap, dear):
     assert plan.reckon() == 0
 
     for _ in range(200):
-        plan.again(ORDER)
+        plan.requeue(ORDER)
 
     assert plan.reckon() > 0
 
