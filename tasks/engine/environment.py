@@ -9,10 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from storage.ledger import Ledger
-from storage.ledger import SPILL_FOLDER
-from storage.media import mp4
-from storage.media import Clips
+from storage.ledger import SPILL_FOLDER, Ledger
+from storage.media import Clips, mp4
 from storage.objects import Objects
 from tasks.dispatch.budget import Purse
 from tasks.dispatch.lanes import Lanes

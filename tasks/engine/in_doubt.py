@@ -22,7 +22,7 @@ from manifests.lifecycle import (
     State,
     Ticket,
 )
-from storage.ledger.ledger import entries
+from storage.ledger import entries
 from tasks.dispatch.budget import DAY_S
 from tasks.dispatch.lanes import Lane
 from tasks.engine.environment import Deps
