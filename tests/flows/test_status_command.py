@@ -19,7 +19,6 @@ from manifests.lifecycle import (
     Discarded,
     Doubted,
     Event,
-    Facts,
     Generated,
     Intended,
     Published,
@@ -30,6 +29,7 @@ from manifests.lifecycle import (
 )
 from storage.ledger import Ledger
 from storage.objects import Objects
+from tests.histories import FACTS, intended
 
 pytestmark = pytest.mark.anyio
 
@@ -42,24 +42,12 @@ ROUTES = {
 }
 A, B, C, D = (letter * 32 for letter in "abcd")
 TAKEN = Accepted(Ticket("fal", "remote-1"))
-PUBLISHED = Published(
-    "u",
-    Facts(
-        sha256="ab" * 32,
-        bytes=1234,
-        seconds=5.0625,
-        fps=16.0,
-        width=832,
-        height=480,
-        codec="h264",
-        frames=81,
-    ),
-)
+PUBLISHED = Published("u", FACTS)
 
 
 def bought(lane: str, mark: str = "") -> Intended:
     route, price = ROUTES[lane]
-    return Intended(lane=lane, route=route, price_usd=Decimal(price), seed=1, mark=mark)
+    return intended(price, lane=lane, route=route, seed=1, mark=mark)
 
 
 async def recorded(bench, *events: tuple[str, Event], at: float | None = None) -> None:

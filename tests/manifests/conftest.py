@@ -12,7 +12,6 @@ from manifests.lifecycle import (
     Discarded,
     Doubted,
     Entry,
-    Facts,
     Forgotten,
     Generated,
     History,
@@ -25,17 +24,8 @@ from manifests.lifecycle import (
     Settled,
     Ticket,
 )
+from tests.histories import FACTS
 
-FACTS = Facts(
-    sha256="ab" * 32,
-    bytes=1234,
-    seconds=5.0625,
-    fps=16.0,
-    width=832,
-    height=480,
-    codec="h264",
-    frames=81,
-)
 PRICES = st.decimals("0.0001", "0.9999", places=4)
 WHAT = {
     Intended: st.builds(

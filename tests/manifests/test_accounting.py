@@ -14,8 +14,6 @@ from manifests.lifecycle import (
     Accepted,
     Discarded,
     Doubted,
-    Entry,
-    Facts,
     Forgotten,
     Generated,
     Intended,
@@ -29,26 +27,13 @@ from manifests.lifecycle import (
     Ticket,
     fold,
 )
+from tests.histories import FACTS, START, ledger_entries
 
 PRICE = Decimal("0.28")
 INTENDED = Intended(lane="kling", route="kling/kling-1.6", price_usd=PRICE, seed=1)
 ACCEPTED = Accepted(Ticket("kling", "t-1"))
-FACTS = Facts(
-    sha256="ab" * 32,
-    bytes=1234,
-    seconds=5.0625,
-    fps=16.0,
-    width=832,
-    height=480,
-    codec="h264",
-    frames=81,
-)
 PUBLISHED = Published("u", FACTS)
 JOBS = ["a", "b", "c"]
-
-
-def entries(*events, job="j"):
-    return [Entry(job, float(n), event) for n, event in enumerate(events)]
 
 
 def totals_of(ledger, by=7):
@@ -89,7 +74,7 @@ def without_adjustments(ledger):
 )
 def test_attempt_outcome_and_cost(events, outcome, charged, cost_usd):
     """Each sequence of events gives one outcome, one charge and one cost."""
-    [attempt] = attempts(entries(INTENDED, *events))
+    [attempt] = attempts(ledger_entries("j", INTENDED, *events))
 
     assert (attempt.outcome, attempt.charged) == (outcome, charged)
     assert (attempt.price_usd, attempt.cost_usd) == (PRICE, cost_usd)
@@ -98,23 +83,27 @@ def test_attempt_outcome_and_cost(events, outcome, charged, cost_usd):
 def test_attempt_records_ticket_seed_and_times():
     """An attempt has the ticket, the seed and the time of each of its events."""
     made = Generated(seed=9, stages='{"decode": 2}')
-    [attempt] = attempts(entries(INTENDED, Doubted("?", "silent"), ACCEPTED, made))
+    [attempt] = attempts(
+        ledger_entries("j", INTENDED, Doubted("?", "silent"), ACCEPTED, made)
+    )
 
     assert (attempt.ticket, attempt.seed) == (ACCEPTED.ticket, 9)
     assert (attempt.stages, attempt.reason, attempt.lost) == (made.stages, None, None)
     times = (attempt.submitted_at, attempt.accepted_at, attempt.generated_at)
-    assert times == (0.0, 2.0, 3.0)
+    assert times == (START, START + 2, START + 3)
     assert attempt.ended_at is None
 
 
 def test_next_attempt_starts_afresh():
     """An attempt takes nothing from the one before it but its number."""
     first, second = attempts(
-        entries(INTENDED, ACCEPTED, Generated(9), Discarded("black"), INTENDED)
+        ledger_entries(
+            "j", INTENDED, ACCEPTED, Generated(9), Discarded("black"), INTENDED
+        )
     )
 
     assert (first.number, second.number) == (1, 2)
-    assert (first.reason, first.ended_at) == ("black", 3.0)
+    assert (first.reason, first.ended_at) == ("black", START + 3)
     assert (second.ticket, second.reason, second.seed) == (None, None, 1)
     assert (second.accepted_at, second.generated_at) == (None, None)
 
@@ -123,16 +112,18 @@ def test_adjustment_is_part_of_the_cost():
     """A refund after the end of an attempt leaves it uncharged, with both reasons."""
     refund = Settled(attempt=1, usd=-PRICE, reason="refunded")
 
-    [attempt] = attempts(entries(INTENDED, ACCEPTED, Discarded("black"), refund))
+    [attempt] = attempts(
+        ledger_entries("j", INTENDED, ACCEPTED, Discarded("black"), refund)
+    )
 
     assert (attempt.cost_usd, attempt.charged) == (0, False)
-    assert (attempt.reason, attempt.ended_at) == ("black; refunded", 2.0)
+    assert (attempt.reason, attempt.ended_at) == ("black; refunded", START + 2)
 
 
 def test_attempt_without_a_beginning_is_left_out():
     """Events of an attempt that began before the first entry give no attempt."""
-    assert [*attempts(entries(ACCEPTED, Refused("busy")))] == []
-    [attempt] = attempts(entries(ACCEPTED, Refused("busy"), INTENDED))
+    assert [*attempts(ledger_entries("j", ACCEPTED, Refused("busy")))] == []
+    [attempt] = attempts(ledger_entries("j", ACCEPTED, Refused("busy"), INTENDED))
     assert attempt.number == 1
 
 
@@ -298,7 +289,7 @@ def test_unplaced_adjustments_count_in_all_lanes(lives_of, data):
 def test_ended_jobs_are_not_kept_in_memory():
     """A job that is over leaves nothing in memory but a count."""
     lived = [INTENDED, ACCEPTED, Generated(), PUBLISHED]
-    ledger = [each for n in range(1000) for each in entries(*lived, job=f"{n}")]
+    ledger = [each for n in range(1000) for each in ledger_entries(f"{n}", *lived)]
 
     totals = totals_of(ledger)
 
@@ -312,7 +303,7 @@ def test_a_lane_counts_each_outcome_once(outcome):
     """An attempt that has ended counts under exactly one heading."""
     charged = {"refused": False, "risked": None}.get(outcome, True)
     ended_at = None if outcome in {"in_doubt", "accepted", "generated"} else 1.0
-    [attempt] = attempts(entries(INTENDED))
+    [attempt] = attempts(ledger_entries("j", INTENDED))
     lane = LaneTotals()
 
     lane.count(attempt._replace(outcome=outcome, charged=charged, ended_at=ended_at))
@@ -324,7 +315,7 @@ def test_a_lane_counts_each_outcome_once(outcome):
 def test_counting_and_taking_away_cancel_out():
     """A sum from which each attempt is taken away again is empty."""
     lane, events = LaneTotals(), (INTENDED, ACCEPTED, Refused("busy"), INTENDED)
-    found = [*attempts(entries(*events))]
+    found = [*attempts(ledger_entries("j", *events))]
     for times in (1, -1):
         for attempt in found:
             lane.count(attempt, times)

@@ -11,44 +11,24 @@ from hypothesis import strategies as st
 from manifests.accounting.attempts import attempts as attempts_of
 from manifests.lifecycle import (
     OVER,
-    Accepted,
     Discarded,
     Doubted,
     Entry,
-    Facts,
     Forgotten,
     Generated,
-    Intended,
     Published,
     Refused,
     Rejected,
     Risked,
     Settled,
-    Ticket,
     fold,
 )
 from manifests.output.attempts import ATTEMPTS, KEY, attempts_table, frame
+from tests.histories import ACCEPTED, FACTS, intended, ledger_entries
 
 PRICE = Decimal("0.15")
-INTENDED = Intended(
-    lane="spicy", route="wavespeed/wan-2.2-spicy", price_usd=PRICE, seed=7
-)
-ACCEPTED = Accepted(Ticket("wavespeed", "remote-1"))
-FACTS = Facts(
-    sha256="ab" * 32,
-    bytes=1234,
-    seconds=5.0625,
-    fps=16.0,
-    width=832,
-    height=480,
-    codec="h264",
-    frames=81,
-)
+INTENDED = intended(PRICE)
 PUBLISHED = Published("u", FACTS)
-
-
-def lived(job, *events):
-    return [Entry(job, 1_800_000_000.5 + n, event) for n, event in enumerate(events)]
 
 
 def refund(attempt=1, usd="-0.15"):
@@ -70,7 +50,7 @@ def attempts(tmp_path):
 
 def test_every_attempt_is_a_row_that_says_what_came_of_it(attempts):
     table = attempts(
-        *lived(
+        *ledger_entries(
             "j",
             *(INTENDED, Refused("busy")),
             *(INTENDED, Doubted("ReadTimeout"), Risked("allowed")),
@@ -103,7 +83,7 @@ def test_every_attempt_is_a_row_that_says_what_came_of_it(attempts):
 def test_a_rejection_costs_what_the_provider_takes_for_it(
     attempts, event, charged, cost
 ):
-    table = attempts(*lived("j", INTENDED, ACCEPTED, event))
+    table = attempts(*ledger_entries("j", INTENDED, ACCEPTED, event))
 
     told = table.select("outcome", "charged", "charged_usd")
     assert told.rows() == [("rejected", charged, cost)]
@@ -112,7 +92,7 @@ def test_a_rejection_costs_what_the_provider_takes_for_it(
 @pytest.mark.parametrize("doubts", [(), (Doubted("ReadTimeout"),)])
 def test_attempt_in_doubt_counts_as_spent(attempts, doubts):
     """Nobody knows whether an attempt in doubt was charged; its price counts as spent."""
-    table = attempts(*lived("j", INTENDED, *doubts))
+    table = attempts(*ledger_entries("j", INTENDED, *doubts))
 
     told = table.select("outcome", "charged", "charged_usd", "reason", "ended_at")
     reason = doubts[0].reason if doubts else None
@@ -121,7 +101,7 @@ def test_attempt_in_doubt_counts_as_spent(attempts, doubts):
 
 def test_what_is_settled_after_an_attempt_is_in_its_row(attempts):
     table = attempts(
-        *lived(
+        *ledger_entries(
             "j",
             *(INTENDED, ACCEPTED, Discarded("black")),
             *(INTENDED, ACCEPTED, Generated(), PUBLISHED),
@@ -140,8 +120,10 @@ def test_what_is_settled_after_an_attempt_is_in_its_row(attempts):
 
 def test_settled_risk_is_known_to_be_charged_or_not(attempts):
     """A correction of a risked attempt states whether it was charged."""
-    free = lived("a", INTENDED, Doubted("?"), Risked("allowed"), refund())
-    dear = lived("b", INTENDED, Doubted("?"), Risked("allowed"), refund(usd="0"))
+    free = ledger_entries("a", INTENDED, Doubted("?"), Risked("allowed"), refund())
+    dear = ledger_entries(
+        "b", INTENDED, Doubted("?"), Risked("allowed"), refund(usd="0")
+    )
 
     told = attempts(*free, *dear).select("job", "charged", "charged_usd")
 
@@ -177,7 +159,10 @@ def test_attempt_from_an_earlier_batch_is_listed_in_full(attempts):
 
 def test_attempt_still_under_way_is_listed_in_its_present_state(attempts):
     """An attempt under way before and after a batch is listed in its present state."""
-    monday = [*lived("a", INTENDED, ACCEPTED), *lived("b", INTENDED, Refused("busy"))]
+    monday = [
+        *ledger_entries("a", INTENDED, ACCEPTED),
+        *ledger_entries("b", INTENDED, Refused("busy")),
+    ]
 
     told = attempts(before=fold(monday)).select("job", "outcome", "ended_at")
 

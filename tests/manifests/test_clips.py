@@ -10,18 +10,13 @@ from manifests.catalogue.loader import load
 from manifests.input.reader import check
 from manifests.job_keys import ids
 from manifests.lifecycle import (
-    Accepted,
     Discarded,
     Doubted,
-    Entry,
-    Facts,
     Generated,
-    Intended,
     Published,
     Refused,
     Rejected,
     Settled,
-    Ticket,
     fold,
 )
 from manifests.output.clips import (
@@ -30,27 +25,11 @@ from manifests.output.clips import (
     write_clips,
     write_complaints,
 )
+from tests.histories import ACCEPTED, FACTS, intended, ledger_entries
 
 URI = "s3://bucket/in/m.parquet"
 ROUTES = [*load().routes.values()]
-INTENDED = Intended(
-    lane="spicy", route="wavespeed/wan-2.2-spicy", price_usd=Decimal("0.15"), seed=7
-)
-ACCEPTED = Accepted(Ticket("wavespeed", "remote-1"))
-FACTS = Facts(
-    sha256="ab" * 32,
-    bytes=1234,
-    seconds=5.0625,
-    fps=16.0,
-    width=832,
-    height=480,
-    codec="h264",
-    frames=81,
-)
-
-
-def lived(job, *events):
-    return [Entry(job, 1_800_000_000.5 + n, event) for n, event in enumerate(events)]
+INTENDED = intended()
 
 
 @pytest.fixture
@@ -65,7 +44,7 @@ def clips(tmp_path):
         entries = [
             entry
             for job, events in zip(jobs, lives, strict=False)
-            for entry in lived(job, *events)
+            for entry in ledger_entries(job, *events)
         ]
         outcomes = Outcomes(
             histories=fold(entries),

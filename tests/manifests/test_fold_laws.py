@@ -43,6 +43,7 @@ from manifests.lifecycle import (
     fold,
 )
 from storage.ledger.codec import Open, Seal, pack, unpack
+from tests.histories import FACTS
 
 # Shrinking a failure takes a while.
 pytestmark = pytest.mark.timeout(300)
@@ -122,17 +123,6 @@ class Life:
             case Settled(attempt=attempt, usd=usd):
                 self.costs[attempt - 1] += usd
 
-
-FACTS = Facts(
-    sha256="ab" * 32,
-    bytes=1234,
-    seconds=5.0625,
-    fps=16.0,
-    width=832,
-    height=480,
-    codec="h264",
-    frames=81,
-)
 
 amounts = st.decimals("0", "99.99", places=4)
 words = st.text(max_size=20)

@@ -17,7 +17,6 @@ from manifests.lifecycle import (
     Discarded,
     Doubted,
     Entry,
-    Facts,
     Forgotten,
     Generated,
     History,
@@ -33,23 +32,9 @@ from manifests.lifecycle import (
     Ticket,
     fold,
 )
+from tests.histories import FACTS, intended, ledger_entries
 
-FACTS = Facts(
-    sha256="ab" * 32,
-    bytes=1234,
-    seconds=5.0625,
-    fps=16.0,
-    width=832,
-    height=480,
-    codec="h264",
-    frames=81,
-)
-INTENDED = Intended(
-    lane="spicy",
-    route="wavespeed/wan-2.2-spicy",
-    price_usd=Decimal("0.15"),
-    seed=7,
-)
+INTENDED = intended()
 ACCEPTED = Accepted(Ticket("wavespeed", "id-1"))
 EVENTS = [
     INTENDED,
@@ -68,8 +53,7 @@ EVENTS = [
 
 
 def history(*events, start=100.0):
-    entries = [Entry("j", start + n, event) for n, event in enumerate(events)]
-    return fold(entries)["j"]
+    return fold(ledger_entries("j", *events, start=start))["j"]
 
 
 def test_a_job_in_doubt_is_never_submitted_again():

@@ -14,47 +14,26 @@ from manifests.catalogue.loader import load
 from manifests.input.reader import ManifestError, check, orders
 from manifests.job_keys import ids
 from manifests.lifecycle import (
-    Accepted,
-    Entry,
-    Facts,
     Generated,
-    Intended,
     Published,
     Refused,
     Rejected,
-    Ticket,
     fold,
 )
 from manifests.output.clips import Outcomes
 from manifests.output.remaining import LEFT, write_left
+from tests.histories import ACCEPTED, FACTS, intended, ledger_entries
 
 URI = "s3://bucket/in/m.parquet"
 ELSEWHERE = "file:///data/tomorrow.parquet"
 ROUTES = [route for route in load().routes.values() if not route.retired]
-INTENDED = Intended(
-    lane="spicy", route="wavespeed/wan-2.2-spicy", price_usd=Decimal("0.15"), seed=7
-)
-ACCEPTED = Accepted(Ticket("wavespeed", "remote-1"))
-FACTS = Facts(
-    sha256="ab" * 32,
-    bytes=1234,
-    seconds=5.0625,
-    fps=16.0,
-    width=832,
-    height=480,
-    codec="h264",
-    frames=81,
-)
+INTENDED = intended()
 MADE = (INTENDED, ACCEPTED, Generated(), Published("u", FACTS))
 
 
 def nothing(_keys):
     """The outcomes of jobs without any event."""
     return Outcomes(histories={}, reasons={})
-
-
-def lived(job, *events):
-    return [Entry(job, 1_800_000_000.5 + n, event) for n, event in enumerate(events)]
 
 
 @pytest.fixture
@@ -72,7 +51,7 @@ def night(tmp_path):
         entries = [
             entry
             for n, events in (lives or {}).items()
-            for entry in lived(jobs[n], *events)
+            for entry in ledger_entries(jobs[n], *events)
         ]
         told = Outcomes(
             histories=fold(entries),

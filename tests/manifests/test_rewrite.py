@@ -13,40 +13,24 @@ from manifests.catalogue.loader import load
 from manifests.input.reader import check
 from manifests.job_keys import ids
 from manifests.lifecycle import (
-    Accepted,
     Doubted,
     Entry,
-    Facts,
     Generated,
-    Intended,
     Published,
     Refused,
     Risked,
     Settled,
-    Ticket,
     fold,
 )
 from manifests.output.attempts import KEY, attempts_table
 from manifests.output.clips import Outcomes, write_clips
 from manifests.output.rewrite import retold_attempts, retold_clips
+from tests.histories import ACCEPTED, FACTS, intended
 
 URI = "s3://bucket/in/m.parquet"
 ROUTES = [route for route in load().routes.values() if not route.retired]
 PRICE = Decimal("0.15")
-INTENDED = Intended(
-    lane="spicy", route="wavespeed/wan-2.2-spicy", price_usd=PRICE, seed=7
-)
-ACCEPTED = Accepted(Ticket("wavespeed", "remote-1"))
-FACTS = Facts(
-    sha256="ab" * 32,
-    bytes=1234,
-    seconds=5.0625,
-    fps=16.0,
-    width=832,
-    height=480,
-    codec="h264",
-    frames=81,
-)
+INTENDED = intended(PRICE)
 MADE = (ACCEPTED, Generated(), Published("u", FACTS))
 REFUND = Settled(attempt=1, usd=-PRICE, reason="refunded")
 MANIFEST = {

@@ -1,28 +1,13 @@
 """Events and tickets that the ledger's tests record."""
 
-from decimal import Decimal
 from hashlib import sha256
 
-from manifests.lifecycle import Facts, Intended, Ticket
+from manifests.lifecycle import Ticket
 from storage.objects import Objects
+from tests.histories import intended
 
-INTENDED = Intended(
-    lane="spicy",
-    route="wavespeed/wan-2.2-spicy",
-    price_usd=Decimal("0.10"),
-    seed=7,
-)
+INTENDED = intended("0.10")
 TICKET = Ticket("wavespeed", "t-1", {"poll": "https://api.example/t-1"})
-FACTS = Facts(
-    sha256="ab" * 32,
-    bytes=1234,
-    seconds=5.0625,
-    fps=16.0,
-    width=832,
-    height=480,
-    codec="h264",
-    frames=81,
-)
 
 
 def job(name: object) -> str:

@@ -27,7 +27,6 @@ from manifests.lifecycle import (
     Discarded,
     Doubted,
     Entry,
-    Facts,
     Generated,
     History,
     Intended,
@@ -53,31 +52,16 @@ from storage.ledger.codec import Seal, pack
 from storage.ledger.epoch_reader import bind, recalled, told
 from storage.ledger.segments import MAIN
 from storage.objects import DamagedError, Objects
+from tests.histories import FACTS, START, intended, ledger_entries
 
 pytestmark = pytest.mark.anyio
 
 A, B, C, D = (f"{n:032x}" for n in (0xA, 0xB << 64, (0xB << 64) + 1, (1 << 128) - 1))
 """Two of the jobs share a key."""
-INTENDED = Intended(
-    lane="spicy", route="wavespeed/wan-2.2-spicy", price_usd=Decimal("0.10"), seed=7
-)
+INTENDED = intended("0.10")
 ACCEPTED = Accepted(Ticket("wavespeed", "t-1", {"poll": "https://api.example/t-1"}))
-FACTS = Facts(
-    sha256="ab" * 32,
-    bytes=1234,
-    seconds=5.0625,
-    fps=16.0,
-    width=832,
-    height=480,
-    codec="h264",
-    frames=81,
-)
 PUBLISHED = Published("s3://bucket/clips/ab/abcd.mp4", FACTS)
 MADE = (INTENDED, ACCEPTED, Generated(), PUBLISHED)
-
-
-def lived(job, *events, start=1000.0):
-    return [Entry(job, start + n, event) for n, event in enumerate(events)]
 
 
 async def wrote(objects, epoch, some, *, segment=3, parts=0):
@@ -219,9 +203,9 @@ async def _says(book, written):
 async def test_settlement_in_a_later_epoch_joins_its_history(memory, tmp_path):
     """A settlement in a later epoch joins the history of a job that ended earlier."""
     refund = Settled(attempt=1, usd=Decimal("-0.1"), reason="refunded")
-    first = lived(A, *MADE) + lived(B, *MADE)
-    second = lived(A, refund, start=2000.0)
-    third = lived(C, INTENDED, start=3000.0)
+    first = ledger_entries(A, *MADE) + ledger_entries(B, *MADE)
+    second = ledger_entries(A, refund, start=START + 1000)
+    third = ledger_entries(C, INTENDED, start=START + 2000)
     await wrote_and_bound(memory, first, second, third)
 
     book = await recalled(memory, [1, 2, 3])
@@ -235,7 +219,7 @@ async def test_ended_jobs_leave_memory_and_are_merged_in_order(memory, monkeypat
     """Histories leave memory as their jobs end; their groups merge in key order."""
     monkeypatch.setattr(compaction, "_GROUP", 10)
     jobs = [f"{n * 7919 % 1000:016x}{n:016x}" for n in range(100)]
-    some = [entry for job in jobs for entry in lived(job, *MADE)]
+    some = [entry for job in jobs for entry in ledger_entries(job, *MADE)]
     await wrote_and_bound(memory, some)
 
     known = await checkpoint.load(memory, 1)
@@ -250,7 +234,7 @@ async def test_ended_jobs_leave_memory_and_are_merged_in_order(memory, monkeypat
 async def test_group_full_of_open_jobs_is_bound(memory, monkeypatch):
     """An epoch is bound even if its open jobs fill a whole group."""
     monkeypatch.setattr(compaction, "_GROUP", 3)
-    some = [entry for job in (A, B, D) for entry in lived(job, INTENDED)]
+    some = [entry for job in (A, B, D) for entry in ledger_entries(job, INTENDED)]
 
     await wrote_and_bound(memory, some)
 
@@ -264,7 +248,11 @@ async def test_settlement_after_the_history_left_memory_counts(memory, monkeypat
     """A settlement counts even if the ended job's history has left memory."""
     monkeypatch.setattr(segment_reader, "_BLOCK", 1)
     refund = Settled(attempt=1, usd=Decimal("-0.1"), reason="refunded")
-    some = [*lived(A, *MADE), *lived(B, *MADE), *lived(A, refund, refund, start=2e3)]
+    some = [
+        *ledger_entries(A, *MADE),
+        *ledger_entries(B, *MADE),
+        *ledger_entries(A, refund, refund, start=START + 1000),
+    ]
 
     await wrote_and_bound(memory, some)
 
@@ -274,7 +262,7 @@ async def test_settlement_after_the_history_left_memory_counts(memory, monkeypat
 
 async def test_epoch_bound_by_two_at_once_is_bound_once(memory):
     """An epoch that two runs bind at the same time is bound once."""
-    await wrote(memory, 1, lived(A, *MADE))
+    await wrote(memory, 1, ledger_entries(A, *MADE))
     ours, other = await recalled(memory, [1]), await recalled(memory, [1])
 
     await asyncio.gather(bind(memory, ours), bind(memory, other))
@@ -284,16 +272,16 @@ async def test_epoch_bound_by_two_at_once_is_bound_once(memory):
 
 
 async def test_an_epoch_without_an_entry_is_bound_too(memory):
-    await wrote_and_bound(memory, [], lived(A, INTENDED))
+    await wrote_and_bound(memory, [], ledger_entries(A, INTENDED))
 
-    assert await everything(memory) == lived(A, INTENDED)
+    assert await everything(memory) == ledger_entries(A, INTENDED)
 
 
 @pytest.mark.parametrize("chunk", [1, 1 << 20])
 async def test_illegal_transition_is_found_when_bound(memory, chunk, monkeypatch):
     """An illegal transition within an epoch is found when the epoch is bound."""
     monkeypatch.setattr(segment_reader, "_BLOCK", chunk)
-    await wrote(memory, 1, lived(A, INTENDED, PUBLISHED), segment=1)
+    await wrote(memory, 1, ledger_entries(A, INTENDED, PUBLISHED), segment=1)
     book = await recalled(memory, [1])
 
     with pytest.raises(LedgerError, match=f"{A}: Published while in_doubt"):
@@ -302,21 +290,21 @@ async def test_illegal_transition_is_found_when_bound(memory, chunk, monkeypatch
 
 async def test_purchase_after_the_end_is_found_at_once(memory):
     """A purchase of a job that an earlier epoch ended is found on reading."""
-    await wrote_and_bound(memory, lived(A, *MADE))
-    await wrote(memory, 2, lived(A, INTENDED))
+    await wrote_and_bound(memory, ledger_entries(A, *MADE))
+    await wrote(memory, 2, ledger_entries(A, INTENDED))
 
     with pytest.raises(LedgerError, match=f"{A}: intended while published"):
         await recalled(memory, [1, 2])
 
 
 async def test_a_line_that_means_nothing_is_named(memory):
-    await wrote(memory, 1, lived(A, *MADE))
+    await wrote(memory, 1, ledger_entries(A, *MADE))
     key = layout.segment(layout.stream("000001-night", MAIN), 1)
-    broken = bytearray(pack(lived(A, INTENDED)))
+    broken = bytearray(pack(ledger_entries(A, INTENDED)))
     odd = replace(INTENDED, seed="seven")
     for blob, error, complaint in (
         (bytes(broken[:-9]), DamagedError, f"{key}: damaged: breaks off"),
-        (pack(lived(A, odd)), LedgerError, "seven"),
+        (pack(ledger_entries(A, odd)), LedgerError, "seven"),
     ):
         await memory.put(key, blob)
         with pytest.raises(error, match=complaint):
@@ -329,10 +317,14 @@ async def test_a_line_that_means_nothing_is_named(memory):
 async def test_durations_of_each_lane_are_known_again(memory):
     jobs = [f"{n:032x}" for n in range(60)]
     night = [
-        entry for n, job in enumerate(jobs) for entry in lived(job, *MADE[:3], start=n)
+        entry
+        for n, job in enumerate(jobs)
+        for entry in ledger_entries(job, *MADE[:3], start=n)
     ]
     again = [
-        entry for n, job in enumerate(jobs) for entry in lived(job, PUBLISHED, start=n)
+        entry
+        for n, job in enumerate(jobs)
+        for entry in ledger_entries(job, PUBLISHED, start=n)
     ]
     await wrote(memory, 1, night)
     await wrote(memory, 2, again)
@@ -347,8 +339,8 @@ async def test_duration_across_epochs_is_unknown(
     memory,
 ):
     """A duration is unknown if one epoch has its start and another one its end."""
-    await wrote(memory, 1, lived(A, *MADE[:2]))
-    await wrote(memory, 2, lived(A, *MADE[2:], start=9000.0))
+    await wrote(memory, 1, ledger_entries(A, *MADE[:2]))
+    await wrote(memory, 2, ledger_entries(A, *MADE[2:], start=START + 8000))
 
     for _ in range(2):
         book = await recalled(memory, [1, 2])
@@ -358,7 +350,11 @@ async def test_duration_across_epochs_is_unknown(
 
 async def test_durations_of_jobs_that_are_over_are_known_after_a_crash(memory):
     jobs = [f"{n:032x}" for n in range(60)]
-    some = [entry for n, job in enumerate(jobs) for entry in lived(job, *MADE, start=n)]
+    some = [
+        entry
+        for n, job in enumerate(jobs)
+        for entry in ledger_entries(job, *MADE, start=n)
+    ]
     await wrote(memory, 1, some)
 
     book = await recalled(memory, [1])
@@ -370,7 +366,7 @@ async def test_epochs_in_which_all_is_older_are_passed_over(memory):
     day = 86_400.0
     spans = (0, 5 * day, 10 * day, 10 * day + 60)
     lives = [
-        lived(job, *MADE, start=start)
+        ledger_entries(job, *MADE, start=start)
         for job, start in zip((A, B, C, D), spans, strict=True)
     ]
     await wrote_and_bound(memory, *lives)
@@ -382,7 +378,7 @@ async def test_epochs_in_which_all_is_older_are_passed_over(memory):
 
 
 async def test_a_part_is_read_in_the_place_of_its_segments(memory):
-    some = [*lived(A, *MADE), *lived(B, *MADE)]
+    some = [*ledger_entries(A, *MADE), *ledger_entries(B, *MADE)]
     await wrote(memory, 1, some, segment=2, parts=3)
 
     assert await everything(memory) == some
@@ -396,8 +392,8 @@ async def test_all_events_can_be_queried_as_one_table(tmp_path):
     odd = replace(INTENDED, price_usd=Decimal("0.1234567"))
     await wrote_and_bound(
         objects,
-        lived(A, *MADE, start=1_800_000_000.25),
-        lived(B, odd, start=1_800_000_100.0),
+        ledger_entries(A, *MADE, start=1_800_000_000.25),
+        ledger_entries(B, odd, start=1_800_000_100.0),
     )
 
     events = pl.scan_parquet(tmp_path / "ledger/events")

@@ -28,7 +28,8 @@ from manifests.lifecycle import (
 from storage.ledger import LedgerError
 from storage.ledger.codec import Open, Seal, dump, pack, unpack
 from storage.objects import DamagedError
-from tests.storage.lives import FACTS, INTENDED, TICKET, job
+from tests.histories import FACTS
+from tests.storage.lives import INTENDED, TICKET, job
 
 EVENTS = [
     INTENDED,

@@ -20,18 +20,19 @@ from storage.ledger.epoch_reader import bind, recalled, told
 from storage.ledger.segments import MAIN
 from storage.ledger.spill import SpilledEntry
 from storage.objects import DamagedError, MissingError, Objects
+from tests.histories import START, ledger_entries
 from tests.storage.lives import INTENDED, job, keys
 from tests.storage.simulated import Simulated, run
-from tests.storage.test_checkpoints import MADE, lived, wrote, wrote_and_bound
+from tests.storage.test_checkpoints import MADE, wrote, wrote_and_bound
 
 pytestmark = pytest.mark.anyio
 
-EPOCH_1 = [*lived(job("a"), *MADE), *lived(job("b"), *MADE[:2])]
+EPOCH_1 = [*ledger_entries(job("a"), *MADE), *ledger_entries(job("b"), *MADE[:2])]
 EPOCH_2 = [
-    *lived(job("b"), *MADE[2:], start=2e3),
-    *lived(job("c"), INTENDED, start=2e3),
+    *ledger_entries(job("b"), *MADE[2:], start=START + 1000),
+    *ledger_entries(job("c"), INTENDED, start=START + 1000),
 ]
-EPOCH_3 = lived(job("d"), *MADE, start=3e3)
+EPOCH_3 = ledger_entries(job("d"), *MADE, start=START + 2000)
 JOBS = keys_of(map(job, "abcde"))
 
 
@@ -78,7 +79,7 @@ def flipped(data: bytes, at: int) -> bytes:
 CHECKPOINT = {kind: key(2) for kind, key in KEYS.items()}
 CHECKPOINT["list"] = layout.checkpoint(2)
 NEEDS: Mapping[str, Callable[[Objects], Awaitable[object]]] = {
-    "events": lambda objects: anext(aiter(entries(objects, since=2e3))),
+    "events": lambda objects: anext(aiter(entries(objects, since=START + 1000))),
     "jobs": lambda objects: recalled(objects, [2], whole=True),
     "index": lambda objects: recalled(objects, [2]),
     "list": lambda objects: recalled(objects, [2]),

@@ -28,7 +28,8 @@ from storage import layout
 from storage import ledger as ledgers
 from storage.ledger import FencedError, HeldError, Ledger, LedgerError, claimant
 from storage.objects import DamagedError, Objects
-from tests.storage.lives import FACTS, INTENDED, TICKET, at, job, keys
+from tests.histories import FACTS
+from tests.storage.lives import INTENDED, TICKET, at, job, keys
 from tests.storage.proxies import FaultyProxy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.core]

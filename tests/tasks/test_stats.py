@@ -15,7 +15,6 @@ from manifests.lifecycle import (
     Discarded,
     Doubted,
     Entry,
-    Facts,
     Forgotten,
     Generated,
     Intended,
@@ -28,21 +27,11 @@ from manifests.lifecycle import (
 )
 from tasks.dispatch.budget import Purse
 from tasks.engine.stats import Tally
-
-FACTS = Facts(
-    sha256="ab" * 32,
-    bytes=1234,
-    seconds=5.0625,
-    fps=16.0,
-    width=832,
-    height=480,
-    codec="h264",
-    frames=81,
-)
+from tests.histories import FACTS, intended
 
 
 def bought(lane, usd):
-    return Intended(lane=lane, route=f"{lane}/m", price_usd=Decimal(usd), seed=7)
+    return intended(usd, lane=lane, route=f"{lane}/m")
 
 
 EVENTS = [
