@@ -11,7 +11,7 @@ how fast anything is.
 The floor is measured on the same card in the same run: what the matrix products and the
 attention of one forward pass take by themselves, at the same shapes and with the fastest
 of diffusers' attention backends that is installed. Next to it, the same FLOPs at the rate
-of one large product. Then a queue of clips goes through the worker's own book and line,
+of one large product. Then a queue of clips goes through the worker's own store and pipeline,
 and its /metrics say how long the GPU was at work.
 """
 
@@ -32,8 +32,8 @@ import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from PIL import Image
 
-from tasks.worker.job_spec import asked
-from tasks.worker.job_store import Book
+from tasks.worker.job_spec import parse_form
+from tasks.worker.job_store import JobStore
 from tasks.worker.model_protocol import Plan
 from tasks.worker.wan.loader import model_of, tuned
 from tasks.worker.wan.pipeline import Wan
@@ -62,11 +62,11 @@ def main() -> None:
     with torch.inference_mode():
         pipe = tuned(_pipe(options), plan)
         pipe.set_progress_bar_config(disable=True)
-        studio = Wan(pipe, model_of(pipe, plan), torch.device(options.device))
-        ask = _ask(options, studio, "trial")
-        stages, step_s = _stages(pipe, studio, ask)
-        floor = Floor(pipe, studio.model.tokens(ask.shape)).measured()
-    queue = _queue(options, plan, studio)
+        loaded = Wan(pipe, model_of(pipe, plan), torch.device(options.device))
+        spec = _spec(options, loaded, "trial")
+        stages, step_s = _stages(pipe, loaded, spec)
+        floor = Floor(pipe, loaded.model.tokens(spec.shape)).measured()
+    queue = _queue(options, plan, loaded)
     print(
         f"{_card(options)}, torch {torch.__version__}: {options.size}x{options.frames},"
     )
@@ -125,7 +125,7 @@ def _as_loaded(expert) -> None:
     expert.proj_out.bias.data.zero_()
 
 
-def _ask(options, studio, name, seed=0):
+def _spec(options, loaded, name, seed=0):
     form = {
         "prompt": f"a slow pan over clip {seed % 3}",
         "size": options.size,
@@ -134,7 +134,7 @@ def _ask(options, studio, name, seed=0):
         "guidance_scale": str(options.guidance),
         "seed": str(seed),
     }
-    return asked(form, _still(), studio.model, name)
+    return parse_form(form, _still(), loaded.model, name)
 
 
 def _still():
@@ -143,22 +143,22 @@ def _still():
     return out.getvalue()
 
 
-def _stages(pipe, studio, ask):
+def _stages(pipe, loaded, spec):
     """Seconds by stage of the third clip, and of a step: the median without the first."""
     still = _still()
     for _ in range(3):
         ends = []
         began = time.perf_counter()
-        scene = studio.scene(ask, still)
+        scene = loaded.scene(spec, still)
         prepared = time.perf_counter()
-        latents = studio.latents(scene, _clocked(ends))
+        latents = loaded.latents(scene, _clocked(ends))
         denoised = time.perf_counter()
-        studio.frames(latents, ask.shape)
+        loaded.frames(latents, spec.shape)
         decoded = time.perf_counter()
-    encode_s = _encode_s(pipe, ask.shape)
+    encode_s = _encode_s(pipe, spec.shape)
     steps = [later - sooner for sooner, later in pairwise(ends)]
     # On CUDA a step is reported when the next has been sent, and the last one never.
-    step_s = statistics.median(steps or [(denoised - prepared - encode_s) / ask.steps])
+    step_s = statistics.median(steps or [(denoised - prepared - encode_s) / spec.steps])
     return {
         "prepare": prepared - began,
         "denoise": denoised - prepared,
@@ -262,27 +262,27 @@ def _timed(work, times=7):
     return statistics.median(took[1:])
 
 
-def _queue(options, plan, studio):
+def _queue(options, plan, loaded):
     """Send clips through the worker as a client does; returns its metrics."""
     with tempfile.TemporaryDirectory() as folder:
-        book = Book(Path(folder), plan.build, time.time(), boot="")
+        store = JobStore(Path(folder), plan.build, time.time(), boot="")
         worker = Worker(
-            plan, book, at_most=options.clips, hang_after_s=600, load_within_s=600
+            plan, store, at_most=options.clips, hang_after_s=600, load_within_s=600
         )
-        worker.warm(lambda _: studio, [f"{options.size}x{options.frames}"])
+        worker.warm(lambda _: loaded, [f"{options.size}x{options.frames}"])
         began = time.perf_counter()
         still = _still()
         names = [f"clip-{place}" for place in range(options.clips)]
         for seed, name in enumerate(names):
-            worker.take(_ask(options, studio, name, seed), still)
-        while book.queued() or any(_open(book, name) for name in names):
+            worker.take(_spec(options, loaded, name, seed), still)
+        while store.queued() or any(_open(store, name) for name in names):
             time.sleep(0.05)
         wall = time.perf_counter() - began
-        text = worker.measures.text().decode()
-        ended = [book.job(name).status for name in names]
+        text = worker.metrics.text().decode()
+        ended = [store.job(name).status for name in names]
         worker.drain()
         worker.join()
-        book.close()
+        store.close()
     busy = _metric(text, "gpu_busy_seconds_total")
     starved = _metric(text, "gpu_idle_seconds_with_work_total")
     return {
@@ -293,8 +293,8 @@ def _queue(options, plan, studio):
     }
 
 
-def _open(book, name):
-    return book.job(name).status in {"queued", "in_progress"}
+def _open(store, name):
+    return store.job(name).status in {"queued", "in_progress"}
 
 
 def _metric(text, name):

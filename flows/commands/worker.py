@@ -13,7 +13,7 @@ from flows.commands.terminal import tell
 from tasks.batch.summary import ExitCode
 
 if TYPE_CHECKING:
-    from tasks.worker.model_protocol import Plan, Studio
+    from tasks.worker.model_protocol import LoadedModel, Plan
 
 KEY: Final = "NIGHTREEL_WORKER_KEY"
 LOOPBACK: Final = "127.0.0.1"
@@ -123,7 +123,7 @@ def worker(  # noqa: PLR0913 - each is a knob
         raise typer.Exit(_supervised(devices, port, state))
     # No other command needs a server, or a model.
     from tasks.worker import server  # noqa: PLC0415
-    from tasks.worker.job_store import BookError  # noqa: PLC0415
+    from tasks.worker.job_store import JobStoreError  # noqa: PLC0415
     from tasks.worker.model_protocol import Plan, WorkerError  # noqa: PLC0415
 
     plan = Plan(
@@ -151,12 +151,12 @@ def worker(  # noqa: PLR0913 - each is a knob
     )
     try:
         server.serve(plan, service, _load, lambda url: tell(f"{plan.name}: {url}"))
-    except (WorkerError, BookError, OSError) as exc:
+    except (WorkerError, JobStoreError, OSError) as exc:
         tell(str(exc), "red")
         raise typer.Exit(ExitCode.BAD_INPUT) from exc
 
 
-def _load(plan: "Plan") -> "Studio":
+def _load(plan: "Plan") -> "LoadedModel":
     """Load the model. Torch takes ten seconds to import; the server is up before that."""
     from tasks.worker import wan  # noqa: PLC0415
 

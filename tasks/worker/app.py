@@ -19,7 +19,7 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tasks.worker.job_spec import AskError, asked
+from tasks.worker.job_spec import JobSpecError, parse_form
 from tasks.worker.job_store import FullError, TakenError
 from tasks.worker.jobs import Job
 from tasks.worker.worker import NotNowError, Worker
@@ -34,7 +34,7 @@ class Api:
 
     def __init__(self, worker: Worker, now: Callable[[], float] = time.time) -> None:
         self._worker = worker
-        self._book = worker.book
+        self._store = worker.store
         self._now = now
 
     def app(self, key: str | None) -> ASGIApp:
@@ -69,9 +69,9 @@ class Api:
     def _taken(self, fields: Mapping[str, str], still: bytes | None) -> Response:
         try:
             model = self._worker.model()
-            ask = asked(fields, still, model, f"vid-{uuid.uuid4().hex}")
-            job = self._worker.take(ask, still or b"")
-        except AskError as exc:
+            spec = parse_form(fields, still, model, f"vid-{uuid.uuid4().hex}")
+            job = self._worker.take(spec, still or b"")
+        except JobSpecError as exc:
             return _error(422, "invalid_request", str(exc))
         except TakenError as exc:
             return _error(409, "id_taken", str(exc))
@@ -82,19 +82,19 @@ class Api:
         return JSONResponse(self._plain(job))
 
     def shown(self, request: Request) -> Response:
-        job = self._book.job(request.path_params["id"])
+        job = self._store.job(request.path_params["id"])
         return _unknown(request) if job is None else JSONResponse(self._plain(job))
 
     def listed(self, request: Request) -> Response:
-        asks = request.query_params
-        limit, order = asks.get("limit", "20"), asks.get("order", "desc")
+        query = request.query_params
+        limit, order = query.get("limit", "20"), query.get("order", "desc")
         if not (re.fullmatch(r"[0-9]{1,3}", limit) and 1 <= int(limit) <= MOST_LISTED):
             message = f"limit {limit[:40]!r} is not 1 to {MOST_LISTED}"
             return _error(422, "invalid_request", message)
         if order not in {"asc", "desc"}:
             return _error(422, "invalid_request", f"order {order!r} is not asc or desc")
-        jobs = self._book.jobs(
-            limit=int(limit) + 1, after=asks.get("after"), newest_first=order == "desc"
+        jobs = self._store.jobs(
+            limit=int(limit) + 1, after=query.get("after"), newest_first=order == "desc"
         )
         shown = jobs[: int(limit)]
         listed = [self._plain(job) for job in shown]
@@ -108,7 +108,7 @@ class Api:
         return JSONResponse({"id": id_, "object": "video.deleted", "deleted": True})
 
     def content(self, request: Request) -> Response:
-        job = self._book.job(request.path_params["id"])
+        job = self._store.job(request.path_params["id"])
         if job is None:
             return _unknown(request)
         match job.status:
@@ -122,10 +122,12 @@ class Api:
 
     def _clip(self, job: Job, *, told: bool) -> Response:
         """The clip as a response; `told` is true for GET, after which it counts as fetched."""
-        path = self._book.clip(job.id)
+        path = self._store.clip(job.id)
         if job.gone or not path.exists():
             return _error(410, "gone", f"the clip of {job.id} was fetched and let go")
-        then = BackgroundTask(self._book.fetched, job.id, self._now()) if told else None
+        then = (
+            BackgroundTask(self._store.fetched, job.id, self._now()) if told else None
+        )
         return FileResponse(path, media_type="video/mp4", background=then)
 
     def models(self, _: Request) -> Response:
@@ -134,19 +136,19 @@ class Api:
 
     def health(self, _: Request) -> Response:
         phase, reason = self._worker.phase()
-        health = {"status": phase, "queued": self._book.queued()}
+        health = {"status": phase, "queued": self._store.queued()}
         if reason:
             health["reason"] = reason
         return JSONResponse(health, 200 if phase in {"ready", "draining"} else 503)
 
     def metrics(self, _: Request) -> Response:
-        measures = self._worker.measures
-        if measures is None:
+        metrics = self._worker.metrics
+        if metrics is None:
             return PlainTextResponse("", 503)
-        return Response(measures.text(), media_type=PROMETHEUS)
+        return Response(metrics.text(), media_type=PROMETHEUS)
 
     def _plain(self, job: Job) -> dict[str, Any]:
-        ask, error = job.ask, job.error
+        spec, error = job.spec, job.error
         took_s = (job.completed_at or 0) - (job.started_at or 0)
         done = job.status == "completed"
         return {
@@ -158,9 +160,9 @@ class Api:
             "created_at": int(job.created_at),
             "started_at": _whole(job.started_at),
             "completed_at": _whole(job.completed_at),
-            "size": f"{ask.shape.width}x{ask.shape.height}",
-            "seconds": ask.seconds,
-            "seed": ask.seed,
+            "size": f"{spec.shape.width}x{spec.shape.height}",
+            "seconds": spec.seconds,
+            "seed": spec.seed,
             "error": error and {"code": error[0], "message": error[1]},
             "stage_durations": job.stages,
             "peak_memory_mb": job.peak_mb,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.worker.job_spec import Ask
+from tasks.worker.job_spec import JobSpec
 from tasks.worker.jobs import Job
 from tasks.worker.model_protocol import CancelledError
 
@@ -33,5 +33,5 @@ class Run:
         return self.job.id
 
     @property
-    def ask(self) -> Ask:
-        return self.job.ask
+    def spec(self) -> JobSpec:
+        return self.job.spec

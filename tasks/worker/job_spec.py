@@ -26,7 +26,7 @@ _FIELDS: Final = frozenset(
 )
 
 
-class AskError(ValueError):
+class JobSpecError(ValueError):
     """The model cannot make the clip; the message names the field and the value."""
 
 
@@ -64,7 +64,7 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class JobSpec:
     """A clip that can be made, with nothing left to a default."""
 
     id: str
@@ -92,29 +92,35 @@ class Ask:
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
-    def read(cls, text: str) -> "Ask":
+    def read(cls, text: str) -> "JobSpec":
         plain: dict[str, Any] = json.loads(text)
         plain["shape"] = Shape(**plain["shape"])
         return cls(**plain)
 
 
-def asked(form: Mapping[str, str], still: bytes | None, model: Model, name: str) -> Ask:
+def parse_form(
+    form: Mapping[str, str], still: bytes | None, model: Model, name: str
+) -> JobSpec:
     """Read a form; a job without an id is called `name`.
 
     Raises:
-        AskError: this model cannot make it, or a field is not known here.
+        JobSpecError: this model cannot make it, or a field is not known here.
     """
     if unknown := sorted(form.keys() - _FIELDS):
-        raise AskError(f"{unknown[0]}: no such field; there are {sorted(_FIELDS)}")
+        raise JobSpecError(f"{unknown[0]}: no such field; there are {sorted(_FIELDS)}")
     if form.get("model", model.name) != model.name:
-        raise AskError(f"model {form['model'][:200]!r} is not here: {model.name!r} is")
+        raise JobSpecError(
+            f"model {form['model'][:200]!r} is not here: {model.name!r} is"
+        )
     called = form.get("id", name)
     if not _ID.fullmatch(called):
-        raise AskError(f"id {called[:200]!r} is not 1 to 128 of A-Z a-z 0-9 . _ ~ -")
+        raise JobSpecError(
+            f"id {called[:200]!r} is not 1 to 128 of A-Z a-z 0-9 . _ ~ -"
+        )
     high = _real(form, "guidance_scale", model.guidance, MOST_GUIDANCE)
     low = _real(form, "guidance_scale_2", high, MOST_GUIDANCE)
     _heeded(high, low, model)
-    return Ask(
+    return JobSpec(
         id=called,
         prompt=_words(form, "prompt"),
         negative_prompt=_words(form, "negative_prompt", ""),
@@ -132,7 +138,7 @@ def shape_of(text: str, model: Model) -> Shape:
     """A shape in words, such as `832x480x81`.
 
     Raises:
-        AskError: it is none, or none that the model can make.
+        JobSpecError: it is none, or none that the model can make.
     """
     size, _, frames = text.rpartition("x")
     return _shape({"size": size, "num_frames": frames}, model)
@@ -141,12 +147,14 @@ def shape_of(text: str, model: Model) -> Shape:
 def _heeded(high: float, low: float, model: Model) -> None:
     """Refuse options that the pipeline would silently ignore."""
     if high <= 1 < low:
-        raise AskError(
+        raise JobSpecError(
             f"guidance_scale_2 {low:g} goes unheeded where guidance_scale is {high:g}:"
             " there is guidance in both halves or in none"
         )
     if model.experts == 1 and low != high:
-        raise AskError(f"guidance_scale_2 {low:g}: {model.name} has one expert only")
+        raise JobSpecError(
+            f"guidance_scale_2 {low:g}: {model.name} has one expert only"
+        )
 
 
 def _shape(form: Mapping[str, str], model: Model) -> Shape:
@@ -154,35 +162,35 @@ def _shape(form: Mapping[str, str], model: Model) -> Shape:
     size = form.get("size", f"{usual.width}x{usual.height}")
     match = _SIZE.fullmatch(size)
     if match is None:
-        raise AskError(f"size {size[:40]!r} is not WIDTHxHEIGHT, such as 832x480")
+        raise JobSpecError(f"size {size[:40]!r} is not WIDTHxHEIGHT, such as 832x480")
     sides = width, height = int(match[1]), int(match[2])
     if any(side % model.multiple or side > MOST_SIDE for side in sides):
-        raise AskError(
+        raise JobSpecError(
             f"size {size}: each side is a multiple of {model.multiple} for"
             f" {model.name}, and at most {MOST_SIDE}"
         )
     frames = _whole(form, "num_frames", usual.frames, (5, MOST_FRAMES))
     if frames % model.stride != 1:
-        raise AskError(f"num_frames {frames} is not {model.stride}k+1, such as 81")
+        raise JobSpecError(f"num_frames {frames} is not {model.stride}k+1, such as 81")
     return Shape(width=width, height=height, frames=frames)
 
 
 def _still(content: bytes | None) -> str:
     if content is None:
-        raise AskError("input_reference: no file")
+        raise JobSpecError("input_reference: no file")
     try:
         stills.look(content, name="input_reference", min_px=1)
     except BadStillError as exc:
-        raise AskError(str(exc)) from exc
+        raise JobSpecError(str(exc)) from exc
     return hashlib.sha256(content).hexdigest()
 
 
 def _words(form: Mapping[str, str], field: str, usual: str | None = None) -> str:
     text = form.get(field, usual)
     if text is None:
-        raise AskError(f"{field}: not given")
+        raise JobSpecError(f"{field}: not given")
     if len(text) > LONGEST_PROMPT:
-        raise AskError(f"{field}: {len(text)} characters, over {LONGEST_PROMPT}")
+        raise JobSpecError(f"{field}: {len(text)} characters, over {LONGEST_PROMPT}")
     return text
 
 
@@ -193,7 +201,9 @@ def _whole(
     number = int(text) if re.fullmatch(r"[0-9]{1,19}", text) else -1
     least, most = within
     if not least <= number <= most:
-        raise AskError(f"{field} {text[:40]!r} is not a whole number {least} to {most}")
+        raise JobSpecError(
+            f"{field} {text[:40]!r} is not a whole number {least} to {most}"
+        )
     return number
 
 
@@ -201,7 +211,7 @@ def _real(form: Mapping[str, str], field: str, usual: float, most: float) -> flo
     text = form.get(field, str(usual))
     number = float(text) if re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,9})?", text) else -1.0
     if not 0 <= number <= most:
-        raise AskError(f"{field} {text[:40]!r} is not a number 0 to {most:g}")
+        raise JobSpecError(f"{field} {text[:40]!r} is not a number 0 to {most:g}")
     return number
 
 

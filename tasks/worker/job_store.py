@@ -1,4 +1,4 @@
-"""The worker's book: its jobs in SQLite and its clips in a folder, across restarts.
+"""The worker's store: its jobs in SQLite and its clips in a folder, across restarts.
 
 An accepted job is durable before the answer is sent. A clip is synced and renamed before its
 job is completed. Jobs that were under way when the process died are queued again. A job is
@@ -14,7 +14,7 @@ from typing import Final
 
 import orjson
 
-from tasks.worker.job_spec import Ask
+from tasks.worker.job_spec import JobSpec
 from tasks.worker.jobs import SEEN, Job, read
 from tasks.worker.sqlite import AGAIN, CANCELLED, FAILED, OPEN, Rows
 
@@ -27,7 +27,7 @@ ENDING_S: Final = 5.0
 """How long to wait for another worker that may be about to release the folder."""
 
 
-class BookError(Exception):
+class JobStoreError(Exception):
     """The state folder cannot be used as it is."""
 
 
@@ -39,7 +39,7 @@ class FullError(Exception):
     """The queue is full."""
 
 
-class Book:
+class JobStore:
     """The worker's jobs and their outcomes."""
 
     def __init__(self, folder: Path, build: str, now: float, *, boot: str) -> None:
@@ -57,26 +57,26 @@ class Book:
         self._rows.close()
         os.close(self._held)
 
-    def add(self, ask: Ask, still: bytes, *, now: float, at_most: int) -> Job:
-        """Queue a job, or return the existing one if the same ask comes again.
+    def add(self, spec: JobSpec, still: bytes, *, now: float, at_most: int) -> Job:
+        """Queue a job, or return the existing one if the same one comes again.
 
         Raises:
-            TakenError: another ask has this id.
+            TakenError: another job has this id.
             FullError: `at_most` jobs wait already.
         """
         with self._rows.together():
-            if (job := self.job(ask.id)) is not None:
-                if job.ask != ask:
-                    raise TakenError(f"id {ask.id!r} is another job's")
+            if (job := self.job(spec.id)) is not None:
+                if job.spec != spec:
+                    raise TakenError(f"id {spec.id!r} is another job's")
                 return job
             if self.queued() >= at_most:
                 raise FullError(f"{at_most} jobs wait already")
             self._rows.put(
-                "INSERT INTO jobs (id, build, ask, still, created_at)"
+                "INSERT INTO jobs (id, build, spec, still, created_at)"
                 " VALUES (?, ?, ?, ?, ?)",
-                *(ask.id, self._build, ask.written(), still, now),
+                *(spec.id, self._build, spec.written(), still, now),
             )
-            return read(self._rows.one(SEEN, "id = ?", ask.id))
+            return read(self._rows.one(SEEN, "id = ?", spec.id))
 
     def job(self, id_: str) -> Job | None:
         row = self._rows.one(SEEN, "id = ?", id_)
@@ -205,7 +205,7 @@ class Book:
             self._build,
         )
         if row is not None:
-            raise BookError(
+            raise JobStoreError(
                 f"{self._folder}: {row[1]} jobs wait there for {row[0]!r}, which"
                 f" {self._build!r} is not: finish them, or use another --state"
             )
@@ -261,7 +261,7 @@ def _hold(path: Path) -> int:
     while not _locked(handle):
         if time.monotonic() > until:
             os.close(handle)
-            raise BookError(f"{path.parent}: another worker is at work there")
+            raise JobStoreError(f"{path.parent}: another worker is at work there")
         time.sleep(0.1)
     return handle
 

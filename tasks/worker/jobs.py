@@ -1,4 +1,4 @@
-"""A job of the worker, as a row of its book."""
+"""A job of the worker, as a row of its store."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from typing import Any, Final, Literal
 
 import orjson
 
-from tasks.worker.job_spec import Ask
+from tasks.worker.job_spec import JobSpec
 
 Status = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 
 SEEN: Final = (
-    "seq, id, ask, status, created_at, started_at, completed_at, error_code, error,"
+    "seq, id, spec, status, created_at, started_at, completed_at, error_code, error,"
     " stages, peak_mb, fetched_at, gone, alone"
 )
 
@@ -21,7 +21,7 @@ class Job:
     """A job in the store."""
 
     seq: int
-    ask: Ask
+    spec: JobSpec
     status: Status
     created_at: float
     started_at: float | None
@@ -38,15 +38,15 @@ class Job:
 
     @property
     def id(self) -> str:
-        return self.ask.id
+        return self.spec.id
 
 
 def read(row: tuple[Any, ...]) -> Job:
-    seq, _, ask, status, created, started, completed, code, why, stages, *rest = row
+    seq, _, spec, status, created, started, completed, code, why, stages, *rest = row
     peak_mb, fetched, gone, alone = rest
     return Job(
         seq=seq,
-        ask=Ask.read(ask),
+        spec=JobSpec.read(spec),
         status=status,
         created_at=created,
         started_at=started,

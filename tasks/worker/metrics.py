@@ -14,7 +14,7 @@ HOUR_S: Final = 3600.0
 _PREFIX: Final = "nightreel_worker"
 
 
-class Measures(Collector):
+class Metrics(Collector):
     """Adds up time: the GPU is busy, idle although jobs wait, or idle without jobs.
 
     The GPU counts as busy while a clip is in denoising or decoding.

@@ -1,7 +1,7 @@
 """The interface of a model: only its implementations import torch.
 
-* StudioError: this clip failed, and the model can make the next
-  * OutOfMemoryError, NanError, BlackError, BadStillError
+* ClipError: this clip failed, and the model can make the next
+  * OutOfMemoryError, NanError, BlackError, InvalidImageError
 * LostGpuError: no clip will be made by this process any more
 """
 
@@ -10,32 +10,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from tasks.worker.job_spec import Ask, Model, Shape
+from tasks.worker.job_spec import JobSpec, Model, Shape
 
 
 class WorkerError(Exception):
     """The worker cannot start with these options."""
 
 
-class StudioError(Exception):
+class ClipError(Exception):
     """A clip failed; `code` tells the client how."""
 
     code: ClassVar[str] = "worker_error"
 
 
-class OutOfMemoryError(StudioError):
+class OutOfMemoryError(ClipError):
     code = "out_of_memory"
 
 
-class NanError(StudioError):
+class NanError(ClipError):
     code = "nan_output"
 
 
-class BlackError(StudioError):
+class BlackError(ClipError):
     code = "black_output"
 
 
-class InvalidImageError(StudioError):
+class InvalidImageError(ClipError):
     code = "invalid_image"
 
 
@@ -64,16 +64,16 @@ class Frames:
     rgb: memoryview = field(repr=False)
 
 
-class Studio(Protocol):
+class LoadedModel(Protocol):
     """A model on its device.
 
     `scene`, `latents` and `frames` may run at the same time, each for another clip, and
-    none of them twice at the same time. All three raise StudioError and LostGpuError.
+    none of them twice at the same time. All three raise ClipError and LostGpuError.
     """
 
     model: Model
 
-    def scene(self, ask: Ask, still: bytes) -> Scene: ...
+    def scene(self, spec: JobSpec, still: bytes) -> Scene: ...
     def latents(self, scene: Scene, on_step: OnStep) -> Latents: ...
     def frames(self, latents: Latents, shape: Shape) -> Frames: ...
     def peak_mb(self) -> float:
@@ -109,4 +109,4 @@ class Plan:
         return "+".join([self.name, *loras])
 
 
-Load = Callable[[Plan], Studio]
+Load = Callable[[Plan], LoadedModel]

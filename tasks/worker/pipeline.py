@@ -14,16 +14,16 @@ from typing import Any, Final
 
 from tasks.worker.encoding import EncodingError, encode
 from tasks.worker.in_flight import Run
-from tasks.worker.job_store import Book
+from tasks.worker.job_store import JobStore
 from tasks.worker.jobs import Job
-from tasks.worker.metrics import Measures
+from tasks.worker.metrics import Metrics
 from tasks.worker.model_protocol import (
     CancelledError,
+    ClipError,
+    LoadedModel,
     LostGpuError,
-    Studio,
-    StudioError,
 )
-from tasks.worker.scheduler import Turns, kind
+from tasks.worker.scheduler import Scheduler, kind
 from tasks.worker.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -39,23 +39,23 @@ class Pipeline:
 
     def __init__(  # noqa: PLR0913 - what it is put together from
         self,
-        book: Book,
-        studio: Studio,
-        measures: Measures,
+        store: JobStore,
+        loaded: LoadedModel,
+        metrics: Metrics,
         watchdog: Watchdog,
         *,
         codec: str,
         broken: Callable[[BaseException], None],
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._book = book
-        self._studio = studio
-        self._measures = measures
+        self._store = store
+        self._loaded_model = loaded
+        self._metrics = metrics
         self._watchdog = watchdog
         self._codec = codec
         self._broken = broken
         self._now = now
-        self._turns = Turns(studio.model)
+        self._scheduler = Scheduler(loaded.model)
         self._runs: dict[str, Run] = {}
         self._news = threading.Condition()
         self._draining = False
@@ -66,7 +66,7 @@ class Pipeline:
         self._writers = WRITERS
 
     def start(self) -> None:
-        self._measures.wanted(*(job.id for job in self._book.waiting()))
+        self._metrics.wanted(*(job.id for job in self._store.waiting()))
         stages: list[Callable[[], None]] = [
             self._prepare_all,
             lambda: self._pass(self._ready, self._denoise, self._denoised),
@@ -77,15 +77,15 @@ class Pipeline:
             threading.Thread(target=self._guarded, args=(stage,), daemon=True).start()
 
     def came(self, job: Job) -> None:
-        """Note that the book has a new job."""
-        self._measures.wanted(job.id)
+        """Note that the store has a new job."""
+        self._metrics.wanted(job.id)
         with self._news:
             self._news.notify_all()
 
     def progress(self, id_: str) -> int:
         """The percentage of finished steps, at most 99 before the clip is complete."""
         run = self._runs.get(id_)
-        return 0 if run is None else min(99, 100 * run.steps // run.ask.steps)
+        return 0 if run is None else min(99, 100 * run.steps // run.spec.steps)
 
     def cancel(self, id_: str) -> None:
         """End a clip that is under way before its next step."""
@@ -93,10 +93,10 @@ class Pipeline:
         if run is not None:
             run.cancelled = True
         else:
-            self._measures.settled(id_)
+            self._metrics.settled(id_)
 
     def drain(self) -> None:
-        """Finish the clips under way, leave the other jobs in the book, and end."""
+        """Finish the clips under way, leave the other jobs in the store, and end."""
         with self._news:
             self._draining = True
             self._news.notify_all()
@@ -122,10 +122,12 @@ class Pipeline:
         """Wait for the next job; None once the pipeline drains."""
         with self._news:
             while not self._draining:
-                free = [job for job in self._book.waiting() if job.id not in self._runs]
+                free = [
+                    job for job in self._store.waiting() if job.id not in self._runs
+                ]
                 under_way = [run.job for run in self._runs.values()]
-                if job := self._turns.next(free, under_way):
-                    self._book.hold(job)
+                if job := self._scheduler.next(free, under_way):
+                    self._store.hold(job)
                     run = self._runs[job.id] = Run(job)
                     return run
                 self._news.wait()
@@ -157,88 +159,88 @@ class Pipeline:
             self._over.set()
 
     def _worked(self, run: Run, work: Callable[[Run], Any], stage: str) -> bool:
-        """Work on a clip; whether it continues. If not, the book has the reason."""
+        """Work on a clip; whether it continues. If not, the store has the reason."""
         began = time.monotonic()
         try:
             run.go_on()
             run.work = work(run)
         except CancelledError:
-            self._book.end_cancelled(run.job, self._now())
+            self._store.end_cancelled(run.job, self._now())
         except _LeftError:
             pass
-        except (StudioError, EncodingError) as exc:
+        except (ClipError, EncodingError) as exc:
             self._failed(run, exc)
         except LostGpuError:
-            self._book.requeue(run.job)
+            self._store.requeue(run.job)
             raise
         else:
             run.stages[stage] = round(time.monotonic() - began, 3)
-            self._measures.took(stage, run.stages[stage])
+            self._metrics.took(stage, run.stages[stage])
             return True
         self._leave(run)
         return False
 
     def _leave(self, run: Run) -> None:
-        self._measures.settled(run.id)
+        self._metrics.settled(run.id)
         with self._news:
             self._runs.pop(run.id, None)
             # The client may have deleted the job and submitted another with its id.
             self._news.notify_all()
 
-    def _failed(self, run: Run, exc: StudioError | EncodingError) -> None:
-        code = exc.code if isinstance(exc, StudioError) else StudioError.code
+    def _failed(self, run: Run, exc: ClipError | EncodingError) -> None:
+        code = exc.code if isinstance(exc, ClipError) else ClipError.code
         log.warning("clip.failed job=%s code=%s %s", run.id, code, exc)
-        self._measures.failed(code)
-        self._book.fail(run.job, code, str(exc), self._now())
+        self._metrics.failed(code)
+        self._store.fail(run.job, code, str(exc), self._now())
 
     def _prepare(self, run: Run) -> Any:
-        still = self._book.still(run.job)
+        still = self._store.still(run.job)
         if still is None:
             raise _LeftError
         # A kind for itself: behind two steps of another clip it takes as long as they do.
         self._watchdog.step("prepare", run.id, run.id)
         try:
-            return self._studio.scene(run.ask, still)
+            return self._loaded_model.scene(run.spec, still)
         finally:
             self._watchdog.rest("prepare")
 
     def _denoise(self, run: Run) -> Any:
-        if self._draining or not self._book.begin(run.job, self._now()):
+        if self._draining or not self._store.begin(run.job, self._now()):
             raise _LeftError
         run.stages["wait"] = round(self._now() - run.job.created_at, 3)
-        like = kind(run.ask, self._studio.model)
+        like = kind(run.spec, self._loaded_model.model)
 
         def on_step(done: int) -> None:
             run.steps = done
             self._watchdog.step("denoise", run.id, like)
             run.go_on()
 
-        with self._measures.busy():
+        with self._metrics.busy():
             self._watchdog.step("denoise", run.id, like)
             try:
-                return self._studio.latents(run.work, on_step)
+                return self._loaded_model.latents(run.work, on_step)
             finally:
                 self._watchdog.rest("denoise")
 
     def _decode(self, run: Run) -> Any:
-        like = kind(run.ask, self._studio.model)
-        with self._measures.busy():
+        like = kind(run.spec, self._loaded_model.model)
+        with self._metrics.busy():
             self._watchdog.step("decode", run.id, like)
             try:
-                frames = self._studio.frames(run.work, run.ask.shape)
+                frames = self._loaded_model.frames(run.work, run.spec.shape)
                 self._watchdog.step("decode", run.id, like)
             finally:
                 self._watchdog.rest("decode")
-                run.peak_mb = self._studio.peak_mb()
-                self._measures.settled(run.id)
+                run.peak_mb = self._loaded_model.peak_mb()
+                self._metrics.settled(run.id)
         return frames
 
     def _write(self, run: Run) -> None:
         began = time.monotonic()
-        encode(run.work, run.ask.fps, self._codec, self._book.clip(run.id))
+        encode(run.work, run.spec.fps, self._codec, self._store.clip(run.id))
         run.stages["write"] = round(time.monotonic() - began, 3)
-        self._book.complete(run.job, run.stages, run.peak_mb, self._now())
-        self._measures.done()
+        self._store.complete(run.job, run.stages, run.peak_mb, self._now())
+        self._metrics.done()
         self._leave(run)
 
 

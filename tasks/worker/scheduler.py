@@ -6,7 +6,7 @@ A job that may have killed a process goes before all others, and is made alone.
 from collections.abc import Sequence
 from typing import Final
 
-from tasks.worker.job_spec import Ask, Model
+from tasks.worker.job_spec import JobSpec, Model
 from tasks.worker.jobs import Job
 
 MOST_IN_A_ROW: Final = 8
@@ -16,11 +16,11 @@ Kind = tuple[int, int, bool]
 """Tokens, steps, and whether there is guidance. Equal kinds run without a recompile."""
 
 
-def kind(ask: Ask, model: Model) -> Kind:
-    return model.tokens(ask.shape), ask.steps, ask.guided
+def kind(spec: JobSpec, model: Model) -> Kind:
+    return model.tokens(spec.shape), spec.steps, spec.guided
 
 
-class Turns:
+class Scheduler:
     """Remembers the last kind, and how often in a row it was chosen."""
 
     def __init__(self, model: Model) -> None:
@@ -35,10 +35,10 @@ class Turns:
             return None if under_way else alone
         if not waiting:
             return None
-        alike = (job for job in waiting if kind(job.ask, self._model) == self._last)
+        alike = (job for job in waiting if kind(job.spec, self._model) == self._last)
         chosen = next(alike, None) if self._row < MOST_IN_A_ROW else None
         chosen = chosen or waiting[0]
-        self._took(kind(chosen.ask, self._model), oldest=chosen is waiting[0])
+        self._took(kind(chosen.spec, self._model), oldest=chosen is waiting[0])
         return chosen
 
     def _took(self, kind: Kind, *, oldest: bool) -> None:

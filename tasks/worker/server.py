@@ -1,8 +1,8 @@
 """Runs one worker: its server, its model, and its signals.
 
 SIGTERM drains the worker: clips under way are finished and can still be fetched, and queued
-jobs stay in the book for the next start. A second signal ends it at once. A worker whose
-supervisor is gone ends at once, too, so that the next one finds its port and book free.
+jobs stay in the store for the next start. A second signal ends it at once. A worker whose
+supervisor is gone ends at once, too, so that the next one finds its port and store free.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from starlette.types import ASGIApp
 
 from tasks.sockets import bound
 from tasks.worker.app import Api
-from tasks.worker.job_store import Book
+from tasks.worker.job_store import JobStore
 from tasks.worker.model_protocol import Load, Plan
 from tasks.worker.worker import Worker
 
@@ -62,16 +62,16 @@ def serve(
 
     Raises:
         WorkerError: the model cannot be loaded, or does not fit.
-        BookError: another worker uses the state folder.
+        JobStoreError: another worker uses the state folder.
         OSError: the port cannot be opened.
     """
-    # The book first: a worker that is just releasing it may still hold the port.
-    book = Book(service.state, plan.build, time.time(), boot=_boot())
+    # The store first: a worker that is just releasing it may still hold the port.
+    store = JobStore(service.state, plan.build, time.time(), boot=_boot())
     try:
         with bound(service.host, service.port) as listener:
             worker = Worker(
                 plan,
-                book,
+                store,
                 at_most=service.queue,
                 hang_after_s=service.hang_after_s,
                 load_within_s=service.load_within_s,
@@ -80,7 +80,7 @@ def serve(
             started(f"http://{host}:{port}")
             asyncio.run(_until_drained(worker, service, load, listener))
     finally:
-        book.close()
+        store.close()
 
 
 def _boot() -> str:
@@ -97,7 +97,7 @@ async def _until_drained(
     server = _Server(Api(worker).app(service.key))
     first, second = _signals(supervised=service.supervised)
     serving = asyncio.create_task(server.serve([listener]))
-    sweeping = asyncio.create_task(_sweep(worker.book, service.keep_s))
+    sweeping = asyncio.create_task(_sweep(worker.store, service.keep_s))
     warming = _in_a_thread(lambda: worker.warm(load, service.shapes))
     try:
         # A worker that is stopped while it loads has nothing to finish.
@@ -127,14 +127,14 @@ async def _fetched(worker: Worker, since: float) -> None:
     """Wait until the running clips are done and downloaded, or the linger time is over."""
     await _in_a_thread(worker.join)
     until = time.monotonic() + LINGER_S
-    while worker.book.unfetched(since) and time.monotonic() < until:  # noqa: ASYNC110 - the book is looked at
+    while worker.store.unfetched(since) and time.monotonic() < until:  # noqa: ASYNC110 - the store is looked at
         await asyncio.sleep(0.2)
 
 
-async def _sweep(book: Book, keep_s: float) -> None:
+async def _sweep(store: JobStore, keep_s: float) -> None:
     while True:
         try:
-            await asyncio.to_thread(lambda: book.let_go(time.time() - keep_s))
+            await asyncio.to_thread(lambda: store.let_go(time.time() - keep_s))
         except (
             OSError,
             sqlite3.Error,

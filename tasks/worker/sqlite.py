@@ -12,7 +12,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
     build TEXT NOT NULL,
-    ask TEXT NOT NULL,
+    spec TEXT NOT NULL,
     still BLOB,
     status TEXT NOT NULL DEFAULT 'queued',
     created_at REAL NOT NULL,

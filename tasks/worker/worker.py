@@ -12,18 +12,18 @@ from typing import Final, Literal
 from PIL import Image
 
 from tasks.worker.encoding import best
-from tasks.worker.job_spec import Ask, AskError, Model, shape_of
-from tasks.worker.job_store import Book
+from tasks.worker.job_spec import JobSpec, JobSpecError, Model, shape_of
+from tasks.worker.job_store import JobStore
 from tasks.worker.jobs import Job
-from tasks.worker.metrics import Measures
+from tasks.worker.metrics import Metrics
 from tasks.worker.model_protocol import (
     BlackError,
+    ClipError,
     Load,
+    LoadedModel,
     LostGpuError,
     NanError,
     Plan,
-    Studio,
-    StudioError,
     WorkerError,
 )
 from tasks.worker.pipeline import Pipeline
@@ -60,26 +60,26 @@ class NotNowError(Exception):
 
 
 class Worker:
-    """One model on one device, and its book."""
+    """One model on one device, and its store."""
 
     def __init__(
         self,
         plan: Plan,
-        book: Book,
+        store: JobStore,
         *,
         at_most: int,
         hang_after_s: float,
         load_within_s: float,
     ) -> None:
         self.name = plan.name
-        self.book = book
-        self.measures: Measures | None = None
+        self.store = store
+        self.metrics: Metrics | None = None
         self._plan = plan
         self._at_most = at_most
         self._load_within_s = load_within_s
         self._watchdog = Watchdog(Patience(hang_after_s), self._hung, time.monotonic)
         self._model: Model | None = None
-        self._line: Pipeline | None = None
+        self._pipeline: Pipeline | None = None
         self._draining = False
         self._dead: str | None = None
         self._lock = threading.Lock()
@@ -92,14 +92,14 @@ class Worker:
         """
         threading.Thread(target=self._watchdog.watch, daemon=True).start()
         try:
-            studio = self._loaded(load)
-            _run_once(studio, shapes, self._watchdog)
-            self._open(studio)
+            loaded = self._loaded(load)
+            _run_once(loaded, shapes, self._watchdog)
+            self._open(loaded)
         except WorkerError as exc:
             self._dead = str(exc)
             raise
 
-    def _loaded(self, load: Load) -> Studio:
+    def _loaded(self, load: Load) -> LoadedModel:
         # A download may take any time.
         if not self._plan.allow_download:
             self._watchdog.step(WARM_UP, LOADING, None, self._load_within_s)
@@ -108,28 +108,28 @@ class Worker:
         finally:
             self._watchdog.rest(WARM_UP)
 
-    def _open(self, studio: Studio) -> None:
-        self.measures = Measures(time.monotonic, self.book.queued)
-        line = Pipeline(
-            self.book,
-            studio,
-            self.measures,
+    def _open(self, loaded: LoadedModel) -> None:
+        self.metrics = Metrics(time.monotonic, self.store.queued)
+        pipeline = Pipeline(
+            self.store,
+            loaded,
+            self.metrics,
             self._watchdog,
             codec=best(self._plan.device),
             broken=self._broke,
         )
         with self._lock:
-            self._model, self._line = studio.model, line
+            self._model, self._pipeline = loaded.model, pipeline
             if self._draining:
-                line.drain()
-            line.start()
+                pipeline.drain()
+            pipeline.start()
 
     def phase(self) -> tuple[Phase, str | None]:
         if self._dead is not None:
             return "dead", self._dead
         if self._draining:
             return "draining", None
-        return ("warming_up" if self._line is None else "ready"), None
+        return ("warming_up" if self._pipeline is None else "ready"), None
 
     def model(self) -> Model:
         """Return the loaded model.
@@ -141,41 +141,41 @@ class Worker:
             raise NotNowError("warming_up", 10)
         return self._model
 
-    def take(self, ask: Ask, still: bytes) -> Job:
+    def take(self, spec: JobSpec, still: bytes) -> Job:
         """Queue a job, or find the one that has its id.
 
         Raises:
             NotNowError: it is new, and the worker drains.
-            TakenError: the id is another ask's.
+            TakenError: the id is another job's.
             FullError: as many wait as may.
         """
-        known = self.book.job(ask.id)
+        known = self.store.job(spec.id)
         if self._draining and known is None:
             raise NotNowError("draining", UNKNOWN_S)
-        job = self.book.add(ask, still, now=time.time(), at_most=self._at_most)
-        if self._line is not None and known is None:
-            self._line.came(job)
+        job = self.store.add(spec, still, now=time.time(), at_most=self._at_most)
+        if self._pipeline is not None and known is None:
+            self._pipeline.came(job)
         return job
 
     def delete(self, id_: str) -> bool:
         """Cancel a job that has not ended, delete one that has; whether there was one."""
-        job = self.book.job(id_)
+        job = self.store.job(id_)
         if job is None:
             return False
         if job.status in {"queued", "in_progress"}:
-            self.book.cancel(id_, time.time())
-            if self._line is not None:
-                self._line.cancel(id_)
+            self.store.cancel(id_, time.time())
+            if self._pipeline is not None:
+                self._pipeline.cancel(id_)
         else:
-            self.book.forget(id_)
+            self.store.forget(id_)
         return True
 
     def progress(self, id_: str) -> int:
-        return 0 if self._line is None else self._line.progress(id_)
+        return 0 if self._pipeline is None else self._pipeline.progress(id_)
 
     def a_clip_s(self) -> float:
         """Seconds until a place is free, by the times of the latest clips."""
-        jobs = self.book.jobs(limit=20, after=None, newest_first=True)
+        jobs = self.store.jobs(limit=20, after=None, newest_first=True)
         took = [
             job.completed_at - job.started_at
             for job in jobs
@@ -184,24 +184,24 @@ class Worker:
         return min(statistics.median(took), LONGEST_ASKED_S) if took else UNKNOWN_S
 
     def drain(self) -> None:
-        """Accept no jobs, finish the clips under way, and leave the other jobs in the book."""
-        self.book.ends()
+        """Accept no jobs, finish the clips under way, and leave the other jobs in the store."""
+        self.store.ends()
         with self._lock:
             self._draining = True
-            if self._line is not None:
-                self._line.drain()
+            if self._pipeline is not None:
+                self._pipeline.drain()
 
     def join(self) -> None:
         """Wait until the clips under way are done."""
-        if self._line is not None:
-            self._line.join()
+        if self._pipeline is not None:
+            self._pipeline.join()
 
     def _hung(self, job: str, why: str) -> None:
         self._dead = f"{job}: {why}"
         log.error("step.hung job=%s the process ends: %s", job, why)
         try:
-            self.book.hung(job, why, time.time())
-            self.book.ends()
+            self.store.hung(job, why, time.time())
+            self.store.ends()
         finally:
             # The thread hangs in the driver: only the end of the process frees it.
             os._exit(STEP_HUNG)
@@ -211,25 +211,25 @@ class Worker:
         os._exit(LOST_GPU if isinstance(exc, LostGpuError) else BROKEN)
 
 
-def _run_once(studio: Studio, shapes: Sequence[str], watchdog: Watchdog) -> None:
-    for words in shapes or [str(studio.model.shape)]:
+def _run_once(loaded: LoadedModel, shapes: Sequence[str], watchdog: Watchdog) -> None:
+    for words in shapes or [str(loaded.model.shape)]:
         try:
-            ask = _trial(words, studio.model)
-            still = _grey(ask)
+            spec = _trial(words, loaded.model)
+            still = _grey(spec)
             began = time.monotonic()
 
             def on_step(done: int, words: str = words) -> None:
                 watchdog.step(WARM_UP, words, (words, done))
 
             on_step(0)
-            latents = studio.latents(studio.scene(ask, still), on_step)
-            studio.frames(latents, ask.shape)
+            latents = loaded.latents(loaded.scene(spec, still), on_step)
+            loaded.frames(latents, spec.shape)
             log.info(
                 "worker.warmed_up shape=%s took_s=%.1f a clip of this shape was made once",
                 words,
                 time.monotonic() - began,
             )
-        except AskError as exc:
+        except JobSpecError as exc:
             raise WorkerError(f"--shapes {words}: {exc}") from exc
         except (BlackError, NanError) as exc:
             log.warning(
@@ -237,14 +237,14 @@ def _run_once(studio: Studio, shapes: Sequence[str], watchdog: Watchdog) -> None
                 words,
                 exc,
             )
-        except (StudioError, LostGpuError) as exc:
+        except (ClipError, LostGpuError) as exc:
             raise WorkerError(f"{words} cannot be made here: {exc}") from exc
         finally:
             watchdog.rest(WARM_UP)
 
 
-def _trial(words: str, model: Model) -> Ask:
-    return Ask(
+def _trial(words: str, model: Model) -> JobSpec:
+    return JobSpec(
         id=WARM_UP,
         prompt="a slow pan",
         negative_prompt="",
@@ -258,8 +258,8 @@ def _trial(words: str, model: Model) -> Ask:
     )
 
 
-def _grey(ask: Ask) -> bytes:
+def _grey(spec: JobSpec) -> bytes:
     out = io.BytesIO()
-    size = ask.shape.width, ask.shape.height
+    size = spec.shape.width, spec.shape.height
     Image.new("RGB", size, "grey").save(out, format="PNG")
     return out.getvalue()

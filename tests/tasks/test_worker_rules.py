@@ -1,4 +1,4 @@
-"""Decisions of the GPU worker that need no GPU: turns, hung steps, kept jobs."""
+"""Decisions of the GPU worker that need no GPU: the next job, hung steps, kept jobs."""
 
 from dataclasses import replace
 
@@ -7,19 +7,26 @@ import pytest
 
 from tasks.engine.submit import LONGEST_WAIT_S
 from tasks.worker.app import Api
-from tasks.worker.job_spec import Ask, AskError, Model, Shape, asked, shape_of
+from tasks.worker.job_spec import (
+    JobSpec,
+    JobSpecError,
+    Model,
+    Shape,
+    parse_form,
+    shape_of,
+)
 from tasks.worker.job_store import (
     MOST_DEATHS,
     ROWS_S,
-    Book,
-    BookError,
     FullError,
+    JobStore,
+    JobStoreError,
     TakenError,
 )
-from tasks.worker.metrics import Measures
+from tasks.worker.metrics import Metrics
 from tasks.worker.model_protocol import Plan
 from tasks.worker.prompt_cache import Prompts
-from tasks.worker.scheduler import MOST_IN_A_ROW, Turns
+from tasks.worker.scheduler import MOST_IN_A_ROW, Scheduler
 from tasks.worker.watchdog import Patience, Watchdog
 from tasks.worker.worker import Worker
 
@@ -33,7 +40,7 @@ MODEL = Model(
     steps=40,
     guidance=3.5,
 )
-ASK = Ask(
+SPEC = JobSpec(
     id="one",
     prompt="pan",
     negative_prompt="",
@@ -50,42 +57,42 @@ RULES = {"at_most": 1, "hang_after_s": 1.0, "load_within_s": 1.0}
 
 
 @pytest.fixture
-def open_book(tmp_path):
-    """Opens the book; a second call finds it as a killed process leaves it."""
-    books = []
+def open_store(tmp_path):
+    """Opens the store; a second call finds it as a killed process leaves it."""
+    stores = []
 
     def opened(build="wan", boot="one"):
-        for book in books:
-            book.close()
-        books[:] = [Book(tmp_path, build, 100.0, boot=boot)]
-        return books[0]
+        for store in stores:
+            store.close()
+        stores[:] = [JobStore(tmp_path, build, 100.0, boot=boot)]
+        return stores[0]
 
     yield opened
-    for book in books:
-        book.close()
+    for store in stores:
+        store.close()
 
 
-def put(book, *names, **more):
-    asks = [replace(ASK, id=name, **more) for name in names]
-    return [book.add(ask, b"still", now=1.0, at_most=99) for ask in asks]
+def put(store, *names, **more):
+    specs = [replace(SPEC, id=name, **more) for name in names]
+    return [store.add(spec, b"still", now=1.0, at_most=99) for spec in specs]
 
 
-def test_wide_and_tall_clips_of_one_size_are_one_kind(open_book):
+def test_wide_and_tall_clips_of_one_size_are_one_kind(open_store):
     """Wide and tall clips of one size are one kind with one latency."""
     tall = shape_of("480x832x81", MODEL)
 
     assert MODEL.tokens(tall) == MODEL.tokens(MODEL.shape) == 32_760
 
 
-def test_alike_clips_run_in_a_row_and_nothing_starves(open_book):
+def test_alike_clips_run_in_a_row_and_nothing_starves(open_store):
     """Clips that are alike run one after the other, and no other job starves."""
-    book, turns = open_book(), Turns(MODEL)
-    put(book, "first")
-    put(book, "odd", steps=40)
-    put(book, *(f"like-{place:02}" for place in range(2 * MOST_IN_A_ROW)))
-    waiting, order = book.waiting(), []
+    store, scheduler = open_store(), Scheduler(MODEL)
+    put(store, "first")
+    put(store, "odd", steps=40)
+    put(store, *(f"like-{place:02}" for place in range(2 * MOST_IN_A_ROW)))
+    waiting, order = store.waiting(), []
 
-    while job := turns.next(waiting, []):
+    while job := scheduler.next(waiting, []):
         waiting.remove(job)
         order.append(job.id)
 
@@ -94,158 +101,158 @@ def test_alike_clips_run_in_a_row_and_nothing_starves(open_book):
     assert len(order) == 2 * MOST_IN_A_ROW + 2
 
 
-def in_line(book, *names):
+def in_pipeline(store, *names):
     """Starts these jobs: the first is denoised, the others are prepared."""
     for name in names:
-        book.hold(book.job(name))
-    assert book.begin(book.job(names[0]), 2.0)
+        store.hold(store.job(name))
+    assert store.begin(store.job(names[0]), 2.0)
 
 
-def test_interrupted_job_is_queued_again_but_not_for_ever(open_book):
-    book = open_book()
-    put(book, "one")
+def test_interrupted_job_is_queued_again_but_not_for_ever(open_store):
+    store = open_store()
+    put(store, "one")
 
     seen = []
     for _ in range(MOST_DEATHS):
-        in_line(book, "one")
-        book = open_book()
-        seen.append(book.job("one").status)
+        in_pipeline(store, "one")
+        store = open_store()
+        seen.append(store.job("one").status)
 
     assert seen == ["queued"] * (MOST_DEATHS - 1) + ["failed"]
-    assert book.job("one").error[0] == "worker_error"
+    assert store.job("one").error[0] == "worker_error"
 
 
-def test_jobs_under_way_at_a_death_are_retried_alone_unblamed(open_book):
+def test_jobs_under_way_at_a_death_are_retried_alone_unblamed(open_store):
     """No one of several jobs under way at a death is blamed; each is retried alone."""
-    book, turns, order = open_book(), Turns(MODEL), []
-    put(book, "one", "two", "after")
+    store, scheduler, order = open_store(), Scheduler(MODEL), []
+    put(store, "one", "two", "after")
     for _ in range(MOST_DEATHS + 1):
-        in_line(book, "one", "two")
-        book = open_book()
+        in_pipeline(store, "one", "two")
+        store = open_store()
 
-    while job := turns.next(book.waiting(), []):
-        order.append((job.id, turns.next(book.waiting(), [job])))
-        book.cancel(job.id, 3.0)
+    while job := scheduler.next(store.waiting(), []):
+        order.append((job.id, scheduler.next(store.waiting(), [job])))
+        store.cancel(job.id, 3.0)
 
     assert order[:2] == [("one", None), ("two", None)]
     assert order[2][0] == "after"
     assert order[2][1] is not None
 
 
-def test_ordered_end_or_lost_machine_blames_no_job(open_book):
+def test_ordered_end_or_lost_machine_blames_no_job(open_store):
     """A process that is ordered to end, or loses its machine, blames no job."""
-    book = open_book()
-    put(book, "one")
+    store = open_store()
+    put(store, "one")
     for _ in range(MOST_DEATHS):
-        in_line(book, "one")
-        book.ends()
-        book = open_book()
+        in_pipeline(store, "one")
+        store.ends()
+        store = open_store()
     for boot in range(MOST_DEATHS):
-        in_line(book, "one")
-        book = open_book(boot=str(boot))
+        in_pipeline(store, "one")
+        store = open_store(boot=str(boot))
 
-    job = book.job("one")
+    job = store.job("one")
 
     assert (job.status, job.alone) == ("queued", False)
 
 
-def test_finished_job_is_known_for_a_week_then_forgotten(open_book):
+def test_finished_job_is_known_for_a_week_then_forgotten(open_store):
     """A finished job is kept for a week and then forgotten."""
-    book = open_book()
-    put(book, "fetched", "failed", "cancelled", "never")
+    store = open_store()
+    put(store, "fetched", "failed", "cancelled", "never")
     for name in ("fetched", "never"):
-        book.begin(book.job(name), 2.0)
-        book.complete(book.job(name), {}, 1.0, 3.0)
-    book.fetched("fetched", 3.0)
-    book.fail(book.job("failed"), "worker_error", "no", 3.0)
-    book.cancel("cancelled", 3.0)
+        store.begin(store.job(name), 2.0)
+        store.complete(store.job(name), {}, 1.0, 3.0)
+    store.fetched("fetched", 3.0)
+    store.fail(store.job("failed"), "worker_error", "no", 3.0)
+    store.cancel("cancelled", 3.0)
 
-    book.let_go(3.0 + ROWS_S)
-    before = [job.id for job in book.jobs(limit=9, after=None, newest_first=False)]
-    book.let_go(3.1 + ROWS_S)
-    after = [job.id for job in book.jobs(limit=9, after=None, newest_first=False)]
+    store.let_go(3.0 + ROWS_S)
+    before = [job.id for job in store.jobs(limit=9, after=None, newest_first=False)]
+    store.let_go(3.1 + ROWS_S)
+    after = [job.id for job in store.jobs(limit=9, after=None, newest_first=False)]
 
     assert before == ["fetched", "failed", "cancelled", "never"]
     assert after == ["never"]
 
 
-def test_a_clip_that_was_in_place_is_not_made_again(open_book):
-    book = open_book()
-    put(book, "one", "cancelled")
-    for job in book.waiting():
-        book.begin(job, 2.0)
-        book.clip(job.id).write_bytes(b"whole")
-    book.cancel("cancelled", 3.0)
+def test_a_clip_that_was_in_place_is_not_made_again(open_store):
+    store = open_store()
+    put(store, "one", "cancelled")
+    for job in store.waiting():
+        store.begin(job, 2.0)
+        store.clip(job.id).write_bytes(b"whole")
+    store.cancel("cancelled", 3.0)
 
-    book = open_book()
+    store = open_store()
 
-    assert book.job("one").status == "completed"
-    assert book.job("cancelled").status == "cancelled"
-    assert not book.clip("cancelled").exists()
-
-
-def test_another_model_does_not_run_the_jobs_of_this_one(open_book):
-    put(open_book("wan"), "one")
-
-    with pytest.raises(BookError, match="1 jobs wait there for 'wan'"):
-        open_book("wan+a-lora")
+    assert store.job("one").status == "completed"
+    assert store.job("cancelled").status == "cancelled"
+    assert not store.clip("cancelled").exists()
 
 
-def test_an_id_is_one_ask_and_the_queue_has_an_end(open_book):
-    book = open_book()
-    [first] = put(book, "one")
+def test_another_model_does_not_run_the_jobs_of_this_one(open_store):
+    put(open_store("wan"), "one")
 
-    assert put(book, "one") == [first]
+    with pytest.raises(JobStoreError, match="1 jobs wait there for 'wan'"):
+        open_store("wan+a-lora")
+
+
+def test_an_id_is_one_ask_and_the_queue_has_an_end(open_store):
+    store = open_store()
+    [first] = put(store, "one")
+
+    assert put(store, "one") == [first]
     with pytest.raises(TakenError):
-        put(book, "one", seed=2)
+        put(store, "one", seed=2)
     with pytest.raises(FullError):
-        book.add(replace(ASK, id="two"), b"", now=1.0, at_most=1)
+        store.add(replace(SPEC, id="two"), b"", now=1.0, at_most=1)
 
 
-def test_a_clip_is_kept_until_it_was_fetched_and_a_while_longer(open_book):
-    book = open_book()
-    for job in put(book, "fetched", "never"):
-        book.begin(job, 2.0)
-        book.clip(job.id).write_bytes(b"clip")
-        book.complete(job, {}, 1.0, 3.0)
-    book.fetched("fetched", 10.0)
+def test_a_clip_is_kept_until_it_was_fetched_and_a_while_longer(open_store):
+    store = open_store()
+    for job in put(store, "fetched", "never"):
+        store.begin(job, 2.0)
+        store.clip(job.id).write_bytes(b"clip")
+        store.complete(job, {}, 1.0, 3.0)
+    store.fetched("fetched", 10.0)
 
-    book.let_go(10.0)
-    kept = book.job("fetched").gone
-    book.let_go(11.0)
+    store.let_go(10.0)
+    kept = store.job("fetched").gone
+    store.let_go(11.0)
 
     assert not kept
-    assert book.job("fetched").gone
-    assert not book.clip("fetched").exists()
-    assert book.clip("never").exists()
+    assert store.job("fetched").gone
+    assert not store.clip("fetched").exists()
+    assert store.clip("never").exists()
 
 
 @pytest.mark.anyio
-async def test_who_only_looks_at_a_clip_does_not_have_it(open_book):
-    book = open_book()
-    [job] = put(book, "one")
-    book.begin(job, 2.0)
-    book.clip("one").write_bytes(b"clip")
-    book.complete(job, {}, 1.0, 3.0)
-    app = Api(Worker(Plan(model="wan"), book, **RULES)).app(None)
+async def test_who_only_looks_at_a_clip_does_not_have_it(open_store):
+    store = open_store()
+    [job] = put(store, "one")
+    store.begin(job, 2.0)
+    store.clip("one").write_bytes(b"clip")
+    store.complete(job, {}, 1.0, 3.0)
+    app = Api(Worker(Plan(model="wan"), store, **RULES)).app(None)
 
     seen = []
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
         for method in ("HEAD", "GET"):
             url = "http://worker/v1/videos/one/content"
             assert (await client.request(method, url)).status_code == 200
-            seen.append(book.job("one").fetched_at is not None)
+            seen.append(store.job("one").fetched_at is not None)
 
     assert seen == [False, True]
 
 
-def test_wait_hint_for_long_clips_never_closes_the_lane(open_book):
+def test_wait_hint_for_long_clips_never_closes_the_lane(open_store):
     """The wait hint for long clips stays below the limit that closes a lane."""
-    book = open_book()
-    [job] = put(book, "one")
-    book.begin(job, 0.0)
-    book.complete(job, {}, 1.0, 2000.0)
-    worker = Worker(Plan(model="wan"), book, **RULES)
+    store = open_store()
+    [job] = put(store, "one")
+    store.begin(job, 0.0)
+    store.complete(job, {}, 1.0, 2000.0)
+    worker = Worker(Plan(model="wan"), store, **RULES)
 
     assert worker.a_clip_s() < LONGEST_WAIT_S
 
@@ -289,50 +296,48 @@ def test_a_process_that_stood_still_has_no_step_that_hangs():
     assert (stood, barked) == ([], ["one"])
 
 
-def test_id_of_a_forgotten_job_can_be_used_before_it_leaves_line(open_book):
+def test_id_of_a_forgotten_job_can_be_used_before_it_leaves_line(open_store):
     """The id of a forgotten job is free before the old job leaves the line."""
-    book = open_book()
-    [first] = put(book, "one")
-    book.cancel("one", 2.0)
-    book.forget("one")
-    [second] = put(book, "one", seed=2)
+    store = open_store()
+    [first] = put(store, "one")
+    store.cancel("one", 2.0)
+    store.forget("one")
+    [second] = put(store, "one", seed=2)
 
-    book.end_cancelled(first, 3.0)
-    book.fail(first, "worker_error", "it was cancelled by then", 3.0)
-    book.requeue(first)
+    store.end_cancelled(first, 3.0)
+    store.fail(first, "worker_error", "it was cancelled by then", 3.0)
+    store.requeue(first)
 
-    assert book.job("one") == second
+    assert store.job("one") == second
 
 
-def test_cancelled_job_is_not_restarted_after_a_lost_gpu(open_book):
+def test_cancelled_job_is_not_restarted_after_a_lost_gpu(open_store):
     """A cancelled job is not restarted when its GPU is lost."""
-    book = open_book()
-    queued, begun = put(book, "queued", "begun")
-    book.begin(begun, 2.0)
+    store = open_store()
+    queued, begun = put(store, "queued", "begun")
+    store.begin(begun, 2.0)
     for job in (queued, begun):
-        book.cancel(job.id, 3.0)
-        book.requeue(job)
+        store.cancel(job.id, 3.0)
+        store.requeue(job)
 
-    book = open_book()
+    store = open_store()
 
-    assert [book.job(job.id).status for job in (queued, begun)] == ["cancelled"] * 2
+    assert [store.job(job.id).status for job in (queued, begun)] == ["cancelled"] * 2
 
 
 def test_time_is_busy_or_idle_with_work_or_neither():
     now = [0.0]
-    measures = Measures(lambda: now[0], lambda: 0)
+    metrics = Metrics(lambda: now[0], lambda: 0)
     now[0] = 10.0
-    measures.wanted("one")
+    metrics.wanted("one")
     now[0] = 13.0
-    with measures.busy():
+    with metrics.busy():
         now[0] = 33.0
-        measures.settled("one")
-    measures.done()
+        metrics.settled("one")
+    metrics.done()
     now[0] = 40.0
 
-    metrics = dict(
-        line.rsplit(" ", 1) for line in measures.text().decode().splitlines()
-    )
+    metrics = dict(line.rsplit(" ", 1) for line in metrics.text().decode().splitlines())
 
     assert metrics["nightreel_worker_gpu_busy_share"] == "0.5"
     assert metrics["nightreel_worker_gpu_busy_seconds_total"] == "20.0"
@@ -355,5 +360,5 @@ def test_each_text_is_encoded_once_and_the_least_used_goes_first():
 def test_guidance_that_the_pipeline_would_leave_out_is_refused():
     form = {"prompt": "pan", "guidance_scale": "1", "guidance_scale_2": "3"}
 
-    with pytest.raises(AskError, match="guidance_scale_2 3 goes unheeded"):
-        asked(form, None, MODEL, "one")
+    with pytest.raises(JobSpecError, match="guidance_scale_2 3 goes unheeded"):
+        parse_form(form, None, MODEL, "one")

@@ -1,4 +1,4 @@
-"""The studio gives the same bits as the plain pipeline, in this process."""
+"""The loaded gives the same bits as the plain pipeline, in this process."""
 
 import hashlib
 from pathlib import Path
@@ -22,7 +22,7 @@ def wan():
 
 
 def asking(seed=1, guidance=3.5, **more):
-    from tasks.worker.job_spec import Ask, Shape  # noqa: PLC0415
+    from tasks.worker.job_spec import JobSpec, Shape  # noqa: PLC0415
 
     options = {
         "id": "one",
@@ -36,7 +36,7 @@ def asking(seed=1, guidance=3.5, **more):
         "cfg_low": guidance,
         "still": "",
     }
-    return Ask(**{**options, **more})
+    return JobSpec(**{**options, **more})
 
 
 def planned(model, **more):
@@ -45,13 +45,13 @@ def planned(model, **more):
     return Plan(model=str(model), device="cpu", **more)
 
 
-def made(studio, ask, still):
-    scene = studio.scene(ask, still)
-    frames = studio.frames(studio.latents(scene, lambda _: None), ask.shape)
+def made(loaded, spec, still):
+    scene = loaded.scene(spec, still)
+    frames = loaded.frames(loaded.latents(scene, lambda _: None), spec.shape)
     return hashlib.sha256(frames.rgb).hexdigest()
 
 
-def plainly(folder, ask, still):
+def plainly(folder, spec, still):
     """The whole pipeline, called as its documentation shows."""
     import torch  # noqa: PLC0415
     from diffusers import WanImageToVideoPipeline  # noqa: PLC0415
@@ -61,15 +61,15 @@ def plainly(folder, ask, still):
     pipe = WanImageToVideoPipeline.from_pretrained(folder, local_files_only=True)
     with torch.inference_mode():
         [frames] = pipe(
-            image=fitted(still, ask.shape),
-            prompt=ask.prompt,
-            negative_prompt=ask.negative_prompt,
+            image=fitted(still, spec.shape),
+            prompt=spec.prompt,
+            negative_prompt=spec.negative_prompt,
             height=64,
             width=96,
             num_frames=9,
-            num_inference_steps=ask.steps,
-            guidance_scale=ask.cfg_high,
-            generator=torch.Generator("cpu").manual_seed(ask.seed),
+            num_inference_steps=spec.steps,
+            guidance_scale=spec.cfg_high,
+            generator=torch.Generator("cpu").manual_seed(spec.seed),
             output_type="np",
         ).frames
     levels = (frames * 255).round().astype("uint8")
@@ -80,12 +80,12 @@ def plainly(folder, ask, still):
 def test_split_stages_make_the_pipelines_bits(wan, checkpoint, still, kind):
     """Cached prompts and separate decoding give the same bits as the pipeline."""
     folder = checkpoint(kind)
-    studio = wan.load(planned(folder))
-    asks = [asking(seed=1), asking(seed=2), asking(seed=1, guidance=1.0)]
+    loaded = wan.load(planned(folder))
+    specs = [asking(seed=1), asking(seed=2), asking(seed=1, guidance=1.0)]
 
-    ours = [made(studio, ask, still) for ask in asks]
+    ours = [made(loaded, spec, still) for spec in specs]
 
-    assert ours == [plainly(folder, ask, still) for ask in asks]
+    assert ours == [plainly(folder, spec, still) for spec in specs]
     assert len(set(ours)) == 3
 
 
@@ -96,10 +96,10 @@ def test_nan_output_is_an_error(wan, checkpoint, still):
     def spoil(pipe):
         pipe.transformer_2.proj_out.weight.data.fill_(float("nan"))
 
-    studio = wan.load(planned(checkpoint("a14b", spoil)))
+    loaded = wan.load(planned(checkpoint("a14b", spoil)))
 
     with pytest.raises(NanError, match="not a number"):
-        made(studio, asking(), still)
+        made(loaded, asking(), still)
 
 
 def test_a_clip_without_a_picture_is_no_clip(wan, checkpoint, still):
@@ -109,17 +109,17 @@ def test_a_clip_without_a_picture_is_no_clip(wan, checkpoint, still):
         for weights in pipe.vae.decoder.parameters():
             weights.data.zero_()
 
-    studio = wan.load(planned(checkpoint("a14b", blank)))
+    loaded = wan.load(planned(checkpoint("a14b", blank)))
 
     with pytest.raises(BlackError, match="alike"):
-        made(studio, asking(), still)
+        made(loaded, asking(), still)
 
 
 def test_each_expert_has_its_own_lora(wan, a14b, still, tmp_path):
     lora = a_lora(a14b, tmp_path)
-    asks = asking(guidance=1.0)
+    specs = asking(guidance=1.0)
     shas = {
-        made(wan.load(planned(a14b, **loras)), asks, still)
+        made(wan.load(planned(a14b, **loras)), specs, still)
         for loras in (
             {},
             {"lora_high": lora},
@@ -163,17 +163,17 @@ def test_missing_lora_is_found_before_the_model_loads(wan):
         ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling", "OutOfMemoryError"),
         ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "OutOfMemoryError"),
         ("CUDA error: an illegal memory access was encountered", "LostGpuError"),
-        ("mat1 and mat2 shapes cannot be multiplied", "StudioError"),
+        ("mat1 and mat2 shapes cannot be multiplied", "ClipError"),
     ],
 )
 def test_out_of_memory_is_told_from_a_lost_gpu(message, meant):
     """The words of an error distinguish a lack of memory from a lost device."""
     import torch  # noqa: PLC0415
 
-    from tasks.worker.model_protocol import LostGpuError, StudioError  # noqa: PLC0415
+    from tasks.worker.model_protocol import ClipError, LostGpuError  # noqa: PLC0415
     from tasks.worker.wan.errors import working  # noqa: PLC0415
 
-    ends = (StudioError, LostGpuError)
+    ends = (ClipError, LostGpuError)
     with pytest.raises(ends) as raised, working(torch.device("cpu")):
         raise RuntimeError(message)
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import torch
 
-from tasks.worker.model_protocol import LostGpuError, OutOfMemoryError, StudioError
+from tasks.worker.model_protocol import ClipError, LostGpuError, OutOfMemoryError
 
 
 @contextmanager
@@ -17,7 +17,7 @@ def working(device: torch.device) -> Generator[None]:
     Raises:
         OutOfMemoryError: the device's memory does not hold it; it does hold others.
         LostGpuError: the device is of no use to this process any more.
-        StudioError: anything else.
+        ClipError: anything else.
     """
     # The current device of streams and events is a property of the thread.
     here = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
@@ -30,7 +30,7 @@ def working(device: torch.device) -> Generator[None]:
             torch.cuda.empty_cache()
         raise meant from exc
     except (TypeError, ValueError, IndexError, KeyError) as exc:
-        raise StudioError(f"{type(exc).__name__}: {exc}") from exc
+        raise ClipError(f"{type(exc).__name__}: {exc}") from exc
 
 
 NO_MEMORY: Final = re.compile(
@@ -48,4 +48,4 @@ def _meant(exc: RuntimeError) -> Exception:
     lost = isinstance(exc, torch.AcceleratorError)
     if lost or "CUDA error" in words or "CUBLAS_STATUS" in words:
         return LostGpuError(first)
-    return StudioError(f"{type(exc).__name__}: {words}")
+    return ClipError(f"{type(exc).__name__}: {words}")

@@ -8,7 +8,7 @@ import torch
 from diffusers import WanImageToVideoPipeline
 
 from tasks.worker.job_spec import Model, Shape
-from tasks.worker.model_protocol import LostGpuError, Plan, StudioError, WorkerError
+from tasks.worker.model_protocol import ClipError, LostGpuError, Plan, WorkerError
 from tasks.worker.wan.errors import working
 from tasks.worker.wan.pipeline import Wan
 
@@ -29,7 +29,7 @@ def load(plan: Plan) -> Wan:
         with working(torch.device(plan.device)):
             pipe = tuned(_loaded(plan), plan)
             return Wan(pipe, model_of(pipe, plan), torch.device(plan.device))
-    except (OSError, ValueError, StudioError, LostGpuError) as exc:
+    except (OSError, ValueError, ClipError, LostGpuError) as exc:
         raise WorkerError(f"{plan.model} on {plan.device}: {exc}") from exc
 
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageOps
 
 from storage.media import BadStillError, stills
-from tasks.worker.job_spec import Ask, Model, Shape
+from tasks.worker.job_spec import JobSpec, Model, Shape
 from tasks.worker.model_protocol import (
     BlackError,
     Frames,
@@ -35,14 +35,14 @@ DARK_SHARE: Final = 0.98
 
 @dataclass(frozen=True, slots=True)
 class _Scene:
-    ask: Ask
+    spec: JobSpec
     image: Image.Image
     prompt: torch.Tensor
     negative: torch.Tensor | None
 
 
 class Wan:
-    """A Studio; its docstring says which methods may run at the same time."""
+    """A LoadedModel; its docstring says which methods may run at the same time."""
 
     def __init__(self, pipe: Any, model: Model, device: torch.device) -> None:
         self.model = model
@@ -53,30 +53,30 @@ class Wan:
         cuda = device.type == "cuda"
         self._aside = torch.cuda.Stream(device) if cuda else None
 
-    def scene(self, ask: Ask, still: bytes) -> _Scene:
+    def scene(self, spec: JobSpec, still: bytes) -> _Scene:
         with working(self._device):
-            negative = ask.negative_prompt if ask.guided else None
+            negative = spec.negative_prompt if spec.guided else None
             return _Scene(
-                ask,
-                fitted(still, ask.shape),
-                self._prompts.embedded(ask.prompt),
+                spec,
+                fitted(still, spec.shape),
+                self._prompts.embedded(spec.prompt),
                 None if negative is None else self._prompts.embedded(negative),
             )
 
     def latents(self, scene: _Scene, on_step: OnStep) -> torch.Tensor:
-        ask = scene.ask
-        experts = {"guidance_scale_2": ask.cfg_low} if self.model.experts == 2 else {}
+        spec = scene.spec
+        experts = {"guidance_scale_2": spec.cfg_low} if self.model.experts == 2 else {}
         with working(self._device):
             [latents] = self._pipe(
                 image=scene.image,
                 prompt_embeds=scene.prompt,
                 negative_prompt_embeds=scene.negative,
-                height=ask.shape.height,
-                width=ask.shape.width,
-                num_frames=ask.shape.frames,
-                num_inference_steps=ask.steps,
-                guidance_scale=ask.cfg_high,
-                generator=torch.Generator("cpu").manual_seed(ask.seed),
+                height=spec.shape.height,
+                width=spec.shape.width,
+                num_frames=spec.shape.frames,
+                num_inference_steps=spec.steps,
+                guidance_scale=spec.cfg_high,
+                generator=torch.Generator("cpu").manual_seed(spec.seed),
                 callback_on_step_end=_Steps(on_step, self._device),
                 output_type="latent",
                 return_dict=False,
