@@ -27,7 +27,7 @@ its ticket first.
 Parked changes no state: our own code failed on a job that is paid for. The job stays
 accepted or generated until the next run.
 
-Settled changes no state: a provider charged more or less than was counted for an attempt
+Adjusted changes no state: a provider charged more or less than was counted for an attempt
 that is over, and reported it afterwards.
 
 The clip's URL is not an event: it is a bearer link that expires, and a poll of the
@@ -38,8 +38,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum, auto
-from functools import partial
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 FREE: Final = Decimal(0)
 
@@ -187,7 +186,7 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settled:
+class Adjusted:
     """A correction of what an ended attempt cost."""
 
     attempt: int
@@ -197,25 +196,32 @@ class Settled:
     reason: str
 
 
-Event = (
-    Intended
-    | Accepted
-    | Doubted
-    | Risked
-    | Refused
-    | Discarded
-    | Forgotten
-    | Parked
-    | Rejected
-    | Generated
-    | Published
-    | Settled
-)
+Failure = Refused | Discarded | Forgotten | Rejected | Risked | Parked
+"""An attempt that brought no clip, or whose clip must wait for the next run."""
+
+Event = Intended | Accepted | Doubted | Generated | Published | Adjusted | Failure
+
+KINDS: Final[Mapping[str, type[Event]]] = {
+    "intended": Intended,
+    "accepted": Accepted,
+    "doubted": Doubted,
+    "risked": Risked,
+    "refused": Refused,
+    "discarded": Discarded,
+    "forgotten": Forgotten,
+    "parked": Parked,
+    "rejected": Rejected,
+    "generated": Generated,
+    "published": Published,
+    "settled": Adjusted,
+}
+"""The name of each kind of event in ledgers and their checkpoints. A name never changes,
+even if the class does: old roots have it."""
 
 TRANSITIONS: Final[Mapping[State, Mapping[type[Event], State]]] = {
     State.PENDING: {
         Intended: State.IN_DOUBT,
-        Settled: State.PENDING,
+        Adjusted: State.PENDING,
     },
     State.IN_DOUBT: {
         Doubted: State.IN_DOUBT,
@@ -223,12 +229,12 @@ TRANSITIONS: Final[Mapping[State, Mapping[type[Event], State]]] = {
         Refused: State.PENDING,
         Risked: State.PENDING,
         Rejected: State.REJECTED,
-        Settled: State.IN_DOUBT,
+        Adjusted: State.IN_DOUBT,
     },
     State.ACCEPTED: {
         Generated: State.GENERATED,
         Parked: State.ACCEPTED,
-        Settled: State.ACCEPTED,
+        Adjusted: State.ACCEPTED,
         Refused: State.PENDING,
         Discarded: State.PENDING,
         Forgotten: State.PENDING,
@@ -239,10 +245,10 @@ TRANSITIONS: Final[Mapping[State, Mapping[type[Event], State]]] = {
         Discarded: State.PENDING,
         Forgotten: State.PENDING,
         Parked: State.GENERATED,
-        Settled: State.GENERATED,
+        Adjusted: State.GENERATED,
     },
-    State.PUBLISHED: {Settled: State.PUBLISHED},
-    State.REJECTED: {Settled: State.REJECTED},
+    State.PUBLISHED: {Adjusted: State.PUBLISHED},
+    State.REJECTED: {Adjusted: State.REJECTED},
 }
 
 OVER: Final = frozenset({State.PUBLISHED, State.REJECTED})
@@ -256,7 +262,7 @@ def added_usd(event: Event, counted_usd: Decimal) -> Decimal:
     computed by this function: no other code decides what an event does to a cost.
     """
     match event:
-        case Intended(price_usd=usd) | Settled(usd=usd):
+        case Intended(price_usd=usd) | Adjusted(usd=usd):
             return usd
         case Generated(usd=Decimal() as usd):
             return usd - counted_usd
@@ -344,80 +350,94 @@ class History:
         except KeyError:
             what = f"{type(entry.event).__name__} while {self.state}"
             raise IllegalTransitionError(f"job {entry.job}: {what}") from None
-        return self._recorded(state, entry)
+        if isinstance(entry.event, Adjusted):
+            self._check_adjusted(entry, entry.event.attempt)
+        return replace(
+            self,
+            state=state,
+            spent_usd=self.spent_usd + added_usd(entry.event, self.price_usd),
+            **self._changes(entry.event, entry.at),
+        )
 
-    def _recorded(  # noqa: C901, PLR0912 - one case an event
-        self, state: State, entry: Entry
-    ) -> "History":
-        more_usd = added_usd(entry.event, self.price_usd)
-        spent_usd = self.spent_usd + more_usd
-        moved = partial(replace, self, state=state, spent_usd=spent_usd)
-        match entry.event:
-            case Intended(
-                lane=lane, route=route, price_usd=price, seed=seed, mark=mark
-            ):
-                return moved(
-                    attempts=self.attempts + 1,
-                    lane=lane,
-                    route=route,
-                    price_usd=price,
-                    seed=seed,
-                    mark=mark,
-                    stages=None,
-                    lost=None,
-                    ticket=None,
-                    reason=None,
-                    parks=0,
-                    submitted_at=entry.at,
-                    accepted_at=None,
-                    generated_at=None,
-                )
+    def _check_adjusted(self, entry: Entry, attempt: int) -> None:
+        if not 1 <= attempt <= self.charged:
+            what = f"attempt {attempt} of {self.attempts} settled"
+            raise IllegalTransitionError(f"job {entry.job}: {what}")
+
+    def _changes(self, event: Event, at: float) -> dict[str, Any]:
+        """The fields that an event changes, besides the state and the cost."""
+        match event:
+            case Intended():
+                return _new_attempt(event, at) | {"attempts": self.attempts + 1}
             case Accepted(ticket):
-                return moved(
-                    ticket=ticket, accepted_at=entry.at, reason=None, lost=None
-                )
-            case Generated(seed, usd, stages):
-                known = self.seed if seed is None else seed
-                price = self.price_usd if usd is None else usd
-                return moved(
-                    seed=known,
-                    stages=stages,
-                    reason=None,
-                    generated_at=entry.at,
-                    price_usd=price,
-                )
-            case Doubted(reason, lost):
-                return moved(reason=reason, lost=lost)
-            case Risked(reason):
-                return moved(reason=reason, lost=None, risks=self.risks + 1)
-            case Settled(attempt=attempt):
-                if not 1 <= attempt <= self.charged:
-                    what = f"attempt {attempt} of {self.attempts} settled"
-                    raise IllegalTransitionError(f"job {entry.job}: {what}")
-                return moved()
+                return {"ticket": ticket, "accepted_at": at, **_CERTAIN}
+            case Generated():
+                return self._generated(event, at)
             case Published(uri, facts):
-                return moved(uri=uri, facts=facts, published_at=entry.at, reason=None)
-            case Parked(reason):
-                return moved(reason=reason, parks=self.parks + 1)
-            case Refused(reason):
-                failed = self.state is State.ACCEPTED
-                return moved(
-                    reason=reason,
-                    lost=None,
-                    failures=self.failures + failed,
-                    failed_route=self.route if failed else self.failed_route,
-                )
-            case Discarded(reason):
-                return moved(
-                    reason=reason,
-                    failures=self.failures + 1,
-                    discards=self.discards + 1,
-                    failed_route=self.route,
-                )
-            case Forgotten(reason):
-                return moved(reason=reason, losses=self.losses + 1)
-            case Rejected(reason):
-                return moved(reason=reason, lost=None)
+                return {
+                    "uri": uri,
+                    "facts": facts,
+                    "published_at": at,
+                    "reason": None,
+                }
+            case Adjusted():
+                return {}
+            case Doubted(reason, lost):
+                return {"reason": reason, "lost": lost}
+            case _:
+                return {"reason": event.reason, **self._failed(event)}
+
+    def _generated(self, event: Generated, at: float) -> dict[str, Any]:
+        return {
+            "seed": self.seed if event.seed is None else event.seed,
+            "price_usd": self.price_usd if event.usd is None else event.usd,
+            "stages": event.stages,
+            "generated_at": at,
+            "reason": None,
+        }
+
+    def _failed(self, event: Failure) -> dict[str, Any]:
+        """The counts that change when an attempt brings no clip, or not yet."""
+        match event:
+            case Refused() if self.state is State.ACCEPTED:
+                failures = self.failures + 1
+                return {"lost": None, "failures": failures, "failed_route": self.route}
+            case Refused() | Rejected():
+                return {"lost": None}
+            case Discarded():
+                return {
+                    "failures": self.failures + 1,
+                    "discards": self.discards + 1,
+                    "failed_route": self.route,
+                }
+            case Forgotten():
+                return {"losses": self.losses + 1}
+            case Risked():
+                return {"lost": None, "risks": self.risks + 1}
+            case Parked():
+                return {"parks": self.parks + 1}
+
+
+_CERTAIN: Final[Mapping[str, None]] = {"reason": None, "lost": None}
+"""The fields that a doubt set."""
+
+
+def _new_attempt(event: Intended, at: float) -> dict[str, Any]:
+    """The fields of the attempt under way: nothing of the one before stays."""
+    return {
+        "lane": event.lane,
+        "route": event.route,
+        "price_usd": event.price_usd,
+        "seed": event.seed,
+        "mark": event.mark,
+        "stages": None,
+        "ticket": None,
+        "parks": 0,
+        "submitted_at": at,
+        "accepted_at": None,
+        "generated_at": None,
+        **_CERTAIN,
+    }
 
 
 NEW: Final = History()

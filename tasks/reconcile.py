@@ -23,6 +23,7 @@ from manifests.expiry import EXPIRED
 from manifests.lifecycle import (
     FREE,
     Accepted,
+    Adjusted,
     Discarded,
     Event,
     History,
@@ -30,7 +31,6 @@ from manifests.lifecycle import (
     Refused,
     Rejected,
     Risked,
-    Settled,
 )
 from storage.ledger import Ledger, read
 from tasks.dispatch.budget import Purse
@@ -266,7 +266,7 @@ class Books:
             return
         reason = f"charged {usd} USD, not {attempt.cost_usd}: {why}"
         more = usd - attempt.cost_usd
-        settled = Settled(attempt=attempt.number, usd=more, reason=reason)
+        settled = Adjusted(attempt=attempt.number, usd=more, reason=reason)
         await self._record(attempt.job, settled)
         self.told.settled_usd += more
 

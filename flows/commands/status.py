@@ -148,9 +148,9 @@ class Seen:
         """For people."""
         parts: list[RenderableType] = [self._jobs()]
         if self.paused_at:
-            goes_on = f"`nightreel resume {shlex.quote(root)}` goes on"
-            said = f"paused since {utc(self.paused_at)}: {goes_on}"
-            parts += ["", Text(said, "yellow")]
+            resume = f"`nightreel resume {shlex.quote(root)}` goes on"
+            paused = f"paused since {utc(self.paused_at)}: {resume}"
+            parts += ["", Text(paused, "yellow")]
         if self.totals.lanes:
             parts += ["", self._lanes()]
         if extras := ", ".join(self._extras()):

@@ -154,7 +154,7 @@ class EngineSettings(Table):
     or 0 on an emulator."""
 
     runner: Literal["here", "pool", "ray", "dask"] = "here"
-    """Where shards run: in the batch's own process, on a Prefect work pool, or as tasks on
+    """The place that runs shards: the batch's own process, a Prefect work pool, or tasks on
     Ray or Dask."""
     workers: Annotated[int, Field(ge=1)] = 3
     """The shards that run at once, unless `runner` is `here`."""

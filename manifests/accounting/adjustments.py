@@ -3,7 +3,7 @@
 from decimal import Decimal
 from typing import NamedTuple
 
-from manifests.lifecycle import FREE, Entry, Settled, added_usd
+from manifests.lifecycle import FREE, Adjusted, Entry, added_usd
 
 
 class Adjustment(NamedTuple):
@@ -28,7 +28,7 @@ class Adjustments(dict[tuple[str, int], Adjustment]):
 
     def add(self, entry: Entry) -> None:
         """Collect the entry if it is a correction."""
-        if isinstance(event := entry.event, Settled):
+        if isinstance(event := entry.event, Adjusted):
             key = entry.job, event.attempt
             known = self.get(key, Adjustment())
             usd = known.usd + added_usd(event, known.usd)

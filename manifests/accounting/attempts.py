@@ -14,6 +14,7 @@ from manifests.lifecycle import (
     FREE,
     OVER,
     Accepted,
+    Adjusted,
     Discarded,
     Doubted,
     Entry,
@@ -28,7 +29,6 @@ from manifests.lifecycle import (
     Refused,
     Rejected,
     Risked,
-    Settled,
     State,
     Ticket,
     added_usd,
@@ -237,7 +237,7 @@ class Attempts:
             attempt = self.under_way[job] = intended(entry, event, number)
             return attempt
         before = self.under_way.get(job)
-        if before is None or isinstance(event, Settled):
+        if before is None or isinstance(event, Adjusted):
             return None
         attempt = before.after(entry)
         if attempt.ended_at is None:

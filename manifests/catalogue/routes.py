@@ -103,7 +103,7 @@ class ModelFacts(_Table):
     retired: str = ""
     """When its vendor withdrew it, and what to use instead."""
     source: _Source = ""
-    """Where each fact was read, and when: a line for each."""
+    """The source and the date of each fact: a line for each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,13 +1,13 @@
 """Events and histories as rows of Parquet: the content of a bound epoch's volumes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import polars as pl
 
 from manifests.checkpoint.columns import EXACT, FACTS, TICKET, Shape, dumped, loaded
 from manifests.job_keys import KEY, ids, keys
-from manifests.lifecycle import Entry, Event, History
+from manifests.lifecycle import KINDS, Entry, Event, History
 from manifests.parquet import MONEY
 
 EVENTS: Final = pl.Schema(
@@ -70,9 +70,10 @@ JOBS: Final = pl.Schema(
 INDEX: Final = pl.Schema({**KEY, "state": pl.String, "whole": pl.String})
 """A row for each of these lives; `whole` has the history of a life not over, as JSON."""
 
-_KINDS: Final[Mapping[str, Shape]] = {
-    kind.__name__.lower(): Shape.of(kind) for kind in get_args(Event)
+_SHAPES: Final[Mapping[str, Shape]] = {
+    name: Shape.of(kind) for name, kind in KINDS.items()
 }
+_NAMES: Final[Mapping[type[Event], str]] = {kind: name for name, kind in KINDS.items()}
 _HISTORY: Final = Shape.of(History)
 
 
@@ -80,10 +81,10 @@ def event_rows(entries: Sequence[Entry]) -> pl.DataFrame:
     """Entries as rows of EVENTS, in their order."""
     places: dict[str, list[int]] = {}
     for place, entry in enumerate(entries):
-        places.setdefault(type(entry.event).__name__.lower(), []).append(place)
+        places.setdefault(_NAMES[type(entry.event)], []).append(place)
     rows = [pl.DataFrame(schema={"place": pl.UInt32, **EVENTS})]
     for kind, some in places.items():
-        stored = _KINDS[kind].rows([entries[place].event for place in some], EVENTS)
+        stored = _SHAPES[kind].rows([entries[place].event for place in some], EVENTS)
         place = pl.Series("place", some, pl.UInt32)
         rows.append(stored.with_columns(place, pl.lit(kind).alias("kind")))
     jobs = pl.Series("job", [entry.job for entry in entries], pl.String)
@@ -100,7 +101,7 @@ def event_rows(entries: Sequence[Entry]) -> pl.DataFrame:
 def entries(rows: pl.DataFrame) -> list[Entry]:
     """The entries in these rows, in their order."""
     by_kind = rows.partition_by("kind", as_dict=True)
-    events = {kind: _KINDS[kind].values(part) for (kind,), part in by_kind.items()}
+    events = {kind: _SHAPES[kind].values(part) for (kind,), part in by_kind.items()}
     told = zip(rows["job"], rows["unix"], rows["kind"], strict=True)
     return [Entry(job, at, next(events[kind])) for job, at, kind in told]
 

@@ -12,17 +12,14 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from decimal import Decimal, InvalidOperation
-from typing import Any, Final, Union, get_args
+from typing import Any, Final, Union
 
 import msgspec
 import zstandard
 
-from manifests.lifecycle import Entry, Event, Facts, Ticket
+from manifests.lifecycle import KINDS, Entry, Facts, Ticket
 from storage.objects import DamagedError, StorageError
 
-KINDS: Final[Mapping[str, type[Any]]] = {
-    kind.__name__.lower(): kind for kind in get_args(Event)
-}
 _NAMES: Final[Mapping[type[Any], str]] = {kind: name for name, kind in KINDS.items()}
 _FIELDS: Final[Mapping[type[Any], tuple[str, ...]]] = {
     kind: tuple(field.name for field in fields(kind)) for kind in KINDS.values()

@@ -16,7 +16,7 @@ import polars as pl
 from manifests.checkpoint import rows as events
 from manifests.checkpoint.rows import EVENTS, JOBS
 from manifests.job_keys import KEY, ids, keys
-from manifests.lifecycle import Entry, History, Settled
+from manifests.lifecycle import Adjusted, Entry, History
 from manifests.output.clips import written
 from storage.ledger import checkpoint_files, segment_reader
 from storage.ledger.checkpoint import Checkpoint, File, Kind
@@ -208,6 +208,6 @@ def _settled_at_once(some: Sequence[Entry]) -> Iterator[str]:
     """The lives whose first entry here is a settlement."""
     seen = set[str]()
     for entry in some:
-        if entry.job not in seen and isinstance(entry.event, Settled):
+        if entry.job not in seen and isinstance(entry.event, Adjusted):
             yield entry.job
         seen.add(entry.job)

@@ -15,12 +15,12 @@ import polars as pl
 from manifests.job_keys import ids, keys
 from manifests.lifecycle import (
     Accepted,
+    Adjusted,
     Entry,
     Generated,
     Intended,
     Published,
     Rejected,
-    Settled,
     State,
 )
 from storage.ledger.codec import LINES, EntryLine, LedgerError, Line, record
@@ -29,7 +29,7 @@ from storage.ledger.state_index import Book
 
 _ID: Final = re.compile("[0-9a-f]{32}")
 _INTENDED, _ACCEPTED, _GENERATED, _SETTLED = (
-    LINES[kind] for kind in (Intended, Accepted, Generated, Settled)
+    LINES[kind] for kind in (Intended, Accepted, Generated, Adjusted)
 )
 _ENDS: Final[Mapping[type[Line], State]] = {
     LINES[Published]: State.PUBLISHED,

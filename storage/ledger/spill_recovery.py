@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from manifests.lifecycle import Entry, History, IllegalTransitionError, Settled
+from manifests.lifecycle import Adjusted, Entry, History, IllegalTransitionError
 from storage import layout
 from storage.ledger import epoch_reader
 from storage.ledger.codec import LedgerError, unpack
@@ -64,8 +64,8 @@ async def recover_uploaded(
             try:
                 spilled = SpilledEntry.load(line, objects.uri(stored.key))
                 ours = spilled.entry.job in lives
-                # Only a batch can tell a new `Settled` from one that is on record already.
-                if not ours or isinstance(spilled.entry.event, Settled):
+                # Only a batch can tell a new `Adjusted` from one that is on record already.
+                if not ours or isinstance(spilled.entry.event, Adjusted):
                     left.append(line)
                 elif waiting := await _recorded(objects, spilled, standing, put):
                     recorded.append(waiting)
@@ -154,7 +154,7 @@ async def _recorded(
 async def _is_on_record(objects: Objects, spilled: SpilledEntry) -> bool:
     """Whether the store has the entry, although its answer was lost."""
     entry = spilled.entry
-    if isinstance(entry.event, Settled):
+    if isinstance(entry.event, Adjusted):
         # It leaves no mark in the history, and may have been recovered before a crash.
         async for some in epoch_reader.entries(objects, since=entry.at):
             if entry in some:

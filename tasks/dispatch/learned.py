@@ -60,20 +60,21 @@ async def keep_limits(lanes: Iterable[Lane], objects: Objects) -> None:
             known.pop(lane.account, None)
             if learned := lane.limiter.learned():
                 known[lane.account] = learned
-        said = {
+        payload = {
             name: [each.slots, each.submits_per_minute] for name, each in known.items()
         }
-        await objects.put(layout.LEARNED, checksum.dump(said))
+        await objects.put(layout.LEARNED, checksum.dump(payload))
     except StorageError as exc:
         log.warning("limits.not_kept the next batch learns them again: %s", exc)
 
 
 async def _learned(objects: Objects) -> dict[str, LearnedLimits]:
     try:
-        said = checksum.load(
-            await objects.get(layout.LEARNED), objects.uri(layout.LEARNED)
-        )
-        return {name: LearnedLimits(*map(float, each)) for name, each in said.items()}
+        data = await objects.get(layout.LEARNED)
+        payload = checksum.load(data, objects.uri(layout.LEARNED))
+        return {
+            name: LearnedLimits(*map(float, limits)) for name, limits in payload.items()
+        }
     except MissingError:
         return {}
     except (DamagedError, ValueError, TypeError) as exc:

@@ -136,7 +136,7 @@ class ShardSupervisor:
         return reason
 
     def _is_given_up(self, failed_starts: int) -> bool:
-        """Whether to give the shard up after so many runs that never did anything.
+        """Whether to give the shard up after this number of runs that never did anything.
 
         At once, if another shard was given up for that and no run has reported since.
         """

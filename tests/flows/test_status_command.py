@@ -16,6 +16,7 @@ import pytest
 from flows.commands import status as standing
 from manifests.lifecycle import (
     Accepted,
+    Adjusted,
     Discarded,
     Doubted,
     Event,
@@ -24,7 +25,6 @@ from manifests.lifecycle import (
     Published,
     Refused,
     Risked,
-    Settled,
     Ticket,
 )
 from storage.ledger import Ledger
@@ -177,7 +177,7 @@ async def test_who_knows_how_long_a_provider_keeps_clips_is_believed(bench):
 
 async def test_late_settlement_is_counted_in_the_lane_that_bought(bench):
     """A settlement that comes late is counted in the lane that bought the clip."""
-    refund = Settled(attempt=1, usd=Decimal("-0.28"), reason="refunded")
+    refund = Adjusted(attempt=1, usd=Decimal("-0.28"), reason="refunded")
     await recorded(
         bench,
         *((A, bought("kling")), (A, TAKEN), (A, Discarded("black"))),

@@ -9,6 +9,7 @@ from manifests.lifecycle import (
     LOST,
     TRANSITIONS,
     Accepted,
+    Adjusted,
     Discarded,
     Doubted,
     Entry,
@@ -21,7 +22,6 @@ from manifests.lifecycle import (
     Refused,
     Rejected,
     Risked,
-    Settled,
     Ticket,
 )
 from tests.histories import FACTS
@@ -65,7 +65,7 @@ def entries_of(draw, jobs, *, over=False, begun=()):
         if over:
             kinds = [kind for kind in kinds if kind is not Intended]
         settled = st.builds(
-            Settled,
+            Adjusted,
             attempt=st.integers(1, max(1, history.charged)),
             usd=st.decimals("-0.5", "0.5", places=4),
             reason=st.just("settled"),

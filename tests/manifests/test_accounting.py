@@ -12,6 +12,7 @@ from manifests.accounting.totals import LaneTotals, LedgerTotals
 from manifests.lifecycle import (
     OVER,
     Accepted,
+    Adjusted,
     Discarded,
     Doubted,
     Forgotten,
@@ -22,7 +23,6 @@ from manifests.lifecycle import (
     Refused,
     Rejected,
     Risked,
-    Settled,
     State,
     Ticket,
     fold,
@@ -48,7 +48,7 @@ def totals_of(ledger, by=7):
 
 
 def without_adjustments(ledger):
-    return [entry for entry in ledger if not isinstance(entry.event, Settled)]
+    return [entry for entry in ledger if not isinstance(entry.event, Adjusted)]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_next_attempt_starts_afresh():
 
 def test_adjustment_is_part_of_the_cost():
     """A refund after the end of an attempt leaves it uncharged, with both reasons."""
-    refund = Settled(attempt=1, usd=-PRICE, reason="refunded")
+    refund = Adjusted(attempt=1, usd=-PRICE, reason="refunded")
 
     [attempt] = attempts(
         ledger_entries("j", INTENDED, ACCEPTED, Discarded("black"), refund)
@@ -170,7 +170,7 @@ def test_adjustments_change_only_money(lives_of, data):
     ledger = data.draw(lives_of(JOBS))
     adjusted = defaultdict(Decimal)
     for entry in ledger:
-        if isinstance(entry.event, Settled):
+        if isinstance(entry.event, Adjusted):
             adjusted[entry.job, entry.event.attempt] += entry.event.usd
 
     pairs = zip(attempts(ledger), attempts(without_adjustments(ledger)), strict=True)
@@ -187,7 +187,7 @@ def test_adjustments_change_only_money(lives_of, data):
 def test_adjustments_may_come_in_any_order(lives_of, data):
     """The cost of an attempt is the same whenever its adjustments are recorded."""
     ledger = data.draw(lives_of(JOBS))
-    late = [entry for entry in ledger if isinstance(entry.event, Settled)]
+    late = [entry for entry in ledger if isinstance(entry.event, Adjusted)]
     shuffled = [*without_adjustments(ledger), *data.draw(st.permutations(late))]
 
     costs = {(each.job, each.number): each.cost_usd for each in attempts(ledger)}

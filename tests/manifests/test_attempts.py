@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from manifests.accounting.attempts import attempts as attempts_of
 from manifests.lifecycle import (
     OVER,
+    Adjusted,
     Discarded,
     Doubted,
     Entry,
@@ -20,7 +21,6 @@ from manifests.lifecycle import (
     Refused,
     Rejected,
     Risked,
-    Settled,
     fold,
 )
 from manifests.output.attempts import ATTEMPTS, KEY, attempts_table, frame
@@ -32,7 +32,7 @@ PUBLISHED = Published("u", FACTS)
 
 
 def refund(attempt=1, usd="-0.15"):
-    return Settled(attempt=attempt, usd=Decimal(usd), reason="refunded")
+    return Adjusted(attempt=attempt, usd=Decimal(usd), reason="refunded")
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_cost_of_attempts_is_what_jobs_have_spent(tmp_path_factory, lives_of, da
     )
 
     # Settlements arrive between two nights; `settling` tests them.
-    nights = [entry for entry in entries if not isinstance(entry.event, Settled)]
+    nights = [entry for entry in entries if not isinstance(entry.event, Adjusted)]
     begins = {*data.draw(st.lists(st.integers(0, len(nights)), max_size=3))}
     bounds = sorted({0, len(nights), *begins})
     tables = []

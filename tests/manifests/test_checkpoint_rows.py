@@ -22,11 +22,11 @@ from manifests.checkpoint.rows import (
     whole,
 )
 from manifests.lifecycle import (
+    Adjusted,
     Entry,
     Event,
     History,
     Intended,
-    Settled,
     Ticket,
 )
 
@@ -101,7 +101,7 @@ def test_a_row_is_one_a_person_can_query():
     ],
 )
 def test_an_amount_that_no_column_holds_is_kept_beside_it(usd, column):
-    entry = Entry("ab" * 16, 1.0, Settled(attempt=1, usd=Decimal(usd), reason="?"))
+    entry = Entry("ab" * 16, 1.0, Adjusted(attempt=1, usd=Decimal(usd), reason="?"))
 
     rows = event_rows([entry])
 

@@ -10,13 +10,13 @@ from manifests.catalogue.loader import load
 from manifests.input.reader import check
 from manifests.job_keys import ids
 from manifests.lifecycle import (
+    Adjusted,
     Discarded,
     Doubted,
     Generated,
     Published,
     Refused,
     Rejected,
-    Settled,
     fold,
 )
 from manifests.output.clips import (
@@ -137,7 +137,7 @@ def test_a_row_without_a_clip_says_why(clips, life, state, reason):
 
 
 def test_what_was_settled_later_is_in_what_a_job_cost(clips):
-    refund = Settled(attempt=1, usd=Decimal("-0.05"), reason="refunded in part")
+    refund = Adjusted(attempt=1, usd=Decimal("-0.05"), reason="refunded in part")
     table = clips(
         {"image": ["a.jpg"], "prompt": ["p"]},
         [(INTENDED, ACCEPTED, Generated(), Published("u", FACTS), refund)],

@@ -25,6 +25,7 @@ from manifests.lifecycle import (
     NEW,
     OVER,
     Accepted,
+    Adjusted,
     Discarded,
     Doubted,
     Entry,
@@ -38,7 +39,6 @@ from manifests.lifecycle import (
     Refused,
     Rejected,
     Risked,
-    Settled,
     Ticket,
     fold,
 )
@@ -64,7 +64,7 @@ MAY = {
     Parked: {"accepted", "generated"},
     Published: {"generated"},
 }
-"""The states in which each event is legal; Settled is legal once an attempt is over."""
+"""The states in which each event is legal; Adjusted is legal once an attempt is over."""
 
 
 @dataclass
@@ -86,7 +86,7 @@ class Life:
         return len(self.costs) - (self.state in {"in_doubt", "accepted"})
 
     def may(self, event):
-        if isinstance(event, Settled):
+        if isinstance(event, Adjusted):
             return 1 <= event.attempt <= self.settled()
         return self.state in MAY[type(event)]
 
@@ -120,7 +120,7 @@ class Life:
                 self.losses += 1
             case Published():
                 self.state = "published"
-            case Settled(attempt=attempt, usd=usd):
+            case Adjusted(attempt=attempt, usd=usd):
                 self.costs[attempt - 1] += usd
 
 
@@ -146,7 +146,7 @@ facts = st.builds(
 
 def events(usd):
     """Events of each kind with any content, with these amounts of money."""
-    settled = st.builds(Settled, attempt=st.integers(-1, 5), usd=usd, reason=words)
+    settled = st.builds(Adjusted, attempt=st.integers(-1, 5), usd=usd, reason=words)
     return {
         Intended: st.builds(
             Intended, lane=words, route=words, price_usd=usd, seed=numbers, mark=words
@@ -161,7 +161,7 @@ def events(usd):
         Rejected: st.builds(Rejected, words, st.booleans()),
         Generated: st.builds(Generated, st.none() | numbers, st.none() | usd),
         Published: st.builds(Published, words, facts),
-        Settled: settled,
+        Adjusted: settled,
     }
 
 
@@ -241,7 +241,7 @@ class Fold(RuleBasedStateMachine):
         life, history = self.model[name], self.lives[name]
         attempt = data.draw(st.integers(1, life.settled()))
         share = data.draw(st.decimals(0, 1, places=2))
-        refund = Settled(
+        refund = Adjusted(
             attempt=attempt, usd=-life.costs[attempt - 1] * share, reason=""
         )
 
@@ -260,7 +260,7 @@ class Fold(RuleBasedStateMachine):
 
         self.happens(name, event)
 
-        assert not able or isinstance(event, Settled)
+        assert not able or isinstance(event, Adjusted)
         assert self.lives[name].state is state
 
     @rule(data=st.data())

@@ -14,6 +14,7 @@ from manifests.lifecycle import (
     OVER,
     TRANSITIONS,
     Accepted,
+    Adjusted,
     Discarded,
     Doubted,
     Entry,
@@ -27,7 +28,6 @@ from manifests.lifecycle import (
     Refused,
     Rejected,
     Risked,
-    Settled,
     State,
     Ticket,
     fold,
@@ -48,7 +48,7 @@ EVENTS = [
     Rejected("no"),
     Generated(),
     Published("s3://b/c.mp4", FACTS),
-    Settled(attempt=1, usd=Decimal("0.05"), reason="billed at 720p"),
+    Adjusted(attempt=1, usd=Decimal("0.05"), reason="billed at 720p"),
 ]
 
 
@@ -135,7 +135,7 @@ def test_settlement_changes_only_the_cost_of_an_ended_attempt(
 ):
     """A settlement applies to an attempt that is over, and changes nothing but money."""
     before = history(*events)
-    refund = Settled(attempt=1, usd=Decimal("-0.05"), reason="refunded in part")
+    refund = Adjusted(attempt=1, usd=Decimal("-0.05"), reason="refunded in part")
 
     after = history(*events, refund)
 
@@ -146,7 +146,7 @@ def test_settlement_changes_only_the_cost_of_an_ended_attempt(
 @pytest.mark.parametrize("events", [(INTENDED,), (INTENDED, ACCEPTED)])
 def test_what_may_yet_be_refunded_whole_is_not_settled_in_part(events):
     with pytest.raises(IllegalTransitionError, match="attempt 1 of 1 settled"):
-        history(*events, Settled(attempt=1, usd=Decimal("-0.05"), reason="?"))
+        history(*events, Adjusted(attempt=1, usd=Decimal("-0.05"), reason="?"))
 
 
 def test_what_the_provider_says_that_it_charged_is_the_price():
@@ -157,7 +157,7 @@ def test_what_the_provider_says_that_it_charged_is_the_price():
 
 @pytest.mark.parametrize("attempt", [0, 2])
 def test_an_attempt_that_was_never_made_is_never_settled(attempt):
-    odd = Settled(attempt=attempt, usd=Decimal(1), reason="?")
+    odd = Adjusted(attempt=attempt, usd=Decimal(1), reason="?")
 
     with pytest.raises(IllegalTransitionError, match=f"attempt {attempt} of 1 settled"):
         history(INTENDED, odd)
@@ -286,7 +286,7 @@ def test_any_event_is_either_recorded_or_refused_whole(events):
     known = History()
     for event in events:
         legal = type(event) in TRANSITIONS[known.state]
-        if isinstance(event, Settled):
+        if isinstance(event, Adjusted):
             legal = known.charged > 0
         if legal:
             known = known.after(Entry("j", 1.0, event))
@@ -358,7 +358,7 @@ class Lives(RuleBasedStateMachine):
         bought = [job for job, each in self.histories.items() if each.charged]
         job = data.draw(st.sampled_from(sorted(bought)))
         attempt = data.draw(st.integers(1, self.histories[job].charged))
-        assert self.record(job, Settled(attempt=attempt, usd=usd, reason="said later"))
+        assert self.record(job, Adjusted(attempt=attempt, usd=usd, reason="said later"))
         self.bill[job] += usd
 
     @rule(job=JOBS)

@@ -13,13 +13,13 @@ from manifests.catalogue.loader import load
 from manifests.input.reader import check
 from manifests.job_keys import ids
 from manifests.lifecycle import (
+    Adjusted,
     Doubted,
     Entry,
     Generated,
     Published,
     Refused,
     Risked,
-    Settled,
     fold,
 )
 from manifests.output.attempts import KEY, attempts_table
@@ -32,7 +32,7 @@ ROUTES = [route for route in load().routes.values() if not route.retired]
 PRICE = Decimal("0.15")
 INTENDED = intended(PRICE)
 MADE = (ACCEPTED, Generated(), Published("u", FACTS))
-REFUND = Settled(attempt=1, usd=-PRICE, reason="refunded")
+REFUND = Adjusted(attempt=1, usd=-PRICE, reason="refunded")
 MANIFEST = {
     "image": ["a.jpg", "", "c.jpg", "a.jpg"],
     "prompt": ["p"] * 4,

@@ -24,6 +24,7 @@ from manifests.lifecycle import (
     OVER,
     TRANSITIONS,
     Accepted,
+    Adjusted,
     Discarded,
     Doubted,
     Entry,
@@ -34,7 +35,6 @@ from manifests.lifecycle import (
     Refused,
     Rejected,
     Risked,
-    Settled,
     State,
     Ticket,
     fold,
@@ -141,7 +141,9 @@ def nights(draw):
             if charged := histories[life].charged:
                 attempt = st.integers(1, charged)
                 ways.append(
-                    st.builds(Settled, attempt=attempt, usd=PRICES, reason=st.just("?"))
+                    st.builds(
+                        Adjusted, attempt=attempt, usd=PRICES, reason=st.just("?")
+                    )
                 )
             if ways:
                 entry = Entry(life, draw(TIMES), draw(st.one_of(ways)))
@@ -202,7 +204,7 @@ async def _says(book, written):
 
 async def test_settlement_in_a_later_epoch_joins_its_history(memory, tmp_path):
     """A settlement in a later epoch joins the history of a job that ended earlier."""
-    refund = Settled(attempt=1, usd=Decimal("-0.1"), reason="refunded")
+    refund = Adjusted(attempt=1, usd=Decimal("-0.1"), reason="refunded")
     first = ledger_entries(A, *MADE) + ledger_entries(B, *MADE)
     second = ledger_entries(A, refund, start=START + 1000)
     third = ledger_entries(C, INTENDED, start=START + 2000)
@@ -247,7 +249,7 @@ async def test_group_full_of_open_jobs_is_bound(memory, monkeypatch):
 async def test_settlement_after_the_history_left_memory_counts(memory, monkeypatch):
     """A settlement counts even if the ended job's history has left memory."""
     monkeypatch.setattr(segment_reader, "_BLOCK", 1)
-    refund = Settled(attempt=1, usd=Decimal("-0.1"), reason="refunded")
+    refund = Adjusted(attempt=1, usd=Decimal("-0.1"), reason="refunded")
     some = [
         *ledger_entries(A, *MADE),
         *ledger_entries(B, *MADE),

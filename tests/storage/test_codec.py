@@ -12,6 +12,7 @@ import zstandard
 
 from manifests.lifecycle import (
     Accepted,
+    Adjusted,
     Discarded,
     Doubted,
     Entry,
@@ -23,7 +24,6 @@ from manifests.lifecycle import (
     Refused,
     Rejected,
     Risked,
-    Settled,
 )
 from storage.ledger import LedgerError
 from storage.ledger.codec import Open, Seal, dump, pack, unpack
@@ -46,7 +46,7 @@ EVENTS = [
     Forgotten("HTTP 404, 3 times"),
     Parked("our own check of the clip failed: TypeError: no (storage/media/mp4.py)"),
     Published("s3://bucket/clips/ab/abcd.mp4", FACTS),
-    Settled(attempt=2, usd=Decimal("-0.10"), reason="refunded"),
+    Adjusted(attempt=2, usd=Decimal("-0.10"), reason="refunded"),
 ]
 
 

@@ -10,6 +10,7 @@ import pytest
 from manifests.lifecycle import (
     NEW,
     Accepted,
+    Adjusted,
     Discarded,
     Doubted,
     Event,
@@ -17,7 +18,6 @@ from manifests.lifecycle import (
     Intended,
     Refused,
     Risked,
-    Settled,
     State,
     Ticket,
 )
@@ -179,7 +179,7 @@ def test_spilled_entry_on_record_is_not_recorded_twice(
         )
         await ledger.record(job("a"), INTENDED)
         simulated.after = lose_answer
-        refund = Settled(attempt=1, usd=Decimal("-0.01"), reason="refund")
+        refund = Adjusted(attempt=1, usd=Decimal("-0.01"), reason="refund")
         told = await asyncio.gather(
             ledger.record(job("a"), Refused("busy")),
             ledger.record(job("a"), refund),
@@ -195,7 +195,7 @@ def test_spilled_entry_on_record_is_not_recorded_twice(
         assert all(isinstance(one, LedgerError) for one in told)
         assert following.history(job("a")).spent_usd == Decimal("-0.01")
         told = [type(entry.event) for entry in await ledgers.read(simulated.objects())]
-        assert told == [Intended, Refused, Settled]
+        assert told == [Intended, Refused, Adjusted]
         assert not spill_files(tmp_path, "*")
         await following.close()
 
@@ -589,7 +589,7 @@ def test_spilled_settlement_counts_once_after_a_crash(
         for event in (INTENDED, Accepted(TICKET), Discarded("black")):
             await ledger.record(job("a"), event)
         simulated.before = refuse
-        refund = Settled(attempt=1, usd=Decimal("-0.04"), reason="refund")
+        refund = Adjusted(attempt=1, usd=Decimal("-0.04"), reason="refund")
         with pytest.raises(LedgerError):
             await ledger.record(job("a"), refund)
         simulated.before = None
