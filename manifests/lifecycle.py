@@ -260,6 +260,7 @@ def added_usd(event: Event, counted_usd: Decimal) -> Decimal:
 
     `counted_usd` is what the attempt under way costs so far. Every sum of money is
     computed by this function: no other code decides what an event does to a cost.
+    (`checkpoint.rows.made_rows` shortens it for jobs with one submit; a test compares both.)
     """
     match event:
         case Intended(price_usd=usd) | Adjusted(usd=usd):

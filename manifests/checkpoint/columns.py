@@ -8,6 +8,7 @@ JSON.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from decimal import Decimal
+from operator import attrgetter
 from typing import Any, Final, cast
 
 import orjson
@@ -33,7 +34,7 @@ FACTS: Final = {
 }
 EXACT: Final = "exact"
 
-_DECIMALS: Final = 6
+_PLAIN_AMOUNT: Final = r"^-?[0-9]+(\.[0-9]{1,6}0*)?$"
 _STATES: Final = {state.value: state for state in State}
 _AMOUNTS: Final = {"price_usd", "spent_usd", "usd"}
 
@@ -55,11 +56,8 @@ class Shape:
 
     def rows(self, values: Sequence[Any], schema: pl.Schema) -> pl.DataFrame:
         """Values as rows; `exact` is null where the other columns hold the whole value."""
-        columns = self._columns(values)
-        stored = [_series(name, known, schema[name]) for name, known in columns.items()]
-        nothing = pl.repeat(None, len(values), dtype=pl.String, eager=True)
-        rows = pl.DataFrame([*stored, nothing.alias(EXACT)])
-        if all(map(_holds, stored, columns.values())):
+        rows, held = stored(self.columns(values), schema)
+        if held:
             return rows
         back = zip(self.values(rows), values, strict=True)
         exact = [None if one == value else dumped(value) for one, value in back]
@@ -79,16 +77,13 @@ class Shape:
             return True
         return (self.tickets and column in TICKET) or (self.facts and column in FACTS)
 
-    def _columns(self, values: Sequence[Any]) -> dict[str, list[Any]]:
-        columns = {name: [getattr(one, name) for one in values] for name in self.plain}
+    def columns(self, values: Sequence[Any]) -> dict[str, list[Any]]:
+        """The values by column; a value may be any object with the same attributes."""
+        columns = {name: [*map(attrgetter(name), values)] for name in self.plain}
         if self.tickets:
-            told = [_told(one.ticket) for one in values]
-            columns |= {name: [one[n] for one in told] for n, name in enumerate(TICKET)}
+            columns |= ticket_columns([one.ticket for one in values])
         if self.facts:
-            facts = [one.facts for one in values]
-            columns |= {
-                name: [getattr(one, name, None) for one in facts] for name in FACTS
-            }
+            columns |= facts_columns([one.facts for one in values])
         return columns
 
     def _made(self, known: Sequence[Any]) -> Any:
@@ -102,6 +97,38 @@ class Shape:
             if facts["sha256"] is not None:
                 stored["facts"] = Facts(**facts)
         return _of(self.kind, stored)
+
+
+def stored(
+    columns: Mapping[str, Sequence[Any]], schema: pl.Schema
+) -> tuple[pl.DataFrame, bool]:
+    """These columns as rows, and whether they hold each value as it is."""
+    held, found = True, list[pl.Series]()
+    for name, values in columns.items():
+        column, whole = _series(name, values, schema[name])
+        nulls = column.null_count()
+        held = held and whole and (not nulls or nulls <= values.count(None))
+        found.append(column)
+    height = found[0].len() if found else 0
+    nothing = pl.repeat(None, height, dtype=pl.String, eager=True)
+    return pl.DataFrame([*found, nothing.alias(EXACT)]), held
+
+
+def ticket_columns(tickets: Sequence[Any]) -> dict[str, list[Any]]:
+    """The columns of `TICKET` for these tickets."""
+    if None not in tickets:
+        urls = [orjson.dumps(dict(one.urls)).decode() for one in tickets]
+        ours = [one.provider for one in tickets], [one.id for one in tickets], urls
+        return dict(zip(TICKET, ours, strict=True))
+    found = [_ticket(one) for one in tickets]
+    return {name: [one[n] for one in found] for n, name in enumerate(TICKET)}
+
+
+def facts_columns(facts: Sequence[Any]) -> dict[str, list[Any]]:
+    """The columns of `FACTS` for these facts."""
+    if None not in facts:
+        return {name: [*map(attrgetter(name), facts)] for name in FACTS}
+    return {name: [getattr(one, name, None) for one in facts] for name in FACTS}
 
 
 def dumped(value: Any) -> str:
@@ -137,24 +164,20 @@ def _of(kind: type[Any], stored: dict[str, Any]) -> Any:
     return kind(**stored)
 
 
-def _told(ticket: Ticket | None) -> tuple[str | None, ...]:
+def _ticket(ticket: Any) -> tuple[str | None, ...]:
     if ticket is None:
         return (None, None, None)
     return ticket.provider, ticket.id, orjson.dumps(dict(ticket.urls)).decode()
 
 
-def _series(name: str, values: Sequence[Any], dtype: pl.DataType) -> pl.Series:
+def _series(
+    name: str, values: Sequence[Any], dtype: pl.DataType
+) -> tuple[pl.Series, bool]:
+    """A column, and whether its amounts have no more decimals than it can hold."""
     if dtype != MONEY:
-        return pl.Series(name, values, dtype, strict=False)
+        return pl.Series(name, values, dtype, strict=False), True
     # As text, polars takes amounts eight times as fast as decimals.
-    text = [None if usd is None else format(usd, "f") for usd in values]
-    return pl.Series(name, text, pl.String).cast(MONEY, strict=False)
-
-
-def _holds(stored: pl.Series, values: Sequence[Any]) -> bool:
-    """Whether a column holds its values as they are."""
-    if stored.null_count() > sum(value is None for value in values):
-        return False
-    return stored.dtype != MONEY or all(
-        usd is None or usd == round(usd, _DECIMALS) for usd in values
-    )
+    amounts = [format(x, "f") if isinstance(x, Decimal) else x for x in values]
+    text = pl.Series(name, amounts, pl.String)
+    plain = text.str.contains(_PLAIN_AMOUNT).all()
+    return text.cast(MONEY, strict=False), plain

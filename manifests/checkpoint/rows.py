@@ -1,13 +1,24 @@
 """Events and histories as rows of Parquet: the content of a bound epoch's volumes."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, Protocol
 
 import polars as pl
 
-from manifests.checkpoint.columns import EXACT, FACTS, TICKET, Shape, dumped, loaded
+from manifests.checkpoint.columns import (
+    EXACT,
+    FACTS,
+    TICKET,
+    Shape,
+    dumped,
+    facts_columns,
+    loaded,
+    stored,
+    ticket_columns,
+)
 from manifests.job_keys import KEY, ids, keys
-from manifests.lifecycle import KINDS, Entry, Event, History
+from manifests.lifecycle import KINDS, NEW, Entry, History, State
 from manifests.parquet import MONEY
 
 EVENTS: Final = pl.Schema(
@@ -70,25 +81,113 @@ JOBS: Final = pl.Schema(
 INDEX: Final = pl.Schema({**KEY, "state": pl.String, "whole": pl.String})
 """A row for each of these lives; `whole` has the history of a life not over, as JSON."""
 
-_SHAPES: Final[Mapping[str, Shape]] = {
-    name: Shape.of(kind) for name, kind in KINDS.items()
-}
-_NAMES: Final[Mapping[type[Event], str]] = {kind: name for name, kind in KINDS.items()}
+_NAMES: Final[Mapping[type[Any], str]] = {kind: name for name, kind in KINDS.items()}
+_SHAPES: Final[Mapping[type[Any], Shape]] = {kind: Shape.of(kind) for kind in _NAMES}
 _HISTORY: Final = Shape.of(History)
+_MADE: Final = replace(NEW, state=State.PUBLISHED, attempts=1)
+"""The fields that are alike in all jobs that were published at their first submit."""
+
+
+class Line(Protocol):
+    """A line of the ledger as it was decoded: an entry, with the fields of its event.
+
+    Amounts are text. A ticket and facts are objects with the attributes of `Ticket` and
+    `Facts`.
+    """
+
+    @property
+    def job(self) -> str: ...
+    @property
+    def at(self) -> float: ...
 
 
 def event_rows(entries: Sequence[Entry]) -> pl.DataFrame:
     """Entries as rows of EVENTS, in their order."""
-    places: dict[str, list[int]] = {}
-    for place, entry in enumerate(entries):
-        places.setdefault(_NAMES[type(entry.event)], []).append(place)
-    rows = [pl.DataFrame(schema={"place": pl.UInt32, **EVENTS})]
+    places = _places([type(entry.event) for entry in entries])
+    rows = [
+        _SHAPES[kind].rows([entries[place].event for place in some], EVENTS)
+        for kind, some in places.items()
+    ]
+    return _in_order(entries, places, rows)
+
+
+def line_rows(
+    lines: Sequence[Line], kinds: Mapping[type[Any], type[Any]]
+) -> pl.DataFrame | None:
+    """Lines as rows of EVENTS, given the kind of event of each class of lines.
+
+    None if a column cannot hold a value as it is: then make them `event_rows`.
+    """
+    places = _places([kinds[type(line)] for line in lines])
+    rows: list[pl.DataFrame] = []
     for kind, some in places.items():
-        stored = _SHAPES[kind].rows([entries[place].event for place in some], EVENTS)
+        columns = _SHAPES[kind].columns([lines[place] for place in some])
+        found, held = stored(columns, EVENTS)
+        if not held:
+            return None
+        rows.append(found)
+    return _in_order(lines, places, rows)
+
+
+def made_rows(
+    made: Mapping[str, tuple[Any, Any, Any, Any]],
+) -> pl.DataFrame | None:
+    """Rows of JOBS for jobs that were published at their first submit, given their four
+    lines: intended, accepted, generated, published.
+
+    It equals `job_rows` of their histories, and takes a tenth of the time. None if a
+    column cannot hold a value as it is.
+    """
+    intended, accepted, generated, published = zip(*made.values(), strict=True)
+    pairs = [*zip(intended, generated, strict=True)]
+    cost = [one.price_usd if clip.usd is None else clip.usd for one, clip in pairs]
+    columns = {
+        "lane": [one.lane for one in intended],
+        "route": [one.route for one in intended],
+        "price_usd": cost,
+        "seed": [one.seed if clip.seed is None else clip.seed for one, clip in pairs],
+        "mark": [one.mark for one in intended],
+        "stages": [one.stages for one in generated],
+        **ticket_columns([one.ticket for one in accepted]),
+        "uri": [one.uri for one in published],
+        **facts_columns([one.facts for one in published]),
+        "submitted_at": [one.at for one in intended],
+        "accepted_at": [one.at for one in accepted],
+        "generated_at": [one.at for one in generated],
+        "published_at": [one.at for one in published],
+    }
+    rows, held = stored(columns, JOBS)
+    if not held:
+        return None
+    # The costs were listed until the provider stated them: one attempt, one cost.
+    alike = [pl.col("price_usd").alias("spent_usd")]
+    alike += [
+        pl.lit(getattr(_MADE, name), JOBS[name]).alias(name)
+        for name in JOBS.names()
+        if name not in rows.columns and name not in KEY and name != "spent_usd"
+    ]
+    return keys(made).hstack(rows.with_columns(alike)).select(JOBS.names())
+
+
+def _places(kinds: Sequence[type[Any]]) -> dict[type[Any], list[int]]:
+    return {
+        kind: [place for place, one in enumerate(kinds) if one is kind]
+        for kind in dict.fromkeys(kinds)
+    }
+
+
+def _in_order(
+    lines: Sequence[Line],
+    places: Mapping[type[Any], Sequence[int]],
+    by_kind: Iterable[pl.DataFrame],
+) -> pl.DataFrame:
+    """Rows that were made kind by kind, in the order of the lines."""
+    rows = [pl.DataFrame(schema={"place": pl.UInt32, **EVENTS})]
+    for (kind, some), found in zip(places.items(), by_kind, strict=True):
         place = pl.Series("place", some, pl.UInt32)
-        rows.append(stored.with_columns(place, pl.lit(kind).alias("kind")))
-    jobs = pl.Series("job", [entry.job for entry in entries], pl.String)
-    unix = pl.Series("unix", [entry.at for entry in entries], pl.Float64)
+        rows.append(found.with_columns(place, pl.lit(_NAMES[kind]).alias("kind")))
+    jobs = pl.Series("job", [line.job for line in lines], pl.String)
+    unix = pl.Series("unix", [line.at for line in lines], pl.Float64)
     at = (unix * 1e6).round().cast(pl.Int64, strict=False).cast(EVENTS["at"])
     return (
         pl.concat(rows, how="diagonal")
@@ -101,15 +200,16 @@ def event_rows(entries: Sequence[Entry]) -> pl.DataFrame:
 def entries(rows: pl.DataFrame) -> list[Entry]:
     """The entries in these rows, in their order."""
     by_kind = rows.partition_by("kind", as_dict=True)
-    events = {kind: _SHAPES[kind].values(part) for (kind,), part in by_kind.items()}
+    kinds = {name: _SHAPES[kind] for kind, name in _NAMES.items()}
+    events = {name: kinds[name].values(part) for (name,), part in by_kind.items()}
     told = zip(rows["job"], rows["unix"], rows["kind"], strict=True)
     return [Entry(job, at, next(events[kind])) for job, at, kind in told]
 
 
 def job_rows(lives: Mapping[str, History]) -> pl.DataFrame:
     """Lives as rows of JOBS, in their order."""
-    stored: Any = _HISTORY.rows([*lives.values()], JOBS)
-    return keys(lives).hstack(stored).select(JOBS.names())
+    rows: Any = _HISTORY.rows([*lives.values()], JOBS)
+    return keys(lives).hstack(rows).select(JOBS.names())
 
 
 def histories(rows: pl.DataFrame) -> dict[str, History]:

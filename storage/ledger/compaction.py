@@ -1,33 +1,55 @@
-"""Compaction: writes a sealed epoch as Parquet, entry by entry, in little memory.
+"""Compaction: writes a sealed epoch as Parquet, block by block, in little memory.
 
-Lives that have ended leave memory for temporary files, which are merged at the end.
-Every entry is applied again, so an illegal transition is found here at the latest.
+The lines of a job are collected until it ends. Then its row leaves memory for temporary
+files, which are merged at the end. Most jobs are published at their first submit: their
+rows are made from their four lines, many at once. The lines of all other jobs are folded,
+entry by entry, so an illegal transition is found here at the latest.
 """
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Any, Final, cast
 
 import polars as pl
 
 from manifests.checkpoint import rows as events
-from manifests.checkpoint.rows import EVENTS, JOBS
-from manifests.job_keys import KEY, ids, keys
-from manifests.lifecycle import Adjusted, Entry, History
-from manifests.output.clips import written
+from manifests.checkpoint.rows import EVENTS
+from manifests.job_keys import KEY
+from manifests.lifecycle import (
+    NEW,
+    Accepted,
+    Adjusted,
+    Entry,
+    Generated,
+    History,
+    IllegalTransitionError,
+    Intended,
+    Published,
+    Rejected,
+)
+from manifests.parquet import written
 from storage.ledger import checkpoint_files, segment_reader
 from storage.ledger.checkpoint import Checkpoint, File, Kind
+from storage.ledger.checkpoint_files import JobRows
+from storage.ledger.codec import LINES, EntryLine, LedgerError, record
 from storage.ledger.earlier_history import histories_before
-from storage.ledger.state_index import Book, over
+from storage.ledger.replay import Took, took
+from storage.ledger.state_index import Book
 from storage.objects import Objects
 
-_GROUP: Final = 20_000
-"""Lives that are written at once: about 10 MB."""
-_SPILL: Final = (*JOBS, "spill")
-_NOTHING: Final = pl.DataFrame(schema=JOBS)
+_AT_ONCE: Final = 25_000
+"""Lines that are written at once."""
+
+_KINDS: Final[Mapping[type[Any], type[Any]]] = {
+    line: kind for kind, line in LINES.items()
+}
+_ENDS: Final = frozenset({LINES[Published], LINES[Rejected]})
+_MADE: Final = [LINES[kind] for kind in (Intended, Accepted, Generated, Published)]
+"""The lines of a job that is published at its first submit."""
+_ADJUSTED: Final = LINES[Adjusted]
 
 
 async def bind(objects: Objects, book: Book) -> None:
@@ -44,11 +66,11 @@ async def bind(objects: Objects, book: Book) -> None:
 async def _bind(objects: Objects, book: Book, epoch: int) -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
+        place = f"{objects.root}: epoch {epoch}"
         with written(folder / "events") as write:
-            binding = _Binding(folder, book.unbound[epoch], write, objects.root)
-            await _fill(objects, epoch, binding)
-        await asyncio.to_thread(binding.write_jobs, folder / "jobs")
-        await asyncio.to_thread(binding.write_index, folder / "index")
+            tables = _Tables(folder, book.unbound[epoch], write, place=place)
+            await _fill(objects, epoch, tables)
+        await asyncio.to_thread(tables.write, folder)
         streams = await segment_reader.extents(objects, epoch)
         if epoch in book.rebuild:
             # Only now: its segments were read in full, and can replace the checkpoint.
@@ -56,89 +78,86 @@ async def _bind(objects: Objects, book: Book, epoch: int) -> None:
             book.rebuild.remove(epoch)
         files = await checkpoint_files.create(objects, epoch, folder)
         await checkpoint_files.prove(
-            objects, binding.summary(epoch, streams=streams, files=files)
+            objects, tables.summary(epoch, streams=streams, files=files)
         )
 
 
-async def _fill(objects: Objects, epoch: int, binding: "_Binding") -> None:
-    async for some in segment_reader.written(objects, epoch):
-        if wanted := await asyncio.to_thread(binding.wanted, some):
-            binding.add(await histories_before(objects, wanted, before=epoch))
-        await asyncio.to_thread(binding.take, some)
+async def _fill(objects: Objects, epoch: int, tables: "_Tables") -> None:
+    async for block in segment_reader.decoded(objects, epoch):
+        lines = [line for line in block if type(line) in _KINDS]
+        for first in range(0, len(lines), _AT_ONCE):
+            some = cast("list[EntryLine]", lines[first : first + _AT_ONCE])
+            if wanted := await asyncio.to_thread(tables.wanted, some):
+                tables.add(await histories_before(objects, wanted, before=epoch))
+            await asyncio.to_thread(tables.take, some)
 
 
-class _Binding:
-    """One epoch while it is compacted."""
+class _Tables:
+    """One epoch's tables while they are written."""
 
     def __init__(
         self,
         folder: Path,
         lives: Mapping[str, History],
         write: Callable[[pl.DataFrame], None],
-        root: str,
+        *,
+        place: str,
     ) -> None:
-        self._folder = folder
+        self._rows = JobRows(folder)
         self._write = write
-        self._root = root
+        self._place = place
+        self._before = dict(lives)
+        """Full histories without the lines that are in `_lines`."""
+        self._again = set[str]()
+        """The lives among them that had ended."""
+        self._lines: dict[str, list[EntryLine]] = {}
+        """The lines of each job that has not ended."""
         self._book = Book()
-        self._book.lives = dict(lives)
-        self._touched = set[str]()
-        """The lives in memory that this epoch has entries of."""
-        self._held: list[pl.DataFrame] = []
-        """Rows of JOBS that the next spill will write."""
-        self._spills: list[Path] = []
+        """The lives that ended in this epoch."""
         self._span = math.inf, -math.inf
         write(pl.DataFrame(schema=EVENTS))
 
-    def wanted(self, some: Sequence[Entry]) -> set[str]:
-        """The lives of these entries whose earlier history must be read first."""
-        new = {entry.job for entry in some} - self._book.lives.keys()
-        left = self._book.forgotten(keys(new))
-        if not left.is_empty():
-            self._bring_back(left)
-        return {*ids(left), *_settled_at_once(some)} - self._book.lives.keys()
+    def wanted(self, some: Sequence[EntryLine]) -> set[str]:
+        """The lives of these lines whose earlier history must be read first."""
+        here = {line.job for line in some}
+        new = [
+            one for one in here if one not in self._lines and one not in self._before
+        ]
+        if ended := self._book.forgotten(new):
+            self.add(self._rows.histories(ended))
+        return {*_adjusted_at_once(some)} - self._before.keys() - self._lines.keys()
 
     def add(self, lives: Mapping[str, History]) -> None:
-        """Add lives as they stood before the epoch."""
-        self._book.lives |= lives
+        """Add lives that ended before this epoch."""
+        self._before |= lives
+        self._again |= lives.keys()
 
-    def take(self, some: Sequence[Entry]) -> None:
-        """Apply the next entries."""
-        self._write(events.event_rows(some))
-        for entry in some:
-            history = segment_reader.after(self._book.lives, entry, self._root)
-            self._book.keep(entry.job, history)
+    def take(self, some: Sequence[EntryLine]) -> None:
+        """Take the next lines."""
+        rows = self._event_rows(some)
+        self._write(rows)
         first, last = self._span
-        times = [entry.at for entry in some]
-        self._span = min([first, *times]), max([last, *times])
-        touched = {entry.job for entry in some}
-        gone = {*over(self._book.lives, touched)}
-        self._hold(gone)
-        self._touched = (self._touched | touched) - gone
-        self._book.forget(gone)
+        times = rows["unix"].to_list()
+        self._span = min(first, *times), max(last, *times)
+        ended: list[str] = []
+        for line in some:
+            job = line.job
+            if (steps := self._lines.get(job)) is None:
+                self._lines[job] = [line]
+            else:
+                steps.append(line)
+            if type(line) in _ENDS:
+                ended.append(job)
+        ended += self._again & self._lines.keys()
+        self._end({job: self._lines.pop(job) for job in dict.fromkeys(ended)})
 
-    def write_jobs(self, path: Path) -> None:
-        """Write the lives that were touched, by key."""
-        self._hold(self._touched)
-        known = self._spilled("key")["key"].unique().sort()
-        with written(path) as write:
-            write(pl.DataFrame(schema=JOBS))
-            for some in known.to_frame().iter_slices(_GROUP):
-                first, last = pl.lit(some["key"][0]), pl.lit(some["key"][-1])
-                rows = self._spilled(
-                    *_SPILL, where=pl.col("key").is_between(first, last)
-                )
-                write(_newest(rows).select(JOBS.names()))
-
-    def write_index(self, path: Path) -> None:
-        """Write the state of each life, and the full rows of those that have not ended."""
-        rows = events.index_rows(
-            {life: self._book.lives[life] for life in self._touched}
-        )
-        left = _newest(self._spilled(*KEY, "state", "spill"))
-        ended = left.join(rows, on=[*KEY], how="anti").select(*KEY, "state")
-        rows = pl.concat([rows, ended], how="diagonal").sort(*KEY)
-        rows.write_parquet(path)
+    def write(self, folder: Path) -> None:
+        """Write the tables of jobs and of states, once all lines were taken."""
+        self._keep_latencies(self._clips(self._lines))
+        left = {job: self._folded(job, steps) for job, steps in self._lines.items()}
+        self._rows.add(events.job_rows(left))
+        self._rows.write_jobs(folder / "jobs")
+        self._rows.write_index(folder / "index", left)
 
     def summary(
         self, epoch: int, *, streams: Mapping[str, int], files: Mapping[Kind, File]
@@ -154,60 +173,71 @@ class _Binding:
             files=files,
         )
 
-    def _hold(self, lives: set[str]) -> None:
-        if not lives:
-            return
-        self._held.append(
-            events.job_rows({one: self._book.lives[one] for one in lives})
+    def _event_rows(self, some: Sequence[EntryLine]) -> pl.DataFrame:
+        rows = events.line_rows(some, _KINDS)
+        if rows is not None:
+            return rows
+        entries = (record(line, self._place) for line in some)
+        return events.event_rows([one for one in entries if isinstance(one, Entry)])
+
+    def _end(self, ended: Mapping[str, list[EntryLine]]) -> None:
+        """Make the rows of lives that have ended."""
+        made = {
+            job: cast("Any", steps)
+            for job, steps in ended.items()
+            if [*map(type, steps)] == _MADE and job not in self._before
+        }
+        if (rows := events.made_rows(made) if made else None) is None:
+            made = {}
+        else:
+            self._hold(rows)
+        others = {job: steps for job, steps in ended.items() if job not in made}
+        self._keep_latencies(
+            [*filter(None, map(_clip, made.values())), *self._clips(others)]
         )
-        if sum(rows.height for rows in self._held) >= _GROUP:
-            self._spill()
+        if others:
+            folded = {job: self._folded(job, steps) for job, steps in others.items()}
+            self._hold(events.job_rows(folded))
+        self._again -= ended.keys()
 
-    def _spill(self) -> None:
-        if not self._held:
-            return
-        path = self._folder / f"spill-{len(self._spills)}"
-        # Small groups, so that few of its rows are read for a few keys.
-        self._standing().sort(*KEY).write_parquet(path, row_group_size=4096)
-        self._spills.append(path)
-        self._held = []
+    def _folded(self, job: str, steps: Iterable[EntryLine]) -> History:
+        """The history of a life after these lines; it leaves `_before`."""
+        history = self._before.pop(job, NEW)
+        for line in steps:
+            entry = record(line, self._place)
+            if isinstance(entry, Entry):
+                try:
+                    history = history.after(entry)
+                except IllegalTransitionError as error:
+                    raise LedgerError(f"{self._place}: {error}") from error
+        return history
 
-    def _standing(self) -> pl.DataFrame:
-        """The held rows, with the number of the next spill."""
-        number = pl.lit(len(self._spills), pl.UInt32).alias("spill")
-        return pl.concat([_NOTHING, *self._held]).with_columns(number)
+    def _hold(self, rows: pl.DataFrame) -> None:
+        self._book.learn(rows.select(*KEY, "state"))
+        self._rows.add(rows)
 
-    def _spilled(self, *columns: str, where: pl.Expr | None = None) -> pl.DataFrame:
-        held = self._standing()
-        rows = held if where is None else held.filter(where)
-        if not self._spills:
-            return rows.select(columns)
-        spilled = [
-            pl.scan_parquet(path).filter(True if where is None else where)
-            for path in self._spills
-        ]
-        return pl.concat([*spilled, rows.lazy()]).select(columns).collect()
+    def _clips(self, lives: Mapping[str, Sequence[EntryLine]]) -> list[Took]:
+        known = (took(steps, self._before.get(job)) for job, steps in lives.items())
+        return [one for one in known if one is not None]
 
-    def _bring_back(self, lives: pl.DataFrame) -> None:
-        """Read lives back from the spill files."""
-        self._spill()
-        for path in self._spills:
-            rows = pl.scan_parquet(path).join(lives.lazy(), on=[*KEY], how="semi")
-            found = events.histories(rows.collect())
-            self._book.lives |= found
-            self._touched |= found.keys()
+    def _keep_latencies(self, clips: Iterable[Took]) -> None:
+        for _, lane, seconds in sorted(clips):
+            self._book.latencies[lane].append(seconds)
 
 
-def _newest(spilled: pl.DataFrame) -> pl.DataFrame:
-    """The last spilled row of each life, sorted by key."""
-    rows = spilled.sort(*KEY, "spill")
-    return rows.unique([*KEY], keep="last", maintain_order=True)
-
-
-def _settled_at_once(some: Sequence[Entry]) -> Iterator[str]:
-    """The lives whose first entry here is a settlement."""
+def _adjusted_at_once(some: Sequence[EntryLine]) -> Iterator[str]:
+    """The lives whose first line here is an adjustment."""
+    if _ADJUSTED not in {*map(type, some)}:
+        return
     seen = set[str]()
-    for entry in some:
-        if entry.job not in seen and isinstance(entry.event, Adjusted):
-            yield entry.job
-        seen.add(entry.job)
+    for line in some:
+        if line.job not in seen and type(line) is _ADJUSTED:
+            yield line.job
+        seen.add(line.job)
+
+
+def _clip(made: tuple[Any, Any, Any, Any]) -> Took | None:
+    """How long the provider took for a job that was published at its first submit."""
+    intended, accepted, generated, _ = made
+    seconds = generated.at - accepted.at
+    return (generated.at, intended.lane, seconds) if seconds > 0 else None

@@ -12,12 +12,13 @@ from typing import Any, Final, cast
 
 import polars as pl
 
-from manifests.job_keys import ids, keys
+from manifests.job_keys import keys
 from manifests.lifecycle import (
     Accepted,
     Adjusted,
     Entry,
     Generated,
+    History,
     Intended,
     Published,
     Rejected,
@@ -36,7 +37,7 @@ _ENDS: Final[Mapping[type[Line], State]] = {
     LINES[Rejected]: State.REJECTED,
 }
 
-_Took = tuple[float, str, float]
+Took = tuple[float, str, float]
 """When a clip was ready, its lane, and the seconds since it was accepted."""
 
 
@@ -58,7 +59,7 @@ class Replay:
         """
         ended: dict[str, State] = {}
         first: dict[str, EntryLine] = {}
-        took: list[_Took] = []
+        clips: list[Took] = []
         for line in block:
             if not isinstance(line, EntryLine):
                 continue
@@ -76,10 +77,12 @@ class Replay:
             steps.append(line)
             if (state := _ENDS.get(type(line))) is not None:
                 ended[job] = state
-                took += self._took(job, self._open.pop(job))
+                known = self._index.lives.get(job)
+                if (clip := took(self._open.pop(job), known)) is not None:
+                    clips.append(clip)
         self._refuse_ended(first)
         self._forget(ended)
-        for _, lane, seconds in sorted(took):
+        for _, lane, seconds in sorted(clips):
             self._index.latencies[lane].append(seconds)
 
     def end(self) -> None:
@@ -102,32 +105,11 @@ class Replay:
         elif line.job in self._index.lives and line.job not in ended:
             self._open[line.job] = [line]
 
-    def _took(self, job: str, steps: Iterable[EntryLine]) -> list[_Took]:
-        """How long the provider took, if the job was accepted in this epoch.
-
-        For a job that was accepted earlier, only the time of our poll is on record.
-        """
-        known = self._index.lives.get(job)
-        lane = None if known is None else known.lane
-        accepted = generated = None
-        for line in steps:
-            if type(line) is _INTENDED:
-                lane = cast("str", cast("Any", line).lane)
-            elif type(line) is _ACCEPTED:
-                accepted = line.at
-            elif type(line) is _GENERATED:
-                generated = line.at
-        if lane is None or accepted is None or generated is None:
-            return []
-        return (
-            [(generated, lane, generated - accepted)] if generated >= accepted else []
-        )
-
     def _refuse_ended(self, first: Mapping[str, EntryLine]) -> None:
         for job in first:
             if _ID.fullmatch(job) is None:
                 raise LedgerError(f"{self._place}: {job!r} is no job's id")
-        for job in ids(self._index.forgotten(keys(first))):
+        for job in self._index.forgotten(first):
             raise self._goes_on(first[job], self._index.history(job).state)
 
     def _goes_on(self, line: EntryLine, state: State) -> LedgerError:
@@ -142,3 +124,24 @@ class Replay:
         self._index.learn(keys(ended).with_columns(states))
         for job in ended:
             self._index.lives.pop(job, None)
+
+
+def took(steps: Iterable[EntryLine], known: History | None) -> Took | None:
+    """How long the provider took, if the job was accepted in this epoch.
+
+    `known` is its history before these lines. For a job that was accepted earlier, only
+    the time of our poll is on record.
+    """
+    lane = None if known is None else known.lane
+    accepted = generated = None
+    for line in steps:
+        kind = type(line)
+        if kind is _INTENDED:
+            lane = cast("str", cast("Any", line).lane)
+        elif kind is _ACCEPTED:
+            accepted = line.at
+        elif kind is _GENERATED:
+            generated = line.at
+    if lane is None or accepted is None or generated is None:
+        return None
+    return (generated, lane, generated - accepted) if generated > accepted else None

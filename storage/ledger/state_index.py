@@ -7,6 +7,7 @@ because nothing is bought for them again. The index is in memory and sends no re
 import re
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import compress
 from typing import Final
 
 import polars as pl
@@ -64,18 +65,15 @@ class Book:
         column = pl.concat([pl.Series("state", [], STATES), *found])
         return column.fill_null(State.PENDING.value)
 
-    def forgotten(self, asked: pl.DataFrame) -> pl.DataFrame:
-        """Those of the keys whose lives are known by their state only."""
-        if asked.height < FEW:
-            known = [life for life in ids(asked) if self._over(life)]
-            return keys(life for life in known if life not in self.lives)
-        runs = self._runs.plus(_rows(self._fresh))
-        found = (
-            some.filter(runs.states(some).is_not_null()) for some in _slices(asked)
-        )
-        known = pl.concat([pl.DataFrame(schema=KEY), *found])
-        # Some have a full history again, because of later entries.
-        return known.join(keys(self.lives), on=[*KEY], how="anti")
+    def forgotten(self, lives: Iterable[str]) -> list[str]:
+        """Those of the lives that are known by their state only."""
+        asked = [life for life in lives if life not in self.lives]
+        if len(asked) < FEW:
+            return [life for life in asked if self._over(life)]
+        known = [life for life in asked if life in self._fresh]
+        left = [life for life in asked if life not in self._fresh]
+        found = self._runs.states(keys(left)).is_not_null()
+        return [*known, *compress(left, found)]
 
     def keep(self, life: str, history: History) -> None:
         """Set the history of a life.

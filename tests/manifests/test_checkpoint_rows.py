@@ -19,16 +19,23 @@ from manifests.checkpoint.rows import (
     histories,
     index_rows,
     job_rows,
+    line_rows,
+    made_rows,
     whole,
 )
 from manifests.lifecycle import (
+    Accepted,
     Adjusted,
     Entry,
     Event,
+    Generated,
     History,
     Intended,
+    Published,
     Ticket,
+    fold,
 )
+from storage.ledger import codec
 
 WHOLE = st.integers(-(2**63), 2**64 - 1)
 AMOUNTS = st.decimals(allow_nan=False, allow_infinity=False) | st.decimals(
@@ -46,6 +53,11 @@ LIVES = st.integers(0, 2**128 - 1).map(lambda n: f"{n:032x}")
 EVENT = st.one_of([st.from_type(kind) for kind in get_args(Event)])
 ENTRIES = st.lists(st.builds(Entry, LIVES, st.floats(0, 4e9), EVENT))
 INTENDED = Intended(lane="spicy", route="a/b", price_usd=Decimal("0.1"), seed=1)
+KINDS = {line: kind for kind, line in codec.LINES.items()}
+
+
+def decoded(some):
+    return codec.lines(b"".join(map(codec.dump, some)), "here")
 
 
 @given(ENTRIES)
@@ -55,6 +67,43 @@ def test_entries_come_back_from_their_rows_in_order(some):
 
     assert rows.schema == EVENTS
     assert entries(rows) == some
+
+
+@given(ENTRIES)
+@settings(deadline=None)
+def test_rows_of_lines_equal_those_of_entries(some):
+    """Decoded lines make the rows of their entries, or none if a column cannot hold one."""
+    rows = line_rows(decoded(some), KINDS)
+
+    expected = event_rows(some)
+    assert (rows is None) == (expected["exact"].null_count() < len(some))
+    assert rows is None or rows.equals(expected)
+
+
+@given(
+    st.dictionaries(
+        LIVES,
+        st.tuples(
+            *(
+                st.builds(lambda at, event: (at, event), FLOATS, st.from_type(kind))
+                for kind in (Intended, Accepted, Generated, Published)
+            )
+        ),
+        min_size=1,
+    )
+)
+@settings(deadline=None)
+def test_rows_of_jobs_made_at_once_equal_their_fold(made):
+    """Jobs published at their first submit have the rows that their fold has."""
+    some = [Entry(job, *step) for job, steps in made.items() for step in steps]
+    lines = decoded(some)
+    steps = {job: tuple(lines[4 * n : 4 * n + 4]) for n, job in enumerate(made)}
+
+    rows = made_rows(steps)
+
+    expected = job_rows(fold(some))
+    assert (rows is None) == (expected["exact"].null_count() < len(made))
+    assert rows is None or rows.equals(expected)
 
 
 @given(st.dictionaries(LIVES, st.from_type(History)))
