@@ -1,34 +1,47 @@
-"""Checks stills before any money is spent: no provider refuses a still that passes."""
+"""Checks stills before any money is spent: no provider refuses a still that passes.
+
+A still goes as it is if every provider takes it. Otherwise it is turned upright, or
+converted to PNG or JPEG (see `still_formats`).
+"""
 
 import hashlib
 import io
+import struct
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from PIL import Image, ImageOps
 
+from storage.media.still_formats import (
+    PLAIN,
+    SENT,
+    UnknownFormatError,
+    encoded,
+    fitted,
+    format_of,
+    plain,
+)
+
 LARGEST: Final = 10_000_000
 """Bytes that every provider takes."""
+LARGEST_READ: Final = 64_000_000
+"""Bytes of a still that is converted, such as an uncompressed TIFF."""
 MOST_PIXELS: Final = 64_000_000
 """More than any model sees; a small file can claim far more."""
 
-_MEDIA_TYPES: Final = {
-    b"\xff\xd8\xff": ("image/jpeg", "jpg"),
-    b"\x89PNG\r\n\x1a\n": ("image/png", "png"),
-}
+_MANY_PIXELS: Final = 8_000_000
+_ONE_BY_ONE: Final = ThreadPoolExecutor(1, "large-still")
+"""Decodes stills of many pixels. A few dozen at once would take gigabytes, and so would one
+after the other in as many threads: glibc keeps freed memory for each thread."""
+
 _ORIENTATION: Final = 0x0112
 _TURNED: Final = range(2, 9)
 """The EXIF orientations of a still that is not upright; cameras write others too."""
 _PNG_END: Final = b"IEND\xaeB`\x82"
-
-_MODES: Final = frozenset({"1", "L", "LA", "P", "RGB", "RGBA"})
-# Decoders disagree on the colours of other modes, and a wrong clip would be paid for.
-_ODD_MODES: Final = {
-    "CMYK": "CMYK, the colours of print: save it as RGB",
-    "I;16": "16-bit grey, which most decoders turn white: save it as 8-bit",
-}
 
 
 class BadStillError(ValueError):
@@ -45,49 +58,91 @@ class Still:
     """`image/jpeg` or `image/png`."""
     width: int
     height: int
-    changed: bool = False
-    """Whether these are other bytes than were given: their URL is of no use then."""
+    changes: tuple[str, ...] = ()
+    """The changes to the bytes that were given, such as `turned upright`."""
+
+    @property
+    def changed(self) -> bool:
+        """Whether these are other bytes than were given: their URL is of no use then."""
+        return bool(self.changes)
 
 
-def look(content: bytes, *, name: str, min_px: int) -> Still:
+def look(content: bytes, *, name: str, min_px: int, convert: bool = True) -> Still:
     """Decode a still, turn it upright, and check it.
+
+    A still that providers do not take is converted, or refused if `convert` is false.
 
     Raises:
         BadStillError: no provider would take it.
     """
-    _weigh(content, name)
-    media_type, suffix = _kind(content, name)
+    try:
+        kind = format_of(content)
+    except UnknownFormatError as error:
+        raise BadStillError(f"{name}: {error}") from None
+    if kind in SENT:
+        _weigh(content, name)
     with _decoding(name):
-        image = Image.open(io.BytesIO(content), formats=["JPEG", "PNG"])
-    size = image.size
+        image = _opened(content, kind)
     _suits(image, name, min_px)
+    many = image.width * image.height > _MANY_PIXELS
+    check = partial(_checked, image, content, kind, name, convert=convert)
+    return _ONE_BY_ONE.submit(check).result() if many else check()
+
+
+def _checked(
+    image: Image.Image, content: bytes, kind: str, name: str, *, convert: bool
+) -> Still:
+    if kind in SENT and image.mode in PLAIN:
+        return _as_it_is(image, content, kind, name)
+    if not convert:
+        what = kind if kind not in SENT else f"{kind} in {image.mode} colours"
+        raise BadStillError(f"{name}: {what}, and [manifest] convert_stills is off")
+    return _converted(image, content, kind, name)
+
+
+def _as_it_is(image: Image.Image, content: bytes, kind: str, name: str) -> Still:
+    size = image.size
     with _decoding(name):
         turned = _turned(image, content)
-    if turned is not None:
-        size = turned.size
-        content = _encoded(turned, media_type)
-        _weigh(content, f"{name}, turned upright")
+    if turned is None:
+        return _still(content, kind, size, ())
+    content = encoded(turned, kind)
+    _weigh(content, f"{name}, turned upright")
+    return _still(content, kind, turned.size, ("turned upright",))
+
+
+def _converted(image: Image.Image, content: bytes, kind: str, name: str) -> Still:
+    mode = image.mode
+    with _decoding(name):
+        if kind == "PNG":
+            _verify(content)
+        image.load()
+        upright = plain(ImageOps.exif_transpose(image))
+        sent, sent_kind = fitted(upright, LARGEST)
+    _weigh(sent, f"{name}, converted to {sent_kind}")
+    changes = [f"converted from {kind} ({mode}) to {sent_kind} ({upright.mode})"]
+    if image.getexif().get(_ORIENTATION) in _TURNED:
+        changes.append("turned upright")
+    return _still(sent, sent_kind, upright.size, tuple(changes))
+
+
+def _still(
+    content: bytes, kind: str, size: tuple[int, int], changes: tuple[str, ...]
+) -> Still:
+    media_type, suffix = SENT[kind]
     return Still(
         content=content,
         filename=f"{hashlib.sha256(content).hexdigest()[:16]}.{suffix}",
         media_type=media_type,
         width=size[0],
         height=size[1],
-        changed=turned is not None,
+        changes=changes,
     )
 
 
 def _weigh(content: bytes, name: str) -> None:
     if len(content) > LARGEST:
         raise BadStillError(f"{name}: {len(content)} bytes, more than {LARGEST}")
-
-
-def _kind(content: bytes, name: str) -> tuple[str, str]:
-    for start, kind in _MEDIA_TYPES.items():
-        if content.startswith(start):
-            return kind
-    # Its bytes are not shown: the file may be no picture but a secret.
-    raise BadStillError(f"{name}: neither JPEG nor PNG, by its first bytes")
 
 
 @contextmanager
@@ -99,41 +154,49 @@ def _decoding(name: str) -> Generator[None]:
         raise BadStillError(f"{name}: cannot be decoded: {error}") from error
 
 
+def _opened(content: bytes, kind: str) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(content), formats=[kind.upper()])
+    except ValueError:
+        # Pillow refuses a PNG whose colour profile is over 1 MiB; providers take it.
+        if kind != "PNG" or (bare := _without_profile(content)) == content:
+            raise
+        return Image.open(io.BytesIO(bare), formats=["PNG"])
+
+
+def _without_profile(png: bytes) -> bytes:
+    kept, at = [png[:8]], 8
+    while at + 12 <= len(png):
+        length, name = struct.unpack_from(">I4s", png, at)
+        if name != b"iCCP":
+            kept.append(png[at : at + 12 + length])
+        at += 12 + length
+    return b"".join([*kept, png[at:]])
+
+
 def _suits(image: Image.Image, name: str, min_px: int) -> None:
-    """Check size and colours by the header, before anything is decoded."""
+    """Check the size by the header, before anything is decoded."""
     size = f"{image.width}x{image.height}"
     if image.width * image.height > MOST_PIXELS:
         raise BadStillError(f"{name}: {size} px is too large")
     if min(image.size) < min_px:
         raise BadStillError(f"{name}: {size}, shortest side under {min_px} px")
-    if image.mode not in _MODES:
-        why = _ODD_MODES.get(
-            image.mode, f"{image.mode} colours, which few decoders know"
-        )
-        raise BadStillError(f"{name}: {why}")
+
+
+def _verify(png: bytes) -> None:
+    # Pillow's decoding stops at the last pixel, and checks no checksums.
+    _opened(png, "PNG").verify()
+    if _PNG_END not in png:
+        raise ValueError("it has no end")
 
 
 def _turned(image: Image.Image, content: bytes) -> Image.Image | None:
     """The still turned upright; None if it is upright. Reads every byte."""
     if image.format == "PNG":
-        # Pillow's decoding stops at the last pixel, and checks no checksums.
-        Image.open(io.BytesIO(content), formats=["PNG"]).verify()
-        if _PNG_END not in content:
-            raise ValueError("it has no end")
+        _verify(content)
     if image.getexif().get(_ORIENTATION) in _TURNED:
         return ImageOps.exif_transpose(image)
     # A JPEG at an eighth of its size is read whole, for two thirds of the time.
     image.draft(image.mode, (1, 1))
     image.load()
     return None
-
-
-def _encoded(image: Image.Image, media_type: str) -> bytes:
-    out = io.BytesIO()
-    match media_type:
-        case "image/jpeg":
-            profile = image.info.get("icc_profile")
-            image.save(out, "JPEG", quality=92, icc_profile=profile)
-        case _:
-            image.save(out, "PNG")
-    return out.getvalue()

@@ -3,6 +3,8 @@
 import io
 import random
 import struct
+import subprocess
+import sys
 import zlib
 
 import pytest
@@ -67,6 +69,12 @@ def noisy(kind: str, mode: str = "RGB", **options) -> bytes:
     return out.getvalue()
 
 
+def bytes_of(image: Image.Image, kind: str, **options) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
 STILLS = {
     "JPEG": noisy("JPEG"),
     "progressive JPEG": noisy("JPEG", progressive=True),
@@ -109,7 +117,7 @@ def test_truncated_still_is_refused_at_any_length(content: bytes):
     """A truncated still is refused, at whatever byte it was cut."""
     few = {*range(0, len(content), len(content) // 40)}
     for kept in few | {*range(len(content) - 30, len(content))}:
-        with pytest.raises(BadStillError, match=r"neither|cannot be decoded"):
+        with pytest.raises(BadStillError, match=r"first bytes|cannot be decoded"):
             look(content[:kept], name="cat", min_px=1)
 
 
@@ -179,16 +187,18 @@ def test_a_still_that_says_it_is_upright_keeps_its_url(orientation: int):
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"", "neither JPEG nor PNG"),
-        (b"<html>", "neither JPEG nor PNG"),
-        (b"GIF89a" + bytes(20), "neither JPEG nor PNG"),
+        (b"", "is not JPEG or PNG or WebP"),
+        (b"<html>", "is not JPEG or PNG or WebP"),
+        (b"GIF89a" + bytes(20), "by its first bytes"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is HEIC, which is not read here"),
+        (noisy("WEBP")[:-200], "cannot be decoded"),
+        (noisy("TIFF")[:-200], "cannot be decoded"),
+        (bytes_of(Image.new("F", (64, 48)), "TIFF"), "F colours: save it as RGB"),
         (encoded()[:-200], "cannot be decoded"),
         (encoded(kind="PNG")[:-40], "cannot be decoded"),
         (b"\xff\xd8\xff" + bytes(100), "cannot be decoded"),
         (encoded() + bytes(LARGEST), f"more than {LARGEST}"),
         (encoded(size=(64, 31)), "64x31, shortest side under 32 px"),
-        (noisy("JPEG", "CMYK"), "CMYK, the colours of print: save it as RGB"),
-        (deep(0, 1), "16-bit grey, which most decoders turn white"),
         # It was refused for its size before decoding: it has no pixels at all.
         (claiming(12_000, 6_000), "12000x6000 px is too large"),
         (claiming_jpeg(12_000, 6_000), "12000x6000 px is too large"),
@@ -209,3 +219,117 @@ def test_a_phones_jpeg_with_a_second_picture_in_it_is_a_jpeg():
     first.save(out, "MPO", save_all=True, append_images=[second])
 
     assert look(out.getvalue(), name="cat.jpg", min_px=1).media_type == "image/jpeg"
+
+
+# -- conversion
+
+LOSSLESS = {
+    "WebP": (noisy("WEBP", lossless=True), "RGB"),
+    "transparent WebP": (noisy("WEBP", "RGBA", lossless=True, exact=True), "RGBA"),
+    "TIFF": (noisy("TIFF"), "RGB"),
+    "compressed TIFF": (noisy("TIFF", compression="tiff_lzw"), "RGB"),
+    "grey TIFF": (noisy("TIFF", "L"), "L"),
+    "BMP": (noisy("BMP"), "RGB"),
+}
+
+
+@pytest.mark.parametrize(("content", "mode"), LOSSLESS.values(), ids=LOSSLESS)
+def test_other_format_becomes_png_with_the_same_pixels(content: bytes, mode: str):
+    """Formats that providers do not take are converted without loss."""
+    still = look(content, name="cat", min_px=48)
+
+    assert (still.media_type, still.filename[-4:]) == ("image/png", ".png")
+    given, sent = Image.open(io.BytesIO(content)), Image.open(io.BytesIO(still.content))
+    assert sent.mode == mode
+    assert sent.tobytes() == given.tobytes()
+    assert still.changed
+    assert len(still.changes) == 1
+
+
+def test_avif_becomes_png():
+    """AVIF is read, and its red half stays on the left."""
+    still = look(encoded(kind="AVIF", quality=100), name="cat", min_px=48)
+
+    sent = Image.open(io.BytesIO(still.content)).convert("RGB")
+    assert still.media_type == "image/png"
+    assert sent.getpixel((4, 24))[0] > 200
+    assert sent.getpixel((60, 24))[0] < 50
+
+
+def test_deep_grey_keeps_its_tones():
+    """16-bit grey is scaled to 8 bits; most decoders would turn it white."""
+    still = look(deep(0, 1), name="cat", min_px=48)
+
+    sent = Image.open(io.BytesIO(still.content))
+    assert (sent.mode, sent.getpixel((5, 5))) == ("L", 0x9C)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_print_colours_become_screen_colours(kind: str):
+    """CMYK is converted by us, because decoders disagree on it."""
+    cyan = Image.new("CMYK", (64, 48), (255, 0, 0, 0))
+
+    still = look(bytes_of(cyan, kind), name="cat", min_px=48)
+
+    sent = Image.open(io.BytesIO(still.content))
+    red, green, blue = sent.getpixel((30, 20))
+    assert (sent.mode, red < 40, green > 140, blue > 200) == ("RGB", True, True, True)
+
+
+def test_converted_still_is_turned_upright_too():
+    """The orientation of a WebP from a phone is obeyed, and said."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+
+    still = look(encoded(kind="WEBP", exif=exif), name="cat", min_px=48)
+
+    assert (still.width, still.height) == (48, 64)
+    assert still.changes[-1] == "turned upright"
+
+
+def test_conversion_too_large_as_png_becomes_jpeg():
+    """What we make of a still ourselves stays within what providers take."""
+    noise = Image.effect_noise((3600, 3600), 90)
+
+    still = look(bytes_of(noise, "TIFF"), name="cat", min_px=48)
+
+    assert still.media_type == "image/jpeg"
+    assert len(still.content) <= LARGEST
+
+
+def test_conversion_may_be_switched_off():
+    """Without conversion the message names the setting."""
+    with pytest.raises(BadStillError, match="convert_stills is off"):
+        look(encoded(kind="WEBP"), name="cat", min_px=48, convert=False)
+
+
+def test_png_with_a_large_colour_profile_goes_as_it_is():
+    """Pillow refuses a profile over 1 MiB; the providers take it."""
+    png = encoded(kind="PNG")
+    profile = b"wide\0\0" + zlib.compress(bytes(3_000_000))
+    content = png[:33] + chunk(b"iCCP", profile) + png[33:]
+
+    still = look(content, name="cat", min_px=48)
+
+    assert still.content is content
+
+
+def test_large_stills_are_decoded_one_at_a_time():
+    """The memory of a batch of large stills is that of one, not of all at once."""
+    large = bytes_of(Image.new("RGB", (4000, 4000)), "PNG", compress_level=1)
+    command = (
+        "import resource, sys\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from storage.media.stills import look\n"
+        "content = sys.stdin.buffer.read()\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "with ThreadPoolExecutor(12) as pool:\n"
+        "    list(pool.map(lambda n: look(content, name='x', min_px=1), range(12)))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", command], input=large, capture_output=True, check=True
+    )
+
+    decoded = 4000 * 4000 * 4 / 1024
+    assert int(ran.stdout) < 3 * decoded
