@@ -103,6 +103,7 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
             finish_at=None if until is None else until.timestamp(),
             strict=strict,
             carry=settings.manifest.carry,
+            convert_stills=settings.manifest.convert_stills,
             shard_rows=settings.engine.shard_rows,
             take_over=take_over,
         )

@@ -59,10 +59,15 @@ async def checked(settings: Settings, uri: str, *, stills: bool = True) -> Check
     lanes = lanes_of.keyless(settings)
     with TemporaryDirectory(prefix="nightreel-") as name:
         folder = Path(name)
-        wanted = Wanted(manifest=uri, root="", carry=settings.manifest.carry)
+        wanted = Wanted(
+            manifest=uri,
+            root="",
+            carry=settings.manifest.carry,
+            convert_stills=settings.manifest.convert_stills,
+        )
         plan = await asyncio.to_thread(planned, wanted, folder, lanes)
         if stills:
-            plan = await looked_at(plan, uri, folder, lanes)
+            plan = await looked_at(plan, wanted, folder, lanes)
     return Checked(plan)
 
 

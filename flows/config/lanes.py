@@ -54,6 +54,7 @@ def rules(settings: Settings) -> Rules:
         deadline_s=settings.engine.deadline_s,
         downloads=settings.engine.downloads,
         decodes=settings.engine.decode,
+        convert_stills=settings.manifest.convert_stills,
         max_failure_rate=settings.engine.max_failure_rate,
         settle_s=settings.engine.settle_s,
         grace_s=settings.engine.grace_s,

@@ -205,6 +205,9 @@ class ManifestSettings(Table):
     carry: list[str] = Field(default_factory=list[str])
     """Your own columns whose names resemble one of Nightreel's, such as `images` or
     `mode`. Without this, such a column is refused as a misspelt name."""
+    convert_stills: bool = True
+    """Convert stills that providers do not take (WebP, AVIF, TIFF, BMP, CMYK, 16-bit grey)
+    to PNG or JPEG. Otherwise their rows are bad."""
 
 
 class ReportSettings(Table):

@@ -71,7 +71,7 @@ async def begun(  # noqa: PLR0913 - each has its default
         folder = Path(name)
         plan = await asyncio.to_thread(planned, wanted, folder, lanes)
         if wanted.strict:
-            refuse(await looked_at(plan, wanted.manifest, folder, lanes))
+            refuse(await looked_at(plan, wanted, folder, lanes))
         objects = world.objects(wanted.root)
         ledger = await _opened(wanted, objects, world, on_held)
         try:

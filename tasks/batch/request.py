@@ -40,6 +40,8 @@ class Wanted:
     """If set, use only this many rows from the start of the manifest."""
     carry: Sequence[str] = ()
     """Columns of the user's own whose names resemble one of ours."""
+    convert_stills: bool = True
+    """Whether stills that providers do not take are converted."""
     strict: bool = False
     """Whether one bad row refuses the whole manifest."""
     policy: Policy = "balanced"
@@ -83,7 +85,12 @@ def planned(wanted: Wanted, folder: Path, lanes: Sequence[Lane]) -> Plan:
 
 
 async def looked_at(
-    plan: Plan, uri: str, folder: Path, lanes: Sequence[Lane], *, at_once: int = 16
+    plan: Plan,
+    wanted: Wanted,
+    folder: Path,
+    lanes: Sequence[Lane],
+    *,
+    at_once: int = 16,
 ) -> Plan:
     """Check all stills; return the plan without the rows whose still is bad.
 
@@ -100,7 +107,9 @@ async def looked_at(
     async def look(order: Order) -> None:
         async with free:
             try:
-                await send_still.check(order, min_px=min_px)
+                await send_still.check(
+                    order, min_px=min_px, convert=wanted.convert_stills
+                )
             except (OpeningError, BadStillError) as exc:
                 bad[order.job.id] = (order.job.image, str(exc))
                 if isinstance(exc, OpeningError) and exc.passing:
@@ -108,7 +117,7 @@ async def looked_at(
 
     for shard in plan.shards(LOOKED_AT):
         with tempfile.TemporaryDirectory(dir=folder) as spool:
-            every = ordered(folder / MANIFEST, uri, shard, Path(spool))
+            every = ordered(folder / MANIFEST, wanted.manifest, shard, Path(spool))
             orders = await asyncio.to_thread(list, every)
             await asyncio.gather(*map(look, orders))
         if away:

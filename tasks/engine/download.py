@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any, Final, Protocol
 
@@ -175,13 +175,16 @@ class Publisher:
         raise found
 
 
-def requested(order: Order) -> dict[str, Any]:
+def requested(order: Order, still_changes: Sequence[str] = ()) -> dict[str, Any]:
     """The part of a clip's sidecar that repeats the request.
 
-    It never holds the signed link to the still.
+    It never holds the signed link to the still. A run that fetches a clip of an earlier
+    run does not know how the still was changed.
     """
     job = order.job
+    changed = {"still_changes": [*still_changes]} if still_changes else {}
     return {
+        **changed,
         "image": job.image,
         "prompt": job.prompt,
         "negative_prompt": job.negative_prompt,

@@ -56,6 +56,8 @@ class Rules:
     """Clips in memory at once."""
     decodes: bool = True
     """Whether every frame of a clip is decoded before it is published."""
+    convert_stills: bool = True
+    """Whether stills that providers do not take are converted."""
     max_failure_rate: float = 0.3
     """The share of a lane's jobs that may fail before the lane is closed."""
     settle_s: float = 60.0

@@ -231,7 +231,7 @@ class JobRunner:
         url, run.clip_url = run.clip_url, None
         try:
             event = await self._steps.publish(
-                job, request=requested(run.order), url=url
+                job, request=requested(run.order, run.still_changes), url=url
             )
         except UnfetchedError as exc:
             raise RestError(Why.UNFINISHED, str(exc)) from exc

@@ -93,6 +93,8 @@ class JobRun:
     small."""
     still_urls: dict[str, StillUrl] = field(default_factory=dict[str, StillUrl])
     """By the lane's name."""
+    still_changes: tuple[str, ...] = ()
+    """How the still was changed before it was sent, for the sidecar."""
     clip_url: str | None = None
     """The link to the clip, once a poll has returned it."""
     slot: Lane | None = None
@@ -243,13 +245,15 @@ class Reserver:
         async with self._in_transit:
             try:
                 least = min(each.route.min_still_px for each in run.able)
-                checked = await send_still.check(order, min_px=least)
+                convert = self._deps.rules.convert_stills
+                checked = await send_still.check(order, min_px=least, convert=convert)
             except BadStillError as exc:
                 raise RestError(Why.STILL, str(exc)) from exc
             except OpeningError as exc:
                 why = Why.UNREAD if exc.passing else Why.STILL
                 raise RestError(why, str(exc)) from exc
             seen = checked.still
+            run.still_changes = seen.changes
             if min(seen.width, seen.height) < lane.route.min_still_px:
                 raise UnfitError(lane.name)
             dead_s = self._deps.rules.dead_s if self._spares(run, lane) else None

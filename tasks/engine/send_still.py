@@ -23,8 +23,8 @@ class Checked:
     still: Still
 
 
-async def check(order: Order, *, min_px: int) -> Checked:
-    """Read and check a still, before any money moves.
+async def check(order: Order, *, min_px: int, convert: bool) -> Checked:
+    """Read and check a still, before any money moves; convert it if that is wished.
 
     Raises:
         OpeningError: it cannot be read.
@@ -32,9 +32,9 @@ async def check(order: Order, *, min_px: int) -> Checked:
     """
 
     def look() -> Still:
-        content = sources.read(order.still, stills.LARGEST)
+        content = sources.read(order.still, stills.LARGEST_READ)
         name = order.job.image.rpartition("/")[2]
-        return stills.look(content, name=name, min_px=min_px)
+        return stills.look(content, name=name, min_px=min_px, convert=convert)
 
     return Checked(order, await asyncio.to_thread(look))
 

@@ -554,8 +554,8 @@ async def _nothing(*_: object) -> None:
 
 
 @lru_cache(maxsize=64)
-def _looked(content: bytes, *, name: str, min_px: int) -> Any:
-    return _look(content, name=name, min_px=min_px)
+def _looked(content: bytes, *, name: str, min_px: int, convert: bool = True) -> Any:
+    return _look(content, name=name, min_px=min_px, convert=convert)
 
 
 def _checked(mp4: bytes, *, decode: bool = True) -> Any:
