@@ -288,7 +288,7 @@ def test_converted_still_is_turned_upright_too():
 
 
 def test_conversion_too_large_as_png_becomes_jpeg():
-    """What we make of a still ourselves stays within what providers take."""
+    """A converted still never has more bytes than providers take."""
     noise = Image.effect_noise((3600, 3600), 90)
 
     still = look(bytes_of(noise, "TIFF"), name="cat", min_px=48)
