@@ -15,7 +15,7 @@ from prefect.events import emit_event
 from manifests.uris import unsigned
 from tasks.batch.batch import Night
 from tasks.batch.summary import Summary
-from tasks.engine.stats import Why
+from tasks.engine.stats import WaitReason
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Events:
                 self._closed.add(lane.name)
                 about = f"nightreel.lane.{lane.name}"
                 await self._say("lane.closed", about, lane=lane.name, why=lane.closed)
-        if self.night.engine.done_buying is Why.BUDGET:
+        if self.night.engine.done_buying is WaitReason.BUDGET:
             await self.spent()
 
     async def spent(self) -> None:

@@ -12,7 +12,7 @@ from tasks.batch.batch import Night
 from tasks.dispatch.lanes import Lane
 from tasks.dispatch.preflight import usd
 from tasks.engine.lane_costs import Line
-from tasks.engine.stats import FIRST, Why
+from tasks.engine.stats import FIRST, WaitReason
 
 REASONS: Final = 20
 """Reasons that `wrong` lists, the commonest first."""
@@ -78,12 +78,14 @@ def _at_work(night: Night, lane: Lane) -> str:
 
 
 def _aside(night: Night) -> str:
-    resting = night.engine.tally.resting
-    if not resting:
+    waiting_jobs = night.engine.tally.waiting_jobs
+    if not waiting_jobs:
         return ""
-    remark = f"{len(resting):,} put aside"
-    if len(resting) <= COUNTED:
-        doubts = Counter(rest.why for rest in resting.values())[Why.DOUBT]
+    remark = f"{len(waiting_jobs):,} put aside"
+    if len(waiting_jobs) <= COUNTED:
+        doubts = Counter(waiting.why for waiting in waiting_jobs.values())[
+            WaitReason.DOUBT
+        ]
         remark += f", {doubts:,} of them in doubt" if doubts else ""
     return f"{remark}: `wrong` will say why."
 

@@ -36,4 +36,4 @@ async def ran(  # noqa: PLR0913 - the parameters of a flow run, each public
 def described(report: ShardReport) -> str:
     """The result of a run, in words."""
     counts = f"{report.published:,} clips, {report.rejected:,} rejected"
-    return f"{counts}, {len(report.resting):,} left, {report.spent_usd:,.2f} USD"
+    return f"{counts}, {len(report.waiting_jobs):,} left, {report.spent_usd:,.2f} USD"

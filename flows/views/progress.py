@@ -100,7 +100,7 @@ def halted(night: Night) -> str | None:
 def left_s(night: Night) -> float | None:
     """Seconds left at the pace so far; None if there is no pace yet or nothing left."""
     ended = night.engine.tally.published + night.engine.tally.rejected
-    to_go = night.plan.jobs - night.done - len(night.engine.tally.resting)
+    to_go = night.plan.jobs - night.done - len(night.engine.tally.waiting_jobs)
     # One clip is not enough to measure a pace.
     if ended < 2 or to_go <= 0:
         return None

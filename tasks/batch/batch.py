@@ -29,7 +29,7 @@ from tasks.batch.tables import Batch, keep_tables
 from tasks.dispatch.lanes import Lane
 from tasks.engine.engine import Engine
 from tasks.engine.in_doubt import in_doubt
-from tasks.engine.stats import Why
+from tasks.engine.stats import WaitReason
 from tasks.engine.steps import known_routes
 
 ROUNDS: Final = 3
@@ -168,8 +168,12 @@ class Night:
     @property
     def broken(self) -> Counter[str]:
         """Jobs on which our own code failed, by the reason, with other batches' clips."""
-        rests = self.engine.tally.resting.values()
-        jobs = Counter(rest.reason for rest in rests if rest.why is Why.BROKEN)
+        waiting_jobs = self.engine.tally.waiting_jobs.values()
+        jobs = Counter(
+            waiting.reason
+            for waiting in waiting_jobs
+            if waiting.why is WaitReason.BROKEN
+        )
         return jobs + self.engine.tally.parked
 
     @property
@@ -266,7 +270,7 @@ class Night:
     async def _take_up(self, jobs: Collection[str]) -> None:
         """Run these jobs to their ends."""
         for job in jobs:
-            self.engine.tally.resting.pop(job, None)
+            self.engine.tally.waiting_jobs.pop(job, None)
         await self._run(self._rows.of(jobs))
 
     async def run_shard(self, number: int) -> dict[str, int]:
@@ -302,8 +306,10 @@ class Night:
     def summary(self) -> Summary:
         """The result of the batch at this moment."""
         states = self.states()
-        rests = {rest.why for rest in self.engine.tally.resting.values()}
-        rests |= self.engine.tally.passed_over
+        wait_reasons = {
+            waiting.why for waiting in self.engine.tally.waiting_jobs.values()
+        }
+        wait_reasons |= self.engine.tally.passed_over
         closed = {lane.name: lane.closed for lane in self.engine.lanes.all}
         return Summary(
             batch=self.batch,
@@ -321,7 +327,7 @@ class Night:
             ),
             late=self.late,
             lanes_closed={name: why for name, why in closed.items() if why},
-            short_of=short_of(rests),
+            short_of=short_of(wait_reasons),
             broken=broken(self.broken),
             fault=self.engine.tally.faults.stopped,
         )

@@ -15,14 +15,14 @@ from manifests.input.reader import Plan
 from manifests.job_keys import KEY, held, ids, keys
 from manifests.lifecycle import OVER, State
 from storage.ledger import Ledger
-from tasks.engine.stats import FIRST, UNANSWERED, Tally, Why
+from tasks.engine.stats import FIRST, UNANSWERED, Tally, WaitReason
 
 UNTOLD = "not its turn yet"
-PASSED_OVER: Final[Mapping[Why, str]] = {
-    Why.BUDGET: "the budget is spent",
-    Why.NO_LANE: "every lane is closed",
-    Why.STOPPED: "the run was stopped",
-    Why.FAULT: "Nightreel itself failed",
+PASSED_OVER: Final[Mapping[WaitReason, str]] = {
+    WaitReason.BUDGET: "the budget is spent",
+    WaitReason.NO_LANE: "every lane is closed",
+    WaitReason.STOPPED: "the run was stopped",
+    WaitReason.FAULT: "Nightreel itself failed",
 }
 """The reasons for jobs that were passed over, because nothing could be bought any more."""
 
@@ -68,7 +68,11 @@ class Rows:
             for state, count in of.value_counts().iter_rows():
                 counts[_summed(State(state))] += count
         # No provider would take the still: these rows are rejected for good.
-        unfit = [job for job, rest in tally.resting.items() if rest.why is Why.STILL]
+        unfit = [
+            job
+            for job, waiting in tally.waiting_jobs.items()
+            if waiting.why is WaitReason.STILL
+        ]
         struck = held(wanted, keys(unfit)).height
         counts["pending"] -= struck
         counts["rejected"] += struck
@@ -77,14 +81,16 @@ class Rows:
     def without_clip(self, tally: Tally) -> Reasons:
         """How many jobs have no clip, by state and reason, and which rows first."""
         why = Reasons()
-        for job, row in self._rows_of(self._ledger.lives.keys() | tally.resting.keys()):
-            history, rest = self._ledger.history(job), tally.resting.get(job)
+        for job, row in self._rows_of(
+            self._ledger.lives.keys() | tally.waiting_jobs.keys()
+        ):
+            history, waiting = self._ledger.history(job), tally.waiting_jobs.get(job)
             if history.state is State.PUBLISHED:
                 continue
             state = _summed(history.state)
-            if rest is not None and rest.why is Why.STILL:
+            if waiting is not None and waiting.why is WaitReason.STILL:
                 state = "rejected"
-            reason = rest.reason if rest else history.reason
+            reason = waiting.reason if waiting else history.reason
             untold = UNANSWERED if history.state is State.IN_DOUBT else UNTOLD
             why.add(state, reason or untold, row)
         for reason, count in tally.refusals.items():
@@ -103,7 +109,7 @@ class Rows:
         """Add the jobs of which only the state is known."""
         known = {**PASSED_OVER}
         if fault := tally.faults.stopped:
-            known[Why.FAULT] = fault
+            known[WaitReason.FAULT] = fault
         over = sorted(known[why] for why in tally.passed_over)
         words = {"rejected": "by an earlier batch", "in_doubt": UNANSWERED}
         if over:

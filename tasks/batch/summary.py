@@ -6,7 +6,7 @@ from decimal import Decimal
 from enum import IntEnum
 from typing import Any, Final
 
-from tasks.engine.stats import Why
+from tasks.engine.stats import WaitReason
 
 REASONS: Final = 5
 """The most reasons in a summary, since each job may have a different one."""
@@ -101,7 +101,7 @@ def broken(jobs: Counter[str]) -> dict[str, int]:
     return dict(jobs.most_common(REASONS))
 
 
-def short_of(rests: set[Why]) -> str | None:
-    if Why.NO_LANE in rests:
+def short_of(wait_reasons: set[WaitReason]) -> str | None:
+    if WaitReason.NO_LANE in wait_reasons:
         return "lanes"
-    return "budget" if Why.BUDGET in rests else None
+    return "budget" if WaitReason.BUDGET in wait_reasons else None

@@ -16,7 +16,7 @@ from storage import layout
 from storage.ledger import Ledger, Told
 from storage.objects import Objects
 from tasks.batch.request import MANIFEST
-from tasks.engine.stats import Tally, Why
+from tasks.engine.stats import Tally, WaitReason
 
 TABLES: Final = ("clips", "attempts", "complaints", "left")
 
@@ -52,8 +52,8 @@ async def _attempts(batch: Batch) -> None:
 
 
 def _write(batch: Batch, told: Told) -> None:
-    resting = batch.tally.resting
-    reasons = {job: rest.reason for job, rest in resting.items()}
+    waiting_jobs = batch.tally.waiting_jobs
+    reasons = {job: waiting.reason for job, waiting in waiting_jobs.items()}
 
     def tell(keys: pl.DataFrame) -> Outcomes:
         return Outcomes(histories=told.histories(keys), reasons=reasons)
@@ -61,9 +61,10 @@ def _write(batch: Batch, told: Told) -> None:
     # A job that was once paid for keeps its row and its cost, even if its still is bad now.
     plan = batch.plan.without(
         {
-            job: ("", rest.reason)
-            for job, rest in resting.items()
-            if rest.why is Why.STILL and not batch.ledger.history(job).attempts
+            job: ("", waiting.reason)
+            for job, waiting in waiting_jobs.items()
+            if waiting.why is WaitReason.STILL
+            and not batch.ledger.history(job).attempts
         }
     )
     manifest = batch.folder / MANIFEST

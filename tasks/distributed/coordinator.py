@@ -33,7 +33,7 @@ from tasks.distributed.usage import slots_of
 from tasks.engine.engine import Rules
 from tasks.engine.in_doubt import in_doubt
 from tasks.engine.job import SEND_WITHIN_S
-from tasks.engine.stats import Rest, Why
+from tasks.engine.stats import WaitingJob, WaitReason
 
 log = logging.getLogger(__name__)
 
@@ -157,8 +157,8 @@ class ShardCoordinator:
                     await night.mend()
                 for job in jobs:
                     if night.ledger.history(job).state in OVER:
-                        self._tally.resting.pop(job, None)
-                self._tally.resting.update(night.engine.tally.resting)
+                        self._tally.waiting_jobs.pop(job, None)
+                self._tally.waiting_jobs.update(night.engine.tally.waiting_jobs)
         except FencedError as error:
             # Another run has just started the shard: its doubts stay.
             log.warning(
@@ -210,10 +210,14 @@ class ShardCoordinator:
 
     def _set_reason(self, jobs: list[str], reason: str) -> None:
         stopped = self._night.engine.stopped
-        rest = Rest(Why.STOPPED, stopped) if stopped else Rest(Why.BROKEN, reason)
+        waiting = (
+            WaitingJob(WaitReason.STOPPED, stopped)
+            if stopped
+            else WaitingJob(WaitReason.BROKEN, reason)
+        )
         for job in jobs:
             if self._ledger.history(job).state not in OVER:
-                self._tally.resting[job] = rest
+                self._tally.waiting_jobs[job] = waiting
 
     async def _end_run(self, number: int, jobs: list[str]) -> None:
         """Fence out a dead run, and free its quotas."""
@@ -257,7 +261,7 @@ class ShardCoordinator:
         slots_s = self._typical_s()
         await retry(self.monitor.end_shard, number, last + 1, slots_s=slots_s)
         if status.report is not None and status.done:
-            self._tally.resting.update(status.report.resting)
+            self._tally.waiting_jobs.update(status.report.waiting_jobs)
             self._tally.passed_over |= {*status.report.passed_over}
         reports = await retry(mailbox.usage_keys, self._objects, batch)
         for key in reports.get(number, []):

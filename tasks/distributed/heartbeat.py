@@ -28,7 +28,7 @@ from tasks.distributed.usage import (
 )
 from tasks.distributed.usage_meter import UsageMeter
 from tasks.engine.environment import World
-from tasks.engine.stats import Why
+from tasks.engine.stats import WaitReason
 
 STALE_S: Final = 30.0
 """After this time without a new grant nothing more is bought..."""
@@ -146,7 +146,7 @@ class ShardHeartbeat:
                 grant.caps.get(minute_of(account), 0),
             )
         self._set_budgets(grant)
-        if self._engine.done_buying is Why.BUDGET:
+        if self._engine.done_buying is WaitReason.BUDGET:
             # Without money no slots are granted, so jobs must find out without a turn.
             self._engine.lanes.recheck_budgets()
         self._engine.lanes.assign_slots()
@@ -214,7 +214,7 @@ class ShardHeartbeat:
                 for account, limiter in self._limiters.items()
                 if (learned := limiter.learned()) is not None
             },
-            resting=tally.resting if done else {},
+            waiting_jobs=tally.waiting_jobs if done else {},
             passed_over=sorted(tally.passed_over) if done else [],
             fault=tally.faults.stopped,
         )

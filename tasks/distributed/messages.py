@@ -15,7 +15,7 @@ from storage.ledger import Holder
 from tasks.dispatch.eligibility import Policy
 from tasks.dispatch.rate_limit import LearnedLimits
 from tasks.distributed.usage import Grant, Usage
-from tasks.engine.stats import Rest, Why
+from tasks.engine.stats import WaitingJob, WaitReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +79,11 @@ class ShardReport:
         default_factory=dict[str, LearnedLimits]
     )
     """By account: the limits that it learned from refusals, within its share."""
-    resting: Mapping[str, Rest] = field(default_factory=dict[str, Rest])
+    waiting_jobs: Mapping[str, WaitingJob] = field(
+        default_factory=dict[str, WaitingJob]
+    )
     """By job, only in the last report."""
-    passed_over: Sequence[Why] = ()
+    passed_over: Sequence[WaitReason] = ()
     fault: str | None = None
     """Why it stopped buying on a lane, if our own code failed too often in a row."""
 
@@ -91,9 +93,9 @@ class ShardReport:
     @classmethod
     def load(cls, data: bytes, uri: str) -> "ShardReport":
         fields = checksum.load(data, uri)
-        resting = {
-            job: Rest(Why(rest["why"]), rest["reason"])
-            for job, rest in fields["resting"].items()
+        waiting_jobs = {
+            job: WaitingJob(WaitReason(waiting["why"]), waiting["reason"])
+            for job, waiting in fields["waiting_jobs"].items()
         }
         bill = {
             lane: replace(LaneTotals(**counts), usd=Decimal(counts["usd"]))
@@ -108,8 +110,8 @@ class ShardReport:
             "by": Holder(**fields["by"]),
             "spent_usd": Decimal(fields["spent_usd"]),
             "bill": bill,
-            "resting": resting,
-            "passed_over": [Why(why) for why in fields["passed_over"]],
+            "waiting_jobs": waiting_jobs,
+            "passed_over": [WaitReason(why) for why in fields["passed_over"]],
         }
         return cls(**{**fields, **parsed})
 

@@ -18,7 +18,7 @@ from tasks.distributed.mailbox import beat_s
 from tasks.distributed.reports import ShardMonitor
 from tasks.distributed.shard_status import ShardStatus
 from tasks.distributed.store_retry import StoreRetry
-from tasks.engine.stats import Why
+from tasks.engine.stats import WaitReason
 
 TRIES: Final = 5
 """Runs of one shard that died at work, after which the shard is given up."""
@@ -238,11 +238,13 @@ class ShardSupervisor:
         report = self._status.report
         if self._engine.stopped is not None or report is None:
             return ""
-        whys = {Why.STOPPED}
+        whys = {WaitReason.STOPPED}
         if self._closed_lane():
-            whys |= {Why.NO_LANE, Why.UNFINISHED}
-        resting = report.resting.values()
-        return next((rest.reason for rest in resting if rest.why in whys), "")
+            whys |= {WaitReason.NO_LANE, WaitReason.UNFINISHED}
+        waiting_jobs = report.waiting_jobs.values()
+        return next(
+            (waiting.reason for waiting in waiting_jobs if waiting.why in whys), ""
+        )
 
     def _closed_lane(self) -> bool:
         """Whether its latest run closed a lane for itself that others can still use."""

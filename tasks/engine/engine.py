@@ -31,7 +31,7 @@ from tasks.engine.job import JobRunner
 from tasks.engine.own_faults import park
 from tasks.engine.recover import Fetcher
 from tasks.engine.reserve import JobRun
-from tasks.engine.stats import Tally, Why
+from tasks.engine.stats import Tally, WaitReason
 
 __all__ = ["Engine", "Rules"]
 
@@ -66,16 +66,16 @@ class Engine:
         self._fatal: Exception | None = None
 
     @property
-    def done_buying(self) -> Why | None:
+    def done_buying(self) -> WaitReason | None:
         """Why no job can be bought any more, or None."""
         if self.stopped is not None:
-            return Why.STOPPED
+            return WaitReason.STOPPED
         if not self.lanes.open:
-            return Why.FAULT if self.tally.faults.stopped else Why.NO_LANE
+            return WaitReason.FAULT if self.tally.faults.stopped else WaitReason.NO_LANE
         if self.tally.purse.may_grow:
             return None
         prices = (min(lane.route.prices_usd.values()) for lane in self.lanes.open)
-        return None if self.tally.purse.affords(min(prices)) else Why.BUDGET
+        return None if self.tally.purse.affords(min(prices)) else WaitReason.BUDGET
 
     def on_published(self, call: OnPublished) -> None:
         """Call `call` with each clip that is published."""
@@ -166,7 +166,7 @@ class Engine:
         except Exception as exc:
             log.exception("job.broken job=%s the next run tries it again", job)
             reason = await park(job, exc, self._ledger.history(job), self.record)
-            self.tally.rest(job, Why.BROKEN, reason)
+            self.tally.set_waiting(job, WaitReason.BROKEN, reason)
 
     def _due(self, doubtful: deque[tuple[float, Order]]) -> Order | None:
         """The next job in doubt whose provider may be asked now, if any."""
@@ -177,7 +177,7 @@ class Engine:
     async def _seen(self, order: Order, doubtful: deque[tuple[float, Order]]) -> None:
         """Take a job to its end; settle it first if it is in doubt and its provider can tell."""
         job = order.job.id
-        if job in self.tally.resting:
+        if job in self.tally.waiting_jobs:
             doubt = {job: self._ledger.history(job)}
             found = await self.doubts.asked(doubt)
             if job not in found and await self.doubts.release_unpaid(doubt):
@@ -187,7 +187,7 @@ class Engine:
                 self.rebuy_ids.add(job)
             if not isinstance(found.get(job), Accepted):
                 return
-            del self.tally.resting[job]
+            del self.tally.waiting_jobs[job]
         past = await self.advance(order)
         if past.state is State.IN_DOUBT and self.doubts.askable(past):
             due_s = self.doubts.due_in_s(job, past)

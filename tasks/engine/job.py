@@ -37,8 +37,8 @@ from tasks.engine.poll import (
     UnfinishedError,
     UnreadError,
 )
-from tasks.engine.reserve import JobRun, Reservation, Reserver, RestError
-from tasks.engine.stats import UNANSWERED, Tally, Why
+from tasks.engine.reserve import JobRun, MustWaitError, Reservation, Reserver
+from tasks.engine.stats import UNANSWERED, Tally, WaitReason
 from tasks.engine.steps import AtProvider, Steps, free
 from tasks.engine.submit import (
     LONGEST_WAIT_S,
@@ -100,8 +100,8 @@ class JobRunner:
                         yield event
                 if not moved:
                     return
-        except RestError as exc:
-            self.tally.rest(run.job_id, exc.why, exc.reason)
+        except MustWaitError as exc:
+            self.tally.set_waiting(run.job_id, exc.why, exc.reason)
             if self._history(run.job_id).state is State.PENDING:
                 self.roster.bought(run.order)
         finally:
@@ -114,16 +114,16 @@ class JobRunner:
         match history:
             case History(state=State.PENDING) if history.losses > LOSSES:
                 reason = f"{history.losses} times sent and lost: {history.reason}"
-                raise RestError(Why.ATTEMPTS, reason)
+                raise MustWaitError(WaitReason.ATTEMPTS, reason)
             case History(state=State.PENDING) if (
                 history.failures < self._deps.rules.attempts
             ):
                 return self._buy(run, history)
             case History(state=State.PENDING):
                 reason = f"{history.failures} attempts failed: {history.reason}"
-                raise RestError(Why.ATTEMPTS, reason)
+                raise MustWaitError(WaitReason.ATTEMPTS, reason)
             case History(state=State.IN_DOUBT):
-                raise RestError(Why.DOUBT, history.reason or UNANSWERED)
+                raise MustWaitError(WaitReason.DOUBT, history.reason or UNANSWERED)
             case History(state=State.ACCEPTED, ticket=Ticket() as ticket):
                 return self._follow(run, history, ticket)
             case History(state=State.GENERATED, ticket=Ticket() as ticket):
@@ -234,7 +234,7 @@ class JobRunner:
                 job, request=requested(run.order, run.still_changes), url=url
             )
         except UnfetchedError as exc:
-            raise RestError(Why.UNFINISHED, str(exc)) from exc
+            raise MustWaitError(WaitReason.UNFINISHED, str(exc)) from exc
         if isinstance(event, Discarded) and not event.reason.startswith(EXPIRED):
             self._submitter.spoiled(job.lane)
         self._requeue(run, event)
@@ -267,11 +267,11 @@ class JobRunner:
             )
         except MisconfiguredError as exc:
             self._deps.lanes.misconfigured(lane, exc)
-            raise RestError(Why.UNFINISHED, str(exc)) from exc
+            raise MustWaitError(WaitReason.UNFINISHED, str(exc)) from exc
         except UnreadError as exc:
             raise OwnFaultError("our own reading of the provider's answers") from exc
         except UnfinishedError as exc:
-            raise RestError(Why.UNFINISHED, str(exc)) from exc
+            raise MustWaitError(WaitReason.UNFINISHED, str(exc)) from exc
 
     def _age_s(self, run: JobRun, history: History) -> float:
         if run.accepted is not None:
@@ -283,7 +283,7 @@ class JobRunner:
         lane = lane_for_account(self._deps.lanes.all, history)
         if lane is None:
             reason = f"no lane in use asks {ticket.provider}, who has it"
-            raise RestError(Why.UNFINISHED, reason)
+            raise MustWaitError(WaitReason.UNFINISHED, reason)
         if run.slot is None and history.state is State.ACCEPTED:
             lane.limiter.hold_slot()
             run.slot = lane

@@ -24,7 +24,7 @@ from tasks.dispatch.lanes import (
 )
 from tasks.engine import send_still
 from tasks.engine.environment import Deps
-from tasks.engine.stats import Why
+from tasks.engine.stats import WaitReason
 from tasks.providers.errors import (
     MisconfiguredError,
     NotSentError,
@@ -47,10 +47,10 @@ LONGEST_LINK: Final = 8192
 """Characters."""
 
 
-class RestError(Exception):
+class MustWaitError(Exception):
     """The job cannot be bought now: it waits for another run, or for a person."""
 
-    def __init__(self, why: Why, reason: str) -> None:
+    def __init__(self, why: WaitReason, reason: str) -> None:
         super().__init__(reason)
         self.why = why
         self.reason = reason
@@ -155,9 +155,9 @@ class Reserver:
                 if reservation := await self._complete(run, lane):
                     return reservation
         except StoppedError:
-            raise RestError(Why.STOPPED, "the run was stopped") from None
+            raise MustWaitError(WaitReason.STOPPED, "the run was stopped") from None
         except NoLaneLeftError as exc:
-            raise RestError(Why.NO_LANE, str(exc)) from None
+            raise MustWaitError(WaitReason.NO_LANE, str(exc)) from None
 
     async def _complete(self, run: JobRun, lane: Lane) -> Reservation | None:
         """The reservation for this slot. None if the lane closed; the slot is then released."""
@@ -188,7 +188,9 @@ class Reserver:
         if not self.purse.reserve(price_usd):
             if self.purse.may_grow:
                 return False
-            raise RestError(Why.BUDGET, f"the budget has no {price_usd} USD left")
+            raise MustWaitError(
+                WaitReason.BUDGET, f"the budget has no {price_usd} USD left"
+            )
         return lane.day.reserve(price_usd, now)
 
     def _ranked(self, request: SlotRequest) -> Sequence[Lane]:
@@ -196,10 +198,10 @@ class Reserver:
         job = request.order.job
         if not request.lanes:
             reason = "no lane in use can make it for its max_usd"
-            raise RestError(Why.UNSERVED, reason)
+            raise MustWaitError(WaitReason.UNSERVED, reason)
         cheapest = min(lane.route.price_usd(job) for lane in request.lanes)
         if not (self.purse.affords(cheapest) or self.purse.may_grow):
-            raise RestError(Why.BUDGET, "the budget is spent")
+            raise MustWaitError(WaitReason.BUDGET, "the budget is spent")
         lanes = self.roster.rank(request)
         if not any(lane.closed is None for lane in lanes):
             raise NoLaneLeftError(closing(lanes))
@@ -225,7 +227,7 @@ class Reserver:
                 return None
             except ProviderError as exc:
                 if isinstance(exc, RejectedError) or not self._spares(run, lane):
-                    raise RestError(Why.UNREAD, f"its still: {exc}") from exc
+                    raise MustWaitError(WaitReason.UNREAD, f"its still: {exc}") from exc
                 self.lanes.out_of_reach(lane, str(exc))
                 return None
             # A longer URL holds the still itself, which is too much to keep while others wait.
@@ -248,10 +250,10 @@ class Reserver:
                 convert = self._deps.rules.convert_stills
                 checked = await send_still.check(order, min_px=least, convert=convert)
             except BadStillError as exc:
-                raise RestError(Why.STILL, str(exc)) from exc
+                raise MustWaitError(WaitReason.STILL, str(exc)) from exc
             except OpeningError as exc:
-                why = Why.UNREAD if exc.passing else Why.STILL
-                raise RestError(why, str(exc)) from exc
+                why = WaitReason.UNREAD if exc.passing else WaitReason.STILL
+                raise MustWaitError(why, str(exc)) from exc
             seen = checked.still
             run.still_changes = seen.changes
             if min(seen.width, seen.height) < lane.route.min_still_px:

@@ -32,7 +32,7 @@ UNANSWERED: Final = "its answer is not on record"
 """The reason of a doubt that a crash left."""
 
 
-class Why(StrEnum):
+class WaitReason(StrEnum):
     """Why a job waits before its end."""
 
     STILL = auto()
@@ -56,10 +56,10 @@ class Why(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
+class WaitingJob:
     """A job that waits for another run, or for a person."""
 
-    why: Why
+    why: WaitReason
     reason: str
 
 
@@ -71,7 +71,7 @@ class Tally:
     bought: int = 0
     published: int = 0
     rejected: int = 0
-    resting: dict[str, Rest] = field(default_factory=dict[str, Rest])
+    waiting_jobs: dict[str, WaitingJob] = field(default_factory=dict[str, WaitingJob])
     """By job id."""
     fetched: int = 0
     """Clips of other batches that were fetched."""
@@ -80,7 +80,7 @@ class Tally:
     faults: OwnFaults = field(default_factory=OwnFaults)
     parked: Counter[str] = field(default_factory=Counter[str])
     """Other batches' clips on which our own code failed, by the reason."""
-    passed_over: set[Why] = field(default_factory=set[Why])
+    passed_over: set[WaitReason] = field(default_factory=set[WaitReason])
     """The reasons why jobs were passed over."""
     refusals: Counter[str] = field(default_factory=Counter[str])
     """By reason: rejected jobs that are no longer in memory."""
@@ -91,8 +91,8 @@ class Tally:
     _attempts: Attempts = field(default_factory=Attempts)
     """The attempts that this run submitted: no other attempt's money is counted."""
 
-    def rest(self, job_id: str, why: Why, reason: str) -> None:
-        self.resting[job_id] = Rest(why, reason)
+    def set_waiting(self, job_id: str, why: WaitReason, reason: str) -> None:
+        self.waiting_jobs[job_id] = WaitingJob(why, reason)
 
     def forget(self, past: Mapping[str, History]) -> None:
         """Keep only reasons and counts of these jobs, which are over."""

@@ -429,9 +429,9 @@ class Witness:
         for (state, reason), count in night.without_clip().jobs.items():
             if reason == "not its turn yet" and not night.engine.stopped:
                 self.breach("ends", f"{node}: {count} {state}, and nobody says why")
-        for job, rest in night.engine.tally.resting.items():
-            if rest.why == "broken":
-                self.breach("unbroken", f"{job}: {rest.reason}")
+        for job, waiting in night.engine.tally.waiting_jobs.items():
+            if waiting.why == "broken":
+                self.breach("unbroken", f"{job}: {waiting.reason}")
 
     def _state(self, job: str) -> str:
         match self.histories.get(job, NEW).state:
@@ -525,10 +525,14 @@ class Witness:
             if why in {"doubt", "attempts", "unserved"}:
                 continue
             self.breach("done", f"{job} is {history.state}: {why} {reason}")
-        resting = {job for job, _, _ in reasons}
+        waiting_jobs = {job for job, _, _ in reasons}
         for job in self._prompts:
             history = self.histories.get(job, NEW)
-            if history.state not in OVER and job not in resting and history.attempts:
+            if (
+                history.state not in OVER
+                and job not in waiting_jobs
+                and history.attempts
+            ):
                 self.breach("done", f"{job} is {history.state}, and nobody says why")
 
 

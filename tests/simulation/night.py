@@ -254,8 +254,8 @@ class Sim:
         self.witness.ended(node, night, summary)
         if run.quiet:
             self.left += [
-                (job, str(rest.why), rest.reason)
-                for job, rest in night.engine.tally.resting.items()
+                (job, str(waiting.why), waiting.reason)
+                for job, waiting in night.engine.tally.waiting_jobs.items()
             ]
 
     async def _started(  # noqa: PLR0917 - whose it is, then what is asked

@@ -21,7 +21,7 @@ from tasks.dispatch.rate_limit import RateLimiter
 from tasks.distributed import supervisor
 from tasks.distributed.heartbeat import ShardHeartbeat
 from tasks.engine.download import Publisher, UnfetchedError
-from tasks.engine.stats import Tally, Why
+from tasks.engine.stats import Tally, WaitReason
 from tasks.engine.submit import Submitter
 from tests.simulation import night
 from tests.simulation.laws import LAWS
@@ -271,13 +271,13 @@ def a_summary_counts_one_clip_too_many(patch):
 
 @breaks("ends", "done")
 def a_job_rests_and_nobody_says_why(patch):
-    rest = Tally.rest
+    waiting = Tally.set_waiting
 
     def silent(self, job, why, reason):
-        if why is Why.DOUBT:
-            rest(self, job, why, reason)
+        if why is WaitReason.DOUBT:
+            waiting(self, job, why, reason)
 
-    patch.setattr(Tally, "rest", silent)
+    patch.setattr(Tally, "set_waiting", silent)
 
 
 def sharded(script):

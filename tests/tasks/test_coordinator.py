@@ -755,10 +755,10 @@ async def test_shard_that_no_worker_can_start_rests_with_a_reason(
         night.away.start = start
         await over(night, at_once=1)
 
-    [*reasons] = night.engine.tally.resting.values()
+    [*reasons] = night.engine.tally.waiting_jobs.values()
     assert tried == [0] * FAILED_STARTS + [1, 2]
     assert night.summary().pending == 3
-    assert all("no nightreel.toml" in rest.reason for rest in reasons)
+    assert all("no nightreel.toml" in waiting.reason for waiting in reasons)
     assert caplog.text.count("no nightreel.toml") >= FAILED_STARTS
 
 

@@ -14,7 +14,7 @@ from storage.sources import OpeningError
 from tasks.dispatch.rate_limit import MAX_UNANSWERED
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine.engine import Rules
-from tasks.engine.stats import Why
+from tasks.engine.stats import WaitReason
 from tasks.providers.protocol import Findable
 
 pytestmark = pytest.mark.anyio
@@ -173,10 +173,10 @@ async def test_job_that_fails_every_time_rests_with_a_reason(world):
 
     summary = await world.run(3)
 
-    [rest] = world.nights[0].engine.tally.resting.values()
+    [waiting] = world.nights[0].engine.tally.waiting_jobs.values()
     assert (summary.published, summary.pending, summary.exit_code) == (2, 1, 1)
     assert world.bought["pan 1"] == 2
-    assert rest.why is Why.ATTEMPTS
+    assert waiting.why is WaitReason.ATTEMPTS
 
 
 @pytest.mark.parametrize("fault", BROKEN_DOWNLOADS)

@@ -11,7 +11,7 @@ import pytest
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine.engine import Rules
 from tasks.engine.poll import Patience, UnfinishedError
-from tasks.engine.stats import Why
+from tasks.engine.stats import WaitReason
 
 pytestmark = pytest.mark.anyio
 
@@ -43,10 +43,13 @@ async def test_job_that_is_forgotten_each_time_rests_with_a_reason(world):
 
     summary = await world.run(3)
 
-    [rest] = world.nights[0].engine.tally.resting.values()
+    [waiting] = world.nights[0].engine.tally.waiting_jobs.values()
     assert (summary.published, summary.pending) == (2, 1)
     assert world.bought["pan 1"] == 3
-    assert (rest.why, rest.reason[:22]) == (Why.ATTEMPTS, "3 times sent and lost:")
+    assert (waiting.why, waiting.reason[:22]) == (
+        WaitReason.ATTEMPTS,
+        "3 times sent and lost:",
+    )
 
 
 async def test_engines_seconds_are_in_the_table_of_attempts(worlds):
