@@ -119,18 +119,18 @@ def _measured(asked):
     manifest, root, config = asked.child
     began = {}
 
-    def begun(night):
-        began.update(night=night, cpu=_cpu_s())
+    def begun(batch_run):
+        began.update(batch_run=batch_run, cpu=_cpu_s())
 
     WATCHER.set(begun)
     asyncio.run(batch(manifest=manifest, root=root, config=config, return_state=True))
-    night, cpu_s = began["night"], _cpu_s() - began["cpu"]
+    batch_run, cpu_s = began["batch_run"], _cpu_s() - began["cpu"]
     return {
-        "wall_s": night.summary().wall_s,
+        "wall_s": batch_run.summary().wall_s,
         "span_s": asyncio.run(_span_s(root)),
         "cpu_s": cpu_s,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "clips": night.summary().published,
+        "clips": batch_run.summary().published,
     }
 
 

@@ -34,7 +34,7 @@ from flows.views.times import finish_by as meant
 from manifests.input.reader import ManifestError
 from storage.inbox import Claim, claimed
 from storage.ledger import HeldError
-from tasks.batch.batch import Night
+from tasks.batch.batch import BatchRun
 from tasks.batch.lifespan import begun, refused
 from tasks.batch.request import Wanted, public
 from tasks.batch.summary import Summary
@@ -107,24 +107,24 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
             shard_rows=settings.engine.shard_rows,
             take_over=take_over,
         )
-        night = await _seen_to(wanted, settings, claim, check=check)
-    return await _ended(night, left=claim.left)
+        batch_run = await _seen_to(wanted, settings, claim, check=check)
+    return await _ended(batch_run, left=claim.left)
 
 
 async def _seen_to(
     wanted: Wanted, settings: Settings, claim: Claim, *, check: bool
-) -> Night:
+) -> BatchRun:
     """Run the batch to its end or until it is stopped. If it is stopped, another run may
     continue, unless its owner has cancelled it."""
     owner = _Owner()
     try:
-        night = await _bought(wanted, settings, claim, owner, check=check)
+        batch_run = await _bought(wanted, settings, claim, owner, check=check)
     except (asyncio.CancelledError, TerminationSignal):
         claim.left = not (claim.begun or await _cancelled())
         raise
     cancelled = await owner.cancelled()
-    claim.left = night.cut_short and not cancelled
-    return night
+    claim.left = batch_run.cut_short and not cancelled
+    return batch_run
 
 
 class _Owner:
@@ -148,7 +148,7 @@ async def _cancelled() -> bool:
 
 async def _bought(
     wanted: Wanted, settings: Settings, claim: Claim, owner: _Owner, *, check: bool
-) -> Night:
+) -> BatchRun:
     on = await lanes_of.opened(settings)
     if check:
         async with connected() as clients:
@@ -159,12 +159,12 @@ async def _bought(
         rules=lanes_of.rules(settings),
         hints_url=settings.listen.hints_url if settings.listen.public_url else None,
         on_held=_on_held(wanted),
-    ) as night:
-        with gently(night, owner.ask):
-            async with shared(night, settings) as at_once:
+    ) as batch_run:
+        with gently(batch_run, owner.ask):
+            async with shared(batch_run, settings) as at_once:
                 claim.begun = True
-                await _run(night, settings.report, at_once)
-    return night
+                await _run(batch_run, settings.report, at_once)
+    return batch_run
 
 
 def _on_held(wanted: Wanted) -> Callable[[HeldError], Awaitable[None]]:
@@ -199,41 +199,41 @@ def _policy(settings: Settings, until: datetime | None) -> Policy:
     return settings.engine.policy if until is None else "cheapest"
 
 
-async def _run(night: Night, report: ReportSettings, at_once: int) -> None:
-    plan = night.plan
+async def _run(batch_run: BatchRun, report: ReportSettings, at_once: int) -> None:
+    plan = batch_run.plan
     run_log = get_run_logger()
-    for remark in filter(None, (late(night), plan.heavy)):
+    for remark in filter(None, (late(batch_run), plan.heavy)):
         run_log.warning("%s", remark)
-    run_log.info("batch %s: %d rows, %d jobs", night.batch, plan.rows, plan.jobs)
+    run_log.info("batch %s: %d rows, %d jobs", batch_run.batch, plan.rows, plan.jobs)
     window = asyncio.Semaphore(at_once)
 
     async def one(number: int) -> None:
         async with window:
-            await shard(night, number)
+            await shard(batch_run, number)
 
-    async with watched(night, report):
+    async with watched(batch_run, report):
         ends = await asyncio.gather(
-            *map(one, range(len(night.shards))), return_exceptions=True
+            *map(one, range(len(batch_run.shards))), return_exceptions=True
         )
         # A lost store ends every shard with the same error: log it once.
         for end in ends:
             if isinstance(end, BaseException):
                 raise end
-        await night.mend()
+        await batch_run.mend()
 
 
-async def _ended(night: Night, *, left: bool) -> Any:
-    summary = night.summary()
+async def _ended(batch_run: BatchRun, *, left: bool) -> Any:
+    summary = batch_run.summary()
     text = str(summary)
     async with shown() as seen:
-        if night.plan.bad_rows:
-            bad = complaints_table(night.plan)
-            note = f"{night.plan.bad_rows:,} bad rows of {night.plan.uri}"
+        if batch_run.plan.bad_rows:
+            bad = complaints_table(batch_run.plan)
+            note = f"{batch_run.plan.bad_rows:,} bad rows of {batch_run.plan.uri}"
             await seen.table("complaints", bad, note)
-        await seen.markdown("summary", summary_markdown(summary, night), text)
+        await seen.markdown("summary", summary_markdown(summary, batch_run), text)
     get_run_logger().info("%s: %s", summary.batch, text)
-    why = night.engine.stopped if left else None
-    return state_of(summary, stopped=why, broken=night.broken.total())
+    why = batch_run.engine.stopped if left else None
+    return state_of(summary, stopped=why, broken=batch_run.broken.total())
 
 
 def state_of(summary: Summary, *, stopped: str | None, broken: int) -> Any:

@@ -39,7 +39,7 @@ from nightreel.results import (
 )
 from storage import layout
 from storage.objects import DamagedError, Objects
-from tasks.batch.batch import Night
+from tasks.batch.batch import BatchRun
 from tasks.batch.request import public
 from tasks.dispatch.eligibility import Policy
 
@@ -102,7 +102,7 @@ async def arun(  # noqa: PLR0913 - each is an option of the command
     uri = public(place(fspath(manifest)))
     kept = place(fspath(root))
     until = None if finish_by is None else _moment(finish_by)
-    night = await run_flow(
+    batch_run = await run_flow(
         _nothing,
         log.warning,
         manifest=uri,
@@ -117,7 +117,7 @@ async def arun(  # noqa: PLR0913 - each is an option of the command
         strict=strict,
         take_over=take_over,
     )
-    summary = night.summary()
+    summary = batch_run.summary()
     objects = Objects.open(kept)
     return RunResult(
         summary=summary,
@@ -279,7 +279,7 @@ def _in_a_loop() -> bool:
     return True
 
 
-def _nothing(_batch: Night) -> None:
+def _nothing(_batch: BatchRun) -> None:
     """Watch no progress."""
 
 

@@ -8,7 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import task_run
 from prefect.states import Completed
 
-from tasks.batch.batch import Night
+from tasks.batch.batch import BatchRun
 
 NUMBER: ContextVar[int | None] = ContextVar("NUMBER", default=None)
 """The number of the shard that this context runs, for the log: Prefect's UI does not show it."""
@@ -16,12 +16,12 @@ NUMBER: ContextVar[int | None] = ContextVar("NUMBER", default=None)
 
 def _name() -> str:
     asked: dict[str, Any] = task_run.get_parameters()
-    return named(asked["night"], asked["number"])
+    return named(asked["batch_run"], asked["number"])
 
 
-def named(night: Night, number: int) -> str:
+def named(batch_run: BatchRun, number: int) -> str:
     """The name of a shard: its range of rows if that identifies it, else its number of jobs."""
-    rows = night.rows_of(number)
+    rows = batch_run.rows_of(number)
     first, last = rows[0], rows[-1]
     if rows.is_sorted() and last - first < 2 * rows.len():
         return f"shard {number:04d}, rows {first}-{last}"
@@ -37,12 +37,12 @@ def named(night: Night, number: int) -> str:
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-async def shard(night: Night, number: int) -> Any:
+async def shard(batch_run: BatchRun, number: int) -> Any:
     """Run every job of a shard to its end; return the number of jobs by state."""
     NUMBER.set(number)
-    ended = await night.run_shard(number)
+    ended = await batch_run.run_shard(number)
     counts = ", ".join(
         f"{n:,} {state}".replace("_", " ") for state, n in sorted(ended.items())
     )
     # Without this message, Prefect's log line does not name the shard.
-    return Completed(message=f"{named(night, number)}: {counts}", data=ended)
+    return Completed(message=f"{named(batch_run, number)}: {counts}", data=ended)

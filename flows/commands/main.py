@@ -127,7 +127,7 @@ def run(  # noqa: PLR0913 - each is an option
     until = None if finish_by is None else _finish_by(finish_by)
     uri = public(place(manifest))
     _refuse_at_once(chosen(config, lanes), uri)
-    night = asyncio.run(
+    batch_run = asyncio.run(
         run_batch(
             manifest=uri,
             root=place(root),
@@ -142,7 +142,7 @@ def run(  # noqa: PLR0913 - each is an option
             take_over=take_over,
         )
     )
-    summary = night.summary()
+    summary = batch_run.summary()
     _say(summary, root, as_json=as_json)
     raise typer.Exit(summary.exit_code)
 
@@ -159,10 +159,10 @@ def demo(
 
     with emulated(root) as (manifest, config):
         tell(f"emulated providers, example manifest: {manifest}")
-        night = asyncio.run(
+        batch_run = asyncio.run(
             run_batch(manifest=manifest, root=place(str(root)), config=str(config))
         )
-    summary = night.summary()
+    summary = batch_run.summary()
     _say(summary, str(root), as_json=False)
     tell(f"clips: {root / 'clips'}\ntable: {root / 'tables'}")
     raise typer.Exit(summary.exit_code)

@@ -10,38 +10,38 @@ from flows.dashboard.summary import late, unusual
 from flows.views.progress import log_progress, show
 from storage.objects import StorageError, UnavailableError
 from storage.sources import OpeningError
-from tasks.batch.batch import Night
+from tasks.batch.batch import BatchRun
 from tasks.batch.lifespan import WATCHER
 
 
-async def run_batch(**parameters: Any) -> Night:
+async def run_batch(**parameters: Any) -> BatchRun:
     """Run the batch flow with progress and remarks at the terminal; the finished batch."""
     showing: list[asyncio.Task[None]] = []
 
-    def begun(night: Night) -> None:
-        for remark in filter(None, (late(night), night.plan.heavy)):
+    def begun(batch_run: BatchRun) -> None:
+        for remark in filter(None, (late(batch_run), batch_run.plan.heavy)):
             tell(remark, "yellow")
         if output.shows_progress:
-            showing.append(asyncio.create_task(show(night, err)))
-        showing.append(asyncio.create_task(log_progress(night)))
+            showing.append(asyncio.create_task(show(batch_run, err)))
+        showing.append(asyncio.create_task(log_progress(batch_run)))
 
     def warn(message: str) -> None:
         tell(message, "yellow")
 
     try:
-        night = await run_flow(begun, warn, **parameters)
+        batch_run = await run_flow(begun, warn, **parameters)
     finally:
         for task in showing:
             task.cancel()
         await asyncio.gather(*showing, return_exceptions=True)
-    for remark in unusual(night):
+    for remark in unusual(batch_run):
         tell(remark)
-    return night
+    return batch_run
 
 
 async def run_flow(
-    begun: Callable[[Night], None], warn: Callable[[str], None], **parameters: Any
-) -> Night:
+    begun: Callable[[BatchRun], None], warn: Callable[[str], None], **parameters: Any
+) -> BatchRun:
     """Run the batch flow; `begun` is called once its batch is under way.
 
     Raises:
@@ -50,11 +50,11 @@ async def run_flow(
     await asyncio.to_thread(find_server, warn)
     from flows.batch import batch  # noqa: PLC0415 - Prefect takes a second to import
 
-    nights: list[Night] = []
+    batch_runs: list[BatchRun] = []
 
-    def watch(night: Night) -> None:
-        nights.append(night)
-        begun(night)
+    def watch(batch_run: BatchRun) -> None:
+        batch_runs.append(batch_run)
+        begun(batch_run)
 
     watching = WATCHER.set(watch)
     state: Any = None
@@ -63,16 +63,16 @@ async def run_flow(
         state = await cast("Any", batch)(**parameters, return_state=True)
     # If the ledger is closed, a dead server does not invalidate the batch.
     except Exception as exc:
-        if not any(night.over for night in nights):
+        if not any(batch_run.over for batch_run in batch_runs):
             raise
         warn(f"the Prefect server has not seen how it ended: {exc}")
     finally:
         WATCHER.reset(watching)
-    if nights and nights[0].over:
-        return nights[0]
+    if batch_runs and batch_runs[0].over:
+        return batch_runs[0]
     failure: Any = await state.aresult(raise_on_failure=False)
     if isinstance(failure, StorageError) and not (
-        nights or isinstance(failure, UnavailableError)
+        batch_runs or isinstance(failure, UnavailableError)
     ):
         raise OpeningError(str(failure)) from failure
     raise failure if isinstance(failure, BaseException) else RuntimeError(state.message)

@@ -138,7 +138,7 @@ class _Keeper:
 
     async def _run(self, drop: Drop) -> int:
         try:
-            night = await run_batch(manifest=drop.uri, **self._asked)
+            batch_run = await run_batch(manifest=drop.uri, **self._asked)
         except ManifestError as exc:
             tell(f"{exc}\nlooked at again when it changes", "red")
             await self._at.register.close(drop)
@@ -156,8 +156,8 @@ class _Keeper:
                 if isinstance(exc, OpeningError)
                 else ExitCode.UNFINISHED
             )
-        tell(f"{night.batch}: {night.summary()}")
-        self._stopped = night.engine.stopped is not None
-        if not night.cut_short:
+        tell(f"{batch_run.batch}: {batch_run.summary()}")
+        self._stopped = batch_run.engine.stopped is not None
+        if not batch_run.cut_short:
             await self._at.register.close(drop)
-        return night.summary().exit_code
+        return batch_run.summary().exit_code

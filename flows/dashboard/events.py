@@ -13,7 +13,7 @@ from typing import Any
 from prefect.events import emit_event
 
 from manifests.uris import unsigned
-from tasks.batch.batch import Night
+from tasks.batch.batch import BatchRun
 from tasks.batch.summary import Summary
 from tasks.engine.stats import WaitReason
 
@@ -24,18 +24,18 @@ log = logging.getLogger(__name__)
 class Events:
     """The events that were sent for a batch."""
 
-    night: Night
+    batch_run: BatchRun
     _closed: set[str] = field(default_factory=set[str])
     _spent: bool = False
 
     async def look(self) -> None:
         """Send new events while the batch runs."""
-        for lane in self.night.engine.lanes.all:
+        for lane in self.batch_run.engine.lanes.all:
             if lane.closed is not None and lane.name not in self._closed:
                 self._closed.add(lane.name)
                 about = f"nightreel.lane.{lane.name}"
                 await self._say("lane.closed", about, lane=lane.name, why=lane.closed)
-        if self.night.engine.done_buying is WaitReason.BUDGET:
+        if self.batch_run.engine.done_buying is WaitReason.BUDGET:
             await self.spent()
 
     async def spent(self) -> None:
@@ -46,8 +46,8 @@ class Events:
         await self._say(
             "budget.spent",
             self._batch,
-            spent_usd=float(self.night.engine.tally.purse.spent_usd),
-            budget_usd=float(self.night.wanted.budget_usd or 0),
+            spent_usd=float(self.batch_run.engine.tally.purse.spent_usd),
+            budget_usd=float(self.batch_run.wanted.budget_usd or 0),
         )
 
     async def ended(self, summary: Summary) -> None:
@@ -55,15 +55,15 @@ class Events:
         if summary.short_of == "budget":
             await self.spent()
         if summary.in_doubt:
-            usd = float(self.night.in_doubt_usd)
+            usd = float(self.batch_run.in_doubt_usd)
             await self._say("doubt", self._batch, count=summary.in_doubt, usd=usd)
 
     @property
     def _batch(self) -> str:
-        return f"nightreel.batch.{self.night.batch}"
+        return f"nightreel.batch.{self.batch_run.batch}"
 
     async def _say(self, what: str, about: str, **facts: Any) -> None:
-        root = unsigned(self.night.wanted.root)
+        root = unsigned(self.batch_run.wanted.root)
         try:
             # The first event starts a thread and reads settings; without a server nothing
             # is sent.
@@ -71,7 +71,7 @@ class Events:
                 emit_event,
                 event=f"nightreel.{what}",
                 resource={"prefect.resource.id": about, "nightreel.root": root},
-                payload={"batch": self.night.batch, "root": root, **facts},
+                payload={"batch": self.batch_run.batch, "root": root, **facts},
             )
         # A lost event must not stop the batch; it is logged.
         except Exception as exc:  # noqa: BLE001

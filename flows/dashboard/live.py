@@ -27,7 +27,7 @@ from flows.dashboard.pages import bill_table, board, headline, wrong_table
 from flows.dashboard.plan import foretold
 from storage.media import Posters
 from storage.objects import Objects
-from tasks.batch.batch import Night
+from tasks.batch.batch import BatchRun
 from tasks.batch.contact_sheet import Sheet
 
 log = logging.getLogger(__name__)
@@ -45,19 +45,19 @@ class Board:
     """The artifacts of one batch."""
 
     def __init__(
-        self, night: Night, seen: Shown, sheet: Sheet, report: ReportSettings
+        self, batch_run: BatchRun, seen: Shown, sheet: Sheet, report: ReportSettings
     ) -> None:
-        self._night = night
+        self._batch_run = batch_run
         self._shown = seen
         self._sheet = sheet
         self._report = report
-        self._events = Events(night)
+        self._events = Events(batch_run)
         self._sheeted = 0
 
     async def plan(self) -> None:
         """Show the expected cost; buying begins even if this fails."""
-        await self._shown.tag(["nightreel", self._night.batch])
-        page, note = await asyncio.to_thread(foretold, self._night)
+        await self._shown.tag(["nightreel", self._batch_run.batch])
+        page, note = await asyncio.to_thread(foretold, self._batch_run)
         await self._shown.markdown("plan", page, note)
 
     async def keep(self, until: asyncio.Event) -> None:
@@ -79,8 +79,8 @@ class Board:
 
     async def over(self) -> None:
         """Send the last events, and show why rows have no clip."""
-        await self._events.ended(self._night.summary())
-        if rows := await asyncio.to_thread(wrong_table, self._night):
+        await self._events.ended(self._batch_run.summary())
+        if rows := await asyncio.to_thread(wrong_table, self._batch_run):
             note = "why rows have no clip, and which come first"
             await self._shown.table("wrong", rows, note)
 
@@ -89,19 +89,19 @@ class Board:
         self._shown.once_more()
         await self._tick()
         await self._send_board()
-        if rows := bill_table(self._night):
+        if rows := bill_table(self._batch_run):
             await self._shown.table("bill", rows, "what this run bought")
         await self._send_sheet()
 
     async def _tick(self) -> None:
-        night = self._night
-        percent = 100 * night.done / max(1, night.plan.jobs)
-        await self._shown.progress("clips", percent, headline(night))
+        batch_run = self._batch_run
+        percent = 100 * batch_run.done / max(1, batch_run.plan.jobs)
+        await self._shown.progress("clips", percent, headline(batch_run))
         await self._events.look()
 
     async def _send_board(self) -> None:
-        night = self._night
-        await self._shown.markdown("board", board(night), headline(night))
+        batch_run = self._batch_run
+        await self._shown.markdown("board", board(batch_run), headline(batch_run))
 
     def _grown(self) -> bool:
         return self._sheet.seen > SHEET_GROWS * self._sheeted
@@ -113,7 +113,7 @@ class Board:
         page = sheet(
             self._sheet.tiles,
             self._sheet.seen,
-            root=self._night.wanted.root,
+            root=self._batch_run.wanted.root,
             public_url=self._report.public_url,
         )
         note = f"some of {self._sheet.seen:,} clips"
@@ -121,18 +121,18 @@ class Board:
 
 
 @asynccontextmanager
-async def watched(night: Night, report: ReportSettings) -> AsyncGenerator[None]:
+async def watched(batch_run: BatchRun, report: ReportSettings) -> AsyncGenerator[None]:
     """Show a batch: its plan first, its progress, and its result."""
-    posters = Sheet(Posters(Objects.open(night.wanted.root, patience_s=5)))
+    posters = Sheet(Posters(Objects.open(batch_run.wanted.root, patience_s=5)))
     # Within a flow it is a LoggerAdapter, with the run's id.
     to = cast("logging.LoggerAdapter[Any]", get_run_logger())
     with relayed(to):
         async with shown() as seen:
-            board = Board(night, seen, posters, report)
+            board = Board(batch_run, seen, posters, report)
             await _whatever(board.plan())
             try:
                 # The last posters are made before the last sheet is sent.
-                async with posters.made(night.engine.on_published), _kept(board):
+                async with posters.made(batch_run.engine.on_published), _kept(board):
                     yield
                     await _whatever(board.over())
             finally:

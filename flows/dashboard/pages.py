@@ -8,7 +8,7 @@ from typing import Any, Final
 from flows.dashboard.markdown import safe, table
 from flows.views.progress import halted, left_s
 from flows.views.times import span
-from tasks.batch.batch import Night
+from tasks.batch.batch import BatchRun
 from tasks.dispatch.lanes import Lane
 from tasks.dispatch.preflight import usd
 from tasks.engine.lane_costs import Line
@@ -26,39 +26,39 @@ NONE: Final = "\N{EN DASH}"
 _URI: Final = re.compile(r"[a-z][a-z0-9+.-]*://\S+?(?=:?(\s|$))")
 
 
-def headline(night: Night) -> str:
+def headline(batch_run: BatchRun) -> str:
     """The state of the batch in one line."""
-    tally = night.engine.tally
-    done = f"{night.done:,} of {night.plan.jobs:,} done"
+    tally = batch_run.engine.tally
+    done = f"{batch_run.done:,} of {batch_run.plan.jobs:,} done"
     if tally.rejected:
         done += f" ({tally.rejected:,} refused)"
-    parts = [done, f"{_spent(night)} USD"]
-    if halt := halted(night):
+    parts = [done, f"{_spent(batch_run)} USD"]
+    if halt := halted(batch_run):
         parts.append(halt)
-    elif (left := left_s(night)) is not None:
+    elif (left := left_s(batch_run)) is not None:
         parts.append(f"{span(left)} left")
     return ", ".join(parts)
 
 
-def board(night: Night) -> str:
+def board(batch_run: BatchRun) -> str:
     """The state of each lane."""
     rows = [
         [
             safe(lane.name),
-            _at_work(night, lane),
+            _at_work(batch_run, lane),
             f"{line.clips:,}",
             f"{line.lost + line.free:,}" if line.lost + line.free else NONE,
             usd(line.usd),
             _seconds(line.median_s),
         ]
-        for lane in night.engine.lanes.all
-        for line in [night.engine.tally.bill[lane.name]]
+        for lane in batch_run.engine.lanes.all
+        for line in [batch_run.engine.tally.bill[lane.name]]
     ]
     header = ["lane", "at work", "clips", "for nothing", "USD", "a clip takes"]
     parts = [table(header, rows)]
-    if aside := _aside(night):
+    if aside := _aside(batch_run):
         parts.append(aside)
-    closed = [lane for lane in night.engine.lanes.all if lane.closed]
+    closed = [lane for lane in batch_run.engine.lanes.all if lane.closed]
     parts += [
         f"Lane **{safe(lane.name)}** is closed: {safe(lane.closed or '')}"
         for lane in closed
@@ -66,19 +66,19 @@ def board(night: Night) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _spent(night: Night) -> str:
-    most, spent = night.wanted.budget_usd, night.engine.tally.purse.spent_usd
+def _spent(batch_run: BatchRun) -> str:
+    most, spent = batch_run.wanted.budget_usd, batch_run.engine.tally.purse.spent_usd
     return f"{spent:,.2f}" + ("" if most is None else f" of {most:,.2f}")
 
 
-def _at_work(night: Night, lane: Lane) -> str:
+def _at_work(batch_run: BatchRun, lane: Lane) -> str:
     if lane.closed:
         return "closed"
-    return f"{night.at_work(lane):,} of {lane.limiter.slots:,}"
+    return f"{batch_run.at_work(lane):,} of {lane.limiter.slots:,}"
 
 
-def _aside(night: Night) -> str:
-    waiting_jobs = night.engine.tally.waiting_jobs
+def _aside(batch_run: BatchRun) -> str:
+    waiting_jobs = batch_run.engine.tally.waiting_jobs
     if not waiting_jobs:
         return ""
     remark = f"{len(waiting_jobs):,} put aside"
@@ -90,11 +90,11 @@ def _aside(night: Night) -> str:
     return f"{remark}: `wrong` will say why."
 
 
-def bill_table(night: Night) -> list[dict[str, Any]]:
+def bill_table(batch_run: BatchRun) -> list[dict[str, Any]]:
     """The clips bought in this run, by lane."""
-    bill = night.engine.tally.bill
+    bill = batch_run.engine.tally.bill
     # In the order of the board and of nightreel.toml.
-    places = {lane.name: n for n, lane in enumerate(night.engine.lanes.all)}
+    places = {lane.name: n for n, lane in enumerate(batch_run.engine.lanes.all)}
     every = sorted(bill, key=lambda one: places.get(one[0], len(places)))
     rows = [_billed(name, line) for name, line in every]
     if len(rows) > 1:
@@ -128,9 +128,9 @@ def _seconds(seconds: float | None) -> str:
     return NONE if seconds is None else f"{seconds:,.1f} s"
 
 
-def wrong_table(night: Night) -> list[dict[str, Any]]:
+def wrong_table(batch_run: BatchRun) -> list[dict[str, Any]]:
     """Why rows have no clip, the commonest reason first, with the first rows of each."""
-    reasons = night.without_clip()
+    reasons = batch_run.without_clip()
     jobs, rows = Counter[tuple[str, str]](), dict[tuple[str, str], list[int]]()
     for (state, reason), count in reasons.jobs.items():
         # A still's reason contains its URI: group reasons without it.
@@ -138,11 +138,11 @@ def wrong_table(night: Night) -> list[dict[str, Any]]:
         jobs[like] += count
         first = [*rows.get(like, []), *reasons.rows[state, reason]]
         rows[like] = sorted(first)[:FIRST]
-    for reason, count, first in night.plan.faults_alike(FIRST):
+    for reason, count, first in batch_run.plan.faults_alike(FIRST):
         jobs["bad row", reason] = count
         rows["bad row", reason] = first
     listed = jobs.most_common(REASONS)
-    stills = night.stills({row for like, _ in listed for row in rows[like]})
+    stills = batch_run.stills({row for like, _ in listed for row in rows[like]})
     return [
         {
             # Narrow columns first: a reason may be wider than the page.

@@ -10,7 +10,7 @@ from typing import Final
 from flows.dashboard.markdown import bare, safe, table
 from flows.views.plan import Answer
 from flows.views.times import Local
-from tasks.batch.batch import Night
+from tasks.batch.batch import BatchRun
 from tasks.dispatch.preflight import usd
 from tasks.forecast.forecast import Forecast, bounds, forecast, in_turn
 
@@ -19,27 +19,27 @@ PLAYED: Final = 50_000
 proportional sample of each kind."""
 
 
-def foretold(night: Night) -> tuple[str, str]:
+def foretold(batch_run: BatchRun) -> tuple[str, str]:
     """The page, and a one-line summary of it."""
-    now, kinds = datetime.now(Local()), night.demand()
-    by, jobs = night.wanted.finish_at, sum(kinds.values())
+    now, kinds = datetime.now(Local()), batch_run.demand()
+    by, jobs = batch_run.wanted.finish_at, sum(kinds.values())
     times = max(1.0, jobs / PLAYED)
     told = forecast(
         in_turn({kind: ceil(count / times) for kind, count in kinds.items()}),
-        night.engine.lanes.all,
-        policy=night.wanted.policy,
+        batch_run.engine.lanes.all,
+        policy=batch_run.wanted.policy,
         within_s=None if by is None else (by - now.timestamp()) / times,
         at=now.timestamp(),
     )
     answer = Answer(
-        read=night.plan,
+        read=batch_run.plan,
         told=told if times == 1 else _larger(told, times),
-        owned=night.plan.jobs - jobs,
-        policy=night.wanted.policy,
+        owned=batch_run.plan.jobs - jobs,
+        policy=batch_run.wanted.policy,
         now=now,
         by=None if by is None else datetime.fromtimestamp(by, now.tzinfo),
     )
-    page = _page(answer, bounds(kinds, night.engine.lanes.all), night)
+    page = _page(answer, bounds(kinds, batch_run.engine.lanes.all), batch_run)
     if times > 1:
         page += f"\nPlayed with {PLAYED:,} jobs like these: all of it is about so.\n"
     # The cost first: the card of an artifact has room for few words.
@@ -64,10 +64,10 @@ def _larger(told: Forecast, times: float) -> Forecast:
     )
 
 
-def _page(answer: Answer, bounds: tuple[Decimal, Decimal], night: Night) -> str:
+def _page(answer: Answer, bounds: tuple[Decimal, Decimal], batch_run: BatchRun) -> str:
     read, told = answer.read, answer.told
     least, most = bounds
-    states = night.states()
+    states = batch_run.states()
     header = ["rows", "clips wanted", "there already", "to buy", "bad rows"]
     counts = [read.rows, read.jobs, states["published"], told.jobs, read.bad_rows]
     parts = [table(header, [[f"{n:,}" for n in counts]], words=0)]
@@ -80,13 +80,13 @@ def _page(answer: Answer, bounds: tuple[Decimal, Decimal], night: Night) -> str:
             "fails and is charged."
         )
     parts += [f"{words}." for words, _ in answer.remarks()]
-    parts += [f"{words}." for words in _walls(answer, night)]
-    parts.append(f"Manifest `{bare(read.uri)}`, root `{bare(night.wanted.root)}`.")
+    parts += [f"{words}." for words in _walls(answer, batch_run)]
+    parts.append(f"Manifest `{bare(read.uri)}`, root `{bare(batch_run.wanted.root)}`.")
     return "\n\n".join(parts) + "\n"
 
 
-def _walls(answer: Answer, night: Night) -> Iterator[str]:
-    cost, budget = answer.told.cost_usd, night.wanted.budget_usd
+def _walls(answer: Answer, batch_run: BatchRun) -> Iterator[str]:
+    cost, budget = answer.told.cost_usd, batch_run.wanted.budget_usd
     if budget is None:
         yield "No budget: nothing but the lanes' own caps ends the buying"
     elif budget < cost:

@@ -10,7 +10,7 @@ from flows.dashboard.markdown import bare, safe, table
 from flows.views.amounts import counted
 from flows.views.times import Local, clock, moment
 from manifests.input.reader import ManifestError, Plan
-from tasks.batch.batch import Night
+from tasks.batch.batch import BatchRun
 from tasks.batch.request import BadRowsError
 from tasks.batch.summary import Summary
 from tasks.dispatch.preflight import usd
@@ -55,30 +55,34 @@ def doubts_rows(doubts: Sequence[DoubtLine]) -> list[dict[str, Any]]:
     ]
 
 
-def late(night: Night) -> str | None:
+def late(batch_run: BatchRun) -> str | None:
     """A warning if the batch will probably miss its deadline."""
-    wanted = night.wanted.finish_at
-    if not night.late or wanted is None:
+    wanted = batch_run.wanted.finish_at
+    if not batch_run.late or wanted is None:
         return None
     zone = Local()
     by = moment(datetime.fromtimestamp(wanted, zone), datetime.now(zone))
-    clips = "1 clip" if night.plan.jobs == 1 else f"{night.plan.jobs:,} clips"
-    return f"{night.late:,} of {clips} cannot be done by {by}, reckoned at the start"
+    clips = "1 clip" if batch_run.plan.jobs == 1 else f"{batch_run.plan.jobs:,} clips"
+    return (
+        f"{batch_run.late:,} of {clips} cannot be done by {by}, reckoned at the start"
+    )
 
 
-def unusual(night: Night) -> Iterator[str]:
+def unusual(batch_run: BatchRun) -> Iterator[str]:
     """Remarks about unusual costs."""
-    tally = night.engine.tally
+    tally = batch_run.engine.tally
     if fetched := tally.fetched:
         yield f"{counted(fetched, 'clip')} that other batches bought fetched"
     if expired := tally.expired:
         yield f"{counted(expired, 'clip')} paid for and lost: expired at the provider"
-    risked = sum((lane.risk.spent_usd for lane in night.engine.lanes.all), Decimal(0))
+    risked = sum(
+        (lane.risk.spent_usd for lane in batch_run.engine.lanes.all), Decimal(0)
+    )
     if risked:
         yield f"{usd(risked)} USD risked on doubts"
 
 
-def summary_markdown(summary: Summary, night: Night) -> str:
+def summary_markdown(summary: Summary, batch_run: BatchRun) -> str:
     """Clips, rejects, doubts, money and time; and what the owner may want to do."""
     parts = [f"# {summary.batch}\n\n{_headline(summary)}"]
     parts.append(
@@ -103,25 +107,25 @@ def summary_markdown(summary: Summary, night: Night) -> str:
             words=0,
         )
     )
-    parts += [f"{remark}." for remark in (late(night), *unusual(night)) if remark]
+    parts += [
+        f"{remark}." for remark in (late(batch_run), *unusual(batch_run)) if remark
+    ]
     if summary.broken:
         rows = [[safe(why), f"{jobs:,}"] for why, jobs in summary.broken.items()]
         parts.append("## Broken off\n\n" + table(["why", "jobs"], rows))
     if summary.lanes_closed:
         closed = [[name, safe(why)] for name, why in summary.lanes_closed.items()]
         parts.append("## Lanes closed\n\n" + table(["lane", "why"], closed, words=2))
-    if night.plan.bad_rows:
-        remark = (
-            f"{night.plan.bad_rows:,} rows of the manifest are bad: see `complaints`."
-        )
+    if batch_run.plan.bad_rows:
+        remark = f"{batch_run.plan.bad_rows:,} rows of the manifest are bad: see `complaints`."
         parts.append(remark)
     if summary.rejected or summary.in_doubt or summary.pending:
         parts.append(
             "Why rows have no clip is in `wrong`, with the first rows of each."
         )
     if summary.in_doubt:
-        parts.append("## In doubt\n\n" + _ask_about_it(night))
-    parts.append(f"Clips, tables and ledger are under `{bare(night.wanted.root)}`.")
+        parts.append("## In doubt\n\n" + _ask_about_it(batch_run))
+    parts.append(f"Clips, tables and ledger are under `{bare(batch_run.wanted.root)}`.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -146,9 +150,9 @@ def _rows(count: int) -> str:
     return "1 row is" if count == 1 else f"{count:,} rows are"
 
 
-def _ask_about_it(night: Night) -> str:
+def _ask_about_it(batch_run: BatchRun) -> str:
     return (
-        f"`nightreel reconcile {bare(night.wanted.root)}` asks the providers that can be "
+        f"`nightreel reconcile {bare(batch_run.wanted.root)}` asks the providers that can be "
         "asked and fetches what they have. The rest is yours to decide: `--resubmit` "
         "may pay a second time, `--write-off` gives it up."
     )

@@ -29,7 +29,7 @@ from flows.config import settings as settings_of
 from flows.config.settings import EngineSettings, Settings, SettingsError
 from flows.prefect_runtime.shard import ran
 from storage.ledger import FencedError
-from tasks.batch.batch import Night
+from tasks.batch.batch import BatchRun
 from tasks.distributed.coordinator import elsewhere
 from tasks.distributed.supervisor import TRIES, Start
 
@@ -54,7 +54,7 @@ class ShardError(Exception):
 
 
 @asynccontextmanager
-async def shared(night: Night, settings: Settings) -> AsyncGenerator[int]:
+async def shared(batch_run: BatchRun, settings: Settings) -> AsyncGenerator[int]:
     """Have the batch's shards run where the settings say; yields the number at once.
 
     Raises:
@@ -66,8 +66,8 @@ async def shared(night: Night, settings: Settings) -> AsyncGenerator[int]:
         return
     asked: dict[str, Any] = flow_run.get_parameters()
     parameters = {
-        "root": night.wanted.root,
-        "batch": night.batch,
+        "root": batch_run.wanted.root,
+        "batch": batch_run.batch,
         "config": _config(asked["config"]),
         "lanes": asked["lanes"],
     }
@@ -75,12 +75,12 @@ async def shared(night: Night, settings: Settings) -> AsyncGenerator[int]:
     if engine.runner == "pool":
         await _refuse_undeployed()
         start = _in_pool(parameters)
-        async with elsewhere(night, start, rules=rules, at_once=at_once):
+        async with elsewhere(batch_run, start, rules=rules, at_once=at_once):
             yield at_once
         return
     with _task_runner(engine) as runner, _threads(at_once * TRIES) as threads:
         start = _on_cluster(runner, threads, parameters)
-        async with elsewhere(night, start, rules=rules, at_once=at_once):
+        async with elsewhere(batch_run, start, rules=rules, at_once=at_once):
             yield at_once
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flows.config import lanes as lanes_of
 from flows.config import settings as settings_of
-from tasks.batch.batch import Night
+from tasks.batch.batch import BatchRun
 from tasks.distributed.messages import ShardReport
 from tasks.distributed.shard_run import run_shard
 
@@ -18,7 +18,7 @@ async def ran(  # noqa: PLR0913 - the parameters of a flow run, each public
     shard: int,
     config: str | None = None,
     lanes: Sequence[str] | None = None,
-    gently: Callable[[Night], AbstractContextManager[None]] = nullcontext,
+    gently: Callable[[BatchRun], AbstractContextManager[None]] = nullcontext,
 ) -> ShardReport:
     """Take every job of the shard to its end, within the share that the batch deals it."""
     settings = settings_of.load(Path(config) if config else None, lanes=lanes)

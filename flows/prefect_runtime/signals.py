@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from types import FrameType
 
-from tasks.batch.batch import Night
+from tasks.batch.batch import BatchRun
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -23,7 +23,9 @@ def _nothing() -> None:
 
 
 @contextmanager
-def gently(night: Night, heard: Callable[[], object] = _nothing) -> Generator[None]:
+def gently(
+    batch_run: BatchRun, heard: Callable[[], object] = _nothing
+) -> Generator[None]:
     """Wind the engine down at the first signal, after calling `heard`; stop it at the
     second. A third signal has its earlier handler.
 
@@ -35,14 +37,14 @@ def gently(night: Night, heard: Callable[[], object] = _nothing) -> Generator[No
         return
 
     def wind_down(why: str) -> None:
-        night.engine.wind_down(why)
+        batch_run.engine.wind_down(why)
         heard()
 
     # A signal may arrive in any task's context, or in none.
     here = copy_context()
     loop = asyncio.get_running_loop()
     before = {sign: signal.getsignal(sign) for sign in SIGNALS}
-    ways = iter((wind_down, night.engine.stop))
+    ways = iter((wind_down, batch_run.engine.stop))
 
     def restore() -> None:
         for sign, handler in before.items():

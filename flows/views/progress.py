@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.views.times import clock
-from tasks.batch.batch import Night
+from tasks.batch.batch import BatchRun
 
 EVERY_S: Final = 0.25
 EVERY_S_ON_PAPER: Final = 10.0
@@ -22,25 +22,25 @@ LOGGED_EVERY_S: Final = 60.0
 log = logging.getLogger(__name__)
 
 
-async def show(night: Night, console: Console) -> None:
+async def show(batch_run: BatchRun, console: Console) -> None:
     """Show a batch's progress until cancelled, and then its last state."""
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
-            await _every(EVERY_S, lambda: live.update(_drawn(night), refresh=True))
+            await _every(EVERY_S, lambda: live.update(_drawn(batch_run), refresh=True))
     else:
-        await _every(EVERY_S_ON_PAPER, lambda: console.print(_line(night)))
+        await _every(EVERY_S_ON_PAPER, lambda: console.print(_line(batch_run)))
 
 
-async def log_progress(night: Night) -> None:
+async def log_progress(batch_run: BatchRun) -> None:
     """Log a batch's progress until cancelled."""
 
     def line() -> None:
         log.info(
             "batch.progress done=%d total=%d usd=%.2f %s",
-            night.done,
-            night.plan.jobs,
-            night.engine.tally.purse.spent_usd,
-            _line(night).plain,
+            batch_run.done,
+            batch_run.plan.jobs,
+            batch_run.engine.tally.purse.spent_usd,
+            _line(batch_run).plain,
         )
 
     await _every(LOGGED_EVERY_S, line)
@@ -55,18 +55,20 @@ async def _every(seconds: float, draw: Callable[[], None]) -> None:
         draw()
 
 
-def _drawn(night: Night) -> RenderableType:
+def _drawn(batch_run: BatchRun) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_row(
-        ProgressBar(total=max(1, night.plan.jobs), completed=night.done, width=32),
-        _line(night),
+        ProgressBar(
+            total=max(1, batch_run.plan.jobs), completed=batch_run.done, width=32
+        ),
+        _line(batch_run),
     )
     lanes = Table.grid(padding=(0, 2))
-    for lane in night.engine.lanes.all:
+    for lane in batch_run.engine.lanes.all:
         state = (
             "closed"
             if lane.closed
-            else f"{night.at_work(lane)} of {lane.limiter.slots} in flight"
+            else f"{batch_run.at_work(lane)} of {lane.limiter.slots} in flight"
         )
         lanes.add_row(
             Text(f"  {lane.name}", style="dim"), Text(state), lane.closed or ""
@@ -74,34 +76,36 @@ def _drawn(night: Night) -> RenderableType:
     return Group(grid, lanes)
 
 
-def _line(night: Night) -> Text:
-    tally = night.engine.tally
+def _line(batch_run: BatchRun) -> Text:
+    tally = batch_run.engine.tally
     parts = [
-        f"{night.done:,} of {night.plan.jobs:,} done",
+        f"{batch_run.done:,} of {batch_run.plan.jobs:,} done",
         f"{tally.purse.spent_usd:,.2f} USD",
-        f"{clock(night.elapsed_s)} gone",
+        f"{clock(batch_run.elapsed_s)} gone",
     ]
-    if halt := halted(night):
+    if halt := halted(batch_run):
         parts.append(halt)
-    elif (left := left_s(night)) is not None:
+    elif (left := left_s(batch_run)) is not None:
         parts.append(f"{clock(left)} left")
     return Text(", ".join(parts))
 
 
-def halted(night: Night) -> str | None:
+def halted(batch_run: BatchRun) -> str | None:
     """Why buying is halted for now, or None."""
-    if night.engine.stopped is not None:
+    if batch_run.engine.stopped is not None:
         return "stopped: nothing more is bought"
-    if night.engine.paused:
+    if batch_run.engine.paused:
         return "paused: `nightreel resume` goes on"
     return None
 
 
-def left_s(night: Night) -> float | None:
+def left_s(batch_run: BatchRun) -> float | None:
     """Seconds left at the pace so far; None if there is no pace yet or nothing left."""
-    ended = night.engine.tally.published + night.engine.tally.rejected
-    to_go = night.plan.jobs - night.done - len(night.engine.tally.waiting_jobs)
+    ended = batch_run.engine.tally.published + batch_run.engine.tally.rejected
+    to_go = (
+        batch_run.plan.jobs - batch_run.done - len(batch_run.engine.tally.waiting_jobs)
+    )
     # One clip is not enough to measure a pace.
     if ended < 2 or to_go <= 0:
         return None
-    return night.elapsed_s * to_go / ended
+    return batch_run.elapsed_s * to_go / ended

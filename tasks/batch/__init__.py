@@ -2,7 +2,7 @@
 
 `request` holds the request, copies the manifest and checks it before any money moves.
 `lifespan` opens the ledger, loads what earlier runs learned, builds the engine, and writes
-the tables at the end. The running batch is a `Night` (`batch`). It plans its jobs, puts those
+the tables at the end. The running batch is a `BatchRun` (`batch`). It plans its jobs, puts those
 that are already paid for first, cuts the plan into shards, and runs each shard on the one
 engine, or in other processes (`tasks.distributed`). At the end it settles doubts in up to
 three rounds. While it runs, it fetches the clips that other batches left at providers.

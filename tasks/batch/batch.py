@@ -25,7 +25,7 @@ from manifests.lifecycle import History, State
 from tasks.batch.request import MANIFEST, Wanted, ordered
 from tasks.batch.row_states import Reasons, Rows
 from tasks.batch.summary import Summary, broken, short_of
-from tasks.batch.tables import Batch, keep_tables
+from tasks.batch.tables import FinishedBatch, keep_tables
 from tasks.dispatch.lanes import Lane
 from tasks.engine.engine import Engine
 from tasks.engine.in_doubt import in_doubt
@@ -73,7 +73,7 @@ class Away(Protocol):
         ...
 
 
-class Night:
+class BatchRun:
     """A batch that is under way."""
 
     def __init__(
@@ -146,7 +146,7 @@ class Night:
 
     @property
     def generation(self) -> int:
-        """The number of runs of this shard so far, if this night runs a single shard."""
+        """The number of runs of this shard so far, if this batch run has a single shard."""
         return int(self.ledger.stream.rpartition(".")[2])
 
     @property
@@ -334,7 +334,7 @@ class Night:
 
     async def keep(self) -> None:
         """Write the tables of a batch whose ledger is closed."""
-        over = Batch(
+        over = FinishedBatch(
             plan=self.plan,
             folder=self._folder,
             ledger=self.ledger,

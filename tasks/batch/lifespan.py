@@ -1,6 +1,6 @@
 """Starts and ends a batch: checks it, opens its ledger, and builds its engine.
 
-The running batch is a `Night`. When it is over, its tables are written.
+The running batch is a `BatchRun`. When it is over, its tables are written.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from manifests.input.plan import Plan
 from storage import layout
 from storage.ledger import HeldError, Ledger, entries
 from storage.objects import Objects
-from tasks.batch.batch import Night
+from tasks.batch.batch import BatchRun
 from tasks.batch.pause_watch import heeding
 from tasks.batch.request import Wanted, looked_at, planned, refuse
 from tasks.dispatch.budget import DAY_S, Purse
@@ -35,7 +35,7 @@ from tasks.webhooks.hints import hints
 
 log = logging.getLogger(__name__)
 
-WATCHER: ContextVar[Callable[[Night], None] | None] = ContextVar(
+WATCHER: ContextVar[Callable[[BatchRun], None] | None] = ContextVar(
     "WATCHER", default=None
 )
 """Called in this process when a batch starts; the command line sets it."""
@@ -55,7 +55,7 @@ async def begun(  # noqa: PLR0913 - each has its default
     hints_url: str | None = None,
     on_held: Callable[[HeldError], Awaitable[None]] = refused,
     world: World = REAL,
-) -> AsyncGenerator[Night]:
+) -> AsyncGenerator[BatchRun]:
     """Run a batch for the length of the block; check it first, write its tables at the end.
 
     `hints_url` is the address of a listener for webhooks, if there is one. If another run
@@ -86,11 +86,13 @@ async def begun(  # noqa: PLR0913 - each has its default
                     purse=Purse(wanted.budget_usd),
                 )
                 await _prepare(deps)
-                async with night_of(wanted, plan, folder, deps, hints_url) as night:
-                    await _start(night)
-                    async with _fetching(night):
-                        yield night
-            await _finish(night)
+                async with batch_run_of(
+                    wanted, plan, folder, deps, hints_url
+                ) as batch_run:
+                    await _start(batch_run)
+                    async with _fetching(batch_run):
+                        yield batch_run
+            await _finish(batch_run)
         finally:
             await ledger.close()
 
@@ -107,31 +109,31 @@ async def _prepare(deps: Deps) -> None:
         await recall_day(lanes, entries(deps.objects, since=today - DAY_S), today)
 
 
-async def _start(night: Night) -> None:
+async def _start(batch_run: BatchRun) -> None:
     """Compute whether the deadline can be met, and announce the batch."""
-    await asyncio.to_thread(night.reckon)
+    await asyncio.to_thread(batch_run.reckon)
     log.info(
         "batch.started batch=%s rows=%d jobs=%d buying begins",
-        night.batch,
-        night.plan.rows,
-        night.plan.jobs,
+        batch_run.batch,
+        batch_run.plan.rows,
+        batch_run.plan.jobs,
     )
     if watcher := WATCHER.get():
-        watcher(night)
+        watcher(batch_run)
 
 
-async def _finish(night: Night) -> None:
+async def _finish(batch_run: BatchRun) -> None:
     """Close the ledger, then write the tables and the learned limits.
 
     Raises:
         FencedError: a later run has taken over the root.
     """
-    await night.ledger.close()
-    night.ledger.refuse_if_taken_over()
-    await night.keep()
-    await keep_limits(night.engine.lanes.all, night.engine.deps.objects)
-    night.over = True
-    log.info("batch.ended batch=%s %s", night.batch, night.summary())
+    await batch_run.ledger.close()
+    batch_run.ledger.refuse_if_taken_over()
+    await batch_run.keep()
+    await keep_limits(batch_run.engine.lanes.all, batch_run.engine.deps.objects)
+    batch_run.over = True
+    log.info("batch.ended batch=%s %s", batch_run.batch, batch_run.summary())
 
 
 async def _opened(
@@ -155,15 +157,15 @@ async def _opened(
 
 
 @asynccontextmanager
-async def night_of(
+async def batch_run_of(
     wanted: Wanted, plan: Plan, folder: Path, deps: Deps, hints_url: str | None
-) -> AsyncGenerator[Night]:
-    """Build a night on an open ledger, with an engine that heeds pauses and hints."""
+) -> AsyncGenerator[BatchRun]:
+    """Build a batch run on an open ledger, with an engine that heeds pauses and hints."""
     engine = Engine(deps)
     deps.ledger.on_trouble(engine.stop)
-    night = Night(wanted, plan=plan, folder=folder, engine=engine)
+    batch_run = BatchRun(wanted, plan=plan, folder=folder, engine=engine)
     async with heeding(engine, deps.objects), _hinted(engine, hints_url):
-        yield night
+        yield batch_run
 
 
 def roster_of(wanted: Wanted, lanes: Sequence[Lane], world: World) -> Roster:
@@ -199,14 +201,14 @@ async def _hinted(engine: Engine, url: str | None) -> AsyncGenerator[None]:
 
 
 @asynccontextmanager
-async def _fetching(night: Night) -> AsyncGenerator[None]:
+async def _fetching(batch_run: BatchRun) -> AsyncGenerator[None]:
     """Fetch the clips that other batches left at providers, while this batch runs.
 
     Raises:
         FencedError, StorageError: nothing can be recorded any more.
     """
     until = asyncio.Event()
-    coming = asyncio.create_task(night.bring_home(until))
+    coming = asyncio.create_task(batch_run.bring_home(until))
     try:
         yield
     finally:

@@ -22,7 +22,7 @@ TABLES: Final = ("clips", "attempts", "complaints", "left")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class FinishedBatch:
     """A batch that is over, with its plan and its counts."""
 
     plan: Plan
@@ -33,7 +33,7 @@ class Batch:
     tally: Tally
 
 
-async def keep_tables(batch: Batch, objects: Objects) -> None:
+async def keep_tables(batch: FinishedBatch, objects: Objects) -> None:
     """Write the tables of all rows, attempts and complaints below the root."""
     wanted = batch.plan.wanted.select(*KEY)
     told = await batch.ledger.told(wanted, batch.folder)
@@ -44,14 +44,14 @@ async def keep_tables(batch: Batch, objects: Objects) -> None:
         await objects.put_file(key, _path(batch, name))
 
 
-async def _attempts(batch: Batch) -> None:
+async def _attempts(batch: FinishedBatch) -> None:
     # Select by segment, not by time: an earlier run's clock may have been ahead.
     with attempts_table(_path(batch, "attempts"), before=batch.ledger.before) as add:
         async for some in batch.ledger.entries():
             await asyncio.to_thread(add, some)
 
 
-def _write(batch: Batch, told: Told) -> None:
+def _write(batch: FinishedBatch, told: Told) -> None:
     waiting_jobs = batch.tally.waiting_jobs
     reasons = {job: waiting.reason for job, waiting in waiting_jobs.items()}
 
@@ -73,5 +73,5 @@ def _write(batch: Batch, told: Told) -> None:
     write_left(_path(batch, "left"), manifest, plan, tell)
 
 
-def _path(batch: Batch, name: str) -> Path:
+def _path(batch: FinishedBatch, name: str) -> Path:
     return batch.folder / f"{name}.parquet"

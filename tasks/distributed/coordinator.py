@@ -21,7 +21,7 @@ from manifests.job_keys import held, ids, keys
 from manifests.lifecycle import NEW, OVER, History, State
 from storage import checksum
 from storage.ledger import FencedError
-from tasks.batch.batch import Night
+from tasks.batch.batch import BatchRun
 from tasks.distributed import mailbox
 from tasks.distributed.messages import ShardOrder
 from tasks.distributed.reports import ShardMonitor
@@ -40,20 +40,20 @@ log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def elsewhere(
-    night: Night,
+    batch_run: BatchRun,
     start: Start,
     *,
     rules: Rules,
     at_once: int,
 ) -> AsyncGenerator[None]:
     """Run the batch's shards in other processes for the length of the block."""
-    coordinator = ShardCoordinator(night, start, rules=rules, at_once=at_once)
+    coordinator = ShardCoordinator(batch_run, start, rules=rules, at_once=at_once)
     monitoring = asyncio.create_task(coordinator.monitor.run())
-    night.away = coordinator
+    batch_run.away = coordinator
     try:
         yield
     finally:
-        night.away = None
+        batch_run.away = None
         monitoring.cancel()
         with suppress(asyncio.CancelledError):
             await monitoring
@@ -64,21 +64,21 @@ class ShardCoordinator:
     """Runs the shards of a batch in other processes."""
 
     def __init__(
-        self, night: Night, start: Start, *, rules: Rules, at_once: int
+        self, batch_run: BatchRun, start: Start, *, rules: Rules, at_once: int
     ) -> None:
-        self._night = night
+        self._batch_run = batch_run
         self.start = start
-        self._ledger = night.ledger
+        self._ledger = batch_run.ledger
         self._rules = rules
-        self._world = night.world
+        self._world = batch_run.world
         self._at_once = at_once
-        self._objects = night.world.objects(night.wanted.root)
-        self._lanes = night.engine.lanes
-        self._tally = night.engine.tally
-        self.monitor = ShardMonitor(night)
+        self._objects = batch_run.world.objects(batch_run.wanted.root)
+        self._lanes = batch_run.engine.lanes
+        self._tally = batch_run.engine.tally
+        self.monitor = ShardMonitor(batch_run)
         self._retry = StoreRetry(self._objects, self._world.now)
         self._before: dict[int, dict[str, History]] = {}
-        self._left = len(night.shards)
+        self._left = len(batch_run.shards)
         self._ending = EndingRuns()
 
     async def run(self, number: int, shard: pl.DataFrame) -> list[str]:
@@ -91,7 +91,7 @@ class ShardCoordinator:
         await self._retry(self._send_order, number, shard, jobs)
         status = self.monitor.add_shard(number)
         supervisor = ShardSupervisor(
-            self._night,
+            self._batch_run,
             number,
             status=status,
             monitor=self.monitor,
@@ -105,7 +105,7 @@ class ShardCoordinator:
                 # A run that left in good order has reported the reasons itself.
                 self._set_reason(jobs, reason)
         except asyncio.CancelledError:
-            self._night.engine.stop("cancelled")
+            self._batch_run.engine.stop("cancelled")
             raise
         finally:
             self._left -= 1
@@ -128,14 +128,14 @@ class ShardCoordinator:
             # The latest submits of the shards count for the present minute.
             limiter.others_sent(self.monitor.recent_submits(account))
         doubts = keys(in_doubt(self._ledger.lives, [*self._ledger.lives]))
-        for number in self._night.shards:
-            shard = self._night.sliced(number)
-            if self._night.engine.stopped is None and held(shard, doubts).height:
+        for number in self._batch_run.shards:
+            shard = self._batch_run.sliced(number)
+            if self._batch_run.engine.stopped is None and held(shard, doubts).height:
                 await self._settle(number, shard)
 
     async def _settle(self, number: int, shard: pl.DataFrame) -> None:
         """Run a shard in this process, on the batch's lanes, to settle its doubts."""
-        batch, budget_usd = self._ledger.batch, self._night.wanted.budget_usd
+        batch, budget_usd = self._ledger.batch, self._batch_run.wanted.budget_usd
         # The records of its earlier runs were counted when these were over.
         counted = 1 + await self._ledger.shut_out_shard(number)
         jobs = ids(shard)
@@ -151,14 +151,14 @@ class ShardCoordinator:
                 rules=self._rules,
                 world=self._world,
                 budget_usd=None if budget_usd is None else budget_usd - spent_usd,
-            ) as night:
-                night.engine.rebuy_ids |= night.ledger.recovered
-                with self._night.engine.stops(night.engine):
-                    await night.mend()
+            ) as batch_run:
+                batch_run.engine.rebuy_ids |= batch_run.ledger.recovered
+                with self._batch_run.engine.stops(batch_run.engine):
+                    await batch_run.mend()
                 for job in jobs:
-                    if night.ledger.history(job).state in OVER:
+                    if batch_run.ledger.history(job).state in OVER:
                         self._tally.waiting_jobs.pop(job, None)
-                self._tally.waiting_jobs.update(night.engine.tally.waiting_jobs)
+                self._tally.waiting_jobs.update(batch_run.engine.tally.waiting_jobs)
         except FencedError as error:
             # Another run has just started the shard: its doubts stay.
             log.warning(
@@ -172,11 +172,11 @@ class ShardCoordinator:
     async def _send_order(
         self, number: int, shard: pl.DataFrame, jobs: list[str]
     ) -> None:
-        wanted, latencies = self._night.wanted, self._ledger.latencies.items()
+        wanted, latencies = self._batch_run.wanted, self._ledger.latencies.items()
         with TemporaryDirectory(prefix="nightreel-") as name:
             rows = Path(name) / "rows.parquet"
             await asyncio.to_thread(
-                cut, self._night.manifest, wanted.manifest, shard, rows
+                cut, self._batch_run.manifest, wanted.manifest, shard, rows
             )
             order = ShardOrder(
                 manifest=wanted.manifest,
@@ -193,7 +193,7 @@ class ShardCoordinator:
 
     def _finish_at(self) -> float | None:
         """The shard's part of the remaining time, because other shards wait for its place."""
-        finish_at, today = self._night.wanted.finish_at, self._world.today()
+        finish_at, today = self._batch_run.wanted.finish_at, self._world.today()
         if finish_at is None:
             return None
         part = min(1.0, self._at_once / max(1, self._left))
@@ -209,7 +209,7 @@ class ShardCoordinator:
         return self._before[number]
 
     def _set_reason(self, jobs: list[str], reason: str) -> None:
-        stopped = self._night.engine.stopped
+        stopped = self._batch_run.engine.stopped
         waiting = (
             WaitingJob(WaitReason.STOPPED, stopped)
             if stopped

@@ -12,7 +12,7 @@ from typing import Final
 from storage import layout
 from storage.ledger import claimant
 from storage.objects import MissingError, Objects
-from tasks.batch.batch import Night
+from tasks.batch.batch import BatchRun
 from tasks.dispatch.lanes import Lane
 from tasks.distributed.mailbox import beat_s
 from tasks.distributed.messages import Grants, ShardReport
@@ -45,19 +45,27 @@ class ShardHeartbeat:
     """The reports of one run of a shard, and the grants that it obeys."""
 
     def __init__(
-        self, night: Night, objects: Objects, *, batch: str, shard: int, world: World
+        self,
+        batch_run: BatchRun,
+        objects: Objects,
+        *,
+        batch: str,
+        shard: int,
+        world: World,
     ) -> None:
-        self._night = night
-        self._engine = night.engine
+        self._batch_run = batch_run
+        self._engine = batch_run.engine
         self._objects = objects
         self._batch = batch
         self._shard = shard
-        self._generation = night.generation
+        self._generation = batch_run.generation
         self._world = world
         self._by = claimant(self._generation, batch, world.today())
-        self._limiters = {lane.account: lane.limiter for lane in night.engine.lanes.all}
-        self._has_budget = night.wanted.budget_usd is not None
-        self._meter = UsageMeter(night, shard, world)
+        self._limiters = {
+            lane.account: lane.limiter for lane in batch_run.engine.lanes.all
+        }
+        self._has_budget = batch_run.wanted.budget_usd is not None
+        self._meter = UsageMeter(batch_run, shard, world)
         self._grant_number = 0
         """The number of the grants that the run obeys; 0 before its first grant."""
         self._granted_at = self._read_at = world.now()

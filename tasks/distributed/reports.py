@@ -15,7 +15,7 @@ from manifests.lifecycle import Entry, History, Intended
 from storage import layout
 from storage.ledger import LedgerError
 from storage.objects import DamagedError, MissingError, StorageError
-from tasks.batch.batch import Night
+from tasks.batch.batch import BatchRun
 from tasks.dispatch.rate_limit import RATE_WINDOW_S
 from tasks.distributed import mailbox
 from tasks.distributed.mailbox import beat_s
@@ -53,15 +53,15 @@ log = logging.getLogger(__name__)
 class ShardMonitor:
     """The batch's side of the exchange with shards in other processes."""
 
-    def __init__(self, night: Night) -> None:
-        self._night = night
-        self._ledger = night.ledger
-        self._world = night.world
-        self._objects = night.world.objects(night.wanted.root)
-        self._lanes = night.engine.lanes
-        self._tally = night.engine.tally
+    def __init__(self, batch_run: BatchRun) -> None:
+        self._batch_run = batch_run
+        self._ledger = batch_run.ledger
+        self._world = batch_run.world
+        self._objects = batch_run.world.objects(batch_run.wanted.root)
+        self._lanes = batch_run.engine.lanes
+        self._tally = batch_run.engine.tally
         lanes = self._lanes.all
-        self._allocator = QuotaAllocator(quotas(lanes), budgets(night))
+        self._allocator = QuotaAllocator(quotas(lanes), budgets(batch_run))
         self._limits = SharedLimits(lanes, self._allocator)
         self._closures = LocalClosures()
         self.shards: dict[int, ShardStatus] = {}
@@ -136,7 +136,7 @@ class ShardMonitor:
         except Exception as error:
             log.exception("shards.not_allocated the batch stops buying")
             self.failed = error
-            self._night.engine.stop(repr(error))
+            self._batch_run.engine.stop(repr(error))
 
     async def read_and_grant(self) -> None:
         """Read the reports of all runs once, and write one message with all grants."""
@@ -226,7 +226,7 @@ class ShardMonitor:
         for entry, history in records:
             self._count_record(entry, history, status)
         # A few jobs that each shard parks count in a row, because all are of one batch.
-        self._night.engine.heed_faults()
+        self._batch_run.engine.heed_faults()
         self._allocator.records_counted(number, before)
 
     def _count_record(
@@ -258,14 +258,14 @@ class ShardMonitor:
             grants=by_shard,
             lanes=[lane.name for lane in lanes],
             closed={lane.name: lane.closed for lane in lanes if lane.closed},
-            stop=self._night.engine.stopped,
+            stop=self._batch_run.engine.stopped,
             grace_s=self._grace_s(),
         )
         await self._objects.put(layout.grant(self._ledger.batch), message.dump())
 
     def _grace_s(self) -> float:
         """The seconds that runs may wait for clips, less one beat for each direction."""
-        engine = self._night.engine
+        engine = self._batch_run.engine
         if engine.stopped is None:
             return 0.0
         return max(0.0, engine.follower.left_s - 2 * beat_s(self._objects))

@@ -22,8 +22,8 @@ from manifests.input.shard_extract import planned
 from manifests.lifecycle import State
 from storage.ledger import FencedError, Ledger
 from storage.objects import Objects
-from tasks.batch.batch import Night
-from tasks.batch.lifespan import night_of, roster_of
+from tasks.batch.batch import BatchRun
+from tasks.batch.lifespan import batch_run_of, roster_of
 from tasks.batch.request import MANIFEST, Wanted
 from tasks.dispatch.budget import Purse
 from tasks.dispatch.lanes import Lane
@@ -49,7 +49,7 @@ async def run_shard(  # noqa: PLR0913 - each has its default
     rules: Rules,
     hints_url: str | None = None,
     world: World = REAL,
-    gently: Callable[[Night], AbstractContextManager[None]] = nullcontext,
+    gently: Callable[[BatchRun], AbstractContextManager[None]] = nullcontext,
 ) -> ShardReport:
     """Run every job of a shard to its end; return the last report.
 
@@ -71,14 +71,14 @@ async def run_shard(  # noqa: PLR0913 - each has its default
         rules=rules,
         hints_url=hints_url,
         world=world,
-    ) as night:
+    ) as batch_run:
         heartbeat = ShardHeartbeat(
-            night, objects, batch=batch, shard=shard, world=world
+            batch_run, objects, batch=batch, shard=shard, world=world
         )
         async with heartbeat.running():
-            with gently(night):
-                await night.run_shard(0)
-                await night.mend()
+            with gently(batch_run):
+                await batch_run.run_shard(0)
+                await batch_run.mend()
     if heartbeat.shut_out:
         raise FencedError(f"{root}: shard {shard} is over, or another run has it")
     return await heartbeat.finish()
@@ -95,8 +95,8 @@ async def joined(  # noqa: PLR0913 - as `run_shard`
     world: World,
     hints_url: str | None = None,
     budget_usd: Decimal | None = None,
-) -> AsyncGenerator[Night]:
-    """A night of one shard, whose older runs are fenced out of the ledger."""
+) -> AsyncGenerator[BatchRun]:
+    """A batch run of one shard, whose older runs are fenced out of the ledger."""
     with TemporaryDirectory(prefix="nightreel-") as name:
         folder = Path(name)
         order = await mailbox.receive_order(objects, batch, shard, folder / MANIFEST)
@@ -123,10 +123,12 @@ async def joined(  # noqa: PLR0913 - as `run_shard`
                     roster=roster_of(wanted, lanes, world),
                     purse=Purse(wanted.budget_usd),
                 )
-                async with night_of(wanted, plan, folder, deps, hints_url) as night:
-                    await asyncio.to_thread(night.expect)
+                async with batch_run_of(
+                    wanted, plan, folder, deps, hints_url
+                ) as batch_run:
+                    await asyncio.to_thread(batch_run.expect)
                     _hold(deps)
-                    yield night
+                    yield batch_run
         finally:
             await ledger.close()
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from typing import Final
 
-from tasks.batch.batch import Night
+from tasks.batch.batch import BatchRun
 from tasks.dispatch.lanes import Lane
 from tasks.dispatch.rate_limit import RATE_WINDOW_S, LearnedLimits
 from tasks.distributed.messages import ShardReport
@@ -134,12 +134,12 @@ def quotas(lanes: Sequence[Lane]) -> Mapping[str, Quota]:
     return found
 
 
-def budgets(night: Night) -> Mapping[str, int]:
+def budgets(batch_run: BatchRun) -> Mapping[str, int]:
     """The batch's budget and the daily caps of its lanes."""
     found: dict[str, int] = {}
-    if (usd := night.wanted.budget_usd) is not None:
+    if (usd := batch_run.wanted.budget_usd) is not None:
         found[BUDGET] = millionths(usd)
-    for lane in night.engine.lanes.all:
+    for lane in batch_run.engine.lanes.all:
         submits, usd = lane.day.caps
         if submits is not None:
             found[submits_of(lane.name)] = submits

@@ -13,7 +13,7 @@ from itertools import count
 from typing import Final
 
 from storage.ledger import SILENT_S, FencedError
-from tasks.batch.batch import Night
+from tasks.batch.batch import BatchRun
 from tasks.distributed.mailbox import beat_s
 from tasks.distributed.reports import ShardMonitor
 from tasks.distributed.shard_status import ShardStatus
@@ -82,7 +82,7 @@ class ShardSupervisor:
 
     def __init__(  # noqa: PLR0913 - the parts of a shard's run, each named once
         self,
-        night: Night,
+        batch_run: BatchRun,
         number: int,
         *,
         status: ShardStatus,
@@ -91,9 +91,9 @@ class ShardSupervisor:
         ending: EndingRuns,
         retry: StoreRetry,
     ) -> None:
-        self._engine = night.engine
-        self._world = night.world
-        self._beat_s = beat_s(night.world.objects(night.wanted.root))
+        self._engine = batch_run.engine
+        self._world = batch_run.world
+        self._beat_s = beat_s(batch_run.world.objects(batch_run.wanted.root))
         self._number = number
         self._status = status
         self._monitor = monitor

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from tasks.batch.batch import Night
+from tasks.batch.batch import BatchRun
 from tasks.dispatch.lanes import Lane
 from tasks.dispatch.rate_limit import RateLimiter
 from tasks.distributed.usage import (
@@ -20,12 +20,14 @@ from tasks.engine.environment import World
 class UsageMeter:
     """Makes the reports of one run of a shard."""
 
-    def __init__(self, night: Night, shard: int, world: World) -> None:
-        self._engine = night.engine
-        self._generation = night.generation
+    def __init__(self, batch_run: BatchRun, shard: int, world: World) -> None:
+        self._engine = batch_run.engine
+        self._generation = batch_run.generation
         self._shard = shard
         self._world = world
-        self._limiters = {lane.account: lane.limiter for lane in night.engine.lanes.all}
+        self._limiters = {
+            lane.account: lane.limiter for lane in batch_run.engine.lanes.all
+        }
         self._beat = 0
         self._has_grant = False
 

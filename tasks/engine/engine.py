@@ -128,7 +128,7 @@ class Engine:
             FencedError, StorageError: nothing can be recorded any more.
         """
         coming = iter(orders)
-        # A slot that an earlier night's caution took may be won back before the end.
+        # A slot that an earlier run's caution took may be won back before the end.
         slots = sum(max(x.limits.slots, x.limiter.slots) for x in self.lanes.all)
         # Of this call alone: its stills are gone when it is over, and `mend` takes over.
         doubtful = deque[tuple[float, Order]]()

@@ -17,7 +17,7 @@ from storage.ledger import Book, Holder, LedgerError, codec
 from storage.ledger.codec import Seal
 from storage.media import Clips
 from storage.objects import Objects, local
-from tasks.batch.batch import Night
+from tasks.batch.batch import BatchRun
 from tasks.engine import job
 from tasks.engine.engine import Engine
 from tasks.engine.poll import Follower
@@ -123,10 +123,10 @@ def what_overslept_is_sent() -> None:
 def what_cannot_be_kept_ends_the_process() -> None:
     """The process exits before it reports how its night went."""
 
-    async def keep(self: Night) -> None:
+    async def keep(self: BatchRun) -> None:
         sys.exit(f"{self.batch}: no tables on {self.wanted.root}")
 
-    Night.keep = keep
+    BatchRun.keep = keep
 
 
 def the_dead_hold_their_root() -> None:

@@ -42,10 +42,10 @@ async def once_more(bench) -> Summary:
         Wanted(manifest=manifest, root=root),
         lanes=await lanes.opened(config),
         rules=lanes.rules(config),
-    ) as night:
-        for number in range(len(night.shards)):
-            await night.run_shard(number)
-    return night.summary()
+    ) as batch_run:
+        for number in range(len(batch_run.shards)):
+            await batch_run.run_shard(number)
+    return batch_run.summary()
 
 
 @pytest.fixture

@@ -70,10 +70,10 @@ class Batch:
             Wanted(manifest=self.manifest, root=self.root),
             lanes=[lane(route, self.url) for route in routes or ROUTES],
             rules=Rules(),
-        ) as night:
-            for number in range(len(night.shards)):
-                await night.run_shard(number)
-        return night.summary()
+        ) as batch_run:
+            for number in range(len(batch_run.shards)):
+                await batch_run.run_shard(number)
+        return batch_run.summary()
 
     def asked(self, kind: str) -> int:
         counts = self.emulator.stats()["requests"].values()

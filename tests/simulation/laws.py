@@ -406,17 +406,17 @@ class Witness:
 
     # Checks at the end
 
-    def ended(self, node: Node, night: Any, summary: Any) -> None:
+    def ended(self, node: Node, batch_run: Any, summary: Any) -> None:
         """A run ended by itself: its summary must match the record."""
         if self._claims[max(self._claims)] is not node:
             # A successor took over, which this run may not have noticed.
             return
         run = self.runs[node]
-        self._knows(node, night)
+        self._knows(node, batch_run)
         plan = [job.id for job in self._script.manifests[run.manifest]]
         states = Counter(self._state(job) for job in plan)
         # A row that no lane serves is counted as rejected, and has no record.
-        bad = night.plan.bad_rows
+        bad = batch_run.plan.bad_rows
         told = {
             "published": summary.published,
             "rejected": summary.rejected - bad,
@@ -426,10 +426,10 @@ class Witness:
         counted = {name: states[name] for name in told}
         if counted != told:
             self.breach("summary", f"{node} says {told}, on record are {counted}")
-        for (state, reason), count in night.without_clip().jobs.items():
-            if reason == "not its turn yet" and not night.engine.stopped:
+        for (state, reason), count in batch_run.without_clip().jobs.items():
+            if reason == "not its turn yet" and not batch_run.engine.stopped:
                 self.breach("ends", f"{node}: {count} {state}, and nobody says why")
-        for job, waiting in night.engine.tally.waiting_jobs.items():
+        for job, waiting in batch_run.engine.tally.waiting_jobs.items():
             if waiting.why == "broken":
                 self.breach("unbroken", f"{job}: {waiting.reason}")
 
@@ -440,9 +440,9 @@ class Witness:
             case _:
                 return "pending"
 
-    def _knows(self, node: Node, night: Any) -> None:
+    def _knows(self, node: Node, batch_run: Any) -> None:
         """A writer's knowledge at its end must match the store."""
-        ledger = night.ledger
+        ledger = batch_run.ledger
         for life, history in self.histories.items():
             known = ledger.history(life)
             if known.state is not history.state:

@@ -33,7 +33,7 @@ from storage.ledger import (
 )
 from storage.media import BrokenClipError
 from storage.objects import Objects, StorageError
-from tasks.batch.batch import Night
+from tasks.batch.batch import BatchRun
 from tasks.batch.lifespan import begun
 from tasks.batch.request import Wanted
 from tasks.dispatch.lanes import Lane
@@ -119,7 +119,7 @@ class Sim:
         self.witness = Witness(self.loop, self.store, self.providers, script)
         self.manifests = plan.written(folder, script)
         self.left: list[tuple[str, str, str]] = []
-        self.nights: dict[Node, Any] = {}
+        self.batch_runs: dict[Node, Any] = {}
         self.asked = Counter[Node]()
         """The number of processes that each run has started for its shards."""
 
@@ -204,9 +204,9 @@ class Sim:
             yield at(when, jump, f"has its clock set by {by} s")
 
     def _stop(self, node: Node) -> None:
-        if night := self.nights.get(node):
+        if batch_run := self.batch_runs.get(node):
             # Like a signal: in the process itself.
-            self.loop.spawn(node, _call(lambda: night.engine.stop("asked to")))
+            self.loop.spawn(node, _call(lambda: batch_run.engine.stop("asked to")))
 
     async def _process(self, node: Node, run: Run) -> None:
         for _ in range(TRIES):
@@ -239,23 +239,23 @@ class Sim:
             take_over=run.take_over,
         )
         rules = self._rules(run)
-        async with begun(wanted, lanes=lanes, rules=rules, world=world) as night:
-            self.nights[node] = night
+        async with begun(wanted, lanes=lanes, rules=rules, world=world) as batch_run:
+            self.batch_runs[node] = batch_run
             if run.elsewhere:
-                start = partial(self._started, node, run, night.batch)
+                start = partial(self._started, node, run, batch_run.batch)
                 at_once = run.elsewhere
-                async with elsewhere(night, start, rules=rules, at_once=at_once):
-                    await _all_shards(night, at_once)
+                async with elsewhere(batch_run, start, rules=rules, at_once=at_once):
+                    await _all_shards(batch_run, at_once)
             else:
-                await _all_shards(night, len(night.shards))
-            summary = night.summary()
+                await _all_shards(batch_run, len(batch_run.shards))
+            summary = batch_run.summary()
             self.witness.note(f"{node} ends: {summary}")
         # All of its messages have arrived.
-        self.witness.ended(node, night, summary)
+        self.witness.ended(node, batch_run, summary)
         if run.quiet:
             self.left += [
                 (job, str(waiting.why), waiting.reason)
-                for job, waiting in night.engine.tally.waiting_jobs.items()
+                for job, waiting in batch_run.engine.tally.waiting_jobs.items()
             ]
 
     async def _started(  # noqa: PLR0917 - whose it is, then what is asked
@@ -398,16 +398,16 @@ async def _call(do: Callable[[], object]) -> None:
     do()
 
 
-async def _all_shards(night: Night, at_once: int) -> None:
+async def _all_shards(batch_run: BatchRun, at_once: int) -> None:
     """Run every shard, `at_once` at a time, then resolve the doubts that they left."""
     window = asyncio.Semaphore(max(1, at_once))
 
     async def one(number: int) -> None:
         async with window:
-            await night.run_shard(number)
+            await batch_run.run_shard(number)
 
-    await asyncio.gather(*map(one, night.shards))
-    await night.mend()
+    await asyncio.gather(*map(one, batch_run.shards))
+    await batch_run.mend()
 
 
 def _quiet(script: Script, number: int, manifest: int) -> Run:
@@ -486,8 +486,8 @@ def cheaply(folder: str, *, tables: bool, binds: bool) -> Generator[None]:
         if not binds:
             patch.setattr(epoch_reader, "bind", _nothing)
         if not tables:
-            keeps = "keep_tables" if hasattr(Night, "keep_tables") else "keep"
-            patch.setattr(Night, keeps, _nothing)
+            keeps = "keep_tables" if hasattr(BatchRun, "keep_tables") else "keep"
+            patch.setattr(BatchRun, keeps, _nothing)
         level = logging.root.manager.disable
         logging.disable(logging.CRITICAL)
         try:

@@ -13,7 +13,7 @@ import pytest
 from manifests.lifecycle import Accepted, Doubted, Refused, State
 from storage.ledger import Ledger, shard_stream
 from storage.objects import Objects
-from tasks.batch.batch import Night
+from tasks.batch.batch import BatchRun
 from tasks.dispatch.budget import Day, Purse
 from tasks.dispatch.lanes import Lanes
 from tasks.dispatch.poll_schedule import PollSchedule
@@ -260,13 +260,13 @@ def half_the_price_is_put_on_record(patch):
 
 @breaks("summary")
 def a_summary_counts_one_clip_too_many(patch):
-    summary = Night.summary
+    summary = BatchRun.summary
 
     def proud(self):
         told = summary(self)
         return replace(told, published=told.published + 1)
 
-    patch.setattr(Night, "summary", proud)
+    patch.setattr(BatchRun, "summary", proud)
 
 
 @breaks("ends", "done")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from manifests.catalogue import loader as catalogue
 from storage.media import mp4
-from tasks.batch.batch import Night
+from tasks.batch.batch import BatchRun
 from tasks.batch.lifespan import begun
 from tasks.batch.request import Wanted
 from tasks.batch.summary import Summary
@@ -67,7 +67,7 @@ class World:
     routes: list[str]
     slots: int = 4
     rules: Rules = field(default_factory=lambda: Rules(settle_s=0.0))
-    nights: list[Night] = field(default_factory=list)
+    batch_runs: list[BatchRun] = field(default_factory=list)
     timeout_s: float = 60.0
     """The limit in seconds for an answer."""
     check: Check = mp4.check
@@ -138,7 +138,7 @@ class World:
         *,
         root: str = "",
         lanes: list[Lane] | None = None,
-        during: Callable[[Night], None] | None = None,
+        during: Callable[[BatchRun], None] | None = None,
         hints_url: str | None = None,
         **wanted: Any,
     ) -> Summary:
@@ -158,18 +158,18 @@ class World:
                 check=self.check,
                 clients=partial(connected, timeout_s=self.timeout_s),
             ),
-        ) as night:
-            self.nights.append(night)
+        ) as batch_run:
+            self.batch_runs.append(batch_run)
             if during is not None:
-                during(night)
-            for number in range(len(night.shards)):
-                await night.run_shard(number)
-            await night.mend()
-        return night.summary()
+                during(batch_run)
+            for number in range(len(batch_run.shards)):
+                await batch_run.run_shard(number)
+            await batch_run.mend()
+        return batch_run.summary()
 
     def table(self, name: str) -> pl.DataFrame:
         """The last batch's table of this name."""
-        batch = self.nights[-1].batch
+        batch = self.batch_runs[-1].batch
         path = self.folder / "root" / "tables" / name / f"batch={batch}"
         return pl.read_parquet(path / "part-0.parquet", hive_partitioning=False)
 

@@ -162,24 +162,24 @@ async def away(
     )
     runs = Runs(world, root, real, **lane)
     lanes = [world.lane(world.routes[0], **lane)]
-    async with begun(asked, lanes=lanes, rules=world.rules, world=real) as night:
-        runs.batch = night.batch
-        async with elsewhere(night, runs, rules=world.rules, at_once=at_once):
-            yield night, runs
+    async with begun(asked, lanes=lanes, rules=world.rules, world=real) as batch_run:
+        runs.batch = batch_run.batch
+        async with elsewhere(batch_run, runs, rules=world.rules, at_once=at_once):
+            yield batch_run, runs
 
 
-async def over(night, at_once=3):
+async def over(batch_run, at_once=3):
     window = asyncio.Semaphore(at_once)
 
     async def one(number):
         async with window:
-            await night.run_shard(number)
+            await batch_run.run_shard(number)
 
-    await asyncio.gather(*map(one, night.shards))
-    await night.mend()
+    await asyncio.gather(*map(one, batch_run.shards))
+    await batch_run.mend()
 
 
-async def tell(night, number, generation=1, *, in_use=None, needed=None, **fields):
+async def tell(batch_run, number, generation=1, *, in_use=None, needed=None, **fields):
     """Writes the message of a shard's run with these facts."""
     usage = Usage(
         shard=number,
@@ -189,21 +189,21 @@ async def tell(night, number, generation=1, *, in_use=None, needed=None, **field
         needed=needed or {},
     )
     by = claimant(1, "shard", REAL.today())
-    key = layout.usage(night.batch, number, generation)
-    objects = Objects.open(night.wanted.root)
+    key = layout.usage(batch_run.batch, number, generation)
+    objects = Objects.open(batch_run.wanted.root)
     await objects.put(key, ShardReport(usage=usage, by=by, **fields).dump())
 
 
-async def until_bought(night, count):
-    while night.engine.tally.bought < count:  # noqa: ASYNC110 - a number has no event
+async def until_bought(batch_run, count):
+    while batch_run.engine.tally.bought < count:  # noqa: ASYNC110 - a number has no event
         await asyncio.sleep(0.01)
 
 
-async def granted(night):
+async def granted(batch_run):
     """The grants so far, by shard."""
     with suppress(MissingError):
-        objects = Objects.open(night.wanted.root)
-        key = layout.grant(night.batch)
+        objects = Objects.open(batch_run.wanted.root)
+        key = layout.grant(batch_run.batch)
         return Grants.load(await objects.get(key), key).grants
     return {}
 
@@ -224,25 +224,25 @@ def peaks(world):
 async def test_last_message_of_a_run_survives_an_older_late_one(world, monkeypatch):
     """The last message of a run counts, although an older one arrives after it."""
     monkeypatch.setattr(Late, "beats", {})
-    async with away(world, 8) as (night, runs):
+    async with away(world, 8) as (batch_run, runs):
         runs.real = replace(runs.real, objects=Late.open)
-        await asyncio.wait_for(over(night), 30)
+        await asyncio.wait_for(over(batch_run), 30)
 
     assert Late.beats
-    assert night.summary().published == 8
+    assert batch_run.summary().published == 8
     assert sorted(runs.started) == [(0, 1), (1, 1)]
 
 
 async def test_shards_that_run_elsewhere_share_the_slots_and_the_bill(world):
-    async with away(world, 16) as (night, runs):
-        [lane], seen = night.engine.lanes.all, []
-        batch = asyncio.ensure_future(over(night))
+    async with away(world, 16) as (batch_run, runs):
+        [lane], seen = batch_run.engine.lanes.all, []
+        batch = asyncio.ensure_future(over(batch_run))
         while not batch.done():
-            seen.append(night.at_work(lane))
+            seen.append(batch_run.at_work(lane))
             await asyncio.sleep(0.05)
         await batch
 
-    summary = night.summary()
+    summary = batch_run.summary()
     assert (summary.published, summary.bought, summary.pending) == (16, 16, 0)
     assert 1 <= max(seen) <= 4
     assert summary.spent_usd == world.owed
@@ -251,15 +251,15 @@ async def test_shards_that_run_elsewhere_share_the_slots_and_the_bill(world):
     assert peaks(world)["running"] == 4
     assert peaks(world)["throttled"] == 0
     # Only the ledger of it is left.
-    objects = Objects.open(night.wanted.root)
+    objects = Objects.open(batch_run.wanted.root)
     assert [one.key async for one in objects.list("shards")] == []
 
 
 @pytest.mark.slow
 async def test_the_bill_by_lane_counts_what_open_shards_have_bought(world):
-    async with away(world, 24, shard_rows=24) as (night, _):
-        [lane], tally, seen = night.engine.lanes.all, night.engine.tally, set()
-        batch = asyncio.ensure_future(over(night))
+    async with away(world, 24, shard_rows=24) as (batch_run, _):
+        [lane], tally, seen = batch_run.engine.lanes.all, batch_run.engine.tally, set()
+        batch = asyncio.ensure_future(over(batch_run))
         while not batch.done():
             seen.add((tally.bill[lane.name].clips, tally.published))
             await asyncio.sleep(0.05)
@@ -274,16 +274,16 @@ async def test_the_bill_by_lane_counts_what_open_shards_have_bought(world):
 
 async def test_second_run_of_a_shard_takes_over_and_pays_nothing_twice(world):
     """A second run of a shard takes it over and buys no clip twice."""
-    async with away(world, 24, shard_rows=24) as (night, runs):
-        batch = asyncio.ensure_future(over(night))
-        await until_bought(night, 3)
+    async with away(world, 24, shard_rows=24) as (batch_run, runs):
+        batch = asyncio.ensure_future(over(batch_run))
+        await until_bought(batch_run, 3)
         first = runs.tasks[0]
         again = asyncio.ensure_future(runs(0, 0))
         await asyncio.wait({first})
         await batch
         await asyncio.gather(again, return_exceptions=True)
 
-    summary = night.summary()
+    summary = batch_run.summary()
     assert isinstance(first.exception(), FencedError)
     # The run that took over is not fenced.
     assert runs.started == [(0, 1), (0, 0)]
@@ -301,7 +301,7 @@ async def test_silent_run_is_shut_out_and_others_get_its_slots(world, monkeypatc
     waits end.
     """
     monkeypatch.setattr(Mute, "silent", False)
-    async with away(world, 16, at_once=2, shard_rows=8) as (night, runs):
+    async with away(world, 16, at_once=2, shard_rows=8) as (batch_run, runs):
         shard, other_is_over = runs.__call__, asyncio.Event()
 
         async def start(number, attempt, begun):
@@ -311,17 +311,17 @@ async def test_silent_run_is_shut_out_and_others_get_its_slots(world, monkeypatc
             elif attempt == 1:
                 seeming = asyncio.ensure_future(muted(runs, shard, number, attempt))
                 seeming.add_done_callback(lambda run: run.exception())
-                await until_bought(night, 4)
+                await until_bought(batch_run, 4)
                 Mute.silent = True
                 raise ConnectionError("nobody can reach it")
             else:
                 await other_is_over.wait()
                 await shard(number, attempt, begun)
 
-        night.away.start = start
-        await over(night, at_once=2)
+        batch_run.away.start = start
+        await over(batch_run, at_once=2)
 
-    summary = night.summary()
+    summary = batch_run.summary()
     assert (summary.published + summary.in_doubt, summary.pending) == (16, 0)
     assert set(world.bought.values()) == {1}
     assert peaks(world)["throttled"] == 0
@@ -336,13 +336,13 @@ async def test_learned_slots_are_shared_and_kept_for_the_next_night(worlds, clip
     emulator = Emulator(latency_s=2.0, slots=8, submits_per_minute=100000, clip=clip)
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[ROUTE], slots=24)
-        async with away(world, 40, shard_rows=10) as (night, _):
-            await over(night)
+        async with away(world, 40, shard_rows=10) as (batch_run, _):
+            await over(batch_run)
         first = peaks(world)["throttled"]
         async with away(world, 80, shard_rows=14) as (again, _):
             await over(again)
 
-    assert (night.summary().published, again.summary().published) == (40, 80)
+    assert (batch_run.summary().published, again.summary().published) == (40, 80)
     learned = (world.folder / "root/learned.json").read_bytes()
     [[slots, _]] = checksum.load(learned, "learned.json").values()
     assert 6 <= slots <= 10
@@ -362,16 +362,18 @@ async def test_messages_read_before_a_refusal_are_counted_first(
         slots = slots_of(lane.account)
 
         shaky = replace(REAL, objects=Shaky.open)
-        async with begun(asked, lanes=lanes, rules=world.rules, world=shaky) as night:
-            monitor = ShardMonitor(night)
+        async with begun(
+            asked, lanes=lanes, rules=world.rules, world=shaky
+        ) as batch_run:
+            monitor = ShardMonitor(batch_run)
             monitor.add_shard(0)
             monitor.add_shard(1)
             # The batch itself fetches clips for other runs.
             lane.limiter.hold_slot()
             learned = {lane.account: LearnedLimits(2, 600)}
-            await tell(night, 0, in_use={slots: 2}, learned=learned)
+            await tell(batch_run, 0, in_use={slots: 2}, learned=learned)
             await monitor.read_and_grant()
-            await tell(night, 1, in_use={slots: 5})
+            await tell(batch_run, 1, in_use={slots: 5})
             with monkeypatch.context() as patch:
                 patch.setattr(Shaky, "once", set())
                 with pytest.raises(RefusedError):
@@ -393,11 +395,11 @@ async def test_lane_closed_by_one_machine_stays_open_to_others(world):
     its_own = {"closed_here": {lane.name: "401"}}
     closed = []
 
-    async with begun(asked, lanes=lanes, rules=world.rules, world=REAL) as night:
-        monitor = ShardMonitor(night)
+    async with begun(asked, lanes=lanes, rules=world.rules, world=REAL) as batch_run:
+        monitor = ShardMonitor(batch_run)
 
         async def one_of(shard, generation, **fields):
-            await tell(night, shard, generation, **fields)
+            await tell(batch_run, shard, generation, **fields)
             await monitor.read_reports()
             closed.append(lane.closed)
 
@@ -423,10 +425,10 @@ async def test_an_account_without_credit_is_closed_for_all_at_once(worlds, clip)
         world = worlds(
             emulator=emulator, url=url, routes=["fal/kling-2.5-turbo"], slots=1
         )
-        async with away(world, 8) as (night, runs):
-            await over(night, at_once=1)
+        async with away(world, 8) as (batch_run, runs):
+            await over(batch_run, at_once=1)
 
-    summary = night.summary()
+    summary = batch_run.summary()
     assert list(summary.lanes_closed) == ["fal"]
     assert (summary.published, summary.short_of) == (0, "lanes")
     assert runs.started == [(0, 1)]
@@ -439,10 +441,10 @@ async def test_budget_is_granted_down_to_the_last_clip(world, cap):
     wanted = {"budget_usd": 7 * price} if cap == "budget" else {}
     limits = {"submits_per_day": 7} if cap == "day" else {}
 
-    async with away(world, 12, wanted=wanted, **limits) as (night, _):
-        await over(night)
+    async with away(world, 12, wanted=wanted, **limits) as (batch_run, _):
+        await over(batch_run)
 
-    summary = night.summary()
+    summary = batch_run.summary()
     assert (summary.published, summary.pending) == (7, 5)
     assert summary.spent_usd == world.owed == 7 * price
     assert summary.short_of == ("budget" if cap == "budget" else "lanes")
@@ -453,11 +455,11 @@ async def test_worker_without_the_daily_cap_keeps_to_the_batchs_cap(world):
     """A worker whose settings lack the daily cap keeps to the cap of the batch."""
     price = min(world.lane(ROUTE).route.prices_usd.values())
 
-    async with away(world, 12, submits_per_day=7) as (night, runs):
+    async with away(world, 12, submits_per_day=7) as (batch_run, runs):
         runs.lane = {}
-        await over(night)
+        await over(batch_run)
 
-    summary = night.summary()
+    summary = batch_run.summary()
     assert (summary.published, summary.pending, summary.short_of) == (7, 5, "lanes")
     assert summary.spent_usd == world.owed == 7 * price
 
@@ -472,12 +474,12 @@ async def test_daily_cap_is_granted_again_on_the_next_day(world):
         shard_rows=2,
         today=lambda: time.time() + later_s,
         submits_per_day=2,
-    ) as (night, _):
-        await night.run_shard(0)
+    ) as (batch_run, _):
+        await batch_run.run_shard(0)
         later_s = DAY_S
-        await night.run_shard(1)
+        await batch_run.run_shard(1)
 
-    summary = night.summary()
+    summary = batch_run.summary()
     assert (summary.published, summary.pending) == (4, 0)
 
 
@@ -488,23 +490,23 @@ async def test_slots_go_to_the_shard_that_has_the_money_for_them(worlds, clip):
         world = worlds(emulator=emulator, url=url, routes=[ROUTE], slots=1)
         price = min(world.lane(ROUTE).route.prices_usd.values())
         wanted = {"budget_usd": 2 * price}
-        async with away(world, 4, shard_rows=2, wanted=wanted) as (night, _):
-            await asyncio.wait_for(over(night), 20)
+        async with away(world, 4, shard_rows=2, wanted=wanted) as (batch_run, _):
+            await asyncio.wait_for(over(batch_run), 20)
 
-    summary = night.summary()
+    summary = batch_run.summary()
     assert (summary.published, summary.pending) == (2, 2)
     assert summary.spent_usd == world.owed == 2 * price
 
 
 @pytest.mark.slow
 async def test_stop_of_the_batch_ends_every_shard(world):
-    async with away(world, 40, shard_rows=20) as (night, runs):
-        batch = asyncio.ensure_future(over(night))
-        await until_bought(night, 3)
-        night.engine.stop("stopped by a test")
+    async with away(world, 40, shard_rows=20) as (batch_run, runs):
+        batch = asyncio.ensure_future(over(batch_run))
+        await until_bought(batch_run, 3)
+        batch_run.engine.stop("stopped by a test")
         await batch
 
-    summary = night.summary()
+    summary = batch_run.summary()
     assert 3 <= summary.bought < 40
     assert summary.in_doubt == 0
     assert summary.published + summary.pending == 40
@@ -516,14 +518,14 @@ async def test_stopped_shard_waits_for_clips_about_to_finish(world):
     """A shard that is stopped waits for the clips that are about to finish."""
     await world.run(10)  # teaches the lane its latency
     world.rules = replace(world.rules, grace_s=10.0)
-    async with away(world, 50, shard_rows=20) as (night, _):
-        batch = asyncio.ensure_future(over(night))
-        await until_bought(night, 6)
-        night.engine.wind_down("stopped by a test")
+    async with away(world, 50, shard_rows=20) as (batch_run, _):
+        batch = asyncio.ensure_future(over(batch_run))
+        await until_bought(batch_run, 6)
+        batch_run.engine.wind_down("stopped by a test")
         await batch
 
-    summary = night.summary()
-    jobs = await histories(Objects.open(night.wanted.root))
+    summary = batch_run.summary()
+    jobs = await histories(Objects.open(batch_run.wanted.root))
     assert 6 <= summary.bought < 40
     assert summary.published == 10 + summary.bought
     assert not [one for one in jobs.values() if one.state is State.ACCEPTED]
@@ -541,14 +543,14 @@ async def test_shards_doubts_are_risked_once_for_all_of_them(worlds, clip):
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=["fal/kling-2.5-turbo"])
         price = min(world.lane(world.routes[0]).route.prices_usd.values())
-        async with away(world, 4, shard_rows=2, risk_usd=price) as (night, _):
-            await over(night)
+        async with away(world, 4, shard_rows=2, risk_usd=price) as (batch_run, _):
+            await over(batch_run)
 
-    summary = night.summary()
+    summary = batch_run.summary()
     assert (summary.published, summary.in_doubt, summary.pending) == (3, 1, 0)
     assert (summary.risked_usd, summary.spent_usd) == (price, world.owed)
     assert sorted(world.bought.values()) == [1, 1, 1, 2]
-    jobs = await histories(Objects.open(night.wanted.root))
+    jobs = await histories(Objects.open(batch_run.wanted.root))
     assert Counter(one.state for one in jobs.values()) == {
         State.PUBLISHED: 3,
         State.IN_DOUBT: 1,
@@ -576,18 +578,18 @@ async def test_ticket_that_a_fenced_run_could_not_record_is_followed(
     emulator = Emulator(latency_s=0.1, slots=4, submits_per_minute=100000, clip=clip)
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=["fal/kling-2.5-turbo"])
-        async with away(world, 1, risk_usd=risk_usd) as (night, runs):
+        async with away(world, 1, risk_usd=risk_usd) as (batch_run, runs):
             runs.real, real = replace(runs.real, objects=Slow.open), runs.real
-            batch = asyncio.ensure_future(night.run_shard(0))
+            batch = asyncio.ensure_future(batch_run.run_shard(0))
             while not emulator.bill:  # noqa: ASYNC110 - a bill has no event
                 await asyncio.sleep(0.01)
             first, runs.real = runs.tasks[0], real
             await runs(0, 0)
             await asyncio.wait({first, batch})
-            assert night.summary().in_doubt == 1
-            await night.mend()
+            assert batch_run.summary().in_doubt == 1
+            await batch_run.mend()
 
-    summary = night.summary()
+    summary = batch_run.summary()
     assert isinstance(first.exception(), FencedError)
     assert "ledger.spill_recovered file=spill/" in caplog.text
     assert (summary.published, summary.in_doubt, summary.spent_usd) == (
@@ -609,15 +611,15 @@ async def test_stop_of_the_batch_ends_its_risks(worlds, clip):
         )
         price = max(world.lane(world.routes[0]).route.prices_usd.values())
         lane = {"risk_usd": 3 * price, "submits_per_minute": 4}
-        async with away(world, 3, shard_rows=3, **lane) as (night, _):
-            batch = asyncio.ensure_future(over(night))
+        async with away(world, 3, shard_rows=3, **lane) as (batch_run, _):
+            batch = asyncio.ensure_future(over(batch_run))
             while len(emulator.bill) < 4:  # noqa: ASYNC110 - a bill has no event
                 await asyncio.sleep(0.01)
-            night.engine.stop("stopped by a test")
+            batch_run.engine.stop("stopped by a test")
             await batch
 
     assert len(emulator.bill) == 4
-    summary = night.summary()
+    summary = batch_run.summary()
     assert (summary.published + summary.pending, summary.in_doubt) == (3, 0)
 
 
@@ -625,17 +627,17 @@ async def test_superseded_batch_leaves_its_successors_errands_alone(world):
     """A batch that was taken over leaves the errands of its successor in place."""
     older = away(world, 4)
     await older.__aenter__()
-    async with away(world, 4, wanted={"take_over": True}) as (night, runs):
+    async with away(world, 4, wanted={"take_over": True}) as (batch_run, runs):
 
         async def start(number, attempt, begun):
             with suppress(FencedError):
                 await older.__aexit__(None, None, None)
             await runs(number, attempt, begun)
 
-        night.away.start = start
-        await over(night)
+        batch_run.away.start = start
+        await over(batch_run)
 
-    assert night.summary().published == 4
+    assert batch_run.summary().published == 4
     assert runs.started == [(0, 1)]
 
 
@@ -664,13 +666,13 @@ async def test_lane_with_an_unknown_account_is_closed_in_that_worker(
     The batch would never grant it anything, and its jobs would wait for ever.
     """
     monkeypatch.setattr("tasks.distributed.supervisor.PAUSE_S", 0.01)
-    async with away(world, 8) as (night, runs):
+    async with away(world, 8) as (batch_run, runs):
         known, strange = world.lane(ROUTE), world.lane(ROUTE)
         strange.account = "kling file:/run/secrets/kling"
         runs.lanes = partial(next, iter([[strange], [known], [known]]))
-        await over(night, at_once=1)
+        await over(batch_run, at_once=1)
 
-    summary = night.summary()
+    summary = batch_run.summary()
     assert (summary.published, summary.pending, summary.lanes_closed) == (8, 0, {})
     assert runs.started == [(0, 1), (0, 2), (1, 1)]
     assert "names 'kling', not 'kling file:/run/secrets/kling'" in caplog.text
@@ -685,12 +687,12 @@ async def test_wrong_key_on_one_worker_ends_neither_batch_nor_shard(
     emulator = Emulator(latency_s=0.1, slots=4, clip=clip, keys=[*KEYS.values()])
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[ROUTE])
-        async with away(world, 12) as (night, runs):
+        async with away(world, 12) as (batch_run, runs):
             outdated = [f"outdated:{'secret' * 6}"] * (RUNS_TO_CLOSE - 1)
             runs.lanes = lambda: [world.lane(ROUTE, key=(outdated or [""]).pop())]
-            await over(night, at_once=1)
+            await over(batch_run, at_once=1)
 
-    summary = night.summary()
+    summary = batch_run.summary()
     assert runs.started[:RUNS_TO_CLOSE] == [(0, n) for n in range(1, RUNS_TO_CLOSE + 1)]
     assert (summary.published, summary.pending, summary.lanes_closed) == (12, 0, {})
     assert summary.spent_usd == world.owed
@@ -704,10 +706,10 @@ async def test_a_key_that_all_workers_have_wrong_ends_the_batch(
     emulator = Emulator(slots=4, clip=clip, keys=["another:key"])
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[ROUTE])
-        async with away(world, 12) as (night, runs):
-            await over(night, at_once=1)
+        async with away(world, 12) as (batch_run, runs):
+            await over(batch_run, at_once=1)
 
-    summary = night.summary()
+    summary = batch_run.summary()
     assert (summary.pending, summary.short_of, [*summary.lanes_closed]) == (
         12,
         "lanes",
@@ -723,7 +725,7 @@ async def test_run_that_fails_at_its_start_is_retried_with_pauses(world, monkeyp
     every retry before another worker could.
     """
     monkeypatch.setattr("tasks.distributed.supervisor.PAUSE_S", 0.01)
-    async with away(world, 2) as (night, runs):
+    async with away(world, 2) as (batch_run, runs):
         run, began = runs.__call__, []
 
         async def start(number, attempt, begun):
@@ -732,11 +734,11 @@ async def test_run_that_fails_at_its_start_is_retried_with_pauses(world, monkeyp
                 raise ConnectionError("KLING_KEY is not set")
             await run(number, attempt, begun)
 
-        night.away.start = start
-        await over(night)
+        batch_run.away.start = start
+        await over(batch_run)
 
     pauses = [later - earlier for earlier, later in pairwise(began)]
-    assert night.summary().published == 2
+    assert batch_run.summary().published == 2
     assert len(pauses) == TRIES + 1
     assert all(pause >= 0.01 * 2**n for n, pause in enumerate(pauses))
 
@@ -745,19 +747,19 @@ async def test_shard_that_no_worker_can_start_rests_with_a_reason(
     world, monkeypatch, caplog
 ):
     monkeypatch.setattr("tasks.distributed.supervisor.PAUSE_S", 0.0)
-    async with away(world, 3, shard_rows=1) as (night, _):
+    async with away(world, 3, shard_rows=1) as (batch_run, _):
         tried = []
 
         async def start(number, attempt, _begun):
             tried.append(number)
             raise ConnectionError(f"no nightreel.toml, {attempt}")
 
-        night.away.start = start
-        await over(night, at_once=1)
+        batch_run.away.start = start
+        await over(batch_run, at_once=1)
 
-    [*reasons] = night.engine.tally.waiting_jobs.values()
+    [*reasons] = batch_run.engine.tally.waiting_jobs.values()
     assert tried == [0] * FAILED_STARTS + [1, 2]
-    assert night.summary().pending == 3
+    assert batch_run.summary().pending == 3
     assert all("no nightreel.toml" in waiting.reason for waiting in reasons)
     assert caplog.text.count("no nightreel.toml") >= FAILED_STARTS
 
@@ -765,7 +767,7 @@ async def test_shard_that_no_worker_can_start_rests_with_a_reason(
 async def test_fenced_run_with_nothing_to_record_leaves_its_worker(world, monkeypatch):
     """A fenced run that has nothing to record ends and frees its worker."""
     monkeypatch.setattr(Mute, "silent", False)
-    async with away(world, 2) as (night, runs):
+    async with away(world, 2) as (batch_run, runs):
 
         async def start(number, attempt, begun):
             if attempt == 1:
@@ -773,7 +775,7 @@ async def test_fenced_run_with_nothing_to_record_leaves_its_worker(world, monkey
                 runs.lane = {"slots": 0}
                 seeming = asyncio.ensure_future(muted(runs, runs, number, attempt))
                 seeming.add_done_callback(lambda run: run.exception())
-                while number not in await granted(night):  # noqa: ASYNC110 - a store has no event
+                while number not in await granted(batch_run):  # noqa: ASYNC110 - a store has no event
                     await asyncio.sleep(0.05)
                 Mute.silent = True
                 raise ConnectionError("nobody can reach it")
@@ -781,21 +783,21 @@ async def test_fenced_run_with_nothing_to_record_leaves_its_worker(world, monkey
             await asyncio.wait({runs.tasks[number]})
             await runs(number, attempt, begun)
 
-        night.away.start = start
-        await over(night)
+        batch_run.away.start = start
+        await over(batch_run)
 
-    assert night.summary().published == 2
+    assert batch_run.summary().published == 2
 
 
 @pytest.mark.slow
 async def test_store_away_for_minutes_ends_neither_batch_nor_shard(world, monkeypatch):
     """A store that is away for minutes ends neither the batch nor the shard."""
     monkeypatch.setattr("tasks.distributed.heartbeat.BATCH_DEAD_S", 2.0)
-    async with away(world, 60, shard_rows=60) as (night, runs):
-        odd = layout.usage(night.batch, 0, 0)
-        await Objects.open(night.wanted.root).put(odd, b"of another version")
-        batch = asyncio.ensure_future(over(night))
-        await until_bought(night, 1)
+    async with away(world, 60, shard_rows=60) as (batch_run, runs):
+        odd = layout.usage(batch_run.batch, 0, 0)
+        await Objects.open(batch_run.wanted.root).put(odd, b"of another version")
+        batch = asyncio.ensure_future(over(batch_run))
+        await until_bought(batch_run, 1)
         monkeypatch.setattr(Shaky, "refused", 0)
         monkeypatch.setattr(Shaky, "away", True)
         while Shaky.refused < 10:  # noqa: ASYNC110 - a number has no event
@@ -803,22 +805,22 @@ async def test_store_away_for_minutes_ends_neither_batch_nor_shard(world, monkey
         Shaky.away = False
         await batch
 
-    assert night.summary().published == 60
+    assert batch_run.summary().published == 60
     assert runs.started == [(0, 1)]
 
 
 @pytest.mark.slow
 async def test_a_store_that_refuses_now_and_then_ends_no_batch(world, monkeypatch):
     """Each call fails once, as when a key is renewed; no message counts twice."""
-    async with away(world, 8) as (night, runs):
+    async with away(world, 8) as (batch_run, runs):
         # The stores of the shards do not refuse anything.
         runs.real = replace(runs.real, objects=Objects.open)
         monkeypatch.setattr(Shaky, "once", set())
-        await over(night)
+        await over(batch_run)
         refused = len(Shaky.once)
         monkeypatch.setattr(Shaky, "once", None)
 
-    summary = night.summary()
+    summary = batch_run.summary()
     assert (summary.published, summary.bought, summary.pending) == (8, 8, 0)
     assert summary.spent_usd == world.owed
     assert sorted(runs.started) == [(0, 1), (1, 1)]
@@ -832,7 +834,7 @@ async def test_run_that_goes_silent_is_replaced_by_another(world, monkeypatch, c
     Its machine is gone, so nothing could report the failure.
     """
     monkeypatch.setattr("tasks.distributed.supervisor.SILENT_S", 3.0)
-    async with away(world, 12, shard_rows=12) as (night, runs):
+    async with away(world, 12, shard_rows=12) as (batch_run, runs):
         run = runs.__call__
 
         async def start(number, attempt, begun):
@@ -840,15 +842,15 @@ async def test_run_that_goes_silent_is_replaced_by_another(world, monkeypatch, c
                 await run(number, attempt, begun)
                 return
             dying = asyncio.ensure_future(run(number, attempt, begun))
-            await until_bought(night, 4)
+            await until_bought(batch_run, 4)
             dying.cancel()
             # The server shows it as running for ever.
             await asyncio.Event().wait()
 
-        night.away.start = start
-        await over(night)
+        batch_run.away.start = start
+        await over(batch_run)
 
-    summary = night.summary()
+    summary = batch_run.summary()
     assert runs.started == [(0, 1), (0, 2)]
     assert "nothing heard of it for 3 s" in caplog.text
     assert (summary.published + summary.in_doubt, summary.pending) == (12, 0)
@@ -862,19 +864,19 @@ async def test_run_reported_failed_but_still_heard_is_left_alone(world):
 
     The Prefect server has lost contact with it, for example, and the store has not.
     """
-    async with away(world, 24, shard_rows=24) as (night, runs):
+    async with away(world, 24, shard_rows=24) as (batch_run, runs):
         run = runs.__call__
 
         async def start(number, attempt, begun):
             going = asyncio.ensure_future(run(number, attempt, begun))
             going.add_done_callback(lambda run: run.exception())
-            await until_bought(night, 4)
+            await until_bought(batch_run, 4)
             raise ConnectionError("Crashed: no heartbeat was received")
 
-        night.away.start = start
-        await over(night)
+        batch_run.away.start = start
+        await over(batch_run)
 
-    summary = night.summary()
+    summary = batch_run.summary()
     assert runs.started == [(0, 1)]
     assert (summary.published, summary.bought, summary.pending) == (24, 24, 0)
 
@@ -882,7 +884,7 @@ async def test_run_reported_failed_but_still_heard_is_left_alone(world):
 @pytest.mark.slow
 async def test_shard_of_a_drained_machine_continues_on_another(world):
     """Another machine continues the shard of a machine that is drained."""
-    async with away(world, 40, shard_rows=40) as (night, runs):
+    async with away(world, 40, shard_rows=40) as (batch_run, runs):
         run = runs.__call__
 
         def drained(of):
@@ -894,19 +896,19 @@ async def test_shard_of_a_drained_machine_continues_on_another(world):
 
             return gently
 
-        nights = []
+        batch_runs = []
 
         async def start(number, attempt, begun):
-            runs.more = {"gently": drained(nights)}
+            runs.more = {"gently": drained(batch_runs)}
             await run(number, attempt, begun)
 
-        night.away.start = start
-        batch = asyncio.ensure_future(over(night))
-        await until_bought(night, 3)
-        nights[0].engine.wind_down("stopped by SIGTERM")
+        batch_run.away.start = start
+        batch = asyncio.ensure_future(over(batch_run))
+        await until_bought(batch_run, 3)
+        batch_runs[0].engine.wind_down("stopped by SIGTERM")
         await batch
 
-    summary = night.summary()
+    summary = batch_run.summary()
     assert runs.started == [(0, 1), (0, 2)]
     assert (summary.published, summary.bought, summary.pending) == (40, 40, 0)
     assert summary.spent_usd == world.owed
@@ -916,7 +918,7 @@ async def test_shard_of_a_drained_machine_continues_on_another(world):
 @pytest.mark.slow
 async def test_wait_for_a_worker_is_logged_once(world, monkeypatch, caplog):
     monkeypatch.setattr("tasks.distributed.supervisor.SILENT_S", 0.5)
-    async with away(world, 2) as (night, runs):
+    async with away(world, 2) as (batch_run, runs):
         run = runs.__call__
 
         async def start(number, attempt, begun):
@@ -925,10 +927,10 @@ async def test_wait_for_a_worker_is_logged_once(world, monkeypatch, caplog):
             monkeypatch.setattr("tasks.distributed.supervisor.SILENT_S", 60.0)
             await run(number, attempt, begun)
 
-        night.away.start = start
-        await over(night)
+        batch_run.away.start = start
+        await over(batch_run)
 
-    assert night.summary().published == 2
+    assert batch_run.summary().published == 2
     assert caplog.text.count("shard.waits shard=0 ") == 1
 
 
@@ -937,12 +939,12 @@ async def test_lane_unknown_to_the_batch_is_closed_in_that_worker(world):
 
     It uses an account of the batch, but the batch could not count its purchases.
     """
-    async with away(world, 4) as (night, runs):
+    async with away(world, 4) as (batch_run, runs):
         known, strange = world.lane(ROUTE), world.lane(ROUTE)
         strange.name, strange.limiter = "another", known.limiter
         runs.lanes = lambda: [strange, known]
-        await over(night)
+        await over(batch_run)
 
-    summary = night.summary()
+    summary = batch_run.summary()
     assert (summary.published, summary.pending, summary.lanes_closed) == (4, 0, {})
     assert summary.spent_usd == world.owed

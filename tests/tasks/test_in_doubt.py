@@ -68,9 +68,9 @@ def named(name, lane):
 def killed_after(seconds):
     """Stops the batch abruptly this many seconds after its start."""
 
-    def during(night):
+    def during(batch_run):
         loop = asyncio.get_running_loop()
-        loop.call_later(seconds, night.engine.stop, "killed")
+        loop.call_later(seconds, batch_run.engine.stop, "killed")
 
     return during
 
@@ -148,7 +148,7 @@ async def test_doubt_resolved_after_all_else_goes_to_one_worker(tells):
     assert (summary.published, summary.exit_code) == (3, 0)
     assert set(tells.bought.values()) == {1}
     assert summary.spent_usd == tells.owed
-    assert not tells.nights[0].engine.tally.waiting_jobs
+    assert not tells.batch_runs[0].engine.tally.waiting_jobs
     # Each submit was answered once: MAX_UNANSWERED submits may be in flight again, no more.
     for _ in range(MAX_UNANSWERED):
         assert lane.limiter.wait_s(0.0) == 0

@@ -173,7 +173,7 @@ async def test_job_that_fails_every_time_rests_with_a_reason(world):
 
     summary = await world.run(3)
 
-    [waiting] = world.nights[0].engine.tally.waiting_jobs.values()
+    [waiting] = world.batch_runs[0].engine.tally.waiting_jobs.values()
     assert (summary.published, summary.pending, summary.exit_code) == (2, 1, 1)
     assert world.bought["pan 1"] == 2
     assert waiting.why is WaitReason.ATTEMPTS
@@ -263,7 +263,7 @@ async def test_lane_that_accepts_nothing_is_closed_with_advice(world, fault):
     assert summary.exit_code == 3
     assert summary.short_of == "lanes"
     assert summary.pending == 20
-    assert list(summary.lanes_closed) == [world.nights[0].engine.lanes.all[0].name]
+    assert list(summary.lanes_closed) == [world.batch_runs[0].engine.lanes.all[0].name]
     assert world.bought == {}
     assert summary.spent_usd == 0
 
@@ -379,11 +379,13 @@ async def test_facts_learned_of_a_lane_are_kept_for_the_next_night(world):
 
     await world.run(12)
 
-    assert world.nights[1].engine.lanes.all[0].polls.expected_s() is not None
+    assert world.batch_runs[1].engine.lanes.all[0].polls.expected_s() is not None
 
 
 async def test_stopping_leaves_no_doubt_and_the_next_run_goes_on(world):
-    stopped = await world.run(12, during=lambda night: night.engine.stop("enough"))
+    stopped = await world.run(
+        12, during=lambda batch_run: batch_run.engine.stop("enough")
+    )
     resumed = await world.run(12)
 
     assert (stopped.published, stopped.in_doubt, stopped.exit_code) == (0, 0, 1)
@@ -407,9 +409,9 @@ async def test_sidecar_tells_how_a_clip_was_made_without_secrets(world):
     """A clip's sidecar records how it was made and contains no secret."""
     await world.run([{"prompt": "pan", "seed": 7}])
 
-    night = world.nights[0]
-    [job] = ids(night.plan.wanted)
-    objects = Objects.open(night.wanted.root)
+    batch_run = world.batch_runs[0]
+    [job] = ids(batch_run.plan.wanted)
+    objects = Objects.open(batch_run.wanted.root)
     sidecar = (await objects.get(f"clips/{job[:2]}/{job}.json")).decode()
     assert '"seed": 7' in sidecar
     assert '"ai_generated": true' in sidecar

@@ -45,7 +45,7 @@ async def test_twice_the_true_slots_cause_few_refusals_and_no_loss(worlds, clip)
     assert (first.published, second.published) == (160, 160)
     assert set(world.bought.values()) == {1}
     # It has eight slots; the lane sometimes tries one or two more.
-    assert world.nights[1].engine.lanes.all[0].limiter.slots <= 10
+    assert world.batch_runs[1].engine.lanes.all[0].limiter.slots <= 10
     assert in_first < 0.1 * 160
     assert refused(world) - in_first < 0.05 * 160
 

@@ -17,7 +17,7 @@ async def test_rest_of_a_batch_is_run_and_nothing_is_bought_twice(world):
     """The next run does the rows that are left and buys no clip twice."""
     price = next(iter(world.lane(world.routes[0]).route.prices_usd.values()))
     first = await world.run(6, budget_usd=price * 2)
-    batch = world.nights[-1].batch
+    batch = world.batch_runs[-1].batch
     left = world.folder / "root" / "tables" / "left" / f"batch={batch}"
 
     second = await world.run((left / "part-0.parquet").as_uri())
@@ -51,8 +51,8 @@ async def test_clip_that_expired_is_bought_again_only_where_it_is_gone(
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[route])
 
-        def stopped(night):
-            asyncio.get_running_loop().call_later(0.4, night.engine.stop, "killed")
+        def stopped(batch_run):
+            asyncio.get_running_loop().call_later(0.4, batch_run.engine.stop, "killed")
 
         first = await world.run(1, during=stopped)
         later[0] = float(after_s)

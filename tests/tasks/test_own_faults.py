@@ -163,7 +163,7 @@ async def test_rows_never_started_give_the_reason(kling):
     kling.check = broken
     summary = await kling.run(40, shard_rows=10)
 
-    why = kling.nights[-1].without_clip()
+    why = kling.batch_runs[-1].without_clip()
     assert summary.pending == 40
     assert all("no such parameter" in reason for _, reason in why.jobs)
 
@@ -317,7 +317,9 @@ async def test_poster_that_fails_keeps_no_clip_off_the_record(kling):
     def show(job, clip, sidecar):
         raise ZeroDivisionError
 
-    summary = await kling.run(3, during=lambda night: night.engine.on_published(show))
+    summary = await kling.run(
+        3, during=lambda batch_run: batch_run.engine.on_published(show)
+    )
 
     assert (summary.published, summary.broken) == (3, {})
 
@@ -337,7 +339,7 @@ async def test_clips_of_an_earlier_batch_are_parked_too(kling):
     assert second.bought <= SLOTS + 3
     assert sum(second.broken.values()) == owed + second.bought
     assert third.published == 8
-    assert kling.nights[-1].engine.tally.fetched == owed
+    assert kling.batch_runs[-1].engine.tally.fetched == owed
     assert set(kling.bought.values()) == {1}
 
 
@@ -363,14 +365,14 @@ async def test_reconcile_reports_parked_clips(kling):
 async def test_fault_in_shards_elsewhere_stops_the_batch(kling):
     """Shards in other processes report the fault: no shard buys any more."""
     kling.check = broken
-    async with away(kling, 24, shard_rows=6) as (night, _):
-        await over(night)
-        summary = night.summary()
+    async with away(kling, 24, shard_rows=6) as (batch_run, _):
+        await over(batch_run)
+        summary = batch_run.summary()
     bought = sum(kling.bought.values())
     kling.check = mp4.check
-    async with away(kling, 24, shard_rows=6) as (night, _):
-        await over(night)
-        again = night.summary()
+    async with away(kling, 24, shard_rows=6) as (batch_run, _):
+        await over(batch_run)
+        again = batch_run.summary()
 
     assert (summary.published, summary.exit_code) == (0, 4)
     assert summary.fault is not None
@@ -385,9 +387,9 @@ async def test_fault_in_shards_elsewhere_stops_the_batch(kling):
 async def test_faults_of_small_shards_are_one_row(kling):
     """Shards that are too small for a whole row stop the batch together."""
     kling.check = broken
-    async with away(kling, 12, shard_rows=1) as (night, _):
-        await over(night, at_once=1)
-        summary = night.summary()
+    async with away(kling, 12, shard_rows=1) as (batch_run, _):
+        await over(batch_run, at_once=1)
+        summary = batch_run.summary()
 
     assert (summary.published, summary.exit_code) == (0, 4)
     assert sum(kling.bought.values()) == IN_A_ROW

@@ -43,7 +43,7 @@ async def test_job_that_is_forgotten_each_time_rests_with_a_reason(world):
 
     summary = await world.run(3)
 
-    [waiting] = world.nights[0].engine.tally.waiting_jobs.values()
+    [waiting] = world.batch_runs[0].engine.tally.waiting_jobs.values()
     assert (summary.published, summary.pending) == (2, 1)
     assert world.bought["pan 1"] == 3
     assert (waiting.why, waiting.reason[:22]) == (
@@ -85,7 +85,7 @@ async def test_draining_gpu_gets_a_pause_and_is_not_closed(worlds, emulator):
         summary = await world.run(3)
 
     assert (summary.published, summary.lanes_closed) == (3, {})
-    assert world.nights[0].engine.lanes.all[0].limiter.learned() is None
+    assert world.batch_runs[0].engine.lanes.all[0].limiter.learned() is None
 
 
 class Door:

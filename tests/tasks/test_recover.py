@@ -131,12 +131,12 @@ async def run(world, manifest, **reaching):
     )
     lanes = [world.lane(route) for route in world.routes]
     around = World(**reaching)
-    async with begun(wanted, lanes=lanes, rules=world.rules, world=around) as night:
-        world.nights.append(night)
-        for number in range(len(night.shards)):
-            await night.run_shard(number)
-        await night.mend()
-    return night.summary()
+    async with begun(wanted, lanes=lanes, rules=world.rules, world=around) as batch_run:
+        world.batch_runs.append(batch_run)
+        for number in range(len(batch_run.shards)):
+            await batch_run.run_shard(number)
+        await batch_run.mend()
+    return batch_run.summary()
 
 
 async def died(world, *, after, rows=1, lanes=None, published=False):
@@ -268,7 +268,7 @@ async def test_unobserved_end_of_a_job_teaches_no_latency(worlds, emulator):
         summary = await run(world, ENOUGH_FINISHED, today=Time(later_s=1800.0).today)
 
     assert (summary.published, summary.bought) == (ENOUGH_FINISHED, 0)
-    assert not world.nights[-1].engine.lanes.all[0].polls.is_learned
+    assert not world.batch_runs[-1].engine.lanes.all[0].polls.is_learned
 
 
 @slow
@@ -485,8 +485,8 @@ async def test_clips_of_another_manifest_are_fetched_by_the_next_run(worlds, cli
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[ATLAS])
 
-        def stopped(night):
-            asyncio.get_running_loop().call_later(0.6, night.engine.stop, "killed")
+        def stopped(batch_run):
+            asyncio.get_running_loop().call_later(0.6, batch_run.engine.stop, "killed")
 
         monday = await world.run(world.manifest(3, "monday"), during=stopped)
         tuesday = await world.run(
@@ -498,7 +498,7 @@ async def test_clips_of_another_manifest_are_fetched_by_the_next_run(worlds, cli
     assert (monday.bought, monday.published) == (3, 0)
     assert (tuesday.rows, tuesday.published, tuesday.bought) == (1, 1, 1)
     assert tuesday.spent_usd == Decimal("0.17")
-    assert world.nights[-1].engine.tally.fetched == 3
+    assert world.batch_runs[-1].engine.tally.fetched == 3
     assert {job.state for job in jobs.values()} == {State.PUBLISHED}
     assert set(world.bought.values()) == {1}
 

@@ -46,15 +46,15 @@ async def test_winding_down_waits_for_clips_about_to_finish(
     """A run that winds down waits for clips about to finish and buys nothing more."""
     slow.rules = Rules(grace_s=grace_s)
 
-    async def stopping(night):
+    async def stopping(batch_run):
         await until(lambda: len(slow.emulator.bill) >= 3)
-        night.engine.wind_down("told to")
+        batch_run.engine.wind_down("told to")
 
     tasks = []
     told = await slow.run(
         9,
         lanes=learned(slow, known_s),
-        during=lambda night: tasks.append(asyncio.create_task(stopping(night))),
+        during=lambda batch_run: tasks.append(asyncio.create_task(stopping(batch_run))),
     )
     resumed = await slow.run(9, lanes=learned(slow, 0.4))
 
@@ -80,15 +80,15 @@ async def test_grace_that_runs_out_leaves_the_rest_to_the_next_run(stuck):
     stuck.rules = Rules(grace_s=0.5)
     began, tasks = [], []
 
-    async def stopping(night):
+    async def stopping(batch_run):
         await until(lambda: len(stuck.emulator.bill) >= 3)
         began.append(time.monotonic())
-        night.engine.wind_down("told to")
+        batch_run.engine.wind_down("told to")
 
     told = await stuck.run(
         3,
         lanes=learned(stuck, 0.01),
-        during=lambda night: tasks.append(asyncio.create_task(stopping(night))),
+        during=lambda batch_run: tasks.append(asyncio.create_task(stopping(batch_run))),
     )
 
     assert (told.pending, told.in_doubt, told.bought) == (3, 0, 3)
@@ -101,19 +101,19 @@ async def test_paused_root_follows_its_jobs_and_resumes_buying(slow, monkeypatch
     objects = Objects.open((slow.folder / "root").as_uri())
     seen, tasks = [], []
 
-    async def pausing_for_a_while(night):
+    async def pausing_for_a_while(batch_run):
         await until(lambda: slow.emulator.bill)
         await pause_flag.pause(objects, "a test")
-        await until(lambda: night.engine.paused)
-        await until(lambda: night.done == len(slow.emulator.bill))
-        seen.append((night.done, night.engine.done_buying))
+        await until(lambda: batch_run.engine.paused)
+        await until(lambda: batch_run.done == len(slow.emulator.bill))
+        seen.append((batch_run.done, batch_run.engine.done_buying))
         await pause_flag.resume(objects)
 
     summary = await slow.run(
         9,
         lanes=learned(slow, 0.4),
-        during=lambda night: tasks.append(
-            asyncio.create_task(pausing_for_a_while(night))
+        during=lambda batch_run: tasks.append(
+            asyncio.create_task(pausing_for_a_while(batch_run))
         ),
     )
 
@@ -130,13 +130,14 @@ async def test_run_that_starts_paused_buys_nothing_and_can_be_stopped(slow):
     await pause_flag.pause(objects, "a test")
     tasks = []
 
-    async def stopping(night):
-        assert night.engine.paused
+    async def stopping(batch_run):
+        assert batch_run.engine.paused
         await asyncio.sleep(0.3)
-        night.engine.wind_down("told to")
+        batch_run.engine.wind_down("told to")
 
     summary = await slow.run(
-        3, during=lambda night: tasks.append(asyncio.create_task(stopping(night)))
+        3,
+        during=lambda batch_run: tasks.append(asyncio.create_task(stopping(batch_run))),
     )
     await pause_flag.resume(objects)
     again = await slow.run(3)

@@ -46,8 +46,8 @@ async def test_webhook_makes_the_engine_poll_unless_it_is_forged(
             {"wavespeed": f"whsec_{SECRET}"}, port=0, hints_port=0
         ) as doors:
 
-            async def told(night):
-                while not night.engine.tally.bought:  # noqa: ASYNC110 - a tally has no event
+            async def told(batch_run):
+                while not batch_run.engine.tally.bought:  # noqa: ASYNC110 - a tally has no event
                     await asyncio.sleep(0.02)
                 await asyncio.sleep(0.5)
                 headers, body = signed(emulator.bill[0].request_id, secret)
@@ -55,7 +55,7 @@ async def test_webhook_makes_the_engine_poll_unless_it_is_forged(
                     at = f"{doors.webhooks}/webhooks/wavespeed"
                     answer = await client.post(at, headers=headers, content=body)
                 await asyncio.sleep(1.5)
-                night.engine.stop("enough seen")
+                batch_run.engine.stop("enough seen")
                 return answer.status_code
 
             telling = []
@@ -64,7 +64,9 @@ async def test_webhook_makes_the_engine_poll_unless_it_is_forged(
                 1,
                 lanes=[lane],
                 hints_url=doors.hints,
-                during=lambda night: telling.append(asyncio.create_task(told(night))),
+                during=lambda batch_run: telling.append(
+                    asyncio.create_task(told(batch_run))
+                ),
             )
             took_s = time.monotonic() - began
             assert await telling[0] == status
