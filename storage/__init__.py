@@ -9,7 +9,7 @@ Each package has one door, and other packages import its names from there:
 
 The modules beside them: `layout` has every key below a root, `checksum` the JSON files with
 a checksum, `sources` opens what a user names (a manifest, a still), `pause_flag` says
-whether the root is paused.
+whether the root is paused, `backoff` how long to wait after a failure.
 
 This module imports none of them: a GPU worker checks stills and needs no ledger.
 """

@@ -21,6 +21,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.runtime import flow_run
 
+from storage.backoff import backoff
+
 log = logging.getLogger(__name__)
 
 WITHIN_S: Final = 5.0
@@ -136,7 +138,7 @@ class Shown:
 
     def _failed(self, exc: Exception) -> None:
         least, most = AGAIN_S
-        self._again_at = self._now() + min(most, least * 2 ** min(self._failures, 10))
+        self._again_at = self._now() + backoff(self._failures + 1, least, most)
         if not self._failures:
             log.warning(
                 "prefect.unavailable error=%s the batch goes on: %s",

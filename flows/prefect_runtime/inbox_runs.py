@@ -22,6 +22,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 
 from flows.config.settings import SettingsError
+from storage.backoff import backoff
 from storage.inbox import PARQUET, SETTLE_S, Drop, Inbox, Register, digest
 from storage.objects import Objects
 from tasks.batch.request import public
@@ -73,7 +74,7 @@ class Watch:
 
 def pause_s(times: int) -> float:
     """Seconds from the start of one try to the next, after `times` failed tries."""
-    return min(AGAIN_S * 2 ** min(times - 1, 10), MOST_S)
+    return backoff(times, AGAIN_S, MOST_S)
 
 
 class Retries:

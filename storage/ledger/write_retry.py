@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable
 from typing import Final
 
+from storage.backoff import backoff
 from storage.ledger.disk_reserve import Ballast
 from storage.objects import (
     ExistsError,
@@ -61,8 +62,8 @@ class Trouble:
                 if now() >= min(began + PATIENCE_S, refused + REFUSED_S):
                     raise
                 self._say(key, error, now())
-            longest = min(LONGEST_S, 0.5 * 2 ** min(tries, 10))
-            await asyncio.sleep(random.uniform(0, longest))  # noqa: S311 - no secret
+            pause = backoff(tries + 1, 0.5, LONGEST_S, jitter=random.uniform)
+            await asyncio.sleep(pause)
         raise AssertionError("it returns or raises")
 
     def _refused(self, error: StorageError) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final, ParamSpec, TypeVar
 
+from storage.backoff import backoff
 from storage.objects.errors import LoginError, StorageError, UnavailableError
 
 P = ParamSpec("P")
@@ -17,6 +18,7 @@ T = TypeVar("T")
 
 TRIES: Final = 3
 """The fewest tries: a single answer may take longer than the whole limit."""
+FIRST_S: Final = 0.2
 LONGEST_S: Final = 10.0
 
 log = logging.getLogger(__name__)
@@ -61,8 +63,8 @@ class Patience:
                 else:
                     self._answered = True
                     return answer
-                longest = min(LONGEST_S, 0.1 * 2 ** min(tries, 10))
-                await asyncio.sleep(random.uniform(0, longest))  # noqa: S311 - no secret
+                pause = backoff(tries, FIRST_S, LONGEST_S, jitter=random.uniform)
+                await asyncio.sleep(pause)
 
     def _may_pass(self, error: StorageError) -> bool:
         # obstore does not retry while it renews a login, so one failure of the machine's

@@ -60,6 +60,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from storage.backoff import backoff
 from tasks.providers.errors import Over
 
 RATE_WINDOW_S: Final = 61.0
@@ -138,8 +139,7 @@ class CircuitBreaker:
         """Count a failure: no connection, or a lost answer."""
         self._failures += 1
         if self.is_open:
-            doublings = min(self._failures - FAILURES_TO_OPEN, 6)
-            pause = min(300.0, 5.0 * 2**doublings)
+            pause = backoff(self._failures - FAILURES_TO_OPEN + 1, 5.0, 300.0)
             self._retry_at = max(self._retry_at, now + pause)
 
 
@@ -241,8 +241,9 @@ class RateLimiter:
             self._refusals += 1
             self._volley = self._unanswered
             self._lower(over)
-        backoff = min(60.0, 0.5 * 2 ** min(self._refusals - 1, 10))
-        pause = backoff if retry_after is None else retry_after
+        pause = retry_after
+        if pause is None:
+            pause = backoff(self._refusals, 0.5, 60.0)
         self._retry_at = max(self._retry_at, now + pause)
 
     def rejected(self) -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from itertools import count
 from typing import Final
 
+from storage.backoff import backoff
 from storage.ledger import SILENT_S, FencedError
 from tasks.batch.batch import BatchRun
 from tasks.distributed.mailbox import beat_s
@@ -148,7 +149,7 @@ class ShardSupervisor:
     async def _pause(self, failed_starts: int) -> None:
         """Wait, so that another machine than the one that just failed can take the shard."""
         loop = asyncio.get_running_loop()
-        pause = min(LONGEST_PAUSE_S, PAUSE_S * 2 ** (failed_starts - 1))
+        pause = backoff(failed_starts, PAUSE_S, LONGEST_PAUSE_S)
         until = loop.time() + pause
         while (left := until - loop.time()) > 0:
             # A stop of the batch reaches only its engine, so check that.

@@ -12,6 +12,7 @@ from typing import Final
 import orjson
 
 from manifests.lifecycle import Discarded, Generated, Refused, Rejected, Ticket
+from storage.backoff import backoff
 from tasks.dispatch.lanes import Lane
 from tasks.dispatch.poll_schedule import ENOUGH_FINISHED
 from tasks.providers.errors import (
@@ -323,4 +324,4 @@ class Follower:
 def _after(exc: ProviderError, failures: int) -> float:
     if isinstance(exc, ThrottledError) and exc.retry_after is not None:
         return min(LONGEST_ASKED_S, exc.retry_after)
-    return min(LONGEST_PAUSE_S, 0.5 * 2 ** min(failures - 1, 10))
+    return backoff(failures, 0.5, LONGEST_PAUSE_S)

@@ -17,6 +17,8 @@ from typing import Any, Final
 
 import httpx
 
+from storage.backoff import backoff
+
 log = logging.getLogger(__name__)
 
 WAIT_S: Final = 50.0
@@ -117,7 +119,7 @@ class Board:
 
 def pause(failures: int) -> float:
     """Seconds to wait after `failures` failures in a row."""
-    return min(LONGEST_PAUSE_S, 0.5 * 2 ** min(failures - 1, 10))
+    return backoff(failures, 0.5, LONGEST_PAUSE_S)
 
 
 async def hints(

@@ -10,6 +10,8 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from storage.backoff import backoff
+
 log = logging.getLogger(__name__)
 
 QUICK_S: Final = 60.0
@@ -46,7 +48,7 @@ class Supervisor:
                 child.terminate()
 
     async def _keep(self, place: int) -> int:
-        wait_s, final = 1.0, {DRAINED, BADLY_TOLD}
+        quick_deaths, final = 0, {DRAINED, BADLY_TOLD}
         while True:
             began = time.monotonic()
             code = await self._once(place)
@@ -54,7 +56,8 @@ class Supervisor:
                 return code
             final = {DRAINED}
             quick = time.monotonic() - began < QUICK_S
-            wait_s = min(2 * wait_s, LONGEST_WAIT_S) if quick else 1.0
+            quick_deaths = quick_deaths + 1 if quick else 0
+            wait_s = backoff(quick_deaths + 1, 1.0, LONGEST_WAIT_S)
             log.warning(
                 "worker.died place=%d code=%d again_s=%.0f it is started again",
                 place,
