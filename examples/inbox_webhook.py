@@ -22,8 +22,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from flows.config.settings import SettingsError
-from flows.prefect_runtime.inbox_runs import DEPLOYMENT, Watch, start_runs
+from flows.config import SettingsError
+from flows.prefect_runtime import DEPLOYMENT, Watch, start_runs
 from storage.objects import StorageError
 
 log = logging.getLogger("inbox")

@@ -15,22 +15,20 @@ from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
+from flows.config import ReportSettings, Settings
 from flows.config import lanes as lanes_of
 from flows.config import settings as settings_of
-from flows.config.settings import ReportSettings, Settings
-from flows.dashboard.artifacts import shown
-from flows.dashboard.live import watched
-from flows.dashboard.summary import (
+from flows.dashboard import (
     complaints_table,
     late,
     refused_table,
+    shown,
     summary_markdown,
+    watched,
 )
-from flows.prefect_runtime.runners import shared
-from flows.prefect_runtime.signals import gently
-from flows.prefect_runtime.wait_for_root import RootWait
-from flows.views.times import Local
-from flows.views.times import finish_by as meant
+from flows.prefect_runtime import RootWait, gently, shared
+from flows.views import Local
+from flows.views import finish_by as meant
 from manifests.input.reader import ManifestError
 from storage.inbox import Claim, claimed
 from storage.ledger import HeldError

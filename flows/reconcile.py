@@ -10,7 +10,7 @@ from prefect.states import Completed
 
 from flows.config import lanes as lanes_of
 from flows.config import settings as settings_of
-from flows.dashboard.summary import doubts_rows
+from flows.dashboard import doubts_rows
 from storage.ledger import HeldError
 from tasks.batch.request import public
 from tasks.dispatch.preflight import usd

@@ -6,8 +6,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from flows.prefect_runtime.shard import described, ran
-from flows.prefect_runtime.signals import gently
+from flows.prefect_runtime import described, gently, ran
 from storage.ledger import FencedError
 
 

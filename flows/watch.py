@@ -5,7 +5,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.states import Completed
 
-from flows.prefect_runtime.inbox_runs import DEPLOYMENT, Watch, start_runs
+from flows.prefect_runtime import DEPLOYMENT, Watch, start_runs
 from storage.inbox import PARQUET, SETTLE_S
 
 

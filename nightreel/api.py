@@ -20,8 +20,8 @@ from flows.commands.reconcile import Decided, settled
 from flows.commands.run import run_flow
 from flows.commands.status import observed
 from flows.commands.terminal import existing, place
+from flows.config import Settings
 from flows.config import settings as settings_of
-from flows.config.settings import Settings
 from flows.views import times
 from manifests.parquet import readable
 from nightreel.frames import (

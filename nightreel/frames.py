@@ -7,7 +7,7 @@ import polars as pl
 
 from flows.commands.lanes import Shown
 from flows.commands.status import Seen
-from flows.views.plan import Answer
+from flows.views import Answer
 from manifests.expiry import AT_PROVIDERS
 from manifests.lifecycle import State
 from manifests.parquet import MONEY

@@ -13,7 +13,7 @@ from docs.tools import generate, provider_tables
 from docs.tools.glossary_links import linked
 from docs.tools.markdown import UnknownPartError, filled, names
 from docs.tools.settings_tables import settings_table
-from flows.config.schema import EngineSettings, LaneSettings
+from flows.config import EngineSettings, LaneSettings
 from storage import layout
 from tasks.providers import PROVIDERS
 

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from docs.tools.field_docs import field_docs
 from docs.tools.markdown import Parts, code, table
-from flows.config.schema import (
+from flows.config import (
     EngineSettings,
     LaneSettings,
     ListenSettings,

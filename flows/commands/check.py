@@ -18,8 +18,8 @@ from flows.commands.terminal import (
     print_json,
     tell,
 )
+from flows.config import Settings
 from flows.config import lanes as lanes_of
-from flows.config.settings import Settings
 from manifests.input.plan import Plan
 from tasks.batch.request import Wanted, looked_at, planned, refusal
 from tasks.batch.summary import ExitCode

@@ -10,7 +10,7 @@ import typer
 
 from flows.commands.logs import Asked, LogFile, LogJson, Quiet, Verbose, configured
 from flows.commands.terminal import tell
-from flows.config.settings import SettingsError
+from flows.config import SettingsError
 from manifests.input.reader import ManifestError
 from storage.ledger import HeldError
 from storage.objects import StorageError

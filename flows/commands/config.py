@@ -16,10 +16,9 @@ from rich.text import Text
 from flows.commands.command import command
 from flows.commands.lanes import Shown
 from flows.commands.terminal import Config, Json, print_json
+from flows.config import LaneSettings, Settings, SettingsError
 from flows.config import lanes as lanes_of
 from flows.config import settings as settings_of
-from flows.config.schema import LaneSettings
-from flows.config.settings import Settings, SettingsError
 from tasks.dispatch.lanes import Lane
 
 app = typer.Typer(no_args_is_help=True, help="Show the configuration.")
@@ -61,6 +60,7 @@ async def _all(settings: Settings, file: str) -> list[Setting]:
     found = [*_table("engine", settings.engine, file)]
     for lane in lanes_of.keyless(settings):
         found += _lane(lane, settings.lanes[lane.name], file)
+    found += _table("manifest", settings.manifest, file)
     found += _table("listen", settings.listen, file)
     found += _table("report", settings.report, file)
     found += _leaves("models", settings.models, file)

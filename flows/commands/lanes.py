@@ -13,9 +13,9 @@ from rich.text import Text
 
 from flows.commands import lanes_check
 from flows.commands.terminal import Config, Json, LaneNames, chosen, print_json
+from flows.config import Settings
 from flows.config import lanes as lanes_of
 from flows.config import settings as settings_of
-from flows.config.settings import Settings
 from flows.views.terminal_table import terminal_table
 from manifests.catalogue import loader as catalogue
 from manifests.catalogue.routes import Route

@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.commands.terminal import print_json, tell
+from flows.config import Settings
 from flows.config import lanes as lanes_of
-from flows.config.settings import Settings
 from flows.views.terminal_table import terminal_table
 from tasks.dispatch.preflight import Finding, cheaper, checked, dearer, usd
 from tasks.providers.http import connected

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from flows.commands.terminal import Config, tell
+from flows.config import ListenSettings
 from flows.config import settings as settings_of
-from flows.config.settings import ListenSettings
 
 _SECRETS = ("wavespeed", "replicate")
 _PROVIDERS = (*_SECRETS, "fal", "atlas")

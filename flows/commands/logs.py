@@ -16,7 +16,7 @@ from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 
 from flows.commands.terminal import MESSAGE, err, output, stderr, tell
-from flows.config.settings import conceal_environment
+from flows.config import conceal_environment
 from flows.logs.lines import JsonLines, Lines
 
 OURS: Final = ("flows", "tasks", "storage", "manifests", MESSAGE)

@@ -39,9 +39,9 @@ from flows.commands.terminal import (
     print_json,
     tell,
 )
+from flows.config import Settings
 from flows.config import lanes as lanes_of
 from flows.config import settings as settings_of
-from flows.config.settings import Settings
 from flows.views import times
 from manifests.input.columns import scan
 from manifests.uris import scheme

@@ -21,10 +21,9 @@ from flows.commands.terminal import (
     print_json,
     tell,
 )
+from flows.config import Settings
 from flows.config import lanes as lanes_of
-from flows.config.settings import Settings
-from flows.views.plan import Answer
-from flows.views.times import Local, finish_by
+from flows.views import Answer, Local, finish_by
 from manifests.input.reader import orders
 from manifests.job_keys import KEY
 from manifests.lifecycle import State
@@ -34,7 +33,8 @@ from tasks.batch.request import MANIFEST, Wanted, planned, refusal
 from tasks.dispatch.eligibility import Policy
 from tasks.dispatch.lanes import Lane
 from tasks.dispatch.learned import recall_limits
-from tasks.forecast.forecast import forecast, typical
+from tasks.forecast import typical
+from tasks.forecast.forecast import forecast
 
 
 async def forecasted(

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from flows.config.settings import run_alone
+from flows.config import run_alone
 
 PATIENCE_S = 2.0
 """How long to wait for the server's health check."""

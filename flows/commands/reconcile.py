@@ -19,10 +19,9 @@ from flows.commands.terminal import (
     print_json,
     tell,
 )
+from flows.config import Settings, amount
 from flows.config import lanes as lanes_of
-from flows.config.schema import amount
-from flows.config.settings import Settings
-from flows.views.doubts import doubts_table, more_doubts
+from flows.views import doubts_table, more_doubts
 from manifests.lifecycle import FREE
 from tasks.dispatch.preflight import usd
 from tasks.reconcile import Decisions, DoubtLine, Reconciled, opened

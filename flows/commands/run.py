@@ -6,8 +6,8 @@ from typing import Any, cast
 
 from flows.commands.prefect_server import find_server
 from flows.commands.terminal import err, output, tell
-from flows.dashboard.summary import late, unusual
-from flows.views.progress import log_progress, show
+from flows.dashboard import late, unusual
+from flows.views import log_progress, show
 from storage.objects import StorageError, UnavailableError
 from storage.sources import OpeningError
 from tasks.batch.batch import BatchRun

@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from flows.commands.terminal import Config, LaneNames, names, place, tell
-from flows.prefect_runtime.shard import described, ran
-from flows.prefect_runtime.signals import gently
+from flows.prefect_runtime import described, gently, ran
 from storage.ledger import FencedError
 
 

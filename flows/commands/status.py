@@ -18,11 +18,8 @@ from rich.text import Text
 from flows.commands.terminal import Json, existing, print_json
 from flows.config import lanes as lanes_of
 from flows.config import settings
-from flows.views import expiring
-from flows.views.amounts import aligned, counted
-from flows.views.doubts import doubts_table, more_doubts
+from flows.views import aligned, counted, doubts_table, expiring, more_doubts, utc
 from flows.views.terminal_table import terminal_table
-from flows.views.times import utc
 from manifests.accounting.attempts import Attempt, Outcome
 from manifests.accounting.totals import LedgerTotals
 from manifests.catalogue.loader import shipped

@@ -17,8 +17,7 @@ from typing import IO, Annotated, Any, Final, cast
 import typer
 from rich.console import Console
 
-from flows.config import settings
-from flows.config.settings import Settings
+from flows.config import Settings, settings
 from flows.logs.masking import masked
 from manifests.uris import absolute, scheme
 from storage.objects import local_path

@@ -18,7 +18,7 @@ from flows.commands.terminal import (
     tell,
 )
 from flows.config import lanes as lanes_of
-from flows.prefect_runtime.inbox_runs import Retries, Watch
+from flows.prefect_runtime import Retries, Watch
 from manifests.input.columns import ManifestError
 from storage.inbox import PARQUET, SETTLE_S, Drop
 from storage.ledger import HeldError

@@ -9,3 +9,31 @@ API keys are never settings: the file says where a key is kept (`env:NAME` or
 `block:NAME`), and `settings.resolve_key` fetches it at the last moment. No message repeats
 a value that could be a key.
 """
+
+from flows.config.schema import (
+    EngineSettings,
+    LaneSettings,
+    ListenSettings,
+    ManifestSettings,
+    ReportSettings,
+    amount,
+)
+from flows.config.settings import (
+    Settings,
+    SettingsError,
+    conceal_environment,
+    run_alone,
+)
+
+__all__ = [
+    "EngineSettings",
+    "LaneSettings",
+    "ListenSettings",
+    "ManifestSettings",
+    "ReportSettings",
+    "Settings",
+    "SettingsError",
+    "amount",
+    "conceal_environment",
+    "run_alone",
+]

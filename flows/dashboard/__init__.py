@@ -8,3 +8,25 @@ events for automations. `log_relay` passes warnings on to the run's log, few of 
 The dashboard never fails a batch, and a batch that is buying never waits for it. Each call
 has a time limit; after a failed call, the server is left alone for a while.
 """
+
+from flows.dashboard.artifacts import shown
+from flows.dashboard.live import watched
+from flows.dashboard.summary import (
+    complaints_table,
+    doubts_rows,
+    late,
+    refused_table,
+    summary_markdown,
+    unusual,
+)
+
+__all__ = [
+    "complaints_table",
+    "doubts_rows",
+    "late",
+    "refused_table",
+    "shown",
+    "summary_markdown",
+    "unusual",
+    "watched",
+]

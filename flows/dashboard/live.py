@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 
 from prefect import get_run_logger
 
-from flows.config.settings import ReportSettings
+from flows.config import ReportSettings
 from flows.dashboard.artifacts import Shown, shown
 from flows.dashboard.contact_sheet import sheet
 from flows.dashboard.events import Events

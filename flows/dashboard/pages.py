@@ -6,8 +6,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from flows.dashboard.markdown import safe, table
-from flows.views.progress import halted, left_s
-from flows.views.times import span
+from flows.views import halted, left_s, span
 from tasks.batch.batch import BatchRun
 from tasks.dispatch.lanes import Lane
 from tasks.dispatch.preflight import usd

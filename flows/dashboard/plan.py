@@ -8,11 +8,11 @@ from math import ceil
 from typing import Final
 
 from flows.dashboard.markdown import bare, safe, table
-from flows.views.plan import Answer
-from flows.views.times import Local
+from flows.views import Answer, Local
 from tasks.batch.batch import BatchRun
 from tasks.dispatch.preflight import usd
-from tasks.forecast.forecast import Forecast, bounds, forecast, in_turn
+from tasks.forecast import Forecast, bounds, in_turn
+from tasks.forecast.forecast import forecast
 
 PLAYED: Final = 50_000
 """The most jobs that are simulated, which takes a second; of a larger batch, a

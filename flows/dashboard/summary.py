@@ -7,8 +7,7 @@ from itertools import islice
 from typing import Any, Final
 
 from flows.dashboard.markdown import bare, safe, table
-from flows.views.amounts import counted
-from flows.views.times import Local, clock, moment
+from flows.views import Local, clock, counted, moment
 from manifests.input.reader import ManifestError, Plan
 from tasks.batch.batch import BatchRun
 from tasks.batch.request import BadRowsError

@@ -9,3 +9,21 @@ and stops it at the second.
 Prefect may kill a run or start it twice at any time. Correctness does not depend on it: the
 ledger fences the older run, and no clip is paid for twice.
 """
+
+from flows.prefect_runtime.inbox_runs import DEPLOYMENT, Retries, Watch, start_runs
+from flows.prefect_runtime.runners import shared
+from flows.prefect_runtime.shard import described, ran
+from flows.prefect_runtime.signals import gently
+from flows.prefect_runtime.wait_for_root import RootWait
+
+__all__ = [
+    "DEPLOYMENT",
+    "Retries",
+    "RootWait",
+    "Watch",
+    "described",
+    "gently",
+    "ran",
+    "shared",
+    "start_runs",
+]

@@ -21,7 +21,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 
-from flows.config.settings import SettingsError
+from flows.config import SettingsError
 from storage.backoff import backoff
 from storage.inbox import PARQUET, SETTLE_S, Drop, Inbox, Register, digest
 from storage.objects import Objects

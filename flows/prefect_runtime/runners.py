@@ -24,14 +24,13 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Cancelled
 from prefect.task_runners import TaskRunner
 
+from flows.config import EngineSettings, Settings, SettingsError
 from flows.config import lanes as lanes_of
 from flows.config import settings as settings_of
-from flows.config.settings import EngineSettings, Settings, SettingsError
 from flows.prefect_runtime.shard import ran
 from storage.ledger import FencedError
 from tasks.batch.batch import BatchRun
-from tasks.distributed.coordinator import elsewhere
-from tasks.distributed.supervisor import TRIES, Start
+from tasks.distributed import TRIES, Start, elsewhere
 
 WINDOW = 2
 """Shards open at once in one process: the next one's jobs take the slots that this one's

@@ -7,8 +7,7 @@ from pathlib import Path
 from flows.config import lanes as lanes_of
 from flows.config import settings as settings_of
 from tasks.batch.batch import BatchRun
-from tasks.distributed.messages import ShardReport
-from tasks.distributed.shard_run import run_shard
+from tasks.distributed import ShardReport, run_shard
 
 
 async def ran(  # noqa: PLR0913 - the parameters of a flow run, each public

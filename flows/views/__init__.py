@@ -5,3 +5,27 @@ Each view has two forms: rich text for the terminal (`shown`, `*_table`) and pla
 `times` and `terminal_table` format counts, money, times and tables. Views compute nothing
 that decides about money, and send no requests.
 """
+
+from flows.views.amounts import aligned, counted
+from flows.views.doubts import doubts_table, more_doubts
+from flows.views.plan import Answer
+from flows.views.progress import halted, left_s, log_progress, show
+from flows.views.times import Local, clock, finish_by, moment, span, utc
+
+__all__ = [
+    "Answer",
+    "Local",
+    "aligned",
+    "clock",
+    "counted",
+    "doubts_table",
+    "finish_by",
+    "halted",
+    "left_s",
+    "log_progress",
+    "moment",
+    "more_doubts",
+    "show",
+    "span",
+    "utc",
+]

@@ -14,7 +14,7 @@ from flows.views.terminal_table import terminal_table
 from flows.views.times import moment, span
 from manifests.input.reader import Plan
 from tasks.dispatch.eligibility import Policy
-from tasks.forecast.forecast import Alone, Forecast, Share
+from tasks.forecast import Alone, Forecast, Share
 
 NONE: Final = "-"
 _COLUMNS: Final = ("lane", "clips", "USD", "takes", "until")

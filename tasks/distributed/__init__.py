@@ -15,3 +15,16 @@ come too late, and a limit holds even if runs die. A run that reads no new grant
 buys nothing more, and after 300 seconds it stops. Dollars and daily submits are granted as they
 are spent, and what is left returns when a run ends.
 """
+
+from tasks.distributed.coordinator import elsewhere
+from tasks.distributed.messages import ShardReport
+from tasks.distributed.shard_run import run_shard
+from tasks.distributed.supervisor import TRIES, Start
+
+__all__ = [
+    "TRIES",
+    "ShardReport",
+    "Start",
+    "elsewhere",
+    "run_shard",
+]

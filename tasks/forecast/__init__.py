@@ -7,3 +7,14 @@ the hours, the daily cap on money, and the learned limits of the real one. The r
 jobs, cost and end of each lane, the jobs that no lane can make or that would be late, and the
 same batch on each lane alone.
 """
+
+from tasks.forecast.forecast import Alone, Forecast, Share, bounds, in_turn, typical
+
+__all__ = [
+    "Alone",
+    "Forecast",
+    "Share",
+    "bounds",
+    "in_turn",
+    "typical",
+]

@@ -24,8 +24,7 @@ from tasks.batch.request import Wanted
 from tasks.dispatch.lanes import Lane
 from tasks.dispatch.poll_schedule import PollSchedule
 from tasks.dispatch.rate_limit import Limits
-from tasks.distributed.coordinator import elsewhere
-from tasks.distributed.shard_run import run_shard
+from tasks.distributed import elsewhere, run_shard
 from tasks.engine.engine import Rules
 from tasks.engine.environment import World
 from tasks.providers import OWN_GPUS, PROVIDERS

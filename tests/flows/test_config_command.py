@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.commands.main import app
-from flows.config.settings import Settings
+from flows.config import Settings
 
 SECRET = "sk-live-5d41402abc4b2a76"
 FILE = """\

@@ -13,7 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.config.settings import SettingsError, listen
+from flows.config import SettingsError
+from flows.config.settings import listen
 
 SECRET = "whsec_5d41402abc4b2a76"
 

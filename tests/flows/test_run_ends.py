@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from flows.batch import state_of
-from flows.prefect_runtime.wait_for_root import AGAIN_S, RootWait
+from flows.prefect_runtime import RootWait
+from flows.prefect_runtime.wait_for_root import AGAIN_S
 from storage.ledger import HeldError, Ledger
 from storage.objects import Objects
 from tasks.batch.summary import Summary

@@ -15,7 +15,7 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from flows.config.settings import SettingsError
+from flows.config import SettingsError
 from flows.prefect_runtime import runners
 
 pytestmark = pytest.mark.anyio

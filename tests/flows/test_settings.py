@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.config import lanes
-from flows.config.settings import SettingsError, listen, load, resolve_key
+from flows.config import SettingsError, lanes
+from flows.config.settings import listen, load, resolve_key
 
 pytestmark = pytest.mark.anyio
 

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from flows.views.times import Local, finish_by, moment, span
+from flows.views import Local, finish_by, moment, span
 
 BERLIN = ZoneInfo("Europe/Berlin")
 EVENING = datetime(2026, 11, 22, 19, 30, 15, tzinfo=BERLIN)

@@ -19,7 +19,8 @@ import polars as pl
 import pytest
 from prefect.client.schemas.objects import FlowRun, State, StateType
 
-from flows.prefect_runtime.inbox_runs import Retries, next_key
+from flows.prefect_runtime import Retries
+from flows.prefect_runtime.inbox_runs import next_key
 from storage.inbox import Drop
 from tasks.emulator import Emulator, running
 

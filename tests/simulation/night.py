@@ -38,9 +38,7 @@ from tasks.batch.lifespan import begun
 from tasks.batch.request import Wanted
 from tasks.dispatch.lanes import Lane
 from tasks.dispatch.rate_limit import Limits
-from tasks.distributed import supervisor
-from tasks.distributed.coordinator import elsewhere
-from tasks.distributed.shard_run import run_shard
+from tasks.distributed import elsewhere, run_shard, supervisor
 from tasks.engine.engine import Rules
 from tasks.engine.environment import World
 from tasks.providers import PROVIDERS

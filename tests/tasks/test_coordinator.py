@@ -20,12 +20,11 @@ from tasks.batch.lifespan import begun
 from tasks.batch.request import Wanted
 from tasks.dispatch.budget import DAY_S
 from tasks.dispatch.rate_limit import LearnedLimits
-from tasks.distributed.coordinator import elsewhere
-from tasks.distributed.messages import Grants, ShardReport
+from tasks.distributed import TRIES, ShardReport, elsewhere, run_shard
+from tasks.distributed.messages import Grants
 from tasks.distributed.reports import ShardMonitor
-from tasks.distributed.shard_run import run_shard
 from tasks.distributed.shared_limits import RUNS_TO_CLOSE
-from tasks.distributed.supervisor import FAILED_STARTS, TRIES
+from tasks.distributed.supervisor import FAILED_STARTS
 from tasks.distributed.usage import Usage, slots_of, submits_of
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine.environment import REAL

@@ -12,7 +12,8 @@ from manifests.jobs import Job, Order
 from tasks.dispatch.lanes import Lane
 from tasks.dispatch.min_cost import capacity
 from tasks.dispatch.rate_limit import RATE_WINDOW_S, Limits
-from tasks.forecast.forecast import forecast, typical
+from tasks.forecast import typical
+from tasks.forecast.forecast import forecast
 from tasks.providers import PROVIDERS
 from tasks.providers.http import Endpoint
 
