@@ -33,14 +33,14 @@ async def reconcile(
     # Do not wait for clips that are not ready: a batch may want the root.
     rules = replace(lanes_of.rules(settings), deadline_s=0.0)
     try:
-        async with opened(public(root), lanes=on, rules=rules) as books:
-            await books.ask()
-            await books.fetch()
-            await books.settle()
+        async with opened(public(root), lanes=on, rules=rules) as reconciliation:
+            await reconciliation.ask()
+            await reconciliation.fetch()
+            await reconciliation.settle()
     except HeldError as exc:
         # Not a failure: the batch settles its own doubts.
         return Completed(name="Skipped", message=f"a batch is at work: {exc}")
-    return await _ended(books.batch, books.told)
+    return await _ended(reconciliation.batch, reconciliation.told)
 
 
 async def _ended(batch: str, told: Reconciled) -> Any:

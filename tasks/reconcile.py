@@ -105,8 +105,8 @@ class Reconciled:
 @asynccontextmanager
 async def opened(
     root: str, *, lanes: Sequence[Lane], rules: Rules, take_over: bool = False
-) -> AsyncGenerator["Books"]:
-    """Open a root's books for the length of the block; update its tables at the end.
+) -> AsyncGenerator["Reconciliation"]:
+    """Open a root's reconciliation for the length of the block; update its tables at the end.
 
     Raises:
         HeldError: another run holds the root.
@@ -128,16 +128,16 @@ async def opened(
                 # A reconciliation buys nothing.
                 purse=Purse(Decimal(0)),
             )
-            books = Books(deps)
+            reconciliation = Reconciliation(deps)
             try:
-                yield books
+                yield reconciliation
             finally:
-                await books.put_right()
+                await reconciliation.put_right()
     finally:
         await ledger.close()
 
 
-class Books:
+class Reconciliation:
     """A root's ledger, compared with the records of its providers."""
 
     def __init__(self, deps: Deps) -> None:
@@ -155,8 +155,8 @@ class Books:
 
     def doubts(self) -> dict[str, History]:
         """All jobs in doubt, with their histories."""
-        past = self._ledger.lives
-        return in_doubt(past, list(past))
+        lives = self._ledger.lives
+        return in_doubt(lives, list(lives))
 
     async def ask(self) -> None:
         """Ask about every doubt whose provider can be asked."""
@@ -183,13 +183,11 @@ class Books:
         for job in decisions.charged:
             if job not in last:
                 raise DecisionError(f"job {job}: nothing was ever submitted for it")
-            past = self._ledger.history(job)
+            history = self._ledger.history(job)
             written = job in decisions.write_off | decisions.resubmit
-            if past.charged < last[job].number and not written:
-                said = (
-                    f"job {job} is {past.state}: what it cost is known when that ends"
-                )
-                raise DecisionError(said)
+            if history.charged < last[job].number and not written:
+                message = f"job {job} is {history.state}: what it cost is known when that ends"
+                raise DecisionError(message)
         return last
 
     async def decide(self, decisions: Decisions) -> None:
@@ -248,13 +246,13 @@ class Books:
         self.told.doubts = [
             DoubtLine(
                 job=job,
-                lane=past.lane or "",
-                age_s=now - (past.submitted_at or now),
-                price_usd=past.price_usd,
-                reason=past.reason or UNANSWERED,
-                askable=self._doubts.askable(past),
+                lane=history.lane or "",
+                age_s=now - (history.submitted_at or now),
+                price_usd=history.price_usd,
+                reason=history.reason or UNANSWERED,
+                askable=self._doubts.askable(history),
             )
-            for job, past in self.doubts().items()
+            for job, history in self.doubts().items()
         ]
         if self._changed:
             with tempfile.TemporaryDirectory(prefix="nightreel-") as folder:

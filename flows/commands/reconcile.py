@@ -122,10 +122,12 @@ async def _asked(
 ) -> Reconciled:
     """Ask about every doubt, and decide nothing."""
     on, rules = await lanes_of.opened(settings), lanes_of.rules(settings)
-    async with opened(root, lanes=on, rules=rules, take_over=take_over) as books:
-        await books.check(decided.of(books.doubts()))
-        await books.ask()
-    return books.told
+    async with opened(
+        root, lanes=on, rules=rules, take_over=take_over
+    ) as reconciliation:
+        await reconciliation.check(decided.of(reconciliation.doubts()))
+        await reconciliation.ask()
+    return reconciliation.told
 
 
 async def settled(
@@ -133,13 +135,15 @@ async def settled(
 ) -> Reconciled:
     """Ask about every doubt, apply the decisions, fetch what is ready, adjust the bill."""
     on, rules = await lanes_of.opened(settings), lanes_of.rules(settings)
-    async with opened(root, lanes=on, rules=rules, take_over=take_over) as books:
-        await books.check(decided.of(books.doubts()))
-        await books.ask()
-        await books.decide(decided.left(books.doubts()))
-        await books.fetch()
-        await books.settle()
-    return books.told
+    async with opened(
+        root, lanes=on, rules=rules, take_over=take_over
+    ) as reconciliation:
+        await reconciliation.check(decided.of(reconciliation.doubts()))
+        await reconciliation.ask()
+        await reconciliation.decide(decided.left(reconciliation.doubts()))
+        await reconciliation.fetch()
+        await reconciliation.settle()
+    return reconciliation.told
 
 
 def _dared(

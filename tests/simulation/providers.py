@@ -106,7 +106,7 @@ class Sale:
         return self.made.stage in self.account.terms.refunds
 
 
-class Books(State):
+class Reconciliation(State):
     """One provider's world; every sale has a witness."""
 
     def __init__(self, provider: "Provider", rules: Rules, luck: Luck) -> None:
@@ -158,7 +158,7 @@ class Provider:
         rules = Rules(
             latency_s=terms.latency_s, jitter=0.0, keys=None, keep_s=KEPT_S, seed=0
         )
-        self.world = Books(self, rules, self.luck)
+        self.world = Reconciliation(self, rules, self.luck)
         self.desk = EmulatedApi(
             dialect,
             terms=own,

@@ -12,7 +12,7 @@ from manifests import job_keys as numbers
 from manifests.job_keys import keys
 from manifests.lifecycle import NEW, History, State
 from storage.ledger import Book
-from storage.ledger import state_index as books
+from storage.ledger import state_index as reconciliation
 
 A, B, C = (f"{n:032x}" for n in (1, 1 << 64, (1 << 64) + 1))
 """Two of the jobs share a key."""
@@ -105,7 +105,7 @@ IDS = st.integers(0, 40).map(lambda n: f"{n // 7:016x}{n % 7:016x}")
 def test_however_lives_are_put_down_each_is_found(learned, kept, few):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(numbers, "FEW", few)
-        patch.setattr(books, "FEW", few)
+        patch.setattr(reconciliation, "FEW", few)
         _put_down_and_find(learned, kept)
 
 
@@ -133,8 +133,8 @@ def _put_down_and_find(learned, kept):
 
 
 def test_many_lives_are_found_among_many(monkeypatch):
-    monkeypatch.setattr(books, "_FRESH", 100)
-    monkeypatch.setattr(books, "_SLICE", 1000)
+    monkeypatch.setattr(reconciliation, "_FRESH", 100)
+    monkeypatch.setattr(reconciliation, "_SLICE", 1000)
     ids = [secrets.token_hex(16) for _ in range(5000)]
     states = {
         life: [State.PUBLISHED, State.REJECTED][n % 2] for n, life in enumerate(ids)

@@ -103,12 +103,12 @@ async def reconciled(
 ) -> Reconciled:
     """Does what the command does, without the terminal."""
     root, lanes = (world.folder / "root").as_uri(), [world.lane(world.routes[0])]
-    async with opened(root, lanes=lanes, rules=RULES) as books:
-        await books.ask()
-        await books.decide(decisions(books.doubts()))
-        await books.fetch()
-        await books.settle()
-    return books.told
+    async with opened(root, lanes=lanes, rules=RULES) as reconciliation:
+        await reconciliation.ask()
+        await reconciliation.decide(decisions(reconciliation.doubts()))
+        await reconciliation.fetch()
+        await reconciliation.settle()
+    return reconciliation.told
 
 
 def everything(world):
@@ -399,9 +399,9 @@ async def test_cost_of_a_doubt_is_not_given_back_twice(kling):
     [doubt] = {entry.job for entry in await everything(kling)}
     root = (kling.folder / "root").as_uri()
 
-    async with opened(root, lanes=[kling.lane(KLING)], rules=RULES) as books:
+    async with opened(root, lanes=[kling.lane(KLING)], rules=RULES) as reconciliation:
         with pytest.raises(DecisionError, match="is known when that ends"):
-            await books.decide(Decisions(charged={doubt: Decimal(0)}))
+            await reconciliation.decide(Decisions(charged={doubt: Decimal(0)}))
     kling.rules = RULES
     await kling.run(1)
 

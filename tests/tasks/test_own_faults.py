@@ -352,9 +352,11 @@ async def test_reconcile_reports_parked_clips(kling):
         failing(kling.lane(KLING), RecursionError("too deep")),
         kling.lane(KLING),
     ):
-        async with opened(root(kling), lanes=[lane], rules=kling.rules) as books:
-            await books.fetch()
-        told.append(books.told)
+        async with opened(
+            root(kling), lanes=[lane], rules=kling.rules
+        ) as reconciliation:
+            await reconciliation.fetch()
+        told.append(reconciliation.told)
 
     [reason] = told[0].parked
     assert "RecursionError: too deep" in reason

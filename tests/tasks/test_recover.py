@@ -427,10 +427,10 @@ async def test_reconcile_gives_up_lost_clips_and_reports_it(worlds, emulator):
         lane = world.lane(ATLAS)
         lane.route = replace(lane.route, keeps_s=0)
         await died(world, after=ACCEPTED, rows=2, lanes=[lane])
-        async with opened(root(world), lanes=[lane], rules=Rules()) as books:
-            await books.fetch()
+        async with opened(root(world), lanes=[lane], rules=Rules()) as reconciliation:
+            await reconciliation.fetch()
 
-    assert (books.told.fetched, books.told.expired) == (1, 1)
+    assert (reconciliation.told.fetched, reconciliation.told.expired) == (1, 1)
     attempts = world.table("attempts")
     assert sorted(attempts.filter(attempt=1)["outcome"]) == ["discarded", "published"]
 
