@@ -217,7 +217,7 @@ async def _run(batch_run: BatchRun, report: ReportSettings, at_once: int) -> Non
         for end in ends:
             if isinstance(end, BaseException):
                 raise end
-        await batch_run.mend()
+        await batch_run.settle_doubts()
 
 
 async def _ended(batch_run: BatchRun, *, left: bool) -> Any:

@@ -65,7 +65,7 @@ class Away(Protocol):
         """Run these jobs of the plan to their ends; return their ids."""
         ...
 
-    async def mend(self) -> None:
+    async def settle_doubts(self) -> None:
         """Settle the jobs that the shards left in doubt."""
 
     def held(self, account: str) -> int:
@@ -180,12 +180,12 @@ class BatchRun:
     def elapsed_s(self) -> float:
         return self._now() - self._began
 
-    def reckon(self) -> None:
+    def check_deadline(self) -> None:
         """Work out what the deadline asks of the lanes, and whether they can do it."""
         if self.wanted.policy != "cheapest" and self.wanted.finish_at is None:
             return
-        self.expect()
-        self.late = self.engine.roster.reckon()
+        self.set_demand()
+        self.late = self.engine.roster.count_late()
         if self.late:
             log.warning(
                 "batch.late jobs=%d total=%d they will not be done by the deadline",
@@ -193,9 +193,9 @@ class BatchRun:
                 self.plan.jobs,
             )
 
-    def expect(self) -> None:
+    def set_demand(self) -> None:
         """Tell the lanes' roster what is still to be bought."""
-        self.engine.roster.expect(self.demand())
+        self.engine.roster.add_demand(self.demand())
 
     def demand(self) -> dict[Kind, int]:
         """How many jobs of each kind have not been bought."""
@@ -212,14 +212,14 @@ class BatchRun:
         first = number * self.wanted.shard_rows
         return self._due["row"].slice(first, self.wanted.shard_rows)
 
-    async def mend(self) -> None:
+    async def settle_doubts(self) -> None:
         """Settle the jobs that the shards left in doubt.
 
         Ask the providers that can be asked, take the risks that the owner allows, and
         finish the jobs that became certain.
         """
         if self.away is not None:
-            await self.away.mend()
+            await self.away.settle_doubts()
             return
         for _ in range(ROUNDS):
             doubts = self._in_doubt()

@@ -111,7 +111,7 @@ async def _prepare(deps: Deps) -> None:
 
 async def _start(batch_run: BatchRun) -> None:
     """Compute whether the deadline can be met, and announce the batch."""
-    await asyncio.to_thread(batch_run.reckon)
+    await asyncio.to_thread(batch_run.check_deadline)
     log.info(
         "batch.started batch=%s rows=%d jobs=%d buying begins",
         batch_run.batch,

@@ -81,7 +81,7 @@ class Roster:
                 wanted = self._shares().get(order.kind, frozenset[str]())
                 return [lane for lane in liked if lane.name in wanted] or liked[:1]
 
-    def expect(self, demand: Mapping[Kind, int]) -> None:
+    def add_demand(self, demand: Mapping[Kind, int]) -> None:
         """Add the number of jobs of each kind that are still to be bought."""
         self._demand.update(demand)
         self._reckoned_at = -math.inf
@@ -103,7 +103,7 @@ class Roster:
         """Count one job more to be bought: its attempt failed."""
         self._demand[order.kind] += 1
 
-    def reckon(self) -> int:
+    def count_late(self) -> int:
         """How many jobs cannot be done in time, by a new allotment."""
         self._reckoned_at = -math.inf
         self._shares()

@@ -116,7 +116,7 @@ class ShardCoordinator:
         """How many of an account's slots are in use, by the latest reports."""
         return self.monitor.in_use(account)
 
-    async def mend(self) -> None:
+    async def settle_doubts(self) -> None:
         """Settle the jobs that shards left in doubt.
 
         Record what their runs could not record, and take the risks that the owner allows.
@@ -154,7 +154,7 @@ class ShardCoordinator:
             ) as batch_run:
                 batch_run.engine.rebuy_ids |= batch_run.ledger.recovered
                 with self._batch_run.engine.stops(batch_run.engine):
-                    await batch_run.mend()
+                    await batch_run.settle_doubts()
                 for job in jobs:
                     if batch_run.ledger.history(job).state in OVER:
                         self._tally.waiting_jobs.pop(job, None)

@@ -78,7 +78,7 @@ async def run_shard(  # noqa: PLR0913 - each has its default
         async with heartbeat.running():
             with gently(batch_run):
                 await batch_run.run_shard(0)
-                await batch_run.mend()
+                await batch_run.settle_doubts()
     if heartbeat.shut_out:
         raise FencedError(f"{root}: shard {shard} is over, or another run has it")
     return await heartbeat.finish()
@@ -126,7 +126,7 @@ async def joined(  # noqa: PLR0913 - as `run_shard`
                 async with batch_run_of(
                     wanted, plan, folder, deps, hints_url
                 ) as batch_run:
-                    await asyncio.to_thread(batch_run.expect)
+                    await asyncio.to_thread(batch_run.set_demand)
                     _hold(deps)
                     yield batch_run
         finally:

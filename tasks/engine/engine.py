@@ -37,9 +37,9 @@ __all__ = ["Engine", "Rules"]
 
 log = logging.getLogger(__name__)
 
-OTHER_HANDS: Final = 16
+SPARE_WORKERS: Final = 16
 """Workers beyond two for each slot. While one job is at a provider, the next one hands over
-its still and waits for its turn. Others fetch clips."""
+its still and waits for its slot. Others fetch clips."""
 
 
 class Engine:
@@ -130,10 +130,10 @@ class Engine:
         coming = iter(orders)
         # A slot that an earlier run's caution took may be won back before the end.
         slots = sum(max(x.limits.slots, x.limiter.slots) for x in self.lanes.all)
-        # Of this call alone: its stills are gone when it is over, and `mend` takes over.
+        # Only for this call: its stills are gone when it ends, and `settle_doubts` follows.
         doubtful = deque[tuple[float, Order]]()
         work = asyncio.gather(
-            *(self._work(coming, doubtful) for _ in range(OTHER_HANDS + 2 * slots))
+            *(self._work(coming, doubtful) for _ in range(SPARE_WORKERS + 2 * slots))
         )
         try:
             await asyncio.shield(work)
@@ -149,18 +149,18 @@ class Engine:
     ) -> None:
         while (order := self._due(doubtful) or next(coming, None)) is not None:
             try:
-                await self._seen_or_parked(order, doubtful)
+                await self._process_or_park(order, doubtful)
             except (FencedError, StorageError) as exc:
                 self._fatal = self._fatal or exc
                 self.stop(str(exc))
 
-    async def _seen_or_parked(
+    async def _process_or_park(
         self, order: Order, doubtful: deque[tuple[float, Order]]
     ) -> None:
         """Take a job to its end; park it if our own code fails, and continue with others."""
         job = order.job.id
         try:
-            await self._seen(order, doubtful)
+            await self._process(order, doubtful)
         except (FencedError, StorageError):
             raise
         except Exception as exc:
@@ -174,7 +174,9 @@ class Engine:
             return doubtful.popleft()[1]
         return None
 
-    async def _seen(self, order: Order, doubtful: deque[tuple[float, Order]]) -> None:
+    async def _process(
+        self, order: Order, doubtful: deque[tuple[float, Order]]
+    ) -> None:
         """Take a job to its end; settle it first if it is in doubt and its provider can tell."""
         job = order.job.id
         if job in self.tally.waiting_jobs:
@@ -183,14 +185,14 @@ class Engine:
             if job not in found and await self.doubts.release_unpaid(doubt):
                 self.rebuy_ids.add(job)
             if isinstance(found.get(job), Refused):
-                # By now its still may be gone from this machine: it is read anew.
+                # Its still may be gone from this machine, so it is read again.
                 self.rebuy_ids.add(job)
             if not isinstance(found.get(job), Accepted):
                 return
             del self.tally.waiting_jobs[job]
-        past = await self.advance(order)
-        if past.state is State.IN_DOUBT and self.doubts.askable(past):
-            due_s = self.doubts.due_in_s(job, past)
+        history = await self.advance(order)
+        if history.state is State.IN_DOUBT and self.doubts.askable(history):
+            due_s = self.doubts.due_in_s(job, history)
             doubtful.append((self._now() + due_s, order))
 
     async def advance(self, order: Order) -> History:

@@ -94,9 +94,9 @@ class Tally:
     def set_waiting(self, job_id: str, why: WaitReason, reason: str) -> None:
         self.waiting_jobs[job_id] = WaitingJob(why, reason)
 
-    def forget(self, past: Mapping[str, History]) -> None:
+    def forget(self, histories: Mapping[str, History]) -> None:
         """Keep only reasons and counts of these jobs, which are over."""
-        for job, history in past.items():
+        for job, history in histories.items():
             match history:
                 case History(state=State.REJECTED, reason=reason):
                     why = reason or "rejected"

@@ -151,5 +151,5 @@ class Submitter:
 
     def _judged(self, lane: Lane, *, failed: bool) -> None:
         if failed and lane.failing(self._max_failure_rate):
-            count = f"{lane.failed:,} of {lane.ended:,} jobs came to nothing"
+            count = f"{lane.failed:,} of {lane.ended:,} jobs failed"
             self.lanes.close(lane, f"{count}: over {self._max_failure_rate:.0%}")

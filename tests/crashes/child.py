@@ -110,11 +110,11 @@ async def night(errand: Errand) -> dict[str, Any]:
                 start = partial(joined, errand, one.batch, rules, world)
                 async with elsewhere(one, start, rules=rules, at_once=2):
                     await asyncio.gather(*map(one.run_shard, one.shards))
-                    await one.mend()
+                    await one.settle_doubts()
             else:
                 for number in one.shards:
                     await one.run_shard(number)
-                await one.mend()
+                await one.settle_doubts()
         report = one.summary().plain()
     # Every error goes into the report for the parent.
     except Exception as error:  # noqa: BLE001

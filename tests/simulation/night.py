@@ -405,7 +405,7 @@ async def _all_shards(batch_run: BatchRun, at_once: int) -> None:
             await batch_run.run_shard(number)
 
     await asyncio.gather(*map(one, batch_run.shards))
-    await batch_run.mend()
+    await batch_run.settle_doubts()
 
 
 def _quiet(script: Script, number: int, manifest: int) -> Run:

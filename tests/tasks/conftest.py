@@ -164,7 +164,7 @@ class World:
                 during(batch_run)
             for number in range(len(batch_run.shards)):
                 await batch_run.run_shard(number)
-            await batch_run.mend()
+            await batch_run.settle_doubts()
         return batch_run.summary()
 
     def table(self, name: str) -> pl.DataFrame:

@@ -175,7 +175,7 @@ async def over(batch_run, at_once=3):
             await batch_run.run_shard(number)
 
     await asyncio.gather(*map(one, batch_run.shards))
-    await batch_run.mend()
+    await batch_run.settle_doubts()
 
 
 async def tell(batch_run, number, generation=1, *, in_use=None, needed=None, **fields):
@@ -586,7 +586,7 @@ async def test_ticket_that_a_fenced_run_could_not_record_is_followed(
             await runs(0, 0)
             await asyncio.wait({first, batch})
             assert batch_run.summary().in_doubt == 1
-            await batch_run.mend()
+            await batch_run.settle_doubts()
 
     summary = batch_run.summary()
     assert isinstance(first.exception(), FencedError)

@@ -102,7 +102,7 @@ async def test_a_lane_on_which_most_comes_to_nothing_buys_no_more(world):
     summary = await world.run(60)
 
     assert summary.short_of == "lanes"
-    assert "came to nothing: over 30%" in next(iter(summary.lanes_closed.values()))
+    assert "jobs failed: over 30%" in next(iter(summary.lanes_closed.values()))
     assert 20 <= len(world.emulator.bill) <= 30
 
 

@@ -135,7 +135,7 @@ async def run(world, manifest, **reaching):
         world.batch_runs.append(batch_run)
         for number in range(len(batch_run.shards)):
             await batch_run.run_shard(number)
-        await batch_run.mend()
+        await batch_run.settle_doubts()
     return batch_run.summary()
 
 
