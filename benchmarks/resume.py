@@ -97,11 +97,12 @@ async def _start(_):
 
 async def _build(asked):
     from storage import layout
-    from storage.ledger import claimant, segments
+    from storage.ledger import claimant, open_root, segments
     from storage.ledger.codec import pack
     from storage.objects import Objects
 
     objects, us = Objects.open(asked.root), claimant(1, "night", 1.8e9)
+    await open_root(objects, lambda: 1.8e9)
     await objects.create(layout.claim(1), us.dump())
     stream = layout.stream(us.batch, segments.MAIN)
     entries, number, part = _entries(asked.jobs, asked.open), 0, []

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -31,7 +32,7 @@ from flows.views import Local
 from flows.views import finish_by as meant
 from manifests.input.reader import ManifestError
 from storage.inbox import Claim, claimed
-from storage.ledger import HeldError
+from storage.ledger import HeldError, begin_root
 from tasks.batch.batch import BatchRun
 from tasks.batch.lifespan import begun, refused
 from tasks.batch.request import Wanted, public
@@ -86,7 +87,10 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
             a version that another run has taken is not begun with again.
     """
     by = f"flow run {flow_run.get_id()}"
-    async with _complained(), claimed(public(root), manifest, version, by) as claim:
+    async with (
+        _complained(),
+        claimed(partial(begin_root, public(root)), manifest, version, by) as claim,
+    ):
         if claim.taken_by is not None:
             message = f"taken by {claim.taken_by}"
             return Completed(name="AlreadyTaken", message=message)

@@ -6,6 +6,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from storage import pause_flag
+from storage.ledger import existing_root
 from storage.objects import Objects
 from tasks.batch.request import public
 
@@ -17,7 +18,7 @@ async def pause(*, root: str) -> State[None]:
     Args:
         root: URI that everything is kept under.
     """
-    objects = Objects.open(public(root))
+    objects = await _opened(root)
     changed = await pause_flag.pause(objects, f"flow run {flow_run.get_id()}")
     return Completed(message="paused" if changed else "paused already")
 
@@ -29,5 +30,11 @@ async def resume(*, root: str) -> State[None]:
     Args:
         root: URI that everything is kept under.
     """
-    changed = await pause_flag.resume(Objects.open(public(root)))
+    changed = await pause_flag.resume(await _opened(root))
     return Completed(message="resumed" if changed else "was not paused")
+
+
+async def _opened(uri: str) -> Objects:
+    objects = Objects.open(public(uri))
+    await existing_root(objects)
+    return objects

@@ -21,11 +21,12 @@ def _run_name() -> str:
     retries=0,
     persist_result=False,
 )
-async def shard(
+async def shard(  # noqa: PLR0913 - each is public
     *,
     root: str,
     batch: str,
     shard: int,
+    root_id: str | None = None,
     config: str | None = None,
     lanes: list[str] | None = None,
 ) -> Any:
@@ -35,6 +36,7 @@ async def shard(
         root: URI that the batch is kept under.
         batch: its name there, such as 000003-portraits.
         shard: the shard's number.
+        root_id: the identity of the root that the batch opened; any other is refused.
         config: path of nightreel.toml, as for the batch.
         lanes: only these of its lanes.
     """
@@ -43,6 +45,7 @@ async def shard(
             root=root,
             batch=batch,
             shard=shard,
+            root_id=root_id,
             config=config,
             lanes=lanes,
             gently=gently,

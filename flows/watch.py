@@ -29,7 +29,7 @@ async def watch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
         settle_s: seconds between the two looks that have to see the same.
         marked: only what has _SUCCESS in its folder or NAME.ready beside it, at once.
     """
-    at = Watch.open(inbox, root, pattern=pattern, marked=marked)
+    at = await Watch.open(inbox, root, pattern=pattern, marked=marked)
     started = await start_runs(at, deployment, settle_s)
     for drop in started:
         get_run_logger().info("%s: landed, %d bytes", drop.uri, drop.size)

@@ -3,6 +3,8 @@
 import re
 from typing import Final
 
+ROOT: Final = "root.json"
+"""The root's identity and format; written first, and never changed."""
 PAUSED: Final = "paused.json"
 """Exists while nothing may be bought below the root."""
 LEARNED: Final = "learned.json"

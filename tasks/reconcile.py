@@ -32,7 +32,7 @@ from manifests.lifecycle import (
     Rejected,
     Risked,
 )
-from storage.ledger import Ledger, read
+from storage.ledger import Ledger, existing_root, read
 from tasks.dispatch.budget import Purse
 from tasks.dispatch.lanes import Lane
 from tasks.dispatch.policy import Roster
@@ -113,6 +113,7 @@ async def opened(
         StorageError: the root is out of reach.
     """
     objects = REAL.objects(root)
+    await existing_root(objects)
     ledger = await Ledger.open(
         objects, name="reconcile", take_over=take_over, whole=True
     )

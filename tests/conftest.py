@@ -1,5 +1,8 @@
 """Fixtures that every test can use."""
 
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -7,7 +10,15 @@ import pytest
 from tests.storage.proxies import FaultyProxy, Relay, as_gcs
 from tests.storage.servers import Cloud, azure_server, environ, s3_server
 
+# The roots that tests open must not be known on this machine, nor in the next test run.
+STATE = tempfile.mkdtemp(prefix="nightreel-state-")
+os.environ["XDG_STATE_HOME"] = STATE
+
 CLOUDS = ["s3", "gs", "az"]
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(STATE, ignore_errors=True)
 
 
 @pytest.fixture

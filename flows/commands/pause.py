@@ -6,17 +6,25 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.terminal import existing, tell
+from flows.commands.terminal import opened, tell
 from storage import pause_flag
-from storage.objects import Objects
 
 Paused = Annotated[str, typer.Argument(help="The URI of the root.")]
 
 
 def pause(root: Paused) -> None:
     """Stop buying below a root. Clips already bought are still fetched."""
-    objects = Objects.open(existing(root))
-    if asyncio.run(pause_flag.pause(objects, socket.gethostname())):
+    asyncio.run(_pause(root))
+
+
+def resume(root: Paused) -> None:
+    """Continue buying below a paused root."""
+    asyncio.run(_resume(root))
+
+
+async def _pause(root: str) -> None:
+    objects = await opened(root)
+    if await pause_flag.pause(objects, socket.gethostname()):
         tell(
             f"{objects.root}: paused: runs notice within seconds, and buy nothing more"
         )
@@ -24,10 +32,9 @@ def pause(root: Paused) -> None:
         tell(f"{objects.root}: paused already")
 
 
-def resume(root: Paused) -> None:
-    """Continue buying below a paused root."""
-    objects = Objects.open(existing(root))
-    if asyncio.run(pause_flag.resume(objects)):
+async def _resume(root: str) -> None:
+    objects = await opened(root)
+    if await pause_flag.resume(objects):
         tell(f"{objects.root}: resumed: runs notice within seconds")
     else:
         tell(f"{objects.root}: was not paused")

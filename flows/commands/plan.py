@@ -16,7 +16,7 @@ from flows.commands.terminal import (
     LaneNames,
     Manifest,
     chosen,
-    existing,
+    opened,
     place,
     print_json,
     tell,
@@ -28,7 +28,6 @@ from manifests.input.reader import orders
 from manifests.job_keys import KEY
 from manifests.lifecycle import State
 from storage.ledger import Book, recall
-from storage.objects import Objects
 from tasks.batch.request import MANIFEST, Wanted, planned, refusal
 from tasks.dispatch.eligibility import Policy
 from tasks.dispatch.lanes import Lane
@@ -133,7 +132,7 @@ async def _recalled(root: str | None, lanes: Sequence[Lane]) -> Book:
     """The state of every job below the root; the lanes take on the limits it learned."""
     if root is None:
         return Book()
-    objects = Objects.open(existing(root))
+    objects = await opened(root)
     await recall_limits(lanes, objects, 0.0)
     return await recall(objects)
 

@@ -15,7 +15,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from flows.commands.terminal import Json, existing, print_json
+from flows.commands.terminal import Json, opened, print_json
 from flows.config import lanes as lanes_of
 from flows.config import settings
 from flows.views import aligned, counted, doubts_table, expiring, more_doubts, utc
@@ -62,7 +62,7 @@ async def observed(root: str, *, config: Path | None = None) -> "Seen":
         OpeningError: there is no such folder.
         SettingsError: the configuration cannot be used.
     """
-    routes, objects = _routes(config), Objects.open(existing(root))
+    routes, objects = _routes(config), await opened(root)
     totals, since = await totals_of(objects), await paused(objects)
     return seen_at(totals, routes, now=time.time(), paused_at=since)
 

@@ -20,7 +20,8 @@ from rich.console import Console
 from flows.config import Settings, settings
 from flows.logs.masking import masked
 from manifests.uris import absolute, scheme
-from storage.objects import local_path
+from storage.ledger import existing_root
+from storage.objects import Objects, local_path
 from storage.sources import OpeningError
 
 MESSAGE: Final = "nightreel"
@@ -135,7 +136,7 @@ def place(uri: str) -> str:
 
 
 def existing(root: str) -> str:
-    """The URI of an existing root. Opening a missing local root would make its folder.
+    """The URI of an existing folder or bucket.
 
     Raises:
         OpeningError: there is no such folder.
@@ -144,6 +145,17 @@ def existing(root: str) -> str:
     if scheme(uri) == "file" and not local_path(uri).is_dir():
         raise OpeningError(f"{uri}: no such folder")
     return uri
+
+
+async def opened(root: str) -> Objects:
+    """The objects of an existing root.
+
+    Raises:
+        OpeningError, StorageError: there is none, or it cannot be read.
+    """
+    objects = Objects.open(existing(root))
+    await existing_root(objects)
+    return objects
 
 
 def tell(text: str, style: str | None = None) -> None:

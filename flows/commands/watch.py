@@ -71,7 +71,9 @@ def watch(  # noqa: PLR0913 - each is an option
     ] = False,
 ) -> None:
     """Run a batch for each manifest that appears in an inbox, one after the other."""
-    at = Watch.open(existing(inbox), place(root), pattern=pattern, marked=marked)
+    at = asyncio.run(
+        Watch.open(existing(inbox), place(root), pattern=pattern, marked=marked)
+    )
     # Report a lane without its key now, not when a manifest lands.
     asyncio.run(lanes_of.opened(chosen(config, lanes)))
     asked = {

@@ -24,7 +24,7 @@ from prefect.exceptions import ObjectNotFound
 from flows.config import SettingsError
 from storage.backoff import backoff
 from storage.inbox import PARQUET, SETTLE_S, Drop, Inbox, Register, digest
-from storage.objects import Objects
+from storage.ledger import begin_root
 from tasks.batch.request import public
 
 DEPLOYMENT: Final = "nightreel/on-manifest"
@@ -48,16 +48,16 @@ class Watch:
     root: str
 
     @classmethod
-    def open(
+    async def open(
         cls, inbox: str, root: str, *, pattern: str = PARQUET, marked: bool = False
     ) -> Self:
-        """Open both by their URIs, which must not contain a secret.
+        """Open both by their URIs, which must not contain a secret. A new root is begun.
 
         Raises:
             ManifestError: a URI contains a secret.
             StorageError: a URI cannot be used.
         """
-        below = Objects.open(public(root))
+        below = await begin_root(public(root))
         box = Inbox.open(public(inbox), below.root, pattern=pattern, marked=marked)
         return cls(box, Register(below), below.root)
 

@@ -66,6 +66,7 @@ async def shared(batch_run: BatchRun, settings: Settings) -> AsyncGenerator[int]
     asked: dict[str, Any] = flow_run.get_parameters()
     parameters = {
         "root": batch_run.wanted.root,
+        "root_id": batch_run.root_id,
         "batch": batch_run.batch,
         "config": _config(asked["config"]),
         "lanes": asked["lanes"],
@@ -208,9 +209,10 @@ def _task_runner(engine: EngineSettings) -> TaskRunner[Any]:
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-async def away(
+async def away(  # noqa: PLR0913 - the parameters of the shard flow
     *,
     root: str,
+    root_id: str | None,
     batch: str,
     shard: int,
     config: str | None,
@@ -219,7 +221,12 @@ async def away(
     """A shard as a task, wherever the cluster runs it."""
     try:
         report = await ran(
-            root=root, batch=batch, shard=shard, config=config, lanes=lanes
+            root=root,
+            root_id=root_id,
+            batch=batch,
+            shard=shard,
+            config=config,
+            lanes=lanes,
         )
     except FencedError as exc:
         return str(exc)

@@ -15,6 +15,7 @@ async def ran(  # noqa: PLR0913 - the parameters of a flow run, each public
     root: str,
     batch: str,
     shard: int,
+    root_id: str | None = None,
     config: str | None = None,
     lanes: Sequence[str] | None = None,
     gently: Callable[[BatchRun], AbstractContextManager[None]] = nullcontext,
@@ -23,6 +24,7 @@ async def ran(  # noqa: PLR0913 - the parameters of a flow run, each public
     settings = settings_of.load(Path(config) if config else None, lanes=lanes)
     return await run_shard(
         root,
+        root_id=root_id,
         batch=batch,
         shard=shard,
         lanes=await lanes_of.opened(settings),

@@ -9,7 +9,7 @@ any number of runs one takes a version.
 """
 
 import json
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -87,7 +87,7 @@ class Claim:
 
 @asynccontextmanager
 async def claimed(
-    root: str, uri: str, version: str | None, by: str
+    open_root: Callable[[], Awaitable[Objects]], uri: str, version: str | None, by: str
 ) -> AsyncGenerator[Claim]:
     """Take a version for a run. The run gives it back if it fails before it has begun, or
     if it leaves it to another run.
@@ -98,7 +98,7 @@ async def claimed(
     if version is None:
         yield Claim()
         return
-    register = Register(Objects.open(root))
+    register = Register(await open_root())
     claim = Claim(await register.take(uri, version, by))
     try:
         yield claim

@@ -14,7 +14,7 @@ from typing import Final
 from urllib.parse import quote
 
 from storage import layout
-from storage.objects import Objects, StorageError, Stored, local_path
+from storage.objects import Objects, StorageError, Stored
 
 PARQUET: Final = "*.parquet"
 SETTLE_S: Final = 30.0
@@ -56,9 +56,6 @@ class Inbox:
         Raises:
             StorageError: there is no such folder, or the root lies in it.
         """
-        if uri.startswith("file://") and not local_path(uri).is_dir():
-            # Opening a local store makes its folder, and no manifest would ever land in it.
-            raise StorageError(f"{uri}: no such folder")
         objects = Objects.open(uri)
         if f"{root.rstrip('/')}/{layout.INBOX}/".startswith(f"{objects.root}/"):
             why = "the root lies in it, whose tables would be taken for manifests"

@@ -57,27 +57,44 @@ Failure handling
 
 from storage.ledger.codec import LedgerError
 from storage.ledger.epoch_reader import Told, entries
+from storage.ledger.known_roots import KnownRoots
 from storage.ledger.lease import HeldError
 from storage.ledger.ledger import Ledger
 from storage.ledger.owner import SILENT_S, Holder, claimant
 from storage.ledger.read_all import histories, read, recall
-from storage.ledger.segments import FencedError
-from storage.ledger.spill import SPILL_FOLDER
+from storage.ledger.root import (
+    Root,
+    RootError,
+    begin_root,
+    existing_root,
+    join_root,
+    make_root_folder,
+    open_root,
+)
+from storage.ledger.segments import FencedError, ReplacedRootError
 from storage.ledger.state_index import Book
 
 __all__ = [
     "SILENT_S",
-    "SPILL_FOLDER",
     "Book",
     "FencedError",
     "HeldError",
     "Holder",
+    "KnownRoots",
     "Ledger",
     "LedgerError",
+    "ReplacedRootError",
+    "Root",
+    "RootError",
     "Told",
+    "begin_root",
     "claimant",
     "entries",
+    "existing_root",
     "histories",
+    "join_root",
+    "make_root_folder",
+    "open_root",
     "read",
     "recall",
 ]

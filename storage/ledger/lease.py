@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Final
 
 from storage import layout
-from storage.ledger import conditional_put, fencing, segments
+from storage.ledger import conditional_put, fencing, root, segments
 from storage.ledger.codec import LedgerError
 from storage.ledger.owner import BEAT_S, SILENT_S, Holder, claimant
 from storage.ledger.segments import FencedError
@@ -22,6 +22,7 @@ from storage.objects import (
     ExistsError,
     MissingError,
     Objects,
+    ReplacedError,
     StorageError,
 )
 
@@ -53,6 +54,8 @@ async def claim(
         FencedError: somebody claimed a newer one meanwhile.
         LedgerError: claims are missing, or the store overwrites.
     """
+    if not objects.is_pinned:
+        await root.open_root(objects, clock)
     while True:
         newest = await segments.claimed(objects)
         # Only now: nothing is written to a damaged root.
@@ -73,13 +76,20 @@ async def claim(
 async def keep(
     objects: Objects, us: Holder, clock: Callable[[], float], *, beat_s: float
 ) -> None:
-    """Write heartbeats until a successor has claimed the root: it will seal us."""
+    """Write heartbeats until a successor has claimed the root: it will seal us.
+
+    Raises:
+        ReplacedError: the root was emptied or replaced.
+    """
     while True:
         try:
+            await objects.refuse_if_replaced()
             if await segments.exists(objects, layout.claim(us.epoch + 1)):
                 return
             us = us.beating(clock())
             await objects.put(layout.HOLDER, us.dump())
+        except ReplacedError:
+            raise
         except StorageError as error:
             log.warning(
                 "ledger.heartbeat_missed root=%s another run may take over if this lasts: %s",
@@ -87,6 +97,23 @@ async def keep(
                 error,
             )
         await asyncio.sleep(beat_s)
+
+
+async def watch(objects: Objects, *, beat_s: float) -> None:
+    """Check at each heartbeat that the root is still the one that was opened.
+
+    Raises:
+        ReplacedError: it was emptied or replaced.
+    """
+    while True:
+        await asyncio.sleep(beat_s)
+        try:
+            await objects.refuse_if_replaced()
+        except ReplacedError:
+            raise
+        except StorageError:
+            # The writes of this run meet the same trouble, and report it.
+            continue
 
 
 async def _refuse_if_held(

@@ -36,12 +36,12 @@ from storage.ledger import (
 from storage.ledger.codec import Seal, dump
 from storage.ledger.epoch_reader import Told
 from storage.ledger.owner import BEAT_S
-from storage.ledger.segments import MAIN, FencedError
-from storage.ledger.spill import SPILL_FOLDER, SpilledEntry, SpillFolder
+from storage.ledger.segments import MAIN, FencedError, ReplacedRootError
+from storage.ledger.spill import SpilledEntry, SpillFolder
 from storage.ledger.state_index import Book
 from storage.ledger.write_retry import Trouble
 from storage.ledger.writer import Stream, Waiting
-from storage.objects import Objects
+from storage.objects import Objects, ReplacedError
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Ledger:
         *,
         book: Book,
         clock: Callable[[], float],
-        spill_folder: Path,
+        spill_folder: Path | None,
         name: str = MAIN,
         number: int = 1,
     ) -> None:
@@ -79,6 +79,7 @@ class Ledger:
         self._closed = False
         self._recovering = False
         self._heart: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._spill_files = SpillFolder(spill_folder, objects.root)
         self._trouble: str | None = None
         self._told: Callable[[str], None] | None = None
@@ -101,7 +102,7 @@ class Ledger:
         take_over: bool = False,
         beat_s: float = BEAT_S,
         whole: bool = False,
-        spill_folder: Path = SPILL_FOLDER,
+        spill_folder: Path | None = None,
     ) -> "Ledger":
         """Claim the next epoch, seal the older ones, and read what is on record.
 
@@ -140,7 +141,8 @@ class Ledger:
         shard: int,
         before: Mapping[str, History] = MappingProxyType({}),
         clock: Callable[[], float] = time.time,
-        spill_folder: Path = SPILL_FOLDER,
+        beat_s: float = BEAT_S,
+        spill_folder: Path | None = None,
     ) -> "Ledger":
         """Claim a stream for a shard of a running batch; no other shard has its jobs.
 
@@ -164,6 +166,9 @@ class Ledger:
             spill_folder=spill_folder,
         )
         await ledger._recover(ledger._recover_uploaded())
+        # It ends in `close`.
+        ledger._watch = asyncio.create_task(lease.watch(objects, beat_s=beat_s))
+        ledger._watch.add_done_callback(ledger._give_way)
         return ledger
 
     @property
@@ -232,8 +237,9 @@ class Ledger:
             whole = await self._stream.close(seal)
             self._closed = True
         finally:
-            if self._heart is not None:
-                self._heart.cancel()
+            for task in (self._heart, self._watch):
+                if task is not None:
+                    task.cancel()
         if whole and self._heart is not None:
             await self._bind(seal)
 
@@ -249,8 +255,9 @@ class Ledger:
 
         Raises:
             FencedError: a successor has sealed it.
+            ReplacedRootError: the root was emptied or replaced.
         """
-        if isinstance(self._stream.ended, FencedError):
+        if isinstance(self._stream.ended, FencedError | ReplacedRootError):
             raise self._stream.ended
 
     async def has_successor(self) -> bool:
@@ -316,11 +323,21 @@ class Ledger:
         return self._ahead.get(life) or self._book.history(life)
 
     def _give_way(self, heart: asyncio.Task[None]) -> None:
-        """Report a successor to callers that are not waiting for an entry, too."""
-        if heart.cancelled() or heart.exception() is not None:
+        """Stop for a successor, or because the root was emptied or replaced.
+
+        Callers that are not waiting for an entry learn it, too.
+        """
+        if heart.cancelled():
             return
-        self._stream.fence()
-        self._tell(_TAKEN_OVER)
+        match heart.exception():
+            case None:
+                self._stream.fence()
+                self._tell(_TAKEN_OVER)
+            case ReplacedError() as error:
+                self._stream.fence(ReplacedRootError(str(error)))
+                self._tell(str(error))
+            case _:
+                pass
 
     def _tell(self, why: str) -> None:
         self._trouble = why

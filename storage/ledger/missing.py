@@ -2,21 +2,17 @@
 
 A claim names the folder of its epoch's streams. Without the claim no run looks for the
 epoch, and each clip that it bought would be bought again. So a root with traces of an
-epoch but without its claim is damaged; it is not a new root.
+epoch but without its claim is damaged; it is not a new root. `root` checks the same for
+`root.json`, before any claim is looked at.
 """
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import Final
 
 from storage import layout
+from storage.ledger import root
 from storage.ledger.codec import LedgerError
 from storage.objects import Objects
-
-_CURE: Final = (
-    "nothing was bought; restore the missing objects from a backup or another copy of "
-    "this root, or name a new root to buy every clip anew"
-)
 
 
 async def traces(objects: Objects) -> Mapping[int, str]:
@@ -43,7 +39,7 @@ async def refuse_claims(
         if epoch not in claims:
             # The epoch's own traces, or the claims after it.
             _refuse(objects, epoch, seen.get(epoch) or layout.claim(newest))
-    if not claims and (key := await _ours(objects)):
+    if not claims and (key := await root.ours(objects)):
         _refuse(objects, 1, key)
 
 
@@ -62,31 +58,12 @@ def refuse_writers(objects: Objects, batch: str, names: Iterable[str]) -> None:
             lost = layout.shard(int(shard["shard"]), generation)
             if lost not in there:
                 uri = objects.uri(layout.stream(batch, lost))
-                raise LedgerError(f"{uri}: missing, but {name} is there: {_CURE}")
-
-
-async def _ours(objects: Objects) -> str | None:
-    """The key of an object that only a run can have written, on a root without claims."""
-    async for stored in objects.list(layout.LEDGER):
-        # A run that was killed before it claimed its epoch leaves these.
-        if stored.key != layout.CREATE_ONLY and not stored.key.startswith(layout.CLOCK):
-            return stored.key
-    for folder, pattern in _PATTERNS.items():
-        for stored in await objects.first(folder):
-            if pattern.fullmatch(stored.key):
-                return stored.key
-    return None
-
-
-_PATTERNS: Final[Mapping[str, re.Pattern[str]]] = {
-    layout.CLIPS: layout.CLIP,
-    layout.TABLES: layout.TABLE,
-}
+                raise LedgerError(f"{uri}: missing, but {name} is there: {root.CURE}")
 
 
 def _refuse(objects: Objects, epoch: int, found: str) -> None:
     uri = objects.uri(layout.claim(epoch))
-    raise LedgerError(f"{uri}: missing, but {found} is there: {_CURE}")
+    raise LedgerError(f"{uri}: missing, but {found} is there: {root.CURE}")
 
 
 def epoch_of(key: str) -> int:

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from storage import layout
-from storage.ledger import missing
+from storage.ledger import missing, root
 from storage.ledger.codec import LedgerError, plain
 from storage.ledger.owner import Holder
 from storage.objects import DamagedError, MissingError, Objects
@@ -45,6 +45,10 @@ _AHEAD: Final = 16
 
 class FencedError(LedgerError):
     """A successor has taken this root over; nothing more can be recorded here."""
+
+
+class ReplacedRootError(LedgerError):
+    """The root was emptied or replaced while it was open; nothing more is recorded there."""
 
 
 @dataclass(slots=True)
@@ -108,8 +112,10 @@ async def claimed(objects: Objects) -> int:
     """How many epochs were claimed; the newest one's number.
 
     Raises:
-        LedgerError: claims are missing, so entries on record would be overlooked.
+        LedgerError: claims are missing, so entries on record would be overlooked; or the
+            root has another format, or no identity.
     """
+    await root.refuse_foreign(objects)
     try:
         return await _claimed(objects)
     except LedgerError:

@@ -31,8 +31,7 @@ from manifests.lifecycle import (
 )
 from storage import checksum
 from storage.ledger.codec import LedgerError, dump, load
-
-SPILL_FOLDER: Final = Path("~/.local/state/nightreel/spill")
+from storage.state_folder import state_folder
 
 UNSENT: Final = Refused("never sent: nobody said that its intent was on record")
 
@@ -120,9 +119,10 @@ class SpilledEntry:
 class SpillFolder:
     """The spill files of one root on this machine."""
 
-    def __init__(self, folder: Path, root: str) -> None:
+    def __init__(self, folder: Path | None, root: str) -> None:
         self._root = root
-        self._folder = folder / sha256(root.encode()).hexdigest()[:16]
+        below = folder or state_folder() / "spill"
+        self._folder = below / sha256(root.encode()).hexdigest()[:16]
 
     def save(self, name: str, lost: Iterable[SpilledEntry]) -> None:
         """Save entries durably, before their callers see the error. Never fails.

@@ -18,6 +18,7 @@ from storage.objects import (
     ExistsError,
     FullError,
     Objects,
+    ReplacedError,
     StorageError,
     UnavailableError,
 )
@@ -46,6 +47,7 @@ class Trouble:
 
         Raises:
             ExistsError: another writer's object has the key.
+            ReplacedError: the root was emptied or replaced.
             StorageError: the store was unavailable, or refused, for too long.
         """
         now = asyncio.get_running_loop().time
@@ -54,6 +56,9 @@ class Trouble:
             try:
                 return await self._objects.create(key, data)
             except ExistsError:
+                raise
+            except ReplacedError as error:
+                self._refused(error)
                 raise
             except StorageError as error:
                 if not isinstance(error, UnavailableError):

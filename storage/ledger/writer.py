@@ -15,9 +15,9 @@ from manifests.lifecycle import Entry, History
 from storage import layout
 from storage.ledger import fencing
 from storage.ledger.codec import LedgerError, Seal, pack, packed
-from storage.ledger.segments import FencedError
+from storage.ledger.segments import FencedError, ReplacedRootError
 from storage.ledger.write_retry import Trouble
-from storage.objects import ExistsError, Objects, StorageError
+from storage.objects import ExistsError, Objects, ReplacedError, StorageError
 
 SEGMENT: Final = 2_000
 """Entries in one segment at most."""
@@ -84,7 +84,7 @@ class Stream:
         self._queue: list[Waiting] = []
         self.ended: LedgerError | None = None
         """Why nothing more can be put, if it ended before it was closed."""
-        self._fenced = False
+        self._fenced: LedgerError | None = None
         self._due = 0.0
         self._wake = asyncio.Event()
         self._closing = False
@@ -101,9 +101,10 @@ class Stream:
         closed = LedgerError(f"{self._objects.root}: the ledger is closed")
         self._lose([waiting], self.ended or closed)
 
-    def fence(self) -> None:
-        """Stop for a successor; a segment that is being written may still be created."""
-        self._fenced = True
+    def fence(self, why: LedgerError | None = None) -> None:
+        """Stop, by default for a successor; a segment that is being written may still be
+        created."""
+        self._fenced = why or FencedError(f"{self._objects.root}: {self._successor}")
         if not self._queue:
             self._give_way()
 
@@ -113,6 +114,8 @@ class Stream:
         self._wake.set()
         await asyncio.shield(self._writer)
         await self._parts.done()
+        if isinstance(self.ended, ReplacedRootError):
+            return False
         try:
             async with asyncio.timeout(None if self.ended is None else SEAL_S):
                 await self._seal(seal)
@@ -132,7 +135,7 @@ class Stream:
                 self._wake.clear()
                 while self._queue:
                     await self._paced()
-                    if self._fenced:
+                    if self._fenced is not None:
                         self._give_way()
                     else:
                         await self._write(self._queue[:SEGMENT])
@@ -157,6 +160,8 @@ class Stream:
             await self._trouble.create(key, data)
         except ExistsError:
             self._give_way()
+        except ReplacedError as error:
+            self._end(ReplacedRootError(str(error)))
         # Every waiting caller receives the error, whatever it is.
         except Exception as error:  # noqa: BLE001
             self._end(LedgerError(f"{self._objects.uri(key)}: not written: {error}"))
@@ -174,7 +179,8 @@ class Stream:
 
     def _give_way(self) -> None:
         if self.ended is None:
-            self._end(FencedError(f"{self._objects.root}: {self._successor}"))
+            taken_over = FencedError(f"{self._objects.root}: {self._successor}")
+            self._end(self._fenced or taken_over)
 
     def _end(self, error: LedgerError) -> None:
         self.ended = error

@@ -21,7 +21,7 @@ whole answer, because it may contain keys and signatures.
 """
 
 from storage.objects.client import Objects
-from storage.objects.connect import local_path
+from storage.objects.connect import local_path, make_folder
 from storage.objects.errors import (
     DamagedError,
     ExistsError,
@@ -29,9 +29,11 @@ from storage.objects.errors import (
     LoginError,
     MissingError,
     RefusedError,
+    ReplacedError,
     StorageError,
     UnavailableError,
 )
+from storage.objects.local import replace as replace_file
 from storage.objects.requests import Stored
 
 __all__ = [
@@ -42,8 +44,11 @@ __all__ = [
     "MissingError",
     "Objects",
     "RefusedError",
+    "ReplacedError",
     "StorageError",
     "Stored",
     "UnavailableError",
     "local_path",
+    "make_folder",
+    "replace_file",
 ]

@@ -19,6 +19,7 @@ from storage.objects.errors import (
     FullError,
     MissingError,
     RefusedError,
+    ReplacedError,
     StorageError,
     UnavailableError,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "MissingError",
     "Objects",
     "RefusedError",
+    "ReplacedError",
     "StorageError",
     "Stored",
     "UnavailableError",
@@ -56,6 +58,7 @@ class Objects:
         self._scheme = urlsplit(root).scheme
         self._requests = Requests(store, root, roomy or (lambda: store))
         self._patience = Patience(root, patience_s)
+        self._pinned: tuple[str, bytes] | None = None
 
     @classmethod
     def open(cls, uri: str, *, patience_s: float = PATIENCE_S) -> "Objects":
@@ -76,6 +79,37 @@ class Objects:
 
     def uri(self, key: str) -> str:
         return self._requests.uri(key)
+
+    @property
+    def is_pinned(self) -> bool:
+        return self._pinned is not None
+
+    def pin(self, key: str, data: bytes) -> None:
+        """Hold the root to an object of it: after an outage, no request is repeated unless
+        the object still has these bytes."""
+        self._pinned = key, data
+        self._patience.before_repeat = self.refuse_if_replaced
+
+    async def refuse_if_replaced(self) -> None:
+        """Check, with one request that is not repeated, that the pinned object is the same.
+
+        Raises:
+            ReplacedError: it is not, at two looks: the root was emptied or replaced.
+            UnavailableError: the store is out of reach.
+        """
+        if self._pinned is None:
+            return
+        key, data = self._pinned
+        for _ in range(2):
+            try:
+                if await self._requests.get(key) == data:
+                    return
+            except MissingError:
+                continue
+        raise ReplacedError(
+            f"{self.uri(key)}: not the one that this run opened: the root was emptied or "
+            "replaced meanwhile; restore it before the next run, or clips are bought again"
+        )
 
     async def create(self, key: str, data: bytes) -> None:
         """Put a new object; succeeds if the key has the same bytes already.

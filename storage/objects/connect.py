@@ -19,6 +19,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, MemoryStore, S3Store
 
+from storage.objects import local
 from storage.objects.errors import StorageError, UnavailableError, explained
 from storage.objects.local_store import Folder
 
@@ -98,6 +99,8 @@ def connect(uri: str, *, roomy: bool = False) -> Store:
     scheme = urlsplit(uri).scheme
     match scheme:
         case "file":
+            if not local_path(uri).exists():
+                raise StorageError(f"{uri}: no such folder")
             with explained(uri):
                 return Folder(local_path(uri))
         case "memory":
@@ -156,6 +159,16 @@ def local_path(uri: str) -> Path:
     if host not in {"", "localhost"}:
         raise StorageError(f"{uri}: a file URI has three slashes and the whole path")
     return Path("/" + unquote(path))
+
+
+def make_folder(uri: str) -> None:
+    """Make the folder that a file URI names, durably, with the folders above it.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    with explained(uri):
+        local.make(local_path(uri))
 
 
 def signed(

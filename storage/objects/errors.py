@@ -4,6 +4,7 @@
   x MissingError       the object does not exist
   x ExistsError        the key has an object with other bytes
   x DamagedError       the object's content is not what was written
+  x ReplacedError      the root is not the one that was opened
   x UnavailableError   no answer, or a temporary error: retry
   x FullError          no space is left: a person has to free some
   x RefusedError       no permission, or expired credentials: a person has to act
@@ -34,6 +35,10 @@ class ExistsError(StorageError):
 
 class DamagedError(StorageError):
     """The object's content is not what was written."""
+
+
+class ReplacedError(StorageError):
+    """The root is not the one that was opened: it was emptied or replaced."""
 
 
 class UnavailableError(StorageError):

@@ -27,15 +27,13 @@ _DISK: Final = ThreadPoolExecutor(4, thread_name_prefix="disk")
 
 
 class Folder:
-    """The files below a folder. The folder is made when it is opened, and never again.
+    """The files below a folder, which is never made here.
 
     Each request makes sure that the folder is still the one that was opened. If it was
     moved away, unmounted or replaced, the store is unavailable until it is back.
     """
 
     def __init__(self, folder: Path) -> None:
-        if not folder.is_dir():
-            local.make(folder)
         self._folder = folder
         self._store = LocalStore(folder)
         self._same = _Same(folder)

@@ -30,6 +30,8 @@ class Patience:
     def __init__(self, root: str, seconds: float) -> None:
         self._root = root
         self._seconds = seconds
+        self.before_repeat: Callable[[], Coroutine[Any, Any, None]] | None = None
+        """Called before a request is repeated after an outage; raises if it must not be."""
         self._answered = False
         self._waiting = 0
         self._since = 0.0
@@ -51,6 +53,8 @@ class Patience:
         with ExitStack() as waiting:
             while True:
                 try:
+                    if tries >= TRIES and self.before_repeat is not None:
+                        await self.before_repeat()
                     answer = await question(*args, **kwargs)
                 except StorageError as error:
                     tries += 1

@@ -85,6 +85,8 @@ class BatchRun:
         self.engine = engine
         self.late = 0
         """Jobs that cannot be done by the deadline, as computed at the start."""
+        self.root_id: str | None = None
+        """The identity of the root, which each shard in another process has to find."""
         self.over = False
         """Whether its tables and limits have been written."""
         self._folder = folder

@@ -15,7 +15,14 @@ from urllib.parse import unquote, urlsplit
 
 from manifests.input.plan import Plan
 from storage import layout
-from storage.ledger import HeldError, Ledger, entries
+from storage.ledger import (
+    HeldError,
+    KnownRoots,
+    Ledger,
+    entries,
+    make_root_folder,
+    open_root,
+)
 from storage.objects import Objects
 from tasks.batch.batch import BatchRun
 from tasks.batch.pause_watch import heeding
@@ -72,7 +79,7 @@ async def begun(  # noqa: PLR0913 - each has its default
         plan = await asyncio.to_thread(planned, wanted, folder, lanes)
         if wanted.strict:
             refuse(await looked_at(plan, wanted, folder, lanes))
-        objects = world.objects(wanted.root)
+        objects, root_id = await _root_of(wanted, world)
         ledger = await _opened(wanted, objects, world, on_held)
         try:
             async with world.clients() as clients:
@@ -89,12 +96,22 @@ async def begun(  # noqa: PLR0913 - each has its default
                 async with batch_run_of(
                     wanted, plan, folder, deps, hints_url
                 ) as batch_run:
+                    batch_run.root_id = root_id
                     await _start(batch_run)
                     async with _fetching(batch_run):
                         yield batch_run
             await _finish(batch_run)
         finally:
             await ledger.close()
+
+
+async def _root_of(wanted: Wanted, world: World) -> tuple[Objects, str]:
+    """Open the root of a run; a root that is new is begun. Returns its identity, too."""
+    known = KnownRoots(world.state_folder)
+    await asyncio.to_thread(make_root_folder, wanted.root, known)
+    objects = world.objects(wanted.root)
+    root = await open_root(objects, world.today, known)
+    return objects, root.id
 
 
 async def _prepare(deps: Deps) -> None:

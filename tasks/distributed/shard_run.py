@@ -20,7 +20,7 @@ from manifests.input import validation
 from manifests.input.reader import Plan
 from manifests.input.shard_extract import planned
 from manifests.lifecycle import State
-from storage.ledger import FencedError, Ledger
+from storage.ledger import FencedError, Ledger, join_root
 from storage.objects import Objects
 from tasks.batch.batch import BatchRun
 from tasks.batch.lifespan import batch_run_of, roster_of
@@ -47,17 +47,22 @@ async def run_shard(  # noqa: PLR0913 - each has its default
     shard: int,
     lanes: Sequence[Lane],
     rules: Rules,
+    root_id: str | None = None,
     hints_url: str | None = None,
     world: World = REAL,
     gently: Callable[[BatchRun], AbstractContextManager[None]] = nullcontext,
 ) -> ShardReport:
     """Run every job of a shard to its end; return the last report.
 
+    `root_id` is the identity of the root that the batch opened.
+
     Raises:
+        RootError: there is no root, or not the batch's.
         FencedError: the shard is over, or a newer run has it.
         LedgerError: there is no such shard to run.
     """
     objects = world.objects(root)
+    await join_root(objects, root_id)
     for lane in lanes:
         # The batch takes its owner's risks, once, when all its shards are over. An own GPU
         # has no such risk, whatever its seconds are worth.

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from storage.ledger import SPILL_FOLDER, Ledger
+from storage.ledger import Ledger
 from storage.media import Clips, mp4
 from storage.objects import Objects
 from tasks.dispatch.budget import Purse
@@ -33,12 +33,17 @@ class World:
 
     objects: Callable[[str], Objects] = _kept
     """Opens the store below a root URI."""
-    spill_folder: Path = SPILL_FOLDER
-    """The folder on this machine for events that could not be written to the store."""
+    state_folder: Path | None = None
+    """Nightreel's folder on this machine, for events that could not be written to the store,
+    and for the roots that it knows; the default one if None."""
     clients: Callable[[], AbstractAsyncContextManager[Clients]] = connected
     check: Check = mp4.check
     now: Callable[[], float] = time.monotonic
     today: Callable[[], float] = time.time
+
+    @property
+    def spill_folder(self) -> Path | None:
+        return None if self.state_folder is None else self.state_folder / "spill"
 
 
 REAL: Final = World()

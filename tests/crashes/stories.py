@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage.objects import Objects
+from storage.objects import Objects, local_path
 from tasks.emulator import Emulator
 from tests.crashes.child import Errand
 from tests.crashes.forks import Ended
@@ -79,6 +79,8 @@ class Telling:
     def __post_init__(self) -> None:
         self.told = Told(self.story)
         self.root = self.teller.root(self.folder)
+        if self.root.startswith("file:"):
+            local_path(self.root).mkdir(parents=True, exist_ok=True)
         self.objects = Objects.open(self.root)
         self.errands = 0
 
@@ -174,7 +176,7 @@ class Telling:
             elsewhere=self.story.elsewhere,
             stall_s=self.teller.stall_s,
             # The run's state on its machine stays in this folder.
-            env=self.teller.env | {"HOME": str(self.folder)},
+            env=self.teller.env | {"XDG_STATE_HOME": str(self.folder)},
             **self.how,
             **how,
         )

@@ -480,7 +480,7 @@ def cheaply(folder: str, *, tables: bool, binds: bool) -> Generator[None]:
         patch.setattr(_urlparse, "urlparse", _parsed)
         patch.setattr(tempfile, "tempdir", folder)
         # State on a machine lasts for the night, and is shared by all its processes.
-        patch.setenv("HOME", folder)
+        patch.setenv("XDG_STATE_HOME", folder)
         if not binds:
             patch.setattr(epoch_reader, "bind", _nothing)
         if not tables:

@@ -28,7 +28,9 @@ def root(
         case "memory":
             return f"memory://{secrets.token_hex(6)}"
         case "file":
-            return (tmp_path / "a root").as_uri()
+            folder = tmp_path / "a root"
+            folder.mkdir()
+            return folder.as_uri()
         case scheme:
             return clouds(scheme).root()
 

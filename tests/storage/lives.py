@@ -3,7 +3,7 @@
 from hashlib import sha256
 
 from manifests.lifecycle import Ticket
-from storage.objects import Objects
+from storage.objects import Objects, local_path
 from tests.histories import intended
 
 INTENDED = intended("0.10")
@@ -17,6 +17,13 @@ def job(name: object) -> str:
 
 def at(seconds: float):
     return lambda: seconds
+
+
+def made(uri: str) -> Objects:
+    """The objects below a root; a local root's folder is made."""
+    if "://" not in uri or uri.startswith("file:"):
+        local_path(uri).mkdir(parents=True, exist_ok=True)
+    return Objects.open(uri)
 
 
 async def keys(objects: Objects, folder: str = "ledger") -> list[str]:

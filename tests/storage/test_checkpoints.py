@@ -47,6 +47,7 @@ from storage.ledger import (
     claimant,
     compaction,
     entries,
+    open_root,
     segment_reader,
 )
 from storage.ledger.codec import Seal, pack
@@ -69,6 +70,7 @@ async def wrote(objects, epoch, some, *, segment=3, parts=0):
     """Write an epoch: a claim, segments and a seal; the first few segments as one
     part."""
     us = claimant(epoch, "night", 1000.0)
+    await open_root(objects, lambda: 1000.0)
     await objects.create(layout.claim(epoch), us.dump())
     stream = layout.stream(us.batch, MAIN)
     cut = [some[n : n + segment] for n in range(0, len(some), segment)]

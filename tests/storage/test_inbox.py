@@ -10,18 +10,19 @@ import pytest
 from manifests.input.reader import ManifestError
 from storage.inbox import Drop, Inbox, Register, claimed
 from storage.objects import Objects, StorageError
+from tests.storage.lives import made
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
 def inbox(root) -> Inbox:
-    return Inbox(objects=Objects.open(f"{root}/drop"))
+    return Inbox(objects=made(f"{root}/drop"))
 
 
 @pytest.fixture
 def register(root) -> Register:
-    return Register(Objects.open(f"{root}/reel"))
+    return Register(made(f"{root}/reel"))
 
 
 async def test_manifests_are_found_by_name_at_any_depth(inbox):
@@ -136,7 +137,7 @@ async def test_empty_inbox_causes_no_wait(inbox):
 @pytest.mark.parametrize("marker", ["july/a.parquet.ready", "july/_SUCCESS"])
 async def test_marked_inbox_takes_only_marked_files(root, marker):
     """In an inbox with markers, only files with a marker have landed."""
-    objects = Objects.open(f"{root}/drop")
+    objects = made(f"{root}/drop")
     inbox = Inbox(objects=objects, marked=True)
     await objects.put("july/a.parquet", b"rows")
     await objects.put("b.parquet", b"rows")
@@ -197,9 +198,18 @@ async def test_a_version_is_taken_by_one_run_which_may_go_on_with_it(register):
     assert changed is None
 
 
+def opening(root):
+    """Open a root that exists."""
+
+    async def opened() -> Objects:
+        return made(f"{root}/reel")
+
+    return opened
+
+
 async def fails(root, by, error, *, begun):
     async def run():
-        async with claimed(root, A.uri, A.version, by) as claim:
+        async with claimed(opening(root), A.uri, A.version, by) as claim:
             claim.begun = begun
             raise error
 
@@ -208,7 +218,7 @@ async def fails(root, by, error, *, begun):
 
 
 async def taker(root):
-    async with claimed(root, A.uri, A.version, "somebody else") as claim:
+    async with claimed(opening(root), A.uri, A.version, "somebody else") as claim:
         return claim.taken_by
 
 
@@ -229,7 +239,7 @@ async def test_a_manifest_that_is_bad_or_was_begun_with_stays_taken(root, error,
 
 
 async def test_a_run_that_leaves_its_manifest_to_others_gives_it_back(root):
-    async with claimed(root, A.uri, A.version, "one") as claim:
+    async with claimed(opening(root), A.uri, A.version, "one") as claim:
         claim.begun = claim.left = True
 
     assert await taker(root) is None
@@ -243,7 +253,7 @@ async def test_a_run_that_comes_second_gives_nothing_back(root):
 
 
 async def test_without_a_version_nothing_is_taken(root):
-    async with claimed(root, A.uri, None, "one") as claim:
+    async with claimed(opening(root), A.uri, None, "one") as claim:
         assert claim.taken_by is None
 
     assert await taker(root) is None

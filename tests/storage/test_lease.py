@@ -20,6 +20,7 @@ from storage.ledger import (
     Holder,
     Ledger,
     claimant,
+    open_root,
 )
 from storage.ledger.owner import BEAT_S, born
 from storage.objects import Objects
@@ -48,6 +49,7 @@ async def given_a_holder(
     """A process that claimed epoch 1, wrote one heartbeat, and is silent since."""
     holder = replace(claimant(1, "first", 1000.0), **facts)
     holder = replace(holder, machine="another") if elsewhere else holder
+    await open_root(objects, at(1000.0))
     await objects.create("ledger/epochs/000001.json", holder.dump())
     await objects.put(HOLDER, holder.beating(1000.0).dump())
     return holder

@@ -26,7 +26,14 @@ from manifests.lifecycle import (
 )
 from storage import layout
 from storage import ledger as ledgers
-from storage.ledger import FencedError, HeldError, Ledger, LedgerError, claimant
+from storage.ledger import (
+    FencedError,
+    HeldError,
+    Ledger,
+    LedgerError,
+    claimant,
+    open_root,
+)
 from storage.objects import DamagedError, Objects
 from tests.histories import FACTS
 from tests.storage.lives import INTENDED, TICKET, at, job, keys
@@ -368,6 +375,7 @@ async def test_takeover_fails_all_waiting_records(objects: Objects):
 
 
 async def test_a_ledger_that_cannot_be_read_leaves_its_root_free(objects: Objects):
+    await open_root(objects, at(0.0))
     await objects.create("ledger/epochs/000001.json", claimant(1, "one", 0.0).dump())
     await objects.create("ledger/000001-one/main/0000000001.jsonl.zst", b"not zstd")
 

@@ -1,5 +1,6 @@
 """A root with missing claims or streams is damaged: no run opens it or buys for it."""
 
+import secrets
 import shutil
 from collections.abc import Awaitable, Callable
 
@@ -7,12 +8,12 @@ import pytest
 
 from storage import layout
 from storage import ledger as ledgers
-from storage.ledger import FencedError, Ledger, LedgerError
+from storage.ledger import FencedError, Ledger, LedgerError, Root, open_root
 from storage.ledger.segments import MAIN, claimed
 from storage.ledger.shard_stream import ended
 from storage.media import Clips
 from storage.objects import Objects, local_path
-from tests.storage.lives import INTENDED, job, keys
+from tests.storage.lives import INTENDED, at, job, keys
 
 pytestmark = pytest.mark.anyio
 
@@ -94,6 +95,11 @@ async def test_claim_and_streams_missing(objects: Objects):
     await refused(objects, "000001.json: missing, but ledger/epochs/000002.json is")
 
 
+async def begun_elsewhere() -> Root:
+    """The identity of a root."""
+    return await open_root(Objects.open(f"memory://{secrets.token_hex(6)}"), at(0.0))
+
+
 Leftover = Callable[[Objects], Awaitable[object]]
 
 
@@ -116,6 +122,9 @@ async def test_ledger_missing_and_something_left(
     """No file that the ledger reads is left, but other files of a run are."""
     await leave(objects)
 
+    await refused(objects, f"root.json: missing, but {found}")
+
+    await objects.put(layout.ROOT, (await begun_elsewhere()).data)
     await refused(objects, f"000001.json: missing, but {found}")
 
 

@@ -115,14 +115,25 @@ async def test_a_key_stays_below_the_root(objects: Objects, key: str):
         await objects.put(key, b"1")
 
 
-async def test_a_plain_path_is_a_file_root_and_is_made(tmp_path: Path):
-    folder = tmp_path / "not" / "there yet"
+async def test_plain_path_is_a_file_root(tmp_path: Path):
+    folder = tmp_path / "a root"
+    folder.mkdir()
 
     objects = Objects.open(str(folder))
     await objects.create("a.mp4", b"1")
 
     assert objects.uri("a.mp4") == (folder / "a.mp4").as_uri()
     assert await asyncio.to_thread((folder / "a.mp4").read_bytes) == b"1"
+
+
+def test_missing_folder_is_refused_and_not_made(tmp_path: Path):
+    """Only a run begins a root: a disk that is not mounted is no new root."""
+    folder = tmp_path / "not" / "there"
+
+    with pytest.raises(StorageError, match=f"^{folder.as_uri()}: no such folder$"):
+        Objects.open(str(folder))
+
+    assert not (tmp_path / "not").exists()
 
 
 # -- files

@@ -24,7 +24,7 @@ from manifests.lifecycle import (
 from storage import ledger as ledgers
 from storage.ledger import FencedError, Ledger, LedgerError
 from storage.objects import Objects
-from tests.storage.lives import INTENDED, TICKET, job, keys
+from tests.storage.lives import INTENDED, TICKET, job, keys, made
 from tests.storage.simulated import Simulated, run
 
 pytestmark = pytest.mark.anyio
@@ -655,7 +655,7 @@ def test_log_has_the_entry_if_spilling_is_impossible(
 async def test_each_root_has_its_own_spill_files(tmp_path: Path):
     """A run does not record spilled entries of another root."""
     folder = tmp_path / "spill"
-    one, two = (Objects.open(str(tmp_path / name)) for name in ("one", "two"))
+    one, two = (made(str(tmp_path / name)) for name in ("one", "two"))
     ledger = await Ledger.open(one, name="night", spill_folder=folder)
     await ledger.record(job("a"), INTENDED)
     await ledger.close()

@@ -11,6 +11,7 @@ import pytest
 
 from storage.media import Clips
 from storage.objects import ExistsError, Objects, StorageError, UnavailableError, local
+from tests.storage.lives import made
 
 pytestmark = pytest.mark.anyio
 
@@ -53,6 +54,7 @@ async def test_clip_and_folders_are_synced_before_the_sidecar(
     tmp_path: Path, effects: list[str]
 ):
     """A clip and every new folder are on disk before the clip's sidecar."""
+    local.make(tmp_path / "reel")
     await Clips(Objects.open(str(tmp_path / "reel"))).publish(JOB, b"mp4", {})
 
     clip = f"reel/clips/ab/{JOB}"
@@ -101,7 +103,7 @@ async def test_a_name_that_a_killed_process_left_is_made_durable_too(
 
 async def test_removed_folder_is_made_again(tmp_path: Path):
     """A folder that was removed is made again by the next write."""
-    objects = Objects.open(str(tmp_path / "reel"))
+    objects = made(str(tmp_path / "reel"))
     await objects.put("clips/a", b"1")
     (tmp_path / "reel" / "clips" / "a").unlink()
     (tmp_path / "reel" / "clips").rmdir()

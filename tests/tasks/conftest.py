@@ -154,7 +154,7 @@ class World:
             hints_url=hints_url,
             world=replace(
                 REAL,
-                spill_folder=self.folder / "spill",
+                state_folder=self.folder / "state",
                 check=self.check,
                 clients=partial(connected, timeout_s=self.timeout_s),
             ),

@@ -155,9 +155,9 @@ async def away(
         shard_rows=shard_rows,
         **(wanted or {}),
     )
-    spill = world.folder / "spill"
+    state = world.folder / "state"
     real = replace(
-        REAL, spill_folder=spill, today=today, objects=Shaky.open, check=world.check
+        REAL, state_folder=state, today=today, objects=Shaky.open, check=world.check
     )
     runs = Runs(world, root, real, **lane)
     lanes = [world.lane(world.routes[0], **lane)]

@@ -94,8 +94,8 @@ async def test_a_store_that_stops_in_mid_batch_is_waited_for(
 
 @pytest.fixture(autouse=True)
 def _home(tmp_path, monkeypatch):
-    """Puts the home folder, and so the spill files, below the test's folder."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    """Puts the spill files below the test's folder."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import subprocess
 import pytest
 
 from manifests.lifecycle import State
+from storage import checksum, layout
 from storage import ledger as ledgers
-from storage.objects import Objects
+from storage.objects import Objects, StorageError
 from tasks.emulator import running
 
 pytestmark = pytest.mark.anyio
@@ -94,3 +95,66 @@ async def test_unmounted_root_is_waited_for(world):
         await agreed(world, root)
     finally:
         ran("umount", "--lazy", str(root))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["file", "s3"])
+async def test_emptied_root_stops_buying(world, scheme, s3_root):
+    """A batch notices at a heartbeat that its bucket, or its folder, was emptied."""
+    local = (world.folder / "root").as_uri()
+    uri, rows = (s3_root if scheme == "s3" else local), 90
+    world.emulator.latency_s = 1.0
+
+    async def empty() -> None:
+        objects = Objects.open(uri)
+        for key in [stored.key async for stored in objects.list()]:
+            await objects.delete(key)
+
+    emptying = asyncio.create_task(once_bought(world, empty))
+    with pytest.raises(StorageError, match="the root was emptied or replaced"):
+        await world.run(rows, root=uri)
+
+    await emptying
+    assert set(world.bought.values()) == {1}
+    assert 4 <= len(world.bought) < rows
+    # The next run on this machine does not take it for a new root.
+    bill = len(world.emulator.bill)
+    with pytest.raises(StorageError, match=r"root.json: missing|no root is there"):
+        await world.run(rows, root=uri)
+    assert len(world.emulator.bill) == bill
+
+
+async def test_root_that_is_away_at_start_is_not_made(world):
+    """A disk that is not mounted when a run begins is not taken for a new root."""
+    root, away = world.folder / "root", world.folder / "away"
+    await world.run(2)
+    root.rename(away)
+
+    with pytest.raises(StorageError, match="mount its disk"):
+        await world.run(2)
+    assert not root.exists()
+    root.mkdir()
+    with pytest.raises(StorageError, match="mount its disk"):
+        await world.run(2)
+    assert len(world.emulator.bill) == 2
+
+    root.rmdir()
+    away.rename(root)
+    assert (await world.run(2)).bought == 0
+
+
+@pytest.mark.parametrize("number", [2, 99])
+async def test_root_of_another_format_buys_nothing(world, number):
+    await world.run(2)
+    path = world.folder / "root" / layout.ROOT
+    stored = checksum.load(path.read_bytes(), "x")
+    path.write_bytes(checksum.dump(stored | {"format": number}))
+    before = sorted((world.folder / "root").rglob("*"))
+
+    with pytest.raises(
+        StorageError, match=f"has format {number}, this Nightreel knows"
+    ):
+        await world.run(world.manifest(4, name="again"))
+
+    assert len(world.emulator.bill) == 2
+    assert sorted((world.folder / "root").rglob("*")) == before
