@@ -168,7 +168,7 @@ async def test_impossible_path_fails_at_once(tmp_path: Path, key: str, why: str)
         await objects.put(key, b"1")
 
     assert not isinstance(caught.value, ExistsError | UnavailableError)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
 
 
 async def test_a_disk_without_room_says_so(tmp_path: Path):

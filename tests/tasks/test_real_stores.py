@@ -77,7 +77,8 @@ async def test_a_store_that_stops_in_mid_batch_is_waited_for(
 
     async def stop() -> None:
         faulty.stop()
-        await asyncio.sleep(4)
+        while "store.unavailable" not in caplog.text:  # noqa: ASYNC110 - a log has no event
+            await asyncio.sleep(0.05)
         faulty.start()
 
     # Some clips are paid for, some are in progress, and most are neither.

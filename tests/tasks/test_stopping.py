@@ -92,7 +92,7 @@ async def test_grace_that_runs_out_leaves_the_rest_to_the_next_run(stuck):
     )
 
     assert (told.pending, told.in_doubt, told.bought) == (3, 0, 3)
-    assert 0.5 <= time.monotonic() - began[0] < 5
+    assert 0.5 <= time.monotonic() - began[0] < 60
 
 
 async def test_paused_root_follows_its_jobs_and_resumes_buying(slow, monkeypatch):
