@@ -228,8 +228,7 @@ def _stills(path: Path, _rows: int) -> str:
 
 
 def _stills_left(path: Path, _rows: int) -> str:
-    from manifests.output.clips import Outcomes
-    from manifests.output.remaining import write_left
+    from manifests.output import Outcomes, write_left
 
     plan, out = _planned(path), path.with_suffix(".left")
     nothing = Outcomes(histories={}, reasons={})

@@ -18,7 +18,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
-from manifests.accounting.attempts import Attempt, Outcome, attempts
+from manifests.accounting import Attempt, Outcome
+from manifests.accounting.attempts import attempts
 from manifests.expiry import EXPIRED
 from manifests.lifecycle import (
     FREE,

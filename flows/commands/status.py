@@ -20,8 +20,7 @@ from flows.config import lanes as lanes_of
 from flows.config import settings
 from flows.views import aligned, counted, doubts_table, expiring, more_doubts, utc
 from flows.views.terminal_table import terminal_table
-from manifests.accounting.attempts import Attempt, Outcome
-from manifests.accounting.totals import LedgerTotals
+from manifests.accounting import Attempt, LedgerTotals, Outcome
 from manifests.catalogue.loader import shipped
 from manifests.catalogue.routes import Route
 from manifests.expiry import AT_PROVIDERS, in_use

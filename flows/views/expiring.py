@@ -12,7 +12,7 @@ from rich.text import Text
 from flows.views.amounts import aligned
 from flows.views.terminal_table import terminal_table
 from flows.views.times import Local, moment, span, utc
-from manifests.accounting.attempts import Attempt
+from manifests.accounting import Attempt
 from manifests.catalogue.routes import Route
 from manifests.expiry import by_expiry
 from manifests.lifecycle import FREE

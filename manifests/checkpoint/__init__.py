@@ -7,3 +7,13 @@ that a column cannot hold exactly is stored as JSON in the column `exact`, so re
 back the same events and histories. This package only converts rows; its
 callers decide which files hold them and when they are written.
 """
+
+from manifests.checkpoint.columns import dumped, loaded
+from manifests.checkpoint.rows import EVENTS, JOBS
+
+__all__ = [
+    "EVENTS",
+    "JOBS",
+    "dumped",
+    "loaded",
+]

@@ -9,3 +9,18 @@ Every table is written in slices, so no table is in memory as a whole. Signature
 removed from the column `image` and from the values of complaints. Rows that share a job
 repeat its prices: sum money over jobs, or over the attempts.
 """
+
+from manifests.output.attempts import attempts_table
+from manifests.output.clips import Outcomes, write_clips, write_complaints
+from manifests.output.remaining import write_left
+from manifests.output.rewrite import retold_attempts, retold_clips
+
+__all__ = [
+    "Outcomes",
+    "attempts_table",
+    "retold_attempts",
+    "retold_clips",
+    "write_clips",
+    "write_complaints",
+    "write_left",
+]

@@ -9,8 +9,7 @@ from typing import Final, NamedTuple
 
 import polars as pl
 
-from manifests.accounting.adjustments import Adjustment, Adjustments
-from manifests.accounting.attempts import Attempt, Attempts
+from manifests.accounting import Adjustment, Adjustments, Attempt, Attempts
 from manifests.lifecycle import Entry, History
 from manifests.output.clips import TIME, moment
 from manifests.parquet import MONEY, SLICE, rewritten, written

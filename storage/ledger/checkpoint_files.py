@@ -10,8 +10,8 @@ from typing import Final
 
 import polars as pl
 
+from manifests.checkpoint import JOBS
 from manifests.checkpoint import rows as events
-from manifests.checkpoint.rows import JOBS
 from manifests.job_keys import KEY, keys
 from manifests.lifecycle import History
 from manifests.parquet import written

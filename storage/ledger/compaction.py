@@ -15,8 +15,8 @@ from typing import Any, Final, cast
 
 import polars as pl
 
+from manifests.checkpoint import EVENTS
 from manifests.checkpoint import rows as events
-from manifests.checkpoint.rows import EVENTS
 from manifests.job_keys import KEY
 from manifests.lifecycle import (
     NEW,

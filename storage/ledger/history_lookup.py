@@ -15,8 +15,8 @@ from typing import Final
 import orjson
 import polars as pl
 
+from manifests.checkpoint import JOBS
 from manifests.checkpoint import rows as events
-from manifests.checkpoint.rows import JOBS
 from manifests.job_keys import KEY, ids, keys
 from manifests.lifecycle import History
 from manifests.parquet import MONEY

@@ -9,9 +9,13 @@ import polars as pl
 
 from manifests.input.reader import Plan
 from manifests.job_keys import KEY
-from manifests.output.attempts import attempts_table
-from manifests.output.clips import Outcomes, write_clips, write_complaints
-from manifests.output.remaining import write_left
+from manifests.output import (
+    Outcomes,
+    attempts_table,
+    write_clips,
+    write_complaints,
+    write_left,
+)
 from storage import layout
 from storage.ledger import Ledger, Told
 from storage.objects import Objects

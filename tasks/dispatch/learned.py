@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from decimal import Decimal
 
-from manifests.accounting.attempts import Attempt, Attempts
+from manifests.accounting import Attempt, Attempts
 from manifests.lifecycle import Entry
 from storage import checksum, layout
 from storage.objects import DamagedError, MissingError, Objects, StorageError

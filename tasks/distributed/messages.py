@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-from manifests.accounting.totals import LaneTotals
-from manifests.checkpoint.columns import dumped, loaded
+from manifests.accounting import LaneTotals
+from manifests.checkpoint import dumped, loaded
 from manifests.lifecycle import History
 from storage import checksum
 from storage.ledger import Holder

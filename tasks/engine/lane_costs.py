@@ -7,8 +7,7 @@ from decimal import Decimal
 from statistics import median
 from typing import Final
 
-from manifests.accounting.attempts import Attempt, Outcome
-from manifests.accounting.totals import LaneTotals
+from manifests.accounting import Attempt, LaneTotals, Outcome
 
 LATEST: Final = 500
 """The number of latest clips that a median covers."""

@@ -19,8 +19,7 @@ from typing import Any, Final
 import polars as pl
 
 from manifests.lifecycle import History
-from manifests.output.clips import Outcomes
-from manifests.output.rewrite import retold_attempts, retold_clips
+from manifests.output import Outcomes, retold_attempts, retold_clips
 from manifests.parquet import readable
 from storage import layout
 from storage.ledger import read

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum, auto
 from typing import Final
 
-from manifests.accounting.attempts import Attempt, Attempts
+from manifests.accounting import Attempt, Attempts
 from manifests.expiry import EXPIRED
 from manifests.lifecycle import (
     Accepted,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifests.accounting.attempts import Attempts, Outcome, attempts
-from manifests.accounting.totals import LaneTotals, LedgerTotals
+from manifests.accounting import Attempts, LaneTotals, LedgerTotals, Outcome
+from manifests.accounting.attempts import attempts
 from manifests.lifecycle import (
     OVER,
     Accepted,

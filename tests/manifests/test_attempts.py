@@ -23,7 +23,8 @@ from manifests.lifecycle import (
     Risked,
     fold,
 )
-from manifests.output.attempts import ATTEMPTS, KEY, attempts_table, frame
+from manifests.output import attempts_table
+from manifests.output.attempts import ATTEMPTS, KEY, frame
 from tests.histories import ACCEPTED, FACTS, intended, ledger_entries
 
 PRICE = Decimal("0.15")

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manifests.checkpoint import EVENTS, JOBS
 from manifests.checkpoint.rows import (
-    EVENTS,
     INDEX,
-    JOBS,
     entries,
     event_rows,
     histories,

@@ -19,12 +19,8 @@ from manifests.lifecycle import (
     Rejected,
     fold,
 )
-from manifests.output.clips import (
-    CLIPS,
-    Outcomes,
-    write_clips,
-    write_complaints,
-)
+from manifests.output import Outcomes, write_clips, write_complaints
+from manifests.output.clips import CLIPS
 from tests.histories import ACCEPTED, FACTS, intended, ledger_entries
 
 URI = "s3://bucket/in/m.parquet"

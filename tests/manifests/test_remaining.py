@@ -20,8 +20,8 @@ from manifests.lifecycle import (
     Rejected,
     fold,
 )
-from manifests.output.clips import Outcomes
-from manifests.output.remaining import LEFT, write_left
+from manifests.output import Outcomes, write_left
+from manifests.output.remaining import LEFT
 from tests.histories import ACCEPTED, FACTS, intended, ledger_entries
 
 URI = "s3://bucket/in/m.parquet"

@@ -22,9 +22,14 @@ from manifests.lifecycle import (
     Risked,
     fold,
 )
-from manifests.output.attempts import KEY, attempts_table
-from manifests.output.clips import Outcomes, write_clips
-from manifests.output.rewrite import retold_attempts, retold_clips
+from manifests.output import (
+    Outcomes,
+    attempts_table,
+    retold_attempts,
+    retold_clips,
+    write_clips,
+)
+from manifests.output.attempts import KEY
 from tests.histories import ACCEPTED, FACTS, intended
 
 URI = "s3://bucket/in/m.parquet"

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from manifests.checkpoint.rows import EVENTS
+from manifests.checkpoint import EVENTS
 from manifests.job_keys import keys
 from manifests.lifecycle import (
     LOST,

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import pytest
 
-from manifests.accounting.totals import LaneTotals
+from manifests.accounting import LaneTotals
 from manifests.lifecycle import State
 from storage import checksum, layout
 from storage.ledger import FencedError, claimant, histories, segments

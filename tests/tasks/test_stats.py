@@ -6,8 +6,8 @@ from decimal import Decimal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manifests.accounting import LaneTotals
 from manifests.accounting.attempts import attempts
-from manifests.accounting.totals import LaneTotals
 from manifests.lifecycle import (
     NEW,
     TRANSITIONS,
