@@ -16,7 +16,7 @@ from tests.crashes.teller import ROUTES, points, telling
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(
         sys.platform != "linux", reason="forks what has imported polars"
     ),

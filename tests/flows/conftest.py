@@ -53,7 +53,7 @@ def free_port() -> int:
         return sock.getsockname()[1]
 
 
-def until(seen: Callable[[], object], *, within_s: float = 40.0) -> None:
+def until(seen: Callable[[], object], *, within_s: float = 200.0) -> None:
     """Checks repeatedly until the condition is true."""
     deadline = time.monotonic() + within_s
     while not seen():
@@ -99,17 +99,17 @@ class Prefect:
             # As Prefect's own client does, which keeps its leases.
             agent = {"User-Agent": f"prefect/{version('prefect')} (API 0)"}
             url = f"{self.url}/{path}"
-            answer = httpx.request(method, url, headers=agent, timeout=100, **asked)
+            answer = httpx.request(method, url, headers=agent, timeout=300, **asked)
             answers.append(answer)
             # Its database is locked: it did nothing and asks for a retry.
             return answer.status_code != 503
 
-        until(taken, within_s=60)
+        until(taken, within_s=200)
         return answers[-1].raise_for_status()
 
     def until(self, seen: Callable[[], object]) -> None:
         """Waits for a condition as long as a scheduled run takes to be recorded."""
-        until(seen, within_s=150)
+        until(seen, within_s=400)
 
     def events(self, prefix: str) -> list[dict[str, Any]]:
         """The events that the server received, the oldest first."""
@@ -125,7 +125,7 @@ class Prefect:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=300,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
@@ -212,9 +212,17 @@ class Running:
         assert self.process.poll() is None, "it ended too early to be told"
         self.process.send_signal(number)
 
-    def ended(self, *, within_s: float = 60.0) -> Ran:
+    def ended(self, *, within_s: float = 300.0) -> Ran:
         out, err = self.process.communicate(timeout=within_s)
         return Ran(self.process.returncode, out, err)
+
+    def kill(self) -> None:
+        """Ends the process; its children may hold its pipes open, so these are not read."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            pipe.close()
 
 
 @dataclass(kw_only=True)
@@ -294,8 +302,7 @@ class Bench:
     def close(self) -> None:
         for one in self.started:
             if one.process.poll() is None:
-                one.process.kill()
-                one.ended()
+                one.kill()
 
     def table(self, name: str = "clips", root: str = "root") -> pl.DataFrame:
         """The last batch's table of rows, attempts or complaints."""
@@ -398,7 +405,7 @@ class House:
             env={**self.bench.prefect.env},
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=300,
             check=True,
         )
         return ran.stdout.strip()

@@ -11,7 +11,7 @@ from tasks.emulator import Emulator
 from tests.flows.conftest import BIN, ROOT, until
 from tests.flows.test_prefect_yaml import calendar
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 FOLDER = ROOT / "examples" / "automations"
 NOBODYS = "00000000-0000-0000-0000-000000000000"
@@ -30,7 +30,7 @@ def automations(deployed, tmp_path_factory):
             env={**deployed.env},
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=300,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr

@@ -23,7 +23,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(BROWSER is None, reason="no Chromium: `make chromium`"),
     # Playwright's event loop leaves a pipe to its driver open at the end.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),

@@ -278,7 +278,7 @@ def test_deadline_is_a_time_of_day_usable_in_a_schedule(nights):
         ],
         cwd=nights.folder,
         env={**nights.prefect.env},
-        timeout=100,
+        timeout=300,
         check=True,
     )
 

@@ -51,7 +51,7 @@ def nightreel(tmp_path):
             env={**kept, "COLUMNS": "100", "LANE_KEY": KEY, **env},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
         assert "Traceback" not in ran.stderr, ran.stderr

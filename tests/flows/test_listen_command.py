@@ -110,7 +110,7 @@ def test_listen_prints_its_urls_accepts_posts_and_stops(written):
         )
         page = httpx.get(f"{hints}/hints").json()
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=100)
 
     assert answer.status_code == 204
     assert page["hints"] == [{"provider": "wavespeed", "id": "p-1"}]
@@ -129,7 +129,7 @@ def test_named_secret_that_is_absent_fails_at_once(written):
     config = written('[listen.secrets]\nreplicate = "env:NO_SUCH_SECRET"\n')
 
     with started(config) as process:
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=180)
 
     assert process.returncode == 2
     assert "[listen.secrets] replicate: environment variable NO_SUCH_SECRET" in err

@@ -11,7 +11,7 @@ import pytest
 
 from tests.flows.conftest import free_port, serving
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 FOUND = [
     shutil.which("initdb"),

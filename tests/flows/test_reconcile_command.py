@@ -70,7 +70,7 @@ def answered(bench, answer: str, *words: str) -> Ran:
         input=answer,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     return Ran(done.returncode, done.stdout, done.stderr)
@@ -295,7 +295,7 @@ def flow_run(bench, name: str) -> tuple[dict, dict]:
         env={**bench.prefect.env},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -137,7 +137,7 @@ def slow(bench, clip):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(900)
 def test_batch_stopped_by_its_machine_fails_and_can_continue(bench, slow):
     """A batch that its machine stops has failed, and a retry can continue it."""
     before = taken(bench)
@@ -152,7 +152,7 @@ def test_batch_stopped_by_its_machine_fails_and_can_continue(bench, slow):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(900)
 def test_cancelled_batch_keeps_its_manifest_from_other_runs(bench, slow):
     """No other run may continue a batch that its owner cancelled."""
     prefect = bench.prefect
@@ -191,7 +191,7 @@ async def test_scheduled_run_waits_for_its_root_and_logs_it_once(finish_by_s):
 
 @pytest.mark.slow
 @pytest.mark.anyio
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(900)
 async def test_a_run_that_is_stopped_as_it_waits_leaves_its_manifest(bench):
     bench.manifest(2)
     bench.prefect.wait()
@@ -216,7 +216,7 @@ async def test_a_run_that_is_stopped_as_it_waits_leaves_its_manifest(bench):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(900)
 def test_run_without_a_place_for_its_shards_frees_its_manifest(bench):
     """A run that has nowhere to run its shards releases its manifest."""
     bench.manifest(2)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.flows.conftest import BIN, QUIET, environment, free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parents[2]
 AS_IT_IS = ("examples", "flows", "manifests", "storage", "tasks", "prefect.toml")

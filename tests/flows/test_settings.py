@@ -430,7 +430,7 @@ asyncio.run(main())
         env=inherited | prefect,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         check=False,
     )
 

@@ -5,7 +5,7 @@ import pytest
 
 from tasks.emulator import Emulator, running
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 OVER = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 ROWS = 12

@@ -54,7 +54,7 @@ class Clock:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_each_version_has_one_batch_and_a_bad_one_one_report(bench):
     """Each version gets one batch, and a bad version is reported once."""
     path = drop(bench, 2)
@@ -86,7 +86,7 @@ def test_each_version_has_one_batch_and_a_bad_one_one_report(bench):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 1)]
 )
@@ -217,7 +217,7 @@ def landed(house, path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_version_has_one_run_until_that_comes_to_nothing(house):
     """A cancelled, crashed or deleted run that took nothing is followed by one more."""
     prefect, none, one = (
@@ -245,7 +245,7 @@ def test_version_has_one_run_until_that_comes_to_nothing(house):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_version_is_run_once_whoever_starts_it(house):
     """A run of the flow and a run of an event: one takes the version, for good."""
     bench, prefect = house.bench, house.bench.prefect
@@ -267,7 +267,7 @@ def test_version_is_run_once_whoever_starts_it(house):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_bad_manifest_and_failed_start(house):
     """A bad manifest fails once; one whose batch could not start is started again."""
     bench, prefect = house.bench, house.bench.prefect
@@ -297,7 +297,7 @@ def test_bad_manifest_and_failed_start(house):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_watch_flow_without_its_deployment(house):
     """Without its deployment the look fails and says so; the next one starts the run."""
     drop(house.bench, 1)
@@ -310,7 +310,7 @@ def test_watch_flow_without_its_deployment(house):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_watch_deployment_and_notification_start_each_version(house, hook):
     """The watch deployment and a notification start a batch for each version."""
     bench, prefect = house.bench, house.bench.prefect

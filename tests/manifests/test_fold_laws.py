@@ -46,7 +46,7 @@ from storage.ledger.codec import Open, Seal, pack, unpack
 from tests.histories import FACTS
 
 # Shrinking a failure takes a while.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 LIVES = [letter * 32 for letter in "abc"]
 

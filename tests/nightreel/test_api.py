@@ -51,7 +51,7 @@ def python(bench, program: str) -> list:
         env=bench.prefect.env,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=300,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
@@ -202,7 +202,7 @@ except AttributeError as exc:
 else:
     raise SystemExit("no AttributeError")
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
 
 
 @pytest.mark.parametrize("kind", ["package", "module", "imported"])

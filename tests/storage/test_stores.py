@@ -324,7 +324,7 @@ def test_forked_child_fails_instead_of_hanging(tmp_path: Path):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 

@@ -12,7 +12,7 @@ import pytest
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine.engine import Rules
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(900)]
 
 LANES = {
     "replicate/wan-2.2": {"slots": 6},

@@ -363,7 +363,7 @@ async def test_reconcile_reports_parked_clips(kling):
     assert [(one.fetched, sum(one.parked.values())) for one in told] == [(0, 1), (1, 0)]
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(900)
 async def test_fault_in_shards_elsewhere_stops_the_batch(kling):
     """Shards in other processes report the fault: no shard buys any more."""
     kling.check = broken
@@ -385,7 +385,7 @@ async def test_fault_in_shards_elsewhere_stops_the_batch(kling):
     assert set(kling.bought.values()) == {1}
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(900)
 async def test_faults_of_small_shards_are_one_row(kling):
     """Shards that are too small for a whole row stop the batch together."""
     kling.check = broken

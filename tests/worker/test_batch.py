@@ -12,7 +12,7 @@ from PIL import Image
 from storage.media.mp4 import check
 from tests.worker.conftest import ROOT, WORKER
 
-pytestmark = [pytest.mark.worker, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.worker, pytest.mark.timeout(900)]
 
 # As few frames as the lane can ask for: 480p takes a CPU half a minute.
 CONFIG = """

@@ -12,7 +12,7 @@ import pytest
 
 from tests.worker.conftest import ROOT, WORKER, Running
 
-pytestmark = [pytest.mark.worker, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.worker, pytest.mark.timeout(900)]
 
 
 def test_kill_and_drain_lose_no_job(start, a14b, shared, still, tmp_path):

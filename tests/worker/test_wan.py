@@ -7,7 +7,7 @@ import pytest
 
 pytestmark = [
     pytest.mark.worker,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore"),
 ]
 

@@ -11,7 +11,7 @@ from PIL import Image
 from storage.media.mp4 import check
 from tests.worker.conftest import busy
 
-pytestmark = [pytest.mark.worker, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.worker, pytest.mark.timeout(900)]
 
 CHUNKED = b"\r\n".join(
     (
