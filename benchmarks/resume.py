@@ -188,7 +188,8 @@ async def _resume(asked):
 
 
 async def _bind(asked):
-    from storage.ledger.epoch_reader import bind, recalled
+    from storage.ledger.compaction import bind
+    from storage.ledger.replay import recalled
     from storage.objects import Objects
 
     objects = Objects.open(asked.root)
@@ -203,7 +204,8 @@ async def _told(asked):
 
     from manifests.job_keys import KEY
     from storage.ledger.checkpoint import load, volume
-    from storage.ledger.epoch_reader import recalled, told
+    from storage.ledger.history_lookup import told
+    from storage.ledger.replay import recalled
     from storage.objects import Objects
 
     objects = Objects.open(asked.root)

@@ -32,9 +32,9 @@ Fencing and lease
 
 Replay and state index
     Opening a root reads the index of each compacted epoch, and replays the parts and
-    segments of the others (`epoch_reader`, `replay`). The state index keeps full histories
-    of jobs that are not over, and 17 bytes for each other job (`state_index`,
-    `sorted_runs`). `history_lookup` and `earlier_history` read full histories when needed.
+    segments of the others (`replay`, `segment_reader`). The state index keeps full histories
+    of jobs that are not over, and 17 bytes for each other job (`state_index`).
+    `history_lookup` and `earlier_history` read full histories when needed.
     Before anything is read, `missing` refuses a root on which claims are missing.
 
 Compaction
@@ -56,12 +56,13 @@ Failure handling
 """
 
 from storage.ledger.codec import LedgerError
-from storage.ledger.epoch_reader import Told, entries
+from storage.ledger.history_lookup import Told
 from storage.ledger.known_roots import KnownRoots
 from storage.ledger.lease import HeldError
 from storage.ledger.ledger import Ledger
 from storage.ledger.owner import SILENT_S, Holder, claimant
-from storage.ledger.read_all import histories, read, recall
+from storage.ledger.read_all import entries, read
+from storage.ledger.replay import histories, recall
 from storage.ledger.root import (
     Root,
     RootError,

@@ -8,7 +8,7 @@ has sealed every stream reads a ledger that no longer changes.
 import asyncio
 
 from storage import layout
-from storage.ledger import checkpoint, epoch_reader, segments
+from storage.ledger import checkpoint, replay, segments
 from storage.ledger.codec import Seal, pack
 from storage.ledger.disk_reserve import Ballast
 from storage.ledger.owner import Holder
@@ -29,7 +29,7 @@ async def settled(objects: Objects, us: Holder, *, whole: bool) -> Book:
     try:
         ended = {*await checkpoint.compacted(objects)}
         await segments.each(seal_one, [epoch for epoch in older if epoch not in ended])
-        book = await epoch_reader.recalled(objects, older, whole=whole)
+        book = await replay.recalled(objects, older, whole=whole)
     except StorageError:
         # Seal our own epoch, so that the root is free.
         await end(objects, layout.stream(us.batch, MAIN), 0, seal=seal)

@@ -25,7 +25,7 @@ import polars as pl
 from manifests.lifecycle import Entry, Event, History
 from storage import layout
 from storage.ledger import (
-    epoch_reader,
+    compaction,
     fencing,
     lease,
     segment_reader,
@@ -34,7 +34,7 @@ from storage.ledger import (
     spill_recovery,
 )
 from storage.ledger.codec import Seal, dump
-from storage.ledger.epoch_reader import Told
+from storage.ledger.history_lookup import Told, told
 from storage.ledger.owner import BEAT_S
 from storage.ledger.segments import MAIN, FencedError, ReplacedRootError
 from storage.ledger.spill import SpilledEntry, SpillFolder
@@ -292,7 +292,7 @@ class Ledger:
         # Compacted epochs are not read again, so nothing may be added to this one.
         seal = Seal(self.epoch, self._clock())
         await fencing.seal_all(self._objects, self.batch, seal)
-        return await epoch_reader.told(self._objects, self._book, keys, folder)
+        return await told(self._objects, self._book, keys, folder)
 
     def kept(self, some: Sequence[Waiting]) -> None:
         """Note entries that are durable now."""
@@ -367,7 +367,7 @@ class Ledger:
     async def _bind(self, seal: Seal) -> None:
         try:
             await fencing.seal_all(self._objects, self.batch, seal)
-            await epoch_reader.bind(self._objects, self._book)
+            await compaction.bind(self._objects, self._book)
         # Everything is on record: log a warning; the next run compacts the epoch.
         except Exception as error:  # noqa: BLE001
             log.warning(

@@ -1,28 +1,74 @@
-"""Reads a whole ledger without claiming the root; a batch may be writing meanwhile."""
+"""Reads every entry without claiming the root; a batch may be writing meanwhile."""
 
-from collections.abc import Mapping
+import asyncio
+import math
+from collections.abc import AsyncIterator, Sequence
 
-from manifests.lifecycle import Entry, History
-from storage.ledger import epoch_reader, segments
-from storage.ledger.state_index import Book
-from storage.objects import Objects
+from manifests.checkpoint import rows as events
+from manifests.lifecycle import Entry
+from storage.ledger import checkpoint, segments
+from storage.ledger.checkpoint import Checkpoint
+from storage.ledger.segment_reader import written
+from storage.objects import DamagedError, Objects
+
+_SKEW_S = 86_400.0
+"""The largest assumed difference between the clocks of machines that share a root."""
 
 
 async def read(objects: Objects) -> list[Entry]:
     """Every entry on record, in order."""
-    return [entry async for some in epoch_reader.entries(objects) for entry in some]
+    return [entry async for some in entries(objects) for entry in some]
 
 
-async def histories(objects: Objects) -> Mapping[str, History]:
-    """Every life's history, as far as it is on record."""
-    return (await recall(objects, whole=True)).lives
-
-
-async def recall(objects: Objects, *, whole: bool = False) -> Book:
-    """The state index of the root; `whole`: with the full histories of ended jobs too.
+async def entries(
+    objects: Objects, *, since: float = -math.inf
+) -> AsyncIterator[Sequence[Entry]]:
+    """Everything on record, in order; skips epochs in which all entries are older.
 
     Raises:
-        LedgerError, DamagedError: the ledger cannot be read.
+        DamagedError: it cannot be read.
     """
-    everyone = range(1, await segments.claimed(objects) + 1)
-    return await epoch_reader.recalled(objects, everyone, whole=whole)
+    compacted = await checkpoint.compacted(objects)
+    passed = await _older(objects, compacted, since)
+    for epoch in range(1, await segments.claimed(objects) + 1):
+        if epoch in passed:
+            continue
+        one = await checkpoint.load(objects, epoch) if epoch in compacted else None
+        async for some in _entries(objects, epoch, one):
+            yield some
+
+
+async def _entries(
+    objects: Objects, epoch: int, known: Checkpoint | None
+) -> AsyncIterator[Sequence[Entry]]:
+    if known is not None:
+        begun = False
+        try:
+            async for rows in checkpoint.volume(objects, known, "events"):
+                begun = True
+                yield await asyncio.to_thread(events.entries, rows)
+        except DamagedError as error:
+            if begun:
+                raise
+            await checkpoint.fall_back(objects, epoch, known, error)
+        else:
+            return
+    async for some in written(objects, epoch):
+        yield some
+
+
+async def _older(objects: Objects, compacted: Sequence[int], since: float) -> set[int]:
+    """The compacted epochs whose entries are all older than `since`."""
+    older = set[int]()
+    if since == -math.inf:
+        return older
+    for epoch in reversed(compacted):
+        one = await checkpoint.load(objects, epoch)
+        if one is None:
+            continue
+        if one.last is None or one.last < since:
+            older.add(epoch)
+        if one.last is not None and one.last < since - _SKEW_S:
+            # Every earlier epoch is older as well, and need not be read.
+            return older | set(range(1, epoch))
+    return older

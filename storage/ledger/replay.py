@@ -1,18 +1,20 @@
-"""Replays an epoch that has no checkpoint, as after a crash, into the state index.
+"""Builds the state index from older epochs: by their checkpoints, or by replay.
 
-Most jobs of an epoch have ended in it, and of those only the state is kept. So the lines
+An epoch that has no checkpoint, as after a crash, is replayed from its segments. Most jobs of an epoch have ended in it, and of those only the state is kept. So the lines
 of a job are collected, not folded: a line that ends the job drops them all, and only the
 jobs that are left at the end are folded, event by event. Compaction finds out later
 whether every step was legal.
 """
 
+import asyncio
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
 import polars as pl
 
-from manifests.job_keys import keys
+from manifests.checkpoint import rows as events
+from manifests.job_keys import KEY, ids, keys
 from manifests.lifecycle import (
     Accepted,
     Adjusted,
@@ -24,12 +26,15 @@ from manifests.lifecycle import (
     Rejected,
     State,
 )
+from storage.ledger import checkpoint, segments
+from storage.ledger.checkpoint import Checkpoint
 from storage.ledger.codec import LINES, EntryLine, LedgerError, Line, record
-from storage.ledger.segment_reader import after
+from storage.ledger.segment_reader import after, decoded, written
 from storage.ledger.state_index import Book
+from storage.objects import DamagedError, Objects
 
 _ID: Final = re.compile("[0-9a-f]{32}")
-_INTENDED, _ACCEPTED, _GENERATED, _SETTLED = (
+_INTENDED, _ACCEPTED, _GENERATED, _ADJUSTED = (
     LINES[kind] for kind in (Intended, Accepted, Generated, Adjusted)
 )
 _ENDS: Final[Mapping[type[Line], State]] = {
@@ -41,7 +46,101 @@ Took = tuple[float, str, float]
 """When a clip was ready, its lane, and the seconds since it was accepted."""
 
 
-class Replay:
+async def recall(objects: Objects, *, whole: bool = False) -> Book:
+    """The state index of the root; `whole`: with the full histories of ended jobs too.
+
+    Raises:
+        LedgerError, DamagedError: the ledger cannot be read.
+    """
+    everyone = range(1, await segments.claimed(objects) + 1)
+    return await recalled(objects, everyone, whole=whole)
+
+
+async def histories(objects: Objects) -> Mapping[str, History]:
+    """Every life's history, as far as it is on record."""
+    return (await recall(objects, whole=True)).lives
+
+
+async def recalled(
+    objects: Objects, older: Sequence[int], *, whole: bool = False
+) -> Book:
+    """The state index after these epochs, read in order; `whole`: every life in full.
+
+    Raises:
+        DamagedError: it cannot be read.
+        LedgerError: it cannot have happened.
+    """
+    book = Book()
+    known = await _checkpoints(objects, older, book)
+    indexes = checkpoint.indexes(objects, [] if whole else known.values())
+    for epoch in older:
+        one = known.get(epoch)
+        if one is not None:
+            data = None if whole else (await anext(indexes))[1]
+            try:
+                await _take(objects, book, one, data, whole=whole)
+                continue
+            except DamagedError as error:
+                await checkpoint.fall_back(objects, epoch, one, error)
+                book.rebuild.add(epoch)
+        book.begin(epoch)
+        await (_fold if whole else _replay)(objects, book, epoch)
+    return book
+
+
+async def _checkpoints(
+    objects: Objects, older: Sequence[int], book: Book
+) -> dict[int, Checkpoint]:
+    """The checkpoints of these epochs; damaged ones are noted in `book.rebuild`."""
+    compacted = {*await checkpoint.compacted(objects)}
+    asked = [epoch for epoch in older if epoch in compacted]
+    found = await segments.each(lambda epoch: checkpoint.load(objects, epoch), asked)
+    known = {one.epoch: one for one in found if one is not None}
+    book.rebuild |= {*asked} - known.keys()
+    return known
+
+
+async def _take(
+    objects: Objects,
+    book: Book,
+    known: Checkpoint,
+    index: bytes | DamagedError | None,
+    *,
+    whole: bool,
+) -> None:
+    if whole:
+        async for rows in checkpoint.volume(objects, known, "jobs"):
+            book.lives |= await asyncio.to_thread(events.histories, rows)
+    else:
+        async for rows in checkpoint.index(objects, known, index):
+            await asyncio.to_thread(_learn, book, rows)
+    for lane, took in known.latencies.items():
+        book.latencies[lane].extend(took)
+
+
+def _learn(book: Book, rows: pl.DataFrame) -> None:
+    over = rows.filter(pl.col("whole").is_null())
+    book.learn(over)
+    gone = keys(book.lives).join(over, on=[*KEY], how="semi")
+    for life in ids(gone):
+        del book.lives[life]
+    book.lives |= events.whole(rows)
+
+
+async def _replay(objects: Objects, book: Book, epoch: int) -> None:
+    replay = _Replay(book, objects.root, epoch)
+    async for block in decoded(objects, epoch):
+        await asyncio.to_thread(replay.take, block)
+    await asyncio.to_thread(replay.end)
+
+
+async def _fold(objects: Objects, book: Book, epoch: int) -> None:
+    async for some in written(objects, epoch):
+        for entry in some:
+            book.keep(entry.job, after(book.lives, entry, objects.root))
+
+
+class _Replay:
     """Reads one epoch into a state index, block by block."""
 
     def __init__(self, index: Book, root: str, epoch: int) -> None:
@@ -63,8 +162,8 @@ class Replay:
         for line in block:
             if not isinstance(line, EntryLine):
                 continue
-            if type(line) is _SETTLED:
-                self._settle(line, ended)
+            if type(line) is _ADJUSTED:
+                self._adjust(line, ended)
                 continue
             job = line.job
             if job in ended:
@@ -98,7 +197,7 @@ class Replay:
                     history = after(self._index.lives, entry, self._root)
                     self._index.keep(entry.job, history)
 
-    def _settle(self, line: EntryLine, ended: Mapping[str, State]) -> None:
+    def _adjust(self, line: EntryLine, ended: Mapping[str, State]) -> None:
         """Keep a price adjustment if the job has not ended; of ended jobs only states count."""
         if (steps := self._open.get(line.job)) is not None:
             steps.append(line)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from manifests.lifecycle import Adjusted, Entry, History, IllegalTransitionError
 from storage import layout
-from storage.ledger import epoch_reader
+from storage.ledger import read_all
 from storage.ledger.codec import LedgerError, unpack
 from storage.ledger.spill import SpilledEntry, SpillFolder
 from storage.ledger.writer import Waiting
@@ -156,7 +156,7 @@ async def _is_on_record(objects: Objects, spilled: SpilledEntry) -> bool:
     entry = spilled.entry
     if isinstance(entry.event, Adjusted):
         # It leaves no mark in the history, and may have been recovered before a crash.
-        async for some in epoch_reader.entries(objects, since=entry.at):
+        async for some in read_all.entries(objects, since=entry.at):
             if entry in some:
                 return True
     try:

@@ -26,7 +26,7 @@ from manifests.input import reader
 from storage.ledger import (
     HeldError,
     LedgerError,
-    epoch_reader,
+    compaction,
     owner,
     read,
     state_index,
@@ -482,7 +482,7 @@ def cheaply(folder: str, *, tables: bool, binds: bool) -> Generator[None]:
         # State on a machine lasts for the night, and is shared by all its processes.
         patch.setenv("XDG_STATE_HOME", folder)
         if not binds:
-            patch.setattr(epoch_reader, "bind", _nothing)
+            patch.setattr(compaction, "bind", _nothing)
         if not tables:
             keeps = "keep_tables" if hasattr(BatchRun, "keep_tables") else "keep"
             patch.setattr(BatchRun, keeps, _nothing)

@@ -51,7 +51,9 @@ from storage.ledger import (
     segment_reader,
 )
 from storage.ledger.codec import Seal, pack
-from storage.ledger.epoch_reader import bind, recalled, told
+from storage.ledger.compaction import bind
+from storage.ledger.history_lookup import told
+from storage.ledger.replay import recalled
 from storage.ledger.segments import MAIN
 from storage.objects import DamagedError, Objects
 from tests.histories import FACTS, START, intended, ledger_entries

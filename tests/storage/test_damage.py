@@ -16,7 +16,9 @@ from manifests.lifecycle import Entry, History
 from storage import checksum, layout
 from storage.ledger import Ledger, LedgerError, entries
 from storage.ledger.checkpoint import KEYS, compacted
-from storage.ledger.epoch_reader import bind, recalled, told
+from storage.ledger.compaction import bind
+from storage.ledger.history_lookup import told
+from storage.ledger.replay import recalled
 from storage.ledger.segments import MAIN
 from storage.ledger.spill import SpilledEntry
 from storage.objects import DamagedError, MissingError, Objects
