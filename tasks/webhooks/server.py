@@ -79,7 +79,7 @@ def public(
             return Response(status_code=400)
         if seen.is_new(told):
             log.info(
-                "webhook.taken provider=%s id=%s the batch is told",
+                "webhook.taken provider=%s id=%s the batch polls its job",
                 provider,
                 told.hint.id,
             )

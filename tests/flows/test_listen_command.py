@@ -118,7 +118,7 @@ def test_listen_prints_its_urls_accepts_posts_and_stops(written):
         "replicate: not listened to: no 'replicate' in [listen.secrets]\n"
     )
     assert process.returncode == 0, err
-    line = "webhook.taken provider=wavespeed id=p-1 the batch is told\n"
+    line = "webhook.taken provider=wavespeed id=p-1 the batch polls its job\n"
     assert err.endswith(f" INFO tasks.webhooks.server: {line}")
     assert out == ""
     assert SECRET[6:] not in "".join(lines)

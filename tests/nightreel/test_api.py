@@ -1,4 +1,4 @@
-"""The Python API, used as a user's own program would: in a process of its own."""
+"""The Python API, used as a user's own program would: in a separate process."""
 
 import json
 import subprocess

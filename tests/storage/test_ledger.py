@@ -91,7 +91,7 @@ async def test_unwritable_event_fails_only_its_caller(objects: Objects):
 
         assert isinstance(told, UnicodeEncodeError)
         assert isinstance(beside, tuple)
-        # Nor is anything in the way of what is told next, of the same job or at the end.
+        # Later records are not blocked, of the same job or at the end.
         await ledger.record(job("a"), Refused("no"))
         await ledger.close()
     durable = await ledgers.histories(objects)
