@@ -9,6 +9,7 @@ from manifests.lifecycle import State
 from storage import checksum, layout
 from storage import ledger as ledgers
 from storage.objects import Objects, StorageError
+from tasks.dispatch.lanes import Lane
 from tasks.emulator import running
 
 pytestmark = pytest.mark.anyio
@@ -107,7 +108,9 @@ async def test_emptied_root_stops_buying(world, scheme, s3_root):
     """A batch notices at a heartbeat that its bucket, or its folder, was emptied."""
     local = (world.folder / "root").as_uri()
     uri, rows = (s3_root if scheme == "s3" else local), 90
-    world.emulator.latency_s = 1.0
+
+    def slowly() -> list[Lane]:
+        return [world.lane(world.routes[0], submits_per_minute=60)]
 
     async def empty() -> None:
         objects = Objects.open(uri)
@@ -116,7 +119,7 @@ async def test_emptied_root_stops_buying(world, scheme, s3_root):
 
     emptying = asyncio.create_task(once_bought(world, empty))
     with pytest.raises(StorageError, match="the root was emptied or replaced"):
-        await world.run(rows, root=uri)
+        await world.run(rows, root=uri, lanes=slowly())
 
     await emptying
     assert set(world.bought.values()) == {1}
@@ -124,7 +127,7 @@ async def test_emptied_root_stops_buying(world, scheme, s3_root):
     # The next run on this machine does not take it for a new root.
     bill = len(world.emulator.bill)
     with pytest.raises(StorageError, match=r"root.json: missing|no root is there"):
-        await world.run(rows, root=uri)
+        await world.run(rows, root=uri, lanes=slowly())
     assert len(world.emulator.bill) == bill
 
 
