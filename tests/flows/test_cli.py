@@ -17,8 +17,8 @@ import zstandard
 
 from storage.ledger import Ledger
 from storage.media import mp4
-from storage.objects import Objects
 from tasks.emulator import Emulator, Fault, running
+from tests.storage.lives import made
 
 ROOT = Path(__file__).parents[2]
 PROMISED = {
@@ -397,4 +397,4 @@ def test_missing_claim_ends_with_words(bench, words):
 
 
 async def _lived(root: str) -> None:
-    await (await Ledger.open(Objects.open(root), name="m")).close()
+    await (await Ledger.open(made(root), name="m")).close()

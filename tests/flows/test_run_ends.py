@@ -14,10 +14,10 @@ from flows.batch import state_of
 from flows.prefect_runtime import RootWait
 from flows.prefect_runtime.wait_for_root import AGAIN_S
 from storage.ledger import HeldError, Ledger
-from storage.objects import Objects
 from tasks.batch.summary import Summary
 from tasks.emulator import Emulator, running
 from tests.flows.conftest import Running
+from tests.storage.lives import made
 
 BATCH = """
 import asyncio, json, sys
@@ -196,7 +196,7 @@ async def test_a_run_that_is_stopped_as_it_waits_leaves_its_manifest(bench):
     bench.manifest(2)
     bench.prefect.wait()
     root = (bench.folder / "root").as_uri()
-    held = await Ledger.open(Objects.open(root), name="another")
+    held = await Ledger.open(made(root), name="another")
 
     by_hand = begin(bench, BATCH, json.dumps(asked(bench, version="2")))
     refused = await asyncio.to_thread(by_hand.ended)

@@ -8,6 +8,7 @@ import pytest
 from storage.ledger import Ledger, read
 from storage.objects import Objects
 from tasks.emulator import running
+from tests.storage.lives import made
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +26,7 @@ def dear(world):
 async def cut_off(world, entries):
     """A root that holds only these records, as if the machine died after them."""
     shutil.rmtree(world.folder / "root")
-    objects = Objects.open((world.folder / "root").as_uri())
+    objects = made((world.folder / "root").as_uri())
     ledger = await Ledger.open(objects, name="cut-off")
     for entry in entries:
         await ledger.record(entry.job, entry.event)

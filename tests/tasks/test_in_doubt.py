@@ -22,6 +22,7 @@ from tasks.emulator import Emulator, Fault, running
 from tasks.engine.environment import Deps, Rules, World
 from tasks.engine.in_doubt import Doubts
 from tasks.reconcile import DecisionError, Decisions, Reconciled, opened
+from tests.storage.lives import made
 
 pytestmark = pytest.mark.anyio
 
@@ -421,9 +422,7 @@ async def test_reconcile_waits_for_an_absent_store_as_a_batch_does(
 
 
 async def test_reconcile_leaves_a_root_with_an_active_run_alone(atlas):
-    ledger = await Ledger.open(
-        Objects.open((atlas.folder / "root").as_uri()), name="at-work"
-    )
+    ledger = await Ledger.open(made((atlas.folder / "root").as_uri()), name="at-work")
 
     with pytest.raises(HeldError):
         await reconciled(atlas)

@@ -16,6 +16,7 @@ from tasks.emulator import Emulator, Fault, running
 from tasks.engine.engine import Rules
 from tasks.engine.stats import WaitReason
 from tasks.providers.protocol import Findable
+from tests.storage.lives import made
 
 pytestmark = pytest.mark.anyio
 
@@ -218,9 +219,7 @@ async def test_clip_ready_when_the_process_died_is_fetched_by_the_next(world, re
     root = Objects.open((world.folder / "root").as_uri())
     entries = (await read(root))[:recorded]
     shutil.rmtree(world.folder / "root")
-    ledger = await Ledger.open(
-        Objects.open((world.folder / "root").as_uri()), name="died"
-    )
+    ledger = await Ledger.open(made((world.folder / "root").as_uri()), name="died")
     for entry in entries:
         await ledger.record(entry.job, entry.event)
     await ledger.close()

@@ -41,6 +41,7 @@ from tasks.engine.past_tables import asking
 from tasks.engine.recover import Fetcher
 from tasks.providers.http import connected
 from tasks.reconcile import opened
+from tests.storage.lives import made
 
 pytestmark = pytest.mark.anyio
 slow = pytest.mark.slow
@@ -154,7 +155,7 @@ async def died(world, *, after, rows=1, lanes=None, published=False):
     if published:
         clips = clips.rename(world.folder / "clips")
     shutil.rmtree(world.folder / "root")
-    ledger = await Ledger.open(Objects.open(root(world)), name="monday")
+    ledger = await Ledger.open(made(root(world)), name="monday")
     for job in {entry.job for entry in entries}:
         for entry in [entry for entry in entries if entry.job == job][:after]:
             await ledger.record(job, entry.event)
