@@ -147,13 +147,13 @@ def _build_stills(path: Path, _rows: int) -> str:
 
 
 def _routes() -> list:
-    from manifests.catalogue.loader import load
+    from manifests.catalogue import load
 
     return [route for route in load().routes.values() if not route.retired]
 
 
 def _planned(path: Path):
-    from manifests.input.reader import check
+    from manifests.input import check
 
     return check(path, URI, _routes())
 
@@ -166,7 +166,7 @@ def _plan(path: Path, _rows: int) -> str:
 
 def _shards(path: Path, _rows: int) -> str:
     """Orders of the first, the middle and the last hundred shards."""
-    from manifests.input.reader import orders
+    from manifests.input import orders
 
     plan, cpu, jobs = _planned(path), time.process_time(), 0
     count = -(-plan.jobs // JOBS)
@@ -183,7 +183,7 @@ def _shards(path: Path, _rows: int) -> str:
 
 
 def _demand(path: Path, _rows: int) -> str:
-    from manifests.input.reader import demand
+    from manifests.input import demand
 
     plan, cpu = _planned(path), time.process_time()
     kinds = demand(path, URI, plan.wanted)
@@ -193,7 +193,7 @@ def _demand(path: Path, _rows: int) -> str:
 
 def _resumed(share: float):
     def resume(path: Path, _rows: int) -> str:
-        from manifests.input.reader import orders, todo
+        from manifests.input import orders, todo
 
         plan, cpu = _planned(path), time.process_time()
         left = todo(plan, _done(plan, share))

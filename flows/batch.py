@@ -30,15 +30,14 @@ from flows.dashboard import (
 from flows.prefect_runtime import RootWait, gently, shared
 from flows.views import Local
 from flows.views import finish_by as meant
-from manifests.input.reader import ManifestError
+from manifests.input import ManifestError
 from storage.inbox import Claim, claimed
 from storage.ledger import HeldError, begin_root
 from tasks.batch.batch import BatchRun
 from tasks.batch.lifespan import begun, refused
 from tasks.batch.request import Wanted, public
 from tasks.batch.summary import Summary
-from tasks.dispatch.eligibility import Policy
-from tasks.dispatch.preflight import refuse_wrong
+from tasks.dispatch import Policy, refuse_wrong
 from tasks.providers.http import connected
 from tasks.shard import shard
 

@@ -13,7 +13,7 @@ from flows.config import settings as settings_of
 from flows.dashboard import doubts_rows
 from storage.ledger import HeldError
 from tasks.batch.request import public
-from tasks.dispatch.preflight import usd
+from tasks.dispatch import usd
 from tasks.reconcile import Reconciled, opened
 
 

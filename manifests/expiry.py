@@ -8,7 +8,7 @@ it up as late as for the longest.
 from collections.abc import Iterable, Mapping
 from typing import Final, Protocol
 
-from manifests.catalogue.routes import Route
+from manifests.catalogue import Route
 from manifests.lifecycle import Discarded, State
 
 AT_PROVIDERS: Final = frozenset({State.ACCEPTED, State.GENERATED})

@@ -36,7 +36,7 @@ from nightreel.packages import refuse_shadowed
 if TYPE_CHECKING:
     from flows.batch import batch
     from flows.config import SettingsError
-    from manifests.input.columns import ManifestError
+    from manifests.input import ManifestError
     from nightreel.api import arun, check, lanes, plan, reconcile, run, status
     from nightreel.results import (
         CheckResult,

@@ -41,7 +41,7 @@ from storage import layout
 from storage.objects import DamagedError, Objects
 from tasks.batch.batch import BatchRun
 from tasks.batch.request import public
-from tasks.dispatch.eligibility import Policy
+from tasks.dispatch import Policy
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

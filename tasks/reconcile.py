@@ -34,9 +34,7 @@ from manifests.lifecycle import (
     Risked,
 )
 from storage.ledger import Ledger, existing_root, read
-from tasks.dispatch.budget import Purse
-from tasks.dispatch.lanes import Lane
-from tasks.dispatch.policy import Roster
+from tasks.dispatch import Lane, Purse, Roster
 from tasks.engine.environment import REAL, Deps, Rules
 from tasks.engine.in_doubt import Doubts, in_doubt
 from tasks.engine.own_faults import park

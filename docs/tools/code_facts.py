@@ -9,8 +9,8 @@ from typing import Final, get_args
 from docs.tools.field_docs import field_docs
 from docs.tools.markdown import Parts, code, table
 from manifests import lifecycle
+from manifests.catalogue import Route
 from manifests.catalogue import loader as catalogue
-from manifests.catalogue.routes import Route
 from manifests.jobs import AspectRatio
 from tasks.batch.summary import ExitCode, Summary
 from tasks.providers import OWN_GPUS

@@ -14,8 +14,8 @@ from typing import Any, Final, get_args
 import httpx
 
 from docs.tools.markdown import Parts, table
+from manifests.catalogue import Route
 from manifests.catalogue import loader as catalogue
-from manifests.catalogue.routes import Route
 from manifests.lifecycle import Discarded, Refused, Rejected, Ticket
 from tasks.providers import OWN_GPUS, PROVIDERS, Provider
 from tasks.providers.errors import NotFoundError, ProviderError

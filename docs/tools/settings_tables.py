@@ -15,7 +15,7 @@ from flows.config import (
     ManifestSettings,
     ReportSettings,
 )
-from manifests.catalogue.routes import Model, Route, Sampling
+from manifests.catalogue import Model, Route, Sampling
 
 HEADER: Final = ("key", "type", "default", "meaning")
 NOT_WRITTEN: Final[Mapping[type, Collection[str]]] = {

@@ -20,7 +20,7 @@ from flows.commands.terminal import (
 )
 from flows.config import Settings
 from flows.config import lanes as lanes_of
-from manifests.input.plan import Plan
+from manifests.input import Plan
 from tasks.batch.request import Wanted, looked_at, planned, refusal
 from tasks.batch.summary import ExitCode
 

@@ -11,12 +11,12 @@ import typer
 from flows.commands.logs import Asked, LogFile, LogJson, Quiet, Verbose, configured
 from flows.commands.terminal import tell
 from flows.config import SettingsError
-from manifests.input.reader import ManifestError
+from manifests.input import ManifestError
 from storage.ledger import HeldError
 from storage.objects import StorageError
 from storage.sources import OpeningError
 from tasks.batch.summary import ExitCode
-from tasks.dispatch.preflight import CheckupError
+from tasks.dispatch import CheckupError
 from tasks.reconcile import DecisionError
 
 log = logging.getLogger(__name__)

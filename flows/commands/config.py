@@ -19,7 +19,7 @@ from flows.commands.terminal import Config, Json, print_json
 from flows.config import LaneSettings, Settings, SettingsError
 from flows.config import lanes as lanes_of
 from flows.config import settings as settings_of
-from tasks.dispatch.lanes import Lane
+from tasks.dispatch import Lane
 
 app = typer.Typer(no_args_is_help=True, help="Show the configuration.")
 

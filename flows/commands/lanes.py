@@ -17,11 +17,10 @@ from flows.config import Settings
 from flows.config import lanes as lanes_of
 from flows.config import settings as settings_of
 from flows.views.terminal_table import terminal_table
+from manifests.catalogue import Route
 from manifests.catalogue import loader as catalogue
-from manifests.catalogue.routes import Route
 from manifests.jobs import AspectRatio
-from tasks.dispatch.preflight import usd
-from tasks.dispatch.rate_limit import Limits
+from tasks.dispatch import Limits, usd
 
 TO_A_LINE = 2
 """Prices: the third would not fit into 100 columns."""

@@ -12,7 +12,7 @@ from flows.commands.terminal import print_json, tell
 from flows.config import Settings
 from flows.config import lanes as lanes_of
 from flows.views.terminal_table import terminal_table
-from tasks.dispatch.preflight import Finding, cheaper, checked, dearer, usd
+from tasks.dispatch import Finding, cheaper, checked, dearer, usd
 from tasks.providers.http import connected
 
 WRONG = 1

@@ -43,13 +43,13 @@ from flows.config import Settings
 from flows.config import lanes as lanes_of
 from flows.config import settings as settings_of
 from flows.views import times
-from manifests.input.columns import scan
+from manifests.input import scan
 from manifests.uris import scheme
 from storage.objects import local_path
 from storage.sources import OpeningError
 from tasks.batch.request import public
 from tasks.batch.summary import Summary
-from tasks.dispatch.eligibility import Policy
+from tasks.dispatch import Policy
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -24,14 +24,12 @@ from flows.commands.terminal import (
 from flows.config import Settings
 from flows.config import lanes as lanes_of
 from flows.views import Answer, Local, finish_by
-from manifests.input.reader import orders
+from manifests.input import orders
 from manifests.job_keys import KEY
 from manifests.lifecycle import State
 from storage.ledger import Book, recall
 from tasks.batch.request import MANIFEST, Wanted, planned, refusal
-from tasks.dispatch.eligibility import Policy
-from tasks.dispatch.lanes import Lane
-from tasks.dispatch.learned import recall_limits
+from tasks.dispatch import Lane, Policy, recall_limits
 from tasks.forecast import typical
 from tasks.forecast.forecast import forecast
 

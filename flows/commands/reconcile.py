@@ -23,7 +23,7 @@ from flows.config import Settings, amount
 from flows.config import lanes as lanes_of
 from flows.views import doubts_table, more_doubts
 from manifests.lifecycle import FREE
-from tasks.dispatch.preflight import usd
+from tasks.dispatch import usd
 from tasks.reconcile import Decisions, DoubtLine, Reconciled, opened
 
 ALL = "all"

@@ -21,14 +21,13 @@ from flows.config import settings
 from flows.views import aligned, counted, doubts_table, expiring, more_doubts, utc
 from flows.views.terminal_table import terminal_table
 from manifests.accounting import Attempt, LedgerTotals, Outcome
-from manifests.catalogue.loader import shipped
-from manifests.catalogue.routes import Route
+from manifests.catalogue import Route, shipped
 from manifests.expiry import AT_PROVIDERS, in_use
 from manifests.lifecycle import FREE, State
 from storage.ledger import entries
 from storage.objects import Objects
 from storage.pause_flag import paused
-from tasks.dispatch.preflight import usd
+from tasks.dispatch import usd
 from tasks.engine.stats import UNANSWERED
 from tasks.reconcile import DoubtLine
 

@@ -19,7 +19,7 @@ from flows.commands.terminal import (
 )
 from flows.config import lanes as lanes_of
 from flows.prefect_runtime import Retries, Watch
-from manifests.input.columns import ManifestError
+from manifests.input import ManifestError
 from storage.inbox import PARQUET, SETTLE_S, Drop
 from storage.ledger import HeldError
 from storage.objects import StorageError, UnavailableError

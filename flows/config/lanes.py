@@ -5,10 +5,8 @@ from collections.abc import Mapping
 import httpx
 
 from flows.config.settings import LaneSettings, Settings, SettingsError, resolve_key
-from manifests.catalogue.loader import Catalogue, CatalogueError, load
-from manifests.catalogue.routes import Route
-from tasks.dispatch.lanes import Lane
-from tasks.dispatch.rate_limit import Limits, RateLimiter
+from manifests.catalogue import Catalogue, CatalogueError, Route, load
+from tasks.dispatch import Lane, Limits, RateLimiter
 from tasks.engine.engine import Rules
 from tasks.providers import OWN_GPUS, PROVIDERS
 from tasks.providers.http import Endpoint

@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from tasks.dispatch.eligibility import Policy
+from tasks.dispatch import Policy
 from tasks.engine.job import SEND_WITHIN_S
 
 # Upper case only, and no more than a name needs: a key pasted after `env:` by mistake is

@@ -8,8 +8,7 @@ from typing import Any, Final
 from flows.dashboard.markdown import safe, table
 from flows.views import halted, left_s, span
 from tasks.batch.batch import BatchRun
-from tasks.dispatch.lanes import Lane
-from tasks.dispatch.preflight import usd
+from tasks.dispatch import Lane, usd
 from tasks.engine.lane_costs import Line
 from tasks.engine.stats import FIRST, WaitReason
 

@@ -10,7 +10,7 @@ from typing import Final
 from flows.dashboard.markdown import bare, safe, table
 from flows.views import Answer, Local
 from tasks.batch.batch import BatchRun
-from tasks.dispatch.preflight import usd
+from tasks.dispatch import usd
 from tasks.forecast import Forecast, bounds, in_turn
 from tasks.forecast.forecast import forecast
 

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from flows.dashboard.markdown import bare, safe, table
 from flows.views import Local, clock, counted, moment
-from manifests.input.reader import ManifestError, Plan
+from manifests.input import ManifestError, Plan
 from tasks.batch.batch import BatchRun
 from tasks.batch.request import BadRowsError
 from tasks.batch.summary import Summary
-from tasks.dispatch.preflight import usd
+from tasks.dispatch import usd
 from tasks.reconcile import DoubtLine
 
 SHOWN: Final = 500

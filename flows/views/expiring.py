@@ -13,7 +13,7 @@ from flows.views.amounts import aligned
 from flows.views.terminal_table import terminal_table
 from flows.views.times import Local, moment, span, utc
 from manifests.accounting import Attempt
-from manifests.catalogue.routes import Route
+from manifests.catalogue import Route
 from manifests.expiry import by_expiry
 from manifests.lifecycle import FREE
 

@@ -12,8 +12,8 @@ from rich.text import Text
 from flows.views.amounts import counted
 from flows.views.terminal_table import terminal_table
 from flows.views.times import moment, span
-from manifests.input.reader import Plan
-from tasks.dispatch.eligibility import Policy
+from manifests.input import Plan
+from tasks.dispatch import Policy
 from tasks.forecast import Alone, Forecast, Share
 
 NONE: Final = "-"

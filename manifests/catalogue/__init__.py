@@ -8,3 +8,16 @@ or a wrong value raises `CatalogueError` before any clip is bought. A route inhe
 its model each fact that it does not state itself. Code asks a route whether it can make a
 job (`Route.complaint`), at which price and with which aspect ratio.
 """
+
+from manifests.catalogue.loader import Catalogue, CatalogueError, load, shipped
+from manifests.catalogue.routes import Model, Route, Sampling
+
+__all__ = [
+    "Catalogue",
+    "CatalogueError",
+    "Model",
+    "Route",
+    "Sampling",
+    "load",
+    "shipped",
+]

@@ -12,3 +12,26 @@ at a time, and yields its jobs. `embedded_images` reads stills from the column
 A bad row never stops the others; a file that cannot be read raises `ManifestError`
 before any clip is bought.
 """
+
+from manifests.input.columns import ManifestError, reading, scan
+from manifests.input.embedded_images import COLUMN
+from manifests.input.plan import Plan, todo
+from manifests.input.reader import check, demand, orders, stills
+from manifests.input.shard_extract import cut, planned
+from manifests.input.validation import ODD_PLACE
+
+__all__ = [
+    "COLUMN",
+    "ODD_PLACE",
+    "ManifestError",
+    "Plan",
+    "check",
+    "cut",
+    "demand",
+    "orders",
+    "planned",
+    "reading",
+    "scan",
+    "stills",
+    "todo",
+]

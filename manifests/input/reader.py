@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from manifests.catalogue.routes import Route
+from manifests.catalogue import Route
 from manifests.input import embedded_images, validation
 from manifests.input.columns import (
     COLUMNS,

@@ -7,8 +7,7 @@ from typing import Any, Final, get_args
 
 import polars as pl
 
-from manifests.catalogue.loader import shipped
-from manifests.catalogue.routes import Route
+from manifests.catalogue import Route, shipped
 from manifests.input.columns import COLUMNS, WHOLE, absent
 from manifests.jobs import SEEDS, AspectRatio, Content, Job, Resolution, Tier
 from manifests.uris import SCHEMES, unsigned

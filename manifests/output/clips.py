@@ -8,10 +8,8 @@ from typing import Any, Final
 
 import polars as pl
 
-from manifests.input import validation
-from manifests.input.columns import reading, scan
-from manifests.input.embedded_images import COLUMN as EMBEDDED
-from manifests.input.plan import Plan
+from manifests.input import COLUMN as EMBEDDED
+from manifests.input import Plan, reading, scan, validation
 from manifests.job_keys import KEY, ids
 from manifests.lifecycle import NEW, History, State
 from manifests.parquet import MONEY, SLICE, written

@@ -11,10 +11,8 @@ from typing import Any, Final, cast
 
 import polars as pl
 
-from manifests.input.columns import reading
-from manifests.input.embedded_images import COLUMN as EMBEDDED
-from manifests.input.plan import Plan
-from manifests.input.validation import ODD_PLACE
+from manifests.input import COLUMN as EMBEDDED
+from manifests.input import ODD_PLACE, Plan, reading
 from manifests.lifecycle import State
 from manifests.output.clips import INVALID, Outcomes, Tell, fates
 from manifests.parquet import MONEY, SLICE, groups, opened

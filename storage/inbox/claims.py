@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from manifests.input.columns import ManifestError
+from manifests.input import ManifestError
 from storage import layout
 from storage.inbox.listing import Drop, digest
 from storage.objects import ExistsError, MissingError, Objects, UnavailableError

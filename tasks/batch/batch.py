@@ -17,8 +17,7 @@ from typing import Final, Protocol
 import polars as pl
 
 from manifests.expiry import AT_PROVIDERS, by_expiry
-from manifests.input.plan import Plan, todo
-from manifests.input.reader import demand, stills
+from manifests.input import Plan, demand, stills, todo
 from manifests.job_keys import KEY, keys
 from manifests.jobs import Kind, Order
 from manifests.lifecycle import History, State
@@ -26,7 +25,7 @@ from tasks.batch.request import MANIFEST, Wanted, ordered
 from tasks.batch.row_states import Reasons, Rows
 from tasks.batch.summary import Summary, broken, short_of
 from tasks.batch.tables import FinishedBatch, keep_tables
-from tasks.dispatch.lanes import Lane
+from tasks.dispatch import Lane
 from tasks.engine.engine import Engine
 from tasks.engine.in_doubt import in_doubt
 from tasks.engine.stats import WaitReason

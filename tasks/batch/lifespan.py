@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from manifests.input.plan import Plan
+from manifests.input import Plan
 from storage import layout
 from storage.ledger import (
     HeldError,
@@ -27,15 +27,16 @@ from storage.objects import Objects
 from tasks.batch.batch import BatchRun
 from tasks.batch.pause_watch import heeding
 from tasks.batch.request import Wanted, looked_at, planned, refuse
-from tasks.dispatch.budget import DAY_S, Purse
-from tasks.dispatch.lanes import Lane
-from tasks.dispatch.learned import (
+from tasks.dispatch import (
+    DAY_S,
+    Lane,
+    Purse,
+    Roster,
     keep_limits,
     recall_day,
     recall_latencies,
     recall_limits,
 )
-from tasks.dispatch.policy import Roster
 from tasks.engine.engine import Engine
 from tasks.engine.environment import REAL, Deps, Rules, World
 from tasks.webhooks.hints import hints

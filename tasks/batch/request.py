@@ -11,15 +11,13 @@ from typing import Final
 
 import polars as pl
 
-from manifests.input import reader
-from manifests.input.reader import ManifestError, Plan
+from manifests.input import ManifestError, Plan, reader
 from manifests.jobs import Order
 from manifests.uris import unsigned
 from storage import sources
 from storage.media import BadStillError
 from storage.sources import OpeningError
-from tasks.dispatch.eligibility import Policy
-from tasks.dispatch.lanes import Lane
+from tasks.dispatch import Lane, Policy
 from tasks.engine import send_still
 
 MANIFEST: Final = "manifest.parquet"

@@ -11,7 +11,7 @@ from typing import Final
 
 import polars as pl
 
-from manifests.input.reader import Plan
+from manifests.input import Plan
 from manifests.job_keys import KEY, held, ids, keys
 from manifests.lifecycle import OVER, State
 from storage.ledger import Ledger

@@ -7,7 +7,7 @@ from typing import Final
 
 import polars as pl
 
-from manifests.input.reader import Plan
+from manifests.input import Plan
 from manifests.job_keys import KEY
 from manifests.output import (
     Outcomes,

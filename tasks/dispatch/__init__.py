@@ -43,3 +43,75 @@ Before and between runs
 moves. `learned` starts a run with the latencies, the limits and the daily spending of
 earlier runs. It keeps the learned limits in `learned.json` for the next one.
 """
+
+from tasks.dispatch.budget import DAY_S, Purse
+from tasks.dispatch.eligibility import Policy, candidates, standing_for
+from tasks.dispatch.lanes import (
+    BudgetChangedError,
+    HandsOver,
+    Lane,
+    Lanes,
+    NoLaneLeftError,
+    SlotRequest,
+    StoppedError,
+    closing,
+)
+from tasks.dispatch.learned import (
+    keep_limits,
+    recall_day,
+    recall_latencies,
+    recall_limits,
+)
+from tasks.dispatch.min_cost import allot, capacity
+from tasks.dispatch.off_peak import Hours, open_s, wait_s
+from tasks.dispatch.policy import Roster
+from tasks.dispatch.poll_schedule import ENOUGH_FINISHED, TYPICAL_S
+from tasks.dispatch.preflight import (
+    CheckupError,
+    Finding,
+    cheaper,
+    checked,
+    dearer,
+    refuse_wrong,
+    usd,
+)
+from tasks.dispatch.rate_limit import RATE_WINDOW_S, LearnedLimits, Limits, RateLimiter
+
+__all__ = [
+    "DAY_S",
+    "ENOUGH_FINISHED",
+    "RATE_WINDOW_S",
+    "TYPICAL_S",
+    "BudgetChangedError",
+    "CheckupError",
+    "Finding",
+    "HandsOver",
+    "Hours",
+    "Lane",
+    "Lanes",
+    "LearnedLimits",
+    "Limits",
+    "NoLaneLeftError",
+    "Policy",
+    "Purse",
+    "RateLimiter",
+    "Roster",
+    "SlotRequest",
+    "StoppedError",
+    "allot",
+    "candidates",
+    "capacity",
+    "cheaper",
+    "checked",
+    "closing",
+    "dearer",
+    "keep_limits",
+    "open_s",
+    "recall_day",
+    "recall_latencies",
+    "recall_limits",
+    "refuse_wrong",
+    "standing_for",
+    "usd",
+    "wait_s",
+]

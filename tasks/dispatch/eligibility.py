@@ -8,7 +8,7 @@ gets the first one that is available.
 from collections.abc import Iterable, Sequence
 from typing import Literal, Protocol, TypeVar
 
-from manifests.catalogue.routes import Route
+from manifests.catalogue import Route
 from manifests.jobs import Job, Kind, Order
 
 Policy = Literal["cheapest", "fastest", "balanced"]

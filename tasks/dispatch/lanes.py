@@ -10,7 +10,7 @@ from dataclasses import InitVar, dataclass, field
 from decimal import Decimal
 from typing import Final, Literal
 
-from manifests.catalogue.routes import Route
+from manifests.catalogue import Route
 from manifests.jobs import Order
 from tasks.dispatch import off_peak
 from tasks.dispatch.budget import Day, Purse

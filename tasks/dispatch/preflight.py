@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Final, Literal
 
-from manifests.catalogue.routes import Route
+from manifests.catalogue import Route
 from tasks.dispatch.lanes import Lane
 from tasks.providers.errors import MisconfiguredError, ProviderError
 from tasks.providers.http import Clients, ask, retrying

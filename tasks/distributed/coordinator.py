@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import polars as pl
 
-from manifests.input.shard_extract import cut
+from manifests.input import cut
 from manifests.job_keys import held, ids, keys
 from manifests.lifecycle import NEW, OVER, History, State
 from storage import checksum

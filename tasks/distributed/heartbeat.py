@@ -13,7 +13,7 @@ from storage import layout
 from storage.ledger import claimant
 from storage.objects import MissingError, Objects
 from tasks.batch.batch import BatchRun
-from tasks.dispatch.lanes import Lane
+from tasks.dispatch import Lane
 from tasks.distributed.mailbox import beat_s
 from tasks.distributed.messages import Grants, ShardReport
 from tasks.distributed.usage import (

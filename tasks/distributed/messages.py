@@ -12,8 +12,7 @@ from manifests.checkpoint import dumped, loaded
 from manifests.lifecycle import History
 from storage import checksum
 from storage.ledger import Holder
-from tasks.dispatch.eligibility import Policy
-from tasks.dispatch.rate_limit import LearnedLimits
+from tasks.dispatch import LearnedLimits, Policy
 from tasks.distributed.usage import Grant, Usage
 from tasks.engine.stats import WaitingJob, WaitReason
 

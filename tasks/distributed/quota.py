@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from tasks.dispatch.rate_limit import RATE_WINDOW_S
+from tasks.dispatch import RATE_WINDOW_S
 from tasks.distributed.usage import Grant, Quota, Usage
 
 LATE_S: Final = 91.0

@@ -16,7 +16,7 @@ from storage import layout
 from storage.ledger import LedgerError
 from storage.objects import DamagedError, MissingError, StorageError
 from tasks.batch.batch import BatchRun
-from tasks.dispatch.rate_limit import RATE_WINDOW_S
+from tasks.dispatch import RATE_WINDOW_S
 from tasks.distributed import mailbox
 from tasks.distributed.mailbox import beat_s
 from tasks.distributed.messages import Grants, ShardReport

@@ -16,19 +16,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from manifests.input import validation
-from manifests.input.reader import Plan
-from manifests.input.shard_extract import planned
+from manifests.input import Plan, planned, validation
 from manifests.lifecycle import State
 from storage.ledger import FencedError, Ledger, join_root
 from storage.objects import Objects
 from tasks.batch.batch import BatchRun
 from tasks.batch.lifespan import batch_run_of, roster_of
 from tasks.batch.request import MANIFEST, Wanted
-from tasks.dispatch.budget import Purse
-from tasks.dispatch.lanes import Lane
-from tasks.dispatch.learned import recall_latencies
-from tasks.dispatch.poll_schedule import TYPICAL_S
+from tasks.dispatch import TYPICAL_S, Lane, Purse, recall_latencies
 from tasks.distributed import mailbox
 from tasks.distributed.heartbeat import ShardHeartbeat
 from tasks.distributed.messages import ShardOrder, ShardReport

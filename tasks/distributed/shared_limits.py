@@ -11,8 +11,7 @@ from math import inf
 from typing import Final
 
 from tasks.batch.batch import BatchRun
-from tasks.dispatch.lanes import Lane
-from tasks.dispatch.rate_limit import RATE_WINDOW_S, LearnedLimits
+from tasks.dispatch import RATE_WINDOW_S, Lane, LearnedLimits
 from tasks.distributed.messages import ShardReport
 from tasks.distributed.quota import QuotaAllocator
 from tasks.distributed.usage import (

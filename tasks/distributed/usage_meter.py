@@ -3,8 +3,7 @@
 from collections.abc import Collection
 
 from tasks.batch.batch import BatchRun
-from tasks.dispatch.lanes import Lane
-from tasks.dispatch.rate_limit import RateLimiter
+from tasks.dispatch import Lane, RateLimiter
 from tasks.distributed.usage import (
     BUDGET,
     Usage,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from manifests.catalogue.routes import Route
+from manifests.catalogue import Route
 from tasks.emulator.predictions import ClipSpec
 
 

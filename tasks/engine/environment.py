@@ -12,9 +12,7 @@ from typing import Final
 from storage.ledger import Ledger
 from storage.media import Clips, mp4
 from storage.objects import Objects
-from tasks.dispatch.budget import Purse
-from tasks.dispatch.lanes import Lanes
-from tasks.dispatch.policy import Roster
+from tasks.dispatch import Lanes, Purse, Roster
 from tasks.engine.download import Check, Publisher
 from tasks.engine.poll import Follower
 from tasks.providers.http import Clients, connected

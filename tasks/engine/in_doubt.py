@@ -23,8 +23,7 @@ from manifests.lifecycle import (
     Ticket,
 )
 from storage.ledger import entries
-from tasks.dispatch.budget import DAY_S
-from tasks.dispatch.lanes import Lane
+from tasks.dispatch import DAY_S, Lane
 from tasks.engine.environment import Deps
 from tasks.engine.poll import MISSED_S, SAME
 from tasks.engine.steps import free

@@ -13,7 +13,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import Final
 
-from manifests.catalogue.routes import Route
+from manifests.catalogue import Route
 from manifests.expiry import EXPIRED
 from manifests.lifecycle import (
     Accepted,
@@ -27,7 +27,7 @@ from manifests.lifecycle import (
     State,
     Ticket,
 )
-from tasks.dispatch.lanes import Lane
+from tasks.dispatch import Lane
 from tasks.engine.download import UnfetchedError, requested
 from tasks.engine.environment import Deps
 from tasks.engine.own_faults import OwnFaultError

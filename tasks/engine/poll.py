@@ -13,8 +13,7 @@ import orjson
 
 from manifests.lifecycle import Discarded, Generated, Refused, Rejected, Ticket
 from storage.backoff import backoff
-from tasks.dispatch.lanes import Lane
-from tasks.dispatch.poll_schedule import ENOUGH_FINISHED
+from tasks.dispatch import ENOUGH_FINISHED, Lane
 from tasks.providers.errors import (
     InDoubtError,
     MisconfiguredError,

@@ -15,7 +15,7 @@ from typing import Final
 from manifests.expiry import AT_PROVIDERS, by_expiry
 from manifests.lifecycle import Event, History, State, Ticket
 from storage.objects import StorageError
-from tasks.dispatch.lanes import Lane
+from tasks.dispatch import Lane
 from tasks.engine.download import UnfetchedError
 from tasks.engine.environment import Deps
 from tasks.engine.past_tables import Asked, asking

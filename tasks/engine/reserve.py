@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Final, TypeVar
 
-from manifests.catalogue.routes import Route
+from manifests.catalogue import Route
 from manifests.jobs import AspectRatio, Job, Order
 from storage.media import BadStillError
 from storage.sources import OpeningError
-from tasks.dispatch.lanes import (
+from tasks.dispatch import (
     BudgetChangedError,
     Lane,
     Lanes,

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from manifests.jobs import Order
 from storage import sources
 from storage.media import Still, stills
-from tasks.dispatch.lanes import HandsOver, Lane
+from tasks.dispatch import HandsOver, Lane
 from tasks.providers.http import Clients, upload
 
 SIGNED_FOR_S: Final = 6 * 3600

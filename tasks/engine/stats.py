@@ -18,7 +18,7 @@ from manifests.lifecycle import (
     Rejected,
     State,
 )
-from tasks.dispatch.budget import Purse
+from tasks.dispatch import Purse
 from tasks.engine.lane_costs import Bill
 from tasks.engine.own_faults import OwnFaults
 

@@ -11,11 +11,10 @@ from typing import Any
 
 import httpx
 
-from manifests.catalogue.loader import shipped
-from manifests.catalogue.routes import Route
+from manifests.catalogue import Route, shipped
 from manifests.expiry import expired, in_use, is_over
 from manifests.lifecycle import Discarded, Event, Forgotten, History, Ticket
-from tasks.dispatch.lanes import Lane
+from tasks.dispatch import Lane
 from tasks.engine.download import (
     BadClipError,
     GoneError,

@@ -14,7 +14,7 @@ from manifests.lifecycle import (
     Refused,
     Rejected,
 )
-from tasks.dispatch.lanes import Lane
+from tasks.dispatch import Lane
 from tasks.engine.environment import Deps
 from tasks.engine.reserve import Reservation
 from tasks.providers.errors import (

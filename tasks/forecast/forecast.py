@@ -16,9 +16,7 @@ from itertools import repeat
 from statistics import median
 
 from manifests.jobs import Kind, Order
-from tasks.dispatch.eligibility import Policy, candidates, standing_for
-from tasks.dispatch.lanes import Lane
-from tasks.dispatch.min_cost import allot
+from tasks.dispatch import Lane, Policy, allot, candidates, standing_for
 from tasks.forecast.lane_model import Line, lines
 
 

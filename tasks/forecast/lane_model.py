@@ -5,11 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
-from tasks.dispatch.budget import DAY_S
-from tasks.dispatch.lanes import Lane
-from tasks.dispatch.min_cost import capacity
-from tasks.dispatch.off_peak import Hours, open_s, wait_s
-from tasks.dispatch.rate_limit import RATE_WINDOW_S, Limits
+from tasks.dispatch import (
+    DAY_S,
+    RATE_WINDOW_S,
+    Hours,
+    Lane,
+    Limits,
+    capacity,
+    open_s,
+    wait_s,
+)
 
 
 @dataclass(slots=True, eq=False)

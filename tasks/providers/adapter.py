@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import httpx
 
-from manifests.catalogue.routes import Route
+from manifests.catalogue import Route
 from tasks.providers.errors import ProviderError
 from tasks.providers.failures import Failure
 from tasks.providers.parsing import StatusWords, read_body, redact

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import httpx
 import orjson
 
-from manifests.catalogue.routes import Route
+from manifests.catalogue import Route
 
 LONGEST_EXCERPT: Final = 500
 """The most characters of a provider's error that the ledger keeps."""

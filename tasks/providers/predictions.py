@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, cast
 
 import httpx
 
-from manifests.catalogue.routes import Route
+from manifests.catalogue import Route
 from manifests.jobs import Job, Resolution
 from manifests.lifecycle import Ticket
 from tasks.providers.adapter import Adapter

@@ -11,7 +11,7 @@ from typing import ClassVar, Protocol, TypeVar, runtime_checkable
 
 import httpx
 
-from manifests.catalogue.routes import Route
+from manifests.catalogue import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Discarded, Refused, Rejected, Ticket
 from storage.media import Still

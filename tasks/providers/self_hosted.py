@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final
 
 import httpx
 
-from manifests.catalogue.routes import Route
+from manifests.catalogue import Route
 from manifests.jobs import AspectRatio, Job, Resolution
 from manifests.lifecycle import Ticket
 from storage.media import Still

@@ -21,9 +21,8 @@ from manifests.catalogue import loader as catalogue
 from storage.objects import local_path
 from tasks.batch.lifespan import begun
 from tasks.batch.request import Wanted
-from tasks.dispatch.lanes import Lane
+from tasks.dispatch import Lane, Limits
 from tasks.dispatch.poll_schedule import PollSchedule
-from tasks.dispatch.rate_limit import Limits
 from tasks.distributed import elsewhere, run_shard
 from tasks.engine.engine import Rules
 from tasks.engine.environment import World

@@ -17,8 +17,7 @@ from storage.objects import Objects
 from tasks.batch.lifespan import begun
 from tasks.batch.request import Wanted
 from tasks.batch.summary import Summary
-from tasks.dispatch.lanes import Lane
-from tasks.dispatch.rate_limit import Limits
+from tasks.dispatch import Lane, Limits
 from tasks.emulator import Emulator, running
 from tasks.engine.engine import Rules
 from tasks.providers import PROVIDERS

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from manifests.catalogue.loader import CatalogueError, load
+from manifests.catalogue import CatalogueError, load
 from manifests.jobs import Job
 
 SPICY = "wavespeed/wan-2.2-spicy"

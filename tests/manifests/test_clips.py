@@ -6,8 +6,8 @@ from decimal import Decimal
 import polars as pl
 import pytest
 
-from manifests.catalogue.loader import load
-from manifests.input.reader import check
+from manifests.catalogue import load
+from manifests.input import check
 from manifests.job_keys import ids
 from manifests.lifecycle import (
     Adjusted,

@@ -4,8 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from manifests.catalogue.loader import load
-from manifests.catalogue.routes import Route
+from manifests.catalogue import Route, load
 from manifests.expiry import by_expiry, expired, expires_at, in_use, is_over
 from manifests.lifecycle import History, State
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from manifests import job_keys as keys_module
 from manifests import parquet
-from manifests.catalogue.loader import load
+from manifests.catalogue import load
+from manifests.input import check, demand, orders, todo
 from manifests.input import plan as plans
-from manifests.input.reader import check, demand, orders, todo
 from manifests.job_keys import ids, keys
 from manifests.lifecycle import State
 

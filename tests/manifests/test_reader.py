@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifests.catalogue.loader import load
-from manifests.input import embedded_images
-from manifests.input.reader import ManifestError, check, orders
+from manifests.catalogue import load
+from manifests.input import ManifestError, check, embedded_images, orders
 from manifests.job_keys import ids
 from manifests.jobs import SEEDS
 from manifests.uris import unsigned

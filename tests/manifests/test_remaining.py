@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifests.catalogue.loader import load
-from manifests.input.reader import ManifestError, check, orders
+from manifests.catalogue import load
+from manifests.input import ManifestError, check, orders
 from manifests.job_keys import ids
 from manifests.lifecycle import (
     Generated,

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifests.catalogue.loader import load
-from manifests.input.reader import check
+from manifests.catalogue import load
+from manifests.input import check
 from manifests.job_keys import ids
 from manifests.lifecycle import (
     Adjusted,

@@ -4,9 +4,8 @@ import polars as pl
 import pytest
 
 from manifests import parquet
-from manifests.catalogue.loader import load
-from manifests.input import validation
-from manifests.input.reader import check
+from manifests.catalogue import load
+from manifests.input import check, validation
 from manifests.input.validation import Complaint
 from manifests.output.clips import in_words
 

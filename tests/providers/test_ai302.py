@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from manifests.catalogue.routes import Route
+from manifests.catalogue import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Discarded, Rejected, Ticket
 from tasks.providers.ai302 import Ai302

@@ -9,7 +9,7 @@ import httpx
 import jwt
 import pytest
 
-from manifests.catalogue.routes import Route
+from manifests.catalogue import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from tasks.providers import OWN_GPUS, PROVIDERS

@@ -8,7 +8,7 @@ from decimal import Decimal
 import jwt
 import pytest
 
-from manifests.catalogue.routes import Route
+from manifests.catalogue import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Refused, Rejected, Ticket
 from tasks.providers.errors import (

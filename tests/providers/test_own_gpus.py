@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from manifests.catalogue.routes import Route, Sampling
+from manifests.catalogue import Route, Sampling
 from manifests.jobs import Job
 from manifests.lifecycle import Discarded, Refused, Rejected, Ticket
 from tasks.providers import OWN_GPUS, PROVIDERS

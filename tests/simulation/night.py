@@ -36,8 +36,7 @@ from storage.objects import Objects, StorageError
 from tasks.batch.batch import BatchRun
 from tasks.batch.lifespan import begun
 from tasks.batch.request import Wanted
-from tasks.dispatch.lanes import Lane
-from tasks.dispatch.rate_limit import Limits
+from tasks.dispatch import Lane, Limits
 from tasks.distributed import elsewhere, run_shard, supervisor
 from tasks.engine.engine import Rules
 from tasks.engine.environment import World

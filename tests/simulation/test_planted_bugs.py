@@ -14,10 +14,9 @@ from manifests.lifecycle import Accepted, Doubted, Refused, State
 from storage.ledger import Ledger, shard_stream
 from storage.objects import Objects
 from tasks.batch.batch import BatchRun
-from tasks.dispatch.budget import Day, Purse
-from tasks.dispatch.lanes import Lanes
+from tasks.dispatch import Lanes, Purse, RateLimiter
+from tasks.dispatch.budget import Day
 from tasks.dispatch.poll_schedule import PollSchedule
-from tasks.dispatch.rate_limit import RateLimiter
 from tasks.distributed import supervisor
 from tasks.distributed.heartbeat import ShardHeartbeat
 from tasks.engine.download import Publisher, UnfetchedError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from manifests.input.reader import ManifestError
+from manifests.input import ManifestError
 from storage.inbox import Drop, Inbox, Register, claimed
 from storage.objects import Objects, StorageError
 from tests.storage.lives import made

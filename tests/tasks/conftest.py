@@ -20,9 +20,8 @@ from tasks.batch.batch import BatchRun
 from tasks.batch.lifespan import begun
 from tasks.batch.request import Wanted
 from tasks.batch.summary import Summary
-from tasks.dispatch.lanes import Lane
+from tasks.dispatch import Lane, Limits
 from tasks.dispatch.poll_schedule import PollSchedule
-from tasks.dispatch.rate_limit import Limits
 from tasks.emulator import Emulator, running
 from tasks.engine.download import Check
 from tasks.engine.engine import Rules

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.dispatch.budget import DAY_S, Day, Purse
+from tasks.dispatch import DAY_S, Purse
+from tasks.dispatch.budget import Day
 
 PRICES = st.sampled_from([Decimal(p) for p in ("0.05", "0.15", "0.2025", "0.3")])
 DEEDS = st.lists(st.tuples(st.sampled_from(["reserve", "back", "keep"]), PRICES))

@@ -18,8 +18,7 @@ from storage.ledger import FencedError, claimant, histories, segments
 from storage.objects import MissingError, Objects, RefusedError
 from tasks.batch.lifespan import begun
 from tasks.batch.request import Wanted
-from tasks.dispatch.budget import DAY_S
-from tasks.dispatch.rate_limit import LearnedLimits
+from tasks.dispatch import DAY_S, LearnedLimits
 from tasks.distributed import TRIES, ShardReport, elsewhere, run_shard
 from tasks.distributed.messages import Grants
 from tasks.distributed.reports import ShardMonitor

@@ -8,7 +8,7 @@ from contextlib import suppress
 import polars as pl
 import pytest
 
-from manifests.input.columns import ManifestError, reading
+from manifests.input import ManifestError, reading
 from storage import checksum, layout
 from storage.ledger import LedgerError
 from storage.objects import DamagedError, Objects

@@ -5,16 +5,10 @@ from decimal import Decimal
 
 import pytest
 
-from manifests.catalogue.loader import load
-from manifests.catalogue.routes import Route
+from manifests.catalogue import Route, load
 from manifests.jobs import Job, Order
-from tasks.dispatch.eligibility import (
-    able,
-    candidates,
-    elsewhere,
-    foremost,
-    standing_for,
-)
+from tasks.dispatch import candidates, standing_for
+from tasks.dispatch.eligibility import able, elsewhere, foremost
 
 CATALOGUE = load()
 

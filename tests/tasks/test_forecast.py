@@ -7,11 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifests.catalogue.routes import Route
+from manifests.catalogue import Route
 from manifests.jobs import Job, Order
-from tasks.dispatch.lanes import Lane
-from tasks.dispatch.min_cost import capacity
-from tasks.dispatch.rate_limit import RATE_WINDOW_S, Limits
+from tasks.dispatch import RATE_WINDOW_S, Lane, Limits, capacity
 from tasks.forecast import typical
 from tasks.forecast.forecast import forecast
 from tasks.providers import PROVIDERS

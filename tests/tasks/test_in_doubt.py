@@ -14,9 +14,7 @@ from starlette.responses import PlainTextResponse
 from manifests.lifecycle import History, Risked, State
 from storage.ledger import HeldError, Ledger, read
 from storage.objects import Objects, UnavailableError
-from tasks.dispatch.budget import Purse
-from tasks.dispatch.lanes import Lane
-from tasks.dispatch.policy import Roster
+from tasks.dispatch import Lane, Purse, Roster
 from tasks.dispatch.rate_limit import MAX_UNANSWERED
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine.environment import Deps, Rules, World

@@ -8,10 +8,18 @@ from itertools import count
 
 import pytest
 
-from manifests.catalogue.loader import load
+from manifests.catalogue import load
 from manifests.jobs import Job, Order
-from tasks.dispatch.lanes import ENOUGH, Lane, Lanes, NoLaneLeftError, SlotRequest
-from tasks.dispatch.rate_limit import LearnedLimits, Limits, RateLimiter
+from tasks.dispatch import (
+    Lane,
+    Lanes,
+    LearnedLimits,
+    Limits,
+    NoLaneLeftError,
+    RateLimiter,
+    SlotRequest,
+)
+from tasks.dispatch.lanes import ENOUGH
 from tasks.providers import PROVIDERS
 from tasks.providers.http import Endpoint
 

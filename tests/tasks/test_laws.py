@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from manifests.input.reader import ManifestError
+from manifests.input import ManifestError
 from manifests.job_keys import ids
 from storage.ledger import Ledger, read
 from storage.objects import Objects

@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from tasks.dispatch.lanes import Lane
+from tasks.dispatch import Lane
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine.engine import Rules
 from tests.tasks.conftest import BILLED

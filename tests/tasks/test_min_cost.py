@@ -8,8 +8,7 @@ from itertools import product
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.dispatch.min_cost import allot, capacity
-from tasks.dispatch.rate_limit import RATE_WINDOW_S, Limits
+from tasks.dispatch import RATE_WINDOW_S, Limits, allot, capacity
 
 LANES = ("a", "b", "c")
 

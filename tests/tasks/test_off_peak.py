@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.dispatch.off_peak import open_s, wait_s
+from tasks.dispatch import open_s, wait_s
 
 NIGHT = (22 * 60, 6 * 60)
 H = 3600.0

@@ -20,7 +20,7 @@ from manifests.lifecycle import (
 from storage.ledger import read
 from storage.media import BrokenClipError, mp4
 from storage.objects import Objects
-from tasks.dispatch.rate_limit import RateLimiter
+from tasks.dispatch import RateLimiter
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine.engine import Rules
 from tasks.engine.own_faults import IN_A_ROW, OwnFaultError, OwnFaults, explained, ours

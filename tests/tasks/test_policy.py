@@ -6,11 +6,9 @@ from decimal import Decimal
 
 import pytest
 
-from manifests.catalogue.loader import load
+from manifests.catalogue import load
 from manifests.jobs import Job, Order
-from tasks.dispatch.lanes import Lane, SlotRequest
-from tasks.dispatch.policy import Roster
-from tasks.dispatch.rate_limit import Limits, RateLimiter
+from tasks.dispatch import Lane, Limits, RateLimiter, Roster, SlotRequest
 from tasks.providers import PROVIDERS
 from tasks.providers.http import Endpoint
 

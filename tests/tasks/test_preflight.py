@@ -7,9 +7,8 @@ import httpx
 import pytest
 
 from manifests.catalogue import loader as catalogue
-from tasks.dispatch.lanes import Lane
-from tasks.dispatch.preflight import CheckupError, checked, found, refuse_wrong
-from tasks.dispatch.rate_limit import Limits
+from tasks.dispatch import CheckupError, Lane, Limits, checked, refuse_wrong
+from tasks.dispatch.preflight import found
 from tasks.emulator import Emulator, running
 from tasks.providers import PROVIDERS
 from tasks.providers.http import Endpoint, connected

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.dispatch.rate_limit import RATE_WINDOW_S
+from tasks.dispatch import RATE_WINDOW_S
 from tasks.distributed.quota import LATE_S, QuotaAllocator, evenly
 from tasks.distributed.usage import Grant, Quota, Usage
 

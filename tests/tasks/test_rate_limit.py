@@ -5,14 +5,8 @@ import random
 
 import pytest
 
-from tasks.dispatch.rate_limit import (
-    FAILURES_TO_OPEN,
-    MAX_UNANSWERED,
-    RATE_WINDOW_S,
-    LearnedLimits,
-    Limits,
-    RateLimiter,
-)
+from tasks.dispatch import RATE_WINDOW_S, LearnedLimits, Limits, RateLimiter
+from tasks.dispatch.rate_limit import FAILURES_TO_OPEN, MAX_UNANSWERED
 
 
 def limiter(slots=4, submits_per_minute=1000, *, queues=False):

@@ -30,9 +30,7 @@ from storage.ledger.codec import unpack
 from storage.objects import Objects, RefusedError
 from tasks.batch.lifespan import begun
 from tasks.batch.request import Wanted
-from tasks.dispatch.budget import Purse
-from tasks.dispatch.policy import Roster
-from tasks.dispatch.poll_schedule import ENOUGH_FINISHED
+from tasks.dispatch import ENOUGH_FINISHED, Purse, Roster
 from tasks.emulator import Emulator, Fault, running
 from tasks.emulator.prices import price_list
 from tasks.engine.environment import Deps, Rules, World

@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from manifests.jobs import Job, Order
-from tasks.dispatch.budget import Purse
-from tasks.dispatch.policy import Roster
+from tasks.dispatch import Purse, Roster
 from tasks.emulator import running
 from tasks.engine.environment import Deps, Rules, World
 from tasks.engine.reserve import JobRun, Reserver

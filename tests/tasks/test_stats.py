@@ -25,7 +25,7 @@ from manifests.lifecycle import (
     Risked,
     Ticket,
 )
-from tasks.dispatch.budget import Purse
+from tasks.dispatch import Purse
 from tasks.engine.stats import Tally
 from tests.histories import FACTS, intended
 

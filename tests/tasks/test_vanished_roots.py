@@ -9,7 +9,7 @@ from manifests.lifecycle import State
 from storage import checksum, layout
 from storage import ledger as ledgers
 from storage.objects import Objects, StorageError
-from tasks.dispatch.lanes import Lane
+from tasks.dispatch import Lane
 from tasks.emulator import running
 
 pytestmark = pytest.mark.anyio
