@@ -173,6 +173,7 @@ async def unparked(job, error):
 @asynccontextmanager
 async def fetching(world, lanes, deadline_s=30.0, clock=time.time, store=Objects):
     """The fetcher of all jobs in the ledger of a root, and that ledger."""
+    made(root(world))
     objects = store.open(root(world))
     ledger = await Ledger.open(objects, name="tuesday")
     try:
@@ -629,7 +630,9 @@ async def test_unreadable_tables_end_no_night_and_cost_no_clip(
         another = world.manifest([{"prompt": "tilt"}], "tuesday")
         tuesday = await run(world, another, objects=Archive.open)
 
-    unread = [line.message for line in caplog.records if "unreadable" in line.message]
+    unread = [
+        line.message for line in caplog.records if "table.unreadable" in line.message
+    ]
     assert (tuesday.rows, tuesday.published, tuesday.bought) == (1, 1, 1)
     assert {job.state for job in (await jobs_of(world)).values()} == {State.PUBLISHED}
     assert Archive.asked == 2
