@@ -15,7 +15,8 @@ import polars as pl
 import pytest
 import zstandard
 
-from storage.ledger import Ledger
+from flows.commands.demo import emulated
+from storage.ledger import KnownRoots, Ledger
 from storage.media import mp4
 from tasks.emulator import Emulator, Fault, running
 from tests.storage.lives import made
@@ -63,6 +64,20 @@ def signed_host(still: bytes) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def test_demo_begins_again_where_its_root_was_deleted(tmp_path, monkeypatch):
+    """A deleted root of the demo is no root that is away: emulated clips cost nothing."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    reel, known = tmp_path / "reel", KnownRoots()
+    known.remember(reel.as_uri(), "1")
+
+    with emulated(reel):
+        assert known.id_of(reel.as_uri()) is None
+    known.remember(reel.as_uri(), "2")
+    (reel / "root.json").write_text("{}")
+    with emulated(reel):
+        assert known.id_of(reel.as_uri()) == "2"
 
 
 @pytest.mark.core
