@@ -140,10 +140,18 @@ class Away:
                 yield page
             return
         yield [
-            {"path": path, "size": len(data), "last_modified": put}
+            {"path": path, "size": len(data), "last_modified": put, "e_tag": None}
             for path, (data, put) in self._kept.items()
             if path.startswith(f"{prefix}/")
         ]
+
+    async def list_with_delimiter_async(self, prefix: str) -> Any:
+        if self._below is not None:
+            return await self._below.list_with_delimiter_async(prefix)
+        start = f"{prefix}/"
+        below = (path[len(start) :] for path in self._kept if path.startswith(start))
+        names = {rest.partition("/")[0] for rest in below if "/" in rest}
+        return {"common_prefixes": [f"{prefix}/{name}" for name in names]}
 
 
 class Bytes:
