@@ -19,7 +19,7 @@ from manifests.catalogue import loader as catalogue
 from manifests.lifecycle import Discarded, Refused, Rejected, Ticket
 from tasks.providers import OWN_GPUS, PROVIDERS, Provider
 from tasks.providers.errors import NotFoundError, ProviderError
-from tasks.providers.failures import Failure
+from tasks.providers.job_failures import Failure
 from tasks.providers.predictions import PredictionApi, example
 from tasks.providers.protocol import Billed, Findable, UnreadableError
 from tasks.providers.refusals import EFFECTS, Refusal, RefusalKind, Refusals

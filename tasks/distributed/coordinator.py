@@ -23,11 +23,11 @@ from storage import checksum
 from storage.ledger import FencedError
 from tasks.batch.batch import BatchRun
 from tasks.distributed import mailbox
+from tasks.distributed.mailbox_retry import StoreRetry
 from tasks.distributed.messages import ShardOrder
 from tasks.distributed.reports import ShardMonitor
 from tasks.distributed.shard_run import joined
 from tasks.distributed.shard_status import ShardStatus
-from tasks.distributed.store_retry import StoreRetry
 from tasks.distributed.supervisor import EndingRuns, ShardSupervisor, Start
 from tasks.distributed.usage import slots_of
 from tasks.engine.engine import Rules

@@ -16,9 +16,9 @@ from storage.backoff import backoff
 from storage.ledger import SILENT_S, FencedError
 from tasks.batch.batch import BatchRun
 from tasks.distributed.mailbox import beat_s
+from tasks.distributed.mailbox_retry import StoreRetry
 from tasks.distributed.reports import ShardMonitor
 from tasks.distributed.shard_status import ShardStatus
-from tasks.distributed.store_retry import StoreRetry
 from tasks.engine.stats import WaitReason
 
 TRIES: Final = 5

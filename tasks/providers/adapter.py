@@ -8,7 +8,7 @@ import httpx
 
 from manifests.catalogue import Route
 from tasks.providers.errors import ProviderError
-from tasks.providers.failures import Failure
+from tasks.providers.job_failures import Failure
 from tasks.providers.parsing import StatusWords, read_body, redact
 from tasks.providers.protocol import UnreadableError
 from tasks.providers.refusals import Refusals

@@ -15,7 +15,7 @@ from manifests.lifecycle import Ticket
 from storage.media import Still
 from tasks.providers import wavespeed
 from tasks.providers.errors import ProviderError
-from tasks.providers.failures import always, failures, says
+from tasks.providers.job_failures import always, failures, says
 from tasks.providers.parsing import (
     amount,
     clip_link,

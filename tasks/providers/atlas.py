@@ -12,7 +12,7 @@ from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from storage.media import Still
 from tasks.providers.errors import NotFoundError, ProviderError
-from tasks.providers.failures import always, failures, has
+from tasks.providers.job_failures import always, failures, has
 from tasks.providers.parsing import (
     amount,
     has_model,

@@ -16,7 +16,7 @@ import httpx
 from manifests.jobs import Job
 from manifests.lifecycle import Refused, Ticket
 from storage.media import Still
-from tasks.providers.failures import Failure, always, failure, failures, has
+from tasks.providers.job_failures import Failure, always, failure, failures, has
 from tasks.providers.parsing import (
     amount,
     error_text,

@@ -24,7 +24,7 @@ from tasks.providers.errors import (
     ProviderError,
     RejectedError,
 )
-from tasks.providers.failures import always, failures, says
+from tasks.providers.job_failures import always, failures, says
 from tasks.providers.parsing import (
     amount,
     clip_link,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from tasks.providers import self_hosted
-from tasks.providers.failures import Condition, always, failures, has
+from tasks.providers.job_failures import Condition, always, failures, has
 from tasks.providers.openai_videos import OpenAiVideos
 from tasks.providers.parsing import value_at
 from tasks.providers.refusals import Refusals, refusal

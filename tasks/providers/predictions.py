@@ -17,7 +17,7 @@ from manifests.jobs import Job, Resolution
 from manifests.lifecycle import Ticket
 from tasks.providers.adapter import Adapter
 from tasks.providers.errors import MisconfiguredError
-from tasks.providers.failures import failure
+from tasks.providers.job_failures import failure
 from tasks.providers.parsing import (
     amount,
     clip_link,

@@ -15,7 +15,7 @@ from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from storage.media import Still
 from tasks.providers import listings
-from tasks.providers.failures import always, failures, says
+from tasks.providers.job_failures import always, failures, says
 from tasks.providers.parsing import (
     clip_link,
     digest,

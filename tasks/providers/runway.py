@@ -15,7 +15,7 @@ from manifests.jobs import AspectRatio, Job
 from manifests.lifecycle import Ticket
 from storage.media import Still
 from tasks.providers.errors import RejectedError
-from tasks.providers.failures import Condition, Failure, FailureKind, always
+from tasks.providers.job_failures import Condition, Failure, FailureKind, always
 from tasks.providers.parsing import (
     amount,
     read_body,

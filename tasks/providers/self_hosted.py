@@ -20,7 +20,7 @@ from storage.media import Still
 from tasks.providers import stills
 from tasks.providers.adapter import Adapter
 from tasks.providers.errors import MisconfiguredError
-from tasks.providers.failures import Failure, always, failure, failures, has, says
+from tasks.providers.job_failures import Failure, always, failure, failures, has, says
 from tasks.providers.parsing import (
     error_text,
     path_segment,

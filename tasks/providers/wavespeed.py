@@ -16,7 +16,7 @@ from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from storage.media import Still
 from tasks.providers import listings
-from tasks.providers.failures import Failure, always, failures, has
+from tasks.providers.job_failures import Failure, always, failures, has
 from tasks.providers.parsing import (
     amount,
     clip_link,
