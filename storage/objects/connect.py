@@ -126,6 +126,8 @@ def bucket(uri: str, *, roomy: bool = False) -> S3Store | GCSStore | AzureStore:
     # Not `from_url`: it takes a # or a ? in a key for the end of the path, and decodes a %.
     name, _, key = place.partition("/")
     prefix = key.strip("/") or None
+    if not name:
+        raise StorageError(f"{uri}: names no bucket")
     try:
         with explained(uri):
             match kind.lower():

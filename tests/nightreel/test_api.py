@@ -82,25 +82,29 @@ show(
 
 
 def test_plan_check_lanes_and_status_send_nothing_that_costs(bench):
-    """The functions that look ahead buy nothing; status counts what is there."""
+    """The functions that look ahead buy nothing; status of no root is refused."""
     bench.manifest(3)
 
-    rows, cost, lanes, complaints, jobs = python(
+    rows, cost, lanes, complaints, refused = python(
         bench,
         """
 plan = nightreel.plan("m.parquet")
 checked = nightreel.check("m.parquet")
 prices = nightreel.lanes()
+from storage.objects import StorageError
 import pathlib; pathlib.Path("root").mkdir()
-status = nightreel.status("root")
+try:
+    nightreel.status("root")
+except StorageError as error:
+    refused = str(error)
 show(checked.rows, plan.cost_usd, prices["lane"].unique().to_list(),
-     checked.complaints.height, status.jobs)
+     checked.complaints.height, refused)
 """,
     )
 
     assert (rows, lanes, complaints) == (3, ["spicy"], 0)
     assert float(cost) > 0
-    assert jobs["published"] == jobs["pending"] == 0
+    assert "no root is there" in refused
     assert not bench.bought
 
 

@@ -27,6 +27,7 @@ from tasks.distributed.supervisor import FAILED_STARTS
 from tasks.distributed.usage import Usage, slots_of, submits_of
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine.environment import REAL
+from tests.storage.lives import made
 from tests.tasks.conftest import KEYS
 
 pytestmark = pytest.mark.anyio
@@ -645,7 +646,7 @@ async def test_next_batch_deletes_what_a_dead_batch_left_of_its_shards(world):
     Slips hold what rows name, wherever the next batch runs its shards. Files of a
     later batch stay.
     """
-    objects = Objects.open((world.folder / "root").as_uri())
+    objects = made((world.folder / "root").as_uri())
     await world.run(1)
     await objects.put("shards/000001-m/0000.parquet", b"rows")
     await objects.put("shards/000003-m/0000.parquet", b"rows of a successor")

@@ -6,10 +6,10 @@ import time
 import pytest
 
 from storage import pause_flag
-from storage.objects import Objects
 from tasks.batch import pause_watch
 from tasks.emulator import Emulator, running
 from tasks.engine.engine import Rules
+from tests.storage.lives import made
 
 pytestmark = pytest.mark.anyio
 
@@ -98,7 +98,7 @@ async def test_grace_that_runs_out_leaves_the_rest_to_the_next_run(stuck):
 async def test_paused_root_follows_its_jobs_and_resumes_buying(slow, monkeypatch):
     """A paused root buys nothing, follows its jobs, and buys again when resumed."""
     monkeypatch.setattr(pause_watch, "LOOK_S", 0.05)
-    objects = Objects.open((slow.folder / "root").as_uri())
+    objects = made((slow.folder / "root").as_uri())
     seen, tasks = [], []
 
     async def pausing_for_a_while(batch_run):
@@ -126,7 +126,7 @@ async def test_paused_root_follows_its_jobs_and_resumes_buying(slow, monkeypatch
 
 async def test_run_that_starts_paused_buys_nothing_and_can_be_stopped(slow):
     """A run that starts paused buys nothing and can be stopped."""
-    objects = Objects.open((slow.folder / "root").as_uri())
+    objects = made((slow.folder / "root").as_uri())
     await pause_flag.pause(objects, "a test")
     tasks = []
 
