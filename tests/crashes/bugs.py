@@ -16,7 +16,7 @@ from manifests.lifecycle import Accepted, Doubted, Event, Intended, Rejected
 from storage.ledger import Book, Holder, LedgerError, codec
 from storage.ledger.codec import Seal
 from storage.media import Clips
-from storage.objects import Objects, local
+from storage.objects import DamagedError, Objects, local
 from tasks.batch.batch import BatchRun
 from tasks.engine import job
 from tasks.engine.engine import Engine
@@ -89,7 +89,7 @@ def sidecar_comes_first() -> None:
 def drafts_have_the_final_name() -> None:
     """A file is synced, but can be seen before it is whole."""
 
-    def create(path: Path, data: bytes) -> None:
+    def create(path: Path, data: bytes, **_: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("xb") as file:
             file.write(data)
@@ -107,7 +107,7 @@ def successor_does_not_seal() -> None:
     async def careless(self: Objects, key: str, data: Any) -> None:
         try:
             [record] = codec.unpack(data, key)
-        except (LedgerError, TypeError, ValueError):
+        except (LedgerError, DamagedError, TypeError, ValueError):
             record = None
         if not isinstance(record, Seal) or key.startswith(f"ledger/{record.by:06d}-"):
             await create(self, key, data)

@@ -36,7 +36,7 @@ from storage.ledger import (
 )
 from storage.objects import DamagedError, Objects
 from tests.histories import FACTS
-from tests.storage.lives import INTENDED, TICKET, at, job, keys
+from tests.storage.lives import INTENDED, TICKET, at, job, keys, made
 from tests.storage.proxies import FaultyProxy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.core]
@@ -453,6 +453,7 @@ asyncio.run(main())
 async def test_acknowledged_records_survive_kill_9(tmp_path: Path):
     """Every acknowledged record survives a kill -9."""
     root = str(tmp_path / "root")
+    made(root)
     acknowledged: set[tuple[str, str]] = set()
     for lines in (30, 400, 111):
         acknowledged |= await asyncio.to_thread(killed_after, lines, root)
