@@ -84,3 +84,13 @@ def test_importing_changes_nothing_in_the_process(tmp_path):
     )
 
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+@pytest.mark.core
+def test_command_line_does_not_import_prefect_before_it_runs():
+    """Prefect reads its settings when imported; `calm_prefect` must have set them."""
+    program = "import sys, flows.commands.main; sys.exit('prefect' in sys.modules)"
+
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False)
+
+    assert done.returncode == 0

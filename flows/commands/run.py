@@ -6,7 +6,6 @@ from typing import Any, cast
 
 from flows.commands.prefect_server import find_server
 from flows.commands.terminal import err, output, tell
-from flows.dashboard import late, unusual
 from flows.views import log_progress, show
 from storage.objects import StorageError, UnavailableError
 from storage.sources import OpeningError
@@ -16,6 +15,9 @@ from tasks.batch.lifespan import WATCHER
 
 async def run_batch(**parameters: Any) -> BatchRun:
     """Run the batch flow with progress and remarks at the terminal; the finished batch."""
+    # Prefect reads the environment when it is imported: not before `calm_prefect`.
+    from flows.dashboard import late, unusual  # noqa: PLC0415
+
     showing: list[asyncio.Task[None]] = []
 
     def begun(batch_run: BatchRun) -> None:

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from flows.commands.terminal import Config, LaneNames, names, place, tell
-from flows.prefect_runtime import described, gently, ran
 from storage.ledger import FencedError
 
 
@@ -23,6 +22,9 @@ def shard(
     lanes: LaneNames = None,
 ) -> None:
     """Run one shard of a batch whose shards run in other processes."""
+    # Prefect reads the environment when it is imported: not before `calm_prefect`.
+    from flows.prefect_runtime import described, gently, ran  # noqa: PLC0415
+
     try:
         report = asyncio.run(
             ran(

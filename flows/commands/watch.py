@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,13 +18,15 @@ from flows.commands.terminal import (
     tell,
 )
 from flows.config import lanes as lanes_of
-from flows.prefect_runtime import Retries, Watch
 from manifests.input import ManifestError
 from storage.inbox import PARQUET, SETTLE_S, Drop
 from storage.ledger import HeldError
 from storage.objects import StorageError, UnavailableError
 from storage.sources import OpeningError
 from tasks.batch.summary import ExitCode
+
+if TYPE_CHECKING:
+    from flows.prefect_runtime import Watch
 
 BY = "nightreel watch"
 """The name under which every `watch` process takes a manifest, so that the next process can
@@ -71,6 +73,9 @@ def watch(  # noqa: PLR0913 - each is an option
     ] = False,
 ) -> None:
     """Run a batch for each manifest that appears in an inbox, one after the other."""
+    # Prefect reads the environment when it is imported: not before `calm_prefect`.
+    from flows.prefect_runtime import Watch  # noqa: PLC0415
+
     at = asyncio.run(
         Watch.open(existing(inbox), place(root), pattern=pattern, marked=marked)
     )
@@ -90,7 +95,9 @@ def watch(  # noqa: PLR0913 - each is an option
 class _Keeper:
     """Watches the inbox, and runs a batch for each manifest that lands."""
 
-    def __init__(self, at: Watch, asked: dict[str, Any]) -> None:
+    def __init__(self, at: "Watch", asked: dict[str, Any]) -> None:
+        from flows.prefect_runtime import Retries  # noqa: PLC0415 - as above
+
         self._at = at
         self._asked = asked
         self._retries = Retries()
