@@ -89,8 +89,9 @@ class Intended:
     price_usd: Decimal
     seed: int
     mark: str = ""
-    """The text that identifies the request in the provider's records, if it keeps any;
-    it begins with `UNBILLED` if the lane is not billed."""
+    """The text that identifies the request in the provider's records, if it keeps any: the
+    account, the name of the request, and the base URL that it was sent to (see
+    `tasks.engine.submit_mark`). It begins with `UNBILLED` if the lane is not billed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,11 +36,12 @@ from manifests.lifecycle import (
 from storage.ledger import Ledger, existing_root, read
 from tasks.dispatch import Lane, Purse, Roster
 from tasks.engine.environment import REAL, Deps, Rules
-from tasks.engine.in_doubt import Doubts, in_doubt
+from tasks.engine.in_doubt import Doubts, in_doubt, sent_elsewhere
 from tasks.engine.own_faults import park
 from tasks.engine.past_tables import retell
 from tasks.engine.recover import Fetcher
 from tasks.engine.stats import UNANSWERED
+from tasks.engine.submit_mark import SubmitMark, lane_to_ask
 from tasks.providers.errors import ProviderError
 from tasks.providers.http import ask
 from tasks.providers.protocol import Billed, UnreadableError
@@ -249,7 +250,7 @@ class Reconciliation:
                 lane=history.lane or "",
                 age_s=now - (history.submitted_at or now),
                 price_usd=history.price_usd,
-                reason=history.reason or UNANSWERED,
+                reason=self._reason(history),
                 askable=self._doubts.askable(history),
             )
             for job, history in self.doubts().items()
@@ -258,6 +259,14 @@ class Reconciliation:
             with tempfile.TemporaryDirectory(prefix="nightreel-") as folder:
                 histories = self._ledger.lives
                 await retell(self._objects, Path(folder), histories, self._changed)
+
+    def _reason(self, history: History) -> str:
+        """Why it is in doubt; and where it was sent if no lane in use asks that place."""
+        reason, mark = history.reason or UNANSWERED, SubmitMark.of(history)
+        lane = lane_to_ask(self._deps.lanes.all, history)
+        if lane is None or mark.sent_through(lane):
+            return reason
+        return f"{reason}; {sent_elsewhere(mark)}"
 
     async def _settle(self, attempt: Attempt, usd: Decimal, why: str) -> None:
         if usd == attempt.cost_usd:

@@ -1,7 +1,8 @@
 """Settles jobs in doubt: asks the providers that can be asked, and takes allowed risks.
 
-A provider's answer counts only if it is certain. A job whose provider cannot be asked stays
-in doubt, until its owner allows the risk to its price.
+A provider's answer counts only if it is certain. An absence is certain only at the place
+(base URL) that the submit was sent to: another region or proxy may not know the job. A job
+whose provider cannot be asked stays in doubt, until its owner allows the risk to its price.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ from tasks.dispatch import DAY_S, Lane
 from tasks.engine.environment import Deps
 from tasks.engine.poll import MISSED_S, SAME
 from tasks.engine.steps import free
-from tasks.engine.submit import account_fingerprint
+from tasks.engine.submit_mark import SubmitMark, lane_to_ask
 from tasks.providers.errors import ProviderError
 from tasks.providers.http import Endpoint, ask
 from tasks.providers.protocol import Absent, Doubt, Findable, UnreadableError
@@ -75,20 +76,21 @@ class Doubts:
     async def asked(self, doubts: Mapping[str, History]) -> dict[str, Event]:
         """Ask about each doubt, and record what is certain; the recorded events by job."""
         free = asyncio.Semaphore(AT_ONCE)
-        alike = Counter(history.mark for history in doubts.values())
+        alike = Counter(_identity(history) for history in doubts.values())
 
         async def one(job: str, history: History) -> tuple[str, Event] | None:
-            lane = self._lanes.get(history.lane or "")
+            lane = self._lane_to_ask(history)
             # Two doubts that look alike to the provider are never told apart.
-            if lane is None or alike[history.mark] > 1 or not self.askable(history):
+            if lane is None or alike[_identity(history)] > 1:
                 return None
             async with free:
                 found = await self._found(lane, job, history)
             if found is None:
                 return None
             today = (history.submitted_at or 0.0) > self._today() - DAY_S
-            if isinstance(found, Refused) and today:
-                lane.day.release(history.price_usd)
+            buyer = self._lanes.get(history.lane or "")
+            if isinstance(found, Refused) and today and buyer is not None:
+                buyer.day.release(history.price_usd)
             await self._record(job, found)
             return job, found
 
@@ -112,12 +114,12 @@ class Doubts:
 
         The listing of another account proves nothing.
         """
-        lane = self._lanes.get(history.lane or "")
-        return (
-            lane is not None
-            and isinstance(lane.endpoint.provider, Findable)
-            and history.mark.startswith(f"{account_fingerprint(lane)}:")
-        )
+        return self._lane_to_ask(history) is not None
+
+    def _lane_to_ask(self, history: History) -> Lane | None:
+        lane = lane_to_ask(self._lanes.all, history)
+        findable = lane is not None and isinstance(lane.endpoint.provider, Findable)
+        return lane if findable else None
 
     def due_in_s(self, job: str, history: History) -> float:
         """Seconds until the provider may be asked about the job.
@@ -148,8 +150,10 @@ class Doubts:
         self.unheard.add(job)
         if self._stopping.is_set():
             return None
-        mark = history.mark.partition(":")[2]
-        doubt = Doubt(mark=mark, submitted_at=since, known=await self._known(since))
+        mark = SubmitMark.of(history)
+        doubt = Doubt(
+            mark=mark.name, submitted_at=since, known=await self._known(since)
+        )
         try:
             found = await self._asked(lane.endpoint, provider, doubt)
         except (ProviderError, UnreadableError) as exc:
@@ -166,8 +170,18 @@ class Doubts:
         match found:
             case Ticket() as ticket:
                 return Accepted(ticket)
-            case Absent(reason):
+            case Absent(reason) if mark.sent_through(lane):
                 return Refused(reason)
+            case Absent():
+                log.warning(
+                    "doubt.other_place job=%s lane=%s it stays in doubt: %s has no such "
+                    "job, and %s",
+                    job,
+                    lane.name,
+                    lane.endpoint.place,
+                    sent_elsewhere(mark),
+                )
+                return None
             case None:
                 return None
 
@@ -234,6 +248,21 @@ def in_doubt(history: Mapping[str, History], keys: Iterable[str]) -> dict[str, H
     """The histories of those of `keys` that are in doubt."""
     found = ((key, history.get(key)) for key in keys)
     return {k: h for k, h in found if h is not None and h.state is State.IN_DOUBT}
+
+
+def sent_elsewhere(mark: SubmitMark) -> str:
+    """Say where the submit went, and how the place can be asked."""
+    if not mark.place:
+        return "an earlier version sent the submit and did not record its base_url"
+    return (
+        f"the submit went to {mark.place}: use a lane with that base_url to ask there"
+    )
+
+
+def _identity(history: History) -> tuple[str, str]:
+    """All that a provider can know a submit by; two places may be one provider's."""
+    mark = SubmitMark.of(history)
+    return mark.account, mark.name
 
 
 def _odds(history: History) -> tuple[int, float]:

@@ -44,9 +44,9 @@ from tasks.engine.submit import (
     LONGEST_WAIT_S,
     Answer,
     Submitter,
-    lane_for_account,
     reference,
 )
+from tasks.engine.submit_mark import lane_for_ticket
 from tasks.providers.errors import MisconfiguredError
 from tasks.providers.protocol import Finished, Gone
 
@@ -280,7 +280,7 @@ class JobRunner:
 
     def _lane_of(self, run: JobRun, history: History, ticket: Ticket) -> Lane:
         """The lane that accepted the job. After a restart, take its slot there again."""
-        lane = lane_for_account(self._deps.lanes.all, history)
+        lane = lane_for_ticket(self._deps.lanes.all, history)
         if lane is None:
             reason = f"no lane in use asks {ticket.provider}, who has it"
             raise MustWaitError(WaitReason.UNFINISHED, reason)

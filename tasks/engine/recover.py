@@ -21,7 +21,7 @@ from tasks.engine.environment import Deps
 from tasks.engine.past_tables import Asked, asking
 from tasks.engine.poll import Ended
 from tasks.engine.steps import AtProvider, Steps
-from tasks.engine.submit import lane_for_account
+from tasks.engine.submit_mark import lane_for_ticket
 from tasks.providers.errors import NotFoundError, ProviderError
 from tasks.providers.protocol import Finished
 
@@ -148,7 +148,7 @@ class Fetcher:
 
     def _lane_of(self, life: str) -> Lane | None:
         """The lane that accepted the job, or another to the same provider."""
-        return lane_for_account(self._lanes.all, self._history(life))
+        return lane_for_ticket(self._lanes.all, self._history(life))
 
     def _tell_of(self, unasked: Iterable[str]) -> None:
         """Log how many clips no lane can ask for, by provider."""

@@ -1,15 +1,12 @@
 """Sends one submit, once, and applies its answer to the job and its lane."""
 
-import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
 from manifests.lifecycle import (
-    UNBILLED,
     Accepted,
     Doubted,
-    History,
     Intended,
     Refused,
     Rejected,
@@ -17,6 +14,7 @@ from manifests.lifecycle import (
 from tasks.dispatch import Lane
 from tasks.engine.environment import Deps
 from tasks.engine.reserve import Reservation
+from tasks.engine.submit_mark import SubmitMark, account_fingerprint
 from tasks.providers.errors import (
     CappedError,
     InDoubtError,
@@ -39,32 +37,6 @@ def reference(job_id: str, attempt: int) -> str:
     return f"{job_id}-{attempt}"
 
 
-def account_fingerprint(lane: Lane) -> str:
-    """A short hash that tells accounts apart without storing a key."""
-    provider = lane.endpoint.provider
-    # An own GPU lists only its own jobs, so its address is part of the identity.
-    own, place = ("", "") if lane.paid else (UNBILLED, f" {lane.endpoint.base_url}")
-    identity = f"{provider.name} {provider.key}{place}".encode()
-    return f"{own}{hashlib.blake2b(identity, digest_size=4).hexdigest()}"
-
-
-def lane_for_account(lanes: Iterable[Lane], history: History) -> Lane | None:
-    """The lane through which the provider of the last attempt can be asked.
-
-    A lane with the same account or GPU goes first, even if it was renamed. Then any other
-    lane of the same provider.
-    """
-    provider = history.ticket.provider if history.ticket else ""
-
-    def far(lane: Lane) -> tuple[bool, bool]:
-        return not history.mark.startswith(
-            f"{account_fingerprint(lane)}:"
-        ), lane.name != history.lane
-
-    candidates = (lane for lane in lanes if lane.endpoint.provider.name == provider)
-    return min(candidates, key=far, default=None)
-
-
 class Submitter:
     """Sends submits, and updates their lanes by the answers."""
 
@@ -76,17 +48,17 @@ class Submitter:
 
     def intended(self, reservation: Reservation, seed: int, ref: str) -> Intended:
         """The event to record before the submit is sent."""
-        provider, mark = reservation.lane.endpoint.provider, ""
+        lane, mark = reservation.lane, ""
+        provider = lane.endpoint.provider
         if isinstance(provider, Findable):
             # A request that cannot be built has no mark. `send` raises and closes the lane.
             with suppress(Exception):
-                own_mark = provider.mark(
-                    reservation.job, reservation.image_url, seed, ref
-                )
-                mark = f"{account_fingerprint(reservation.lane)}:{own_mark}"
+                name = provider.mark(reservation.job, reservation.image_url, seed, ref)
+                place = lane.endpoint.place
+                mark = str(SubmitMark(account_fingerprint(lane), name, place))
         return Intended(
-            lane=reservation.lane.name,
-            route=reservation.lane.route.name,
+            lane=lane.name,
+            route=lane.route.name,
             price_usd=reservation.price_usd,
             seed=seed,
             mark=mark,

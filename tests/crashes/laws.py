@@ -154,7 +154,7 @@ def a_ticket_before_a_look(
     known = {x.event.ticket.id for x in now.entries if isinstance(x.event, Accepted)}
     # LightX2V's id is our own reference: such a look asks about a submit in doubt.
     marks = [x.event.mark for x in now.entries if isinstance(x.event, Intended)]
-    known |= {mark.partition(":")[2] for mark in marks}
+    known |= {mark.partition(":")[2].partition(" ")[0] for mark in marks}
     for line in bill:
         looks = [path for path in door.paths if line.request_id in path]
         if looks and line.request_id not in known:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
+import httpx
 import polars as pl
 import pytest
 from starlette.responses import PlainTextResponse
@@ -19,7 +20,9 @@ from tasks.dispatch.rate_limit import MAX_UNANSWERED
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine.environment import Deps, Rules, World
 from tasks.engine.in_doubt import Doubts
+from tasks.engine.submit_mark import account_fingerprint
 from tasks.reconcile import DecisionError, Decisions, Reconciled, opened
+from tests.histories import intended
 from tests.storage.lives import made
 
 pytestmark = pytest.mark.anyio
@@ -179,6 +182,86 @@ async def test_list_of_another_account_is_no_proof(tells):
 
     assert summary.in_doubt == 1
     assert set(tells.bought.values()) == {1}
+
+
+async def test_absence_at_another_place_is_no_proof(tells, clip):
+    """Another region does not know the job: only the place it was sent to proves absence."""
+    tells.rules = Rules(settle_s=3600.0)
+    tells.emulator.faults.update({f"pan {n}": [Fault.LOSE_ANSWER] for n in range(2)})
+    await tells.run(2, during=killed_after(1.0))
+    tells.rules, home = RULES, tells.url
+    with running(Emulator(latency_s=0.1, clip=clip)) as elsewhere:
+        tells.url = elsewhere
+        moved = await tells.run(2)
+        told = await reconciled(tells)
+
+    tells.url = home
+    back = await tells.run(2)
+
+    assert (moved.bought, moved.in_doubt) == (0, 2)
+    assert all(f"went to {home}/" in doubt.reason for doubt in told.doubts)
+    assert (back.published, back.in_doubt) == (2, 0)
+    assert tells.bought == {"pan 0": 1, "pan 1": 1}
+
+
+async def test_job_found_at_another_place_is_followed(tells):
+    """A proxy to the same provider has the job: what is found is certain anywhere."""
+    tells.rules = Rules(settle_s=3600.0)
+    tells.emulator.faults["pan 1"] = [Fault.LOSE_ANSWER]
+    await tells.run(2, during=killed_after(1.0))
+    tells.rules = RULES
+    with running(tells.emulator) as proxy:
+        tells.url = proxy
+        summary = await tells.run(2)
+
+    assert (summary.published, summary.in_doubt) == (2, 0)
+    assert set(tells.bought.values()) == {1}
+
+
+async def test_lane_at_the_place_of_the_submit_is_asked(kling, clip):
+    """A lane that was kept for the old base_url settles the doubts that went there."""
+    kling.rules = Rules(settle_s=3600.0)
+    kling.emulator.faults["pan 1"] = [Fault.ERROR_BEFORE]
+    old = named("old", kling.lane(KLING))
+    await kling.run(2, lanes=[named("main", old)], during=killed_after(1.0))
+    kling.rules, elsewhere = RULES, Emulator(latency_s=0.1, clip=clip)
+    with running(elsewhere) as kling.url:
+        moved = named("main", kling.lane(KLING))
+        summary = await kling.run(2, lanes=[moved, old])
+
+    assert (summary.published, summary.in_doubt) == (2, 0)
+    assert [line.prompt for line in elsewhere.bill] + [*kling.bought] in (
+        ["pan 0", "pan 1"],
+        ["pan 1", "pan 0"],
+    )
+
+
+async def test_absence_of_a_doubt_without_a_place_is_not_believed(kling):
+    """An older ledger does not say where a submit went: only a found job is certain."""
+    lane, job = kling.lane(KLING), "ab" * 16
+    ledger = await Ledger.open(made((kling.folder / "root").as_uri()), name="old")
+    old_mark = f"{account_fingerprint(lane)}:{job}-1"
+    await ledger.record(job, intended("0.42", lane=lane.name, mark=old_mark))
+    await ledger.close()
+
+    told = await reconciled(kling)
+
+    [doubt] = told.doubts
+    assert (told.absent, doubt.askable) == (0, True)
+    assert "did not record its base_url" in doubt.reason
+
+
+async def test_place_on_record_has_no_secret(kling):
+    """The recorded place has neither the user and password nor the query of a URL."""
+    address = httpx.URL(kling.url)
+    secret = address.copy_with(userinfo=b"us:pw", path="/kling", query=b"token=q")
+    lane = kling.lane(KLING)
+    endpoint = replace(lane.endpoint, base_url=secret)
+
+    assert endpoint.place == f"{kling.url}/kling"
+    assert replace(endpoint, base_url=None).place == (
+        "https://api-singapore.klingai.com"
+    )
 
 
 async def test_list_of_another_provider_with_the_same_name_is_no_proof(kling):

@@ -17,6 +17,17 @@ class Endpoint:
     base_url: httpx.URL | None = None
     """Replaces the scheme and host of each request, and prefixes its path."""
 
+    @property
+    def place(self) -> str:
+        """The base URL of its requests, without user, password or query.
+
+        It names the provider's own host if the lane has no `base_url`.
+        """
+        if self.base_url is None:
+            return f"https://{min(self.provider.hosts)}"
+        bare = self.base_url.copy_with(userinfo=b"", query=None, fragment=None)
+        return str(bare).rstrip("/")
+
     def addressed(self, request: httpx.Request) -> httpx.Request:
         """Return the request, moved to `base_url`.
 
