@@ -17,8 +17,6 @@ HOLDER: Final = "ledger/holder.json"
 """The holder's latest heartbeat."""
 CREATE_ONLY: Final = "ledger/create-only.json"
 """Created by the run that opens a remote root first, so that a second create is refused."""
-BALLAST: Final = "ledger/ballast"
-"""Space on a local disk that is released when the disk is full."""
 CLOCK: Final = "ledger/clock"
 """Objects that a run writes to read the store's clock, and deletes at once."""
 

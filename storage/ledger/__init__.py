@@ -42,17 +42,18 @@ Compaction
     died, the next run compacts the epoch when it closes (`compaction`, `checkpoint_files`).
 
 Spill
-    Entries that could not be written are appended to a file on this machine, with the state
-    of their jobs (`spill`). The next run on this machine records those that still fit, and
-    keeps the others aside; a machine that runs only shards uploads its file to the root
-    (`spill_recovery`).
+    Entries that could not be written go to a file on this machine, with the state of their
+    jobs (`spill`, `spilled_entry`). Its room is allocated, and the file locked, when the
+    ledger is opened (`reserved_file`). The next run on this machine records the entries that
+    still fit, and keeps the others aside; a machine that runs only shards uploads its file
+    to the root (`spill_recovery`).
 
 Failure handling
     The store is unavailable: writes are repeated for ten minutes, then the stream ends. The
-    store refuses: 30 seconds, and buying stops at once. The disk is full: the disk reserve
-    is released (`write_retry`, `disk_reserve`). A checkpoint or part is damaged: its segments
-    are read instead, if all of them exist. A claim or segment is damaged, or missing before
-    one that exists: the root is refused.
+    store refuses: 30 seconds, and buying stops at once. A local disk is full: the stream
+    ends, and its entries are spilled at once (`write_retry`). A checkpoint or part is
+    damaged: its segments are read instead, if all of them exist. A claim or segment is
+    damaged, or missing before one that exists: the root is refused.
 """
 
 from storage.ledger.codec import LedgerError

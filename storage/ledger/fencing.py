@@ -5,12 +5,9 @@ number taken and stops; nothing that it does afterwards is on record. So a reade
 has sealed every stream reads a ledger that no longer changes.
 """
 
-import asyncio
-
 from storage import layout
 from storage.ledger import checkpoint, replay, segments
 from storage.ledger.codec import Seal, pack
-from storage.ledger.disk_reserve import Ballast
 from storage.ledger.owner import Holder
 from storage.ledger.segment_reader import seal_at
 from storage.ledger.segments import MAIN
@@ -35,7 +32,6 @@ async def settled(objects: Objects, us: Holder, *, whole: bool) -> Book:
         await end(objects, layout.stream(us.batch, MAIN), 0, seal=seal)
         raise
     book.begin(us.epoch)
-    await asyncio.to_thread(Ballast(objects.root).take_on)
     return book
 
 

@@ -36,8 +36,14 @@ from storage.ledger import (
 from storage.ledger.codec import Seal, dump
 from storage.ledger.history_lookup import Told, told
 from storage.ledger.owner import BEAT_S
-from storage.ledger.segments import MAIN, FencedError, ReplacedRootError
-from storage.ledger.spill import SpilledEntry, SpillFolder
+from storage.ledger.segments import (
+    MAIN,
+    FencedError,
+    FullRootError,
+    ReplacedRootError,
+)
+from storage.ledger.spill import SpillFolder
+from storage.ledger.spilled_entry import SpilledEntry
 from storage.ledger.state_index import Book
 from storage.ledger.write_retry import Trouble
 from storage.ledger.writer import Stream, Waiting
@@ -81,13 +87,16 @@ class Ledger:
         self._heart: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._spill_files = SpillFolder(spill_folder, objects.root)
+        self._spill_file = self._spill_files.file(
+            batch if name == MAIN else f"{batch}.{name}"
+        )
         self._trouble: str | None = None
         self._told: Callable[[str], None] | None = None
         self._stream = Stream(
             objects,
             layout.stream(batch, name),
             number=number,
-            trouble=Trouble(objects, self._tell),
+            trouble=Trouble(objects, self._tell, lambda: self._spill_file.is_reserved),
             keeper=self,
             successor=_TAKEN_OVER if name == MAIN else _SHUT_OUT,
         )
@@ -236,6 +245,7 @@ class Ledger:
         try:
             whole = await self._stream.close(seal)
             self._closed = True
+            await asyncio.to_thread(self._spill_file.release)
         finally:
             for task in (self._heart, self._watch):
                 if task is not None:
@@ -306,9 +316,13 @@ class Ledger:
         """Spill entries that could not be written, unless they are still in a spill file."""
         if self._recovering:
             return
-        name = self.batch if self.stream == MAIN else f"{self.batch}.{self.stream}"
-        lost = (SpilledEntry.of(one.entry, one.was, segment) for one in some)
-        self._spill_files.save(name, lost)
+        self._spill_file.save(
+            SpilledEntry.of(one.entry, one.was, segment) for one in some
+        )
+        # On a full disk only this room can take the later entries. Otherwise another run
+        # may recover the entries at once: a job's ticket must not wait for our end.
+        if not isinstance(self._stream.ended, FullRootError):
+            self._spill_file.release()
 
     def _put(self, entry: Entry) -> Waiting:
         was = self._standing(entry.job)
@@ -348,6 +362,7 @@ class Ledger:
         self._recovering = True
         try:
             await some
+            await asyncio.to_thread(self._spill_file.reserve)
         # Raise to the caller of `open` or `join`, and leave the root free.
         except (Exception, asyncio.CancelledError):
             await self.close()

@@ -47,6 +47,10 @@ class FencedError(LedgerError):
     """A successor has taken this root over; nothing more can be recorded here."""
 
 
+class FullRootError(LedgerError):
+    """The root has no space left; nothing more can be recorded here."""
+
+
 class ReplacedRootError(LedgerError):
     """The root was emptied or replaced while it was open; nothing more is recorded there."""
 

@@ -1,119 +1,111 @@
 """Spill files: entries that the store did not take, kept on this machine.
 
 A provider's answer that could not be recorded is money. It is written to a file on this
-machine, with the state of its job at that time. The next run that opens the root here
-records the entry if the job is still in that state, and keeps the file aside if not. An
-`Intended` that was given up is spilled as "never sent", in case the store has it after all.
+machine, and the next run that opens the root here records it (`spill_recovery`). The file
+is allocated when its owner opens the ledger, so that a full disk has room for its entries
+(`reserved_file`). It stays locked for as long as the owner may need the room.
 """
 
 import fcntl
 import logging
 import os
 import secrets
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Final, Self
 
-import orjson
-
-from manifests.lifecycle import (
-    Accepted,
-    Entry,
-    Generated,
-    History,
-    Intended,
-    Published,
-    Refused,
-    State,
-)
-from storage import checksum
-from storage.ledger.codec import LedgerError, dump, load
+from storage.ledger.reserved_file import RESERVED, ReservedFile, written
+from storage.ledger.spilled_entry import SpilledEntry, worth_saving
 from storage.state_folder import state_folder
-
-UNSENT: Final = Refused("never sent: nobody said that its intent was on record")
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class SpilledEntry:
-    """An entry that could not be put on record, and the state of its life then."""
+class SpillFile:
+    """The spill file of one owner: a batch, or one run of a shard."""
 
-    entry: Entry
-    state: str
-    attempts: int
-    submitted_at: float | None
-    segment: str
-    """The segment that may hold it, if only the store's answer was lost."""
+    def __init__(self, path: Path, root: str) -> None:
+        self._path = path
+        self._root = root
+        self._room: ReservedFile | None = None
 
-    @classmethod
-    def of(cls, entry: Entry, was: History, segment: str) -> Self:
-        return cls(entry, was.state, was.attempts, was.submitted_at, segment)
+    @property
+    def is_reserved(self) -> bool:
+        """Whether a full disk has room for entries."""
+        return self._room is not None
 
-    def fitting(self, history: History) -> Entry:
-        """The entry, if its life is still in the state that it had.
-
-        Raises:
-            LedgerError: it is not.
-        """
-        if not self._stands(history):
-            change = f"was {self.state} at attempt {self.attempts}, is {history.state}"
-            raise LedgerError(f"job {self.entry.job} {change} at {history.attempts}")
-        return self.entry
-
-    def is_known(self, history: History) -> bool:
-        """Whether the event is on record already, or no longer needs to be."""
-        match self.entry.event:
-            case Refused(UNSENT.reason):
-                return not self._stands(history)
-            case Intended():
-                return history.submitted_at == self.entry.at
-            case Accepted(ticket):
-                return history.ticket == ticket
-            case Generated():
-                return history.generated_at == self.entry.at
-            case Published(uri):
-                return history.uri == uri
-            case _:
-                return False
-
-    def unsent(self) -> Self:
-        """The correction of an intent that was not sent, in case it is on record."""
-        job, at = self.entry.job, self.entry.at
-        return replace(
-            self,
-            entry=Entry(job, at, UNSENT),
-            state=State.IN_DOUBT,
-            attempts=self.attempts + 1,
-            submitted_at=at,
-        )
-
-    def dump(self) -> bytes:
-        fields = {name: getattr(self, name) for name in self.__slots__}
-        fields["entry"] = orjson.Fragment(dump(self.entry).rstrip())
-        return checksum.dump(fields, option=0) + b"\n"
-
-    def _stands(self, history: History) -> bool:
-        stood = (self.state, self.attempts, self.submitted_at)
-        return stood == (history.state, history.attempts, history.submitted_at)
-
-    @classmethod
-    def load(cls, line: bytes, place: str) -> Self:
-        """An entry from its line in a spill file.
-
-        Raises:
-            DamagedError: it is not what was written.
-            LedgerError: another Nightreel wrote it.
-        """
-        fields = checksum.load(line.removesuffix(b"\n"), place)
+    def reserve(self) -> None:
+        """Allocate the file and lock it. A failure is logged: the batch works without it."""
         try:
-            fields["entry"] = _entry(fields["entry"], place)
-            return cls(**fields)
-        except (KeyError, TypeError) as error:
-            raise LedgerError(f"{place}: {error!r} in {line[:200]!r}") from error
+            self._path = self._path.expanduser()
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(self._path.parent):
+                if self._path.exists():
+                    # A live process has it: its root was begun again at the same URI.
+                    token = secrets.token_hex(4)
+                    self._path = self._path.with_suffix(f".{token}.jsonl")
+                self._room = ReservedFile(self._path)
+        except (OSError, RuntimeError) as error:
+            log.warning(
+                "ledger.spill_not_reserved file=%s bytes=%d no room could be kept for a full disk, make room on this machine: %s",
+                self._path,
+                RESERVED,
+                error,
+            )
+
+    def save(self, lost: Iterable[SpilledEntry]) -> None:
+        """Save entries durably, before their callers see the error. Never fails.
+
+        It blocks on purpose: a cancelled caller must not lose them.
+        """
+        lines = [spilled.dump() for spilled in worth_saving([*lost])]
+        if not lines:
+            return
+        try:
+            self._path = self._path.expanduser()
+            self._append(lines)
+        except (OSError, RuntimeError) as error:
+            # The log is then the only record; no ticket has a key or a signature in it.
+            log.error(  # noqa: TRY400 - the error is in the message
+                "ledger.spill_failed file=%s the log has the only record: %s",
+                self._path,
+                error,
+            )
+            for line in lines:
+                log.error(  # noqa: TRY400 - as above
+                    "ledger.entry_unsaved keep this line: %s", line.decode().rstrip()
+                )
+        else:
+            log.error(
+                "ledger.spilled file=%s entries=%d root=%s start the next run on this machine",
+                self._path,
+                len(lines),
+                self._root,
+            )
+
+    def release(self) -> None:
+        """Free the unused room and unlock the file: any run may recover it from now on.
+
+        A file without entries is deleted. Later entries are appended without reserved room.
+        """
+        if (room := self._room) is None:
+            return
+        # If it fails, the next run finds the file unlocked, and does the same.
+        with suppress(OSError), _locked(self._path.parent):
+            room.trim()
+        self._room = None
+        room.unlock()
+
+    def _append(self, lines: Sequence[bytes]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(self._path.parent) as folder:
+            # A person may have moved or deleted the file.
+            if self._room is not None and self._room.is_there():
+                self._room.write(lines)
+            else:
+                _append(self._path, b"".join(lines))
+            os.fsync(folder)
 
 
 class SpillFolder:
@@ -124,37 +116,8 @@ class SpillFolder:
         below = folder or state_folder() / "spill"
         self._folder = below / sha256(root.encode()).hexdigest()[:16]
 
-    def save(self, name: str, lost: Iterable[SpilledEntry]) -> None:
-        """Save entries durably, before their callers see the error. Never fails.
-
-        It blocks on purpose: a cancelled caller must not lose them.
-        """
-        lines = [spilled.dump() for spilled in _worth_saving([*lost])]
-        if not lines:
-            return
-        path = self._folder / f"{name}.jsonl"
-        try:
-            path = path.expanduser()
-            self._append(path, b"".join(lines))
-        except (OSError, RuntimeError) as error:
-            # The log is then the only record; no ticket has a key or a signature in it.
-            log.error(  # noqa: TRY400 - the error is in the message
-                "ledger.spill_failed file=%s the log has the only record: %s",
-                path,
-                error,
-            )
-            for line in lines:
-                log.error(  # noqa: TRY400 - as above
-                    "ledger.entry_unsaved keep this line: %s", line.decode().rstrip()
-                )
-        else:
-            entries, root = len(lines), self._root
-            log.error(
-                "ledger.spilled file=%s entries=%d root=%s start the next run on this machine",
-                path,
-                entries,
-                root,
-            )
+    def file(self, name: str) -> SpillFile:
+        return SpillFile(self._folder / f"{name}.jsonl", self._root)
 
     def arrivals(self) -> list[Path]:
         """The files of earlier runs; no process adds to them any more."""
@@ -177,41 +140,42 @@ class SpillFolder:
         """
         path = self._folder.expanduser() / name
         path.unlink(missing_ok=True)
-        self._append(path, lines)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path.parent) as folder:
+            _append(path, lines)
+            os.fsync(folder)
 
     def _taken(self, folder: Path) -> list[Path]:
         with _locked(folder):
             for path in folder.glob("*.jsonl"):
-                path.rename(path.with_suffix(f".{secrets.token_hex(4)}.recovering"))
+                _take(path)
             return sorted(folder.glob("*.recovering"))
 
-    def _append(self, path: Path, lines: bytes) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.parent) as folder:
-            with path.open("ab") as file:
-                file.write(lines)
-                file.flush()
-                os.fsync(file.fileno())
-            os.fsync(folder)
+
+def _take(path: Path) -> None:
+    """Take the file of an owner that is done with it; delete it if it has no entry."""
+    with path.open("rb") as file:
+        lines = written(path)
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if lines:
+                log.warning(
+                    "ledger.spill_in_use file=%s its process still runs, a run that starts after its end recovers the entries",
+                    path,
+                )
+            return
+        if lines:
+            path.rename(path.with_suffix(f".{secrets.token_hex(4)}.recovering"))
+        else:
+            path.unlink()
 
 
-def _worth_saving(lost: list[SpilledEntry]) -> list[SpilledEntry]:
-    """All entries; an intent without a later entry was not sent, and is spilled as such."""
-    followed = set[str]()
-    kept: list[SpilledEntry] = []
-    for spilled in reversed(lost):
-        job, event = spilled.entry.job, spilled.entry.event
-        unsent = isinstance(event, Intended) and job not in followed
-        kept.append(spilled.unsent() if unsent else spilled)
-        followed.add(job)
-    return kept[::-1]
-
-
-def _entry(payload: object, place: str) -> Entry:
-    record = load(payload, place)
-    if not isinstance(record, Entry):
-        raise LedgerError(f"{place}: not an entry")
-    return record
+def _append(path: Path, lines: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(lines)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager

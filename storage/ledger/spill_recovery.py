@@ -10,7 +10,9 @@ from manifests.lifecycle import Adjusted, Entry, History, IllegalTransitionError
 from storage import layout
 from storage.ledger import read_all
 from storage.ledger.codec import LedgerError, unpack
-from storage.ledger.spill import SpilledEntry, SpillFolder
+from storage.ledger.reserved_file import written
+from storage.ledger.spill import SpillFolder
+from storage.ledger.spilled_entry import SpilledEntry
 from storage.ledger.writer import Waiting
 from storage.objects import DamagedError, MissingError, Objects
 
@@ -22,7 +24,7 @@ async def upload(objects: Objects, local: SpillFolder) -> None:
     for path in await asyncio.to_thread(local.arrivals):
         # Another process of this machine may upload or recover the same file.
         with suppress(FileNotFoundError):
-            lines = await asyncio.to_thread(path.read_bytes)
+            lines = await asyncio.to_thread(written, path)
             await objects.put(layout.spill(path.name), lines)
             await asyncio.to_thread(path.unlink)
 
@@ -102,7 +104,7 @@ async def recover(
     recorded: list[Waiting] = []
     left = 0
     try:
-        lines = (await asyncio.to_thread(path.read_bytes)).splitlines()
+        lines = (await asyncio.to_thread(written, path)).splitlines()
     except FileNotFoundError:  # uploaded to the root meanwhile
         return
     for number, line in enumerate(lines, 1):

@@ -1,7 +1,9 @@
 """Repeats ledger writes while the store fails.
 
 A store that is unavailable is retried for ten minutes. A store that refuses is retried for
-30 seconds, because clips in progress are paid for; but buying stops at once.
+30 seconds, because clips in progress are paid for; but buying stops at once. A full local
+disk is not retried if the spill file has room: an answer is safe there at once, and in
+memory only until the process is killed.
 """
 
 import asyncio
@@ -13,7 +15,6 @@ from collections.abc import Callable
 from typing import Final
 
 from storage.backoff import backoff
-from storage.ledger.disk_reserve import Ballast
 from storage.objects import (
     ExistsError,
     FullError,
@@ -34,11 +35,19 @@ log = logging.getLogger(__name__)
 
 
 class Trouble:
-    """Repeats one writer's puts, by the event loop's clock."""
+    """Repeats one writer's puts, by the event loop's clock.
 
-    def __init__(self, objects: Objects, told: Callable[[str], None]) -> None:
+    `can_spill` says whether the spill file has room although the disk is full.
+    """
+
+    def __init__(
+        self,
+        objects: Objects,
+        told: Callable[[str], None],
+        can_spill: Callable[[], bool],
+    ) -> None:
         self._objects = objects
-        self._ballast = Ballast(objects.root)
+        self._can_spill = can_spill
         self._told: Callable[[str], None] | None = told
         self._said_at = -math.inf
 
@@ -48,6 +57,7 @@ class Trouble:
         Raises:
             ExistsError: another writer's object has the key.
             ReplacedError: the root was emptied or replaced.
+            FullError: the disk is full, and the entries can be spilled.
             StorageError: the store was unavailable, or refused, for too long.
         """
         now = asyncio.get_running_loop().time
@@ -64,6 +74,8 @@ class Trouble:
                 if not isinstance(error, UnavailableError):
                     refused = min(refused, now())
                     self._refused(error)
+                if self._is_spillable(error):
+                    raise
                 if now() >= min(began + PATIENCE_S, refused + REFUSED_S):
                     raise
                 self._say(key, error, now())
@@ -72,13 +84,13 @@ class Trouble:
         raise AssertionError("it returns or raises")
 
     def _refused(self, error: StorageError) -> None:
-        if isinstance(error, FullError) and self._ballast.drop():
-            log.warning(
-                "ledger.disk_reserve_released the disk is full, make room: %s", error
-            )
         if self._told is not None:
             self._told(str(error))
             self._told = None
+
+    def _is_spillable(self, error: StorageError) -> bool:
+        full = isinstance(error, FullError) and not self._objects.remote
+        return full and self._can_spill()
 
     def _say(self, key: str, error: StorageError, now: float) -> None:
         if now - self._said_at >= SAID_S:

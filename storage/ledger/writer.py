@@ -15,9 +15,15 @@ from manifests.lifecycle import Entry, History
 from storage import layout
 from storage.ledger import fencing
 from storage.ledger.codec import LedgerError, Seal, pack, packed
-from storage.ledger.segments import FencedError, ReplacedRootError
+from storage.ledger.segments import FencedError, FullRootError, ReplacedRootError
 from storage.ledger.write_retry import Trouble
-from storage.objects import ExistsError, Objects, ReplacedError, StorageError
+from storage.objects import (
+    ExistsError,
+    FullError,
+    Objects,
+    ReplacedError,
+    StorageError,
+)
 
 SEGMENT: Final = 2_000
 """Entries in one segment at most."""
@@ -162,6 +168,8 @@ class Stream:
             self._give_way()
         except ReplacedError as error:
             self._end(ReplacedRootError(str(error)))
+        except FullError as error:
+            self._end(FullRootError(f"{self._objects.uri(key)}: not written: {error}"))
         # Every waiting caller receives the error, whatever it is.
         except Exception as error:  # noqa: BLE001
             self._end(LedgerError(f"{self._objects.uri(key)}: not written: {error}"))

@@ -20,7 +20,7 @@ from storage.ledger.compaction import bind
 from storage.ledger.history_lookup import told
 from storage.ledger.replay import recalled
 from storage.ledger.segments import MAIN
-from storage.ledger.spill import SpilledEntry
+from storage.ledger.spilled_entry import SpilledEntry
 from storage.objects import DamagedError, MissingError, Objects
 from tests.histories import START, ledger_entries
 from tests.storage.lives import INTENDED, job, keys

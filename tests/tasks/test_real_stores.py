@@ -5,16 +5,17 @@ HTTP is real on both sides: the emulator's bill proves what was paid.
 
 import asyncio
 import hashlib
-import shutil
 import subprocess
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 
 import pytest
 
 from manifests.lifecycle import State
 from storage import ledger as ledgers
 from storage.ledger import write_retry
-from storage.ledger.disk_reserve import BALLAST
 from storage.media import Clips
 from storage.objects import Objects, StorageError
 from tasks.emulator import running
@@ -111,28 +112,50 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
-async def test_a_disk_that_fills_up_loses_nothing_that_was_paid_for(small_disk, world):
+@pytest.fixture(params=["spill on another disk", "spill on the same disk"])
+def _spill_place(request, small_disk, tmp_path):
+    if request.param == "spill on the same disk":
+        (small_disk / "state").mkdir()
+        (tmp_path / "state").symlink_to(small_disk / "state")
+
+
+async def keep_full(filler: Path) -> None:
+    """Take all space of a disk, and whatever is freed later, until this is cancelled."""
+    with filler.open("ab", buffering=0) as file:
+        while True:
+            with suppress(OSError):
+                while True:
+                    file.write(bytes(4096))
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.usefixtures("_spill_place")
+async def test_full_disk_loses_nothing_that_was_paid_for(
+    small_disk, world, tmp_path, caplog
+):
+    """A full disk stops the buying; the next run fetches all that was paid for."""
     filler, root = small_disk / "filler", (small_disk / "reel").as_uri()
-    # The space left is enough for some twenty clips.
-    room = shutil.disk_usage(small_disk).free - BALLAST - 200_000
-    await asyncio.to_thread(filler.write_bytes, bytes(room))
+    filling = asyncio.create_task(
+        once(lambda: len(world.bought) > 4, partial(keep_full, filler))
+    )
 
     with pytest.raises(StorageError, match="the disk is full"):
         await world.run(JOBS, root=root)
 
-    paid = dict(world.bought)
-    histories = await ledgers.histories(Objects.open(root))
-    assert 0 < len(paid) < JOBS
-    assert sum(history.ticket is not None for history in histories.values()) == len(
-        paid
-    )
-    assert State.IN_DOUBT not in {history.state for history in histories.values()}
-
+    filling.cancel()
     await asyncio.to_thread(filler.unlink)
-    summary = await world.run(JOBS, root=root)
+    paid = dict(world.bought)
+    assert 4 < len(paid) < JOBS
+    assert "ledger.spilled file=" in caplog.text
+    assert "ledger.entry_unsaved" not in caplog.text
 
+    # The run found no room for its end, and its process, this one, is still alive.
+    summary = await world.run(JOBS, root=root, take_over=True)
+
+    assert "ledger.spill_recovered file=" in caplog.text
     assert summary.bought == JOBS - len(paid)
     assert summary.published == JOBS
+    assert not [*(tmp_path / "state/spill").rglob("*.*")]
     await agreed(root, world)
 
 
