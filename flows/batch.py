@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from decimal import Decimal
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,7 +15,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from flows.config import ReportSettings, Settings
+from flows.config import ReportSettings, Settings, budget
 from flows.config import lanes as lanes_of
 from flows.config import settings as settings_of
 from flows.dashboard import (
@@ -85,6 +84,7 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
         version: what the store calls the manifest's bytes, if they landed in an inbox:
             a version that another run has taken is not begun with again.
     """
+    most_usd = budget(budget_usd)
     by = f"flow run {flow_run.get_id()}"
     async with (
         _complained(),
@@ -98,7 +98,7 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
         wanted = Wanted(
             manifest=public(manifest),
             root=public(root),
-            budget_usd=None if budget_usd is None else Decimal(str(budget_usd)),
+            budget_usd=most_usd,
             limit=limit,
             policy=policy or _policy(settings, until),
             finish_at=None if until is None else until.timestamp(),

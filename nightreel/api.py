@@ -20,7 +20,7 @@ from flows.commands.reconcile import Decided, settled
 from flows.commands.run import run_flow
 from flows.commands.status import observed
 from flows.commands.terminal import existing, place
-from flows.config import Settings
+from flows.config import Settings, budget
 from flows.config import settings as settings_of
 from flows.views import times
 from manifests.parquet import readable
@@ -99,6 +99,7 @@ async def arun(  # noqa: PLR0913 - each is an option of the command
     Raises:
         ManifestError, SettingsError, OpeningError, HeldError: before any money moves.
     """
+    most_usd = budget(budget_usd)
     uri = public(place(fspath(manifest)))
     kept = place(fspath(root))
     until = None if finish_by is None else _moment(finish_by)
@@ -109,7 +110,7 @@ async def arun(  # noqa: PLR0913 - each is an option of the command
         root=kept,
         config=None if config is None else fspath(config),
         lanes=None if lanes is None else list(lanes),
-        budget_usd=None if budget_usd is None else float(budget_usd),
+        budget_usd=None if most_usd is None else float(most_usd),
         limit=limit,
         policy=policy,
         finish_by=None if until is None else until.isoformat("T", "seconds"),

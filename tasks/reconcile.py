@@ -181,7 +181,12 @@ class Reconciliation:
         if both := decisions.resubmit & decisions.write_off:
             raise DecisionError(f"job {min(both)}: either resubmit it or write it off")
         last = {each.job: each for each in attempts(await read(self._objects))}
-        for job in decisions.charged:
+        for job, usd in decisions.charged.items():
+            if not (usd.is_finite() and usd >= 0):
+                problem = (
+                    f"job {job}: charged {usd} USD: must be 0 or more, such as 0.25"
+                )
+                raise DecisionError(problem)
             if job not in last:
                 raise DecisionError(f"job {job}: nothing was ever submitted for it")
             history = self._ledger.history(job)

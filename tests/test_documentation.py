@@ -203,7 +203,7 @@ def test_command_line_has_each_option_once():
     assert "    nightreel run MANIFEST --root ROOT [OPTIONS]\n" in run
     assert options["`--finish-by`"]["value"] == "text"
     assert options["`--json`"]["value"] == ""
-    assert options["`--budget`"]["value"] == "number, 0 or more"
+    assert options["`--limit`"]["value"] == "whole number, 1 or more"
     assert options["`--policy`"]["value"] == "`balanced`, `cheapest`, `fastest`"
     assert "`--stills`, `--no-stills`" in text
     assert "## nightreel config show\n" in text

@@ -33,6 +33,7 @@ from flows.commands.terminal import (
     LaneNames,
     Manifest,
     Root,
+    budgeted,
     chosen,
     names,
     place,
@@ -90,7 +91,10 @@ def run(  # noqa: PLR0913 - each is an option
     lanes: LaneNames = None,
     budget: Annotated[
         float | None,
-        typer.Option(min=0, help="The most that this run may spend, in USD."),
+        typer.Option(
+            callback=budgeted,
+            help="The most that this run may spend, in USD, 0 or more.",
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Use only the first rows of the manifest.")
@@ -196,6 +200,8 @@ def _say(summary: Summary, root: str, *, as_json: bool) -> None:
         return
     for name, why in summary.lanes_closed.items():
         tell(f"lane {name} closed: {why}", "yellow")
+    for name, why in summary.lanes_dearer.items():
+        tell(f"lane {name} is dearer: {why}", "yellow")
     for reason, jobs in summary.broken.items():
         tell(f"{jobs:,} broke off: {reason}", "yellow")
     if summary.fault is not None:

@@ -17,7 +17,7 @@ from typing import IO, Annotated, Any, Final, cast
 import typer
 from rich.console import Console
 
-from flows.config import Settings, settings
+from flows.config import Settings, SettingsError, budget, settings
 from flows.logs.masking import masked
 from manifests.uris import absolute, scheme
 from storage.ledger import existing_root
@@ -94,6 +94,16 @@ class Output:
 stderr: Final = cast("IO[str]", Stderr())
 err: Final = Console(file=stderr, highlight=False)
 output: Final = Output()
+
+
+def budgeted(usd: float | None) -> float | None:
+    """The value of --budget, if it is an amount."""
+    try:
+        budget(usd)
+    except SettingsError as exc:
+        raise typer.BadParameter(str(exc)) from exc
+    return usd
+
 
 Manifest = Annotated[str, typer.Argument(help="The URI of the manifest.")]
 Root = Annotated[

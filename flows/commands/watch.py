@@ -11,6 +11,7 @@ from flows.commands.terminal import (
     Config,
     LaneNames,
     Root,
+    budgeted,
     chosen,
     existing,
     names,
@@ -45,7 +46,10 @@ def watch(  # noqa: PLR0913 - each is an option
     lanes: LaneNames = None,
     budget: Annotated[
         float | None,
-        typer.Option(min=0, help="The most that each batch may spend, in USD."),
+        typer.Option(
+            callback=budgeted,
+            help="The most that each batch may spend, in USD, 0 or more.",
+        ),
     ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse a manifest if one row is bad.")

@@ -21,6 +21,7 @@ from flows.config.schema import (
 from flows.config.settings import (
     Settings,
     SettingsError,
+    budget,
     conceal_environment,
     run_alone,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "amount",
+    "budget",
     "conceal_environment",
     "run_alone",
 ]

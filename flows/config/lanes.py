@@ -110,6 +110,7 @@ def _lanes(settings: Settings, keys: Mapping[str, str]) -> list[Lane]:
             account=account,
             risk_usd=asked.risk_usd,
             usd_per_day=asked.usd_per_day,
+            on_dearer=asked.on_dearer,
             paid=asked.paid,
             shared=limiters.get(account),
         )

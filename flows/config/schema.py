@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from tasks.dispatch import Policy
+from tasks.dispatch import OnDearer, Policy
 from tasks.engine.job import SEND_WITHIN_S
 
 # Upper case only, and no more than a name needs: a key pasted after `env:` by mistake is
@@ -123,6 +123,9 @@ class LaneSettings(Table):
     if it has one."""
     usd_per_day: _Usd | None = None
     """The money in any 24 hours, over all runs on a root. Default: no limit."""
+    on_dearer: OnDearer = "tell"
+    """The answer to a bill above the lane's price. `tell`: the rest of the run reserves
+    at the dearer rate. `close`: the lane closes for the run, too."""
     risk_usd: _Usd = Decimal(0)
     """The money that a batch may spend on submitting jobs in doubt of this lane again.
     Each of them may be paid for twice."""

@@ -10,6 +10,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -61,6 +62,24 @@ def load(path: Path | None = None, *, lanes: Sequence[str] | None = None) -> Set
     if not chosen:
         raise SettingsError(f"{path}: no lanes: add a [lanes.NAME] with route and key")
     return settings.model_copy(update={"lanes": chosen})
+
+
+def budget(usd: Decimal | float | None) -> Decimal | None:
+    """A budget, exactly as it was written; None is no limit.
+
+    Raises:
+        SettingsError: it is no amount, such as inf or nan, or it is below 0.
+    """
+    if usd is None:
+        return None
+    try:
+        exact = Decimal(str(usd))
+    except InvalidOperation:
+        exact = Decimal("nan")
+    if exact.is_finite() and exact >= 0:
+        return exact
+    problem = f"budget_usd = {usd}: must be US dollars, 0 or more, such as 2.50"
+    raise SettingsError(f"{problem}; leave it out for no limit")
 
 
 def listen(path: Path | None = None) -> ListenSettings:

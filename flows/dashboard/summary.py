@@ -115,6 +115,9 @@ def summary_markdown(summary: Summary, batch_run: BatchRun) -> str:
     if summary.lanes_closed:
         closed = [[name, safe(why)] for name, why in summary.lanes_closed.items()]
         parts.append("## Lanes closed\n\n" + table(["lane", "why"], closed, words=2))
+    if summary.lanes_dearer:
+        dearer = [[name, safe(why)] for name, why in summary.lanes_dearer.items()]
+        parts.append("## Lanes dearer\n\n" + table(["lane", "why"], dearer, words=2))
     if batch_run.plan.bad_rows:
         remark = f"{batch_run.plan.bad_rows:,} rows of the manifest are bad: see `complaints`."
         parts.append(remark)

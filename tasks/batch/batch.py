@@ -25,7 +25,8 @@ from tasks.batch.request import MANIFEST, Wanted, ordered
 from tasks.batch.row_states import Reasons, Rows
 from tasks.batch.summary import Summary, broken, short_of
 from tasks.batch.tables import FinishedBatch, keep_tables
-from tasks.dispatch import Lane
+from tasks.dispatch import Lane, dearest_bills
+from tasks.engine.charges import told_dearer
 from tasks.engine.engine import Engine
 from tasks.engine.in_doubt import in_doubt
 from tasks.engine.stats import WaitReason
@@ -328,6 +329,10 @@ class BatchRun:
             ),
             late=self.late,
             lanes_closed={name: why for name, why in closed.items() if why},
+            lanes_dearer={
+                name: told_dearer(bill)
+                for name, bill in dearest_bills(self.engine.lanes.all).items()
+            },
             short_of=short_of(wait_reasons),
             broken=broken(self.broken),
             fault=self.engine.tally.faults.stopped,

@@ -60,6 +60,8 @@ class Summary:
     """Jobs that would miss the deadline, as computed at the start."""
     lanes_closed: dict[str, str]
     """The reason why each closed lane closed."""
+    lanes_dearer: dict[str, str]
+    """By lane that charged more than the catalogue says: how much more."""
     short_of: str | None
     """`lanes` or `budget` if the run ended for lack of it, else null."""
     broken: dict[str, int]

@@ -35,7 +35,8 @@ Money
 -----
 `budget` reserves the price of a submit from the batch's budget and from the lane's daily
 caps. A check and its reservation are one step. A refusal that was not charged releases the
-price. Money in doubt stays spent.
+price. Money in doubt stays spent. After a bill above its price, the lane's prices rise for
+the rest of the run (`tasks.engine.charges`).
 
 Before and between runs
 -----------------------
@@ -47,14 +48,17 @@ earlier runs. It keeps the learned limits in `learned.json` for the next one.
 from tasks.dispatch.budget import DAY_S, Purse
 from tasks.dispatch.eligibility import Policy, candidates, standing_for
 from tasks.dispatch.lanes import (
+    Bill,
     BudgetChangedError,
     HandsOver,
     Lane,
     Lanes,
     NoLaneLeftError,
+    OnDearer,
     SlotRequest,
     StoppedError,
     closing,
+    dearest_bills,
 )
 from tasks.dispatch.learned import (
     keep_limits,
@@ -82,6 +86,7 @@ __all__ = [
     "ENOUGH_FINISHED",
     "RATE_WINDOW_S",
     "TYPICAL_S",
+    "Bill",
     "BudgetChangedError",
     "CheckupError",
     "Finding",
@@ -92,6 +97,7 @@ __all__ = [
     "LearnedLimits",
     "Limits",
     "NoLaneLeftError",
+    "OnDearer",
     "Policy",
     "Purse",
     "RateLimiter",
@@ -105,6 +111,7 @@ __all__ = [
     "checked",
     "closing",
     "dearer",
+    "dearest_bills",
     "keep_limits",
     "open_s",
     "recall_day",

@@ -23,6 +23,8 @@ class Purse:
     def __init__(self, budget_usd: Decimal | None = None) -> None:
         self._budget = budget_usd
         self.spent_usd = Decimal(0)
+        self.held_usd = Decimal(0)
+        """Reserved beyond `spent_usd`: what submits under way may cost above their price."""
         self.may_grow = False
         """Whether more may be granted: a job that finds it short waits."""
 
@@ -30,9 +32,14 @@ class Purse:
         """Set our cumulative share of a shared budget."""
         self._budget, self.may_grow = budget_usd, more
 
+    @property
+    def taken_usd(self) -> Decimal:
+        """The amount that is not available any more."""
+        return self.spent_usd + self.held_usd
+
     def affords(self, price_usd: Decimal) -> bool:
         """Whether the price could be reserved now."""
-        return self._budget is None or self.spent_usd + price_usd <= self._budget
+        return self._budget is None or self.taken_usd + price_usd <= self._budget
 
     def reserve(self, price_usd: Decimal) -> bool:
         """Reserve the price; False, reserving nothing, if the budget does not have it."""
@@ -109,6 +116,14 @@ class Day:
             if self._taken[n][1] == usd:
                 del self._taken[n]
                 self._usd -= usd
+                return
+
+    def correct(self, usd: Decimal, to_usd: Decimal) -> None:
+        """Count a submit that was counted at the price `usd` at another amount."""
+        for n in reversed(range(len(self._taken))):
+            if self._taken[n][1] == usd:
+                self._taken[n] = (self._taken[n][0], to_usd)
+                self._usd += to_usd - usd
                 return
 
     def _take(self, at: float, usd: Decimal) -> None:

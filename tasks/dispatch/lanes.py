@@ -6,8 +6,8 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import InitVar, dataclass, field
-from decimal import Decimal
+from dataclasses import InitVar, dataclass, field, replace
+from decimal import ROUND_CEILING, Decimal
 from typing import Final, Literal
 
 from manifests.catalogue import Route
@@ -23,6 +23,11 @@ log = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
 HandsOver = Literal["upload", "presign", "link"]
+OnDearer = Literal["tell", "close"]
+"""A lane whose bill is above its price tells its owner, or closes, too."""
+
+Bill = tuple[Decimal, Decimal]
+"""The price in the catalogue of one submit, and what the provider charged for it."""
 
 ENOUGH: Final = 20
 """Jobs that must have ended on a lane before its failure rate counts."""
@@ -30,6 +35,10 @@ ENOUGH: Final = 20
 ASSIGN_AGAIN_S: Final = 5.0
 """The longest time between two assignments while jobs wait, because a deadline may change
 which lanes they may use."""
+
+
+MILLIONTH: Final = Decimal("0.000001")
+"""The smallest amount of money, in dollars."""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +59,7 @@ class Lane:
     risk_usd: Decimal = Decimal(0)
     """The money that a batch may risk on submitting this lane's jobs in doubt again."""
     usd_per_day: Decimal | None = None
+    on_dearer: OnDearer = "tell"
     paid: bool = True
     """False for own GPUs, on which making a clip twice costs nothing."""
     shared: InitVar[RateLimiter | None] = None
@@ -61,6 +71,10 @@ class Lane:
     """Jobs that ended on it in this run, in any way."""
     failed: int = field(init=False, default=0)
     """The number of `ended` jobs that failed."""
+    listed: Route = field(init=False)
+    """The route with the prices of the catalogue; those of `route` follow dearer bills."""
+    dearest: Bill | None = field(init=False, default=None)
+    """The bill that raised the prices of `route` last, if one did."""
     closed: str | None = None
     """Why nothing more is submitted on it, if it is closed."""
     closed_here: bool = False
@@ -77,6 +91,23 @@ class Lane:
         self.day = Day(self.limits.submits_per_day, self.usd_per_day)
         self.risk = Purse(self.risk_usd if self.paid else None)
         self.account = self.account or self.name
+        self.listed = self.route
+
+    def raise_prices(self, listed_usd: Decimal, usd: Decimal) -> bool:
+        """Raise all prices as one bill demands: `usd` for a clip listed at `listed_usd`.
+
+        Returns whether a price rose. A bill never lowers a price.
+        """
+        before = self.route.prices_usd
+        prices = {
+            clip: max(before[clip], _raised(price, listed_usd, usd))
+            for clip, price in self.listed.prices_usd.items()
+        }
+        if prices == before:
+            return False
+        self.route = replace(self.route, prices_usd=prices)
+        self.dearest = (listed_usd, usd)
+        return True
 
     @property
     def dearest_usd(self) -> Decimal:
@@ -117,6 +148,15 @@ class Lane:
         """How long one of its jobs takes, by the best knowledge available."""
         known = self.polls.expected_s()
         return self.route.typical_s or TYPICAL_S if known is None else known
+
+
+def _raised(price_usd: Decimal, listed_usd: Decimal, usd: Decimal) -> Decimal:
+    """A price raised in the proportion of a bill, rounded up to a millionth of a dollar."""
+    if price_usd == listed_usd:
+        return usd
+    if not listed_usd:
+        return price_usd
+    return (price_usd * usd / listed_usd).quantize(MILLIONTH, ROUND_CEILING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +380,11 @@ class Lanes:
         if math.isfinite(seconds):
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(max(seconds, 0.001), self._assign)
+
+
+def dearest_bills(lanes: Iterable[Lane]) -> dict[str, Bill]:
+    """By lane whose prices rose in this run: the bill that raised them."""
+    return {lane.name: lane.dearest for lane in lanes if lane.dearest}
 
 
 def closing(lanes: Iterable[Lane]) -> str:

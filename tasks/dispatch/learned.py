@@ -39,7 +39,7 @@ async def recall_day(
     by_lane = defaultdict[str, list[tuple[float, Decimal]]](list)
     for attempt in taken.values():
         if attempt.charged is not False:
-            by_lane[attempt.lane].append((attempt.submitted_at, attempt.price_usd))
+            by_lane[attempt.lane].append((attempt.submitted_at, attempt.cost_usd))
     for lane in lanes:
         lane.day.recall(by_lane[lane.name])
 

@@ -109,6 +109,11 @@ class Roster:
         self._shares()
         return self.late
 
+    def prices_changed(self) -> None:
+        """Decide again which lanes can make each kind within its `max_usd`, and which should."""
+        self._able.clear()
+        self._reckoned_at = -math.inf
+
     def _able_of(self, kind: Kind) -> list[Lane]:
         if kind not in self._able:
             self._able[kind] = able(standing_for(kind), self.all)

@@ -13,7 +13,7 @@ from storage import layout
 from storage.ledger import claimant
 from storage.objects import MissingError, Objects
 from tasks.batch.batch import BatchRun
-from tasks.dispatch import Lane
+from tasks.dispatch import Lane, dearest_bills
 from tasks.distributed.mailbox import beat_s
 from tasks.distributed.messages import Grants, ShardReport
 from tasks.distributed.usage import (
@@ -137,9 +137,7 @@ class ShardHeartbeat:
     def _obey(self, grants: Grants) -> None:
         if grants.stop is not None:
             self._engine.end_within(grants.grace_s, grants.stop)
-        for lane in self._engine.lanes.open:
-            if why := grants.closed.get(lane.name):
-                self._engine.lanes.close(lane, why)
+        self._obey_for_all(grants)
         grant = grants.grants.get(self._shard)
         if grant is None or grant.generation != self._generation:
             self._without_grant(grant)
@@ -158,6 +156,15 @@ class ShardHeartbeat:
             # Without money no slots are granted, so jobs must find out without a turn.
             self._engine.lanes.recheck_budgets()
         self._engine.lanes.assign_slots()
+
+    def _obey_for_all(self, grants: Grants) -> None:
+        """Apply what other runs found out about the lanes: bills, and reasons to close."""
+        for lane in self._engine.lanes.all:
+            if bill := grants.dearest.get(lane.name):
+                self._engine.deps.charges.raise_prices(lane, bill)
+        for lane in self._engine.lanes.open:
+            if why := grants.closed.get(lane.name):
+                self._engine.lanes.close(lane, why)
 
     def _without_grant(self, grant: Grant | None) -> None:
         """Handle a message without a grant for this run.
@@ -224,6 +231,7 @@ class ShardHeartbeat:
             },
             waiting_jobs=tally.waiting_jobs if done else {},
             passed_over=sorted(tally.passed_over) if done else [],
+            dearest=dearest_bills(self._engine.lanes.all),
             fault=tally.faults.stopped,
         )
 

@@ -12,7 +12,7 @@ from manifests.checkpoint import dumped, loaded
 from manifests.lifecycle import History
 from storage import checksum
 from storage.ledger import Holder
-from tasks.dispatch import LearnedLimits, Policy
+from tasks.dispatch import Bill, LearnedLimits, Policy
 from tasks.distributed.usage import Grant, Usage
 from tasks.engine.stats import WaitingJob, WaitReason
 
@@ -83,6 +83,8 @@ class ShardReport:
     )
     """By job, only in the last report."""
     passed_over: Sequence[WaitReason] = ()
+    dearest: Mapping[str, Bill] = field(default_factory=dict[str, Bill])
+    """By lane whose prices rose: the bill that raised them."""
     fault: str | None = None
     """Why it stopped buying on a lane, if our own code failed too often in a row."""
 
@@ -111,6 +113,7 @@ class ShardReport:
             "bill": bill,
             "waiting_jobs": waiting_jobs,
             "passed_over": [WaitReason(why) for why in fields["passed_over"]],
+            "dearest": _bills(fields["dearest"]),
         }
         return cls(**{**fields, **parsed})
 
@@ -125,13 +128,16 @@ class Grants:
     """The batch's lanes; it could not count purchases on others."""
     closed: Mapping[str, str]
     """Lanes that are closed for all, and why."""
+    dearest: Mapping[str, Bill] = field(default_factory=dict[str, Bill])
+    """By lane whose prices rose: the bill that raised them."""
     stop: str | None = None
     """Why nothing more may be bought, if so..."""
     grace_s: float = 0.0
     """... and for how many seconds from now clips that are about to finish are waited for."""
 
     def dump(self) -> bytes:
-        return checksum.dump(asdict(self), option=orjson.OPT_NON_STR_KEYS)
+        option = orjson.OPT_NON_STR_KEYS
+        return checksum.dump(asdict(self), default=str, option=option)
 
     @classmethod
     def load(cls, data: bytes, uri: str) -> "Grants":
@@ -139,4 +145,11 @@ class Grants:
         fields["grants"] = {
             int(shard): Grant(**grant) for shard, grant in fields["grants"].items()
         }
+        fields["dearest"] = _bills(fields["dearest"])
         return cls(**fields)
+
+
+def _bills(bills: Mapping[str, Sequence[str]]) -> dict[str, Bill]:
+    return {
+        lane: (Decimal(listed), Decimal(usd)) for lane, (listed, usd) in bills.items()
+    }

@@ -37,6 +37,10 @@ class _Allocation:
         granted = (caps.get(quota, 0) for _, caps in self.caps)
         return max(self.usage.in_use.get(quota, 0), *granted)
 
+    def taken(self, budget: str) -> int:
+        """The amount granted, or spent if bills above their price exceeded that."""
+        return max(self.granted.get(budget, 0), self.usage.spent.get(budget, 0))
+
     def left(self, budget: str) -> int:
         return self.granted.get(budget, 0) - self.usage.spent.get(budget, 0)
 
@@ -186,7 +190,9 @@ class QuotaAllocator:
         for name, quota in self._quotas.items():
             if quota.by_minute:
                 self._reserve(name, run.reserved(name), now + LATE_S, run.usage.shard)
-        self._ended_spending[run.usage.shard, run.usage.generation] = dict(run.granted)
+        self._ended_spending[run.usage.shard, run.usage.generation] = {
+            name: run.taken(name) for name in run.granted
+        }
 
     def _reserve(self, quota: str, amount: int, until: float, shard: int) -> None:
         if amount:
@@ -215,7 +221,7 @@ class QuotaAllocator:
         self, name: str, spent: int, shards: Mapping[int, _Allocation]
     ) -> None:
         ended = sum(each.get(name, 0) for each in self._ended_spending.values())
-        granted = sum(run.granted.get(name, 0) for run in shards.values())
+        granted = sum(run.taken(name) for run in shards.values())
         free = self._budgets[name] - spent - ended - granted
         lacks = [
             0 if run.usage.done else max(0, run.usage.needed.get(name, 0) - left)

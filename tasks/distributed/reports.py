@@ -11,12 +11,12 @@ from contextlib import suppress
 from math import inf
 from typing import Final
 
-from manifests.lifecycle import Entry, History, Intended
+from manifests.lifecycle import Entry, Generated, History, Intended
 from storage import layout
 from storage.ledger import LedgerError
 from storage.objects import DamagedError, MissingError, StorageError
 from tasks.batch.batch import BatchRun
-from tasks.dispatch import RATE_WINDOW_S
+from tasks.dispatch import RATE_WINDOW_S, dearest_bills
 from tasks.distributed import mailbox
 from tasks.distributed.mailbox import beat_s
 from tasks.distributed.messages import Grants, ShardReport
@@ -191,9 +191,15 @@ class ShardMonitor:
         self._limits.learn(report, status.counted, now=now, beat_s=every_s)
         status.report = status.counted = report
         self._tally.faults.stopped = self._tally.faults.stopped or report.fault
+        self._raise_prices(report)
         self._close_lanes(report)
         status.done = usage.done
         status.reported.set()
+
+    def _raise_prices(self, report: ShardReport) -> None:
+        for name, bill in report.dearest.items():
+            if lane := self._lanes.get(name):
+                self._batch_run.engine.deps.charges.raise_prices(lane, bill)
 
     def _close_lanes(self, report: ShardReport) -> None:
         for lane in self._lanes.open:
@@ -246,6 +252,8 @@ class ShardMonitor:
             day.recall([(entry.at, attempt.price_usd)])
         elif attempt.charged is False:
             day.release(attempt.price_usd)
+        elif isinstance(entry.event, Generated):
+            day.correct(attempt.price_usd, attempt.cost_usd)
 
     async def _grant(self) -> None:
         lanes = self._lanes.all
@@ -258,6 +266,7 @@ class ShardMonitor:
             grants=by_shard,
             lanes=[lane.name for lane in lanes],
             closed={lane.name: lane.closed for lane in lanes if lane.closed},
+            dearest=dearest_bills(lanes),
             stop=self._batch_run.engine.stopped,
             grace_s=self._grace_s(),
         )

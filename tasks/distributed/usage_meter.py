@@ -93,7 +93,7 @@ class UsageMeter:
         self, *, done: bool
     ) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
         """By budget: the amount spent, the amount needed soon, and the amount of one submit."""
-        spent = {BUDGET: millionths(self._engine.tally.purse.spent_usd)}
+        spent = {BUDGET: millionths(self._engine.tally.purse.taken_usd)}
         needed, minimum = {BUDGET: 0}, {BUDGET: 0}
         for lane in self._engine.lanes.all:
             soon, dearest = 0, millionths(lane.dearest_usd)

@@ -205,8 +205,10 @@ class Engine:
         return Fetcher(self.deps, self._record_for_others, self._park_for_others)
 
     async def _record_for_others(self, key: str, event: Event) -> None:
+        before = self._ledger.history(key)
         _, history = await self._ledger.record(key, event)
         self.tally.count_other(event, history)
+        self.deps.charges.heed(key, event, before)
         self._heed(event)
 
     async def _park_for_others(self, key: str, error: Exception) -> None:
@@ -216,10 +218,12 @@ class Engine:
 
     async def record(self, key: str, event: Event) -> None:
         """Record an event, and count it."""
+        before = self._ledger.history(key)
         entry, history = await self._ledger.record(key, event)
         if isinstance(event, Accepted):
             self.doubts.learn(event.ticket)
         self.tally.count(entry, history)
+        self.deps.charges.heed(key, event, before)
         self._heed(event)
 
     def _heed(self, event: Event) -> None:

@@ -13,6 +13,7 @@ from storage.ledger import Ledger
 from storage.media import Clips, mp4
 from storage.objects import Objects
 from tasks.dispatch import Lanes, Purse, Roster
+from tasks.engine.charges import OpenCharges
 from tasks.engine.download import Check, Publisher
 from tasks.engine.poll import Follower
 from tasks.providers.http import Clients, connected
@@ -90,6 +91,10 @@ class Deps:
     def lanes(self) -> Lanes:
         world, roster = self.world, self.roster
         return Lanes(roster.all, world.now, world.today, self.purse, roster.rank)
+
+    @cached_property
+    def charges(self) -> OpenCharges:
+        return OpenCharges(self.lanes, self.roster, self.purse)
 
     @cached_property
     def follower(self) -> Follower:

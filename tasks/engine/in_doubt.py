@@ -226,12 +226,9 @@ class Doubts:
             # Even at a price of 0: a paid provider may send a bill that we do not know of.
             if lane.paid and not lane.risk_usd:
                 continue
-            if lane.risk.reserve(history.price_usd):
-                what = (
-                    f"risked {history.price_usd} USD"
-                    if lane.paid
-                    else "submitted again"
-                )
+            price_usd = self._deps.charges.reserved_usd(job, history)
+            if lane.risk.reserve(price_usd):
+                what = f"risked {price_usd} USD" if lane.paid else "submitted again"
                 message = f"{what}: {history.reason or 'no answer'}"
                 log.warning(
                     "doubt.risked job=%s lane=%s it is submitted again: %s",

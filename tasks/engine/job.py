@@ -139,8 +139,8 @@ class JobRunner:
         self.roster.bought(run.order)
         meant = self._now(), self._today()
         yield self._submitter.intended(reservation, seed, ref)
-        if (old_s := self._since(*meant)) > SEND_WITHIN_S:
-            answer = self._refuse_late(reservation, old_s)
+        if why_not := self._why_not_send(run, *meant):
+            answer = self._refuse_unsent(reservation, why_not)
         else:
             answer = await self._submitter.send(
                 reservation,
@@ -148,8 +148,6 @@ class JobRunner:
                 ref,
                 in_time=lambda: self._since(*meant) <= SEND_WITHIN_S,
             )
-        if isinstance(answer, Refused | Rejected):
-            reservation.lane.day.release(reservation.price_usd)
         # The time of the answer, without the time that recording it takes.
         answered = self._now()
         yield answer
@@ -170,11 +168,20 @@ class JobRunner:
         """
         return max(self._now() - now, self._today() - today)
 
+    def _why_not_send(self, run: JobRun, now: float, today: float) -> str | None:
+        """Why a submit that was just recorded must not be sent.
+
+        It may be too late, because another run may have bought the job meanwhile. Or its
+        lane's price rose while it was recorded.
+        """
+        if (old_s := self._since(now, today)) > SEND_WITHIN_S:
+            return f"meant {old_s:.0f} s ago, over {SEND_WITHIN_S:.0f}"
+        return self._deps.charges.unaffordable(run.job_id)
+
     @staticmethod
-    def _refuse_late(reservation: Reservation, old_s: float) -> Answer:
-        """Refuse a submit that is too late: another run may have bought the job meanwhile."""
+    def _refuse_unsent(reservation: Reservation, why: str) -> Answer:
         reservation.lane.limiter.not_sent()
-        reason = f"not sent: meant {old_s:.0f} s ago, over {SEND_WITHIN_S:.0f}"
+        reason = f"not sent: {why}"
         log.warning(
             "submit.not_sent lane=%s the job goes round again: %s",
             reservation.lane.name,

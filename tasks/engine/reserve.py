@@ -22,6 +22,7 @@ from tasks.dispatch import (
     StoppedError,
     closing,
 )
+from tasks.dispatch.eligibility import serves
 from tasks.engine import send_still
 from tasks.engine.environment import Deps
 from tasks.engine.stats import WaitReason
@@ -142,6 +143,8 @@ class Reserver:
         """
         try:
             while True:
+                # A lane's prices may have risen above the row's max_usd.
+                run.able = [x for x in run.able if serves(x.route, run.order)]
                 request = SlotRequest(run.order, run.able, failed)
                 lanes = self._ranked(request)
                 # Handed to the likeliest lane before the slot: no slot waits for it.
@@ -162,10 +165,12 @@ class Reserver:
     async def _complete(self, run: JobRun, lane: Lane) -> Reservation | None:
         """The reservation for this slot. None if the lane closed; the slot is then released."""
         job, reservation = run.order.job, None
-        price_usd = lane.route.price_usd(job)
         try:
             still = await self._still_url(run, lane)
-            if still is not None and self._reserved(lane, price_usd):
+            price_usd = lane.route.price_usd(job)
+            fits = serves(lane.route, run.order)
+            if still is not None and fits and self._reserved(lane, price_usd):
+                self._deps.charges.begin(lane, run.order, price_usd)
                 framed = replace(job, aspect_ratio=still.aspect_ratio)
                 reservation = Reservation(lane, price_usd, still.url, framed)
                 run.slot = lane

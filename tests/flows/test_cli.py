@@ -194,6 +194,8 @@ def test_invalid_start_ends_with_2_and_one_message(bench):
         "'2020-01-01T00:00' is past": [
             *("m.parquet", "--finish-by", "2020-01-01T00:00"),
         ],
+        "budget_usd = inf: must be": ["m.parquet", "--budget", "inf"],
+        "budget_usd = nan: must be": ["m.parquet", "--budget", "nan"],
         "'cheap' is not one of": ["m.parquet", "--policy", "cheap"],
     }
 

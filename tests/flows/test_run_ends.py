@@ -92,6 +92,7 @@ def summary(**more: Any) -> Summary:
         "batch": "000001-m",
         "wall_s": 1.0,
         "lanes_closed": {},
+        "lanes_dearer": {},
         "short_of": None,
         "broken": {},
         "fault": None,

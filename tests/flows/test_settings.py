@@ -1,5 +1,6 @@
 """The valid contents of nightreel.toml, and the messages about invalid ones."""
 
+import math
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.config import SettingsError, lanes
+from flows.config import SettingsError, budget, lanes
 from flows.config.settings import listen, load, resolve_key
 
 pytestmark = pytest.mark.anyio
@@ -77,6 +78,20 @@ def test_money_is_read_exactly_as_written(written_as):
     ).lanes["spicy"]
 
     assert lane.risk_usd == lane.usd_per_day == Decimal("0.12")
+
+
+@pytest.mark.parametrize("usd", [math.inf, math.nan, -1.0, Decimal("inf")])
+def test_budget_that_is_no_amount_is_refused_with_its_cure(usd):
+    """`inf`, `nan` and amounts below 0 are no budgets."""
+    with pytest.raises(SettingsError, match=f"budget_usd = {usd}: must be US dollars"):
+        budget(usd)
+
+
+def test_dearer_bills_are_told_or_close_the_lane():
+    plain = load(written(LANE)).lanes["spicy"]
+    closes = load(written(LANE + 'on_dearer = "close"')).lanes["spicy"]
+
+    assert (plain.on_dearer, closes.on_dearer) == ("tell", "close")
 
 
 def test_nothing_is_risked_or_capped_by_default():

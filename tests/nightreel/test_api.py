@@ -176,6 +176,8 @@ for arguments in (
     {"manifest": "bad.parquet"},
     {"manifest": "absent.parquet"},
     {"manifest": "m.parquet", "lanes": ["none"]},
+    {"manifest": "m.parquet", "budget_usd": float("inf")},
+    {"manifest": "m.parquet", "budget_usd": -1},
 ):
     try:
         nightreel.run(**arguments, root="root")
@@ -185,7 +187,7 @@ show(*names)
 """,
     )
 
-    assert names == ["ManifestError", "OpeningError", "SettingsError"]
+    assert names == ["ManifestError", "OpeningError", *["SettingsError"] * 3]
     assert not bench.bought
 
 
