@@ -24,7 +24,7 @@ from manifests.accounting import Attempt, LedgerTotals, Outcome
 from manifests.catalogue import Route, shipped
 from manifests.expiry import AT_PROVIDERS, in_use
 from manifests.lifecycle import FREE, State
-from storage.ledger import entries
+from storage.ledger import entries, spilled
 from storage.objects import Objects
 from storage.pause_flag import paused
 from tasks.dispatch import usd
@@ -54,7 +54,7 @@ def status(
 
 
 async def observed(root: str, *, config: Path | None = None) -> "Seen":
-    """Read the root's ledger and its pause flag.
+    """Read the root's ledger, its pause flag, and whether events are spilled.
 
     Raises:
         OpeningError: there is no such folder.
@@ -62,7 +62,8 @@ async def observed(root: str, *, config: Path | None = None) -> "Seen":
     """
     routes, objects = _routes(config), await opened(root)
     totals, since = await totals_of(objects), await paused(objects)
-    return seen_at(totals, routes, now=time.time(), paused_at=since)
+    lost = await spilled(objects)
+    return seen_at(totals, routes, now=time.time(), paused_at=since, spilled=lost)
 
 
 def _routes(config: Path | None) -> Mapping[str, Route]:
@@ -95,6 +96,8 @@ class Seen:
     clips: Sequence[expiring.Clip]
     """The first to expire first."""
     paused_at: float | None = None
+    spilled: int = 0
+    """Events in spill files, which no run has recorded yet."""
 
     @property
     def in_doubt_usd(self) -> Decimal:
@@ -125,6 +128,7 @@ class Seen:
             "expiring": expiring.plain(self.clips),
             "paused_since": utc(self.paused_at) if self.paused_at else None,
             "parked": self.parked,
+            "spilled": self.spilled,
             "doubts": [self._plain(doubt) for doubt in self.doubts],
         }
 
@@ -146,6 +150,12 @@ class Seen:
             resume = f"`nightreel resume {shlex.quote(root)}` goes on"
             paused = f"paused since {utc(self.paused_at)}: {resume}"
             parts += ["", Text(paused, "yellow")]
+        if self.spilled:
+            found = f"{counted(self.spilled, 'event')} spilled, not on record yet"
+            parts += [
+                "",
+                Text(f"{found}: start the next run on this machine", "yellow"),
+            ]
         if self.totals.lanes:
             parts += ["", self._lanes()]
         if extras := ", ".join(self._extras()):
@@ -227,6 +237,7 @@ def seen_at(
     *,
     now: float,
     paused_at: float | None = None,
+    spilled: int = 0,
 ) -> Seen:
     """The state of a root at this moment."""
     doubts = _doubts(totals.under_way.values(), now)
@@ -236,6 +247,7 @@ def seen_at(
         doubts=sorted(doubts, key=lambda doubt: -doubt.age_s),
         clips=expiring.expiring(totals.under_way, routes),
         paused_at=paused_at,
+        spilled=spilled,
     )
 
 

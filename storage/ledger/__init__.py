@@ -74,6 +74,7 @@ from storage.ledger.root import (
     open_root,
 )
 from storage.ledger.segments import FencedError, ReplacedRootError
+from storage.ledger.spill_recovery import spilled
 from storage.ledger.state_index import Book
 
 __all__ = [
@@ -99,4 +100,5 @@ __all__ = [
     "open_root",
     "read",
     "recall",
+    "spilled",
 ]

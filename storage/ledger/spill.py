@@ -125,12 +125,18 @@ class SpillFolder:
             folder = self._folder.expanduser()
             return self._taken(folder) if folder.is_dir() else []
         except (OSError, RuntimeError) as error:
-            log.warning(
-                "ledger.spill_unreadable folder=%s what earlier runs left there is not recovered: %s",
-                self._folder,
-                error,
-            )
+            self._warn(error)
             return []
+
+    def count(self) -> int:
+        """The number of entries in the files, which no run has recovered yet."""
+        try:
+            folder = self._folder.expanduser()
+            paths = [*folder.glob("*.jsonl"), *folder.glob("*.recovering")]
+            return sum(_count(path) for path in paths)
+        except (OSError, RuntimeError) as error:
+            self._warn(error)
+            return 0
 
     def take(self, name: str, lines: bytes) -> None:
         """Add lines that another machine uploaded to the arrivals.
@@ -144,6 +150,13 @@ class SpillFolder:
         with _locked(path.parent) as folder:
             _append(path, lines)
             os.fsync(folder)
+
+    def _warn(self, error: Exception) -> None:
+        log.warning(
+            "ledger.spill_unreadable folder=%s what earlier runs left there is not recovered: %s",
+            self._folder,
+            error,
+        )
 
     def _taken(self, folder: Path) -> list[Path]:
         with _locked(folder):
@@ -169,6 +182,13 @@ def _take(path: Path) -> None:
             path.rename(path.with_suffix(f".{secrets.token_hex(4)}.recovering"))
         else:
             path.unlink()
+
+
+def _count(path: Path) -> int:
+    # A run that ends or begins meanwhile renames or deletes the file.
+    with suppress(FileNotFoundError):
+        return written(path).count(b"\n")
+    return 0
 
 
 def _append(path: Path, lines: bytes) -> None:

@@ -43,6 +43,15 @@ async def has_uploaded(objects: Objects) -> bool:
     return bool([stored async for stored in objects.list(layout.SPILL)])
 
 
+async def spilled(objects: Objects, spill_folder: Path | None = None) -> int:
+    """The number of entries in spill files of this machine and of the root: not on record."""
+    count = await asyncio.to_thread(SpillFolder(spill_folder, objects.root).count)
+    async for stored in objects.list(layout.SPILL):
+        with suppress(MissingError):
+            count += (await objects.get(stored.key)).count(b"\n")
+    return count
+
+
 async def recover_uploaded(
     objects: Objects,
     lives: Mapping[str, History],

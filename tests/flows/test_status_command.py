@@ -27,7 +27,7 @@ from manifests.lifecycle import (
     Risked,
     Ticket,
 )
-from storage.ledger import Ledger
+from storage.ledger import Ledger, LedgerError
 from storage.objects import Objects
 from tests.histories import FACTS, intended
 
@@ -116,6 +116,27 @@ async def test_status_of_a_root_without_trouble_is_short(bench):
 
     assert "1 of them at providers" in shown.out
     assert not re.search("risk|reconcile", shown.out)
+
+
+async def test_spilled_events_are_counted_until_a_run_records_them(bench):
+    """`status` counts spilled events: until the next run, their jobs may be in doubt."""
+    await recorded(bench)
+    objects = Objects.open((bench.folder / "root").as_uri())
+    ledger = await Ledger.open(objects, name="portraits")
+    await ledger.record(A, bought("fal"))
+    running, _ = await status(bench)
+    await ledger.close()
+    with pytest.raises(LedgerError):
+        await ledger.record(A, TAKEN)
+
+    told, shown = await status(bench)
+    await recorded(bench)
+    later, shown_later = await status(bench)
+
+    assert [one["spilled"] for one in (running, told, later)] == [0, 1, 0]
+    assert (told["in_doubt"], later["in_doubt"], later["at_providers"]) == (1, 0, 1)
+    assert "1 event spilled, not on record yet: start the next run" in shown
+    assert "spilled" not in shown_later
 
 
 async def test_clips_at_a_provider_are_shown_with_price_and_expiry(bench, monkeypatch):

@@ -395,7 +395,9 @@ async def test_spill_of_a_worker_reaches_the_next_batch(
     with pytest.raises(FencedError):
         await shard.record(job("a"), Accepted(TICKET))
     assert spill_files(worker)
+    assert await ledgers.spilled(objects, worker) == 1
     other = await Ledger.join(objects, batch=batch.batch, shard=4, spill_folder=worker)
+    assert await ledgers.spilled(objects, tmp_path / "ours") == 1
     for one in (shard, newer, other, batch):
         await one.close()
 
@@ -404,6 +406,7 @@ async def test_spill_of_a_worker_reaches_the_next_batch(
     assert following.history(job("a")).ticket == TICKET
     assert not [*spill_files(worker, "*.*"), *spill_files(tmp_path / "ours", "*.*")]
     assert [stored.key async for stored in objects.list("spill")] == []
+    assert await ledgers.spilled(objects, tmp_path / "ours") == 0
     await following.close()
 
 
