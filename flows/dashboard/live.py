@@ -26,7 +26,7 @@ from flows.dashboard.log_relay import relayed
 from flows.dashboard.pages import bill_table, board, headline, wrong_table
 from flows.dashboard.plan import foretold
 from storage.media import Posters
-from storage.objects import Objects
+from storage.objects import Objects, RetryPolicy
 from tasks.batch.batch import BatchRun
 from tasks.batch.contact_sheet import Sheet
 
@@ -123,7 +123,9 @@ class Board:
 @asynccontextmanager
 async def watched(batch_run: BatchRun, report: ReportSettings) -> AsyncGenerator[None]:
     """Show a batch: its plan first, its progress, and its result."""
-    posters = Sheet(Posters(Objects.open(batch_run.wanted.root, patience_s=5)))
+    posters = Sheet(
+        Posters(Objects.open(batch_run.wanted.root, retry=RetryPolicy(unavailable_s=5)))
+    )
     # Within a flow it is a LoggerAdapter, with the run's id.
     to = cast("logging.LoggerAdapter[Any]", get_run_logger())
     with relayed(to):

@@ -51,7 +51,7 @@ Spill
 Failure handling
     The store is unavailable: writes are repeated for ten minutes, then the stream ends. The
     store refuses: 30 seconds, and buying stops at once. A local disk is full: the stream
-    ends, and its entries are spilled at once (`write_retry`). A checkpoint or part is
+    ends, and its entries are spilled at once (`keeper`). A checkpoint or part is
     damaged: its segments are read instead, if all of them exist. A claim or segment is
     damaged, or missing before one that exists: the root is refused.
 """

@@ -33,20 +33,14 @@ from storage.ledger import (
     shard_stream,
     spill_recovery,
 )
-from storage.ledger.codec import Seal, dump
+from storage.ledger.codec import Seal
 from storage.ledger.history_lookup import Told, told
+from storage.ledger.keeper import Keeper, Waiting
 from storage.ledger.owner import BEAT_S
-from storage.ledger.segments import (
-    MAIN,
-    FencedError,
-    FullRootError,
-    ReplacedRootError,
-)
+from storage.ledger.segments import MAIN, FencedError, ReplacedRootError
 from storage.ledger.spill import SpillFolder
-from storage.ledger.spilled_entry import SpilledEntry
 from storage.ledger.state_index import Book
-from storage.ledger.write_retry import Trouble
-from storage.ledger.writer import Stream, Waiting
+from storage.ledger.writer import Stream
 from storage.objects import Objects, ReplacedError
 
 log = logging.getLogger(__name__)
@@ -80,25 +74,21 @@ class Ledger:
         self._objects = objects
         self._book = book
         self._clock = clock
-        # The history of a life once all its queued entries are durable.
-        self._ahead: dict[str, History] = {}
         self._closed = False
-        self._recovering = False
         self._heart: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._spill_files = SpillFolder(spill_folder, objects.root)
         self._spill_file = self._spill_files.file(
             batch if name == MAIN else f"{batch}.{name}"
         )
-        self._trouble: str | None = None
-        self._told: Callable[[str], None] | None = None
-        self._stream = Stream(
+        self._keeper = Keeper(
             objects,
-            layout.stream(batch, name),
-            number=number,
-            trouble=Trouble(objects, self._tell, lambda: self._spill_file.is_reserved),
-            keeper=self,
+            book,
+            self._spill_file,
             successor=_TAKEN_OVER if name == MAIN else _SHUT_OUT,
+        )
+        self._stream = Stream(
+            objects, layout.stream(batch, name), number=number, keeper=self._keeper
         )
 
     @classmethod
@@ -256,9 +246,7 @@ class Ledger:
     def on_trouble(self, told: Callable[[str], None]) -> None:
         """Register a callback for trouble: the store refuses writes, or a successor has taken
         over. It is called at once if that has already happened."""
-        self._told = told
-        if self._trouble is not None:
-            told(self._trouble)
+        self._keeper.on_trouble(told)
 
     def refuse_if_taken_over(self) -> None:
         """Call after `close()`: a run that had nothing to record learns it only here.
@@ -304,37 +292,10 @@ class Ledger:
         await fencing.seal_all(self._objects, self.batch, seal)
         return await told(self._objects, self._book, keys, folder)
 
-    def kept(self, some: Sequence[Waiting]) -> None:
-        """Note entries that are durable now."""
-        for waiting in some:
-            life = waiting.entry.job
-            self._book.keep(life, waiting.history)
-            if self._ahead[life] is waiting.history:
-                del self._ahead[life]
-
-    def spill(self, some: Sequence[Waiting], segment: str) -> None:
-        """Spill entries that could not be written, unless they are still in a spill file."""
-        if self._recovering:
-            return
-        self._spill_file.save(
-            SpilledEntry.of(one.entry, one.was, segment) for one in some
-        )
-        # On a full disk only this room can take the later entries. Otherwise another run
-        # may recover the entries at once: a job's ticket must not wait for our end.
-        if not isinstance(self._stream.ended, FullRootError):
-            self._spill_file.release()
-
     def _put(self, entry: Entry) -> Waiting:
-        was = self._standing(entry.job)
-        durable = asyncio.get_running_loop().create_future()
-        # `dump` here: an entry that cannot be encoded fails only its own caller.
-        waiting = Waiting(entry, dump(entry), was, was.after(entry), durable)
-        self._ahead[entry.job] = waiting.history
+        waiting = self._keeper.expect(entry)
         self._stream.put(waiting)
         return waiting
-
-    def _standing(self, life: str) -> History:
-        return self._ahead.get(life) or self._book.history(life)
 
     def _give_way(self, heart: asyncio.Task[None]) -> None:
         """Stop for a successor, or because the root was emptied or replaced.
@@ -346,20 +307,15 @@ class Ledger:
         match heart.exception():
             case None:
                 self._stream.fence()
-                self._tell(_TAKEN_OVER)
+                self._keeper.tell(_TAKEN_OVER)
             case ReplacedError() as error:
                 self._stream.fence(ReplacedRootError(str(error)))
-                self._tell(str(error))
+                self._keeper.tell(str(error))
             case _:
                 pass
 
-    def _tell(self, why: str) -> None:
-        self._trouble = why
-        if self._told is not None:
-            self._told(why)
-
     async def _recover(self, some: Coroutine[None, None, None]) -> None:
-        self._recovering = True
+        self._keeper.recovering = True
         try:
             await some
             await asyncio.to_thread(self._spill_file.reserve)
@@ -367,16 +323,18 @@ class Ledger:
         except (Exception, asyncio.CancelledError):
             await self.close()
             raise
-        self._recovering = False
+        self._keeper.recovering = False
 
     async def _recover_spill(self) -> None:
         await spill_recovery.download(self._objects, self._spill_files)
         for path in await asyncio.to_thread(self._spill_files.arrivals):
-            await spill_recovery.recover(self._objects, path, self._standing, self._put)
+            await spill_recovery.recover(
+                self._objects, path, self._keeper.standing, self._put
+            )
 
     async def _recover_uploaded(self) -> None:
         self.recovered = await spill_recovery.recover_uploaded(
-            self._objects, self.before, self._standing, self._put
+            self._objects, self.before, self._keeper.standing, self._put
         )
 
     async def _bind(self, seal: Seal) -> None:

@@ -7,16 +7,13 @@ the next number, so a writer that finds its number taken knows that it has been 
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
-from manifests.lifecycle import Entry, History
 from storage import layout
 from storage.ledger import fencing
 from storage.ledger.codec import LedgerError, Seal, pack, packed
-from storage.ledger.segments import FencedError, FullRootError, ReplacedRootError
-from storage.ledger.write_retry import Trouble
+from storage.ledger.keeper import Keeper, Waiting
+from storage.ledger.segments import FullRootError, ReplacedRootError
 from storage.objects import (
     ExistsError,
     FullError,
@@ -43,48 +40,18 @@ PART_ENTRIES: Final = 50_000
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """An entry on its way to the store."""
-
-    entry: Entry
-    line: bytes
-    was: History
-    history: History
-    durable: asyncio.Future[None]
-
-
-class Keeper(Protocol):
-    """Receives the outcome of each entry, before the entry's caller does."""
-
-    def kept(self, some: Sequence[Waiting]) -> None: ...
-
-    def spill(self, some: Sequence[Waiting], segment: str) -> None:
-        """The entries are not on record, unless this segment is and its answer was lost."""
-
-
 class Stream:
     """One stream, open for writing; only one writer ever has it."""
 
-    def __init__(  # noqa: PLR0913 - what `Ledger` has for it
-        self,
-        objects: Objects,
-        key: str,
-        *,
-        number: int,
-        trouble: Trouble,
-        keeper: Keeper,
-        successor: str,
+    def __init__(
+        self, objects: Objects, key: str, *, number: int, keeper: Keeper
     ) -> None:
         self.shards = 0
         """The number of open shards; it limits the requests a second."""
         self._objects = objects
         self._key = key
         self._number = number
-        self._trouble = trouble
         self._keeper = keeper
-        # The message of the error that a fenced writer raises.
-        self._successor = successor
         # No bound is needed: each caller waits for its entry, so there are never more
         # entries here than callers.
         self._queue: list[Waiting] = []
@@ -110,7 +77,7 @@ class Stream:
     def fence(self, why: LedgerError | None = None) -> None:
         """Stop, by default for a successor; a segment that is being written may still be
         created."""
-        self._fenced = why or FencedError(f"{self._objects.root}: {self._successor}")
+        self._fenced = why or self._keeper.fenced()
         if not self._queue:
             self._give_way()
 
@@ -163,10 +130,11 @@ class Stream:
         key = layout.segment(self._key, self._number)
         try:
             data = packed(waiting.line for waiting in some)
-            await self._trouble.create(key, data)
+            await self._objects.create(key, data, retry=self._keeper.retry(key))
         except ExistsError:
             self._give_way()
         except ReplacedError as error:
+            self._keeper.tell(str(error))
             self._end(ReplacedRootError(str(error)))
         except FullError as error:
             self._end(FullRootError(f"{self._objects.uri(key)}: not written: {error}"))
@@ -187,8 +155,7 @@ class Stream:
 
     def _give_way(self) -> None:
         if self.ended is None:
-            taken_over = FencedError(f"{self._objects.root}: {self._successor}")
-            self._end(self._fenced or taken_over)
+            self._end(self._fenced or self._keeper.fenced())
 
     def _end(self, error: LedgerError) -> None:
         self.ended = error
@@ -197,7 +164,7 @@ class Stream:
 
     def _lose(self, some: list[Waiting], error: LedgerError) -> None:
         try:
-            self._keeper.spill(some, layout.segment(self._key, self._number))
+            self._keeper.spill(some, layout.segment(self._key, self._number), error)
         finally:
             for waiting in some:
                 if not waiting.durable.done():

@@ -1,9 +1,9 @@
 """Objects: bytes under keys, below one root URI, on any store.
 
-Other packages import from here: `Objects`, and the errors that it raises. The modules
+Other packages import from here: `Objects`, its `RetryPolicy`, and the errors. The modules
 behind it, from the outside in:
 
-* `retry` repeats a request while the store is unavailable, for a limited time.
+* `retry` repeats a request while the store fails, for the time that a `RetryPolicy` sets.
 * `requests` sends one request with obstore and translates the answer.
 * `payloads` gives a body the form that needs little memory: bytes, a mapping, or a path.
 * `connect` opens the store that a URI names: file, memory, s3, gs or az.
@@ -35,6 +35,7 @@ from storage.objects.errors import (
 )
 from storage.objects.local import replace as replace_file
 from storage.objects.requests import Stored
+from storage.objects.retry import RetryPolicy
 
 __all__ = [
     "DamagedError",
@@ -45,6 +46,7 @@ __all__ = [
     "Objects",
     "RefusedError",
     "ReplacedError",
+    "RetryPolicy",
     "StorageError",
     "Stored",
     "UnavailableError",

@@ -5,42 +5,34 @@ refuses a key that exists, a list shows everything that was put.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Sequence,
+)
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 from storage.objects.connect import REMOTE, Store, connect, local_path
 from storage.objects.errors import (
-    DamagedError,
     ExistsError,
-    FullError,
     MissingError,
-    RefusedError,
     ReplacedError,
-    StorageError,
     UnavailableError,
 )
 from storage.objects.payloads import Body, at_once, in_parts, is_another, mapped
 from storage.objects.requests import PIECE, Mode, Requests, Stored
-from storage.objects.retry import Patience
+from storage.objects.retry import Retry, RetryPolicy
 
-__all__ = [
-    "DamagedError",
-    "ExistsError",
-    "FullError",
-    "MissingError",
-    "Objects",
-    "RefusedError",
-    "ReplacedError",
-    "StorageError",
-    "Stored",
-    "UnavailableError",
-]
+_POLICY: Final = RetryPolicy()
 
-PATIENCE_S: Final = 60.0
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Objects:
@@ -51,18 +43,19 @@ class Objects:
         store: Store,
         root: str,
         *,
-        patience_s: float = PATIENCE_S,
+        retry: RetryPolicy = _POLICY,
         roomy: Callable[[], Store] | None = None,
     ) -> None:
         self.root = root
         self._scheme = urlsplit(root).scheme
         self._requests = Requests(store, root, roomy or (lambda: store))
-        self._patience = Patience(root, patience_s)
+        self._policy = retry
+        self._retry = Retry(root)
         self._pinned: tuple[str, bytes] | None = None
 
     @classmethod
-    def open(cls, uri: str, *, patience_s: float = PATIENCE_S) -> "Objects":
-        """The objects below `uri`; an unavailable store is retried for `patience_s`.
+    def open(cls, uri: str, *, retry: RetryPolicy = _POLICY) -> "Objects":
+        """The objects below `uri`; failed requests are repeated by the policy `retry`.
 
         Raises:
             StorageError: no store has such a URI.
@@ -70,7 +63,7 @@ class Objects:
         local = "://" not in uri or uri.startswith("file://")
         root = local_path(uri).as_uri() if local else uri.rstrip("/")
         roomy = partial(connect, root, roomy=True)
-        return cls(connect(root), root, patience_s=patience_s, roomy=roomy)
+        return cls(connect(root), root, retry=retry, roomy=roomy)
 
     @property
     def remote(self) -> bool:
@@ -88,7 +81,7 @@ class Objects:
         """Hold the root to an object of it: after an outage, no request is repeated unless
         the object still has these bytes."""
         self._pinned = key, data
-        self._patience.before_repeat = self.refuse_if_replaced
+        self._retry.before_repeat = self.refuse_if_replaced
 
     async def refuse_if_replaced(self) -> None:
         """Check, with one request that is not repeated, that the pinned object is the same.
@@ -111,13 +104,17 @@ class Objects:
             "replaced meanwhile; restore it before the next run, or clips are bought again"
         )
 
-    async def create(self, key: str, data: bytes) -> None:
+    async def create(
+        self, key: str, data: bytes, *, retry: RetryPolicy | None = None
+    ) -> None:
         """Put a new object; succeeds if the key has the same bytes already.
+
+        `retry` is the policy of this request, if not that of the others.
 
         Raises:
             ExistsError: other bytes have the key.
         """
-        await self._patience.ask(self._create, key, data)
+        await self._retry.ask(retry or self._policy, self._create, key, data)
 
     async def create_file(self, key: str, path: Path) -> None:
         """Put a file as a new object: one request, however large, and little memory.
@@ -126,16 +123,16 @@ class Objects:
             ExistsError: other bytes have the key.
         """
         data = await asyncio.to_thread(at_once, path, self._scheme)
-        await self._patience.ask(self._create, key, data)
+        await self._ask(self._create, key, data)
 
     async def put(self, key: str, data: bytes) -> None:
         """Put an object; replaces an existing one."""
-        await self._patience.ask(self._write, key, data, "overwrite")
+        await self._ask(self._write, key, data, "overwrite")
 
     async def put_file(self, key: str, path: Path) -> None:
         """Put a file, in little memory; replaces an existing object."""
         data = await asyncio.to_thread(in_parts, path, self._scheme)
-        await self._patience.ask(self._write, key, data, "overwrite")
+        await self._ask(self._write, key, data, "overwrite")
 
     async def get(self, key: str) -> bytes:
         """An object's bytes.
@@ -143,7 +140,7 @@ class Objects:
         Raises:
             MissingError: there is no such object.
         """
-        return await self._patience.ask(self._requests.get, key)
+        return await self._ask(self._requests.get, key)
 
     async def get_file(self, key: str, path: Path) -> str:
         """Download an object of any size into a local file, in little memory.
@@ -169,25 +166,33 @@ class Objects:
         Raises:
             MissingError: there is no such object.
         """
-        found = await self._patience.ask(self._requests.head, key)
+        found = await self._ask(self._requests.head, key)
         return found["last_modified"].timestamp()
 
     async def list(self, folder: str = "") -> AsyncIterator[Stored]:
         """Every object below a folder, by key."""
-        for stored in await self._patience.ask(self._requests.list, folder):
+        for stored in await self._ask(self._requests.list, folder):
             yield stored
 
     async def first(self, folder: str) -> Sequence[Stored]:
         """Some of the objects below a folder: one request, however many there are."""
-        return await self._patience.ask(self._requests.first, folder)
+        return await self._ask(self._requests.first, folder)
 
     async def folders(self, folder: str) -> Sequence[str]:
         """The names of the folders right below a folder: one request a thousand."""
-        return await self._patience.ask(self._requests.folders, folder)
+        return await self._ask(self._requests.folders, folder)
 
     async def delete(self, key: str) -> None:
         """Delete an object; one that is not there is as good as deleted."""
-        await self._patience.ask(self._requests.delete, key)
+        await self._ask(self._requests.delete, key)
+
+    async def _ask(
+        self,
+        question: Callable[P, Coroutine[Any, Any, T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        return await self._retry.ask(self._policy, question, *args, **kwargs)
 
     async def _create(self, key: str, data: Body) -> None:
         try:
@@ -233,6 +238,6 @@ class Objects:
 
     async def _pieces(self, key: str) -> AsyncGenerator[bytes]:
         """An object's bytes in pieces; each request is retried separately."""
-        meta = await self._patience.ask(self._requests.head, key)
+        meta = await self._ask(self._requests.head, key)
         for start in range(0, meta["size"], PIECE):
-            yield await self._patience.ask(self._requests.piece, key, start, meta)
+            yield await self._ask(self._requests.piece, key, start, meta)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from storage.objects.connect import Store, refuse_forks
-from storage.objects.errors import MissingError, explained
+from storage.objects.errors import MissingError, StorageError, explained
 from storage.objects.payloads import LARGE, Body, attributes
 
 if TYPE_CHECKING:
@@ -43,21 +43,30 @@ class Requests:
         return f"{self.root}/{key}"
 
     async def write(self, key: str, data: Body, mode: Mode) -> str | None:
-        """Put an object; its ETag."""
+        """Put an object; its ETag.
+
+        Raises:
+            StorageError: the store refuses, or has no such bucket or folder.
+        """
         large = isinstance(data, memoryview) and len(data) > LARGE
         name, store = _checked(key), self.roomy() if large else self.store
-        with self._asking(key):
-            put = await store.put_async(
-                name,
-                data,
-                mode=mode,
-                # Large files only: they are sent in parts, and read as they are sent.
-                use_multipart=isinstance(data, Path),
-                attributes=attributes(key),
-                chunk_size=PIECE,
-                max_concurrency=4,
-            )
-            return put["e_tag"]
+        try:
+            with self._asking(key):
+                put = await store.put_async(
+                    name,
+                    data,
+                    mode=mode,
+                    # Large files only: they are sent in parts, and read as they are sent.
+                    use_multipart=isinstance(data, Path),
+                    attributes=attributes(key),
+                    chunk_size=PIECE,
+                    max_concurrency=4,
+                )
+        except MissingError:
+            # Not an answer about an object: `MissingError` is one that is read.
+            where = self.uri(key)
+            raise StorageError(f"{where}: no such bucket, folder or source") from None
+        return put["e_tag"]
 
     async def get(self, key: str) -> bytes:
         with self._asking(key):

@@ -1,83 +1,111 @@
-"""Repeats requests while a store is unavailable, for a limited time.
+"""Repeats requests while a store fails, for a limited time: the only retry of the store.
+
+A store that is unavailable is waited for. A store that refuses is asked again only if the
+caller's policy allows it. The answers that end a request are never repeated: the key exists
+with other bytes, the object is missing, or the root was replaced.
 
 It uses the event loop's clock, so that it works on a simulated clock too.
 """
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, Final, ParamSpec, TypeVar
 
 from storage.backoff import backoff
-from storage.objects.errors import LoginError, StorageError, UnavailableError
+from storage.objects.errors import (
+    ExistsError,
+    LoginError,
+    MissingError,
+    ReplacedError,
+    StorageError,
+    UnavailableError,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 TRIES: Final = 3
-"""The fewest tries: a single answer may take longer than the whole limit."""
+"""The fewest tries of a store that is unavailable: one answer may take longer than the
+whole limit."""
 FIRST_S: Final = 0.2
 LONGEST_S: Final = 10.0
 
 log = logging.getLogger(__name__)
 
 
-class Patience:
-    """How long one store may be unavailable, and how many callers wait for it now."""
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How long a request is repeated, for each kind of failure."""
 
-    def __init__(self, root: str, seconds: float) -> None:
+    unavailable_s: float = 60.0
+    """While the store is unavailable, from the start of the request."""
+    refused_s: float = 0.0
+    """While the store refuses, from the first refusal; 0: a refusal is not repeated."""
+    on_refusal: Callable[[StorageError], None] | None = None
+    """Called with each refusal before the request is repeated; raises if it must not be."""
+
+
+class Retry:
+    """Repeats the requests to one store, and logs once for all of them that it is away."""
+
+    def __init__(self, root: str) -> None:
         self._root = root
-        self._seconds = seconds
         self.before_repeat: Callable[[], Coroutine[Any, Any, None]] | None = None
-        """Called before a request is repeated after an outage; raises if it must not be."""
+        """Called before a request is repeated after three tries; raises if it must not be."""
         self._answered = False
         self._waiting = 0
         self._since = 0.0
 
     async def ask(
         self,
+        policy: RetryPolicy,
         question: Callable[P, Coroutine[Any, Any, T]],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Repeat a request until it is answered, or the time is up.
+        """Repeat a request until it is answered, or the policy's time is up.
 
         Raises:
-            UnavailableError: the time is up.
-            StorageError: the store refuses.
+            UnavailableError: the store was unavailable for too long.
+            StorageError: the store refuses, or its answer ends the request.
         """
-        now = asyncio.get_running_loop().time
-        began, tries = now(), 0
+        failures = _Failures(policy)
         with ExitStack() as waiting:
             while True:
                 try:
-                    if tries >= TRIES and self.before_repeat is not None:
+                    if failures.tries >= TRIES and self.before_repeat is not None:
                         await self.before_repeat()
                     answer = await question(*args, **kwargs)
+                except (ExistsError, MissingError, ReplacedError):
+                    raise
                 except StorageError as error:
-                    tries += 1
-                    over = tries >= TRIES and now() - began >= self._seconds
-                    if over or not self._may_pass(error):
-                        raise
-                    # Log only from the third failure on, and once for all waiting callers.
-                    if tries == TRIES:
-                        waiting.enter_context(self._away(error, now))
+                    if not self._is_outage(error):
+                        failures.add_refusal(error)
+                    # Log only from the third on, and once for all waiting callers.
+                    elif failures.add_outage(error) == TRIES:
+                        waiting.enter_context(self._away(error))
                 else:
                     self._answered = True
                     return answer
-                pause = backoff(tries, FIRST_S, LONGEST_S, jitter=random.uniform)
+                pause = backoff(
+                    failures.tries, FIRST_S, LONGEST_S, jitter=random.uniform
+                )
                 await asyncio.sleep(pause)
 
-    def _may_pass(self, error: StorageError) -> bool:
+    def _is_outage(self, error: StorageError) -> bool:
         # obstore does not retry while it renews a login, so one failure of the machine's
         # metadata service must not end a run.
         again = isinstance(error, LoginError) and self._answered
         return again or isinstance(error, UnavailableError)
 
     @contextmanager
-    def _away(self, error: StorageError, now: Callable[[], float]) -> Generator[None]:
+    def _away(self, error: StorageError) -> Generator[None]:
+        now = asyncio.get_running_loop().time
         self._waiting += 1
         if self._waiting == 1:
             self._since = now()
@@ -97,3 +125,33 @@ class Patience:
                 self._root,
                 away_s,
             )
+
+
+class _Failures:
+    """The failures of one request, each kind with its limit."""
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._policy = policy
+        self._now = asyncio.get_running_loop().time
+        self._began = self._now()
+        self._refused_at = math.inf
+        self._outages = 0
+        self.tries = 0
+
+    def add_outage(self, error: StorageError) -> int:
+        """Count an outage, and raise it if the time is up; returns their number."""
+        self.tries += 1
+        self._outages += 1
+        over = self._now() >= self._began + self._policy.unavailable_s
+        if over and self._outages >= TRIES:
+            raise error
+        return self._outages
+
+    def add_refusal(self, error: StorageError) -> None:
+        """Report a refusal, or raise it if the time is up."""
+        self.tries += 1
+        self._refused_at = min(self._refused_at, self._now())
+        if self._now() >= self._refused_at + self._policy.refused_s:
+            raise error
+        if self._policy.on_refusal is not None:
+            self._policy.on_refusal(error)

@@ -11,7 +11,7 @@ from typing import Final
 
 from storage.ledger import Ledger
 from storage.media import Clips, mp4
-from storage.objects import Objects
+from storage.objects import Objects, RetryPolicy
 from tasks.dispatch import Lanes, Purse, Roster
 from tasks.engine.charges import OpenCharges
 from tasks.engine.download import Check, Publisher
@@ -23,7 +23,7 @@ PATIENCE_S: Final = 600.0
 
 
 def _kept(uri: str) -> Objects:
-    return Objects.open(uri, patience_s=PATIENCE_S)
+    return Objects.open(uri, retry=RetryPolicy(unavailable_s=PATIENCE_S))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -104,13 +104,13 @@ def successor_does_not_seal() -> None:
     there."""
     create = Objects.create
 
-    async def careless(self: Objects, key: str, data: Any) -> None:
+    async def careless(self: Objects, key: str, data: Any, **more: Any) -> None:
         try:
             [record] = codec.unpack(data, key)
         except (LedgerError, DamagedError, TypeError, ValueError):
             record = None
         if not isinstance(record, Seal) or key.startswith(f"ledger/{record.by:06d}-"):
-            await create(self, key, data)
+            await create(self, key, data, **more)
 
     Objects.create = careless
 

@@ -32,7 +32,7 @@ from storage.ledger import (
     state_index,
 )
 from storage.media import BrokenClipError
-from storage.objects import Objects, StorageError
+from storage.objects import Objects, RetryPolicy, StorageError
 from tasks.batch.batch import BatchRun
 from tasks.batch.lifespan import begun
 from tasks.batch.request import Wanted
@@ -364,7 +364,7 @@ class Sim:
 
     def _objects(self, node: Node) -> Objects:
         store: Any = Door(self.store, node)
-        return Objects(store, ROOT, patience_s=PATIENCE_S)
+        return Objects(store, ROOT, retry=RetryPolicy(unavailable_s=PATIENCE_S))
 
     @asynccontextmanager
     async def _clients(self, node: Node) -> AsyncGenerator[Clients]:

@@ -87,10 +87,10 @@ def what_was_refused_is_said_to_be_free_though_it_was_charged(patch):
 def what_is_not_durable_is_said_to_be(patch):
     create, writing = Objects.create, []
 
-    async def hasty(self, key, data, *more):
+    async def hasty(self, key, data, **more):
         if ".jsonl." not in key:
-            return await create(self, key, data, *more)
-        writing.append(asyncio.create_task(create(self, key, data, *more)))
+            return await create(self, key, data, **more)
+        writing.append(asyncio.create_task(create(self, key, data, **more)))
         return None
 
     patch.setattr(Objects, "create", hasty)
@@ -190,10 +190,10 @@ def two_writers_tell_one_story(patch):
 def overwrite(patch, part):
     create = Objects.create
 
-    async def careless(self, key, data, *more):
+    async def careless(self, key, data, **more):
         if part in key:
             return await self.put(key, data)
-        return await create(self, key, data, *more)
+        return await create(self, key, data, **more)
 
     patch.setattr(Objects, "create", careless)
 
@@ -212,11 +212,11 @@ def a_root_is_taken_without_leave(patch):
 def published_is_recorded_before_the_sidecar_is_there(patch):
     create, writing = Objects.create, []
 
-    async def later(self, key, data, *more):
+    async def later(self, key, data, **more):
         if key.startswith("clips/") and key.endswith(".json"):
-            writing.append(asyncio.create_task(create(self, key, data, *more)))
+            writing.append(asyncio.create_task(create(self, key, data, **more)))
             return None
-        return await create(self, key, data, *more)
+        return await create(self, key, data, **more)
 
     patch.setattr(Objects, "create", later)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from storage.objects import Objects
+from storage.objects import Objects, RetryPolicy
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ class Simulated:
 
     def objects(self) -> Objects:
         """Open a root in it, which counts as a remote one."""
-        return Objects(self, "s3://simulated/reel", patience_s=0)
+        return Objects(self, "s3://simulated/reel", retry=RetryPolicy(unavailable_s=0))
 
     async def put_async(self, path: str, file: Any, *, mode: str, **_: Any) -> Any:
         async with self._asked("put", path):

@@ -26,6 +26,7 @@ from storage.objects import (
     DamagedError,
     Objects,
     ReplacedError,
+    RetryPolicy,
     StorageError,
     local_path,
 )
@@ -338,7 +339,9 @@ def test_root_replaced_in_an_outage_is_not_written():
         raise ConnectionError("reset")
 
     async def night() -> None:
-        objects = Objects(simulated, "s3://simulated/reel", patience_s=600)
+        objects = Objects(
+            simulated, "s3://simulated/reel", retry=RetryPolicy(unavailable_s=600)
+        )
         await open_root(objects, NOW)
         simulated.before = away
         writing = asyncio.create_task(objects.put("clips/a", b"1"))
@@ -360,7 +363,9 @@ def test_same_root_after_an_outage_goes_on():
         raise ConnectionError("reset")
 
     async def night() -> None:
-        objects = Objects(simulated, "s3://simulated/reel", patience_s=600)
+        objects = Objects(
+            simulated, "s3://simulated/reel", retry=RetryPolicy(unavailable_s=600)
+        )
         await open_root(objects, NOW)
         simulated.before = away
         writing = asyncio.create_task(objects.put("clips/a", b"1"))
@@ -383,7 +388,9 @@ def test_ledger_gives_up_a_replaced_root_at_once(tmp_path: Path):
         raise ConnectionError("reset")
 
     async def night() -> None:
-        objects = Objects(simulated, "s3://simulated/reel", patience_s=600)
+        objects = Objects(
+            simulated, "s3://simulated/reel", retry=RetryPolicy(unavailable_s=600)
+        )
         ledger = await Ledger.open(objects, name="night", spill_folder=tmp_path)
         why: list[str] = []
         ledger.on_trouble(why.append)

@@ -15,6 +15,7 @@ from storage.objects import (
     MissingError,
     Objects,
     RefusedError,
+    RetryPolicy,
     StorageError,
     UnavailableError,
     connect,
@@ -150,7 +151,7 @@ async def test_upload_that_stays_damaged_fails(
     root: str, faulty: FaultyProxy, tmp_path: Path
 ):
     """An object that is damaged on every try is never stored."""
-    objects = Objects.open(root, patience_s=0)
+    objects = Objects.open(root, retry=RetryPolicy(unavailable_s=0))
     faulty.fault.flip = 3
 
     with pytest.raises(UnavailableError, match="/a: damaged on its way"):
@@ -183,7 +184,7 @@ async def test_a_store_that_stops_and_starts_again_is_waited_for(
 
 async def test_a_store_that_stays_away_is_named(root: str, faulty: FaultyProxy):
     faulty.stop()
-    objects = Objects.open(root, patience_s=0)
+    objects = Objects.open(root, retry=RetryPolicy(unavailable_s=0))
 
     with pytest.raises(UnavailableError) as caught:
         await objects.get("a")
@@ -258,7 +259,7 @@ async def test_a_service_account_may_be_a_file(
 LITTLE_MEMORY = """
 import asyncio, resource, sys
 from pathlib import Path
-from storage.objects import Objects
+from storage.objects import Objects, RetryPolicy
 
 root, big, back = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 

@@ -16,6 +16,7 @@ from storage.objects import (
     MissingError,
     Objects,
     RefusedError,
+    RetryPolicy,
     StorageError,
     UnavailableError,
 )
@@ -142,7 +143,9 @@ async def test_a_status_and_its_code_mean_the_same_everywhere(
     )
 
     with pytest.raises(StorageError) as caught:
-        await Objects.open(f"{scheme}://bucket/x", patience_s=0).put("a", b"1")
+        await Objects.open(
+            f"{scheme}://bucket/x", retry=RetryPolicy(unavailable_s=0)
+        ).put("a", b"1")
 
     assert type(caught.value) is kind, caught.value
     message = f"HTTP {status}" + (f", {code}" if code else "")

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from storage.media import Clips
-from storage.objects import ExistsError, Objects, StorageError, UnavailableError, local
+from storage.objects import (
+    ExistsError,
+    Objects,
+    RetryPolicy,
+    StorageError,
+    UnavailableError,
+    local,
+)
 from tests.storage.lives import made
 
 pytestmark = pytest.mark.anyio
@@ -137,7 +144,7 @@ async def test_drafts_of_a_crash_are_swept_after_a_day(
 async def test_a_write_that_fails_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    objects = Objects.open(str(tmp_path), patience_s=0)
+    objects = Objects.open(str(tmp_path), retry=RetryPolicy(unavailable_s=0))
 
     def broken(handle: int) -> None:
         raise OSError(5, "Input/output error")

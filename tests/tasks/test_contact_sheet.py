@@ -8,7 +8,7 @@ from PIL import Image
 
 from storage.media import Posters, poster
 from storage.media.posters import MOST
-from storage.objects import Objects
+from storage.objects import Objects, RetryPolicy
 from tasks.batch.contact_sheet import SHOWN, Sheet, Tile, Turns
 from tasks.emulator.clips import ClipFormat, render
 from tasks.emulator.uploads import Still
@@ -54,7 +54,10 @@ async def test_a_poster_that_cannot_be_made_or_kept_is_a_tile_less(clip, tmp_pat
     root = tmp_path / "root"
     root.mkdir()
     (root / "posters").write_text("a file where the folder should be")
-    sheet, offers = Sheet(Posters(Objects.open(str(root), patience_s=0.0))), []
+    sheet, offers = (
+        Sheet(Posters(Objects.open(str(root), retry=RetryPolicy(unavailable_s=0.0)))),
+        [],
+    )
 
     async with sheet.made(offers.append):
         [offer] = offers

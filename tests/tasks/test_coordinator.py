@@ -592,11 +592,11 @@ async def test_shards_doubts_are_risked_once_for_all_of_them(worlds, clip):
 class Slow(Objects):
     """A store that delays a write of a shard's first run until it is sealed off."""
 
-    async def create(self, key, data):
+    async def create(self, key, data, **options):
         if key.endswith("/shard-0000.01/0000000003.jsonl.zst"):
             while not await segments.exists(self, key):  # noqa: ASYNC110 - a seal has no event
                 await asyncio.sleep(0.01)
-        await super().create(key, data)
+        await super().create(key, data, **options)
 
 
 @pytest.mark.parametrize("risk_usd", [Decimal(0), Decimal(5)])

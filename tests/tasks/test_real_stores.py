@@ -15,7 +15,7 @@ import pytest
 
 from manifests.lifecycle import State
 from storage import ledger as ledgers
-from storage.ledger import write_retry
+from storage.ledger import keeper
 from storage.media import Clips
 from storage.objects import Objects, StorageError
 from tasks.emulator import running
@@ -164,7 +164,7 @@ async def test_credentials_that_expire_in_mid_batch_lose_nothing_paid(
 ):
     """Credentials that expire during a batch lose no clip that was paid for."""
     # The wait for renewed credentials is half a minute; nobody renews them here.
-    monkeypatch.setattr(write_retry, "REFUSED_S", 2.0)
+    monkeypatch.setattr(keeper, "REFUSED_S", 2.0)
     root = cloud.root()
 
     async def deny() -> None:

@@ -82,8 +82,8 @@ class Suspended:
         naps, clock = self.naps, self.time
 
         class Store(Objects):
-            async def create(self, key, data):
-                await super().create(key, data)
+            async def create(self, key, data, **options):
+                await super().create(key, data, **options)
                 segment = key.startswith("ledger/") and key.endswith(".zst")
                 if segment and naps and Intended in events(data, key):
                     later_s, awake_later_s = naps.pop(0)
@@ -539,8 +539,8 @@ async def test_ready_clips_are_polled_before_any_earlier_table_is_read(
     looked_at = asyncio.Event()
 
     class Slow(Objects):
-        async def create(self, key, data):
-            await super().create(key, data)
+        async def create(self, key, data, **options):
+            await super().create(key, data, **options)
             if key.endswith(".zst") and Generated in events(data, key):
                 looked_at.set()
 
