@@ -284,6 +284,7 @@ def test_a_large_file_takes_little_memory(scheme: str, clouds, tmp_path: Path):
     with big.open("wb") as file:
         for _ in range(130):
             file.write(os.urandom(1 << 20))
+    (tmp_path / "root").mkdir()
     root = str(tmp_path / "root") if scheme == "file" else clouds(scheme).root()
 
     ran = subprocess.run(
