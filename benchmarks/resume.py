@@ -59,7 +59,12 @@ def _asked() -> argparse.Namespace:
 def _run(asked, child, root, *more):
     command = [sys.executable, __file__, "--child", child, "--root", root, *more]
     command += ["--jobs", str(asked.jobs), "--open", str(asked.open)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        # A child that ends without a close leaves a spill file.
+        "XDG_STATE_HOME": f"{root}/state",
+    }
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment)
     return json.loads(done.stdout)
 
