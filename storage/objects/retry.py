@@ -1,4 +1,4 @@
-"""Repeats requests while a store fails, for a limited time: the only retry of the store.
+"""Repeats requests while a store fails, for a limited time.
 
 A store that is unavailable is waited for. A store that refuses is asked again only if the
 caller's policy allows it. The answers that end a request are never repeated: the key exists
