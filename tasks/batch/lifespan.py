@@ -5,7 +5,6 @@ The running batch is a `BatchRun`. When it is over, its tables are written.
 
 import asyncio
 import logging
-import math
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -25,13 +24,12 @@ from storage.ledger import (
 )
 from storage.objects import Objects
 from tasks.batch.batch import BatchRun
+from tasks.batch.deps import deps_of
 from tasks.batch.pause_watch import heeding
 from tasks.batch.request import Wanted, looked_at, planned, refuse
 from tasks.dispatch import (
     DAY_S,
     Lane,
-    Purse,
-    Roster,
     keep_limits,
     recall_day,
     recall_latencies,
@@ -83,16 +81,9 @@ async def begun(  # noqa: PLR0913 - each has its default
         objects, root_id = await _root_of(wanted, world)
         ledger = await _opened(wanted, objects, world, on_held)
         try:
-            async with world.clients() as clients:
-                deps = Deps(
-                    world=world,
-                    rules=rules,
-                    objects=objects,
-                    ledger=ledger,
-                    clients=clients,
-                    roster=roster_of(wanted, lanes, world),
-                    purse=Purse(wanted.budget_usd),
-                )
+            async with deps_of(
+                wanted, lanes, rules=rules, objects=objects, ledger=ledger, world=world
+            ) as deps:
                 await _prepare(deps)
                 async with batch_run_of(
                     wanted, plan, folder, deps, hints_url
@@ -184,20 +175,6 @@ async def batch_run_of(
     batch_run = BatchRun(wanted, plan=plan, folder=folder, engine=engine)
     async with heeding(engine, deps.objects), _hinted(engine, hints_url):
         yield batch_run
-
-
-def roster_of(wanted: Wanted, lanes: Sequence[Lane], world: World) -> Roster:
-    """The lanes of a batch, in the order of its policy."""
-    left_s = math.inf
-    if wanted.finish_at is not None:
-        left_s = wanted.finish_at - world.today()
-    return Roster(
-        lanes,
-        policy=wanted.policy,
-        now=world.now,
-        today=world.today,
-        ends_at=world.now() + left_s,
-    )
 
 
 @asynccontextmanager

@@ -21,7 +21,8 @@ from manifests.lifecycle import State
 from storage.ledger import FencedError, Ledger, join_root
 from storage.objects import Objects
 from tasks.batch.batch import BatchRun
-from tasks.batch.lifespan import batch_run_of, roster_of
+from tasks.batch.deps import deps_of
+from tasks.batch.lifespan import batch_run_of
 from tasks.batch.request import MANIFEST, Wanted
 from tasks.dispatch import TYPICAL_S, Lane, Purse, recall_latencies
 from tasks.distributed import mailbox
@@ -113,22 +114,20 @@ async def joined(  # noqa: PLR0913 - as `run_shard`
                 raise FencedError(f"{objects.root}: shard {shard} is over")
             recall_latencies(lanes, order.latencies, within_s=rules.deadline_s)
             wanted, plan = _wanted(order, objects.root, folder, budget_usd)
-            async with world.clients() as clients:
-                deps = Deps(
-                    world=world,
+            async with (
+                deps_of(
+                    wanted,
+                    lanes,
                     rules=rules,
                     objects=objects,
                     ledger=ledger,
-                    clients=clients,
-                    roster=roster_of(wanted, lanes, world),
-                    purse=Purse(wanted.budget_usd),
-                )
-                async with batch_run_of(
-                    wanted, plan, folder, deps, hints_url
-                ) as batch_run:
-                    await asyncio.to_thread(batch_run.set_demand)
-                    _hold(deps)
-                    yield batch_run
+                    world=world,
+                ) as deps,
+                batch_run_of(wanted, plan, folder, deps, hints_url) as batch_run,
+            ):
+                await asyncio.to_thread(batch_run.set_demand)
+                _hold(deps)
+                yield batch_run
         finally:
             await ledger.close()
 
