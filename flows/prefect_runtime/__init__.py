@@ -1,7 +1,7 @@
 """Prefect as the scheduler: how batches and shards start, wait and stop.
 
 `runners` runs a batch's shards where `[engine] runner` says: in this process, on a Prefect
-work pool, or on Ray or Dask. `shard` runs one shard. `inbox_runs` starts one run for each
+work pool (`work_pool`), or on Ray or Dask. `shard` runs one shard. `inbox_runs` starts one run for each
 version of a manifest in an inbox, by idempotency keys. `wait_for_root` lets a scheduled
 run wait while another run holds its root. `signals` winds a run down at the first signal
 and stops it at the second.

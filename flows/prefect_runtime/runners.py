@@ -5,7 +5,6 @@ be killed, or run a shard twice: the ledger ensures that this costs nothing.
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -14,20 +13,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import httpx
-from prefect import get_client, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import FlowRun
-from prefect.deployments import arun_deployment
-from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.runtime import deployment, flow_run
-from prefect.states import Cancelled
 from prefect.task_runners import TaskRunner
 
 from flows.config import EngineSettings, Settings, SettingsError
 from flows.config import lanes as lanes_of
 from flows.config import settings as settings_of
 from flows.prefect_runtime.shard import ran
+from flows.prefect_runtime.work_pool import ShardError, in_pool, refuse_undeployed
 from storage.ledger import FencedError
 from tasks.batch.batch import BatchRun
 from tasks.distributed import TRIES, Start, elsewhere
@@ -35,21 +30,6 @@ from tasks.distributed import TRIES, Start, elsewhere
 WINDOW = 2
 """Shards open at once in one process: the next one's jobs take the slots that this one's
 tail leaves."""
-
-DEPLOYMENT = "nightreel-shard/shard"
-
-EVERY_S = 2.0
-"""Seconds between two looks at the state of a flow run."""
-
-GIVE_UP_S = 30.0
-"""How long to wait for the server to name a run that is no longer wanted."""
-
-
-log = logging.getLogger(__name__)
-
-
-class ShardError(Exception):
-    """A run of a shard that failed."""
 
 
 @asynccontextmanager
@@ -73,8 +53,8 @@ async def shared(batch_run: BatchRun, settings: Settings) -> AsyncGenerator[int]
     }
     rules, at_once = lanes_of.rules(settings), engine.workers
     if engine.runner == "pool":
-        await _refuse_undeployed()
-        start = _in_pool(parameters)
+        await refuse_undeployed()
+        start = in_pool(parameters)
         async with elsewhere(batch_run, start, rules=rules, at_once=at_once):
             yield at_once
         return
@@ -89,97 +69,6 @@ def _config(named: str | None) -> str:
     has the file, else absolute."""
     path, _ = settings_of.found(Path(named) if named else None)
     return str(path if deployment.get_id() else path.absolute())
-
-
-async def _refuse_undeployed() -> None:
-    """Raise an error now, rather than after each shard's last failed try."""
-    try:
-        async with get_client() as client:
-            await client.read_deployment_by_name(DEPLOYMENT)
-    except ObjectNotFound as exc:
-        problem = (
-            f"[engine] runner = 'pool': no deployment {DEPLOYMENT!r} on the server"
-        )
-        raise SettingsError(f"{problem}: prefect deploy --all") from exc
-    except (httpx.TransportError, PrefectHTTPStatusError) as exc:
-        log.warning(
-            "prefect.unavailable error=%s the deployment of the shards was not checked",
-            type(exc).__name__,
-        )
-
-
-def _in_pool(parameters: dict[str, Any]) -> Start:
-    """Shards as flow runs of a separate work pool."""
-    parent = flow_run.get_id()
-
-    async def start(shard: int, attempt: int, begun: Callable[[], None]) -> None:
-        # A parent that is retried has another batch: its shards are other shards.
-        key = f"{parent}:{parameters['batch']}:{shard}:{attempt}"
-        beginning = asyncio.ensure_future(_begun({**parameters, "shard": shard}, key))
-        try:
-            await _ended(await asyncio.shield(beginning), begun)
-        except asyncio.CancelledError:
-            await asyncio.shield(_give_up(beginning))
-            raise
-
-    return start
-
-
-async def _begun(parameters: dict[str, Any], key: str) -> FlowRun:
-    """A flow run of the deployment, the same one for the same key."""
-    while True:
-        try:
-            return await arun_deployment(
-                DEPLOYMENT,
-                parameters=parameters,
-                timeout=0,
-                idempotency_key=key,
-                # The same tags as the batch's own run.
-                tags=["nightreel", parameters["batch"]],
-            )
-        except (httpx.TransportError, PrefectHTTPStatusError) as error:
-            await _away_for_now(error)
-
-
-async def _ended(run: FlowRun, begun: Callable[[], None]) -> None:
-    async with get_client() as client:
-        while run.state is None or not run.state.is_final():
-            if run.state is not None and run.state.is_running():
-                begun()
-            await asyncio.sleep(EVERY_S)
-            try:
-                run = await client.read_flow_run(run.id)
-            # The run's state is unknown; the shard's messages show whether it lives.
-            except (httpx.TransportError, PrefectHTTPStatusError) as error:
-                await _away_for_now(error)
-    if not run.state.is_completed():
-        raise ShardError(f"{run.name}: {run.state.name}: {run.state.message}")
-
-
-async def _away_for_now(error: httpx.TransportError | PrefectHTTPStatusError) -> None:
-    """Wait a little for a server that is away; raise the error if it refuses."""
-    if isinstance(error, PrefectHTTPStatusError) and not error.response.is_server_error:
-        raise error
-    log.warning(
-        "prefect.unavailable error=%s the server is asked again", type(error).__name__
-    )
-    await asyncio.sleep(EVERY_S)
-
-
-async def _give_up(beginning: asyncio.Future[FlowRun]) -> None:
-    """Cancel the flow run: another run owns this shard now, or its worker died unnoticed."""
-    try:
-        # A slow server may have created the run although it has not answered yet.
-        run = await asyncio.wait_for(beginning, GIVE_UP_S)
-    except (TimeoutError, httpx.TransportError, PrefectHTTPStatusError) as error:
-        log.warning(
-            "prefect.unavailable error=%s the run of a lost shard was not cancelled",
-            type(error).__name__,
-        )
-        return
-    async with get_client() as client:
-        state = Cancelled(message="another run has this shard now, or nobody has")
-        await client.set_flow_run_state(run.id, state, force=True)
 
 
 def _task_runner(engine: EngineSettings) -> TaskRunner[Any]:

@@ -87,7 +87,11 @@ class Prefect:
             self.is_up = True
 
     def post(self, path: str, **asked: Any) -> Any:
-        return self._answer("POST", path, json=asked).json()
+        answer = self._answer("POST", path, json=asked)
+        return answer.json() if answer.content else None
+
+    def patch(self, path: str, **asked: Any) -> None:
+        self._answer("PATCH", path, json=asked)
 
     def delete(self, path: str) -> None:
         self._answer("DELETE", path)

@@ -1,19 +1,24 @@
 """A batch on a work pool: another worker takes over from one that is killed."""
 
+import asyncio
 import os
 import signal
 import subprocess
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from prefect.client.orchestration import PrefectClient
 
+from flows.prefect_runtime.work_pool import LOST_S, PendingStart
 from tasks.emulator import Emulator
 from tests.flows.conftest import BIN, ROOT, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
+POOL = "nightreel-shards"
 JOBS, SLOTS, SHARD = 36, 6, 12
 KLING = f"access:{'secret' * 6}"
 
@@ -21,7 +26,7 @@ KLING = f"access:{'secret' * 6}"
 @contextmanager
 def workers(prefect, count):
     """Starts `count` workers of the pool, each with one run at a time."""
-    words = ["worker", "start", "--pool", "nightreel-shards", "--limit", "1"]
+    words = ["worker", "start", "--pool", POOL, "--limit", "1"]
     env = prefect.env | {"NIGHTREEL_HOME": str(ROOT), "KLING_KEY": KLING}
     env |= {"PYTHONPATH": str(ROOT)}
     started = [
@@ -57,6 +62,13 @@ def runs_of(worker):
     return [int(pid) for one in lists for pid in one.read_text().split()]
 
 
+def shard_runs(bench, *states):
+    """The flow runs of the batch's shards, of these states or of any."""
+    flow = {"name": {"any_": ["nightreel-shard"]}}
+    runs = bench.prefect.post("flow_runs/filter", flows=flow)
+    return [run for run in runs if not states or run["state_type"] in states]
+
+
 def test_shard_of_a_killed_worker_is_redone_by_another(make_bench, deployed, clip):
     """Another worker takes over the shard of a worker that is killed."""
     emulator = Emulator(
@@ -74,6 +86,8 @@ def test_shard_of_a_killed_worker_is_redone_by_another(make_bench, deployed, cli
         words = ("run", "m.parquet", "--root", "root", "--json")
         batch = bench.start(*words, KLING_KEY=KLING)
         until(lambda: bench.seen("submit") >= 8 and runs_of(victim), within_s=150)
+        # Both have begun: a run that has not is lost only after its worker's heartbeats.
+        until(lambda: len(shard_runs(bench, "RUNNING")) == 2, within_s=150)
 
         # Kill the worker first, so that nothing reports its run as crashed.
         killed = runs_of(victim)
@@ -90,8 +104,43 @@ def test_shard_of_a_killed_worker_is_redone_by_another(make_bench, deployed, cli
         assert reply["spent_usd"] >= bench.owed
         assert account["running"] <= SLOTS
         assert account["throttled"] == 0
-        runs = bench.prefect.post(
-            "flow_runs/filter", flows={"name": {"any_": ["nightreel-shard"]}}
-        )
-        shards = [run["parameters"]["shard"] for run in runs]
+        shards = [run["parameters"]["shard"] for run in shard_runs(bench)]
         assert len(shards) > len({*shards}) == JOBS // SHARD
+
+
+def taken(prefect, worker: str) -> str:
+    """A run of a shard that a worker took, by its id; it has not begun."""
+    deployment = prefect.deployment("nightreel-shard/shard")["id"]
+    asked = {"root": "memory://", "batch": "000001-m", "shard": 0}
+    path = f"deployments/{deployment}/create_flow_run"
+    run = prefect.post(path, parameters=asked, enforce_parameter_schema=False)["id"]
+    prefect.post(f"flow_runs/{run}/set_state", state={"type": "PENDING"})
+    labels = {"prefect.worker.name": worker, "prefect.work-pool.name": POOL}
+    prefect.patch(f"flow_runs/{run}/labels", **labels)
+    return run
+
+
+async def reason(prefect, run: str, clock=time.monotonic) -> list[str | None]:
+    """Why the run will never begin, as far as each of two looks tells."""
+    start = PendingStart(clock)
+    async with PrefectClient(prefect.url) as client:
+        return [await start.lost(client, await client.read_flow_run(run)) for _ in "12"]
+
+
+def test_run_taken_by_a_worker_that_died_is_lost(deployed):
+    """A run is lost if its worker died between taking it and its start."""
+    heartbeat = f"work_pools/{POOL}/workers/heartbeat"
+    deployed.post(heartbeat, name="dead", heartbeat_interval_seconds=1)
+    deployed.post(heartbeat, name="alive", heartbeat_interval_seconds=900)
+    lost, waits = taken(deployed, "dead"), taken(deployed, "alive")
+
+    until(lambda: asyncio.run(reason(deployed, lost))[0])
+
+    assert "worker dead took it and went away" in asyncio.run(reason(deployed, lost))[0]
+    assert asyncio.run(reason(deployed, waits)) == [None, None]
+    late = iter([0.0, LOST_S])
+    [_, why] = asyncio.run(reason(deployed, waits, lambda: next(late)))
+    assert "after 900 s it has not begun" in why
+    # The server is shared: other tests count the runs of shards.
+    for run in (lost, waits):
+        deployed.delete(f"flow_runs/{run}")

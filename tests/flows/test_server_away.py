@@ -16,7 +16,7 @@ from prefect.settings import (
 )
 
 from flows.config import SettingsError
-from flows.prefect_runtime import runners
+from flows.prefect_runtime import work_pool
 
 pytestmark = pytest.mark.anyio
 
@@ -108,7 +108,7 @@ async def test_run_unwanted_by_the_time_it_is_created_is_cancelled(run, slow):
         PREFECT_CLIENT_MAX_RETRIES: 0,
         PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: False,
     }
-    start = runners._in_pool({"batch": "000001-m"})  # noqa: SLF001 - tests the start of one shard
+    start = work_pool.in_pool({"batch": "000001-m"})
 
     with temporary_settings(overrides):
         shard = asyncio.ensure_future(start(7, 1, lambda: None))
@@ -129,12 +129,12 @@ async def test_run_unwanted_by_the_time_it_is_created_is_cancelled(run, slow):
 async def test_a_server_that_fails_for_a_while_does_not_end_a_shard(
     run, server, monkeypatch
 ):
-    monkeypatch.setattr(runners, "EVERY_S", 0.01)
+    monkeypatch.setattr(work_pool, "EVERY_S", 0.01)
     overrides = {PREFECT_API_URL: server, PREFECT_CLIENT_MAX_RETRIES: 0}
 
     begun = []
     with temporary_settings(overrides):
-        await runners._ended(run, lambda: begun.append(1))  # noqa: SLF001 - tests the wait for one shard
+        await work_pool._ended(run, lambda: begun.append(1))  # noqa: SLF001 - tests the wait for one shard
 
     # The run reported its start while the server was reachable, and only once.
     assert begun == [1]
@@ -146,7 +146,7 @@ async def test_pool_without_a_deployment_is_reported_before_buying(server):
     overrides = {PREFECT_API_URL: server, PREFECT_CLIENT_MAX_RETRIES: 0}
 
     with temporary_settings(overrides), pytest.raises(SettingsError) as refused:
-        await runners._refuse_undeployed()  # noqa: SLF001 - tests the check before the first shard
+        await work_pool.refuse_undeployed()
 
     message = (
         "no deployment 'nightreel-shard/shard' on the server: prefect deploy --all"
