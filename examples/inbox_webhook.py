@@ -11,7 +11,7 @@ hour: notifications get lost.
 import argparse
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 
 import httpx
@@ -32,10 +32,10 @@ log = logging.getLogger("inbox")
 FAILURES = (StorageError, SettingsError, PrefectHTTPStatusError, httpx.HTTPError)
 
 
-def app(watch: Watch, deployment: str) -> Starlette:
+def app(inbox: str, root: str, deployment: str) -> Starlette:
     stirred = asyncio.Event()
 
-    async def keep_looking() -> None:
+    async def keep_looking(watch: Watch) -> None:
         while await stirred.wait():
             stirred.clear()
             try:
@@ -46,8 +46,9 @@ def app(watch: Watch, deployment: str) -> Starlette:
                 log.warning("%s: %s", type(exc).__name__, exc)
 
     @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        looking = asyncio.create_task(keep_looking())
+    async def lifespan(_: Starlette) -> AsyncGenerator[None]:
+        watch = await Watch.open(inbox, root)
+        looking = asyncio.create_task(keep_looking(watch))
         yield
         looking.cancel()
         with suppress(asyncio.CancelledError):
@@ -64,7 +65,7 @@ def app(watch: Watch, deployment: str) -> Starlette:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("inbox", help="URI that manifests are dropped under")
     parser.add_argument("root", help="URI that their clips go under")
     parser.add_argument("--deployment", default=DEPLOYMENT, help="what is started")
@@ -72,8 +73,8 @@ def main() -> None:
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    watch = Watch.open(asked.inbox, asked.root)
-    uvicorn.run(app(watch, asked.deployment), port=asked.port, log_level="warning")
+    listening = app(asked.inbox, asked.root, asked.deployment)
+    uvicorn.run(listening, port=asked.port, log_level="warning")
 
 
 if __name__ == "__main__":
