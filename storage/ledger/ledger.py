@@ -37,7 +37,12 @@ from storage.ledger.codec import Seal
 from storage.ledger.history_lookup import Told, told
 from storage.ledger.keeper import Keeper, Waiting
 from storage.ledger.owner import BEAT_S
-from storage.ledger.segments import MAIN, FencedError, ReplacedRootError
+from storage.ledger.segments import (
+    MAIN,
+    FencedError,
+    FullRootError,
+    ReplacedRootError,
+)
 from storage.ledger.spill import SpillFolder
 from storage.ledger.state_index import Book
 from storage.ledger.writer import Stream
@@ -232,6 +237,9 @@ class Ledger:
         if self._closed:
             return
         seal = Seal(self.epoch, self._clock())
+        if isinstance(self._stream.ended, FullRootError):
+            # If the spill file is on the full disk, the freed room takes the seal.
+            await asyncio.to_thread(self._spill_file.release)
         try:
             whole = await self._stream.close(seal)
             self._closed = True

@@ -95,6 +95,30 @@ async def test_full_disk_spills_into_reserved_room(disk: Disk):
     assert disk.files() == []
 
 
+async def test_freed_room_takes_the_seal(disk: Disk, monkeypatch: pytest.MonkeyPatch):
+    """If the spill file is on the full disk, its unused room takes the seal at the end."""
+    link = os.link
+
+    def link_if_room(*names: str) -> None:
+        if disk.file().stat().st_size == RESERVED:
+            full()
+        link(*names)
+
+    ledger = await disk.open("night")
+    await ledger.record(job("a"), INTENDED)
+    monkeypatch.setattr("os.link", link_if_room)
+    with pytest.raises(LedgerError, match="the disk is full"):
+        await ledger.record(job("a"), Accepted(TICKET))
+
+    await ledger.close()
+
+    monkeypatch.undo()
+    # A root without a seal would be held by this process.
+    following = await disk.open("next")
+    assert following.history(job("a")).ticket == TICKET
+    await following.close()
+
+
 async def test_unused_room_is_freed_at_the_end(disk: Disk):
     """A ledger that could record everything leaves no file behind."""
     ledger = await disk.open("night")
