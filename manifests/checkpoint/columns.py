@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from operator import attrgetter
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import orjson
 import polars as pl
 
 from manifests.lifecycle import Facts, History, State, Ticket
 from manifests.parquet import MONEY
+from manifests.plain_json import plain
 
 TICKET: Final = {
     "provider": pl.String(),
@@ -133,7 +134,7 @@ def facts_columns(facts: Sequence[Any]) -> dict[str, list[Any]]:
 
 def dumped(value: Any) -> str:
     """An event or a history as JSON."""
-    return orjson.dumps(value, default=_plain).decode()
+    return orjson.dumps(value, default=plain).decode()
 
 
 def loaded(kind: type[Any], text: str) -> Any:
@@ -146,16 +147,6 @@ def loaded(kind: type[Any], text: str) -> Any:
     if (facts := stored.get("facts")) is not None:
         stored["facts"] = Facts(**facts)
     return _of(kind, stored)
-
-
-def _plain(value: object) -> object:
-    match value:
-        case Decimal():
-            return str(value)
-        case Mapping():
-            return dict(cast("Mapping[str, str]", value))
-        case _:
-            raise TypeError(f"{value!r} has no JSON")
 
 
 def _of(kind: type[Any], stored: dict[str, Any]) -> Any:

@@ -5,11 +5,11 @@ clips/ab/abcd….json    how it was made, written last: if it is there, both are
 """
 
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Any
 
 import orjson
 
+from manifests.plain_json import plain
 from storage import layout
 from storage.objects import ExistsError, MissingError, Objects
 
@@ -36,9 +36,7 @@ class Clips:
             if await self.sidecar(job_id) is not None:
                 raise
             await self._objects.put(layout.clip(job_id, "mp4"), mp4)
-        encoded = orjson.dumps(
-            dict(sidecar), default=_plain, option=orjson.OPT_INDENT_2
-        )
+        encoded = orjson.dumps(dict(sidecar), default=plain, option=orjson.OPT_INDENT_2)
         await self._objects.create(layout.clip(job_id, "json"), encoded)
         return self.uri(job_id)
 
@@ -51,9 +49,3 @@ class Clips:
         except MissingError:
             return None
         return facts
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Decimal):
-        return str(value)
-    raise TypeError(f"{value!r} has no JSON")

@@ -10,6 +10,7 @@ import orjson
 from manifests.accounting import LaneTotals
 from manifests.checkpoint import dumped, loaded
 from manifests.lifecycle import History
+from manifests.plain_json import plain
 from storage import checksum
 from storage.ledger import Holder
 from tasks.dispatch import Bill, LearnedLimits, Policy
@@ -35,7 +36,7 @@ class ShardOrder:
 
     def dump(self) -> bytes:
         before = {life: dumped(history) for life, history in self.before.items()}
-        plain = {
+        fields = {
             "manifest": self.manifest,
             "policy": self.policy,
             "finish_at": self.finish_at,
@@ -44,7 +45,7 @@ class ShardOrder:
             "before": before,
             "rows": self.rows,
         }
-        return checksum.dump(plain)
+        return checksum.dump(fields)
 
     @classmethod
     def load(cls, data: bytes, uri: str) -> "ShardOrder":
@@ -89,7 +90,7 @@ class ShardReport:
     """Why it stopped buying on a lane, if our own code failed too often in a row."""
 
     def dump(self) -> bytes:
-        return checksum.dump(asdict(self), default=str)
+        return checksum.dump(asdict(self), default=plain)
 
     @classmethod
     def load(cls, data: bytes, uri: str) -> "ShardReport":
@@ -137,7 +138,7 @@ class Grants:
 
     def dump(self) -> bytes:
         option = orjson.OPT_NON_STR_KEYS
-        return checksum.dump(asdict(self), default=str, option=option)
+        return checksum.dump(asdict(self), default=plain, option=option)
 
     @classmethod
     def load(cls, data: bytes, uri: str) -> "Grants":
