@@ -88,7 +88,9 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
     by = f"flow run {flow_run.get_id()}"
     async with (
         _complained(),
-        claimed(partial(begin_root, public(root)), manifest, version, by) as claim,
+        claimed(
+            partial(begin_root, public(root, "root")), manifest, version, by
+        ) as claim,
     ):
         if claim.taken_by is not None:
             message = f"taken by {claim.taken_by}"
@@ -96,8 +98,8 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
         settings = settings_of.load(Path(config) if config else None, lanes=lanes)
         until = None if finish_by is None else meant(finish_by, _due())
         wanted = Wanted(
-            manifest=public(manifest),
-            root=public(root),
+            manifest=public(manifest, "manifest"),
+            root=public(root, "root"),
             budget_usd=most_usd,
             limit=limit,
             policy=policy or _policy(settings, until),

@@ -35,6 +35,6 @@ async def resume(*, root: str) -> State[None]:
 
 
 async def _opened(uri: str) -> Objects:
-    objects = Objects.open(public(uri))
+    objects = Objects.open(public(uri, "root"))
     await existing_root(objects)
     return objects

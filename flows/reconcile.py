@@ -33,7 +33,9 @@ async def reconcile(
     # Do not wait for clips that are not ready: a batch may want the root.
     rules = replace(lanes_of.rules(settings), deadline_s=0.0)
     try:
-        async with opened(public(root), lanes=on, rules=rules) as reconciliation:
+        async with opened(
+            public(root, "root"), lanes=on, rules=rules
+        ) as reconciliation:
             await reconciliation.ask()
             await reconciliation.fetch()
             await reconciliation.settle()

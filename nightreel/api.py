@@ -100,8 +100,8 @@ async def arun(  # noqa: PLR0913 - each is an option of the command
         ManifestError, SettingsError, OpeningError, HeldError: before any money moves.
     """
     most_usd = budget(budget_usd)
-    uri = public(place(fspath(manifest)))
-    kept = place(fspath(root))
+    uri = public(place(fspath(manifest), "manifest"), "manifest")
+    kept = place(fspath(root), "root")
     until = None if finish_by is None else _moment(finish_by)
     batch_run = await run_flow(
         _nothing,
@@ -144,7 +144,7 @@ def check(
         OpeningError: the manifest or a still is out of reach.
     """
     settings = _settings(config, lanes)
-    found = _run(checked(settings, place(fspath(manifest)), stills=stills))
+    found = _run(checked(settings, place(fspath(manifest), "manifest"), stills=stills))
     return CheckResult(
         manifest=found.plan.uri,
         rows=found.plan.rows,
@@ -176,7 +176,7 @@ def plan(  # noqa: PLR0913 - each is an option of the command
     answer = _run(
         forecasted(
             _settings(config, lanes),
-            place(fspath(manifest)),
+            place(fspath(manifest), "manifest"),
             policy=policy,
             until=None if finish_by is None else _moment(finish_by),
             root=None if root is None else fspath(root),

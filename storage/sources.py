@@ -38,6 +38,20 @@ class OpeningError(OSError):
         self.passing = passing
 
 
+def refuse_blank(uri: str, name: str) -> None:
+    """Refuse an argument that names no place; `name` is the argument's.
+
+    Raises:
+        OpeningError: it is blank, or a URI with spaces before it, which would be a path.
+    """
+    if not uri.strip():
+        problem = "is blank, which would be the current folder"
+        cure = "name a file, a folder or a URI (a variable of the shell may be unset)"
+        raise OpeningError(f"{name} = {uri!r} {problem}: {cure}")
+    if scheme(uri.strip()) != scheme(uri):
+        raise OpeningError(f"{name} = {uri!r}: remove the space before the URI")
+
+
 def read(uri: str, max_bytes: int) -> bytes:
     """The bytes at a URI, if they are no more than `max_bytes`.
 

@@ -80,7 +80,9 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Validate a manifest and its stills. Sends nothing to a provider."""
-    found = asyncio.run(checked(chosen(config, lanes), place(manifest), stills=stills))
+    found = asyncio.run(
+        checked(chosen(config, lanes), place(manifest, "manifest"), stills=stills)
+    )
     plan = found.plan
     if as_json:
         print_json(found.plain())

@@ -44,7 +44,7 @@ def emulated(root: Path) -> Generator[tuple[str, Path]]:
     root.mkdir(parents=True, exist_ok=True)
     if not (root / layout.ROOT).exists():
         # It was deleted on purpose: emulated clips cost nothing.
-        KnownRoots().forget(place(str(root)))
+        KnownRoots().forget(place(str(root), "root"))
     config = root / "nightreel.toml"
     with running(Emulator(latency_s=LATENCY_S, jitter=0.2)) as url:
         lanes = (

@@ -129,12 +129,12 @@ def run(  # noqa: PLR0913 - each is an option
 ) -> None:
     """Buy every clip of a manifest that the root does not have yet."""
     until = None if finish_by is None else _finish_by(finish_by)
-    uri = public(place(manifest))
+    uri = public(place(manifest, "manifest"), "manifest")
     _refuse_at_once(chosen(config, lanes), uri)
     batch_run = asyncio.run(
         run_batch(
             manifest=uri,
-            root=place(root),
+            root=place(root, "root"),
             config=None if config is None else str(config),
             lanes=names(lanes),
             budget_usd=budget,
@@ -164,7 +164,9 @@ def demo(
     with emulated(root) as (manifest, config):
         tell(f"emulated providers, example manifest: {manifest}")
         batch_run = asyncio.run(
-            run_batch(manifest=manifest, root=place(str(root)), config=str(config))
+            run_batch(
+                manifest=manifest, root=place(str(root), "root"), config=str(config)
+            )
         )
     summary = batch_run.summary()
     _say(summary, str(root), as_json=False)

@@ -105,7 +105,7 @@ def plan(  # noqa: PLR0913 - each is an option
     answer = asyncio.run(
         forecasted(
             chosen(config, lanes),
-            place(manifest),
+            place(manifest, "manifest"),
             policy=policy,
             until=until,
             root=root,

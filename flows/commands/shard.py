@@ -28,7 +28,7 @@ def shard(
     try:
         report = asyncio.run(
             ran(
-                root=place(root),
+                root=place(root, "root"),
                 batch=batch,
                 shard=number,
                 config=None if config is None else str(config),

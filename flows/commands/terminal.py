@@ -22,7 +22,7 @@ from flows.logs.masking import masked
 from manifests.uris import absolute, scheme
 from storage.ledger import existing_root
 from storage.objects import Objects, local_path
-from storage.sources import OpeningError
+from storage.sources import OpeningError, refuse_blank
 
 MESSAGE: Final = "nightreel"
 """The logger of what a command tells a person. It is not below `flows`, because the log of
@@ -137,21 +137,26 @@ def names(lanes: str | None) -> list[str] | None:
     return None if lanes is None else [name.strip() for name in lanes.split(",")]
 
 
-def place(uri: str) -> str:
-    """A URI that means the same whatever folder a worker runs in."""
+def place(uri: str, name: str) -> str:
+    """A URI that means the same whatever folder a worker runs in; `name` is for errors.
+
+    Raises:
+        OpeningError: it is blank.
+    """
+    refuse_blank(uri, name)
     if scheme(uri):
         return absolute(uri, "")
     # Not `resolve`: it follows links, and a link may lead elsewhere tomorrow.
     return Path(os.path.abspath(uri)).as_uri()  # noqa: PTH100
 
 
-def existing(root: str) -> str:
-    """The URI of an existing folder or bucket.
+def existing(folder: str, name: str = "root") -> str:
+    """The URI of an existing folder or bucket; `name` is for errors.
 
     Raises:
         OpeningError: there is no such folder.
     """
-    uri = place(root)
+    uri = place(folder, name)
     if scheme(uri) == "file" and not local_path(uri).is_dir():
         raise OpeningError(f"{uri}: no such folder")
     return uri

@@ -81,7 +81,12 @@ def watch(  # noqa: PLR0913 - each is an option
     from flows.prefect_runtime import Watch  # noqa: PLC0415
 
     at = asyncio.run(
-        Watch.open(existing(inbox), place(root), pattern=pattern, marked=marked)
+        Watch.open(
+            existing(inbox, "inbox"),
+            place(root, "root"),
+            pattern=pattern,
+            marked=marked,
+        )
     )
     # Report a lane without its key now, not when a manifest lands.
     asyncio.run(lanes_of.opened(chosen(config, lanes)))

@@ -57,8 +57,10 @@ class Watch:
             ManifestError: a URI contains a secret.
             StorageError: a URI cannot be used.
         """
-        below = await begin_root(public(root))
-        box = Inbox.open(public(inbox), below.root, pattern=pattern, marked=marked)
+        below = await begin_root(public(root, "root"))
+        box = Inbox.open(
+            public(inbox, "inbox"), below.root, pattern=pattern, marked=marked
+        )
         return cls(box, Register(below), below.root)
 
     async def untaken(self) -> list[Drop]:

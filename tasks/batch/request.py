@@ -13,10 +13,10 @@ import polars as pl
 
 from manifests.input import ManifestError, Plan, reader
 from manifests.jobs import Order
-from manifests.uris import unsigned
+from manifests.uris import scheme, unsigned
 from storage import sources
 from storage.media import BadStillError
-from storage.sources import OpeningError
+from storage.sources import OpeningError, refuse_blank
 from tasks.dispatch import Lane, Policy
 from tasks.engine import send_still
 
@@ -50,12 +50,21 @@ class Wanted:
     """Whether to shut out a run that seems to hold the same root."""
 
 
-def public(uri: str) -> str:
-    """Return the URI if it carries no secret: Prefect keeps parameters in clear text.
+def public(uri: str, name: str) -> str:
+    """Return the URI that is the flow parameter `name`, if a run may use it.
+
+    Prefect keeps parameters in clear text, and each run works in another folder.
 
     Raises:
+        OpeningError: it is blank or relative.
         ManifestError: it carries a secret.
     """
+    refuse_blank(uri, name)
+    if not scheme(uri) and not uri.startswith("/"):
+        problem = "is relative, and the folder that a run works in is not yours"
+        raise OpeningError(
+            f"{name} = {uri!r} {problem}: name it from the top or as a URI"
+        )
     if uri != (bare := unsigned(uri)):
         problem = (
             "is named with a key or a signature, which would be kept in clear text"
