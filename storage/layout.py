@@ -31,7 +31,9 @@ SPILL: Final = "spill"
 """Spill files that machines which run shards have uploaded."""
 
 CLIP: Final = re.compile(r"clips/[0-9a-f]{2}/[0-9a-f]{32}\.(mp4|json)")
-TABLE: Final = re.compile(r"tables/(?P<table>[a-z]+)/batch=\d{6}-[^/]+/[^/]+\.parquet")
+TABLE: Final = re.compile(
+    r"tables/(?P<table>[a-z]+)/batch=(?P<epoch>\d{6})-[^/]+/[^/]+\.parquet"
+)
 EPOCH: Final = re.compile(r"(?P<epoch>\d{6})-[^/]+")
 """The name of a folder of streams below `ledger/`."""
 SHARD: Final = re.compile(r"shard-(?P<shard>\d+)\.(?P<generation>\d+)")

@@ -35,6 +35,7 @@ from manifests.lifecycle import (
 )
 from storage.ledger import Ledger, existing_root, read
 from tasks.dispatch import Lane, Purse, Roster
+from tasks.engine import attempts_tables
 from tasks.engine.environment import REAL, Deps, Rules
 from tasks.engine.in_doubt import Doubts, in_doubt, sent_elsewhere
 from tasks.engine.own_faults import park
@@ -260,10 +261,13 @@ class Reconciliation:
             )
             for job, history in self.doubts().items()
         ]
-        if self._changed:
-            with tempfile.TemporaryDirectory(prefix="nightreel-") as folder:
+        with tempfile.TemporaryDirectory(prefix="nightreel-") as name:
+            folder, ours = Path(name), self._ledger.epoch
+            await attempts_tables.write_missing(self._objects, folder, before=ours)
+            if self._changed:
                 histories = self._ledger.lives
-                await retell(self._objects, Path(folder), histories, self._changed)
+                await retell(self._objects, folder, histories, self._changed)
+            await attempts_tables.put_empty(self._objects, folder, self.batch)
 
     def _reason(self, history: History) -> str:
         """Why it is in doubt; and where it was sent if no lane in use asks that place."""

@@ -29,7 +29,7 @@ def headline(batch_run: BatchRun) -> str:
     tally = batch_run.engine.tally
     done = f"{batch_run.done:,} of {batch_run.plan.jobs:,} done"
     if tally.rejected:
-        done += f" ({tally.rejected:,} refused)"
+        done += f" ({tally.rejected:,} rejected)"
     parts = [done, f"{_spent(batch_run)} USD"]
     if halt := halted(batch_run):
         parts.append(halt)
@@ -145,7 +145,7 @@ def wrong_table(batch_run: BatchRun) -> list[dict[str, Any]]:
         {
             # Narrow columns first: a reason may be wider than the page.
             "how many": f"{count:,}",
-            "state": "refused" if like[0] == "rejected" else like[0],
+            "state": like[0],
             "first rows": ", ".join(map(str, rows[like])) or NONE,
             "why": like[1],
             "their stills": ", ".join(stills.get(row, "embedded") for row in rows[like])

@@ -86,7 +86,7 @@ def summary_markdown(summary: Summary, batch_run: BatchRun) -> str:
     parts = [f"# {summary.batch}\n\n{_headline(summary)}"]
     parts.append(
         table(
-            ["rows", "clips", "refused", "in doubt", "pending"],
+            ["rows", "clips", "rejected", "in doubt", "pending"],
             [
                 [
                     f"{summary.rows:,}",
@@ -145,7 +145,7 @@ def _headline(summary: Summary) -> str:
         )
     if summary.pending:
         return f"{_rows(summary.pending)} pending: run the batch again."
-    return "Every row has its clip, or is refused for good."
+    return "Every row has its clip, or is rejected for good."
 
 
 def _rows(count: int) -> str:

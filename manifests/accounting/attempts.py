@@ -195,7 +195,8 @@ def under_way(job: str, history: History) -> Attempt | None:
         submitted_at=history.submitted_at or 0.0,
         outcome=outcome,
         charged=charged,
-        cost_usd=history.price_usd,
+        # A single attempt may have been adjusted: then its cost is not its price.
+        cost_usd=history.price_usd if history.attempts > 1 else history.spent_usd,
         ticket=history.ticket,
         lost=history.lost,
         reason=history.reason,

@@ -13,10 +13,11 @@ repeat its prices: sum money over jobs, or over the attempts.
 from manifests.output.attempts import attempts_table
 from manifests.output.clips import Outcomes, write_clips, write_complaints
 from manifests.output.remaining import write_left
-from manifests.output.rewrite import retold_attempts, retold_clips
+from manifests.output.rewrite import attempts_in, retold_attempts, retold_clips
 
 __all__ = [
     "Outcomes",
+    "attempts_in",
     "attempts_table",
     "retold_attempts",
     "retold_clips",

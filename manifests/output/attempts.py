@@ -1,6 +1,6 @@
 """The table of attempts: every submit with its outcome and its cost."""
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 import polars as pl
 
 from manifests.accounting import Adjustment, Adjustments, Attempt, Attempts
-from manifests.lifecycle import Entry, History
+from manifests.lifecycle import Entry, Intended
 from manifests.output.clips import TIME, moment
 from manifests.parquet import MONEY, SLICE, rewritten, written
 
@@ -93,21 +93,23 @@ class _Row(NamedTuple):
 
 @contextmanager
 def attempts_table(
-    path: Path, *, before: Mapping[str, History]
-) -> Generator[Callable[[Iterable[Entry]], None]]:
-    """Write one row per attempt of a batch; yields a function that takes its entries.
+    path: Path, folding: Attempts
+) -> Generator[Callable[[Iterable[Entry]], list[Attempt]]]:
+    """Write one row for each attempt that a batch began; yields a function for its entries.
 
-    `before` has the jobs that were not over when the batch began. The entries are all that
-    followed, in their order, some at a time. Only the attempts that have not ended and a
-    slice of rows are in memory. Rows are in the order in which attempts ended; attempts
-    that have not ended come last.
+    `folding` has the jobs that were not over when the batch began. The entries are all that
+    followed, in their order, some at a time. The function returns the attempts that an
+    earlier batch began and that these entries changed: `output.rewrite` changes their rows
+    in that batch's table. So each attempt is in exactly one table, and sums over the tables
+    are the cost of all jobs.
 
-    `charged` is null while nobody knows: in doubt, or risked. `charged_usd` counts what
-    may have been charged: its sum over the latest row of each attempt is what all jobs
-    have cost. An adjustment of an attempt that had ended before the batch is not in this
-    table: `output.rewrite` changes the table that has the attempt.
+    Only the attempts that have not ended and a slice of rows are in memory. Rows are in the
+    order in which attempts ended; attempts that have not ended come last.
+
+    `charged` is null while nobody knows: in doubt, or risked. `charged_usd` counts what may
+    have been charged.
     """
-    folding, adjustments = Attempts(before), Adjustments()
+    adjustments, begun = Adjustments(), set[str]()
     with written(path) as write:
         ended: list[Attempt] = []
 
@@ -116,17 +118,25 @@ def attempts_table(
                 write(frame(ended))
                 ended.clear()
 
-        def add(entries: Iterable[Entry]) -> None:
+        def add(entries: Iterable[Entry]) -> list[Attempt]:
+            earlier = dict[str, Attempt]()
             for entry in entries:
                 attempt = folding.add(entry)
                 if attempt is None:
                     adjustments.add(entry)
+                    continue
+                if isinstance(entry.event, Intended):
+                    begun.add(entry.job)
+                if entry.job not in begun:
+                    earlier[entry.job] = attempt
                 elif attempt.ended_at is not None:
+                    begun.discard(entry.job)
                     ended.append(attempt)
                     flush(SLICE)
+            return [*earlier.values()]
 
         yield add
-        ended.extend(folding.under_way.values())
+        ended.extend(x for job, x in folding.under_way.items() if job in begun)
         flush(0)
     if adjustments:
         _adjust(path, adjustments)

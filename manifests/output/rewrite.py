@@ -3,13 +3,12 @@
 Only these jobs' rows change; every other row and the order of rows stay as they are.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import polars as pl
 
-from manifests.accounting.attempts import attempts
-from manifests.lifecycle import Entry
+from manifests.accounting import Attempt
 from manifests.output.attempts import KEY, frame
 from manifests.output.clips import CLIPS, Outcomes
 from manifests.parquet import rewritten
@@ -30,18 +29,17 @@ def retold_clips(
     return rewritten(table, out, retold)
 
 
-def retold_attempts(
-    table: Path, out: Path, entries: Collection[Entry], jobs: Collection[str]
-) -> bool:
-    """Write an attempts table to `out` with these jobs' new rows; return if any changed.
-
-    `entries` are those of the whole ledger.
-    """
-    wanted = {*jobs}
-    found = [entry for entry in entries if entry.job in wanted]
-    anew = frame(attempts(found))
+def retold_attempts(table: Path, out: Path, anew: Iterable[Attempt]) -> bool:
+    """Write an attempts table to `out` with the new rows of these; return if any changed."""
+    after = frame(anew)
 
     def retold(rows: pl.DataFrame) -> pl.DataFrame:
-        return rows.update(anew, on=KEY, include_nulls=True)
+        return rows.update(after, on=KEY, include_nulls=True)
 
     return rewritten(table, out, retold)
+
+
+def attempts_in(table: Path) -> set[tuple[str, int]]:
+    """The attempts that have a row in the table, by job and number."""
+    rows = pl.scan_parquet(table, glob=False, hive_partitioning=False)
+    return set(rows.select(KEY).collect().iter_rows())

@@ -62,7 +62,7 @@ from storage.ledger.known_roots import KnownRoots
 from storage.ledger.lease import HeldError
 from storage.ledger.ledger import Ledger
 from storage.ledger.owner import SILENT_S, Holder, claimant
-from storage.ledger.read_all import entries, read
+from storage.ledger.read_all import batch_of, entries, entries_of, read
 from storage.ledger.replay import histories, recall
 from storage.ledger.root import (
     Root,
@@ -90,9 +90,11 @@ __all__ = [
     "Root",
     "RootError",
     "Told",
+    "batch_of",
     "begin_root",
     "claimant",
     "entries",
+    "entries_of",
     "existing_root",
     "histories",
     "join_root",

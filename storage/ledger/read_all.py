@@ -20,6 +20,22 @@ async def read(objects: Objects) -> list[Entry]:
     return [entry async for some in entries(objects) for entry in some]
 
 
+async def batch_of(objects: Objects, epoch: int) -> str:
+    """The name of the batch that claimed an epoch."""
+    return (await segments.owner(objects, epoch)).batch
+
+
+async def entries_of(objects: Objects, epoch: int) -> AsyncIterator[Sequence[Entry]]:
+    """One epoch's entries, in order.
+
+    Raises:
+        DamagedError: they cannot be read.
+    """
+    known = await checkpoint.load(objects, epoch)
+    async for some in _entries(objects, epoch, known):
+        yield some
+
+
 async def entries(
     objects: Objects, *, since: float = -math.inf
 ) -> AsyncIterator[Sequence[Entry]]:

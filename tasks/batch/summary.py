@@ -49,9 +49,9 @@ class Summary:
     pending: int
     """Rows that the next run continues with."""
     bought: int
-    """Jobs that a provider accepted in this run."""
+    """Submits of this run that a provider accepted."""
     spent_usd: Decimal
-    """The money that this run spent."""
+    """The money that the submits of this run spent."""
     wall_s: float
     """The seconds that this run took."""
     risked_usd: Decimal
@@ -90,7 +90,7 @@ class Summary:
     def __str__(self) -> str:
         counts = {
             "clips": self.published,
-            "refused": self.rejected,
+            "rejected": self.rejected,
             "in doubt": self.in_doubt,
             "pending": self.pending,
         }

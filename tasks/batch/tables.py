@@ -7,6 +7,7 @@ from typing import Final
 
 import polars as pl
 
+from manifests.accounting import Attempt, Attempts
 from manifests.input import Plan
 from manifests.job_keys import KEY
 from manifests.output import (
@@ -20,9 +21,11 @@ from storage import layout
 from storage.ledger import Ledger, Told
 from storage.objects import Objects
 from tasks.batch.request import MANIFEST
+from tasks.engine import attempts_tables
 from tasks.engine.stats import Tally, WaitReason
 
-TABLES: Final = ("clips", "attempts", "complaints", "left")
+TABLES: Final = ("clips", "complaints", "left", "attempts")
+"""The tables in the order in which they are put: that of attempts marks the batch as done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,18 +44,26 @@ async def keep_tables(batch: FinishedBatch, objects: Objects) -> None:
     """Write the tables of all rows, attempts and complaints below the root."""
     wanted = batch.plan.wanted.select(*KEY)
     told = await batch.ledger.told(wanted, batch.folder)
-    await _attempts(batch)
+    ours = batch.ledger.epoch
+    await attempts_tables.write_missing(objects, batch.folder, before=ours)
+    earlier = await _attempts(batch)
+    await attempts_tables.update(objects, batch.folder, earlier)
     await asyncio.to_thread(_write, batch, told)
     for name in TABLES:
         key = layout.table(name, batch.ledger.batch)
         await objects.put_file(key, _path(batch, name))
 
 
-async def _attempts(batch: FinishedBatch) -> None:
+async def _attempts(batch: FinishedBatch) -> list[Attempt]:
+    """Write the table of attempts; return the attempts of earlier batches that changed."""
+    changed = dict[tuple[str, int], Attempt]()
+    folding = Attempts(batch.ledger.before)
     # Select by segment, not by time: an earlier run's clock may have been ahead.
-    with attempts_table(_path(batch, "attempts"), before=batch.ledger.before) as add:
+    with attempts_table(_path(batch, "attempts"), folding) as add:
         async for some in batch.ledger.entries():
-            await asyncio.to_thread(add, some)
+            for attempt in await asyncio.to_thread(add, some):
+                changed[attempt.job, attempt.number] = attempt
+    return [*changed.values()]
 
 
 def _write(batch: FinishedBatch, told: Told) -> None:

@@ -212,7 +212,6 @@ class ShardHeartbeat:
         return ShardReport(
             usage=self._meter.usage(self._grant_number, done=done),
             by=self._by,
-            bought=tally.bought,
             published=tally.published,
             rejected=tally.rejected,
             expired=tally.expired,

@@ -64,7 +64,6 @@ class ShardReport:
     usage: Usage
     by: Holder
     """The process of the run."""
-    bought: int = 0
     published: int = 0
     rejected: int = 0
     expired: int = 0

@@ -212,7 +212,6 @@ class ShardMonitor:
 
     def _count_report(self, report: ShardReport, times: int) -> None:
         tally = self._tally
-        tally.bought += times * report.bought
         tally.published += times * report.published
         tally.rejected += times * report.rejected
         tally.expired += times * report.expired

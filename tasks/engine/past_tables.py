@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import polars as pl
 
+from manifests.accounting.attempts import attempts
 from manifests.lifecycle import History
 from manifests.output import Outcomes, retold_attempts, retold_clips
 from manifests.parquet import readable
@@ -133,7 +134,9 @@ async def retell(
     jobs: Collection[str],
 ) -> None:
     """Update every table that names one of these jobs to what is on record now."""
-    entries = await read(objects)
+    wanted = {*jobs}
+    some = [entry for entry in await read(objects) if entry.job in wanted]
+    rows = [*attempts(some)]
     outcomes = Outcomes(histories=histories, reasons={})
     before, after = folder / "before.parquet", folder / "after.parquet"
     for key in [stored.key async for stored in objects.list(layout.TABLES)]:
@@ -142,7 +145,7 @@ async def retell(
             case "clips":
                 change = partial(retold_clips, before, after, outcomes, jobs)
             case "attempts":
-                change = partial(retold_attempts, before, after, entries, jobs)
+                change = partial(retold_attempts, before, after, rows)
             case _:
                 continue
         before.write_bytes(await objects.get(key))

@@ -9,7 +9,6 @@ from typing import Final
 from manifests.accounting import Attempt, Attempts
 from manifests.expiry import EXPIRED
 from manifests.lifecycle import (
-    Accepted,
     Discarded,
     Entry,
     Event,
@@ -68,7 +67,6 @@ class Tally:
     """The counts of this run, in jobs."""
 
     purse: Purse
-    bought: int = 0
     published: int = 0
     rejected: int = 0
     waiting_jobs: dict[str, WaitingJob] = field(default_factory=dict[str, WaitingJob])
@@ -90,6 +88,11 @@ class Tally:
     """The purchases of this run, by lane."""
     _attempts: Attempts = field(default_factory=Attempts)
     """The attempts that this run submitted: no other attempt's money is counted."""
+
+    @property
+    def bought(self) -> int:
+        """Submits of this run that a provider accepted."""
+        return sum(line.accepted for _, line in self.bill)
 
     def set_waiting(self, job_id: str, why: WaitReason, reason: str) -> None:
         self.waiting_jobs[job_id] = WaitingJob(why, reason)
@@ -125,8 +128,6 @@ class Tally:
         """
         self.faults.count(entry.event, history)
         match entry.event:
-            case Accepted():
-                self.bought += 1
             case Published():
                 self.published += 1
             case Rejected():

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manifests.accounting import Attempts
 from manifests.accounting.attempts import attempts as attempts_of
 from manifests.lifecycle import (
     OVER,
@@ -42,7 +43,7 @@ def attempts(tmp_path):
 
     def table(*entries, before=None):
         path = tmp_path / "attempts.parquet"
-        with attempts_table(path, before=before or {}) as add:
+        with attempts_table(path, Attempts(before)) as add:
             add(entries)
         return pl.read_parquet(path)
 
@@ -146,28 +147,17 @@ def test_attempt_is_in_the_table_of_the_batch_that_ended_it(attempts):
     assert (row["attempt"], row["outcome"]) == (2, "accepted")
 
 
-def test_attempt_from_an_earlier_batch_is_listed_in_full(attempts):
-    """The batch in which an attempt ends lists it in full, though it began earlier."""
+def test_attempt_of_an_earlier_batch_changes_in_its_own_table(tmp_path):
+    """A batch that ends an earlier batch's attempt has no row for it, and returns it."""
     monday = [Entry("a", 1.0, INTENDED), Entry("a", 2.0, ACCEPTED)]
     tuesday = [Entry("a", 11.0, Generated()), Entry("a", 12.0, PUBLISHED)]
+    path = tmp_path / "attempts.parquet"
 
-    (row,) = attempts(*tuesday, before=fold(monday)).rows(named=True)
+    with attempts_table(path, Attempts(fold(monday))) as add:
+        changed = add(tuesday)
 
-    assert (row["lane"], row["remote_id"]) == ("spicy", "remote-1")
-    assert (row["outcome"], row["charged_usd"]) == ("published", PRICE)
-    assert row["submitted_at"].timestamp() == 1.0
-
-
-def test_attempt_still_under_way_is_listed_in_its_present_state(attempts):
-    """An attempt under way before and after a batch is listed in its present state."""
-    monday = [
-        *ledger_entries("a", INTENDED, ACCEPTED),
-        *ledger_entries("b", INTENDED, Refused("busy")),
-    ]
-
-    told = attempts(before=fold(monday)).select("job", "outcome", "ended_at")
-
-    assert told.rows() == [("a", "accepted", None)]
+    assert pl.read_parquet(path).is_empty()
+    assert changed == [*attempts_of([*monday, *tuesday])]
 
 
 def test_it_does_not_matter_in_what_pieces_a_night_is_read(tmp_path):
@@ -175,7 +165,7 @@ def test_it_does_not_matter_in_what_pieces_a_night_is_read(tmp_path):
     entries = [Entry(f"{n:05}", 1.0, INTENDED) for n in range(count)]
     entries += [Entry(f"{n:05}", 2.0, Refused("busy")) for n in range(count)]
 
-    with attempts_table(path, before={}) as add:
+    with attempts_table(path, Attempts()) as add:
         for first in range(0, len(entries), 7_000):
             add(entries[first : first + 7_000])
         add([Entry("00003", 3.0, refund(usd="0.05"))])
@@ -202,16 +192,17 @@ def test_cost_of_attempts_is_what_jobs_have_spent(tmp_path_factory, lives_of, da
     nights = [entry for entry in entries if not isinstance(entry.event, Adjusted)]
     begins = {*data.draw(st.lists(st.integers(0, len(nights)), max_size=3))}
     bounds = sorted({0, len(nights), *begins})
-    tables = []
+    tables, rows = [], {}
     for begin, end in pairwise(bounds):
         earlier = fold(nights[:begin])
         alive = {life: each for life, each in earlier.items() if each.state not in OVER}
-        with attempts_table(path, before=alive) as add:
-            add(nights[begin:end])
+        with attempts_table(path, Attempts(alive)) as add:
+            changed = add(nights[begin:end])
         tables.append(pl.read_parquet(path))
+        rows |= {(each.job, each.number): each for each in changed}
 
     every = frame(attempts_of(nights))
-    latest = pl.concat([every.clear(), *tables]).unique(KEY, keep="last")
-    assert latest.sort(KEY).equals(every.sort(KEY))
-    for table in tables:
-        assert table.select(KEY).is_unique().all()
+    told = pl.concat([every.clear(), *tables])
+    assert told.select(KEY).is_unique().all()
+    told = told.update(frame(rows.values()), on=KEY, include_nulls=True)
+    assert told.sort(KEY).equals(every.sort(KEY))

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manifests.accounting import Attempts
+from manifests.accounting.attempts import attempts as attempts_of
 from manifests.catalogue import load
 from manifests.input import check
 from manifests.job_keys import ids
@@ -72,7 +74,7 @@ class Batch:
     def tell(self, entries, reasons=None):
         told = outcomes(entries, reasons)
         write_clips(self.clips, self.manifest, self.plan, lambda _: told)
-        with attempts_table(self.attempts, before={}) as add:
+        with attempts_table(self.attempts, Attempts()) as add:
             add(entries)
 
     def retold_clips(self, entries, jobs):
@@ -80,7 +82,8 @@ class Batch:
         return changed, pl.read_parquet(self.clips), pl.read_parquet(self.out)
 
     def retold_attempts(self, entries, jobs):
-        changed = retold_attempts(self.attempts, self.out, entries, jobs)
+        some = [entry for entry in entries if entry.job in jobs]
+        changed = retold_attempts(self.attempts, self.out, attempts_of(some))
         return changed, pl.read_parquet(self.attempts), pl.read_parquet(self.out)
 
 
@@ -191,11 +194,13 @@ def test_a_table_of_many_slices_keeps_its_order(tmp_path):
     path, out = tmp_path / "attempts.parquet", tmp_path / "out.parquet"
     count = 45_001
     entries = [Entry(f"{n:05}", 1.0, INTENDED) for n in range(count)]
-    with attempts_table(path, before={}) as add:
+    with attempts_table(path, Attempts()) as add:
         add(entries)
 
     late = [Entry(f"{n:05}", 2.0, Refused("not there")) for n in (7, 20_000, 45_000)]
-    retold_attempts(path, out, [*entries, *late], [entry.job for entry in late])
+    jobs = {entry.job for entry in late}
+    some = [entry for entry in [*entries, *late] if entry.job in jobs]
+    retold_attempts(path, out, attempts_of(some))
 
     after = pl.read_parquet(out)
     assert after["job"].to_list() == [f"{n:05}" for n in range(count)]
