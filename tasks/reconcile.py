@@ -271,7 +271,7 @@ class Reconciliation:
 
     def _reason(self, history: History) -> str:
         """Why it is in doubt; and where it was sent if no lane in use asks that place."""
-        reason, mark = history.reason or UNANSWERED, SubmitMark.of(history)
+        reason, mark = history.reason or UNANSWERED, SubmitMark.of(history.mark)
         lane = lane_to_ask(self._deps.lanes.all, history)
         if lane is None or mark.sent_through(lane):
             return reason

@@ -221,7 +221,7 @@ class Engine:
         before = self._ledger.history(key)
         entry, history = await self._ledger.record(key, event)
         if isinstance(event, Accepted):
-            self.doubts.learn(event.ticket)
+            self.doubts.learn(history)
         self.tally.count(entry, history)
         self.deps.charges.heed(key, event, before)
         self._heed(event)

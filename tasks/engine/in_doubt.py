@@ -23,15 +23,22 @@ from manifests.lifecycle import (
     State,
     Ticket,
 )
-from storage.ledger import entries
 from tasks.dispatch import DAY_S, Lane
 from tasks.engine.environment import Deps
+from tasks.engine.own_submits import OwnSubmits
 from tasks.engine.poll import MISSED_S, SAME
 from tasks.engine.steps import free
 from tasks.engine.submit_mark import SubmitMark, lane_to_ask
 from tasks.providers.errors import ProviderError
 from tasks.providers.http import Endpoint, ask
-from tasks.providers.protocol import Absent, Doubt, Findable, UnreadableError
+from tasks.providers.protocol import (
+    Absent,
+    Doubt,
+    Findable,
+    Found,
+    Unproven,
+    UnreadableError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +63,7 @@ class Doubts:
         self._stopping = deps.stopping
         self._now = deps.world.now
         self._today = deps.world.today
-        self._tickets = set[str]()
-        self._since = inf
-        """`_tickets` holds the tickets of all runs recorded since this time (Unix seconds)."""
+        self._own = OwnSubmits(deps.objects)
         self._met: dict[tuple[str, int], float] = {}
         """By job and attempt: when this process first knew of the doubt, by its own clock."""
 
@@ -69,9 +74,9 @@ class Doubts:
             old = self._today() - (history.submitted_at or 0.0) > SKEW_S
             self._met.setdefault((job, history.attempts), -inf if old else self._now())
 
-    def learn(self, ticket: Ticket) -> None:
+    def learn(self, history: History) -> None:
         """Add a submit whose remote id is on record."""
-        self._tickets.add(ticket.id)
+        self._own.add(history)
 
     async def asked(self, doubts: Mapping[str, History]) -> dict[str, Event]:
         """Ask about each doubt, and record what is certain; the recorded events by job."""
@@ -96,18 +101,6 @@ class Doubts:
 
         told = await asyncio.gather(*(one(*doubt) for doubt in doubts.items()))
         return dict(each for each in told if each is not None)
-
-    async def _known(self, at: float) -> frozenset[str]:
-        """The remote ids of all recorded submits, of any run, that a provider may list
-        beside a submit of that time."""
-        if at - DAY_S < self._since:
-            async for some in entries(self._deps.objects, since=at - DAY_S):
-                events = [entry.event for entry in some]
-                self._tickets |= {
-                    e.ticket.id for e in events if isinstance(e, Accepted)
-                }
-            self._since = at - DAY_S
-        return frozenset(self._tickets)
 
     def askable(self, history: History) -> bool:
         """Whether the provider can be asked through the account that submitted the job.
@@ -142,7 +135,6 @@ class Doubts:
         provider = lane.endpoint.provider
         if not isinstance(provider, Findable):
             return None
-        since = history.submitted_at or 0.0
         # A job accepted just now is not in the provider's listing yet.
         with suppress(TimeoutError):
             due_s = self.due_in_s(job, history)
@@ -150,10 +142,8 @@ class Doubts:
         self.unheard.add(job)
         if self._stopping.is_set():
             return None
-        mark = SubmitMark.of(history)
-        doubt = Doubt(
-            mark=mark.name, submitted_at=since, known=await self._known(since)
-        )
+        mark = SubmitMark.of(history.mark)
+        doubt = await self._own.doubt(history)
         try:
             found = await self._asked(lane.endpoint, provider, doubt)
         except (ProviderError, UnreadableError) as exc:
@@ -182,19 +172,27 @@ class Doubts:
                     sent_elsewhere(mark),
                 )
                 return None
+            case Unproven(reason):
+                log.warning(
+                    "doubt.unproven job=%s lane=%s it stays in doubt: %s",
+                    job,
+                    lane.name,
+                    reason,
+                )
+                return None
             case None:
                 return None
 
     async def _asked(
         self, endpoint: Endpoint, provider: Findable, doubt: Doubt
-    ) -> Ticket | Absent | None:
-        """Ask the provider about the job; ask several times before `Absent` is believed.
+    ) -> Found:
+        """Ask the provider about the job; ask several times before it counts as missing.
 
         One of its machines may not know yet what another one accepted.
         """
         found = await ask(self._deps.clients, endpoint, provider.find(doubt))
         for missed in range(1, SAME):
-            if self._stopping.is_set() or not isinstance(found, Absent):
+            if self._stopping.is_set() or not isinstance(found, Absent | Unproven):
                 break
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), MISSED_S * missed)
@@ -258,7 +256,7 @@ def sent_elsewhere(mark: SubmitMark) -> str:
 
 def _identity(history: History) -> tuple[str, str]:
     """All that a provider can know a submit by; two places may be one provider's."""
-    mark = SubmitMark.of(history)
+    mark = SubmitMark.of(history.mark)
     return mark.account, mark.name
 
 

@@ -23,9 +23,9 @@ class SubmitMark:
     """Empty in a mark of an earlier version, which did not record it."""
 
     @classmethod
-    def of(cls, history: History) -> "SubmitMark":
-        """Read the mark of a job's last attempt."""
-        account, _, rest = history.mark.partition(":")
+    def of(cls, mark: str) -> "SubmitMark":
+        """Read a mark from the ledger."""
+        account, _, rest = mark.partition(":")
         name, _, place = rest.partition(" ")
         return cls(account, name, place)
 
@@ -55,7 +55,7 @@ def lane_to_ask(lanes: Iterable[Lane], history: History) -> Lane | None:
     All lanes with the account can ask. A lane at the place of the submit goes first, then
     the lane of the submit's own name.
     """
-    mark = SubmitMark.of(history)
+    mark = SubmitMark.of(history.mark)
     asking = [lane for lane in lanes if account_fingerprint(lane) == mark.account]
     return min(
         asking,
@@ -71,7 +71,7 @@ def lane_for_ticket(lanes: Iterable[Lane], history: History) -> Lane | None:
     lane of the same provider.
     """
     provider = history.ticket.provider if history.ticket else ""
-    account = SubmitMark.of(history).account
+    account = SubmitMark.of(history.mark).account
 
     def far(lane: Lane) -> tuple[bool, bool]:
         return account_fingerprint(lane) != account, lane.name != history.lane

@@ -35,7 +35,14 @@ from tasks.providers.parsing import (
     value_at,
 )
 from tasks.providers.predictions import PredictionApi, optional_fields
-from tasks.providers.protocol import Absent, AccountReport, Doubt, Exchange, Progress
+from tasks.providers.protocol import (
+    Absent,
+    AccountReport,
+    Doubt,
+    Exchange,
+    Found,
+    Progress,
+)
 from tasks.providers.refusals import Refusals, refusal
 
 CLIPS: Final = "/v1/videos/image2video"
@@ -171,7 +178,7 @@ class Kling(PredictionApi):
         del job, image_url, seed
         return reference
 
-    def find(self, doubt: Doubt) -> Exchange[Ticket | Absent | None]:
+    def find(self, doubt: Doubt) -> Exchange[Found]:
         """Ask by our reference, which the query takes in place of an id (docs)."""
         body = read_body((yield self._task_request(doubt.mark)))
         is_recent = self.now() - doubt.submitted_at < ASKABLE_S

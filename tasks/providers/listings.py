@@ -1,18 +1,27 @@
-"""A provider's listing: all its pages, and the period that can contain a lost submit."""
+"""A provider's listing: all its pages, the period of a lost submit, and what it proves.
+
+A listing may end early or return the last hundred jobs whatever is asked. So a missing
+submit proves something only if our accepted submits near that time are all listed.
+"""
 
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final, TypeVar
 
 import httpx
 
-from tasks.providers.protocol import Exchange
+from tasks.providers.protocol import Doubt, Exchange, Unproven
 
 T = TypeVar("T")
 
 PAGES: Final = 100
 """The most pages that are read of a listing."""
+
+NEAR_S: Final = 450.0
+"""Our submits within this time of a doubt must be listed beside it. It is half of
+`CLOCKS_DIFFER_S`, so the period that is asked for contains them even if clocks differ."""
 
 CLOCKS_DIFFER_S: Final = 900.0
 """The largest error of the submitting machine's clock: S3 refuses requests signed with a
@@ -36,6 +45,17 @@ def earliest(submitted_at: float, ahead_s: float) -> float:
 def latest(submitted_at: float, ahead_s: float) -> float:
     """Return the last moment at which it can have accepted the submit."""
     return submitted_at + CLOCKS_DIFFER_S + max(0.0, -ahead_s)
+
+
+def missing(listed: AbstractSet[str], doubt: Doubt) -> Unproven | None:
+    """Return why a listing does not cover the time of a doubt; None if nothing is missing."""
+    left_out = doubt.near - listed
+    if not left_out:
+        return None
+    return Unproven(
+        f"the listing lacks {len(left_out):,} of our {len(doubt.near):,} accepted "
+        f"submits near that time, such as {min(left_out)}"
+    )
 
 
 def to_date(at: float) -> str:

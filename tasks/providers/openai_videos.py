@@ -13,7 +13,7 @@ import httpx
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from tasks.providers import self_hosted
-from tasks.providers.listings import all_items
+from tasks.providers.listings import all_items, missing
 from tasks.providers.parsing import (
     digest,
     has_model,
@@ -27,6 +27,7 @@ from tasks.providers.protocol import (
     Doubt,
     Exchange,
     Finished,
+    Found,
     Progress,
 )
 from tasks.providers.self_hosted import SelfHosted
@@ -90,7 +91,7 @@ class OpenAiVideos(SelfHosted):
         width, height = self_hosted.size(self.route, job)
         return digest([job.prompt, f"{width}x{height}"])
 
-    def find(self, doubt: Doubt) -> Exchange[Ticket | Absent | None]:
+    def find(self, doubt: Doubt) -> Exchange[Found]:
         """Look for the job by its id, or among the jobs that the engine lists."""
         if self.id_field:
             return (yield from SelfHosted.find(self, doubt))
@@ -99,7 +100,10 @@ class OpenAiVideos(SelfHosted):
             return None
         matching = [*self._matching(listed, doubt)]
         if not matching:
-            return Absent(f"not among the jobs that {self.name} lists")
+            ids = {str(job["id"]) for job in listed}
+            return missing(ids, doubt) or Absent(
+                f"not among the jobs that {self.name} lists"
+            )
         # Without an echoed reference, a job with the same prompt may be another row's.
         if self.echoed_field and len(matching) == 1:
             return Ticket(self.name, matching[0])

@@ -79,6 +79,12 @@ class Doubt:
     """Unix seconds, by our clock."""
     known: frozenset[str]
     """The provider's ids of our other submits."""
+    near: frozenset[str] = frozenset()
+    """Those of them that the same account accepted, at the same place, near that time."""
+    enclosed: bool = False
+    """Whether some of `near` were accepted before the submit, and some sent after it."""
+    route: str = ""
+    """The route that the submit was for; the lane may have another one today."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,17 @@ class Absent:
     """The provider certainly did not accept the submit."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unproven:
+    """The listing has no such submit, but it may leave out the time of the submit."""
+
+    reason: str
+
+
+Found = Ticket | Absent | Unproven | None
+"""The answer about a doubt; None if a listed job may be the submit."""
 
 
 class Provider(Protocol):
@@ -147,10 +164,11 @@ class Findable(Protocol):
         """
         ...
 
-    def find(self, doubt: Doubt) -> Exchange[Ticket | Absent | None]:
+    def find(self, doubt: Doubt) -> Exchange[Found]:
         """Look for the submit. Free and safe to repeat.
 
-        Returns a Ticket or Absent only if it is certain, and None otherwise. The caller
+        Returns a Ticket or Absent only if it is certain. A listing proves an absence only
+        if it covers the time of the submit: see `listings.missing`. The caller
         first gives the provider time to list new jobs.
         """
         ...

@@ -30,8 +30,10 @@ from tasks.providers.protocol import (
     AccountReport,
     Doubt,
     Exchange,
+    Found,
     Gone,
     Progress,
+    Unproven,
 )
 from tasks.providers.refusals import Refusals, refusal
 from tasks.providers.stills import as_file
@@ -41,6 +43,9 @@ FRAMES: Final = (81, 121)
 
 MODELS: Final = "/v1/models/"
 """The path below which 404 is an answer: there is no such model."""
+
+PAGE: Final = 100
+"""The predictions on a page of the listing (docs): it may be cut off after one page."""
 
 SENSITIVE: Final = re.compile("NSFW|sensitive|flagged|safety", re.IGNORECASE)
 UNOFFICIAL: Final = re.compile("version is required")
@@ -159,22 +164,31 @@ class Replicate(PredictionApi):
         del reference
         return _mark(self._input(job, image_url, seed))
 
-    def find(self, doubt: Doubt) -> Exchange[Ticket | Absent | None]:
-        tasks = yield from listings.all_items(
-            self._request("GET", "/predictions"),
-            lambda answer: self._read_page(answer, doubt.submitted_at),
-        )
+    def find(self, doubt: Doubt) -> Exchange[Found]:
+        has_older = False
+
+        def read(
+            answer: httpx.Response,
+        ) -> tuple[Sequence[Mapping[str, Any]], httpx.Request | None]:
+            nonlocal has_older
+            page, onward = self._read_page(answer)
+            ahead_s = listings.clock_ahead_s(answer, self.now())
+            since = listings.earliest(doubt.submitted_at, ahead_s)
+            new = [t for t in page if listings.from_date(t["created_at"]) >= since]
+            has_older = len(new) < len(page)
+            return new, None if has_older else onward
+
+        first = self._request("GET", "/predictions")
+        tasks = yield from listings.all_items(first, read)
         if tasks is None or not doubt.mark:
             return None
-        # A prediction that does not name its model may be one of this route.
-        models = {*self.route.endpoints.values(), ""}
-        unknown = [
-            task
-            for task in tasks
-            if remote_id(task["id"]) not in doubt.known
-            and (task.get("model") or "") in models
-        ]
-        return self._found(unknown, doubt.mark)
+        unknown = [task for task in tasks if remote_id(task["id"]) not in doubt.known]
+        found = self._found(unknown, doubt)
+        if not isinstance(found, Absent):
+            return found
+        if len(tasks) >= PAGE and not (doubt.near or has_older):
+            return Unproven("the listing may be cut off: it has nothing older")
+        return listings.missing({remote_id(t["id"]) for t in tasks}, doubt) or found
 
     def _input(self, job: Job, image_url: str, seed: int) -> dict[str, object]:
         least, most = FRAMES
@@ -188,32 +202,33 @@ class Replicate(PredictionApi):
         }
 
     def _read_page(
-        self, answer: httpx.Response, at: float
+        self, answer: httpx.Response
     ) -> tuple[Sequence[Mapping[str, Any]], httpx.Request | None]:
-        """Return the predictions since a moment, and the request for the next page."""
-        since = listings.earliest(at, listings.clock_ahead_s(answer, self.now()))
+        """Return the predictions of a page, and the request for the next one."""
         match body := read_body(answer):
             case {"results": [*page], "next": str() | None as following}:
-                new = [
-                    task
-                    for task in page
-                    if listings.from_date(task["created_at"]) >= since
-                ]
+                pass
             case _:
                 raise self._unreadable(body)
-        if len(new) < len(page) or not following:
-            return new, None
+        if not following:
+            return page, None
         # The link may name another host, which must not get the key.
         cursor = path_segment(httpx.URL(following).params["cursor"])
-        return new, self._request("GET", f"/predictions?cursor={cursor}")
+        return page, self._request("GET", f"/predictions?cursor={cursor}")
 
     def _found(
-        self, tasks: Sequence[Mapping[str, Any]], mark: str
+        self, unknown: Sequence[Mapping[str, Any]], doubt: Doubt
     ) -> Ticket | Absent | None:
-        match [task["id"] for task in tasks if _mark(task.get("input")) == mark]:
+        # A prediction that does not name its model may be one of this route.
+        models = {*self.route.endpoints.values(), ""}
+        ours = [task for task in unknown if (task.get("model") or "") in models]
+        match [task["id"] for task in ours if _mark(task.get("input")) == doubt.mark]:
             case [one] if remote := remote_id(one):
                 return Ticket(self.name, remote)
-            case [] if not any(_may_be(task, mark) for task in tasks):
+            # The lane's route has changed, so the submit may name another model.
+            case [] if doubt.route != self.route.name and len(ours) < len(unknown):
+                return None
+            case [] if not any(_may_be(task, doubt.mark) for task in ours):
                 return Absent(f"not among the predictions that {self.name} lists")
             case _:
                 return None

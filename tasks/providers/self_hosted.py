@@ -28,7 +28,14 @@ from tasks.providers.parsing import (
     redact,
     value_at,
 )
-from tasks.providers.protocol import Absent, Doubt, Exchange, Finished, Progress
+from tasks.providers.protocol import (
+    Absent,
+    Doubt,
+    Exchange,
+    Finished,
+    Found,
+    Progress,
+)
 from tasks.providers.refusals import refusal
 
 HOST: Final = "own-gpu.invalid"
@@ -140,7 +147,7 @@ class SelfHosted(Adapter):
         del job, image_url, seed
         return reference
 
-    def find(self, doubt: Doubt) -> Exchange[Ticket | Absent | None]:
+    def find(self, doubt: Doubt) -> Exchange[Found]:
         """Look the job up; a second submit with its id would prove nothing."""
         request = self._poll_request(doubt.mark)
         request.extensions[FINDS] = True

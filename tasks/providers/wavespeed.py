@@ -28,7 +28,15 @@ from tasks.providers.parsing import (
     value_at,
 )
 from tasks.providers.predictions import NO_MODEL, PredictionApi, clip_fields
-from tasks.providers.protocol import Absent, AccountReport, Doubt, Exchange, Progress
+from tasks.providers.protocol import (
+    Absent,
+    AccountReport,
+    Doubt,
+    Exchange,
+    Found,
+    Progress,
+    Unproven,
+)
 from tasks.providers.refusals import Refusals, refusal
 
 # From public reports: no page documents the answer to an empty account.
@@ -153,9 +161,9 @@ class WaveSpeed(PredictionApi):
         model, fields = self._submission(job, image_url, seed)
         return digest({"model": model, **fields})
 
-    def find(self, doubt: Doubt) -> Exchange[Ticket | Absent | None]:
+    def find(self, doubt: Doubt) -> Exchange[Found]:
         seen: set[str] = set()
-        ahead_s = 0.0
+        ahead_s, ended = 0.0, False
         for page in count(1):
             answer = yield self._listing(doubt, page, ahead_s)
             measured_s = listings.clock_ahead_s(answer, self.now())
@@ -164,16 +172,23 @@ class WaveSpeed(PredictionApi):
                 answer = yield self._listing(doubt, page, ahead_s)
             listed = self._listed(answer)
             if listed.keys() <= seen:
+                # A page that repeats others is no end: paging is ignored.
+                ended = not listed
                 break
             for remote, item in listed.items():
                 if remote not in doubt.known and _mark(item) == doubt.mark:
                     return Ticket(self.name, remote)
             seen |= listed.keys()
-        # A listing without any submit that we know of may leave some out.
-        if seen and seen <= doubt.known:
-            return Absent("it accepted nothing about then that is not on our record")
         # The documented listing has no inputs, so an unknown item may be this submit.
-        return None
+        if not seen <= doubt.known:
+            return None
+        if not doubt.near:
+            return Unproven("no submit of ours near that time proves the listing whole")
+        if unproven := listings.missing(seen, doubt):
+            return unproven
+        if not (ended or doubt.enclosed):
+            return Unproven("the listing repeats a page, so it may be cut off")
+        return Absent("it accepted nothing about then that is not on our record")
 
     def _listing(self, doubt: Doubt, page: int, ahead_s: float) -> httpx.Request:
         """Ask for a page of the submits about that time, of every model.

@@ -148,6 +148,7 @@ async def test_wavespeed_lists_the_jobs_it_accepted(endpoint, emulator, prompt, 
             mark=lane.provider.mark(job, IMAGE, 1, "ref-2"),
             submitted_at=_moment(emulator.bill[0].accepted_at),
             known=frozenset({known.id}),
+            near=frozenset({known.id}),
         )
         answer = await ask(clients, lane, lane.provider.find(doubt))
 

@@ -17,7 +17,7 @@ from tasks.providers.errors import (
     RejectedError,
     ThrottledError,
 )
-from tasks.providers.protocol import Absent, Doubt, Finished
+from tasks.providers.protocol import Absent, Doubt, Finished, Unproven
 from tasks.providers.self_hosted import NEGATIVE
 
 WORKFLOW = str(Path(__file__).parents[2] / "examples/comfyui/wan-2.2-i2v-4-steps.json")
@@ -350,6 +350,19 @@ def test_a_lost_answers_job_is_found_by_our_own_name_for_it(
     _, told = play(provider, provider.find(doubt), recorded(name, answer))
 
     assert told == (Ticket(name, found) if found else None)
+
+
+@pytest.mark.parametrize("name", ["sglang", "fastvideo", "vllm-omni"])
+def test_listing_without_one_of_our_submits_proves_nothing(name, play, recorded):
+    """An engine that no longer lists an accepted job may also have left out the doubt."""
+    ids = frozenset({"a1b2c3", "gone"})
+    doubt = Doubt(mark="other", submitted_at=SUBMITTED_AT, known=ids, near=ids)
+    provider = engine(name)
+
+    _, told = play(provider, provider.find(doubt), recorded(name, "listed"))
+
+    assert isinstance(told, Unproven)
+    assert "accepted submits near that time" in told.reason
 
 
 def test_listing_without_end_proves_nothing(play, answer):

@@ -24,6 +24,7 @@ from tasks.providers.protocol import (
     Findable,
     Finished,
     Gone,
+    Unproven,
     UnreadableError,
 )
 from tasks.providers.replicate import Replicate
@@ -218,14 +219,19 @@ def page(*results, onward=None):
     return {"previous": None, "next": onward, "results": [*results]}
 
 
-def doubt(known=()):
-    mark = PROVIDER.mark(JOB, IMAGE, 42, "ref-1")
-    return Doubt(mark=mark, submitted_at=SUBMITTED_AT, known=frozenset(known))
+def doubt(known=(), *, near=(), route=ROUTE.name):
+    return Doubt(
+        mark=PROVIDER.mark(JOB, IMAGE, 42, "ref-1"),
+        submitted_at=SUBMITTED_AT,
+        known=frozenset(known),
+        near=frozenset(near),
+        route=route,
+    )
 
 
-def found(play, answer, *pages, known=()):
+def found(play, answer, *pages, **about):
     answers = [answer(200, each) for each in pages]
-    asked, result = play(PROVIDER, PROVIDER.find(doubt(known)), *answers)
+    asked, result = play(PROVIDER, PROVIDER.find(doubt(**about)), *answers)
     assert len(asked) == len(pages)
     return result
 
@@ -282,7 +288,32 @@ def test_a_clock_that_is_ahead_by_the_answers_date_hides_nothing(play, answer):
 
 def test_known_prediction_is_not_found_again(play, answer):
     """A prediction that is on record for another job is not this submit's."""
-    assert isinstance(found(play, answer, page(listed("a")), known=["a"]), Absent)
+    result = found(play, answer, page(listed("a")), known=["a"], near=["a"])
+
+    assert isinstance(result, Absent)
+
+
+def test_listing_without_one_of_our_submits_proves_nothing(play, answer):
+    """A listing that lacks one of our accepted submits of that time is not whole."""
+    older = listed("o", at="2026-11-22T09:44:59Z")
+    about = {"known": ["a", "b"], "near": ["a", "b"]}
+
+    result = found(play, answer, page(listed("a"), older), **about)
+
+    assert isinstance(result, Unproven)
+    assert (
+        "lacks 1 of our 2 accepted submits near that time, such as b" in result.reason
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "kind"), [(0, Absent), (99, Absent), (100, Unproven)]
+)
+def test_full_page_without_older_predictions_may_be_cut_off(play, answer, count, kind):
+    """The last hundred predictions do not prove that an earlier one is missing."""
+    later = listed("b", INPUT | {"seed": 7}, at="2026-11-23T10:00:00Z")
+
+    assert isinstance(found(play, answer, page(*[later] * count)), kind)
 
 
 @pytest.mark.parametrize(
@@ -304,8 +335,18 @@ def test_uncertain_match_stays_in_doubt(play, answer, results):
 def test_predictions_of_other_models_are_ignored(play, answer):
     """Predictions of other models do not keep a submit in doubt."""
     others = listed("a", {}, model="acme/upscaler", data_removed=True)
+    older = listed("o", at="2026-11-22T09:44:59Z")
 
-    assert isinstance(found(play, answer, page(others)), Absent)
+    assert isinstance(found(play, answer, page(others, older)), Absent)
+
+
+def test_prediction_of_another_model_may_be_of_the_former_route(play, answer):
+    """The lane's route was changed: predictions of the former model count."""
+    others = listed("a", {}, model="acme/upscaler", data_removed=True)
+    older = listed("o", at="2026-11-22T09:44:59Z")
+    pages = page(others, older)
+
+    assert found(play, answer, pages, route="replicate/former") is None
 
 
 def test_a_submit_without_a_mark_on_record_stays_in_doubt(play, answer):

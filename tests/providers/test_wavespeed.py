@@ -21,6 +21,7 @@ from tasks.providers.protocol import (
     Doubt,
     Findable,
     Finished,
+    Unproven,
     UnreadableError,
 )
 from tasks.providers.wavespeed import WaveSpeed
@@ -573,10 +574,11 @@ def test_a_doubt_is_found_by_the_request_that_an_item_repeats(play, recorded):
 
 def test_known_prediction_is_not_found_again(play, recorded):
     """A prediction that is on our record already is not found a second time."""
-    ours = Doubt(mark=MARK, submitted_at=0.0, known=frozenset({"a1b2c3", "other"}))
+    ids = frozenset({"a1b2c3", "other"})
+    ours = Doubt(mark=MARK, submitted_at=0.0, known=ids, near=frozenset({"a1b2c3"}))
     pages = (
         recorded("wavespeed", "listing_with_input"),
-        recorded("wavespeed", "listing"),
+        recorded("wavespeed", "empty_listing"),
     )
 
     assert type(play(PROVIDER, PROVIDER.find(ours), *pages)[1]) is Absent
@@ -586,7 +588,41 @@ def test_listing_without_a_known_task_proves_nothing(play, recorded):
     """A listing without any task that we know proves nothing about a doubt."""
     response = recorded("wavespeed", "empty_listing")
 
-    assert play(PROVIDER, PROVIDER.find(DOUBT), response)[1] is None
+    found = play(PROVIDER, PROVIDER.find(DOUBT), response)[1]
+
+    assert type(found) is Unproven
+
+
+def listing(answer, *ids):
+    """A page of a listing with these tasks."""
+    return answer(200, {"code": 200, "data": {"items": [{"id": i} for i in ids]}})
+
+
+def ours(near, *, enclosed=False):
+    """A doubt beside these submits of ours, which were accepted near its time."""
+    ids = frozenset(near)
+    return Doubt(mark=MARK, submitted_at=0.0, known=ids, near=ids, enclosed=enclosed)
+
+
+def test_listing_without_one_of_our_submits_proves_nothing(play, answer):
+    """A listing that lacks one of our accepted submits of that time is not whole."""
+    pages = listing(answer, "a", "b"), listing(answer)
+
+    found = play(PROVIDER, PROVIDER.find(ours("abc", enclosed=True)), *pages)[1]
+
+    assert found == Unproven(
+        "the listing lacks 1 of our 3 accepted submits near that time, such as c"
+    )
+
+
+@pytest.mark.parametrize(("enclosed", "kind"), [(False, Unproven), (True, Absent)])
+def test_listing_that_ignores_pages_may_be_cut_off(play, answer, enclosed, kind):
+    """A repeated page proves an absence only between submits of ours."""
+    page = listing(answer, "a", "b")
+
+    found = play(PROVIDER, PROVIDER.find(ours("ab", enclosed=enclosed)), page, page)[1]
+
+    assert type(found) is kind
 
 
 def test_a_doubt_stays_where_a_stranger_may_be_ours(play, recorded):
@@ -596,14 +632,9 @@ def test_a_doubt_stays_where_a_stranger_may_be_ours(play, recorded):
 
 
 def test_every_page_is_read_before_a_doubt_is_absent(play, answer):
-    def page(*ids):
-        return answer(200, {"code": 200, "data": {"items": [{"id": i} for i in ids]}})
+    pages = listing(answer, "a", "b"), listing(answer, "c"), listing(answer)
 
-    ours = Doubt(mark=MARK, submitted_at=0.0, known=frozenset("abc"))
-
-    asked, found = play(
-        PROVIDER, PROVIDER.find(ours), page("a", "b"), page("c"), page()
-    )
+    asked, found = play(PROVIDER, PROVIDER.find(ours("abc")), *pages)
 
     assert [json.loads(request.content)["page"] for request in asked] == [1, 2, 3]
     assert type(found) is Absent

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 import httpx
+import orjson
 import polars as pl
 import pytest
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 
 from manifests.lifecycle import History, Risked, State
 from storage.ledger import HeldError, Ledger, read
@@ -100,6 +101,32 @@ class Gateway:
         """Drops the provider's answer."""
 
 
+@dataclass
+class ShortListing:
+    """A gateway that leaves the predictions of these prompts out of a listing."""
+
+    behind: Emulator
+    hidden: frozenset[str]
+
+    async def __call__(self, scope, receive, send):
+        if not re.search(r"/v\d/predictions$", scope.get("path", "")):
+            await self.behind(scope, receive, send)
+            return
+        bodies: list[bytes] = []
+
+        async def keep(message):
+            bodies.append(message.get("body", b""))
+
+        await self.behind(scope, receive, keep)
+        listing = orjson.loads(b"".join(bodies))
+        place, name = (
+            (listing, "results") if "results" in listing else (listing["data"], "items")
+        )
+        left_out = {x.request_id for x in self.behind.bill if x.prompt in self.hidden}
+        place[name] = [item for item in place[name] if item["id"] not in left_out]
+        await JSONResponse(listing)(scope, receive, send)
+
+
 async def reconciled(
     world, decisions: Callable[..., Decisions] = lambda _: Decisions()
 ) -> Reconciled:
@@ -182,6 +209,26 @@ async def test_list_of_another_account_is_no_proof(tells):
 
     assert summary.in_doubt == 1
     assert set(tells.bought.values()) == {1}
+
+
+@pytest.mark.parametrize("route", ["wavespeed/wan-2.2-spicy", "replicate/wan-2.2"])
+async def test_listing_that_lacks_our_submits_proves_no_absence(
+    worlds, emulator, route, caplog
+):
+    """Lost submits stay in doubt if the listing also lacks submits that were answered."""
+    emulator.faults.update({f"pan {n}": [Fault.LOSE_ANSWER] for n in range(3)})
+    hidden = frozenset(f"pan {n}" for n in range(4))
+    with running(ShortListing(emulator, hidden)) as url:
+        world = worlds(emulator=emulator, url=url, routes=[route])
+        rows = [
+            {"prompt": f"pan {n}", "image": world.still(f"{n}.jpg")} for n in range(8)
+        ]
+        await world.run(rows[3:])
+        summary = await world.run(rows)
+
+    assert (summary.published, summary.in_doubt) == (5, 3)
+    assert world.bought == {f"pan {n}": 1 for n in range(8)}
+    assert "lacks 1 of our 5 accepted submits near that time" in caplog.text
 
 
 async def test_absence_at_another_place_is_no_proof(tells, clip):
