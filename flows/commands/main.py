@@ -38,6 +38,7 @@ from flows.commands.terminal import (
     names,
     place,
     print_json,
+    replace_unknown_characters,
     tell,
 )
 from flows.config import Settings
@@ -62,6 +63,7 @@ app.callback()(options)
 
 def main() -> None:
     """The console script."""
+    replace_unknown_characters()
     settings_of.calm_prefect()
     app()
 

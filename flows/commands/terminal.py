@@ -186,5 +186,23 @@ def tell(text: str, style: str | None = None) -> None:
 
 
 def print_json(what: Any) -> None:
-    """One object on stdout, and nothing else."""
-    sys.stdout.write(json.dumps(what, ensure_ascii=False) + "\n")
+    """One object on stdout, and nothing else.
+
+    Escapes characters that the encoding of stdout lacks: a replaced one would be lost.
+    """
+    text = json.dumps(what, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(what)
+    sys.stdout.write(text + "\n")
+
+
+def replace_unknown_characters() -> None:
+    """Print `?` for each character that the encoding of stdout or stderr lacks.
+
+    Without this, a name or a sign that is not ASCII ends the command with an error.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
