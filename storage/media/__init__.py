@@ -2,8 +2,9 @@
 
 `clips` publishes an MP4 and then its JSON sidecar; if the sidecar exists, both are whole.
 `mp4` checks a clip before it is published: its boxes, its packets and, with `decode`,
-every frame. `posters` makes small animated WebPs for the contact sheet; nothing depends
-on them. `stills` checks a JPEG or PNG before money is spent, and turns it upright.
+every frame. `mp4_tables` refuses tables that state more than the file can hold. `posters`
+makes small animated WebPs for the contact sheet; nothing depends on them. `stills` checks
+a JPEG or PNG before money is spent, and turns it upright.
 
 `mp4`, `posters` and `stills` work on bytes and do no I/O. They take CPU time (70 to 260 ms
 for a clip), so callers run them in a thread.

@@ -2,6 +2,11 @@
 
 import io
 import random
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import av
 import pytest
@@ -102,7 +107,7 @@ def test_sound_alone_is_no_clip():
         check(out.getvalue())
 
 
-def test_a_fragmented_mp4_is_taken():
+def fragmented() -> bytes:
     out = io.BytesIO()
     options = {"movflags": "frag_keyframe+empty_moov"}
     with (
@@ -115,4 +120,131 @@ def test_a_fragmented_mp4_is_taken():
                 packet.stream = stream
                 container.mux(packet)
 
-    assert check(out.getvalue()).frames == 24
+    return out.getvalue()
+
+
+def test_a_fragmented_mp4_is_taken():
+    assert check(fragmented()).frames == 24
+
+
+# -- tables that state more than the file has
+
+ROOT = Path(__file__).parents[2]
+STBL = b"moov/trak/mdia/minf/stbl/"
+MANY = 40_000_000
+
+
+def fields(*values: int) -> bytes:
+    return struct.pack(f">{len(values)}I", *values)
+
+
+def edited(mp4: bytes, path: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """The MP4 with another body in each box at this path."""
+    first, _, below = path.partition(b"/")
+    out, at = b"", 0
+    while at < len(mp4):
+        size, kind = struct.unpack_from(">I4s", mp4, at)
+        body = mp4[at + 8 : at + size]
+        if kind == first:
+            body = edited(body, below, change) if below else change(body)
+        out += struct.pack(">I4s", len(body) + 8, kind) + body
+        at += size
+    return out
+
+
+def constant(mp4: bytes) -> bytes:
+    """An MP4 whose tables of 60 bytes state many samples of one byte."""
+    mp4 = edited(mp4, STBL + b"stsz", lambda _: fields(0, 1, MANY))
+    mp4 = edited(mp4, STBL + b"stsc", lambda _: fields(0, 1, 1, MANY, 1))
+    return edited(mp4, STBL + b"stts", lambda _: fields(0, 1, MANY, 1024))
+
+
+def in_fragments(_: bytes) -> bytes:
+    """A fragmented MP4 whose runs of 8 bytes state many samples without fields."""
+    return edited(fragmented(), b"moof/traf/trun", lambda _: fields(0, MANY))
+
+
+def entries(kind: bytes) -> Callable[[bytes], bytes]:
+    """A table of this kind that states many entries, and has as many as before."""
+
+    def change(mp4: bytes) -> bytes:
+        at = 8 if kind == b"stsz" else 4
+        return edited(
+            mp4, STBL + kind, lambda body: body[:at] + fields(MANY) + body[at + 4 :]
+        )
+
+    return change
+
+
+LITTLE_MEMORY = """
+import resource, sys, time
+from pathlib import Path
+from storage.media import BrokenClipError
+from storage.media.mp4 import check
+
+clip = Path(sys.argv[1]).read_bytes()
+now = int(Path("/proc/self/statm").read_text().split()[5]) * 4096
+resource.setrlimit(resource.RLIMIT_DATA, (now + (100 << 20),) * 2)
+try:
+    check(clip)
+except BrokenClipError as error:
+    print(error.whole, error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("craft", "complaint"),
+    [
+        (constant, "states 40,000,000 samples in"),
+        (in_fragments, "trun states 40,000,000 samples in a file"),
+        (entries(b"stsz"), "stsz states 40,000,000 entries in 96 bytes"),
+        (entries(b"stts"), "stts states 40,000,000 entries in 8 bytes"),
+        (entries(b"stco"), "stco states 40,000,000 entries in 4 bytes"),
+    ],
+    ids=["constant", "fragments", "stsz", "stts", "stco"],
+)
+def test_a_small_file_with_huge_tables_takes_no_memory(
+    moov_last: bytes, tmp_path: Path, craft, complaint: str
+):
+    """Tables that state more than the file has are refused before FFmpeg reads them."""
+    (tmp_path / "clip.mp4").write_bytes(craft(moov_last))
+
+    ran = subprocess.run(
+        [sys.executable, "-c", LITTLE_MEMORY, tmp_path / "clip.mp4"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert ran.stdout.startswith("True damaged: its table ")
+    assert complaint in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("container_format", "codec", "samples", "layout"),
+    [("mp4", "aac", "fltp", "stereo"), ("mov", "pcm_s16le", "s16", "mono")],
+)
+def test_a_clip_with_sound_is_taken(
+    container_format: str, codec: str, samples: str, layout: str
+):
+    """The tables of sound are right, though raw samples have no entries in them."""
+    out = io.BytesIO()
+    with av.open(out, "w", format=container_format) as container:
+        video = container.add_stream("libx264", rate=16)
+        video.width, video.height, video.pix_fmt = 160, 96, "yuv420p"
+        sound = container.add_stream(codec, rate=44100, layout=layout)
+        for _ in range(8):
+            image = Image.new("RGB", (160, 96))
+            container.mux(video.encode(av.VideoFrame.from_image(image)))
+            frame = av.AudioFrame(format=samples, layout=layout, samples=1024)
+            frame.sample_rate = 44100
+            for plane in frame.planes:
+                plane.update(bytes(plane.buffer_size))
+            container.mux(sound.encode(frame))
+        container.mux(video.encode())
+        container.mux(sound.encode())
+
+    assert check(out.getvalue()).frames == 8
