@@ -75,7 +75,7 @@ from storage.ledger.root import (
 )
 from storage.ledger.segments import FencedError, ReplacedRootError
 from storage.ledger.spill_recovery import spilled
-from storage.ledger.state_index import Book
+from storage.ledger.state_index import Book, Submit
 
 __all__ = [
     "SILENT_S",
@@ -89,6 +89,7 @@ __all__ = [
     "ReplacedRootError",
     "Root",
     "RootError",
+    "Submit",
     "Told",
     "batch_of",
     "begin_root",

@@ -28,6 +28,7 @@ from storage.ledger import (
     compaction,
     fencing,
     lease,
+    read_all,
     segment_reader,
     segments,
     shard_stream,
@@ -44,7 +45,7 @@ from storage.ledger.segments import (
     ReplacedRootError,
 )
 from storage.ledger.spill import SpillFolder
-from storage.ledger.state_index import Book
+from storage.ledger.state_index import Book, Submit
 from storage.ledger.writer import Stream
 from storage.objects import Objects, ReplacedError
 
@@ -188,6 +189,18 @@ class Ledger:
     def latencies(self) -> Mapping[str, Iterable[float]]:
         """How many seconds each lane's latest clips took."""
         return self._book.latencies
+
+    async def submits(self, since: float) -> list[Submit]:
+        """The submits of earlier runs since then (Unix seconds).
+
+        Submits of runs that died are known since the replay of their epochs. Of the others,
+        only the epochs that ended since then are read.
+        """
+        found = [submit for submit in self._book.submits if submit.at >= since]
+        for epoch in [n for n, last in self._book.ended.items() if last >= since]:
+            async for some in read_all.entries_of(self._objects, epoch):
+                found += read_all.submits_among(some, since)
+        return found
 
     def history(self, life: str) -> History:
         """All that is durable of a life; only its state if it was over before this run."""

@@ -5,10 +5,11 @@ import math
 from collections.abc import AsyncIterator, Sequence
 
 from manifests.checkpoint import rows as events
-from manifests.lifecycle import Entry
+from manifests.lifecycle import Entry, Intended
 from storage.ledger import checkpoint, segments
 from storage.ledger.checkpoint import Checkpoint
 from storage.ledger.segment_reader import written
+from storage.ledger.state_index import Submit
 from storage.objects import DamagedError, Objects
 
 _SKEW_S = 86_400.0
@@ -34,6 +35,15 @@ async def entries_of(objects: Objects, epoch: int) -> AsyncIterator[Sequence[Ent
     known = await checkpoint.load(objects, epoch)
     async for some in _entries(objects, epoch, known):
         yield some
+
+
+def submits_among(some: Sequence[Entry], since: float) -> list[Submit]:
+    """The submits among these entries since a time (Unix seconds)."""
+    return [
+        Submit(entry.at, entry.event.lane, entry.event.route)
+        for entry in some
+        if isinstance(entry.event, Intended) and entry.at >= since
+    ]
 
 
 async def entries(

@@ -30,7 +30,7 @@ from storage.ledger import checkpoint, segments
 from storage.ledger.checkpoint import Checkpoint
 from storage.ledger.codec import LINES, EntryLine, LedgerError, Line, record
 from storage.ledger.segment_reader import after, decoded, written
-from storage.ledger.state_index import Book
+from storage.ledger.state_index import Book, Submit
 from storage.objects import DamagedError, Objects
 
 _ID: Final = re.compile("[0-9a-f]{32}")
@@ -114,6 +114,8 @@ async def _take(
     else:
         async for rows in checkpoint.index(objects, known, index):
             await asyncio.to_thread(_learn, book, rows)
+    if known.last is not None:
+        book.ended[known.epoch] = known.last
     for lane, took in known.latencies.items():
         book.latencies[lane].extend(took)
 
@@ -181,8 +183,16 @@ class _Replay:
                     clips.append(clip)
         self._refuse_ended(first)
         self._forget(ended)
+        self._remember(block)
         for _, lane, seconds in sorted(clips):
             self._index.latencies[lane].append(seconds)
+
+    def _remember(self, block: Sequence[Line]) -> None:
+        """Note the latest submits: they still count for the minute of their account."""
+        for line in block:
+            if type(line) is _INTENDED:
+                meant = cast("Any", line)
+                self._index.submits.add(Submit(meant.at, meant.lane, meant.route))
 
     def end(self) -> None:
         """Fold the jobs that have not ended.

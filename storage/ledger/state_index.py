@@ -10,7 +10,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, NamedTuple, cast
 
 import polars as pl
 
@@ -21,6 +21,9 @@ STATES: Final = pl.Enum([state.value for state in State])
 
 _STATE: Final = tuple(State)
 """The states by their number in a run."""
+
+RECENT_S: Final = 120.0
+"""Seconds of submits that a replay remembers: more than any limit per minute looks back."""
 
 LATEST: Final = 50
 """Durations that are kept for each lane."""
@@ -34,6 +37,28 @@ _SLICE: Final = 1_000_000
 _ID: Final = re.compile("[0-9a-f]{32}")
 
 
+class Submit(NamedTuple):
+    """A submit that was recorded: when (Unix seconds), and where it went."""
+
+    at: float
+    lane: str
+    route: str
+
+
+class RecentSubmits(deque[Submit]):
+    """The submits of the last `RECENT_S` seconds before the newest one."""
+
+    def add(self, submit: Submit) -> None:
+        """Add a submit, unless it is too old; the oldest ones leave."""
+        newest = self[-1].at if self else submit.at
+        if submit.at < newest - RECENT_S:
+            return
+        # Streams are read one after the other, so the newest one stays at the end.
+        self.append(submit) if submit.at >= newest else self.appendleft(submit)
+        while self[0].at < self[-1].at - RECENT_S:
+            self.popleft()
+
+
 class Book:
     """The state index. One thread changes it; any thread may read states."""
 
@@ -42,6 +67,10 @@ class Book:
         """Full histories: of lives that are not over, or were kept and not forgotten since."""
         self.latencies = defaultdict[str, deque[float]](_durations)
         """The seconds from accepted to generated of each lane's latest clips."""
+        self.ended: dict[int, float] = {}
+        """By epoch with a checkpoint: when its last entry was recorded."""
+        self.submits = RecentSubmits()
+        """The latest submits of the epochs that were replayed."""
         self.unbound: dict[int, dict[str, History]] = {}
         """Epochs to compact, each with the full histories as it began."""
         self.rebuild = set[int]()

@@ -29,11 +29,13 @@ from tasks.batch.pause_watch import heeding
 from tasks.batch.request import Wanted, looked_at, planned, refuse
 from tasks.dispatch import (
     DAY_S,
+    RATE_WINDOW_S,
     Lane,
     keep_limits,
     recall_day,
     recall_latencies,
     recall_limits,
+    recall_minute,
 )
 from tasks.engine.engine import Engine
 from tasks.engine.environment import REAL, Deps, Rules, World
@@ -113,8 +115,10 @@ async def _prepare(deps: Deps) -> None:
     lanes, world = deps.lanes.all, deps.world
     recall_latencies(lanes, deps.ledger.latencies, within_s=deps.rules.deadline_s)
     await recall_limits(lanes, deps.objects, world.now())
+    now, today = world.now(), world.today()
+    recent = await deps.ledger.submits(since=today - RATE_WINDOW_S)
+    recall_minute(lanes, recent, now=now, today=today)
     if any(lane.day.limited for lane in lanes):
-        today = world.today()
         await recall_day(lanes, entries(deps.objects, since=today - DAY_S), today)
 
 

@@ -41,8 +41,8 @@ the rest of the run (`tasks.engine.charges`).
 Before and between runs
 -----------------------
 `preflight` asks each provider about key, credit, model, prices and limits before any money
-moves. `learned` starts a run with the latencies, the limits and the daily spending of
-earlier runs. It keeps the learned limits in `learned.json` for the next one.
+moves. `learned` starts a run with the latencies, the limits, the daily spending and the
+submits of the last minute of earlier runs. It keeps the learned limits in `learned.json` for the next one.
 """
 
 from tasks.dispatch.budget import DAY_S, Purse
@@ -65,6 +65,7 @@ from tasks.dispatch.learned import (
     recall_day,
     recall_latencies,
     recall_limits,
+    recall_minute,
 )
 from tasks.dispatch.min_cost import allot, capacity
 from tasks.dispatch.off_peak import Hours, open_s, wait_s
@@ -117,6 +118,7 @@ __all__ = [
     "recall_day",
     "recall_latencies",
     "recall_limits",
+    "recall_minute",
     "refuse_wrong",
     "standing_for",
     "usd",

@@ -8,10 +8,11 @@ from decimal import Decimal
 from manifests.accounting import Attempt, Attempts
 from manifests.lifecycle import Entry
 from storage import checksum, layout
+from storage.ledger import Submit
 from storage.objects import DamagedError, MissingError, Objects, StorageError
 from tasks.dispatch.budget import DAY_S
 from tasks.dispatch.lanes import Lane
-from tasks.dispatch.rate_limit import LearnedLimits
+from tasks.dispatch.rate_limit import LearnedLimits, RateLimiter
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,25 @@ async def recall_day(
             by_lane[attempt.lane].append((attempt.submitted_at, attempt.cost_usd))
     for lane in lanes:
         lane.day.recall(by_lane[lane.name])
+
+
+def recall_minute(
+    lanes: Sequence[Lane], submits: Iterable[Submit], *, now: float, today: float
+) -> None:
+    """Count the submits of earlier runs in the last minute; `now` is by the lanes' clock.
+
+    The submits of a lane that is not in use any more count for the lanes of its route.
+    """
+    sent = defaultdict[RateLimiter, list[float]](list)
+    for at, name, route in submits:
+        named = [lane for lane in lanes if lane.name == name]
+        same = named or [lane for lane in lanes if lane.route.name == route]
+        # A clock that was ahead makes no submit of the future.
+        age_s = max(0.0, today - at)
+        for limiter in {lane.limiter for lane in same}:
+            sent[limiter].append(now - age_s)
+    for limiter, times in sent.items():
+        limiter.others_sent(times)
 
 
 async def recall_limits(lanes: Iterable[Lane], objects: Objects, now: float) -> None:

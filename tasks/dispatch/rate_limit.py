@@ -183,6 +183,11 @@ class RateLimiter:
             self._sent.popleft()
         return len(self._sent)
 
+    def sent_at(self, now: float) -> list[float]:
+        """The times of the submits that count for the last minute."""
+        self.sent(now)
+        return [*self._sent]
+
     def wait_s(self, now: float) -> float:
         """Seconds until a submit may be sent; inf if a job must end or be answered first."""
         if self.in_flight >= self.slots or self._unanswered >= self._max_unanswered():

@@ -18,6 +18,9 @@ from typing import Final
 from tasks.dispatch import RATE_WINDOW_S
 from tasks.distributed.usage import Grant, Quota, Usage
 
+NO_SHARD: Final = -1
+"""The number in place of a shard's for what an earlier batch used."""
+
 LATE_S: Final = 91.0
 """How long the submits of a dead run may still count: a little over a minute, and the 30
 seconds within which a recorded intent may still be sent."""
@@ -142,6 +145,10 @@ class QuotaAllocator:
         """From now on `spent` includes the spending of its runs before this generation."""
         for key in [k for k in self._ended_spending if k[0] == shard and k[1] < before]:
             del self._ended_spending[key]
+
+    def reserve_until(self, quota: str, until: float) -> None:
+        """Keep one unit of a quota from all shards until then: an earlier run used it."""
+        self._reserve(quota, 1, until, NO_SHARD)
 
     def reserved_until(self, quota: str) -> list[float]:
         """Until when ended runs may count: one time for each unit of the quota they had."""

@@ -62,6 +62,11 @@ class ShardMonitor:
         self._tally = batch_run.engine.tally
         lanes = self._lanes.all
         self._allocator = QuotaAllocator(quotas(lanes), budgets(batch_run))
+        now = self._world.now()
+        for lane in {lane.account: lane for lane in lanes}.values():
+            for at in lane.limiter.sent_at(now):
+                until = at + RATE_WINDOW_S
+                self._allocator.reserve_until(minute_of(lane.account), until)
         self._limits = SharedLimits(lanes, self._allocator)
         self._closures = LocalClosures()
         self.shards: dict[int, ShardStatus] = {}

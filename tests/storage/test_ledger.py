@@ -66,6 +66,42 @@ async def test_next_run_reads_all_records(objects: Objects):
     await second.close()
 
 
+class Counted(Objects):
+    """A store that counts the objects that are read."""
+
+    gets = 0
+
+    async def get(self, key):
+        Counted.gets += 1
+        return await super().get(key)
+
+
+@pytest.mark.parametrize("dies", [False, True])
+async def test_recent_submits_cost_few_requests(dies, tmp_path, monkeypatch):
+    """Only epochs that ended in the last minute are read; a dead one was read before."""
+    monkeypatch.setattr(Counted, "gets", 0)
+    objects = Counted.open(tmp_path.as_uri())
+    for n, now in enumerate((0, 10, 1000, 1010)):
+        ledger = await Ledger.open(
+            objects, name="night", clock=at(now), take_over=n > 0
+        )
+        await ledger.record(job(f"{n}"), INTENDED)
+        if not (dies and n == 3):
+            await ledger.close()
+    last = await Ledger.open(objects, name="night", clock=at(1020), take_over=True)
+    Counted.gets = 0
+
+    found = await last.submits(since=960.0)
+    recent, Counted.gets = Counted.gets, 0
+    none = await last.submits(since=2000.0)
+
+    assert sorted(each.at for each in found) == [1000.0, 1010.0]
+    assert {each.lane for each in found} == {INTENDED.lane}
+    assert recent <= 2 * (1 if dies else 2)
+    assert (none, Counted.gets) == ([], 0)
+    await last.close()
+
+
 async def test_an_illegal_event_never_reaches_the_store(objects: Objects):
     ledger = await Ledger.open(objects, name="night")
     with pytest.raises(IllegalTransitionError, match="Accepted while pending"):

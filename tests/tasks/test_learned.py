@@ -1,9 +1,15 @@
 """One night passes on to the next: limits, latencies and the use of daily caps."""
 
+import asyncio
+import shutil
+import time
 from decimal import Decimal
 
 import pytest
 
+from manifests.lifecycle import Intended
+from storage.ledger import read
+from storage.objects import Objects
 from tasks.dispatch import Lane
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine.engine import Rules
@@ -135,3 +141,41 @@ async def test_lane_with_an_exhausted_day_rests_and_reports_it(world):
     else:
         # If it looks like any other 429, the lane waits.
         assert summary.published == 6
+
+
+@pytest.mark.parametrize("ends", ["clean", "killed"])
+async def test_minute_of_an_earlier_run_still_counts(worlds, clip, ends):
+    """A run that starts within a minute of another one sends only what that one left."""
+    emulator = Emulator(latency_s=0.05, slots=100, submits_per_minute=10**6, clip=clip)
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[ATLAS], slots=10)
+        root, copy = world.folder / "root", world.folder / "copy"
+
+        def kill(batch_run):
+            def copied(*_):
+                if not copy.exists():
+                    shutil.copytree(root, copy)
+
+            batch_run.engine.on_published(copied)
+
+        def wait(batch_run):
+            loop = asyncio.get_running_loop()
+            loop.call_later(2.0, batch_run.engine.stop, "stopped by a test")
+
+        first = [world.lane(ATLAS, submits_per_minute=10)]
+        await world.run(8, lanes=first, during=kill)
+        if ends == "killed":
+            shutil.rmtree(root)
+            shutil.copytree(copy, root)
+        sent = len(emulator.bill)
+        entries = await read(Objects.open(root.as_uri()))
+        recorded = sum(isinstance(entry.event, Intended) for entry in entries)
+        again = world.lane(ATLAS, submits_per_minute=10)
+        rows = [{"prompt": f"tilt {n}"} for n in range(20)]
+        await world.run(
+            world.manifest(rows, "more"), lanes=[again], during=wait, take_over=True
+        )
+
+    assert 0 < recorded <= sent == 8
+    assert again.limiter.sent(time.monotonic()) == 10
+    assert len(emulator.bill) == sent + 10 - recorded

@@ -210,6 +210,21 @@ def test_recent_submits_of_a_dead_run_stay_reserved():
     assert later[1].caps == {"minute": 10}
 
 
+def test_minute_of_an_earlier_batch_is_granted_once_it_is_over():
+    """Submits of an earlier batch leave the shards less of the minute until it is over."""
+    allocator = QuotaAllocator({"minute": Quota(10, by_minute=True)})
+    for _ in range(4):
+        allocator.reserve_until("minute", 30.0)
+    allocator.record(Usage(shard=1, generation=1, beat=1, wanted={"minute": 20}), 0.0)
+
+    caps = [
+        allocator.allocate(own={}, spent={}, now=now)[1].caps["minute"]
+        for now in (0.0, 31.0)
+    ]
+
+    assert caps == [6, 10]
+
+
 def test_last_of_the_money_goes_to_one_if_all_wait():
     """If all runs wait for each other, one of them gets the last of the money."""
     allocator = QuotaAllocator({}, {"usd": 7})
