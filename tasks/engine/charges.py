@@ -76,14 +76,18 @@ class OpenCharges:
             return f"{price}, which is over its max_usd"
         return None if self._purse.affords(FREE) else f"{price}: the budget is spent"
 
+    def refused(self, job_id: str) -> None:
+        """Release what a submit took of its lane's day: it is not charged."""
+        if charge := self._release(job_id):
+            charge.lane.day.release(charge.reserved_usd)
+
     def heed(self, job_id: str, event: Event, before: History) -> None:
         """Apply an event of a job; `before` is the job's history without it."""
         match event:
             case Generated(usd=Decimal() as billed):
                 self._billed(job_id, before, billed)
             case Refused() | Rejected(charged=False):
-                if charge := self._release(job_id):
-                    charge.lane.day.release(charge.reserved_usd)
+                self.refused(job_id)
             case Published() | Discarded() | Forgotten() | Rejected() | Risked():
                 # It may have cost more than its price: what is held for it stays held.
                 self._open.pop(job_id, None)

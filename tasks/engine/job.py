@@ -148,6 +148,9 @@ class JobRunner:
                 ref,
                 in_time=lambda: self._since(*meant) <= SEND_WITHIN_S,
             )
+        if isinstance(answer, Refused | Rejected):
+            # At once: a lane whose day seems full to a waiting job is closed.
+            self._deps.charges.refused(run.job_id)
         # The time of the answer, without the time that recording it takes.
         answered = self._now()
         yield answer
