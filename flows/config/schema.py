@@ -154,7 +154,8 @@ class EngineSettings(Table):
         float, Field(ge=0, allow_inf_nan=False), AfterValidator(_settled)
     ] = 60
     """The age of a doubt, in seconds, before the provider is asked about it. At least 30,
-    or 0 on an emulator."""
+    or 0 on an emulator. A provider is asked after 300 seconds at the earliest: so long, a
+    submit may be under way."""
 
     runner: Literal["here", "pool", "ray", "dask"] = "here"
     """The place that runs shards: the batch's own process, a Prefect work pool, or tasks on

@@ -16,7 +16,7 @@ from tasks.dispatch import Lanes, Purse, Roster
 from tasks.engine.charges import OpenCharges
 from tasks.engine.download import Check, Publisher
 from tasks.engine.poll import Follower
-from tasks.providers.http import Clients, connected
+from tasks.providers.http import REQUEST_LIVES_S, Clients, connected
 
 PATIENCE_S: Final = 600.0
 """How long a batch waits for a store that is out of reach."""
@@ -65,11 +65,18 @@ class Rules:
     max_failure_rate: float = 0.3
     """The share of a lane's jobs that may fail before the lane is closed."""
     settle_s: float = 60.0
-    """The age of a doubt at which its provider is first asked about it."""
+    """The age of a doubt at which its provider can list the job; 0 for an emulator."""
+    request_lives_s: float = REQUEST_LIVES_S
+    """How long a submit may be under way after its process has died."""
     grace_s: float = 20.0
     """How long a run that winds down waits for clips that should finish in that time."""
     dead_s: float = 60.0
     """How long an own GPU may be out of reach before another one makes its jobs."""
+
+    @property
+    def absent_after_s(self) -> float:
+        """The age of a doubt at which a job that is not there will never arrive."""
+        return max(self.settle_s, self.request_lives_s) if self.settle_s else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from tasks.engine.environment import Deps
 from tasks.engine.own_submits import OwnSubmits
 from tasks.engine.poll import MISSED_S, SAME
 from tasks.engine.steps import free
-from tasks.engine.submit_mark import SubmitMark, lane_to_ask
+from tasks.engine.submit_mark import ABSENT, SubmitMark, lane_to_ask
 from tasks.providers.errors import ProviderError
 from tasks.providers.http import Endpoint, ask
 from tasks.providers.protocol import (
@@ -117,8 +117,9 @@ class Doubts:
     def due_in_s(self, job: str, history: History) -> float:
         """Seconds until the provider may be asked about the job.
 
-        An unanswered submit waits twice as long: the provider may have accepted it as late
-        as we gave it up. The submitter may have run until a moment ago, on another clock.
+        A request may still be under way after its process has died (see
+        `REQUEST_LIVES_S`). An unanswered submit waits for twice `settle_s` at least: the
+        provider may have accepted it as late as we gave it up. The submitter may have run until a moment ago, on another clock.
         So the age counts from when this process first knew of the doubt.
         """
         lane = self._lanes.get(history.lane or "")
@@ -127,7 +128,9 @@ class Doubts:
         self.meet({job: history})
         waits = 2 if history.lost == "silent" else 1
         met_at = self._met[job, history.attempts]
-        return max(0.0, met_at + waits * self._deps.rules.settle_s - self._now())
+        rules = self._deps.rules
+        wait_s = max(waits * rules.settle_s, rules.absent_after_s)
+        return max(0.0, met_at + wait_s - self._now())
 
     async def _found(
         self, lane: Lane, job: str, history: History
@@ -161,7 +164,7 @@ class Doubts:
             case Ticket() as ticket:
                 return Accepted(ticket)
             case Absent(reason) if mark.sent_through(lane):
-                return Refused(reason)
+                return Refused(f"{ABSENT}{reason}")
             case Absent():
                 log.warning(
                     "doubt.other_place job=%s lane=%s it stays in doubt: %s has no such "

@@ -44,9 +44,8 @@ from tasks.engine.submit import (
     LONGEST_WAIT_S,
     Answer,
     Submitter,
-    reference,
 )
-from tasks.engine.submit_mark import lane_for_ticket
+from tasks.engine.submit_mark import lane_for_ticket, reference
 from tasks.providers.errors import MisconfiguredError
 from tasks.providers.protocol import Finished, Gone
 
@@ -135,7 +134,7 @@ class JobRunner:
         """One submit: recorded before it is sent, and its answer recorded after it."""
         reservation = await self._reserver.reserve(run, self._failed(history))
         seed = run.order.job.seed_after(history.discards)
-        ref = reference(run.job_id, history.attempts + 1)
+        ref = reference(reservation.lane, run.job_id, history)
         self.roster.bought(run.order)
         meant = self._now(), self._today()
         yield self._submitter.intended(reservation, seed, ref)

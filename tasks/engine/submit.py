@@ -32,11 +32,6 @@ LONGEST_WAIT_S: Final = 900.0
 """The longest Retry-After. A lane that asks for more is closed for this run."""
 
 
-def reference(job_id: str, attempt: int) -> str:
-    """Our own name for a submit: the job's id and which attempt it is."""
-    return f"{job_id}-{attempt}"
-
-
 class Submitter:
     """Sends submits, and updates their lanes by the answers."""
 

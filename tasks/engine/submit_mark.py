@@ -7,9 +7,13 @@ place (base URL) that the submit was sent to: only that place can prove that it 
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from manifests.lifecycle import UNBILLED, History
 from tasks.dispatch import Lane
+
+ABSENT: Final = "not at its provider: "
+"""The beginning of the reason of a `Refused` that settled a doubt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,26 @@ class SubmitMark:
             return False
         # The fingerprint of an own GPU contains its address.
         return self.account.startswith(UNBILLED) or self.place == lane.endpoint.place
+
+
+def reference(lane: Lane, job_id: str, history: History) -> str:
+    """Our own name for a job's next submit.
+
+    It is new for each attempt. But a submit that was absent may still arrive: if the
+    provider refuses a name that is in use, the next submit at the account keeps the name,
+    until one of them is accepted. Then only one of the two can be.
+    """
+    mark = SubmitMark.of(history.mark)
+    may_arrive = (history.reason or "").startswith(ABSENT)
+    kept = mark.name != f"{job_id}-{history.attempts}"
+    if (
+        lane.endpoint.provider.unique_references
+        and mark.account == account_fingerprint(lane)
+        and history.ticket is None
+        and (may_arrive or kept)
+    ):
+        return mark.name
+    return f"{job_id}-{history.attempts + 1}"
 
 
 def account_fingerprint(lane: Lane) -> str:

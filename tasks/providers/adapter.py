@@ -28,6 +28,8 @@ class Adapter:
     has_store: ClassVar[bool] = False
     """Whether a request without the key goes to the store that holds uploads."""
 
+    unique_references: ClassVar[bool] = False
+
     route: Route
     key: str = field(repr=False)
     hook: str = ""

@@ -127,6 +127,7 @@ class Kling(PredictionApi):
     hosts: ClassVar = frozenset({"api-singapore.klingai.com"})
     refusals: ClassVar = REFUSALS
     failures: ClassVar = FAILURES
+    unique_references: ClassVar = True  # `external_task_id` must be unique (docs)
     enveloped: ClassVar = True
     id_field: ClassVar = "task_id"
     status_field: ClassVar = "task_status"
@@ -222,8 +223,8 @@ class Kling(PredictionApi):
             case {"code": 1200 | 1201, "message": str(text)} if (
                 error is not None and TAKEN.search(text)
             ):
-                # Our references are unique, so a proxy between us and Kling sent this
-                # request twice, and Kling may have accepted the first.
+                # An earlier request with the name arrived after all, or a proxy sent this
+                # one twice: Kling has the task, and `find` returns it.
                 return InDoubtError(f"{self.name}: {redact(text, self.key)}")
             case _:
                 return error

@@ -111,6 +111,8 @@ class Provider(Protocol):
     name: ClassVar[str]
     hosts: ClassVar[frozenset[str]]
     """The hosts that receive the adapter's requests and the key."""
+    unique_references: ClassVar[bool]
+    """Whether the provider refuses a submit whose reference another one has."""
 
     def __init__(self, route: Route, key: str, hook: str = "") -> None:
         """`hook` is the webhook's URL for providers that call back."""
@@ -128,7 +130,9 @@ class Provider(Protocol):
     ) -> Exchange[Ticket]:
         """Order the clip with exactly one request, which costs money.
 
-        `reference` is our own name for this submit; no other submit has it.
+        `reference` is our own name for this submit. With `unique_references`, a submit that
+        is repeated after the provider did not have it keeps its name; otherwise no other
+        submit has it.
         """
         ...
 

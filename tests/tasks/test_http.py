@@ -256,6 +256,24 @@ async def test_a_full_pool_sent_nothing():
             await asyncio.gather(first, return_exceptions=True)
 
 
+@pytest.mark.skipif(
+    not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system has no such option"
+)
+async def test_submit_outlives_its_process_only_briefly():
+    """The system gives a submit up if nothing acknowledges its bytes for 30 seconds."""
+    async with (
+        server(fine) as base_url,
+        connected() as clients,
+        next(clients.paid).stream("GET", base_url) as response,
+    ):
+        stream = response.extensions["network_stream"]
+        kept = stream.get_extra_info("socket").getsockopt(
+            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT
+        )
+
+    assert kept == 30_000
+
+
 async def test_a_good_answer_is_a_ticket():
     async with server(fine) as base_url, connected() as clients:
         assert await submitted(base_url, clients) == Ticket("echo", "r")

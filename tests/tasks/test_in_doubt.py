@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse
 
-from manifests.lifecycle import History, Risked, State
+from manifests.lifecycle import History, Intended, Risked, State
 from storage.ledger import HeldError, Ledger, read
 from storage.objects import Objects, UnavailableError
 from tasks.dispatch import Lane, Purse, Roster
@@ -21,7 +21,9 @@ from tasks.dispatch.rate_limit import MAX_UNANSWERED
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine.environment import Deps, Rules, World
 from tasks.engine.in_doubt import Doubts
+from tasks.engine.job import SEND_WITHIN_S
 from tasks.engine.submit_mark import account_fingerprint
+from tasks.providers.http.clients import UNACKNOWLEDGED_S
 from tasks.reconcile import DecisionError, Decisions, Reconciled, opened
 from tests.histories import intended
 from tests.storage.lives import made
@@ -102,6 +104,56 @@ class Gateway:
 
 
 @dataclass
+class Delay:
+    """A gateway that answers the first submit itself, and delivers it at a later one."""
+
+    behind: Emulator
+    first_goes: str
+    """Whether it goes `before` or `after` the later one."""
+    held: tuple[dict, bytes] | None = None
+    delivered: bool = False
+
+    async def __call__(self, scope, receive, send):
+        if scope.get("method") != "POST":
+            await self.behind(scope, receive, send)
+            return
+        body = await _body(receive)
+        if self.held is None:
+            self.held = scope, body
+            await PlainTextResponse("Bad Gateway", 502)(scope, receive, send)
+            return
+        if self.first_goes == "before":
+            await self._deliver()
+        await self.behind(scope, _again(body), send)
+        await self._deliver()
+
+    async def _deliver(self):
+        if not self.delivered:
+            self.delivered = True
+            scope, body = self.held
+            await self.behind(dict(scope), _again(body), self._drop)
+
+    async def _drop(self, message):
+        """Drops the provider's answer."""
+
+
+async def _body(receive) -> bytes:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return body
+
+
+def _again(body: bytes):
+    async def receive():
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive
+
+
+@dataclass
 class ShortListing:
     """A gateway that leaves the predictions of these prompts out of a listing."""
 
@@ -168,7 +220,7 @@ async def test_job_that_never_reached_the_provider_is_bought_once(tells, fault):
 
 async def test_doubt_resolved_after_all_else_goes_to_one_worker(tells):
     """One worker takes up a job whose doubt is resolved after all else is done."""
-    tells.rules, tells.slots = Rules(settle_s=1.0), 20
+    tells.rules, tells.slots = Rules(settle_s=1.0, request_lives_s=0.0), 20
     tells.emulator.faults["pan 1"] = [Fault.ERROR_BEFORE]
     lane = tells.lane(tells.routes[0])
 
@@ -229,6 +281,44 @@ async def test_listing_that_lacks_our_submits_proves_no_absence(
     assert (summary.published, summary.in_doubt) == (5, 3)
     assert world.bought == {f"pan {n}": 1 for n in range(8)}
     assert "lacks 1 of our 5 accepted submits near that time" in caplog.text
+
+
+@pytest.mark.parametrize("first_goes", ["before", "after"])
+@pytest.mark.parametrize("how", ["one run", "the next run"])
+async def test_submit_that_arrives_late_is_not_paid_twice(
+    worlds, emulator, first_goes, how
+):
+    """Both submits of a row have one external_task_id, so Kling accepts only one."""
+    with running(Delay(emulator, first_goes)) as url:
+        world = worlds(emulator=emulator, url=url, routes=[KLING])
+        if how == "the next run":
+            world.rules = Rules(settle_s=3600.0)
+            await world.run(1, during=killed_after(1.0))
+            world.rules = RULES
+            assert (await reconciled(world)).absent == 1
+        summary = await world.run(1)
+
+    submits = [
+        e.event for e in await everything(world) if isinstance(e.event, Intended)
+    ]
+    assert len(submits) == 2
+    assert len({each.mark for each in submits}) == 1
+    assert (summary.published, summary.in_doubt) == (1, 0)
+    assert world.bought == {"pan 0": 1}
+    assert world.table("clips")["spent_usd"].sum() == world.owed
+
+
+async def test_accepted_submit_that_fails_is_bought_under_a_new_name(kling):
+    """A name is used again only if no submit with it was accepted."""
+    kling.emulator.faults["pan 0"] = [Fault.FAIL]
+
+    summary = await kling.run(1)
+
+    submits = [
+        e.event for e in await everything(kling) if isinstance(e.event, Intended)
+    ]
+    assert len({each.mark for each in submits}) == len(submits) == 2
+    assert (summary.published, summary.in_doubt) == (1, 0)
 
 
 async def test_absence_at_another_place_is_no_proof(tells, clip):
@@ -359,7 +449,7 @@ async def test_doubt_dismissed_after_its_shard_still_has_its_still(worlds, emula
     emulator.faults["pan"] = [Fault.FAIL]
     with running(Gateway(emulator, "POST", "image2video", times=1)) as url:
         world = worlds(emulator=emulator, url=url, routes=[KLING])
-        world.rules = Rules(settle_s=0.6)
+        world.rules = Rules(settle_s=0.6, request_lives_s=0.0)
         path = world.folder / "embedded.parquet"
         rows = [
             {
@@ -578,7 +668,7 @@ def test_doubts_age_is_never_longer_than_we_have_known_it(lost):
     world = World(now=lambda: now[0], today=lambda: today[0])
     deps = Deps(
         world=world,
-        rules=Rules(settle_s=60.0),
+        rules=Rules(settle_s=60.0, request_lives_s=0.0),
         objects=None,
         ledger=None,
         clients=None,
@@ -601,3 +691,14 @@ def test_doubts_age_is_never_longer_than_we_have_known_it(lost):
     assert doubts.due_in_s("c", history) == 0.0
     # A clock that is set during the run does not make a doubt older.
     assert doubts.due_in_s("b", history) == max(0.0, settled_s - 70.0)
+
+
+def test_absence_is_believed_once_no_request_is_under_way():
+    """However short `settle_s` is, a request of a dead process may arrive for minutes."""
+    lives_s = Rules().request_lives_s
+
+    assert lives_s >= SEND_WITHIN_S + 60.0 + UNACKNOWLEDGED_S + 120.0
+    assert Rules(settle_s=30.0).absent_after_s == lives_s
+    assert Rules(settle_s=3600.0).absent_after_s == 3600.0
+    # An emulator holds no request up.
+    assert Rules(settle_s=0.0).absent_after_s == 0.0

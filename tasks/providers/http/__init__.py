@@ -7,7 +7,7 @@ the CPU. It reports "never connected" for a request that the server read whole b
 hung up (httpx-aiohttp 0.2.0, measured 2026-11), so submits never use it.
 """
 
-from tasks.providers.http.clients import Clients, connected
+from tasks.providers.http.clients import REQUEST_LIVES_S, Clients, connected
 from tasks.providers.http.download import download
 from tasks.providers.http.endpoint import Endpoint
 from tasks.providers.http.exchange import NOT_SENT, ask, submit, upload
@@ -15,6 +15,7 @@ from tasks.providers.http.retry import retrying
 
 __all__ = [
     "NOT_SENT",
+    "REQUEST_LIVES_S",
     "Clients",
     "Endpoint",
     "ask",
