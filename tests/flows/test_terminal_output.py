@@ -1,13 +1,21 @@
-"""Commands print at any encoding of the terminal."""
+"""Commands print at any encoding of the terminal, and at 60 columns."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from flows.views import doubts_table
+from flows.views.terminal_table import terminal_table
+from tasks.reconcile import DoubtLine
+
+WIDTH = 60
 NIGHTREEL = Path(sys.executable).with_name("nightreel")
 CONFIG = """
 [manifest]
@@ -15,6 +23,10 @@ carry = ["légende"]
 
 [lanes.night]
 route = "wavespeed/wan-2.2"
+key = "env:LANE_KEY"
+
+[lanes.overnight-european-account]
+route = "fal/wan-2.2"
 key = "env:LANE_KEY"
 """
 
@@ -74,3 +86,62 @@ def test_json_on_ascii_loses_no_character(nightreel):
 
     assert told[0] == told[1]
     assert ["légende"] in [setting["value"] for setting in told[0]["settings"]]
+
+
+@pytest.mark.parametrize("more", [(), ("--all",), ("--sources",)])
+def test_lanes_fit_60_columns_uncut(nightreel, more: tuple[str, ...]):
+    """A terminal too narrow for the table shows each lane as a block of lines."""
+    shown = nightreel("lanes", *more, COLUMNS=str(WIDTH)).stdout
+
+    assert max(map(len, shown.splitlines())) <= WIDTH
+    assert "…" not in shown
+    for whole in (
+        "overnight-european-account",
+        "fal/wan-2.2",
+        "5 s 0.2025, 8 s 0.3225",
+    ):
+        assert whole in shown
+
+
+def printed(table) -> list[str]:
+    out = io.StringIO()
+    Console(file=out, width=WIDTH, highlight=False).print(table)
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+def test_doubts_fit_60_columns_uncut():
+    """A job's id and its price stand whole on their lines."""
+    lost = "the connection broke off before an answer came from the provider"
+    doubts = [
+        DoubtLine(
+            job=letter * 32,
+            lane="kling",
+            age_s=6000.0,
+            price_usd=Decimal("1234.5678"),
+            reason=lost,
+            askable=True,
+        )
+        for letter in "ab"
+    ]
+
+    lines = printed(doubts_table(doubts))
+
+    block = [
+        "  lane     kling",
+        "  age      1 h 40 min",
+        "  USD      1,234.5678",
+        "  askable  yes",
+        "  why      the connection broke off before an answer came",
+        "           from the provider",
+    ]
+    assert lines == ["a" * 32, *block, "", "b" * 32, *block]
+
+
+def test_a_table_that_fits_stays_a_table():
+    table = terminal_table("lane", "clips", "note", right=("clips",), folds=("note",))
+    table.add_row("night", "12,000", "a word " * 9)
+
+    lines = printed(table)
+
+    assert lines[0] == "lane    clips  note"
+    assert lines[1].startswith("night  12,000  a word a word")
