@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from flows.config.emulated import settled_too_early
 from flows.config.schema import (
     BLOCK,
     ENV,
@@ -61,6 +62,9 @@ def load(path: Path | None = None, *, lanes: Sequence[str] | None = None) -> Set
     chosen = settings.lanes if lanes is None else _chosen(path, settings, lanes)
     if not chosen:
         raise SettingsError(f"{path}: no lanes: add a [lanes.NAME] with route and key")
+    early = "" if settings.engine.settle_s else settled_too_early(chosen)
+    if early:
+        raise SettingsError(f"{path}: {early}")
     return settings.model_copy(update={"lanes": chosen})
 
 

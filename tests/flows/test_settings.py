@@ -110,9 +110,31 @@ def test_settle_time_covers_the_sends_of_a_fenced_run():
         load(written(LANE + "[engine]\nsettle_s = 5\n"))
 
 
+@pytest.mark.parametrize(
+    "address", ["", "https://api-beijing.klingai.com", "http://8.8.8.8:80/kling"]
+)
+def test_real_provider_is_never_asked_at_once(address):
+    """`settle_s = 0` is for emulators: elsewhere a late submit would be paid twice."""
+    base_url = f'base_url = "{address}"\n' if address else ""
+
+    with pytest.raises(SettingsError, match=r"settle_s = 0: \[lanes.spicy\].*leave"):
+        load(written(LANE + base_url + "[engine]\nsettle_s = 0\n"))
+
+
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:1/x", "http://[::1]:1", "http://emulator:8080"]
+)
+def test_emulator_may_be_asked_at_once(address):
+    """`settle_s = 0` is accepted for a lane on this machine or network."""
+    path = written(LANE + f'base_url = "{address}"\n[engine]\nsettle_s = 0\n')
+
+    assert load(path).engine.settle_s == 0
+
+
 def test_permissions_in_the_file_reach_lanes_and_engine():
     path = written(
         LANE
+        + 'base_url = "http://127.0.0.1:8480/wavespeed"\n'
         + "risk_usd = 2\nusd_per_day = 7.5\nsubmits_per_day = 40\n[engine]\n"
         + 'policy = "fastest"\nmax_failure_rate = 0.5\nsettle_s = 0\n'
     )
