@@ -118,7 +118,7 @@ async def _with_key(setting: Setting) -> Setting:
 def _shown(listed: Iterable[Setting]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for title in ("setting", "value", "from"):
-        table.add_column(title, overflow="fold")
+        table.add_column(title, overflow="fold", no_wrap=title == "setting")
     for setting in listed:
         value = "-" if setting.value is None else str(setting.value)
         if setting.key is not None:

@@ -1,10 +1,13 @@
 """Commands print at any encoding of the terminal, and at 60 columns."""
 
+import contextlib
 import io
 import json
 import os
+import pty
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 
@@ -35,13 +38,16 @@ key = "env:LANE_KEY"
 def nightreel(tmp_path: Path):
     (tmp_path / "nightreel.toml").write_text(CONFIG, "utf-8")
 
-    def run(*words: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        *words: str, code: int = 0, stdout: int = subprocess.PIPE, **env: str
+    ) -> subprocess.CompletedProcess[str]:
         kept = {n: v for n, v in os.environ.items() if not n.startswith("NIGHTREEL_")}
         ran = subprocess.run(
             [NIGHTREEL, *words],
             cwd=tmp_path,
             env={**kept, "LANE_KEY": "a-key", **env},
-            capture_output=True,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
             encoding=env.get("PYTHONIOENCODING", "utf-8"),
             timeout=300,
             check=False,
@@ -101,6 +107,30 @@ def test_lanes_fit_60_columns_uncut(nightreel, more: tuple[str, ...]):
         "5 s 0.2025, 8 s 0.3225",
     ):
         assert whole in shown
+
+
+def test_settings_keep_their_names_at_60_columns(nightreel):
+    """A terminal, unlike a pipe, wraps values and sources, and no name of a setting."""
+    terminal, stdout = pty.openpty()
+    reads = ThreadPoolExecutor(1).submit(read_all, terminal)
+    try:
+        nightreel("config", "show", stdout=stdout, COLUMNS=str(WIDTH), NO_COLOR="1")
+    finally:
+        os.close(stdout)
+    shown = reads.result(timeout=300)
+
+    assert "lanes.night.submits_per_minute" in shown
+    assert "engine.max_failure_rate" in shown
+
+
+def read_all(terminal: int) -> str:
+    """The output up to the end, which Linux reports as an error."""
+    read = b""
+    with contextlib.suppress(OSError):
+        while more := os.read(terminal, 65536):
+            read += more
+    os.close(terminal)
+    return read.decode()
 
 
 def printed(table) -> list[str]:
