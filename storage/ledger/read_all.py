@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from manifests.checkpoint import rows as events
 from manifests.lifecycle import Entry, Intended
+from storage import layout
 from storage.ledger import checkpoint, segments
 from storage.ledger.checkpoint import Checkpoint
 from storage.ledger.segment_reader import written
@@ -32,7 +33,9 @@ async def entries_of(objects: Objects, epoch: int) -> AsyncIterator[Sequence[Ent
     Raises:
         DamagedError: they cannot be read.
     """
-    known = await checkpoint.load(objects, epoch)
+    # A dead epoch has none until the ledger that follows it is closed: that is no damage.
+    there = await segments.exists(objects, layout.checkpoint(epoch))
+    known = await checkpoint.load(objects, epoch) if there else None
     async for some in _entries(objects, epoch, known):
         yield some
 

@@ -113,7 +113,7 @@ async def test_bill_is_right_after_a_stop(world):
 
 
 @pytest.mark.parametrize("heir", ["run", "reconcile"])
-async def test_bill_is_right_after_a_kill(world, heir):
+async def test_bill_is_right_after_a_kill(world, heir, caplog):
     """A killed batch leaves no table: the next run or a reconciliation writes it."""
     copy, during = killed_copy(world, after=3)
     await world.run(8, during=during)
@@ -126,6 +126,7 @@ async def test_bill_is_right_after_a_kill(world, heir):
 
     attempts = await check(copy)
     killed = [*copy.glob("tables/attempts/batch=000001-*/*.parquet")]
+    assert "damaged" not in caplog.text
     assert pl.read_parquet(killed).height >= 3
     assert attempts["charged_usd"].sum() >= 3 * attempts["price_usd"][0]
 
