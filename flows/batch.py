@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from prefect import flow, get_run_logger
-from prefect.context import FlowRunContext
 from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
@@ -26,7 +25,13 @@ from flows.dashboard import (
     summary_markdown,
     watched,
 )
-from flows.prefect_runtime import RootWait, gently, shared
+from flows.prefect_runtime import (
+    RootWait,
+    gently,
+    is_deployed,
+    may_begin_root,
+    shared,
+)
 from flows.views import Local
 from flows.views import finish_by as meant
 from manifests.input import ManifestError
@@ -62,6 +67,7 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
     check: bool = False,
     strict: bool = False,
     take_over: bool = False,
+    new_root: bool = False,
     version: str | None = None,
 ) -> Any:
     """Buy every clip of a manifest that its root does not already have.
@@ -81,17 +87,16 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
         check: ask every lane's provider first, and buy nothing if something is wrong.
         strict: refuse the whole manifest if one row is bad.
         take_over: shut out a run that seems to be at work on the same root.
+        new_root: begin a new root if none is there: a deployment's run otherwise refuses,
+            because a root that is away looks like a new one.
         version: what the store calls the manifest's bytes, if they landed in an inbox:
             a version that another run has taken is not begun with again.
     """
     most_usd = budget(budget_usd)
     by = f"flow run {flow_run.get_id()}"
-    async with (
-        _complained(),
-        claimed(
-            partial(begin_root, public(root, "root")), manifest, version, by
-        ) as claim,
-    ):
+    may_begin = may_begin_root(new_root=new_root)
+    begin = partial(begin_root, public(root, "root"), new_root=may_begin)
+    async with _complained(), claimed(begin, manifest, version, by) as claim:
         if claim.taken_by is not None:
             message = f"taken by {claim.taken_by}"
             return Completed(name="AlreadyTaken", message=message)
@@ -109,6 +114,7 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
             convert_stills=settings.manifest.convert_stills,
             shard_rows=settings.engine.shard_rows,
             take_over=take_over,
+            new_root=may_begin,
         )
         batch_run = await _seen_to(wanted, settings, claim, check=check)
     return await _ended(batch_run, left=claim.left)
@@ -172,9 +178,7 @@ async def _bought(
 
 def _on_held(wanted: Wanted) -> Callable[[HeldError], Awaitable[None]]:
     """A deployment's run waits for a held root; any other run fails at once."""
-    # Not `runtime.deployment`: it asks the server, which may be away.
-    run = FlowRunContext.get()
-    if run is None or run.flow_run is None or run.flow_run.deployment_id is None:
+    if not is_deployed():
         return refused
     return RootWait(wanted.finish_at, get_run_logger().warning).wait
 

@@ -5,7 +5,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.states import Completed
 
-from flows.prefect_runtime import DEPLOYMENT, Watch, start_runs
+from flows.prefect_runtime import DEPLOYMENT, Watch, may_begin_root, start_runs
 from storage.inbox import PARQUET, SETTLE_S
 
 
@@ -18,6 +18,7 @@ async def watch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
     pattern: str = PARQUET,
     settle_s: float = SETTLE_S,
     marked: bool = False,
+    new_root: bool = False,
 ) -> Any:
     """Start a run for each new manifest in an inbox, once it is whole.
 
@@ -28,8 +29,12 @@ async def watch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
         pattern: what a manifest's name is like.
         settle_s: seconds between the two looks that have to see the same.
         marked: only what has _SUCCESS in its folder or NAME.ready beside it, at once.
+        new_root: begin a new root if none is there.
     """
-    at = await Watch.open(inbox, root, pattern=pattern, marked=marked)
+    may_begin = may_begin_root(new_root=new_root)
+    at = await Watch.open(
+        inbox, root, pattern=pattern, marked=marked, new_root=may_begin
+    )
     started = await start_runs(at, deployment, settle_s)
     for drop in started:
         get_run_logger().info("%s: landed, %d bytes", drop.uri, drop.size)

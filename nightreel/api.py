@@ -76,6 +76,7 @@ async def arun(  # noqa: PLR0913 - each is an option of the command
     check: bool = False,
     strict: bool = False,
     take_over: bool = False,
+    new_root: bool = False,
 ) -> RunResult:
     """Buy every clip of a manifest that its root does not have.
 
@@ -95,6 +96,7 @@ async def arun(  # noqa: PLR0913 - each is an option of the command
         check: ask every lane's provider first; buy nothing if something is wrong.
         strict: refuse the manifest if one row is bad.
         take_over: fence out a run that seems to hold the root.
+        new_root: begin a new root even where an earlier run on this machine found one.
 
     Raises:
         ManifestError, SettingsError, OpeningError, HeldError: before any money moves.
@@ -117,6 +119,7 @@ async def arun(  # noqa: PLR0913 - each is an option of the command
         check=check,
         strict=strict,
         take_over=take_over,
+        new_root=new_root,
     )
     summary = batch_run.summary()
     objects = Objects.open(kept)

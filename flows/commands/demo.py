@@ -5,10 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from flows.commands.terminal import place
 from flows.config import settings
-from storage import layout
-from storage.ledger import KnownRoots
 from tasks.emulator import Emulator, running
 
 LATENCY_S: Final = 4.0
@@ -42,9 +39,6 @@ def emulated(root: Path) -> Generator[tuple[str, Path]]:
     """The example manifest's URI and a config that has lanes to emulated providers."""
     settings.lend(KEY, _WORTHLESS)
     root.mkdir(parents=True, exist_ok=True)
-    if not (root / layout.ROOT).exists():
-        # It was deleted on purpose: emulated clips cost nothing.
-        KnownRoots().forget(place(str(root), "root"))
     config = root / "nightreel.toml"
     with running(Emulator(latency_s=LATENCY_S, jitter=0.2)) as url:
         lanes = (

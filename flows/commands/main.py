@@ -32,6 +32,7 @@ from flows.commands.terminal import (
     Json,
     LaneNames,
     Manifest,
+    NewRoot,
     Root,
     budgeted,
     chosen,
@@ -127,6 +128,7 @@ def run(  # noqa: PLR0913 - each is an option
         bool,
         typer.Option("--take-over", help="Fence out a run that holds the root."),
     ] = False,
+    new_root: NewRoot = False,
     as_json: Json = False,
 ) -> None:
     """Buy every clip of a manifest that the root does not have yet."""
@@ -146,6 +148,7 @@ def run(  # noqa: PLR0913 - each is an option
             check=check,
             strict=strict,
             take_over=take_over,
+            new_root=new_root,
         )
     )
     summary = batch_run.summary()
@@ -166,8 +169,12 @@ def demo(
     with emulated(root) as (manifest, config):
         tell(f"emulated providers, example manifest: {manifest}")
         batch_run = asyncio.run(
+            # A root that was deleted is not away: emulated clips cost nothing.
             run_batch(
-                manifest=manifest, root=place(str(root), "root"), config=str(config)
+                manifest=manifest,
+                root=place(str(root), "root"),
+                config=str(config),
+                new_root=True,
             )
         )
     summary = batch_run.summary()

@@ -122,6 +122,13 @@ LaneNames = Annotated[
     str | None,
     typer.Option("--lanes", help="Use only these lanes, separated by commas."),
 ]
+NewRoot = Annotated[
+    bool,
+    typer.Option(
+        "--new-root",
+        help="Begin a new root even where an earlier run on this machine found one. Buys every clip anew.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 
 _LEVELS: Final = {"red": logging.ERROR, "yellow": logging.WARNING}

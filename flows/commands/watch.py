@@ -10,6 +10,7 @@ from flows.commands.run import run_batch
 from flows.commands.terminal import (
     Config,
     LaneNames,
+    NewRoot,
     Root,
     budgeted,
     chosen,
@@ -75,6 +76,7 @@ def watch(  # noqa: PLR0913 - each is an option
         bool,
         typer.Option("--once", help="Process the manifests that are there, then exit."),
     ] = False,
+    new_root: NewRoot = False,
 ) -> None:
     """Run a batch for each manifest that appears in an inbox, one after the other."""
     # Prefect reads the environment when it is imported: not before `calm_prefect`.
@@ -86,6 +88,7 @@ def watch(  # noqa: PLR0913 - each is an option
             place(root, "root"),
             pattern=pattern,
             marked=marked,
+            new_root=new_root or None,
         )
     )
     # Report a lane without its key now, not when a manifest lands.

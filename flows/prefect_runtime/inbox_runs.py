@@ -49,15 +49,23 @@ class Watch:
 
     @classmethod
     async def open(
-        cls, inbox: str, root: str, *, pattern: str = PARQUET, marked: bool = False
+        cls,
+        inbox: str,
+        root: str,
+        *,
+        pattern: str = PARQUET,
+        marked: bool = False,
+        new_root: bool | None = None,
     ) -> Self:
-        """Open both by their URIs, which must not contain a secret. A new root is begun.
+        """Open both by their URIs, which must not contain a secret.
+
+        A new root is begun as `new_root` says: see `storage.ledger.open_root`.
 
         Raises:
             ManifestError: a URI contains a secret.
             StorageError: a URI cannot be used.
         """
-        below = await begin_root(public(root, "root"))
+        below = await begin_root(public(root, "root"), new_root=new_root)
         box = Inbox.open(
             public(inbox, "inbox"), below.root, pattern=pattern, marked=marked
         )

@@ -41,10 +41,6 @@ class KnownRoots:
             return None
         return str(fields["id"]) if fields.get("root") == uri else None
 
-    def forget(self, uri: str) -> None:
-        """Take the root at a URI for a new one, if none is there."""
-        self.path(uri).unlink(missing_ok=True)
-
     def remember(self, uri: str, root_id: str) -> None:
         """Note the identity of the root that was opened at a URI."""
         known = self.id_of(uri)

@@ -100,16 +100,26 @@ async def refuse_foreign(objects: Objects) -> None:
 
 
 async def open_root(
-    objects: Objects, clock: Callable[[], float], known: KnownRoots | None = None
+    objects: Objects,
+    clock: Callable[[], float],
+    known: KnownRoots | None = None,
+    *,
+    new_root: bool | None = None,
 ) -> Root:
-    """The root's identity, for a run: a root that is new is begun.
+    """The root's identity, for a run: a root that is new is begun, if it may be.
 
     From now on the root is held to this identity: see `Objects.pin`.
 
+    Args:
+        new_root: whether the run may begin a root; None: unless this machine knows a root
+            at this URI, which must then be away.
+
     Raises:
-        RootError: it is damaged, of another format, or away.
+        RootError: it is damaged, of another format, away, or must not be begun.
     """
-    found = await read(objects) or await _begin(objects, clock, known)
+    found = await read(objects) or await _begin(
+        objects, clock, known, new_root=new_root
+    )
     objects.pin(layout.ROOT, found.data)
     if known is not None and not objects.root.startswith("memory:"):
         await asyncio.to_thread(known.remember, objects.root, found.id)
@@ -133,28 +143,30 @@ async def join_root(objects: Objects, root_id: str | None) -> None:
     objects.pin(layout.ROOT, found.data)
 
 
-async def begin_root(uri: str) -> Objects:
-    """Open the root at a URI before its run does; a root that is new is begun.
+async def begin_root(uri: str, *, new_root: bool | None = None) -> Objects:
+    """Open the root at a URI before its run does; see `open_root`.
 
     Raises:
-        RootError: it is damaged, of another format, or away.
+        RootError: it is damaged, of another format, away, or must not be begun.
     """
     known = KnownRoots()
-    await asyncio.to_thread(make_root_folder, uri, known)
+    await asyncio.to_thread(make_root_folder, uri, known, new_root=new_root)
     objects = Objects.open(uri)
-    await open_root(objects, time.time, known)
+    await open_root(objects, time.time, known, new_root=new_root)
     return objects
 
 
-def make_root_folder(uri: str, known: KnownRoots) -> None:
-    """Make the folder of a local root that is new.
+def make_root_folder(
+    uri: str, known: KnownRoots, *, new_root: bool | None = None
+) -> None:
+    """Make the folder of a local root that is new, if it may be begun: see `open_root`.
 
     Raises:
-        RootError: this machine knows a root of this URI: its disk is not mounted.
+        RootError: it must not be begun, or its disk is not mounted.
     """
     if urlsplit(uri).scheme != "file" or local_path(uri).is_dir():
         return
-    _refuse_away(uri, known)
+    _refuse_new(uri, known, new_root=new_root)
     make_folder(uri)
 
 
@@ -178,12 +190,15 @@ _PATTERNS: Final[Mapping[str, re.Pattern[str]]] = {
 
 
 async def _begin(
-    objects: Objects, clock: Callable[[], float], known: KnownRoots | None
+    objects: Objects,
+    clock: Callable[[], float],
+    known: KnownRoots | None,
+    *,
+    new_root: bool | None,
 ) -> Root:
     if (found := await _refuse_foreign(objects)) is not None:
         return found
-    if known is not None:
-        await asyncio.to_thread(_refuse_away, objects.root, known)
+    await asyncio.to_thread(_refuse_new, objects.root, known, new_root=new_root)
     # Without create-only puts, the identity could be overwritten.
     await conditional_put.proved(objects)
     root = _new(clock())
@@ -216,14 +231,22 @@ async def _refuse_foreign(objects: Objects) -> Root | None:
     return found
 
 
-def _refuse_away(uri: str, known: KnownRoots) -> None:
-    if (root_id := known.id_of(uri)) is None:
+def _refuse_new(uri: str, known: KnownRoots | None, *, new_root: bool | None) -> None:
+    if new_root:
         return
-    raise RootError(
-        f"{uri}: no root is there, but an earlier run on this machine found root "
-        f"{root_id} there; nothing was bought; mount its disk or check its endpoint, "
-        f"or delete {known.path(uri)} to begin a new root there and buy every clip anew"
+    cure = (
+        "nothing was bought; mount its disk or check its endpoint, or begin a new root "
+        "there and buy every clip anew: --new-root, or new_root = true in a deployment"
     )
+    if known is not None and (root_id := known.id_of(uri)) is not None:
+        raise RootError(
+            f"{uri}: no root is there, but an earlier run on this machine found root "
+            f"{root_id} there; {cure}"
+        )
+    if new_root is False:
+        raise RootError(
+            f"{uri}: no root is there, and a deployment's run begins none unasked; {cure}"
+        )
 
 
 def _new(now: float) -> Root:

@@ -102,9 +102,10 @@ async def begun(  # noqa: PLR0913 - each has its default
 async def _root_of(wanted: Wanted, world: World) -> tuple[Objects, str]:
     """Open the root of a run; a root that is new is begun. Returns its identity, too."""
     known = KnownRoots(world.state_folder)
-    await asyncio.to_thread(make_root_folder, wanted.root, known)
+    may_begin = wanted.new_root
+    await asyncio.to_thread(make_root_folder, wanted.root, known, new_root=may_begin)
     objects = world.objects(wanted.root)
-    root = await open_root(objects, world.today, known)
+    root = await open_root(objects, world.today, known, new_root=may_begin)
     return objects, root.id
 
 

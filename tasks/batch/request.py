@@ -48,6 +48,8 @@ class Wanted:
     shard_rows: int = 500
     take_over: bool = False
     """Whether to shut out a run that seems to hold the same root."""
+    new_root: bool | None = None
+    """Whether a new root may be begun; None: unless this machine knows one at its URI."""
 
 
 def public(uri: str, name: str) -> str:

@@ -4,6 +4,7 @@ Prefect starts a temporary server in each process that has none, which takes sec
 One server that all tests share is started here, once.
 """
 
+import asyncio
 import io
 import json
 import os
@@ -28,6 +29,7 @@ import pytest
 from PIL import Image
 
 from flows.prefect_runtime.inbox_runs import AGAIN_S
+from storage.ledger import begin_root
 from tasks.emulator import Emulator, running
 
 ROOT = Path(__file__).parents[2]
@@ -456,6 +458,8 @@ def house(bench, deployed) -> Iterator[House]:
     (bench.folder / "inbox").mkdir()
     (bench.folder / "flows").symlink_to(ROOT / "flows")
     one = House(bench)
+    # A deployment's run begins no root unasked.
+    asyncio.run(begin_root(one.root))
     nightly = deployed.deployment("nightreel/nightly")["id"]
     # It names a bucket that does not exist, and it may be two o'clock now.
     deployed.post(f"deployments/{nightly}/pause_deployment")

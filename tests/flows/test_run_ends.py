@@ -50,7 +50,7 @@ def asked(bench, **parameters: Any) -> dict[str, Any]:
         name: (bench.folder / path).as_uri()
         for name, path in [("manifest", "m.parquet"), ("root", "root")]
     }
-    return {**uris, "version": "1", **parameters}
+    return {**uris, "version": "1", "new_root": True, **parameters}
 
 
 def begin(bench, program: str, argument: str, **env: str) -> Running:

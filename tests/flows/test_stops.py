@@ -1,11 +1,8 @@
 """A batch obeys requests from the Prefect UI and buys nothing twice."""
 
-import asyncio
-
 import httpx
 import pytest
 
-from storage.ledger import begin_root
 from tasks.emulator import Emulator, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -82,7 +79,6 @@ def progress(prefect):
 def test_a_root_is_paused_and_resumed_from_the_ui(house):
     bench = house.bench
     bench.manifest(2)
-    asyncio.run(begin_root(house.root))
     house.work()
 
     paused = ended(house, asked(house, "nightreel-pause/pause", root=house.root))

@@ -197,9 +197,11 @@ async def test_known_root_that_is_empty_is_away(
         await open_root(objects, NOW, known)
 
     assert await keys(objects, "") == []
-    assert str(known.path(objects.root)) in str(no.value)
-    known.path(objects.root).unlink()
-    assert (await open_root(objects, NOW, known)).id != first.id
+    assert "or begin a new root there" in str(no.value)
+    assert "--new-root, or new_root = true" in str(no.value)
+    second = await open_root(objects, NOW, known, new_root=True)
+    assert second.id != first.id
+    assert (await open_root(objects, NOW, known)).id == second.id
 
 
 async def test_known_folder_that_is_gone_is_not_made(known: KnownRoots, tmp_path: Path):
@@ -213,6 +215,21 @@ async def test_known_folder_that_is_gone_is_not_made(known: KnownRoots, tmp_path
         make_root_folder(folder.as_uri(), known)
 
     assert not (tmp_path / "disk").exists()
+    make_root_folder(folder.as_uri(), known, new_root=True)
+    assert folder.is_dir()
+
+
+async def test_new_root_is_begun_only_where_it_may_be(root: str, tmp_path: Path):
+    """A run that may begin no root leaves a new one untouched, and takes one that exists."""
+    folder = (tmp_path / "not there").as_uri()
+    for uri in (root, folder):
+        with pytest.raises(RootError, match=r"no root is there.* new_root = true"):
+            await begin_root(uri, new_root=False)
+    assert not local_path(folder).exists()
+    assert await keys(Objects.open(root), "") == []
+
+    begun = await open_root(Objects.open(root), NOW)
+    assert (await open_root(Objects.open(root), NOW, new_root=False)).id == begun.id
 
 
 async def test_new_root_is_announced(
