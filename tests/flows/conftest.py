@@ -117,9 +117,11 @@ class Prefect:
         """Waits for a condition as long as a scheduled run takes to be recorded."""
         until(seen, within_s=400)
 
-    def events(self, prefix: str) -> list[dict[str, Any]]:
-        """The events that the server received, the oldest first."""
-        asked = {"event": {"prefix": [prefix]}, "order": "ASC"}
+    def events(self, prefix: str, about: str = "") -> list[dict[str, Any]]:
+        """The first fifty events that the server received, of all or about one resource."""
+        asked: dict[str, Any] = {"event": {"prefix": [prefix]}, "order": "ASC"}
+        if about:
+            asked["any_resource"] = {"id": [about]}
         return self.post("events/filter", filter=asked, limit=50)["events"]
 
     def ask(self, *words: str) -> None:

@@ -121,15 +121,24 @@ def test_run_with_a_dead_process_is_crashed_within_two_minutes(
         bench.manifest(2)
         words = ("run", "m.parquet", "--root", "root", "--json")
         batch = bench.start(*words)
-        deployed.until(lambda: deployed.events("prefect.flow-run.heartbeat"))
-        [beat] = deployed.events("prefect.flow-run.heartbeat")
-        run = beat["resource"]["prefect.resource.id"].rpartition(".")[2]
+        root = (bench.folder / "root").as_uri()
+        deployed.until(lambda: running_on(deployed, root))
+        [run] = running_on(deployed, root)
+        beat = "prefect.flow-run.heartbeat"
+        deployed.until(lambda: deployed.events(beat, about=f"prefect.flow-run.{run}"))
 
         batch.process.kill()
         batch.ended()
         until(lambda: state_of(deployed, run) == "CRASHED", within_s=150)
 
     assert automations["crash silent runs"]["enabled"]
+
+
+def running_on(prefect, root: str) -> list[str]:
+    """The runs at work on a root, by their ids: the server is shared."""
+    state = {"type": {"any_": ["RUNNING"]}}
+    runs = prefect.post("flow_runs/filter", flow_runs={"state": state})
+    return [run["id"] for run in runs if run["parameters"].get("root") == root]
 
 
 def state_of(prefect, run):

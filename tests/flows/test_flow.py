@@ -192,8 +192,8 @@ def test_contact_sheet_uses_posters_kept_beside_their_clips(nights, portraits):
 
 def test_each_fact_for_automations_is_one_event(nights, portraits, keyless):
     def events_of(night):
-        every = nights.prefect.events("nightreel.")
-        return [event for event in every if night.run["id"] in str(event["related"])]
+        run = f"prefect.flow-run.{night.run['id']}"
+        return nights.prefect.events("nightreel.", about=run)
 
     nights.wait(lambda: events_of(portraits) and events_of(keyless))
     [doubt], [closed] = events_of(portraits), events_of(keyless)
