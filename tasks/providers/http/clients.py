@@ -40,7 +40,7 @@ REQUEST_LIVES_S: Final = 300.0
 """How long after its record a submit may still reach the provider, even if the process has
 died. It is sent within 30 s of its record, and written within 60 s. The system repeats its
 bytes for 30 s (`UNACKNOWLEDGED_S`). A gateway may hold it for 120 s: nginx and AWS's load
-balancers wait 60 s for the server behind them, Cloudflare 100 s to 120 s (docs, read
+balancers wait 60 s for the server behind them, Cloudflare 100 s (their docs, read
 2026-11). The sum is 240 s; a minute is spare."""
 
 
