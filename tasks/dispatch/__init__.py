@@ -42,7 +42,8 @@ Before and between runs
 -----------------------
 `preflight` asks each provider about key, credit, model, prices and limits before any money
 moves. `learned` starts a run with the latencies, the limits, the daily spending and the
-submits of the last minute of earlier runs. It keeps the learned limits in `learned.json` for the next one.
+submits of the last minute of earlier runs. It keeps the learned limits in `learned.json`
+for the next one.
 """
 
 from tasks.dispatch.budget import DAY_S, Purse

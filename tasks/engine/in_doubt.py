@@ -119,8 +119,9 @@ class Doubts:
 
         A request may still be under way after its process has died (see
         `REQUEST_LIVES_S`). An unanswered submit waits for twice `settle_s` at least: the
-        provider may have accepted it as late as we gave it up. The submitter may have run until a moment ago, on another clock.
-        So the age counts from when this process first knew of the doubt.
+        provider may have accepted it as late as we gave it up. The submitter may have run
+        until a moment ago, on another clock. So the age counts from when this process first
+        knew of the doubt.
         """
         lane = self._lanes.get(history.lane or "")
         if lane is not None and free(history, lane):  # asking too early costs nothing
