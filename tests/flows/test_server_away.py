@@ -33,7 +33,13 @@ def statuses():
 
 
 @pytest.fixture
-def server(run, statuses):
+def set_states():
+    """The types of the states that the server was asked to set."""
+    return []
+
+
+@pytest.fixture
+def server(run, statuses, set_states):
     """A server whose every answer states the run's state, whatever the HTTP status."""
     plain = run.model_dump(mode="json", include={"id", "flow_id", "name"})
     answers = iter(statuses)
@@ -46,6 +52,16 @@ def server(run, statuses):
             self.end_headers()
             answer = {**plain, "state": {"type": state, "name": state.title()}}
             self.wfile.write(json.dumps(answer).encode())
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            state = {**body["state"], "name": body["state"]["type"].title()}
+            accepted = {"status": "ACCEPT", "details": {"type": "accept_details"}}
+            self.wfile.write(json.dumps({**accepted, "state": state}).encode())
+            set_states.append(state["type"])
 
         def log_message(self, *_):
             """Suppresses the log, which has no reader."""
@@ -138,6 +154,26 @@ async def test_a_server_that_fails_for_a_while_does_not_end_a_shard(
 
     # The run reported its start while the server was reachable, and only once.
     assert begun == [1]
+
+
+@pytest.mark.parametrize("statuses", [[(200, "PENDING"), (200, "CRASHED")]])
+async def test_run_that_never_begins_is_ended_as_crashed(
+    run, server, set_states, monkeypatch
+):
+    """A run whose worker never begins it is crashed, so that another run is started."""
+    monkeypatch.setattr(work_pool, "EVERY_S", 0.01)
+    monkeypatch.setattr(work_pool, "LOST_S", 0.0)
+    overrides = {
+        PREFECT_API_URL: server,
+        PREFECT_CLIENT_MAX_RETRIES: 0,
+        PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: False,
+    }
+
+    begun = []
+    with temporary_settings(overrides), pytest.raises(work_pool.ShardError):
+        await work_pool._ended(run, lambda: begun.append(1))  # noqa: SLF001 - tests the wait for one shard
+
+    assert (set_states, begun) == (["CRASHED"], [])
 
 
 @pytest.mark.parametrize("statuses", [[(404, "RUNNING")]])
