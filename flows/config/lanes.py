@@ -6,6 +6,7 @@ import httpx
 
 from flows.config.settings import LaneSettings, Settings, SettingsError, resolve_key
 from manifests.catalogue import Catalogue, CatalogueError, Route, load
+from storage.sources import USER_AGENT
 from tasks.dispatch import Lane, Limits, RateLimiter
 from tasks.engine.engine import Rules
 from tasks.providers import OWN_GPUS, PROVIDERS
@@ -103,7 +104,9 @@ def _lanes(settings: Settings, keys: Mapping[str, str]) -> list[Lane]:
             name=name,
             route=route,
             endpoint=Endpoint(
-                PROVIDERS[route.provider](route, keys[name], hook), base_url
+                PROVIDERS[route.provider](route, keys[name], hook),
+                base_url,
+                asked.user_agent or USER_AGENT,
             ),
             limits=_limits(route, asked),
             hands_over="upload" if route.provider in OWN_GPUS else asked.stills,

@@ -65,6 +65,15 @@ def _base_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def _user_agent(text: str) -> str:
+    # httpx refuses other characters in a header, and a proxy may cut a longer one.
+    if text.strip() == text and re.fullmatch(r"[ -~]{1,200}", text):
+        return text
+    raise ValueError(
+        "must be 1 to 200 printable ASCII characters, without spaces around them"
+    )
+
+
 def _lane_name(name: str) -> str:
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         return name
@@ -114,6 +123,9 @@ class LaneSettings(Table):
     base_url: Annotated[str, AfterValidator(_base_url)] | None = None
     """Overrides the scheme, host and path prefix of the provider's API. Required for
     your own GPU."""
+    user_agent: Annotated[str, AfterValidator(_user_agent)] | None = None
+    """The `User-Agent` of the lane's requests and downloads, for a host that refuses
+    Nightreel's own. Default: `nightreel/VERSION`."""
     slots: Annotated[int, Field(ge=1)] | None = None
     """The clips in progress at once. Default: the limit of a new account."""
     submits_per_minute: Annotated[int, Field(ge=1)] | None = None

@@ -219,7 +219,7 @@ def _shown(error: ErrorDetails) -> str:
             return f" = {value!r}"
         case ("lanes", _, "submits_per_day" | "usd_per_day" | "risk_usd"), value:
             return f" = {value!r}"
-        case ("lanes", _, "route" | "stills"), str(value):
+        case ("lanes", _, "route" | "stills" | "user_agent"), str(value):
             return f" = {value!r}"
         case _:
             return ""

@@ -94,6 +94,25 @@ def test_dearer_bills_are_told_or_close_the_lane():
     assert (plain.on_dearer, closes.on_dearer) == ("tell", "close")
 
 
+def test_lane_may_name_itself_to_its_host():
+    """A lane's `user_agent` goes to its requests; without one Nightreel names itself."""
+    text = LANE + 'user_agent = "curl/8.5.0"'
+    [named] = lanes.keyless(load(written(text)))
+    [plain] = lanes.keyless(load(written(LANE)))
+
+    assert named.endpoint.user_agent == "curl/8.5.0"
+    assert plain.endpoint.user_agent.startswith("nightreel/")
+
+
+@pytest.mark.parametrize("agent", ["", " x", "a\\nb", "größe", "x" * 201])
+def test_user_agent_that_no_header_can_carry_is_refused(agent):
+    """A `user_agent` that httpx or a proxy would refuse is refused in the file."""
+    with pytest.raises(
+        SettingsError, match=r"\[lanes.spicy\] user_agent = .*printable"
+    ):
+        load(written(LANE + f'user_agent = "{agent}"'))
+
+
 def test_nothing_is_risked_or_capped_by_default():
     settings = load(written(LANE))
 

@@ -222,8 +222,9 @@ async def test_proxy_that_refuses_to_connect_sent_nothing(status):
             await submitted("https://provider.example", proxied)
 
 
-async def test_every_request_says_who_asks():
-    """Submits and polls carry the same User-Agent as downloads."""
+@pytest.mark.parametrize("agent", [USER_AGENT, "curl/8.5.0"])
+async def test_every_request_says_who_asks(agent):
+    """Submits, polls and downloads carry the lane's User-Agent."""
     agents = []
 
     async def serve(reader, writer):
@@ -233,12 +234,12 @@ async def test_every_request_says_who_asks():
         await writer.drain()
 
     async with server(serve) as base_url, connected() as clients:
-        await submitted(base_url, clients)
-        exchange = Echo().submit(JOB, JOB.image, 1)
-        await ask(clients, endpoint(base_url), exchange)
-        await download(clients.free, endpoint(base_url).fetching(base_url))
+        place = replace(endpoint(base_url), user_agent=agent)
+        await submit(clients, place, Echo().submit(JOB, JOB.image, 1))
+        await ask(clients, place, Echo().submit(JOB, JOB.image, 1))
+        await download(clients.free, place.fetching(base_url))
 
-    assert agents == [f"user-agent: {USER_AGENT}".encode()] * 3
+    assert agents == [f"user-agent: {agent}".encode()] * 3
 
 
 async def test_a_full_pool_sent_nothing():

@@ -16,6 +16,8 @@ class Endpoint:
     provider: Provider
     base_url: httpx.URL | None = None
     """Replaces the scheme and host of each request, and prefixes its path."""
+    user_agent: str = USER_AGENT
+    """Sent with each request of the lane, and with the downloads of its clips."""
 
     @property
     def place(self) -> str:
@@ -35,7 +37,7 @@ class Endpoint:
             MisconfiguredError: the provider's answer named a foreign host for a request
                 that carries the key.
         """
-        request.headers.setdefault("user-agent", USER_AGENT)
+        request.headers.setdefault("user-agent", self.user_agent)
         ours = request.url.host in self.provider.hosts
         if ours and self.base_url is not None:
             request.url = _moved(request.url, self.base_url)
@@ -50,7 +52,7 @@ class Endpoint:
         """Return the request for a clip, with the key only if the provider needs it."""
         if isinstance(self.provider, ClipHost):
             return self.addressed(self.provider.fetch(url))
-        return httpx.Request("GET", url)
+        return httpx.Request("GET", url, headers={"user-agent": self.user_agent})
 
 
 def _moved(url: httpx.URL, base: httpx.URL) -> httpx.URL:
