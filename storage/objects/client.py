@@ -31,6 +31,10 @@ from storage.objects.retry import Retry, RetryPolicy
 
 _POLICY: Final = RetryPolicy()
 
+_TAGGED: Final = {"s3", "gs"}
+"""The schemes of stores whose ETag is the MD5 of the content, unless a key of the customer
+encrypts it. Azure's is not: there only TLS protects a put (obstore 0.12.1)."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -52,6 +56,7 @@ class Objects:
         self._policy = retry
         self._retry = Retry(root)
         self._pinned: tuple[str, bytes] | None = None
+        self._tagged = self._scheme in _TAGGED
 
     @classmethod
     def open(cls, uri: str, *, retry: RetryPolicy = _POLICY) -> "Objects":
@@ -204,21 +209,28 @@ class Objects:
 
     async def _write(self, key: str, data: Body, mode: Mode) -> None:
         e_tag = await self._requests.write(key, data, mode)
-        # S3 checks the checksum that obstore sends. GCS gets none, but its ETag is an MD5 of
-        # the content. Azure's ETag is not a hash: there only TLS protects (obstore 0.12.1).
-        if self._scheme == "gs" and not isinstance(data, Path):
+        # S3 also checks the checksum that obstore sends, of the bytes that arrive there.
+        if self._tagged and not isinstance(data, Path):
             await self._look_at(e_tag, key, data, mode)
 
     async def _look_at(
         self, e_tag: str | None, key: str, sent: bytes | memoryview, mode: Mode
     ) -> None:
-        """Raise an error unless the stored bytes are those that were sent."""
+        """Raise an error unless the stored bytes are those that were sent.
+
+        It takes a request only if the answer's ETag is not that of these bytes.
+        """
         if not await asyncio.to_thread(is_another, e_tag, sent):
             return
-        # The ETag may not be an MD5, for example with customer-managed encryption keys.
         if await self._holds(key, sent):
+            # The ETags of this store are not MD5s, so no later one is looked at.
+            self._tagged = False
             return
         if mode == "create":
+            stored = await self._requests.head(key)
+            if stored["e_tag"] != e_tag:
+                # Another run's object: the store has lost ours.
+                raise ExistsError(f"{self.uri(key)}: exists")
             await self._requests.delete(key)
         raise UnavailableError(f"{self.uri(key)}: damaged on its way")
 
@@ -233,7 +245,9 @@ class Objects:
                     return False
                 seen += len(piece)
         except MissingError:
-            raise UnavailableError(f"{self.uri(key)}: there and not there") from None
+            raise UnavailableError(
+                f"{self.uri(key)}: answered as there, and not there"
+            ) from None
         return seen == len(sent)
 
     async def _pieces(self, key: str) -> AsyncGenerator[bytes]:

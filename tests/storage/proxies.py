@@ -108,6 +108,12 @@ class Fault:
     """This number of answers breaks off half-way."""
     flip: int = 0
     """This number of bodies has one bit flipped on the way to the store."""
+    swallow: int = 0
+    """This number of puts is answered 200, and never reaches the store."""
+    swallowed: Callable[[bytes], bool] = lambda request: request.startswith(b"PUT ")
+    """Whether a request is one of these puts."""
+    tag: Callable[[bytes], bytes] = lambda body: b"0" * 32
+    """The ETag of such an answer, from the put's body; empty: none."""
     deny: bool = False
     """All requests are answered 403."""
     slow_s: float = 0.0
@@ -143,6 +149,8 @@ class FaultyProxy(Relay):
         if self._strikes("refuse") or fault.dice.random() < fault.busy_share:
             return BUSY
         head, blank, body = request.partition(b"\r\n\r\n")
+        if fault.swallowed(request) and self._strikes("swallow"):
+            return _written(fault.tag(body))
         if body and self._strikes("flip"):
             middle = len(body) // 2
             flipped = bytes([body[middle] ^ 1])
@@ -156,6 +164,16 @@ class FaultyProxy(Relay):
         left = getattr(self.fault, name)
         setattr(self.fault, name, max(0, left - 1))
         return left > 0
+
+
+def _written(tag: bytes) -> bytes:
+    """The answer to a put that succeeded."""
+    line = b'ETag: "%s"\r\n' % tag if tag else b""
+    return (
+        b"HTTP/1.1 200 OK\r\n"
+        + line
+        + b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+    )
 
 
 def as_gcs(request: bytes) -> bytes:

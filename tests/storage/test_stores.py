@@ -1,6 +1,7 @@
 """Faults of networks and servers, and their effect on a store: S3, GCS and Azure."""
 
 import asyncio
+import hashlib
 import logging
 import os
 import subprocess
@@ -20,7 +21,7 @@ from storage.objects import (
     UnavailableError,
     connect,
 )
-from tests.storage.proxies import FaultyProxy
+from tests.storage.proxies import Fault, FaultyProxy
 from tests.storage.servers import Cloud, service_account
 
 pytestmark = pytest.mark.anyio
@@ -158,6 +159,43 @@ async def test_upload_that_stays_damaged_fails(
         await objects.create("a", b"a clip")
 
     assert [stored async for stored in objects.list()] == []
+
+
+@pytest.mark.parametrize("cloud", ["s3", "gs"], indirect=True)
+@pytest.mark.parametrize("tag", [b"", b"0" * 32, hashlib.md5(b"").hexdigest().encode()])
+async def test_put_that_the_store_loses_is_put_again(
+    objects: Objects, faulty: FaultyProxy, tag: bytes
+):
+    """The answer is 200, its ETag is not that of the bytes: the put counts as unwritten."""
+    await objects.put("put", b"old")
+
+    for put in (objects.create, objects.put):
+        faulty.fault = Fault(swallow=1, tag=lambda body: tag)
+        await put(put.__name__, b"new")
+        assert await objects.get(put.__name__) == b"new"
+
+
+@pytest.mark.parametrize("cloud", ["s3"], indirect=True)
+async def test_lost_create_spares_what_another_run_created(
+    objects: Objects, faulty: FaultyProxy
+):
+    """The store loses our create of a key that another run has: theirs stays."""
+    await objects.create("a", b"theirs")
+
+    faulty.fault.swallow = 1
+    with pytest.raises(ExistsError):
+        await objects.create("a", b"ours")
+
+    assert await objects.get("a") == b"theirs"
+
+
+@pytest.mark.parametrize("cloud", ["s3"], indirect=True)
+async def test_put_is_verified_without_a_request(objects: Objects, faulty: FaultyProxy):
+    """A put that is stored takes one request."""
+    await objects.create("a", b"a")
+    await objects.put("a", b"b")
+
+    assert asked(faulty) == [b"PUT", b"PUT"]
 
 
 # -- outages
