@@ -30,6 +30,8 @@ class Fault(StrEnum):
     """Accepted and charged; the connection closes in the middle of the answer."""
     MALFORMED_ACCEPT = auto()
     """Accepted and charged; the answer has status 200 and is not JSON."""
+    CACHED_ACCEPT = auto()
+    """Not accepted: a gateway repeats the answer to the account's submit before."""
     NOT_FOUND_AT_FIRST = auto()
     """The first two polls find nothing."""
     UNKNOWN_STATUS = auto()

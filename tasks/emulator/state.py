@@ -105,6 +105,8 @@ class State:
                     account.dialect, number, image=names, prompt=spec.prompt
                 )
                 _refuse(fault)
+                if fault is Fault.CACHED_ACCEPT and (before := self.listed(account)):
+                    return before[0]
                 limited = self._rules.credit_usd is not None
                 if limited and spec.price_usd > self.credit_usd(account):
                     raise NoCreditError("insufficient credits")
@@ -121,9 +123,9 @@ class State:
                 accepted_date=self._date(now),
                 latency_s=self._latency_s(account, number),
             )
-            if before := self._predictions.pop(prediction.id, None):
+            if hidden := self._predictions.pop(prediction.id, None):
                 # A second job with the same id hides the first, which stays on the bill.
-                self._predictions[secrets.token_hex(16)] = before
+                self._predictions[secrets.token_hex(16)] = hidden
             self._predictions[prediction.id] = account, prediction
             account.take(prediction, now)
             return prediction

@@ -16,6 +16,7 @@ from tasks.dispatch import Lanes, Purse, Roster
 from tasks.engine.charges import OpenCharges
 from tasks.engine.download import Check, Publisher
 from tasks.engine.poll import Follower
+from tasks.engine.remote_ids import RemoteIds
 from tasks.providers.http import REQUEST_LIVES_S, Clients, connected
 
 PATIENCE_S: Final = 600.0
@@ -108,6 +109,10 @@ class Deps:
         return Follower(
             self.clients, self.rules.deadline_s, self.world.now, self.stopping
         )
+
+    @cached_property
+    def remote_ids(self) -> RemoteIds:
+        return RemoteIds(self.ledger.lives)
 
     @cached_property
     def publisher(self) -> Publisher:

@@ -163,7 +163,7 @@ class Doubts:
         self.unheard.discard(job)
         match found:
             case Ticket() as ticket:
-                return Accepted(ticket)
+                return self._accepted(lane, job, history, ticket)
             case Absent(reason) if mark.sent_through(lane):
                 return Refused(f"{ABSENT}{reason}")
             case Absent():
@@ -186,6 +186,22 @@ class Doubts:
                 return None
             case None:
                 return None
+
+    def _accepted(
+        self, lane: Lane, job: str, history: History, ticket: Ticket
+    ) -> Accepted | None:
+        other = self._deps.remote_ids.claim(job, history, ticket)
+        if other is None:
+            return Accepted(ticket)
+        log.warning(
+            "doubt.not_settled job=%s lane=%s it stays in doubt: the id %s belongs to "
+            "job %s",
+            job,
+            lane.name,
+            ticket.id,
+            other,
+        )
+        return None
 
     async def _asked(
         self, endpoint: Endpoint, provider: Findable, doubt: Doubt

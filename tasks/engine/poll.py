@@ -5,7 +5,7 @@ import logging
 import math
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -102,6 +102,14 @@ class Patience:
 ENDLESS: Final = Patience()
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A request that is followed, and the event that ends a pause between two polls."""
+
+    ticket: Ticket
+    woken: asyncio.Event
+
+
 @dataclass(slots=True)
 class Follower:
     """Polls accepted jobs, as often as their lane's latencies justify."""
@@ -117,8 +125,8 @@ class Follower:
         default_factory=dict[tuple[str, str], UnreadableError]
     )
     """The error of the latest answer about each request, where we could not read it."""
-    _waiting: dict[tuple[str, str], asyncio.Event] = field(
-        default_factory=dict[tuple[str, str], asyncio.Event]
+    _waiting: dict[tuple[str, str], list[asyncio.Event]] = field(
+        default_factory=dict[tuple[str, str], list[asyncio.Event]]
     )
 
     _early: deque[tuple[str, str]] = field(
@@ -128,7 +136,7 @@ class Follower:
     def hint(self, provider: str, remote_id: str) -> None:
         """Poll this request now: a webhook says that it has ended."""
         if waiting := self._waiting.get((provider, remote_id)):
-            waiting.set()
+            _wake(waiting)
         else:
             # A hint may come before the answer to the submit is on record.
             self._early.append((provider, remote_id))
@@ -144,7 +152,7 @@ class Follower:
         self._ends_at = min(self._ends_at, ends_at)
         self.stopping.set()
         for waiting in self._waiting.values():
-            waiting.set()
+            _wake(waiting)
 
     async def until_ended(
         self,
@@ -161,17 +169,20 @@ class Follower:
             UnfinishedError: it has not ended by the deadline, or the run must stop.
             MisconfiguredError: the provider refuses to tell us.
         """
-        known = ticket.provider, ticket.id
-        self._waiting[known] = asyncio.Event()
+        known, woken = (ticket.provider, ticket.id), asyncio.Event()
+        # Jobs of an earlier version may share an id: each is followed all the same.
+        self._waiting.setdefault(known, []).append(woken)
         if known in self._early:
-            self._waiting[known].set()
+            woken.set()
         try:
             return await self._followed(
-                lane, ticket, age_s, over=over, patience=patience
+                lane, _Request(ticket, woken), age_s, over=over, patience=patience
             )
         finally:
-            del self._waiting[known]
-            self._unreadable.pop(known, None)
+            self._waiting[known].remove(woken)
+            if not self._waiting[known]:
+                del self._waiting[known]
+                self._unreadable.pop(known, None)
 
     async def look(self, lane: Lane, ticket: Ticket, *, over: bool) -> Progress:
         """Poll a job once, and return its progress.
@@ -196,12 +207,13 @@ class Follower:
     async def _followed(
         self,
         lane: Lane,
-        ticket: Ticket,
+        request: _Request,
         age_s: float,
         *,
         over: bool,
         patience: Patience,
     ) -> Ended:
+        ticket, woken = request.ticket, request.woken
         # An acceptance in the future was recorded by a wrong clock, some time ago.
         began, fresh = self.now() - max(0.0, age_s), 0.0 <= age_s < 1.0
         unfinished_s, failures, heard_at = 0.0, 0, self.now()
@@ -213,9 +225,9 @@ class Follower:
         pause = next_s(0.0) if fresh else 0.0
         while True:
             if pause and not (scout or lane.polls.is_learned):
-                await self._until_learned(lane, ticket, began, max(1.0, unfinished_s))
+                await self._until_learned(lane, woken, began, max(1.0, unfinished_s))
             else:
-                await self._pause(lane, ticket, began, pause)
+                await self._pause(lane, woken, began, pause)
             elapsed = self.now() - began
             try:
                 progress = await self.look(lane, ticket, over=over)
@@ -255,7 +267,7 @@ class Follower:
         if lane.polls.is_news(finished_s):
             for (provider, _), waiting in self._waiting.items():
                 if provider == lane.endpoint.provider.name:
-                    waiting.set()
+                    _wake(waiting)
         lane.polls.finished(unfinished_s, finished_s)
         if (typical_s := lane.polls.expected_s()) is not None:
             lane.limiter.set_typical_s(typical_s)
@@ -281,10 +293,9 @@ class Follower:
             return None
 
     async def _pause(
-        self, lane: Lane, ticket: Ticket, began: float, seconds: float
+        self, lane: Lane, woken: asyncio.Event, began: float, seconds: float
     ) -> None:
         """Wait `seconds`, or until a hint or a stop."""
-        woken = self._waiting[ticket.provider, ticket.id]
         left_s = self._ends_at - self.now()
         if left_s <= 0 or self._too_late(lane, began):
             raise UnfinishedError(STOPPED)
@@ -305,11 +316,11 @@ class Follower:
         return began + lane.typical_s() > self._ends_at
 
     async def _until_learned(
-        self, lane: Lane, ticket: Ticket, began: float, longest_s: float
+        self, lane: Lane, woken: asyncio.Event, began: float, longest_s: float
     ) -> None:
         """Leave the polling to the scouts until they know how long a job takes."""
         learned = asyncio.ensure_future(lane.learned.wait())
-        pause = asyncio.ensure_future(self._pause(lane, ticket, began, longest_s))
+        pause = asyncio.ensure_future(self._pause(lane, woken, began, longest_s))
         try:
             first = asyncio.FIRST_COMPLETED
             await asyncio.wait({learned, pause}, return_when=first)
@@ -318,6 +329,11 @@ class Follower:
         finally:
             learned.cancel()
             pause.cancel()
+
+
+def _wake(waiting: Iterable[asyncio.Event]) -> None:
+    for woken in waiting:
+        woken.set()
 
 
 def _after(exc: ProviderError, failures: int) -> float:

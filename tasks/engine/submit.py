@@ -10,6 +10,7 @@ from manifests.lifecycle import (
     Intended,
     Refused,
     Rejected,
+    Ticket,
 )
 from tasks.dispatch import Lane
 from tasks.engine.environment import Deps
@@ -38,6 +39,8 @@ class Submitter:
     def __init__(self, deps: Deps) -> None:
         self.lanes = deps.lanes
         self._clients = deps.clients
+        self._ids = deps.remote_ids
+        self._history = deps.ledger.history
         self._now = deps.world.now
         self._max_failure_rate = deps.rules.max_failure_rate
 
@@ -102,9 +105,25 @@ class Submitter:
                 self.lanes.close_here(lane, f"gives no answer: {exc}")
             self.lanes.assign_slots()
             return Doubted(str(exc), exc.lost)
+        return self._accepted(lane, reservation.job.id, ticket)
+
+    def _accepted(self, lane: Lane, job: str, ticket: Ticket) -> Answer:
+        if other := self._ids.claim(job, self._history(job), ticket):
+            return self._doubted_id(lane, ticket, other)
         lane.limiter.accepted(self._now())
         self.lanes.assign_slots()
         return Accepted(ticket)
+
+    def _doubted_id(self, lane: Lane, ticket: Ticket, other: str) -> Doubted:
+        """The doubt about a submit that got the id of another job's submit.
+
+        No further answer of the lane can be believed, and each submit may be charged.
+        """
+        reason = f"{ticket.provider}: this id belongs to job {other}: {ticket.id}"
+        lane.limiter.failed(self._now())
+        self.lanes.close_here(lane, f"gives one id to two submits: {reason}")
+        self.lanes.assign_slots()
+        return Doubted(reason)
 
     def count(self, lane: Lane, *, failed: bool) -> None:
         """Count one more ended job of the lane; close the lane if too many failed."""
