@@ -30,7 +30,7 @@ from storage.ledger import checkpoint, segments
 from storage.ledger.checkpoint import Checkpoint
 from storage.ledger.codec import LINES, EntryLine, LedgerError, Line, record
 from storage.ledger.segment_reader import after, decoded, written
-from storage.ledger.state_index import Book, Submit
+from storage.ledger.state_index import RECENT_S, Book, Submit
 from storage.objects import DamagedError, Objects
 
 _ID: Final = re.compile("[0-9a-f]{32}")
@@ -162,24 +162,21 @@ class _Replay:
         first: dict[str, EntryLine] = {}
         clips: list[Took] = []
         for line in block:
+            kind = type(line)
+            if kind is _ADJUSTED:
+                self._adjust(cast("EntryLine", line), ended)
+                continue
             if not isinstance(line, EntryLine):
                 continue
-            if type(line) is _ADJUSTED:
-                self._adjust(line, ended)
-                continue
-            job = line.job
-            if job in ended:
-                raise self._goes_on(line, ended[job])
-            steps = self._open.get(job)
+            # A job has collected lines until it ends, so it cannot have ended before.
+            steps = self._open.get(line.job)
             if steps is None:
-                steps = self._open[job] = []
-                if job not in self._index.lives:
-                    first[job] = line
+                steps = self._begin(line, first, ended)
             steps.append(line)
-            if (state := _ENDS.get(type(line))) is not None:
-                ended[job] = state
-                known = self._index.lives.get(job)
-                if (clip := took(self._open.pop(job), known)) is not None:
+            if (state := _ENDS.get(kind)) is not None:
+                ended[line.job] = state
+                known = self._index.lives.get(line.job)
+                if (clip := took(self._open.pop(line.job), known)) is not None:
                     clips.append(clip)
         self._refuse_ended(first)
         self._forget(ended)
@@ -187,12 +184,30 @@ class _Replay:
         for _, lane, seconds in sorted(clips):
             self._index.latencies[lane].append(seconds)
 
+    def _begin(
+        self,
+        line: EntryLine,
+        first: dict[str, EntryLine],
+        ended: Mapping[str, State],
+    ) -> list[EntryLine]:
+        """Collect the lines of a job that this epoch has not shown, or has shown ended."""
+        job = line.job
+        if job in ended:
+            raise self._goes_on(line, ended[job])
+        if job not in self._index.lives:
+            first[job] = line
+        steps = self._open[job] = []
+        return steps
+
     def _remember(self, block: Sequence[Line]) -> None:
         """Note the latest submits: they still count for the minute of their account."""
-        for line in block:
-            if type(line) is _INTENDED:
-                meant = cast("Any", line)
-                self._index.submits.add(Submit(meant.at, meant.lane, meant.route))
+        submits = cast("list[Any]", [line for line in block if type(line) is _INTENDED])
+        if not submits:
+            return
+        since = max(line.at for line in submits) - RECENT_S
+        for line in submits:
+            if line.at >= since:
+                self._index.submits.add(Submit(line.at, line.lane, line.route))
 
     def end(self) -> None:
         """Fold the jobs that have not ended.
