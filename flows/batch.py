@@ -32,8 +32,8 @@ from flows.prefect_runtime import (
     may_begin_root,
     shared,
 )
-from flows.views import Local
 from flows.views import finish_by as meant
+from flows.views import local_zone
 from manifests.input import ManifestError
 from storage.inbox import Claim, claimed
 from storage.ledger import HeldError, begin_root
@@ -197,7 +197,7 @@ async def _complained() -> AsyncGenerator[None]:
 def _due() -> datetime:
     """The scheduled start of the run, so that a late start does not move the deadline."""
     return (flow_run.get_scheduled_start_time() or datetime.now(UTC)).astimezone(
-        Local()
+        local_zone()
     )
 
 

@@ -264,7 +264,7 @@ def _settings(config: Place | None, lanes: Sequence[str] | None) -> Settings:
 
 
 def _moment(text: str) -> datetime:
-    return times.finish_by(text, datetime.now(times.Local()))
+    return times.finish_by(text, datetime.now(times.local_zone()))
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

@@ -186,7 +186,7 @@ def demo(
 def _finish_by(text: str) -> str:
     """The deadline with its date and zone, so that it has one meaning later too."""
     try:
-        then = times.finish_by(text, datetime.now(times.Local()))
+        then = times.finish_by(text, datetime.now(times.local_zone()))
     except ValueError as exc:
         raise typer.BadParameter(str(exc), param_hint="--finish-by") from exc
     return then.isoformat("T", "seconds")

@@ -23,7 +23,7 @@ from flows.commands.terminal import (
 )
 from flows.config import Settings
 from flows.config import lanes as lanes_of
-from flows.views import Answer, Local, finish_by
+from flows.views import Answer, finish_by, local_zone
 from manifests.input import orders
 from manifests.job_keys import KEY
 from manifests.lifecycle import State
@@ -52,7 +52,7 @@ async def forecasted(
         OpeningError: the manifest or the root is out of reach.
     """
     lanes = lanes_of.keyless(settings)
-    now = datetime.now(Local())
+    now = datetime.now(local_zone())
     how = policy or (settings.engine.policy if until is None else "cheapest")
     known = await _recalled(root, lanes)
     with TemporaryDirectory(prefix="nightreel-") as folder:
@@ -121,7 +121,7 @@ def plan(  # noqa: PLR0913 - each is an option
 
 def _finish_by(text: str) -> datetime:
     try:
-        return finish_by(text, datetime.now(Local()))
+        return finish_by(text, datetime.now(local_zone()))
     except ValueError as exc:
         raise typer.BadParameter(str(exc), param_hint="--finish-by") from exc
 

@@ -8,7 +8,7 @@ from math import ceil
 from typing import Final
 
 from flows.dashboard.markdown import bare, safe, table
-from flows.views import Answer, Local
+from flows.views import Answer, local_zone
 from tasks.batch.batch import BatchRun
 from tasks.dispatch import usd
 from tasks.forecast import Forecast, bounds, in_turn
@@ -21,7 +21,7 @@ proportional sample of each kind."""
 
 def foretold(batch_run: BatchRun) -> tuple[str, str]:
     """The page, and a one-line summary of it."""
-    now, kinds = datetime.now(Local()), batch_run.demand()
+    now, kinds = datetime.now(local_zone()), batch_run.demand()
     by, jobs = batch_run.wanted.finish_at, sum(kinds.values())
     times = max(1.0, jobs / PLAYED)
     told = forecast(

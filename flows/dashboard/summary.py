@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any, Final
 
 from flows.dashboard.markdown import bare, safe, table
-from flows.views import Local, clock, counted, moment
+from flows.views import clock, counted, local_zone, moment
 from manifests.input import ManifestError, Plan
 from tasks.batch.batch import BatchRun
 from tasks.batch.request import BadRowsError
@@ -59,7 +59,7 @@ def late(batch_run: BatchRun) -> str | None:
     wanted = batch_run.wanted.finish_at
     if not batch_run.late or wanted is None:
         return None
-    zone = Local()
+    zone = local_zone()
     by = moment(datetime.fromtimestamp(wanted, zone), datetime.now(zone))
     clips = "1 clip" if batch_run.plan.jobs == 1 else f"{batch_run.plan.jobs:,} clips"
     return (

@@ -10,11 +10,10 @@ from flows.views.amounts import aligned, counted
 from flows.views.doubts import doubts_table, more_doubts
 from flows.views.plan import Answer
 from flows.views.progress import halted, left_s, log_progress, show
-from flows.views.times import Local, clock, finish_by, moment, span, utc
+from flows.views.times import clock, finish_by, local_zone, moment, span, utc
 
 __all__ = [
     "Answer",
-    "Local",
     "aligned",
     "clock",
     "counted",
@@ -22,6 +21,7 @@ __all__ = [
     "finish_by",
     "halted",
     "left_s",
+    "local_zone",
     "log_progress",
     "moment",
     "more_doubts",

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from flows.views.amounts import aligned
 from flows.views.terminal_table import terminal_table
-from flows.views.times import Local, moment, span, utc
+from flows.views.times import local_zone, moment, span, utc
 from manifests.accounting import Attempt
 from manifests.catalogue import Route
 from manifests.expiry import by_expiry
@@ -97,7 +97,7 @@ def next_table(clips: Sequence[Clip], now: float) -> Table:
 
 def _when(clip: Clip, now: float) -> tuple[str, Text]:
     """The time of expiry, and the time until then."""
-    zone, left_s = Local(), clip.expires_at - now
+    zone, left_s = local_zone(), clip.expires_at - now
     there, here = (datetime.fromtimestamp(at, zone) for at in (clip.expires_at, now))
     if left_s < 0:
         left = Text(f"expired {span(-left_s)} ago", "red")

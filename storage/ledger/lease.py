@@ -61,7 +61,7 @@ async def claim(
         # Only now: nothing is written to a damaged root.
         await conditional_put.proved(objects)
         if newest and not take_over:
-            await _refuse_if_held(objects, newest, clock, beat_s=beat_s)
+            await _refuse_if_held(objects, newest, beat_s=beat_s)
         us = claimant(newest + 1, name, clock())
         with suppress(ExistsError):
             await objects.create(layout.claim(us.epoch), us.dump())
@@ -116,9 +116,7 @@ async def watch(objects: Objects, *, beat_s: float) -> None:
             continue
 
 
-async def _refuse_if_held(
-    objects: Objects, epoch: int, clock: Callable[[], float], *, beat_s: float
-) -> None:
+async def _refuse_if_held(objects: Objects, epoch: int, *, beat_s: float) -> None:
     sign, key = await _sign(objects, epoch)
     if await asyncio.to_thread(sign.is_gone) or await fencing.is_over(
         objects, sign.batch
@@ -130,7 +128,7 @@ async def _refuse_if_held(
         if (await _sign(objects, epoch))[0] == sign:
             return
         silent_s = 0.0
-    raise HeldError(f"{objects.root}: {sign.description(clock(), silent_s)}")
+    raise HeldError(f"{objects.root}: {sign.description(silent_s)}")
 
 
 async def _sign(objects: Objects, epoch: int) -> tuple[Holder, str]:

@@ -64,11 +64,13 @@ class Holder:
             return True
         return None not in {found, self.born} and found != self.born
 
-    def description(self, now: float, silent_s: float) -> str:
+    def description(self, silent_s: float) -> str:
+        """`since` is by its clock; times counted here are given as durations."""
+        left_s = max(0.0, SILENT_S - silent_s)
         return (
             f"batch {self.name!r} holds it: pid {self.pid} on {self.host}, since "
-            f"{_utc(self.since)}, last beat {silent_s:.0f} s ago; if that process "
-            f"is dead, it is free at {_utc(now - silent_s + SILENT_S)}"
+            f"{_utc(self.since)} by that machine's clock. Its last beat was seen "
+            f"{silent_s:.0f} s ago; if it is dead, the root is free in {left_s:.0f} s"
         )
 
     def dump(self) -> bytes:
