@@ -25,6 +25,7 @@ from flows.dashboard import (
     summary_markdown,
     watched,
 )
+from flows.logs.streams import outlive_readers, outlive_terminal
 from flows.prefect_runtime import (
     RootWait,
     gently,
@@ -44,6 +45,9 @@ from tasks.batch.summary import Summary
 from tasks.dispatch import Policy, refuse_wrong
 from tasks.providers.http import connected
 from tasks.shard import shard
+
+# Before the engine logs: a worker that was killed reads no more of what its run prints.
+outlive_readers()
 
 
 def _run_name() -> str:
@@ -92,32 +96,33 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
         version: what the store calls the manifest's bytes, if they landed in an inbox:
             a version that another run has taken is not begun with again.
     """
-    most_usd = budget(budget_usd)
-    by = f"flow run {flow_run.get_id()}"
-    may_begin = may_begin_root(new_root=new_root)
-    begin = partial(begin_root, public(root, "root"), new_root=may_begin)
-    async with _complained(), claimed(begin, manifest, version, by) as claim:
-        if claim.taken_by is not None:
-            message = f"taken by {claim.taken_by}"
-            return Completed(name="AlreadyTaken", message=message)
-        settings = settings_of.load(Path(config) if config else None, lanes=lanes)
-        until = None if finish_by is None else meant(finish_by, _due())
-        wanted = Wanted(
-            manifest=public(manifest, "manifest"),
-            root=public(root, "root"),
-            budget_usd=most_usd,
-            limit=limit,
-            policy=policy or _policy(settings, until),
-            finish_at=None if until is None else until.timestamp(),
-            strict=strict,
-            carry=settings.manifest.carry,
-            convert_stills=settings.manifest.convert_stills,
-            shard_rows=settings.engine.shard_rows,
-            take_over=take_over,
-            new_root=may_begin,
-        )
-        batch_run = await _seen_to(wanted, settings, claim, check=check)
-    return await _ended(batch_run, left=claim.left)
+    with outlive_terminal():
+        most_usd = budget(budget_usd)
+        by = f"flow run {flow_run.get_id()}"
+        may_begin = may_begin_root(new_root=new_root)
+        begin = partial(begin_root, public(root, "root"), new_root=may_begin)
+        async with _complained(), claimed(begin, manifest, version, by) as claim:
+            if claim.taken_by is not None:
+                message = f"taken by {claim.taken_by}"
+                return Completed(name="AlreadyTaken", message=message)
+            settings = settings_of.load(Path(config) if config else None, lanes=lanes)
+            until = None if finish_by is None else meant(finish_by, _due())
+            wanted = Wanted(
+                manifest=public(manifest, "manifest"),
+                root=public(root, "root"),
+                budget_usd=most_usd,
+                limit=limit,
+                policy=policy or _policy(settings, until),
+                finish_at=None if until is None else until.timestamp(),
+                strict=strict,
+                carry=settings.manifest.carry,
+                convert_stills=settings.manifest.convert_stills,
+                shard_rows=settings.engine.shard_rows,
+                take_over=take_over,
+                new_root=may_begin,
+            )
+            batch_run = await _seen_to(wanted, settings, claim, check=check)
+        return await _ended(batch_run, left=claim.left)
 
 
 async def _seen_to(

@@ -6,8 +6,11 @@ from prefect import flow
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
+from flows.logs.streams import outlive_readers, outlive_terminal
 from flows.prefect_runtime import described, gently, ran
 from storage.ledger import FencedError
+
+outlive_readers()
 
 
 def _run_name() -> str:
@@ -41,15 +44,16 @@ async def shard(  # noqa: PLR0913 - each is public
         lanes: only these of its lanes.
     """
     try:
-        report = await ran(
-            root=root,
-            batch=batch,
-            shard=shard,
-            root_id=root_id,
-            config=config,
-            lanes=lanes,
-            gently=gently,
-        )
+        with outlive_terminal():
+            report = await ran(
+                root=root,
+                batch=batch,
+                shard=shard,
+                root_id=root_id,
+                config=config,
+                lanes=lanes,
+                gently=gently,
+            )
     except FencedError as exc:
         return Completed(name="Superseded", message=str(exc))
     return Completed(message=described(report))

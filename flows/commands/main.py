@@ -5,9 +5,10 @@ What a program reads goes to stdout; what a person watches goes to stderr.
 
 import asyncio
 import shlex
+from collections.abc import Coroutine
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -45,11 +46,13 @@ from flows.commands.terminal import (
 from flows.config import Settings
 from flows.config import lanes as lanes_of
 from flows.config import settings as settings_of
+from flows.logs.streams import outlive_readers, outlive_terminal
 from flows.views import times
 from manifests.input import scan
 from manifests.uris import scheme
 from storage.objects import local_path
 from storage.sources import OpeningError
+from tasks.batch.batch import BatchRun
 from tasks.batch.request import public
 from tasks.batch.summary import Summary
 from tasks.dispatch import Policy
@@ -64,6 +67,7 @@ app.callback()(options)
 
 def main() -> None:
     """The console script."""
+    outlive_readers()
     replace_unknown_characters()
     settings_of.calm_prefect()
     app()
@@ -135,7 +139,7 @@ def run(  # noqa: PLR0913 - each is an option
     until = None if finish_by is None else _finish_by(finish_by)
     uri = public(place(manifest, "manifest"), "manifest")
     _refuse_at_once(chosen(config, lanes), uri)
-    batch_run = asyncio.run(
+    _run_to_its_end(
         run_batch(
             manifest=uri,
             root=place(root, "root"),
@@ -149,11 +153,10 @@ def run(  # noqa: PLR0913 - each is an option
             strict=strict,
             take_over=take_over,
             new_root=new_root,
-        )
+        ),
+        root,
+        as_json=as_json,
     )
-    summary = batch_run.summary()
-    _say(summary, root, as_json=as_json)
-    raise typer.Exit(summary.exit_code)
 
 
 @app.command()
@@ -168,18 +171,32 @@ def demo(
 
     with emulated(root) as (manifest, config):
         tell(f"emulated providers, example manifest: {manifest}")
-        batch_run = asyncio.run(
+        _run_to_its_end(
             # A root that was deleted is not away: emulated clips cost nothing.
             run_batch(
                 manifest=manifest,
                 root=place(str(root), "root"),
                 config=str(config),
                 new_root=True,
-            )
+            ),
+            str(root),
+            f"clips: {root / 'clips'}\ntable: {root / 'tables'}",
         )
-    summary = batch_run.summary()
-    _say(summary, str(root), as_json=False)
-    tell(f"clips: {root / 'clips'}\ntable: {root / 'tables'}")
+
+
+def _run_to_its_end(
+    work: Coroutine[Any, Any, BatchRun],
+    root: str,
+    remark: str = "",
+    *,
+    as_json: bool = False,
+) -> NoReturn:
+    """Run a batch and print its summary, even if the terminal is closed meanwhile."""
+    with outlive_terminal():
+        summary = asyncio.run(work).summary()
+        _say(summary, root, as_json=as_json)
+        if remark:
+            tell(remark)
     raise typer.Exit(summary.exit_code)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from flows.commands.terminal import Config, LaneNames, names, place, tell
+from flows.logs.streams import outlive_terminal
 from storage.ledger import FencedError
 
 
@@ -26,16 +27,17 @@ def shard(
     from flows.prefect_runtime import described, gently, ran  # noqa: PLC0415
 
     try:
-        report = asyncio.run(
-            ran(
-                root=place(root, "root"),
-                batch=batch,
-                shard=number,
-                config=None if config is None else str(config),
-                lanes=names(lanes),
-                gently=gently,
+        with outlive_terminal():
+            report = asyncio.run(
+                ran(
+                    root=place(root, "root"),
+                    batch=batch,
+                    shard=number,
+                    config=None if config is None else str(config),
+                    lanes=names(lanes),
+                    gently=gently,
+                )
             )
-        )
     except FencedError as exc:
         tell(str(exc))
         raise typer.Exit(1) from exc

@@ -3,7 +3,6 @@
 Output for programs goes to stdout, output for people to stderr.
 """
 
-import errno
 import io
 import json
 import logging
@@ -66,17 +65,8 @@ class Stderr(io.TextIOBase):
         try:
             if (stream := self._stream()) is not None:
                 do(stream)
-        except OSError as exc:
-            if exc.errno in {errno.EPIPE, errno.EIO}:
-                self._give_up()
-        except ValueError:  # it was closed
+        except (OSError, ValueError):  # it is full, or was closed
             pass
-
-    def _give_up(self) -> None:
-        """Drop further output: otherwise Python exits with 120 at its last flush."""
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, self.fileno())
-        os.close(null)
 
 
 @dataclass

@@ -1,7 +1,9 @@
 """The command `watch`: a batch for each manifest that lands, without a server."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -114,16 +116,23 @@ class _Keeper:
         self._asked = asked
         self._retries = Retries()
         self._stopped = False
+        self._terminal_closed = asyncio.Event()
         self._code = 0
 
     async def keep(self, settle_s: float, *, every_s: float | None) -> int:
-        """Run batches until stopped; returns the worst exit code."""
+        """Run batches until stopped; returns the worst exit code.
+
+        A closed terminal ends the watching, after the batch under way.
+        """
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+            asyncio.get_running_loop().add_signal_handler(
+                signal.SIGHUP, self._terminal_closed.set
+            )
         tell(f"watching {self._at.inbox.objects.root} for {self._at.root}")
         for drops in (self._left(), self._landed(settle_s)):
             if not self._stopped:
                 await self._see_to(drops)
-        while every_s is not None and not self._stopped:
-            await asyncio.sleep(every_s)
+        while every_s is not None and not await self._ends_within(every_s):
             try:
                 await self._see_to(self._left())
                 if not self._stopped:
@@ -131,6 +140,13 @@ class _Keeper:
             except UnavailableError as exc:
                 tell(f"{exc}: looked at again", "yellow")
         return self._code
+
+    async def _ends_within(self, seconds: float) -> bool:
+        """Wait for the next look; whether there is none."""
+        if not self._stopped:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._terminal_closed.wait(), seconds)
+        return self._stopped or self._terminal_closed.is_set()
 
     async def _left(self) -> AsyncIterator[Drop]:
         """Manifests that an earlier `watch` process has begun and not finished."""
@@ -178,7 +194,9 @@ class _Keeper:
                 else ExitCode.UNFINISHED
             )
         tell(f"{batch_run.batch}: {batch_run.summary()}")
-        self._stopped = batch_run.engine.stopped is not None
+        self._stopped = (
+            batch_run.engine.stopped is not None or self._terminal_closed.is_set()
+        )
         if not batch_run.cut_short:
             await self._at.register.close(drop)
         return batch_run.summary().exit_code

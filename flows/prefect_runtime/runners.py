@@ -21,6 +21,7 @@ from prefect.task_runners import TaskRunner
 from flows.config import EngineSettings, Settings, SettingsError
 from flows.config import lanes as lanes_of
 from flows.config import settings as settings_of
+from flows.logs.streams import outlive_readers
 from flows.prefect_runtime.shard import ran
 from flows.prefect_runtime.work_pool import ShardError, in_pool, refuse_undeployed
 from storage.ledger import FencedError
@@ -108,6 +109,7 @@ async def away(  # noqa: PLR0913 - the parameters of the shard flow
     lanes: list[str] | None,
 ) -> str:
     """A shard as a task, wherever the cluster runs it."""
+    outlive_readers()
     try:
         report = await ran(
             root=root,

@@ -391,7 +391,7 @@ class House:
     def inbox(self) -> str:
         return (self.bench.folder / "inbox").as_uri()
 
-    def work(self) -> None:
+    def work(self, **env: str) -> None:
         """Starts a worker, which runs whatever is due from now on."""
         self.worker = subprocess.Popen(
             [BIN / "prefect", "worker", "start", "--pool", "nightreel"],
@@ -399,6 +399,7 @@ class House:
                 **self.bench.prefect.env,
                 "NIGHTREEL_HOME": str(self.bench.folder),
                 "PREFECT_WORKER_QUERY_SECONDS": "0.5",
+                **env,
             },
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
