@@ -26,7 +26,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from tasks.sockets import bound
+from tasks.sockets import ACCEPTED_AT_ONCE, BoundedProtocol, Sparing, bound
 from tasks.webhooks.hints import Board
 from tasks.webhooks.jwks import JWKS, Keyring, NoKeysError
 from tasks.webhooks.signatures import (
@@ -62,7 +62,7 @@ def public(
     checks: Mapping[str, Check], board: Board, now: Callable[[], float] = time.time
 ) -> Starlette:
     """The app that providers post to, `/webhooks/{provider}`, for verifiable providers."""
-    seen = Seen()
+    seen, refused = Seen(), Sparing()
 
     async def taken(request: Request) -> Response:
         provider = request.path_params["provider"]
@@ -73,7 +73,15 @@ def public(
             delivery = Delivery(dict(request.headers), await _body(request))
             told = await check(delivery, now())
         except (_TooLargeError, ForgedError, ShapelessError, NoKeysError) as exc:
-            log.warning("webhook.refused provider=%s it is ignored: %s", provider, exc)
+            left_out = refused.due((provider, type(exc)))
+            if left_out is not None:
+                more = f"; {left_out:,} more since the last line" if left_out else ""
+                log.warning(
+                    "webhook.refused provider=%s it is ignored: %s%s",
+                    provider,
+                    exc,
+                    more,
+                )
             return Response(status_code=_status(exc))
         except (ClientDisconnect, TimeoutError):
             return Response(status_code=400)
@@ -247,11 +255,12 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=BoundedProtocol,
                 ws="none",
                 lifespan="off",
+                backlog=ACCEPTED_AT_ONCE,
                 log_config=None,
-                log_level="warning",
+                log_level="error",  # it warns of every request that is not HTTP
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,

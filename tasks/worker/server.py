@@ -22,7 +22,7 @@ from typing import Final
 import uvicorn
 from starlette.types import ASGIApp
 
-from tasks.sockets import bound
+from tasks.sockets import ACCEPTED_AT_ONCE, BoundedProtocol, bound
 from tasks.worker.app import Api
 from tasks.worker.job_store import JobStore
 from tasks.worker.model_protocol import Load, Plan
@@ -199,10 +199,12 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=BoundedProtocol,
                 ws="none",
                 lifespan="off",
+                backlog=ACCEPTED_AT_ONCE,
                 log_config=None,
+                log_level="error",  # it warns of every request that is not HTTP
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
