@@ -14,6 +14,7 @@ from PIL import Image
 
 from storage.media import BrokenClipError, Probe
 from storage.media.mp4 import check
+from storage.media.mp4_tables import MOST_FRAMES
 
 pytestmark = pytest.mark.core
 
@@ -221,6 +222,20 @@ def test_a_small_file_with_huge_tables_takes_no_memory(
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert ran.stdout.startswith("True damaged: its table ")
     assert complaint in ran.stdout
+
+
+def test_a_padded_file_with_millions_of_frames_is_refused(moov_last: bytes):
+    """A file that is as large as its tables state takes no minute of FFmpeg's."""
+    many = MOST_FRAMES + 1
+    mp4 = edited(moov_last, STBL + b"stsz", lambda _: fields(0, 1, many))
+    mp4 = edited(mp4, STBL + b"stsc", lambda _: fields(0, 1, 1, many, 1))
+    mp4 = edited(mp4, STBL + b"stts", lambda _: fields(0, 1, many, 1024))
+    padding = struct.pack(">I4s", many + 8, b"free") + bytes(many)
+
+    with pytest.raises(
+        BrokenClipError, match="stsz states 100,001 frames, 100,000 are"
+    ):
+        check(mp4 + padding)
 
 
 @pytest.mark.parametrize(
