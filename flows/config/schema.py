@@ -161,7 +161,8 @@ class EngineSettings(Table):
     policy: Policy = "balanced"
     """The rule that chooses among the lanes that can make a job."""
     max_failure_rate: Annotated[float, Field(ge=0, le=1)] = 0.3
-    """A lane closes if a greater share of its jobs failed, once it has had 20 jobs."""
+    """A lane closes if a greater share of its jobs failed, once it has had 20 jobs, or if
+    ten in a row failed. With 1, no failure closes a lane."""
     settle_s: Annotated[
         float, Field(ge=0, allow_inf_nan=False), AfterValidator(_settled)
     ] = 60

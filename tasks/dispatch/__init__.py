@@ -82,6 +82,7 @@ from tasks.dispatch.preflight import (
     usd,
 )
 from tasks.dispatch.rate_limit import RATE_WINDOW_S, LearnedLimits, Limits, RateLimiter
+from tasks.dispatch.run_times import RunTimes
 
 __all__ = [
     "DAY_S",
@@ -104,6 +105,7 @@ __all__ = [
     "Purse",
     "RateLimiter",
     "Roster",
+    "RunTimes",
     "SlotRequest",
     "StoppedError",
     "allot",

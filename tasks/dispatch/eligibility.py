@@ -5,11 +5,12 @@ duration and aspect ratio, at a price within the row's limit. A row that names s
 gets the first one that is available.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Literal, Protocol, TypeVar
 
 from manifests.catalogue import Route
 from manifests.jobs import Job, Kind, Order
+from tasks.providers import OWN_GPUS
 
 Policy = Literal["cheapest", "fastest", "balanced"]
 """`cheapest`: the least money that the deadline allows. `fastest`: the least time.
@@ -82,9 +83,22 @@ def candidates(order: Order, lanes: Iterable[R]) -> list[R]:
     return foremost(order, able(order, lanes))
 
 
-def elsewhere(lanes: Sequence[R], failed: Route | None) -> list[R]:
-    """The lanes of other suppliers than the failed route's; all lanes if there are none."""
+def elsewhere(
+    lanes: Sequence[R], failed: Route | None, tried: Collection[str] = ()
+) -> list[R]:
+    """The lanes that go first after a failed attempt; all lanes if it leaves none.
+
+    They are lanes of another supplier than the failed route's. All own GPUs with one engine
+    are one supplier, so for them it is another lane. `tried` names the lanes on which an
+    attempt at the job failed.
+    """
+    untried = [lane for lane in lanes if lane.name not in tried]
     if failed is None:
-        return list(lanes)
-    others = [lane for lane in lanes if lane.route.supplier != failed.supplier]
-    return others or list(lanes)
+        return untried or list(lanes)
+    others = [
+        lane
+        for lane in untried
+        if lane.route.supplier != failed.supplier
+        or (tried and lane.route.provider in OWN_GPUS)
+    ]
+    return others or untried or list(lanes)

@@ -32,6 +32,16 @@ Bill = tuple[Decimal, Decimal]
 ENOUGH: Final = 20
 """Jobs that must have ended on a lane before its failure rate counts."""
 
+FIRST_FAILED: Final = 3
+"""An own GPU closes if its first jobs, this number of different ones, all failed. Attempts
+there are free, but a row has only a few of them."""
+
+IN_A_ROW: Final = 10
+"""A lane closes if this number of different jobs failed on it in a row."""
+
+STUCK: Final = 2
+"""An own GPU closes if this number of its jobs in a row were given up as stuck."""
+
 ASSIGN_AGAIN_S: Final = 5.0
 """The longest time between two assignments while jobs wait, because a deadline may change
 which lanes they may use."""
@@ -71,6 +81,10 @@ class Lane:
     """Jobs that ended on it in this run, in any way."""
     failed: int = field(init=False, default=0)
     """The number of `ended` jobs that failed."""
+    failed_row: set[str] = field(init=False, default_factory=set[str])
+    """The jobs that failed since the latest one that did not."""
+    stuck: int = field(init=False, default=0)
+    """Jobs that were given up as stuck since the latest one that was finished."""
     listed: Route = field(init=False)
     """The route with the prices of the catalogue; those of `route` follow dearer bills."""
     dearest: Bill | None = field(init=False, default=None)
@@ -123,14 +137,38 @@ class Lane:
             self.day.may_grow and self.day.full(usd, today) is not None
         )
 
-    def count(self, *, failed: bool) -> None:
+    def count(self, job: str, *, failed: bool) -> None:
         """Count one more ended job."""
         self.ended += 1
-        self.failed += failed
+        if failed:
+            self.count_failed(job)
+        else:
+            self.failed_row.clear()
+            self.stuck = 0
 
-    def failing(self, most: float) -> bool:
-        """Whether a larger share of its jobs failed than `most` allows."""
-        return self.ended >= ENOUGH and self.failed > most * self.ended
+    def count_failed(self, job: str) -> None:
+        """Count an ended job as failed."""
+        self.failed += 1
+        self.failed_row.add(job)
+
+    def why_failing(self, most: float) -> str | None:
+        """Why the lane must close, if too many of its jobs failed.
+
+        `most` is the share of its jobs that may fail.
+        """
+        if self.stuck >= STUCK:
+            return f"{self.stuck} jobs in a row did not move"
+        if most >= 1:
+            return None
+        in_a_row = len(self.failed_row)
+        first = self.failed == self.ended
+        if not self.paid and first and in_a_row >= FIRST_FAILED:
+            return f"its first {in_a_row} jobs all failed"
+        if in_a_row >= IN_A_ROW:
+            return f"{in_a_row} different jobs in a row failed"
+        if self.ended >= ENOUGH and self.failed > most * self.ended:
+            return f"{self.failed:,} of {self.ended:,} jobs failed: over {most:.0%}"
+        return None
 
     def opens_in_s(self, today: float) -> float:
         """Seconds until the hours of its route allow submits; `today` is Unix time."""
@@ -168,6 +206,8 @@ class SlotRequest:
     """The lanes that can make it, open or closed."""
     failed: Route | None = None
     """The route on which an attempt at it failed: other suppliers go first."""
+    tried: Collection[str] = ()
+    """The lanes on which attempts at it failed: of own GPUs, the other lanes go first."""
 
 
 Rank = Callable[[SlotRequest], Sequence[Lane]]

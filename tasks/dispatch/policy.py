@@ -65,7 +65,7 @@ class Roster:
         still_open = [lane for lane in request.lanes if lane.closed is None]
         if not still_open:
             return request.lanes
-        liked = elsewhere(foremost(order, still_open), request.failed)
+        liked = self._liked(request, still_open)
         match self._policy:
             case "balanced" if len(liked) > 1:
                 # At equal prices, an idle GPU goes before a busy one.
@@ -80,6 +80,17 @@ class Roster:
             case "cheapest":
                 wanted = self._shares().get(order.kind, frozenset[str]())
                 return [lane for lane in liked if lane.name in wanted] or liked[:1]
+
+    def _liked(self, request: SlotRequest, still_open: Sequence[Lane]) -> list[Lane]:
+        """The open lanes of the preferred model, without those of the failed attempts.
+
+        After a failed attempt, a lane that pauses is not worth the wait if another works.
+        """
+        wanted = foremost(request.order, still_open)
+        if request.failed is None and not request.tried:
+            return wanted
+        works = [lane for lane in wanted if not lane.limiter.breaker.is_open]
+        return elsewhere(works or wanted, request.failed, request.tried)
 
     def add_demand(self, demand: Mapping[Kind, int]) -> None:
         """Add the number of jobs of each kind that are still to be bought."""

@@ -27,11 +27,12 @@ from manifests.lifecycle import (
     State,
     Ticket,
 )
-from tasks.dispatch import Lane
+from tasks.dispatch import Lane, RunTimes
 from tasks.engine.download import UnfetchedError, requested
 from tasks.engine.environment import Deps
 from tasks.engine.own_faults import OwnFaultError
 from tasks.engine.poll import (
+    STUCK,
     Ended,
     Patience,
     UnfinishedError,
@@ -80,6 +81,9 @@ class JobRunner:
         self._reserver = Reserver(deps)
         self._submitter = Submitter(deps)
         self._steps = Steps(deps)
+        self._run_times = RunTimes()
+        self._waited_for = set[str]()
+        """Lanes whose stuck jobs were logged, although no other lane can make them."""
 
     async def run(self, run: JobRun) -> History:
         """Process the job; record each event before the next step begins."""
@@ -132,6 +136,8 @@ class JobRunner:
 
     async def _buy(self, run: JobRun, history: History) -> AsyncGenerator[Event, None]:
         """One submit: recorded before it is sent, and its answer recorded after it."""
+        if history.accepted_at is not None and history.lane:
+            run.tried.add(history.lane)
         reservation = await self._reserver.reserve(run, self._failed(history))
         seed = run.order.job.seed_after(history.discards)
         ref = reference(reservation.lane, run.job_id, history)
@@ -209,8 +215,9 @@ class JobRunner:
         """Poll an accepted job until the provider has finished it."""
         job = self._at_provider(run, history, ticket)
         ended = await job.poll()
+        # First: a lane that it closes gives the slot to no other job.
+        self._count(run, job.lane, ended)
         run.release_slot()
-        self._count(job.lane, ended)
         if isinstance(ended, Finished):
             run.clip_url = ended.url
         elif not isinstance(ended, Gone):
@@ -220,12 +227,43 @@ class JobRunner:
         self._requeue(run, event)
         yield event
 
-    def _count(self, lane: Lane, ended: Ended) -> None:
+    def _count(self, run: JobRun, lane: Lane, ended: Ended) -> None:
         # A free refusal to make a row is no fault of the lane. Neither is a clip that it
         # made and that was not fetched in time.
         unpaid = isinstance(ended, Rejected) and not ended.charged
         made = isinstance(ended, Finished | Gone)
-        self._submitter.count(lane, failed=not (made or unpaid))
+        if isinstance(ended, Finished) and not lane.paid and run.accepted is not None:
+            took_s = self._now() - run.accepted
+            self._run_times.finished(lane.route, run.order.job, took_s)
+        reason = "" if isinstance(ended, Finished) else ended.reason
+        if reason.startswith(STUCK):
+            lane.stuck += 1
+            log.warning(
+                "job.stuck job=%s lane=%s it goes to another lane: %s",
+                run.job_id,
+                lane.name,
+                reason,
+            )
+        failed = not (made or unpaid)
+        self._submitter.count(lane, run.job_id, failed=failed, reason=reason)
+
+    def _stuck_s(self, run: JobRun, lane: Lane, history: History) -> float:
+        """The age at which a job that does not move is given up; only own GPUs' jobs are."""
+        if not free(history, lane):
+            return math.inf
+        limit_s = self._run_times.stuck_after_s(lane.route, run.order.job)
+        if math.isinf(limit_s) or _has_other(run, lane):
+            return limit_s
+        if self._age_s(run, history) > limit_s and lane.name not in self._waited_for:
+            self._waited_for.add(lane.name)
+            log.warning(
+                "job.slow job=%s lane=%s it is over %.0f s old, others took a tenth of "
+                "that: it is waited for, because no other lane is open",
+                run.job_id,
+                lane.name,
+                limit_s,
+            )
+        return math.inf
 
     async def _publish(
         self, run: JobRun, history: History, ticket: Ticket
@@ -245,7 +283,7 @@ class JobRunner:
         except UnfetchedError as exc:
             raise MustWaitError(WaitReason.UNFINISHED, str(exc)) from exc
         if isinstance(event, Discarded) and not event.reason.startswith(EXPIRED):
-            self._submitter.spoiled(job.lane)
+            self._submitter.spoiled(job.lane, run.job_id, event.reason)
         self._requeue(run, event)
         yield event
 
@@ -257,9 +295,8 @@ class JobRunner:
     async def _until_ended(
         self, run: JobRun, lane: Lane, history: History, ticket: Ticket
     ) -> Ended:
-        others = any(each.closed is None and each is not lane for each in run.able)
         remade_free = free(history, lane)
-        dies = others and remade_free
+        dies = _has_other(run, lane) and remade_free
         try:
             return await self._deps.follower.until_ended(
                 lane,
@@ -272,6 +309,7 @@ class JobRunner:
                 patience=Patience(
                     dead_s=self._deps.rules.dead_s if dies else math.inf,
                     left_s=LONGEST_WAIT_S if remade_free else math.inf,
+                    stuck_s=partial(self._stuck_s, run, lane, history),
                 ),
             )
         except MisconfiguredError as exc:
@@ -297,3 +335,8 @@ class JobRunner:
             lane.limiter.hold_slot()
             run.slot = lane
         return lane
+
+
+def _has_other(run: JobRun, lane: Lane) -> bool:
+    """Whether another open lane can make the job."""
+    return any(each.closed is None and each is not lane for each in run.able)

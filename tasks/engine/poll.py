@@ -59,6 +59,9 @@ _ANY_ID: Final = re.compile(r"[0-9A-Fa-f-]{6,}|[0-9.]+")
 """The parts of an answer that differ between jobs although the meaning is the same."""
 
 
+STUCK: Final = "stuck, given up after "
+"""The beginning of the reason of a job that an own GPU did not finish."""
+
 STOPPED: Final = "stopped while the provider was at work"
 
 
@@ -84,6 +87,9 @@ class Patience:
     """After this time it counts as dead, and its jobs as gone."""
     left_s: float = math.inf
     """After this time its jobs are left to another run: no other lane can replace it."""
+    stuck_s: Callable[[], float] = lambda: math.inf
+    """The age at which a job that the provider still works on is given up. It is asked at each
+    poll, because it follows from the jobs that have finished."""
 
     def after(self, silent_s: float, detail: str) -> Gone | None:
         """The outcome of a silence, if it has lasted long enough for one.
@@ -97,6 +103,13 @@ class Patience:
         if silent_s >= self.left_s:
             raise UnfinishedError(detail)
         return None
+
+    def given_up(self, elapsed_s: float) -> Refused | None:
+        """The outcome of a job that does not move, if it is given up."""
+        if elapsed_s < (limit_s := self.stuck_s()):
+            return None
+        tenth_s = limit_s / 10
+        return Refused(f"{STUCK}{limit_s:.0f} s: others took {tenth_s:.0f} s or less")
 
 
 ENDLESS: Final = Patience()
@@ -231,6 +244,7 @@ class Follower:
             elapsed = self.now() - began
             try:
                 progress = await self.look(lane, ticket, over=over)
+                progress = progress or patience.given_up(elapsed)
                 failures, heard_at = 0, self.now()
             except MisconfiguredError:
                 raise
@@ -245,7 +259,7 @@ class Follower:
                 pause, detail = next_s(elapsed), "still at work"
             if progress is not None:
                 # Nobody knows when an earlier run's job ended, if it ended between the runs.
-                if (unfinished_s or fresh) and not isinstance(progress, Gone):
+                if (unfinished_s or fresh) and not _says_no_time(progress):
                     self._learn(lane, unfinished_s, elapsed)
                 return progress
             if elapsed > self.deadline_s:
@@ -334,6 +348,17 @@ class Follower:
 def _wake(waiting: Iterable[asyncio.Event]) -> None:
     for woken in waiting:
         woken.set()
+
+
+def _says_no_time(progress: Ended) -> bool:
+    """Whether the end does not tell how long the provider takes for a job."""
+    match progress:
+        case Gone():
+            return True
+        case Refused(reason):
+            return reason.startswith(STUCK)
+        case _:
+            return False
 
 
 def _after(exc: ProviderError, failures: int) -> float:

@@ -94,6 +94,8 @@ class JobRun:
     small."""
     still_urls: dict[str, StillUrl] = field(default_factory=dict[str, StillUrl])
     """By the lane's name."""
+    tried: set[str] = field(default_factory=set[str])
+    """The lanes on which attempts at it failed, as far as this process knows."""
     still_changes: tuple[str, ...] = ()
     """How the still was changed before it was sent, for the sidecar."""
     clip_url: str | None = None
@@ -145,7 +147,7 @@ class Reserver:
             while True:
                 # A lane's prices may have risen above the row's max_usd.
                 run.able = [x for x in run.able if serves(x.route, run.order)]
-                request = SlotRequest(run.order, run.able, failed)
+                request = SlotRequest(run.order, run.able, failed, run.tried)
                 lanes = self._ranked(request)
                 # Handed to the likeliest lane before the slot: no slot waits for it.
                 well = (lane for lane in lanes if not lane.limiter.breaker.is_open)

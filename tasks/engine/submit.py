@@ -125,17 +125,17 @@ class Submitter:
         self.lanes.assign_slots()
         return Doubted(reason)
 
-    def count(self, lane: Lane, *, failed: bool) -> None:
+    def count(self, lane: Lane, job: str, *, failed: bool, reason: str = "") -> None:
         """Count one more ended job of the lane; close the lane if too many failed."""
-        lane.count(failed=failed)
-        self._judged(lane, failed=failed)
+        lane.count(job, failed=failed)
+        if failed:
+            self._close_failing(lane, reason)
 
-    def spoiled(self, lane: Lane) -> None:
+    def spoiled(self, lane: Lane, job: str, reason: str) -> None:
         """Count a job as failed that was counted as a success before."""
-        lane.failed += 1
-        self._judged(lane, failed=True)
+        lane.count_failed(job)
+        self._close_failing(lane, reason)
 
-    def _judged(self, lane: Lane, *, failed: bool) -> None:
-        if failed and lane.failing(self._max_failure_rate):
-            count = f"{lane.failed:,} of {lane.ended:,} jobs failed"
-            self.lanes.close(lane, f"{count}: over {self._max_failure_rate:.0%}")
+    def _close_failing(self, lane: Lane, reason: str) -> None:
+        if why := lane.why_failing(self._max_failure_rate):
+            self.lanes.close(lane, f"{why}; the last: {reason}")

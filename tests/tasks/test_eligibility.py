@@ -122,6 +122,17 @@ def test_after_a_failure_the_same_supplier_is_better_than_none():
     assert elsewhere(lanes, None) == lanes
 
 
+def test_after_a_failure_another_own_gpu_goes_first():
+    """All GPUs of one engine are one supplier: after a failure it is the lane that counts."""
+    route = CATALOGUE.route("sglang/wan-2.2")
+    first, second = Planned("gpu-1", route), Planned("gpu-2", route)
+    lanes = [first, second]
+
+    assert elsewhere(lanes, route, {"gpu-1"}) == [second]
+    assert elsewhere(lanes, None, {"gpu-1"}) == [second]
+    assert elsewhere(lanes, route, {"gpu-1", "gpu-2"}) == lanes
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -19,7 +19,7 @@ from tasks.dispatch import (
     RateLimiter,
     SlotRequest,
 )
-from tasks.dispatch.lanes import ENOUGH
+from tasks.dispatch.lanes import ENOUGH, FIRST_FAILED, IN_A_ROW
 from tasks.providers import PROVIDERS
 from tasks.providers.http import Endpoint
 
@@ -167,21 +167,51 @@ async def test_last_in_a_long_queue_hears_at_once_of_no_lane_left():
 
 def test_a_few_failures_are_no_rate():
     one = lane()
-    for _ in range(ENOUGH - 1):
-        one.count(failed=True)
+    for n in range(ENOUGH - 1):
+        one.count(f"{n}", failed=n % 2 == 0)
 
-    assert not one.failing(0.3)
+    assert one.why_failing(0.3) is None
 
 
 def test_a_lane_whose_failures_pass_the_rate_is_failing():
     one = lane()
     for n in range(100):
-        one.count(failed=n % 10 < 3)
-    assert not one.failing(0.3)
+        one.count(f"{n}", failed=n % 10 < 3)
+    assert one.why_failing(0.3) is None
 
-    one.count(failed=True)
+    one.count("100", failed=True)
 
-    assert one.failing(0.3)
+    assert one.why_failing(0.3) == "31 of 101 jobs failed: over 30%"
+
+
+def test_jobs_that_fail_in_a_row_close_a_lane_early():
+    """Different jobs in a row count, not the attempts of one job; a good one begins anew."""
+    one = lane()
+    for n in range(100):
+        one.count(f"{n}", failed=False)
+    for n in range(IN_A_ROW - 1):
+        one.count(f"{n}", failed=True)
+        one.count(f"{n}", failed=True)
+    assert one.why_failing(0.9) is None
+
+    one.count("new", failed=True)
+
+    assert one.why_failing(0.9) == "10 different jobs in a row failed"
+    assert one.why_failing(1.0) is None
+    one.count("good", failed=False)
+    assert one.why_failing(0.9) is None
+
+
+def test_own_gpu_whose_first_jobs_all_fail_closes_at_once():
+    """Three failures close a GPU that has finished nothing, and no paid lane."""
+    own, sold = lane(), lane()
+    own.paid = False
+    for n in range(FIRST_FAILED):
+        own.count(f"{n}", failed=True)
+        sold.count(f"{n}", failed=True)
+
+    assert own.why_failing(0.3) == "its first 3 jobs all failed"
+    assert sold.why_failing(0.3) is None
 
 
 def test_learned_slots_of_an_account_start_the_next_night():

@@ -8,6 +8,8 @@ import httpx
 import polars as pl
 import pytest
 
+from tasks.dispatch import run_times
+from tasks.dispatch.lanes import FIRST_FAILED, STUCK
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine.engine import Rules
 from tasks.engine.poll import Patience, UnfinishedError
@@ -299,3 +301,81 @@ async def test_a_gpu_by_another_name_still_has_its_jobs(worlds, clip):
 
     assert summary.published == 1
     assert (len(other.bill), len(busy.bill)) == (0, 1)
+
+
+class TwoGpus:
+    """Two GPUs with the same engine: one that works, and one with a fault."""
+
+    def __init__(self, worlds, clip, stack, *, engine="sglang", **rules):
+        self.good = Emulator(latency_s=0.1, clip=clip)
+        self.sick = Emulator(latency_s=0.1, clip=clip)
+        url = stack.enter_context(running(self.good))
+        self.world = worlds(emulator=self.good, url=url, routes=[])
+        self.world.rules = Rules(settle_s=0.0, **rules)
+        works = self.world.lane(f"{engine}/wan-2.2", slots=1, queues=False)
+        works.name = "works"
+        self.world.url = stack.enter_context(running(self.sick))
+        self.fails = self.world.lane(f"{engine}/wan-2.2", slots=1, queues=False)
+        self.fails.name = "fails"
+        self.lanes = [self.fails, works]
+
+
+@pytest.mark.parametrize("rows", [1, 12])
+async def test_rows_of_a_sick_gpu_are_made_by_another(worlds, clip, rows):
+    """No row ends at a GPU on which each job fails at once; its lane closes early."""
+    with ExitStack() as stack:
+        two = TwoGpus(worlds, clip, stack)
+        two.sick.faults["pan"] = [Fault.FAIL] * 99
+
+        summary = await two.world.run(rows, lanes=two.lanes)
+
+    assert (summary.published, summary.exit_code) == (rows, 0)
+    assert len(two.sick.bill) <= FIRST_FAILED
+    if rows > FIRST_FAILED:
+        assert "its first 3 jobs all failed" in summary.lanes_closed["fails"]
+        assert "out of memory" in summary.lanes_closed["fails"]
+
+
+async def test_stuck_job_is_made_by_another_gpu(worlds, clip, monkeypatch, caplog):
+    """A job that takes ten times as long as others of its kind goes to another GPU."""
+    monkeypatch.setattr(run_times, "LEAST_S", 1.0)
+    with ExitStack() as stack:
+        two = TwoGpus(worlds, clip, stack)
+        two.sick.faults["pan"] = [Fault.STUCK] * 99
+
+        summary = await two.world.run(12, lanes=two.lanes)
+
+    assert (summary.published, summary.exit_code) == (12, 0)
+    assert 1 <= len(two.sick.bill) <= STUCK
+    assert "job.stuck" in caplog.text
+    assert "others took" in caplog.text
+
+
+async def test_stuck_job_without_another_gpu_is_waited_for(
+    worlds, emulator, monkeypatch
+):
+    """A job is not given up while no other lane can make it; it stays pending."""
+    monkeypatch.setattr(run_times, "LEAST_S", 0.2)
+    emulator.faults["pan 4"] = [Fault.STUCK]
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=["sglang/wan-2.2"])
+        world.rules = Rules(settle_s=0.0, deadline_s=3.0)
+
+        summary = await world.run(5)
+
+    assert (summary.published, summary.pending) == (4, 1)
+    assert world.bought["pan 4"] == 1
+
+
+async def test_stuck_job_of_a_paid_lane_is_never_given_up(worlds, clip, monkeypatch):
+    """A paid job that does not move keeps its attempt, however fast the others were."""
+    monkeypatch.setattr(run_times, "LEAST_S", 0.2)
+    with ExitStack() as stack:
+        two = TwoGpus(worlds, clip, stack, deadline_s=3.0)
+        two.fails.paid = True
+        two.sick.faults["pan"] = [Fault.STUCK]
+
+        summary = await two.world.run(6, lanes=two.lanes)
+
+    assert (summary.published, summary.pending) == (5, 1)
+    assert len(two.sick.bill) >= 1
