@@ -70,6 +70,8 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
     finish_by: str | None = None,
     check: bool = False,
     strict: bool = False,
+    trust_manifest: bool = False,
+    stills_folder: str | None = None,
     take_over: bool = False,
     new_root: bool = False,
     version: str | None = None,
@@ -90,6 +92,8 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
             of it is to be done, at the least cost that allows.
         check: ask every lane's provider first, and buy nothing if something is wrong.
         strict: refuse the whole manifest if one row is bad.
+        trust_manifest: let the manifest name every place that the worker can read.
+        stills_folder: a folder of the worker's machine that the manifest may name, too.
         take_over: shut out a run that seems to be at work on the same root.
         new_root: begin a new root if none is there: a deployment's run otherwise refuses,
             because a root that is away looks like a new one.
@@ -117,6 +121,9 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
                 strict=strict,
                 carry=settings.manifest.carry,
                 convert_stills=settings.manifest.convert_stills,
+                sources=lanes_of.sources(
+                    settings, trust=trust_manifest, folder=stills_folder
+                ),
                 shard_rows=settings.engine.shard_rows,
                 take_over=take_over,
                 new_root=may_begin,
@@ -170,7 +177,7 @@ async def _bought(
     async with begun(
         wanted,
         lanes=on,
-        rules=lanes_of.rules(settings),
+        rules=lanes_of.rules(settings, wanted.sources),
         hints_url=settings.listen.hints_url if settings.listen.public_url else None,
         on_held=_on_held(wanted),
     ) as batch_run:

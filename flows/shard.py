@@ -32,6 +32,8 @@ async def shard(  # noqa: PLR0913 - each is public
     root_id: str | None = None,
     config: str | None = None,
     lanes: list[str] | None = None,
+    trust_manifest: bool = False,
+    stills_folder: str | None = None,
 ) -> Any:
     """Take every job of a shard to its end. Started by its batch; safe to run again.
 
@@ -42,6 +44,8 @@ async def shard(  # noqa: PLR0913 - each is public
         root_id: the identity of the root that the batch opened; any other is refused.
         config: path of nightreel.toml, as for the batch.
         lanes: only these of its lanes.
+        trust_manifest: as for the batch.
+        stills_folder: as for the batch.
     """
     try:
         with outlive_terminal():
@@ -52,6 +56,8 @@ async def shard(  # noqa: PLR0913 - each is public
                 root_id=root_id,
                 config=config,
                 lanes=lanes,
+                trust_manifest=trust_manifest,
+                stills_folder=stills_folder,
                 gently=gently,
             )
     except FencedError as exc:

@@ -75,6 +75,7 @@ async def arun(  # noqa: PLR0913 - each is an option of the command
     finish_by: str | None = None,
     check: bool = False,
     strict: bool = False,
+    trust_manifest: bool = False,
     take_over: bool = False,
     new_root: bool = False,
 ) -> RunResult:
@@ -95,6 +96,8 @@ async def arun(  # noqa: PLR0913 - each is an option of the command
         finish_by: "06:00" (the next one) or "2026-11-30T06:00": meet it at the least cost.
         check: ask every lane's provider first; buy nothing if something is wrong.
         strict: refuse the manifest if one row is bad.
+        trust_manifest: let the manifest name any file of this machine and any address of
+            its network; otherwise only files below its folder and the current one.
         take_over: fence out a run that seems to hold the root.
         new_root: begin a new root even where an earlier run on this machine found one.
 
@@ -118,6 +121,8 @@ async def arun(  # noqa: PLR0913 - each is an option of the command
         finish_by=None if until is None else until.isoformat("T", "seconds"),
         check=check,
         strict=strict,
+        trust_manifest=trust_manifest,
+        stills_folder=str(Path.cwd()),
         take_over=take_over,
         new_root=new_root,
     )
@@ -138,8 +143,12 @@ def check(
     config: Place | None = None,
     lanes: Sequence[str] | None = None,
     stills: bool = True,
+    trust_manifest: bool = False,
 ) -> CheckResult:
     """Validate every row of a manifest and, unless `stills` is false, every still.
+
+    With `trust_manifest`, it may name any file of this machine and any address of its
+    network; otherwise only files below its folder and the current one.
 
     Raises:
         ManifestError: the manifest cannot be read.
@@ -147,7 +156,8 @@ def check(
         OpeningError: the manifest or a still is out of reach.
     """
     settings = _settings(config, lanes)
-    found = _run(checked(settings, place(fspath(manifest), "manifest"), stills=stills))
+    uri = place(fspath(manifest), "manifest")
+    found = _run(checked(settings, uri, stills=stills, trust=trust_manifest))
     return CheckResult(
         manifest=found.plan.uri,
         rows=found.plan.rows,
@@ -166,10 +176,11 @@ def plan(  # noqa: PLR0913 - each is an option of the command
     lanes: Sequence[str] | None = None,
     policy: Policy | None = None,
     finish_by: str | None = None,
+    trust_manifest: bool = False,
 ) -> PlanResult:
     """Forecast what the clips of a manifest cost and how long they take, by lane.
 
-    With `root`, clips that it has are left out.
+    With `root`, clips that it has are left out. `trust_manifest` is as for `check`.
 
     Raises:
         ManifestError: the manifest cannot be read.
@@ -183,6 +194,7 @@ def plan(  # noqa: PLR0913 - each is an option of the command
             policy=policy,
             until=None if finish_by is None else _moment(finish_by),
             root=None if root is None else fspath(root),
+            trust=trust_manifest,
         )
     )
     return plan_result(answer)

@@ -6,7 +6,6 @@ Every function blocks; call it in a thread.
 from collections.abc import Generator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
@@ -21,9 +20,10 @@ from manifests.uris import links, scheme, unsigned
 from storage.objects import StorageError, UnavailableError, local_path
 from storage.objects.connect import CLIENT, REMOTE, bucket, signed
 from storage.objects.errors import reason, translated
+from storage.source_client import USER_AGENT, filesystem, options
+from storage.source_policy import TRUSTING, WEB, RefusedSourceError, SourcePolicy
 
-USER_AGENT: Final = f"nightreel/{version('nightreel')}"
-"""Sent with every request, to providers and to hosts of stills: many refuse one without."""
+__all__ = ["USER_AGENT", "OpeningError", "fetch_to", "presign", "read", "refuse_blank"]
 
 _PIECE: Final = 1 << 20
 
@@ -52,14 +52,14 @@ def refuse_blank(uri: str, name: str) -> None:
         raise OpeningError(f"{name} = {uri!r}: remove the space before the URI")
 
 
-def read(uri: str, max_bytes: int) -> bytes:
+def read(uri: str, max_bytes: int, policy: SourcePolicy = TRUSTING) -> bytes:
     """The bytes at a URI, if they are no more than `max_bytes`.
 
     Raises:
-        OpeningError: they are more, or cannot be read.
+        OpeningError: they are more, cannot be read, or the policy refuses the place.
     """
     content = bytearray()
-    with _opened(uri) as file:
+    with _opened(uri, policy) as file:
         while piece := file.read(_PIECE):
             content += piece
             if len(content) > max_bytes:
@@ -73,7 +73,7 @@ def fetch_to(uri: str, path: Path) -> None:
     Raises:
         OpeningError: it cannot be read.
     """
-    with _opened(uri) as file, path.open("wb") as out:
+    with _opened(uri, TRUSTING) as file, path.open("wb") as out:
         while piece := file.read(8 * _PIECE):
             out.write(piece)
 
@@ -100,13 +100,14 @@ _bucket = lru_cache(maxsize=16)(bucket)
 
 
 @contextmanager
-def _opened(uri: str) -> Generator[IO[bytes]]:
+def _opened(uri: str, policy: SourcePolicy) -> Generator[IO[bytes]]:
     """The file at a URI; every error inside is raised as an `OpeningError`.
 
     Not chained: a client's own errors quote URLs with their signatures.
     """
     try:
-        with _file(uri) as file:
+        policy.refuse(uri)
+        with _file(uri, policy) as file:
             yield file
     except OpeningError:
         raise
@@ -116,7 +117,7 @@ def _opened(uri: str) -> Generator[IO[bytes]]:
         raise OpeningError(message, passing=_passes(error)) from None
 
 
-def _file(uri: str) -> AbstractContextManager[IO[bytes]]:
+def _file(uri: str, policy: SourcePolicy) -> AbstractContextManager[IO[bytes]]:
     *chain, last = links(uri)
     if scheme(last) in REMOTE:
         return _in_a_store(last, chain)
@@ -126,12 +127,11 @@ def _file(uri: str) -> AbstractContextManager[IO[bytes]]:
         case "http" | "https":
             # One plain GET: a signed link answers neither HEAD nor a range, and the
             # size that a server announces is not trusted.
-            asked_by = {"trust_env": True, "headers": {"User-Agent": USER_AGENT}}
-            http = _fsspec.filesystem("http", client_kwargs=asked_by)
-            return http.open(uri, "rb", block_size=0, size=1)
+            return filesystem(policy).open(uri, "rb", block_size=0, size=1)
         case _:
             # Returned unopened: it keeps its filesystem, which an archive closes when deleted.
-            named = _fsspec.open(uri, "rb")
+            web = {scheme(last): options(policy)} if scheme(last) in WEB else {}
+            named = _fsspec.open(uri, "rb", **web)
             # `info` first: an obstore file that cannot be opened raises again when deleted.
             named.fs.info(named.path)
             return named
@@ -168,6 +168,8 @@ def _in_a_store(uri: str, chain: list[str]) -> Generator[IO[bytes]]:
 def _passes(error: Exception) -> bool:
     """Whether the error comes from the network, and may pass."""
     match error:
+        case _ if _refused(error):
+            return False
         case aiohttp.ClientResponseError(status=status):
             return status >= 500 or status in {408, 425, 429}
         case FileNotFoundError():
@@ -180,7 +182,16 @@ def _passes(error: Exception) -> bool:
             return False
 
 
+def _refused(error: BaseException | None) -> RefusedSourceError | None:
+    """The policy's refusal that an HTTP client has wrapped in other errors."""
+    while error is not None and not isinstance(error, RefusedSourceError):
+        error = error.__cause__
+    return error
+
+
 def _why(error: Exception) -> str:
+    if refused := _refused(error):
+        return str(refused)
     match error:
         case FileNotFoundError():
             return "no such file"

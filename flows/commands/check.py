@@ -13,6 +13,7 @@ from flows.commands.terminal import (
     Json,
     LaneNames,
     Manifest,
+    TrustManifest,
     chosen,
     place,
     print_json,
@@ -49,7 +50,9 @@ class Checked:
         }
 
 
-async def checked(settings: Settings, uri: str, *, stills: bool = True) -> Checked:
+async def checked(
+    settings: Settings, uri: str, *, stills: bool = True, trust: bool = False
+) -> Checked:
     """Validate every row, and every still unless `stills` is false.
 
     Raises:
@@ -64,6 +67,7 @@ async def checked(settings: Settings, uri: str, *, stills: bool = True) -> Check
             root="",
             carry=settings.manifest.carry,
             convert_stills=settings.manifest.convert_stills,
+            sources=lanes_of.sources(settings, trust=trust, folder=str(Path.cwd())),
         )
         plan = await asyncio.to_thread(planned, wanted, folder, lanes)
         if stills:
@@ -71,17 +75,23 @@ async def checked(settings: Settings, uri: str, *, stills: bool = True) -> Check
     return Checked(plan)
 
 
-def check(
+def check(  # noqa: PLR0913 - each is an option
     manifest: Manifest,
     config: Config = None,
     lanes: LaneNames = None,
     *,
     stills: Annotated[bool, typer.Option(help="Read and check every still.")] = True,
+    trust_manifest: TrustManifest = False,
     as_json: Json = False,
 ) -> None:
     """Validate a manifest and its stills. Sends nothing to a provider."""
     found = asyncio.run(
-        checked(chosen(config, lanes), place(manifest, "manifest"), stills=stills)
+        checked(
+            chosen(config, lanes),
+            place(manifest, "manifest"),
+            stills=stills,
+            trust=trust_manifest,
+        )
     )
     plan = found.plan
     if as_json:

@@ -35,6 +35,7 @@ from flows.commands.terminal import (
     Manifest,
     NewRoot,
     Root,
+    TrustManifest,
     budgeted,
     chosen,
     names,
@@ -128,6 +129,7 @@ def run(  # noqa: PLR0913 - each is an option
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse the manifest if one row is bad.")
     ] = False,
+    trust_manifest: TrustManifest = False,
     take_over: Annotated[
         bool,
         typer.Option("--take-over", help="Fence out a run that holds the root."),
@@ -151,6 +153,8 @@ def run(  # noqa: PLR0913 - each is an option
             finish_by=until,
             check=check,
             strict=strict,
+            trust_manifest=trust_manifest,
+            stills_folder=str(Path.cwd()),
             take_over=take_over,
             new_root=new_root,
         ),

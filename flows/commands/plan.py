@@ -15,6 +15,7 @@ from flows.commands.terminal import (
     Json,
     LaneNames,
     Manifest,
+    TrustManifest,
     chosen,
     opened,
     place,
@@ -34,13 +35,14 @@ from tasks.forecast import typical
 from tasks.forecast.forecast import forecast
 
 
-async def forecasted(
+async def forecasted(  # noqa: PLR0913 - each has its default
     settings: Settings,
     uri: str,
     *,
     policy: Policy | None = None,
     until: datetime | None = None,
     root: str | None = None,
+    trust: bool = False,
 ) -> Answer:
     """Forecast what the manifest's clips cost and how long they take.
 
@@ -56,7 +58,12 @@ async def forecasted(
     how = policy or (settings.engine.policy if until is None else "cheapest")
     known = await _recalled(root, lanes)
     with TemporaryDirectory(prefix="nightreel-") as folder:
-        wanted = Wanted(manifest=uri, root="", carry=settings.manifest.carry)
+        wanted = Wanted(
+            manifest=uri,
+            root="",
+            carry=settings.manifest.carry,
+            sources=lanes_of.sources(settings, trust=trust, folder=str(Path.cwd())),
+        )
         read = await asyncio.to_thread(planned, wanted, Path(folder), lanes)
         todo = read.wanted.filter(
             known.states(read.wanted.select(*KEY)) == State.PENDING
@@ -98,6 +105,7 @@ def plan(  # noqa: PLR0913 - each is an option
             help="Leave out jobs that this root has, and use its measured times and limits."
         ),
     ] = None,
+    trust_manifest: TrustManifest = False,
     as_json: Json = False,
 ) -> None:
     """Compute cost and time by lane. Sends nothing to a provider."""
@@ -109,6 +117,7 @@ def plan(  # noqa: PLR0913 - each is an option
             policy=policy,
             until=until,
             root=root,
+            trust=trust_manifest,
         )
     )
     if as_json:

@@ -1,16 +1,24 @@
 """`nightreel shard`: run one shard of a batch whose shards run in other processes."""
 
 import asyncio
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.commands.terminal import Config, LaneNames, names, place, tell
+from flows.commands.terminal import (
+    Config,
+    LaneNames,
+    TrustManifest,
+    names,
+    place,
+    tell,
+)
 from flows.logs.streams import outlive_terminal
 from storage.ledger import FencedError
 
 
-def shard(
+def shard(  # noqa: PLR0913 - each is an option
     root: Annotated[str, typer.Argument(help="The root of the batch.")],
     *,
     batch: Annotated[
@@ -21,6 +29,7 @@ def shard(
     ],
     config: Config = None,
     lanes: LaneNames = None,
+    trust_manifest: TrustManifest = False,
 ) -> None:
     """Run one shard of a batch whose shards run in other processes."""
     # Prefect reads the environment when it is imported: not before `calm_prefect`.
@@ -35,6 +44,8 @@ def shard(
                     shard=number,
                     config=None if config is None else str(config),
                     lanes=names(lanes),
+                    trust_manifest=trust_manifest,
+                    stills_folder=str(Path.cwd()),
                     gently=gently,
                 )
             )

@@ -119,6 +119,13 @@ NewRoot = Annotated[
         help="Begin a new root even where an earlier run on this machine found one. Buys every clip anew.",
     ),
 ]
+TrustManifest = Annotated[
+    bool,
+    typer.Option(
+        "--trust-manifest",
+        help="Let the manifest name any file of this machine and any address of its network.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 
 _LEVELS: Final = {"red": logging.ERROR, "yellow": logging.WARNING}

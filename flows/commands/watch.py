@@ -14,6 +14,7 @@ from flows.commands.terminal import (
     LaneNames,
     NewRoot,
     Root,
+    TrustManifest,
     budgeted,
     chosen,
     existing,
@@ -78,6 +79,7 @@ def watch(  # noqa: PLR0913 - each is an option
         bool,
         typer.Option("--once", help="Process the manifests that are there, then exit."),
     ] = False,
+    trust_manifest: TrustManifest = False,
     new_root: NewRoot = False,
 ) -> None:
     """Run a batch for each manifest that appears in an inbox, one after the other."""
@@ -101,6 +103,7 @@ def watch(  # noqa: PLR0913 - each is an option
         "lanes": names(lanes),
         "budget_usd": budget,
         "strict": strict,
+        "trust_manifest": trust_manifest,
     }
     keeper = _Keeper(at, asked)
     raise typer.Exit(asyncio.run(keeper.keep(settle, every_s=None if once else every)))

@@ -1,11 +1,13 @@
 """Lanes from settings: a route of the catalogue, a key, and limits."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import httpx
 
 from flows.config.settings import LaneSettings, Settings, SettingsError, resolve_key
 from manifests.catalogue import Catalogue, CatalogueError, Route, load
+from storage.source_policy import TRUSTING, SourcePolicy, policy
 from storage.sources import USER_AGENT
 from tasks.dispatch import Lane, Limits, RateLimiter
 from tasks.engine.engine import Rules
@@ -46,9 +48,20 @@ def chosen(settings: Settings) -> Mapping[str, Route]:
     }
 
 
-def rules(settings: Settings) -> Rules:
-    """The engine's rules, from the settings."""
+def sources(
+    settings: Settings, *, trust: bool = False, folder: str | None = None
+) -> SourcePolicy:
+    """The places that a manifest may name; `folder` is one more on this machine."""
+    if trust or settings.manifest.trust:
+        return TRUSTING
+    folders = [] if folder is None else [Path(folder)]
+    return policy(settings.manifest.allow, *folders)
+
+
+def rules(settings: Settings, may_name: SourcePolicy | None = None) -> Rules:
+    """The engine's rules, from the settings; `may_name` are a run's own sources."""
     return Rules(
+        sources=may_name or sources(settings),
         attempts=settings.engine.attempts,
         deadline_s=settings.engine.deadline_s,
         downloads=settings.engine.downloads,

@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from storage.source_policy import policy
 from tasks.dispatch import OnDearer, Policy
 from tasks.engine.job import SEND_WITHIN_S
 
@@ -109,6 +110,11 @@ class Table(BaseModel):
     model_config = ConfigDict(
         strict=True, extra="forbid", frozen=True, hide_input_in_errors=True
     )
+
+
+def _places(allow: list[str]) -> list[str]:
+    policy(allow)
+    return allow
 
 
 class LaneSettings(Table):
@@ -225,6 +231,14 @@ class ManifestSettings(Table):
     convert_stills: bool = True
     """Convert stills that providers do not take (WebP, AVIF, TIFF, BMP, CMYK, 16-bit grey)
     to PNG or JPEG. Otherwise their rows are bad."""
+    trust: bool = False
+    """Let a manifest name every place that this process can read. Only for manifests of
+    your own."""
+    allow: Annotated[list[str], AfterValidator(_places)] = Field(
+        default_factory=list[str]
+    )
+    """Folders of this machine, and names, addresses and networks (`10.0.0.0/8`) that are
+    not on the internet, that a manifest may name."""
 
 
 class ReportSettings(Table):

@@ -51,6 +51,8 @@ async def shared(batch_run: BatchRun, settings: Settings) -> AsyncGenerator[int]
         "batch": batch_run.batch,
         "config": _config(asked["config"]),
         "lanes": asked["lanes"],
+        "trust_manifest": asked["trust_manifest"],
+        "stills_folder": asked["stills_folder"],
     }
     rules, at_once = lanes_of.rules(settings), engine.workers
     if engine.runner == "pool":
@@ -107,6 +109,8 @@ async def away(  # noqa: PLR0913 - the parameters of the shard flow
     shard: int,
     config: str | None,
     lanes: list[str] | None,
+    trust_manifest: bool,
+    stills_folder: str | None,
 ) -> str:
     """A shard as a task, wherever the cluster runs it."""
     outlive_readers()
@@ -118,6 +122,8 @@ async def away(  # noqa: PLR0913 - the parameters of the shard flow
             shard=shard,
             config=config,
             lanes=lanes,
+            trust_manifest=trust_manifest,
+            stills_folder=stills_folder,
         )
     except FencedError as exc:
         return str(exc)

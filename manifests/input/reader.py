@@ -27,7 +27,7 @@ from manifests.input.columns import (
 from manifests.input.first_pass import surveyed
 from manifests.input.job_ids import DECISIVE, keyed
 from manifests.input.plan import Plan, Rows, todo
-from manifests.input.validation import Complaint
+from manifests.input.validation import Complaint, Refused
 from manifests.jobs import Job, Order
 from manifests.parquet import MONEY, spans
 from manifests.uris import absolute, unsigned
@@ -54,13 +54,18 @@ _CHECKED: Final = tuple(n for n in COLUMNS if n not in {"id", embedded_images.CO
 
 
 def check(
-    path: Path, uri: str, routes: Sequence[Route], carry: Collection[str] = ()
+    path: Path,
+    uri: str,
+    routes: Sequence[Route],
+    carry: Collection[str] = (),
+    refused: Refused = lambda _: None,
 ) -> Plan:
     """Read every row of a manifest once, and plan its jobs.
 
     `path` is the file on this machine, `uri` the place that it is from, and `routes` are
     those in use: a row that none of them serves is a complaint. Columns in `carry` are
-    the user's own, although their names resemble one of ours.
+    the user's own, although their names resemble one of ours. `refused` says why a
+    manifest may not name a URI.
 
     Raises:
         ManifestError: it cannot be read at all.
@@ -72,6 +77,8 @@ def check(
     rows = complaints = 0
     for some in _slices(frame, path, uri):
         found = validation.about(some, routes)
+        if (odd := validation.places(some, uri, refused)).height:
+            found = pl.concat([found, odd]).sort("row", "column", maintain_order=True)
         if (twice := _among(survey.again, rows, some.height)).height:
             found = pl.concat([found, _duplicates(frame, uri, twice)])
             found = found.sort("row", "column", maintain_order=True)

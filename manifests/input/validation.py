@@ -1,7 +1,7 @@
 """Complaints: the rows of a manifest that cannot become jobs, with reasons by column."""
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, get_args
 
@@ -10,7 +10,7 @@ import polars as pl
 from manifests.catalogue import Route, shipped
 from manifests.input.columns import COLUMNS, WHOLE, absent
 from manifests.jobs import SEEDS, AspectRatio, Content, Job, Resolution, Tier
-from manifests.uris import SCHEMES, unsigned
+from manifests.uris import SCHEMES, absolute, unsigned
 
 SHOWN: Final = 200
 """The number of characters of a value that a complaint repeats."""
@@ -73,6 +73,25 @@ def about(rows: pl.DataFrame, routes: Sequence[Route]) -> pl.DataFrame:
     if not found:
         return pl.DataFrame(schema=_SAID)
     return pl.concat(found).unique().sort("row", "column", "reason")
+
+
+Refused = Callable[[str], str | None]
+"""The reason why a manifest may not name a URI, or None."""
+
+_OPEN: Final = r"(?i)^(https?://([^/?#@]*@)?([a-z0-9_-]+\.)+[a-z][a-z0-9-]*(:[0-9]+)?/|(s3|gs|az)://)"
+"""A name with a dot at the internet, or an object in a store: most rows have one."""
+_BELOW: Final = r"^[^/.:][^:]*$"
+
+
+def places(rows: pl.DataFrame, uri: str, refused: Refused) -> pl.DataFrame:
+    """Complaints about the rows whose `image` the manifest at `uri` may not name."""
+    image = pl.col("image")
+    below = image.str.contains(_BELOW) & ~image.str.contains(r"(^|/)\.")
+    open_ = image.str.contains(_OPEN) & ~image.str.contains("::|(?i)localhost")
+    some = rows.filter(image.is_not_null(), ~(below | open_))
+    reasons = [refused(absolute(raw, uri)) for raw in some["image"]]
+    odd = some.with_columns(pl.Series("odd", reasons, pl.String)).drop_nulls("odd")
+    return _listed(odd, "image", pl.col("odd"))
 
 
 def duplicates(ids: pl.DataFrame) -> pl.DataFrame:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from storage.ledger import Ledger
 from storage.objects import Objects
@@ -28,7 +29,7 @@ async def deps_of(  # noqa: PLR0913 - a run has these parts
     async with world.clients() as clients:
         yield Deps(
             world=world,
-            rules=rules,
+            rules=replace(rules, sources=rules.sources.beside(wanted.manifest)),
             objects=objects,
             ledger=ledger,
             clients=clients,

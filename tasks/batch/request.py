@@ -16,6 +16,7 @@ from manifests.jobs import Order
 from manifests.uris import scheme, unsigned
 from storage import sources
 from storage.media import BadStillError
+from storage.source_policy import TRUSTING, SourcePolicy
 from storage.sources import OpeningError, refuse_blank
 from tasks.dispatch import Lane, Policy
 from tasks.engine import send_still
@@ -40,6 +41,8 @@ class Wanted:
     """Columns of the user's own whose names resemble one of ours."""
     convert_stills: bool = True
     """Whether stills that providers do not take are converted."""
+    sources: SourcePolicy = TRUSTING
+    """The places that the manifest may name, beside its own folder."""
     strict: bool = False
     """Whether one bad row refuses the whole manifest."""
     policy: Policy = "balanced"
@@ -85,7 +88,8 @@ def planned(wanted: Wanted, folder: Path, lanes: Sequence[Lane]) -> Plan:
     copy = folder / MANIFEST
     sources.fetch_to(wanted.manifest, copy)
     routes = [lane.route for lane in lanes]
-    plan = reader.check(copy, wanted.manifest, routes, wanted.carry)
+    refused = wanted.sources.beside(wanted.manifest).complaint
+    plan = reader.check(copy, wanted.manifest, routes, wanted.carry, refused)
     if wanted.limit is not None:
         plan = plan.head(wanted.limit)
     if wanted.strict:
@@ -109,6 +113,7 @@ async def looked_at(
         OpeningError: a still is out of reach for now, so it cannot be checked.
     """
     min_px = min((lane.route.min_still_px for lane in lanes), default=1)
+    policy = wanted.sources.beside(wanted.manifest)
     bad: dict[str, tuple[str, str]] = {}
     away: list[OpeningError] = []
     free = asyncio.Semaphore(at_once)
@@ -117,7 +122,10 @@ async def looked_at(
         async with free:
             try:
                 await send_still.check(
-                    order, min_px=min_px, convert=wanted.convert_stills
+                    order,
+                    min_px=min_px,
+                    convert=wanted.convert_stills,
+                    policy=policy,
                 )
             except (OpeningError, BadStillError) as exc:
                 bad[order.job.id] = (order.job.image, str(exc))

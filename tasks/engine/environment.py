@@ -12,6 +12,7 @@ from typing import Final
 from storage.ledger import Ledger
 from storage.media import Clips, mp4
 from storage.objects import Objects, RetryPolicy
+from storage.source_policy import TRUSTING, SourcePolicy
 from tasks.dispatch import Lanes, Purse, Roster
 from tasks.engine.charges import OpenCharges
 from tasks.engine.download import Check, Publisher
@@ -63,6 +64,8 @@ class Rules:
     """Whether every frame of a clip is decoded before it is published."""
     convert_stills: bool = True
     """Whether stills that providers do not take are converted."""
+    sources: SourcePolicy = TRUSTING
+    """The places that the manifest may name, beside its own folder."""
     max_failure_rate: float = 0.3
     """The share of a lane's jobs that may fail before the lane is closed."""
     settle_s: float = 60.0

@@ -254,8 +254,13 @@ class Reserver:
         async with self._in_transit:
             try:
                 least = min(each.route.min_still_px for each in run.able)
-                convert = self._deps.rules.convert_stills
-                checked = await send_still.check(order, min_px=least, convert=convert)
+                rules = self._deps.rules
+                checked = await send_still.check(
+                    order,
+                    min_px=least,
+                    convert=rules.convert_stills,
+                    policy=rules.sources,
+                )
             except BadStillError as exc:
                 raise MustWaitError(WaitReason.STILL, str(exc)) from exc
             except OpeningError as exc:

@@ -32,8 +32,9 @@ ONCE = ("watch", "inbox", "--root", "root", "--once", "--settle", "0.05")
 def drop(bench, rows: Any, name: str = "m") -> Path:
     """A manifest that is written elsewhere and moved into the inbox whole."""
     inbox = bench.folder / "inbox"
-    inbox.mkdir(exist_ok=True)
-    still = (bench.folder / bench.still("one.jpg")).as_uri()
+    (inbox / "stills").mkdir(parents=True, exist_ok=True)
+    shutil.copy(bench.folder / bench.still("one.jpg"), inbox / "stills")
+    still = "stills/one.jpg"
     if isinstance(rows, int):
         rows = [{"prompt": f"pan {n}"} for n in range(rows)]
     made = bench.folder / bench.manifest([{**row, "image": still} for row in rows])

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import polars as pl
 import pytest
 
 from tasks.emulator import Fault
@@ -189,6 +190,35 @@ show(*names)
 
     assert names == ["ManifestError", "OpeningError", *["SettingsError"] * 3]
     assert not bench.bought
+
+
+def test_manifest_of_others_names_no_private_place(bench):
+    """Places of this machine are bad rows, by text and when they are read."""
+    places = [
+        "http://169.254.169.254/latest/meta-data/",
+        "/etc/shadow",
+        "simplecache::http://127.0.0.1:1/a.jpg",
+        str(bench.folder.parent / "neighbour.jpg"),
+        "link.jpg",
+    ]
+    (bench.folder / "link.jpg").symlink_to("/proc/self/environ")
+    rows = [{"image": place, "prompt": "a"} for place in places]
+    pl.DataFrame(rows).write_parquet(bench.folder / "m.parquet")
+
+    text, read, trusted = python(
+        bench,
+        """
+show(*(
+    nightreel.check("m.parquet", stills=how[0], trust_manifest=how[1]).complaints
+    for how in ((False, False), (True, False), (False, True))
+))
+""",
+    )
+
+    assert [each["row"] for each in text] == [0, 1, 2, 3]
+    assert [each["row"] for each in read] == [0, 1, 2, 3, 4]
+    assert all("if the manifest is your own" in each["reason"] for each in read)
+    assert trusted == []
 
 
 def test_import_is_light_and_names_resolve():
