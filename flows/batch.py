@@ -25,7 +25,7 @@ from flows.dashboard import (
     summary_markdown,
     watched,
 )
-from flows.logs.streams import outlive_readers, outlive_terminal
+from flows.logs.streams import outlive_readers_of_a_run, outlive_terminal
 from flows.prefect_runtime import (
     RootWait,
     gently,
@@ -47,7 +47,7 @@ from tasks.providers.http import connected
 from tasks.shard import shard
 
 # Before the engine logs: a worker that was killed reads no more of what its run prints.
-outlive_readers()
+outlive_readers_of_a_run()
 
 
 def _run_name() -> str:

@@ -11,13 +11,13 @@ from prefect.states import Completed
 from flows.config import lanes as lanes_of
 from flows.config import settings as settings_of
 from flows.dashboard import doubts_rows
-from flows.logs.streams import outlive_readers
+from flows.logs.streams import outlive_readers_of_a_run
 from storage.ledger import HeldError
 from tasks.batch.request import public
 from tasks.dispatch import usd
 from tasks.reconcile import Reconciled, opened
 
-outlive_readers()
+outlive_readers_of_a_run()
 
 
 @flow(name="nightreel-reconcile", retries=0, persist_result=False)

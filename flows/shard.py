@@ -6,11 +6,11 @@ from prefect import flow
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from flows.logs.streams import outlive_readers, outlive_terminal
+from flows.logs.streams import outlive_readers_of_a_run, outlive_terminal
 from flows.prefect_runtime import described, gently, ran
 from storage.ledger import FencedError
 
-outlive_readers()
+outlive_readers_of_a_run()
 
 
 def _run_name() -> str:

@@ -5,11 +5,11 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.states import Completed
 
-from flows.logs.streams import outlive_readers
+from flows.logs.streams import outlive_readers_of_a_run
 from flows.prefect_runtime import DEPLOYMENT, Watch, may_begin_root, start_runs
 from storage.inbox import PARQUET, SETTLE_S
 
-outlive_readers()
+outlive_readers_of_a_run()
 
 
 @flow(name="nightreel-watch", retries=0, persist_result=False)

@@ -67,6 +67,14 @@ def outlive_readers() -> None:
             _move_handlers(before, after)
 
 
+def outlive_readers_of_a_run() -> None:
+    """The same where Prefect started this process for a flow run. Any other process, such as
+    a notebook that imports the flow, keeps its streams.
+    """
+    if "PREFECT__FLOW_RUN_ID" in os.environ:
+        outlive_readers()
+
+
 @contextmanager
 def outlive_terminal() -> Generator[None]:
     """Ignore SIGHUP meanwhile, which a terminal sends when it is closed.
