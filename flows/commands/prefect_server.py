@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from flows.commands.temporary_server import tie_to_this_process
 from flows.config import run_alone
 
 PATIENCE_S = 2.0
@@ -20,12 +21,16 @@ def find_server(warn: Callable[[str], None]) -> None:
     from prefect.settings import get_current_settings  # noqa: PLC0415
 
     url = get_current_settings().api.url
-    if url is None or (away := _away(url)) is None:
+    if url is None:
+        tie_to_this_process()
+        return
+    if (away := _away(url)) is None:
         return
     parts = urlsplit(url)
     named = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     warn(f"{named}: no Prefect server ({away}): this run goes on without it")
     run_alone()
+    tie_to_this_process()
 
 
 def _away(url: str) -> str | None:

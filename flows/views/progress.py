@@ -93,10 +93,21 @@ def _line(batch_run: BatchRun) -> Text:
 def halted(batch_run: BatchRun) -> str | None:
     """Why buying is halted for now, or None."""
     if batch_run.engine.stopped is not None:
-        return "stopped: nothing more is bought"
+        return _stopped(batch_run)
     if batch_run.engine.paused:
         return "paused: `nightreel resume` goes on"
     return None
+
+
+def _stopped(batch_run: BatchRun) -> str:
+    """Describe a stop: it waits for answers that are due, and for clips nearly done."""
+    words = "stopped: nothing more is bought"
+    under_way = sum(map(batch_run.at_work, batch_run.engine.lanes.all))
+    if not under_way:
+        return words
+    if left := batch_run.engine.follower.left_s:
+        return f"{words}; waits up to {left:.0f} s for {under_way:,} under way"
+    return f"{words}; records {under_way:,} under way"
 
 
 def left_s(batch_run: BatchRun) -> float | None:

@@ -3,6 +3,7 @@
 import os
 import pty
 import subprocess
+from collections.abc import Mapping
 
 import pytest
 
@@ -40,12 +41,14 @@ def begun(bench, *words: str, **streams) -> subprocess.Popen[bytes]:
     )
 
 
-def on_a_terminal(bench, *words: str) -> tuple[int, int]:
+def on_a_terminal(bench, *words: str, env: Mapping[str, str] | None = None):
     """Starts a command on a new terminal; its process, and our end of the terminal."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(bench.folder)
-        os.execve(BIN / "nightreel", ["nightreel", *words], dict(bench.prefect.env))
+        os.execve(
+            BIN / "nightreel", ["nightreel", *words], dict(env or bench.prefect.env)
+        )
     return pid, terminal
 
 
