@@ -27,7 +27,7 @@ from storage.objects.errors import (
 )
 from storage.objects.payloads import Body, at_once, in_parts, is_another, mapped
 from storage.objects.requests import PIECE, Mode, Requests, Stored
-from storage.objects.retry import Retry, RetryPolicy
+from storage.objects.retry import Outage, Retry, RetryPolicy
 
 _POLICY: Final = RetryPolicy()
 
@@ -57,6 +57,11 @@ class Objects:
         self._retry = Retry(root)
         self._pinned: tuple[str, bytes] | None = None
         self._tagged = self._scheme in _TAGGED
+
+    @property
+    def outage(self) -> Outage | None:
+        """The store's outage, if it is unavailable now."""
+        return self._retry.outage
 
     @classmethod
     def open(cls, uri: str, *, retry: RetryPolicy = _POLICY) -> "Objects":

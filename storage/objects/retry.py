@@ -50,6 +50,17 @@ class RetryPolicy:
     """Called with each refusal before the request is repeated; raises if it must not be."""
 
 
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """A store that is unavailable, while requests to it are repeated."""
+
+    reason: str
+    """The newest error."""
+    for_s: float
+    waiting: int
+    """Requests that are being repeated."""
+
+
 class Retry:
     """Repeats the requests to one store, and logs once for all of them that it is away."""
 
@@ -60,6 +71,15 @@ class Retry:
         self._answered = False
         self._waiting = 0
         self._since = 0.0
+        self._reason = ""
+
+    @property
+    def outage(self) -> Outage | None:
+        """The store's outage, if it is unavailable now."""
+        if not self._waiting:
+            return None
+        for_s = asyncio.get_running_loop().time() - self._since
+        return Outage(self._reason, for_s, self._waiting)
 
     async def ask(
         self,
@@ -107,6 +127,7 @@ class Retry:
     def _away(self, error: StorageError) -> Generator[None]:
         now = asyncio.get_running_loop().time
         self._waiting += 1
+        self._reason = str(error)
         if self._waiting == 1:
             self._since = now()
             log.warning(

@@ -8,7 +8,7 @@ import logging
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
@@ -31,6 +31,7 @@ from tasks.engine.engine import Engine
 from tasks.engine.in_doubt import in_doubt
 from tasks.engine.stats import WaitReason
 from tasks.engine.steps import known_routes
+from tasks.engine.trouble import Trouble, merged
 
 ROUNDS: Final = 3
 """Rounds of settling doubts at the end, because a job that is submitted again may be in doubt
@@ -70,6 +71,10 @@ class Away(Protocol):
 
     def held(self, account: str) -> int:
         """How many of an account's slots the shards use, by their latest reports."""
+        ...
+
+    def troubles(self) -> Iterable[Sequence[Trouble]]:
+        """The troubles of each shard, by its latest report."""
         ...
 
 
@@ -161,6 +166,12 @@ class BatchRun:
         """Jobs that this lane's account is making, here and in shards elsewhere."""
         elsewhere = 0 if self.away is None else self.away.held(lane.account)
         return lane.limiter.in_flight + elsewhere
+
+    @property
+    def troubles(self) -> list[Trouble]:
+        """What stands in the way of jobs, here and in shards elsewhere, the oldest first."""
+        elsewhere = () if self.away is None else self.away.troubles()
+        return merged([self.engine.troubles.standing(), *elsewhere])
 
     @property
     def cut_short(self) -> bool:

@@ -27,6 +27,7 @@ from tasks.batch.batch import BatchRun
 from tasks.batch.deps import deps_of
 from tasks.batch.pause_watch import heeding
 from tasks.batch.request import Wanted, looked_at, planned, refuse
+from tasks.batch.trouble_watch import trouble_told
 from tasks.dispatch import (
     DAY_S,
     RATE_WINDOW_S,
@@ -178,7 +179,11 @@ async def batch_run_of(
     engine = Engine(deps)
     deps.ledger.on_trouble(engine.stop)
     batch_run = BatchRun(wanted, plan=plan, folder=folder, engine=engine)
-    async with heeding(engine, deps.objects), _hinted(engine, hints_url):
+    async with (
+        heeding(engine, deps.objects),
+        _hinted(engine, hints_url),
+        trouble_told(batch_run),
+    ):
         yield batch_run
 
 

@@ -93,6 +93,8 @@ class Lane:
     """Why nothing more is submitted on it, if it is closed."""
     closed_here: bool = False
     """Whether the cause may be this machine's alone; other machines may still use it."""
+    stills_refused: int = 0
+    """Stills that its provider refused since it took one."""
     followed: int = 0
     """Jobs whose polling has begun..."""
     fresh: int = 0

@@ -8,7 +8,7 @@ has done it. The monitor reads all reports, counts them, and grants quotas.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from tasks.engine.engine import Rules
 from tasks.engine.in_doubt import in_doubt
 from tasks.engine.job import SEND_WITHIN_S
 from tasks.engine.stats import WaitingJob, WaitReason
+from tasks.engine.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +116,14 @@ class ShardCoordinator:
     def held(self, account: str) -> int:
         """How many of an account's slots are in use, by the latest reports."""
         return self.monitor.in_use(account)
+
+    def troubles(self) -> list[Sequence[Trouble]]:
+        """The troubles of each shard, by its latest report."""
+        return [
+            status.report.troubles
+            for status in self.monitor.shards.values()
+            if status.report is not None
+        ]
 
     async def settle_doubts(self) -> None:
         """Settle the jobs that shards left in doubt.
@@ -210,14 +219,14 @@ class ShardCoordinator:
 
     def _set_reason(self, jobs: list[str], reason: str) -> None:
         stopped = self._batch_run.engine.stopped
-        waiting = (
-            WaitingJob(WaitReason.STOPPED, stopped)
-            if stopped
-            else WaitingJob(WaitReason.BROKEN, reason)
-        )
+        why = WaitReason.STOPPED if stopped else WaitReason.BROKEN
         for job in jobs:
-            if self._ledger.history(job).state not in OVER:
-                self._tally.waiting_jobs[job] = waiting
+            history = self._ledger.history(job)
+            if history.state not in OVER:
+                # A stop does not replace the reason why the job waited before.
+                parts = [history.reason or reason, stopped] if stopped else [reason]
+                words = "; ".join(filter(None, parts))
+                self._tally.waiting_jobs[job] = WaitingJob(why, words)
 
     async def _end_run(self, number: int, jobs: list[str]) -> None:
         """Fence out a dead run, and free its quotas."""

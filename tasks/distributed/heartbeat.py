@@ -231,6 +231,7 @@ class ShardHeartbeat:
             waiting_jobs=tally.waiting_jobs if done else {},
             passed_over=sorted(tally.passed_over) if done else [],
             dearest=dearest_bills(self._engine.lanes.all),
+            troubles=self._engine.troubles.standing(),
             fault=tally.faults.stopped,
         )
 

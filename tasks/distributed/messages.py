@@ -16,6 +16,7 @@ from storage.ledger import Holder
 from tasks.dispatch import Bill, LearnedLimits, Policy
 from tasks.distributed.usage import Grant, Usage
 from tasks.engine.stats import WaitingJob, WaitReason
+from tasks.engine.trouble import Trouble
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +86,8 @@ class ShardReport:
     passed_over: Sequence[WaitReason] = ()
     dearest: Mapping[str, Bill] = field(default_factory=dict[str, Bill])
     """By lane whose prices rose: the bill that raised them."""
+    troubles: Sequence[Trouble] = ()
+    """What stands in the way of its jobs."""
     fault: str | None = None
     """Why it stopped buying on a lane, if our own code failed too often in a row."""
 
@@ -114,6 +117,7 @@ class ShardReport:
             "waiting_jobs": waiting_jobs,
             "passed_over": [WaitReason(why) for why in fields["passed_over"]],
             "dearest": _bills(fields["dearest"]),
+            "troubles": [Trouble.load(one) for one in fields["troubles"]],
         }
         return cls(**{**fields, **parsed})
 

@@ -21,6 +21,7 @@ from storage.media import mp4 as mp4s
 from storage.objects import ExistsError, StorageError
 from tasks.engine.own_faults import ours
 from tasks.engine.poll import SAME
+from tasks.engine.trouble import Stage, Troubles
 from tasks.providers.errors import NotFoundError, ProviderError
 from tasks.providers.http import download, retrying
 
@@ -57,13 +58,14 @@ class GoneError(Exception):
 class Publisher:
     """Fetches and publishes clips, a bounded number in memory at once."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a part or a rule
         self,
         clips: Clips,
         client: httpx.AsyncClient,
         *,
         at_once: int,
         decodes: bool,
+        troubles: Troubles,
         check: Check = mp4s.check,
     ) -> None:
         self._clips = clips
@@ -71,6 +73,7 @@ class Publisher:
         self._in_transit = asyncio.Semaphore(at_once)
         self._decodes = decodes
         self._check = check
+        self._troubles = troubles
         self.on_published: OnPublished | None = None
         """Called with each published clip, if set. Publishing does not wait for it."""
 
@@ -90,11 +93,13 @@ class Publisher:
         link: Callable[[], Awaitable[httpx.Request]],
         sidecar: Mapping[str, Any],
         *,
+        lane: str,
         over: bool,
     ) -> Published:
         """Fetch, check and publish a clip.
 
         Args:
+            lane: the name of the lane that downloads it.
             link: returns a request for the clip, with a fresh link at each call.
             over: whether the provider need not keep the clip any more.
 
@@ -105,18 +110,30 @@ class Publisher:
             OwnFaultError: our own check, or the code that publishes the clip, is broken.
         """
         seen, dead = Counter[str](), 0
+
+        def failed(error: Exception) -> None:
+            self._troubles.failed(lane, _stage_of(error), str(error), job_id)
+
         try:
-            async for attempt in retrying(TRIES, also=(BrokenClipError,)):
+            async for attempt in retrying(
+                TRIES, also=(BrokenClipError,), on_failure=failed
+            ):
                 with attempt:
                     try:
-                        return await self._fetched(job_id, await link(), sidecar, seen)
+                        done = await self._fetched(job_id, await link(), sidecar, seen)
                     except NotFoundError as exc:
                         dead += 1
                         if over and dead >= SAME:
                             raise GoneError(f"{exc}, {SAME} fresh links") from exc
                         raise
+                    for stage in (Stage.DOWNLOAD, Stage.PUBLISH):
+                        self._troubles.succeeded(lane, stage, job_id)
+                    return done
         except (ProviderError, BrokenClipError) as exc:
+            failed(exc)
             raise UnfetchedError(str(exc)) from exc
+        finally:
+            self._troubles.left(job_id)
         raise AssertionError  # pragma: no cover - retrying() reraises
 
     async def _fetched(
@@ -173,6 +190,12 @@ class Publisher:
         if found.whole and seen[sha256] >= SAME:
             raise BadClipError(str(found)) from found
         raise found
+
+
+def _stage_of(error: Exception) -> Stage:
+    """The stage that fails: a whole file that does not play was downloaded."""
+    whole = isinstance(error, BrokenClipError) and error.whole
+    return Stage.PUBLISH if whole else Stage.DOWNLOAD
 
 
 def requested(order: Order, still_changes: Sequence[str] = ()) -> dict[str, Any]:

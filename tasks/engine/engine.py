@@ -20,6 +20,8 @@ from manifests.lifecycle import (
     History,
     Parked,
     Refused,
+    Rejected,
+    Risked,
     State,
 )
 from storage.ledger import FencedError
@@ -31,7 +33,8 @@ from tasks.engine.job import JobRunner
 from tasks.engine.own_faults import park
 from tasks.engine.recover import Fetcher
 from tasks.engine.reserve import JobRun
-from tasks.engine.stats import Tally, WaitReason
+from tasks.engine.stats import UNANSWERED, Tally, WaitReason
+from tasks.engine.trouble import LANELESS, Stage
 
 __all__ = ["Engine", "Rules"]
 
@@ -58,6 +61,7 @@ class Engine:
         self._grace_s = deps.rules.grace_s
         self._beside = list[Engine]()
         self.follower = deps.follower
+        self.troubles = deps.troubles
         self._runner = JobRunner(deps, self.tally, self.record)
         self.doubts = Doubts(deps, self.record)
         self.doubts.meet(in_doubt(deps.ledger.lives, [*deps.ledger.lives]))
@@ -198,7 +202,33 @@ class Engine:
     async def advance(self, order: Order) -> History:
         """Take a job from the state that its history left it in, to an end."""
         run = JobRun(order, self.lanes, self.roster.able(order))
-        return await self._runner.run(run)
+        history = await self._runner.run(run)
+        if history.state is State.IN_DOUBT:
+            self._note_doubt(order.job.id, history)
+        return history
+
+    def _note_doubt(self, job: str, history: History) -> None:
+        if self.doubts.askable(history):
+            wait_s = self.doubts.due_in_s(job, history)
+            how = f"the provider is asked about it within {wait_s:.0f} s"
+        else:
+            how = "no provider can be asked about it, see `nightreel reconcile`"
+        reason = f"{history.reason or UNANSWERED}; {how}"
+        self.troubles.failed(history.lane or LANELESS, Stage.DOUBT, reason, job)
+
+    def look_for_trouble(self) -> None:
+        """Find the lanes that stand still, and whether the store is away."""
+        self.deps.standstills.look()
+        if (outage := self.deps.objects.outage) is None:
+            self.troubles.succeeded(LANELESS, Stage.STORE)
+        else:
+            self.troubles.observed(
+                LANELESS,
+                Stage.STORE,
+                outage.reason,
+                count=outage.waiting,
+                for_s=outage.for_s,
+            )
 
     def fetcher(self) -> Fetcher:
         """Make the fetcher of clips that other batches bought, whose money does not count here."""
@@ -222,6 +252,8 @@ class Engine:
         entry, history = await self._ledger.record(key, event)
         if isinstance(event, Accepted):
             self.doubts.learn(history)
+        if isinstance(event, Accepted | Refused | Rejected | Risked):
+            self.troubles.succeeded(before.lane or LANELESS, Stage.DOUBT, key)
         self.tally.count(entry, history)
         self.deps.charges.heed(key, event, before)
         self._heed(event)

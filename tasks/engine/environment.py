@@ -18,6 +18,8 @@ from tasks.engine.charges import OpenCharges
 from tasks.engine.download import Check, Publisher
 from tasks.engine.poll import Follower
 from tasks.engine.remote_ids import RemoteIds
+from tasks.engine.standstill import Standstills
+from tasks.engine.trouble import Troubles
 from tasks.providers.http import REQUEST_LIVES_S, Clients, connected
 
 PATIENCE_S: Final = 600.0
@@ -108,9 +110,22 @@ class Deps:
         return OpenCharges(self.lanes, self.roster, self.purse)
 
     @cached_property
+    def troubles(self) -> Troubles:
+        return Troubles(self.world.today)
+
+    @cached_property
+    def standstills(self) -> Standstills:
+        return Standstills(self.troubles, self.world.now)
+
+    @cached_property
     def follower(self) -> Follower:
         return Follower(
-            self.clients, self.rules.deadline_s, self.world.now, self.stopping
+            self.clients,
+            self.rules.deadline_s,
+            self.world.now,
+            self.stopping,
+            self.troubles,
+            self.standstills,
         )
 
     @cached_property
@@ -124,5 +139,6 @@ class Deps:
             self.clients.free,
             at_once=self.rules.downloads,
             decodes=self.rules.decodes,
+            troubles=self.troubles,
             check=self.world.check,
         )

@@ -29,6 +29,7 @@ from tasks.engine.own_submits import OwnSubmits
 from tasks.engine.poll import MISSED_S, SAME
 from tasks.engine.steps import free
 from tasks.engine.submit_mark import ABSENT, SubmitMark, lane_to_ask
+from tasks.engine.trouble import Stage
 from tasks.providers.errors import ProviderError
 from tasks.providers.http import Endpoint, ask
 from tasks.providers.protocol import (
@@ -151,6 +152,7 @@ class Doubts:
         try:
             found = await self._asked(lane.endpoint, provider, doubt)
         except (ProviderError, UnreadableError) as exc:
+            self._deps.troubles.failed(lane.name, Stage.DOUBT, str(exc), job)
             log.warning(
                 "doubt.not_settled job=%s lane=%s it stays in doubt: %s",
                 job,

@@ -47,6 +47,7 @@ from tasks.engine.submit import (
     Submitter,
 )
 from tasks.engine.submit_mark import lane_for_ticket, reference
+from tasks.engine.trouble import Stage
 from tasks.providers.errors import MisconfiguredError
 from tasks.providers.protocol import Finished, Gone
 
@@ -104,11 +105,23 @@ class JobRunner:
                 if not moved:
                     return
         except MustWaitError as exc:
-            self.tally.set_waiting(run.job_id, exc.why, exc.reason)
+            self.tally.set_waiting(run.job_id, exc.why, self._reason(run, exc))
             if self._history(run.job_id).state is State.PENDING:
                 self.roster.bought(run.order)
         finally:
             run.release_slot()
+
+    def _reason(self, run: JobRun, wait: MustWaitError) -> str:
+        """Why the job waits; a stop keeps the reason that the job waited for before."""
+        if wait.why is not WaitReason.STOPPED:
+            return wait.reason
+        lanes = [lane.name for lane in run.able]
+        before = (
+            run.refused
+            or self._history(run.job_id).reason
+            or self._deps.troubles.reason(lanes, Stage.SUBMIT, Stage.UPLOAD)
+        )
+        return f"{before}; {wait.reason}" if before else wait.reason
 
     def _next_step(
         self, run: JobRun, history: History
@@ -236,6 +249,10 @@ class JobRunner:
             took_s = self._now() - run.accepted
             self._run_times.finished(lane.route, run.order.job, took_s)
         reason = "" if isinstance(ended, Finished) else ended.reason
+        if reason:
+            self._deps.troubles.failed(lane.name, Stage.GENERATE, reason)
+        else:
+            self._deps.troubles.succeeded(lane.name, Stage.GENERATE)
         if reason.startswith(STUCK):
             lane.stuck += 1
             log.warning(

@@ -14,6 +14,8 @@ import orjson
 from manifests.lifecycle import Discarded, Generated, Refused, Rejected, Ticket
 from storage.backoff import backoff
 from tasks.dispatch import ENOUGH_FINISHED, Lane
+from tasks.engine.standstill import Standstills
+from tasks.engine.trouble import Stage, Troubles
 from tasks.providers.errors import (
     InDoubtError,
     MisconfiguredError,
@@ -62,7 +64,11 @@ _ANY_ID: Final = re.compile(r"[0-9A-Fa-f-]{6,}|[0-9.]+")
 STUCK: Final = "stuck, given up after "
 """The beginning of the reason of a job that an own GPU did not finish."""
 
-STOPPED: Final = "stopped while the provider was at work"
+STOPPED: Final = "the run was stopped"
+
+UNPOLLED: Final = "accepted and not polled in this run"
+
+AT_WORK: Final = "still at work at its last poll"
 
 
 def generated(finished: Finished) -> Generated:
@@ -73,6 +79,10 @@ def generated(finished: Finished) -> Generated:
 
 class UnfinishedError(Exception):
     """The provider still has the job, as far as we know; another run will ask again."""
+
+
+class _StoppedError(UnfinishedError):
+    """The run was stopped while it waited for the next poll."""
 
 
 class UnreadError(UnfinishedError):
@@ -131,6 +141,8 @@ class Follower:
     deadline_s: float
     now: Callable[[], float]
     stopping: asyncio.Event
+    troubles: Troubles
+    standstills: Standstills
     _ends_at: float = math.inf
     """When all waiting ends, by `now`."""
     _unread: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
@@ -138,6 +150,10 @@ class Follower:
         default_factory=dict[tuple[str, str], UnreadableError]
     )
     """The error of the latest answer about each request, where we could not read it."""
+    _latest: dict[tuple[str, str], str] = field(
+        default_factory=dict[tuple[str, str], str]
+    )
+    """What the latest poll of each request said: an error, or that it is at work."""
     _waiting: dict[tuple[str, str], list[asyncio.Event]] = field(
         default_factory=dict[tuple[str, str], list[asyncio.Event]]
     )
@@ -185,17 +201,27 @@ class Follower:
         known, woken = (ticket.provider, ticket.id), asyncio.Event()
         # Jobs of an earlier version may share an id: each is followed all the same.
         self._waiting.setdefault(known, []).append(woken)
+        self.standstills.began(woken, lane)
         if known in self._early:
             woken.set()
         try:
-            return await self._followed(
+            ended = await self._followed(
                 lane, _Request(ticket, woken), age_s, over=over, patience=patience
             )
+            self.standstills.ended(lane)
+        except _StoppedError:
+            latest = self._latest.get(known, UNPOLLED)
+            raise UnfinishedError(f"{latest}; {STOPPED}") from None
+        else:
+            return ended
         finally:
+            self.standstills.left(woken)
             self._waiting[known].remove(woken)
             if not self._waiting[known]:
                 del self._waiting[known]
                 self._unreadable.pop(known, None)
+                self._latest.pop(known, None)
+                self.troubles.left(ticket.id)
 
     async def look(self, lane: Lane, ticket: Ticket, *, over: bool) -> Progress:
         """Poll a job once, and return its progress.
@@ -291,8 +317,12 @@ class Follower:
         provider, request = lane.endpoint.provider, (ticket.provider, ticket.id)
         self._unreadable.pop(request, None)
         try:
-            return await ask(self.clients, lane.endpoint, provider.poll(ticket))
+            progress = await ask(self.clients, lane.endpoint, provider.poll(ticket))
+        except ProviderError as exc:
+            self._failed(lane, ticket, exc)
+            raise
         except UnreadableError as exc:
+            self._failed(lane, ticket, exc)
             if request in self._waiting:
                 self._unreadable[request] = exc
             # A new status word is not an end: say so once, and keep asking.
@@ -305,6 +335,16 @@ class Follower:
                     exc,
                 )
             return None
+        self.troubles.succeeded(lane.name, Stage.POLL, ticket.id)
+        if request in self._waiting:
+            self._latest[request] = AT_WORK
+        return progress
+
+    def _failed(self, lane: Lane, ticket: Ticket, error: Exception) -> None:
+        """Keep the error of a poll, for the row and for its lane."""
+        self.troubles.failed(lane.name, Stage.POLL, str(error), ticket.id)
+        if (request := (ticket.provider, ticket.id)) in self._waiting:
+            self._latest[request] = str(error)
 
     async def _pause(
         self, lane: Lane, woken: asyncio.Event, began: float, seconds: float
@@ -312,7 +352,7 @@ class Follower:
         """Wait `seconds`, or until a hint or a stop."""
         left_s = self._ends_at - self.now()
         if left_s <= 0 or self._too_late(lane, began):
-            raise UnfinishedError(STOPPED)
+            raise _StoppedError
         # A job that is waited for when the time ends is polled a last time.
         if seconds > 0:
             loop = asyncio.get_running_loop()
@@ -323,7 +363,7 @@ class Follower:
                 timer.cancel()
         woken.clear()
         if self._too_late(lane, began):
-            raise UnfinishedError(STOPPED)
+            raise _StoppedError
 
     def _too_late(self, lane: Lane, began: float) -> bool:
         """Whether a job should finish only after the waiting has ended."""

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from manifests.catalogue import Route
@@ -25,12 +26,15 @@ from tasks.dispatch import (
 from tasks.dispatch.eligibility import serves
 from tasks.engine import send_still
 from tasks.engine.environment import Deps
+from tasks.engine.poll import STOPPED
 from tasks.engine.stats import WaitReason
+from tasks.engine.trouble import Stage
 from tasks.providers.errors import (
     MisconfiguredError,
     NotSentError,
     ProviderError,
     RejectedError,
+    StillRefusedError,
 )
 
 T = TypeVar("T")
@@ -46,6 +50,10 @@ provider has yet to read them."""
 
 LONGEST_LINK: Final = 8192
 """Characters."""
+
+
+REFUSED_IN_A_ROW: Final = 3
+"""Stills that a provider refuses in a row, after which its lane is closed for this run."""
 
 
 class MustWaitError(Exception):
@@ -102,6 +110,8 @@ class JobRun:
     """The link to the clip, once a poll has returned it."""
     slot: Lane | None = None
     """The lane on which it holds a slot, until the provider is done with it."""
+    refused: str | None = None
+    """The newest reason why its still could not be handed over, until it was."""
     accepted: float | None = None
     """When this process had its latest submit accepted, by the monotonic clock."""
 
@@ -160,7 +170,7 @@ class Reserver:
                 if reservation := await self._complete(run, lane):
                     return reservation
         except StoppedError:
-            raise MustWaitError(WaitReason.STOPPED, "the run was stopped") from None
+            raise MustWaitError(WaitReason.STOPPED, STOPPED) from None
         except NoLaneLeftError as exc:
             raise MustWaitError(WaitReason.NO_LANE, str(exc)) from None
 
@@ -230,9 +240,14 @@ class Reserver:
                 run.able = [able for able in run.able if able is not lane]
                 return None
             except MisconfiguredError as exc:
+                self._upload_failed(run, lane, exc)
                 self.lanes.misconfigured(lane, exc)
                 return None
+            except StillRefusedError as exc:
+                self._refused(run, lane, exc)
+                return None
             except ProviderError as exc:
+                self._upload_failed(run, lane, exc)
                 if isinstance(exc, RejectedError) or not self._spares(run, lane):
                     raise MustWaitError(WaitReason.UNREAD, f"its still: {exc}") from exc
                 self.lanes.out_of_reach(lane, str(exc))
@@ -241,6 +256,26 @@ class Reserver:
             if len(known.url) <= LONGEST_LINK:
                 run.still_urls[lane.name] = known
         return known
+
+    def _refused(self, run: JobRun, lane: Lane, error: StillRefusedError) -> None:
+        """Leave the lane out for this job; close it if it refuses one still after another.
+
+        Raises:
+            MustWaitError: no other lane can make the job.
+        """
+        self._upload_failed(run, lane, error)
+        lane.stills_refused += 1
+        if lane.stills_refused >= REFUSED_IN_A_ROW:
+            count = f"{lane.stills_refused} stills in a row"
+            self.lanes.close_here(lane, f"refuses {count}: {error}")
+        others = [able for able in run.able if able is not lane]
+        if not others:
+            raise MustWaitError(WaitReason.UNREAD, f"its still: {error}") from error
+        run.able = others
+
+    def _upload_failed(self, run: JobRun, lane: Lane, error: Exception) -> None:
+        run.refused = f"its still: {error}"
+        self._deps.troubles.failed(lane.name, Stage.UPLOAD, str(error), run.job_id)
 
     def _spares(self, run: JobRun, lane: Lane) -> bool:
         """Whether the lane is an own GPU and other lanes can make the job."""
@@ -273,9 +308,13 @@ class Reserver:
             dead_s = self._deps.rules.dead_s if self._spares(run, lane) else None
             try:
                 async with asyncio.timeout(dead_s):
-                    url = await send_still.hand_over(checked, lane, self._deps.clients)
+                    failed = partial(self._upload_failed, run, lane)
+                    clients = self._deps.clients
+                    url = await send_still.hand_over(checked, lane, clients, failed)
             except TimeoutError as exc:
                 raise NotSentError(f"{lane.name}: no still taken in time") from exc
+            run.refused, lane.stills_refused = None, 0
+            self._deps.troubles.succeeded(lane.name, Stage.UPLOAD, run.job_id)
             ratio = lane.route.aspect_ratio_for(order.job, seen.width, seen.height)
             return StillUrl(url, self._today(), ratio)
 

@@ -10,7 +10,7 @@ from storage import sources
 from storage.media import Still, stills
 from storage.source_policy import TRUSTING, SourcePolicy
 from tasks.dispatch import HandsOver, Lane
-from tasks.providers.http import Clients, upload
+from tasks.providers.http import Clients, OnFailure, upload
 
 SIGNED_FOR_S: Final = 6 * 3600
 """How long the link to a signed still is valid: longer than any queue."""
@@ -45,8 +45,12 @@ async def check(
     return Checked(order, await asyncio.to_thread(look))
 
 
-async def hand_over(checked: Checked, lane: Lane, clients: Clients) -> str:
+async def hand_over(
+    checked: Checked, lane: Lane, clients: Clients, on_failure: OnFailure
+) -> str:
     """Return a URL at which the lane's provider can read the still.
+
+    `on_failure` receives the error of each upload that is repeated.
 
     Raises:
         ProviderError: the upload was refused, or could not be made.
@@ -60,7 +64,7 @@ async def hand_over(checked: Checked, lane: Lane, clients: Clients) -> str:
         )
         if signed is not None:
             return signed
-    return await upload(clients, lane.endpoint, checked.still)
+    return await upload(clients, lane.endpoint, checked.still, on_failure=on_failure)
 
 
 def _way(checked: Checked) -> HandsOver:

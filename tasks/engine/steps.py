@@ -101,7 +101,9 @@ class Steps:
 
         sidecar = {**request, **made(job.job_id, history, job.ticket)}
         try:
-            return await self._publisher.publish(job.job_id, link, sidecar, over=over)
+            return await self._publisher.publish(
+                job.job_id, link, sidecar, lane=job.lane.name, over=over
+            )
         except GoneError as exc:
             return self._gone(job, str(exc))
         except BadClipError as exc:

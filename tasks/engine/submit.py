@@ -16,6 +16,7 @@ from tasks.dispatch import Lane
 from tasks.engine.environment import Deps
 from tasks.engine.reserve import Reservation
 from tasks.engine.submit_mark import SubmitMark, account_fingerprint
+from tasks.engine.trouble import Stage
 from tasks.providers.errors import (
     CappedError,
     InDoubtError,
@@ -42,6 +43,7 @@ class Submitter:
         self._ids = deps.remote_ids
         self._history = deps.ledger.history
         self._now = deps.world.now
+        self._troubles = deps.troubles
         self._max_failure_rate = deps.rules.max_failure_rate
 
     def intended(self, reservation: Reservation, seed: int, ref: str) -> Intended:
@@ -71,6 +73,21 @@ class Submitter:
         in_time: Callable[[], bool],
     ) -> Answer:
         """Send the submit, once, and only while `in_time` is true."""
+        answer = await self._sent(reservation, seed, ref, in_time)
+        lane = reservation.lane.name
+        if isinstance(answer, Accepted):
+            self._troubles.succeeded(lane, Stage.SUBMIT)
+        else:
+            self._troubles.failed(lane, Stage.SUBMIT, answer.reason)
+        return answer
+
+    async def _sent(
+        self,
+        reservation: Reservation,
+        seed: int,
+        ref: str,
+        in_time: Callable[[], bool],
+    ) -> Answer:
         lane = reservation.lane
         provider = lane.endpoint.provider
         request = provider.submit(reservation.job, reservation.image_url, seed, ref)

@@ -5,8 +5,10 @@
   x ThrottledError      not accepted; wait              submit again; slow the lane down
   x CappedError         not accepted for hours          rest the lane for this run
   x RejectedError       not accepted, never will be     give the job up on every lane
+    x StillRefusedError the upload, several times       give the job up on this lane
   x MisconfiguredError  nothing will be accepted        close the lane
   x InDoubtError        may have been accepted          never submit again
+    x UploadRefusedError  the provider refused an upload  ask again a few times
   x NotFoundError       a free request met a 404        ask again, until the deadline
 
 A submit is in doubt unless something proves that the provider did not accept it: the type
@@ -60,6 +62,10 @@ class RejectedError(ProviderError):
     """Not accepted and never will be: bad input or content policy."""
 
 
+class StillRefusedError(RejectedError):
+    """The provider refused the upload of a still several times in a row."""
+
+
 class MisconfiguredError(ProviderError):
     """Nothing will be accepted: a bad key, no credit, a closed region.
 
@@ -77,6 +83,10 @@ class InDoubtError(ProviderError):
     def __init__(self, message: str, lost: Lost = "unclear") -> None:
         super().__init__(message)
         self.lost: Lost = lost
+
+
+class UploadRefusedError(InDoubtError):
+    """The provider itself refused an upload; a few tries tell whether that lasts."""
 
 
 class NotFoundError(ProviderError):

@@ -20,6 +20,7 @@ from tasks.providers.errors import (
     ProviderError,
     RejectedError,
     ThrottledError,
+    UploadRefusedError,
 )
 from tasks.providers.parsing import error_text, redact, retry_after
 
@@ -146,6 +147,8 @@ class Refusals:
                 return ThrottledError(text, wait_s)
             case _ if not is_own and status in _GATEWAYS:
                 return InDoubtError(text, "gateway")
+            case _ if step == "upload" and is_own and _is_final(status):
+                return UploadRefusedError(text)
             case _:
                 return InDoubtError(text)
 
@@ -156,8 +159,9 @@ class Refusals:
         """
         if response.is_success:
             return None
-        text = f"{self.provider}: HTTP {response.status_code} from its upload store"
-        return InDoubtError(text)
+        status = response.status_code
+        text = f"{self.provider}: HTTP {status} from its upload store"
+        return UploadRefusedError(text) if _is_final(status) else InDoubtError(text)
 
     def _row(self, code: int, body: Any, step: Step) -> Refusal | None:
         text = json.dumps(body, ensure_ascii=False)
@@ -174,7 +178,11 @@ class Refusals:
                 # A refused poll proves nothing about the job; a refused upload only proves
                 # that the still is too large.
                 final = step == "submit" or (step == "upload" and code == _TOO_LARGE)
-                return RejectedError(text) if final else InDoubtError(text)
+                if final:
+                    return RejectedError(text)
+                return (
+                    UploadRefusedError(text) if step == "upload" else InDoubtError(text)
+                )
             case "throttled":
                 # A provider with a single code for both limits may mean either.
                 distinct = any(other.kind == "concurrency" for other in self.table)
@@ -185,6 +193,11 @@ class Refusals:
                 return CappedError(text)
             case "away":
                 return NotSentError(text)
+
+
+def _is_final(status: int) -> bool:
+    """Whether an answer to an upload is a refusal that a repetition seldom changes."""
+    return 400 <= status < 500 and status not in {408, 425, 429}
 
 
 def _plain(pattern: re.Pattern[str]) -> str:

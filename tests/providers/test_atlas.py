@@ -15,6 +15,7 @@ from tasks.providers.errors import (
     NotFoundError,
     RejectedError,
     ThrottledError,
+    UploadRefusedError,
 )
 from tasks.providers.protocol import AccountReport, Finished, UnreadableError
 
@@ -242,7 +243,7 @@ VERDICTS = [
     ("upload", 402, refusal(402), MisconfiguredError),
     ("upload", 451, refusal(451), MisconfiguredError),
     ("upload", 413, refusal(413), RejectedError),
-    ("upload", 400, refusal(400), InDoubtError),
+    ("upload", 400, refusal(400), UploadRefusedError),
     ("upload", 404, refusal(404), NotFoundError),
     ("upload", 429, refusal(429), ThrottledError),
     ("upload", 500, HTML, InDoubtError),

@@ -15,6 +15,7 @@ from tasks.providers.errors import (
     NotFoundError,
     RejectedError,
     ThrottledError,
+    UploadRefusedError,
 )
 from tasks.providers.fal import Fal
 from tasks.providers.protocol import AccountReport, Finished, UnreadableError
@@ -473,7 +474,7 @@ VERDICTS = [
     ("upload", 401, {"detail": "no"}, MisconfiguredError),
     ("upload", 403, LOCKED, MisconfiguredError),
     ("upload", 413, {"detail": "too large"}, RejectedError),
-    ("upload", 422, model_error("missing"), InDoubtError),
+    ("upload", 422, model_error("missing"), UploadRefusedError),
     ("upload", 404, HTML, NotFoundError),
     ("upload", 429, HTML, ThrottledError),
     ("upload", 500, HTML, InDoubtError),

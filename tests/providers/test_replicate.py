@@ -15,6 +15,7 @@ from tasks.providers.errors import (
     NotFoundError,
     RejectedError,
     ThrottledError,
+    UploadRefusedError,
 )
 from tasks.providers.protocol import (
     Absent,
@@ -430,7 +431,7 @@ VERDICTS = [
     ("submit", 422, ["detail"], InDoubtError),
     ("submit", 302, b"", InDoubtError),
     ("upload", 401, {"detail": "bad token"}, MisconfiguredError),
-    ("upload", 422, {"detail": "bad"}, InDoubtError),
+    ("upload", 422, {"detail": "bad"}, UploadRefusedError),
     ("upload", 404, {"detail": "bad"}, NotFoundError),
     ("upload", 429, HTML, ThrottledError),
     ("poll", 401, {"detail": "bad token"}, MisconfiguredError),

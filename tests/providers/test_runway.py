@@ -15,6 +15,7 @@ from tasks.providers.errors import (
     NotFoundError,
     RejectedError,
     ThrottledError,
+    UploadRefusedError,
 )
 from tasks.providers.protocol import (
     AccountReport,
@@ -361,7 +362,7 @@ VERDICTS = [
     ("submit", 400, ["error"], InDoubtError),
     ("submit", 302, b"", InDoubtError),
     ("upload", 401, {"error": "bad key"}, MisconfiguredError),
-    ("upload", 400, {"error": "bad"}, InDoubtError),
+    ("upload", 400, {"error": "bad"}, UploadRefusedError),
     ("upload", 404, {"error": "bad"}, NotFoundError),
     ("upload", 429, HTML, ThrottledError),
     ("poll", 400, {"error": "bad"}, InDoubtError),

@@ -14,6 +14,7 @@ from tasks.providers.errors import (
     NotFoundError,
     RejectedError,
     ThrottledError,
+    UploadRefusedError,
 )
 from tasks.providers.protocol import (
     Absent,
@@ -371,11 +372,11 @@ VERDICTS = [
     ("submit", 302, b"", InDoubtError),
     ("upload", 401, {"code": 401, "message": "unauthorized"}, MisconfiguredError),
     ("upload", 413, {"code": 413, "message": "too large"}, RejectedError),
-    ("upload", 400, {"code": 400, "message": "bad"}, InDoubtError),
+    ("upload", 400, {"code": 400, "message": "bad"}, UploadRefusedError),
     ("upload", 404, {"code": 404, "message": "bad"}, NotFoundError),
     ("upload", 429, HTML, ThrottledError),
     ("upload", 500, HTML, InDoubtError),
-    ("upload", 200, {"code": 400, "message": "bad"}, InDoubtError),
+    ("upload", 200, {"code": 400, "message": "bad"}, UploadRefusedError),
     ("poll", 400, {"code": 400, "message": "bad"}, InDoubtError),
     ("poll", 401, {"code": 401, "message": "unauthorized"}, MisconfiguredError),
     ("poll", 404, {"code": 404, "message": "not found"}, NotFoundError),

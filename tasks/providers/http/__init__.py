@@ -11,13 +11,15 @@ from tasks.providers.http.clients import REQUEST_LIVES_S, Clients, connected
 from tasks.providers.http.download import download
 from tasks.providers.http.endpoint import Endpoint
 from tasks.providers.http.exchange import NOT_SENT, ask, submit, upload
-from tasks.providers.http.retry import retrying
+from tasks.providers.http.retry import LONGEST_RETRY_AFTER_S, OnFailure, retrying
 
 __all__ = [
+    "LONGEST_RETRY_AFTER_S",
     "NOT_SENT",
     "REQUEST_LIVES_S",
     "Clients",
     "Endpoint",
+    "OnFailure",
     "ask",
     "connected",
     "download",

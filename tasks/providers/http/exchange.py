@@ -13,11 +13,13 @@ from tasks.providers.errors import (
     MisconfiguredError,
     NotSentError,
     ProviderError,
+    StillRefusedError,
+    UploadRefusedError,
 )
 from tasks.providers.http.clients import Clients
 from tasks.providers.http.endpoint import Endpoint
 from tasks.providers.http.exceptions import failure_name
-from tasks.providers.http.retry import retrying
+from tasks.providers.http.retry import OnFailure, retrying
 from tasks.providers.protocol import Exchange, UnreadableError
 
 T = TypeVar("T")
@@ -155,11 +157,35 @@ async def _send_free(clients: Clients, request: httpx.Request) -> httpx.Response
     return response
 
 
-async def upload(clients: Clients, endpoint: Endpoint, still: Still) -> str:
-    """Upload a still and return its URL; tries for about ten minutes."""
-    async for attempt in retrying(40):
+LASTING: Final = 3
+"""Refusals of one upload by the provider itself, after which it is not repeated."""
+
+
+async def upload(
+    clients: Clients,
+    endpoint: Endpoint,
+    still: Still,
+    *,
+    on_failure: OnFailure = lambda _: None,
+) -> str:
+    """Upload a still and return its URL; tries for about ten minutes.
+
+    `on_failure` receives the error of each try that is repeated.
+
+    Raises:
+        StillRefusedError: the provider refused it `LASTING` times.
+        ProviderError: the upload could not be made.
+    """
+    refusals = 0
+    async for attempt in retrying(40, on_failure=on_failure):
         with attempt:
-            return await ask(clients, endpoint, endpoint.provider.upload(still))
+            try:
+                return await ask(clients, endpoint, endpoint.provider.upload(still))
+            except UploadRefusedError as exc:
+                refusals += 1
+                if refusals >= LASTING:
+                    raise StillRefusedError(f"{exc}, {LASTING} times") from exc
+                raise
     raise AssertionError  # pragma: no cover - retrying() reraises
 
 

@@ -1,5 +1,8 @@
 """Retries of free requests."""
 
+from collections.abc import Callable
+from typing import Final
+
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -15,14 +18,36 @@ from tasks.providers.errors import (
     ThrottledError,
 )
 
+LONGEST_RETRY_AFTER_S: Final = 60.0
+"""The longest wait before a free request is repeated, whatever Retry-After says: nothing is
+paid for a repetition, and a job waits for its answer."""
 
-def retrying(attempts: int, *, also: tuple[type[Exception], ...] = ()) -> AsyncRetrying:
-    """Retry a free request, after the wait that the provider asks for; never a submit."""
+OnFailure = Callable[[Exception], None]
+"""Receives the error of each try that is repeated."""
+
+
+def retrying(
+    attempts: int,
+    *,
+    also: tuple[type[Exception], ...] = (),
+    on_failure: OnFailure = lambda _: None,
+) -> AsyncRetrying:
+    """Retry a free request, after the wait that the provider asks for; never a submit.
+
+    No wait is longer than `LONGEST_RETRY_AFTER_S`.
+    """
     transient = (NotSentError, ThrottledError, InDoubtError, NotFoundError)
+
+    def failed(state: RetryCallState) -> None:
+        error = state.outcome and state.outcome.exception()
+        if isinstance(error, Exception):
+            on_failure(error)
+
     return AsyncRetrying(
         retry=retry_if_exception_type((*transient, *also)),
         wait=_RetryAfter(),
         stop=stop_after_attempt(attempts),
+        before_sleep=failed,
         reraise=True,
     )
 
@@ -36,5 +61,5 @@ class _RetryAfter(wait_random_exponential):
     def __call__(self, retry_state: RetryCallState) -> float:
         failed = retry_state.outcome and retry_state.outcome.exception()
         if isinstance(failed, ThrottledError) and failed.retry_after is not None:
-            return failed.retry_after
+            return min(LONGEST_RETRY_AFTER_S, failed.retry_after)
         return super().__call__(retry_state)
