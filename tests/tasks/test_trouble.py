@@ -10,6 +10,7 @@ from tenacity import RetryCallState
 from manifests.reasons import alike
 from tasks.batch.trouble_watch import look
 from tasks.emulator import Emulator, running
+from tasks.engine.standstill import SHORTEST_S, TIMES, Standstills
 from tasks.engine.trouble import IN_A_ROW, UNHEALED_S, Stage, Troubles, merged
 from tasks.providers.errors import InDoubtError, ThrottledError
 from tasks.providers.http import LONGEST_RETRY_AFTER_S, retrying
@@ -189,6 +190,29 @@ async def test_retry_after_of_a_free_request_is_capped():
     assert waits(ThrottledError("slow", 3600.0)) == LONGEST_RETRY_AFTER_S
     assert waits(ThrottledError("slow", 7.0)) == 7.0
     assert waits(InDoubtError("odd")) <= LONGEST_RETRY_AFTER_S
+
+
+async def test_lane_that_ends_nothing_stands_still(worlds, emulator, clock):
+    """A lane without the end of a job for four usual run times is in trouble."""
+    troubles = Troubles(clock)
+    standstills = Standstills(troubles, clock)
+    lane = worlds(emulator=emulator, url="http://none", routes=[SPICY]).lane(SPICY)
+    for job in "ab":
+        standstills.began(job, lane)
+
+    clock.now += max(SHORTEST_S, TIMES * lane.typical_s())
+    standstills.look()
+    before = troubles.standing()
+    clock.now += 1
+    standstills.look()
+    (trouble,) = troubles.standing()
+    standstills.ended(lane)
+    standstills.left("a")
+    standstills.look()
+
+    assert (before, troubles.standing()) == ([], [])
+    assert (trouble.lane, trouble.stage, trouble.count) == ("wavespeed", Stage.QUEUE, 2)
+    assert "no job has ended" in trouble.reason
 
 
 async def test_refused_uploads_close_the_lane_with_their_reason(worlds, emulator):
