@@ -169,7 +169,7 @@ class BatchRun:
 
     @property
     def troubles(self) -> list[Trouble]:
-        """What stands in the way of jobs, here and in shards elsewhere, the oldest first."""
+        """The troubles of jobs, here and in shards elsewhere, the oldest first."""
         elsewhere = () if self.away is None else self.away.troubles()
         return merged([self.engine.troubles.standing(), *elsewhere])
 

@@ -87,7 +87,7 @@ class ShardReport:
     dearest: Mapping[str, Bill] = field(default_factory=dict[str, Bill])
     """By lane whose prices rose: the bill that raised them."""
     troubles: Sequence[Trouble] = ()
-    """What stands in the way of its jobs."""
+    """The troubles of its jobs."""
     fault: str | None = None
     """Why it stopped buying on a lane, if our own code failed too often in a row."""
 

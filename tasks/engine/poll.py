@@ -153,7 +153,7 @@ class Follower:
     _latest: dict[tuple[str, str], str] = field(
         default_factory=dict[tuple[str, str], str]
     )
-    """What the latest poll of each request said: an error, or that it is at work."""
+    """The result of the latest poll of each request: an error, or that it is at work."""
     _waiting: dict[tuple[str, str], list[asyncio.Event]] = field(
         default_factory=dict[tuple[str, str], list[asyncio.Event]]
     )

@@ -1,4 +1,4 @@
-"""Trouble: what keeps the jobs of a lane from moving, by lane and stage.
+"""Troubles: the reasons that keep the jobs of a lane from moving, by lane and stage.
 
 The engine reports each failed and each successful request. A stage is in trouble after
 `IN_A_ROW` failures without a success between them, or `UNHEALED_S` seconds after one

@@ -1,4 +1,4 @@
-"""Trouble is told within half a minute, with its lane, stage, reason and count."""
+"""The engine reports trouble in half a minute: lane, stage, reason and count."""
 
 import asyncio
 import json
@@ -100,7 +100,7 @@ async def test_single_failure_is_a_trouble_after_half_a_minute(clock):
 
 
 async def test_success_of_another_job_heals_nothing(clock):
-    """A job that always fails is told although all others succeed."""
+    """A job that always fails is a trouble although all others succeed."""
     troubles = Troubles(clock)
 
     for _ in range(IN_A_ROW):
