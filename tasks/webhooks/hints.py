@@ -18,6 +18,7 @@ from typing import Any, Final
 import httpx
 
 from storage.backoff import backoff
+from tasks.answers import whole
 
 log = logging.getLogger(__name__)
 
@@ -161,5 +162,6 @@ async def hints(
 
 async def _newer(client: httpx.AsyncClient, seen: Page, wait_s: float) -> Page:
     asked = {"after": str(seen.last), "run": seen.run, "wait": f"{wait_s:g}"}
-    response = await client.get("/hints", params=asked)
+    request = client.build_request("GET", "/hints", params=asked)
+    response = await whole(await client.send(request, stream=True))
     return page(response.raise_for_status().json())

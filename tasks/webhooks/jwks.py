@@ -8,6 +8,7 @@ from typing import Final
 
 import httpx
 
+from tasks.answers import whole
 from tasks.webhooks.signatures import (
     Delivery,
     Key,
@@ -84,7 +85,8 @@ class Keyring:
     async def _fetch(self) -> None:
         self._asked = self.now()
         try:
-            response = await self.client.get(self.url)
+            asked = self.client.build_request("GET", self.url)
+            response = await whole(await self.client.send(asked, stream=True))
             found = keys(response.raise_for_status().json())
         except (httpx.HTTPError, ValueError, RecursionError, ShapelessError) as exc:
             reason = f"{self.url}: no keys: {type(exc).__name__}"

@@ -518,7 +518,11 @@ def _remembered(
 
 
 def _plan_of(
-    _: Path, uri: str, routes: Sequence[Any], carry: Collection[str] = ()
+    _: Path,
+    uri: str,
+    routes: Sequence[Any],
+    carry: Collection[str] = (),
+    _refused: object = None,
 ) -> object:
     return uri, tuple(route.name for route in routes), tuple(carry)
 

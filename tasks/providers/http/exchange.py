@@ -8,6 +8,7 @@ import httpx
 
 from manifests.lifecycle import Lost
 from storage.media import Still
+from tasks.answers import whole
 from tasks.providers.errors import (
     InDoubtError,
     MisconfiguredError,
@@ -70,7 +71,7 @@ async def _send_paid(
     clients: Clients, endpoint: Endpoint, request: httpx.Request
 ) -> httpx.Response:
     try:
-        return await next(clients.paid).send(request)
+        return await whole(await next(clients.paid).send(request, stream=True))
     except NotSentError:
         raise
     except NOT_SENT as exc:
@@ -150,11 +151,7 @@ async def _send_free(clients: Clients, request: httpx.Request) -> httpx.Response
     request.extensions["timeout"] = clients.timeouts
     response = await clients.polls.handle_async_request(request)
     response.request = request
-    try:
-        await response.aread()
-    finally:
-        await response.aclose()
-    return response
+    return await whole(response)
 
 
 LASTING: Final = 3
