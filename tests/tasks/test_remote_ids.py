@@ -20,7 +20,7 @@ def atlas(worlds, emulator):
 async def test_no_two_rows_get_one_clip(world):
     """No id is published twice, nothing is broken, and each clip is paid for once."""
     world.slots = 1
-    world.emulator.faults["pan 1"] = [Fault.CACHED_ACCEPT]
+    world.emulator.faults["pan"] = [Fault.CACHED_ACCEPT] * 2
 
     summary = await world.run(3)
 
@@ -34,7 +34,7 @@ async def test_no_two_rows_get_one_clip(world):
 
 async def test_second_submit_with_an_id_is_a_doubt(atlas):
     """The doubt names the job that has the id, and the lane buys no more."""
-    atlas.emulator.faults["pan 1"] = [Fault.CACHED_ACCEPT]
+    atlas.emulator.faults["pan"] = [Fault.CACHED_ACCEPT] * 2
 
     summary = await atlas.run(3)
 
