@@ -226,14 +226,21 @@ class BatchRun:
         return self._due["row"].slice(first, self.wanted.shard_rows)
 
     async def settle_doubts(self) -> None:
-        """Settle the jobs that the shards left in doubt.
+        """Settle the jobs that the shards left in doubt, and ask a last time for clips.
 
         Ask the providers that can be asked, take the risks that the owner allows, and
-        finish the jobs that became certain.
+        finish the jobs that became certain. Clips whose downloads were refused are asked
+        for once more; what turns out to be lost is bought again.
         """
         if self.away is not None:
             await self.away.settle_doubts()
             return
+        await self._settle_in_rounds()
+        await self.engine.refetcher.ask_last()
+        if self.engine.rebuy_ids:
+            await self._settle_in_rounds()
+
+    async def _settle_in_rounds(self) -> None:
         for _ in range(ROUNDS):
             doubts = self._in_doubt()
             if self.engine.stopped or not (doubts or self.engine.rebuy_ids):
@@ -263,7 +270,9 @@ class BatchRun:
         }
         if others:
             log.info("batch.fetching clips=%d that other batches bought", len(others))
-            await self.engine.fetcher().bring_home(others, until)
+            async with self.engine.fetching() as fetcher:
+                await fetcher.bring_home(others, until)
+                await until.wait()
             self.ledger.forget(others)
 
     @property

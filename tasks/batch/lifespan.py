@@ -183,6 +183,7 @@ async def batch_run_of(
         heeding(engine, deps.objects),
         _hinted(engine, hints_url),
         trouble_told(batch_run),
+        engine.refetcher.running(),
     ):
         yield batch_run
 

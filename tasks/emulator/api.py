@@ -8,12 +8,12 @@ import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 from urllib.parse import quote
 
 from starlette.datastructures import Headers, UploadFile
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from tasks.emulator.accounts import Account, Terms
@@ -33,11 +33,15 @@ from tasks.emulator.responses import (
     BAD_GATEWAY,
     HalfAnswer,
     HangUp,
+    dripping,
     read_json,
     web_page,
 )
 from tasks.emulator.state import State
 from tasks.emulator.uploads import Still, Stills, UnreadableStillError, Upload
+
+REFUSALS: Final = 7
+"""The downloads that `Fault.REFUSED_CLIP` refuses: one more than a client tries in a row."""
 
 
 class Dialect(Protocol):
@@ -327,6 +331,8 @@ async def _download(api: EmulatedApi, request: Request) -> Response:
 async def _sent(api: EmulatedApi, prediction_id: str) -> Response:
     prediction = api.state.download(prediction_id)
     fault = prediction.fault if prediction.downloads == 1 else None
+    if prediction.fault is Fault.REFUSED_CLIP and prediction.downloads <= REFUSALS:
+        return web_page(b"<!doctype html><title>403 Forbidden</title>", 403)
     clip = await api.clip(prediction)
     match fault:
         case Fault.TRUNCATED_CLIP:
@@ -337,5 +343,8 @@ async def _sent(api: EmulatedApi, prediction_id: str) -> Response:
             return web_page(b"<!doctype html><title>One moment</title>", 200)
         case Fault.EMPTY_CLIP:
             return Response(b"", media_type="video/mp4")
+        case Fault.DRIP_CLIP:
+            length = {"content-length": str(len(clip))}
+            return StreamingResponse(dripping(clip), headers=length)
         case _:
             return Response(clip, media_type="video/mp4")

@@ -49,6 +49,10 @@ class Fault(StrEnum):
     HTML_CLIP = auto()
     """The first download is a web page, with status 200."""
     EMPTY_CLIP = auto()
+    DRIP_CLIP = auto()
+    """The first download brings a byte at a time, and never ends."""
+    REFUSED_CLIP = auto()
+    """The first seven downloads are refused with 403."""
     EXPIRED_LINK = auto()
     """The first download finds an expired link; a poll gives a fresh one."""
     FORGET = auto()

@@ -1,6 +1,7 @@
 """Responses: JSON by orjson, and broken ones that HTTP libraries do not offer."""
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, Final
 
 import orjson
@@ -12,6 +13,9 @@ from tasks.emulator.refusals import RefusedError, ThrottledError
 
 HANG_UP: Final = "nightreel.hang_up"
 """The ASGI extension with which a response closes its connection; the server provides it."""
+
+DRIP_S: Final = 0.2
+"""The time between two bytes of a dripping answer."""
 
 BAD_GATEWAY: Final = (
     b"<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n"
@@ -65,6 +69,13 @@ class HalfAnswer(Response):
         half = bytes(self.body)[: len(self.body) // 2]
         await send({"type": "http.response.body", "body": half, "more_body": True})
         await _hang_up(scope, receive)
+
+
+async def dripping(content: bytes) -> AsyncGenerator[bytes]:
+    """Yield a byte at a time, too slowly for any client to wait for the end."""
+    for number in range(len(content)):
+        yield content[number : number + 1]
+        await asyncio.sleep(DRIP_S)
 
 
 async def _hang_up(scope: Scope, receive: Receive) -> None:

@@ -23,12 +23,12 @@ from tasks.engine.own_faults import ours
 from tasks.engine.poll import SAME
 from tasks.engine.trouble import Stage, Troubles
 from tasks.providers.errors import NotFoundError, ProviderError
-from tasks.providers.http import download, retrying
+from tasks.providers.http import PACE, Pace, download, retrying
 
 log = logging.getLogger(__name__)
 
 TRIES: Final = 6
-"""The most downloads of one clip in one run."""
+"""The most downloads of one clip in a row."""
 
 
 OnPublished = Callable[[str, bytes, Mapping[str, Any]], None]
@@ -67,6 +67,7 @@ class Publisher:
         decodes: bool,
         troubles: Troubles,
         check: Check = mp4s.check,
+        pace: Pace = PACE,
     ) -> None:
         self._clips = clips
         self._client = client
@@ -74,6 +75,7 @@ class Publisher:
         self._decodes = decodes
         self._check = check
         self._troubles = troubles
+        self._pace = pace
         self.on_published: OnPublished | None = None
         """Called with each published clip, if set. Publishing does not wait for it."""
 
@@ -95,6 +97,7 @@ class Publisher:
         *,
         lane: str,
         over: bool,
+        tries: int = TRIES,
     ) -> Published:
         """Fetch, check and publish a clip.
 
@@ -102,6 +105,7 @@ class Publisher:
             lane: the name of the lane that downloads it.
             link: returns a request for the clip, with a fresh link at each call.
             over: whether the provider need not keep the clip any more.
+            tries: the most downloads.
 
         Raises:
             UnfetchedError: this run could not fetch it; another run may.
@@ -116,7 +120,7 @@ class Publisher:
 
         try:
             async for attempt in retrying(
-                TRIES, also=(BrokenClipError,), on_failure=failed
+                tries, also=(BrokenClipError,), on_failure=failed
             ):
                 with attempt:
                     try:
@@ -144,7 +148,7 @@ class Publisher:
         seen: Counter[str],
     ) -> Published:
         async with self._in_transit:
-            mp4 = await download(self._client, request)
+            mp4 = await download(self._client, request, self._pace)
             facts = await self._checked(mp4, seen)
             full_sidecar = {**sidecar, **asdict(facts)}
             return await self._keep(job_id, mp4, full_sidecar, facts)

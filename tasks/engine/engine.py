@@ -8,15 +8,17 @@ polls and fetches what was bought.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 from manifests.jobs import Order
 from manifests.lifecycle import (
     Accepted,
+    Discarded,
     Doubted,
     Event,
+    Forgotten,
     History,
     Parked,
     Refused,
@@ -32,8 +34,10 @@ from tasks.engine.in_doubt import Doubts, in_doubt
 from tasks.engine.job import JobRunner
 from tasks.engine.own_faults import park
 from tasks.engine.recover import Fetcher
+from tasks.engine.refetch import Refetcher
 from tasks.engine.reserve import JobRun
 from tasks.engine.stats import UNANSWERED, Tally, WaitReason
+from tasks.engine.steps import AtProvider
 from tasks.engine.trouble import LANELESS, Stage
 
 __all__ = ["Engine", "Rules"]
@@ -62,7 +66,8 @@ class Engine:
         self._beside = list[Engine]()
         self.follower = deps.follower
         self.troubles = deps.troubles
-        self._runner = JobRunner(deps, self.tally, self.record)
+        self.refetcher = Refetcher(deps, self.record, self._park_paid, self._ended_late)
+        self._runner = JobRunner(deps, self.tally, self.record, self.refetcher)
         self.doubts = Doubts(deps, self.record)
         self.doubts.meet(in_doubt(deps.ledger.lives, [*deps.ledger.lives]))
         self.rebuy_ids = set[str]()
@@ -169,8 +174,19 @@ class Engine:
             raise
         except Exception as exc:
             log.exception("job.broken job=%s the next run tries it again", job)
-            reason = await park(job, exc, self._ledger.history(job), self.record)
-            self.tally.set_waiting(job, WaitReason.BROKEN, reason)
+            await self._park_paid(job, exc)
+
+    async def _park_paid(self, job: str, error: Exception) -> None:
+        reason = await park(job, error, self._ledger.history(job), self.record)
+        self.tally.set_waiting(job, WaitReason.BROKEN, reason)
+
+    def _ended_late(self, job: AtProvider, event: Event) -> None:
+        """Count a job whose clip was fetched, or given up, after its worker had left it."""
+        self.tally.waiting_jobs.pop(job.job_id, None)
+        self._runner.count_spoiled(job, event)
+        if isinstance(event, Discarded | Forgotten):
+            # Its still may be gone from this machine, so it is read again.
+            self.rebuy_ids.add(job.job_id)
 
     def _due(self, doubtful: deque[tuple[float, Order]]) -> Order | None:
         """The next job in doubt whose provider may be asked now, if any."""
@@ -230,9 +246,17 @@ class Engine:
                 for_s=outage.for_s,
             )
 
-    def fetcher(self) -> Fetcher:
-        """Make the fetcher of clips that other batches bought, whose money does not count here."""
-        return Fetcher(self.deps, self._record_for_others, self._park_for_others)
+    @asynccontextmanager
+    async def fetching(self) -> AsyncGenerator[Fetcher]:
+        """Make the fetcher of clips that other batches bought, whose money does not count here.
+
+        Clips that it cannot fetch are asked for again while the block lasts.
+        """
+        record, park = self._record_for_others, self._park_for_others
+        refetcher = Refetcher(self.deps, record, park)
+        async with refetcher.running():
+            yield Fetcher(self.deps, record, park, refetcher)
+            await refetcher.ask_last()
 
     async def _record_for_others(self, key: str, event: Event) -> None:
         before = self._ledger.history(key)

@@ -20,7 +20,7 @@ from tasks.engine.poll import Follower
 from tasks.engine.remote_ids import RemoteIds
 from tasks.engine.standstill import Standstills
 from tasks.engine.trouble import Troubles
-from tasks.providers.http import REQUEST_LIVES_S, Clients, connected
+from tasks.providers.http import PACE, REQUEST_LIVES_S, Clients, Pace, connected
 
 PATIENCE_S: Final = 600.0
 """How long a batch waits for a store that is out of reach."""
@@ -40,6 +40,8 @@ class World:
     """Nightreel's folder on this machine, for events that could not be written to the store,
     and for the roots that it knows; the default one if None."""
     clients: Callable[[], AbstractAsyncContextManager[Clients]] = connected
+    pace: Pace = PACE
+    """The slowest download that is waited for."""
     check: Check = mp4.check
     now: Callable[[], float] = time.monotonic
     today: Callable[[], float] = time.time
@@ -74,6 +76,8 @@ class Rules:
     """The age of a doubt at which its provider can list the job; 0 for an emulator."""
     request_lives_s: float = REQUEST_LIVES_S
     """How long a submit may be under way after its process has died."""
+    refused_s: float = 60.0
+    """How long the end of a run waits for a clip whose download was just refused."""
     grace_s: float = 20.0
     """How long a run that winds down waits for clips that should finish in that time."""
     dead_s: float = 60.0
@@ -141,4 +145,5 @@ class Deps:
             decodes=self.rules.decodes,
             troubles=self.troubles,
             check=self.world.check,
+            pace=self.world.pace,
         )

@@ -38,9 +38,10 @@ from tasks.engine.poll import (
     UnfinishedError,
     UnreadError,
 )
+from tasks.engine.refetch import Refetcher
 from tasks.engine.reserve import JobRun, MustWaitError, Reservation, Reserver
 from tasks.engine.stats import UNANSWERED, Tally, WaitReason
-from tasks.engine.steps import AtProvider, Steps, free
+from tasks.engine.steps import AtProvider, AtWorkError, Steps, free
 from tasks.engine.submit import (
     LONGEST_WAIT_S,
     Answer,
@@ -71,11 +72,13 @@ class JobRunner:
         deps: Deps,
         tally: Tally,
         record: Callable[[str, Event], Awaitable[None]],
+        refetcher: Refetcher,
     ) -> None:
         self.roster = deps.roster
         self.tally = tally
         self._deps = deps
         self._record = record
+        self._refetcher = refetcher
         self._history = deps.ledger.history
         self._now = deps.world.now
         self._today = deps.world.today
@@ -293,16 +296,22 @@ class JobRunner:
             return
         job = self._at_provider(run, history, ticket)
         url, run.clip_url = run.clip_url, None
+        request = requested(run.order, run.still_changes)
         try:
-            event = await self._steps.publish(
-                job, request=requested(run.order, run.still_changes), url=url
-            )
-        except UnfetchedError as exc:
+            event = await self._steps.publish(job, request=request, url=url)
+        except AtWorkError as exc:
             raise MustWaitError(WaitReason.UNFINISHED, str(exc)) from exc
-        if isinstance(event, Discarded) and not event.reason.startswith(EXPIRED):
-            self._submitter.spoiled(job.lane, run.job_id, event.reason)
+        except UnfetchedError as exc:
+            reason = self._refetcher.add(job, request, str(exc))
+            raise MustWaitError(WaitReason.UNFINISHED, reason) from exc
+        self.count_spoiled(job, event)
         self._requeue(run, event)
         yield event
+
+    def count_spoiled(self, job: AtProvider, event: Event) -> None:
+        """Count a job as failed if its clip turned out to be bad."""
+        if isinstance(event, Discarded) and not event.reason.startswith(EXPIRED):
+            self._submitter.spoiled(job.lane, job.job_id, event.reason)
 
     def _at_provider(self, run: JobRun, history: History, ticket: Ticket) -> AtProvider:
         lane = self._lane_of(run, history, ticket)

@@ -10,17 +10,17 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from manifests.expiry import AT_PROVIDERS, by_expiry
-from manifests.lifecycle import Event, History, State, Ticket
+from manifests.lifecycle import Event, History, State
 from storage.objects import StorageError
 from tasks.dispatch import Lane
 from tasks.engine.download import UnfetchedError
 from tasks.engine.environment import Deps
 from tasks.engine.past_tables import Asked, asking
-from tasks.engine.poll import Ended
-from tasks.engine.steps import AtProvider, Steps
+from tasks.engine.refetch import Refetcher
+from tasks.engine.steps import AtProvider, AtWorkError, Steps
 from tasks.engine.submit_mark import lane_for_ticket
 from tasks.providers.errors import NotFoundError, ProviderError
 from tasks.providers.protocol import Finished
@@ -47,10 +47,6 @@ TOLD: Final = 50
 log = logging.getLogger(__name__)
 
 
-class _AtWorkError(UnfetchedError):
-    """The provider has not finished the job."""
-
-
 class Fetcher:
     """Fetches clips, with the ledger as the only source about them."""
 
@@ -59,7 +55,10 @@ class Fetcher:
         deps: Deps,
         record: Callable[[str, Event], Awaitable[object]],
         park: Callable[[str, Exception], Awaitable[None]],
+        refetcher: Refetcher | None = None,
     ) -> None:
+        """`refetcher` receives the clips that are ready and cannot be fetched."""
+        self._refetcher = refetcher
         self._deps = deps
         self._record = record
         self._park = park
@@ -114,37 +113,33 @@ class Fetcher:
         history, url = self._history(life), None
         if history.state not in AT_PROVIDERS or history.ticket is None:
             return True
-        poll = partial(self._ended, life, lane, history.ticket)
+        poll = partial(self._steps.look, life, lane, history.ticket)
         job = AtProvider(life, lane, history.ticket, poll)
         if history.state is State.ACCEPTED:
             try:
                 ended = await poll()
-            except _AtWorkError:
+            except AtWorkError:
                 return False
             url = ended.url if isinstance(ended, Finished) else None
             await self._record(life, self._steps.ended(job, ended))
         if self._history(life).state is State.GENERATED:
-            kept = await self._deps.publisher.kept(life) if url is None else None
-            await self._record(
-                life,
-                kept
-                or await self._steps.publish(job, request=await asked(life), url=url),
-            )
+            await self._publish(job, await asked(life), url)
         return True
 
-    async def _ended(self, life: str, lane: Lane, ticket: Ticket) -> Ended:
-        """Poll the job once.
-
-        Raises:
-            _AtWorkError: it has not ended.
-        """
-        history = self._history(life)
-        # Another account, or another GPU, never had it.
-        over = self._steps.may_be_gone(history, lane) and lane.name == history.lane
-        ended = await self._deps.follower.look(lane, ticket, over=over)
-        if ended is None:
-            raise _AtWorkError("the provider is at work on it again")
-        return ended
+    async def _publish(
+        self, job: AtProvider, request: Mapping[str, Any], url: str | None
+    ) -> None:
+        kept = await self._deps.publisher.kept(job.job_id) if url is None else None
+        try:
+            event = kept or await self._steps.publish(job, request=request, url=url)
+        except AtWorkError:
+            raise
+        except UnfetchedError as exc:
+            if self._refetcher is None:
+                raise
+            self._refetcher.add(job, request, str(exc))
+        else:
+            await self._record(job.job_id, event)
 
     def _lane_of(self, life: str) -> Lane | None:
         """The lane that accepted the job, or another to the same provider."""

@@ -16,6 +16,7 @@ from manifests.expiry import expired, in_use, is_over
 from manifests.lifecycle import Discarded, Event, Forgotten, History, Ticket
 from tasks.dispatch import Lane
 from tasks.engine.download import (
+    TRIES,
     BadClipError,
     GoneError,
     UnfetchedError,
@@ -26,6 +27,10 @@ from tasks.engine.poll import Ended, generated
 from tasks.providers.protocol import Finished, Gone
 
 log = logging.getLogger(__name__)
+
+
+class AtWorkError(UnfetchedError):
+    """The provider has not finished the job."""
 
 
 def free(history: History, lane: Lane) -> bool:
@@ -58,6 +63,7 @@ class Steps:
 
     def __init__(self, deps: Deps) -> None:
         self.routes = known_routes(deps.lanes.all)
+        self._deps = deps
         self._history = deps.ledger.history
         self._publisher = deps.publisher
         self._today = deps.world.today
@@ -78,8 +84,28 @@ class Steps:
             case _:
                 return ended
 
+    async def look(self, job_id: str, lane: Lane, ticket: Ticket) -> Ended:
+        """Poll a job once.
+
+        Raises:
+            AtWorkError: it has not ended.
+            ProviderError: no answer, or an error; the class says which.
+        """
+        history = self._history(job_id)
+        # Another account, or another GPU, never had it.
+        over = self.may_be_gone(history, lane) and lane.name == history.lane
+        ended = await self._deps.follower.look(lane, ticket, over=over)
+        if ended is None:
+            raise AtWorkError("the provider is at work on it again")
+        return ended
+
     async def publish(
-        self, job: AtProvider, *, request: Mapping[str, Any], url: str | None
+        self,
+        job: AtProvider,
+        *,
+        request: Mapping[str, Any],
+        url: str | None,
+        tries: int = TRIES,
     ) -> Event:
         """Fetch and publish the clip: by the known `url` first, then by fresh links.
 
@@ -102,7 +128,12 @@ class Steps:
         sidecar = {**request, **made(job.job_id, history, job.ticket)}
         try:
             return await self._publisher.publish(
-                job.job_id, link, sidecar, lane=job.lane.name, over=over
+                job.job_id,
+                link,
+                sidecar,
+                lane=job.lane.name,
+                over=over,
+                tries=tries,
             )
         except GoneError as exc:
             return self._gone(job, str(exc))

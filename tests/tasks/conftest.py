@@ -27,7 +27,7 @@ from tasks.engine.download import Check
 from tasks.engine.engine import Rules
 from tasks.engine.environment import REAL
 from tasks.providers import OWN_GPUS, PROVIDERS
-from tasks.providers.http import Endpoint, connected
+from tasks.providers.http import PACE, Endpoint, Pace, connected
 
 # The two whose answers about a doubt differ most run in every test run.
 BILLED = [
@@ -69,6 +69,8 @@ class World:
     batch_runs: list[BatchRun] = field(default_factory=list)
     timeout_s: float = 60.0
     """The limit in seconds for an answer."""
+    pace: Pace = PACE
+    """The slowest download that is waited for."""
     check: Check = mp4.check
     """Checks clips before they are published."""
 
@@ -155,6 +157,7 @@ class World:
                 REAL,
                 state_folder=self.folder / "state",
                 check=self.check,
+                pace=self.pace,
                 clients=partial(connected, timeout_s=self.timeout_s),
             ),
         ) as batch_run:

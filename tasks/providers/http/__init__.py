@@ -8,7 +8,7 @@ hung up (httpx-aiohttp 0.2.0, measured 2026-11), so submits never use it.
 """
 
 from tasks.providers.http.clients import REQUEST_LIVES_S, Clients, connected
-from tasks.providers.http.download import download
+from tasks.providers.http.download import PACE, Pace, download
 from tasks.providers.http.endpoint import Endpoint
 from tasks.providers.http.exchange import NOT_SENT, ask, submit, upload
 from tasks.providers.http.retry import LONGEST_RETRY_AFTER_S, OnFailure, retrying
@@ -16,10 +16,12 @@ from tasks.providers.http.retry import LONGEST_RETRY_AFTER_S, OnFailure, retryin
 __all__ = [
     "LONGEST_RETRY_AFTER_S",
     "NOT_SENT",
+    "PACE",
     "REQUEST_LIVES_S",
     "Clients",
     "Endpoint",
     "OnFailure",
+    "Pace",
     "ask",
     "connected",
     "download",
