@@ -158,9 +158,8 @@ class Refetcher:
                 event = await self._steps.publish(
                     job, request=refused.request, url=None, tries=SAME
                 )
-            except UnfetchedError as exc:
+            except UnfetchedError:
                 self._wait(refused)
-                log.debug("clip.refused_again job=%s %s", job.job_id, exc)
                 return
             except (FencedError, StorageError):
                 raise

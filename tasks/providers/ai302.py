@@ -18,7 +18,6 @@ from tasks.providers.errors import ProviderError
 from tasks.providers.job_failures import always, failures, says
 from tasks.providers.parsing import (
     amount,
-    clip_link,
     path_segment,
     read_body,
     redact,
@@ -158,8 +157,7 @@ class Ai302(PredictionApi):
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
         if resold := self.resold:
             return (yield from resold.poll(ticket))
-        task = yield from self._look(ticket.id)
-        return self._progress(task, clip=clip_link(task.get("video_url")))
+        return self._progress((yield from self._look(ticket.id)))
 
     def judge(self, response: httpx.Response) -> ProviderError | None:
         body, path = read_body(response), response.request.url.path

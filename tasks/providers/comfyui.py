@@ -162,7 +162,7 @@ def _clips(outputs: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     )
     for item in items:
         match item:
-            case {"filename": str(name)} if name.endswith(VIDEOS):
+            case {"filename": str(name)} if name.lower().endswith(VIDEOS):
                 folder, place = item.get("subfolder", ""), item.get("type")
                 yield {
                     "filename": name,

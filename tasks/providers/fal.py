@@ -19,11 +19,15 @@ from storage.media import Still
 from tasks.providers.job_failures import Failure, always, failure, failures, has
 from tasks.providers.parsing import (
     amount,
+    clip_link,
     error_text,
+    path_segment,
     read_body,
     redact,
     remote_id,
     status_words,
+    value_at,
+    video_link,
 )
 from tasks.providers.predictions import (
     KEPT_DAYS,
@@ -159,21 +163,16 @@ class Fal(PredictionApi):
         url = f"{QUEUE}/{endpoint}"
         request = self._request("POST", url, headers=headers, json=fields)
         match body := read_body((yield self._hooked(request))):
-            case {
-                "request_id": value,
-                "status_url": str(status),
-                "response_url": str(result),
-            } if remote := remote_id(value):
-                # As fal returns them: they lack the endpoint's sub-path.
-                return Ticket(self.name, remote, {"status": status, "result": result})
+            case {"request_id": value} if remote := remote_id(value):
+                return Ticket(self.name, remote, _urls(endpoint, remote, body))
             case _:
                 raise self._unreadable(body)
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
-        status = yield self._request("GET", ticket.urls["status"])
-        task = self._task(read_body(status))
+        told = self._task((yield self._request("GET", ticket.urls["status"])))
+        task = told.fields
         if self.words.meaning(task["status"]) != "ready":
-            return self._progress(task)
+            return self._progress(told)
         match task:
             case {"error_type": str(kind)} if kind in NOT_BILLED:
                 return Refused(f"{kind}: {redact(error_text(task), self.key)}")
@@ -249,8 +248,8 @@ class Fal(PredictionApi):
         body, status = read_body(result), result.status_code
         reason = redact(error_text(body), self.key)
         match body:
-            case {"video": {"url": str(url)}}:
-                seed = body.get("seed")
+            case _ if url := self._clip(result, body):
+                seed = value_at(body, "seed")
                 return Finished(url, seed if isinstance(seed, int) else None)
             case {"detail": [{"type": str(kind)}, *_]} | {"error_type": str(kind)}:
                 return failure(FAILURES, {"kind": kind, "status": status}, reason)
@@ -259,6 +258,13 @@ class Fal(PredictionApi):
                 return failure(FAILURES, {"kind": "", "status": status}, text)
             case _:
                 raise self._unreadable(body)
+
+    @staticmethod
+    def _clip(result: httpx.Response, body: Any) -> str | None:
+        if isinstance(body, str):
+            return None
+        link = clip_link(body, str(result.request.url))
+        return link or (video_link(body) if result.is_success else None)
 
     def _wan_fields(self, job: Job, endpoint: str, seed: int) -> dict[str, object]:
         """Return the fields of Wan, which counts a clip in frames."""
@@ -275,6 +281,20 @@ class Fal(PredictionApi):
 
     def _auth(self) -> Mapping[str, str]:
         return {"authorization": f"Key {self.key}"}
+
+
+def _urls(endpoint: str, remote: str, receipt: Mapping[str, Any]) -> dict[str, str]:
+    """Return the URLs to poll, as fal returns them: they lack the endpoint's sub-path."""
+    app = "/".join(endpoint.split("/")[:2])
+    request = f"{QUEUE}/{app}/requests/{path_segment(remote)}"
+    found = {"status": receipt.get("status_url"), "result": receipt.get("response_url")}
+    usual = {"status": f"{request}/status", "result": request}
+    whole = {
+        name: url
+        for name, url in found.items()
+        if isinstance(url, str) and url.startswith(("https://", "http://"))
+    }
+    return usual | whole
 
 
 def _error(task: Mapping[str, Any]) -> Any:

@@ -62,8 +62,13 @@ def failure(
 
 
 def has(field: str, *values: object) -> Condition:
-    """Match a task whose field has one of the values."""
-    return lambda task: task.get(field) in values
+    """Match a task whose field has one of the values; capitals make no difference."""
+
+    def fits(task: Mapping[str, Any]) -> bool:
+        value = task.get(field)
+        return (value.lower() if isinstance(value, str) else value) in values
+
+    return fits
 
 
 def says(pattern: re.Pattern[str], field: str = "error") -> Condition:

@@ -27,7 +27,6 @@ from tasks.providers.errors import (
 from tasks.providers.job_failures import always, failures, says
 from tasks.providers.parsing import (
     amount,
-    clip_link,
     read_body,
     redact,
     remote_id,
@@ -165,14 +164,13 @@ class Kling(PredictionApi):
         return (yield from self._create(self._request("POST", CLIPS, json=fields)))
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
-        body = read_body((yield self._task_request(ticket.id)))
-        if _code(body) == NO_SUCH:
+        answer = yield self._task_request(ticket.id)
+        if _code(read_body(answer)) == NO_SUCH:
             raise NotFoundError(f"{self.name}: no such task")
-        task = self._task(body)
-        why = redact(str(task.get("task_status_msg") or ""), self.key)
-        clip = clip_link(value_at(task, "task_result", "videos"))
+        task = self._task(answer)
+        why = redact(str(task.fields.get("task_status_msg") or ""), self.key)
         reason = f"failed: {why}" if why else "failed"
-        return self._progress(task, clip=clip, reason=reason)
+        return self._progress(task, reason=reason)
 
     def mark(self, job: Job, image_url: str, seed: int, reference: str) -> str:
         """Return our reference, which Kling knows the task by."""

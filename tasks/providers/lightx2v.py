@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from tasks.providers import self_hosted
-from tasks.providers.parsing import read_body, status_words
+from tasks.providers.parsing import read_body, remote_id, status_words
 from tasks.providers.protocol import AccountReport, Exchange
 from tasks.providers.refusals import Refusals, refusal
 from tasks.providers.self_hosted import SelfHosted
@@ -57,7 +57,7 @@ class LightX2V(SelfHosted):
         # Without the last slash it is redirected, and a submit follows no redirect.
         request = self._request("POST", "/video/", json=fields)
         match body := read_body((yield request)):
-            case {"task_id": str(remote)} if remote:
+            case {"task_id": value} if remote := remote_id(value):
                 return Ticket(self.name, remote)
             case {"detail": str(text)} if TAKEN.search(text):
                 return Ticket(self.name, reference)

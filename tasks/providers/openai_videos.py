@@ -19,6 +19,7 @@ from tasks.providers.parsing import (
     has_model,
     path_segment,
     read_body,
+    remote_id,
     status_words,
 )
 from tasks.providers.protocol import (
@@ -71,7 +72,7 @@ class OpenAiVideos(SelfHosted):
             request = self._form(fields, still)
         body = read_body((yield request))
         if self._is_job(body):
-            return Ticket(self.name, body["id"])
+            return Ticket(self.name, remote_id(body["id"]))
         raise self._unreadable(body)
 
     def check(self) -> Exchange[AccountReport]:
@@ -100,7 +101,7 @@ class OpenAiVideos(SelfHosted):
             return None
         matching = [*self._matching(listed, doubt)]
         if not matching:
-            ids = {str(job["id"]) for job in listed}
+            ids = {remote_id(job["id"]) for job in listed}
             return missing(ids, doubt) or Absent(
                 f"not among the jobs that {self.name} lists"
             )
@@ -113,8 +114,9 @@ class OpenAiVideos(SelfHosted):
         echoed = self.echoed_field
         for job in listed:
             mark = job.get(echoed) if echoed else _mark(job)
-            if mark == doubt.mark and job["id"] not in doubt.known:
-                yield job["id"]
+            remote = remote_id(job["id"])
+            if mark == doubt.mark and remote not in doubt.known:
+                yield remote
 
     def _read_page(
         self, answer: httpx.Response
@@ -126,7 +128,8 @@ class OpenAiVideos(SelfHosted):
                 raise self._unreadable(body)
         if len(page) < PAGE:
             return page, None
-        after = f"{FIRST_PAGE}&after={path_segment(page[-1]['id'])}"
+        last = remote_id(page[-1]["id"])
+        after = f"{FIRST_PAGE}&after={path_segment(last)}"
         return page, self._request("GET", after)
 
     def _fields(self, job: Job, seed: int, reference: str) -> dict[str, object]:
@@ -168,7 +171,8 @@ class OpenAiVideos(SelfHosted):
         match job:
             case {"url": str(url)} if url:
                 # SGLang moved the clip to S3; its own address answers 400.
-                return Finished(url, stages=_stages(job))
+                place = httpx.URL(f"{self.api}/{path_segment(ticket.id)}").join(url)
+                return Finished(str(place), stages=_stages(job))
             case _:
                 seed = job.get("seed")
                 url = f"{self.api}{self.clip_path.format(path_segment(ticket.id))}"
@@ -183,8 +187,8 @@ class OpenAiVideos(SelfHosted):
 
     def _is_job(self, body: Any) -> bool:
         match body:
-            case {"id": str(remote), "status": str()}:
-                return bool(remote)
+            case {"id": value, "status": str()}:
+                return bool(remote_id(value))
             case _:
                 return False
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, Literal
@@ -65,7 +65,7 @@ def redact(body: Any, key: str) -> str:
 
 def end_reason(task: Mapping[str, Any], key: str) -> str:
     """Return why a task made no clip: its status and its error."""
-    status, error = task["status"], task.get("error")
+    status, error = task.get("status"), task.get("error")
     return f"{status}: {redact(error, key)}" if error else str(status)
 
 
@@ -84,7 +84,9 @@ def remote_id(value: Any) -> str:
     """Return a task's id, which is text or a number; "" if there is none."""
     match value:
         case str():
-            return value
+            return value.strip()
+        case float() if value.is_integer():
+            return str(int(value))
         case int() if value and not isinstance(value, bool):
             return str(value)
         case _:
@@ -96,32 +98,113 @@ def path_segment(text: str) -> str:
     return quote(text, safe="")
 
 
-def clip_link(outputs: Any) -> str | None:
-    """Return the URL of the first output: text, an object with a URL, or a list of them."""
-    match outputs:
-        case [first, *_]:
-            output = first
-        case other:
-            output = other
-    match output:
-        case str(url) | {"url": str(url)} | {"video": str(url)} | {"output": str(url)}:
-            return url if url.startswith(("https://", "http://")) else None
+VIDEOS: Final = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif")
+"""The ends of the paths of videos."""
+
+_PICTURES: Final = (".jpg", ".jpeg", ".png", ".webp", ".avif")
+
+_LINKED: Final = (
+    "outputs output videos video videourl taskresult result results response data "
+    "downloadurl fileurl url"
+).split()
+"""The fields that hold a clip's link at any provider, in lower case and without `_`."""
+
+_RELATIVE: Final = re.compile(r"(//?|\.\.?/)?[\w.%~-]+(/[\w.%~-]+)+/?([?#]\S*)?")
+"""A path of two names at least. One name is a link only if it ends like a video."""
+
+_NOT_OURS: Final = frozenset("input inputs image images imageurl prompt urls".split())
+"""Fields that may repeat our still's link, or hold links to the API itself."""
+
+
+def clip_link(answer: Any, address: str = "") -> str | None:
+    """Return the link to the clip in an answer, from the fields that any provider uses.
+
+    The link may be text, in an object or in a list. A relative one belongs to the answer's
+    own `address`.
+    """
+    links = [*_links(answer, address)]
+    videos = [link for link in links if _path(link).endswith(VIDEOS)]
+    others = [link for link in links if not _path(link).endswith(_PICTURES)]
+    return next(iter(videos or others or links), None)
+
+
+def video_link(answer: Any) -> str | None:
+    """Return the first whole link to a video file, in whatever field of an answer."""
+    match answer:
+        case str() if _is_whole(answer) and _path(answer).endswith(VIDEOS):
+            return answer
+        case [*items]:
+            found = (video_link(item) for item in items)
+        case {**fields}:
+            ours = (v for name, v in fields.items() if folded(name) not in _NOT_OURS)
+            found = (video_link(value) for value in ours)
         case _:
             return None
+    return next((link for link in found if link), None)
+
+
+def folded(name: object) -> str:
+    """Return a field's name without capitals and underscores."""
+    return str(name).replace("_", "").lower()
+
+
+def _links(value: Any, address: str) -> Iterator[str]:
+    match value:
+        case str() if link := _absolute(value, address):
+            yield link
+        case [*items]:
+            for item in items:
+                yield from _links(item, address)
+        case {**fields}:
+            by_name = {folded(name): each for name, each in fields.items()}
+            for name in _LINKED:
+                yield from _links(by_name.get(name), address)
+        case _:
+            pass
+
+
+def _absolute(text: str, address: str) -> str | None:
+    """Return a link as a whole; None for text that is no link."""
+    if _is_whole(text):
+        return text
+    one_name = "/" not in text and " " not in text and _path(text).endswith(VIDEOS)
+    if not address or not (one_name or _RELATIVE.fullmatch(text)):
+        return None
+    return str(httpx.URL(address).join(text))
+
+
+def _is_whole(link: str) -> bool:
+    return link.lower().startswith(("https://", "http://"))
+
+
+def _path(link: str) -> str:
+    return link.partition("?")[0].partition("#")[0].lower()
 
 
 Meaning = Literal["waiting", "ready", "failed"]
 
+_ANYWHERE: Final[Mapping[str, Meaning]] = {
+    **dict.fromkeys(
+        "created pending queued in_queue submitted starting processing running "
+        "in_progress throttled".split(),
+        "waiting",
+    ),
+    **dict.fromkeys("completed succeeded succeed success".split(), "ready"),
+    **dict.fromkeys("failed error cancelled canceled aborted".split(), "failed"),
+}
+"""The words that mean the same wherever they are used. `timeout` and `deleted` do not."""
+
 
 @dataclass(frozen=True, slots=True)
 class StatusWords:
-    """A provider's status words and their meanings; upper and lower case are the same."""
+    """A provider's status words, and those of all others; capitals make no difference."""
 
     meanings: Mapping[str, Meaning]
 
     def meaning(self, status: object) -> Meaning | None:
-        """Return a word's meaning; None if the provider does not document the word."""
-        return self.meanings.get(str(status).lower())
+        """Return a word's meaning; None if no provider documents the word."""
+        word = str(status).strip().lower().replace("-", "_").replace(" ", "_")
+        return self.meanings.get(word) or _ANYWHERE.get(word)
 
 
 def status_words(*, waiting: str, ready: str, failed: str) -> StatusWords:

@@ -5,7 +5,7 @@ clip. An adapter states its paths, fields, status words and tables, and composes
 exchanges of the steps here. What an answer means (`judge`) stays in the adapter.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, ClassVar, Final, cast
@@ -22,10 +22,12 @@ from tasks.providers.parsing import (
     amount,
     clip_link,
     end_reason,
+    folded,
     path_segment,
     read_body,
     remote_id,
     value_at,
+    video_link,
 )
 from tasks.providers.protocol import Exchange, Finished, Progress
 
@@ -39,6 +41,18 @@ EXAMPLE_STILL: Final = "https://example.com/still.jpg"
 
 NO_MODEL: Final = "check the model's id in the route's endpoints"
 """The cure of a refusal that knows no such model."""
+
+
+NO_STATUS: Final = "no status"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A prediction in the answer to a poll."""
+
+    fields: Mapping[str, Any]
+    address: str
+    """The answer's own address, to which relative links belong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +79,14 @@ class PredictionApi(Adapter):
                 return {}
 
     def _id(self, body: Any) -> str:
-        """Return the id in the answer to a submit; "" if there is none."""
-        return remote_id(self._content(body).get(self.id_field))
+        """Return the id in the answer to an accepted submit; "" if there is none.
+
+        It is in the provider's own place, or where another provider has it.
+        """
+        if own := remote_id(self._content(body).get(self.id_field)):
+            return own
+        found = (_any_id(content) for content in _contents(body))
+        return next((remote for remote in found if remote), "")
 
     def _has_task(self, response: httpx.Response, body: Any) -> bool:
         """Whether an answer has a prediction, even with an HTTP status of a failure.
@@ -130,41 +150,49 @@ class PredictionApi(Adapter):
     def _task_request(self, remote: str) -> httpx.Request:
         return self._request("GET", self.task_path.format(path_segment(remote)))
 
-    def _look(self, remote: str) -> Exchange[Mapping[str, Any]]:
+    def _look(self, remote: str) -> Exchange[Task]:
         """Ask for a prediction; return its fields, with the status among them."""
-        return self._task(read_body((yield self._task_request(remote))))
+        return self._task((yield self._task_request(remote)))
 
-    def _task(self, body: Any) -> Mapping[str, Any]:
+    def _task(self, answer: httpx.Response) -> Task:
         """Return the prediction in the answer to a poll.
 
+        Its status is in `status_field`, wherever the answer has it.
+
         Raises:
-            UnreadableError: the answer has no prediction with a status.
+            UnreadableError: the answer has neither a status nor a clip.
         """
-        task = self._content(body)
-        if isinstance(task.get(self.status_field), str):
-            return task
+        body, address = read_body(answer), str(answer.request.url)
+        own = self._content(body)
+        if isinstance(own.get(self.status_field), str):
+            return Task(own, address)
+        for content in _contents(body):
+            if isinstance(status := _any_status(content), str):
+                return Task({**content, self.status_field: status}, address)
+        if isinstance(body, dict | list) and clip_link(body, address):
+            return Task({**own, "outputs": body, self.status_field: NO_STATUS}, address)
         raise self._unreadable(body)
 
     def _progress(
         self,
-        task: Mapping[str, Any],
+        task: Task,
         *,
-        clip: str | None = None,
         reason: str | None = None,
         usd: Decimal | None = None,
     ) -> Progress:
-        """Return the progress by the status word and, for a ready one, the clip."""
-        clip = clip or clip_link(task.get("outputs") or task.get("output"))
-        match self.words.meaning(task[self.status_field]):
-            case "waiting":
-                return None
-            case "ready" if clip:
-                return Finished(clip, usd=usd)
-            case "failed":
-                reason = reason or end_reason(task, self.key)
-                return failure(self.failures, task, reason)
-            case _:
-                raise self._unreadable(task)
+        """Return the progress: a clip, whatever an ended task is called, or by its status."""
+        fields = task.fields
+        meaning = self.words.meaning(fields[self.status_field])
+        if meaning == "waiting":
+            return None
+        if clip := clip_link(fields, task.address):
+            return Finished(clip, usd=usd)
+        if meaning == "failed":
+            reason = reason or end_reason(fields, self.key)
+            return failure(self.failures, fields, reason)
+        if clip := video_link(fields):
+            return Finished(clip, usd=usd)
+        raise self._unreadable(fields)
 
     def _prices(
         self, request: Callable[[Job], httpx.Request]
@@ -176,6 +204,35 @@ class PredictionApi(Adapter):
             if usd := _price_usd(body):
                 prices[resolution, seconds] = usd
         return prices
+
+
+def _contents(body: Any) -> Iterator[Mapping[str, Any]]:
+    """Return the objects of an answer that may be the prediction."""
+    match body:
+        case {"data": {**inner}, **outer}:
+            yield inner
+            yield outer
+        case {**fields}:
+            yield fields
+        case [{**first}]:
+            yield first
+        case _:
+            pass
+
+
+def _any_id(content: Mapping[str, Any]) -> str:
+    """Return an id by the names that providers have for it.
+
+    `request_id` is none of them: it is the id of a prediction at fal alone.
+    """
+    by_name = {folded(name): value for name, value in content.items()}
+    names = ("id", "taskid", "predictionid", "jobid")
+    return next(filter(None, (remote_id(by_name.get(name)) for name in names)), "")
+
+
+def _any_status(content: Mapping[str, Any]) -> Any:
+    by_name = {folded(name): value for name, value in content.items()}
+    return by_name.get("status") or by_name.get("taskstatus") or by_name.get("state")
 
 
 def example(resolution: str, seconds: int) -> Job:

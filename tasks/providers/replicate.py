@@ -128,9 +128,9 @@ class Replicate(PredictionApi):
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
         task = yield from self._look(ticket.id)
-        is_ready = self.words.meaning(task["status"]) == "ready"
-        is_removed = task.get("data_removed") is True
-        if is_ready and is_removed and not clip_link(task.get("output")):
+        is_ready = self.words.meaning(task.fields["status"]) == "ready"
+        is_removed = task.fields.get("data_removed") is True
+        if is_ready and is_removed and not clip_link(task.fields, task.address):
             # docs, data retention, read 2026-11
             return Gone("results are kept one hour")
         return self._progress(task)

@@ -171,9 +171,10 @@ class Runway(PredictionApi):
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
         task = yield from self._look(ticket.id)
-        words = filter(None, (task["status"], _code(task), task.get("failure")))
+        fields = task.fields
+        words = filter(None, (fields["status"], _code(fields), fields.get("failure")))
         reason = redact(": ".join(map(str, words)), self.key)
-        return self._progress(task, reason=reason, usd=_usd(task))
+        return self._progress(task, reason=reason, usd=_usd(fields))
 
     def check(self) -> Exchange[AccountReport]:
         match body := read_body((yield self._request("GET", "/organization"))):
@@ -190,7 +191,7 @@ class Runway(PredictionApi):
                 raise self._unreadable(body)
 
     def charge(self, ticket: Ticket) -> Exchange[Decimal | None]:
-        return _usd((yield from self._look(ticket.id)))
+        return _usd((yield from self._look(ticket.id)).fields)
 
     def _auth(self) -> Mapping[str, str]:
         return {"authorization": f"Bearer {self.key}", "x-runway-version": VERSION}

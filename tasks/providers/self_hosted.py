@@ -132,7 +132,7 @@ class SelfHosted(Adapter):
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
         body = read_body((yield self._poll_request(ticket.id)))
-        match self.words.meanings.get(str(value_at(body, "status"))):
+        match self.words.meaning(value_at(body, "status")):
             case "ready":
                 return self._finished(ticket, body)
             case "waiting":

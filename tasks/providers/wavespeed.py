@@ -134,10 +134,8 @@ class WaveSpeed(PredictionApi):
         return (yield from self._create(request))
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
-        answer = yield self._task_request(ticket.id)
-        body = read_body(answer)
-        task = body if _is_bare_task(answer, body) else self._task(body)
-        if _is_timed_out(task) and not clip_link(task.get("outputs")):
+        task = yield from self._look(ticket.id)
+        if _is_timed_out(task.fields) and not clip_link(task.fields, task.address):
             return None
         return self._progress(task)
 

@@ -60,8 +60,9 @@ def asking(step, answer, still):
             return next(PROVIDER.poll(TICKET))
         case "result":
             polling = PROVIDER.poll(TICKET)
-            next(polling)
-            return polling.send(answer(200, {"status": "COMPLETED"}))
+            status = answer(200, {"status": "COMPLETED"})
+            status.request = next(polling)
+            return polling.send(status)
 
 
 def test_submit_is_one_request_in_frames(play, recorded):
@@ -436,12 +437,41 @@ def test_senseless_poll_is_unreadable(play, answer, body):
 
 
 @pytest.mark.parametrize(
-    "body", [{"request_id": "80e7"}, {"detail": "ok"}, b"<html>ok</html>", b""]
+    "body", [{"request_id": None}, {"detail": "ok"}, b"<html>ok</html>", b""]
 )
 def test_good_answer_without_a_receipt_is_unreadable(play, answer, body):
     """A successful submit whose answer is no receipt is unreadable."""
     with pytest.raises(UnreadableError):
         play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 42, "ref-1"), answer(200, body))
+
+
+@pytest.mark.parametrize("urls", [{}, {"status_url": None, "response_url": "/r"}])
+def test_receipt_without_urls_has_the_usual_ones(play, answer, urls):
+    """A receipt with an id alone is one: fal's URLs follow from the id and the app."""
+    body = {"request_id": 80, **urls}
+
+    ticket = play(PROVIDER, PROVIDER.submit(JOB, IMAGE, 1, "ref"), answer(200, body))[1]
+
+    usual = "https://queue.fal.run/fal-ai/wan/requests/80"
+    assert ticket == Ticket("fal", "80", {"status": f"{usual}/status", "result": usual})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"video": "https://v.example/1.mp4"},
+        {"videos": [{"url": "https://v.example/1.mp4"}]},
+        {"data": {"video": {"url": "https://v.example/1.mp4"}}},
+        {"made": {"deep": ["https://v.example/1.mp4?x=1"]}},
+    ],
+)
+def test_result_with_a_clip_in_any_field(play, answer, body):
+    """A result's clip is found, whatever the field is called."""
+    answers = answer(200, {"status": "Completed"}), answer(200, body)
+
+    progress = play(PROVIDER, PROVIDER.poll(TICKET), *answers)[1]
+
+    assert progress.url.startswith("https://v.example/1.mp4")
 
 
 HTML = b"<html><body>nginx</body></html>"

@@ -377,3 +377,20 @@ def test_listing_without_end_proves_nothing(play, answer):
 
     assert len(asked) == 100
     assert found is None
+
+
+@pytest.mark.parametrize("name", ["nightreel", "sglang", "vllm-omni", "fastvideo"])
+def test_engines_words_and_ids_in_other_shapes(play, answer, name):
+    """An id that is a number, a word in capitals and a relative link are understood."""
+    known = engine(name)
+    submit = known.submit(JOB, STILL, 1, "ref-1")
+    ready = {"id": 7, "status": "COMPLETED", "url": "/files/7.mp4"}
+    failed = {"id": 7, "status": "Failed", "error": "out of memory"}
+
+    ticket = play(known, submit, answer(200, {"id": 7, "status": "Queued"}))[1]
+    made = play(known, known.poll(ticket), answer(200, ready))[1]
+    lost = play(known, known.poll(ticket), answer(200, failed))[1]
+
+    assert ticket.id == "7"
+    assert made.url == f"{HERE}/files/7.mp4"
+    assert isinstance(lost, Refused)

@@ -126,6 +126,15 @@ def test_status_word_in_any_case(play, answer, name, change):
         {"output": CLIP},
         {"output": [CLIP]},
         {"output": {"output": CLIP}, "outputs": None},
+        {"outputs": {"video": CLIP}},
+        {"outputs": {"clip_1": {"video_url": CLIP}}},
+        {"outputs": CLIP},
+        {"video": CLIP},
+        {"videos": [CLIP]},
+        {"Videos": [{"URL": CLIP}]},
+        {"outputs": ["https://v.example/first.jpg", CLIP]},
+        {"task_result": {"videos": [{"id": "7", "url": CLIP}]}},
+        {"outputs": [], "files": [{"mime": "video/mp4", "href": CLIP}]},
     ],
 )
 @pytest.mark.parametrize("name", READY)
@@ -139,7 +148,70 @@ def test_clip_link_in_any_shape(play, answer, name, outputs):
     assert play(provider, poll(provider), answer(200, body))[1] == Finished(CLIP)
 
 
-@pytest.mark.parametrize("link", ["", "clip.mp4", "s3://b/1.mp4", None, 7, [[CLIP]]])
+@pytest.mark.parametrize("word", ["Completed", "SUCCEEDED", "succeed", " success "])
+@pytest.mark.parametrize("name", READY)
+def test_other_providers_words_are_understood(play, answer, name, word):
+    """A word for a finished task means the same at every provider."""
+    provider = adapter(name)
+    task = {READY[name][0]: word, "outputs": [CLIP]}
+    body = {"data": task} if provider.enveloped else task
+
+    assert play(provider, poll(provider), answer(200, body))[1] == Finished(CLIP)
+
+
+@pytest.mark.parametrize("status", ["SNOOZED", "failed", None])
+@pytest.mark.parametrize("name", READY)
+def test_link_to_a_clip_is_never_passed_by(play, answer, name, status):
+    """A clip is fetched, whatever the status of its task is called."""
+    provider = adapter(name)
+    task = {READY[name][0]: status, "outputs": [CLIP]}
+    body = {"data": task} if provider.enveloped else task
+
+    assert play(provider, poll(provider), answer(200, body))[1] == Finished(CLIP)
+
+
+@pytest.mark.parametrize(
+    ("link", "path"),
+    [("/files/1.mp4", "/files/1.mp4"), ("//v.example/1.mp4", None), ("1.mp4", None)],
+)
+@pytest.mark.parametrize("name", READY)
+def test_relative_link_belongs_to_the_answers_address(play, answer, name, link, path):
+    """A relative link is resolved against the address that the poll was sent to."""
+    provider = adapter(name)
+    task = {READY[name][0]: READY[name][1], "outputs": [link]}
+    body = {"data": task} if provider.enveloped else task
+
+    [polled], progress = play(provider, poll(provider), answer(200, body))
+
+    assert progress.url == str(polled.url.join(link))
+    assert path is None or progress.url == f"https://{polled.url.host}{path}"
+
+
+@pytest.mark.parametrize("name", sorted(RECEIPTS.keys() - {"fal"}))
+@pytest.mark.parametrize(
+    "receipt",
+    [{"id": 86}, {"task_id": "86"}, {"data": {"taskId": 86.0}}, {"data": {"id": "86"}}],
+)
+def test_receipt_in_the_shape_of_another_provider(play, answer, name, receipt):
+    """An accepted submit is not lost because its id is in another provider's place."""
+    provider = adapter(name)
+
+    ticket = play(provider, submit(provider), answer(200, receipt))[1]
+
+    assert ticket.id == "86"
+
+
+@pytest.mark.parametrize("name", READY)
+def test_poll_without_or_with_an_envelope(play, answer, name):
+    """A task is read whether or not it is in `data`."""
+    provider = adapter(name)
+    task = {"Status": "COMPLETED", "outputs": [CLIP]}
+    body = task if provider.enveloped else {"data": task}
+
+    assert play(provider, poll(provider), answer(200, body))[1] == Finished(CLIP)
+
+
+@pytest.mark.parametrize("link", ["", "done", "s3://b/1.mp4", "a b/c", None, 7])
 @pytest.mark.parametrize("name", READY)
 def test_ready_without_http_link(play, answer, name, link):
     """A finished task without a link that can be fetched is unreadable, not finished."""
