@@ -89,7 +89,7 @@ class Publisher:
             facts = Facts(**{name: sidecar[name] for name in names})
         return Published(self._clips.uri(job_id), facts)
 
-    async def publish(
+    async def publish(  # noqa: PLR0913 - the last ones are by name
         self,
         job_id: str,
         link: Callable[[], Awaitable[httpx.Request]],
