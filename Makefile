@@ -18,7 +18,7 @@ LOCK = $(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3
 LOCK_DEV = $(LOCK) --group dev -c
 LOCK_FLOORS = $(LOCK) --group dev --resolution lowest-direct
 
-.PHONY: setup azurite chromium demo test test-slow test-python test-floors test-runners test-worker simulate crash check lock docs site clean
+.PHONY: setup azurite chromium postgresql runners demo test test-slow test-python test-floors test-runners test-worker simulate crash check lock docs site clean
 setup: $(READY)
 
 # Only what the lock holds is downloaded, each file by its hash; what builds the project
@@ -56,6 +56,13 @@ chromium:
 	test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
 		$(APT) update </dev/null && \
 		$(APT) install --no-install-recommends chromium </dev/null
+
+# PostgreSQL, for the test of a Prefect server on it: the system's too.
+postgresql:
+	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && exit; \
+	test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+		$(APT) update </dev/null && \
+		$(APT) install --no-install-recommends postgresql </dev/null
 
 # Where no npm registry is in reach, the tests of az:// are skipped, and say so.
 AZURITE_IF_CAN = @$(MAKE) -s azurite || echo "no Azure emulator: its tests are skipped" >&2
@@ -98,16 +105,22 @@ test-python: $(READY)
 test-floors: $(READY)
 	@$(call CORE,floors,$(PYTHON_OLDEST),requirements-floors.lock)
 
+RUNNERS := .venv/runners/.ready
 RUNNERS_PIP = $(PYTHON) -m pip --python .venv/runners/bin/python --disable-pip-version-check install -q
 
-# Batches on Ray and on Dask, which are large and in no lock: in an environment of their own,
-# with the lock's versions of all that it names.
-test-runners: $(READY)
+# Ray and Dask, which are large and in no lock: in an environment of their own, with the
+# lock's versions of all that it names.
+runners: $(RUNNERS)
+$(RUNNERS): requirements.lock requirements-dev.lock pyproject.toml | $(READY)
 	sed -n 's/^\([a-z0-9][^\\]*[^ \\]\) *\\$$/\1/p' requirements-dev.lock requirements.lock | sort -u > .venv/runners.txt
 	$(PYTHON) -m venv --without-pip --clear .venv/runners
 	$(RUNNERS_PIP) -r .venv/runners.txt
 	$(RUNNERS_PIP) --no-build-isolation -c .venv/runners.txt -e '.[ray,dask]'
-	.venv/runners/bin/pytest -m slow tests/flows/test_runners.py
+	@touch $@
+
+# Batches on Ray and on Dask; the slow suite has the one in the batch's own process.
+test-runners: $(RUNNERS)
+	.venv/runners/bin/pytest -m slow -k "ray or dask" tests/flows/test_runners.py
 
 WORKER := .venv/worker/.ready
 WORKER_PIP = $(PYTHON) -m pip --python .venv/worker/bin/python --disable-pip-version-check install -q
