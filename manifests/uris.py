@@ -1,5 +1,6 @@
 """URIs of images: made absolute by text alone, and stripped of their signatures."""
 
+import hashlib
 import re
 from functools import lru_cache
 from typing import Final
@@ -78,8 +79,8 @@ def _folder(base: str) -> tuple[str, tuple[str, ...]]:
 
 
 # Signatures of links: the parameters that identify each kind, then all that it adds. Only
-# the parameters of an identified kind are removed. `Expires` or `token` alone may
-# distinguish two stills, and OSS crops a picture by a parameter called `x-oss-process`.
+# the parameters of an identified kind are removed. `Expires` alone may distinguish two
+# stills, and OSS crops a picture by a parameter called `x-oss-process`.
 # A version's id, a size, a crop are never part of a proof.
 # Read in the documentation of AWS, Google Cloud, Azure, Alibaba Cloud, Tencent Cloud,
 # Huawei Cloud and bunny.net, 2026-11.
@@ -126,6 +127,19 @@ _PROOFS: Final = tuple(
     }.items()
 )
 
+SHORTEST_SECRET: Final = 8
+"""Characters of a secret that is masked; anything shorter also occurs in ordinary text."""
+
+# Parameters that give access and never select the content.
+_SECRETS: Final = frozenset(
+    "access_token accesstoken auth_token authtoken id_token api_key api-key apikey "
+    "x-api-key client_secret password passwd jwt".split()
+)
+# Names of secrets that elsewhere name the file itself, as in `/download?key=cat.jpg`.
+_VEILED: Final = frozenset("token key sig signature secret auth".split())
+_JWT: Final = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
+_VEIL: Final = re.compile(r"~[0-9a-f]{12}")
+
 _START: Final = re.compile(r"([^\w/]*([A-Za-z][A-Za-z0-9+.-]*)://)([^/?#]*@)?")
 # A password with an unescaped / ? or #: the text in place of the port is not a number, so
 # no library can open the URI.
@@ -146,8 +160,10 @@ def unsigned(uri: str) -> str:
     """The URI without the parts that only prove the right to read it.
 
     A link that is signed anew each night names the same still, and its signature,
-    password or token must not be stored. The rest stays as it is, to the letter: two
-    stills never become one. Any text is accepted, a URI or not.
+    password or token must not be stored. A parameter such as `token`, which may be a
+    secret or the name of the file, becomes a digest: `token=~0a1b2c3d4e5f`. The rest
+    stays as it is, to the letter: two stills never become one. Any text is accepted, a
+    URI or not.
     """
     if "?" in uri or "@" in uri or "#" in uri:
         return "::".join(map(_unproved, _CHAINED.split(uri)))
@@ -156,12 +172,13 @@ def unsigned(uri: str) -> str:
 
 def _unproved(link: str) -> str:
     """One link of a chain such as `zip://a.jpg::https://host/stills.zip`."""
+    web = False
     if start := _START.match(link):
         scheme, user, rest = start[2].lower(), start[3] or "", link[start.end() :]
         if scheme in _HOSTED and (odd := _UNESCAPED.match(rest)):
             user, rest = odd[0], rest[odd.end() :]
         link = start[1] + _account(scheme, user) + rest
-        if scheme in _WEB:
+        if web := scheme in _WEB:
             # The fragment is never sent, so it selects nothing; elsewhere # is an ordinary
             # character.
             link = link.partition("#")[0]
@@ -170,6 +187,8 @@ def _unproved(link: str) -> str:
         return link
     query, hashed, rest = query.partition("#")
     kept = _kept(query.split("&"))
+    if web:
+        kept = [veiled for each in kept if (veiled := _veiled(each)) is not None]
     return f"{place}?{'&'.join(kept)}{hashed}{rest}" if kept else place + hashed + rest
 
 
@@ -191,3 +210,17 @@ def _kept(parameters: list[str]) -> list[str]:
         for each, name in zip(parameters, names, strict=True)
         if not any(adds.fullmatch(name) for adds in proofs)
     ]
+
+
+def _veiled(parameter: str) -> str | None:
+    """A parameter without its secret; None if it is nothing else."""
+    raw, _, value = parameter.partition("=")
+    name = unquote(raw).lower()
+    if name in _SECRETS:
+        return None
+    if name not in _VEILED or not value or _VEIL.fullmatch(value):
+        return parameter
+    if _JWT.fullmatch(value):
+        # It is made anew for each link, and the path names the file.
+        return None
+    return f"{raw}=~{hashlib.sha256(value.encode('utf-8', 'replace')).hexdigest()[:12]}"

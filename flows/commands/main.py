@@ -218,7 +218,7 @@ def _refuse_at_once(settings: Settings, manifest: str) -> None:
     lanes_of.chosen(settings)
     for name, lane in settings.lanes.items():
         if lane.key.startswith("env:"):
-            asyncio.run(settings_of.resolve_key(lane.key, lane=name))
+            asyncio.run(lanes_of.key_of(name, lane))
     if scheme(manifest) == "file":
         path = local_path(manifest)
         if not path.is_file():

@@ -10,7 +10,7 @@ from flows.config.schema import LaneSettings
 def settled_too_early(lanes: Mapping[str, LaneSettings]) -> str:
     """Why `settle_s = 0` is unsafe with these lanes; empty if each paid one is emulated."""
     for name, lane in lanes.items():
-        if lane.paid and not _is_private(lane.base_url):
+        if lane.paid and not is_private(lane.base_url):
             at = (
                 "has no base_url" if lane.base_url is None else f"is at {lane.base_url}"
             )
@@ -22,7 +22,7 @@ def settled_too_early(lanes: Mapping[str, LaneSettings]) -> str:
     return ""
 
 
-def _is_private(base_url: str | None) -> bool:
+def is_private(base_url: str | None) -> bool:
     """Whether the host is on this machine or network, where an emulator runs."""
     host = urlsplit(base_url or "").hostname or ""
     try:

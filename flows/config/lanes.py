@@ -5,8 +5,10 @@ from pathlib import Path
 
 import httpx
 
+from flows.config.emulated import is_private
 from flows.config.settings import LaneSettings, Settings, SettingsError, resolve_key
 from manifests.catalogue import Catalogue, CatalogueError, Route, load
+from manifests.uris import SHORTEST_SECRET
 from storage.source_policy import TRUSTING, SourcePolicy, policy
 from storage.sources import USER_AGENT
 from tasks.dispatch import Lane, Limits, RateLimiter
@@ -21,11 +23,25 @@ async def opened(settings: Settings) -> list[Lane]:
     Raises:
         SettingsError: a route or a key is not there.
     """
-    keys = {
-        name: await resolve_key(lane.key, lane=name) if lane.key else ""
-        for name, lane in settings.lanes.items()
-    }
+    keys = {name: await key_of(name, lane) for name, lane in settings.lanes.items()}
     return _lanes(settings, keys)
+
+
+async def key_of(name: str, lane: LaneSettings) -> str:
+    """A lane's key; "" if it has none.
+
+    Raises:
+        SettingsError: it is not there, or too short to be kept out of logs.
+    """
+    if not lane.key:
+        return ""
+    key = await resolve_key(lane.key, lane=name)
+    if len(key) < SHORTEST_SECRET and lane.paid and not is_private(lane.base_url):
+        raise SettingsError(
+            f"lane {name!r}: {lane.key} holds {len(key)} characters, and a provider's key "
+            f"has {SHORTEST_SECRET} or more: set it to the whole key"
+        )
+    return key
 
 
 def keyless(settings: Settings) -> list[Lane]:

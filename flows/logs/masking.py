@@ -9,12 +9,9 @@ import re
 from typing import Final
 from urllib.parse import quote
 
-from manifests.uris import unsigned
+from manifests.uris import SHORTEST_SECRET, unsigned
 
 MASK: Final = "***"
-
-SHORTEST: Final = 8
-"""Characters of a secret; anything shorter also occurs in ordinary text."""
 
 _SECRETS: Final[set[str]] = set()
 
@@ -24,8 +21,8 @@ _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/{2}[^\s'\"<>`]+(?<![:,;.])")
 _PARAMETER: Final = re.compile(
     r"(?i)\b((?:x-(?:amz|goog|oss)-(?:signature|credential|security-token))|"
     r"q-signature|signature|sig|awsaccesskeyid|googleaccessid|ossaccesskeyid|"
-    r"security-token|api[_-]?key|access[_-]?token|client[_-]?secret|password)"
-    r"=(?!%)[^&\s'\"<>]+"
+    r"security-token|api[_-]?key|(?:access_|auth_|id_)?token|access-token|jwt|client[_-]?secret|password)"
+    r"=(?!%|~[0-9a-f]{12})[^&\s'\"<>]+"
 )
 _HEADER: Final = re.compile(
     r"(?i)\b(authorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|key|token|basic)\s+)?|"
@@ -37,7 +34,7 @@ _JWT: Final = re.compile(r"\beyJ[\w-]{8,}\.[\w-]+\.[\w-]+")
 def conceal(secret: str) -> None:
     """Mask this secret, and each part of a `NAME:SECRET`, in all that follows."""
     for part in (secret, *secret.split(":")):
-        if len(part) >= SHORTEST:
+        if len(part) >= SHORTEST_SECRET:
             _SECRETS.update((part, quote(part, safe="")))
 
 

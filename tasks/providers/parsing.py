@@ -13,6 +13,7 @@ import httpx
 import orjson
 
 from manifests.catalogue import Route
+from manifests.uris import SHORTEST_SECRET
 
 LONGEST_EXCERPT: Final = 500
 """The most characters of a provider's error that the ledger keeps."""
@@ -58,8 +59,9 @@ def redact(body: Any, key: str) -> str:
     text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
     # The ledger cannot store half an emoji, which remains where a message was cut.
     text = " ".join(text.split()).encode("utf-8", "replace").decode()
-    if secret := key.rpartition(":")[2]:
-        text = text.replace(secret, "***")
+    for secret in (key, *key.split(":")):
+        if len(secret) >= SHORTEST_SECRET:
+            text = text.replace(secret, "***")
     return _TOKEN.sub("***", _QUERY.sub(r"\1?***", text))[:LONGEST_EXCERPT]
 
 

@@ -51,7 +51,7 @@ def test_masked_removes_credentials(text, left):
     [
         "lane.closed lane=fal nothing more is submitted to it: HTTP 401",
         "s3://bucket/a@2x.jpg?x-oss-process=crop",
-        "https://h/still.jpg?token=cat&Expires=7",
+        "https://h/still.jpg?token=~0123456789ab&Expires=7",
         "ledger.write_delayed key=ledger/000001/s-1 signature mismatch",
         "batch 000003-portraits: 5 published",
     ],

@@ -512,6 +512,28 @@ async def test_key_unfit_for_a_header_is_refused_and_not_repeated(monkeypatch, v
         await resolve_key("env:WAVESPEED_KEY", lane="spicy")
 
 
+@pytest.mark.parametrize(
+    "base_url",
+    ["", 'base_url = "https://api.example.com"\n', 'base_url = "http://9.9.9.9"\n'],
+)
+async def test_short_key_of_a_real_provider_is_refused(monkeypatch, base_url):
+    """A key of a few letters cannot be masked, and no provider gives one out."""
+    monkeypatch.setenv("WAVESPEED_KEY", "any")
+
+    with pytest.raises(SettingsError, match=r"lane 'spicy': .* holds 3 characters"):
+        await lanes.opened(load(written(LANE + base_url)))
+
+
+async def test_emulator_takes_a_short_key(monkeypatch):
+    """On this machine any key will do, as in the tutorial."""
+    monkeypatch.setenv("WAVESPEED_KEY", "any")
+    path = written(LANE + 'base_url = "http://127.0.0.1:8400/wavespeed"\n')
+
+    [lane] = await lanes.opened(load(path))
+
+    assert lane.endpoint.provider.key == "any"
+
+
 # Own GPUs
 
 

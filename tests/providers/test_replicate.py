@@ -30,7 +30,7 @@ from tasks.providers.protocol import (
 )
 from tasks.providers.replicate import Replicate
 
-KEY = "r8_5160"
+KEY = "r8_51602417"
 FAST = "wan-video/wan-2.2-i2v-fast"
 ROUTE = Route(
     name="replicate/wan-2.2",
