@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from flows.commands.prefect_server import find_server
 from flows.commands.terminal import err, output, tell
-from flows.views import log_progress, show
+from flows.views import log_progress, show, unmade
 from storage.objects import StorageError, UnavailableError
 from storage.sources import OpeningError
 from tasks.batch.batch import BatchRun
@@ -38,6 +38,8 @@ async def run_batch(**parameters: Any) -> BatchRun:
         await asyncio.gather(*showing, return_exceptions=True)
     for remark in unusual(batch_run):
         tell(remark)
+    for line in await asyncio.to_thread(lambda: [*unmade(batch_run)]):
+        tell(line)
     return batch_run
 
 

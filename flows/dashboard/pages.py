@@ -2,15 +2,17 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, Final
 
 from flows.dashboard.markdown import safe, table
-from flows.views import halted, left_s, span
+from flows.views import halted, lasting, left_s, shortened, span
 from tasks.batch.batch import BatchRun
 from tasks.dispatch import Lane, usd
 from tasks.engine.lane_costs import Line
 from tasks.engine.stats import FIRST, WaitReason
+from tasks.engine.trouble import Trouble
 
 REASONS: Final = 20
 """Reasons that `wrong` lists, the commonest first."""
@@ -54,6 +56,8 @@ def board(batch_run: BatchRun) -> str:
     ]
     header = ["lane", "at work", "clips", "for nothing", "USD", "a clip takes"]
     parts = [table(header, rows)]
+    if troubles := batch_run.troubles:
+        parts.append(_troubles_table(troubles, batch_run.world.today()))
     if aside := _aside(batch_run):
         parts.append(aside)
     closed = [lane for lane in batch_run.engine.lanes.all if lane.closed]
@@ -62,6 +66,20 @@ def board(batch_run: BatchRun) -> str:
         for lane in closed
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _troubles_table(troubles: Sequence[Trouble], now: float) -> str:
+    """The troubles at this moment, the oldest first."""
+    rows = [
+        [
+            safe(trouble.lane or NONE),
+            str(trouble.stage),
+            lasting(trouble, now),
+            safe(shortened(trouble.reason)),
+        ]
+        for trouble in troubles
+    ]
+    return "## Trouble\n\n" + table(["lane", "stage", "how long", "why"], rows, words=4)
 
 
 def _spent(batch_run: BatchRun) -> str:
@@ -128,14 +146,13 @@ def _seconds(seconds: float | None) -> str:
 
 def wrong_table(batch_run: BatchRun) -> list[dict[str, Any]]:
     """Why rows have no clip, the commonest reason first, with the first rows of each."""
-    reasons = batch_run.without_clip()
     jobs, rows = Counter[tuple[str, str]](), dict[tuple[str, str], list[int]]()
-    for (state, reason), count in reasons.jobs.items():
-        # A still's reason contains its URI: group reasons without it.
-        like = state.replace("_", " "), _URI.sub("its still", reason, count=1)
-        jobs[like] += count
-        first = [*rows.get(like, []), *reasons.rows[state, reason]]
-        rows[like] = sorted(first)[:FIRST]
+    for group in batch_run.without_clip().groups():
+        # The stills have their own column.
+        reason = _URI.sub("its still", group.reason, count=1)
+        like = group.state.replace("_", " "), reason
+        jobs[like] += group.jobs
+        rows[like] = sorted([*rows.get(like, []), *group.rows])[:FIRST]
     for reason, count, first in batch_run.plan.faults_alike(FIRST):
         jobs["bad row", reason] = count
         rows["bad row", reason] = first

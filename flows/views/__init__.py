@@ -1,7 +1,7 @@
 """Answers of commands as people and programs read them.
 
 Each view has two forms: rich text for the terminal (`shown`, `*_table`) and plain values for
-`--json` (`plain`). `plan`, `doubts`, `expiring` and `progress` are views; `amounts`,
+`--json` (`plain`). `plan`, `doubts`, `expiring`, `progress` and `troubles` are views; `amounts`,
 `times` and `terminal_table` format counts, money, times and tables. Views compute nothing
 that decides about money, and send no requests.
 """
@@ -11,6 +11,7 @@ from flows.views.doubts import doubts_table, more_doubts
 from flows.views.plan import Answer
 from flows.views.progress import halted, left_s, log_progress, show
 from flows.views.times import clock, finish_by, local_zone, moment, span, utc
+from flows.views.troubles import lasting, shortened, told, unmade
 
 __all__ = [
     "Answer",
@@ -20,12 +21,16 @@ __all__ = [
     "doubts_table",
     "finish_by",
     "halted",
+    "lasting",
     "left_s",
     "local_zone",
     "log_progress",
     "moment",
     "more_doubts",
+    "shortened",
     "show",
     "span",
+    "told",
+    "unmade",
     "utc",
 ]

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.views.times import clock
+from flows.views.troubles import told
 from tasks.batch.batch import BatchRun
 
 EVERY_S: Final = 0.25
@@ -73,7 +74,11 @@ def _drawn(batch_run: BatchRun) -> RenderableType:
         lanes.add_row(
             Text(f"  {lane.name}", style="dim"), Text(state), lane.closed or ""
         )
-    return Group(grid, lanes)
+    now = batch_run.world.today()
+    troubles = [
+        Text(f"  {told(trouble, now)}", "yellow") for trouble in batch_run.troubles
+    ]
+    return Group(grid, lanes, *troubles)
 
 
 def _line(batch_run: BatchRun) -> Text:
@@ -87,6 +92,8 @@ def _line(batch_run: BatchRun) -> Text:
         parts.append(halt)
     elif (left := left_s(batch_run)) is not None:
         parts.append(f"{clock(left)} left")
+    if places := ", ".join(trouble.place for trouble in batch_run.troubles):
+        parts.append(f"trouble: {places}")
     return Text(", ".join(parts))
 
 

@@ -21,6 +21,7 @@ from manifests.input import Plan, demand, stills, todo
 from manifests.job_keys import KEY, keys
 from manifests.jobs import Kind, Order
 from manifests.lifecycle import History, State
+from storage import layout
 from tasks.batch.request import MANIFEST, Wanted, ordered
 from tasks.batch.row_states import Reasons, Rows
 from tasks.batch.summary import Summary, broken, short_of
@@ -370,7 +371,11 @@ class BatchRun:
 
     def without_clip(self) -> Reasons:
         """How many jobs have no clip, by state and reason, and which rows first."""
-        return self._rows.without_clip(self.engine.tally)
+        return self._rows.without_clip(self.engine.tally, self.troubles)
+
+    def table_uri(self, name: str) -> str:
+        """The URI of a table of this batch, once it is over."""
+        return self.engine.deps.objects.uri(layout.table(name, self.batch))
 
     def stills(self, rows: Collection[int]) -> dict[int, str]:
         """The locations of the stills of a few rows, without embedded stills."""

@@ -5,7 +5,7 @@ object here.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -14,8 +14,10 @@ import polars as pl
 from manifests.input import Plan
 from manifests.job_keys import KEY, held, ids, keys
 from manifests.lifecycle import OVER, State
+from manifests.reasons import alike
 from storage.ledger import Ledger
 from tasks.engine.stats import FIRST, UNANSWERED, Tally, WaitReason
+from tasks.engine.trouble import Trouble
 
 UNTOLD = "not its turn yet"
 PASSED_OVER: Final[Mapping[WaitReason, str]] = {
@@ -26,7 +28,24 @@ PASSED_OVER: Final[Mapping[WaitReason, str]] = {
 }
 """The reasons for jobs that were passed over, because nothing could be bought any more."""
 
+TROUBLES: Final = 2
+"""Troubles, the oldest first, that are named for jobs whose turn did not come."""
+
 _SLICE = 1_000_000
+
+
+@dataclass(slots=True)
+class ReasonGroup:
+    """Jobs in one state whose reasons differ only in names and quantities."""
+
+    state: str
+    reason: str
+    """The reason of the first of them."""
+    jobs: int = 0
+    ids: list[str] = field(default_factory=list[str])
+    """The first few jobs, where their ids are known."""
+    rows: list[int] = field(default_factory=list[int])
+    """The first few rows of the manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +57,27 @@ class Reasons:
         default_factory=lambda: defaultdict[tuple[str, str], list[int]](list)
     )
     """By state and reason: the first few rows of the manifest."""
+    ids: defaultdict[tuple[str, str], list[str]] = field(
+        default_factory=lambda: defaultdict[tuple[str, str], list[str]](list)
+    )
+    """By state and reason: the first few jobs."""
 
-    def add(self, state: str, reason: str, row: int) -> None:
+    def add(self, state: str, reason: str, row: int, job: str) -> None:
         self.jobs[state, reason] += 1
         if len(rows := self.rows[state, reason]) < FIRST:
             rows.append(row)
+            self.ids[state, reason].append(job)
+
+    def groups(self) -> list[ReasonGroup]:
+        """The jobs by state and like reasons, the largest group first."""
+        found: dict[tuple[str, str], ReasonGroup] = {}
+        for (state, reason), count in self.jobs.items():
+            group = found.setdefault((state, alike(reason)), ReasonGroup(state, reason))
+            group.jobs += count
+            group.ids = [*group.ids, *self.ids.get((state, reason), [])][:FIRST]
+            rows = [*group.rows, *self.rows.get((state, reason), [])]
+            group.rows = sorted(rows)[:FIRST]
+        return sorted(found.values(), key=lambda group: -group.jobs)
 
 
 class Rows:
@@ -78,8 +113,11 @@ class Rows:
         counts["rejected"] += struck
         return +counts
 
-    def without_clip(self, tally: Tally) -> Reasons:
-        """How many jobs have no clip, by state and reason, and which rows first."""
+    def without_clip(self, tally: Tally, troubles: Sequence[Trouble] = ()) -> Reasons:
+        """How many jobs have no clip, by state and reason, and which rows first.
+
+        Jobs whose turn did not come waited for the `troubles`.
+        """
         why = Reasons()
         for job, row in self._rows_of(
             self._ledger.lives.keys() | tally.waiting_jobs.keys()
@@ -92,12 +130,14 @@ class Rows:
                 state = "rejected"
             reason = waiting.reason if waiting else history.reason
             untold = UNANSWERED if history.state is State.IN_DOUBT else UNTOLD
-            why.add(state, reason or untold, row)
+            why.add(state, reason or untold, row, job)
         for reason, count in tally.refusals.items():
             why.jobs["rejected", reason] += count
             first = tally.refused_first.get(reason, [])
-            why.rows["rejected", reason] += [row for _, row in self._rows_of(first)]
-        self._add_untold(why.jobs, tally)
+            for job, row in self._rows_of(first):
+                why.rows["rejected", reason].append(row)
+                why.ids["rejected", reason].append(job)
+        self._add_untold(why.jobs, tally, troubles)
         return why
 
     def _rows_of(self, jobs: Collection[str]) -> Iterator[tuple[str, int]]:
@@ -105,15 +145,21 @@ class Rows:
         planned = self.of(jobs)
         return zip(ids(planned), planned["row"], strict=True)
 
-    def _add_untold(self, why: Counter[tuple[str, str]], tally: Tally) -> None:
+    def _add_untold(
+        self,
+        why: Counter[tuple[str, str]],
+        tally: Tally,
+        troubles: Sequence[Trouble],
+    ) -> None:
         """Add the jobs of which only the state is known."""
         known = {**PASSED_OVER}
         if fault := tally.faults.stopped:
             known[WaitReason.FAULT] = fault
         over = sorted(known[why] for why in tally.passed_over)
         words = {"rejected": "by an earlier batch", "in_doubt": UNANSWERED}
-        if over:
-            words["pending"] = "; ".join(over)
+        if over or troubles:
+            waited = [str(trouble) for trouble in troubles[:TROUBLES]]
+            words["pending"] = "; ".join([*(over or [UNTOLD]), *waited])
         counts = self.states(tally, jobs=True)
         del counts["published"]
         for (state, _), count in why.items():

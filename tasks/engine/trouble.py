@@ -59,9 +59,13 @@ class Trouble:
     since: float
     """When the first of these failures was, in Unix seconds."""
 
+    @property
+    def place(self) -> str:
+        """The lane, if it concerns one, and the stage."""
+        return f"{self.lane} {self.stage}".strip()
+
     def __str__(self) -> str:
-        place = f"{self.lane} {self.stage}" if self.lane else f"{self.stage}"
-        return f"{place}: {self.reason}"
+        return f"{self.place}: {self.reason}"
 
     @classmethod
     def load(cls, fields: Mapping[str, Any]) -> "Trouble":

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import pytest
 from tenacity import RetryCallState
 
+from flows.dashboard.pages import board
+from flows.views import unmade
 from manifests.reasons import alike
 from tasks.batch.trouble_watch import look
 from tasks.emulator import Emulator, running
@@ -229,27 +231,35 @@ async def test_refused_uploads_close_the_lane_with_their_reason(worlds, emulator
     assert all("unsupported image" in why for why in world.table("clips")["reason"])
 
 
-async def test_stop_keeps_the_reason_of_a_failing_upload(worlds, emulator):
-    """A run that is stopped names the reason of the wait before the stop."""
-    proxy = Proxy(
-        emulator, "POST", "/media/upload", 429, {"code": 429}, {"retry-after": "3600"}
-    )
+async def test_failing_uploads_are_shown_and_outlive_a_stop(worlds, emulator):
+    """The live page shows the trouble; a stopped run names it at its end."""
+    body, wait = {"code": 429, "message": "slow"}, {"retry-after": "3600"}
+    proxy = Proxy(emulator, "POST", "/media/upload", 429, body, wait)
+    pages = []
     with running(proxy) as url:
         world = worlds(emulator=emulator, url=url, routes=[SPICY])
 
         def during(batch_run):
             async def stop():
                 await until(lambda troubles: troubles, batch_run)
+                pages.append(board(batch_run))
                 batch_run.engine.stop("the owner asked")
 
             during.stopping = asyncio.create_task(stop())
 
         await world.run(IN_A_ROW, during=during)
 
-    (trouble,) = world.batch_runs[-1].troubles
-    assert (trouble.lane, trouble.stage) == ("wavespeed", UPLOAD)
+    batch_run = world.batch_runs[-1]
+    (trouble,) = batch_run.troubles
+    line, where = unmade(batch_run)
+    (group,) = batch_run.without_clip().groups()
     reasons = {*world.table("clips")["reason"]}
-    assert all("HTTP 429" in why and "the run was stopped" in why for why in reasons)
+    assert (trouble.lane, trouble.stage) == ("wavespeed", UPLOAD)
+    assert "| wavespeed | upload | " in pages[0]
+    assert "wavespeed: HTTP 429: slow |" in pages[0]
+    assert reasons == {"its still: wavespeed: HTTP 429: slow; the run was stopped"}
+    assert line.startswith(f"3 pending: {reasons.pop()} (first: {group.ids[0]}, ")
+    assert where.endswith(f"tables/left/batch={batch_run.batch}/part-0.parquet")
 
 
 async def test_unreadable_polls_are_told_and_kept_by_a_stop(worlds, emulator):
