@@ -21,6 +21,7 @@ from flows.dashboard import (
     complaints_table,
     late,
     refused_table,
+    rejected_remark,
     shown,
     summary_markdown,
     watched,
@@ -119,6 +120,7 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
                 policy=policy or _policy(settings, until),
                 finish_at=None if until is None else until.timestamp(),
                 strict=strict,
+                max_rejected=settings.engine.max_rejected,
                 carry=settings.manifest.carry,
                 convert_stills=settings.manifest.convert_stills,
                 sources=lanes_of.sources(
@@ -270,6 +272,8 @@ def state_of(summary: Summary, *, stopped: str | None, broken: int) -> Any:
         what = f"{broken:,} jobs broke off, the log says how"
         todo = "retry this run to try them again"
         return Failed(name="Broken", message=f"{what}: {text}: {todo}")
+    if summary.too_many_rejected:
+        return Failed(name="Rejected", message=f"{rejected_remark(summary)}: {text}")
     # Another run does not settle a doubt without its owner.
     return Completed(
         name="Unfinished" if summary.pending else None,

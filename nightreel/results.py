@@ -33,7 +33,8 @@ class RunResult:
 
     @property
     def complete(self) -> bool:
-        """Whether every row is published or finally rejected; `exit_code` is then 0."""
+        """Whether every row is published or finally rejected, and no more rows are rejected
+        than `max_rejected` of the configuration allows; `exit_code` is then 0."""
         return self.summary.exit_code == 0
 
 

@@ -244,6 +244,11 @@ def _say(summary: Summary, root: str, *, as_json: bool) -> None:
         tell("no lane is left: mend what closed them, and run it again")
     if summary.short_of == "budget":
         tell("the budget is spent: run it again with a larger one")
+    if summary.too_many_rejected:
+        # Prefect reads the environment when it is imported: not before `calm_prefect`.
+        from flows.dashboard import rejected_remark  # noqa: PLC0415
+
+        tell(rejected_remark(summary), "yellow")
     if summary.in_doubt:
         tell(
             f"in doubt: `nightreel reconcile {shlex.quote(root)}` asks about what can be asked"

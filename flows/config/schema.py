@@ -169,6 +169,9 @@ class EngineSettings(Table):
     max_failure_rate: Annotated[float, Field(ge=0, le=1)] = 0.3
     """A lane closes if a greater share of its jobs failed, once it has had 20 jobs, or if
     ten in a row failed. With 1, no failure closes a lane."""
+    max_rejected: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """A run fails, with exit code 5, if a greater share of its rows was rejected, bad rows
+    included. A run whose rows were all rejected always fails."""
     settle_s: Annotated[
         float, Field(ge=0, allow_inf_nan=False), AfterValidator(_settled)
     ] = 60

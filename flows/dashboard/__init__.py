@@ -16,6 +16,7 @@ from flows.dashboard.summary import (
     doubts_rows,
     late,
     refused_table,
+    rejected_remark,
     summary_markdown,
     unusual,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "doubts_rows",
     "late",
     "refused_table",
+    "rejected_remark",
     "shown",
     "summary_markdown",
     "unusual",

@@ -3,6 +3,7 @@
 nightreel.lane.closed     about nightreel.lane.NAME: lane, why, batch, root
 nightreel.budget.spent    about nightreel.batch.NAME: batch, root, spent_usd, budget_usd
 nightreel.doubt           about nightreel.batch.NAME, once: batch, root, count, usd
+nightreel.rejected        about nightreel.batch.NAME, once: batch, root, count, rows
 """
 
 import asyncio
@@ -54,6 +55,9 @@ class Events:
         """Send what is left for the owner to do."""
         if summary.short_of == "budget":
             await self.spent()
+        if summary.too_many_rejected:
+            count, rows = summary.rejected, summary.rows
+            await self._say("rejected", self._batch, count=count, rows=rows)
         if summary.in_doubt:
             usd = float(self.batch_run.in_doubt_usd)
             await self._say("doubt", self._batch, count=summary.in_doubt, usd=usd)

@@ -81,6 +81,12 @@ def unusual(batch_run: BatchRun) -> Iterator[str]:
         yield f"{usd(risked)} USD risked on doubts"
 
 
+def rejected_remark(summary: Summary) -> str:
+    """The share of the rows that was rejected, and where the reasons are."""
+    share = f"{summary.rejected:,} of {counted(summary.rows, 'row')}"
+    return f"{share} rejected, more than `max_rejected` allows: the table of clips says why"
+
+
 def summary_markdown(summary: Summary, batch_run: BatchRun) -> str:
     """Clips, rejects, doubts, money and time; and what the owner may want to do."""
     parts = [f"# {summary.batch}\n\n{_headline(summary)}"]
@@ -138,6 +144,8 @@ def _headline(summary: Summary) -> str:
         return "**No lane is left**: mend what closed them, and run the batch again."
     if summary.short_of == "budget":
         return "**The budget is spent**: run the batch again with a larger one."
+    if summary.too_many_rejected:
+        return f"**Too many rejected**: {rejected_remark(summary)}."
     if summary.in_doubt:
         return (
             f"{_rows(summary.in_doubt)} in doubt: what was submitted may have been "

@@ -24,7 +24,7 @@ from manifests.lifecycle import History, State
 from storage import layout
 from tasks.batch.request import MANIFEST, Wanted, ordered
 from tasks.batch.row_states import Reasons, Rows
-from tasks.batch.summary import Summary, broken, short_of
+from tasks.batch.summary import Summary, broken, short_of, too_many
 from tasks.batch.tables import FinishedBatch, keep_tables
 from tasks.dispatch import Lane, dearest_bills
 from tasks.engine.charges import told_dearer
@@ -329,6 +329,7 @@ class BatchRun:
     def summary(self) -> Summary:
         """The result of the batch at this moment."""
         states = self.states()
+        rejected = states["rejected"] + self.plan.bad_rows
         wait_reasons = {
             waiting.why for waiting in self.engine.tally.waiting_jobs.values()
         }
@@ -339,7 +340,7 @@ class BatchRun:
             rows=self.plan.rows,
             jobs=self.plan.jobs,
             published=states["published"],
-            rejected=states["rejected"] + self.plan.bad_rows,
+            rejected=rejected,
             in_doubt=states["in_doubt"],
             pending=states["pending"],
             bought=self.engine.tally.bought,
@@ -357,6 +358,9 @@ class BatchRun:
             short_of=short_of(wait_reasons),
             broken=broken(self.broken),
             fault=self.engine.tally.faults.stopped,
+            too_many_rejected=too_many(
+                rejected, self.plan.rows, self.wanted.max_rejected
+            ),
         )
 
     async def keep(self) -> None:

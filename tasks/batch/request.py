@@ -45,6 +45,8 @@ class Wanted:
     """The places that the manifest may name, beside its own folder."""
     strict: bool = False
     """Whether one bad row refuses the whole manifest."""
+    max_rejected: float = 0.2
+    """The share of the rows that may be rejected in a batch that counts as a success."""
     policy: Policy = "balanced"
     finish_at: float | None = None
     """The deadline, in Unix seconds."""

@@ -16,7 +16,7 @@ class ExitCode(IntEnum):
     """The exit codes of `nightreel run`; docs/reference/exit-codes.md has them too."""
 
     DONE = 0
-    """Every row is published or rejected."""
+    """Every row is published or rejected, and not too many are rejected."""
     UNFINISHED = 1
     """Some rows are pending or in doubt, or the store failed. Run it again, or settle the
     doubts."""
@@ -28,6 +28,9 @@ class ExitCode(IntEnum):
     FAULT = 4
     """Nightreel itself failed on three paid clips in a row and stopped buying. The clips
     are kept for the next run."""
+    REJECTED = 5
+    """No row is pending, but every row, or a greater share than `max_rejected`, was
+    rejected. Look at the reasons before you run more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,8 @@ class Summary:
     """Jobs on which Nightreel's own code failed, by reason: the five most frequent."""
     fault: str | None
     """The reason why Nightreel stopped buying after its own failures, else null."""
+    too_many_rejected: bool
+    """Whether every row, or a greater share of the rows than `max_rejected`, is rejected."""
 
     @property
     def exit_code(self) -> ExitCode:
@@ -75,6 +80,8 @@ class Summary:
             return ExitCode.FAULT
         if self.short_of is not None:
             return ExitCode.EXHAUSTED
+        if self.too_many_rejected and not self.pending:
+            return ExitCode.REJECTED
         unfinished = self.pending or self.in_doubt
         return ExitCode.UNFINISHED if unfinished else ExitCode.DONE
 
@@ -101,6 +108,11 @@ class Summary:
 def broken(jobs: Counter[str]) -> dict[str, int]:
     """The most frequent reasons for which our own code failed on jobs."""
     return dict(jobs.most_common(REASONS))
+
+
+def too_many(rejected: int, rows: int, most: float) -> bool:
+    """Whether the rejected rows are all of them, or a greater share than `most`."""
+    return rows > 0 and (rejected == rows or rejected > most * rows)
 
 
 def short_of(wait_reasons: set[WaitReason]) -> str | None:

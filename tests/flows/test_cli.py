@@ -115,6 +115,27 @@ def test_run_prints_one_json_object_with_the_providers_money(bench):
     assert "Traceback" not in ran.err
 
 
+@pytest.mark.parametrize(
+    ("prompts", "share", "code"),
+    [
+        (["pan 0", "pan 1", " "], 0.33, 5),
+        pytest.param(["pan 0", "pan 1", " "], 0.34, 0, marks=pytest.mark.slow),
+        ([" ", ""], 1.0, 5),
+    ],
+)
+def test_many_rejected_rows_end_with_5(bench, prompts, share, code):
+    """More rejected rows than the owner's share fail a run, and so does a run of them only."""
+    bench.manifest([{"prompt": prompt} for prompt in prompts])
+    bench.config(more=f"engine.max_rejected = {share}")
+
+    ran = bench.run()
+
+    rejected = sum(not prompt.strip() for prompt in prompts)
+    assert (ran.code, ran.reply["rejected"]) == (code, rejected), ran.err
+    assert ran.reply["too_many_rejected"] is (code == 5)
+    assert set(bench.bought.values()) <= {1}
+
+
 @pytest.mark.slow
 def test_lost_answer_ends_with_1_and_status_names_the_job(bench):
     """A lost answer ends the run with exit code 1, and `status` names the job."""

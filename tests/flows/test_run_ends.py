@@ -96,6 +96,7 @@ def summary(**more: Any) -> Summary:
         "short_of": None,
         "broken": {},
         "fault": None,
+        "too_many_rejected": False,
     }
     return Summary(**fields | more)
 
@@ -106,6 +107,12 @@ def summary(**more: Any) -> Summary:
         (summary(published=8), None, 0, ("COMPLETED", "Completed")),
         (summary(in_doubt=8), None, 0, ("COMPLETED", "Completed")),
         (summary(pending=8), None, 0, ("COMPLETED", "Unfinished")),
+        (
+            summary(rejected=8, too_many_rejected=True),
+            None,
+            0,
+            ("FAILED", "Rejected"),
+        ),
         (summary(pending=8), "stopped by SIGTERM", 0, ("FAILED", "Stopped")),
         (summary(pending=8), None, 8, ("FAILED", "Broken")),
         (summary(pending=8, short_of="lanes"), None, 0, ("FAILED", "Failed")),

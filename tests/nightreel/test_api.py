@@ -62,6 +62,7 @@ def python(bench, program: str) -> list:
 def test_run_returns_frames_and_the_bill(bench):
     """The summary's money is the providers' own, and the frames hold every row."""
     bench.manifest([{"prompt": "pan 0"}, {"prompt": "pan 1"}, {"prompt": " "}])
+    bench.config(more="engine.max_rejected = 0.5")
 
     spent, complete, states, attempts, complaints = python(
         bench,
