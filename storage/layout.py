@@ -20,6 +20,9 @@ CREATE_ONLY: Final = "ledger/create-only.json"
 CLOCK: Final = "ledger/clock"
 """Objects that a run writes to read the store's clock, and deletes at once."""
 
+REPAIRS: Final = "ledger/repairs"
+"""The records of repairs, and the damaged objects that they replaced."""
+
 CLIPS: Final = "clips"
 POSTERS: Final = "posters"
 TABLES: Final = "tables"
@@ -48,6 +51,7 @@ MESSAGE: Final = re.compile(r"shards/(?P<epoch>\d+)-[^/]*/")
 USAGE: Final = re.compile(
     r"shards/[^/]+/(?P<shard>\d+)\.(?P<generation>\d+)(?P<last>\.last)?\.usage\.json"
 )
+REPAIR: Final = re.compile(r"ledger/repairs/(?P<number>\d+)\.json")
 INBOX_ENTRY: Final = re.compile(
     r"inbox/(?P<state>claimed|done)/(?P<digest>[^/]+)\.json"
 )
@@ -95,6 +99,21 @@ def index(epoch: int) -> str:
 def checkpoint(epoch: int) -> str:
     """The list of an epoch's Parquet files; written last."""
     return f"{CHECKPOINTS}/{epoch:06d}.json"
+
+
+def repair(number: int) -> str:
+    """The record of a repair: what was lost, and what took its place."""
+    return f"{REPAIRS}/{number:06d}.json"
+
+
+def repair_released(number: int) -> str:
+    """The owner's decision to buy again what a repair withholds."""
+    return f"{REPAIRS}/{number:06d}.released.json"
+
+
+def damaged(key: str, digest: str) -> str:
+    """A damaged object, as a repair found it."""
+    return f"{REPAIRS}/damaged/{digest[:16]}/{key}"
 
 
 def clock(name: str) -> str:

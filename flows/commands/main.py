@@ -19,6 +19,7 @@ from flows.commands import (
     listen,
     pause,
     reconcile,
+    repair,
     shard,
     status,
     watch,
@@ -80,6 +81,7 @@ app.command()(command(status.status))
 app.command()(command(surveying.lanes))
 app.command()(command(listen.listen, service=True))
 app.command()(command(reconcile.reconcile))
+app.command()(command(repair.repair))
 app.command()(command(watch.watch))
 app.add_typer(inforce.app, name="config")
 app.command()(command(pause.pause))

@@ -83,9 +83,9 @@ def reconcile(  # noqa: PLR0913 - each is an option
 
 def _end(told: Reconciled, settings: Settings, *, as_json: bool) -> NoReturn:
     if as_json:
-        print_json(_plain(told))
+        print_json(plain(told))
     else:
-        _say(told, settings.lanes)
+        say(told, settings.lanes)
     raise typer.Exit(1 if told.doubts or told.parked else 0)
 
 
@@ -198,7 +198,7 @@ def _bills(charged: Sequence[str]) -> dict[str, Decimal]:
     return bills
 
 
-def _plain(told: Reconciled) -> dict[str, Any]:
+def plain(told: Reconciled) -> dict[str, Any]:
     doubts = [
         asdict(line) | {"price_usd": float(line.price_usd), "age_s": round(line.age_s)}
         for line in told.doubts
@@ -227,7 +227,7 @@ def _price(told: Reconciled) -> Decimal:
     return sum((line.price_usd for line in told.doubts), FREE)
 
 
-def _say(told: Reconciled, lanes: Collection[str]) -> None:
+def say(told: Reconciled, lanes: Collection[str]) -> None:
     for name, words in _WORDS.items():
         if count := getattr(told, name):
             tell(f"{count:,} {words}")

@@ -48,6 +48,12 @@ Spill
     still fit, and keeps the others aside; a machine that runs only shards uploads its file
     to the root (`spill_recovery`).
 
+Repair
+    `damage` finds every object that is missing or damaged. `repair` puts a segment with a
+    record of the loss, and the events that later ones prove (`bridge`), in the place of
+    each lost one. A repair's record names the gaps, and rows that may have been bought in
+    one are withheld until the owner releases it (`gaps`).
+
 Failure handling
     The store is unavailable: writes are repeated for ten minutes, then the stream ends. The
     store refuses: 30 seconds, and buying stops at once. A local disk is full: the stream
@@ -56,13 +62,17 @@ Failure handling
     damaged, or missing before one that exists: the root is refused.
 """
 
+from storage.ledger.bridge import LOST_TICKET, doubted_again
 from storage.ledger.codec import LedgerError
+from storage.ledger.damage import Damage, Survey, survey_root
+from storage.ledger.gaps import Gap, release_gaps, withholding
 from storage.ledger.history_lookup import Told
 from storage.ledger.known_roots import KnownRoots
 from storage.ledger.lease import HeldError
 from storage.ledger.ledger import Ledger
 from storage.ledger.owner import SILENT_S, Holder, claimant
 from storage.ledger.read_all import batch_of, entries, entries_of, read
+from storage.ledger.repair import gaps_of, refuse_if_alive, repair_root
 from storage.ledger.replay import histories, recall
 from storage.ledger.root import (
     Root,
@@ -78,9 +88,12 @@ from storage.ledger.spill_recovery import spilled
 from storage.ledger.state_index import Book, Submit
 
 __all__ = [
+    "LOST_TICKET",
     "SILENT_S",
     "Book",
+    "Damage",
     "FencedError",
+    "Gap",
     "HeldError",
     "Holder",
     "KnownRoots",
@@ -90,18 +103,26 @@ __all__ = [
     "Root",
     "RootError",
     "Submit",
+    "Survey",
     "Told",
     "batch_of",
     "begin_root",
     "claimant",
+    "doubted_again",
     "entries",
     "entries_of",
     "existing_root",
+    "gaps_of",
     "histories",
     "join_root",
     "make_root_folder",
     "open_root",
     "read",
     "recall",
+    "refuse_if_alive",
+    "release_gaps",
+    "repair_root",
     "spilled",
+    "survey_root",
+    "withholding",
 ]

@@ -34,7 +34,7 @@ from manifests.checkpoint import rows as events
 from manifests.job_keys import KEY
 from manifests.parquet import readable
 from storage import checksum, layout
-from storage.ledger import missing, segments
+from storage.ledger import missing, root, segments
 from storage.ledger.segment_reader import refuse_incomplete
 from storage.objects import DamagedError, MissingError, Objects
 
@@ -120,8 +120,8 @@ async def fall_back(
         await refuse_incomplete(objects, epoch, known and known.streams)
     except DamagedError as lost:
         raise DamagedError(
-            f"{why}; its segments cannot stand in for it: {lost}; nothing was bought; "
-            "restore one of them from a backup or another copy of this root"
+            f"{why}; its segments cannot stand in for it: {lost}; "
+            f"{root.cure(objects.root)}"
         ) from why
     log.warning(
         "ledger.checkpoint_damaged epoch=%d %s; its segments are read instead",

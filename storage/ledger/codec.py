@@ -60,7 +60,16 @@ class Seal:
     at: float
 
 
-Record = Entry | Open | Seal
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """The first record of a segment that a repair put in the place of a lost one."""
+
+    by: str
+    """The key of the repair's record."""
+    at: float
+
+
+Record = Entry | Open | Seal | Repaired
 
 
 def pack(records: Iterable[Record]) -> bytes:
@@ -131,6 +140,8 @@ def dump(record: Record) -> bytes:
             payload = {"kind": "open", "by": by, "at": at}
         case Seal(by, at):
             payload = {"kind": "seal", "by": by, "at": at}
+        case Repaired(by, at):
+            payload = {"kind": "repaired", "by": by, "at": at}
     return _ENCODER.encode(payload) + b"\n"
 
 
@@ -207,6 +218,13 @@ class SealLine(
     at: float
 
 
+class RepairedLine(
+    Line, tag="repaired", tag_field="kind", forbid_unknown_fields=True, gc=False
+):
+    by: str
+    at: float
+
+
 def _struct(name: str, kind: type[Any], base: type[msgspec.Struct], **how: Any) -> Any:
     # Unknown fields are refused: one could say that the clip was paid for.
     return msgspec.defstruct(
@@ -244,7 +262,7 @@ LINES: Final[Mapping[type[Any], type[EntryLine]]] = {
 }
 """The struct of each kind of event."""
 
-_LINE: Final[Any] = Union[(*LINES.values(), OpenLine, SealLine)]
+_LINE: Final[Any] = Union[(*LINES.values(), OpenLine, SealLine, RepairedLine)]
 _DECODER: Final[msgspec.json.Decoder[Line]] = msgspec.json.Decoder(_LINE)
 _ENCODER: Final = msgspec.json.Encoder()
 
@@ -283,4 +301,5 @@ _MAKERS: Final[Mapping[type[Any], Callable[[Any], Record]]] = {
     **{line: _entry(kind) for kind, line in LINES.items()},
     OpenLine: lambda line: Open(line.by, line.at),
     SealLine: lambda line: Seal(line.by, line.at),
+    RepairedLine: lambda line: Repaired(line.by, line.at),
 }

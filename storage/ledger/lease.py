@@ -122,7 +122,7 @@ async def _refuse_if_held(objects: Objects, epoch: int, *, beat_s: float) -> Non
         objects, sign.batch
     ):
         return
-    silent_s = await _age(objects, key)
+    silent_s = await age(objects, key)
     if not 0 <= silent_s < SILENT_S:
         await asyncio.sleep((UNTOLD if silent_s < 0 else WATCHED) * beat_s)
         if (await _sign(objects, epoch))[0] == sign:
@@ -142,7 +142,7 @@ async def _sign(objects: Objects, epoch: int) -> tuple[Holder, str]:
     return owner, layout.claim(epoch)
 
 
-async def _age(objects: Objects, key: str) -> float:
+async def age(objects: Objects, key: str) -> float:
     """How long ago an object was put, by the store's own clock."""
     probe = layout.clock(secrets.token_hex(8))
     await objects.create(probe, b"{}\n")

@@ -35,6 +35,7 @@ from storage.ledger import (
     spill_recovery,
 )
 from storage.ledger.codec import Seal
+from storage.ledger.gaps import Gap, withheld, withholding
 from storage.ledger.history_lookup import Told, told
 from storage.ledger.keeper import Keeper, Waiting
 from storage.ledger.owner import BEAT_S
@@ -77,6 +78,8 @@ class Ledger:
         """The stream's name: `main`, or `shard-0007.02` for the shard's second writer."""
         self.recovered = set[str]()
         """Lives of a shard for which spilled entries of its earlier writers were recovered."""
+        self.gaps: Sequence[Gap] = ()
+        """Lost parts of the ledger in which jobs may have been bought."""
         self._objects = objects
         self._book = book
         self._clock = clock
@@ -129,6 +132,7 @@ class Ledger:
                 clock=clock,
                 spill_folder=spill_folder,
             )
+            ledger.gaps = await withholding(objects)
             await ledger._recover(ledger._recover_spill())
         except BaseException:
             heart.cancel()
@@ -170,6 +174,7 @@ class Ledger:
             clock=clock,
             spill_folder=spill_folder,
         )
+        ledger.gaps = await withholding(objects)
         await ledger._recover(ledger._recover_uploaded())
         # It ends in `close`.
         ledger._watch = asyncio.create_task(lease.watch(objects, beat_s=beat_s))
@@ -205,6 +210,11 @@ class Ledger:
     def history(self, life: str) -> History:
         """All that is durable of a life; only its state if it was over before this run."""
         return self._book.history(life)
+
+    def withheld(self, life: str) -> Gap | None:
+        """The gap of the ledger in which a job may have been bought, if it is not on record
+        as bought."""
+        return withheld(self.gaps, self.history(life)) if self.gaps else None
 
     def states(self, keys: pl.DataFrame) -> pl.Series:
         return self._book.states(keys)

@@ -58,12 +58,16 @@ def refuse_writers(objects: Objects, batch: str, names: Iterable[str]) -> None:
             lost = layout.shard(int(shard["shard"]), generation)
             if lost not in there:
                 uri = objects.uri(layout.stream(batch, lost))
-                raise LedgerError(f"{uri}: missing, but {name} is there: {root.CURE}")
+                raise LedgerError(
+                    f"{uri}: missing, but {name} is there: {root.cure(objects.root)}"
+                )
 
 
 def _refuse(objects: Objects, epoch: int, found: str) -> None:
     uri = objects.uri(layout.claim(epoch))
-    raise LedgerError(f"{uri}: missing, but {found} is there: {root.CURE}")
+    raise LedgerError(
+        f"{uri}: missing, but {found} is there: {root.cure(objects.root)}"
+    )
 
 
 def epoch_of(key: str) -> int:

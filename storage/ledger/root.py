@@ -8,6 +8,7 @@ damaged, or is not a root of ours; it is never taken for a new one.
 import asyncio
 import logging
 import re
+import shlex
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -37,10 +38,13 @@ log = logging.getLogger(__name__)
 FORMAT: Final = 1
 """The format of a root that this code reads and writes."""
 
-CURE: Final = (
-    "nothing was bought; restore the missing objects from a backup or another copy of "
-    "this root, or name a new root to buy every clip anew"
-)
+
+def cure(uri: str) -> str:
+    """How a person can make a damaged root usable again."""
+    return (
+        "nothing is bought on it; restore what is lost from a backup or another copy of this "
+        f"root, or let `nightreel repair {shlex.quote(uri)}` say what can be done"
+    )
 
 
 class RootError(LedgerError):
@@ -201,7 +205,7 @@ async def _begin(
     await asyncio.to_thread(_refuse_new, objects.root, known, new_root=new_root)
     # Without create-only puts, the identity could be overwritten.
     await conditional_put.proved(objects)
-    root = _new(clock())
+    root = new(clock())
     with suppress(ExistsError):
         await objects.create(layout.ROOT, root.data)
         log.warning(
@@ -227,7 +231,7 @@ async def _refuse_foreign(objects: Objects) -> Root | None:
     found = await read(objects)
     if found is None:
         uri = objects.uri(layout.ROOT)
-        raise RootError(f"{uri}: missing, but {key} is there: {CURE}")
+        raise RootError(f"{uri}: missing, but {key} is there: {cure(objects.root)}")
     return found
 
 
@@ -249,8 +253,9 @@ def _refuse_new(uri: str, known: KnownRoots | None, *, new_root: bool | None) ->
         )
 
 
-def _new(now: float) -> Root:
-    root_id = str(uuid.uuid4())
+def new(now: float, root_id: str | None = None) -> Root:
+    """An identity that no root has yet, or one that was lost."""
+    root_id = root_id or str(uuid.uuid4())
     created = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
     data = checksum.dump({"format": FORMAT, "id": root_id, "created": created})
     return Root(id=root_id, created=created, data=data)
@@ -268,7 +273,7 @@ def _loaded(data: bytes, objects: Objects) -> Root:
         fields = checksum.load(data, uri)
         return Root(id=fields["id"], created=fields["created"], data=data)
     except DamagedError as error:
-        raise DamagedError(f"{error}; {CURE}") from error
+        raise DamagedError(f"{error}; {cure(objects.root)}") from error
     except KeyError as error:
         raise RootError(f"{uri}: not the identity of a root: no {error}") from error
 

@@ -155,8 +155,7 @@ async def owner(objects: Objects, epoch: int) -> Holder:
     try:
         return Holder.load(await objects.get(key), objects.uri(key))
     except DamagedError as error:
-        cure = "restore it from a backup or another copy of this root"
-        raise DamagedError(f"{error}; nothing was bought; {cure}") from error
+        raise DamagedError(f"{error}; {root.cure(objects.root)}") from error
 
 
 async def read(
@@ -189,13 +188,17 @@ async def read(
 async def _lines(
     objects: Objects, piece: Piece, got: Awaitable[bytes]
 ) -> AsyncIterator[tuple[str, bytes]]:
-    blob, uri = await got, objects.uri(piece.key)
-    count = piece.last - piece.first + 1
+    uri, count = objects.uri(piece.key), piece.last - piece.first + 1
+    try:
+        blob = await got
+    except MissingError as error:
+        # Only a part that is damaged stood in for it.
+        raise DamagedError(f"{uri}: missing; {root.cure(objects.root)}") from error
     try:
         lines = await asyncio.to_thread(plain, blob, uri, frames=count)
     except DamagedError as error:
         if not piece.is_part:
-            raise
+            raise DamagedError(f"{error}; {root.cure(objects.root)}") from error
         log.warning("ledger.part_damaged %s; its segments are read instead", error)
         for number in range(piece.first, piece.last + 1):
             one = Piece.segment(piece.stream, number)
@@ -212,23 +215,25 @@ async def streams(objects: Objects, batch: str, name: str = "") -> dict[str, Ext
     """
     folder = layout.stream(batch, name).rstrip("/")
     found = defaultdict[str, Extent](Extent)
-    await _look(objects, folder, found)
+    await look(objects, folder, found)
     gaps = {one: max(extent.beyond) for one, extent in found.items() if extent.beyond}
     if gaps:
         # Listing a local folder during writes may skip a name: look again.
-        await _look(objects, folder, found)
+        await look(objects, folder, found)
     for one, seen in gaps.items():
         if seen > found[one].segments:
             place = objects.uri(layout.stream(batch, one))
             lost = found[one].segments + 1
-            raise LedgerError(f"{place}: number {lost} is missing")
+            raise LedgerError(
+                f"{place}: number {lost} is missing; {root.cure(objects.root)}"
+            )
     if not name:
         try:
             missing.refuse_writers(objects, batch, found)
         except LedgerError:
-            await _look(objects, folder, found)
+            await look(objects, folder, found)
             missing.refuse_writers(objects, batch, found)
-    return dict(sorted(found.items(), key=lambda item: _order(item[0])))
+    return dict(sorted(found.items(), key=lambda item: order(item[0])))
 
 
 async def each(ask: Callable[[K], Awaitable[T]], of: Sequence[K]) -> list[T]:
@@ -239,7 +244,8 @@ async def each(ask: Callable[[K], Awaitable[T]], of: Sequence[K]) -> list[T]:
     return found
 
 
-async def _look(objects: Objects, folder: str, found: dict[str, Extent]) -> None:
+async def look(objects: Objects, folder: str, found: dict[str, Extent]) -> None:
+    """List the segments and parts below a folder, and add their numbers."""
     async for stored in objects.list(folder):
         match layout.SEGMENT.match(stored.key):
             case re.Match() as segment if segment["number"]:
@@ -251,6 +257,6 @@ async def _look(objects: Objects, folder: str, found: dict[str, Extent]) -> None
                 raise LedgerError(f"{objects.uri(stored.key)}: not of the ledger")
 
 
-def _order(name: str) -> list[int]:
+def order(name: str) -> list[int]:
     """Sort key: `main` first, then by shard, then by generation."""
     return [int(number) for number in re.findall(r"\d+", name)]

@@ -86,7 +86,7 @@ class Stream:
         self._closing = True
         self._wake.set()
         await asyncio.shield(self._writer)
-        await self._parts.done()
+        await self._parts.done(whole=self.ended is None)
         if isinstance(self.ended, ReplacedRootError):
             return False
         try:
@@ -199,8 +199,10 @@ class Parts:
     def add(self, segment: bytes, entries: int) -> None:
         self._segments.append(segment)
         self._entries += entries
-        if len(self._segments) < PART_SEGMENTS and self._entries < PART_ENTRIES:
-            return
+        if len(self._segments) == PART_SEGMENTS or self._entries >= PART_ENTRIES:
+            self._begin()
+
+    def _begin(self) -> None:
         last = self._first + len(self._segments) - 1
         key = layout.part(self._stream, self._first, last)
         task = asyncio.create_task(self._put(key, b"".join(self._segments)))
@@ -208,7 +210,14 @@ class Parts:
         task.add_done_callback(self._tasks.discard)
         self._first, self._segments, self._entries = last + 1, [], 0
 
-    async def done(self) -> None:
+    async def done(self, *, whole: bool) -> None:
+        """Wait for the parts; on a remote store, write the last segments as a part too,
+        if the stream is whole.
+
+        A remote store may lose a segment after it has answered: the part has it.
+        """
+        if whole and self._segments and self._objects.remote:
+            self._begin()
         await asyncio.gather(*self._tasks)
 
     async def _put(self, key: str, part: bytes) -> None:

@@ -60,6 +60,10 @@ longer may have been replaced, and its submit taken for never sent: a holder cou
 after 60 silent seconds, and a doubt of that age is asked about."""
 
 
+WITHHELD: Final = (
+    "it may have been bought in a gap of the ledger: see `nightreel repair`"
+)
+
 LOSSES: Final = 2
 """How often a job that an own GPU forgot is submitted again."""
 
@@ -131,6 +135,10 @@ class JobRunner:
     ) -> AsyncGenerator[Event, None] | None:
         """The step that the history calls for, or None at an end."""
         match history:
+            case History(state=State.PENDING) if gap := self._deps.ledger.withheld(
+                run.job_id
+            ):
+                raise MustWaitError(WaitReason.GAP, f"{WITHHELD} ({gap.name})")
             case History(state=State.PENDING) if history.losses > LOSSES:
                 reason = f"{history.losses} times sent and lost: {history.reason}"
                 raise MustWaitError(WaitReason.ATTEMPTS, reason)

@@ -45,6 +45,8 @@ class WaitReason(StrEnum):
     BUDGET = auto()
     ATTEMPTS = auto()
     DOUBT = auto()
+    GAP = auto()
+    """It may have been bought in a part of the ledger that was lost."""
     UNFINISHED = auto()
     """The provider has it, and another run will fetch it."""
     STOPPED = auto()

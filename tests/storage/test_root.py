@@ -142,7 +142,7 @@ async def test_flipped_bytes_of_the_identity_are_refused(objects: Objects):
     data[data.index(b'"id": "') + 8] ^= 1
     await objects.put(layout.ROOT, bytes(data))
 
-    await refused(objects, DamagedError, "root.json: damaged.*nothing was bought")
+    await refused(objects, DamagedError, "root.json: damaged.*nothing is bought on it")
 
 
 async def test_lost_identity_is_refused(objects: Objects):

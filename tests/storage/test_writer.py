@@ -160,7 +160,9 @@ async def test_shard_writes_a_separate_stream(objects: Objects):
     await shard.close()
     await ledger.close()
 
-    assert await keys(objects, "ledger/000001-night/shard-0007.01") == [
+    written = await keys(objects, "ledger/000001-night/shard-0007.01")
+    # A remote store has the last segments a second time.
+    assert [key for key in written if "/parts/" not in key] == [
         f"ledger/000001-night/shard-0007.01/000000000{n}.jsonl.zst" for n in range(1, 5)
     ]
     histories = await ledgers.histories(objects)
