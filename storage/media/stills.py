@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from threading import Condition
 from typing import Final
 
 from PIL import Image, ImageOps
@@ -33,10 +34,13 @@ LARGEST_READ: Final = 64_000_000
 MOST_PIXELS: Final = 64_000_000
 """More than any model sees; a small file can claim far more."""
 
-_MANY_PIXELS: Final = 8_000_000
-_ONE_BY_ONE: Final = ThreadPoolExecutor(1, "large-still")
-"""Decodes stills of many pixels. A few dozen at once would take gigabytes, and so would one
-after the other in as many threads: glibc keeps freed memory for each thread."""
+_MANY_PIXELS: Final = 2_000_000
+_FEW_THREADS: Final = ThreadPoolExecutor(4, "large-still")
+"""Decode stills of many pixels: glibc keeps freed memory for each thread, so as many threads
+as stills would take gigabytes, even one after the other."""
+
+_PIXELS_AT_ONCE: Final = 16_000_000
+"""Pixels being decoded and encoded at once: a conversion takes up to 15 bytes for each."""
 
 _ORIENTATION: Final = 0x0112
 _TURNED: Final = range(2, 9)
@@ -46,6 +50,30 @@ _PNG_END: Final = b"IEND\xaeB`\x82"
 
 class BadStillError(ValueError):
     """No provider would take this still."""
+
+
+class _Room:
+    """Room for a number of pixels; a still with more waits until it is alone."""
+
+    def __init__(self, pixels: int) -> None:
+        self._free = self._all = pixels
+        self._changed = Condition()
+
+    @contextmanager
+    def of(self, pixels: int) -> Generator[None]:
+        taken = min(pixels, self._all)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= taken)
+            self._free -= taken
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += taken
+                self._changed.notify_all()
+
+
+_ROOM: Final = _Room(_PIXELS_AT_ONCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +112,12 @@ def look(content: bytes, *, name: str, min_px: int, convert: bool = True) -> Sti
     with _decoding(name):
         image = _opened(content, kind)
     _suits(image, name, min_px)
-    many = image.width * image.height > _MANY_PIXELS
+    pixels = image.width * image.height
     check = partial(_checked, image, content, kind, name, convert=convert)
-    return _ONE_BY_ONE.submit(check).result() if many else check()
+    with _ROOM.of(pixels):
+        if pixels > _MANY_PIXELS:
+            return _FEW_THREADS.submit(check).result()
+        return check()
 
 
 def _checked(
