@@ -50,7 +50,7 @@ from flows.config import lanes as lanes_of
 from flows.config import settings as settings_of
 from flows.logs.streams import outlive_readers, outlive_terminal
 from flows.views import times
-from manifests.input import scan
+from manifests.input import has_unknown_types, scan
 from manifests.uris import scheme
 from storage.objects import local_path
 from storage.sources import OpeningError
@@ -225,7 +225,8 @@ def _refuse_at_once(settings: Settings, manifest: str) -> None:
         path = local_path(manifest)
         if not path.is_file():
             raise OpeningError(f"{manifest}: no such file")
-        scan(path, manifest)
+        if not has_unknown_types(path):
+            scan(path, manifest)
 
 
 def _say(summary: Summary, root: str, *, as_json: bool) -> None:

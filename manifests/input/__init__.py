@@ -2,7 +2,8 @@
 
 `columns` checks the names and types of columns before any row is read, and fills in
 defaults. `first_pass` then surveys all rows for repeated ids, priorities and limits.
-`reader.check` reads every row once, in slices. `validation` lists a complaint for each
+`carried` then reads the columns that the tables repeat: the copy of a manifest is rewritten
+where polars could not. `reader.check` reads every row once, in slices. `validation` lists a complaint for each
 value that is wrong, and `job_ids` computes the ids of the good rows. `plan` holds the
 result: the key, priority and limit of each good row, most urgent first, and the complaints.
 
@@ -13,6 +14,7 @@ A bad row never stops the others; a file that cannot be read raises `ManifestErr
 before any clip is bought.
 """
 
+from manifests.input.carried import has_unknown_types, make_readable
 from manifests.input.columns import ManifestError, reading, scan
 from manifests.input.embedded_images import COLUMN
 from manifests.input.plan import Plan, todo
@@ -28,6 +30,8 @@ __all__ = [
     "check",
     "cut",
     "demand",
+    "has_unknown_types",
+    "make_readable",
     "orders",
     "planned",
     "reading",

@@ -1,6 +1,7 @@
 """The request for a batch: its manifest, checked before any money moves."""
 
 import asyncio
+import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Final
 
 import polars as pl
 
-from manifests.input import ManifestError, Plan, reader
+from manifests.input import ManifestError, Plan, make_readable, reader
 from manifests.jobs import Order
 from manifests.uris import scheme, unsigned
 from storage import sources
@@ -20,6 +21,8 @@ from storage.source_policy import TRUSTING, SourcePolicy
 from storage.sources import OpeningError, refuse_blank
 from tasks.dispatch import Lane, Policy
 from tasks.engine import send_still
+
+log = logging.getLogger(__name__)
 
 MANIFEST: Final = "manifest.parquet"
 """The name of the manifest's copy in the batch's working folder."""
@@ -89,6 +92,8 @@ def planned(wanted: Wanted, folder: Path, lanes: Sequence[Lane]) -> Plan:
     """
     copy = folder / MANIFEST
     sources.fetch_to(wanted.manifest, copy)
+    for name, how in make_readable(copy, wanted.manifest).items():
+        log.warning("manifest.column_changed column=%r %s", name, how)
     routes = [lane.route for lane in lanes]
     refused = wanted.sources.beside(wanted.manifest).complaint
     plan = reader.check(copy, wanted.manifest, routes, wanted.carry, refused)
