@@ -19,6 +19,7 @@ From a lane to a turn
 order. A lane is free if all of these allow a submit:
 
     rate_limit   slots, submits per minute, Retry-After, and the circuit breaker
+    rests        no rest after answers that are not the provider's own, or a refused key
     off_peak     the hours of the route
     budget       the budget and the daily caps, if a shard still waits for a grant
 

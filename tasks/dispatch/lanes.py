@@ -16,7 +16,8 @@ from tasks.dispatch import off_peak
 from tasks.dispatch.budget import Day, Purse
 from tasks.dispatch.poll_schedule import TYPICAL_S, PollSchedule
 from tasks.dispatch.rate_limit import Limits, RateLimiter
-from tasks.providers.errors import MisconfiguredError
+from tasks.dispatch.rests import Reaction, Rests, Stage
+from tasks.providers.errors import InDoubtError, MisconfiguredError
 from tasks.providers.http import Endpoint
 
 log = logging.getLogger(__name__)
@@ -89,6 +90,9 @@ class Lane:
     """The route with the prices of the catalogue; those of `route` follow dearer bills."""
     dearest: Bill | None = field(init=False, default=None)
     """The bill that raised the prices of `route` last, if one did."""
+    rests: Rests = field(init=False, default_factory=Rests)
+    key_was_good: bool = field(init=False, default=False)
+    """Whether the provider accepted the key in this run."""
     closed: str | None = None
     """Why nothing more is submitted on it, if it is closed."""
     closed_here: bool = False
@@ -343,13 +347,52 @@ class Lanes:
         lane.closed_here = lane.closed_here or lane.closed is None
         self.close(lane, why)
 
-    def misconfigured(self, lane: Lane, error: MisconfiguredError) -> None:
+    def misconfigured(
+        self, lane: Lane, stage: Stage, error: MisconfiguredError
+    ) -> None:
         """Close a lane that will accept nothing.
 
         A lack of credit concerns the whole account; a bad key may be this machine's alone.
+        A key that was good in this run is tried again, for about a minute.
         """
+        if lane.key_was_good and error.lacks in {"auth", "permission"}:
+            self._react(
+                lane, stage, lane.rests.key_refused(stage, self._clock()), error
+            )
+            return
         close = self.close if error.lacks == "credit" else self.close_here
         close(lane, str(error))
+
+    def not_own(self, lane: Lane, stage: Stage, error: InDoubtError) -> None:
+        """Count an answer that is not the provider's own: the lane may rest, or close here.
+
+        Other answers have no `shape`, and change nothing.
+        """
+        if not error.shape:
+            return
+        reaction = lane.rests.foreign(stage, error.shape, self._clock())
+        self._react(lane, stage, reaction, error)
+
+    def answered(self, lane: Lane, stage: Stage) -> None:
+        """Count a good answer of the provider, which proves the key as well."""
+        lane.key_was_good = True
+        lane.rests.answered(stage)
+
+    def _react(
+        self, lane: Lane, stage: Stage, reaction: Reaction, error: Exception
+    ) -> None:
+        if reaction == "closes":
+            self.close_here(lane, f"at each {stage}: {error}")
+        elif reaction == "rests":
+            log.warning(
+                "lane.rests lane=%s stage=%s wait_s=%.0f it is tried again then, and "
+                "what it accepted is asked for meanwhile: %s",
+                lane.name,
+                stage,
+                lane.rests.wait_s(self._clock()),
+                error,
+            )
+        self._assign()
 
     def out_of_reach(self, lane: Lane, why: str) -> None:
         """Note that a free request cannot reach the lane; pause it, or close it here."""
@@ -381,7 +424,11 @@ class Lanes:
         waits = {
             id(lane): math.inf
             if lane.is_short(self._purse, today)
-            else max(lane.limiter.wait_s(now), lane.opens_in_s(today))
+            else max(
+                lane.limiter.wait_s(now),
+                lane.opens_in_s(today),
+                lane.rests.wait_s(now),
+            )
             for lane in self.open
         }
         while self._waiting:

@@ -7,7 +7,7 @@ To add a provider, write a class with the members of `Dialect` in `dialects/` an
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, runtime_checkable
 from urllib.parse import quote
 
@@ -97,6 +97,8 @@ class Shared:
     state: State
     stills: Stills
     clips: Clips
+    pages: dict[str, Response] = field(default_factory=dict[str, Response])
+    """Answers of a proxy in front of the provider, by the kind of request."""
 
 
 Handler = Callable[["EmulatedApi", Request], Awaitable[Response]]
@@ -125,6 +127,7 @@ class EmulatedApi:
         self._offers = offers
         self._stills = shared.stills
         self._clips = shared.clips
+        self._pages = shared.pages
         self._upload_tokens: set[str] = set()
 
     def routes(self) -> list[BaseRoute]:
@@ -142,6 +145,8 @@ class EmulatedApi:
 
         async def page(request: Request) -> Response:
             self.requests[kind] += 1
+            if (in_front := self._pages.get(kind)) is not None:
+                return in_front
             try:
                 return await handler(self, request)
             except GatewayError:

@@ -135,6 +135,11 @@ class Emulator:
         await self._app(scope, receive, send)
 
     @property
+    def pages(self) -> dict[str, Response]:
+        """Answers of a proxy in front of the providers, by the kind of request."""
+        return self._shared.pages
+
+    @property
     def bill(self) -> list[Charge]:
         """Every accepted submit, in the order of acceptance."""
         return charges(self._state)

@@ -49,7 +49,7 @@ from tasks.engine.submit import (
 )
 from tasks.engine.submit_mark import lane_for_ticket, reference
 from tasks.engine.trouble import Stage
-from tasks.providers.errors import MisconfiguredError
+from tasks.providers.errors import InDoubtError, MisconfiguredError, ProviderError
 from tasks.providers.protocol import Finished, Gone
 
 log = logging.getLogger(__name__)
@@ -344,15 +344,31 @@ class JobRunner:
                     dead_s=self._deps.rules.dead_s if dies else math.inf,
                     left_s=LONGEST_WAIT_S if remade_free else math.inf,
                     stuck_s=partial(self._stuck_s, run, lane, history),
+                    heard=partial(self._heard, lane),
                 ),
             )
         except MisconfiguredError as exc:
-            self._deps.lanes.misconfigured(lane, exc)
             raise MustWaitError(WaitReason.UNFINISHED, str(exc)) from exc
         except UnreadError as exc:
             raise OwnFaultError("our own reading of the provider's answers") from exc
         except UnfinishedError as exc:
             raise MustWaitError(WaitReason.UNFINISHED, str(exc)) from exc
+
+    def _heard(self, lane: Lane, error: ProviderError | None) -> bool:
+        """Apply a poll's answer to the lane; return whether the job is asked about again."""
+        lanes = self._deps.lanes
+        match error:
+            case None:
+                lanes.answered(lane, "poll")
+            case InDoubtError():
+                lanes.not_own(lane, "poll", error)
+            case MisconfiguredError():
+                lanes.misconfigured(lane, "poll", error)
+                # The key may be good again, also after the lane has closed.
+                return lane.key_was_good
+            case _:
+                pass
+        return True
 
     def _age_s(self, run: JobRun, history: History) -> float:
         if run.accepted is not None:

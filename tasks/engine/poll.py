@@ -89,6 +89,10 @@ class UnreadError(UnfinishedError):
     """We cannot read the provider's answers about the job; the cause says why."""
 
 
+def _no_config_error(error: ProviderError | None) -> bool:
+    return not isinstance(error, MisconfiguredError)
+
+
 @dataclass(frozen=True, slots=True)
 class Patience:
     """How long to wait for a provider that is out of reach, in seconds."""
@@ -100,6 +104,9 @@ class Patience:
     stuck_s: Callable[[], float] = lambda: math.inf
     """The age at which a job that the provider still works on is given up. It is asked at each
     poll, because it follows from the jobs that have finished."""
+
+    heard: Callable[[ProviderError | None], bool] = _no_config_error
+    """Gets the error of each poll, or None. Returns whether to poll again after the error."""
 
     def after(self, silent_s: float, detail: str) -> Gone | None:
         """The outcome of a silence, if it has lasted long enough for one.
@@ -272,9 +279,10 @@ class Follower:
                 progress = await self.look(lane, ticket, over=over)
                 progress = progress or patience.given_up(elapsed)
                 failures, heard_at = 0, self.now()
-            except MisconfiguredError:
-                raise
+                patience.heard(None)
             except ProviderError as exc:
+                if not patience.heard(exc):
+                    raise
                 failures += 1
                 detail, pause = str(exc), min(_after(exc, failures), patience.dead_s)
                 # An answer from a proxy in front of it is not an answer from it.

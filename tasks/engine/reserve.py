@@ -30,6 +30,7 @@ from tasks.engine.poll import STOPPED
 from tasks.engine.stats import WaitReason
 from tasks.engine.trouble import Stage
 from tasks.providers.errors import (
+    InDoubtError,
     MisconfiguredError,
     NotSentError,
     ProviderError,
@@ -47,6 +48,9 @@ STILLS_IN_TRANSIT: Final = 24
 HANDED_FOR_S: Final = 3600.0
 """How long a handed-over still is used. Links that we sign are valid for six hours, and the
 provider has yet to read them."""
+
+LOOK_AGAIN_S: Final = 15.0
+"""The longest wait for lanes that rest before the open lanes are looked at again."""
 
 LONGEST_LINK: Final = 8192
 """Characters."""
@@ -160,8 +164,7 @@ class Reserver:
                 request = SlotRequest(run.order, run.able, failed, run.tried)
                 lanes = self._ranked(request)
                 # Handed to the likeliest lane before the slot: no slot waits for it.
-                well = (lane for lane in lanes if not lane.limiter.breaker.is_open)
-                if await self._still_url(run, next(well, lanes[0])) is None:
+                if await self._likely(run, lanes) is None:
                     continue
                 try:
                     lane = await self.lanes.reserve_slot(request)
@@ -173,6 +176,20 @@ class Reserver:
             raise MustWaitError(WaitReason.STOPPED, STOPPED) from None
         except NoLaneLeftError as exc:
             raise MustWaitError(WaitReason.NO_LANE, str(exc)) from None
+
+    async def _likely(self, run: JobRun, lanes: Sequence[Lane]) -> StillUrl | None:
+        """The still, handed to the lane that is likeliest to take the job.
+
+        None as of `_still_url`, or after a wait because all the lanes rest.
+        """
+        now = self._deps.world.now()
+        awake = [lane for lane in lanes if not lane.rests.wait_s(now)]
+        if awake:
+            well = (lane for lane in awake if not lane.limiter.breaker.is_open)
+            return await self._still_url(run, next(well, awake[0]))
+        soonest_s = min(lane.rests.wait_s(now) for lane in lanes)
+        await self._unless_stopped(asyncio.sleep(min(soonest_s, LOOK_AGAIN_S)))
+        return None
 
     async def _complete(self, run: JobRun, lane: Lane) -> Reservation | None:
         """The reservation for this slot. None if the lane closed; the slot is then released."""
@@ -239,19 +256,14 @@ class Reserver:
             except UnfitError:
                 run.able = [able for able in run.able if able is not lane]
                 return None
-            except MisconfiguredError as exc:
-                self._upload_failed(run, lane, exc)
-                self.lanes.misconfigured(lane, exc)
-                return None
             except StillRefusedError as exc:
                 self._refused(run, lane, exc)
                 return None
             except ProviderError as exc:
                 self._upload_failed(run, lane, exc)
-                if isinstance(exc, RejectedError) or not self._spares(run, lane):
-                    raise MustWaitError(WaitReason.UNREAD, f"its still: {exc}") from exc
-                self.lanes.out_of_reach(lane, str(exc))
+                self._not_handed(run, lane, exc)
                 return None
+            lane.rests.answered("upload")
             # A longer URL holds the still itself, which is too much to keep while others wait.
             if len(known.url) <= LONGEST_LINK:
                 run.still_urls[lane.name] = known
@@ -277,10 +289,32 @@ class Reserver:
         run.refused = f"its still: {error}"
         self._deps.troubles.failed(lane.name, Stage.UPLOAD, str(error), run.job_id)
 
+    def _not_handed(self, run: JobRun, lane: Lane, error: ProviderError) -> None:
+        """Apply the failure of an upload to the lane.
+
+        Raises:
+            MustWaitError: no other lane can make the job.
+        """
+        match error:
+            case MisconfiguredError():
+                self.lanes.misconfigured(lane, "upload", error)
+            case InDoubtError(shape=str(shape)) if shape:
+                self.lanes.not_own(lane, "upload", error)
+            case _ if not self._has_other(run, lane):
+                reason = f"its still: {error}"
+                raise MustWaitError(WaitReason.UNREAD, reason) from error
+            case _ if lane.paid or isinstance(error, RejectedError):
+                # Another lane may take a still that this one refuses.
+                run.able = [able for able in run.able if able is not lane]
+            case _:
+                self.lanes.out_of_reach(lane, str(error))
+
     def _spares(self, run: JobRun, lane: Lane) -> bool:
         """Whether the lane is an own GPU and other lanes can make the job."""
-        if lane.paid:
-            return False
+        return not lane.paid and self._has_other(run, lane)
+
+    def _has_other(self, run: JobRun, lane: Lane) -> bool:
+        """Whether another open lane can make the job."""
         others = self.roster.rank(SlotRequest(run.order, run.able))
         return any(each.closed is None for each in others if each is not lane)
 

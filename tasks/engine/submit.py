@@ -114,22 +114,27 @@ class Submitter:
             return Rejected(str(exc))
         except MisconfiguredError as exc:
             lane.limiter.rejected()
-            self.lanes.misconfigured(lane, exc)
+            self.lanes.misconfigured(lane, "submit", exc)
             return Refused(str(exc))
         except InDoubtError as exc:
-            lane.limiter.failed(self._now())
-            if lane.limiter.breaker.is_down and not lane.paid:
-                self.lanes.close_here(lane, f"gives no answer: {exc}")
-            self.lanes.assign_slots()
-            return Doubted(str(exc), exc.lost)
+            return self._doubted(lane, exc)
         return self._accepted(lane, reservation.job.id, ticket)
 
     def _accepted(self, lane: Lane, job: str, ticket: Ticket) -> Answer:
         if other := self._ids.claim(job, self._history(job), ticket):
             return self._doubted_id(lane, ticket, other)
         lane.limiter.accepted(self._now())
+        self.lanes.answered(lane, "submit")
         self.lanes.assign_slots()
         return Accepted(ticket)
+
+    def _doubted(self, lane: Lane, error: InDoubtError) -> Doubted:
+        lane.limiter.failed(self._now())
+        self.lanes.not_own(lane, "submit", error)
+        if lane.limiter.breaker.is_down and not lane.paid:
+            self.lanes.close_here(lane, f"gives no answer: {error}")
+        self.lanes.assign_slots()
+        return Doubted(str(error), error.lost)
 
     def _doubted_id(self, lane: Lane, ticket: Ticket, other: str) -> Doubted:
         """The doubt about a submit that got the id of another job's submit.

@@ -32,6 +32,7 @@ RUN_WORKFLOW: Final = "run the route's workflow in ComfyUI itself"
 REFUSALS: Final = Refusals(
     provider="comfyui",
     mark="error",
+    self_hosted=True,
     uploads="/upload/image",
     table=(
         self_hosted.AUTH,

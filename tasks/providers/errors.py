@@ -78,11 +78,18 @@ class MisconfiguredError(ProviderError):
 
 
 class InDoubtError(ProviderError):
-    """It may have been accepted and charged; `lost` says what happened to the answer."""
+    """It may have been accepted and charged; `lost` says what happened to the answer.
 
-    def __init__(self, message: str, lost: Lost = "unclear") -> None:
+    `shape` is set if the answer is not the provider's own: a proxy, a firewall or a login
+    page gave it. It is equal for answers that are alike.
+    """
+
+    def __init__(
+        self, message: str, lost: Lost = "unclear", *, shape: str = ""
+    ) -> None:
         super().__init__(message)
         self.lost: Lost = lost
+        self.shape = shape
 
 
 class UploadRefusedError(InDoubtError):

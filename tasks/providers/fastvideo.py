@@ -14,6 +14,7 @@ from tasks.providers.refusals import Refusals, refusal
 REFUSALS: Final = Refusals(
     provider="fastvideo",
     mark="detail",
+    self_hosted=True,
     table=(
         self_hosted.AUTH,
         self_hosted.WRONG_ADDRESS,

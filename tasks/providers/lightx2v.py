@@ -22,6 +22,7 @@ TAKEN: Final = re.compile("already exists", re.IGNORECASE)
 REFUSALS: Final = Refusals(
     provider="lightx2v",
     mark="detail",
+    self_hosted=True,
     table=(
         self_hosted.AUTH,
         self_hosted.WRONG_ADDRESS,

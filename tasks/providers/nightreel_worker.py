@@ -24,6 +24,7 @@ SAYS: Final = "docs/reference/gpu-worker.md: the worker's own codes"
 REFUSALS: Final = Refusals(
     provider="nightreel",
     mark="error",
+    self_hosted=True,
     table=(
         refusal("auth", 401, fix="set the key to the worker's NIGHTREEL_WORKER_KEY"),
         self_hosted.WRONG_ADDRESS,

@@ -54,6 +54,28 @@ def error_text(body: Any) -> Any:
             return body
 
 
+_HIDDEN: Final = re.compile(r"(?is)<(script|style|head)\b.*?(</\1>|$)")
+_TAG: Final = re.compile(r"<[^>]*>")
+_FIRST_WORDS: Final = 120
+
+
+def is_page(body: Any) -> bool:
+    """Whether the body of an answer is a web page."""
+    return isinstance(body, str) and body.lstrip("\ufeff \r\n\t").startswith("<")
+
+
+def first_words(body: Any) -> str:
+    """Return the first words of an answer; of a web page, those that a person sees."""
+    if not isinstance(body, str):
+        return json.dumps(body, ensure_ascii=False)[:_FIRST_WORDS]
+    text = body
+    if is_page(body):
+        # A page may have all its text in the title, such as "Just a moment...".
+        text = _TAG.sub(" ", _HIDDEN.sub(" ", body))
+        text = text if text.strip() else _TAG.sub(" ", body)
+    return " ".join(text.split())[:_FIRST_WORDS]
+
+
 def redact(body: Any, key: str) -> str:
     """Return a provider's words as one short line without key, token and signature."""
     text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)

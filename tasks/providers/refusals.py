@@ -22,11 +22,13 @@ from tasks.providers.errors import (
     ThrottledError,
     UploadRefusedError,
 )
-from tasks.providers.parsing import error_text, redact, retry_after
+from tasks.providers.parsing import error_text, first_words, redact, retry_after
 
 _UNAUTHORIZED: Final = 401
 _TOO_LARGE: Final = 413
 _GATEWAYS: Final = frozenset({502, 503})
+_ROUTERS: Final = frozenset({"Not Found", "Method Not Allowed"})
+"""The answers of FastAPI and Starlette to a path or method that they do not have."""
 
 Step = Literal["submit", "upload", "ask"]
 """The request that costs money, an upload of a still, or any other free request."""
@@ -112,6 +114,8 @@ class Refusals:
     """The ends of the paths of POSTs that are free."""
     table: tuple[Refusal, ...]
     """The first row that fits an answer says what it means."""
+    self_hosted: bool = False
+    """Whether it is an engine on own GPUs, whose version may lack a path that is asked."""
 
     def step(self, request: httpx.Request) -> Step:
         path = request.url.path
@@ -138,10 +142,12 @@ class Refusals:
             text = f"{text}: {redact(error_text(body), key)}"
         is_own = self.is_own(body)
         wait_s = retry_after(response)
+        if step != "submit" and self.is_routers(body):
+            return self.not_own(response, body, key=key)
         if is_own and (row := self._row(code, body, step)):
             return self._error(row, text, wait_s, step=step, code=code)
         match code:
-            case 404 if step != "submit":
+            case 404 if step != "submit" and (is_own or not self.self_hosted):
                 return NotFoundError(text)
             case 429 if step != "submit":
                 return ThrottledError(text, wait_s)
@@ -149,8 +155,22 @@ class Refusals:
                 return InDoubtError(text, "gateway")
             case _ if step == "upload" and is_own and _is_final(status):
                 return UploadRefusedError(text)
+            case _ if not is_own and 300 <= status < 500:
+                return self.not_own(response, body, key=key)
             case _:
                 return InDoubtError(text)
+
+    def not_own(self, response: httpx.Response, body: Any, *, key: str) -> InDoubtError:
+        step = self.step(response.request)
+        return not_own(self.provider, response, body, step=step, key=key)
+
+    def is_routers(self, body: Any) -> bool:
+        """Whether an engine's web framework answered, because it lacks the path."""
+        match body:
+            case {"detail": str(text)} if self.self_hosted:
+                return text in _ROUTERS
+            case _:
+                return False
 
     def of_store(self, response: httpx.Response) -> ProviderError | None:
         """Judge the answer of the store that holds uploads; it concerns the upload alone.
@@ -198,6 +218,43 @@ class Refusals:
 def _is_final(status: int) -> bool:
     """Whether an answer to an upload is a refusal that a repetition seldom changes."""
     return 400 <= status < 500 and status not in {408, 425, 429}
+
+
+def not_own(
+    provider: str, response: httpx.Response, body: Any, *, step: Step, key: str
+) -> InDoubtError:
+    """Return the error for an answer of a proxy, a firewall or a login page.
+
+    It says the status, the address of a redirect, the first words and the cure.
+    """
+    status = response.status_code
+    place = redact(response.headers.get("location", ""), key)
+    parts = [
+        f"{provider}: HTTP {status}, not the provider's own answer",
+        f"it leads to {place}" if place else "",
+        redact(first_words(body), key),
+        _cure(status, step),
+    ]
+    text = ": ".join(filter(None, parts))
+    return InDoubtError(text, shape=f"{status} {place}")
+
+
+def _cure(status: int, step: Step) -> str:
+    """Return the action that may help, by the HTTP status."""
+    match status:
+        case 404 | 405 if step != "submit":
+            return "it may lack this path: check the lane's base_url, and its version"
+        case 404 | 405:
+            return "check the lane's base_url"
+        case 401 | 407:
+            return "a login is in front of it: set base_url to the address behind it"
+        case 403 | 429:
+            return (
+                "a firewall refuses this machine: set the lane's user_agent, or fewer "
+                "submits_per_minute"
+            )
+        case _:
+            return "set the lane's base_url to the provider's own address"
 
 
 def _plain(pattern: re.Pattern[str]) -> str:

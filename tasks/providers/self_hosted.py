@@ -190,7 +190,8 @@ class SelfHosted(Adapter):
 
     def _is_good(self, response: httpx.Response, body: Any, code: int) -> bool:
         finds = FINDS in response.request.extensions
-        is_absent = code == 404 and finds and self.refusals.is_own(body)
+        is_own = self.refusals.is_own(body) and not self.refusals.is_routers(body)
+        is_absent = code == 404 and finds and is_own
         return is_absent or response.is_success or self._has_job(body, code)
 
     def _has_job(self, body: Any, code: int) -> bool:

@@ -15,6 +15,7 @@ from tasks.providers.refusals import Refusals, refusal
 REFUSALS: Final = Refusals(
     provider="sglang",
     mark="detail",
+    self_hosted=True,
     table=(
         self_hosted.AUTH,
         self_hosted.WRONG_ADDRESS,

@@ -19,6 +19,7 @@ MISMATCH: Final = re.compile("Model mismatch", re.IGNORECASE)
 REFUSALS: Final = Refusals(
     provider="vllm-omni",
     mark="error",
+    self_hosted=True,
     table=(
         refusal("auth", 401, fix=CHECK_KEY),
         self_hosted.WRONG_ADDRESS,

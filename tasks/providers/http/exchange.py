@@ -21,7 +21,9 @@ from tasks.providers.http.clients import Clients
 from tasks.providers.http.endpoint import Endpoint
 from tasks.providers.http.exceptions import failure_name
 from tasks.providers.http.retry import OnFailure, retrying
+from tasks.providers.parsing import is_page, read_body
 from tasks.providers.protocol import Exchange, UnreadableError
+from tasks.providers.refusals import not_own
 
 T = TypeVar("T")
 
@@ -124,6 +126,7 @@ async def ask(clients: Clients, endpoint: Endpoint, exchange: Exchange[T]) -> T:
             RejectedError may pass if it is repeated.
         UnreadableError: the adapter cannot read a good answer.
     """
+    response: httpx.Response | None = None
     try:
         request = next(exchange)
         while True:
@@ -136,6 +139,11 @@ async def ask(clients: Clients, endpoint: Endpoint, exchange: Exchange[T]) -> T:
     except (httpx.HTTPError, aiohttp.ClientError, TimeoutError) as exc:
         raise NotSentError(_message(endpoint, exc)) from exc
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as exc:
+        if response is not None and is_page(body := read_body(response)):
+            provider = endpoint.provider
+            raise not_own(
+                provider.name, response, body, step="ask", key=provider.key
+            ) from exc
         if isinstance(exc, UnreadableError):
             raise
         message = f"{type(exc).__name__}: {exc}"
@@ -170,11 +178,13 @@ async def upload(
     `on_failure` receives the error of each try that is repeated.
 
     Raises:
+        InDoubtError: an answer that is not the provider's own comes at once, because it
+            concerns the lane and not the still.
         StillRefusedError: the provider refused it `LASTING` times.
         ProviderError: the upload could not be made.
     """
     refusals = 0
-    async for attempt in retrying(40, on_failure=on_failure):
+    async for attempt in retrying(40, on_failure=on_failure, but=_is_not_own):
         with attempt:
             try:
                 return await ask(clients, endpoint, endpoint.provider.upload(still))
@@ -184,6 +194,10 @@ async def upload(
                     raise StillRefusedError(f"{exc}, {LASTING} times") from exc
                 raise
     raise AssertionError  # pragma: no cover - retrying() reraises
+
+
+def _is_not_own(exc: BaseException) -> bool:
+    return isinstance(exc, InDoubtError) and bool(exc.shape)
 
 
 def _lost(exc: BaseException) -> Lost:

@@ -6,6 +6,7 @@ from typing import Final
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
+    retry_if_exception,
     retry_if_exception_type,
     stop_after_attempt,
     wait_random_exponential,
@@ -30,6 +31,7 @@ def retrying(
     attempts: int,
     *,
     also: tuple[type[Exception], ...] = (),
+    but: Callable[[BaseException], bool] = lambda _: False,
     on_failure: OnFailure = lambda _: None,
 ) -> AsyncRetrying:
     """Retry a free request, after the wait that the provider asks for; never a submit.
@@ -44,7 +46,8 @@ def retrying(
             on_failure(error)
 
     return AsyncRetrying(
-        retry=retry_if_exception_type((*transient, *also)),
+        retry=retry_if_exception_type((*transient, *also))
+        & retry_if_exception(lambda exc: not but(exc)),
         wait=_RetryAfter(),
         stop=stop_after_attempt(attempts),
         before_sleep=failed,
