@@ -31,6 +31,7 @@ from flows.prefect_runtime import (
     RootWait,
     gently,
     is_deployed,
+    located,
     may_begin_root,
     shared,
 )
@@ -41,7 +42,7 @@ from storage.inbox import Claim, claimed
 from storage.ledger import HeldError, begin_root
 from tasks.batch.batch import BatchRun
 from tasks.batch.lifespan import begun, refused
-from tasks.batch.request import Wanted, public
+from tasks.batch.request import Wanted
 from tasks.batch.summary import Summary
 from tasks.dispatch import Policy, refuse_wrong
 from tasks.providers.http import connected
@@ -82,8 +83,9 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
     As a subflow it returns the batch's summary: a dict of plain values.
 
     Args:
-        manifest: URI of a Parquet file, one row per clip wanted.
-        root: URI that everything is kept under; the same root never pays twice.
+        manifest: URI or path of a Parquet file, one row per clip wanted; a deployment needs a
+            URI or an absolute path.
+        root: URI or path that everything is kept under; the same root never pays twice.
         config: path of nightreel.toml; the lanes, and where their keys are kept.
         lanes: only these of its lanes.
         budget_usd: the most that may be spent: no submit goes beyond it.
@@ -105,7 +107,8 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
         most_usd = budget(budget_usd)
         by = f"flow run {flow_run.get_id()}"
         may_begin = may_begin_root(new_root=new_root)
-        begin = partial(begin_root, public(root, "root"), new_root=may_begin)
+        manifest, root = located(manifest, "manifest"), located(root, "root")
+        begin = partial(begin_root, root, new_root=may_begin)
         async with _complained(), claimed(begin, manifest, version, by) as claim:
             if claim.taken_by is not None:
                 message = f"taken by {claim.taken_by}"
@@ -113,8 +116,8 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
             settings = settings_of.load(Path(config) if config else None, lanes=lanes)
             until = None if finish_by is None else meant(finish_by, _due())
             wanted = Wanted(
-                manifest=public(manifest, "manifest"),
-                root=public(root, "root"),
+                manifest=manifest,
+                root=root,
                 budget_usd=most_usd,
                 limit=limit,
                 policy=policy or _policy(settings, until),

@@ -11,7 +11,7 @@ Prefect may kill a run or start it twice at any time. Correctness does not depen
 ledger fences the older run, and no clip is paid for twice.
 """
 
-from flows.prefect_runtime.deployed import is_deployed, may_begin_root
+from flows.prefect_runtime.deployed import is_deployed, located, may_begin_root
 from flows.prefect_runtime.inbox_runs import DEPLOYMENT, Retries, Watch, start_runs
 from flows.prefect_runtime.runners import shared
 from flows.prefect_runtime.shard import described, ran
@@ -26,6 +26,7 @@ __all__ = [
     "described",
     "gently",
     "is_deployed",
+    "located",
     "may_begin_root",
     "ran",
     "shared",

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class Wanted:
 
 
 def public(uri: str, name: str) -> str:
-    """Return the URI that is the flow parameter `name`, if a run may use it.
+    """Return the URI of the flow parameter `name`, a URI or an absolute path.
 
     Prefect keeps parameters in clear text, and each run works in another folder.
 
@@ -70,17 +71,24 @@ def public(uri: str, name: str) -> str:
         ManifestError: it carries a secret.
     """
     refuse_blank(uri, name)
-    if not scheme(uri) and not uri.startswith("/"):
-        problem = "is relative, and the folder that a run works in is not yours"
-        raise OpeningError(
-            f"{name} = {uri!r} {problem}: name it from the top or as a URI"
-        )
+    if not scheme(uri):
+        uri = _absolute(uri, name)
     if uri != (bare := unsigned(uri)):
         problem = (
             "is named with a key or a signature, which would be kept in clear text"
         )
         raise ManifestError(f"{bare}: {problem}: bring it here, or name it without")
     return uri
+
+
+def _absolute(path: str, name: str) -> str:
+    if not path.startswith("/"):
+        problem = "is relative, and the folder that a run works in is not yours"
+        raise OpeningError(
+            f"{name} = {path!r} {problem}: name it from the top or as a URI"
+        )
+    # Not `resolve`: it follows links, and a link may lead elsewhere tomorrow.
+    return Path(os.path.abspath(path)).as_uri()  # noqa: PTH100
 
 
 def planned(wanted: Wanted, folder: Path, lanes: Sequence[Lane]) -> Plan:

@@ -3,6 +3,7 @@
 import pytest
 
 from flows.pause import pause, resume
+from flows.prefect_runtime import located
 from flows.watch import watch
 from manifests.input import ManifestError
 from storage.sources import OpeningError
@@ -39,7 +40,16 @@ async def test_flow_refuses_a_root_that_is_blank_or_relative(uri, problem):
 
 @pytest.mark.parametrize("uri", ["/mnt/reel", "file:///mnt/reel", "s3://b/r", "az://c"])
 def test_flow_takes_a_uri_or_a_path_from_the_top(uri):
-    assert public(uri, "root") == uri
+    expected = f"file://{uri}" if uri.startswith("/") else uri
+
+    assert public(uri, "root") == expected
+
+
+@pytest.mark.parametrize(("uri", "problem"), [(" ", BLANK), (" s3://b/r", SPACED)])
+def test_a_path_that_is_blank_is_not_this_folder(uri, problem):
+    """A blank path, or a URI after a space, is refused and not resolved."""
+    with pytest.raises(OpeningError, match=problem):
+        located(uri, "root")
 
 
 def test_secret_in_a_uri_is_refused():

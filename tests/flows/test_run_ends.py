@@ -61,13 +61,13 @@ def begin(bench, program: str, argument: str, **env: str) -> Running:
     return one
 
 
-def scheduled(bench) -> str:
+def scheduled(bench, **more: Any) -> str:
     """A run of a deployment, by its id."""
     prefect = bench.prefect
     flow = prefect.post("flows/", name="nightreel")["id"]
     one = prefect.post("deployments/", name="ends", flow_id=flow)["id"]
     path = f"deployments/{one}/create_flow_run"
-    run = prefect.post(path, parameters=asked(bench))["id"]
+    run = prefect.post(path, parameters=asked(bench, **more))["id"]
     prefect.post(f"flow_runs/{run}/set_state", state={"type": "PENDING"})
     return run
 
@@ -237,3 +237,33 @@ def test_run_without_a_place_for_its_shards_frees_its_manifest(bench):
     assert kind == "FAILED"
     assert "install nightreel with it" in message
     assert (taken(bench), bench.bought) == (0, {})
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_batch_takes_paths_like_the_command_line(bench, absolute):
+    """A path means a file of this folder, and relative stills lie beside the manifest."""
+    bench.manifest(2)
+    bench.prefect.wait()
+    base = f"{bench.folder}/" if absolute else ""
+
+    paths = {"manifest": f"{base}m.parquet", "root": f"{base}root"}
+    ended = begin(bench, BATCH, json.dumps(paths)).ended()
+
+    assert ended.reply[0] == "COMPLETED", ended.err
+    assert bench.table()["state"].to_list() == ["published"] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_deployments_run_refuses_a_relative_manifest(bench):
+    """The folder that a worker runs in is not its owner's, so the message says what to do."""
+    bench.manifest(2)
+    bench.prefect.wait()
+    run = scheduled(bench, manifest="m.parquet")
+
+    begin(bench, SCHEDULED, run).ended()
+
+    [ended] = bench.prefect.post("flow_runs/filter", flow_runs={"id": {"any_": [run]}})
+    assert ended["state_type"] == "FAILED"
+    assert "manifest = 'm.parquet' is relative" in ended["state"]["message"]
+    assert bench.bought == {}
