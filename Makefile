@@ -18,7 +18,7 @@ LOCK = $(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3
 LOCK_DEV = $(LOCK) --group dev -c
 LOCK_FLOORS = $(LOCK) --group dev --resolution lowest-direct
 
-.PHONY: setup azurite chromium postgresql runners demo test test-slow test-python test-floors test-runners test-worker simulate crash check lock docs site clean
+.PHONY: setup azurite chromium postgresql runners demo test test-slow test-python test-floors test-runners test-worker simulate crash mutants check lock docs site clean
 setup: $(READY)
 
 # Only what the lock holds is downloaded, each file by its hash; what builds the project
@@ -149,6 +149,12 @@ simulate: $(READY)
 # A batch that is killed at every moment that it has, with every provider.
 crash: $(READY)
 	$(BIN)/python -m tests.crashes --all
+
+# Faults in the modules that decide about money, one at a time: the module's tests must fail.
+# make mutants ONLY=tasks/engine
+ONLY ?=
+mutants: $(READY)
+	$(BIN)/python -m tests.mutants --only "$(ONLY)"
 
 # The versions in the locks are kept as long as pyproject.toml allows them, so that a new
 # release somewhere is not a failure here.
