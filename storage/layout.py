@@ -30,6 +30,8 @@ INBOX: Final = "inbox"
 """The versions of manifests that were claimed, and those that are done."""
 SHARDS: Final = "shards"
 """The messages between a batch and the runs of its shards."""
+REPORTS: Final = "reports"
+"""The latest report of each run, which `nightreel status` shows."""
 SPILL: Final = "spill"
 """Spill files that machines which run shards have uploaded."""
 
@@ -171,6 +173,10 @@ def usage(batch: str, shard: int, generation: int, *, last: bool = False) -> str
 def grant(batch: str) -> str:
     """The amounts that each run of a batch's shards may use."""
     return f"{SHARDS}/{batch}/grant.json"
+
+
+def run_report(batch: str) -> str:
+    return f"{REPORTS}/{batch}.json"
 
 
 def spill(name: str) -> str:

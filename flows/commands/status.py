@@ -5,7 +5,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,12 +18,21 @@ from rich.text import Text
 from flows.commands.terminal import Json, opened, print_json
 from flows.config import lanes as lanes_of
 from flows.config import settings
-from flows.views import aligned, counted, doubts_table, expiring, more_doubts, utc
+from flows.views import (
+    aligned,
+    counted,
+    doubts_table,
+    expiring,
+    more_doubts,
+    runs,
+    utc,
+)
 from flows.views.terminal_table import terminal_table
 from manifests.accounting import Attempt, LedgerTotals, Outcome
 from manifests.catalogue import Route, shipped
 from manifests.expiry import AT_PROVIDERS, in_use
 from manifests.lifecycle import FREE, State
+from storage import run_reports
 from storage.ledger import entries, spilled
 from storage.objects import Objects
 from storage.pause_flag import paused
@@ -62,8 +71,9 @@ async def observed(root: str, *, config: Path | None = None) -> "Seen":
     """
     routes, objects = _routes(config), await opened(root)
     totals, since = await totals_of(objects), await paused(objects)
-    lost = await spilled(objects)
-    return seen_at(totals, routes, now=time.time(), paused_at=since, spilled=lost)
+    lost, reports = await spilled(objects), await run_reports.newest(objects)
+    seen = seen_at(totals, routes, now=time.time(), paused_at=since, spilled=lost)
+    return replace(seen, reports=reports)
 
 
 def _routes(config: Path | None) -> Mapping[str, Route]:
@@ -99,6 +109,9 @@ class Seen:
     spilled: int = 0
     """Events in spill files, which no run has recorded yet."""
 
+    reports: Sequence[runs.Report] = ()
+    """The reports of the latest run of each manifest."""
+
     @property
     def in_doubt_usd(self) -> Decimal:
         return sum((doubt.price_usd for doubt in self.doubts), FREE)
@@ -113,6 +126,7 @@ class Seen:
             "in_doubt": states[State.IN_DOUBT],
             "pending": sum(states[state] for state in WAITING),
             "at_providers": sum(states[state] for state in AT_PROVIDERS),
+            "never_bought": runs.never_bought(self.reports),
             "risks": total.risked,
             "spent_usd": float(total.usd),
             "in_doubt_usd": float(self.in_doubt_usd),
@@ -130,6 +144,7 @@ class Seen:
             "parked": self.parked,
             "spilled": self.spilled,
             "doubts": [self._plain(doubt) for doubt in self.doubts],
+            "runs": [*map(runs.plain, self.reports)],
         }
 
     @property
@@ -156,6 +171,9 @@ class Seen:
                 "",
                 Text(f"{found}: start the next run on this machine", "yellow"),
             ]
+        for report in self.reports:
+            for part in runs.shown(report, self.now):
+                parts += ["", part]
         if self.totals.lanes:
             parts += ["", self._lanes()]
         if extras := ", ".join(self._extras()):
@@ -195,6 +213,9 @@ class Seen:
             style = "" if count else "dim"
             table.add_row(name, f"{count:,}", note, style=style)
         table.add_row("jobs", f"{sum(states.values()):,}", style="bold")
+        if unbought := runs.never_bought(self.reports):
+            note = "nothing was submitted for these yet"
+            table.add_row("never bought", f"{unbought:,}", note)
         return table
 
     def _lanes(self) -> Table:

@@ -377,6 +377,15 @@ class BatchRun:
         """How many jobs have no clip, by state and reason, and which rows first."""
         return self._rows.without_clip(self.engine.tally, self.troubles)
 
+    def put_aside(self) -> Reasons:
+        """Why jobs wait for another run or a person, by state and reason, so far."""
+        return self._rows.put_aside(self.engine.tally)
+
+    @property
+    def never_bought(self) -> int:
+        """Jobs that were never submitted, by this run or an earlier one, and may be."""
+        return self._rows.unbought(self.engine.tally)
+
     def table_uri(self, name: str) -> str:
         """The URI of a table of this batch, once it is over."""
         return self.engine.deps.objects.uri(layout.table(name, self.batch))

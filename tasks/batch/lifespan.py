@@ -27,6 +27,7 @@ from tasks.batch.batch import BatchRun
 from tasks.batch.deps import deps_of
 from tasks.batch.pause_watch import heeding
 from tasks.batch.request import Wanted, looked_at, planned, refuse
+from tasks.batch.run_report import reported, write_last
 from tasks.batch.trouble_watch import trouble_told
 from tasks.dispatch import (
     DAY_S,
@@ -93,7 +94,7 @@ async def begun(  # noqa: PLR0913 - each has its default
                 ) as batch_run:
                     batch_run.root_id = root_id
                     await _start(batch_run)
-                    async with _fetching(batch_run):
+                    async with _fetching(batch_run), reported(batch_run):
                         yield batch_run
             await _finish(batch_run)
         finally:
@@ -147,6 +148,7 @@ async def _finish(batch_run: BatchRun) -> None:
     batch_run.ledger.refuse_if_taken_over()
     await batch_run.keep()
     await keep_limits(batch_run.engine.lanes.all, batch_run.engine.deps.objects)
+    await write_last(batch_run)
     batch_run.over = True
     log.info("batch.ended batch=%s %s", batch_run.batch, batch_run.summary())
 

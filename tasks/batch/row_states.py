@@ -11,7 +11,7 @@ from typing import Final
 
 import polars as pl
 
-from manifests.input import Plan
+from manifests.input import Plan, todo
 from manifests.job_keys import KEY, held, ids, keys
 from manifests.lifecycle import OVER, State
 from manifests.reasons import alike
@@ -118,10 +118,41 @@ class Rows:
 
         Jobs whose turn did not come waited for the `troubles`.
         """
+        why = self._reasons(
+            self._ledger.lives.keys() | tally.waiting_jobs.keys(), tally
+        )
+        for reason, count in tally.refusals.items():
+            why.jobs["rejected", reason] += count
+            first = tally.refused_first.get(reason, [])
+            for job, row in self._rows_of(first):
+                why.rows["rejected", reason].append(row)
+                why.ids["rejected", reason].append(job)
+        self._add_untold(why.jobs, tally, troubles)
+        return why
+
+    def put_aside(self, tally: Tally) -> Reasons:
+        """The same of the jobs that wait for another run or a person, while the batch runs."""
+        return self._reasons(tally.waiting_jobs.keys(), tally)
+
+    def unbought(self, tally: Tally) -> int:
+        """How many jobs were never submitted, and may be."""
+        pending = todo(self.plan, self._ledger.states, among={State.PENDING}).height
+        history = self._ledger.history
+        tried = [
+            job
+            for job, life in self._ledger.lives.items()
+            if life.state is State.PENDING and life.attempts
+        ]
+        unfit = [
+            job
+            for job, waiting in tally.waiting_jobs.items()
+            if waiting.why is WaitReason.STILL and not history(job).attempts
+        ]
+        return pending - len(self.among({*tried, *unfit}))
+
+    def _reasons(self, jobs: Collection[str], tally: Tally) -> Reasons:
         why = Reasons()
-        for job, row in self._rows_of(
-            self._ledger.lives.keys() | tally.waiting_jobs.keys()
-        ):
+        for job, row in self._rows_of(jobs):
             history, waiting = self._ledger.history(job), tally.waiting_jobs.get(job)
             if history.state is State.PUBLISHED:
                 continue
@@ -131,13 +162,6 @@ class Rows:
             reason = waiting.reason if waiting else history.reason
             untold = UNANSWERED if history.state is State.IN_DOUBT else UNTOLD
             why.add(state, reason or untold, row, job)
-        for reason, count in tally.refusals.items():
-            why.jobs["rejected", reason] += count
-            first = tally.refused_first.get(reason, [])
-            for job, row in self._rows_of(first):
-                why.rows["rejected", reason].append(row)
-                why.ids["rejected", reason].append(job)
-        self._add_untold(why.jobs, tally, troubles)
         return why
 
     def _rows_of(self, jobs: Collection[str]) -> Iterator[tuple[str, int]]:

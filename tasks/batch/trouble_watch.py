@@ -1,11 +1,14 @@
 """Looks for trouble while a batch runs, and logs it."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from tasks.batch.batch import BatchRun
+
+log = logging.getLogger(__name__)
 
 LOOK_S: Final = 5.0
 """The time between two looks."""
@@ -26,8 +29,11 @@ async def trouble_told(batch_run: BatchRun) -> AsyncGenerator[None]:
 
 def look(batch_run: BatchRun) -> None:
     """Look once."""
-    batch_run.engine.look_for_trouble()
-    batch_run.engine.troubles.tell(batch_run.troubles)
+    try:
+        batch_run.engine.look_for_trouble()
+        batch_run.engine.troubles.tell(batch_run.troubles)
+    except Exception:
+        log.exception("batch.not_watched the batch goes on, its troubles are not told")
 
 
 async def _keep_looking(batch_run: BatchRun) -> None:

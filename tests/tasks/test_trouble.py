@@ -1,15 +1,22 @@
 """The engine reports trouble in half a minute: lane, stage, reason and count."""
 
 import asyncio
+import io
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
 
 import pytest
+from rich.console import Console
 from tenacity import RetryCallState
 
+from flows.commands.status import observed
 from flows.dashboard.pages import board
 from flows.views import unmade
 from manifests.reasons import alike
+from storage.objects import Objects
+from storage.run_reports import put
+from tasks.batch.run_report import report_of
 from tasks.batch.trouble_watch import look
 from tasks.emulator import Emulator, running
 from tasks.engine.standstill import SHORTEST_S, TIMES, Standstills
@@ -65,6 +72,17 @@ class Proxy:
         await send({**start, "headers": headers})
         content = json.dumps(self.body).encode()
         await send({"type": "http.response.body", "body": content})
+
+
+def objects(world):
+    return Objects.open((world.folder / "root").as_uri())
+
+
+def printed(seen):
+    """The text of `nightreel status` at a wide terminal."""
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(seen.shown("root"))
+    return console.export_text()
 
 
 async def until(fact, batch_run):
@@ -235,7 +253,7 @@ async def test_failing_uploads_are_shown_and_outlive_a_stop(worlds, emulator):
     """The live page shows the trouble; a stopped run names it at its end."""
     body, wait = {"code": 429, "message": "slow"}, {"retry-after": "3600"}
     proxy = Proxy(emulator, "POST", "/media/upload", 429, body, wait)
-    pages = []
+    pages, seen = [], []
     with running(proxy) as url:
         world = worlds(emulator=emulator, url=url, routes=[SPICY])
 
@@ -243,6 +261,8 @@ async def test_failing_uploads_are_shown_and_outlive_a_stop(worlds, emulator):
             async def stop():
                 await until(lambda troubles: troubles, batch_run)
                 pages.append(board(batch_run))
+                await put(objects(world), batch_run.batch, report_of(batch_run))
+                seen.append(await observed(objects(world).root))
                 batch_run.engine.stop("the owner asked")
 
             during.stopping = asyncio.create_task(stop())
@@ -259,7 +279,53 @@ async def test_failing_uploads_are_shown_and_outlive_a_stop(worlds, emulator):
     assert "wavespeed: HTTP 429: slow |" in pages[0]
     assert reasons == {"its still: wavespeed: HTTP 429: slow; the run was stopped"}
     assert line.startswith(f"3 pending: {reasons.pop()} (first: {group.ids[0]}, ")
+    (report,) = seen[0].plain()["runs"]
+    assert (seen[0].plain()["never_bought"], report["over"]) == (3, False)
+    assert [one["reason"] for one in report["troubles"]] == [
+        "wavespeed: HTTP 429: slow"
+    ]
     assert where.endswith(f"tables/left/batch={batch_run.batch}/part-0.parquet")
+
+
+async def test_status_counts_and_explains_what_was_never_bought(worlds, emulator):
+    """`status` counts jobs that were never submitted, until a later run submits them."""
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[SPICY])
+        manifest = world.manifest(4)
+        await world.run(manifest, budget_usd=Decimal("0.30"))
+        short = await observed(objects(world).root)
+        await world.run(manifest)
+        whole = await observed(objects(world).root)
+
+    told = short.plain()
+    bought = told["published"]
+    (report,) = told["runs"]
+    assert 0 < bought < 4
+    assert (told["pending"], told["never_bought"]) == (0, 4 - bought)
+    assert (report["over"], report["done"], report["jobs"]) == (True, bought, 4)
+    assert sum(group["jobs"] for group in report["waiting"]) == 4 - bought
+    assert all("budget" in group["reason"] for group in report["waiting"])
+    assert f"never bought  {4 - bought}" in printed(short)
+    assert "the budget" in printed(short)
+    assert whole.plain()["never_bought"] == 0
+    assert "never bought" not in printed(whole)
+
+
+async def test_silent_report_is_shown_as_perhaps_killed(worlds, emulator):
+    """The report of a run that was killed is not shown as that of a running one."""
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[SPICY])
+        await world.run(1)
+        batch_run = world.batch_runs[-1]
+        trouble = {"lane": "spicy", "stage": "poll", "reason": "HTTP 500", "count": 3}
+        report = report_of(batch_run)
+        report["troubles"] = [{**trouble, "since": report["at"]}]
+        await put(objects(world), batch_run.batch, report)
+        seen = await observed(objects(world).root)
+
+    text = printed(replace(seen, now=seen.now + 600))
+    assert "it may have been killed" in text
+    assert "HTTP 500" in text
 
 
 async def test_unreadable_polls_are_told_and_kept_by_a_stop(worlds, emulator):
