@@ -174,8 +174,13 @@ class Facts:
     fps: float
     width: int
     height: int
+    """As a player shows it."""
     codec: str
     frames: int
+    rotation: int = 0
+    """The degrees by which a player turns its frames, clockwise."""
+    differs: str = ""
+    """How it differs from what was ordered; empty if it does not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,8 @@ FACTS: Final = {
     "height": pl.Int64(),
     "codec": pl.String(),
     "frames": pl.Int64(),
+    "rotation": pl.Int64(),
+    "differs": pl.String(),
 }
 EXACT: Final = "exact"
 

@@ -45,6 +45,8 @@ CLIPS: Final = pl.Schema(
         "height": pl.UInt32,
         "codec": pl.String,
         "frames": pl.UInt32,
+        "rotation": pl.UInt32,
+        "differs": pl.String,
         "reason": pl.String,
     }
 )
@@ -106,6 +108,8 @@ class Outcomes:
             facts and facts.height,
             facts and facts.codec,
             facts and facts.frames,
+            facts and facts.rotation,
+            (facts and facts.differs) or None,
             self.why(job),
         )
 

@@ -4,6 +4,7 @@ FFmpeg allocates memory for the samples that the tables state. A few bytes can s
 billions of them, so `impossible` looks at the tables before FFmpeg does.
 """
 
+import math
 import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
@@ -73,6 +74,27 @@ def impossible(data: bytes) -> str | None:
             frames = f"{stated.samples:,} frames, {MOST_FRAMES:,} are read at most"
             return f"its table {name} states {frames}"
     return None
+
+
+def rotation(data: bytes) -> int:
+    """The degrees by which the matrix of the video track turns its frames, clockwise."""
+    turned = 0
+    for box in _boxes(memoryview(data)):
+        if box.kind == b"tkhd":
+            turned = _turn(box.body)
+        if box.kind == b"hdlr" and bytes(box.body[8:12]) == b"vide":
+            return turned
+    return 0
+
+
+def _turn(header: memoryview) -> int:
+    try:
+        # Version 1 has three fields of 8 bytes in place of 4.
+        at = 52 if header[0] == 1 else 40
+        across, down = struct.unpack_from(">ii", header, at)
+    except (struct.error, IndexError):
+        return 0
+    return round(math.degrees(math.atan2(down, across)) / 90) * 90 % 360
 
 
 def _boxes(data: memoryview) -> Iterator[_Box]:

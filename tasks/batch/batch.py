@@ -358,6 +358,7 @@ class BatchRun:
             short_of=short_of(wait_reasons),
             broken=broken(self.broken),
             fault=self.engine.tally.faults.stopped,
+            differing=self.engine.tally.differing,
             too_many_rejected=too_many(
                 rejected, self.plan.rows, self.wanted.max_rejected
             ),

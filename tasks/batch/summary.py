@@ -71,6 +71,8 @@ class Summary:
     """Jobs on which Nightreel's own code failed, by reason: the five most frequent."""
     fault: str | None
     """The reason why Nightreel stopped buying after its own failures, else null."""
+    differing: int
+    """Clips that this run published and that differ from what was ordered."""
     too_many_rejected: bool
     """Whether every row, or a greater share of the rows than `max_rejected`, is rejected."""
 
@@ -102,7 +104,10 @@ class Summary:
             "pending": self.pending,
         }
         parts = [f"{n:,} {what}" for what, n in counts.items() if n or what == "clips"]
-        return f"{', '.join(parts)}, {self.spent_usd:,.2f} USD"
+        told = f"{', '.join(parts)}, {self.spent_usd:,.2f} USD"
+        if not self.differing:
+            return told
+        return f"{told}; {self.differing:,} not as ordered"
 
 
 def broken(jobs: Counter[str]) -> dict[str, int]:

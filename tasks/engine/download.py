@@ -19,6 +19,7 @@ from manifests.lifecycle import Facts, History, Published, Ticket
 from storage.media import BrokenClipError, Clips, Probe
 from storage.media import mp4 as mp4s
 from storage.objects import ExistsError, StorageError
+from tasks.engine.differs import differs as different
 from tasks.engine.own_faults import ours
 from tasks.engine.poll import SAME
 from tasks.engine.trouble import Stage, Troubles
@@ -149,7 +150,7 @@ class Publisher:
     ) -> Published:
         async with self._in_transit:
             mp4 = await download(self._client, request, self._pace)
-            facts = await self._checked(mp4, seen)
+            facts = await self._checked(mp4, seen, sidecar)
             full_sidecar = {**sidecar, **asdict(facts)}
             return await self._keep(job_id, mp4, full_sidecar, facts)
 
@@ -176,7 +177,9 @@ class Publisher:
         except Exception:
             log.exception("clip.not_shown job=%s it is published all the same", job_id)
 
-    async def _checked(self, mp4: bytes, seen: Counter[str]) -> Facts:
+    async def _checked(
+        self, mp4: bytes, seen: Counter[str], order: Mapping[str, Any]
+    ) -> Facts:
         def look() -> tuple[str, Probe | BrokenClipError]:
             sha256 = hashlib.sha256(mp4).hexdigest()
             try:
@@ -188,7 +191,10 @@ class Publisher:
         sha256, found = await asyncio.to_thread(look)
         seen[sha256] += 1
         if isinstance(found, Probe):
-            return Facts(sha256=sha256, bytes=len(mp4), **asdict(found))
+            measured = asdict(found)
+            del measured["repeats"]
+            differs = different(order, found)
+            return Facts(sha256=sha256, bytes=len(mp4), differs=differs, **measured)
         # A truncated file, or one that is no MP4, may be the network's fault or temporary.
         # Only a complete file that is identical each time is the provider's fault.
         if found.whole and seen[sha256] >= SAME:
@@ -202,14 +208,22 @@ def _stage_of(error: Exception) -> Stage:
     return Stage.PUBLISH if whole else Stage.DOWNLOAD
 
 
-def requested(order: Order, still_changes: Sequence[str] = ()) -> dict[str, Any]:
+def requested(
+    order: Order,
+    still_changes: Sequence[str] = (),
+    still_size: tuple[int, int] | None = None,
+) -> dict[str, Any]:
     """The part of a clip's sidecar that repeats the request.
 
     It never holds the signed link to the still. A run that fetches a clip of an earlier
     run does not know how the still was changed.
     """
     job = order.job
-    changed = {"still_changes": [*still_changes]} if still_changes else {}
+    changed: dict[str, Any] = {}
+    if still_changes:
+        changed["still_changes"] = [*still_changes]
+    if still_size is not None:
+        changed["still_size"] = [*still_size]
     return {
         **changed,
         "image": job.image,

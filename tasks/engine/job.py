@@ -304,7 +304,7 @@ class JobRunner:
             return
         job = self._at_provider(run, history, ticket)
         url, run.clip_url = run.clip_url, None
-        request = requested(run.order, run.still_changes)
+        request = requested(run.order, run.still_changes, run.still_size)
         try:
             event = await self._steps.publish(job, request=request, url=url)
         except AtWorkError as exc:

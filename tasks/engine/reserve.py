@@ -110,6 +110,8 @@ class JobRun:
     """The lanes on which attempts at it failed, as far as this process knows."""
     still_changes: tuple[str, ...] = ()
     """How the still was changed before it was sent, for the sidecar."""
+    still_size: tuple[int, int] | None = None
+    """Width and height of the still as it was sent."""
     clip_url: str | None = None
     """The link to the clip, once a poll has returned it."""
     slot: Lane | None = None
@@ -337,6 +339,7 @@ class Reserver:
                 raise MustWaitError(why, str(exc)) from exc
             seen = checked.still
             run.still_changes = seen.changes
+            run.still_size = seen.width, seen.height
             if min(seen.width, seen.height) < lane.route.min_still_px:
                 raise UnfitError(lane.name)
             dead_s = self._deps.rules.dead_s if self._spares(run, lane) else None

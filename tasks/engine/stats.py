@@ -70,6 +70,8 @@ class Tally:
 
     purse: Purse
     published: int = 0
+    differing: int = 0
+    """Published clips that differ from what was ordered."""
     rejected: int = 0
     waiting_jobs: dict[str, WaitingJob] = field(default_factory=dict[str, WaitingJob])
     """By job id."""
@@ -130,8 +132,9 @@ class Tally:
         """
         self.faults.count(entry.event, history)
         match entry.event:
-            case Published():
+            case Published(facts=facts):
                 self.published += 1
+                self.differing += bool(facts.differs)
             case Rejected():
                 self.rejected += 1
             case Discarded(reason):

@@ -104,7 +104,10 @@ def test_batch_that_leaves_nothing_undone_is_completed(portraits):
     state = portraits.run["state"]
 
     assert (state["type"], state["name"]) == ("COMPLETED", "Completed")
-    assert state["message"] == "6 clips, 1 rejected, 1 in doubt, 1.02 USD"
+    assert (
+        state["message"]
+        == "6 clips, 1 rejected, 1 in doubt, 1.02 USD; 5 not as ordered"
+    )
 
 
 def test_batch_without_a_lane_fails_and_names_what_it_lacks(keyless):
