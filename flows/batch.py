@@ -14,7 +14,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from flows.config import ReportSettings, Settings, budget
+from flows.config import ReportSettings, Settings, SettingsError, budget
 from flows.config import lanes as lanes_of
 from flows.config import settings as settings_of
 from flows.dashboard import (
@@ -105,6 +105,8 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
     """
     with outlive_terminal():
         most_usd = budget(budget_usd)
+        if limit is not None and limit < 1:
+            raise SettingsError(f"limit = {limit}: must be rows, 1 or more")
         by = f"flow run {flow_run.get_id()}"
         may_begin = may_begin_root(new_root=new_root)
         manifest, root = located(manifest, "manifest"), located(root, "root")

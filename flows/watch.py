@@ -5,6 +5,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.states import Completed
 
+from flows.config import seconds
 from flows.logs.streams import outlive_readers_of_a_run
 from flows.prefect_runtime import DEPLOYMENT, Watch, may_begin_root, start_runs
 from storage.inbox import PARQUET, SETTLE_S
@@ -34,6 +35,7 @@ async def watch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
         marked: only what has _SUCCESS in its folder or NAME.ready beside it, at once.
         new_root: begin a new root if none is there.
     """
+    seconds("settle_s", settle_s)
     may_begin = may_begin_root(new_root=new_root)
     at = await Watch.open(
         inbox, root, pattern=pattern, marked=marked, new_root=may_begin

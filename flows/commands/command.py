@@ -10,7 +10,7 @@ import typer
 
 from flows.commands.logs import Asked, LogFile, LogJson, Quiet, Verbose, configured
 from flows.commands.terminal import tell
-from flows.config import SettingsError
+from flows.config import SettingsError, ready_network
 from manifests.input import ManifestError
 from storage.ledger import HeldError
 from storage.objects import StorageError
@@ -73,6 +73,7 @@ _ADDED: Final = inspect.signature(options).parameters
 
 def _run(work: Callable[..., None], given: dict[str, Any]) -> None:
     try:
+        ready_network()
         work(**given)
     except (typer.Exit, typer.Abort, typer.BadParameter):
         raise

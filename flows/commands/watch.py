@@ -23,6 +23,7 @@ from flows.commands.terminal import (
     tell,
 )
 from flows.config import lanes as lanes_of
+from flows.config import seconds
 from manifests.input import ManifestError
 from storage.inbox import PARQUET, SETTLE_S, Drop
 from storage.ledger import HeldError
@@ -83,6 +84,8 @@ def watch(  # noqa: PLR0913 - each is an option
     new_root: NewRoot = False,
 ) -> None:
     """Run a batch for each manifest that appears in an inbox, one after the other."""
+    seconds("--settle", settle)
+    seconds("--every", every)
     # Prefect reads the environment when it is imported: not before `calm_prefect`.
     from flows.prefect_runtime import Watch  # noqa: PLC0415
 

@@ -1,9 +1,9 @@
 """Settings: nightreel.toml, the environment, and the lanes that they define.
 
 `schema` defines the tables of the file with their types and defaults; its docstrings become
-docs/reference/configuration.md. `settings` finds, reads and validates the file, and is the
-only reader of the environment. `lanes` joins each lane to its route in the catalogue and to
-its key.
+docs/reference/configuration.md. `settings` finds, reads and validates the file. It and
+`network` are the only readers of the environment. `lanes` joins each lane to its route in
+the catalogue and to its key.
 
 API keys are never settings: the file says where a key is kept (`env:NAME` or
 `block:NAME`), and `settings.resolve_key` fetches it at the last moment. No message repeats
@@ -23,7 +23,9 @@ from flows.config.settings import (
     SettingsError,
     budget,
     conceal_environment,
+    ready_network,
     run_alone,
+    seconds,
 )
 
 __all__ = [
@@ -37,5 +39,7 @@ __all__ = [
     "amount",
     "budget",
     "conceal_environment",
+    "ready_network",
     "run_alone",
+    "seconds",
 ]

@@ -1,4 +1,4 @@
-"""The settings: reads and validates nightreel.toml; the only reader of the environment.
+"""The settings: reads and validates nightreel.toml and the environment.
 
 Keys are never settings: the file says where a key is kept, and `resolve_key` fetches it
 at the last moment. No message ever repeats a value that stands in the place of a key.
@@ -6,6 +6,7 @@ at the last moment. No message ever repeats a value that stands in the place of 
 
 import difflib
 import logging
+import math
 import os
 import re
 import tomllib
@@ -13,11 +14,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Final, cast
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from flows.config import network
 from flows.config.emulated import settled_too_early
 from flows.config.schema import (
     BLOCK,
@@ -65,6 +68,8 @@ def load(path: Path | None = None, *, lanes: Sequence[str] | None = None) -> Set
     early = "" if settings.engine.settle_s else settled_too_early(chosen)
     if early:
         raise SettingsError(f"{path}: {early}")
+    urls = [urlsplit(lane.base_url or "") for lane in chosen.values()]
+    ready_network(url.hostname for url in urls if url.hostname)
     return settings.model_copy(update={"lanes": chosen})
 
 
@@ -84,6 +89,29 @@ def budget(usd: Decimal | float | None) -> Decimal | None:
         return exact
     problem = f"budget_usd = {usd}: must be US dollars, 0 or more, such as 2.50"
     raise SettingsError(f"{problem}; leave it out for no limit")
+
+
+def seconds(name: str, value: float) -> float:
+    """The value of an argument that is a time in seconds.
+
+    Raises:
+        SettingsError: it is negative, or no number.
+    """
+    if math.isfinite(value) and value >= 0:
+        return value
+    raise SettingsError(f"{name} = {value}: must be seconds, 0 or more")
+
+
+def ready_network(hosts: Iterable[str] = ()) -> None:
+    """Check the environment's proxies and certificates; keep loopback off the proxies.
+
+    `hosts` are addresses that a network in NO_PROXY may contain.
+
+    Raises:
+        SettingsError: a variable names what no client can use.
+    """
+    for complaint in network.complaints(hosts):
+        raise SettingsError(complaint)
 
 
 def listen(path: Path | None = None) -> ListenSettings:

@@ -21,7 +21,9 @@ def test_absent_server_is_one_log_line_and_the_batch_runs(bench):
 
     assert (ran.code, ran.reply["published"]) == (0, 2), ran.err
     assert re.search(
-        r"^http://127.0.0.1:9/api: no Prefect server.*$", ran.err, re.MULTILINE
+        r"^PREFECT_API_URL = http://127.0.0.1:9/api: no Prefect server.*$",
+        ran.err,
+        re.MULTILINE,
     )
     assert "Traceback" not in ran.err
 
