@@ -428,3 +428,19 @@ def test_a_claim_is_read_back_as_it_was_written():
     claim = claimant(3, "night", 1000.0).beating(1000.0 + BEAT_S)
 
     assert Holder.load(claim.dump(), "uri") == claim
+
+
+def test_claim_that_is_overtaken_at_once_is_given_up(simulated: Simulated):
+    """A run that finds a later claim after its own raises before its first event."""
+
+    async def overtake(what: str, path: str) -> None:
+        if what == "put" and path.endswith(layout.claim(1)):
+            later = path.replace(layout.claim(1), layout.claim(2))
+            simulated.kept[later] = (claimant(2, "later", 1000.0).dump(), 1000.0)
+
+    async def night() -> None:
+        simulated.before = overtake
+        with pytest.raises(FencedError, match="a later batch has taken over"):
+            await Ledger.open(simulated.objects(), name="first")
+
+    run(night)

@@ -11,7 +11,7 @@ from manifests import job_keys as numbers
 from manifests.lifecycle import Accepted, Generated, History, Intended, Refused, State
 from storage import layout
 from storage import ledger as ledgers
-from storage.ledger import FencedError, Ledger, LedgerError
+from storage.ledger import FencedError, Ledger, LedgerError, checkpoint
 from storage.ledger import segments as epochs
 from storage.ledger.spilled_entry import UNSENT
 from storage.objects import Objects
@@ -405,3 +405,42 @@ def test_listener_learns_at_once_why_records_wait(
     assert after_s < 1
     [_, line] = caplog.messages
     assert line.startswith(f"ledger.write_delayed key=ledger/{segment} ")
+
+
+# -- the end
+
+
+async def test_close_writes_what_was_queued_a_moment_before(objects: Objects):
+    """An entry that is queued, and that no writer has seen yet, is durable after close."""
+    ledger = await Ledger.open(objects, name="night")
+    recording = asyncio.create_task(ledger.record(job("a"), INTENDED))
+    await asyncio.sleep(0)
+
+    await ledger.close()
+
+    await recording
+    assert [*(await Ledger.open(objects, name="next")).lives] == [job("a")]
+
+
+def test_epoch_with_unwritten_entries_is_not_compacted(simulated: Simulated):
+    """Its checkpoint could lack entries that are spilled and recovered later."""
+    failing = asyncio.Event()
+
+    async def refuse(what: str, path: str) -> None:
+        if failing.is_set() and what == "put" and "/main/" in path:
+            raise PermissionError(path)
+
+    async def night() -> None:
+        objects = simulated.objects()
+        ledger = await Ledger.open(objects, name="night")
+        await ledger.record(job("a"), INTENDED)
+        simulated.before = refuse
+        failing.set()
+        with pytest.raises(LedgerError):
+            await ledger.record(job("b"), INTENDED)
+        failing.clear()
+        await ledger.close()
+
+        assert await checkpoint.compacted(objects) == []
+
+    run(night)
