@@ -1,8 +1,11 @@
 """The watch flow: one look into an inbox, and a run for each manifest that landed."""
 
+from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from prefect import flow, get_run_logger
+from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from flows.config import seconds
@@ -13,7 +16,17 @@ from storage.inbox import PARQUET, SETTLE_S
 outlive_readers_of_a_run()
 
 
-@flow(name="nightreel-watch", retries=0, persist_result=False)
+def _run_name() -> str:
+    inbox = str(flow_run.get_parameters()["inbox"])
+    return f"inbox {PurePosixPath(unquote(urlsplit(inbox).path)).name or inbox}"
+
+
+@flow(
+    name="nightreel-watch",
+    flow_run_name=_run_name,
+    retries=0,
+    persist_result=False,
+)
 async def watch(  # noqa: PLR0913 - each is a field of the form in the Prefect UI
     *,
     inbox: str,

@@ -52,6 +52,8 @@ async def run_flow(
         Exception: what the flow raised, if no batch came to its end.
     """
     await asyncio.to_thread(find_server, warn)
+    from prefect import tags  # noqa: PLC0415
+
     from flows.batch import batch  # noqa: PLC0415 - Prefect takes a second to import
 
     batch_runs: list[BatchRun] = []
@@ -63,8 +65,10 @@ async def run_flow(
     watching = WATCHER.set(watch)
     state: Any = None
     try:
-        # Prefect's types know no asynchronous flow that returns its state.
-        state = await cast("Any", batch)(**parameters, return_state=True)
+        # The heartbeat has the tags that a run is created with: automations match them.
+        with tags("nightreel"):
+            # Prefect's types know no asynchronous flow that returns its state.
+            state = await cast("Any", batch)(**parameters, return_state=True)
     # If the ledger is closed, a dead server does not invalidate the batch.
     except Exception as exc:
         if not any(batch_run.over for batch_run in batch_runs):

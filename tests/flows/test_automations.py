@@ -144,3 +144,40 @@ def running_on(prefect, root: str) -> list[str]:
 def state_of(prefect, run):
     [found] = prefect.post("flow_runs/filter", flow_runs={"id": {"any_": [run]}})
     return found["state_type"]
+
+
+def test_only_runs_with_our_tag_are_crashed(deployed, automations):
+    """A run of another flow, silent for longer than ours, is left alone."""
+    flow = deployed.post("flows/", name="another")["id"]
+    runs = []
+    for tags in ([], ["nightreel"]):
+        run = deployed.post("flow_runs/", flow_id=flow, tags=tags)["id"]
+        path, state = f"flow_runs/{run}/set_state", {"type": "RUNNING"}
+        deployed.post(path, state=state, force=True)
+        beat(deployed, run, tags)
+        runs.append(run)
+    another, ours = runs
+
+    until(lambda: state_of(deployed, ours) == "CRASHED", within_s=200)
+
+    assert automations["crash silent runs"]["enabled"]
+    assert state_of(deployed, another) == "RUNNING"
+
+
+def beat(prefect, run, tags):
+    """Sends the heartbeat of a run, with its tags, as Prefect's engine does."""
+    event = {
+        "id": str(uuid.uuid4()),
+        "occurred": datetime.now(UTC).isoformat(),
+        "event": "prefect.flow-run.heartbeat",
+        "resource": {"prefect.resource.id": f"prefect.flow-run.{run}"},
+        "related": [
+            {
+                "prefect.resource.id": f"prefect.tag.{tag}",
+                "prefect.resource.role": "tag",
+            }
+            for tag in tags
+        ],
+        "payload": {},
+    }
+    httpx.post(f"{prefect.url}/events", json=[event]).raise_for_status()

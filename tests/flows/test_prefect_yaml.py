@@ -54,7 +54,7 @@ def test_one_command_puts_the_batch_on_the_calendar_every_night(deployed, deploy
     ("name", "slug", "cron"),
     [
         ("reconcile", "hourly", "30 * * * *"),
-        ("watch", "every-minute", "* * * * *"),
+        ("watch", "every-five-minutes", "*/5 * * * *"),
     ],
 )
 def test_schedule_that_needs_a_users_place_is_deployed_inactive(
