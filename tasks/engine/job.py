@@ -343,6 +343,7 @@ class JobRunner:
                 patience=Patience(
                     dead_s=self._deps.rules.dead_s if dies else math.inf,
                     left_s=LONGEST_WAIT_S if remade_free else math.inf,
+                    unread_s=self._deps.rules.dead_s if remade_free else math.inf,
                     stuck_s=partial(self._stuck_s, run, lane, history),
                     heard=partial(self._heard, lane),
                 ),

@@ -108,6 +108,9 @@ class Patience:
     heard: Callable[[ProviderError | None], bool] = _no_config_error
     """Gets the error of each poll, or None. Returns whether to poll again after the error."""
 
+    unread_s: float = math.inf
+    """After this time with answers that we cannot read, the job is given up."""
+
     def after(self, silent_s: float, detail: str) -> Gone | None:
         """The outcome of a silence, if it has lasted long enough for one.
 
@@ -157,6 +160,10 @@ class Follower:
         default_factory=dict[tuple[str, str], UnreadableError]
     )
     """The error of the latest answer about each request, where we could not read it."""
+    _unread_since: dict[tuple[str, str], float] = field(
+        default_factory=dict[tuple[str, str], float]
+    )
+    """By request: when we could not read its answer for the first time in a row."""
     _latest: dict[tuple[str, str], str] = field(
         default_factory=dict[tuple[str, str], str]
     )
@@ -227,6 +234,7 @@ class Follower:
             if not self._waiting[known]:
                 del self._waiting[known]
                 self._unreadable.pop(known, None)
+                self._unread_since.pop(known, None)
                 self._latest.pop(known, None)
                 self.troubles.left(ticket.id)
 
@@ -277,7 +285,7 @@ class Follower:
             elapsed = self.now() - began
             try:
                 progress = await self.look(lane, ticket, over=over)
-                progress = progress or patience.given_up(elapsed)
+                progress = progress or self._given_up(ticket, elapsed, patience)
                 failures, heard_at = 0, self.now()
                 patience.heard(None)
             except ProviderError as exc:
@@ -300,6 +308,19 @@ class Follower:
                 raise self._too_long(ticket, f"not done after {elapsed:.0f} s", detail)
             if not failures:
                 unfinished_s = elapsed
+
+    def _given_up(
+        self, ticket: Ticket, elapsed_s: float, patience: Patience
+    ) -> Refused | None:
+        """The outcome of a job without an end, if it is given up."""
+        request = ticket.provider, ticket.id
+        if request not in self._unreadable:
+            self._unread_since.pop(request, None)
+            return patience.given_up(elapsed_s)
+        unread_s = self.now() - self._unread_since.setdefault(request, self.now())
+        if unread_s < patience.unread_s:
+            return None
+        return Refused(f"its answers cannot be read: {self._unreadable[request]}")
 
     def _too_long(self, ticket: Ticket, late: str, why: str) -> UnfinishedError:
         """The error for a request that missed its deadline."""

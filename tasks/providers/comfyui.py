@@ -6,6 +6,7 @@ The row's prompt replaces the text `"{{prompt}}"` in the file, and so on for eac
 
 import hashlib
 import re
+import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
@@ -16,14 +17,14 @@ from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from storage.media import Still
 from tasks.providers import comfyui_workflows, self_hosted
-from tasks.providers.parsing import path_segment, read_body, status_words
+from tasks.providers.parsing import path_segment, read_body, redact, status_words
 from tasks.providers.protocol import AccountReport, Exchange, Finished, Progress
 from tasks.providers.refusals import Refusals, refusal
 from tasks.providers.self_hosted import SelfHosted
 
-MEDIA: Final = ("images", "gifs", "videos", "video")
-"""The fields in which nodes list a video: ComfyUI's own SaveVideo uses `images`,
-VideoHelperSuite `gifs`."""
+LEFT_OUT: Final = "left_out"
+"""The key of a ticket's URLs under which it keeps the errors of nodes that were left out."""
+LONGEST_LEFT_OUT: Final = 300
 VIDEOS: Final = (".mp4", ".mov", ".mkv", ".webm")
 
 NO_STILL: Final = re.compile("Invalid image file")
@@ -81,26 +82,42 @@ class ComfyUi(SelfHosted):
         self, job: Job, image_url: str, seed: int, reference: str
     ) -> Exchange[Ticket]:
         graph = comfyui_workflows.load(self.route.endpoints[job.resolution])
-        slots = self._slots(job, image_url, seed, reference)
+        # ComfyUI answers from its cache, without outputs, if the same graph comes again
+        # (Comfy-Org/ComfyUI#14939). The job may come again from another root, too, so each
+        # submit saves under a name that no other one has.
+        remote, salt = _prompt_id(reference), secrets.token_hex(4)
+        name = f"nightreel/{remote}-{salt}"
+        slots = {**self._slots(job, image_url, seed), "name": name}
         fields = {
-            "prompt": comfyui_workflows.fill(graph, slots),
-            "prompt_id": _prompt_id(reference),
+            "prompt": comfyui_workflows.fill(graph, slots, saved_as=salt),
+            "prompt_id": remote,
+            "client_id": remote,
         }
         match body := read_body((yield self._request("POST", "/prompt", json=fields))):
-            case {"prompt_id": str(remote)} if remote:
-                return Ticket(self.name, remote)
+            case {"prompt_id": str(remote), **more} if remote:
+                return Ticket(self.name, remote, _left_out(more.get("node_errors")))
             case _:
                 raise self._unreadable(body)
 
     def check(self) -> Exchange[AccountReport]:
-        """Ask whether it is up, accepts our key, and has every node of the workflow."""
+        """Ask whether it is up, accepts our key, and has jobs and each node of the workflow.
+
+        An older version without `/api/jobs` answers a 404 that is not its own.
+        """
         yield self._request("GET", "/system_stats")
+        jobs = self._poll_request(_prompt_id("check"))
+        jobs.extensions[self_hosted.FINDS] = True
+        yield jobs
         there: list[bool] = []
         for endpoint in dict.fromkeys(self.route.endpoints.values()):
             nodes = comfyui_workflows.load(endpoint).values()
             for kind in dict.fromkeys(node["class_type"] for node in nodes):
                 request = self._request("GET", f"/object_info/{path_segment(kind)}")
-                there.append(kind in read_body((yield request)))
+                match read_body((yield request)):
+                    case {**kinds}:
+                        there.append(kind in kinds)
+                    case body:
+                        raise self._unreadable(body)
         return AccountReport(has_model=all(there))
 
     def mark(self, job: Job, image_url: str, seed: int, reference: str) -> str:
@@ -108,10 +125,8 @@ class ComfyUi(SelfHosted):
         del job, image_url, seed
         return _prompt_id(reference)
 
-    def _slots(
-        self, job: Job, image_url: str, seed: int, reference: str
-    ) -> Mapping[str, object]:
-        """Return the value of every slot that a workflow may have."""
+    def _slots(self, job: Job, image_url: str, seed: int) -> Mapping[str, object]:
+        """Return the values of the slots that the job and the route decide."""
         width, height = self_hosted.size(self.route, job)
         sampling = self.route.sampling
         return {
@@ -127,17 +142,18 @@ class ComfyUi(SelfHosted):
             "cfg_high": sampling.cfg_high,
             "cfg_low": sampling.cfg_low,
             "shift": sampling.shift,
-            "name": f"nightreel/{_prompt_id(reference)}",
         }
 
     def _finished(self, ticket: Ticket, job: Mapping[str, Any]) -> Progress:
-        del ticket
-        match job:
-            case {"outputs": {**outputs}} if clip := next(_clips(outputs), None):
-                return Finished(f"{self.api}/view?{urlencode(clip)}")
-            case _:
-                error = "no video is among its outputs"
-                return self._failed({"status": "failed"}, error)
+        files = [*_files(job.get("outputs"))]
+        clips = [file for file in files if file.is_clip]
+        if clips:
+            return Finished(f"{self.api}/view?{urlencode(clips[0].query)}")
+        there = ", ".join(str(file) for file in files) or "nothing"
+        error = f"no output video is among its outputs, but {there}"
+        if left_out := ticket.urls.get(LEFT_OUT):
+            error = f"{error}; it left out nodes: {left_out}"
+        return self._failed({"status": "failed"}, error)
 
     def _error(self, job: Mapping[str, Any]) -> str | None:
         match job.get("execution_error"):
@@ -153,22 +169,50 @@ def _prompt_id(reference: str) -> str:
     return str(uuid5(NAMESPACE_URL, f"nightreel:{reference}"))
 
 
-def _clips(outputs: Mapping[str, Any]) -> Iterator[dict[str, str]]:
-    """Return the place of each video, whichever node made it."""
-    items = (
-        item
-        for output in outputs.values()
-        for kind in MEDIA
-        for item in output.get(kind) or ()
-    )
-    for item in items:
-        match item:
-            case {"filename": str(name)} if name.lower().endswith(VIDEOS):
-                folder, place = item.get("subfolder", ""), item.get("type")
-                yield {
-                    "filename": name,
-                    "subfolder": folder,
-                    "type": place or "output",
-                }
-            case _:
-                pass
+def _left_out(node_errors: Any) -> dict[str, str]:
+    """Return the errors of the nodes that ComfyUI left out of a graph that it accepted."""
+    match node_errors:
+        case {**nodes} if nodes:
+            return {LEFT_OUT: redact(dict(nodes), "")[:LONGEST_LEFT_OUT]}
+        case _:
+            return {}
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file that a node made."""
+
+    filename: str
+    subfolder: str
+    type: str
+
+    @property
+    def is_clip(self) -> bool:
+        return self.type == "output" and self.filename.lower().endswith(VIDEOS)
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        return {
+            "filename": self.filename,
+            "subfolder": self.subfolder,
+            "type": self.type,
+        }
+
+    def __str__(self) -> str:
+        return f"{self.filename} ({self.type})"
+
+
+def _files(outputs: Any) -> Iterator[_File]:
+    """Return each file among the outputs, whichever node made it, under any key."""
+    match outputs:
+        case {"filename": str(name), **more}:
+            folder, place = more.get("subfolder"), more.get("type")
+            yield _File(name, str(folder or ""), str(place or "output"))
+        case {**fields}:
+            for each in fields.values():
+                yield from _files(each)
+        case [*items]:
+            for each in items:
+                yield from _files(each)
+        case _:
+            pass

@@ -10,6 +10,8 @@ from typing import Any, Final
 from tasks.providers.errors import MisconfiguredError
 
 SLOT: Final = re.compile(r"\{\{(\w+)\}\}")
+PREFIX: Final = "filename_prefix"
+"""The input by which nodes name the files that they save."""
 NEEDED: Final = frozenset({"image", "prompt", "seed", "width", "height", "frames"})
 """Slots without which a workflow makes the same clip for every row."""
 
@@ -54,9 +56,11 @@ def _slots_of(node: Mapping[str, Any]) -> Iterator[str]:
 
 
 def fill(
-    graph: Mapping[str, Any], slots: Mapping[str, object]
+    graph: Mapping[str, Any], slots: Mapping[str, object], *, saved_as: str
 ) -> dict[str, dict[str, Any]]:
     """Return the graph with its slots replaced by values.
+
+    `saved_as` is appended to the prefix of each file that has no slot.
 
     Raises:
         MisconfiguredError: the graph has a slot that Nightreel does not know.
@@ -69,14 +73,19 @@ def fill(
         )
         raise MisconfiguredError(f"comfyui: {message}")
 
-    def filled(value: Any) -> Any:
-        found = SLOT.fullmatch(value) if isinstance(value, str) else None
-        return slots[found[1]] if found else value
+    def filled(field: str, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if found := SLOT.fullmatch(value):
+            return slots[found[1]]
+        return f"{value}-{saved_as}" if field == PREFIX else value
 
     return {
         name: {
             **node,
-            "inputs": {field: filled(value) for field, value in node["inputs"].items()},
+            "inputs": {
+                field: filled(field, value) for field, value in node["inputs"].items()
+            },
         }
         for name, node in graph.items()
     }

@@ -169,7 +169,7 @@ class OpenAiVideos(SelfHosted):
 
     def _finished(self, ticket: Ticket, job: Mapping[str, Any]) -> Progress:
         match job:
-            case {"url": str(url)} if url:
+            case {"url": str(url)} if _is_reachable(url):
                 # SGLang moved the clip to S3; its own address answers 400.
                 place = httpx.URL(f"{self.api}/{path_segment(ticket.id)}").join(url)
                 return Finished(str(place), stages=_stages(job))
@@ -191,6 +191,22 @@ class OpenAiVideos(SelfHosted):
                 return bool(remote_id(value))
             case _:
                 return False
+
+
+def _is_reachable(url: str) -> bool:
+    """Whether a link leads to a clip: a URL, or a path at the engine's own address.
+
+    `0.0.0.0` and a file's name mean the engine's own machine: the clip is asked for at its
+    job's address.
+    """
+    if url.startswith("/"):
+        return True
+    try:
+        parts = httpx.URL(url)
+    except httpx.InvalidURL:
+        return False
+    nowhere = {"", "0.0.0.0", "::"}  # noqa: S104 - nothing is bound to it
+    return parts.scheme in {"http", "https"} and parts.host not in nowhere
 
 
 def _stages(job: Mapping[str, Any]) -> dict[str, float]:

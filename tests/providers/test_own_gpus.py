@@ -11,6 +11,7 @@ from manifests.jobs import Job
 from manifests.lifecycle import Discarded, Refused, Rejected, Ticket
 from tasks.providers import OWN_GPUS, PROVIDERS
 from tasks.providers.errors import (
+    InDoubtError,
     MisconfiguredError,
     NotFoundError,
     NotSentError,
@@ -130,7 +131,8 @@ def test_the_shipped_workflow_has_a_row_in_each_of_its_slots():
     ]
     assert (inputs["13"]["noise_seed"], inputs["14"]["noise_seed"]) == (42, 0)
     assert inputs["16"]["fps"] == 16
-    assert inputs["17"]["filename_prefix"] == f"nightreel/{sent['prompt_id']}"
+    named = f"nightreel/{sent['prompt_id']}-"
+    assert inputs["17"]["filename_prefix"].startswith(named)
     assert "{{" not in json.dumps(sent)
 
 
@@ -255,6 +257,124 @@ def test_comfyui_video_is_found_under_any_key(play, recorded):
         "filename=a_00001_.mp4&subfolder=nightreel&type=output",
         "filename=b_00001.mp4&subfolder=&type=output",
     ]
+
+
+VIDEO = {"filename": "a.MP4", "subfolder": "", "type": "output"}
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        {"9": {"clips": [VIDEO]}},
+        {"9": {"video": VIDEO}},
+        {"8": None, "9": ["x", {"files": [{**VIDEO, "type": "temp"}, VIDEO]}]},
+    ],
+)
+def test_comfyui_output_video_is_found_wherever_it_is(outputs, play, answer):
+    """A temporary video, another key or another shape does not hide the output video."""
+    provider = engine("comfyui")
+    job = {"id": "1", "status": "completed", "outputs": outputs}
+
+    _, ended = play(provider, provider.poll(ticket("comfyui")), answer(200, job))
+
+    assert ended.url.endswith("/view?filename=a.MP4&subfolder=&type=output")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "there"),
+    [
+        ({}, "nothing"),
+        (None, "nothing"),
+        ({"9": {"images": [{**VIDEO, "type": "temp"}]}}, "a.MP4 (temp)"),
+        ({"9": {"images": [{"filename": "b.png"}, 7]}}, "b.png (output)"),
+    ],
+)
+def test_comfyui_reason_says_what_was_there_instead(outputs, there, play, answer):
+    """A job without an output video fails, and its reason names what there was."""
+    provider = engine("comfyui")
+    job = {"id": "1", "status": "completed", "outputs": outputs}
+
+    _, ended = play(provider, provider.poll(ticket("comfyui")), answer(200, job))
+
+    assert ended == Refused(
+        f"failed: no output video is among its outputs, but {there}"
+    )
+
+
+def test_comfyui_nodes_that_it_left_out_are_in_the_reason(play, answer):
+    """The reason of a job without a video has the errors of its acceptance."""
+    provider = engine("comfyui")
+    errors = {"17": {"class_type": "SaveVideo", "errors": [{"message": "bad codec"}]}}
+    accepted = answer(200, {"prompt_id": "p-1", "node_errors": errors})
+    _, made = play(provider, provider.submit(JOB, "i.jpg", 1, "ref-1"), accepted)
+    job = {"id": "p-1", "status": "completed", "outputs": {}}
+
+    _, ended = play(provider, provider.poll(made), answer(200, job))
+
+    assert made.id == "p-1"
+    assert "it left out nodes" in ended.reason
+    assert "bad codec" in ended.reason
+
+
+def test_comfyui_attempts_differ_also_without_a_name_slot(tmp_path):
+    """Each attempt saves under its own name, so that no cache answers it with nothing."""
+    graph = json.loads(Path(WORKFLOW).read_text())
+    graph["17"]["inputs"]["filename_prefix"] = "video/mine"
+    path = tmp_path / "graph.json"
+    path.write_text(json.dumps(graph))
+    provider = engine("comfyui", endpoint=str(path))
+
+    first, second = (
+        fields(next(provider.submit(JOB, "i.jpg", 1, "ref-1"))) for _ in range(2)
+    )
+
+    names = [x["prompt"]["17"]["inputs"]["filename_prefix"] for x in (first, second)]
+    assert names[0] != names[1]
+    assert all(name.startswith("video/mine-") for name in names)
+    assert first["client_id"] == first["prompt_id"]
+
+
+@pytest.mark.parametrize("name", sorted(OWN_GPUS))
+def test_engine_without_the_polled_path_forgets_no_job(name, play, answer):
+    """A 404 of the engine's web server to a poll is not the answer that a job is gone."""
+    provider = engine(name)
+    routers = {"comfyui": b"404: Not Found", "nightreel": b"Not Found"}
+    page = answer(404, routers.get(name, {"detail": "Not Found"}))
+
+    with pytest.raises(InDoubtError, match="may lack this path") as told:
+        play(provider, provider.poll(ticket(name)), page)
+
+    assert told.value.shape
+
+
+def test_comfyui_without_the_jobs_api_fails_its_check(play, answer):
+    """A ComfyUI that is too old to be polled is refused before a clip is made."""
+    provider = engine("comfyui")
+    up, page = answer(200, {"system": {}}), answer(404, b"404: Not Found")
+
+    with pytest.raises(
+        InDoubtError, match="check the lane's base_url, and its version"
+    ):
+        play(provider, provider.check(), up, page)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "/v1/videos/a1b2c3/content",
+        "outputs/a.mp4",
+        "http://0.0.0.0:30010/a.mp4",
+        "http://[::]:30010/a.mp4",
+    ],
+)
+def test_link_that_leads_nowhere_from_here_is_not_followed(url, play, answer):
+    """A file or 0.0.0.0 is a place on the engine's machine: its own address is asked."""
+    provider = engine("sglang")
+    job = {"id": "a1b2c3", "status": "completed", "url": url}
+
+    _, ended = play(provider, provider.poll(ticket("sglang")), answer(200, job))
+
+    assert ended.url == f"{HERE}/v1/videos/a1b2c3/content"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from contextlib import ExitStack, suppress
 import httpx
 import polars as pl
 import pytest
+from starlette.responses import Response
 
 from tasks.dispatch import run_times
 from tasks.dispatch.lanes import FIRST_FAILED, STUCK
@@ -379,3 +380,31 @@ async def test_stuck_job_of_a_paid_lane_is_never_given_up(worlds, clip, monkeypa
 
     assert (summary.published, summary.pending) == (5, 1)
     assert len(two.sick.bill) >= 1
+
+
+async def test_comfyui_makes_the_same_jobs_for_another_root(worlds, emulator):
+    """ComfyUI's cache answers no submit of a job that another root had made there."""
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=["comfyui/wan-2.2"])
+        manifest = world.manifest(4)
+        await world.run(manifest)
+
+        again = await world.run(manifest, root=(world.folder / "other").as_uri())
+
+    assert (again.published, again.lanes_closed) == (4, {})
+    assert set(world.bought.values()) == {2}
+
+
+async def test_gpu_whose_answers_cannot_be_read_ends_no_row(worlds, clip):
+    """Rows leave a GPU with unreadable answers to polls after `dead_s`, for another."""
+    with ExitStack() as stack:
+        two = TwoGpus(worlds, clip, stack, dead_s=0.5)
+        two.sick.pages["poll"] = Response(
+            '{"id": "1", "status": ["?"]}', media_type="application/json"
+        )
+
+        summary = await two.world.run(3, lanes=two.lanes)
+
+    assert (summary.published, summary.exit_code) == (3, 0)
+    reasons = two.world.table("attempts")["reason"].drop_nulls().to_list()
+    assert any("its answers cannot be read" in reason for reason in reasons)
