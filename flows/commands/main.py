@@ -22,6 +22,7 @@ from flows.commands import (
     repair,
     shard,
     status,
+    verify,
     watch,
     worker,
 )
@@ -82,6 +83,7 @@ app.command()(command(surveying.lanes))
 app.command()(command(listen.listen, service=True))
 app.command()(command(reconcile.reconcile))
 app.command()(command(repair.repair))
+app.command()(command(verify.verify))
 app.command()(command(watch.watch))
 app.add_typer(inforce.app, name="config")
 app.command()(command(pause.pause))
