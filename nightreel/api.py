@@ -153,7 +153,7 @@ def check(
     Raises:
         ManifestError: the manifest cannot be read.
         SettingsError: the configuration cannot be used.
-        OpeningError: the manifest or a still is out of reach.
+        OpeningError: the manifest is out of reach.
     """
     settings = _settings(config, lanes)
     uri = place(fspath(manifest), "manifest")
@@ -165,6 +165,7 @@ def check(
         duplicates=found.duplicates,
         bad_rows=found.plan.bad_rows,
         complaints=found.plan.complaints,
+        out_of_reach=found.out_of_reach,
     )
 
 

@@ -54,6 +54,8 @@ class CheckResult:
     """Rows with a complaint."""
     complaints: pl.DataFrame
     """One row per complaint: row, column, value, reason."""
+    out_of_reach: pl.DataFrame
+    """The same of the rows whose still was out of reach, and so was not checked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 Every function blocks; call it in a thread.
 """
 
+import socket
 from collections.abc import Generator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import lru_cache
@@ -24,6 +25,9 @@ from storage.source_client import USER_AGENT, filesystem, options
 from storage.source_policy import TRUSTING, WEB, RefusedSourceError, SourcePolicy
 
 __all__ = ["USER_AGENT", "OpeningError", "fetch_to", "presign", "read", "refuse_blank"]
+
+_NO_HOST: Final = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None)}
+"""The resolver's errors for a name that does not exist, or has no address."""
 
 _PIECE: Final = 1 << 20
 
@@ -174,6 +178,10 @@ def _passes(error: Exception) -> bool:
             return status >= 500 or status in {408, 425, 429}
         case FileNotFoundError():
             return False
+        case aiohttp.ClientConnectorDNSError(os_error=cause):
+            return cause.errno not in _NO_HOST
+        case aiohttp.ClientConnectorCertificateError() | aiohttp.InvalidURL():
+            return False
         case aiohttp.ClientError():
             return True
         case BaseError() | OSError():
@@ -189,14 +197,28 @@ def _refused(error: BaseException | None) -> RefusedSourceError | None:
     return error
 
 
+def _why_http(error: aiohttp.ClientError) -> str | None:
+    match error:
+        case aiohttp.ClientResponseError(status=status):
+            return f"HTTP {status}"
+        case aiohttp.ClientConnectorDNSError(os_error=cause) if cause.errno in _NO_HOST:
+            return "no host has this name"
+        case aiohttp.ClientConnectorCertificateError():
+            return "the certificate of its host does not verify"
+        case aiohttp.InvalidURL():
+            return "is no URL"
+        case _:
+            return None
+
+
 def _why(error: Exception) -> str:
     if refused := _refused(error):
         return str(refused)
     match error:
         case FileNotFoundError():
             return "no such file"
-        case aiohttp.ClientResponseError(status=status):
-            return f"HTTP {status}"
+        case aiohttp.ClientError() if known := _why_http(error):
+            return known
         case BaseError():
             return reason(error)
         case StorageError() | ImportError():

@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
+import polars as pl
 import typer
 
 from flows.commands.terminal import (
@@ -21,8 +22,8 @@ from flows.commands.terminal import (
 )
 from flows.config import Settings
 from flows.config import lanes as lanes_of
-from manifests.input import Plan
-from tasks.batch.request import Wanted, looked_at, planned, refusal
+from manifests.input import Plan, validation
+from tasks.batch.request import LookedAt, Wanted, looked_at, planned, refusal
 from tasks.batch.summary import ExitCode
 
 
@@ -31,11 +32,18 @@ class Checked:
     """A manifest after validation."""
 
     plan: Plan
+    looked: LookedAt | None = None
+    """The result of the check of the stills, if they were checked."""
 
     @property
     def duplicates(self) -> int:
         """Rows that want a clip which another row wants too."""
         return self.plan.wanted.height - self.plan.jobs
+
+    @property
+    def out_of_reach(self) -> pl.DataFrame:
+        """Complaints about the rows whose still could not be checked."""
+        return validation.none() if self.looked is None else self.looked.away
 
     def plain(self) -> dict[str, Any]:
         """The answer as JSON values."""
@@ -47,6 +55,7 @@ class Checked:
             "duplicates": self.duplicates,
             "bad_rows": plan.bad_rows,
             "complaints": [*plan.complaints.iter_rows(named=True)],
+            "out_of_reach": [*self.out_of_reach.iter_rows(named=True)],
         }
 
 
@@ -57,7 +66,7 @@ async def checked(
 
     Raises:
         ManifestError: the manifest cannot be read.
-        OpeningError: the manifest or a still is out of reach.
+        OpeningError: the manifest is out of reach.
     """
     lanes = lanes_of.keyless(settings)
     with TemporaryDirectory(prefix="nightreel-") as name:
@@ -71,7 +80,8 @@ async def checked(
         )
         plan = await asyncio.to_thread(planned, wanted, folder, lanes)
         if stills:
-            plan = await looked_at(plan, wanted, folder, lanes)
+            looked = await looked_at(plan, wanted, folder, lanes)
+            return Checked(looked.plan, looked)
     return Checked(plan)
 
 
@@ -94,6 +104,7 @@ def check(  # noqa: PLR0913 - each is an option
         )
     )
     plan = found.plan
+    unread = found.looked and found.looked.unread
     if as_json:
         print_json(found.plain())
     else:
@@ -102,4 +113,6 @@ def check(  # noqa: PLR0913 - each is an option
             tell(f"{found.duplicates:,} rows want a clip that another row wants too")
         if plan.bad_rows:
             tell(refusal(plan), "red")
-    raise typer.Exit(ExitCode.BAD_INPUT if plan.bad_rows else 0)
+        if unread:
+            tell(unread, "red")
+    raise typer.Exit(ExitCode.BAD_INPUT if plan.bad_rows or unread else 0)

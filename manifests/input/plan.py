@@ -4,7 +4,7 @@ Ten million rows take 210 MB, and no code here makes a second copy of them: sear
 in parts, and changes are made in place.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -14,6 +14,8 @@ from manifests.input.first_pass import Survey, millionths
 from manifests.input.validation import COMPLAINTS, Complaint
 from manifests.job_keys import KEY, alike, held, keys
 from manifests.lifecycle import OVER, State
+from manifests.reasons import alike as shared
+from manifests.reasons import unnamed
 
 _NONE: Final = pl.Schema(
     {
@@ -31,6 +33,9 @@ States = Callable[[pl.DataFrame], pl.Series]
 
 HEAVY: Final = 256 << 20
 """Bytes of stills in a row group up to which no warning is given."""
+
+RANGES: Final = 1000
+"""Rows, or ranges of rows, that a line names."""
 
 _SLICE: Final = 500_000
 
@@ -84,8 +89,28 @@ class Plan:
             pl.col("row").n_unique().alias("rows"),
             pl.col("row").head(first).alias("first"),
         )
+        found: dict[str, tuple[str, int, list[int]]] = {}
         for column, reason, rows, few in alike.iter_rows():
-            yield f"{column} {reason}", rows, few
+            like = f"{column} {shared(reason)}"
+            told = f"{column} {unnamed(reason)}"
+            _, count, earlier = found.get(like, (told, 0, []))
+            found[like] = told, count + rows, sorted([*earlier, *few])[:first]
+        yield from found.values()
+
+    def alike(self) -> Iterator[str]:
+        """The complaints in lines, one for each reason, with all its rows."""
+        groups: dict[str, list[Complaint]] = {}
+        for one in self.faults:
+            like = f"{one.column} {shared(one.reason)}"
+            groups.setdefault(like, []).append(one)
+        for some in groups.values():
+            first = some[0]
+            if len(some) == 1:
+                yield str(first)
+                continue
+            rows = sorted({one.row for one in some})
+            what = f"{first.column} {unnamed(first.reason)}"
+            yield f"{len(rows):,} rows: {what}: rows {_ranges(rows)}"
 
     def head(self, rows: int) -> "Plan":
         """The plan of the manifest's first rows alone."""
@@ -121,6 +146,19 @@ class Plan:
         first = self.wanted["first"]
         some = self.wanted if first.all() else self.wanted.filter(first)
         return some.iter_slices(jobs)
+
+
+def _ranges(rows: Sequence[int]) -> str:
+    """Ascending numbers, those without a gap as `3-7`; the first `RANGES` of them."""
+    runs: list[list[int]] = []
+    for row in rows:
+        if runs and row == runs[-1][1] + 1:
+            runs[-1][1] = row
+        else:
+            runs.append([row, row])
+    told = [f"{a}" if a == b else f"{a}-{b}" for a, b in runs[:RANGES]]
+    more = sum(b - a + 1 for a, b in runs[RANGES:])
+    return ", ".join(told) + (f" and {more:,} more" if more else "")
 
 
 def todo(

@@ -26,7 +26,7 @@ from storage.objects import Objects
 from tasks.batch.batch import BatchRun
 from tasks.batch.deps import deps_of
 from tasks.batch.pause_watch import heeding
-from tasks.batch.request import Wanted, looked_at, planned, refuse
+from tasks.batch.request import Wanted, looked_at, planned, refuse_unread
 from tasks.batch.run_report import reported, write_last
 from tasks.batch.trouble_watch import trouble_told
 from tasks.dispatch import (
@@ -81,7 +81,7 @@ async def begun(  # noqa: PLR0913 - each has its default
         folder = Path(name)
         plan = await asyncio.to_thread(planned, wanted, folder, lanes)
         if wanted.strict:
-            refuse(await looked_at(plan, wanted, folder, lanes))
+            refuse_unread(await looked_at(plan, wanted, folder, lanes))
         objects, root_id = await _root_of(wanted, world)
         ledger = await _opened(wanted, objects, world, on_held)
         try:

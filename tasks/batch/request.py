@@ -5,15 +5,14 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
 import polars as pl
 
-from manifests.input import ManifestError, Plan, make_readable, reader
+from manifests.input import ManifestError, Plan, make_readable, reader, validation
 from manifests.jobs import Order
 from manifests.uris import scheme, unsigned
 from storage import sources
@@ -119,18 +118,15 @@ async def looked_at(
     lanes: Sequence[Lane],
     *,
     at_once: int = 16,
-) -> Plan:
-    """Check all stills; return the plan without the rows whose still is bad.
+) -> "LookedAt":
+    """Check all stills; the plan has no rows whose still is bad or out of reach.
 
     `folder` is where `planned` left the manifest.
-
-    Raises:
-        OpeningError: a still is out of reach for now, so it cannot be checked.
     """
     min_px = min((lane.route.min_still_px for lane in lanes), default=1)
     policy = wanted.sources.beside(wanted.manifest)
     bad: dict[str, tuple[str, str]] = {}
-    away: list[OpeningError] = []
+    away: dict[str, tuple[str, str]] = {}
     free = asyncio.Semaphore(at_once)
 
     async def look(order: Order) -> None:
@@ -143,18 +139,35 @@ async def looked_at(
                     policy=policy,
                 )
             except (OpeningError, BadStillError) as exc:
-                bad[order.job.id] = (order.job.image, str(exc))
-                if isinstance(exc, OpeningError) and exc.passing:
-                    away.append(exc)
+                passing = isinstance(exc, OpeningError) and exc.passing
+                found = away if passing else bad
+                found[order.job.id] = (order.job.image, str(exc))
 
     for shard in plan.shards(LOOKED_AT):
         with tempfile.TemporaryDirectory(dir=folder) as spool:
             every = ordered(folder / MANIFEST, wanted.manifest, shard, Path(spool))
             orders = await asyncio.to_thread(list, every)
             await asyncio.gather(*map(look, orders))
-        if away:
-            raise away[0]
-    return plan.without(bad)
+    unread = replace(plan, complaints=validation.none()).without(away).complaints
+    return LookedAt(plan.without(bad), unread)
+
+
+@dataclass(frozen=True, slots=True)
+class LookedAt:
+    """A manifest whose stills were checked."""
+
+    plan: Plan
+    away: pl.DataFrame
+    """Complaints about the rows whose still was out of reach, and so was not checked."""
+
+    @property
+    def unread(self) -> str | None:
+        """Which rows could not be checked, if any."""
+        if self.away.is_empty():
+            return None
+        rows = self.away["row"].n_unique()
+        problem = f"{self.plan.uri}: {rows:,} stills out of reach, not checked"
+        return "\n  ".join([problem, *replace(self.plan, complaints=self.away).alike()])
 
 
 def ordered(
@@ -184,10 +197,21 @@ def refuse(plan: Plan) -> None:
         raise BadRowsError(plan)
 
 
+def refuse_unread(looked: LookedAt) -> None:
+    """Refuse a manifest with a bad row, or with a still that could not be checked.
+
+    Raises:
+        BadRowsError: a row is bad.
+        OpeningError: a still is out of reach for now.
+    """
+    refuse(looked.plan)
+    if looked.unread is not None:
+        raise OpeningError(looked.unread, passing=True)
+
+
 def refusal(plan: Plan, shown: int = 20) -> str:
-    """Why a manifest with bad rows is refused, row by row."""
-    some = [str(complaint) for complaint in islice(plan.faults, shown)]
-    more = plan.complaints.height - len(some)
-    rest = [f"and {more:,} more"] if more else []
+    """Why a manifest with bad rows is refused, like reasons together."""
+    lines = [*plan.alike()]
+    rest = [f"and {more:,} more reasons"] if (more := len(lines) - shown) > 0 else []
     problem = f"{plan.uri}: {plan.bad_rows:,} of {plan.rows:,} rows are bad"
-    return "\n  ".join([problem, *some, *rest])
+    return "\n  ".join([problem, *lines[:shown], *rest])

@@ -14,7 +14,7 @@ import polars as pl
 from manifests.input import Plan, todo
 from manifests.job_keys import KEY, held, ids, keys
 from manifests.lifecycle import OVER, State
-from manifests.reasons import alike
+from manifests.reasons import alike, unnamed
 from storage.ledger import Ledger
 from tasks.engine.stats import FIRST, UNANSWERED, Tally, WaitReason
 from tasks.engine.trouble import Trouble
@@ -72,7 +72,12 @@ class Reasons:
         """The jobs by state and like reasons, the largest group first."""
         found: dict[tuple[str, str], ReasonGroup] = {}
         for (state, reason), count in self.jobs.items():
-            group = found.setdefault((state, alike(reason)), ReasonGroup(state, reason))
+            key = state, alike(reason)
+            if (group := found.get(key)) is None:
+                group = found[key] = ReasonGroup(state, reason)
+            else:
+                # The name of the first one's still is no part of the reason of all.
+                group.reason = unnamed(group.reason)
             group.jobs += count
             group.ids = [*group.ids, *self.ids.get((state, reason), [])][:FIRST]
             rows = [*group.rows, *self.rows.get((state, reason), [])]
