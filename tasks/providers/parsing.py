@@ -147,7 +147,7 @@ def clip_link(answer: Any, address: str = "") -> str | None:
     own `address`.
     """
     links = [*_links(answer, address)]
-    videos = [link for link in links if _path(link).endswith(VIDEOS)]
+    videos = [link for link in links if names_video(link)]
     others = [link for link in links if not _path(link).endswith(_PICTURES)]
     return next(iter(videos or others or links), None)
 
@@ -155,7 +155,7 @@ def clip_link(answer: Any, address: str = "") -> str | None:
 def video_link(answer: Any) -> str | None:
     """Return the first whole link to a video file, in whatever field of an answer."""
     match answer:
-        case str() if _is_whole(answer) and _path(answer).endswith(VIDEOS):
+        case str() if _is_whole(answer) and names_video(answer):
             return answer
         case [*items]:
             found = (video_link(item) for item in items)
@@ -165,6 +165,11 @@ def video_link(answer: Any) -> str | None:
         case _:
             return None
     return next((link for link in found if link), None)
+
+
+def names_video(link: str) -> bool:
+    """Return whether a link's path ends like a video."""
+    return _path(link).endswith(VIDEOS)
 
 
 def folded(name: object) -> str:
@@ -191,7 +196,7 @@ def _absolute(text: str, address: str) -> str | None:
     """Return a link as a whole; None for text that is no link."""
     if _is_whole(text):
         return text
-    one_name = "/" not in text and " " not in text and _path(text).endswith(VIDEOS)
+    one_name = "/" not in text and " " not in text and names_video(text)
     if not address or not (one_name or _RELATIVE.fullmatch(text)):
         return None
     return str(httpx.URL(address).join(text))

@@ -23,6 +23,7 @@ from tasks.providers.parsing import (
     clip_link,
     end_reason,
     folded,
+    names_video,
     path_segment,
     read_body,
     remote_id,
@@ -53,6 +54,8 @@ class Task:
     fields: Mapping[str, Any]
     address: str
     """The answer's own address, to which relative links belong."""
+    is_bare: bool = False
+    """Whether the answer has a clip and no status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +173,12 @@ class PredictionApi(Adapter):
             if isinstance(status := _any_status(content), str):
                 return Task({**content, self.status_field: status}, address)
         if isinstance(body, dict | list) and clip_link(body, address):
-            return Task({**own, "outputs": body, self.status_field: NO_STATUS}, address)
+            fields: Mapping[str, Any] = {
+                **own,
+                "outputs": body,
+                self.status_field: NO_STATUS,
+            }
+            return Task(fields, address, is_bare=True)
         raise self._unreadable(body)
 
     def _progress(
@@ -185,7 +193,9 @@ class PredictionApi(Adapter):
         meaning = self.words.meaning(fields[self.status_field])
         if meaning == "waiting":
             return None
-        if clip := clip_link(fields, task.address):
+        clip = clip_link(fields, task.address)
+        # The link of a task that failed, or may have, can lead to a page about it.
+        if clip and (meaning == "ready" or names_video(clip) or task.is_bare):
             return Finished(clip, usd=usd)
         if meaning == "failed":
             reason = reason or end_reason(fields, self.key)

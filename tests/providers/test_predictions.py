@@ -6,7 +6,7 @@ import pytest
 
 from manifests.catalogue import Route
 from manifests.jobs import Job
-from manifests.lifecycle import Ticket
+from manifests.lifecycle import Discarded, Refused, Rejected, Ticket
 from tasks.providers import PROVIDERS
 from tasks.providers.protocol import Finished, UnreadableError
 
@@ -168,6 +168,19 @@ def test_link_to_a_clip_is_never_passed_by(play, answer, name, status):
     body = {"data": task} if provider.enveloped else task
 
     assert play(provider, poll(provider), answer(200, body))[1] == Finished(CLIP)
+
+
+@pytest.mark.parametrize("link", ["https://x/help/errors", "https://x/poster.jpg"])
+@pytest.mark.parametrize("name", READY)
+def test_link_to_a_page_makes_no_failed_task_a_clip(play, answer, name, link):
+    """A failed task may name a page or a picture; only a video says that there is a clip."""
+    provider = adapter(name)
+    task = {READY[name][0]: "failed", "url": link, "outputs": [link]}
+    body = {"data": task} if provider.enveloped else task
+
+    ended = play(provider, poll(provider), answer(200, body))[1]
+
+    assert isinstance(ended, Refused | Discarded | Rejected)
 
 
 @pytest.mark.parametrize(
