@@ -225,6 +225,12 @@ def _refuse_at_once(settings: Settings, manifest: str) -> None:
             asyncio.run(lanes_of.key_of(name, lane))
     if scheme(manifest) == "file":
         path = local_path(manifest)
+        if path.is_dir():
+            raise OpeningError(
+                f"{manifest}: is a folder, and a manifest is one file: join its files with "
+                'python -c "import polars; '
+                "polars.scan_parquet('FOLDER/**/*.parquet').sink_parquet('one.parquet')\""
+            )
         if not path.is_file():
             raise OpeningError(f"{manifest}: no such file")
         if not has_unknown_types(path):

@@ -223,7 +223,20 @@ def _wrong_columns(found: pl.Schema) -> Iterator[str]:
     for name, kind in _KINDS.items():
         dtype = found.get(name)
         if dtype is not None and not _holds(dtype, kind):
-            yield f"column {name!r} holds {dtype}, not {kind}"
+            yield f"column {name!r} holds {dtype}, not {kind}{_cure(name, dtype)}"
+
+
+def _cure(name: str, dtype: pl.DataType) -> str:
+    """How to write a column of Hugging Face's images as ours."""
+    fields = (
+        [field.name for field in dtype.fields] if isinstance(dtype, pl.Struct) else []
+    )
+    if name != "image" or "bytes" not in fields:
+        return ""
+    return (
+        ": write its bytes as a column image_bytes, in polars with "
+        ".select(pl.exclude('image'), image_bytes=pl.col('image').struct.field('bytes'))"
+    )
 
 
 def light(

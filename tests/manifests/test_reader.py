@@ -638,3 +638,11 @@ def test_each_row_is_one_job_or_has_a_complaint(tmp_path_factory, rows):
     for order in ordered(path, plan):
         assert order.job.id in set(ids(plan.wanted))
         assert order.job.image == unsigned(order.still)
+
+
+def test_column_of_hugging_face_images_is_told_how_to_convert(manifest):
+    """A struct of bytes and path is refused with the expression that converts it."""
+    path = manifest({"image": [{"bytes": b"still", "path": "a.jpg"}], "prompt": ["p"]})
+
+    with pytest.raises(ManifestError, match=r"image_bytes=pl\.col\('image'\)"):
+        check(path, path.as_uri(), [])

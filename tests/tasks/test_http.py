@@ -341,6 +341,26 @@ async def test_incomplete_download_is_an_error(answer, meaning):
             await download(clients.free, signed(base_url))
 
 
+@pytest.mark.parametrize(
+    "link",
+    [
+        "http://127.0.0.1:9/c.mp4",
+        "http://169.254.169.254/",
+        "http://nas/c",
+        "http://[::1]/",
+    ],
+)
+def test_provider_on_the_internet_links_to_no_private_place(link):
+    """Its link to this machine or network is not fetched; an emulator's is."""
+    with pytest.raises(InDoubtError, match="its link to the clip leads to"):
+        Endpoint(Echo()).fetching(link)
+
+    for base_url in ("http://127.0.0.1:8400/echo", "http://10.0.0.9", "http://gpu:80"):
+        assert endpoint(base_url).fetching(link).url == link
+    for public in ("https://cdn.example/c.mp4", "https://[2606:4700::1111]/c.mp4"):
+        assert Endpoint(Echo()).fetching(public).url == public
+
+
 async def test_a_clip_is_asked_for_as_it_is_and_by_somebody():
     seen = b""
 

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import httpx
 
+from storage.source_policy import PRIVATE, SourcePolicy
 from storage.sources import USER_AGENT
-from tasks.providers.errors import MisconfiguredError
+from tasks.providers.errors import InDoubtError, MisconfiguredError
 from tasks.providers.protocol import ClipHost, Provider
 
 
@@ -49,10 +50,27 @@ class Endpoint:
         return request
 
     def fetching(self, url: str) -> httpx.Request:
-        """Return the request for a clip, with the key only if the provider needs it."""
+        """Return the request for a clip, with the key only if the provider needs it.
+
+        Raises:
+            InDoubtError: a provider on the internet links to this machine or its network.
+        """
+        host = httpx.URL(url).host
+        foreign = host not in self.provider.hosts
+        if foreign and _is_private(url) and not _is_private(self.place):
+            message = f"{self.provider.name}: its link to the clip leads to {host}"
+            raise InDoubtError(message)
         if isinstance(self.provider, ClipHost):
             return self.addressed(self.provider.fetch(url))
         return httpx.Request("GET", url, headers={"user-agent": self.user_agent})
+
+
+def _is_private(url: str) -> bool:
+    """Whether the text of a URL names this machine or its network."""
+    host = httpx.URL(url).host
+    # A name without a dot is local, such as a container's.
+    local = not any(mark in host for mark in ".:")
+    return local or SourcePolicy().complaint(url) == PRIVATE
 
 
 def _moved(url: httpx.URL, base: httpx.URL) -> httpx.URL:
