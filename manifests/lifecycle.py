@@ -15,6 +15,7 @@ in doubt. A job in doubt may have been paid for, so it is never submitted again.
        +------------------------Forgotten-----------+------Forgotten-----+
                                  |                  |
                                  +-----Rejected-----+--> rejected
+                             generated --Unplayable--> unplayable
 
 Doubted states why no answer arrived. Refused: not charged; the job may be submitted
 again. Risked: it may have been charged, and its owner has it submitted again all the
@@ -23,6 +24,9 @@ Forgotten: the GPU server restarted and lost the job; may be submitted again wit
 same seed. Rejected: never submitted again, at any provider. Only an accepted job is
 discarded. To discard a submit in doubt that was charged and lost, record Accepted with
 its ticket first.
+
+Unplayable: charged, and the provider's file is the same each time and no clip. Its bytes
+are kept, and the job is never submitted again.
 
 Parked changes no state: our own code failed on a job that is paid for. The job stays
 accepted or generated until the next run.
@@ -62,6 +66,7 @@ class State(StrEnum):
     GENERATED = auto()
     PUBLISHED = auto()
     REJECTED = auto()
+    UNPLAYABLE = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +158,13 @@ class Rejected:
 
 
 @dataclass(frozen=True, slots=True)
+class Unplayable:
+    """It was charged, and its file is no clip; the reason says where the bytes are kept."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Generated:
     """The clip exists at the provider, who will not keep it for long."""
 
@@ -202,7 +214,7 @@ class Adjusted:
     reason: str
 
 
-Failure = Refused | Discarded | Forgotten | Rejected | Risked | Parked
+Failure = Refused | Discarded | Forgotten | Rejected | Risked | Parked | Unplayable
 """An attempt that brought no clip, or whose clip must wait for the next run."""
 
 Event = Intended | Accepted | Doubted | Generated | Published | Adjusted | Failure
@@ -217,6 +229,7 @@ KINDS: Final[Mapping[str, type[Event]]] = {
     "forgotten": Forgotten,
     "parked": Parked,
     "rejected": Rejected,
+    "unplayable": Unplayable,
     "generated": Generated,
     "published": Published,
     "settled": Adjusted,
@@ -248,6 +261,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[type[Event], State]]] = {
     },
     State.GENERATED: {
         Published: State.PUBLISHED,
+        Unplayable: State.UNPLAYABLE,
         Discarded: State.PENDING,
         Forgotten: State.PENDING,
         Parked: State.GENERATED,
@@ -255,9 +269,10 @@ TRANSITIONS: Final[Mapping[State, Mapping[type[Event], State]]] = {
     },
     State.PUBLISHED: {Adjusted: State.PUBLISHED},
     State.REJECTED: {Adjusted: State.REJECTED},
+    State.UNPLAYABLE: {Adjusted: State.UNPLAYABLE},
 }
 
-OVER: Final = frozenset({State.PUBLISHED, State.REJECTED})
+OVER: Final = frozenset({State.PUBLISHED, State.REJECTED, State.UNPLAYABLE})
 """States in which a job has ended: later events are only about money."""
 
 
@@ -423,6 +438,8 @@ class History:
                 return {"lost": None, "risks": self.risks + 1}
             case Parked():
                 return {"parks": self.parks + 1}
+            case Unplayable():
+                return {}
 
 
 _CERTAIN: Final[Mapping[str, None]] = {"reason": None, "lost": None}

@@ -54,6 +54,7 @@ def status_result(seen: Seen) -> StatusResult:
         jobs={
             "published": states[State.PUBLISHED],
             "rejected": states[State.REJECTED],
+            "unplayable": states[State.UNPLAYABLE],
             "in_doubt": states[State.IN_DOUBT],
             "pending": states[State.PENDING] + away,
             "at_providers": away,

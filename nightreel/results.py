@@ -89,7 +89,7 @@ class StatusResult:
     """The state of a root at one moment, from its ledger."""
 
     jobs: Mapping[str, int]
-    """Jobs by state: published, rejected, in_doubt, pending; at_providers is a part of
+    """Jobs by state: published, rejected, unplayable, in_doubt, pending; at_providers is a part of
     pending."""
     spent_usd: Decimal
     """The money that all runs on the root have spent."""

@@ -126,6 +126,11 @@ def clip(job: str, suffix: str) -> str:
     return f"{CLIPS}/{job[:2]}/{job}.{suffix}"
 
 
+def unplayable(job: str, sha256: str) -> str:
+    """The bytes that a provider sent in place of a clip."""
+    return f"{CLIPS}/{job[:2]}/{job}-{sha256[:16]}.bin"
+
+
 def poster(job: str) -> str:
     return f"{POSTERS}/{job[:2]}/{job}.webp"
 

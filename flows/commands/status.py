@@ -123,6 +123,7 @@ class Seen:
             "jobs": sum(states.values()),
             "published": states[State.PUBLISHED],
             "rejected": states[State.REJECTED],
+            "unplayable": states[State.UNPLAYABLE],
             "in_doubt": states[State.IN_DOUBT],
             "pending": sum(states[state] for state in WAITING),
             "at_providers": sum(states[state] for state in AT_PROVIDERS),
@@ -208,6 +209,7 @@ class Seen:
             ("pending", waiting, at),
             ("in doubt", states[State.IN_DOUBT], doubt),
             ("rejected", states[State.REJECTED], ""),
+            ("unplayable", states[State.UNPLAYABLE], ""),
         ]
         for name, count, note in rows:
             style = "" if count else "dim"

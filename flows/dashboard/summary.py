@@ -92,12 +92,13 @@ def summary_markdown(summary: Summary, batch_run: BatchRun) -> str:
     parts = [f"# {summary.batch}\n\n{_headline(summary)}"]
     parts.append(
         table(
-            ["rows", "clips", "rejected", "in doubt", "pending"],
+            ["rows", "clips", "rejected", "unplayable", "in doubt", "pending"],
             [
                 [
                     f"{summary.rows:,}",
                     f"{summary.published:,}",
                     f"{summary.rejected:,}",
+                    f"{summary.unplayable:,}",
                     f"{summary.in_doubt:,}",
                     f"{summary.pending:,}",
                 ]
@@ -127,7 +128,8 @@ def summary_markdown(summary: Summary, batch_run: BatchRun) -> str:
     if batch_run.plan.bad_rows:
         remark = f"{batch_run.plan.bad_rows:,} rows of the manifest are bad: see `complaints`."
         parts.append(remark)
-    if summary.rejected or summary.in_doubt or summary.pending:
+    without = summary.rejected, summary.unplayable, summary.in_doubt, summary.pending
+    if any(without):
         parts.append(
             "Why rows have no clip is in `wrong`, with the first rows of each."
         )
@@ -153,6 +155,11 @@ def _headline(summary: Summary) -> str:
         )
     if summary.pending:
         return f"{_rows(summary.pending)} pending: run the batch again."
+    if summary.unplayable:
+        return (
+            f"{_rows(summary.unplayable)} unplayable: a paid file is no clip. It is kept, "
+            "and is not bought again."
+        )
     return "Every row has its clip, or is rejected for good."
 
 

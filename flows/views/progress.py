@@ -119,7 +119,8 @@ def _stopped(batch_run: BatchRun) -> str:
 
 def left_s(batch_run: BatchRun) -> float | None:
     """Seconds left at the pace so far; None if there is no pace yet or nothing left."""
-    ended = batch_run.engine.tally.published + batch_run.engine.tally.rejected
+    tally = batch_run.engine.tally
+    ended = tally.published + tally.rejected + tally.unplayable
     to_go = (
         batch_run.plan.jobs - batch_run.done - len(batch_run.engine.tally.waiting_jobs)
     )

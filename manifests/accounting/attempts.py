@@ -31,6 +31,7 @@ from manifests.lifecycle import (
     Risked,
     State,
     Ticket,
+    Unplayable,
     added_usd,
 )
 
@@ -47,6 +48,7 @@ class Outcome(StrEnum):
     DISCARDED = auto()
     FORGOTTEN = auto()
     REJECTED = auto()
+    UNPLAYABLE = auto()
 
 
 _ENDINGS: Final[Mapping[type[Event], tuple[Outcome, bool | None]]] = {
@@ -55,6 +57,7 @@ _ENDINGS: Final[Mapping[type[Event], tuple[Outcome, bool | None]]] = {
     Risked: (Outcome.RISKED, None),
     Discarded: (Outcome.DISCARDED, True),
     Forgotten: (Outcome.FORGOTTEN, True),
+    Unplayable: (Outcome.UNPLAYABLE, True),
 }
 """By event: the outcome of the attempt that it ends, and whether that was charged."""
 
@@ -68,6 +71,7 @@ _STATES: Final[Mapping[Outcome, State]] = {
     **{outcome: state for state, (outcome, _) in _UNDER_WAY.items()},
     Outcome.PUBLISHED: State.PUBLISHED,
     Outcome.REJECTED: State.REJECTED,
+    Outcome.UNPLAYABLE: State.UNPLAYABLE,
 }
 
 

@@ -58,6 +58,7 @@ _WHY: Final[Mapping[State, str]] = {
     State.ACCEPTED: "the provider has it: the batch ended before it was ready",
     State.GENERATED: "the clip is at the provider: the batch ended before it was fetched",
     State.REJECTED: "rejected",
+    State.UNPLAYABLE: "what the provider made is no clip",
 }
 
 

@@ -29,6 +29,7 @@ from manifests.lifecycle import (
     Intended,
     Published,
     Rejected,
+    Unplayable,
 )
 from manifests.parquet import written
 from storage.ledger import checkpoint_files, segment_reader
@@ -46,7 +47,7 @@ _AT_ONCE: Final = 25_000
 _KINDS: Final[Mapping[type[Any], type[Any]]] = {
     line: kind for kind, line in LINES.items()
 }
-_ENDS: Final = frozenset({LINES[Published], LINES[Rejected]})
+_ENDS: Final = frozenset({LINES[kind] for kind in (Published, Rejected, Unplayable)})
 _MADE: Final = [LINES[kind] for kind in (Intended, Accepted, Generated, Published)]
 """The lines of a job that is published at its first submit."""
 _ADJUSTED: Final = LINES[Adjusted]

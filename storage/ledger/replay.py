@@ -25,6 +25,7 @@ from manifests.lifecycle import (
     Published,
     Rejected,
     State,
+    Unplayable,
 )
 from storage.ledger import checkpoint, segments
 from storage.ledger.checkpoint import Checkpoint
@@ -40,6 +41,7 @@ _INTENDED, _ACCEPTED, _GENERATED, _ADJUSTED = (
 _ENDS: Final[Mapping[type[Line], State]] = {
     LINES[Published]: State.PUBLISHED,
     LINES[Rejected]: State.REJECTED,
+    LINES[Unplayable]: State.UNPLAYABLE,
 }
 
 Took = tuple[float, str, float]

@@ -2,7 +2,7 @@
 
 `clips` publishes an MP4 and then its JSON sidecar; if the sidecar exists, both are whole.
 `mp4` checks a clip before it is published: its boxes, its packets and, with `decode`,
-every frame. `mp4_tables` refuses tables that state more than the file can hold. `posters`
+every frame. `foreign` turns a video in another container into an MP4. `mp4_tables` refuses tables that state more than the file can hold. `posters`
 makes small animated WebPs for the contact sheet; nothing depends on them. `stills` checks
 a JPEG or PNG before money is spent, and turns it upright.
 
@@ -10,7 +10,7 @@ a JPEG or PNG before money is spent, and turns it upright.
 for a clip), so callers run them in a thread.
 """
 
-from storage.media import mp4, stills
+from storage.media import foreign, mp4, stills
 from storage.media.clips import Clips
 from storage.media.mp4 import BrokenClipError, Probe
 from storage.media.posters import Posters, poster
@@ -23,6 +23,7 @@ __all__ = [
     "Posters",
     "Probe",
     "Still",
+    "foreign",
     "mp4",
     "poster",
     "stills",

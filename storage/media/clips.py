@@ -2,6 +2,7 @@
 
 clips/ab/abcd….mp4     the clip
 clips/ab/abcd….json    how it was made, written last: if it is there, both are whole
+clips/ab/abcd…-….bin   what a provider sent in place of a clip, by its digest
 """
 
 from collections.abc import Mapping
@@ -39,6 +40,12 @@ class Clips:
         encoded = orjson.dumps(dict(sidecar), default=plain, option=orjson.OPT_INDENT_2)
         await self._objects.create(layout.clip(job_id, "json"), encoded)
         return self.uri(job_id)
+
+    async def keep(self, job_id: str, sha256: str, data: bytes) -> str:
+        """Keep the bytes of a file that is no clip, as they are; returns their URI."""
+        key = layout.unplayable(job_id, sha256)
+        await self._objects.put(key, data)
+        return self._objects.uri(key)
 
     async def sidecar(self, job_id: str) -> dict[str, Any] | None:
         """How a clip was made; None if it is not published."""

@@ -161,7 +161,8 @@ class BatchRun:
     def done(self) -> int:
         """Jobs that are published or rejected, by this run or an earlier one."""
         tally = self.engine.tally
-        return self._over_before + tally.published + tally.rejected
+        ended = tally.published + tally.rejected + tally.unplayable
+        return self._over_before + ended
 
     def at_work(self, lane: Lane) -> int:
         """Jobs that this lane's account is making, here and in shards elsewhere."""
@@ -218,7 +219,7 @@ class BatchRun:
         return {Kind(*kind): count for *kind, count in kinds.iter_rows()}
 
     def states(self) -> Counter[str]:
-        """How many rows are in each of the four states of a summary."""
+        """How many rows are in each of the five states of a summary."""
         return self._rows.states(self.engine.tally)
 
     def rows_of(self, number: int) -> pl.Series:
@@ -341,6 +342,7 @@ class BatchRun:
             jobs=self.plan.jobs,
             published=states["published"],
             rejected=rejected,
+            unplayable=states["unplayable"],
             in_doubt=states["in_doubt"],
             pending=states["pending"],
             bought=self.engine.tally.bought,

@@ -101,7 +101,7 @@ class Rows:
         return {*ids(held(self.plan.wanted, keys(jobs)))}
 
     def states(self, tally: Tally, *, jobs: bool = False) -> Counter[str]:
-        """How many rows, or jobs, are in each of the four states of a summary."""
+        """How many rows, or jobs, are in each of the five states of a summary."""
         counts = Counter[str]()
         wanted = self.plan.wanted.filter("first") if jobs else self.plan.wanted
         for of in self._sliced(wanted):
@@ -185,7 +185,11 @@ class Rows:
         if fault := tally.faults.stopped:
             known[WaitReason.FAULT] = fault
         over = sorted(known[why] for why in tally.passed_over)
-        words = {"rejected": "by an earlier batch", "in_doubt": UNANSWERED}
+        words = {
+            "rejected": "by an earlier batch",
+            "unplayable": "its bytes are kept beside the clips",
+            "in_doubt": UNANSWERED,
+        }
         if over or troubles:
             waited = [str(trouble) for trouble in troubles[:TROUBLES]]
             words["pending"] = "; ".join([*(over or [UNTOLD]), *waited])

@@ -16,7 +16,7 @@ class ExitCode(IntEnum):
     """The exit codes of `nightreel run`; docs/reference/exit-codes.md has them too."""
 
     DONE = 0
-    """Every row is published or rejected, and not too many are rejected."""
+    """Every row is published, rejected or unplayable, and not too many are rejected."""
     UNFINISHED = 1
     """Some rows are pending or in doubt, or the store failed. Run it again, or settle the
     doubts."""
@@ -35,7 +35,7 @@ class ExitCode(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The result of a batch. The four states add up to `rows`; money is this run's."""
+    """The result of a batch. The five states add up to `rows`; money is this run's."""
 
     batch: str
     """The name of the batch, such as `000003-tonight`."""
@@ -47,6 +47,8 @@ class Summary:
     """Rows that have their clip."""
     rejected: int
     """Rows that no provider will make, bad rows included."""
+    unplayable: int
+    """Rows whose paid file is no clip: it is kept as it is, and is not bought again."""
     in_doubt: int
     """Rows whose submit has no recorded answer."""
     pending: int
@@ -100,6 +102,7 @@ class Summary:
         counts = {
             "clips": self.published,
             "rejected": self.rejected,
+            "unplayable": self.unplayable,
             "in doubt": self.in_doubt,
             "pending": self.pending,
         }

@@ -41,7 +41,7 @@ from tasks.emulator.state import State
 from tasks.emulator.uploads import Still, Stills, UnreadableStillError, Upload
 
 REFUSALS: Final = 7
-"""The downloads that `Fault.REFUSED_CLIP` refuses: one more than a client tries in a row."""
+"""The downloads that `REFUSED_CLIP` and `PAGE_CLIP` spoil: one more than a client tries in a row."""
 
 
 class Dialect(Protocol):
@@ -338,6 +338,8 @@ async def _sent(api: EmulatedApi, prediction_id: str) -> Response:
     fault = prediction.fault if prediction.downloads == 1 else None
     if prediction.fault is Fault.REFUSED_CLIP and prediction.downloads <= REFUSALS:
         return web_page(b"<!doctype html><title>403 Forbidden</title>", 403)
+    if prediction.fault is Fault.PAGE_CLIP and prediction.downloads <= REFUSALS:
+        return web_page(b"<!doctype html><title>One moment</title>", 200)
     clip = await api.clip(prediction)
     match fault:
         case Fault.TRUNCATED_CLIP:

@@ -53,6 +53,8 @@ class Fault(StrEnum):
     """The first download brings a byte at a time, and never ends."""
     REFUSED_CLIP = auto()
     """The first seven downloads are refused with 403."""
+    PAGE_CLIP = auto()
+    """The first seven downloads are the same web page, with status 200."""
     EXPIRED_LINK = auto()
     """The first download finds an expired link; a poll gives a fresh one."""
     FORGET = auto()

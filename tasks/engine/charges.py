@@ -22,6 +22,7 @@ from manifests.lifecycle import (
     Refused,
     Rejected,
     Risked,
+    Unplayable,
 )
 from tasks.dispatch import Bill, Lane, Lanes, Purse, Roster, usd
 from tasks.dispatch.eligibility import serves
@@ -88,7 +89,14 @@ class OpenCharges:
                 self._billed(job_id, before, billed)
             case Refused() | Rejected(charged=False):
                 self.refused(job_id)
-            case Published() | Discarded() | Forgotten() | Rejected() | Risked():
+            case (
+                Published()
+                | Discarded()
+                | Forgotten()
+                | Rejected()
+                | Risked()
+                | Unplayable()
+            ):
                 # It may have cost more than its price: what is held for it stays held.
                 self._open.pop(job_id, None)
             case _:

@@ -7,16 +7,15 @@ again.
 import asyncio
 import hashlib
 import logging
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Protocol
 
 import httpx
 
 from manifests.jobs import Order
-from manifests.lifecycle import Facts, History, Published, Ticket
-from storage.media import BrokenClipError, Clips, Probe
+from manifests.lifecycle import Facts, History, Published, Ticket, Unplayable
+from storage.media import BrokenClipError, Clips, Probe, foreign
 from storage.media import mp4 as mp4s
 from storage.objects import ExistsError, StorageError
 from tasks.engine.differs import differs as different
@@ -49,11 +48,36 @@ class UnfetchedError(Exception):
 
 
 class BadClipError(Exception):
-    """The provider's file is complete and identical each time, and does not play."""
+    """The provider's file is identical each time, and does not play."""
+
+    def __init__(self, message: str, data: bytes, sha256: str) -> None:
+        super().__init__(message)
+        self.data = data
+        self.sha256 = sha256
 
 
 class GoneError(Exception):
     """The provider no longer has the clip: no run will ever fetch it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Clip:
+    """A clip that passed its check."""
+
+    mp4: bytes
+    facts: Facts
+    origin: Mapping[str, str]
+    """The part of its sidecar that says what it was converted from."""
+
+
+@dataclass(slots=True)
+class _BadFile:
+    """A file that is no clip, and was downloaded some times in a row."""
+
+    sha256: str
+    since: float
+    """The time of the first of these downloads, by the run's own clock."""
+    times: int = 0
 
 
 class Publisher:
@@ -67,6 +91,8 @@ class Publisher:
         at_once: int,
         decodes: bool,
         troubles: Troubles,
+        refused_s: float,
+        now: Callable[[], float],
         check: Check = mp4s.check,
         pace: Pace = PACE,
     ) -> None:
@@ -77,6 +103,10 @@ class Publisher:
         self._check = check
         self._troubles = troubles
         self._pace = pace
+        self._refused_s = refused_s
+        self._now = now
+        self._bad = dict[str, _BadFile]()
+        """By job: the file that was downloaded last and is no clip."""
         self.on_published: OnPublished | None = None
         """Called with each published clip, if set. Publishing does not wait for it."""
 
@@ -114,7 +144,7 @@ class Publisher:
             GoneError: no run can fetch it; every fresh link to it is dead.
             OwnFaultError: our own check, or the code that publishes the clip, is broken.
         """
-        seen, dead = Counter[str](), 0
+        dead = 0
 
         def failed(error: Exception) -> None:
             self._troubles.failed(lane, _stage_of(error), str(error), job_id)
@@ -125,7 +155,7 @@ class Publisher:
             ):
                 with attempt:
                     try:
-                        done = await self._fetched(job_id, await link(), sidecar, seen)
+                        done = await self._fetched(job_id, await link(), sidecar)
                     except NotFoundError as exc:
                         dead += 1
                         if over and dead >= SAME:
@@ -146,13 +176,20 @@ class Publisher:
         job_id: str,
         request: httpx.Request,
         sidecar: Mapping[str, Any],
-        seen: Counter[str],
     ) -> Published:
         async with self._in_transit:
-            mp4 = await download(self._client, request, self._pace)
-            facts = await self._checked(mp4, seen, sidecar)
-            full_sidecar = {**sidecar, **asdict(facts)}
-            return await self._keep(job_id, mp4, full_sidecar, facts)
+            data = await download(self._client, request, self._pace)
+            clip = await self._checked(job_id, data, sidecar)
+            self._bad.pop(job_id, None)
+            full_sidecar = {**sidecar, **clip.origin, **asdict(clip.facts)}
+            return await self._keep(job_id, clip.mp4, full_sidecar, clip.facts)
+
+    async def keep_as_is(self, job_id: str, bad: BadClipError) -> Unplayable:
+        """Keep the bytes of a file that is no clip beside the clips."""
+        with ours("our own keeping of what is no clip", StorageError):
+            uri = await self._clips.keep(job_id, bad.sha256, bad.data)
+        size = f"its {len(bad.data):,} bytes are kept as {uri}"
+        return Unplayable(f"no clip: {bad}; {size}, and it is not bought again")
 
     async def _keep(
         self, job_id: str, mp4: bytes, full_sidecar: Mapping[str, Any], facts: Facts
@@ -178,28 +215,51 @@ class Publisher:
             log.exception("clip.not_shown job=%s it is published all the same", job_id)
 
     async def _checked(
-        self, mp4: bytes, seen: Counter[str], order: Mapping[str, Any]
-    ) -> Facts:
+        self, job_id: str, data: bytes, order: Mapping[str, Any]
+    ) -> _Clip:
         def look() -> tuple[str, Probe | BrokenClipError]:
-            sha256 = hashlib.sha256(mp4).hexdigest()
+            sha256 = hashlib.sha256(data).hexdigest()
             try:
                 with ours("our own check of the clip", BrokenClipError):
-                    return sha256, self._check(mp4, decode=self._decodes)
+                    return sha256, self._check(data, decode=self._decodes)
             except BrokenClipError as exc:
                 return sha256, exc
 
         sha256, found = await asyncio.to_thread(look)
-        seen[sha256] += 1
         if isinstance(found, Probe):
-            measured = asdict(found)
-            del measured["repeats"]
-            differs = different(order, found)
-            return Facts(sha256=sha256, bytes=len(mp4), differs=differs, **measured)
-        # A truncated file, or one that is no MP4, may be the network's fault or temporary.
-        # Only a complete file that is identical each time is the provider's fault.
-        if found.whole and seen[sha256] >= SAME:
-            raise BadClipError(str(found)) from found
+            return _Clip(data, _facts(data, sha256, found, order), {})
+        bad = self._bad.get(job_id)
+        if bad is None or bad.sha256 != sha256:
+            bad = self._bad[job_id] = _BadFile(sha256, self._now())
+        bad.times += 1
+        if bad.times >= SAME:
+            if clip := await asyncio.to_thread(self._converted, data, sha256, order):
+                return clip
+            # A page may stand in for a clip for a while. A complete file does not.
+            if found.whole or self._now() - bad.since >= self._refused_s:
+                raise BadClipError(str(found), data, sha256) from found
         raise found
+
+    def _converted(
+        self, data: bytes, sha256: str, order: Mapping[str, Any]
+    ) -> _Clip | None:
+        """The clip in a video of another container than MP4."""
+        with ours("our own conversion of the clip"):
+            converted = foreign.to_mp4(data)
+            if converted is None:
+                return None
+            mp4 = converted.mp4
+            probe = self._check(mp4, decode=self._decodes)
+        facts = _facts(mp4, hashlib.sha256(mp4).hexdigest(), probe, order)
+        origin = {"converted_from": converted.container, "original_sha256": sha256}
+        return _Clip(mp4, facts, origin)
+
+
+def _facts(mp4: bytes, sha256: str, probe: Probe, order: Mapping[str, Any]) -> Facts:
+    measured = asdict(probe)
+    del measured["repeats"]
+    differs = different(order, probe)
+    return Facts(sha256=sha256, bytes=len(mp4), differs=differs, **measured)
 
 
 def _stage_of(error: Exception) -> Stage:

@@ -77,7 +77,8 @@ class Rules:
     request_lives_s: float = REQUEST_LIVES_S
     """How long a submit may be under way after its process has died."""
     refused_s: float = 60.0
-    """How long the end of a run waits for a clip whose download was just refused."""
+    """How long the end of a run waits for a clip whose download was just refused, and how
+    long a file that is no clip must be the same before it is kept in place of a clip."""
     grace_s: float = 20.0
     """How long a run that winds down waits for clips that should finish in that time."""
     dead_s: float = 60.0
@@ -144,6 +145,8 @@ class Deps:
             at_once=self.rules.downloads,
             decodes=self.rules.decodes,
             troubles=self.troubles,
+            refused_s=self.rules.refused_s,
+            now=self.world.now,
             check=self.world.check,
             pace=self.world.pace,
         )

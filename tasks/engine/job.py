@@ -26,6 +26,7 @@ from manifests.lifecycle import (
     Rejected,
     State,
     Ticket,
+    Unplayable,
 )
 from tasks.dispatch import Lane, RunTimes
 from tasks.engine.download import UnfetchedError, requested
@@ -318,7 +319,8 @@ class JobRunner:
 
     def count_spoiled(self, job: AtProvider, event: Event) -> None:
         """Count a job as failed if its clip turned out to be bad."""
-        if isinstance(event, Discarded) and not event.reason.startswith(EXPIRED):
+        bad = isinstance(event, Discarded | Unplayable)
+        if bad and not event.reason.startswith(EXPIRED):
             self._submitter.spoiled(job.lane, job.job_id, event.reason)
 
     def _at_provider(self, run: JobRun, history: History, ticket: Ticket) -> AtProvider:

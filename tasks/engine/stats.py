@@ -16,6 +16,7 @@ from manifests.lifecycle import (
     Published,
     Rejected,
     State,
+    Unplayable,
 )
 from tasks.dispatch import Purse
 from tasks.engine.lane_costs import Bill
@@ -73,6 +74,8 @@ class Tally:
     differing: int = 0
     """Published clips that differ from what was ordered."""
     rejected: int = 0
+    unplayable: int = 0
+    """Paid files that are no clips, and are kept as they are."""
     waiting_jobs: dict[str, WaitingJob] = field(default_factory=dict[str, WaitingJob])
     """By job id."""
     fetched: int = 0
@@ -137,6 +140,8 @@ class Tally:
                 self.differing += bool(facts.differs)
             case Rejected():
                 self.rejected += 1
+            case Unplayable():
+                self.unplayable += 1
             case Discarded(reason):
                 self.expired += reason.startswith(EXPIRED)
             case _:

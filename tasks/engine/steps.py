@@ -138,7 +138,20 @@ class Steps:
         except GoneError as exc:
             return self._gone(job, str(exc))
         except BadClipError as exc:
-            return Discarded(str(exc))
+            return await self._unplayable(job, exc)
+
+    async def _unplayable(self, job: AtProvider, bad: BadClipError) -> Event:
+        """The event for a file that is no clip; on own GPUs another one costs nothing."""
+        if free(self._history(job.job_id), job.lane):
+            return Discarded(str(bad))
+        event = await self._publisher.keep_as_is(job.job_id, bad)
+        log.error(
+            "clip.unplayable job=%s lane=%s it was paid for: %s",
+            job.job_id,
+            job.lane.name,
+            event.reason,
+        )
+        return event
 
     def _gone(self, job: AtProvider, why: str) -> Discarded | Forgotten:
         """The event for a clip that the provider no longer has.

@@ -86,7 +86,8 @@ def taken(bench) -> int:
 def summary(**more: Any) -> Summary:
     fields: dict[str, Any] = {
         **dict.fromkeys(("rows", "jobs"), 8),
-        **dict.fromkeys(("published", "rejected", "in_doubt", "pending"), 0),
+        **dict.fromkeys(("published", "rejected", "unplayable"), 0),
+        **dict.fromkeys(("in_doubt", "pending"), 0),
         **dict.fromkeys(("bought", "late", "differing"), 0),
         **dict.fromkeys(("spent_usd", "risked_usd"), Decimal(0)),
         "batch": "000001-m",

@@ -25,6 +25,7 @@ from manifests.lifecycle import (
     Risked,
     State,
     Ticket,
+    Unplayable,
     fold,
 )
 from tests.histories import FACTS, START, ledger_entries
@@ -60,6 +61,7 @@ def without_adjustments(ledger):
         ((Refused("busy"),), "refused", False, 0),
         ((Rejected("no"),), "rejected", False, 0),
         ((Rejected("no", charged=True),), "rejected", True, PRICE),
+        ((ACCEPTED, Generated(), Unplayable("page")), "unplayable", True, PRICE),
         ((ACCEPTED,), "accepted", True, PRICE),
         ((ACCEPTED, Refused("busy")), "refused", False, 0),
         ((ACCEPTED, Rejected("no")), "rejected", False, 0),

@@ -24,6 +24,7 @@ from manifests.lifecycle import (
     Refused,
     Rejected,
     Risked,
+    Unplayable,
 )
 from storage.ledger import LedgerError
 from storage.ledger.codec import Open, Seal, dump, pack, unpack
@@ -47,6 +48,7 @@ EVENTS = [
     Parked("our own check of the clip failed: TypeError: no (storage/media/mp4.py)"),
     Published("s3://bucket/clips/ab/abcd.mp4", FACTS),
     Adjusted(attempt=2, usd=Decimal("-0.10"), reason="refunded"),
+    Unplayable("no clip: it begins with b'<html'; its 9 bytes are kept"),
 ]
 
 
