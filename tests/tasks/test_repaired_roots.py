@@ -3,11 +3,12 @@
 import asyncio
 import hashlib
 import shutil
+from pathlib import Path
 
 import pytest
 
 from storage import layout
-from storage.ledger import LedgerError
+from storage.ledger import Ledger, LedgerError
 from storage.objects import Objects, local_path
 from tasks.emulator import running
 from tasks.repair import let_go, looked, mended
@@ -70,8 +71,24 @@ async def test_put_that_the_store_lost_is_repaired(cloud, faulty, world):
     assert set(world.bought.values()) == {1}
 
 
-async def test_any_lost_segment_buys_nothing_twice(world):
-    """A run is stopped with clips at the provider, and one of its segments is lost."""
+@pytest.mark.parametrize("together", [1, 3])
+async def test_any_lost_segment_buys_nothing_twice(world, together):
+    """A run is stopped with clips at the provider, and some of its segments are lost."""
+    whole = await stopped(world)
+
+    assert await bought_twice(world, whole, together) == []
+
+
+async def test_planted_bug_buys_twice(world, monkeypatch):
+    """If nothing is withheld, the law about lost segments is broken."""
+    whole = await stopped(world)
+    monkeypatch.setattr(Ledger, "withheld", lambda self, life: None)
+
+    assert await bought_twice(world, whole, 3)
+
+
+async def stopped(world) -> Path:
+    """The root of a run that was stopped with clips at the provider."""
     world.emulator.latency_s, world.slots = 0.3, 2
     stopping = set[asyncio.Task[None]]()
 
@@ -87,23 +104,30 @@ async def test_any_lost_segment_buys_nothing_twice(world):
         ),
     )
     world.emulator.latency_s = 0.1
-    whole = local_path((world.folder / "root").as_uri())
-    segments = sorted((whole / "ledger/000001-m/main").glob("*.zst"))
-    paid = dict(world.bought)
-    assert len(segments) > 4
+    return local_path((world.folder / "root").as_uri())
 
-    for segment in segments[:-1]:
-        copy = world.folder / f"copy-{segment.name}"
+
+async def bought_twice(world, whole: Path, together: int) -> list[str]:
+    """For each loss of this many segments in a row: whether a repair leads to a second
+    purchase. Returns the names of their first segments."""
+    segments = sorted((whole / "ledger/000001-m/main").glob("*.zst"))
+    paid, twice = dict(world.bought), list[str]()
+    assert len(segments) > 4
+    for first in range(len(segments) - together):
+        lost = segments[first : first + together]
+        copy = world.folder / f"copy-{lost[0].name}"
         shutil.copytree(whole, copy)
-        without(copy, segment.relative_to(whole).as_posix())
+        without(copy, *(one.relative_to(whole).as_posix() for one in lost))
 
         await mended(Objects.open(str(copy)))
         await world.run(world.manifest(JOBS, name="again"), root=copy.as_uri())
 
         # The bill of the runs on other copies is left out.
         bought = {line.prompt for line in world.emulator.bill[sum(paid.values()) :]}
-        assert not bought & paid.keys(), segment.name
+        if bought & paid.keys():
+            twice.append(lost[0].name)
         del world.emulator.bill[sum(paid.values()) :]
+    return twice
 
 
 async def test_withheld_rows_are_bought_once_released(world):
