@@ -59,7 +59,7 @@ async def _ended(batch: str, told: Reconciled) -> Any:
         get_run_logger().error("%d clips not fetched: %s", clips, reason)
     if told.doubts:
         await acreate_table_artifact(
-            doubts_rows(told.doubts), key="doubts", description=outcome
+            doubts_rows(told.doubts), key="nightreel-doubts", description=outcome
         )
         return Completed(name="Unfinished", message=outcome)
     if told.parked:

@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 WITHIN_S: Final = 5.0
 """The time limit of one call."""
 
+PREFIX: Final = "nightreel-"
+"""Begins the key of each artifact: other flows may share the server."""
+
 AGAIN_S: Final = (10.0, 120.0)
 """The pause after a failed call: the first one, and the longest."""
 
@@ -97,7 +100,11 @@ class Shown:
         self, key: str, kind: Kind, data: str | float, note: str | None
     ) -> None:
         new = ArtifactCreate(
-            key=key, type=kind, data=data, description=note, flow_run_id=self._run
+            key=f"{PREFIX}{key}",
+            type=kind,
+            data=data,
+            description=note,
+            flow_run_id=self._run,
         )
         answer = await self._client.request(
             "POST", "/artifacts/", json=new.model_dump(mode="json", exclude_unset=True)

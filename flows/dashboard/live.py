@@ -1,11 +1,11 @@
 """Shows a batch in the Prefect UI; a batch that is buying never waits for it.
 
-    plan        markdown, before money is spent
-    clips       progress, true to the second
-    board       markdown: the state of each lane
-    contact-sheet   markdown: posters of some clips
-    bill        table, by lane, when it is over
-    wrong       table: why rows have no clip
+    nightreel-plan            markdown, before money is spent
+    nightreel-clips           progress, true to the second
+    nightreel-board           markdown: the state of each lane
+    nightreel-contact-sheet   markdown: posters of some clips
+    nightreel-bill            table, by lane, when it is over
+    nightreel-wrong           table: why rows have no clip
 
 Nothing is sent twice; the contact sheet, which is large, is sent seldom.
 """
@@ -23,7 +23,14 @@ from flows.dashboard.artifacts import Shown, shown
 from flows.dashboard.contact_sheet import sheet
 from flows.dashboard.events import Events
 from flows.dashboard.log_relay import relayed
-from flows.dashboard.pages import bill_table, board, headline, wrong_table
+from flows.dashboard.pages import (
+    bill_note,
+    bill_table,
+    board,
+    headline,
+    wrong_note,
+    wrong_table,
+)
 from flows.dashboard.plan import foretold
 from storage.media import Posters
 from storage.objects import Objects, RetryPolicy
@@ -53,6 +60,7 @@ class Board:
         self._report = report
         self._events = Events(batch_run)
         self._sheeted = 0
+        self._over = False
 
     async def plan(self) -> None:
         """Show the expected cost; buying begins even if this fails."""
@@ -79,10 +87,12 @@ class Board:
 
     async def over(self) -> None:
         """Send the last events, and show why rows have no clip."""
+        self._over = True
         await self._events.ended(self._batch_run.summary())
         if rows := await asyncio.to_thread(wrong_table, self._batch_run):
-            note = "why rows have no clip, and which come first"
-            await self._shown.table("wrong", rows, note)
+            await self._shown.table(
+                "wrong", rows, wrong_note(self._batch_run, len(rows))
+            )
 
     async def end(self) -> None:
         """Show the final state, however the batch ended."""
@@ -90,12 +100,14 @@ class Board:
         await self._tick()
         await self._send_board()
         if rows := bill_table(self._batch_run):
-            await self._shown.table("bill", rows, "what this run bought")
+            await self._shown.table("bill", rows, bill_note(self._batch_run))
         await self._send_sheet()
 
     async def _tick(self) -> None:
         batch_run = self._batch_run
-        percent = 100 * batch_run.done / max(1, batch_run.plan.jobs)
+        # A bar that stops short looks as if the run went on: the note has the counts.
+        share = batch_run.done / max(1, batch_run.plan.jobs)
+        percent = 100.0 if self._over else 100 * share
         await self._shown.progress("clips", percent, headline(batch_run))
         await self._events.look()
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from flows.dashboard.markdown import safe, table
-from flows.views import halted, lasting, left_s, shortened, span
+from flows.views import counted, halted, lasting, left_s, shortened, span
 from tasks.batch.batch import BatchRun
 from tasks.dispatch import Lane, usd
 from tasks.engine.lane_costs import Line
@@ -103,7 +103,7 @@ def _aside(batch_run: BatchRun) -> str:
             WaitReason.DOUBT
         ]
         remark += f", {doubts:,} of them in doubt" if doubts else ""
-    return f"{remark}: `wrong` will say why."
+    return f"{remark}: `nightreel-wrong` will say why."
 
 
 def bill_table(batch_run: BatchRun) -> list[dict[str, Any]]:
@@ -126,6 +126,15 @@ def bill_table(batch_run: BatchRun) -> list[dict[str, Any]]:
     return rows
 
 
+def bill_note(batch_run: BatchRun) -> str:
+    """The money of this run, and the price of a clip."""
+    lines = [line for _, line in batch_run.engine.tally.bill]
+    clips = sum(line.clips for line in lines)
+    spent = sum((line.usd for line in lines), Decimal(0))
+    each = f", {spent / clips:.3f} a clip" if clips else ""
+    return f"{usd(spent)} USD{each}"
+
+
 def _billed(name: str, line: Line) -> dict[str, Any]:
     each = line.usd_a_clip
     return {
@@ -142,6 +151,13 @@ def _billed(name: str, line: Line) -> dict[str, Any]:
 
 def _seconds(seconds: float | None) -> str:
     return NONE if seconds is None else f"{seconds:,.1f} s"
+
+
+def wrong_note(batch_run: BatchRun, reasons: int) -> str:
+    """The number of jobs and bad rows without a clip, and of the reasons that are listed."""
+    jobs = sum(group.jobs for group in batch_run.without_clip().groups())
+    count = jobs + batch_run.plan.bad_rows
+    return f"{count:,} without a clip, {counted(reasons, 'reason')}"
 
 
 def wrong_table(batch_run: BatchRun) -> list[dict[str, Any]]:

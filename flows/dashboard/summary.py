@@ -126,12 +126,12 @@ def summary_markdown(summary: Summary, batch_run: BatchRun) -> str:
         dearer = [[name, safe(why)] for name, why in summary.lanes_dearer.items()]
         parts.append("## Lanes dearer\n\n" + table(["lane", "why"], dearer, words=2))
     if batch_run.plan.bad_rows:
-        remark = f"{batch_run.plan.bad_rows:,} rows of the manifest are bad: see `complaints`."
+        remark = f"{batch_run.plan.bad_rows:,} rows of the manifest are bad: see `nightreel-complaints`."
         parts.append(remark)
     without = summary.rejected, summary.unplayable, summary.in_doubt, summary.pending
     if any(without):
         parts.append(
-            "Why rows have no clip is in `wrong`, with the first rows of each."
+            "Why rows have no clip is in `nightreel-wrong`, with the first rows of each."
         )
     if summary.in_doubt:
         parts.append("## In doubt\n\n" + _ask_about_it(batch_run))

@@ -87,7 +87,7 @@ def sheets(server, make_bench):
                 PREFECT_API_URL=f"{server}/api",
             )
             assert ran.code == 0, ran.err
-            asked = {"artifacts": {"key": {"any_": ["contact-sheet"]}}}
+            asked = {"artifacts": {"key": {"any_": ["nightreel-contact-sheet"]}}}
             response = httpx.post(
                 f"{server}/api/artifacts/filter",
                 json={**asked, "sort": "CREATED_DESC"},

@@ -361,6 +361,6 @@ async def test_scheduled_reconcile_shows_a_table_and_does_not_fail(bench):
 
     assert (doubtful["type"], doubtful["name"]) == ("COMPLETED", "Unfinished")
     assert "1 still in doubt" in doubtful["message"]
-    assert "a" * 32 in artifacts["doubts"]["data"]
-    assert '"usd": "0.17"' in artifacts["doubts"]["data"]
+    assert "a" * 32 in artifacts["nightreel-doubts"]["data"]
+    assert '"usd": "0.17"' in artifacts["nightreel-doubts"]["data"]
     assert (clear["type"], clear["name"], none) == ("COMPLETED", "Completed", {})

@@ -72,7 +72,7 @@ def test_cancelled_batch_stops_buying_and_a_retry_continues(house, clip):
 
 def progress(prefect):
     """The description of the latest progress artifact."""
-    response = httpx.get(f"{prefect.url}/artifacts/clips/latest", timeout=30)
+    response = httpx.get(f"{prefect.url}/artifacts/nightreel-clips/latest", timeout=30)
     return response.json()["description"] if response.is_success else ""
 
 

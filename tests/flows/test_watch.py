@@ -282,7 +282,7 @@ def test_bad_manifest_and_failed_start(house):
     [complaints] = prefect.post(
         "artifacts/filter",
         flow_runs={"id": {"any_": [bad["id"]]}},
-        artifacts={"key": {"any_": ["complaints"]}},
+        artifacts={"key": {"any_": ["nightreel-complaints"]}},
     )
     assert "not readable as Parquet" in complaints["data"]
 
