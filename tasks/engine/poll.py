@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -160,6 +160,10 @@ class Follower:
         default_factory=dict[tuple[str, str], UnreadableError]
     )
     """The error of the latest answer about each request, where we could not read it."""
+    _unread_times: Counter[tuple[str, str]] = field(
+        default_factory=Counter[tuple[str, str]]
+    )
+    """By request: how many answers in a row we could not read."""
     _unread_since: dict[tuple[str, str], float] = field(
         default_factory=dict[tuple[str, str], float]
     )
@@ -234,6 +238,7 @@ class Follower:
             if not self._waiting[known]:
                 del self._waiting[known]
                 self._unreadable.pop(known, None)
+                del self._unread_times[known]
                 self._unread_since.pop(known, None)
                 self._latest.pop(known, None)
                 self.troubles.left(ticket.id)
@@ -324,9 +329,11 @@ class Follower:
 
     def _too_long(self, ticket: Ticket, late: str, why: str) -> UnfinishedError:
         """The error for a request that missed its deadline."""
-        unreadable = self._unreadable.get((ticket.provider, ticket.id))
-        if unreadable is None:
-            return UnfinishedError(f"{late}: {why}")
+        request = ticket.provider, ticket.id
+        unreadable = self._unreadable.get(request)
+        # One odd answer, such as the first poll after the deadline gets, is no fault of ours.
+        if unreadable is None or self._unread_times[request] < SAME:
+            return UnfinishedError(f"{late}: {unreadable or why}")
         error = UnreadError(f"{late}: {unreadable}")
         error.__cause__ = unreadable
         return error
@@ -354,6 +361,7 @@ class Follower:
             self._failed(lane, ticket, exc)
             if request in self._waiting:
                 self._unreadable[request] = exc
+                self._unread_times[request] += 1
             # A new status word is not an end: say so once, and keep asking.
             known = lane.name, _ANY_ID.sub("", str(exc))
             if known not in self._unread:
@@ -364,6 +372,7 @@ class Follower:
                     exc,
                 )
             return None
+        del self._unread_times[request]
         self.troubles.succeeded(lane.name, Stage.POLL, ticket.id)
         if request in self._waiting:
             self._latest[request] = AT_WORK

@@ -256,6 +256,19 @@ async def test_unreadable_answers_until_the_deadline_are_ours(kling):
     assert set(kling.bought.values()) == {1}
 
 
+async def test_one_unreadable_answer_after_the_deadline_is_not_ours(kling):
+    """The first poll of an old job may meet a word that is new: the next run asks again."""
+    kling.emulator.faults["pan 0"] = [Fault.STUCK]
+    kling.rules = Rules(deadline_s=0.2)
+    await kling.run(1)
+
+    lane = failing(kling.lane(KLING), KeyError("task_status"))
+    summary = await kling.run(1, lanes=[lane])
+
+    assert (summary.pending, summary.broken) == (1, {})
+    assert {*kling.bought.values()} == {1}
+
+
 async def test_submits_whose_answers_cannot_be_read_stop(worlds, emulator):
     """Jobs that are accepted without a ticket are in doubt: few are bought."""
     for number in range(12):
