@@ -54,6 +54,7 @@ USAGE: Final = re.compile(
     r"shards/[^/]+/(?P<shard>\d+)\.(?P<generation>\d+)(?P<last>\.last)?\.usage\.json"
 )
 REPAIR: Final = re.compile(r"ledger/repairs/(?P<number>\d+)\.json")
+REPAIR_RELEASED: Final = re.compile(r"ledger/repairs/(?P<number>\d+)\.released\.json")
 INBOX_ENTRY: Final = re.compile(
     r"inbox/(?P<state>claimed|done)/(?P<digest>[^/]+)\.json"
 )

@@ -5,7 +5,6 @@ rest of the ledger shows, is withheld: no run buys it until the owner releases t
 """
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
@@ -92,7 +91,7 @@ async def numbers(objects: Objects) -> tuple[list[int], set[int]]:
     async for stored in objects.list(layout.REPAIRS):
         if record := layout.REPAIR.fullmatch(stored.key):
             found.append(int(record["number"]))
-        elif record := _RELEASED.fullmatch(stored.key):
+        elif record := layout.REPAIR_RELEASED.fullmatch(stored.key):
             released.add(int(record["number"]))
     return found, released
 
@@ -122,9 +121,6 @@ def withheld(gaps: Iterable[Gap], history: History) -> Gap | None:
         return None
     submitted_at = -math.inf if history.submitted_at is None else history.submitted_at
     return next((gap for gap in gaps if submitted_at < gap.until), None)
-
-
-_RELEASED = re.compile(r"ledger/repairs/(?P<number>\d+)\.released\.json")
 
 
 async def _gaps(objects: Objects, number: int) -> Sequence[Gap]:

@@ -130,7 +130,7 @@ def test_the_summary_counts_rows_and_money(portraits):
     summary = portraits.artifacts["summary"]
 
     assert summary["type"] == "markdown"
-    assert "| 8 | 6 | 1 | 1 | 0 |" in summary["data"]
+    assert "| 8 | 6 | 1 | 0 | 1 | 0 |" in summary["data"]
     assert re.search(r"\| 5 \| 1\.02 \| \d+:\d\d \|", summary["data"])
     assert "1 row is in doubt" in summary["data"]
     assert "## In doubt\n\n`nightreel reconcile file:" in summary["data"]

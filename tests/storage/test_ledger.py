@@ -305,6 +305,8 @@ async def test_a_segment_that_is_gone_is_noticed(objects: Objects):
     for n in range(3):
         await ledger.record(job(n), INTENDED)
     await ledger.close()
+    for key in await keys(objects, "ledger/000001-night/main/parts"):
+        await objects.delete(key)
     await objects.delete("ledger/000001-night/main/0000000002.jsonl.zst")
 
     with pytest.raises(LedgerError, match="000001-night/main: number 2 is missing"):
