@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from prefect import flow, get_run_logger
+from prefect.context import TagsContext
 from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
@@ -103,7 +104,8 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
         version: what the store calls the manifest's bytes, if they landed in an inbox:
             a version that another run has taken is not begun with again.
     """
-    with outlive_terminal():
+    # A task with tags asks the server for a slot: one that is away would end its shard.
+    with outlive_terminal(), TagsContext(current_tags=set()):
         most_usd = budget(budget_usd)
         if limit is not None and limit < 1:
             raise SettingsError(f"limit = {limit}: must be rows, 1 or more")
