@@ -9,6 +9,7 @@ import errno
 import io
 import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -21,15 +22,26 @@ GONE: Final = (errno.EPIPE, errno.EIO)
 
 _STDERR: Final = 2
 
+_AT_ONCE: Final = 1024
+"""The most bytes of one write to stderr: a pipe that has room takes as many."""
+
+_PATIENCE_S: Final = 1.0
+"""How long a write to stderr waits for a reader that does not read."""
+
+_LEFT_OUT: Final = b"\n[output was left out here, because nothing read it]\n"
+
 
 class Raw(io.RawIOBase):
     """A file descriptor that becomes the null device when its reader goes away.
 
-    Stderr also drops what a full disk refuses. Stdout raises, since a program reads it.
+    Stderr also drops what a full disk refuses, and what nothing reads, as on a terminal
+    after Ctrl-S: waiting for a reader would stop the event loop, and the heartbeats with
+    it. Stdout waits and raises, since a program reads it at the end of a run.
     """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._stalled = False
 
     def writable(self) -> bool:
         return True
@@ -42,13 +54,26 @@ class Raw(io.RawIOBase):
 
     def write(self, data: Any, /) -> int:
         try:
-            return os.write(self._fd, data)
+            if self._fd != _STDERR:
+                return os.write(self._fd, data)
+            return self._write_if_read(data)
         except OSError as exc:
             if exc.errno in GONE:
                 _discard(self._fd)
             elif self._fd != _STDERR:
                 raise
             return len(data)
+
+    def _write_if_read(self, data: Any) -> int:
+        wait_s = 0.0 if self._stalled else _PATIENCE_S
+        if not select.select([], [self._fd], [], wait_s)[1]:
+            self._stalled = True
+            return len(data)
+        if self._stalled:
+            self._stalled = False
+            os.write(self._fd, _LEFT_OUT)
+            return 0
+        return os.write(self._fd, data[:_AT_ONCE])
 
 
 def outlive_readers() -> None:
@@ -124,8 +149,9 @@ def _text(fd: int, *, like: io.TextIOWrapper | None = None) -> io.TextIOWrapper:
         buffer,
         like.encoding,
         like.errors,
-        line_buffering=like.line_buffering,
-        write_through=like.write_through,
+        # An unbuffered stream (PYTHONUNBUFFERED) writes through to a buffer here, so each
+        # line has to be flushed.
+        line_buffering=like.line_buffering or like.write_through,
     )
 
 

@@ -1,9 +1,12 @@
 """A batch ends as it would have when its output loses its reader."""
 
+import fcntl
+import json
 import os
 import pty
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 
 import pytest
@@ -77,6 +80,60 @@ def test_both_pipes_lost_midway_end_no_batch(waiting, words):
 
     assert code == 0
     assert_whole(bench)
+
+
+def test_a_reader_that_does_not_read_holds_up_no_batch(waiting):
+    """A full pipe on stderr, as a terminal after Ctrl-S, drops the output meanwhile."""
+    bench, clock = waiting
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+
+    with begun(
+        bench, *RUN, "-vv", "--json", stdout=subprocess.PIPE, stderr=writing
+    ) as run:
+        os.close(writing)
+        bench.wait(lambda: len(bench.bought) == 4)
+        clock[0] = 600.0
+        reply = json.loads(run.stdout.read())
+        code = run.wait(200)
+
+    assert (code, reply["published"]) == (0, 4)
+    assert len(os.read(reading, 1 << 16)) <= 4096
+    os.close(reading)
+    assert_whole(bench)
+
+
+def test_a_slow_reader_gets_what_follows_a_stall():
+    """Output that nothing reads is left out, with one line in its place; later output arrives."""
+    reading, writing = os.pipe()
+    script = (
+        "import os, sys; from flows.logs.streams import outlive_readers;"
+        "outlive_readers(); print('x' * 200_000, file=sys.stderr);"
+        "print('stalled'); sys.stdout.flush(); sys.stdin.readline();"
+        "print('again', file=sys.stderr)"
+    )
+
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=writing,
+        text=True,
+    ) as run:
+        os.close(writing)
+        assert run.stdout.readline() == "stalled\n"
+        first = os.read(reading, 1 << 20)
+        run.stdin.write("\n")
+        run.stdin.flush()
+        assert run.wait(60) == 0
+        then = os.read(reading, 1 << 20).decode()
+
+    os.close(reading)
+    assert set(first) == {ord("x")}
+    assert then.strip().splitlines() == [
+        "[output was left out here, because nothing read it]",
+        "again",
+    ]
 
 
 @pytest.mark.parametrize("words", [(), ("-vv",)])
