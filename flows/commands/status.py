@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,8 +71,10 @@ async def observed(root: str, *, config: Path | None = None) -> "Seen":
         SettingsError: the configuration cannot be used.
     """
     routes, objects = _routes(config), await opened(root)
-    totals, since = await totals_of(objects), await paused(objects)
-    lost, reports = await spilled(objects), await run_reports.newest(objects)
+    # The ledger after the reports: it has what was submitted since.
+    reports = await run_reports.newest(objects)
+    totals = await totals_of(objects, counting_from=runs.told_at(reports))
+    since, lost = await paused(objects), await spilled(objects)
     seen = seen_at(totals, routes, now=time.time(), paused_at=since, spilled=lost)
     return replace(seen, reports=reports)
 
@@ -84,9 +87,9 @@ def _routes(config: Path | None) -> Mapping[str, Route]:
     return in_use(shipped().routes, lanes_in_use.values())
 
 
-async def totals_of(objects: Objects) -> LedgerTotals:
+async def totals_of(objects: Objects, *, counting_from: float = inf) -> LedgerTotals:
     """The totals of all that is on record, however much it is."""
-    totals = LedgerTotals()
+    totals = LedgerTotals(counting_from=counting_from)
     async for some in entries(objects):
         totals.add(some)
     if totals.adjustments:
@@ -127,7 +130,7 @@ class Seen:
             "in_doubt": states[State.IN_DOUBT],
             "pending": sum(states[state] for state in WAITING),
             "at_providers": sum(states[state] for state in AT_PROVIDERS),
-            "never_bought": runs.never_bought(self.reports),
+            "never_bought": runs.never_bought(self.reports, self.totals.begun),
             "risks": total.risked,
             "spent_usd": float(total.usd),
             "in_doubt_usd": float(self.in_doubt_usd),
@@ -215,7 +218,7 @@ class Seen:
             style = "" if count else "dim"
             table.add_row(name, f"{count:,}", note, style=style)
         table.add_row("jobs", f"{sum(states.values()):,}", style="bold")
-        if unbought := runs.never_bought(self.reports):
+        if unbought := runs.never_bought(self.reports, self.totals.begun):
             note = "nothing was submitted for these yet"
             table.add_row("never bought", f"{unbought:,}", note)
         return table

@@ -1,6 +1,7 @@
 """The latest run of each manifest: its troubles, and why rows have no clip."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import inf
 from typing import Any, Final
 
 from rich.console import RenderableType
@@ -28,9 +29,19 @@ def plain(report: Report) -> dict[str, Any]:
     return {**report, "at": utc(float(report["at"])), "troubles": troubles}
 
 
-def never_bought(reports: Sequence[Report]) -> int:
-    """Jobs for which nothing was ever submitted, by the latest run of each manifest."""
-    return sum(report["never_bought"] or 0 for report in reports)
+def told_at(reports: Sequence[Report]) -> float:
+    """The time of the newest report, if its run goes on or was killed; inf if it is over."""
+    newest = max(reports, key=lambda report: report["at"], default=None)
+    return inf if newest is None or newest["over"] else float(newest["at"])
+
+
+def never_bought(reports: Sequence[Report], begun: int) -> int:
+    """Jobs for which nothing was ever submitted, by the latest run of each manifest.
+
+    `begun` jobs were first submitted after the newest report of a run that is not over.
+    """
+    count = sum(report["never_bought"] or 0 for report in reports)
+    return max(0, count - begun)
 
 
 def shown(report: Report, now: float) -> Iterator[RenderableType]:

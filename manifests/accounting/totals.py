@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
+from math import inf
 
 from manifests.accounting.adjustments import Adjustments
 from manifests.accounting.attempts import Attempt, Attempts, Outcome
@@ -66,6 +67,10 @@ class LedgerTotals:
     lanes: defaultdict[str, LaneTotals] = field(
         default_factory=lambda: defaultdict(LaneTotals)
     )
+    counting_from: float = inf
+    """The time (Unix seconds) from which `begun` counts."""
+    begun: int = 0
+    """Jobs whose first submit was intended at that time or later."""
     adjustments: Adjustments = field(default_factory=Adjustments)
     """Those whose lane is not known yet."""
     _attempts: Attempts = field(default_factory=Attempts)
@@ -103,6 +108,8 @@ class LedgerTotals:
                 self.adjustments.add(entry)
                 continue
             self.lanes[after.lane].replace(before, after)
+            if isinstance(entry.event, Intended) and after.number == 1:
+                self.begun += entry.at >= self.counting_from
             if after.ended_at is not None and after.state in OVER:
                 self._over[after.state] += 1
 

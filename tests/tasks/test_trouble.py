@@ -349,3 +349,27 @@ async def test_unreadable_polls_are_told_and_kept_by_a_stop(worlds, emulator):
     assert (trouble.stage, trouble.count >= IN_A_ROW) == (POLL, True)
     assert "weird" in trouble.reason
     assert all("weird" in why and "at work" not in why for why in reasons)
+
+
+async def test_status_counts_no_job_bought_since_the_last_report(worlds, emulator):
+    """A run that was killed has an old report; the ledger has what it bought afterwards."""
+    emulator.latency_s = 60.0
+    with running(emulator) as url:
+        world = worlds(emulator=emulator, url=url, routes=[SPICY])
+        seen = []
+
+        def during(batch_run):
+            async def stop():
+                first = report_of(batch_run)
+                await until(lambda _: sum(world.bought.values()) == 3, batch_run)
+                await put(objects(world), batch_run.batch, first)
+                seen.append(await observed(objects(world).root))
+                batch_run.engine.stop("the owner asked")
+
+            during.stopping = asyncio.create_task(stop())
+
+        await world.run(3, during=during)
+
+    told = seen[0].plain()
+    assert told["runs"][0]["never_bought"] == 3
+    assert (told["jobs"], told["never_bought"]) == (3, 0)
