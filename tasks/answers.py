@@ -15,6 +15,10 @@ import zstandard
 LARGEST: Final = 16 * 2**20
 """Bytes of an answer; the longest pages of a provider's list have 1 MB."""
 
+ACCEPTED: Final = "gzip, deflate, zstd"
+"""The `accept-encoding` of a request whose answer is read here. It must be stated: both httpx
+and aiohttp ask for `br` too wherever a package for it happens to be installed."""
+
 _CHANGED: Final = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 _ZSTD: Final[Any] = zstandard  # partly without types
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 import httpx
 
 from storage.backoff import backoff
-from tasks.answers import whole
+from tasks.answers import ACCEPTED, whole
 
 log = logging.getLogger(__name__)
 
@@ -162,6 +162,7 @@ async def hints(
 
 async def _newer(client: httpx.AsyncClient, seen: Page, wait_s: float) -> Page:
     asked = {"after": str(seen.last), "run": seen.run, "wait": f"{wait_s:g}"}
-    request = client.build_request("GET", "/hints", params=asked)
+    headers = {"accept-encoding": ACCEPTED}
+    request = client.build_request("GET", "/hints", params=asked, headers=headers)
     response = await whole(await client.send(request, stream=True))
     return page(response.raise_for_status().json())

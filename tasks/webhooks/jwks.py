@@ -8,7 +8,7 @@ from typing import Final
 
 import httpx
 
-from tasks.answers import whole
+from tasks.answers import ACCEPTED, whole
 from tasks.webhooks.signatures import (
     Delivery,
     Key,
@@ -85,7 +85,8 @@ class Keyring:
     async def _fetch(self) -> None:
         self._asked = self.now()
         try:
-            asked = self.client.build_request("GET", self.url)
+            headers = {"accept-encoding": ACCEPTED}
+            asked = self.client.build_request("GET", self.url, headers=headers)
             response = await whole(await self.client.send(asked, stream=True))
             found = keys(response.raise_for_status().json())
         except (httpx.HTTPError, ValueError, RecursionError, ShapelessError) as exc:

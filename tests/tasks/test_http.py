@@ -16,6 +16,7 @@ import pytest
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from storage.sources import USER_AGENT
+from tasks.answers import ACCEPTED
 from tasks.providers.errors import (
     InDoubtError,
     MisconfiguredError,
@@ -222,6 +223,24 @@ async def test_proxy_that_refuses_to_connect_sent_nothing(status):
             await submitted("https://provider.example", proxied)
 
 
+async def test_only_codings_that_are_read_are_asked_for():
+    """An installed package for Brotli changes neither submits nor polls."""
+    asked = []
+
+    async def serve(reader, writer):
+        headers = (await whole(reader)).lower().split(b"\r\n")
+        asked.extend(line for line in headers if line.startswith(b"accept-encoding"))
+        writer.write(OK)
+        await writer.drain()
+
+    async with server(serve) as base_url, connected() as clients:
+        place = endpoint(base_url)
+        await submit(clients, place, Echo().submit(JOB, JOB.image, 1))
+        await ask(clients, place, Echo().submit(JOB, JOB.image, 1))
+
+    assert asked == [f"accept-encoding: {ACCEPTED}".encode()] * 2
+
+
 @pytest.mark.parametrize("agent", [USER_AGENT, "curl/8.5.0"])
 async def test_every_request_says_who_asks(agent):
     """Submits, polls and downloads carry the lane's User-Agent."""
@@ -373,6 +392,8 @@ async def test_a_clip_is_asked_for_as_it_is_and_by_somebody():
     async with server(serve) as base_url, connected() as clients:
         request = signed(base_url)
         request.headers["authorization"] = "Bearer k"
+        # As every request to a provider has it, an engine's clips among them.
+        request.headers["accept-encoding"] = ACCEPTED
         assert await download(clients.free, request) == b"clip"
 
     asked = seen.lower()

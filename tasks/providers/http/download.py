@@ -55,7 +55,7 @@ async def download(
     request.headers.setdefault("accept", client.headers["accept"])
     request.headers.setdefault("user-agent", USER_AGENT)
     # A store must not compress the clip on the way.
-    request.headers.setdefault("accept-encoding", "identity")
+    request.headers["accept-encoding"] = "identity"
     whole, part = asyncio.timeout(pace.whole_s), asyncio.timeout(pace.part_s)
     try:
         async with whole, part:

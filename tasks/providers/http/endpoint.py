@@ -6,6 +6,7 @@ import httpx
 
 from storage.source_policy import PRIVATE, SourcePolicy
 from storage.sources import USER_AGENT
+from tasks.answers import ACCEPTED
 from tasks.providers.errors import InDoubtError, MisconfiguredError
 from tasks.providers.protocol import ClipHost, Provider
 
@@ -39,6 +40,7 @@ class Endpoint:
                 that carries the key.
         """
         request.headers.setdefault("user-agent", self.user_agent)
+        request.headers.setdefault("accept-encoding", ACCEPTED)
         ours = request.url.host in self.provider.hosts
         if ours and self.base_url is not None:
             request.url = _moved(request.url, self.base_url)
