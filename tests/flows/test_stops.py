@@ -8,7 +8,7 @@ from tasks.emulator import Emulator, running
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 OVER = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
-ROWS = 12
+ROWS = 20
 
 
 def asked(house, name: str, **parameters):
@@ -29,6 +29,15 @@ def ended(house, run: str) -> str:
 
     prefect.until(over)
     return states[-1]
+
+
+def reported(house, run: str) -> None:
+    """Waits for the worker's last word on a run.
+
+    Until then the worker may report the run as crashed, whatever its state is.
+    """
+    about, last = f"prefect.flow-run.{run}", "prefect.worker.executed-flow-run"
+    house.bench.prefect.until(lambda: house.bench.prefect.events(last, about))
 
 
 def test_cancelled_batch_stops_buying_and_a_retry_continues(house, clip):
@@ -55,6 +64,7 @@ def test_cancelled_batch_stops_buying_and_a_retry_continues(house, clip):
         cancelling = {"type": "CANCELLING", "name": "Cancelling"}
         prefect.post(f"flow_runs/{run}/set_state", state=cancelling)
         first = ended(house, run)
+        reported(house, run)
         kept = [*(bench.folder / "root/inbox/claimed").iterdir()]
         bought = len(bench.bought)
         again = {"type": "SCHEDULED", "name": "AwaitingRetry"}
