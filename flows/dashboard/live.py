@@ -34,6 +34,7 @@ from flows.dashboard.pages import (
 from flows.dashboard.plan import foretold
 from storage.media import Posters
 from storage.objects import Objects, RetryPolicy
+from tasks.alongside import alongside
 from tasks.batch.batch import BatchRun
 from tasks.batch.contact_sheet import Sheet
 
@@ -146,23 +147,12 @@ async def watched(batch_run: BatchRun, report: ReportSettings) -> AsyncGenerator
             await _whatever(board.plan())
             try:
                 # The last posters are made before the last sheet is sent.
-                async with posters.made(batch_run.engine.on_published), _kept(board):
+                keeping = alongside(lambda over: _whatever(board.keep(over)))
+                async with posters.made(batch_run.engine.on_published), keeping:
                     yield
                     await _whatever(board.over())
             finally:
                 await _whatever(board.end())
-
-
-@asynccontextmanager
-async def _kept(board: Board) -> AsyncGenerator[None]:
-    """Update the board meanwhile."""
-    over = asyncio.Event()
-    keeping = asyncio.create_task(_whatever(board.keep(over)))
-    try:
-        yield
-    finally:
-        over.set()
-        await asyncio.wait({keeping})
 
 
 async def _whatever(showing: Coroutine[Any, Any, None]) -> None:

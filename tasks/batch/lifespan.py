@@ -23,6 +23,7 @@ from storage.ledger import (
     open_root,
 )
 from storage.objects import Objects
+from tasks.alongside import alongside
 from tasks.batch.batch import BatchRun
 from tasks.batch.deps import deps_of
 from tasks.batch.pause_watch import heeding
@@ -94,7 +95,9 @@ async def begun(  # noqa: PLR0913 - each has its default
                 ) as batch_run:
                     batch_run.root_id = root_id
                     await _start(batch_run)
-                    async with _fetching(batch_run), reported(batch_run):
+                    # Clips that other batches left at providers are fetched meanwhile.
+                    fetching = alongside(batch_run.bring_home)
+                    async with fetching, reported(batch_run):
                         yield batch_run
             await _finish(batch_run)
         finally:
@@ -206,23 +209,6 @@ async def _hinted(engine: Engine, url: str | None) -> AsyncGenerator[None]:
             listening.cancel()
             with suppress(asyncio.CancelledError):
                 await listening
-
-
-@asynccontextmanager
-async def _fetching(batch_run: BatchRun) -> AsyncGenerator[None]:
-    """Fetch the clips that other batches left at providers, while this batch runs.
-
-    Raises:
-        FencedError, StorageError: nothing can be recorded any more.
-    """
-    until = asyncio.Event()
-    coming = asyncio.create_task(batch_run.bring_home(until))
-    try:
-        yield
-    finally:
-        until.set()
-        await asyncio.wait({coming})
-    await coming
 
 
 async def _delete_old_messages(objects: Objects, epoch: int) -> None:

@@ -20,6 +20,7 @@ from manifests.lifecycle import Event, State
 from storage.backoff import backoff
 from storage.ledger import FencedError
 from storage.objects import StorageError
+from tasks.alongside import alongside
 from tasks.engine.download import UnfetchedError
 from tasks.engine.environment import Deps
 from tasks.engine.poll import SAME
@@ -103,14 +104,8 @@ class Refetcher:
         Raises:
             FencedError, StorageError: nothing can be put on record any more.
         """
-        over = asyncio.Event()
-        asking = asyncio.create_task(self._until(over))
-        try:
+        async with alongside(self._until):
             yield
-        finally:
-            over.set()
-            await asyncio.wait({asking})
-        await asking
 
     async def ask_last(self) -> None:
         """Ask for each clip once more, whenever it is due; unless the run must stop.
