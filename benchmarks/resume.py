@@ -198,9 +198,9 @@ async def _bind(asked):
     from storage.objects import Objects
 
     objects = Objects.open(asked.root)
-    book = await recalled(objects, [1])
+    state_index = await recalled(objects, [1])
     with _Measured() as row:
-        await bind(objects, book)
+        await bind(objects, state_index)
     return row
 
 
@@ -214,12 +214,12 @@ async def _told(asked):
     from storage.objects import Objects
 
     objects = Objects.open(asked.root)
-    book = await recalled(objects, [1])
+    state_index = await recalled(objects, [1])
     known = await load(objects, 1)
     index = pl.concat([rows async for rows in volume(objects, known, "index")])
     keys = index.select(*KEY).sample(fraction=1, shuffle=True)
     with _Measured() as row, tempfile.TemporaryDirectory() as folder:
-        found = await told(objects, book, keys, Path(folder))
+        found = await told(objects, state_index, keys, Path(folder))
         for some in keys.iter_slices(20_000):
             assert len(found.histories(some)) == some.height
     return row
@@ -229,17 +229,21 @@ async def _states(asked):
     import numpy as np
     import polars as pl
 
-    from storage.ledger import Book
+    from storage.ledger import StateIndex
 
-    chance, book, known = np.random.default_rng(0), Book(), int(asked.known[0])
+    chance, state_index, known = (
+        np.random.default_rng(0),
+        StateIndex(),
+        int(asked.known[0]),
+    )
     keys = pl.DataFrame(
         {n: chance.integers(0, 2**64, KEYS, dtype=np.uint64) for n in ("key", "also")}
     )
     for some in keys.head(known).iter_slices(1_000_000):
         over = pl.lit("published").alias("state")
-        book.learn(some.with_columns(over))
+        state_index.learn(some.with_columns(over))
     with _Measured() as row:
-        states = book.states(keys)
+        states = state_index.states(keys)
     assert (states == "published").sum() == known
     return row
 

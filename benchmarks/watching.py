@@ -54,7 +54,7 @@ def child(folder: Path, seconds: float) -> None:
 
     from flows.batch import batch
     from tasks.engine.engine import Engine
-    from tasks.engine.lane_costs import Line
+    from tasks.engine.lane_costs import LaneBill
 
     log = logging.getLogger("tasks.bench")
     mp4 = (folder / "one.mp4").read_bytes()
@@ -65,7 +65,7 @@ def child(folder: Path, seconds: float) -> None:
         done = [*orders]
         for first in range(0, len(done), 50):
             for order in done[first : first + 50]:
-                line = engine.tally.bill.lines.setdefault("bench", Line())
+                line = engine.tally.bill.lines.setdefault("bench", LaneBill())
                 line.submits += 1
                 line.clips += 1
                 line.usd += Decimal("0.15")

@@ -34,7 +34,7 @@ from manifests.lifecycle import (
     Risked,
 )
 from storage.ledger import Ledger, existing_root, read
-from tasks.dispatch import Lane, Purse, Roster
+from tasks.dispatch import Budget, Lane, Router
 from tasks.engine import attempts_tables
 from tasks.engine.environment import REAL, Deps, Rules
 from tasks.engine.in_doubt import Doubts, in_doubt, sent_elsewhere
@@ -126,9 +126,9 @@ async def opened(
                 objects=objects,
                 ledger=ledger,
                 clients=clients,
-                roster=Roster(lanes, policy="balanced", now=REAL.now, today=REAL.today),
+                router=Router(lanes, policy="balanced", now=REAL.now, today=REAL.today),
                 # A reconciliation buys nothing.
-                purse=Purse(Decimal(0)),
+                budget=Budget(Decimal(0)),
             )
             reconciliation = Reconciliation(deps)
             try:

@@ -28,7 +28,7 @@ from flows.views import Answer, finish_by, local_zone
 from manifests.input import orders
 from manifests.job_keys import KEY
 from manifests.lifecycle import State
-from storage.ledger import Book, recall
+from storage.ledger import StateIndex, recall
 from tasks.batch.request import MANIFEST, Wanted, planned, refusal
 from tasks.dispatch import Lane, Policy, recall_limits
 from tasks.forecast import typical
@@ -135,10 +135,10 @@ def _finish_by(text: str) -> datetime:
         raise typer.BadParameter(str(exc), param_hint="--finish-by") from exc
 
 
-async def _recalled(root: str | None, lanes: Sequence[Lane]) -> Book:
+async def _recalled(root: str | None, lanes: Sequence[Lane]) -> StateIndex:
     """The state of every job below the root; the lanes take on the limits it learned."""
     if root is None:
-        return Book()
+        return StateIndex()
     objects = await opened(root)
     await recall_limits(lanes, objects, 0.0)
     return await recall(objects)

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from flows.commands.prefect_server import find_server
 from flows.commands.terminal import err, output, tell
-from flows.views import log_progress, show, unmade
+from flows.views import log_progress, show_progress, unmade
 from storage.objects import StorageError, UnavailableError
 from storage.sources import OpeningError
 from tasks.batch.batch import BatchRun
@@ -24,7 +24,7 @@ async def run_batch(**parameters: Any) -> BatchRun:
         for remark in filter(None, (late(batch_run), batch_run.plan.heavy)):
             tell(remark, "yellow")
         if output.shows_progress:
-            showing.append(asyncio.create_task(show(batch_run, err)))
+            showing.append(asyncio.create_task(show_progress(batch_run, err)))
         showing.append(asyncio.create_task(log_progress(batch_run)))
 
     def warn(message: str) -> None:

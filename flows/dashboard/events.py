@@ -47,7 +47,7 @@ class Events:
         await self._say(
             "budget.spent",
             self._batch,
-            spent_usd=float(self.batch_run.engine.tally.purse.spent_usd),
+            spent_usd=float(self.batch_run.engine.tally.budget.spent_usd),
             budget_usd=float(self.batch_run.wanted.budget_usd or 0),
         )
 

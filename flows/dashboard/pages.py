@@ -7,10 +7,10 @@ from decimal import Decimal
 from typing import Any, Final
 
 from flows.dashboard.markdown import safe, table
-from flows.views import counted, halted, lasting, left_s, shortened, span
+from flows.views import counted, halt_reason, lasting, left_s, shortened, span
 from tasks.batch.batch import BatchRun
 from tasks.dispatch import Lane, usd
-from tasks.engine.lane_costs import Line
+from tasks.engine.lane_costs import LaneBill
 from tasks.engine.stats import FIRST, WaitReason
 from tasks.engine.trouble import Trouble
 
@@ -33,7 +33,7 @@ def headline(batch_run: BatchRun) -> str:
     if tally.rejected:
         done += f" ({tally.rejected:,} rejected)"
     parts = [done, f"{_spent(batch_run)} USD"]
-    if halt := halted(batch_run):
+    if halt := halt_reason(batch_run):
         parts.append(halt)
     elif (left := left_s(batch_run)) is not None:
         parts.append(f"{span(left)} left")
@@ -83,7 +83,7 @@ def _troubles_table(troubles: Sequence[Trouble], now: float) -> str:
 
 
 def _spent(batch_run: BatchRun) -> str:
-    most, spent = batch_run.wanted.budget_usd, batch_run.engine.tally.purse.spent_usd
+    most, spent = batch_run.wanted.budget_usd, batch_run.engine.tally.budget.spent_usd
     return f"{spent:,.2f}" + ("" if most is None else f" of {most:,.2f}")
 
 
@@ -115,7 +115,7 @@ def bill_table(batch_run: BatchRun) -> list[dict[str, Any]]:
     rows = [_billed(name, line) for name, line in every]
     if len(rows) > 1:
         lines = [line for _, line in every]
-        total = Line(
+        total = LaneBill(
             submits=sum(line.submits for line in lines),
             clips=sum(line.clips for line in lines),
             free=sum(line.free for line in lines),
@@ -135,7 +135,7 @@ def bill_note(batch_run: BatchRun) -> str:
     return f"{usd(spent)} USD{each}"
 
 
-def _billed(name: str, line: Line) -> dict[str, Any]:
+def _billed(name: str, line: LaneBill) -> dict[str, Any]:
     each = line.usd_a_clip
     return {
         "lane": name,

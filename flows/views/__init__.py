@@ -9,7 +9,7 @@ that decides about money, and send no requests.
 from flows.views.amounts import aligned, counted
 from flows.views.doubts import doubts_table, more_doubts
 from flows.views.plan import Answer
-from flows.views.progress import halted, left_s, log_progress, show
+from flows.views.progress import halt_reason, left_s, log_progress, show_progress
 from flows.views.times import clock, finish_by, local_zone, moment, span, utc
 from flows.views.troubles import lasting, shortened, told, unmade
 
@@ -20,7 +20,7 @@ __all__ = [
     "counted",
     "doubts_table",
     "finish_by",
-    "halted",
+    "halt_reason",
     "lasting",
     "left_s",
     "local_zone",
@@ -28,7 +28,7 @@ __all__ = [
     "moment",
     "more_doubts",
     "shortened",
-    "show",
+    "show_progress",
     "span",
     "told",
     "unmade",

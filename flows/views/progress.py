@@ -23,7 +23,7 @@ LOGGED_EVERY_S: Final = 60.0
 log = logging.getLogger(__name__)
 
 
-async def show(batch_run: BatchRun, console: Console) -> None:
+async def show_progress(batch_run: BatchRun, console: Console) -> None:
     """Show a batch's progress until cancelled, and then its last state."""
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
@@ -40,7 +40,7 @@ async def log_progress(batch_run: BatchRun) -> None:
             "batch.progress done=%d total=%d usd=%.2f %s",
             batch_run.done,
             batch_run.plan.jobs,
-            batch_run.engine.tally.purse.spent_usd,
+            batch_run.engine.tally.budget.spent_usd,
             _line(batch_run).plain,
         )
 
@@ -85,10 +85,10 @@ def _line(batch_run: BatchRun) -> Text:
     tally = batch_run.engine.tally
     parts = [
         f"{batch_run.done:,} of {batch_run.plan.jobs:,} done",
-        f"{tally.purse.spent_usd:,.2f} USD",
+        f"{tally.budget.spent_usd:,.2f} USD",
         f"{clock(batch_run.elapsed_s)} gone",
     ]
-    if halt := halted(batch_run):
+    if halt := halt_reason(batch_run):
         parts.append(halt)
     elif (left := left_s(batch_run)) is not None:
         parts.append(f"{clock(left)} left")
@@ -97,7 +97,7 @@ def _line(batch_run: BatchRun) -> Text:
     return Text(", ".join(parts))
 
 
-def halted(batch_run: BatchRun) -> str | None:
+def halt_reason(batch_run: BatchRun) -> str | None:
     """Why buying is halted for now, or None."""
     if batch_run.engine.stopped is not None:
         return _stopped(batch_run)

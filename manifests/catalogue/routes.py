@@ -79,7 +79,7 @@ _HoursUtc = Annotated[tuple[int, int], _read_as(str, _minutes)]
 _Source = Annotated[str, _read_as(str | dict[str, str], _lines)]
 
 
-class _Table:
+class _StrictTable:
     """A table of the file: a key without a field is an error."""
 
     __slots__ = ()
@@ -87,7 +87,7 @@ class _Table:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelFacts(_Table):
+class ModelFacts(_StrictTable):
     """The facts of a model, which each of its routes has too."""
 
     content: Content = "general"
@@ -114,7 +114,7 @@ class Model(ModelFacts):
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling(_Table):
+class Sampling(_StrictTable):
     """How an engine on your own GPU samples a clip; the defaults are those of Wan 2.2."""
 
     steps: _Count = 40

@@ -88,7 +88,7 @@ _MADE: Final = replace(NEW, state=State.PUBLISHED, attempts=1)
 """The fields that are alike in all jobs that were published at their first submit."""
 
 
-class Line(Protocol):
+class DecodedEntry(Protocol):
     """A line of the ledger as it was decoded: an entry, with the fields of its event.
 
     Amounts are text. A ticket and facts are objects with the attributes of `Ticket` and
@@ -112,7 +112,7 @@ def event_rows(entries: Sequence[Entry]) -> pl.DataFrame:
 
 
 def line_rows(
-    lines: Sequence[Line], kinds: Mapping[type[Any], type[Any]]
+    lines: Sequence[DecodedEntry], kinds: Mapping[type[Any], type[Any]]
 ) -> pl.DataFrame | None:
     """Lines as rows of EVENTS, given the kind of event of each class of lines.
 
@@ -177,7 +177,7 @@ def _places(kinds: Sequence[type[Any]]) -> dict[type[Any], list[int]]:
 
 
 def _in_order(
-    lines: Sequence[Line],
+    lines: Sequence[DecodedEntry],
     places: Mapping[type[Any], Sequence[int]],
     by_kind: Iterable[pl.DataFrame],
 ) -> pl.DataFrame:

@@ -85,12 +85,11 @@ from storage.ledger.root import (
 )
 from storage.ledger.segments import FencedError, ReplacedRootError
 from storage.ledger.spill_recovery import spilled
-from storage.ledger.state_index import Book, Submit
+from storage.ledger.state_index import RecordedSubmit, StateIndex
 
 __all__ = [
     "LOST_TICKET",
     "SILENT_S",
-    "Book",
     "Damage",
     "FencedError",
     "Gap",
@@ -99,10 +98,11 @@ __all__ = [
     "KnownRoots",
     "Ledger",
     "LedgerError",
+    "RecordedSubmit",
     "ReplacedRootError",
     "Root",
     "RootError",
-    "Submit",
+    "StateIndex",
     "Survey",
     "Told",
     "batch_of",

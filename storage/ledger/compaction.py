@@ -38,7 +38,7 @@ from storage.ledger.checkpoint_files import JobRows
 from storage.ledger.codec import LINES, EntryLine, LedgerError, record
 from storage.ledger.earlier_history import histories_before
 from storage.ledger.replay import Took, took
-from storage.ledger.state_index import Book
+from storage.ledger.state_index import StateIndex
 from storage.objects import Objects
 
 _AT_ONCE: Final = 25_000
@@ -53,30 +53,30 @@ _MADE: Final = [LINES[kind] for kind in (Intended, Accepted, Generated, Publishe
 _ADJUSTED: Final = LINES[Adjusted]
 
 
-async def bind(objects: Objects, book: Book) -> None:
+async def bind(objects: Objects, state_index: StateIndex) -> None:
     """Compact the epochs that have no checkpoint, oldest first.
 
     Raises:
         LedgerError: an epoch cannot be read, or holds an illegal transition.
     """
-    for epoch in sorted(book.unbound):
-        await _bind(objects, book, epoch)
-        del book.unbound[epoch]
+    for epoch in sorted(state_index.unbound):
+        await _bind(objects, state_index, epoch)
+        del state_index.unbound[epoch]
 
 
-async def _bind(objects: Objects, book: Book, epoch: int) -> None:
+async def _bind(objects: Objects, state_index: StateIndex, epoch: int) -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
         place = f"{objects.root}: epoch {epoch}"
         with written(folder / "events") as write:
-            tables = _Tables(folder, book.unbound[epoch], write, place=place)
+            tables = _Tables(folder, state_index.unbound[epoch], write, place=place)
             await _fill(objects, epoch, tables)
         await asyncio.to_thread(tables.write, folder)
         streams = await segment_reader.extents(objects, epoch)
-        if epoch in book.rebuild:
+        if epoch in state_index.rebuild:
             # Only now: its segments were read in full, and can replace the checkpoint.
             await checkpoint_files.discard(objects, epoch)
-            book.rebuild.remove(epoch)
+            state_index.rebuild.remove(epoch)
         files = await checkpoint_files.create(objects, epoch, folder)
         await checkpoint_files.prove(
             objects, tables.summary(epoch, streams=streams, files=files)
@@ -113,7 +113,7 @@ class _Tables:
         """The lives among them that had ended."""
         self._lines: dict[str, list[EntryLine]] = {}
         """The lines of each job that has not ended."""
-        self._book = Book()
+        self._state_index = StateIndex()
         """The lives that ended in this epoch."""
         self._span = math.inf, -math.inf
         write(pl.DataFrame(schema=EVENTS))
@@ -124,7 +124,7 @@ class _Tables:
         new = [
             one for one in here if one not in self._lines and one not in self._before
         ]
-        if ended := self._book.forgotten(new):
+        if ended := self._state_index.forgotten(new):
             self.add(self._rows.histories(ended))
         return {*_adjusted_at_once(some)} - self._before.keys() - self._lines.keys()
 
@@ -169,7 +169,9 @@ class _Tables:
             epoch=epoch,
             first=first,
             last=last,
-            latencies={lane: [*took] for lane, took in self._book.latencies.items()},
+            latencies={
+                lane: [*took] for lane, took in self._state_index.latencies.items()
+            },
             streams=streams,
             files=files,
         )
@@ -214,7 +216,7 @@ class _Tables:
         return history
 
     def _hold(self, rows: pl.DataFrame) -> None:
-        self._book.learn(rows.select(*KEY, "state"))
+        self._state_index.learn(rows.select(*KEY, "state"))
         self._rows.add(rows)
 
     def _clips(self, lives: Mapping[str, Sequence[EntryLine]]) -> list[Took]:
@@ -223,7 +225,7 @@ class _Tables:
 
     def _keep_latencies(self, clips: Iterable[Took]) -> None:
         for _, lane, seconds in sorted(clips):
-            self._book.latencies[lane].append(seconds)
+            self._state_index.latencies[lane].append(seconds)
 
 
 def _adjusted_at_once(some: Sequence[EntryLine]) -> Iterator[str]:

@@ -11,11 +11,11 @@ from storage.ledger.codec import Seal, pack
 from storage.ledger.owner import Holder
 from storage.ledger.segment_reader import seal_at
 from storage.ledger.segments import MAIN
-from storage.ledger.state_index import Book
+from storage.ledger.state_index import StateIndex
 from storage.objects import ExistsError, Objects, StorageError
 
 
-async def settled(objects: Objects, us: Holder, *, whole: bool) -> Book:
+async def settled(objects: Objects, us: Holder, *, whole: bool) -> StateIndex:
     """Seal every older epoch, then read them: the state index of the root."""
     seal = Seal(us.epoch, us.since)
 
@@ -26,13 +26,13 @@ async def settled(objects: Objects, us: Holder, *, whole: bool) -> Book:
     try:
         ended = {*await checkpoint.compacted(objects)}
         await segments.each(seal_one, [epoch for epoch in older if epoch not in ended])
-        book = await replay.recalled(objects, older, whole=whole)
+        state_index = await replay.recalled(objects, older, whole=whole)
     except StorageError:
         # Seal our own epoch, so that the root is free.
         await end(objects, layout.stream(us.batch, MAIN), 0, seal=seal)
         raise
-    book.begin(us.epoch)
-    return book
+    state_index.begin(us.epoch)
+    return state_index
 
 
 async def is_over(objects: Objects, batch: str) -> bool:

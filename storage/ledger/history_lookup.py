@@ -24,7 +24,7 @@ from storage.ledger import checkpoint
 from storage.ledger.compaction import bind
 from storage.ledger.earlier_history import histories_before
 from storage.ledger.segment_reader import written
-from storage.ledger.state_index import Book
+from storage.ledger.state_index import StateIndex
 from storage.objects import DamagedError, Objects
 
 # A database has no decimals.
@@ -63,14 +63,16 @@ class Told:
         return events.histories(rows.hstack(keys(rows["life"])).with_columns(amounts))
 
 
-async def told(objects: Objects, book: Book, asked: pl.DataFrame, folder: Path) -> Told:
+async def told(
+    objects: Objects, state_index: StateIndex, asked: pl.DataFrame, folder: Path
+) -> Told:
     """Copy the histories of these jobs into a local folder, after compacting every epoch
     that has no checkpoint yet.
 
     Raises:
         LedgerError: it cannot be read.
     """
-    await bind(objects, book)
+    await bind(objects, state_index)
     path = folder / "told.sqlite"
     with closing(sqlite3.connect(path, check_same_thread=False)) as db:
         await asyncio.to_thread(_make, db)

@@ -20,7 +20,7 @@ from storage.ledger.codec import LedgerError, dump
 from storage.ledger.segments import FencedError, FullRootError
 from storage.ledger.spill import SpillFile
 from storage.ledger.spilled_entry import SpilledEntry
-from storage.ledger.state_index import Book
+from storage.ledger.state_index import StateIndex
 from storage.objects import FullError, Objects, RetryPolicy, StorageError
 
 UNAVAILABLE_S: Final = 600.0
@@ -48,11 +48,16 @@ class Keeper:
     """Receives the outcome of each entry of one stream, before the entry's caller does."""
 
     def __init__(
-        self, objects: Objects, book: Book, spill_file: SpillFile, *, successor: str
+        self,
+        objects: Objects,
+        state_index: StateIndex,
+        spill_file: SpillFile,
+        *,
+        successor: str,
     ) -> None:
         self.recovering = False
         """Whether the entries come from spill files, which still have them."""
-        self._book = book
+        self._state_index = state_index
         # The history of a life once all its queued entries are durable.
         self._ahead: dict[str, History] = {}
         self._objects = objects
@@ -65,7 +70,7 @@ class Keeper:
 
     def standing(self, life: str) -> History:
         """The history of a life once all its queued entries are durable."""
-        return self._ahead.get(life) or self._book.history(life)
+        return self._ahead.get(life) or self._state_index.history(life)
 
     def expect(self, entry: Entry) -> Waiting:
         """Apply an entry that is about to be queued.
@@ -88,7 +93,7 @@ class Keeper:
         """Note entries that are durable now."""
         for waiting in some:
             life = waiting.entry.job
-            self._book.keep(life, waiting.history)
+            self._state_index.keep(life, waiting.history)
             if self._ahead[life] is waiting.history:
                 del self._ahead[life]
 

@@ -46,7 +46,7 @@ from storage.ledger.segments import (
     ReplacedRootError,
 )
 from storage.ledger.spill import SpillFolder
-from storage.ledger.state_index import Book, Submit
+from storage.ledger.state_index import RecordedSubmit, StateIndex
 from storage.ledger.writer import Stream
 from storage.objects import Objects, ReplacedError
 
@@ -64,7 +64,7 @@ class Ledger:
         objects: Objects,
         batch: str,
         *,
-        book: Book,
+        state_index: StateIndex,
         clock: Callable[[], float],
         spill_folder: Path | None,
         name: str = MAIN,
@@ -72,7 +72,7 @@ class Ledger:
     ) -> None:
         self.batch = batch
         """The epoch and its name: `000003-portraits`."""
-        self.before: Mapping[str, History] = MappingProxyType(dict(book.lives))
+        self.before: Mapping[str, History] = MappingProxyType(dict(state_index.lives))
         """The full histories as they stood before the ledger was opened."""
         self.stream = name
         """The stream's name: `main`, or `shard-0007.02` for the shard's second writer."""
@@ -81,7 +81,7 @@ class Ledger:
         self.gaps: Sequence[Gap] = ()
         """Lost parts of the ledger in which jobs may have been bought."""
         self._objects = objects
-        self._book = book
+        self._state_index = state_index
         self._clock = clock
         self._closed = False
         self._heart: asyncio.Task[None] | None = None
@@ -92,7 +92,7 @@ class Ledger:
         )
         self._keeper = Keeper(
             objects,
-            book,
+            state_index,
             self._spill_file,
             successor=_TAKEN_OVER if name == MAIN else _SHUT_OUT,
         )
@@ -128,7 +128,7 @@ class Ledger:
             ledger = cls(
                 objects,
                 us.batch,
-                book=await fencing.settled(objects, us, whole=whole),
+                state_index=await fencing.settled(objects, us, whole=whole),
                 clock=clock,
                 spill_folder=spill_folder,
             )
@@ -168,7 +168,9 @@ class Ledger:
         ledger = cls(
             objects,
             batch,
-            book=await shard_stream.known(objects, batch, shard, generation, before),
+            state_index=await shard_stream.known(
+                objects, batch, shard, generation, before
+            ),
             name=layout.shard(shard, generation),
             number=2,
             clock=clock,
@@ -188,28 +190,30 @@ class Ledger:
     @property
     def lives(self) -> Mapping[str, History]:
         """The full histories of jobs that are not over, or were touched by this run."""
-        return MappingProxyType(self._book.lives)
+        return MappingProxyType(self._state_index.lives)
 
     @property
     def latencies(self) -> Mapping[str, Iterable[float]]:
         """How many seconds each lane's latest clips took."""
-        return self._book.latencies
+        return self._state_index.latencies
 
-    async def submits(self, since: float) -> list[Submit]:
+    async def submits(self, since: float) -> list[RecordedSubmit]:
         """The submits of earlier runs since then (Unix seconds).
 
         Submits of runs that died are known since the replay of their epochs. Of the others,
         only the epochs that ended since then are read.
         """
-        found = [submit for submit in self._book.submits if submit.at >= since]
-        for epoch in [n for n, last in self._book.ended.items() if last >= since]:
+        found = [submit for submit in self._state_index.submits if submit.at >= since]
+        for epoch in [
+            n for n, last in self._state_index.ended.items() if last >= since
+        ]:
             async for some in read_all.entries_of(self._objects, epoch):
                 found += read_all.submits_among(some, since)
         return found
 
     def history(self, life: str) -> History:
         """All that is durable of a life; only its state if it was over before this run."""
-        return self._book.history(life)
+        return self._state_index.history(life)
 
     def withheld(self, life: str) -> Gap | None:
         """The gap of the ledger in which a job may have been bought, if it is not on record
@@ -217,11 +221,11 @@ class Ledger:
         return withheld(self.gaps, self.history(life)) if self.gaps else None
 
     def states(self, keys: pl.DataFrame) -> pl.Series:
-        return self._book.states(keys)
+        return self._state_index.states(keys)
 
     def forget(self, lives: Iterable[str]) -> None:
         """Keep only the states of those that are over."""
-        self._book.forget(lives)
+        self._state_index.forget(lives)
 
     @contextmanager
     def shard(self) -> Generator[None]:
@@ -304,7 +308,9 @@ class Ledger:
         some = shard_stream.written(self._objects, self.batch, shard, generations)
         # All or nothing: if the store fails meanwhile, the caller starts again.
         every = [entry async for entry in some]
-        heard = [(entry, shard_stream.learn(self._book, entry)) for entry in every]
+        heard = [
+            (entry, shard_stream.learn(self._state_index, entry)) for entry in every
+        ]
         return [(entry, history) for entry, history in heard if history is not None]
 
     async def has_uploaded_spill(self) -> bool:
@@ -321,7 +327,7 @@ class Ledger:
         # Compacted epochs are not read again, so nothing may be added to this one.
         seal = Seal(self.epoch, self._clock())
         await fencing.seal_all(self._objects, self.batch, seal)
-        return await told(self._objects, self._book, keys, folder)
+        return await told(self._objects, self._state_index, keys, folder)
 
     def _put(self, entry: Entry) -> Waiting:
         waiting = self._keeper.expect(entry)
@@ -371,7 +377,7 @@ class Ledger:
     async def _bind(self, seal: Seal) -> None:
         try:
             await fencing.seal_all(self._objects, self.batch, seal)
-            await compaction.bind(self._objects, self._book)
+            await compaction.bind(self._objects, self._state_index)
         # Everything is on record: log a warning; the next run compacts the epoch.
         except Exception as error:  # noqa: BLE001
             log.warning(

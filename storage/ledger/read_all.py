@@ -10,7 +10,7 @@ from storage import layout
 from storage.ledger import checkpoint, segments
 from storage.ledger.checkpoint import Checkpoint
 from storage.ledger.segment_reader import written
-from storage.ledger.state_index import Submit
+from storage.ledger.state_index import RecordedSubmit
 from storage.objects import DamagedError, Objects
 
 _SKEW_S = 86_400.0
@@ -40,10 +40,10 @@ async def entries_of(objects: Objects, epoch: int) -> AsyncIterator[Sequence[Ent
         yield some
 
 
-def submits_among(some: Sequence[Entry], since: float) -> list[Submit]:
+def submits_among(some: Sequence[Entry], since: float) -> list[RecordedSubmit]:
     """The submits among these entries since a time (Unix seconds)."""
     return [
-        Submit(entry.at, entry.event.lane, entry.event.route)
+        RecordedSubmit(entry.at, entry.event.lane, entry.event.route)
         for entry in some
         if isinstance(entry.event, Intended) and entry.at >= since
     ]

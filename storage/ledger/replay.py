@@ -31,7 +31,7 @@ from storage.ledger import checkpoint, segments
 from storage.ledger.checkpoint import Checkpoint
 from storage.ledger.codec import LINES, EntryLine, LedgerError, Line, record
 from storage.ledger.segment_reader import after, decoded, written
-from storage.ledger.state_index import RECENT_S, Book, Submit
+from storage.ledger.state_index import RECENT_S, RecordedSubmit, StateIndex
 from storage.objects import DamagedError, Objects
 
 _ID: Final = re.compile("[0-9a-f]{32}")
@@ -48,7 +48,7 @@ Took = tuple[float, str, float]
 """When a clip was ready, its lane, and the seconds since it was accepted."""
 
 
-async def recall(objects: Objects, *, whole: bool = False) -> Book:
+async def recall(objects: Objects, *, whole: bool = False) -> StateIndex:
     """The state index of the root; `whole`: with the full histories of ended jobs too.
 
     Raises:
@@ -65,46 +65,46 @@ async def histories(objects: Objects) -> Mapping[str, History]:
 
 async def recalled(
     objects: Objects, older: Sequence[int], *, whole: bool = False
-) -> Book:
+) -> StateIndex:
     """The state index after these epochs, read in order; `whole`: every life in full.
 
     Raises:
         DamagedError: it cannot be read.
         LedgerError: it cannot have happened.
     """
-    book = Book()
-    known = await _checkpoints(objects, older, book)
+    state_index = StateIndex()
+    known = await _checkpoints(objects, older, state_index)
     indexes = checkpoint.indexes(objects, [] if whole else known.values())
     for epoch in older:
         one = known.get(epoch)
         if one is not None:
             data = None if whole else (await anext(indexes))[1]
             try:
-                await _take(objects, book, one, data, whole=whole)
+                await _take(objects, state_index, one, data, whole=whole)
                 continue
             except DamagedError as error:
                 await checkpoint.fall_back(objects, epoch, one, error)
-                book.rebuild.add(epoch)
-        book.begin(epoch)
-        await (_fold if whole else _replay)(objects, book, epoch)
-    return book
+                state_index.rebuild.add(epoch)
+        state_index.begin(epoch)
+        await (_fold if whole else _replay)(objects, state_index, epoch)
+    return state_index
 
 
 async def _checkpoints(
-    objects: Objects, older: Sequence[int], book: Book
+    objects: Objects, older: Sequence[int], state_index: StateIndex
 ) -> dict[int, Checkpoint]:
-    """The checkpoints of these epochs; damaged ones are noted in `book.rebuild`."""
+    """The checkpoints of these epochs; damaged ones are noted in `state_index.rebuild`."""
     compacted = {*await checkpoint.compacted(objects)}
     asked = [epoch for epoch in older if epoch in compacted]
     found = await segments.each(lambda epoch: checkpoint.load(objects, epoch), asked)
     known = {one.epoch: one for one in found if one is not None}
-    book.rebuild |= {*asked} - known.keys()
+    state_index.rebuild |= {*asked} - known.keys()
     return known
 
 
 async def _take(
     objects: Objects,
-    book: Book,
+    state_index: StateIndex,
     known: Checkpoint,
     index: bytes | DamagedError | None,
     *,
@@ -112,42 +112,42 @@ async def _take(
 ) -> None:
     if whole:
         async for rows in checkpoint.volume(objects, known, "jobs"):
-            book.lives |= await asyncio.to_thread(events.histories, rows)
+            state_index.lives |= await asyncio.to_thread(events.histories, rows)
     else:
         async for rows in checkpoint.index(objects, known, index):
-            await asyncio.to_thread(_learn, book, rows)
+            await asyncio.to_thread(_learn, state_index, rows)
     if known.last is not None:
-        book.ended[known.epoch] = known.last
+        state_index.ended[known.epoch] = known.last
     for lane, took in known.latencies.items():
-        book.latencies[lane].extend(took)
+        state_index.latencies[lane].extend(took)
 
 
-def _learn(book: Book, rows: pl.DataFrame) -> None:
+def _learn(state_index: StateIndex, rows: pl.DataFrame) -> None:
     over = rows.filter(pl.col("whole").is_null())
-    book.learn(over)
-    gone = keys(book.lives).join(over, on=[*KEY], how="semi")
+    state_index.learn(over)
+    gone = keys(state_index.lives).join(over, on=[*KEY], how="semi")
     for life in ids(gone):
-        del book.lives[life]
-    book.lives |= events.whole(rows)
+        del state_index.lives[life]
+    state_index.lives |= events.whole(rows)
 
 
-async def _replay(objects: Objects, book: Book, epoch: int) -> None:
-    replay = _Replay(book, objects.root, epoch)
+async def _replay(objects: Objects, state_index: StateIndex, epoch: int) -> None:
+    replay = _Replay(state_index, objects.root, epoch)
     async for block in decoded(objects, epoch):
         await asyncio.to_thread(replay.take, block)
     await asyncio.to_thread(replay.end)
 
 
-async def _fold(objects: Objects, book: Book, epoch: int) -> None:
+async def _fold(objects: Objects, state_index: StateIndex, epoch: int) -> None:
     async for some in written(objects, epoch):
         for entry in some:
-            book.keep(entry.job, after(book.lives, entry, objects.root))
+            state_index.keep(entry.job, after(state_index.lives, entry, objects.root))
 
 
 class _Replay:
     """Reads one epoch into a state index, block by block."""
 
-    def __init__(self, index: Book, root: str, epoch: int) -> None:
+    def __init__(self, index: StateIndex, root: str, epoch: int) -> None:
         self._index = index
         self._root = root
         self._place = f"{root}: epoch {epoch}"
@@ -209,7 +209,7 @@ class _Replay:
         since = max(line.at for line in submits) - RECENT_S
         for line in submits:
             if line.at >= since:
-                self._index.submits.add(Submit(line.at, line.lane, line.route))
+                self._index.submits.add(RecordedSubmit(line.at, line.lane, line.route))
 
     def end(self) -> None:
         """Fold the jobs that have not ended.

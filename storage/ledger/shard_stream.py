@@ -16,7 +16,7 @@ from storage import layout
 from storage.ledger import fencing, missing, segments
 from storage.ledger.codec import LedgerError, Open, Seal, pack, records
 from storage.ledger.segments import FencedError
-from storage.ledger.state_index import Book
+from storage.ledger.state_index import StateIndex
 from storage.objects import ExistsError, MissingError, Objects, StorageError
 
 
@@ -53,13 +53,13 @@ async def known(
     shard: int,
     generation: int,
     before: Mapping[str, History],
-) -> Book:
+) -> StateIndex:
     """The state index of a shard's jobs as its newest writer begins."""
-    book = Book()
-    book.lives |= before
+    state_index = StateIndex()
+    state_index.lives |= before
     async for entry in written(objects, batch, shard, range(1, generation)):
-        learn(book, entry)
-    return book
+        learn(state_index, entry)
+    return state_index
 
 
 async def written(
@@ -75,13 +75,13 @@ async def written(
                     yield entry
 
 
-def learn(book: Book, entry: Entry) -> History | None:
+def learn(state_index: StateIndex, entry: Entry) -> History | None:
     """Apply an entry; None if its job was over and only its price changes."""
-    before = book.history(entry.job)
-    if before.state in OVER and entry.job not in book.lives:
+    before = state_index.history(entry.job)
+    if before.state in OVER and entry.job not in state_index.lives:
         return None
     history = before.after(entry)
-    book.keep(entry.job, history)
+    state_index.keep(entry.job, history)
     return history
 
 

@@ -37,7 +37,7 @@ _SLICE: Final = 1_000_000
 _ID: Final = re.compile("[0-9a-f]{32}")
 
 
-class Submit(NamedTuple):
+class RecordedSubmit(NamedTuple):
     """A submit that was recorded: when (Unix seconds), and where it went."""
 
     at: float
@@ -45,10 +45,10 @@ class Submit(NamedTuple):
     route: str
 
 
-class RecentSubmits(deque[Submit]):
+class RecentSubmits(deque[RecordedSubmit]):
     """The submits of the last `RECENT_S` seconds before the newest one."""
 
-    def add(self, submit: Submit) -> None:
+    def add(self, submit: RecordedSubmit) -> None:
         """Add a submit, unless it is too old; the oldest ones leave."""
         newest = self[-1].at if self else submit.at
         if submit.at < newest - RECENT_S:
@@ -59,7 +59,7 @@ class RecentSubmits(deque[Submit]):
             self.popleft()
 
 
-class Book:
+class StateIndex:
     """The state index. One thread changes it; any thread may read states."""
 
     def __init__(self) -> None:

@@ -200,7 +200,7 @@ class BatchRun:
         if self.wanted.policy != "cheapest" and self.wanted.finish_at is None:
             return
         self.set_demand()
-        self.late = self.engine.roster.count_late()
+        self.late = self.engine.router.count_late()
         if self.late:
             log.warning(
                 "batch.late jobs=%d total=%d they will not be done by the deadline",
@@ -209,8 +209,8 @@ class BatchRun:
             )
 
     def set_demand(self) -> None:
-        """Tell the lanes' roster what is still to be bought."""
-        self.engine.roster.add_demand(self.demand())
+        """Tell the lanes' router what is still to be bought."""
+        self.engine.router.add_demand(self.demand())
 
     def demand(self) -> dict[Kind, int]:
         """How many jobs of each kind have not been bought."""
@@ -346,7 +346,7 @@ class BatchRun:
             in_doubt=states["in_doubt"],
             pending=states["pending"],
             bought=self.engine.tally.bought,
-            spent_usd=self.engine.tally.purse.spent_usd,
+            spent_usd=self.engine.tally.budget.spent_usd,
             wall_s=self.elapsed_s,
             risked_usd=sum(
                 (lane.risk.spent_usd for lane in self.engine.lanes.all), Decimal(0)

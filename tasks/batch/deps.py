@@ -8,7 +8,7 @@ from dataclasses import replace
 from storage.ledger import Ledger
 from storage.objects import Objects
 from tasks.batch.request import Wanted
-from tasks.dispatch import Lane, Purse, Roster
+from tasks.dispatch import Budget, Lane, Router
 from tasks.engine.environment import Deps, Rules, World
 
 
@@ -33,17 +33,17 @@ async def deps_of(  # noqa: PLR0913 - a run has these parts
             objects=objects,
             ledger=ledger,
             clients=clients,
-            roster=_roster(wanted, lanes, world),
-            purse=Purse(wanted.budget_usd),
+            router=_router(wanted, lanes, world),
+            budget=Budget(wanted.budget_usd),
         )
 
 
-def _roster(wanted: Wanted, lanes: Sequence[Lane], world: World) -> Roster:
+def _router(wanted: Wanted, lanes: Sequence[Lane], world: World) -> Router:
     """The lanes of a batch, in the order of its policy."""
     left_s = math.inf
     if wanted.finish_at is not None:
         left_s = wanted.finish_at - world.today()
-    return Roster(
+    return Router(
         lanes,
         policy=wanted.policy,
         now=world.now,

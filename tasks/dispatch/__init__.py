@@ -47,7 +47,7 @@ submits of the last minute of earlier runs. It keeps the learned limits in `lear
 for the next one.
 """
 
-from tasks.dispatch.budget import DAY_S, Purse
+from tasks.dispatch.budget import DAY_S, Budget
 from tasks.dispatch.eligibility import Policy, candidates, standing_for
 from tasks.dispatch.lanes import (
     Bill,
@@ -71,7 +71,7 @@ from tasks.dispatch.learned import (
 )
 from tasks.dispatch.min_cost import allot, capacity
 from tasks.dispatch.off_peak import Hours, open_s, wait_s
-from tasks.dispatch.policy import Roster
+from tasks.dispatch.policy import Router
 from tasks.dispatch.poll_schedule import ENOUGH_FINISHED, TYPICAL_S
 from tasks.dispatch.preflight import (
     CheckupError,
@@ -91,6 +91,7 @@ __all__ = [
     "RATE_WINDOW_S",
     "TYPICAL_S",
     "Bill",
+    "Budget",
     "BudgetChangedError",
     "CheckupError",
     "Finding",
@@ -103,9 +104,8 @@ __all__ = [
     "NoLaneLeftError",
     "OnDearer",
     "Policy",
-    "Purse",
     "RateLimiter",
-    "Roster",
+    "Router",
     "RunTimes",
     "SlotRequest",
     "StoppedError",

@@ -14,14 +14,14 @@ from typing import Final
 DAY_S: Final = 24 * 3600.0
 
 
-class Purse:
+class Budget:
     """A sum of money, reserved before a submit and released if nothing was charged.
 
     Money in doubt stays spent.
     """
 
     def __init__(self, budget_usd: Decimal | None = None) -> None:
-        self._budget = budget_usd
+        self._limit = budget_usd
         self.spent_usd = Decimal(0)
         self.held_usd = Decimal(0)
         """Reserved beyond `spent_usd`: what submits under way may cost above their price."""
@@ -30,7 +30,7 @@ class Purse:
 
     def dealt(self, budget_usd: Decimal, *, more: bool) -> None:
         """Set our cumulative share of a shared budget."""
-        self._budget, self.may_grow = budget_usd, more
+        self._limit, self.may_grow = budget_usd, more
 
     @property
     def taken_usd(self) -> Decimal:
@@ -39,7 +39,7 @@ class Purse:
 
     def affords(self, price_usd: Decimal) -> bool:
         """Whether the price could be reserved now."""
-        return self._budget is None or self.taken_usd + price_usd <= self._budget
+        return self._limit is None or self.taken_usd + price_usd <= self._limit
 
     def reserve(self, price_usd: Decimal) -> bool:
         """Reserve the price; False, reserving nothing, if the budget does not have it."""

@@ -13,7 +13,7 @@ from typing import Final, Literal
 from manifests.catalogue import Route
 from manifests.jobs import Order
 from tasks.dispatch import off_peak
-from tasks.dispatch.budget import Day, Purse
+from tasks.dispatch.budget import Budget, Day
 from tasks.dispatch.poll_schedule import TYPICAL_S, PollSchedule
 from tasks.dispatch.rate_limit import Limits, RateLimiter
 from tasks.dispatch.rests import Reaction, Rests, Stage
@@ -77,7 +77,7 @@ class Lane:
     limiter: RateLimiter = field(init=False)
     polls: PollSchedule = field(init=False, default_factory=PollSchedule)
     day: Day = field(init=False)
-    risk: Purse = field(init=False)
+    risk: Budget = field(init=False)
     ended: int = field(init=False, default=0)
     """Jobs that ended on it in this run, in any way."""
     failed: int = field(init=False, default=0)
@@ -109,7 +109,7 @@ class Lane:
     def __post_init__(self, shared: RateLimiter | None) -> None:
         self.limiter = RateLimiter(self.limits) if shared is None else shared
         self.day = Day(self.limits.submits_per_day, self.usd_per_day)
-        self.risk = Purse(self.risk_usd if self.paid else None)
+        self.risk = Budget(self.risk_usd if self.paid else None)
         self.account = self.account or self.name
         self.listed = self.route
 
@@ -134,12 +134,12 @@ class Lane:
         """The most that one of its submits takes."""
         return max(self.route.prices_usd.values())
 
-    def is_short(self, purse: Purse, today: float) -> bool:
+    def is_short(self, budget: Budget, today: float) -> bool:
         """Whether its slots wait for a larger share of the budget or of the daily caps."""
-        if not (purse.may_grow or self.day.may_grow):
+        if not (budget.may_grow or self.day.may_grow):
             return False
         usd = self.dearest_usd
-        return (purse.may_grow and not purse.affords(usd)) or (
+        return (budget.may_grow and not budget.affords(usd)) or (
             self.day.may_grow and self.day.full(usd, today) is not None
         )
 
@@ -248,12 +248,12 @@ class Lanes:
         lanes: Iterable[Lane],
         clock: Clock,
         today: Clock = time.time,
-        purse: Purse | None = None,
+        budget: Budget | None = None,
         rank: Rank = as_requested,
     ) -> None:
         self.all = tuple(lanes)
         self._rank = rank
-        self._purse = purse or Purse()
+        self._budget = budget or Budget()
         self._clock = clock
         self._today = today
         self._waiting = deque[tuple[SlotRequest, asyncio.Future[Lane]]]()
@@ -423,7 +423,7 @@ class Lanes:
         still_waiting = deque[tuple[SlotRequest, asyncio.Future[Lane]]]()
         waits = {
             id(lane): math.inf
-            if lane.is_short(self._purse, today)
+            if lane.is_short(self._budget, today)
             else max(
                 lane.limiter.wait_s(now),
                 lane.opens_in_s(today),

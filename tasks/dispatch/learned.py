@@ -8,7 +8,7 @@ from decimal import Decimal
 from manifests.accounting import Attempt, Attempts
 from manifests.lifecycle import Entry
 from storage import checksum, layout
-from storage.ledger import Submit
+from storage.ledger import RecordedSubmit
 from storage.objects import DamagedError, MissingError, Objects, StorageError
 from tasks.dispatch.budget import DAY_S
 from tasks.dispatch.lanes import Lane
@@ -46,7 +46,11 @@ async def recall_day(
 
 
 def recall_minute(
-    lanes: Sequence[Lane], submits: Iterable[Submit], *, now: float, today: float
+    lanes: Sequence[Lane],
+    submits: Iterable[RecordedSubmit],
+    *,
+    now: float,
+    today: float,
 ) -> None:
     """Count the submits of earlier runs in the last minute; `now` is by the lanes' clock.
 

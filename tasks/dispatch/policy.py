@@ -29,7 +29,7 @@ MARGIN = 0.95
 """The share of the remaining time that is used: the clips must still be fetched."""
 
 
-class Roster:
+class Router:
     """The lanes of a batch, in the order of its policy."""
 
     def __init__(

@@ -150,7 +150,7 @@ class ShardCoordinator:
         jobs = ids(shard)
         await self._send_order(number, shard, jobs)
         status = self.monitor.add_shard(number, counted, runs_here=True)
-        spent_usd = self._tally.purse.spent_usd
+        spent_usd = self._tally.budget.spent_usd
         try:
             async with joined(
                 self._objects,

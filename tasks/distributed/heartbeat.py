@@ -180,7 +180,7 @@ class ShardHeartbeat:
     def _set_budgets(self, grant: Grant) -> None:
         if self._has_budget:
             granted = dollars(grant.granted.get(BUDGET, 0))
-            self._engine.tally.purse.dealt(granted, more=BUDGET not in grant.final)
+            self._engine.tally.budget.dealt(granted, more=BUDGET not in grant.final)
         for lane in self._engine.lanes.all:
             names = submits_of(lane.name), usd_of(lane.name)
             # The grants of the batch hold, even where our own settings have no cap.
@@ -215,7 +215,7 @@ class ShardHeartbeat:
             published=tally.published,
             rejected=tally.rejected,
             expired=tally.expired,
-            spent_usd=tally.purse.spent_usd,
+            spent_usd=tally.budget.spent_usd,
             bill=tally.bill.counts(),
             closed=self._closed(),
             closed_here={

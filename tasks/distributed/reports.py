@@ -220,7 +220,7 @@ class ShardMonitor:
         tally.published += times * report.published
         tally.rejected += times * report.rejected
         tally.expired += times * report.expired
-        tally.purse.settle(times * report.spent_usd)
+        tally.budget.settle(times * report.spent_usd)
         tally.bill.add(report.bill, times)
 
     async def _count_records(
@@ -248,7 +248,7 @@ class ShardMonitor:
         begins = isinstance(entry.event, Intended)
         if begins:
             # The shard reserved it from its grant: here it is counted.
-            self._tally.purse.settle(attempt.cost_usd)
+            self._tally.budget.settle(attempt.cost_usd)
         if status.runs_here:
             return
         day = self._lanes[attempt.lane].day
@@ -287,7 +287,7 @@ class ShardMonitor:
         """By budget: the amount spent, without the amounts that running shards report."""
         counted = (status.counted for status in self.shards.values())
         running = sum((report.spent_usd for report in counted if report), start=0)
-        spent = {BUDGET: millionths(self._tally.purse.spent_usd - running)}
+        spent = {BUDGET: millionths(self._tally.budget.spent_usd - running)}
         for lane in self._lanes.all:
             # The daily caps become free again 24 hours after each submit.
             submits, usd = lane.day.taken(self._world.today())

@@ -24,7 +24,7 @@ from tasks.batch.batch import BatchRun
 from tasks.batch.deps import deps_of
 from tasks.batch.lifespan import batch_run_of
 from tasks.batch.request import MANIFEST, Wanted
-from tasks.dispatch import TYPICAL_S, Lane, Purse, recall_latencies
+from tasks.dispatch import TYPICAL_S, Budget, Lane, recall_latencies
 from tasks.distributed import mailbox
 from tasks.distributed.heartbeat import ShardHeartbeat
 from tasks.distributed.messages import ShardOrder, ShardReport
@@ -63,7 +63,7 @@ async def run_shard(  # noqa: PLR0913 - each has its default
         # The batch takes its owner's risks, once, when all its shards are over. An own GPU
         # has no such risk, whatever its seconds are worth.
         if lane.paid:
-            lane.risk = Purse(Decimal(0))
+            lane.risk = Budget(Decimal(0))
     async with joined(
         objects,
         batch,

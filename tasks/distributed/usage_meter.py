@@ -74,7 +74,7 @@ class UsageMeter:
 
     def _lacks_money(self, lane: Lane, today: float) -> bool:
         # Before the first grant there is no money: that grant brings money and slots.
-        return self._has_grant and lane.is_short(self._engine.tally.purse, today)
+        return self._has_grant and lane.is_short(self._engine.tally.budget, today)
 
     def _all_wait(self) -> bool:
         """Whether no waiting job could be submitted until more money is granted."""
@@ -87,13 +87,13 @@ class UsageMeter:
         engine = self._engine
         if engine.done_buying is not None:
             return 0
-        return max(engine.roster.waiting(lanes), engine.lanes.waiting(lanes))
+        return max(engine.router.waiting(lanes), engine.lanes.waiting(lanes))
 
     def _money(
         self, *, done: bool
     ) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
         """By budget: the amount spent, the amount needed soon, and the amount of one submit."""
-        spent = {BUDGET: millionths(self._engine.tally.purse.taken_usd)}
+        spent = {BUDGET: millionths(self._engine.tally.budget.taken_usd)}
         needed, minimum = {BUDGET: 0}, {BUDGET: 0}
         for lane in self._engine.lanes.all:
             soon, dearest = 0, millionths(lane.dearest_usd)

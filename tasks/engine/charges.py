@@ -24,7 +24,7 @@ from manifests.lifecycle import (
     Risked,
     Unplayable,
 )
-from tasks.dispatch import Bill, Lane, Lanes, Purse, Roster, usd
+from tasks.dispatch import Bill, Budget, Lane, Lanes, Router, usd
 from tasks.dispatch.eligibility import serves
 
 log = logging.getLogger(__name__)
@@ -49,10 +49,10 @@ class _OpenCharge:
 class OpenCharges:
     """Follows each submit of this run from its reservation to its charge."""
 
-    def __init__(self, lanes: Lanes, roster: Roster, purse: Purse) -> None:
+    def __init__(self, lanes: Lanes, router: Router, budget: Budget) -> None:
         self._lanes = lanes
-        self._roster = roster
-        self._purse = purse
+        self._router = router
+        self._budget = budget
         self._open: dict[str, _OpenCharge] = {}
         """By job."""
 
@@ -75,7 +75,7 @@ class OpenCharges:
         price = f"its price rose to {usd(charge.reserved_usd)} USD"
         if not serves(charge.lane.route, charge.order):
             return f"{price}, which is over its max_usd"
-        return None if self._purse.affords(FREE) else f"{price}: the budget is spent"
+        return None if self._budget.affords(FREE) else f"{price}: the budget is spent"
 
     def refused(self, job_id: str) -> None:
         """Release what a submit took of its lane's day: it is not charged."""
@@ -117,7 +117,7 @@ class OpenCharges:
         for charge in self._open.values():
             if charge.lane is lane:
                 self._hold_more(charge)
-        self._roster.prices_changed()
+        self._router.prices_changed()
         if lane.on_dearer == "close":
             self._lanes.close(lane, told_dearer(bill))
         # Waiting jobs look again for a lane within their max_usd and the budget.
@@ -142,13 +142,13 @@ class OpenCharges:
         more_usd = price_usd - charge.reserved_usd
         charge.lane.day.correct(charge.reserved_usd, price_usd)
         charge.more_usd += more_usd
-        self._purse.held_usd += more_usd
+        self._budget.held_usd += more_usd
 
     def _release(self, job_id: str) -> _OpenCharge | None:
         """Release what is held beyond the price; the ledger's events settle the price."""
         charge = self._open.pop(job_id, None)
         if charge is not None:
-            self._purse.held_usd -= charge.more_usd
+            self._budget.held_usd -= charge.more_usd
         return charge
 
 

@@ -55,8 +55,8 @@ class Engine:
     def __init__(self, deps: Deps) -> None:
         self.deps = deps
         self.lanes = deps.lanes
-        self.roster = deps.roster
-        self.tally = Tally(deps.purse)
+        self.router = deps.router
+        self.tally = Tally(deps.budget)
         self.tally.faults.recall(deps.ledger.lives.values())
         self.stopped: str | None = None
         self.paused = False
@@ -81,10 +81,10 @@ class Engine:
             return WaitReason.STOPPED
         if not self.lanes.open:
             return WaitReason.FAULT if self.tally.faults.stopped else WaitReason.NO_LANE
-        if self.tally.purse.may_grow:
+        if self.tally.budget.may_grow:
             return None
         prices = (min(lane.route.prices_usd.values()) for lane in self.lanes.open)
-        return None if self.tally.purse.affords(min(prices)) else WaitReason.BUDGET
+        return None if self.tally.budget.affords(min(prices)) else WaitReason.BUDGET
 
     def on_published(self, call: OnPublished) -> None:
         """Call `call` with each clip that is published."""
@@ -217,7 +217,7 @@ class Engine:
 
     async def advance(self, order: Order) -> History:
         """Take a job from the state that its history left it in, to an end."""
-        run = JobRun(order, self.lanes, self.roster.able(order))
+        run = JobRun(order, self.lanes, self.router.able(order))
         history = await self._runner.run(run)
         if history.state is State.IN_DOUBT:
             self._note_doubt(order.job.id, history)

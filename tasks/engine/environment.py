@@ -13,7 +13,7 @@ from storage.ledger import Ledger
 from storage.media import Clips, mp4
 from storage.objects import Objects, RetryPolicy
 from storage.source_policy import TRUSTING, SourcePolicy
-from tasks.dispatch import Lanes, Purse, Roster
+from tasks.dispatch import Budget, Lanes, Router
 from tasks.engine.charges import OpenCharges
 from tasks.engine.download import Check, Publisher
 from tasks.engine.poll import Follower
@@ -100,19 +100,19 @@ class Deps:
     """The store below the root."""
     ledger: Ledger
     clients: Clients
-    roster: Roster
-    purse: Purse
+    router: Router
+    budget: Budget
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the run must stop."""
 
     @cached_property
     def lanes(self) -> Lanes:
-        world, roster = self.world, self.roster
-        return Lanes(roster.all, world.now, world.today, self.purse, roster.rank)
+        world, router = self.world, self.router
+        return Lanes(router.all, world.now, world.today, self.budget, router.rank)
 
     @cached_property
     def charges(self) -> OpenCharges:
-        return OpenCharges(self.lanes, self.roster, self.purse)
+        return OpenCharges(self.lanes, self.router, self.budget)
 
     @cached_property
     def troubles(self) -> Troubles:

@@ -79,7 +79,7 @@ class JobRunner:
         record: Callable[[str, Event], Awaitable[None]],
         refetcher: Refetcher,
     ) -> None:
-        self.roster = deps.roster
+        self.router = deps.router
         self.tally = tally
         self._deps = deps
         self._record = record
@@ -115,7 +115,7 @@ class JobRunner:
         except MustWaitError as exc:
             self.tally.set_waiting(run.job_id, exc.why, self._reason(run, exc))
             if self._history(run.job_id).state is State.PENDING:
-                self.roster.bought(run.order)
+                self.router.bought(run.order)
         finally:
             run.release_slot()
 
@@ -166,7 +166,7 @@ class JobRunner:
         reservation = await self._reserver.reserve(run, self._failed(history))
         seed = run.order.job.seed_after(history.discards)
         ref = reference(reservation.lane, run.job_id, history)
-        self.roster.bought(run.order)
+        self.router.bought(run.order)
         meant = self._now(), self._today()
         yield self._submitter.intended(reservation, seed, ref)
         if why_not := self._why_not_send(run, *meant):
@@ -225,7 +225,7 @@ class JobRunner:
     def _requeue(self, run: JobRun, ended: Event) -> None:
         """Count the job as one to be bought again, if its attempt failed."""
         if isinstance(ended, Refused | Discarded | Forgotten):
-            self.roster.requeue(run.order)
+            self.router.requeue(run.order)
 
     def _failed(self, history: History) -> Route | None:
         """The route on which an attempt at the job failed, if it is still in use."""

@@ -14,7 +14,7 @@ LATEST: Final = 500
 
 
 @dataclass(slots=True)
-class Line(LaneTotals):
+class LaneBill(LaneTotals):
     """The purchases on one lane, with the times of its latest clips."""
 
     _took: deque[float] = field(default_factory=lambda: deque[float](maxlen=LATEST))
@@ -40,14 +40,14 @@ class Line(LaneTotals):
 class Bill:
     """The purchases of a run, by lane."""
 
-    lines: dict[str, Line] = field(default_factory=dict[str, Line])
+    lines: dict[str, LaneBill] = field(default_factory=dict[str, LaneBill])
     """By the lane's name, in the order of their first submits."""
 
     def replace(self, before: Attempt | None, after: Attempt) -> None:
         """Count an attempt of this run after an event, in place of the one before it."""
         line = self.lines.get(after.lane)
         if line is None:
-            line = self.lines[after.lane] = Line()
+            line = self.lines[after.lane] = LaneBill()
         line.replace(before, after)
         if after.outcome is Outcome.GENERATED:
             line.learn(after)
@@ -55,7 +55,7 @@ class Bill:
     def add(self, other: Mapping[str, LaneTotals], times: int) -> None:
         """Add another run's purchases by lane, multiplied by `times`."""
         for lane, counts in other.items():
-            self.lines.setdefault(lane, Line()).add(counts, times)
+            self.lines.setdefault(lane, LaneBill()).add(counts, times)
 
     def counts(self) -> dict[str, LaneTotals]:
         """The present counts, by lane."""
@@ -64,8 +64,8 @@ class Bill:
             totals.add(self.lines[lane])
         return counts
 
-    def __iter__(self) -> Iterator[tuple[str, Line]]:
+    def __iter__(self) -> Iterator[tuple[str, LaneBill]]:
         return iter(self.lines.items())
 
-    def __getitem__(self, lane: str) -> Line:
-        return self.lines.get(lane) or Line()
+    def __getitem__(self, lane: str) -> LaneBill:
+        return self.lines.get(lane) or LaneBill()

@@ -14,7 +14,7 @@ from tasks.providers.protocol import Doubt
 
 
 @dataclass(frozen=True, slots=True)
-class Submit:
+class AcceptedSubmit:
     """An accepted submit, and the times of its two records (Unix seconds)."""
 
     mark: SubmitMark
@@ -34,7 +34,7 @@ class OwnSubmits:
 
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
-        self._by_id = dict[str, Submit]()
+        self._by_id = dict[str, AcceptedSubmit]()
         """By the provider's id."""
         self._since = inf
         """All submits recorded since this time (Unix seconds) have been read."""
@@ -42,7 +42,7 @@ class OwnSubmits:
     def add(self, history: History) -> None:
         """Add a submit that was accepted in this process."""
         if history.ticket is not None:
-            self._by_id[history.ticket.id] = Submit(
+            self._by_id[history.ticket.id] = AcceptedSubmit(
                 SubmitMark.of(history.mark),
                 history.submitted_at or 0.0,
                 history.accepted_at or 0.0,
@@ -85,6 +85,8 @@ class OwnSubmits:
                 case Accepted(ticket):
                     # The intent may be older than the entries that are read.
                     mark, at = intended.pop(entry.job, ("", 0.0))
-                    self._by_id[ticket.id] = Submit(SubmitMark.of(mark), at, entry.at)
+                    self._by_id[ticket.id] = AcceptedSubmit(
+                        SubmitMark.of(mark), at, entry.at
+                    )
                 case _:
                     pass

@@ -145,8 +145,8 @@ class Reserver:
 
     def __init__(self, deps: Deps) -> None:
         self.lanes = deps.lanes
-        self.roster = deps.roster
-        self.purse = deps.purse
+        self.router = deps.router
+        self.budget = deps.budget
         self._deps = deps
         self._today = deps.world.today
         self._in_transit = asyncio.Semaphore(STILLS_IN_TRANSIT)
@@ -221,8 +221,8 @@ class Reserver:
             if not lane.day.may_grow:
                 self.lanes.close(lane, why)
             return False
-        if not self.purse.reserve(price_usd):
-            if self.purse.may_grow:
+        if not self.budget.reserve(price_usd):
+            if self.budget.may_grow:
                 return False
             raise MustWaitError(
                 WaitReason.BUDGET, f"the budget has no {price_usd} USD left"
@@ -236,9 +236,9 @@ class Reserver:
             reason = "no lane in use can make it for its max_usd"
             raise MustWaitError(WaitReason.UNSERVED, reason)
         cheapest = min(lane.route.price_usd(job) for lane in request.lanes)
-        if not (self.purse.affords(cheapest) or self.purse.may_grow):
+        if not (self.budget.affords(cheapest) or self.budget.may_grow):
             raise MustWaitError(WaitReason.BUDGET, "the budget is spent")
-        lanes = self.roster.rank(request)
+        lanes = self.router.rank(request)
         if not any(lane.closed is None for lane in lanes):
             raise NoLaneLeftError(closing(lanes))
         return lanes
@@ -317,7 +317,7 @@ class Reserver:
 
     def _has_other(self, run: JobRun, lane: Lane) -> bool:
         """Whether another open lane can make the job."""
-        others = self.roster.rank(SlotRequest(run.order, run.able))
+        others = self.router.rank(SlotRequest(run.order, run.able))
         return any(each.closed is None for each in others if each is not lane)
 
     async def _hand_over(self, run: JobRun, lane: Lane) -> StillUrl:

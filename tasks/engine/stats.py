@@ -18,7 +18,7 @@ from manifests.lifecycle import (
     State,
     Unplayable,
 )
-from tasks.dispatch import Purse
+from tasks.dispatch import Budget
 from tasks.engine.lane_costs import Bill
 from tasks.engine.own_faults import OwnFaults
 
@@ -69,7 +69,7 @@ class WaitingJob:
 class Tally:
     """The counts of this run, in jobs."""
 
-    purse: Purse
+    budget: Budget
     published: int = 0
     differing: int = 0
     """Published clips that differ from what was ordered."""
@@ -151,5 +151,5 @@ class Tally:
         if after is not None:
             self.bill.replace(before, after)
             if before is not None:
-                self.purse.settle(after.cost_usd - before.cost_usd)
+                self.budget.settle(after.cost_usd - before.cost_usd)
         return after

@@ -17,7 +17,7 @@ from statistics import median
 
 from manifests.jobs import Kind, Order
 from tasks.dispatch import Lane, Policy, allot, candidates, standing_for
-from tasks.forecast.lane_model import Line, lines
+from tasks.forecast.lane_model import LaneLoad, lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def forecast(  # noqa: PLR0913 - what is known of a batch differs
     `at` is the start of the batch in Unix seconds; without it, off-peak lanes count as
     open.
     """
-    table = _Table(
+    table = _Allotment(
         lines(lanes, typical_s, at), math.inf if within_s is None else within_s
     )
     asked = table.count(orders)
@@ -133,26 +133,26 @@ def typical(took: Mapping[str, Iterable[float]]) -> dict[str, float]:
 
 
 @dataclass(slots=True, eq=False)
-class _Ask:
+class _JobGroup:
     """A kind of job, with its number of jobs."""
 
     order: Order
     """A sample of these jobs."""
-    able: Mapping[Line, Decimal]
+    able: Mapping[LaneLoad, Decimal]
     """The lines that can make them, with their prices, cheapest first."""
     jobs: int = 0
 
-    def by_pool(self) -> dict[str, Line]:
+    def by_pool(self) -> dict[str, LaneLoad]:
         """The cheapest lane of each pool."""
         return {line.pool.name: line for line in reversed([*self.able])}
 
 
-class _Table:
+class _Allotment:
     """All lines and kinds of job of a batch; gives the jobs to the lines."""
 
-    def __init__(self, lines: Mapping[str, Line], within_s: float) -> None:
+    def __init__(self, lines: Mapping[str, LaneLoad], within_s: float) -> None:
         self.lines = lines
-        self.asks: dict[Kind, _Ask] = {}
+        self.asks: dict[Kind, _JobGroup] = {}
         self.late = 0
         """Jobs given to a line that it does not finish in time."""
         self._within_s = within_s
@@ -160,7 +160,7 @@ class _Table:
         listed = [price for route in routes for price in route.prices_usd.values()]
         self._prices = sorted({Decimal(0), *listed})
 
-    def count(self, orders: Iterable[Order]) -> Iterator[_Ask]:
+    def count(self, orders: Iterable[Order]) -> Iterator[_JobGroup]:
         """Count each order by its kind, and yield that kind."""
         for order in orders:
             kind = order.kind
@@ -174,7 +174,7 @@ class _Table:
             ask.jobs += 1
             yield ask
 
-    def in_turn(self, asks: Iterable[_Ask]) -> None:
+    def in_turn(self, asks: Iterable[_JobGroup]) -> None:
         """Give each job, in order, to the cheapest lane that is free."""
         clock = 0.0
         for ask in asks:
@@ -185,7 +185,7 @@ class _Table:
                     clock = free.begins_s
                 self._give(ask, free)
 
-    def at_once(self, asks: Iterable[_Ask]) -> None:
+    def at_once(self, asks: Iterable[_JobGroup]) -> None:
         """Give each job, in order, to the lane that finishes it first."""
         for ask in asks:
             if ask.able:
@@ -209,49 +209,49 @@ class _Table:
 
     def _room(self) -> dict[str, float]:
         """How many jobs each pool can finish in time."""
-        sharing = defaultdict[str, list[Line]](list)
+        sharing = defaultdict[str, list[LaneLoad]](list)
         for line in self.lines.values():
             sharing[line.pool.name].append(line)
         return {name: self._most(of) for name, of in sharing.items()}
 
-    def _most(self, sharing: Sequence[Line]) -> float:
+    def _most(self, sharing: Sequence[LaneLoad]) -> float:
         slowest = max(line.typical_s for line in sharing)
         bought = sum(
             line.affords(self._dearest(line), self._within_s) for line in sharing
         )
         return min(sharing[0].pool.capacity(slowest, self._within_s), bought)
 
-    def _dearest(self, line: Line) -> Decimal:
+    def _dearest(self, line: LaneLoad) -> Decimal:
         asks = self.asks.values()
         return max(
             (ask.able[line] for ask in asks if line in ask.able), default=Decimal(0)
         )
 
-    def _give(self, ask: _Ask, line: Line) -> None:
+    def _give(self, ask: _JobGroup, line: LaneLoad) -> None:
         self.late += line.take(ask.able[line]) > self._within_s
 
-    def _ask(self, kind: Kind) -> _Ask:
+    def _ask(self, kind: Kind) -> _JobGroup:
         order = standing_for(kind)
         able = candidates(order, [line.lane for line in self.lines.values()])
         prices = {
             self.lines[lane.name]: lane.route.price_usd(order.job) for lane in able
         }
-        return _Ask(order, prices)
+        return _JobGroup(order, prices)
 
 
-def _begins_s(line: Line) -> float:
+def _begins_s(line: LaneLoad) -> float:
     return line.begins_s
 
 
-def _done_s(line: Line) -> float:
+def _done_s(line: LaneLoad) -> float:
     return line.begins_s + line.typical_s
 
 
-def _share(name: str, line: Line) -> Share:
+def _share(name: str, line: LaneLoad) -> Share:
     return Share(name, line.jobs, line.cost_usd, line.end_s)
 
 
-def _alone(line: Line, asks: Iterable[_Ask]) -> Alone:
+def _alone(line: LaneLoad, asks: Iterable[_JobGroup]) -> Alone:
     unable = 0
     for ask in asks:
         if candidates(ask.order, [line.lane]):

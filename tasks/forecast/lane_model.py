@@ -64,7 +64,7 @@ class Pool:
 
 
 @dataclass(slots=True, eq=False)
-class Line:
+class LaneLoad:
     """A lane, with the jobs that the forecast gives it."""
 
     lane: Lane
@@ -107,16 +107,16 @@ class Line:
 
 def lines(
     lanes: Sequence[Lane], typical_s: Mapping[str, float], at: float | None
-) -> dict[str, Line]:
+) -> dict[str, LaneLoad]:
     """A line for each lane, by name; the lanes of one account share a pool."""
     pools: dict[object, Pool] = {}
-    found: dict[str, Line] = {}
+    found: dict[str, LaneLoad] = {}
     for lane in lanes:
         hours = None if at is None else lane.route.hours_utc
         pool = Pool(lane.name, _borne(lane), hours, at or 0.0)
         pool = pools.setdefault((id(lane.limiter), hours), pool)
         known = typical_s.get(lane.name) or lane.typical_s()
-        found[lane.name] = Line(lane, pool, known)
+        found[lane.name] = LaneLoad(lane, pool, known)
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from manifests.lifecycle import Accepted, Doubted, Event, Intended, Rejected
-from storage.ledger import Book, Holder, LedgerError, codec
+from storage.ledger import Holder, LedgerError, StateIndex, codec
 from storage.ledger.codec import Seal
 from storage.media import Clips
 from storage.objects import DamagedError, Objects, local
@@ -167,7 +167,7 @@ def prices_are_in_whole_dollars() -> None:
 
 def what_is_bound_is_forgotten() -> None:
     """Jobs that earlier nights finished are done once more."""
-    Book.learn = lambda *_: None
+    StateIndex.learn = lambda *_: None
 
 
 BUGS: dict[str, Callable[[], None]] = {

@@ -14,7 +14,7 @@ from manifests.lifecycle import Accepted, Doubted, Refused, State
 from storage.ledger import Ledger, shard_stream
 from storage.objects import Objects
 from tasks.batch.batch import BatchRun
-from tasks.dispatch import Lanes, Purse, RateLimiter
+from tasks.dispatch import Budget, Lanes, RateLimiter
 from tasks.dispatch.budget import Day
 from tasks.dispatch.poll_schedule import PollSchedule
 from tasks.distributed import supervisor
@@ -98,15 +98,15 @@ def what_is_not_durable_is_said_to_be(patch):
 
 @breaks("budget")
 def the_purse_always_has_the_money(patch):
-    patch.setattr(Purse, "affords", lambda self, price_usd: True)
+    patch.setattr(Budget, "affords", lambda self, price_usd: True)
 
 
 @breaks("risk")
 def any_sum_is_risked(patch):
-    affords = Purse.affords
+    affords = Budget.affords
     # Only purses for risks start with nothing spent and a small sum.
     patch.setattr(
-        Purse,
+        Budget,
         "affords",
         lambda self, usd: affords(self, usd) or (self._budget or 0) <= Decimal(3),
     )
@@ -311,18 +311,18 @@ def every_shard_takes_the_whole_account(patch):
     patch.setattr(
         RateLimiter, "set_share", lambda self, slots, submits_per_minute: None
     )
-    patch.setattr(Purse, "dealt", lambda self, budget_usd, more: None)
-    patch.setattr(Purse, "affords", lambda self, price_usd: True)
+    patch.setattr(Budget, "dealt", lambda self, budget_usd, more: None)
+    patch.setattr(Budget, "affords", lambda self, price_usd: True)
 
 
 @breaks("budget", script=sharded)
 def what_other_shards_spend_is_not_counted(patch):
-    dealt = Purse.dealt
+    dealt = Budget.dealt
 
     def generous(self, budget_usd, *, more):
         dealt(self, budget_usd * 3, more=more)
 
-    patch.setattr(Purse, "dealt", generous)
+    patch.setattr(Budget, "dealt", generous)
 
 
 @breaks("legal", "once", "paid-once", "write-ahead", script=given_up)

@@ -177,18 +177,18 @@ async def _tells_the_same(some, segment):
     for epoch, night in enumerate(some, 1):
         await wrote(objects, epoch, night.entries, segment=segment)
         written += night.entries
-        book = await recalled(objects, range(1, epoch + 1))
-        await _says(book, written)
+        state_index = await recalled(objects, range(1, epoch + 1))
+        await _says(state_index, written)
         if night.bound:
-            await bind(objects, book)
-            assert not book.unbound
+            await bind(objects, state_index)
+            assert not state_index.unbound
             await _says(await recalled(objects, range(1, epoch + 1)), written)
     everyone = range(1, len(some) + 1)
     assert (await recalled(objects, everyone, whole=True)).lives == fold(written)
     assert await everything(objects) == written
     with TemporaryDirectory() as folder:
-        book = await recalled(objects, everyone)
-        lives = await told(objects, book, keys([A, B, C, D]), Path(folder))
+        state_index = await recalled(objects, everyone)
+        lives = await told(objects, state_index, keys([A, B, C, D]), Path(folder))
         assert lives.histories(keys([B, A])) == {
             life: history for life, history in fold(written).items() if life in {A, B}
         }
@@ -198,16 +198,16 @@ async def _tells_the_same(some, segment):
     assert await everything(objects) == written
 
 
-async def _says(book, written):
+async def _says(state_index, written):
     truth = fold(written)
     known = [truth.get(job, NEW).state.value for job in (A, B, C, D)]
-    assert book.states(keys([A, B, C, D])).to_list() == known
+    assert state_index.states(keys([A, B, C, D])).to_list() == known
     for life, history in truth.items():
         if history.state not in OVER:
-            assert book.history(life) == history
+            assert state_index.history(life) == history
         else:
-            assert book.history(life) == History(state=history.state)
-            assert life not in book.lives
+            assert state_index.history(life) == History(state=history.state)
+            assert life not in state_index.lives
 
 
 # -- binding
@@ -221,11 +221,11 @@ async def test_settlement_in_a_later_epoch_joins_its_history(memory, tmp_path):
     third = ledger_entries(C, INTENDED, start=START + 2000)
     await wrote_and_bound(memory, first, second, third)
 
-    book = await recalled(memory, [1, 2, 3])
-    found = await told(memory, book, keys([A, B, C]), tmp_path)
+    state_index = await recalled(memory, [1, 2, 3])
+    found = await told(memory, state_index, keys([A, B, C]), tmp_path)
 
     assert found.histories(keys([A, B, C])) == fold(first + second + third)
-    assert book.lives == fold(third)
+    assert state_index.lives == fold(third)
 
 
 async def test_ended_jobs_leave_memory_and_are_merged_in_order(memory, monkeypatch):
@@ -253,9 +253,9 @@ async def test_group_full_of_open_jobs_is_bound(memory, monkeypatch):
 
     await wrote_and_bound(memory, some)
 
-    book = await recalled(memory, [1])
-    assert not book.unbound
-    assert book.lives == fold(some)
+    state_index = await recalled(memory, [1])
+    assert not state_index.unbound
+    assert state_index.lives == fold(some)
     assert await everything(memory) == some
 
 
@@ -297,10 +297,10 @@ async def test_illegal_transition_is_found_when_bound(memory, chunk, monkeypatch
     """An illegal transition within an epoch is found when the epoch is bound."""
     monkeypatch.setattr(segment_reader, "_BLOCK", chunk)
     await wrote(memory, 1, ledger_entries(A, INTENDED, PUBLISHED), segment=1)
-    book = await recalled(memory, [1])
+    state_index = await recalled(memory, [1])
 
     with pytest.raises(LedgerError, match=f"{A}: Published while in_doubt"):
-        await bind(memory, book)
+        await bind(memory, state_index)
 
 
 async def test_purchase_after_the_end_is_found_at_once(memory):
@@ -345,9 +345,9 @@ async def test_durations_of_each_lane_are_known_again(memory):
     await wrote(memory, 2, again)
 
     for _ in range(2):
-        book = await recalled(memory, [1, 2])
-        assert list(book.latencies["spicy"]) == [1.0] * 50
-        await bind(memory, book)
+        state_index = await recalled(memory, [1, 2])
+        assert list(state_index.latencies["spicy"]) == [1.0] * 50
+        await bind(memory, state_index)
 
 
 async def test_duration_across_epochs_is_unknown(
@@ -358,9 +358,9 @@ async def test_duration_across_epochs_is_unknown(
     await wrote(memory, 2, ledger_entries(A, *MADE[2:], start=START + 8000))
 
     for _ in range(2):
-        book = await recalled(memory, [1, 2])
-        assert not book.latencies["spicy"]
-        await bind(memory, book)
+        state_index = await recalled(memory, [1, 2])
+        assert not state_index.latencies["spicy"]
+        await bind(memory, state_index)
 
 
 async def test_durations_of_jobs_that_are_over_are_known_after_a_crash(memory):
@@ -372,9 +372,9 @@ async def test_durations_of_jobs_that_are_over_are_known_after_a_crash(memory):
     ]
     await wrote(memory, 1, some)
 
-    book = await recalled(memory, [1])
+    state_index = await recalled(memory, [1])
 
-    assert list(book.latencies["spicy"]) == [1.0] * 50
+    assert list(state_index.latencies["spicy"]) == [1.0] * 50
 
 
 async def test_epochs_in_which_all_is_older_are_passed_over(memory):

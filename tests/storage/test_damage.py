@@ -56,13 +56,13 @@ class Known:
 
 async def known(objects: Objects, folder: Path) -> Known:
     older = range(1, 4)
-    book = await recalled(objects, older)
-    states, unfinished = book.states(JOBS).to_list(), dict(book.lives)
+    state_index = await recalled(objects, older)
+    states, unfinished = state_index.states(JOBS).to_list(), dict(state_index.lives)
     whole = (await recalled(objects, older, whole=True)).lives
     every = [one async for some in entries(objects) for one in some]
     place = folder / secrets.token_hex(4)
     place.mkdir()
-    histories = (await told(objects, book, JOBS, place)).histories(JOBS)
+    histories = (await told(objects, state_index, JOBS, place)).histories(JOBS)
     return Known(states, unfinished, whole, every, histories)
 
 
@@ -104,7 +104,7 @@ async def test_flipped_byte_in_checkpoint(memory, tmp_path, kind):
     await bind(memory, await recalled(memory, range(1, 4)))
     await without_segments(memory)
     if kind in {"index", "list"}:
-        # Opening a book reads these two.
+        # Opening a root reads these two.
         assert await known(memory, tmp_path) == truth
 
 
@@ -123,8 +123,8 @@ async def test_flipped_byte_without_segments(memory, tmp_path, kind):
             await NEEDS[kind](memory)
     if kind in {"events", "jobs"}:
         # Purchases depend on the other two.
-        book = await recalled(memory, range(1, 4))
-        assert book.states(JOBS).to_list() == truth.states
+        state_index = await recalled(memory, range(1, 4))
+        assert state_index.states(JOBS).to_list() == truth.states
 
 
 @pytest.mark.parametrize("kind", CHECKPOINT)
@@ -189,9 +189,9 @@ async def test_damage_is_told_and_mended(memory, caplog):
     await memory.put(CHECKPOINT["index"], flipped(good, 9))
     caplog.set_level(logging.WARNING)
 
-    book = await recalled(memory, [1, 2])
+    state_index = await recalled(memory, [1, 2])
     assert f"{CHECKPOINT['index']}: damaged" in caplog.text
-    await bind(memory, book)
+    await bind(memory, state_index)
 
     assert await memory.get(CHECKPOINT["index"]) == good
     assert await compacted(memory) == [1, 2]
@@ -208,8 +208,8 @@ async def test_flipped_byte_in_segment_refuses(memory):
         await memory.put(key, flipped(data, at))
         with suppress(DamagedError):
             # The decoder ignores some bits.
-            book = await recalled(memory, [1])
-            assert book.states(JOBS).to_list()[:2] == ["published", "accepted"]
+            state_index = await recalled(memory, [1])
+            assert state_index.states(JOBS).to_list()[:2] == ["published", "accepted"]
 
     await memory.put(key, flipped(data, len(data) // 2))
     with pytest.raises(DamagedError, match=f"{key}: damaged"):
@@ -235,8 +235,8 @@ async def test_flipped_byte_in_part_is_read_around(memory, caplog):
 async def test_same_rows_as_other_bytes(memory):
     """Another release wrote these rows: they count as they are."""
     await wrote(memory, 1, EPOCH_1)
-    book = await recalled(memory, [1])
-    await bind(memory, book)
+    state_index = await recalled(memory, [1])
+    await bind(memory, state_index)
     key = layout.index(1)
     ours = await memory.get(key)
     await memory.put(key, recompressed(ours))

@@ -50,9 +50,9 @@ async def written(objects: Objects, batch: str, name: str, number: int, entry: E
 async def test_streams_of_shards_are_sealed_too(raced: Raced):
     batch = claimant(1, "night", 1000.0).batch
 
-    book = await fencing.settled(raced, US, whole=False)
+    state_index = await fencing.settled(raced, US, whole=False)
 
-    assert {*book.lives} == {job(MAIN), job(SHARD)}
+    assert {*state_index.lives} == {job(MAIN), job(SHARD)}
     for name in (MAIN, SHARD):
         assert await fencing.is_sealed(raced, layout.stream(batch, name), 2)
 
@@ -76,10 +76,10 @@ async def test_entries_that_race_the_seal_are_read(raced: Raced, name: str, more
 
     raced.before = race
 
-    book = await fencing.settled(raced, US, whole=False)
+    state_index = await fencing.settled(raced, US, whole=False)
 
-    assert book.lives[job(name)].state is State.ACCEPTED
-    assert {job(number) for number in range(2, 2 + more)} <= book.lives.keys()
+    assert state_index.lives[job(name)].state is State.ACCEPTED
+    assert {job(number) for number in range(2, 2 + more)} <= state_index.lives.keys()
     assert await fencing.is_sealed(raced, stream, 3 + more)
 
 

@@ -1,4 +1,4 @@
-"""The book gives the same answers from full histories and from a few bytes."""
+"""The state index gives the same answers from full histories and from a few bytes."""
 
 import secrets
 from decimal import Decimal
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from manifests import job_keys as numbers
 from manifests.job_keys import keys
 from manifests.lifecycle import NEW, History, State
-from storage.ledger import Book
+from storage.ledger import StateIndex
 from storage.ledger import state_index as reconciliation
 
 A, B, C = (f"{n:032x}" for n in (1, 1 << 64, (1 << 64) + 1))
@@ -31,64 +31,65 @@ ACCEPTED = History(state=State.ACCEPTED, attempts=1, lane="spicy", accepted_at=1
 
 
 def test_ended_job_keeps_only_its_state():
-    """The book forgets an ended job's history, but keeps its state."""
-    book = Book()
-    book.keep(A, PUBLISHED)
-    book.keep(B, ACCEPTED)
+    """The state index forgets an ended job's history, but keeps its state."""
+    state_index = StateIndex()
+    state_index.keep(A, PUBLISHED)
+    state_index.keep(B, ACCEPTED)
 
-    book.forget([A, B, C])
+    state_index.forget([A, B, C])
 
-    assert book.lives == {B: ACCEPTED}
-    assert book.history(A) == History(state=State.PUBLISHED)
-    assert book.history(B) == ACCEPTED
-    assert book.history(C) is NEW
+    assert state_index.lives == {B: ACCEPTED}
+    assert state_index.history(A) == History(state=State.PUBLISHED)
+    assert state_index.history(B) == ACCEPTED
+    assert state_index.history(C) is NEW
     assert (
-        book.states(keys([C, A, B])).to_list() == "pending published accepted".split()
+        state_index.states(keys([C, A, B])).to_list()
+        == "pending published accepted".split()
     )
 
 
 def test_new_history_replaces_a_forgotten_one():
     """A new history of a forgotten job replaces its old state."""
-    book = Book()
-    book.keep(A, PUBLISHED)
-    book.forget([A])
-    book.keep(A, ACCEPTED)
+    state_index = StateIndex()
+    state_index.keep(A, PUBLISHED)
+    state_index.forget([A])
+    state_index.keep(A, ACCEPTED)
 
-    assert book.history(A) == ACCEPTED
-    assert book.states(keys([A])).to_list() == ["accepted"]
-    assert book.forgotten([A]) == []
+    assert state_index.history(A) == ACCEPTED
+    assert state_index.states(keys([A])).to_list() == ["accepted"]
+    assert state_index.forgotten([A]) == []
 
 
 @pytest.mark.parametrize("life", ["a", A[1:], A + "~", A.replace("0", "G"), ""])
 def test_invalid_job_id_is_refused(life):
     """A string that is no job id is refused, and the message quotes it."""
     with pytest.raises(ValueError, match=f"'{life}' is no job's id"):
-        Book().keep(life, PUBLISHED)
+        StateIndex().keep(life, PUBLISHED)
     with pytest.raises(ValueError, match=f"'{life}' is no job's id"):
-        Book().history(life)
+        StateIndex().history(life)
 
 
 def test_latest_fifty_durations_are_kept_once_each():
     """Each clip's duration counts once, and a lane keeps the latest 50."""
-    book = Book()
+    state_index = StateIndex()
     for n in range(60):
         done = History(
             state=State.GENERATED, lane="spicy", accepted_at=0.0, generated_at=float(n)
         )
-        book.keep(f"{n:032x}", done)
-        book.keep(f"{n:032x}", done)
+        state_index.keep(f"{n:032x}", done)
+        state_index.keep(f"{n:032x}", done)
 
-    assert list(book.latencies["spicy"]) == [float(n) for n in range(10, 60)]
+    assert list(state_index.latencies["spicy"]) == [float(n) for n in range(10, 60)]
 
 
 def test_an_epoch_begins_with_the_lives_as_they_stood():
-    book = Book()
-    book.keep(A, ACCEPTED)
-    book.begin(3)
-    book.keep(A, PUBLISHED)
-    book.forget([A])
+    state_index = StateIndex()
+    state_index.keep(A, ACCEPTED)
+    state_index.begin(3)
+    state_index.keep(A, PUBLISHED)
+    state_index.forget([A])
 
-    assert book.unbound == {3: {A: ACCEPTED}}
+    assert state_index.unbound == {3: {A: ACCEPTED}}
 
 
 OVER = st.sampled_from([State.PUBLISHED, State.REJECTED])
@@ -111,25 +112,27 @@ def test_however_lives_are_put_down_each_is_found(learned, kept, few):
 
 def _put_down_and_find(learned, kept):
     # States of finished jobs do not change.
-    book, truth = Book(), {}
+    state_index, truth = StateIndex(), {}
     for some in learned:
         new = {life: state for life, state in some.items() if life not in truth}
         truth |= new
         given = {life: truth[life] for life in some}
         states = pl.Series("state", [*given.values()], pl.String)
-        book.learn(keys(given).with_columns(states))
+        state_index.learn(keys(given).with_columns(states))
     for some in kept:
         for life, state in some.items():
             truth[life] = state
-            book.keep(life, History(state=state))
-        book.forget([])
+            state_index.keep(life, History(state=state))
+        state_index.forget([])
 
     everyone = [f"{n // 7:016x}{n % 7:016x}" for n in range(50)]
     known = [truth.get(life, State.PENDING) for life in everyone]
-    assert book.states(keys(everyone)).to_list() == known
-    assert [book.history(life).state for life in everyone] == known
-    gone = [life for life in everyone if life in truth and life not in book.lives]
-    assert sorted(book.forgotten(everyone)) == gone
+    assert state_index.states(keys(everyone)).to_list() == known
+    assert [state_index.history(life).state for life in everyone] == known
+    gone = [
+        life for life in everyone if life in truth and life not in state_index.lives
+    ]
+    assert sorted(state_index.forgotten(everyone)) == gone
 
 
 def test_many_lives_are_found_among_many(monkeypatch):
@@ -139,19 +142,23 @@ def test_many_lives_are_found_among_many(monkeypatch):
     states = {
         life: [State.PUBLISHED, State.REJECTED][n % 2] for n, life in enumerate(ids)
     }
-    book = Book()
+    state_index = StateIndex()
 
     for n, life in enumerate(ids):
-        book.keep(life, History(state=states[life]))
+        state_index.keep(life, History(state=states[life]))
         if n % 37 == 0:
-            book.forget([*book.lives])
+            state_index.forget([*state_index.lives])
 
     unknown = [secrets.token_hex(16) for _ in range(500)]
     asked = keys([*unknown, *ids])
-    assert book.states(asked).to_list() == ["pending"] * 500 + [*states.values()]
-    assert all(book.history(life).state is state for life, state in states.items())
-    assert len(book.forgotten([*unknown, *ids])) == len(ids) - len(book.lives)
+    assert state_index.states(asked).to_list() == ["pending"] * 500 + [*states.values()]
+    assert all(
+        state_index.history(life).state is state for life, state in states.items()
+    )
+    assert len(state_index.forgotten([*unknown, *ids])) == len(ids) - len(
+        state_index.lives
+    )
 
 
 def test_nothing_is_known_of_no_keys():
-    assert Book().states(keys([])).to_list() == []
+    assert StateIndex().states(keys([])).to_list() == []

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.dispatch import DAY_S, Purse
+from tasks.dispatch import DAY_S, Budget
 from tasks.dispatch.budget import Day
 
 PRICES = st.sampled_from([Decimal(p) for p in ("0.05", "0.15", "0.2025", "0.3")])
@@ -16,34 +16,34 @@ DEEDS = st.lists(st.tuples(st.sampled_from(["reserve", "back", "keep"]), PRICES)
 @given(DEEDS, st.decimals(min_value=0, max_value=3, places=4))
 def test_budget_is_never_exceeded_in_any_order_of_events(deeds, budget):
     """The budget is not exceeded by a cent, whatever the order of the events."""
-    purse, held = Purse(budget), []
+    money, held = Budget(budget), []
 
     for deed, price in deeds:
-        if deed == "reserve" and purse.reserve(price):
+        if deed == "reserve" and money.reserve(price):
             held.append(price)
         elif deed == "back" and held:
-            purse.settle(-held.pop())
-        assert purse.spent_usd <= budget
+            money.settle(-held.pop())
+        assert money.spent_usd <= budget
 
-    assert purse.spent_usd == sum(held)
+    assert money.spent_usd == sum(held)
 
 
 def test_without_a_budget_everything_is_affordable_and_counted():
-    purse = Purse()
+    money = Budget()
 
-    assert purse.reserve(Decimal("1e6"))
-    assert purse.spent_usd == Decimal("1e6")
+    assert money.reserve(Decimal("1e6"))
+    assert money.spent_usd == Decimal("1e6")
 
 
 def test_bill_above_the_price_is_counted_over_the_budget():
     """A bill above the price counts in full, even if it exceeds the budget."""
-    purse = Purse(Decimal("0.30"))
-    purse.reserve(Decimal("0.25"))
+    money = Budget(Decimal("0.30"))
+    money.reserve(Decimal("0.25"))
 
-    purse.settle(Decimal("0.10"))
+    money.settle(Decimal("0.10"))
 
-    assert purse.spent_usd == Decimal("0.35")
-    assert not purse.affords(Decimal("0.01"))
+    assert money.spent_usd == Decimal("0.35")
+    assert not money.affords(Decimal("0.01"))
 
 
 def test_daily_submits_are_counted_over_any_24_hours():
@@ -96,4 +96,4 @@ def test_spending_of_earlier_runs_counts():
 
 @pytest.mark.parametrize("risk", ["0", "0.14"])
 def test_a_risk_that_is_not_allowed_is_not_taken(risk):
-    assert not Purse(Decimal(risk)).reserve(Decimal("0.15"))
+    assert not Budget(Decimal(risk)).reserve(Decimal("0.15"))

@@ -59,7 +59,7 @@ async def test_what_is_under_way_is_reserved_at_the_dearer_price(dear):
     summary = await dear.run(30, budget_usd=12 * PRICE)
 
     assert dear.owed == summary.spent_usd == 12 * PRICE
-    assert dear.batch_runs[0].engine.tally.purse.held_usd == 0
+    assert dear.batch_runs[0].engine.tally.budget.held_usd == 0
 
 
 async def test_lane_closes_after_a_dearer_bill_if_its_owner_says_so(dear):

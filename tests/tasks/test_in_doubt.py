@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from manifests.lifecycle import History, Intended, Risked, State
 from storage.ledger import HeldError, Ledger, read
 from storage.objects import Objects, UnavailableError
-from tasks.dispatch import Lane, Purse, Roster
+from tasks.dispatch import Budget, Lane, Router
 from tasks.dispatch.rate_limit import MAX_UNANSWERED
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine.environment import Deps, Rules, World
@@ -672,8 +672,8 @@ def test_doubts_age_is_never_longer_than_we_have_known_it(lost):
         objects=None,
         ledger=None,
         clients=None,
-        roster=Roster([], policy="balanced", now=world.now, today=world.today),
-        purse=Purse(),
+        router=Router([], policy="balanced", now=world.now, today=world.today),
+        budget=Budget(),
     )
     doubts = Doubts(deps, record=None)
     # By a clock that is 90 seconds behind ours, it was submitted a moment ago.

@@ -8,7 +8,7 @@ import pytest
 
 from manifests.catalogue import load
 from manifests.jobs import Job, Order
-from tasks.dispatch import Lane, Limits, RateLimiter, Roster, SlotRequest
+from tasks.dispatch import Lane, Limits, RateLimiter, Router, SlotRequest
 from tasks.providers import PROVIDERS
 from tasks.providers.http import Endpoint
 
@@ -49,9 +49,9 @@ def dear():
     return lane("dear", "atlas/wan-2.2-spicy", price="0.30", typical_s=20.0)
 
 
-def roster(*lanes, policy="cheapest", ends_at=math.inf, clock=None):
+def router(*lanes, policy="cheapest", ends_at=math.inf, clock=None):
     clock = clock or Clock()
-    return Roster(lanes, policy=policy, now=clock, today=clock, ends_at=ends_at)
+    return Router(lanes, policy=policy, now=clock, today=clock, ends_at=ends_at)
 
 
 def ranked(plan, failed=None):
@@ -63,7 +63,7 @@ def names(lanes):
 
 
 def test_balanced_takes_the_cheapest_lane_that_is_free(cheap, dear):
-    assert names(ranked(roster(cheap, dear, policy="balanced"))) == [
+    assert names(ranked(router(cheap, dear, policy="balanced"))) == [
         "cheap",
         "dear",
     ]
@@ -74,14 +74,14 @@ def test_of_two_at_one_price_the_one_that_is_idle_goes_first(cheap):
     cheap.limiter = RateLimiter(Limits(slots=1, submits_per_minute=60, queues=True))
     cheap.limiter.reserve_slot(0.0)
 
-    assert names(ranked(roster(cheap, idle, policy="balanced"))) == [
+    assert names(ranked(router(cheap, idle, policy="balanced"))) == [
         "idle",
         "cheap",
     ]
 
 
 def test_fastest_prefers_the_lane_whose_jobs_take_the_least_time(cheap, dear):
-    assert names(ranked(roster(cheap, dear, policy="fastest"))) == [
+    assert names(ranked(router(cheap, dear, policy="fastest"))) == [
         "dear",
         "cheap",
     ]
@@ -89,7 +89,7 @@ def test_fastest_prefers_the_lane_whose_jobs_take_the_least_time(cheap, dear):
 
 def test_cheapest_without_a_deadline_never_pays_for_speed(cheap, dear):
     """Without a deadline, policy `cheapest` never pays more to be quicker."""
-    plan = roster(cheap, dear)
+    plan = router(cheap, dear)
     plan.add_demand({KIND: 100_000})
 
     assert names(ranked(plan)) == ["cheap"]
@@ -97,7 +97,7 @@ def test_cheapest_without_a_deadline_never_pays_for_speed(cheap, dear):
 
 
 def test_a_deadline_that_the_cheap_lane_meets_costs_nothing(cheap, dear):
-    plan = roster(cheap, dear, ends_at=3600.0)
+    plan = router(cheap, dear, ends_at=3600.0)
     plan.add_demand({KIND: 500})
 
     assert names(ranked(plan)) == ["cheap"]
@@ -105,7 +105,7 @@ def test_a_deadline_that_the_cheap_lane_meets_costs_nothing(cheap, dear):
 
 def test_missed_deadline_brings_in_the_dear_lane(cheap, dear):
     """A deadline that the cheap lane cannot meet brings in the dear lane."""
-    plan = roster(cheap, dear, ends_at=3600.0)
+    plan = router(cheap, dear, ends_at=3600.0)
     plan.add_demand({KIND: 1000})
 
     assert names(ranked(plan)) == ["cheap", "dear"]
@@ -115,7 +115,7 @@ def test_missed_deadline_brings_in_the_dear_lane(cheap, dear):
 def test_dear_lane_is_dropped_once_the_cheap_one_suffices(cheap, dear):
     """The dear lane is dropped as soon as the cheap one can do the rest in time."""
     clock = Clock()
-    plan = roster(cheap, dear, ends_at=3600.0, clock=clock)
+    plan = router(cheap, dear, ends_at=3600.0, clock=clock)
     plan.add_demand({KIND: 1000})
     ranked(plan)
 
@@ -128,7 +128,7 @@ def test_dear_lane_is_dropped_once_the_cheap_one_suffices(cheap, dear):
 
 def test_a_lane_that_turns_out_slow_brings_in_the_dear_one(cheap, dear):
     clock = Clock()
-    plan = roster(cheap, dear, ends_at=3600.0, clock=clock)
+    plan = router(cheap, dear, ends_at=3600.0, clock=clock)
     plan.add_demand({KIND: 400})
     assert names(ranked(plan)) == ["cheap"]
 
@@ -140,7 +140,7 @@ def test_a_lane_that_turns_out_slow_brings_in_the_dear_one(cheap, dear):
 
 def test_impossible_deadline_uses_every_lane_and_warns(cheap, dear):
     """A deadline that no lane can meet uses every lane, and a message says so."""
-    plan = roster(cheap, dear, ends_at=600.0)
+    plan = router(cheap, dear, ends_at=600.0)
     plan.add_demand({KIND: 10_000})
 
     assert names(ranked(plan)) == ["cheap", "dear"]
@@ -152,7 +152,7 @@ def test_lanes_of_one_account_are_not_counted_on_twice():
     plain = lane(
         "plain", "wavespeed/wan-2.2", price="0.15", slots=1, shared=spicy.limiter
     )
-    plan = roster(spicy, plain, ends_at=6100.0)
+    plan = router(spicy, plain, ends_at=6100.0)
     jobs = [
         Job(image="i", prompt="p", model=each.route.model) for each in (spicy, plain)
     ]
@@ -164,7 +164,7 @@ def test_lanes_of_one_account_are_not_counted_on_twice():
 
 
 def test_a_closed_lane_is_planned_without_at_once(cheap, dear):
-    plan = roster(cheap, dear)
+    plan = router(cheap, dear)
     plan.add_demand({KIND: 10})
     assert names(ranked(plan)) == ["cheap"]
 
@@ -177,12 +177,12 @@ def test_job_with_every_lane_closed_learns_which_and_why(cheap, dear):
     """If every lane is closed, the job's error names each lane and the reason."""
     cheap.closed = dear.closed = "no credit"
 
-    assert names(ranked(roster(cheap, dear))) == ["cheap", "dear"]
+    assert names(ranked(router(cheap, dear))) == ["cheap", "dear"]
 
 
 def test_after_a_failure_the_other_supplier_is_used(cheap, dear):
     """After a failure the other supplier is used, whatever it costs."""
-    plan = roster(cheap, dear)
+    plan = router(cheap, dear)
     plan.add_demand({KIND: 10})
 
     assert names(ranked(plan, failed=cheap.route)) == ["dear"]
@@ -190,7 +190,7 @@ def test_after_a_failure_the_other_supplier_is_used(cheap, dear):
 
 def test_failed_job_is_planned_again(cheap, dear):
     clock = Clock()
-    plan = roster(cheap, dear, ends_at=130.0, clock=clock)
+    plan = router(cheap, dear, ends_at=130.0, clock=clock)
     plan.add_demand({KIND: 10})
     for _ in range(10):
         plan.bought(ORDER)
@@ -207,7 +207,7 @@ def test_an_off_peak_lane_is_counted_on_for_its_hours_only(cheap):
     night.route = replace(night.route, kind="off_peak", hours_utc=(22 * 60, 6 * 60))
     clock = Clock()
     clock.now = 12 * 3600.0
-    plan = roster(night, cheap, ends_at=clock.now + 8 * 3600.0, clock=clock)
+    plan = router(night, cheap, ends_at=clock.now + 8 * 3600.0, clock=clock)
     plan.add_demand({KIND: 100})
 
     assert names(ranked(plan)) == ["cheap"]

@@ -30,7 +30,7 @@ from storage.ledger.codec import unpack
 from storage.objects import Objects, RefusedError
 from tasks.batch.lifespan import begun
 from tasks.batch.request import Wanted
-from tasks.dispatch import ENOUGH_FINISHED, Purse, Roster
+from tasks.dispatch import ENOUGH_FINISHED, Budget, Router
 from tasks.emulator import Emulator, Fault, running
 from tasks.emulator.prices import price_list
 from tasks.engine.environment import Deps, Rules, World
@@ -184,10 +184,10 @@ async def fetching(world, lanes, deadline_s=30.0, clock=time.time, store=Objects
                 objects=objects,
                 ledger=ledger,
                 clients=clients,
-                roster=Roster(
+                router=Router(
                     lanes, policy="balanced", now=time.monotonic, today=clock
                 ),
-                purse=Purse(Decimal(0)),
+                budget=Budget(Decimal(0)),
             )
             fetcher = Fetcher(deps, record=ledger.record, park=unparked)
             yield fetcher, ledger

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from manifests.jobs import Job, Order
-from tasks.dispatch import Purse, Roster
+from tasks.dispatch import Budget, Router
 from tasks.emulator import running
 from tasks.engine.environment import Deps, Rules, World
 from tasks.engine.reserve import JobRun, Reserver
@@ -40,7 +40,7 @@ async def test_inline_still_is_not_kept_by_a_job_that_waits(worlds, emulator, or
     """A job that waits for its turn does not keep its inline still in memory."""
     with running(emulator) as url:
         lane = worlds(emulator=emulator, url=url, routes=[KLING], slots=1).lane(KLING)
-        roster = Roster([lane], policy="balanced", now=time.monotonic, today=time.time)
+        router = Router([lane], policy="balanced", now=time.monotonic, today=time.time)
         async with connected() as clients:
             deps = Deps(
                 world=World(),
@@ -48,10 +48,10 @@ async def test_inline_still_is_not_kept_by_a_job_that_waits(worlds, emulator, or
                 objects=None,
                 ledger=None,
                 clients=clients,
-                roster=roster,
-                purse=Purse(),
+                router=router,
+                budget=Budget(),
             )
-            able = roster.able(order)
+            able = router.able(order)
             first, second = (JobRun(order, deps.lanes, able) for _ in range(2))
             reserver = Reserver(deps)
             await reserver.reserve(first, None)

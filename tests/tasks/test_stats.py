@@ -25,7 +25,7 @@ from manifests.lifecycle import (
     Risked,
     Ticket,
 )
-from tasks.dispatch import Purse
+from tasks.dispatch import Budget
 from tasks.engine.stats import Tally
 from tests.histories import FACTS, intended
 
@@ -71,30 +71,30 @@ def ledgers(draw):
 @given(ledgers(), st.integers(0, 40))
 def test_run_counts_its_own_attempts_only(ledger, began):
     """The sums of a run are those of the attempts that were intended after it began."""
-    tally, expected = Tally(Purse()), defaultdict(LaneTotals)
+    tally, expected = Tally(Budget()), defaultdict(LaneTotals)
     for entry in ledger[began:]:
         if isinstance(entry.event, Intended):
-            tally.purse.reserve(entry.event.price_usd)
+            tally.budget.reserve(entry.event.price_usd)
         tally.count(entry, NEW)
 
     for attempt in attempts(ledger[began:]):
         expected[attempt.lane].count(attempt)
     assert tally.bill.counts() == expected
-    assert tally.purse.spent_usd == sum(lane.usd for lane in expected.values())
+    assert tally.budget.spent_usd == sum(lane.usd for lane in expected.values())
 
 
 def test_price_of_another_run_is_not_settled():
     """A refusal of an attempt that an earlier run made gives this run no money."""
-    tally = Tally(Purse(Decimal(1)))
+    tally = Tally(Budget(Decimal(1)))
 
     assert tally.count(Entry("a", 1.0, Refused("busy")), NEW) is None
 
-    assert (tally.purse.spent_usd, tally.bill.counts()) == (0, {})
+    assert (tally.budget.spent_usd, tally.bill.counts()) == (0, {})
 
 
 def test_time_of_a_clip_is_from_accepted_to_generated():
     """The median of a lane is of the seconds between acceptance and clip."""
-    tally = Tally(Purse())
+    tally = Tally(Budget())
     for at, event in [(0.0, EVENTS[0]), (5.0, EVENTS[2]), (65.0, Generated())]:
         tally.count(Entry("a", at, event), NEW)
 
