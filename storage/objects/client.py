@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
+    Awaitable,
     Callable,
     Coroutine,
     Sequence,
@@ -195,6 +196,16 @@ class Objects:
     async def delete(self, key: str) -> None:
         """Delete an object; one that is not there is as good as deleted."""
         await self._ask(self._requests.delete, key)
+
+    async def outlast_refusals(
+        self, call: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Repeat a call of several requests while the store refuses it, for a minute.
+
+        Raises:
+            StorageError: the store still refuses, or failed otherwise.
+        """
+        return await self._retry.outlast_refusals(call, *args, **kwargs)
 
     async def _ask(
         self,

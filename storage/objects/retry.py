@@ -11,7 +11,7 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, ParamSpec, TypeVar
@@ -21,6 +21,7 @@ from storage.objects.errors import (
     ExistsError,
     LoginError,
     MissingError,
+    RefusedError,
     ReplacedError,
     StorageError,
     UnavailableError,
@@ -34,6 +35,8 @@ TRIES: Final = 3
 whole limit."""
 FIRST_S: Final = 0.2
 LONGEST_S: Final = 10.0
+REFUSED_S: Final = 60.0
+"""How long a call outlasts refusals: the renewal of a key takes less."""
 
 log = logging.getLogger(__name__)
 
@@ -112,10 +115,33 @@ class Retry:
                 else:
                     self._answered = True
                     return answer
-                pause = backoff(
-                    failures.tries, FIRST_S, LONGEST_S, jitter=random.uniform
+                await asyncio.sleep(failures.pause_s())
+
+    async def outlast_refusals(
+        self,
+        call: Callable[P, Awaitable[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Repeat a call of several requests while the store refuses it, for `REFUSED_S` seconds.
+
+        Its requests outlast outages themselves.
+
+        Raises:
+            StorageError: the store still refuses, or failed otherwise.
+        """
+        failures = _Failures(RetryPolicy(refused_s=REFUSED_S))
+        while True:
+            try:
+                return await call(*args, **kwargs)
+            except RefusedError as error:
+                failures.add_refusal(error)
+                log.warning(
+                    "store.refused root=%s the request is repeated: %s",
+                    self._root,
+                    error,
                 )
-                await asyncio.sleep(pause)
+            await asyncio.sleep(failures.pause_s())
 
     def _is_outage(self, error: StorageError) -> bool:
         # obstore does not retry while it renews a login, so one failure of the machine's
@@ -176,3 +202,7 @@ class _Failures:
             raise error
         if self._policy.on_refusal is not None:
             self._policy.on_refusal(error)
+
+    def pause_s(self) -> float:
+        """The wait before the next try."""
+        return backoff(self.tries, FIRST_S, LONGEST_S, jitter=random.uniform)

@@ -23,7 +23,6 @@ from storage import checksum
 from storage.ledger import FencedError
 from tasks.batch.batch import BatchRun
 from tasks.distributed import mailbox
-from tasks.distributed.mailbox_retry import StoreRetry
 from tasks.distributed.messages import ShardOrder
 from tasks.distributed.reports import ShardMonitor
 from tasks.distributed.shard_run import joined
@@ -77,7 +76,7 @@ class ShardCoordinator:
         self._lanes = batch_run.engine.lanes
         self._tally = batch_run.engine.tally
         self.monitor = ShardMonitor(batch_run)
-        self._retry = StoreRetry(self._objects, self._world.now)
+        self._retry = self._objects.outlast_refusals
         self._before: dict[int, dict[str, History]] = {}
         self._left = len(batch_run.shards)
         self._ending = EndingRuns()
@@ -98,7 +97,6 @@ class ShardCoordinator:
             monitor=self.monitor,
             start=self.start,
             ending=self._ending,
-            retry=self._retry,
         )
         try:
             reason = await supervisor.run(partial(self._end_run, number, jobs))

@@ -16,7 +16,6 @@ from storage.backoff import backoff
 from storage.ledger import SILENT_S, FencedError
 from tasks.batch.batch import BatchRun
 from tasks.distributed.mailbox import beat_s
-from tasks.distributed.mailbox_retry import StoreRetry
 from tasks.distributed.reports import ShardMonitor
 from tasks.distributed.shard_status import ShardStatus
 from tasks.engine.stats import WaitReason
@@ -90,17 +89,16 @@ class ShardSupervisor:
         monitor: ShardMonitor,
         start: Start,
         ending: EndingRuns,
-        retry: StoreRetry,
     ) -> None:
         self._engine = batch_run.engine
         self._world = batch_run.world
-        self._beat_s = beat_s(batch_run.world.objects(batch_run.wanted.root))
+        self._objects = batch_run.world.objects(batch_run.wanted.root)
+        self._beat_s = beat_s(self._objects)
         self._number = number
         self._status = status
         self._monitor = monitor
         self._start = start
         self._ending = ending
-        self._retry = retry
 
     async def run(self, end_run: Callable[[], Awaitable[None]]) -> str:
         """Run the shard; return why its last run ended. `status.done` tells if it is done.
@@ -166,7 +164,8 @@ class ShardSupervisor:
             while not status.done:
                 await self._report_or_end(run)
                 if run.done():
-                    await self._retry(self._monitor.read_reports, self._number)
+                    read = self._monitor.read_reports
+                    await self._objects.outlast_refusals(read, self._number)
                     failure = _failure(run)
                     run = asyncio.get_running_loop().create_future()
                     if failure is None:
