@@ -8,12 +8,11 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import orjson
-
 from manifests.lifecycle import Facts, History, State
 from storage import layout
 from storage.ledger import histories
 from storage.objects import MissingError, Objects
+from tasks.restore import tells
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +34,8 @@ class Verified:
     clips: int = 0
     """Published clips on record."""
     bad: list[BadClip] = field(default_factory=list[BadClip])
+    lives: dict[str, History] = field(default_factory=dict[str, History])
+    """The jobs of `bad`, with their histories."""
 
 
 async def verified(objects: Objects, *, deep: bool) -> Verified:
@@ -53,6 +54,7 @@ async def verified(objects: Objects, *, deep: bool) -> Verified:
         told.clips += 1
         async for key, problem in _problems(objects, job, history.facts, sizes, deep):
             told.bad.append(_bad(job, history, key, problem))
+            told.lives[job] = history
     return told
 
 
@@ -64,18 +66,27 @@ async def _problems(
     deep: bool,  # noqa: FBT001 - private
 ) -> AsyncIterator[tuple[str, str]]:
     clip, sidecar = layout.clip(job, "mp4"), layout.clip(job, "json")
-    if clip not in sizes:
-        yield clip, "missing"
-    elif sizes[clip] != facts.bytes:
-        yield clip, f"{sizes[clip]:,} of {facts.bytes:,} bytes"
+    if problem := problem_of(clip, sizes, facts.bytes):
+        yield clip, problem
     elif deep and await _digest(objects, clip) != facts.sha256:
         yield clip, "its SHA-256 is not the one on record"
-    if sidecar not in sizes:
-        yield sidecar, "missing"
-    elif not sizes[sidecar]:
-        yield sidecar, "empty"
+    if problem := problem_of(sidecar, sizes):
+        yield sidecar, problem
     elif deep and not await _tells(objects, sidecar, facts):
         yield sidecar, "it does not tell of this clip"
+
+
+def problem_of(
+    key: str, sizes: Mapping[str, int], size: int | None = None
+) -> str | None:
+    """The visible fault of an object, by the sizes in a list; `size` is the one on record."""
+    if key not in sizes:
+        return "missing"
+    if not sizes[key]:
+        return "empty"
+    if size is not None and sizes[key] != size:
+        return f"{sizes[key]:,} of {size:,} bytes"
+    return None
 
 
 async def _digest(objects: Objects, key: str) -> str | None:
@@ -87,12 +98,10 @@ async def _digest(objects: Objects, key: str) -> str | None:
 
 
 async def _tells(objects: Objects, key: str, facts: Facts) -> bool:
-    """Whether a sidecar is whole, and is about the clip with these facts."""
     try:
-        sidecar = orjson.loads(await objects.get(key))
-    except (MissingError, orjson.JSONDecodeError):
+        return tells(await objects.get(key), facts)
+    except MissingError:
         return False
-    return isinstance(sidecar, dict) and sidecar.get("sha256") == facts.sha256  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
 def _bad(job: str, history: History, key: str, problem: str) -> BadClip:

@@ -1,5 +1,6 @@
 """The summary of a batch in the Prefect UI: short markdown and tables."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -74,6 +75,14 @@ def unusual(batch_run: BatchRun) -> Iterator[str]:
         yield f"{counted(fetched, 'clip')} that other batches bought fetched"
     if expired := tally.expired:
         yield f"{counted(expired, 'clip')} paid for and lost: expired at the provider"
+    if gone := batch_run.summary().gone:
+        clips = counted(gone, "clip")
+        verb = "is" if gone == 1 else "are"
+        root = shlex.quote(batch_run.wanted.root)
+        yield (
+            f"{clips} {verb} gone from the store: `nightreel verify {root} --fetch` says "
+            "why; another `take` of a row buys it again"
+        )
     risked = sum(
         (lane.risk.spent_usd for lane in batch_run.engine.lanes.all), Decimal(0)
     )

@@ -180,6 +180,13 @@ class Objects:
         found = await self._ask(self._requests.head, key)
         return found["last_modified"].timestamp()
 
+    async def size(self, key: str) -> int | None:
+        """The bytes of an object, by one HEAD; None if there is no such object."""
+        try:
+            return (await self._ask(self._requests.head, key))["size"]
+        except MissingError:
+            return None
+
     async def list(self, folder: str = "") -> AsyncIterator[Stored]:
         """Every object below a folder, by key."""
         for stored in await self._ask(self._requests.list, folder):

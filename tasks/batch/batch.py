@@ -22,6 +22,9 @@ from manifests.job_keys import KEY, keys
 from manifests.jobs import Kind, Order
 from manifests.lifecycle import History, State
 from storage import layout
+from storage.ledger import Told
+from storage.objects import StorageError
+from tasks.batch.gone import Gone, brought_back
 from tasks.batch.request import MANIFEST, Wanted, ordered
 from tasks.batch.row_states import Reasons, Rows
 from tasks.batch.summary import Summary, broken, short_of, too_many
@@ -101,7 +104,7 @@ class BatchRun:
         self._rows = Rows(plan, ledger)
         self.world = engine.deps.world
         self._now = self.world.now
-        self._began = self._now()
+        self._began, self._began_at = self._now(), self.world.today()
         self._bought = {
             job: history
             for job, history in ledger.lives.items()
@@ -112,6 +115,7 @@ class BatchRun:
         self._over_before = plan.jobs - due.height
         self._owed = 0
         self._due = self._fetched_first(due)
+        self._gone = Gone()
         self.away: Away | None = None
         """Runs the shards in other processes, if set; otherwise they run here."""
 
@@ -361,6 +365,8 @@ class BatchRun:
             broken=broken(self.broken),
             fault=self.engine.tally.faults.stopped,
             differing=self.engine.tally.differing,
+            restored=self._gone.restored,
+            gone=self._gone.left,
             too_many_rejected=too_many(
                 rejected, self.plan.rows, self.wanted.max_rejected
             ),
@@ -374,7 +380,23 @@ class BatchRun:
             ledger=self.ledger,
             tally=self.engine.tally,
         )
-        await keep_tables(over, self.engine.deps.objects)
+        told = await keep_tables(over, self.engine.deps.objects)
+        if self._over_before and self.engine.stopped is None:
+            await self._bring_back(told)
+
+    async def _bring_back(self, told: Told) -> None:
+        """Bring back clips of earlier runs that are gone; the batch is over all the same."""
+        try:
+            self._gone = await brought_back(
+                self.engine.deps.objects,
+                self.plan.wanted.filter("first"),
+                told,
+                before=self._began_at,
+                lanes=self.engine.lanes.all,
+                world=self.world,
+            )
+        except* StorageError as errors:
+            log.warning("clips.not_looked_at %r", errors.exceptions[0])
 
     def without_clip(self) -> Reasons:
         """How many jobs have no clip, by state and reason, and which rows first."""

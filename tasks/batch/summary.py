@@ -75,6 +75,10 @@ class Summary:
     """The reason why Nightreel stopped buying after its own failures, else null."""
     differing: int
     """Clips that this run published and that differ from what was ordered."""
+    restored: int
+    """Clips of earlier runs that were gone from the store or cut, and were fetched again."""
+    gone: int
+    """Those that could not be fetched again: their rows count as published all the same."""
     too_many_rejected: bool
     """Whether every row, or a greater share of the rows than `max_rejected`, is rejected."""
 
@@ -108,9 +112,12 @@ class Summary:
         }
         parts = [f"{n:,} {what}" for what, n in counts.items() if n or what == "clips"]
         told = f"{', '.join(parts)}, {self.spent_usd:,.2f} USD"
-        if not self.differing:
-            return told
-        return f"{told}; {self.differing:,} not as ordered"
+        notes = {
+            "not as ordered": self.differing,
+            "gone from the store and fetched again": self.restored,
+            "gone from the store": self.gone,
+        }
+        return "; ".join([told, *(f"{n:,} {what}" for what, n in notes.items() if n)])
 
 
 def broken(jobs: Counter[str]) -> dict[str, int]:

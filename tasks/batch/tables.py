@@ -40,8 +40,11 @@ class FinishedBatch:
     tally: Tally
 
 
-async def keep_tables(batch: FinishedBatch, objects: Objects) -> None:
-    """Write the tables of all rows, attempts and complaints below the root."""
+async def keep_tables(batch: FinishedBatch, objects: Objects) -> Told:
+    """Write the tables of all rows, attempts and complaints below the root.
+
+    Returns the histories of the rows, which are valid as long as the working folder.
+    """
     wanted = batch.plan.wanted.select(*KEY)
     told = await batch.ledger.told(wanted, batch.folder)
     ours = batch.ledger.epoch
@@ -52,6 +55,7 @@ async def keep_tables(batch: FinishedBatch, objects: Objects) -> None:
     for name in TABLES:
         key = layout.table(name, batch.ledger.batch)
         await objects.put_file(key, _path(batch, name))
+    return told
 
 
 async def _attempts(batch: FinishedBatch) -> list[Attempt]:

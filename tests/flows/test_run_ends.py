@@ -88,7 +88,7 @@ def summary(**more: Any) -> Summary:
         **dict.fromkeys(("rows", "jobs"), 8),
         **dict.fromkeys(("published", "rejected", "unplayable"), 0),
         **dict.fromkeys(("in_doubt", "pending"), 0),
-        **dict.fromkeys(("bought", "late", "differing"), 0),
+        **dict.fromkeys(("bought", "late", "differing", "restored", "gone"), 0),
         **dict.fromkeys(("spent_usd", "risked_usd"), Decimal(0)),
         "batch": "000001-m",
         "wall_s": 1.0,
