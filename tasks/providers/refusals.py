@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 import httpx
 
+from manifests.lifecycle import Lost
 from tasks.providers.errors import (
     CappedError,
     InDoubtError,
@@ -22,10 +23,17 @@ from tasks.providers.errors import (
     ThrottledError,
     UploadRefusedError,
 )
-from tasks.providers.parsing import error_text, first_words, redact, retry_after
+from tasks.providers.parsing import (
+    error_text,
+    first_words,
+    is_page,
+    redact,
+    retry_after,
+)
 
 _UNAUTHORIZED: Final = 401
 _TOO_LARGE: Final = 413
+_SERVER: Final = 500
 _GATEWAYS: Final = frozenset({502, 503})
 _ROUTERS: Final = frozenset({"Not Found", "Method Not Allowed"})
 """The answers of FastAPI and Starlette to a path or method that they do not have."""
@@ -151,6 +159,8 @@ class Refusals:
                 return NotFoundError(text)
             case 429 if step != "submit":
                 return ThrottledError(text, wait_s)
+            case _ if status >= _SERVER and is_page(body):
+                return self.not_own(response, body, key=key)
             case _ if not is_own and status in _GATEWAYS:
                 return InDoubtError(text, "gateway")
             case _ if step == "upload" and is_own and _is_final(status):
@@ -236,7 +246,10 @@ def not_own(
         _cure(status, step),
     ]
     text = ": ".join(filter(None, parts))
-    return InDoubtError(text, shape=f"{status} {place}")
+    lost: Lost = "gateway" if status in _GATEWAYS else "unclear"
+    # A gateway that cannot reach the provider changes between 502, 503 and 504.
+    alike = "5xx" if status >= _SERVER else status
+    return InDoubtError(text, lost, shape=f"{alike} {place}")
 
 
 def _cure(status: int, step: Step) -> str:
@@ -253,6 +266,8 @@ def _cure(status: int, step: Step) -> str:
                 "a firewall refuses this machine: set the lane's user_agent, or fewer "
                 "submits_per_minute"
             )
+        case _ if status >= _SERVER:
+            return "what is in front of the provider cannot reach it"
         case _:
             return "set the lane's base_url to the provider's own address"
 

@@ -13,7 +13,7 @@ from manifests.catalogue import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from tasks.providers import OWN_GPUS, PROVIDERS
-from tasks.providers.errors import ThrottledError
+from tasks.providers.errors import InDoubtError, ThrottledError
 from tasks.providers.protocol import UnreadableError
 
 KEY = "key-id:all-secret-that-is-long-enough-5160"
@@ -218,3 +218,19 @@ def test_submit_answered_by_a_page_is_in_doubt(provider, answer):
         response = answer(status, b"<html></html>")
         response.request = submit
         assert type(provider.judge(response)).__name__ == "InDoubtError"
+
+
+@pytest.mark.parametrize("step", ["submit", "poll"])
+def test_gateways_page_is_not_the_providers_own(provider, ticket, answer, step):
+    """A page with a 5xx status has a shape, so that the lane rests after a few alike."""
+    polling = next(provider.poll(ticket))
+    request = submitted(provider) if step == "submit" else polling
+
+    for status in range(500, 600):
+        response = answer(status, b"<html><h1>Bad Gateway</h1></html>")
+        response.request = request
+        told = provider.judge(response)
+        lost = "gateway" if status in {502, 503} else "unclear"
+        assert isinstance(told, InDoubtError)
+        assert (told.shape, told.lost) == ("5xx ", lost)
+        assert "Bad Gateway" in str(told)
