@@ -84,8 +84,8 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
     As a subflow it returns the batch's summary: a dict of plain values.
 
     Args:
-        manifest: URI or path of a Parquet file, one row per clip wanted; a deployment needs a
-            URI or an absolute path.
+        manifest: URI or path of a Parquet file, of a folder of them or of a pattern, one row
+            per clip wanted; a deployment needs a URI or an absolute path.
         root: URI or path that everything is kept under; the same root never pays twice.
         config: path of nightreel.toml; the lanes, and where their keys are kept.
         lanes: only these of its lanes.

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from functools import lru_cache
+from itertools import takewhile
 from typing import Final
 from urllib.parse import unquote
 
@@ -65,9 +66,18 @@ def _beside(base: str, name: str) -> str:
     return root + "/".join(steps)
 
 
+def folder(base: str) -> str:
+    """The folder of a manifest, with a slash at its end; that of a pattern has no `*`."""
+    root, folders = _folder(base)
+    return root + "".join(f"{name}/" for name in folders)
+
+
 @lru_cache(maxsize=8)
 def _folder(base: str) -> tuple[str, tuple[str, ...]]:
-    """The host, bucket or root above which `..` cannot go, and the folders below it."""
+    """The host, bucket or root above which `..` cannot go, and the folders below it.
+
+    Those of a pattern such as `s3://bucket/night/day=*/*.parquet` end before its first `*`.
+    """
     start = _SCHEME.match(base)
     root, path = (start[0], base[start.end() :]) if start else ("file://", base)
     if scheme(root) in {"http", "https"}:
@@ -75,7 +85,17 @@ def _folder(base: str) -> tuple[str, tuple[str, ...]]:
     if scheme(root) not in _HOSTLESS or path.startswith("/"):
         host, _, path = path.partition("/")
         root = f"{root}{host}/"
-    return root, tuple(path.split("/")[:-1])
+    folders = path.split("/")[:-1]
+    if scheme(root) not in {"http", "https"}:
+        folders = [*takewhile(lambda name: "*" not in name, folders)]
+    return root, tuple(folders)
+
+
+def is_several(uri: str) -> bool:
+    """Whether a manifest is several files: a folder ends with /, a pattern has a `*`."""
+    if len(links(uri)) > 1 or scheme(uri) in {"http", "https"}:
+        return False
+    return uri.endswith("/") or "*" in uri
 
 
 # Signatures of links: the parameters that identify each kind, then all that it adds. Only

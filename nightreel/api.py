@@ -85,7 +85,7 @@ async def arun(  # noqa: PLR0913 - each is an option of the command
     temporary one. A row that fails does not raise: its state and reason are in `clips`.
 
     Args:
-        manifest: a Parquet file, one row per clip.
+        manifest: a Parquet file, a folder of them or a pattern, one row per clip.
         root: where clips, tables and the ledger are kept; the same root never pays twice
             for a clip.
         config: path of nightreel.toml.

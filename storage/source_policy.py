@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from manifests.uris import links, scheme
+from manifests.uris import folder, is_several, links, scheme
 from storage.objects import local_path
 
 _TRUST: Final = (
@@ -69,7 +69,8 @@ class SourcePolicy:
         """The same with the folder of a manifest on this machine, or with its host."""
         last = _links(manifest)[-1]
         if scheme(last) in _LOCAL:
-            return replace(self, folders=(*self.folders, _path(last).parent))
+            own = _path(folder(last)) if is_several(last) else _path(last).parent
+            return replace(self, folders=(*self.folders, own))
         if scheme(last) in WEB and (host := urlsplit(last).hostname):
             return replace(self, hosts=self.hosts | {host})
         return self

@@ -24,7 +24,15 @@ from storage.objects.errors import reason, translated
 from storage.source_client import USER_AGENT, filesystem, options
 from storage.source_policy import TRUSTING, WEB, RefusedSourceError, SourcePolicy
 
-__all__ = ["USER_AGENT", "OpeningError", "fetch_to", "presign", "read", "refuse_blank"]
+__all__ = [
+    "USER_AGENT",
+    "OpeningError",
+    "fetch_to",
+    "opening",
+    "presign",
+    "read",
+    "refuse_blank",
+]
 
 _NO_HOST: Final = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None)}
 """The resolver's errors for a name that does not exist, or has no address."""
@@ -105,14 +113,21 @@ _bucket = lru_cache(maxsize=16)(bucket)
 
 @contextmanager
 def _opened(uri: str, policy: SourcePolicy) -> Generator[IO[bytes]]:
-    """The file at a URI; every error inside is raised as an `OpeningError`.
+    """The file at a URI; every error inside is raised as an `OpeningError`."""
+    with opening(uri):
+        policy.refuse(uri)
+        with _file(uri, policy) as file:
+            yield file
+
+
+@contextmanager
+def opening(uri: str) -> Generator[None]:
+    """Raise every error of a filesystem as an `OpeningError` that names the URI.
 
     Not chained: a client's own errors quote URLs with their signatures.
     """
     try:
-        policy.refuse(uri)
-        with _file(uri, policy) as file:
-            yield file
+        yield
     except OpeningError:
         raise
     # A filesystem raises any error of its library; the message names the URI.

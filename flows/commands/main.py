@@ -51,9 +51,10 @@ from flows.config import lanes as lanes_of
 from flows.config import settings as settings_of
 from flows.logs.streams import outlive_readers, outlive_terminal
 from flows.views import times
-from manifests.input import has_unknown_types, scan
-from manifests.uris import scheme
+from manifests.input import has_pairs, has_unknown_types, scan
+from manifests.uris import is_several, scheme
 from storage.objects import local_path
+from storage.source_folders import files
 from storage.sources import OpeningError
 from tasks.batch.batch import BatchRun
 from tasks.batch.request import public
@@ -224,16 +225,13 @@ def _refuse_at_once(settings: Settings, manifest: str) -> None:
         if lane.key.startswith("env:"):
             asyncio.run(lanes_of.key_of(name, lane))
     if scheme(manifest) == "file":
+        if is_several(manifest):
+            files(manifest)
+            return
         path = local_path(manifest)
-        if path.is_dir():
-            raise OpeningError(
-                f"{manifest}: is a folder, and a manifest is one file: join its files with "
-                'python -c "import polars; '
-                "polars.scan_parquet('FOLDER/**/*.parquet').sink_parquet('one.parquet')\""
-            )
         if not path.is_file():
             raise OpeningError(f"{manifest}: no such file")
-        if not has_unknown_types(path):
+        if not (has_unknown_types(path) or has_pairs(path)):
             scan(path, manifest)
 
 

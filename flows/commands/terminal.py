@@ -22,6 +22,7 @@ from manifests.uris import absolute, scheme
 from storage.ledger import existing_root
 from storage.objects import Objects, local_path
 from storage.sources import OpeningError, refuse_blank
+from tasks.batch.manifest_copy import manifest_uri
 
 MESSAGE: Final = "nightreel"
 """The logger of what a command tells a person. It is not below `flows`, because the log of
@@ -95,7 +96,9 @@ def budgeted(usd: float | None) -> float | None:
     return usd
 
 
-Manifest = Annotated[str, typer.Argument(help="The URI of the manifest.")]
+Manifest = Annotated[
+    str, typer.Argument(help="The URI of the manifest: a file, a folder or a pattern.")
+]
 Root = Annotated[
     str,
     typer.Option(
@@ -148,10 +151,10 @@ def place(uri: str, name: str) -> str:
         OpeningError: it is blank.
     """
     refuse_blank(uri, name)
-    if scheme(uri):
-        return absolute(uri, "")
     # Not `resolve`: it follows links, and a link may lead elsewhere tomorrow.
-    return Path(os.path.abspath(uri)).as_uri()  # noqa: PTH100
+    path = Path(os.path.abspath(uri))  # noqa: PTH100
+    found = absolute(uri, "") if scheme(uri) else path.as_uri()
+    return manifest_uri(uri, found) if name == "manifest" else found
 
 
 def existing(folder: str, name: str = "root") -> str:

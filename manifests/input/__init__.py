@@ -1,5 +1,8 @@
 """Input: from a manifest to a plan, and from a plan to the orders of its jobs.
 
+`joined` makes one file of a manifest's files, and `image_pairs` splits Hugging Face's
+images into columns of ours.
+
 `columns` checks the names and types of columns before any row is read, and fills in
 defaults. `first_pass` then surveys all rows for repeated ids, priorities and limits.
 `carried` then reads the columns that the tables repeat: the copy of a manifest is rewritten
@@ -17,6 +20,8 @@ before any clip is bought.
 from manifests.input.carried import has_unknown_types, make_readable
 from manifests.input.columns import ManifestError, reading, scan
 from manifests.input.embedded_images import COLUMN
+from manifests.input.image_pairs import has_pairs, split_pairs
+from manifests.input.joined import Part, join
 from manifests.input.plan import Plan, todo
 from manifests.input.reader import check, demand, orders, stills
 from manifests.input.shard_extract import cut, planned
@@ -26,16 +31,20 @@ __all__ = [
     "COLUMN",
     "ODD_PLACE",
     "ManifestError",
+    "Part",
     "Plan",
     "check",
     "cut",
     "demand",
+    "has_pairs",
     "has_unknown_types",
+    "join",
     "make_readable",
     "orders",
     "planned",
     "reading",
     "scan",
+    "split_pairs",
     "stills",
     "todo",
 ]

@@ -184,7 +184,7 @@ def scan(path: Path, uri: str) -> pl.LazyFrame:
         ManifestError: it is not Parquet, or a column is missing or of a wrong type.
     """
     with reading(uri):
-        _refuse_other_formats(path, uri)
+        refuse_other_formats(path, uri)
     with reading(uri):
         frame = pl.scan_parquet(path, glob=False, hive_partitioning=False)
         found = frame.collect_schema()
@@ -200,7 +200,12 @@ _FORMATS: Final = {
 _READERS: Final = {"CSV": "read_csv", "JSON": "read_ndjson"}
 
 
-def _refuse_other_formats(path: Path, uri: str) -> None:
+def refuse_other_formats(path: Path, uri: str) -> None:
+    """Refuse CSV and JSON, with the command that converts them.
+
+    Raises:
+        ManifestError: it is one of them.
+    """
     with path.open("rb") as file:
         head = file.read(4096)
     if head.startswith(b"PAR1"):

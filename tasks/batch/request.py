@@ -15,10 +15,10 @@ import polars as pl
 from manifests.input import ManifestError, Plan, make_readable, reader, validation
 from manifests.jobs import Order
 from manifests.uris import scheme, unsigned
-from storage import sources
 from storage.media import BadStillError
 from storage.source_policy import TRUSTING, SourcePolicy
 from storage.sources import OpeningError, refuse_blank
+from tasks.batch.manifest_copy import copy_manifest, manifest_uri
 from tasks.dispatch import Lane, Policy
 from tasks.engine import send_still
 
@@ -70,8 +70,11 @@ def public(uri: str, name: str) -> str:
         ManifestError: it carries a secret.
     """
     refuse_blank(uri, name)
+    given = uri
     if not scheme(uri):
         uri = _absolute(uri, name)
+    if name == "manifest":
+        uri = manifest_uri(given, uri)
     if uri != (bare := unsigned(uri)):
         problem = (
             "is named with a key or a signature, which would be kept in clear text"
@@ -98,7 +101,7 @@ def planned(wanted: Wanted, folder: Path, lanes: Sequence[Lane]) -> Plan:
         OpeningError: the manifest is out of reach.
     """
     copy = folder / MANIFEST
-    sources.fetch_to(wanted.manifest, copy)
+    copy_manifest(wanted.manifest, copy)
     for name, how in make_readable(copy, wanted.manifest).items():
         log.warning("manifest.column_changed column=%r %s", name, how)
     routes = [lane.route for lane in lanes]

@@ -194,7 +194,7 @@ def test_invalid_start_ends_with_2_and_one_message(bench):
         "page.parquet: not readable as Parquet": ["page.parquet"],
         "bare.parquet: no column 'image'": ["bare.parquet"],
         "none.parquet: no such file": ["none.parquet"],
-        "stills: is a folder, and a manifest is one file": ["stills"],
+        "stills/: no *.parquet file in": ["stills"],
         "row 1: prompt ' ' is blank": ["m.parquet", "--strict"],
         "kept in clear text": ["https://me:secret@h.example/m.parquet"],
         "root = '' is blank": ["m.parquet", "--root", ""],

@@ -641,8 +641,9 @@ def test_each_row_is_one_job_or_has_a_complaint(tmp_path_factory, rows):
 
 
 def test_column_of_hugging_face_images_is_told_how_to_convert(manifest):
-    """A struct of bytes and path is refused with the expression that converts it."""
-    path = manifest({"image": [{"bytes": b"still", "path": "a.jpg"}], "prompt": ["p"]})
+    """Beside image_bytes, a pair is refused with the expression that converts it."""
+    pair, more = {"bytes": b"still", "path": "a.jpg"}, {"image_bytes": [b"other"]}
+    path = manifest({"image": [pair], "prompt": ["p"], **more})
 
     with pytest.raises(ManifestError, match=r"image_bytes=pl\.col\('image'\)"):
         check(path, path.as_uri(), [])
