@@ -14,6 +14,9 @@ SCHEMES: Final = frozenset(
 )
 """The schemes that fsspec can open, and its chains such as `zip://a.jpg::s3://bucket/stills.zip`."""
 
+EMPTY_NAME: Final = "has // in its key, which cannot be read: copy it to another key"
+"""The complaint about an object in a store whose key has an empty name (obstore 0.12.1)."""
+
 _HOSTLESS: Final = frozenset({"file", "local", "memory", "zip", "tar", "libarchive"})
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(://|::)")
 _CHAINED: Final = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]*(?:://|::))")

@@ -17,7 +17,7 @@ from fsspec.implementations.cached import CachingFileSystem
 from obstore.exceptions import BaseError
 from obstore.fsspec import FsspecStore
 
-from manifests.uris import links, scheme, unsigned
+from manifests.uris import EMPTY_NAME, links, scheme, unsigned
 from storage.objects import StorageError, UnavailableError, local_path
 from storage.objects.connect import CLIENT, REMOTE, bucket, signed
 from storage.objects.errors import reason, translated
@@ -166,6 +166,8 @@ def _in_a_store(uri: str, chain: list[str]) -> Generator[IO[bytes]]:
     # Its overloads name each scheme.
     files: Any = FsspecStore(cast("Any", scheme(uri)), client_options=CLIENT)
     path = uri.partition("://")[2]
+    if "//" in path:
+        raise OpeningError(f"{uri}: {EMPTY_NAME}")
     with ExitStack() as opened:
         for link in reversed(chain):
             name, _, inner = link.partition("://")

@@ -10,7 +10,7 @@ import polars as pl
 from manifests.catalogue import Route, shipped
 from manifests.input.columns import COLUMNS, WHOLE, absent
 from manifests.jobs import SEEDS, AspectRatio, Content, Job, Resolution, Tier
-from manifests.uris import SCHEMES, absolute, unsigned
+from manifests.uris import EMPTY_NAME, SCHEMES, absolute, unsigned
 
 SHOWN: Final = 200
 """The number of characters of a value that a complaint repeats."""
@@ -191,6 +191,8 @@ ODD_PLACE: Final = (
     .then(pl.lit("is not a file: that takes three slashes, file:///…"))
     .when(_IMAGE.str.contains("(?i)^(https?|s3a?|gs|gcs|az|abfss?|hf)://(/|$)"))
     .then(pl.lit("names no host or bucket"))
+    .when(_IMAGE.str.contains("(?i)^(s3|gs|az)://[^/]+.*//"))
+    .then(pl.lit(EMPTY_NAME))
     .when(
         _IMAGE.str.contains("^[A-Za-z][A-Za-z0-9+.-]*:") & ~_IMAGE.str.contains(_OPENED)
     )

@@ -140,6 +140,8 @@ def reason(error: Exception) -> str:
             return "no credentials found"
         case _ if status := re.search(r"status code: (\d{3}[^:<\n]*)", text):
             code = _code(text)
+            if _NO_BUCKET.search(code):
+                return f"there is no such bucket ({code})"
             return f"HTTP {status[1].strip()}" + (f", {code}" if code else "")
         case _ if number := _errno(error):
             return _WORDS.get(number) or os.strerror(number)

@@ -8,6 +8,7 @@ from manifests.catalogue import load
 from manifests.input import check, validation
 from manifests.input.validation import Complaint
 from manifests.output.clips import in_words
+from manifests.uris import EMPTY_NAME
 
 URI = "s3://bucket/in/m.parquet"
 CATALOGUE = load()
@@ -137,6 +138,8 @@ def test_a_very_generous_limit_is_fine(complain):
         ("file://stills/a.jpg", "is not a file: that takes three slashes, file:///…"),
         ("https:///a.jpg", "names no host or bucket"),
         ("s3://", "names no host or bucket"),
+        ("s3://b/a//b.jpg", EMPTY_NAME),
+        ("az://b//a.jpg", EMPTY_NAME),
         ("https://h/a.jpg ", "has white space around it, or control characters in it"),
         ("https://h/a\n.jpg", "has white space around it, or control characters in it"),
         ("https://[h/a.jpg", "is not a URI"),

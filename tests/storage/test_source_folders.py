@@ -34,3 +34,23 @@ def test_empty_folder_of_a_store_has_no_manifest(cloud: Cloud):
     """A folder without Parquet files is named."""
     with pytest.raises(OpeningError, match=r"no \*\.parquet file in"):
         files(f"{cloud.root()}/")
+
+
+def test_missing_bucket_is_called_so(cloud: Cloud):
+    """A still or a manifest in a missing bucket is not just a missing file."""
+    cloud.root()
+    bucket = f"{cloud.scheme}://no-such-bucket-there"
+
+    for ask in (
+        lambda: sources.read(f"{bucket}/a.jpg", 9),
+        lambda: files(f"{bucket}/night/"),
+    ):
+        with pytest.raises(OpeningError, match="there is no such bucket") as caught:
+            ask()
+        assert not caught.value.passing
+
+
+def test_key_with_an_empty_name_is_not_supported(cloud: Cloud):
+    """The store's client would read another key, or none."""
+    with pytest.raises(OpeningError, match=r"has // in its key, which cannot be read"):
+        sources.read(f"{cloud.root()}/a//b.jpg", 9)
