@@ -31,6 +31,7 @@ from tasks.emulator.refusals import (
     ThrottledError,
     UnauthorizedError,
     UnknownModelError,
+    worded,
 )
 from tasks.emulator.responses import Json, wait_headers
 from tasks.emulator.uploads import Still
@@ -66,6 +67,21 @@ RANGES_2_2: Final = Ranges(
     interpolates=True,
     aspects=frozenset({"auto", *ASPECTS}),
 )
+
+
+REFUSED: Final[Mapping[type[RefusedError], tuple[int, str, str | None]]] = {
+    UnauthorizedError: (
+        401,
+        "Authentication is required to access this application.",
+        None,
+    ),
+    NoCreditError: (403, LOCKED, None),
+    ThrottledError: (429, "Too many requests", None),
+    UnknownModelError: (404, "Application {!r} not found", None),
+    NotFoundError: (404, "Request not found", None),
+    BrokenError: (500, "Internal error", "internal_error"),
+}
+"""HTTP status, message and type of each refusal."""
 
 
 class Fal:
@@ -111,25 +127,11 @@ class Fal:
         return _json(content | _urls(base, prediction), 200, prediction.id)
 
     def refused(self, error: RefusedError) -> Response:
-        match error:
-            case BadInputError():
-                return _json({"detail": [_detail(error)]}, 422)
-            case ThrottledError():
-                wait = wait_headers(error)
-                return _request_error(429, "Too many requests", headers=wait)
-            case UnauthorizedError():
-                message = "Authentication is required to access this application."
-                return _request_error(401, message)
-            case NoCreditError():
-                return _request_error(403, LOCKED)
-            case UnknownModelError():
-                return _request_error(404, f"Application {str(error)!r} not found")
-            case NotFoundError():
-                return _request_error(404, "Request not found")
-            case BrokenError():
-                return _request_error(500, "Internal error", kind="internal_error")
-            case _:
-                raise error
+        if isinstance(error, BadInputError):
+            return _json({"detail": [_detail(error)]}, 422)
+        status, message, kind = worded(error, REFUSED)
+        message = message.format(str(error))
+        return _request_error(status, message, kind=kind, headers=wait_headers(error))
 
     def routes(self, api: EmulatedApi) -> list[BaseRoute]:
         # After a submit, fal's URLs have owner and alias, without the endpoint's sub-path.

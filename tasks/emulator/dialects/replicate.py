@@ -32,6 +32,7 @@ from tasks.emulator.refusals import (
     ThrottledError,
     UnauthorizedError,
     UnknownModelError,
+    worded,
 )
 from tasks.emulator.responses import Json, wait_headers
 from tasks.emulator.uploads import Upload
@@ -65,6 +66,21 @@ INSUFFICIENT: Final = (
     "https://replicate.com/account/billing#billing to purchase credit. Once you purchase "
     "credit, please wait a few minutes before trying again."
 )
+
+LOST: Final = (404, "Not found", "The requested resource could not be found.")
+
+REFUSED: Final[Mapping[type[RefusedError], tuple[int, str, str]]] = {
+    UnauthorizedError: (
+        401,
+        "Unauthenticated",
+        "You did not pass a valid authentication token",
+    ),
+    NoCreditError: (402, "Insufficient credit", INSUFFICIENT),
+    UnknownModelError: LOST,
+    NotFoundError: LOST,
+    BrokenError: (500, "Internal server error", "Something went wrong."),
+}
+"""HTTP status, title and detail of each refusal."""
 
 
 class Replicate:
@@ -109,22 +125,14 @@ class Replicate:
 
     def refused(self, error: RefusedError) -> Response:
         match error:
-            case UnauthorizedError():
-                message = "You did not pass a valid authentication token"
-                return _problem(401, "Unauthenticated", message)
-            case NoCreditError():
-                return _problem(402, "Insufficient credit", INSUFFICIENT)
-            case ThrottledError():
-                return _throttled(error)
             case BadInputError():
                 return _invalid(error)
-            case UnknownModelError() | NotFoundError():
-                message = "The requested resource could not be found."
-                return _problem(404, "Not found", message)
-            case BrokenError():
-                return _problem(500, "Internal server error", "Something went wrong.")
+            case ThrottledError():
+                return _throttled(error)
             case _:
-                raise error
+                status, title, message = worded(error, REFUSED)
+                content = {"title": title, "detail": message, "status": status}
+                return Json(content, status)
 
     def routes(self, api: EmulatedApi) -> list[BaseRoute]:
         model = "/v1/models/{owner}/{name}"
@@ -274,10 +282,6 @@ def _file_of(api: EmulatedApi, request: Request, upload: Upload) -> dict[str, An
         "expires_at": "2026-11-23T10:00:00.000Z",
         "urls": {"get": f"{api.base(request)}/v1/files/{upload.id}"},
     }
-
-
-def _problem(status: int, title: str, message: str) -> Response:
-    return Json({"title": title, "detail": message, "status": status}, status)
 
 
 def _throttled(error: ThrottledError) -> Response:

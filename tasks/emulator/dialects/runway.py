@@ -26,6 +26,7 @@ from tasks.emulator.refusals import (
     ThrottledError,
     UnauthorizedError,
     UnknownModelError,
+    worded,
 )
 from tasks.emulator.responses import Json, wait_headers
 from tasks.emulator.uploads import Still
@@ -78,6 +79,16 @@ CODES: Final = {
 
 DOCS: Final = "https://docs.dev.runwayml.com/api"
 
+REFUSED: Final[Mapping[type[RefusedError], tuple[int, str]]] = {
+    UnauthorizedError: (401, "No API key was provided, or it is not valid."),
+    NoCreditError: (400, "You do not have enough credits to run this task."),
+    CappedError: (429, "Your daily task limit has been reached."),
+    ThrottledError: (429, "Too many requests."),
+    NotFoundError: (404, "{}"),
+    BrokenError: (500, "Internal server error"),
+}
+"""HTTP status and message of each refusal."""
+
 
 class Runway:
     """A submit POSTs a task; tasks over the concurrency wait as THROTTLED."""
@@ -124,28 +135,15 @@ class Runway:
 
     def refused(self, error: RefusedError) -> Response:
         match error:
-            case UnauthorizedError():
-                return _refusal(401, "No API key was provided, or it is not valid.")
-            case NoCreditError():
-                message = "You do not have enough credits to run this task."
-                return _refusal(400, message)
-            case CappedError():
-                return _refusal(429, "Your daily task limit has been reached.")
-            case ThrottledError():
-                wait = wait_headers(error)
-                return _refusal(429, "Too many requests.", headers=wait)
             case BadInputError():
-                return _invalid(
-                    CODES.get(error.kind, "custom"), str(error), error.field
-                )
+                code = CODES.get(error.kind, "custom")
+                return _invalid(code, str(error), error.field)
             case UnknownModelError():
                 return _invalid("invalid_union_discriminator", str(error), "model")
-            case NotFoundError():
-                return _refusal(404, str(error))
-            case BrokenError():
-                return _refusal(500, "Internal server error")
             case _:
-                raise error
+                status, message = worded(error, REFUSED)
+                content = {"error": message.format(error), "docUrl": DOCS}
+                return Json(content, status, wait_headers(error))
 
     def routes(self, api: EmulatedApi) -> list[BaseRoute]:
         return [
@@ -268,12 +266,6 @@ def _seed(body: Mapping[str, Any]) -> int | None:
 
 def _credits(prediction: Prediction) -> int:
     return int(prediction.spec.price_usd * CREDITS_PER_USD)
-
-
-def _refusal(
-    status: int, message: str, headers: Mapping[str, str] | None = None
-) -> Response:
-    return Json({"error": message, "docUrl": DOCS}, status, headers)
 
 
 def _invalid(code: str, message: str, field: str) -> Response:
