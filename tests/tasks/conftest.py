@@ -23,6 +23,7 @@ from tasks.batch.summary import Summary
 from tasks.dispatch import Lane, Limits
 from tasks.dispatch.poll_schedule import PollSchedule
 from tasks.emulator import Emulator, running
+from tasks.emulator.prices import price_list
 from tasks.engine.download import Check
 from tasks.engine.engine import Rules
 from tasks.engine.environment import REAL
@@ -209,6 +210,29 @@ def clip() -> bytes:
 @pytest.fixture
 def emulator(clip) -> Emulator:
     return Emulator(latency_s=0.1, slots=1000, submits_per_minute=100000, clip=clip)
+
+
+@pytest.fixture
+def dear_emulator(clip) -> Callable[..., Emulator]:
+    """Makes an emulator whose Runway charges four times the prices in the catalogue."""
+
+    def make(latency_s: float) -> Emulator:
+        offers = price_list(catalogue.load().routes.values())
+        dearer = {
+            model: replace(
+                offer, prices_usd={kind: 4 * p for kind, p in offer.prices_usd.items()}
+            )
+            for model, offer in offers["runway"].items()
+        }
+        return Emulator(
+            latency_s=latency_s,
+            slots=1000,
+            submits_per_minute=100000,
+            clip=clip,
+            prices={**offers, "runway": dearer},
+        )
+
+    return make
 
 
 @pytest.fixture

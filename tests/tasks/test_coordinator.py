@@ -12,7 +12,6 @@ from itertools import pairwise
 import pytest
 
 from manifests.accounting import LaneTotals
-from manifests.catalogue import loader as catalogue
 from manifests.lifecycle import State
 from storage import checksum, layout
 from storage.ledger import FencedError, claimant, histories, segments
@@ -27,7 +26,6 @@ from tasks.distributed.shared_limits import RUNS_TO_CLOSE
 from tasks.distributed.supervisor import FAILED_STARTS
 from tasks.distributed.usage import Usage, slots_of, submits_of
 from tasks.emulator import Emulator, Fault, running
-from tasks.emulator.prices import price_list
 from tasks.engine.environment import REAL
 from tests.storage.lives import made
 from tests.tasks.conftest import KEYS
@@ -452,23 +450,10 @@ async def test_budget_is_granted_down_to_the_last_clip(world, cap):
 
 
 @pytest.mark.slow
-async def test_dearer_bill_in_one_shard_raises_the_prices_of_all(worlds, clip):
+async def test_dearer_bill_in_one_shard_raises_the_prices_of_all(worlds, dear_emulator):
     """A bill of four times the price exceeds a shared budget by the submits under way."""
     route = "runway/gen4-turbo"
-    offers = price_list(catalogue.load().routes.values())
-    dearer = {
-        model: replace(
-            offer, prices_usd={kind: 4 * p for kind, p in offer.prices_usd.items()}
-        )
-        for model, offer in offers["runway"].items()
-    }
-    emulator = Emulator(
-        latency_s=0.3,
-        slots=100,
-        submits_per_minute=100000,
-        clip=clip,
-        prices={**offers, "runway": dearer},
-    )
+    emulator = dear_emulator(latency_s=0.3)
     with running(emulator) as url:
         world = worlds(emulator=emulator, url=url, routes=[route], slots=3)
         price = min(world.lane(route).route.prices_usd.values())

@@ -7,8 +7,7 @@ import polars as pl
 import pytest
 
 from manifests.catalogue import loader as catalogue
-from tasks.emulator import Emulator, running
-from tasks.emulator.prices import price_list
+from tasks.emulator import running
 
 pytestmark = pytest.mark.anyio
 
@@ -18,22 +17,9 @@ PRICE = next(iter(catalogue.load().route(RUNWAY).prices_usd.values()))
 
 
 @pytest.fixture
-def dear(worlds, clip):
+def dear(worlds, dear_emulator):
     """A world whose Runway charges four times the price in the catalogue."""
-    offers = price_list(catalogue.load().routes.values())
-    dearer = {
-        model: replace(
-            offer, prices_usd={kind: 4 * p for kind, p in offer.prices_usd.items()}
-        )
-        for model, offer in offers["runway"].items()
-    }
-    emulator = Emulator(
-        latency_s=0.1,
-        slots=1000,
-        submits_per_minute=100000,
-        clip=clip,
-        prices={**offers, "runway": dearer},
-    )
+    emulator = dear_emulator(latency_s=0.1)
     with running(emulator) as url:
         yield worlds(emulator=emulator, url=url, routes=[RUNWAY], slots=SLOTS)
 
