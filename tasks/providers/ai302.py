@@ -157,7 +157,7 @@ class Ai302(PredictionApi):
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
         if resold := self.resold:
             return (yield from resold.poll(ticket))
-        return self._progress((yield from self._look(ticket.id)))
+        return (yield from PredictionApi.poll(self, ticket))
 
     def judge(self, response: httpx.Response) -> ProviderError | None:
         body, path = read_body(response), response.request.url.path

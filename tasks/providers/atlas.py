@@ -27,7 +27,7 @@ from tasks.providers.predictions import (
     PredictionApi,
     clip_fields,
 )
-from tasks.providers.protocol import AccountReport, Exchange, Progress
+from tasks.providers.protocol import AccountReport, Exchange
 from tasks.providers.refusals import Refusals, refusal
 from tasks.providers.stills import as_file
 
@@ -110,9 +110,6 @@ class Atlas(PredictionApi):
         path = f"{MODEL}/generateVideo"
         request = self._request("POST", path, headers=RETENTION, json=fields)
         return (yield from self._create(request))
-
-    def poll(self, ticket: Ticket) -> Exchange[Progress]:
-        return self._progress((yield from self._look(ticket.id)))
 
     def judge(self, response: httpx.Response) -> ProviderError | None:
         error = PredictionApi.judge(self, response)

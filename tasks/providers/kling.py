@@ -4,8 +4,7 @@ Its envelope is `{code, message, data}`, and its own code says more than HTTP's.
 """
 
 import re
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, ClassVar, Final
@@ -135,7 +134,6 @@ class Kling(PredictionApi):
         waiting="submitted processing", ready="succeed", failed="failed"
     )
 
-    now: Callable[[], float] = field(default=time.time, repr=False, compare=False)
     _kept: _Token = field(default_factory=_Token, init=False, repr=False, compare=False)
 
     def upload(self, still: Still) -> Exchange[str]:

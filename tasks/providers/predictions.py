@@ -5,8 +5,9 @@ clip. An adapter states its paths, fields, status words and tables, and composes
 exchanges of the steps here. What an answer means (`judge`) stays in the adapter.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, ClassVar, Final, cast
 
@@ -70,6 +71,11 @@ class PredictionApi(Adapter):
     """The path of a poll, with `{}` for the task's id."""
     hook_param: ClassVar[str] = ""
     """The query parameter of a submit that names our webhook."""
+
+    now: Callable[[], float] = field(default=time.time, repr=False, compare=False)
+
+    def poll(self, ticket: Ticket) -> Exchange[Progress]:
+        return self._progress((yield from self._look(ticket.id)))
 
     def _content(self, body: Any) -> Mapping[str, Any]:
         """Return the prediction in an answer; empty if there is none."""

@@ -4,9 +4,8 @@ It counts a clip in frames, and deletes it after an hour.
 """
 
 import re
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 import httpx
@@ -109,8 +108,6 @@ class Replicate(PredictionApi):
         ready="succeeded",
         failed="failed canceled aborted",
     )
-
-    now: Callable[[], float] = field(default=time.time, repr=False, compare=False)
 
     def upload(self, still: Still) -> Exchange[str]:
         request = self._request("POST", "/files", files={"content": as_file(still)})

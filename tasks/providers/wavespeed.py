@@ -4,9 +4,8 @@ Its envelope is `{code, message, data}`, and an HTTP 200 may carry a refusal.
 """
 
 import re
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, ClassVar, Final
 
@@ -101,8 +100,6 @@ class WaveSpeed(PredictionApi):
         ready="completed",
         failed="failed cancelled timeout deleted",
     )
-
-    now: Callable[[], float] = field(default=time.time, repr=False, compare=False)
 
     def upload(self, still: Still) -> Exchange[str]:
         fields = {
