@@ -27,6 +27,7 @@ from storage.source_policy import TRUSTING, WEB, RefusedSourceError, SourcePolic
 __all__ = [
     "USER_AGENT",
     "OpeningError",
+    "TooLargeError",
     "fetch_to",
     "opening",
     "presign",
@@ -50,6 +51,10 @@ class OpeningError(OSError):
         self.passing = passing
 
 
+class TooLargeError(OpeningError):
+    """There are more bytes at a URI than were asked for."""
+
+
 def refuse_blank(uri: str, name: str) -> None:
     """Refuse an argument that names no place; `name` is the argument's.
 
@@ -68,14 +73,15 @@ def read(uri: str, max_bytes: int, policy: SourcePolicy = TRUSTING) -> bytes:
     """The bytes at a URI, if they are no more than `max_bytes`.
 
     Raises:
-        OpeningError: they are more, cannot be read, or the policy refuses the place.
+        TooLargeError: they are more.
+        OpeningError: they cannot be read, or the policy refuses the place.
     """
     content = bytearray()
     with _opened(uri, policy) as file:
         while piece := file.read(_PIECE):
             content += piece
             if len(content) > max_bytes:
-                raise OpeningError(f"{unsigned(uri)}: more than {max_bytes} bytes")
+                raise TooLargeError(f"{unsigned(uri)}: more than {max_bytes} bytes")
     return bytes(content)
 
 

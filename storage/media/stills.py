@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from threading import Condition
+from threading import Condition, Semaphore
 from typing import Final
 
 from PIL import Image, ImageOps
@@ -33,6 +33,10 @@ LARGEST_READ: Final = 64_000_000
 """Bytes of a still that is converted, such as an uncompressed TIFF."""
 MOST_PIXELS: Final = 64_000_000
 """More than any model sees; a small file can claim far more."""
+
+LARGE: Final = Semaphore(2)
+"""Held while a still of more than LARGEST bytes is read and converted: each is in memory
+twice while it is read."""
 
 _MANY_PIXELS: Final = 2_000_000
 _FEW_THREADS: Final = ThreadPoolExecutor(4, "large-still")

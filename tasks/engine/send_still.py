@@ -9,6 +9,7 @@ from manifests.jobs import Order
 from storage import sources
 from storage.media import Still, stills
 from storage.source_policy import TRUSTING, SourcePolicy
+from storage.sources import TooLargeError
 from tasks.dispatch import HandsOver, Lane
 from tasks.providers.http import Clients, OnFailure, upload
 
@@ -38,9 +39,19 @@ async def check(
         # Its own copy of an embedded still is not a place that the manifest names.
         embedded = order.job.image.startswith("sha256:")
         allowed = TRUSTING if embedded else policy
-        content = sources.read(order.still, stills.LARGEST_READ, allowed)
-        name = order.job.image.rpartition("/")[2]
-        return stills.look(content, name=name, min_px=min_px, convert=convert)
+
+        def read(max_bytes: int) -> Still:
+            content = sources.read(order.still, max_bytes, allowed)
+            name = order.job.image.rpartition("/")[2]
+            return stills.look(content, name=name, min_px=min_px, convert=convert)
+
+        try:
+            return read(stills.LARGEST)
+        except TooLargeError:
+            # Wait outside of this block: the error refers to the bytes that were read.
+            pass
+        with stills.LARGE:
+            return read(stills.LARGEST_READ)
 
     return Checked(order, await asyncio.to_thread(look))
 
