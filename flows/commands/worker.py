@@ -14,6 +14,7 @@ from tasks.batch.summary import ExitCode
 
 if TYPE_CHECKING:
     from tasks.worker.model_protocol import LoadedModel, Plan
+    from tasks.worker.server import Service
 
 KEY: Final = "NIGHTREEL_WORKER_KEY"
 LOOPBACK: Final = "127.0.0.1"
@@ -116,15 +117,13 @@ def worker(  # noqa: PLR0913 - each is a knob
     if not allow_download:
         # Read by huggingface_hub as it is imported.
         os.environ["HF_HUB_OFFLINE"] = "1"
-    if absent := [name for name in _NEEDED if find_spec(name) is None]:
-        raise typer.BadParameter(f"no {absent[0]}: pip install 'nightreel[gpu]'")
+    _require_packages()
     devices = _devices(device, on_all=on_all)
     if on_all or len(devices) > 1:
         raise typer.Exit(_supervised(devices, port, state))
     # No other command needs a server, or a model.
-    from tasks.worker import server  # noqa: PLC0415
-    from tasks.worker.job_store import JobStoreError  # noqa: PLC0415
-    from tasks.worker.model_protocol import Plan, WorkerError  # noqa: PLC0415
+    from tasks.worker.model_protocol import Plan  # noqa: PLC0415
+    from tasks.worker.server import Service  # noqa: PLC0415
 
     plan = Plan(
         model=model,
@@ -136,7 +135,7 @@ def worker(  # noqa: PLR0913 - each is a knob
         attention=attention,
         allow_download=allow_download,
     )
-    service = server.Service(
+    service = Service(
         host=host,
         port=port,
         state=state,
@@ -149,6 +148,20 @@ def worker(  # noqa: PLR0913 - each is a knob
         key=os.environ.get(KEY) or None,
         supervised=supervised,
     )
+    _serve(plan, service)
+
+
+def _require_packages() -> None:
+    if absent := [name for name in _NEEDED if find_spec(name) is None]:
+        raise typer.BadParameter(f"no {absent[0]}: pip install 'nightreel[gpu]'")
+
+
+def _serve(plan: "Plan", service: "Service") -> None:
+    """Serve until the process is stopped; exit with a message if it cannot start."""
+    from tasks.worker import server  # noqa: PLC0415
+    from tasks.worker.job_store import JobStoreError  # noqa: PLC0415
+    from tasks.worker.model_protocol import WorkerError  # noqa: PLC0415
+
     try:
         server.serve(plan, service, _load, lambda url: tell(f"{plan.name}: {url}"))
     except (WorkerError, JobStoreError, OSError) as exc:
