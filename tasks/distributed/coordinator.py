@@ -127,17 +127,23 @@ class ShardCoordinator:
         """Settle the jobs that shards left in doubt.
 
         Record what their runs could not record, and take the risks that the owner allows.
+        Ask about doubts once more: while other shards submitted, a listed job may have been
+        one of theirs.
         """
+        left = in_doubt(self._ledger.lives, [*self._ledger.lives])
+        doubts = self._batch_run.engine.doubts
+        doubts.meet(left)
         risky = any(lane.risk_usd for lane in self._lanes.all)
-        if not risky and not await self._retry(self._ledger.has_uploaded_spill):
+        useful = risky or any(doubts.askable(history) for history in left.values())
+        if not useful and not await self._retry(self._ledger.has_uploaded_spill):
             return
         for account, limiter in {x.account: x.limiter for x in self._lanes.all}.items():
             # The latest submits of the shards count for the present minute.
             limiter.others_sent(self.monitor.recent_submits(account))
-        doubts = keys(in_doubt(self._ledger.lives, [*self._ledger.lives]))
+        wanted = keys(left)
         for number in self._batch_run.shards:
             shard = self._batch_run.sliced(number)
-            if self._batch_run.engine.stopped is None and held(shard, doubts).height:
+            if self._batch_run.engine.stopped is None and held(shard, wanted).height:
                 await self._settle(number, shard)
 
     async def _settle(self, number: int, shard: pl.DataFrame) -> None:
@@ -160,6 +166,7 @@ class ShardCoordinator:
                 budget_usd=None if budget_usd is None else budget_usd - spent_usd,
             ) as batch_run:
                 batch_run.engine.rebuy_ids |= batch_run.ledger.recovered
+                batch_run.engine.doubts.met_by(self._batch_run.engine.doubts)
                 with self._batch_run.engine.stops(batch_run.engine):
                     await batch_run.settle_doubts()
                 for job in jobs:

@@ -65,7 +65,7 @@ class Doubts:
         self._now = deps.world.now
         self._today = deps.world.today
         self._own = OwnSubmits(deps.objects)
-        self._met: dict[tuple[str, int], float] = {}
+        self.met: dict[tuple[str, int], float] = {}
         """By job and attempt: when this process first knew of the doubt, by its own clock."""
 
     def meet(self, doubts: Mapping[str, History]) -> None:
@@ -73,7 +73,11 @@ class Doubts:
         for job, history in doubts.items():
             # No clock is wrong by so much. Ours may be set while we run, so read it once.
             old = self._today() - (history.submitted_at or 0.0) > SKEW_S
-            self._met.setdefault((job, history.attempts), -inf if old else self._now())
+            self.met.setdefault((job, history.attempts), -inf if old else self._now())
+
+    def met_by(self, other: "Doubts") -> None:
+        """Count the ages of doubts from when another part of this process knew of them."""
+        self.met.update(other.met)
 
     def learn(self, history: History) -> None:
         """Add a submit whose remote id is on record."""
@@ -129,7 +133,7 @@ class Doubts:
             return 0.0
         self.meet({job: history})
         waits = 2 if history.lost == "silent" else 1
-        met_at = self._met[job, history.attempts]
+        met_at = self.met[job, history.attempts]
         rules = self._deps.rules
         wait_s = max(waits * rules.settle_s, rules.absent_after_s)
         return max(0.0, met_at + wait_s - self._now())

@@ -10,6 +10,7 @@ from functools import partial
 from itertools import pairwise
 
 import pytest
+from starlette.responses import PlainTextResponse
 
 from manifests.accounting import LaneTotals
 from manifests.lifecycle import State
@@ -572,6 +573,37 @@ async def test_shards_doubts_are_risked_once_for_all_of_them(worlds, clip):
         State.PUBLISHED: 3,
         State.IN_DOUBT: 1,
     }
+
+
+class Unlisted:
+    """A gateway that refuses the provider's listing until the shards are over."""
+
+    def __init__(self, behind):
+        self.behind, self.down = behind, True
+
+    async def __call__(self, scope, receive, send):
+        if self.down and scope.get("path", "").endswith("/predictions"):
+            await PlainTextResponse("Bad Gateway", 502)(scope, receive, send)
+        else:
+            await self.behind(scope, receive, send)
+
+
+async def test_shards_doubts_are_asked_about_once_more_at_the_end(worlds, emulator):
+    """The batch asks about doubts that its shards could not settle."""
+    emulator.faults["pan 0"] = [Fault.GATEWAY_BEFORE]
+    gateway = Unlisted(emulator)
+    with running(gateway) as url:
+        route = "wavespeed/wan-2.2-spicy"
+        world = worlds(emulator=emulator, url=url, routes=[route])
+        async with away(world, 2, shard_rows=1) as (batch_run, _):
+            for number in batch_run.shards:
+                await batch_run.run_shard(number)
+            left = batch_run.states()["in_doubt"]
+            gateway.down = False
+            await batch_run.settle_doubts()
+
+    assert (left, batch_run.summary().published) == (1, 2)
+    assert sorted(world.bought.values()) == [1, 1]
 
 
 class Slow(Objects):
