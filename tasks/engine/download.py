@@ -106,7 +106,7 @@ class Publisher:
         self._refused_s = refused_s
         self._now = now
         self._bad = dict[str, _BadFile]()
-        """By job: the file that was downloaded last and is no clip."""
+        """By job that has not ended: the file that was downloaded last and is no clip."""
         self.on_published: OnPublished | None = None
         """Called with each published clip, if set. Publishing does not wait for it."""
 
@@ -164,6 +164,9 @@ class Publisher:
                     for stage in (Stage.DOWNLOAD, Stage.PUBLISH):
                         self._troubles.succeeded(lane, stage, job_id)
                     return done
+        except (BadClipError, GoneError):
+            self._bad.pop(job_id, None)
+            raise
         except (ProviderError, BrokenClipError) as exc:
             failed(exc)
             raise UnfetchedError(str(exc)) from exc

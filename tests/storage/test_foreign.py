@@ -1,13 +1,14 @@
 """Videos in other containers than MP4."""
 
 import io
+from itertools import count
 
 import av
 import pytest
 from PIL import Image
 
 from storage.media import mp4
-from storage.media.foreign import to_mp4
+from storage.media.foreign import LONGEST_S, to_mp4
 
 
 def video(container, codec, *, frames=8, size=(64, 48), pixels="yuv420p"):
@@ -56,3 +57,15 @@ def test_video_of_another_container_becomes_an_mp4(container, codec):
 def test_file_that_is_no_other_video_stays_none(data):
     """Pages, playlists, broken videos and MP4s are not converted."""
     assert to_mp4(data) is None
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "looks"),
+    [("webm", "libvpx", 1), ("webm", "libvpx", 16), ("matroska", "libx264", 12)],
+    ids=["decoding", "encoding", "copying"],
+)
+def test_conversion_that_takes_too_long_is_given_up(container, codec, looks):
+    """It ends at the next frame or packet; `looks` are those at the clock before."""
+    data, clock = video(container, codec), count()
+
+    assert to_mp4(data, now=lambda: LONGEST_S * (next(clock) >= looks) * 2) is None
