@@ -122,6 +122,38 @@ def test_adjustment_is_part_of_the_cost():
     assert (attempt.reason, attempt.ended_at) == ("black; refunded", START + 2)
 
 
+@pytest.mark.parametrize("usd", [None, Decimal("0.2")])
+def test_attempt_records_the_bill_of_its_clip(usd):
+    """An attempt has the charge that the provider stated, to its end; else none."""
+    [attempt] = attempts(
+        ledger_entries("j", INTENDED, ACCEPTED, Generated(usd=usd), PUBLISHED)
+    )
+
+    assert attempt.billed_usd == usd
+
+
+@pytest.mark.parametrize(
+    ("events", "counted"),
+    [
+        ((Refused("busy"),), "free"),
+        ((Rejected("no"),), "free"),
+        ((Rejected("no", charged=True),), "lost"),
+        ((ACCEPTED, Discarded("black")), "lost"),
+        ((ACCEPTED, Forgotten("restart")), "lost"),
+        ((ACCEPTED, Generated(), Unplayable("page")), "lost"),
+        ((Doubted("silence"), Risked("allowed")), "risked"),
+        ((ACCEPTED, Generated(), PUBLISHED), "clips"),
+    ],
+)
+def test_ended_attempt_is_counted_by_its_outcome_and_charge(events, counted):
+    """A charged attempt without a clip is lost; one without a charge is free."""
+    total = totals_of(ledger_entries("j", INTENDED, *events)).lanes["kling"]
+
+    kinds = ("clips", "free", "lost", "risked")
+    assert [each for each in kinds if getattr(total, each)] == [counted]
+    assert getattr(total, counted) == total.submits == 1
+
+
 def test_attempt_without_a_beginning_is_left_out():
     """Events of an attempt that began before the first entry give no attempt."""
     assert [*attempts(ledger_entries("j", ACCEPTED, Refused("busy")))] == []

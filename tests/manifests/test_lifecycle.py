@@ -13,6 +13,7 @@ from manifests.lifecycle import (
     LOST,
     OVER,
     TRANSITIONS,
+    UNBILLED,
     Accepted,
     Adjusted,
     Discarded,
@@ -68,6 +69,15 @@ def test_doubt_that_is_told_is_still_doubt():
     assert doubted.spent_usd == Decimal("0.15")
     with pytest.raises(IllegalTransitionError):
         history(INTENDED, Doubted("silence"), INTENDED)
+
+
+@pytest.mark.parametrize(("mark", "billed"), [(f"{UNBILLED}gpu", False), ("a-1", True)])
+def test_only_submit_to_an_own_gpu_sends_no_bill(mark, billed):
+    """Whether a submit is billed is recorded with it, in doubt or answered."""
+    submit = intended(mark=mark)
+
+    for events in [(submit,), (submit, ACCEPTED), (submit, Doubted("silence"))]:
+        assert history(*events).billed is billed
 
 
 def ways_on(known):

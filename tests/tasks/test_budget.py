@@ -97,3 +97,29 @@ def test_spending_of_earlier_runs_counts():
 @pytest.mark.parametrize("risk", ["0", "0.14"])
 def test_a_risk_that_is_not_allowed_is_not_taken(risk):
     assert not Budget(Decimal(risk)).reserve(Decimal("0.15"))
+
+
+def test_money_held_for_dearer_bills_cannot_be_reserved():
+    """Money held for the dearer bills of submits under way is not spent on another."""
+    money = Budget(Decimal("0.30"))
+    assert money.reserve(Decimal("0.10"))
+    money.held_usd = Decimal("0.15")
+
+    assert not money.reserve(Decimal("0.10"))
+    assert money.spent_usd == Decimal("0.10")
+
+    money.held_usd = Decimal(0)
+
+    assert money.reserve(Decimal("0.10"))
+
+
+def test_dearer_bill_counts_in_the_day_until_it_is_old():
+    """A bill above its price takes the difference from the daily cap for 24 hours."""
+    day = Day(usd=Decimal("0.30"))
+    assert day.reserve(Decimal("0.10"), now=0.0)
+
+    day.correct(Decimal("0.10"), Decimal("0.25"))
+
+    assert day.taken(1.0) == (1, Decimal("0.25"))
+    assert not day.reserve(Decimal("0.10"), now=1.0)
+    assert day.taken(DAY_S) == (0, 0)

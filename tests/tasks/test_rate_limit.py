@@ -263,3 +263,63 @@ def test_outage_is_down_after_a_quarter_of_an_hour():
         lane.release_slot()
 
     assert 600 < now < 1800
+
+
+@pytest.mark.parametrize("answer", ["accepted", "rejected"])
+def test_answer_closes_the_breaker(answer):
+    """After one answer of the provider, more than one job at a time is sent again."""
+    lane, now = limiter(slots=10), 0.0
+    begin(lane, FAILURES_TO_OPEN)
+    for _ in range(FAILURES_TO_OPEN):
+        lane.failed(now)
+        lane.release_slot()
+    now = lane.wait_s(now)
+    begin(lane, 1, now)
+
+    lane.accepted(now) if answer == "accepted" else lane.rejected()
+
+    assert not lane.breaker.is_open
+    begin(lane, 2, now)
+
+
+def test_submits_of_other_runs_count_for_the_minute():
+    """Submits of other runs to the account leave fewer of its submits per minute."""
+    lane = limiter(submits_per_minute=3)
+    lane.others_sent([10.0, 5.0])
+    accept(lane, 1, 20.0)
+
+    assert lane.sent_at(20.0) == [5.0, 10.0, 20.0]
+    assert lane.wait_s(20.0) == 5.0 + RATE_WINDOW_S - 20.0
+
+
+@pytest.mark.parametrize(("slots", "a_minute"), [(2, 1000), (4, 2)])
+def test_process_keeps_to_its_share_of_the_account(slots, a_minute):
+    """A process has no more in flight, and sends no more, than its share allows."""
+    lane = limiter(slots=4)
+    lane.set_share(slots, a_minute)
+    accept(lane, 2)
+
+    assert lane.wait_s(0.0) > 0
+
+    lane.set_share(4, 1000)
+
+    assert lane.wait_s(0.0) == 0
+
+
+def test_empty_share_of_submits_sends_nothing():
+    lane = limiter()
+    lane.set_share(4, 0)
+
+    assert lane.wait_s(0.0) == math.inf
+
+
+def test_restored_limits_never_exceed_those_configured():
+    """Limits learned under a larger configuration do not raise a smaller one."""
+    lane = limiter(slots=3, submits_per_minute=5)
+
+    lane.restore(LearnedLimits(50.0, 900.0), now=0.0)
+
+    assert lane.slots == 3
+    begin(lane, 3)
+    assert lane.wait_s(0.0) == math.inf
+    assert lane.learned() is None
