@@ -54,7 +54,7 @@ from storage.ledger.codec import Seal, pack
 from storage.ledger.compaction import bind
 from storage.ledger.history_lookup import told
 from storage.ledger.replay import recalled
-from storage.ledger.segments import MAIN
+from storage.ledger.segments import MAIN, streams
 from storage.objects import DamagedError, Objects
 from tests.histories import FACTS, START, intended, ledger_entries
 
@@ -426,3 +426,70 @@ async def test_all_events_can_be_queried_as_one_table(tmp_path):
     assert first == "2027-01-15 08:00:00.250000+00:00"
     (exact,) = events.select("exact").drop_nulls().collect()["exact"]
     assert json.loads(exact)["price_usd"] == "0.1234567"
+
+
+async def test_damaged_checkpoint_stays_until_it_can_be_replaced(memory):
+    """A checkpoint is the only record of entries whose segments are gone: it is deleted
+    only once its segments were read in full."""
+    await wrote_and_bound(memory, ledger_entries(A, *MADE))
+    whole = [stored.key async for stored in memory.list("ledger/")]
+    state_index = await recalled(memory, [1])
+    state_index.unbound[1] = {}
+    state_index.rebuild.add(1)
+    stream = layout.stream("000001-night", MAIN)
+    await memory.put(layout.segment(stream, 1), b"rotten")
+
+    with pytest.raises(DamagedError):
+        await bind(memory, state_index)
+
+    assert [stored.key async for stored in memory.list("ledger/")] == whole
+
+
+async def test_epochs_are_compacted_from_the_oldest_to_the_newest(memory):
+    """The histories before an epoch are read from the checkpoints of older ones."""
+    await wrote(memory, 1, ledger_entries(A, *MADE))
+    await wrote(memory, 2, ledger_entries(B, *MADE))
+    state_index = await recalled(memory, [1, 2])
+    stream = layout.stream("000002-night", MAIN)
+    await memory.put(layout.segment(stream, 1), b"rotten")
+
+    with pytest.raises(DamagedError):
+        await bind(memory, state_index)
+
+    assert [*state_index.unbound] == [2]
+
+
+# -- one epoch without a checkpoint
+
+
+async def test_purchase_after_the_end_is_found_within_an_epoch(memory):
+    await wrote(memory, 1, ledger_entries(A, *MADE, INTENDED), segment=9)
+
+    with pytest.raises(LedgerError, match=f"{A}: intended while published"):
+        await recalled(memory, [1])
+
+
+async def test_ended_job_is_known_from_its_segments(memory):
+    """A job that an epoch without a checkpoint has ended is not bought again."""
+    await wrote(memory, 1, ledger_entries(A, *MADE))
+
+    state_index = await recalled(memory, [1])
+
+    assert state_index.history(A) == History(state=State.PUBLISHED)
+
+
+async def test_entry_of_no_job_is_named(memory):
+    await wrote(memory, 1, ledger_entries("one", INTENDED))
+
+    with pytest.raises(LedgerError, match="epoch 1: 'one' is no job's id"):
+        await recalled(memory, [1])
+
+
+async def test_streams_are_read_in_the_order_of_their_writers(memory):
+    """The main stream comes first, and a shard's streams in the order of its processes."""
+    names = [MAIN, layout.shard(1, 1), layout.shard(1, 2), layout.shard(2, 1)]
+    for name in reversed(names):
+        stream = layout.stream("000001-night", name)
+        await memory.create(layout.segment(stream, 1), pack([Seal(2, 2000.0)]))
+
+    assert [*await streams(memory, "000001-night")] == names

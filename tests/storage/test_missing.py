@@ -201,3 +201,14 @@ async def test_fenced_is_still_fenced(objects: Objects):
     with pytest.raises(FencedError):
         await old.record(job("a"), INTENDED)
     await new.close()
+
+
+async def test_unknown_object_in_a_stream_is_named(objects: Objects):
+    """An object in a stream that is no segment may be a purchase that nobody can read."""
+    await lived(objects, "one")
+    await without_checkpoints(objects)
+    odd = f"{layout.stream('000001-one', MAIN)}/0000000001 (copy).jsonl.zst"
+    await objects.put(odd, b"?")
+
+    with pytest.raises(LedgerError, match="not of the ledger"):
+        await Ledger.open(objects, name="next")

@@ -407,6 +407,25 @@ def test_listener_learns_at_once_why_records_wait(
     assert line.startswith(f"ledger.write_delayed key=ledger/{segment} ")
 
 
+def test_listener_that_comes_late_learns_what_happened(simulated: Simulated):
+    """Trouble that began before anybody listened is not lost."""
+
+    async def night() -> None:
+        ledger = await Ledger.open(simulated.objects(), name="night")
+        simulated.before = broken(PermissionError(13, "Permission denied"))
+        recording = asyncio.create_task(ledger.record(job("a"), INTENDED))
+        await asyncio.sleep(5)
+        ledger.on_trouble(reasons.append)
+        simulated.before = None
+        await recording
+        await ledger.close()
+
+    reasons: list[str] = []
+    run(night)
+
+    assert "no permission" in reasons[0]
+
+
 # -- the end
 
 
