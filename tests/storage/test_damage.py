@@ -198,6 +198,54 @@ async def test_damage_is_told_and_mended(memory, caplog):
     assert not (await recalled(memory, [1, 2])).rebuild
 
 
+async def test_damaged_checkpoint_stays_until_segments_replace_it(memory):
+    """A damaged checkpoint is deleted only when all segments of its epoch were read."""
+    await wrote_and_bound(memory, EPOCH_1, EPOCH_2)
+    await memory.put(CHECKPOINT["index"], b"PAR1")
+    state_index = await recalled(memory, [1, 2])
+    assert state_index.rebuild == {2}
+    segment = layout.segment(layout.stream("000002-night", MAIN), 1)
+    data = await memory.get(segment)
+    await memory.put(segment, flipped(data, len(data) // 2))
+    before = await keys(memory)
+
+    with pytest.raises(DamagedError, match=f"{segment}: damaged"):
+        await bind(memory, state_index)
+
+    assert await keys(memory) == before
+
+
+async def test_epochs_are_compacted_oldest_first(memory):
+    """An epoch that cannot be read leaves the older ones compacted, not the newer."""
+    for epoch, some in enumerate([EPOCH_1, EPOCH_2, EPOCH_3], 1):
+        await wrote(memory, epoch, some)
+    state_index = await recalled(memory, [1, 2, 3])
+    segment = layout.segment(layout.stream("000002-night", MAIN), 1)
+    data = await memory.get(segment)
+    await memory.put(segment, flipped(data, len(data) // 2))
+
+    with pytest.raises(DamagedError, match=f"{segment}: damaged"):
+        await bind(memory, state_index)
+
+    assert await compacted(memory) == [1]
+    assert {*state_index.unbound} == {2, 3}
+
+
+async def test_foreign_object_in_a_stream_is_named(memory):
+    """An object that no run wrote into a stream is refused by name, not left out."""
+    await wrote(memory, 1, EPOCH_1)
+    key = layout.stream("000001-night", MAIN) + "notes.txt"
+    await memory.put(key, b"moved here by hand")
+
+    with pytest.raises(LedgerError, match=f"{key}: not of the ledger"):
+        await recalled(memory, [1])
+    with pytest.raises(LedgerError, match=f"{key}: not of the ledger"):
+        await Ledger.open(memory, name="next")
+
+    await memory.delete(key)
+    assert await recalled(memory, [1])
+
+
 async def test_flipped_byte_in_segment_refuses(memory):
     """No file replaces the segments of an epoch that is not compacted."""
     await wrote(memory, 1, EPOCH_1)
