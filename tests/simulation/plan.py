@@ -61,6 +61,10 @@ ELSEWHERE: Final = 0.05
 """The share of nights in which shards are run by other processes."""
 
 
+SHORT: Final = 0.3
+"""The share of providers whose listings show only their latest jobs."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanePlan:
     """A lane as its owner set it up, possibly with more than its provider allows."""
@@ -198,6 +202,7 @@ def drawn(seed: int) -> Script:
     jobs = [_job(luck, n, routes) for n in range(count)]
     terms = {each.partition("/")[0]: _terms(luck) for each in routes}
     lanes = [_lane(luck, each, terms, count) for each in routes]
+    terms = _short_listings(seed, terms)
     length_s = _length_s(lanes, terms, count)
     manifests = _manifests(luck, jobs)
     runs = _runs(luck, lanes, len(manifests), length_s, count)
@@ -278,6 +283,18 @@ def _terms(luck: Random) -> Terms:
         silent=luck.random() * 0.01 if rough else 0.0,
         slow=luck.random() * 0.03 if rough else 0.0,
     )
+
+
+def _short_listings(seed: int, terms: Mapping[str, Terms]) -> dict[str, Terms]:
+    """The same terms; the listings of some providers show only their latest jobs."""
+    # Separate randomness, for the reason that `drawn` gives.
+    aside = Random(f"{seed} listings")
+    return {
+        name: replace(each, lists=aside.choice([1, 3, 10]))
+        if aside.random() < SHORT
+        else each
+        for name, each in terms.items()
+    }
 
 
 def _lane(luck: Random, route: str, terms: Mapping[str, Terms], count: int) -> LanePlan:

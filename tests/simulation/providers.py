@@ -51,6 +51,8 @@ class Terms:
     """The share of jobs that take hours."""
     lag_s: float = 0.0
     """How late its listings are."""
+    lists: int | None = None
+    """The number of latest jobs that its listings show, whatever is asked."""
     retry_after: bool = False
     chances: Mapping[Fault, float] = field(default_factory=dict)
     refused: float = 0.0
@@ -120,8 +122,10 @@ class Reconciliation(State):
         return made
 
     def listed(self, account: Account) -> list[Prediction]:
-        since = self._clock() - self._provider.terms.lag_s
-        return [each for each in super().listed(account) if each.accepted_at <= since]
+        terms = self._provider.terms
+        since = self._clock() - terms.lag_s
+        every = [each for each in super().listed(account) if each.accepted_at <= since]
+        return every[: terms.lists] if self._provider.lists_now else every
 
     def _latency_s(self, account: Account, number: int) -> float:
         terms = self._provider.terms
@@ -146,6 +150,8 @@ class Provider:
         self.under_way: Counter[Node] = Counter()
         """Submits of each node that have no answer yet."""
         self.asked: list[Any] = []
+        self.lists_now = False
+        """Whether the request that is being answered is for a listing."""
         self.luck = Luck(Random(luck.random()), terms.chances)
         dialect = next(each for each in DIALECTS if each.name == name)
         own = replace(
@@ -206,9 +212,10 @@ class Provider:
 
     def answer(self, request: httpx.Request, body: bytes, path: str) -> Response:
         """The desk's answer, without any wait."""
-        page, _, found = self._page(request.method, path)
+        page, kind, found = self._page(request.method, path)
         if page is None:
             return Response(status_code=404)
+        self.lists_now = kind == "list"
         asked = page(_received(request, body, self.name, found))
         try:
             asked.send(None)

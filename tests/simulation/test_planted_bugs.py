@@ -22,6 +22,7 @@ from tasks.distributed.heartbeat import ShardHeartbeat
 from tasks.engine.download import Publisher, UnfetchedError
 from tasks.engine.stats import Tally, WaitReason
 from tasks.engine.submit import Submitter
+from tasks.providers import listings
 from tests.simulation import night
 from tests.simulation.laws import LAWS
 from tests.simulation.night import played
@@ -416,3 +417,30 @@ def test_a_planted_bug_is_found_and_named(name, monkeypatch):
 
 def test_every_law_has_a_bug_that_breaks_it():
     assert set().union(*(bug.laws for bug in BUGS.values())) == LAWS.keys()
+
+
+BRIEFLY = 37
+"""A seed whose lost answer is asked about when the listing no longer shows the job."""
+
+
+def listing(latest):
+    """The night of that seed; each listing shows only the `latest` jobs, or all."""
+    script = drawn(BRIEFLY)
+    terms = {
+        name: replace(each, lists=latest, lag_s=0.0)
+        for name, each in script.terms.items()
+    }
+    return replace(script, terms=terms)
+
+
+def test_a_short_listing_that_is_believed_breaks_a_law(monkeypatch):
+    """The same night with the whole listing, or without the bug, breaks none."""
+    careful = played(BRIEFLY, listing(1)).breaches
+
+    monkeypatch.setattr(listings, "missing", lambda listed, doubt: None)
+    whole = played(BRIEFLY, listing(None)).breaches
+    short = played(BRIEFLY, listing(1)).breaches
+
+    assert not careful
+    assert not whole
+    assert "free" in {breach.law for breach in short}
