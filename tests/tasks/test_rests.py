@@ -57,6 +57,7 @@ def test_other_answers_and_acceptances_begin_the_row_anew():
     one = Rests()
     for shape in ("302", "302", "404", "302", "302"):
         one.foreign("submit", shape, 0.0)
+    assert one.wait_s(0.0) == 0
     one.answered("submit")
     one.foreign("submit", "302", 0.0)
     one.answered("poll")
