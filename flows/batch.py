@@ -20,10 +20,10 @@ from flows.config import lanes as lanes_of
 from flows.config import settings as settings_of
 from flows.dashboard import (
     complaints_table,
-    late,
+    late_warning,
+    open_artifacts,
     refused_table,
     rejected_remark,
-    shown,
     summary_markdown,
     watched,
 )
@@ -172,7 +172,7 @@ class _Owner:
 
 
 async def _cancelled() -> bool:
-    async with shown() as seen:
+    async with open_artifacts() as seen:
         return await seen.cancelled()
 
 
@@ -210,7 +210,7 @@ async def _complained() -> AsyncGenerator[None]:
     try:
         yield
     except ManifestError as exc:
-        async with shown() as seen:
+        async with open_artifacts() as seen:
             await seen.table("complaints", refused_table(exc))
         raise
 
@@ -230,7 +230,7 @@ def _policy(settings: Settings, until: datetime | None) -> Policy:
 async def _run(batch_run: BatchRun, report: ReportSettings, at_once: int) -> None:
     plan = batch_run.plan
     run_log = get_run_logger()
-    for remark in filter(None, (late(batch_run), plan.heavy)):
+    for remark in filter(None, (late_warning(batch_run), plan.heavy)):
         run_log.warning("%s", remark)
     run_log.info("batch %s: %d rows, %d jobs", batch_run.batch, plan.rows, plan.jobs)
     window = asyncio.Semaphore(at_once)
@@ -253,7 +253,7 @@ async def _run(batch_run: BatchRun, report: ReportSettings, at_once: int) -> Non
 async def _ended(batch_run: BatchRun, *, left: bool) -> Any:
     summary = batch_run.summary()
     text = str(summary)
-    async with shown() as seen:
+    async with open_artifacts() as seen:
         if batch_run.plan.bad_rows:
             bad = complaints_table(batch_run.plan)
             note = f"{batch_run.plan.bad_rows:,} bad rows of {batch_run.plan.uri}"

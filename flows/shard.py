@@ -7,7 +7,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from flows.logs.streams import outlive_readers_of_a_run, outlive_terminal
-from flows.prefect_runtime import described, gently, ran
+from flows.prefect_runtime import described, gently, run_configured_shard
 from storage.ledger import FencedError
 
 outlive_readers_of_a_run()
@@ -49,7 +49,7 @@ async def shard(  # noqa: PLR0913 - each is public
     """
     try:
         with outlive_terminal():
-            report = await ran(
+            report = await run_configured_shard(
                 root=root,
                 batch=batch,
                 shard=shard,

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from flows.commands.lanes import Shown
+from flows.commands.lanes import LaneRow
 from flows.commands.status import Seen
 from flows.views import Answer
 from manifests.expiry import AT_PROVIDERS
@@ -97,7 +97,7 @@ def reconcile_result(reconciled: Reconciled) -> ReconcileResult:
     )
 
 
-def lanes_frame(lanes: Sequence[Shown]) -> pl.DataFrame:
+def lanes_frame(lanes: Sequence[LaneRow]) -> pl.DataFrame:
     """One row per lane and price."""
     text = ("lane", "route", "provider", "model", "content", "resolution")
     return pl.DataFrame(

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.commands.command import command
-from flows.commands.lanes import Shown
+from flows.commands.lanes import LaneRow
 from flows.commands.terminal import Config, Json, print_json
 from flows.config import LaneSettings, Settings, SettingsError
 from flows.config import lanes as lanes_of
@@ -88,7 +88,7 @@ def _leaves(name: str, value: Any, file: str) -> Iterator[Setting]:
 
 def _lane(lane: Lane, asked: LaneSettings, file: str) -> Iterator[Setting]:
     """A lane's settings, with its route's for those that it does not set."""
-    told = Shown(lane=lane.name, route=lane.route, limits=lane.limits).sources
+    told = LaneRow(lane=lane.name, route=lane.route, limits=lane.limits).sources
     for setting in _table(f"lanes.{lane.name}", asked, file):
         fact = setting.name.rpartition(".")[2]
         most = getattr(lane.limits, fact) if fact in LIMITS else None

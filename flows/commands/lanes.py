@@ -57,7 +57,7 @@ def lanes(  # noqa: PLR0913 - each is an option
         misuse = "asks the lanes in use what is true now: not with --all or --sources"
         raise typer.BadParameter(misuse, param_hint="--check")
     if check:
-        code = lanes_check.shown(chosen(config, lanes), as_json=as_json)
+        code = lanes_check.check_lanes(chosen(config, lanes), as_json=as_json)
         raise typer.Exit(code)
     settings = _settings(config, lanes) if every else chosen(config, lanes)
     shown = [*in_use(settings), *(_idle(settings) if every else ())]
@@ -76,7 +76,7 @@ def lanes(  # noqa: PLR0913 - each is an option
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
+class LaneRow:
     """A route as it is in use, or as it would be."""
 
     lane: str = ""
@@ -138,10 +138,10 @@ def _settings(config: Config, lanes: str | None) -> Settings:
     return chosen(config, lanes)
 
 
-def in_use(settings: Settings) -> list[Shown]:
+def in_use(settings: Settings) -> list[LaneRow]:
     """Every lane of the settings with its route and limits."""
     return [
-        Shown(
+        LaneRow(
             lane=lane.name,
             route=lane.route,
             limits=lane.limits,
@@ -151,13 +151,13 @@ def in_use(settings: Settings) -> list[Shown]:
     ]
 
 
-def _idle(settings: Settings) -> Iterator[Shown]:
+def _idle(settings: Settings) -> Iterator[LaneRow]:
     """The other routes of the catalogue; retired ones at the end."""
     known = catalogue.load({"models": settings.models, "routes": settings.routes})
     used = {lane.route for lane in settings.lanes.values()}
     rest = [route for name, route in known.routes.items() if name not in used]
     for route in sorted(rest, key=lambda each: bool(each.retired)):
-        yield Shown(route=route, limits=_own(route))
+        yield LaneRow(route=route, limits=_own(route))
 
 
 def _own(route: Route) -> Limits:
@@ -180,7 +180,7 @@ def _limits(limits: Limits) -> dict[str, int | None]:
 # As people read it
 
 
-def _table(shown: Sequence[Shown]) -> Table:
+def _table(shown: Sequence[LaneRow]) -> Table:
     named = any(one.lane for one in shown)
     columns = (*(["lane"] if named else []), "route", "prices", "takes", "limits")
     table = terminal_table(*columns, folds=("takes",), row_gap=1)
@@ -229,7 +229,7 @@ def _takes(route: Route) -> Text:
     return Text("\n".join(lines))
 
 
-def _bears(one: Shown) -> Text:
+def _bears(one: LaneRow) -> Text:
     limits = one.limits
     lines = [f"{limits.slots} at once", f"{limits.submits_per_minute} a minute"]
     if limits.queues:
@@ -250,7 +250,7 @@ def _hours(route: Route) -> str:
     return f"{begins}-{ends} UTC"
 
 
-def _sources(one: Shown) -> RenderableType:
+def _sources(one: LaneRow) -> RenderableType:
     facts = Table.grid(padding=(0, 2, 0, 0))
     for fact, source in one.sources.items():
         facts.add_row(Text(fact, style="dim"), Text(source))

@@ -19,7 +19,7 @@ WRONG = 1
 """Exit code: at least one lane differs from the catalogue or cannot be used."""
 
 
-def shown(settings: Settings, *, as_json: bool) -> int:
+def check_lanes(settings: Settings, *, as_json: bool) -> int:
     """Ask, and show what came of it; the exit code is 0 where nothing is wrong."""
     found = asyncio.run(_asked(settings))
     if as_json:

@@ -123,7 +123,7 @@ def plan(  # noqa: PLR0913 - each is an option
     if as_json:
         print_json(answer.plain())
         return
-    Console(highlight=False).print(answer.shown())
+    Console(highlight=False).print(answer.rendered())
     if answer.read.bad_rows:
         tell(refusal(answer.read), "red")
 

@@ -16,12 +16,12 @@ from tasks.batch.lifespan import WATCHER
 async def run_batch(**parameters: Any) -> BatchRun:
     """Run the batch flow with progress and remarks at the terminal; the finished batch."""
     # Prefect reads the environment when it is imported: not before `calm_prefect`.
-    from flows.dashboard import late, unusual  # noqa: PLC0415
+    from flows.dashboard import late_warning, unusual  # noqa: PLC0415
 
     showing: list[asyncio.Task[None]] = []
 
     def begun(batch_run: BatchRun) -> None:
-        for remark in filter(None, (late(batch_run), batch_run.plan.heavy)):
+        for remark in filter(None, (late_warning(batch_run), batch_run.plan.heavy)):
             tell(remark, "yellow")
         if output.shows_progress:
             showing.append(asyncio.create_task(show_progress(batch_run, err)))

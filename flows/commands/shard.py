@@ -33,12 +33,12 @@ def shard(  # noqa: PLR0913 - each is an option
 ) -> None:
     """Run one shard of a batch whose shards run in other processes."""
     # Prefect reads the environment when it is imported: not before `calm_prefect`.
-    from flows.prefect_runtime import described, gently, ran  # noqa: PLC0415
+    from flows.prefect_runtime import described, gently, run_configured_shard  # noqa: PLC0415
 
     try:
         with outlive_terminal():
             report = asyncio.run(
-                ran(
+                run_configured_shard(
                     root=place(root, "root"),
                     batch=batch,
                     shard=number,

@@ -60,7 +60,7 @@ def status(
     if as_json:
         print_json(seen.plain())
         return
-    Console(highlight=False).print(seen.shown(root))
+    Console(highlight=False).print(seen.rendered(root))
 
 
 async def observed(root: str, *, config: Path | None = None) -> "Seen":
@@ -162,7 +162,7 @@ class Seen:
             ).most_common()
         )
 
-    def shown(self, root: str) -> RenderableType:
+    def rendered(self, root: str) -> RenderableType:
         """For people."""
         parts: list[RenderableType] = [self._jobs()]
         if self.paused_at:
@@ -176,7 +176,7 @@ class Seen:
                 Text(f"{found}: start the next run on this machine", "yellow"),
             ]
         for report in self.reports:
-            for part in runs.shown(report, self.now):
+            for part in runs.report_lines(report, self.now):
                 parts += ["", part]
         if self.totals.lanes:
             parts += ["", self._lanes()]

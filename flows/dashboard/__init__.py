@@ -9,12 +9,12 @@ The dashboard never fails a batch, and a batch that is buying never waits for it
 has a time limit; after a failed call, the server is left alone for a while.
 """
 
-from flows.dashboard.artifacts import shown
+from flows.dashboard.artifacts import open_artifacts
 from flows.dashboard.live import watched
 from flows.dashboard.summary import (
     complaints_table,
     doubts_rows,
-    late,
+    late_warning,
     refused_table,
     rejected_remark,
     summary_markdown,
@@ -24,10 +24,10 @@ from flows.dashboard.summary import (
 __all__ = [
     "complaints_table",
     "doubts_rows",
-    "late",
+    "late_warning",
+    "open_artifacts",
     "refused_table",
     "rejected_remark",
-    "shown",
     "summary_markdown",
     "unusual",
     "watched",

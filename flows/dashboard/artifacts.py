@@ -38,7 +38,7 @@ Kind = Literal["markdown", "progress", "table"]
 Table = Sequence[Mapping[str, Any]]
 
 
-class Shown:
+class Artifacts:
     """The artifacts as they were last sent, by key."""
 
     def __init__(
@@ -156,7 +156,7 @@ class Shown:
 
 
 @asynccontextmanager
-async def shown() -> AsyncGenerator[Shown]:
+async def open_artifacts() -> AsyncGenerator[Artifacts]:
     """The artifacts of the current flow run."""
     async with get_client() as client:
-        yield Shown(client)
+        yield Artifacts(client)

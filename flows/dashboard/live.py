@@ -19,7 +19,7 @@ from typing import Any, Final, cast
 from prefect import get_run_logger
 
 from flows.config import ReportSettings
-from flows.dashboard.artifacts import Shown, shown
+from flows.dashboard.artifacts import Artifacts, open_artifacts
 from flows.dashboard.contact_sheet import sheet
 from flows.dashboard.events import Events
 from flows.dashboard.log_relay import relayed
@@ -53,7 +53,7 @@ class Board:
     """The artifacts of one batch."""
 
     def __init__(
-        self, batch_run: BatchRun, seen: Shown, sheet: Sheet, report: ReportSettings
+        self, batch_run: BatchRun, seen: Artifacts, sheet: Sheet, report: ReportSettings
     ) -> None:
         self._batch_run = batch_run
         self._shown = seen
@@ -142,7 +142,7 @@ async def watched(batch_run: BatchRun, report: ReportSettings) -> AsyncGenerator
     # Within a flow it is a LoggerAdapter, with the run's id.
     to = cast("logging.LoggerAdapter[Any]", get_run_logger())
     with relayed(to):
-        async with shown() as seen:
+        async with open_artifacts() as seen:
             board = Board(batch_run, seen, posters, report)
             await _whatever(board.plan())
             try:

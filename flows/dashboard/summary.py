@@ -55,7 +55,7 @@ def doubts_rows(doubts: Sequence[DoubtLine]) -> list[dict[str, Any]]:
     ]
 
 
-def late(batch_run: BatchRun) -> str | None:
+def late_warning(batch_run: BatchRun) -> str | None:
     """A warning if the batch will probably miss its deadline."""
     wanted = batch_run.wanted.finish_at
     if not batch_run.late or wanted is None:
@@ -123,7 +123,9 @@ def summary_markdown(summary: Summary, batch_run: BatchRun) -> str:
         )
     )
     parts += [
-        f"{remark}." for remark in (late(batch_run), *unusual(batch_run)) if remark
+        f"{remark}."
+        for remark in (late_warning(batch_run), *unusual(batch_run))
+        if remark
     ]
     if summary.broken:
         rows = [[safe(why), f"{jobs:,}"] for why, jobs in summary.broken.items()]

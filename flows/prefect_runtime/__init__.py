@@ -14,7 +14,7 @@ ledger fences the older run, and no clip is paid for twice.
 from flows.prefect_runtime.deployed import is_deployed, located, may_begin_root
 from flows.prefect_runtime.inbox_runs import DEPLOYMENT, Retries, Watch, start_runs
 from flows.prefect_runtime.runners import shared
-from flows.prefect_runtime.shard import described, ran
+from flows.prefect_runtime.shard import described, run_configured_shard
 from flows.prefect_runtime.signals import gently
 from flows.prefect_runtime.wait_for_root import RootWait
 
@@ -28,7 +28,7 @@ __all__ = [
     "is_deployed",
     "located",
     "may_begin_root",
-    "ran",
+    "run_configured_shard",
     "shared",
     "start_runs",
 ]

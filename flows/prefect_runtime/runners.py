@@ -22,7 +22,7 @@ from flows.config import EngineSettings, Settings, SettingsError
 from flows.config import lanes as lanes_of
 from flows.config import settings as settings_of
 from flows.logs.streams import outlive_readers
-from flows.prefect_runtime.shard import ran
+from flows.prefect_runtime.shard import run_configured_shard
 from flows.prefect_runtime.work_pool import ShardError, in_pool, refuse_undeployed
 from storage.ledger import FencedError
 from tasks.batch.batch import BatchRun
@@ -115,7 +115,7 @@ async def away(  # noqa: PLR0913 - the parameters of the shard flow
     """A shard as a task, wherever the cluster runs it."""
     outlive_readers()
     try:
-        report = await ran(
+        report = await run_configured_shard(
             root=root,
             root_id=root_id,
             batch=batch,

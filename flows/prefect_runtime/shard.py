@@ -10,7 +10,7 @@ from tasks.batch.batch import BatchRun
 from tasks.distributed import ShardReport, run_shard
 
 
-async def ran(  # noqa: PLR0913 - the parameters of a flow run, each public
+async def run_configured_shard(  # noqa: PLR0913 - the parameters of a flow run, each public
     *,
     root: str,
     batch: str,

@@ -68,7 +68,7 @@ class Answer:
             "alone": [{**_plain(one), "unable": one.unable} for one in told.alone],
         }
 
-    def shown(self) -> RenderableType:
+    def rendered(self) -> RenderableType:
         """For people."""
         parts: list[RenderableType] = [Text(self.heading(), "bold"), self._shares()]
         if remarks := [Text(words, style) for words, style in self.remarks()]:

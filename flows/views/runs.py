@@ -44,7 +44,7 @@ def never_bought(reports: Sequence[Report], begun: int) -> int:
     return max(0, count - begun)
 
 
-def shown(report: Report, now: float) -> Iterator[RenderableType]:
+def report_lines(report: Report, now: float) -> Iterator[RenderableType]:
     """The state of one run, if a row has no clip or something fails."""
     troubles = [] if report["over"] else [*map(Trouble.load, report["troubles"])]
     if not (troubles or report["waiting"] or report["never_bought"]):

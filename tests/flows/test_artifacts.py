@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from prefect.client.orchestration import PrefectClient
 
-from flows.dashboard.artifacts import AGAIN_S, Shown
+from flows.dashboard.artifacts import AGAIN_S, Artifacts
 from flows.dashboard.log_relay import SAID, WINDOW_S, Relay
 
 pytestmark = pytest.mark.anyio
@@ -53,7 +53,7 @@ async def test_server_in_trouble_is_left_alone_then_brought_up_to_date(server, c
     api = f"http://127.0.0.1:{server.server_port}/api"
 
     async with PrefectClient(api=api) as client:
-        shown = Shown(client, lambda: clock[0])
+        shown = Artifacts(client, lambda: clock[0])
         for second in range(9):
             clock[0] = second
             await shown.progress("clips", float(second), "at work")
@@ -75,7 +75,7 @@ async def test_an_artifact_that_was_deleted_is_made_anew(server, caplog):
     api = f"http://127.0.0.1:{server.server_port}/api"
 
     async with PrefectClient(api=api) as client:
-        shown = Shown(client)
+        shown = Artifacts(client)
         await shown.progress("clips", 10.0, "at work")
         server.gone = True
         await shown.progress("clips", 20.0, "at work")

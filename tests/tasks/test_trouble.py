@@ -81,7 +81,7 @@ def objects(world):
 def printed(seen):
     """The text of `nightreel status` at a wide terminal."""
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(seen.shown("root"))
+    console.print(seen.rendered("root"))
     return console.export_text()
 
 
