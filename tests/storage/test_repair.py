@@ -156,6 +156,20 @@ async def test_job_without_record_is_withheld(memory: Objects):
     assert await withholding(memory) == []
 
 
+async def test_damaged_record_withholds_every_job_not_known(memory: Objects):
+    """If the record of a repair is damaged, no job is bought that may be in its gap."""
+    batch = await died(memory, ("a", intended()), ("b", intended()), ("c", intended()))
+    await memory.delete(main(batch, 2))
+    await repaired(memory)
+
+    await memory.put(layout.repair(1), b"{}")
+
+    [gap] = await withholding(memory)
+    assert (gap.place, gap.usd) == (layout.repair(1), None)
+    assert withheld([gap], History()) is gap
+    assert withheld([gap], _refused_at(NOW + 1)) is gap
+
+
 async def test_released_gap_stays_released(memory: Objects):
     """A later repair withholds only what it lost itself."""
     batch = await died(memory, ("a", intended()), ("b", intended()), ("c", intended()))
