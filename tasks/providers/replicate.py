@@ -183,7 +183,7 @@ class Replicate(PredictionApi):
         found = self._found(unknown, doubt)
         if not isinstance(found, Absent):
             return found
-        if len(tasks) >= PAGE and not (doubt.near or has_older):
+        if len(tasks) >= PAGE and not (doubt.enclosed or has_older):
             return Unproven("the listing may be cut off: it has nothing older")
         return listings.missing({remote_id(t["id"]) for t in tasks}, doubt) or found
 

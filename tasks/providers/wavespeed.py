@@ -78,6 +78,9 @@ FAILURES: Final = failures(
 CATALOGUE: Final = ("/models", "/model/price")
 """Pages that may or may not know a model and its price."""
 
+PAGE: Final = 100
+"""The most items of a page; some listings hold the newest 100 jobs only, whatever is asked."""
+
 CLOCK_TOLERANCE_S: Final = 60.0
 """If the clocks differ by more, `find` asks for a longer period."""
 
@@ -181,8 +184,10 @@ class WaveSpeed(PredictionApi):
             return Unproven("no submit of ours near that time proves the listing whole")
         if unproven := listings.missing(seen, doubt):
             return unproven
-        if not (ended or doubt.enclosed):
-            return Unproven("the listing repeats a page, so it may be cut off")
+        if not doubt.enclosed and (len(seen) >= PAGE or not ended):
+            return Unproven(
+                "the listing may be cut off: no submit of ours before that time is in it"
+            )
         return Absent("it accepted nothing about then that is not on our record")
 
     def _listing(self, doubt: Doubt, page: int, ahead_s: float) -> httpx.Request:
@@ -194,7 +199,7 @@ class WaveSpeed(PredictionApi):
         at = doubt.submitted_at
         fields = {
             "page": page,
-            "page_size": 100,
+            "page_size": PAGE,
             "created_after": listings.to_date(listings.earliest(at, ahead_s)),
             "created_before": listings.to_date(listings.latest(at, ahead_s)),
         }

@@ -220,12 +220,13 @@ def page(*results, onward=None):
     return {"previous": None, "next": onward, "results": [*results]}
 
 
-def doubt(known=(), *, near=(), route=ROUTE.name):
+def doubt(known=(), *, near=(), enclosed=False, route=ROUTE.name):
     return Doubt(
         mark=PROVIDER.mark(JOB, IMAGE, 42, "ref-1"),
         submitted_at=SUBMITTED_AT,
         known=frozenset(known),
         near=frozenset(near),
+        enclosed=enclosed,
         route=route,
     )
 
@@ -305,6 +306,17 @@ def test_listing_without_one_of_our_submits_proves_nothing(play, answer):
     assert (
         "lacks 1 of our 2 accepted submits near that time, such as b" in result.reason
     )
+
+
+@pytest.mark.parametrize(("enclosed", "kind"), [(False, Unproven), (True, Absent)])
+def test_latest_hundred_may_leave_out_a_doubt(play, answer, enclosed, kind):
+    """Our later submits in a list of a hundred do not show that it reaches back."""
+    ids = [f"p{number}" for number in range(100)]
+    pages = page(*(listed(each, INPUT | {"seed": 1}) for each in ids))
+
+    result = found(play, answer, pages, known=ids, near=ids, enclosed=enclosed)
+
+    assert type(result) is kind
 
 
 @pytest.mark.parametrize(

@@ -626,6 +626,20 @@ def test_listing_that_ignores_pages_may_be_cut_off(play, answer, enclosed, kind)
     assert type(found) is kind
 
 
+@pytest.mark.parametrize(
+    ("count", "enclosed", "kind"),
+    [(99, False, Absent), (100, False, Unproven), (100, True, Absent)],
+)
+def test_latest_hundred_may_leave_out_a_doubt(play, answer, count, enclosed, kind):
+    """A list of the latest hundred that all came after a doubt may have cut it off."""
+    ids = [f"p{number}" for number in range(count)]
+    pages = listing(answer, *ids), listing(answer)
+
+    found = play(PROVIDER, PROVIDER.find(ours(ids, enclosed=enclosed)), *pages)[1]
+
+    assert type(found) is kind
+
+
 def test_a_doubt_stays_where_a_stranger_may_be_ours(play, recorded):
     pages = recorded("wavespeed", "listing"), recorded("wavespeed", "empty_listing")
 
