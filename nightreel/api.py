@@ -21,6 +21,7 @@ from flows.commands.run import run_flow
 from flows.commands.status import observed
 from flows.commands.terminal import existing, place
 from flows.config import Settings, budget
+from flows.config import policy as chosen
 from flows.config import settings as settings_of
 from flows.views import times
 from manifests.parquet import readable
@@ -117,7 +118,7 @@ async def arun(  # noqa: PLR0913 - each is an option of the command
         lanes=None if lanes is None else list(lanes),
         budget_usd=None if most_usd is None else float(most_usd),
         limit=limit,
-        policy=policy,
+        policy=chosen(policy),
         finish_by=None if until is None else until.isoformat("T", "seconds"),
         check=check,
         strict=strict,
@@ -192,7 +193,7 @@ def plan(  # noqa: PLR0913 - each is an option of the command
         forecasted(
             _settings(config, lanes),
             place(fspath(manifest), "manifest"),
-            policy=policy,
+            policy=chosen(policy),
             until=None if finish_by is None else _moment(finish_by),
             root=None if root is None else fspath(root),
             trust=trust_manifest,

@@ -36,6 +36,7 @@ from flows.commands.terminal import (
     LaneNames,
     Manifest,
     NewRoot,
+    PolicyName,
     Root,
     TrustManifest,
     budgeted,
@@ -59,7 +60,6 @@ from storage.sources import OpeningError
 from tasks.batch.batch import BatchRun
 from tasks.batch.request import public
 from tasks.batch.summary import Summary
-from tasks.dispatch import Policy
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -112,12 +112,7 @@ def run(  # noqa: PLR0913 - each is an option
     limit: Annotated[
         int | None, typer.Option(min=1, help="Use only the first rows of the manifest.")
     ] = None,
-    policy: Annotated[
-        Policy | None,
-        typer.Option(
-            help="The rule that chooses lanes. Default: as in the configuration, or `cheapest` with --finish-by."
-        ),
-    ] = None,
+    policy: PolicyName = None,
     finish_by: Annotated[
         str | None,
         typer.Option(

@@ -15,6 +15,7 @@ from flows.commands.terminal import (
     Json,
     LaneNames,
     Manifest,
+    PolicyName,
     TrustManifest,
     chosen,
     opened,
@@ -86,12 +87,7 @@ def plan(  # noqa: PLR0913 - each is an option
     config: Config = None,
     lanes: LaneNames = None,
     *,
-    policy: Annotated[
-        Policy | None,
-        typer.Option(
-            help="The rule that chooses lanes. Default: as in the configuration, or `cheapest` with --finish-by."
-        ),
-    ] = None,
+    policy: PolicyName = None,
     by: Annotated[
         str | None,
         typer.Option(

@@ -16,13 +16,14 @@ from typing import IO, Annotated, Any, Final, cast
 import typer
 from rich.console import Console
 
-from flows.config import Settings, SettingsError, budget, settings
+from flows.config import Settings, SettingsError, budget, policy, settings
 from flows.logs.masking import masked
 from manifests.uris import absolute, scheme
 from storage.ledger import existing_root
 from storage.objects import Objects, local_path
 from storage.sources import OpeningError, refuse_blank
 from tasks.batch.manifest_copy import manifest_uri
+from tasks.dispatch import Policy
 
 MESSAGE: Final = "nightreel"
 """The logger of what a command tells a person. It is not below `flows`, because the log of
@@ -96,6 +97,23 @@ def budgeted(usd: float | None) -> float | None:
     return usd
 
 
+def policy_named(name: str) -> Policy | None:
+    """The value of --policy, if there is such a policy."""
+    try:
+        return policy(name)
+    except SettingsError as exc:
+        raise typer.BadParameter(str(exc)) from exc
+
+
+PolicyName = Annotated[
+    Policy | None,
+    typer.Option(
+        "--policy",
+        parser=policy_named,
+        metavar="RULE",
+        help="The rule that chooses lanes: cheapest, fastest or balanced. Default: as in the configuration, or `cheapest` with --finish-by.",
+    ),
+]
 Manifest = Annotated[
     str, typer.Argument(help="The URI of the manifest: a file, a folder or a pattern.")
 ]

@@ -1,7 +1,8 @@
 """Settings: nightreel.toml, the environment, and the lanes that they define.
 
 `schema` defines the tables of the file with their types and defaults; its docstrings become
-docs/reference/configuration.md. `settings` finds, reads and validates the file. It and
+docs/reference/configuration.md. `settings` finds, reads and validates the file; `arguments` checks what a command or a call
+is given. It and
 `network` are the only readers of the environment. `lanes` joins each lane to its route in
 the catalogue and to its key.
 
@@ -10,6 +11,7 @@ API keys are never settings: the file says where a key is kept (`env:NAME` or
 a value that could be a key.
 """
 
+from flows.config.arguments import SettingsError, budget, policy, seconds
 from flows.config.schema import (
     EngineSettings,
     LaneSettings,
@@ -20,12 +22,9 @@ from flows.config.schema import (
 )
 from flows.config.settings import (
     Settings,
-    SettingsError,
-    budget,
     conceal_environment,
     ready_network,
     run_alone,
-    seconds,
 )
 
 __all__ = [
@@ -39,6 +38,7 @@ __all__ = [
     "amount",
     "budget",
     "conceal_environment",
+    "policy",
     "ready_network",
     "run_alone",
     "seconds",

@@ -4,14 +4,11 @@ Keys are never settings: the file says where a key is kept, and `resolve_key` fe
 at the last moment. No message ever repeats a value that stands in the place of a key.
 """
 
-import difflib
 import logging
-import math
 import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
@@ -21,6 +18,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from flows.config import network
+from flows.config.arguments import SettingsError, nearest
 from flows.config.emulated import settled_too_early
 from flows.config.schema import (
     BLOCK,
@@ -36,10 +34,6 @@ from flows.config.schema import (
 from flows.logs.masking import conceal
 
 DEFAULT: Final = Path("nightreel.toml")
-
-
-class SettingsError(ValueError):
-    """The settings cannot be used; raised before anything is bought."""
 
 
 class Environment(BaseSettings):
@@ -71,35 +65,6 @@ def load(path: Path | None = None, *, lanes: Sequence[str] | None = None) -> Set
     urls = [urlsplit(lane.base_url or "") for lane in chosen.values()]
     ready_network(url.hostname for url in urls if url.hostname)
     return settings.model_copy(update={"lanes": chosen})
-
-
-def budget(usd: Decimal | float | None) -> Decimal | None:
-    """A budget, exactly as it was written; None is no limit.
-
-    Raises:
-        SettingsError: it is no amount, such as inf or nan, or it is below 0.
-    """
-    if usd is None:
-        return None
-    try:
-        exact = Decimal(str(usd))
-    except InvalidOperation:
-        exact = Decimal("nan")
-    if exact.is_finite() and exact >= 0:
-        return exact
-    problem = f"budget_usd = {usd}: must be US dollars, 0 or more, such as 2.50"
-    raise SettingsError(f"{problem}; leave it out for no limit")
-
-
-def seconds(name: str, value: float) -> float:
-    """The value of an argument that is a time in seconds.
-
-    Raises:
-        SettingsError: it is negative, or no number.
-    """
-    if math.isfinite(value) and value >= 0:
-        return value
-    raise SettingsError(f"{name} = {value}: must be seconds, 0 or more")
 
 
 def ready_network(hosts: Iterable[str] = ()) -> None:
@@ -201,7 +166,7 @@ def _chosen(
     for name in names:
         if name not in settings.lanes:
             has = ", ".join(settings.lanes) or "none"
-            near = _nearest(name, settings.lanes)
+            near = nearest(name, settings.lanes)
             raise SettingsError(f"{path}: no lane {name!r}{near}; its lanes: {has}")
     return {name: settings.lanes[name] for name in names}
 
@@ -215,7 +180,7 @@ def _explained(error: ErrorDetails) -> str:
     match error["type"]:
         case "extra_forbidden":
             allowed = _allowed(parts)
-            near = _nearest(key, allowed)
+            near = nearest(key, allowed)
             return f"{place}no key {key!r}{near}; allowed: {', '.join(allowed)}"
         case "missing":
             return f"{place}no {key!r}: it must be given"
@@ -223,7 +188,15 @@ def _explained(error: ErrorDetails) -> str:
             rule = error["msg"].removeprefix("Value error, ")
             rule = rule.replace("Input should be", "must be")
             rule = re.sub(r"a valid dictionary.*", "a table", rule)
-            return f"{place}{key}{_shown(error)}: {rule}"
+            return f"{place}{key}{_shown(error)}: {rule}{_meant(error)}"
+
+
+def _meant(error: ErrorDetails) -> str:
+    """A question for the word that is nearly the value, where it is one of a few words."""
+    if error["type"] != "literal_error" or not isinstance(error["input"], str):
+        return ""
+    words = re.findall("'([^']+)'", error.get("ctx", {})["expected"])
+    return nearest(error["input"], words)
 
 
 _TABLES: Final[Mapping[str, type[Table]]] = {
@@ -249,14 +222,6 @@ def _shown(error: ErrorDetails) -> str:
             return f" = {value!r}"
         case ("lanes", _, "route" | "stills" | "user_agent"), str(value):
             return f" = {value!r}"
-        case _:
-            return ""
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    match difflib.get_close_matches(name, list(names), n=1):
-        case [near]:
-            return f" (did you mean {near!r}?)"
         case _:
             return ""
 

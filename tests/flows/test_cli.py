@@ -211,7 +211,7 @@ def test_invalid_start_ends_with_2_and_one_message(bench):
         ],
         "budget_usd = inf: must be": ["m.parquet", "--budget", "inf"],
         "budget_usd = nan: must be": ["m.parquet", "--budget", "nan"],
-        "'cheap' is not one of": ["m.parquet", "--policy", "cheap"],
+        "balanced (did you mean 'cheapest'?)": ["m.parquet", "--policy", "cheepest"],
     }
 
     ran = bench.each(

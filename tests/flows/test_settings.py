@@ -52,6 +52,15 @@ def test_a_lane_is_read_as_it_was_written():
     assert (lane.slots, lane.submits_per_minute, lane.stills) == (100, 500, "upload")
 
 
+def test_misspelt_policy_is_told_the_nearest():
+    path = written(LANE + '[engine]\npolicy = "cheepest"\n')
+
+    with pytest.raises(
+        SettingsError, match=r"policy = 'cheepest': must be .*'cheapest'\?"
+    ):
+        load(path)
+
+
 def test_settings_missing_in_a_lane_come_from_its_route():
     lane = load(written(LANE)).lanes["spicy"]
 

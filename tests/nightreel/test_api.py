@@ -180,6 +180,7 @@ for arguments in (
     {"manifest": "m.parquet", "lanes": ["none"]},
     {"manifest": "m.parquet", "budget_usd": float("inf")},
     {"manifest": "m.parquet", "budget_usd": -1},
+    {"manifest": "m.parquet", "policy": "cheepest"},
 ):
     try:
         nightreel.run(**arguments, root="root")
@@ -189,7 +190,7 @@ show(*names)
 """,
     )
 
-    assert names == ["ManifestError", "OpeningError", *["SettingsError"] * 3]
+    assert names == ["ManifestError", "OpeningError", *["SettingsError"] * 4]
     assert not bench.bought
 
 
