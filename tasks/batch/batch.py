@@ -396,7 +396,9 @@ class BatchRun:
                 world=self.world,
             )
         except* StorageError as errors:
-            log.warning("clips.not_looked_at %r", errors.exceptions[0])
+            log.warning(
+                "clips.not_looked_at the store failed: %r", errors.exceptions[0]
+            )
 
     def without_clip(self) -> Reasons:
         """How many jobs have no clip, by state and reason, and which rows first."""
