@@ -19,6 +19,8 @@ from tasks.forecast import Alone, Forecast, Share
 NONE: Final = "-"
 _COLUMNS: Final = ("lane", "clips", "USD", "takes", "until")
 
+UNSEEN: Final = "the stills were not looked at: `nightreel check` and each run do that"
+
 HOW: Final[Mapping[Policy, str]] = {
     "balanced": "each by the cheapest lane that is free",
     "cheapest": "for the least money",
@@ -71,8 +73,8 @@ class Answer:
     def rendered(self) -> RenderableType:
         """For people."""
         parts: list[RenderableType] = [Text(self.heading(), "bold"), self._shares()]
-        if remarks := [Text(words, style) for words, style in self.remarks()]:
-            parts += ["", *remarks]
+        remarks = [Text(words, style) for words, style in self.remarks()]
+        parts += ["", *remarks, Text(UNSEEN, "dim")]
         if len(self.told.alone) > 1:
             parts += [
                 "",

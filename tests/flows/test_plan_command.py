@@ -47,6 +47,7 @@ def test_plan_names_late_work_and_each_lanes_time_alone(bench):
     assert told["late"] > 0
     assert f"{told['late']} of 21 clips cannot be done by" in shown.out
     assert "The same batch on one lane alone" in shown.out
+    assert "the stills were not looked at" in shown.out
     assert re.search(r"^spicy +20 +3\.00 +20 min .* 1$", shown.out, re.MULTILINE)
 
 
