@@ -51,7 +51,7 @@ def _cell(tile: Tile, public_url: str | None) -> str:
     picture = base64.b64encode(tile.webp).decode()
     shown = f'<img src="data:image/webp;base64,{picture}" alt="{tile.job[:8]}" title="{key}">'
     words = _words(str(tile.sidecar.get("prompt") or ""))
-    about = escape(str(tile.sidecar.get("lane") or ""))
+    about = _about(tile)
     if public_url is None:
         # The full name would be wider than the poster; it is shown on hover.
         named = f"{key.partition(tile.job)[0]}{tile.job[:8]}…"
@@ -59,6 +59,12 @@ def _cell(tile: Tile, public_url: str | None) -> str:
     url = escape(f"{public_url}/{key}")
     named = f"{about}, {tile.job[:8]}"
     return f'<a href="{url}">{shown}</a><br>{words}<br><a href="{url}">{named}</a>'
+
+
+def _about(tile: Tile) -> str:
+    """The lane, and the clip's price."""
+    lane, usd = tile.sidecar.get("lane"), tile.sidecar.get("price_usd")
+    return escape(f"{lane or ''}, {usd} USD" if usd else str(lane or ""))
 
 
 def _words(prompt: str) -> str:

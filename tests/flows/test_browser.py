@@ -122,6 +122,7 @@ def test_contact_sheet_shows_pictures_that_link_to_clips(opened):
     links = links.evaluate_all("every => every.map(a => a.href)")
     assert all(link.startswith(f"{WHERE}/clips/") for link in links)
     assert all(link.endswith(".mp4") for link in links)
+    assert "spicy, 0.15 USD" in page.locator("body").inner_text()
 
 
 def test_a_sheet_without_links_is_no_wider_than_its_page(opened):
