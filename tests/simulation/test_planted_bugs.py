@@ -98,18 +98,18 @@ def what_is_not_durable_is_said_to_be(patch):
 
 
 @breaks("budget")
-def the_purse_always_has_the_money(patch):
+def the_budget_always_has_the_money(patch):
     patch.setattr(Budget, "affords", lambda self, price_usd: True)
 
 
 @breaks("risk")
 def any_sum_is_risked(patch):
     affords = Budget.affords
-    # Only purses for risks start with nothing spent and a small sum.
+    # Only budgets for risks start with nothing spent and a small sum.
     patch.setattr(
         Budget,
         "affords",
-        lambda self, usd: affords(self, usd) or (self._budget or 0) <= Decimal(3),
+        lambda self, usd: affords(self, usd) or (self._limit or 0) <= Decimal(3),
     )
 
 
