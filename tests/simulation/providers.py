@@ -28,7 +28,7 @@ from tasks.emulator.predictions import ClipSpec, Prediction
 from tasks.emulator.prices import price_list
 from tasks.emulator.state import Rules, State
 from tasks.emulator.uploads import Stills
-from tests.simulation.loop import Node, VirtualLoop
+from tests.simulation.loop import EPOCH, Node, VirtualLoop
 
 HOST: Final = "http://emulator"
 
@@ -115,6 +115,9 @@ class Reconciliation(State):
         super().__init__(rules, luck, provider.loop.time)  # type: ignore[arg-type]
         self._provider = provider
         self._random = Random(luck.random.random())
+        # Made before the night's clock runs, it would date all jobs by the real one, and
+        # no listing would contain the time of a doubt.
+        self._epoch = EPOCH
 
     def submit(self, account: Account, spec: ClipSpec, image: str) -> Prediction:
         made = super().submit(account, spec, image)
