@@ -85,9 +85,9 @@ def test_shard_of_a_killed_worker_is_redone_by_another(make_bench, deployed, cli
         )
         words = ("run", "m.parquet", "--root", "root", "--json")
         batch = bench.start(*words, KLING_KEY=KLING)
-        until(lambda: bench.seen("submit") >= 8 and runs_of(victim), within_s=150)
+        until(lambda: bench.seen("submit") >= 8 and runs_of(victim), within_s=400)
         # Both have begun: a run that has not is lost only after its worker's heartbeats.
-        until(lambda: len(shard_runs(bench, "RUNNING")) >= 2, within_s=150)
+        until(lambda: len(shard_runs(bench, "RUNNING")) >= 2, within_s=400)
 
         # Kill the worker first, so that nothing reports its run as crashed.
         killed = runs_of(victim)
