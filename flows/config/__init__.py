@@ -1,10 +1,10 @@
 """Settings: nightreel.toml, the environment, and the lanes that they define.
 
 `schema` defines the tables of the file with their types and defaults; its docstrings become
-docs/reference/configuration.md. `settings` finds, reads and validates the file; `arguments` checks what a command or a call
-is given. It and
+docs/reference/configuration.md. `settings` finds, reads and validates the file. It and
 `network` are the only readers of the environment. `lanes` joins each lane to its route in
-the catalogue and to its key.
+the catalogue and to its key. `arguments` checks the values that a person gives to a command
+or a call.
 
 API keys are never settings: the file says where a key is kept (`env:NAME` or
 `block:NAME`), and `settings.resolve_key` fetches it at the last moment. No message repeats
