@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tasks.providers.protocol import Absent
+from tasks.providers.wavespeed import WaveSpeed
 from tests.simulation.night import played
 
 NIGHTS, AT_ONCE = 500, 10
@@ -31,6 +33,21 @@ def test_no_law_is_broken_in_a_night_of_faults(seed):
 
     assert told.sales
     assert not told.breaches
+
+
+def test_listing_of_a_night_proves_an_absence(monkeypatch):
+    """Its jobs have dates of the night, so the time of a doubt is in it."""
+    absent, find = [], WaveSpeed.find
+
+    def watched(provider, doubt):
+        found = yield from find(provider, doubt)
+        absent.extend([found] if isinstance(found, Absent) else [])
+        return found
+
+    monkeypatch.setattr(WaveSpeed, "find", watched)
+
+    assert not played(23).breaches
+    assert absent
 
 
 @pytest.mark.slow
