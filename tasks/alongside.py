@@ -1,8 +1,8 @@
-"""Work that goes on in the background while a block lasts."""
+"""Runs work in the background while a block lasts."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 
@@ -24,3 +24,18 @@ async def alongside(
         # This also retrieves the error, which asyncio otherwise logs as never retrieved.
         await asyncio.gather(working, return_exceptions=True)
     await working
+
+
+@asynccontextmanager
+async def background(work: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
+    """Run `work` while the block lasts, then cancel it.
+
+    Raises the error of the work, if one has ended it.
+    """
+    working = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        working.cancel()
+        with suppress(asyncio.CancelledError):
+            await working

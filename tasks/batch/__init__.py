@@ -10,6 +10,6 @@ three rounds. While it runs, it fetches the clips that other batches left at pro
 Nightreel reads the manifest in slices: once to plan, and once for each shard when its turn
 comes. `row_states` finds the states of all rows by their keys. `summary` has the result and
 the exit code, and `tables` writes the tables of rows, attempts, complaints and remaining
-rows. `pause_watch` reads the pause flag of the root every five seconds. `contact_sheet` makes
-posters of some clips; nothing waits for them.
+rows. `watches` reads the pause flag of the root and logs troubles every five seconds.
+`contact_sheet` makes posters of some clips; nothing waits for them.
 """

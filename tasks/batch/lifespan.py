@@ -7,7 +7,7 @@ import asyncio
 import logging
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext
 from contextvars import ContextVar
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -23,13 +23,12 @@ from storage.ledger import (
     open_root,
 )
 from storage.objects import Objects
-from tasks.alongside import alongside
+from tasks.alongside import alongside, background
 from tasks.batch.batch import BatchRun
 from tasks.batch.deps import deps_of
-from tasks.batch.pause_watch import heeding
 from tasks.batch.request import Wanted, looked_at, planned, refuse_unread
 from tasks.batch.run_report import reported, write_last
-from tasks.batch.trouble_watch import trouble_told
+from tasks.batch.watches import heeding, trouble_told
 from tasks.dispatch import (
     DAY_S,
     RATE_WINDOW_S,
@@ -186,29 +185,17 @@ async def batch_run_of(
     batch_run = BatchRun(wanted, plan=plan, folder=folder, engine=engine)
     async with (
         heeding(engine, deps.objects),
-        _hinted(engine, hints_url),
+        background(_listen(engine, hints_url)) if hints_url else nullcontext(),
         trouble_told(batch_run),
         engine.refetcher.running(),
     ):
         yield batch_run
 
 
-@asynccontextmanager
-async def _hinted(engine: Engine, url: str | None) -> AsyncGenerator[None]:
+async def _listen(engine: Engine, url: str) -> None:
     """Make the engine poll a job at once when the listener has a hint about it."""
-
-    async def listen(url: str) -> None:
-        async for hint in hints(url):
-            engine.follower.hint(hint.provider, hint.id)
-
-    listening = asyncio.create_task(listen(url)) if url else None
-    try:
-        yield
-    finally:
-        if listening is not None:
-            listening.cancel()
-            with suppress(asyncio.CancelledError):
-                await listening
+    async for hint in hints(url):
+        engine.follower.hint(hint.provider, hint.id)
 
 
 async def _delete_old_messages(objects: Objects, epoch: int) -> None:

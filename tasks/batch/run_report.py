@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Generator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import asdict
 from typing import Any, Final
 
 from storage import run_reports
+from tasks.alongside import background
 from tasks.batch.batch import BatchRun
 from tasks.batch.row_states import ReasonGroup
 
@@ -29,16 +30,9 @@ NEWS: Final = ("troubles", "waiting", "stopped")
 log = logging.getLogger(__name__)
 
 
-@asynccontextmanager
-async def reported(batch_run: BatchRun) -> AsyncGenerator[None]:
+def reported(batch_run: BatchRun) -> AbstractAsyncContextManager[None]:
     """Keep the report of the batch up to date for the length of the block."""
-    writing = asyncio.create_task(_keep_writing(batch_run))
-    try:
-        yield
-    finally:
-        writing.cancel()
-        with suppress(asyncio.CancelledError):
-            await writing
+    return background(_keep_writing(batch_run))
 
 
 async def write_last(batch_run: BatchRun) -> None:

@@ -5,13 +5,14 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 from storage import layout
 from storage.ledger import claimant
 from storage.objects import MissingError, Objects
+from tasks.alongside import background
 from tasks.batch.batch import BatchRun
 from tasks.dispatch import Lane, dearest_bills
 from tasks.distributed.mailbox import beat_s
@@ -78,16 +79,9 @@ class ShardHeartbeat:
         self.shut_out = False
         self._use_nothing()
 
-    @asynccontextmanager
-    async def running(self) -> AsyncGenerator[None]:
+    def running(self) -> AbstractAsyncContextManager[None]:
         """Send reports and read grants for the length of the block."""
-        task = asyncio.create_task(self._run())
-        try:
-            yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        return background(self._run())
 
     async def finish(self) -> ShardReport:
         """Send the last report: the shard has been run."""

@@ -10,7 +10,7 @@ from collections.abc import (
     Collection,
     Mapping,
 )
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -25,6 +25,7 @@ from manifests.parquet import readable
 from storage import layout
 from storage.ledger import read
 from storage.objects import DamagedError, Objects, StorageError
+from tasks.alongside import background
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +64,8 @@ async def asking(
         await asyncio.wait({one}, timeout=max(0.0, until - loop.time()))
         return one.result() if one.done() else {}
 
-    reading = asyncio.create_task(_read(objects, answers))
-    try:
+    async with background(_read(objects, answers)):
         yield asked
-    finally:
-        reading.cancel()
-        with suppress(asyncio.CancelledError):
-            await reading
 
 
 async def _read(objects: Objects, answers: _Answers) -> None:

@@ -5,7 +5,7 @@ import gc
 
 import pytest
 
-from tasks.alongside import alongside
+from tasks.alongside import alongside, background
 
 pytestmark = pytest.mark.anyio
 
@@ -51,3 +51,28 @@ async def test_error_of_the_block_wins_and_the_other_is_not_left():
     gc.collect()
     await asyncio.sleep(0)
     assert unseen == []
+
+
+async def test_background_work_is_cancelled_with_its_block():
+    """Work that never ends by itself is cancelled, and its end is waited for."""
+    done = []
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            done.append("cancelled")
+
+    async with background(work()):
+        await asyncio.sleep(0)
+        assert done == []
+    assert done == ["cancelled"]
+
+
+async def test_error_of_background_work_is_raised_at_the_end():
+    async def work() -> None:
+        raise OSError("the store is away")
+
+    with pytest.raises(OSError, match="the store is away"):
+        async with background(work()):
+            await asyncio.sleep(0)

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from storage import pause_flag
-from tasks.batch import pause_watch
+from tasks.batch import watches
 from tasks.emulator import Emulator, running
 from tasks.engine.engine import Rules
 from tests.storage.lives import made
@@ -97,7 +97,7 @@ async def test_grace_that_runs_out_leaves_the_rest_to_the_next_run(stuck):
 
 async def test_paused_root_follows_its_jobs_and_resumes_buying(slow, monkeypatch):
     """A paused root buys nothing, follows its jobs, and buys again when resumed."""
-    monkeypatch.setattr(pause_watch, "LOOK_S", 0.05)
+    monkeypatch.setattr(watches, "LOOK_S", 0.05)
     objects = made((slow.folder / "root").as_uri())
     seen, tasks = [], []
 

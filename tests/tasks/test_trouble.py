@@ -17,7 +17,7 @@ from manifests.reasons import alike
 from storage.objects import Objects
 from storage.run_reports import put
 from tasks.batch.run_report import report_of
-from tasks.batch.trouble_watch import look
+from tasks.batch.watches import tell_troubles
 from tasks.emulator import Emulator, running
 from tasks.engine.standstill import SHORTEST_S, TIMES, Standstills
 from tasks.engine.trouble import IN_A_ROW, UNHEALED_S, Stage, Troubles, merged
@@ -88,9 +88,9 @@ def printed(seen):
 async def until(fact, batch_run):
     """Look for trouble until this is true of it."""
     while not fact(batch_run.troubles):
-        look(batch_run)
+        tell_troubles(batch_run)
         await asyncio.sleep(0.01)
-    look(batch_run)
+    tell_troubles(batch_run)
 
 
 async def test_third_failure_in_a_row_is_a_trouble(clock):
