@@ -1,16 +1,43 @@
-"""Chooses the Prefect server that shows a run: the configured one, or a temporary one."""
+"""Chooses the Prefect server that shows a run: the configured one, or a temporary one.
+
+Prefect leaves its temporary server in the terminal's process group and does not end it with
+a run that is killed. Ctrl-C then ends the server before the run, whose calls fail for a
+minute and more; after `kill -9` the server stays. So we start it in its own session.
+"""
 
 import base64
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import httpx
 
-from flows.commands.temporary_server import tie_to_this_process
 from flows.config import ready_network, run_alone
+
+if TYPE_CHECKING:
+    from prefect.server.api.server import SubprocessASGIServer
 
 PATIENCE_S = 2.0
 """How long to wait for the server's health check."""
+
+_ENDS_WITH_STDIN: Final = """
+import os, runpy, signal, sys, threading, time
+
+def end():
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(5)
+    os._exit(0)
+
+threading.Thread(target=end, daemon=True).start()
+sys.argv[0] = "uvicorn"
+runpy.run_module("uvicorn", run_name="__main__", alter_sys=True)
+"""
+"""Runs uvicorn until stdin ends, which the kernel does with the process that holds the pipe."""
 
 
 def find_server(warn: Callable[[str], None]) -> None:
@@ -25,7 +52,7 @@ def find_server(warn: Callable[[str], None]) -> None:
     url = api.url
     if url is None:
         ready_network()
-        tie_to_this_process()
+        _tie_to_this_process()
         return
     parts = urlsplit(url)
     ready_network(filter(None, [parts.hostname]))
@@ -38,7 +65,7 @@ def find_server(warn: Callable[[str], None]) -> None:
         "without it"
     )
     run_alone()
-    tie_to_this_process()
+    _tie_to_this_process()
 
 
 def _authorization(key: str | None, login: str | None) -> dict[str, str]:
@@ -85,3 +112,38 @@ def _no_api(base: str) -> str:
 def _bare(url: str) -> str:
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _tie_to_this_process() -> None:
+    """Have Prefect start its temporary server in its own session, to end with us."""
+    from prefect.server.api import server  # noqa: PLC0415 - takes seconds to import
+
+    server.SubprocessASGIServer._run_uvicorn_command = _started  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - Prefect has no option for it
+
+
+def _started(self: "SubprocessASGIServer") -> "subprocess.Popen[Any]":
+    """Start the server with the arguments and variables of Prefect's own method."""
+    import prefect  # noqa: PLC0415
+    from prefect.settings import get_current_settings  # noqa: PLC0415
+
+    serve = {
+        "--app-dir": str(prefect.__module_path__.parent),
+        "--host": "127.0.0.1",
+        "--port": str(self.port),
+        "--log-level": "error",
+        "--lifespan": "on",
+    }
+    words = [word for option in serve.items() for word in option]
+    app = ("--factory", "prefect.server.api.server:create_app")
+    return subprocess.Popen(  # noqa: S603 - the arguments are ours
+        [sys.executable, "-c", _ENDS_WITH_STDIN, *app, *words],
+        env={
+            **os.environ,
+            "PREFECT_UI_ENABLED": "0",
+            "PREFECT__SERVER_EPHEMERAL": "1",
+            "PREFECT__SERVER_FINAL": "1",
+            **get_current_settings().to_environment_variables(exclude_unset=True),
+        },
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
