@@ -1,12 +1,13 @@
-"""A job of the worker, as a row of its store."""
+"""A job of the worker: a row of its store, and a clip on its way through the pipeline."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import orjson
 
 from tasks.worker.job_spec import JobSpec
+from tasks.worker.model_protocol import CancelledError
 
 Status = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 
@@ -58,3 +59,32 @@ def read(row: tuple[Any, ...]) -> Job:
         gone=bool(gone),
         alone=bool(alone),
     )
+
+
+@dataclass(slots=True)
+class Run:
+    """A clip on its way through the pipeline."""
+
+    job: Job
+    work: Any = None
+    stages: dict[str, float] = field(default_factory=dict[str, float])
+    peak_mb: float = 0.0
+    steps: int = 0
+    cancelled: bool = False
+
+    def go_on(self) -> None:
+        """Check for cancellation, before each stage and each step.
+
+        Raises:
+            CancelledError: the job was cancelled.
+        """
+        if self.cancelled:
+            raise CancelledError
+
+    @property
+    def id(self) -> str:
+        return self.job.id
+
+    @property
+    def spec(self) -> JobSpec:
+        return self.job.spec

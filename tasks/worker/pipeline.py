@@ -13,9 +13,8 @@ from queue import Queue
 from typing import Any, Final
 
 from tasks.worker.encoding import EncodingError, encode
-from tasks.worker.in_flight import Run
 from tasks.worker.job_store import JobStore
-from tasks.worker.jobs import Job
+from tasks.worker.jobs import Job, Run
 from tasks.worker.metrics import Metrics
 from tasks.worker.model_protocol import (
     CancelledError,
