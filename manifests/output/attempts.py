@@ -99,7 +99,7 @@ def attempts_table(
 
     `folding` has the jobs that were not over when the batch began. The entries are all that
     followed, in their order, some at a time. The function returns the attempts that an
-    earlier batch began and that these entries changed: `output.rewrite` changes their rows
+    earlier batch began and that these entries changed: `retold_attempts` changes their rows
     in that batch's table. So each attempt is in exactly one table, and sums over the tables
     are the cost of all jobs.
 
@@ -145,6 +145,25 @@ def attempts_table(
 def frame(attempts: Iterable[Attempt]) -> pl.DataFrame:
     """Attempts as rows of the table."""
     return pl.DataFrame([*map(_Row.of, attempts)], ATTEMPTS, orient="row")
+
+
+def retold_attempts(table: Path, out: Path, anew: Iterable[Attempt]) -> bool:
+    """Write an attempts table to `out` with the new rows of these; return if any changed.
+
+    Every other row and the order of rows stay as they are.
+    """
+    after = frame(anew)
+
+    def retold(rows: pl.DataFrame) -> pl.DataFrame:
+        return rows.update(after, on=KEY, include_nulls=True)
+
+    return rewritten(table, out, retold)
+
+
+def attempts_in(table: Path) -> set[tuple[str, int]]:
+    """The attempts that have a row in the table, by job and number."""
+    rows = pl.scan_parquet(table, glob=False, hive_partitioning=False)
+    return set(rows.select(KEY).collect().iter_rows())
 
 
 def _adjust(path: Path, adjustments: Adjustments) -> None:

@@ -1,6 +1,6 @@
 """The tables a batch leaves: the outcome of every row, and complaints about bad ones."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from manifests.input import COLUMN as EMBEDDED
 from manifests.input import Plan, reading, scan, validation
 from manifests.job_keys import KEY, ids
 from manifests.lifecycle import NEW, History, State
-from manifests.parquet import MONEY, SLICE, written
+from manifests.parquet import MONEY, SLICE, rewritten, written
 from manifests.uris import unsigned
 
 INVALID: Final = "invalid"
@@ -137,6 +137,24 @@ def write_clips(path: Path, manifest: Path, plan: Plan, tell: Tell) -> None:
             ]
             ours = pl.DataFrame(told, schema=CLIPS, orient="row")
             write(carried.rename(_apart(carried.columns)).hstack(ours))
+
+
+def retold_clips(
+    table: Path, out: Path, outcomes: Outcomes, jobs: Collection[str]
+) -> bool:
+    """Write a clips table to `out` with these jobs' new outcomes; return if any changed.
+
+    Every other row and the order of rows stay as they are.
+    """
+    of_jobs = pl.col("job").is_in([*jobs])
+
+    def retold(rows: pl.DataFrame) -> pl.DataFrame:
+        found = rows.filter(of_jobs).select("row", "job").iter_rows()
+        told = [(row, *outcomes.of(job)) for row, job in found]
+        anew = pl.DataFrame(told, schema=CLIPS, orient="row")
+        return rows.update(anew, on="row", include_nulls=True)
+
+    return rewritten(table, out, retold)
 
 
 def fates(
