@@ -16,7 +16,7 @@ second, and it uses 95 % of the remaining time.
 From a lane to a turn
 ---------------------
 `lanes` deals out turns, first come, first served, to the first free lane in each job's
-order. A lane is free if all of these allow a submit:
+order. A lane (`lane`) is free if all of these allow a submit:
 
     rate_limit   slots, submits per minute, Retry-After, and the circuit breaker
     rests        no rest after answers that are not the provider's own, or a refused key
@@ -49,18 +49,14 @@ for the next one.
 
 from tasks.dispatch.budget import DAY_S, Budget
 from tasks.dispatch.eligibility import Policy, candidates, standing_for
+from tasks.dispatch.lane import Bill, HandsOver, Lane, OnDearer, dearest_bills
 from tasks.dispatch.lanes import (
-    Bill,
     BudgetChangedError,
-    HandsOver,
-    Lane,
     Lanes,
     NoLaneLeftError,
-    OnDearer,
     SlotRequest,
     StoppedError,
     closing,
-    dearest_bills,
 )
 from tasks.dispatch.learned import (
     keep_limits,

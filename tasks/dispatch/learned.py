@@ -11,7 +11,7 @@ from storage import checksum, layout
 from storage.ledger import RecordedSubmit
 from storage.objects import DamagedError, MissingError, Objects, StorageError
 from tasks.dispatch.budget import DAY_S
-from tasks.dispatch.lanes import Lane
+from tasks.dispatch.lane import Lane
 from tasks.dispatch.rate_limit import LearnedLimits, RateLimiter
 
 log = logging.getLogger(__name__)

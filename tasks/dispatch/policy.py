@@ -19,7 +19,8 @@ from tasks.dispatch.eligibility import (
     foremost,
     standing_for,
 )
-from tasks.dispatch.lanes import Lane, SlotRequest
+from tasks.dispatch.lane import Lane
+from tasks.dispatch.lanes import SlotRequest
 from tasks.dispatch.min_cost import allot, capacity
 
 EVERY_S = 1.0

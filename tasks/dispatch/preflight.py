@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Final, Literal
 
 from manifests.catalogue import Route
-from tasks.dispatch.lanes import Lane
+from tasks.dispatch.lane import Lane
 from tasks.providers.errors import MisconfiguredError, ProviderError
 from tasks.providers.http import Clients, ask, retrying
 from tasks.providers.protocol import AccountReport, UnreadableError

@@ -19,7 +19,7 @@ from tasks.dispatch import (
     RateLimiter,
     SlotRequest,
 )
-from tasks.dispatch.lanes import ENOUGH, FIRST_FAILED, IN_A_ROW
+from tasks.dispatch.lane import ENOUGH, FIRST_FAILED, IN_A_ROW
 from tasks.providers import PROVIDERS
 from tasks.providers.http import Endpoint
 

@@ -10,7 +10,7 @@ import pytest
 from starlette.responses import Response
 
 from tasks.dispatch import run_times
-from tasks.dispatch.lanes import FIRST_FAILED, STUCK
+from tasks.dispatch.lane import FIRST_FAILED, STUCK
 from tasks.emulator import Emulator, Fault, running
 from tasks.engine.engine import Rules
 from tasks.engine.poll import Patience, UnfinishedError
