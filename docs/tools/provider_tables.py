@@ -20,9 +20,10 @@ from manifests.lifecycle import Discarded, Refused, Rejected, Ticket
 from tasks.providers import OWN_GPUS, PROVIDERS, Provider
 from tasks.providers.errors import NotFoundError, ProviderError
 from tasks.providers.job_failures import Failure
-from tasks.providers.predictions import PredictionApi, example
+from tasks.providers.predictions import PredictionApi
 from tasks.providers.protocol import Billed, Findable, UnreadableError
 from tasks.providers.refusals import EFFECTS, Refusal, RefusalKind, Refusals
+from tasks.providers.submissions import example
 from tasks.webhooks import signatures
 
 DISPLAY_NAMES: Final[Mapping[str, str]] = {

@@ -10,7 +10,7 @@ from manifests.catalogue import Route
 from tasks.providers.errors import ProviderError
 from tasks.providers.job_failures import Failure
 from tasks.providers.parsing import StatusWords, read_body, redact
-from tasks.providers.protocol import UnreadableError
+from tasks.providers.protocol import Exchange, UnreadableError
 from tasks.providers.refusals import Refusals
 
 
@@ -64,6 +64,13 @@ class Adapter:
     ) -> httpx.Request:
         sent = {**self._auth(), **(headers or {})}
         return httpx.Request(method, f"{self.api}{path}", headers=sent, **content)
+
+    def _ask(self, request: httpx.Request) -> Exchange[Any]:
+        """Send a free request; return the body of its answer."""
+        return read_body((yield request))
+
+    def _get(self, path: str) -> Exchange[Any]:
+        return self._ask(self._request("GET", path))
 
     def _auth(self) -> Mapping[str, str]:
         return {"authorization": f"Bearer {self.key}"}

@@ -4,6 +4,7 @@ Two APIs behind one key: WaveSpeed's behind a prefix, and 302.AI's own API of vi
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, ClassVar, Final
@@ -13,7 +14,7 @@ import httpx
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from storage.media import Still
-from tasks.providers import wavespeed
+from tasks.providers import stills, wavespeed
 from tasks.providers.errors import ProviderError
 from tasks.providers.job_failures import always, failures, says
 from tasks.providers.parsing import (
@@ -24,10 +25,10 @@ from tasks.providers.parsing import (
     status_words,
     value_at,
 )
-from tasks.providers.predictions import NOBODYS_ID, PredictionApi, clip_fields
+from tasks.providers.predictions import NOBODYS_ID, PredictionApi
 from tasks.providers.protocol import AccountReport, Exchange, Progress
 from tasks.providers.refusals import Refusals, refusal
-from tasks.providers.stills import as_data_url
+from tasks.providers.submissions import Submission, clip_fields
 from tasks.providers.wavespeed import WaveSpeed
 
 HOST: Final = "https://api.302.ai"
@@ -131,33 +132,38 @@ class Ai302(PredictionApi):
 
     def upload(self, still: Still) -> Exchange[str]:
         if resold := self.resold:
-            return (yield from resold.upload(still))
+            return resold.upload(still)
         # 302.AI does not document its uploads; its client sends stills like this.
-        return as_data_url(still)
+        return stills.inline(stills.as_data_url(still))
 
     def submit(
         self, job: Job, image_url: str, seed: int, reference: str
     ) -> Exchange[Ticket]:
         if resold := self.resold:
-            return (yield from resold.submit(job, image_url, seed, reference))
-        fields = {
-            "model": self.route.endpoints[job.resolution],
-            "prompt": job.prompt,
-            **clip_fields(self.route, job, image_url, seed),
-            "resolution": job.resolution.upper(),
-        }
-        request = self._request("POST", "/302/v2/video/create", json=fields)
-        answer = yield self._hooked(request)
-        if not (remote := self._id(body := read_body(answer))):
-            raise self._unreadable(body)
-        record = answer.headers.get("request-id")
-        urls = {"record": f"{RECORD}{path_segment(record)}"} if record else {}
-        return Ticket(self.name, remote, urls)
+            return resold.submit(job, image_url, seed, reference)
+        return PredictionApi.submit(self, job, image_url, seed, reference)
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
         if resold := self.resold:
-            return (yield from resold.poll(ticket))
-        return (yield from PredictionApi.poll(self, ticket))
+            return resold.poll(ticket)
+        return PredictionApi.poll(self, ticket)
+
+    def _submit_request(self, asked: Submission) -> httpx.Request:
+        job = asked.job
+        fields = {
+            "model": self._model(job),
+            "prompt": job.prompt,
+            **clip_fields(self.route, asked),
+            "resolution": job.resolution.upper(),
+        }
+        return self._post("/302/v2/video/create", fields)
+
+    def _ticket_urls(
+        self, asked: Submission, remote: str, answer: httpx.Response
+    ) -> Mapping[str, str]:
+        del asked, remote
+        record = answer.headers.get("request-id")
+        return {"record": f"{RECORD}{path_segment(record)}"} if record else {}
 
     def judge(self, response: httpx.Response) -> ProviderError | None:
         body, path = read_body(response), response.request.url.path
@@ -178,13 +184,13 @@ class Ai302(PredictionApi):
         # WaveSpeed's balance and prices are 302.AI's own, not this account's.
         proof = RESOLD_BALANCE if self.resold else f"{FETCH}{NOBODYS_ID}"
         yield self._request("GET", proof)
-        balance = read_body((yield self._request("GET", BALANCE)))
+        balance = yield from self._get(BALANCE)
         return AccountReport(credit_usd=amount(value_at(balance, "data", "balance")))
 
     def charge(self, ticket: Ticket) -> Exchange[Decimal | None]:
         if not (path := ticket.urls.get("record")):
             return None
-        match read_body((yield self._request("GET", path))):
+        match (yield from self._get(path)):
             # Its client takes the whole of `data` for the cost.
             case {"data": {"cost": cost}} | {"cost": cost} | {"data": cost}:
                 charged = amount(cost)

@@ -8,8 +8,6 @@ from typing import Any, ClassVar, Final
 
 import httpx
 
-from manifests.jobs import Job
-from manifests.lifecycle import Ticket
 from storage.media import Still
 from tasks.providers.errors import NotFoundError, ProviderError
 from tasks.providers.job_failures import always, failures, has
@@ -20,16 +18,11 @@ from tasks.providers.parsing import (
     status_words,
     value_at,
 )
-from tasks.providers.predictions import (
-    KEPT_DAYS,
-    NO_MODEL,
-    NOBODYS_ID,
-    PredictionApi,
-    clip_fields,
-)
+from tasks.providers.predictions import KEPT_DAYS, NO_MODEL, NOBODYS_ID, PredictionApi
 from tasks.providers.protocol import AccountReport, Exchange
 from tasks.providers.refusals import Refusals, refusal
 from tasks.providers.stills import as_file
+from tasks.providers.submissions import Submission, clip_fields
 
 MODEL: Final = "/api/v1/model"
 # The first two are in its MCP server (at cc4a9c9d, read 2026-11). The third prices a
@@ -89,6 +82,7 @@ class Atlas(PredictionApi):
     failures: ClassVar = FAILURES
     enveloped: ClassVar = True
     task_path: ClassVar = f"{MODEL}/prediction/{{}}"
+    hook_field: ClassVar = "webhook_url"
     words: ClassVar = status_words(
         waiting="created pending starting processing running",
         ready="completed succeeded",
@@ -100,16 +94,9 @@ class Atlas(PredictionApi):
         request = self._request("POST", f"{MODEL}/uploadMedia", files=form)
         return self._link(request, "data", "download_url")
 
-    def submit(
-        self, job: Job, image_url: str, seed: int, reference: str
-    ) -> Exchange[Ticket]:
-        del reference  # Atlas has no field for one
-        fields = self._fields(job, image_url, seed)
-        if self.hook:
-            fields["webhook_url"] = self.hook
+    def _submit_request(self, asked: Submission) -> httpx.Request:
         path = f"{MODEL}/generateVideo"
-        request = self._request("POST", path, headers=RETENTION, json=fields)
-        return (yield from self._create(request))
+        return self._post(path, self._fields(asked), headers=RETENTION)
 
     def judge(self, response: httpx.Response) -> ProviderError | None:
         error = PredictionApi.judge(self, response)
@@ -129,23 +116,19 @@ class Atlas(PredictionApi):
 
     def check(self) -> Exchange[AccountReport]:
         yield self._task_request(NOBODYS_ID)
-        balance = read_body((yield self._request("GET", BALANCE)))
-        models = read_body((yield httpx.Request("GET", f"{self.api}{MODELS}")))
+        balance = yield from self._get(BALANCE)
+        models = yield from self._ask(httpx.Request("GET", f"{self.api}{MODELS}"))
         prices = yield from self._prices(
-            lambda job: self._request(
-                "POST", PRICE, json=self._fields(job, job.image, 1)
-            )
+            lambda asked: self._request("POST", PRICE, json=self._fields(asked))
         )
         in_usd = str(value_at(balance, "available", "currency")).lower() == "usd"
+        credit_usd = amount(value_at(balance, "available", "value"))
         return AccountReport(
-            credit_usd=amount(value_at(balance, "available", "value"))
-            if in_usd
-            else None,
+            credit_usd=credit_usd if in_usd else None,
             prices_usd=prices,
             has_model=has_model(self.route, models, "model"),
         )
 
-    def _fields(self, job: Job, image_url: str, seed: int) -> dict[str, object]:
+    def _fields(self, asked: Submission) -> dict[str, object]:
         # Atlas ignores fields under `input`, and would make a clip with its defaults.
-        model: dict[str, object] = {"model": self.route.endpoints[job.resolution]}
-        return model | clip_fields(self.route, job, image_url, seed)
+        return {"model": self._model(asked.job), **clip_fields(self.route, asked)}

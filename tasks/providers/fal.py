@@ -13,30 +13,15 @@ from typing import Any, ClassVar, Final
 
 import httpx
 
-from manifests.jobs import Job
 from manifests.lifecycle import Refused, Ticket
 from storage.media import Still
+from tasks.providers import parsing
 from tasks.providers.job_failures import Failure, always, failure, failures, has
-from tasks.providers.parsing import (
-    amount,
-    clip_link,
-    error_text,
-    path_segment,
-    read_body,
-    redact,
-    remote_id,
-    status_words,
-    value_at,
-    video_link,
-)
-from tasks.providers.predictions import (
-    KEPT_DAYS,
-    PredictionApi,
-    frames,
-    optional_fields,
-)
+from tasks.providers.parsing import amount, error_text, read_body, redact, value_at
+from tasks.providers.predictions import KEPT_DAYS, PredictionApi
 from tasks.providers.protocol import AccountReport, Exchange, Finished, Progress
 from tasks.providers.refusals import Refusals, refusal
+from tasks.providers.submissions import Submission, frames, optional_fields
 
 QUEUE: Final = "https://queue.fal.run"
 # Docs, platform-apis/v1/models/pricing, read 2026-11: a key is needed, any will do.
@@ -67,9 +52,7 @@ NOT_BILLED: Final = frozenset(
 ANOTHER_TRY: Final = frozenset(
     {"no_media_generated", "file_download_error", "downstream_service_error"}
 )
-CHECK_KEY: Final = "check the key, which is written id:secret"
 TOP_UP: Final = "top up the account at https://fal.ai/dashboard/billing"
-NOT_ALLOWED: Final = "check that the key and the account may use this model"
 LOCKED: Final = re.compile("user is locked|exhausted balance", re.IGNORECASE)
 POLICY: Final = "content_policy_violation"
 REFUSALS: Final = Refusals(
@@ -77,42 +60,44 @@ REFUSALS: Final = Refusals(
     mark="detail",
     uploads="/storage/upload/initiate",
     table=(
-        refusal("auth", 401, fix=CHECK_KEY),
+        refusal("auth", 401, fix="check the key, which is written id:secret"),
         refusal("credit", 402, fix=TOP_UP),
         refusal("credit", 403, says=LOCKED, fix=TOP_UP),
-        refusal("permission", 403, fix=NOT_ALLOWED),
+        refusal(
+            "permission",
+            403,
+            fix="check that the key and the account may use this model",
+        ),
         refusal("content", 422, says=re.compile(POLICY)),
         refusal("invalid", 400, 413, 422),
         refusal("throttled", 429),
     ),
 )
-IN_PLACE: Final = "a 5xx in place of the result, twice, or an `error_type` of fal's own"
-RETRIED: Final = ", ".join(f"`{kind}`" for kind in sorted(ANOTHER_TRY))
 MAY_BE: Final = "docs, errors: a 422 may be billed, read 2026-11"
 FAILURES: Final = (
     *failures(
-        ("server", IN_PLACE, lambda task: task["status"] >= 500),
+        (
+            "server",
+            "a 5xx in place of the result, twice, or an `error_type` of fal's own",
+            lambda task: task.get("http", 0) >= 500,
+        ),
         charged=False,
         source="docs, errors: no 5xx is billed, read 2026-11",
     ),
-    *failures(
-        ("content", f"400 or 422 of kind `{POLICY}`", has("kind", POLICY)),
-        charged=None,
-        source=MAY_BE,
-    ),
     Failure(
         "invalid",
-        f"400 or 422 of kind {RETRIED}",
+        f"400 or 422 of kind {', '.join(f'`{kind}`' for kind in sorted(ANOTHER_TRY))}",
         has("kind", *ANOTHER_TRY),
         charged=None,
         source=MAY_BE,
         final=False,
     ),
     *failures(
+        ("content", f"400 or 422 of kind `{POLICY}`", has("kind", POLICY)),
         (
             "invalid",
             "400 or 422 of any other kind",
-            lambda task: bool(task["kind"]) and task["status"] in {400, 422},
+            lambda task: bool(task.get("kind")) and task.get("http") in {400, 422},
         ),
         charged=None,
         source=MAY_BE,
@@ -132,41 +117,48 @@ class Fal(PredictionApi):
     failures: ClassVar = FAILURES
     has_store: ClassVar = True
     hook_param: ClassVar = "fal_webhook"
-    words: ClassVar = status_words(
+    words: ClassVar = parsing.status_words(
         waiting="in_queue in_progress", ready="completed", failed=""
     )
 
     def upload(self, still: Still) -> Exchange[str]:
         fields = {"file_name": still.filename, "content_type": still.media_type}
         request = self._request("POST", UPLOADS, headers=KEPT, json=fields)
-        match body := read_body((yield request)):
+        match body := (yield from self._ask(request)):
             case {"upload_url": str(store), "file_url": str(url)}:
                 headers = {"content-type": still.media_type}
-                content = still.content
-                yield httpx.Request("PUT", store, headers=headers, content=content)
+                yield httpx.Request(
+                    "PUT", store, headers=headers, content=still.content
+                )
                 return url
             case _:
                 raise self._unreadable(body)
 
-    def submit(
-        self, job: Job, image_url: str, seed: int, reference: str
-    ) -> Exchange[Ticket]:
-        del reference  # fal has no field for one
-        endpoint = self.route.endpoints[job.resolution]
-        fields: dict[str, object] = {"image_url": image_url, "prompt": job.prompt}
+    def _submit_request(self, asked: Submission) -> httpx.Request:
+        job, endpoint = asked.job, self._model(asked.job)
+        fields: dict[str, object] = {"image_url": asked.image_url, "prompt": job.prompt}
         if endpoint.startswith(KLING):
             fields["duration"] = str(job.duration_s)
         else:
-            fields |= self._wan_fields(job, endpoint, seed)
+            fields |= self._wan_fields(asked, endpoint)
         fields |= optional_fields(self.route, job)
         headers = KEPT | ONCE | (LATER if self.route.kind == "batch" else {})
-        url = f"{QUEUE}/{endpoint}"
-        request = self._request("POST", url, headers=headers, json=fields)
-        match body := read_body((yield self._hooked(request))):
-            case {"request_id": value} if remote := remote_id(value):
-                return Ticket(self.name, remote, _urls(endpoint, remote, body))
-            case _:
-                raise self._unreadable(body)
+        return self._post(f"{QUEUE}/{endpoint}", fields, headers=headers)
+
+    def _id(self, body: Any) -> str:
+        return parsing.remote_id(value_at(body, "request_id"))
+
+    def _ticket_urls(
+        self, asked: Submission, remote: str, answer: httpx.Response
+    ) -> Mapping[str, str]:
+        """Return the URLs to poll, as fal returns them: they lack the endpoint's sub-path."""
+        app = "/".join(self._model(asked.job).split("/")[:2])
+        request = f"{QUEUE}/{app}/requests/{parsing.path_segment(remote)}"
+        usual = {"status": f"{request}/status", "result": request}
+        places = {"status": "status_url", "result": "response_url"}
+        body = read_body(answer)
+        found = {name: value_at(body, place) for name, place in places.items()}
+        return usual | {name: url for name, url in found.items() if _is_url(url)}
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
         told = self._task((yield self._request("GET", ticket.urls["status"])))
@@ -188,16 +180,17 @@ class Fal(PredictionApi):
         An unbilled failure is submitted again. If the 5xx concerned only that one
         request, the clip would be bought twice.
         """
-        task = read_body((yield self._request("GET", ticket.urls["status"])))
-        match task:
-            case {"status": str(status)} if self.words.meaning(status) == "ready":
-                pass
-            case _:
-                return None
+        task = yield from self._get(ticket.urls["status"])
+        status = value_at(task, "status")
+        if not isinstance(status, str) or self.words.meaning(status) != "ready":
+            return None
         if error := _error(task):
             return self._outcome(failed, error)
         second = yield self._request("GET", ticket.urls["result"])
-        differs = second.status_code >= 500 and _kind(second) != _kind(failed)
+        first, again = (
+            (each.status_code, _kind(each) or "") for each in (failed, second)
+        )
+        differs = second.status_code >= 500 and first != again
         return None if differs else self._outcome(second, None)
 
     def _has_task(self, response: httpx.Response, body: Any) -> bool:
@@ -211,7 +204,7 @@ class Fal(PredictionApi):
     def check(self) -> Exchange[AccountReport]:
         endpoints = sorted({*self.route.endpoints.values()})
         url = httpx.URL(PRICING, params={"endpoint_id": endpoints})
-        match body := read_body((yield self._request("GET", str(url)))):
+        match body := (yield from self._get(str(url))):
             case {"prices": [*prices]}:
                 listed = {price["endpoint_id"]: price for price in prices}
             case _:
@@ -246,34 +239,31 @@ class Fal(PredictionApi):
     def _outcome(self, result: httpx.Response, error: Any) -> Progress:
         """Return the outcome of an ended job: fal's 5xx is free, a 422 may be billed (docs)."""
         body, status = read_body(result), result.status_code
-        reason = redact(error_text(body), self.key)
-        match body:
-            case _ if url := self._clip(result, body):
-                seed = value_at(body, "seed")
-                return Finished(url, seed if isinstance(seed, int) else None)
-            case {"detail": [{"type": str(kind)}, *_]} | {"error_type": str(kind)}:
-                return failure(FAILURES, {"kind": kind, "status": status}, reason)
-            case _ if error:
-                text = reason if status >= 500 else redact(error, self.key)
-                return failure(FAILURES, {"kind": "", "status": status}, text)
-            case _:
-                raise self._unreadable(body)
+        if url := self._clip(result, body):
+            seed = value_at(body, "seed")
+            return Finished(url, seed if isinstance(seed, int) else None)
+        kind = _kind(result)
+        if kind is None and not error:
+            raise self._unreadable(body)
+        words = error if kind is None and status < 500 else error_text(body)
+        reason = redact(words, self.key)
+        return failure(FAILURES, {"kind": kind or "", "http": status}, reason)
 
     @staticmethod
     def _clip(result: httpx.Response, body: Any) -> str | None:
         if isinstance(body, str):
             return None
-        link = clip_link(body, str(result.request.url))
-        return link or (video_link(body) if result.is_success else None)
+        link = parsing.clip_link(body, str(result.request.url))
+        return link or (parsing.video_link(body) if result.is_success else None)
 
-    def _wan_fields(self, job: Job, endpoint: str, seed: int) -> dict[str, object]:
+    def _wan_fields(self, asked: Submission, endpoint: str) -> dict[str, object]:
         """Return the fields of Wan, which counts a clip in frames."""
         most = MOST_FRAMES.get(endpoint)
         fields: dict[str, object] = {
-            "resolution": job.resolution,
-            "num_frames": frames(self.route, job, most=most),
+            "resolution": asked.job.resolution,
+            "num_frames": frames(self.route, asked.job, most=most),
             "frames_per_second": self.route.fps,
-            "seed": seed,
+            "seed": asked.seed,
         }
         if "/v2.2" in endpoint:  # whose default doubles the frames
             fields["num_interpolated_frames"] = 0
@@ -283,18 +273,8 @@ class Fal(PredictionApi):
         return {"authorization": f"Key {self.key}"}
 
 
-def _urls(endpoint: str, remote: str, receipt: Mapping[str, Any]) -> dict[str, str]:
-    """Return the URLs to poll, as fal returns them: they lack the endpoint's sub-path."""
-    app = "/".join(endpoint.split("/")[:2])
-    request = f"{QUEUE}/{app}/requests/{path_segment(remote)}"
-    found = {"status": receipt.get("status_url"), "result": receipt.get("response_url")}
-    usual = {"status": f"{request}/status", "result": request}
-    whole = {
-        name: url
-        for name, url in found.items()
-        if isinstance(url, str) and url.startswith(("https://", "http://"))
-    }
-    return usual | whole
+def _is_url(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith(("https://", "http://"))
 
 
 def _error(task: Mapping[str, Any]) -> Any:
@@ -302,10 +282,10 @@ def _error(task: Mapping[str, Any]) -> Any:
     return task.get("error") or task.get("error_type")
 
 
-def _kind(failed: httpx.Response) -> tuple[int, str]:
-    """Return what identifies a failure: its HTTP status and fal's type of error."""
-    match read_body(failed):
+def _kind(result: httpx.Response) -> str | None:
+    """Return fal's type of an error in place of a result."""
+    match read_body(result):
         case {"detail": [{"type": str(kind)}, *_]} | {"error_type": str(kind)}:
-            return failed.status_code, kind
+            return kind
         case _:
-            return failed.status_code, ""
+            return None

@@ -32,7 +32,7 @@ from tasks.providers.parsing import (
     status_words,
     value_at,
 )
-from tasks.providers.predictions import PredictionApi, optional_fields
+from tasks.providers.predictions import PredictionApi
 from tasks.providers.protocol import (
     Absent,
     AccountReport,
@@ -42,6 +42,7 @@ from tasks.providers.protocol import (
     Progress,
 )
 from tasks.providers.refusals import Refusals, refusal
+from tasks.providers.submissions import Submission, optional_fields
 
 CLIPS: Final = "/v1/videos/image2video"
 LARGEST_STILL: Final = 10_000_000
@@ -63,10 +64,10 @@ ASKABLE_S: Final = 29 * 86_400
 NO_SUCH: Final = 1203
 TAKEN: Final = re.compile(r"external.?task.?id", re.IGNORECASE)
 CONSOLE: Final = "https://app.klingai.com/global/dev"
+BUY_PACK: Final = f"look after the account, or buy a resource pack, at {CONSOLE}"
 CHECK_KEY: Final = (
     "check the key, which is written ACCESS:SECRET, and this machine's clock"
 )
-BUY_PACK: Final = f"look after the account, or buy a resource pack, at {CONSOLE}"
 CHECK_PACKS: Final = "check that the account's resource packs have this model"
 ALLOW_ADDRESS: Final = "allow this machine's address in the account's IP list"
 CHECK_URL: Final = "check base_url, and that Kling still has the model"
@@ -130,6 +131,7 @@ class Kling(PredictionApi):
     id_field: ClassVar = "task_id"
     status_field: ClassVar = "task_status"
     task_path: ClassVar = f"{CLIPS}/{{}}"
+    hook_field: ClassVar = "callback_url"
     words: ClassVar = status_words(
         waiting="submitted processing", ready="succeed", failed="failed"
     )
@@ -143,23 +145,18 @@ class Kling(PredictionApi):
             raise RejectedError(f"{self.name}: {message}")
         return (yield from stills.inline(stills.as_base64(still)))
 
-    def submit(
-        self, job: Job, image_url: str, seed: int, reference: str
-    ) -> Exchange[Ticket]:
-        del seed  # Kling has no field for one
-        model, mode = self._endpoint(job)
+    def _submit_request(self, asked: Submission) -> httpx.Request:
+        job = asked.job  # Kling has no field for the seed
+        model, mode = self._model_and_mode(job)
         fields: dict[str, object] = {
             "model_name": model,
             "mode": mode,
-            "image": image_url,
+            "image": asked.image_url,
             "prompt": job.prompt,
             "duration": str(job.duration_s),
-            "external_task_id": reference,
+            "external_task_id": asked.reference,
         }
-        fields |= optional_fields(self.route, job)
-        if self.hook:
-            fields["callback_url"] = self.hook
-        return (yield from self._create(self._request("POST", CLIPS, json=fields)))
+        return self._post(CLIPS, fields | optional_fields(self.route, job))
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
         answer = yield self._task_request(ticket.id)
@@ -177,24 +174,23 @@ class Kling(PredictionApi):
 
     def find(self, doubt: Doubt) -> Exchange[Found]:
         """Ask by our reference, which the query takes in place of an id (docs)."""
-        body = read_body((yield self._task_request(doubt.mark)))
+        body = yield from self._ask(self._task_request(doubt.mark))
         is_recent = self.now() - doubt.submitted_at < ASKABLE_S
         match body:
             case {"code": 1203, "request_id": str()} if is_recent:
                 return Absent(f"{self.name}: no task is called {doubt.mark}")
-            case {"code": 0, "data": {"task_id": value} as task} if remote := remote_id(
-                value
-            ):
+            case {"code": 0, "data": {"task_id": value} as task}:
+                remote = remote_id(value)
                 named = value_at(task, "task_info", "external_task_id")
                 is_other = isinstance(named, str) and named not in {"", doubt.mark}
-                known = is_other or remote in doubt.known
+                known = not remote or is_other or remote in doubt.known
                 return None if known else Ticket(self.name, remote)
             case _:
                 return None
 
     def charge(self, ticket: Ticket) -> Exchange[Decimal | None]:
         """Return the units that the task took, at a pack's list price."""
-        match read_body((yield self._task_request(ticket.id))):
+        match (yield from self._ask(self._task_request(ticket.id))):
             case {"data": {"task_status": "succeed" | "failed" as status} as task}:
                 units = amount(task.get("final_unit_deduction"))
                 if units and units > 0:
@@ -206,8 +202,7 @@ class Kling(PredictionApi):
 
     def check(self) -> Exchange[AccountReport]:
         """Prove the key. Kling publishes no prices or limits, and its pack balance is hours old."""
-        path = f"{CLIPS}?pageNum=1&pageSize=1"
-        match body := read_body((yield self._request("GET", path))):
+        match body := (yield from self._get(f"{CLIPS}?pageNum=1&pageSize=1")):
             case {"code": 0}:
                 return AccountReport()
             case _:
@@ -238,9 +233,9 @@ class Kling(PredictionApi):
             case _:
                 return 200 <= code < 300
 
-    def _endpoint(self, job: Job) -> tuple[str, str]:
+    def _model_and_mode(self, job: Job) -> tuple[str, str]:
         """Return model_name and mode; without the first Kling uses its oldest model."""
-        endpoint = self.route.endpoints[job.resolution]
+        endpoint = self._model(job)
         model, _, mode = endpoint.partition("/")
         if not (model and mode):
             place = f'[routes."{self.route.name}".endpoints] {job.resolution}'

@@ -12,12 +12,15 @@ from typing import Final, TypeVar
 
 import httpx
 
-from tasks.providers.protocol import Doubt, Exchange, Unproven
+from tasks.providers.protocol import Absent, Doubt, Exchange, Unproven
 
 T = TypeVar("T")
 
 PAGES: Final = 100
 """The most pages that are read of a listing."""
+
+PAGE: Final = 100
+"""The most items of a page; some listings hold the newest 100 jobs only, whatever is asked."""
 
 NEAR_S: Final = 450.0
 """Our submits within this time of a doubt must be listed beside it. It is half of
@@ -56,6 +59,20 @@ def missing(listed: AbstractSet[str], doubt: Doubt) -> Unproven | None:
         f"the listing lacks {len(left_out):,} of our {len(doubt.near):,} accepted "
         f"submits near that time, such as {min(left_out)}"
     )
+
+
+def absence(
+    listed: AbstractSet[str], doubt: Doubt, reason: str, *, reaches_back: bool
+) -> Absent | Unproven:
+    """Return what a listing without the submit proves; `reason` says why it is absent.
+
+    `reaches_back` says whether the listing has items from before the submit, or has all.
+    """
+    if unproven := missing(listed, doubt):
+        return unproven
+    if not (doubt.enclosed or reaches_back):
+        return Unproven("the listing may be cut off: it has nothing from before")
+    return Absent(reason)
 
 
 def to_date(at: float) -> str:

@@ -13,7 +13,7 @@ import httpx
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from tasks.providers import self_hosted
-from tasks.providers.listings import all_items, missing
+from tasks.providers.listings import absence, all_items
 from tasks.providers.parsing import (
     digest,
     has_model,
@@ -23,7 +23,6 @@ from tasks.providers.parsing import (
     status_words,
 )
 from tasks.providers.protocol import (
-    Absent,
     AccountReport,
     Doubt,
     Exchange,
@@ -102,9 +101,8 @@ class OpenAiVideos(SelfHosted):
         matching = [*self._matching(listed, doubt)]
         if not matching:
             ids = {remote_id(job["id"]) for job in listed}
-            return missing(ids, doubt) or Absent(
-                f"not among the jobs that {self.name} lists"
-            )
+            reason = f"not among the jobs that {self.name} lists"
+            return absence(ids, doubt, reason, reaches_back=True)
         # Without an echoed reference, a job with the same prompt may be another row's.
         if self.echoed_field and len(matching) == 1:
             return Ticket(self.name, matching[0])

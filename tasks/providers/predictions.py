@@ -9,15 +9,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, ClassVar, Final, cast
+from typing import Any, ClassVar, Final
 
 import httpx
 
-from manifests.catalogue import Route
-from manifests.jobs import Job, Resolution
+from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from tasks.providers.adapter import Adapter
-from tasks.providers.errors import MisconfiguredError
 from tasks.providers.job_failures import failure
 from tasks.providers.parsing import (
     amount,
@@ -32,14 +30,13 @@ from tasks.providers.parsing import (
     video_link,
 )
 from tasks.providers.protocol import Exchange, Finished, Progress
+from tasks.providers.submissions import Submission, example
 
 KEPT_DAYS: Final = 7
 """The time for which providers are asked to keep a clip; WaveSpeed's default."""
 
 NOBODYS_ID: Final = "nightreel-check"
 """The id of no prediction: only a request with a good key gets "not found"."""
-
-EXAMPLE_STILL: Final = "https://example.com/still.jpg"
 
 NO_MODEL: Final = "check the model's id in the route's endpoints"
 """The cure of a refusal that knows no such model."""
@@ -71,8 +68,20 @@ class PredictionApi(Adapter):
     """The path of a poll, with `{}` for the task's id."""
     hook_param: ClassVar[str] = ""
     """The query parameter of a submit that names our webhook."""
+    hook_field: ClassVar[str] = ""
+    """The field of a submit's body that names it."""
 
     now: Callable[[], float] = field(default=time.time, repr=False, compare=False)
+
+    def submit(
+        self, job: Job, image_url: str, seed: int, reference: str
+    ) -> Exchange[Ticket]:
+        """Send the request that costs money; return the ticket."""
+        asked = Submission(job, image_url, seed, reference)
+        answer = yield self._submit_request(asked)
+        if remote := self._id(body := read_body(answer)):
+            return Ticket(self.name, remote, self._ticket_urls(asked, remote, answer))
+        raise self._unreadable(body)
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
         return self._progress((yield from self._look(ticket.id)))
@@ -135,22 +144,38 @@ class PredictionApi(Adapter):
 
     def _link(self, request: httpx.Request, *place: str) -> Exchange[str]:
         """Upload a still with one request; return its URL from a place in the answer."""
-        body = read_body((yield request))
+        body = yield from self._ask(request)
         match value_at(body, *place):
             case str(url) if url:
                 return url
             case _:
                 raise self._unreadable(body)
 
-    def _create(self, request: httpx.Request) -> Exchange[Ticket]:
-        """Send the request that costs money; return the ticket."""
-        body = read_body((yield self._hooked(request)))
-        if remote := self._id(body):
-            return Ticket(self.name, remote)
-        raise self._unreadable(body)
+    def _submit_request(self, asked: Submission) -> httpx.Request:
+        """Return the request that costs money."""
+        raise NotImplementedError
 
-    def _hooked(self, submit: httpx.Request) -> httpx.Request:
-        """Return a submit with our webhook in its query, if it belongs there."""
+    def _ticket_urls(
+        self, asked: Submission, remote: str, answer: httpx.Response
+    ) -> Mapping[str, str]:
+        """Return the addresses that an accepted submit's ticket keeps."""
+        del asked, remote, answer
+        return {}
+
+    def _model(self, job: Job) -> str:
+        return self.route.endpoints[job.resolution]
+
+    def _post(
+        self,
+        path: str,
+        fields: Mapping[str, object],
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Request:
+        """Return a submit, with our webhook in its body or query, if it belongs there."""
+        if self.hook and self.hook_field:
+            fields = {**fields, self.hook_field: self.hook}
+        submit = self._request("POST", path, headers=headers, json=fields)
         if self.hook and self.hook_param:
             hook = {self.hook_param: self.hook}
             submit.url = submit.url.copy_merge_params(hook)
@@ -211,12 +236,14 @@ class PredictionApi(Adapter):
         raise self._unreadable(fields)
 
     def _prices(
-        self, request: Callable[[Job], httpx.Request]
+        self, request: Callable[[Submission], httpx.Request]
     ) -> Exchange[Mapping[tuple[str, int], Decimal]]:
         """Ask for the price of each resolution and length of the route, where it is known."""
         prices: dict[tuple[str, int], Decimal] = {}
         for resolution, seconds in self.route.prices_usd:
-            body = read_body((yield request(example(resolution, seconds))))
+            job = example(resolution, seconds)
+            asked = request(Submission(job, job.image, seed=1))
+            body = yield from self._ask(asked)
             if usd := _price_usd(body):
                 prices[resolution, seconds] = usd
         return prices
@@ -249,50 +276,6 @@ def _any_id(content: Mapping[str, Any]) -> str:
 def _any_status(content: Mapping[str, Any]) -> Any:
     by_name = {folded(name): value for name, value in content.items()}
     return by_name.get("status") or by_name.get("taskstatus") or by_name.get("state")
-
-
-def example(resolution: str, seconds: int) -> Job:
-    """Return a job to ask the price of."""
-    size = cast("Resolution", resolution)
-    return Job(
-        image=EXAMPLE_STILL, prompt="slow pan", resolution=size, duration_s=seconds
-    )
-
-
-def clip_fields(route: Route, job: Job, image_url: str, seed: int) -> dict[str, object]:
-    """Return the fields of a submit by the names that most providers have for them."""
-    fields: dict[str, object] = {
-        "image": image_url,
-        "prompt": job.prompt,
-        "resolution": job.resolution,
-        "duration": job.duration_s,
-        "seed": seed,
-    }
-    return fields | optional_fields(route, job)
-
-
-def optional_fields(route: Route, job: Job) -> dict[str, object]:
-    """Return the fields of a submit that only some routes take."""
-    fields: dict[str, object] = {}
-    if job.negative_prompt and route.takes_negative_prompt:
-        fields["negative_prompt"] = job.negative_prompt
-    if len(route.aspect_ratios) > 1:
-        fields["aspect_ratio"] = job.aspect_ratio
-    return fields
-
-
-def frames(route: Route, job: Job, *, least: int = 1, most: int | None) -> int:
-    """Return the length of a clip in frames.
-
-    Raises:
-        MisconfiguredError: the model makes fewer or more frames only.
-    """
-    number = job.duration_s * route.fps + 1
-    if number < least or (most is not None and number > most):
-        limits = f"{route.endpoints[job.resolution]} makes {least} to {most}"
-        message = f"{job.duration_s} s are {number} frames, {limits}"
-        raise MisconfiguredError(f"{route.name}: {message}")
-    return number
 
 
 def _price_usd(body: Any) -> Decimal | None:

@@ -23,7 +23,7 @@ from tasks.providers.parsing import (
     remote_id,
     status_words,
 )
-from tasks.providers.predictions import NO_MODEL, PredictionApi, frames
+from tasks.providers.predictions import NO_MODEL, PredictionApi
 from tasks.providers.protocol import (
     Absent,
     AccountReport,
@@ -32,19 +32,18 @@ from tasks.providers.protocol import (
     Found,
     Gone,
     Progress,
-    Unproven,
 )
 from tasks.providers.refusals import Refusals, refusal
 from tasks.providers.stills import as_file
+from tasks.providers.submissions import Submission, frames
+
+Predictions = Sequence[Mapping[str, Any]]
 
 FRAMES: Final = (81, 121)
 """The fewest and the most frames of a clip (the model's schema, read 2026-11)."""
 
 MODELS: Final = "/v1/models/"
 """The path below which 404 is an answer: there is no such model."""
-
-PAGE: Final = 100
-"""The predictions on a page of the listing (docs): it may be cut off after one page."""
 
 SENSITIVE: Final = re.compile("NSFW|sensitive|flagged|safety", re.IGNORECASE)
 UNOFFICIAL: Final = re.compile("version is required")
@@ -113,15 +112,11 @@ class Replicate(PredictionApi):
         request = self._request("POST", "/files", files={"content": as_file(still)})
         return self._link(request, "urls", "get")
 
-    def submit(
-        self, job: Job, image_url: str, seed: int, reference: str
-    ) -> Exchange[Ticket]:
-        del reference  # Replicate has no field for one
-        fields: dict[str, object] = {"input": self._input(job, image_url, seed)}
+    def _submit_request(self, asked: Submission) -> httpx.Request:
+        fields: dict[str, object] = {"input": self._input(asked)}
         if self.hook:
             fields |= {"webhook": self.hook, "webhook_events_filter": ["completed"]}
-        path = f"/models/{self.route.endpoints[job.resolution]}/predictions"
-        return (yield from self._create(self._request("POST", path, json=fields)))
+        return self._post(f"/models/{self._model(asked.job)}/predictions", fields)
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
         task = yield from self._look(ticket.id)
@@ -146,7 +141,7 @@ class Replicate(PredictionApi):
                 return False
 
     def check(self) -> Exchange[AccountReport]:
-        match body := read_body((yield self._request("GET", "/account"))):
+        match body := (yield from self._get("/account")):
             case {"username": str()}:
                 pass
             case _:
@@ -158,15 +153,12 @@ class Replicate(PredictionApi):
         return AccountReport(has_model=all(there))
 
     def mark(self, job: Job, image_url: str, seed: int, reference: str) -> str:
-        del reference
-        return _mark(self._input(job, image_url, seed))
+        return _mark(self._input(Submission(job, image_url, seed, reference)))
 
     def find(self, doubt: Doubt) -> Exchange[Found]:
         has_older = False
 
-        def read(
-            answer: httpx.Response,
-        ) -> tuple[Sequence[Mapping[str, Any]], httpx.Request | None]:
+        def read(answer: httpx.Response) -> tuple[Predictions, httpx.Request | None]:
             nonlocal has_older
             page, onward = self._read_page(answer)
             ahead_s = listings.clock_ahead_s(answer, self.now())
@@ -183,24 +175,24 @@ class Replicate(PredictionApi):
         found = self._found(unknown, doubt)
         if not isinstance(found, Absent):
             return found
-        if len(tasks) >= PAGE and not (doubt.enclosed or has_older):
-            return Unproven("the listing may be cut off: it has nothing older")
-        return listings.missing({remote_id(t["id"]) for t in tasks}, doubt) or found
+        ids = {remote_id(task["id"]) for task in tasks}
+        reaches_back = has_older or len(tasks) < listings.PAGE
+        return listings.absence(ids, doubt, found.reason, reaches_back=reaches_back)
 
-    def _input(self, job: Job, image_url: str, seed: int) -> dict[str, object]:
+    def _input(self, asked: Submission) -> dict[str, object]:
         least, most = FRAMES
         return {
-            "image": image_url,
-            "prompt": job.prompt,
-            "num_frames": frames(self.route, job, least=least, most=most),
+            "image": asked.image_url,
+            "prompt": asked.job.prompt,
+            "num_frames": frames(self.route, asked.job, least=least, most=most),
             "frames_per_second": self.route.fps,
-            "resolution": job.resolution,
-            "seed": seed,
+            "resolution": asked.job.resolution,
+            "seed": asked.seed,
         }
 
     def _read_page(
         self, answer: httpx.Response
-    ) -> tuple[Sequence[Mapping[str, Any]], httpx.Request | None]:
+    ) -> tuple[Predictions, httpx.Request | None]:
         """Return the predictions of a page, and the request for the next one."""
         match body := read_body(answer):
             case {"results": [*page], "next": str() | None as following}:
@@ -213,9 +205,7 @@ class Replicate(PredictionApi):
         cursor = path_segment(httpx.URL(following).params["cursor"])
         return page, self._request("GET", f"/predictions?cursor={cursor}")
 
-    def _found(
-        self, unknown: Sequence[Mapping[str, Any]], doubt: Doubt
-    ) -> Ticket | Absent | None:
+    def _found(self, unknown: Predictions, doubt: Doubt) -> Ticket | Absent | None:
         # A prediction that does not name its model may be one of this route.
         models = {*self.route.endpoints.values(), ""}
         ours = [task for task in unknown if (task.get("model") or "") in models]

@@ -11,22 +11,17 @@ from typing import Any, ClassVar, Final
 
 import httpx
 
-from manifests.jobs import AspectRatio, Job
+from manifests.jobs import AspectRatio
 from manifests.lifecycle import Ticket
 from storage.media import Still
 from tasks.providers.errors import RejectedError
 from tasks.providers.job_failures import Condition, Failure, FailureKind, always
-from tasks.providers.parsing import (
-    amount,
-    read_body,
-    redact,
-    status_words,
-    value_at,
-)
+from tasks.providers.parsing import amount, redact, status_words, value_at
 from tasks.providers.predictions import NO_MODEL, PredictionApi
 from tasks.providers.protocol import AccountReport, Exchange, Progress
 from tasks.providers.refusals import Refusals, refusal
 from tasks.providers.stills import as_file
+from tasks.providers.submissions import Submission
 
 VERSION: Final = "2024-11-06"
 """The version of the API that every request names."""
@@ -139,7 +134,7 @@ class Runway(PredictionApi):
     def upload(self, still: Still) -> Exchange[str]:
         fields = {"filename": still.filename, "type": "ephemeral"}
         request = self._request("POST", "/uploads", json=fields)
-        match body := read_body((yield request)):
+        match body := (yield from self._ask(request)):
             case {
                 "runwayUri": str(uri),
                 "uploadUrl": str(store),
@@ -151,23 +146,20 @@ class Runway(PredictionApi):
             case _:
                 raise self._unreadable(body)
 
-    def submit(
-        self, job: Job, image_url: str, seed: int, reference: str
-    ) -> Exchange[Ticket]:
-        del reference  # Runway has no field for one
+    def _submit_request(self, asked: Submission) -> httpx.Request:
+        job = asked.job
         if (units := len(job.prompt.encode("utf-16-le")) // 2) > LONGEST_PROMPT:
             message = f"the prompt has {units} UTF-16 units, over {LONGEST_PROMPT}"
             raise RejectedError(f"{self.name}: {message}")
         fields: dict[str, object] = {
-            "model": self.route.endpoints[job.resolution],
-            "promptImage": image_url,
+            "model": self._model(job),
+            "promptImage": asked.image_url,
             "promptText": job.prompt,
             "ratio": RATIOS[job.aspect_ratio],
             "duration": job.duration_s,
-            "seed": seed,
+            "seed": asked.seed,
         }
-        request = self._request("POST", "/image_to_video", json=fields)
-        return (yield from self._create(request))
+        return self._post("/image_to_video", fields)
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
         task = yield from self._look(ticket.id)
@@ -177,7 +169,7 @@ class Runway(PredictionApi):
         return self._progress(task, reason=reason, usd=_usd(fields))
 
     def check(self) -> Exchange[AccountReport]:
-        match body := read_body((yield self._request("GET", "/organization"))):
+        match body := (yield from self._get("/organization")):
             case {"creditBalance": int(credits_left), "tier": {"models": {**models}}}:
                 wanted = {*self.route.endpoints.values()}
                 limits = [models[name] for name in wanted & models.keys()]

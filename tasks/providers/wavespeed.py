@@ -26,9 +26,8 @@ from tasks.providers.parsing import (
     status_words,
     value_at,
 )
-from tasks.providers.predictions import NO_MODEL, PredictionApi, clip_fields
+from tasks.providers.predictions import NO_MODEL, PredictionApi
 from tasks.providers.protocol import (
-    Absent,
     AccountReport,
     Doubt,
     Exchange,
@@ -37,6 +36,7 @@ from tasks.providers.protocol import (
     Unproven,
 )
 from tasks.providers.refusals import Refusals, refusal
+from tasks.providers.submissions import Submission, clip_fields
 
 # From public reports: no page documents the answer to an empty account.
 OUT_OF_CREDIT: Final = re.compile(
@@ -78,9 +78,6 @@ FAILURES: Final = failures(
 CATALOGUE: Final = ("/models", "/model/price")
 """Pages that may or may not know a model and its price."""
 
-PAGE: Final = 100
-"""The most items of a page; some listings hold the newest 100 jobs only, whatever is asked."""
-
 CLOCK_TOLERANCE_S: Final = 60.0
 """If the clocks differ by more, `find` asks for a longer period."""
 
@@ -111,7 +108,7 @@ class WaveSpeed(PredictionApi):
             "content_type": still.media_type,
         }
         request = self._request("POST", "/media/uploads", json=fields)
-        match body := read_body((yield request)):
+        match body := (yield from self._ask(request)):
             case {
                 "data": {
                     "download_url": str(url),
@@ -125,13 +122,8 @@ class WaveSpeed(PredictionApi):
             case _:
                 raise self._unreadable(body)
 
-    def submit(
-        self, job: Job, image_url: str, seed: int, reference: str
-    ) -> Exchange[Ticket]:
-        del reference  # WaveSpeed has no field for one
-        model, fields = self._submission(job, image_url, seed)
-        request = self._request("POST", f"/{model}", json=fields)
-        return (yield from self._create(request))
+    def _submit_request(self, asked: Submission) -> httpx.Request:
+        return self._post(f"/{self._model(asked.job)}", self._inputs(asked))
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
         task = yield from self._look(ticket.id)
@@ -145,8 +137,8 @@ class WaveSpeed(PredictionApi):
         return is_unlisted or _is_bare_task(response, body)
 
     def check(self) -> Exchange[AccountReport]:
-        balance = read_body((yield self._request("GET", "/balance")))
-        models = read_body((yield self._request("GET", "/models")))
+        balance = yield from self._get("/balance")
+        models = yield from self._get("/models")
         prices = yield from self._prices(self._price_request)
         return AccountReport(
             credit_usd=amount(value_at(balance, "data", "balance")),
@@ -155,40 +147,36 @@ class WaveSpeed(PredictionApi):
         )
 
     def mark(self, job: Job, image_url: str, seed: int, reference: str) -> str:
-        del reference
-        model, fields = self._submission(job, image_url, seed)
-        return digest({"model": model, **fields})
+        asked = Submission(job, image_url, seed, reference)
+        return digest({"model": self._model(job), **self._inputs(asked)})
 
     def find(self, doubt: Doubt) -> Exchange[Found]:
         seen: set[str] = set()
-        ahead_s, ended = 0.0, False
-        for page in count(1):
-            answer = yield self._listing(doubt, page, ahead_s)
-            measured_s = listings.clock_ahead_s(answer, self.now())
-            if page == 1 and abs(measured_s) > CLOCK_TOLERANCE_S:
-                ahead_s = measured_s
-                answer = yield self._listing(doubt, page, ahead_s)
-            listed = self._listed(answer)
-            if listed.keys() <= seen:
-                # A page that repeats others is no end: paging is ignored.
-                ended = not listed
-                break
+        answer, ahead_s = yield from self._first_page(doubt)
+        pages = count(2)
+        while not (listed := self._listed(answer)).keys() <= seen:
             for remote, item in listed.items():
                 if remote not in doubt.known and _mark(item) == doubt.mark:
                     return Ticket(self.name, remote)
             seen |= listed.keys()
+            answer = yield self._listing(doubt, next(pages), ahead_s)
         # The documented listing has no inputs, so an unknown item may be this submit.
         if not seen <= doubt.known:
             return None
         if not doubt.near:
             return Unproven("no submit of ours near that time proves the listing whole")
-        if unproven := listings.missing(seen, doubt):
-            return unproven
-        if not doubt.enclosed and (len(seen) >= PAGE or not ended):
-            return Unproven(
-                "the listing may be cut off: no submit of ours before that time is in it"
-            )
-        return Absent("it accepted nothing about then that is not on our record")
+        # A page that repeats others is no end: paging is ignored.
+        is_whole = not listed and len(seen) < listings.PAGE
+        reason = "it accepted nothing about then that is not on our record"
+        return listings.absence(seen, doubt, reason, reaches_back=is_whole)
+
+    def _first_page(self, doubt: Doubt) -> Exchange[tuple[httpx.Response, float]]:
+        """Ask for the first page, and again for a longer period if the clocks differ."""
+        answer = yield self._listing(doubt, 1, 0.0)
+        ahead_s = listings.clock_ahead_s(answer, self.now())
+        if abs(ahead_s) <= CLOCK_TOLERANCE_S:
+            return answer, 0.0
+        return (yield self._listing(doubt, 1, ahead_s)), ahead_s
 
     def _listing(self, doubt: Doubt, page: int, ahead_s: float) -> httpx.Request:
         """Ask for a page of the submits about that time, of every model.
@@ -199,7 +187,7 @@ class WaveSpeed(PredictionApi):
         at = doubt.submitted_at
         fields = {
             "page": page,
-            "page_size": PAGE,
+            "page_size": listings.PAGE,
             "created_after": listings.to_date(listings.earliest(at, ahead_s)),
             "created_before": listings.to_date(listings.latest(at, ahead_s)),
         }
@@ -216,21 +204,16 @@ class WaveSpeed(PredictionApi):
             raise self._unreadable(listed[""])
         return listed
 
-    def _price_request(self, job: Job) -> httpx.Request:
-        model, inputs = self._submission(job, job.image, 1)
+    def _price_request(self, asked: Submission) -> httpx.Request:
         # All inputs: without one of them, WaveSpeed answers with the lowest price.
-        fields = {"model_id": model, "inputs": inputs}
+        fields = {"model_id": self._model(asked.job), "inputs": self._inputs(asked)}
         return self._request("POST", "/model/price", json=fields)
 
-    def _submission(
-        self, job: Job, image_url: str, seed: int
-    ) -> tuple[str, dict[str, object]]:
-        """Return the model and the body of a submit, of which `mark` is a digest."""
-        model = self.route.endpoints[job.resolution]
-        fields = clip_fields(self.route, job, image_url, seed)
-        if job.resolution in model:  # wan-2.1 has an endpoint for each
-            del fields["resolution"]
-        return model, fields
+    def _inputs(self, asked: Submission) -> dict[str, object]:
+        fields = clip_fields(self.route, asked)
+        if asked.job.resolution in self._model(asked.job):
+            del fields["resolution"]  # wan-2.1 has an endpoint for each
+        return fields
 
 
 def _is_bare_task(response: httpx.Response, body: Any) -> bool:

@@ -436,6 +436,16 @@ def test_senseless_poll_is_unreadable(play, answer, body):
         play(PROVIDER, PROVIDER.poll(TICKET), answer(200, body))
 
 
+@pytest.mark.parametrize("word", ["FAILED", "ERROR", "CANCELLED"])
+def test_status_of_another_provider_ends_a_job_as_charged(play, answer, word):
+    """A status that means failure elsewhere has no documented charge: it counts."""
+    response = answer(200, {"status": word, "error": "out of luck"})
+
+    progress = play(PROVIDER, PROVIDER.poll(TICKET), response)[1]
+
+    assert progress == Discarded(f"{word}: out of luck")
+
+
 @pytest.mark.parametrize(
     "body", [{"request_id": None}, {"detail": "ok"}, b"<html>ok</html>", b""]
 )
