@@ -30,9 +30,9 @@ follows accepted jobs, and `download` publishes clips. `stats` and `lane_costs` 
 
 When a clip is good
 -------------------
-`download` publishes a clip only if the file is complete and `storage.media.mp4` accepts it.
-It tries up to six times in one run. A complete file that is identical three times and does
-not play is the provider's fault, and the attempt is discarded.
+`download` publishes a clip only if the file is complete and `storage.media.mp4` accepts it
+(`clip_check`). It tries up to six times in one run. A complete file that is identical three
+times and does not play is the provider's fault, and the attempt is discarded.
 
 Doubts, losses and faults
 -------------------------

@@ -5,25 +5,23 @@ again.
 """
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Final, Protocol
+from dataclasses import asdict, fields
+from typing import Any, Final
 
 import httpx
 
 from manifests.jobs import Order
 from manifests.lifecycle import Facts, History, Published, Ticket, Unplayable
-from storage.media import BrokenClipError, Clips, Probe, foreign
-from storage.media import mp4 as mp4s
+from storage.media import BrokenClipError, Clips
 from storage.objects import ExistsError, StorageError
-from tasks.engine.differs import differs as different
+from tasks.engine.clip_check import BadClipError, ClipChecker
 from tasks.engine.own_faults import ours
 from tasks.engine.poll import SAME
 from tasks.engine.trouble import Stage, Troubles
 from tasks.providers.errors import NotFoundError, ProviderError
-from tasks.providers.http import PACE, Pace, download, retrying
+from tasks.providers.http import Pace, download, retrying
 
 log = logging.getLogger(__name__)
 
@@ -35,49 +33,12 @@ OnPublished = Callable[[str, bytes, Mapping[str, Any]], None]
 """Receives each published clip: its job, its MP4, its sidecar."""
 
 
-class Check(Protocol):
-    """Checks a clip, as `storage.media.mp4.check` does."""
-
-    def __call__(self, data: bytes, *, decode: bool) -> Probe:
-        """Probe a clip, or raise BrokenClipError."""
-        ...
-
-
 class UnfetchedError(Exception):
     """The clip is still at the provider; another run will fetch it."""
 
 
-class BadClipError(Exception):
-    """The provider's file is identical each time, and does not play."""
-
-    def __init__(self, message: str, data: bytes, sha256: str) -> None:
-        super().__init__(message)
-        self.data = data
-        self.sha256 = sha256
-
-
 class GoneError(Exception):
     """The provider no longer has the clip: no run will ever fetch it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Clip:
-    """A clip that passed its check."""
-
-    mp4: bytes
-    facts: Facts
-    origin: Mapping[str, str]
-    """The part of its sidecar that says what it was converted from."""
-
-
-@dataclass(slots=True)
-class _BadFile:
-    """A file that is no clip, and was downloaded some times in a row."""
-
-    sha256: str
-    since: float
-    """The time of the first of these downloads, by the run's own clock."""
-    times: int = 0
 
 
 class Publisher:
@@ -88,25 +49,17 @@ class Publisher:
         clips: Clips,
         client: httpx.AsyncClient,
         *,
+        checker: ClipChecker,
         at_once: int,
-        decodes: bool,
         troubles: Troubles,
-        refused_s: float,
-        now: Callable[[], float],
-        check: Check = mp4s.check,
-        pace: Pace = PACE,
+        pace: Pace,
     ) -> None:
         self._clips = clips
         self._client = client
         self._in_transit = asyncio.Semaphore(at_once)
-        self._decodes = decodes
-        self._check = check
+        self.checker = checker
         self._troubles = troubles
         self._pace = pace
-        self._refused_s = refused_s
-        self._now = now
-        self._bad = dict[str, _BadFile]()
-        """By job that has not ended: the file that was downloaded last and is no clip."""
         self.on_published: OnPublished | None = None
         """Called with each published clip, if set. Publishing does not wait for it."""
 
@@ -165,7 +118,7 @@ class Publisher:
                         self._troubles.succeeded(lane, stage, job_id)
                     return done
         except (BadClipError, GoneError):
-            self._bad.pop(job_id, None)
+            self.checker.forget(job_id)
             raise
         except (ProviderError, BrokenClipError) as exc:
             failed(exc)
@@ -182,8 +135,8 @@ class Publisher:
     ) -> Published:
         async with self._in_transit:
             data = await download(self._client, request, self._pace)
-            clip = await self._checked(job_id, data, sidecar)
-            self._bad.pop(job_id, None)
+            clip = await self.checker.checked(job_id, data, sidecar)
+            self.checker.forget(job_id)
             full_sidecar = {**sidecar, **clip.origin, **asdict(clip.facts)}
             return await self._keep(job_id, clip.mp4, full_sidecar, clip.facts)
 
@@ -216,53 +169,6 @@ class Publisher:
         # The clip is published: a missing poster must not prevent its record.
         except Exception:
             log.exception("clip.not_shown job=%s it is published all the same", job_id)
-
-    async def _checked(
-        self, job_id: str, data: bytes, order: Mapping[str, Any]
-    ) -> _Clip:
-        def look() -> tuple[str, Probe | BrokenClipError]:
-            sha256 = hashlib.sha256(data).hexdigest()
-            try:
-                with ours("our own check of the clip", BrokenClipError):
-                    return sha256, self._check(data, decode=self._decodes)
-            except BrokenClipError as exc:
-                return sha256, exc
-
-        sha256, found = await asyncio.to_thread(look)
-        if isinstance(found, Probe):
-            return _Clip(data, _facts(data, sha256, found, order), {})
-        bad = self._bad.get(job_id)
-        if bad is None or bad.sha256 != sha256:
-            bad = self._bad[job_id] = _BadFile(sha256, self._now())
-        bad.times += 1
-        if bad.times >= SAME:
-            if clip := await asyncio.to_thread(self._converted, data, sha256, order):
-                return clip
-            # A page may stand in for a clip for a while. A complete file does not.
-            if found.whole or self._now() - bad.since >= self._refused_s:
-                raise BadClipError(str(found), data, sha256) from found
-        raise found
-
-    def _converted(
-        self, data: bytes, sha256: str, order: Mapping[str, Any]
-    ) -> _Clip | None:
-        """The clip in a video of another container than MP4."""
-        with ours("our own conversion of the clip"):
-            converted = foreign.to_mp4(data)
-            if converted is None:
-                return None
-            mp4 = converted.mp4
-            probe = self._check(mp4, decode=self._decodes)
-        facts = _facts(mp4, hashlib.sha256(mp4).hexdigest(), probe, order)
-        origin = {"converted_from": converted.container, "original_sha256": sha256}
-        return _Clip(mp4, facts, origin)
-
-
-def _facts(mp4: bytes, sha256: str, probe: Probe, order: Mapping[str, Any]) -> Facts:
-    measured = asdict(probe)
-    del measured["repeats"]
-    differs = different(order, probe)
-    return Facts(sha256=sha256, bytes=len(mp4), differs=differs, **measured)
 
 
 def _stage_of(error: Exception) -> Stage:

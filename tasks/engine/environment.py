@@ -15,7 +15,8 @@ from storage.objects import Objects, RetryPolicy
 from storage.source_policy import TRUSTING, SourcePolicy
 from tasks.dispatch import Budget, Lanes, Router
 from tasks.engine.charges import OpenCharges
-from tasks.engine.download import Check, Publisher
+from tasks.engine.clip_check import Check, ClipChecker
+from tasks.engine.download import Publisher
 from tasks.engine.poll import Follower
 from tasks.engine.remote_ids import RemoteIds
 from tasks.engine.standstill import Standstills
@@ -142,11 +143,13 @@ class Deps:
         return Publisher(
             Clips(self.objects),
             self.clients.free,
+            checker=ClipChecker(
+                decodes=self.rules.decodes,
+                refused_s=self.rules.refused_s,
+                now=self.world.now,
+                check=self.world.check,
+            ),
             at_once=self.rules.downloads,
-            decodes=self.rules.decodes,
             troubles=self.troubles,
-            refused_s=self.rules.refused_s,
-            now=self.world.now,
-            check=self.world.check,
             pace=self.world.pace,
         )

@@ -15,13 +15,8 @@ from manifests.catalogue import Route, shipped
 from manifests.expiry import expired, in_use, is_over
 from manifests.lifecycle import Discarded, Event, Forgotten, History, Ticket
 from tasks.dispatch import Lane
-from tasks.engine.download import (
-    TRIES,
-    BadClipError,
-    GoneError,
-    UnfetchedError,
-    made,
-)
+from tasks.engine.clip_check import BadClipError
+from tasks.engine.download import TRIES, GoneError, UnfetchedError, made
 from tasks.engine.environment import Deps
 from tasks.engine.poll import Ended, generated
 from tasks.providers.protocol import Finished, Gone

@@ -24,7 +24,7 @@ from tasks.dispatch import Lane, Limits
 from tasks.dispatch.poll_schedule import PollSchedule
 from tasks.emulator import Emulator, running
 from tasks.emulator.prices import price_list
-from tasks.engine.download import Check
+from tasks.engine.clip_check import Check
 from tasks.engine.engine import Rules
 from tasks.engine.environment import REAL
 from tasks.providers import OWN_GPUS, PROVIDERS

@@ -10,7 +10,7 @@ from PIL import Image
 
 from storage.media import Probe, mp4
 from tasks.emulator import Emulator, running
-from tasks.engine.differs import differs
+from tasks.engine.clip_check import differs
 
 pytestmark = pytest.mark.anyio
 

@@ -87,8 +87,8 @@ async def test_same_page_each_time_is_kept_and_ends_the_row(world_of):
     assert first.spent_usd == world.owed
     downloads = world.emulator.stats()["requests"]["atlas"]["download"]
     assert downloads == 3
-    # The record of a bad file is dropped when its row ends: nothing else shows it.
-    assert not world.batch_runs[0].engine.deps.publisher._bad  # noqa: SLF001
+    # The record of a bad file is dropped when its row ends.
+    assert not world.batch_runs[0].engine.deps.publisher.checker.bad_files
 
 
 async def test_bad_file_of_an_own_gpu_is_made_again(world_of):
