@@ -86,12 +86,7 @@ async def recover_uploaded(
             continue
         await asyncio.gather(*(waiting.durable for waiting in recorded))
         if recorded:
-            log.warning(
-                "ledger.spill_recovered file=%s entries=%d kept=%d entries that an earlier run could not write are on record now",
-                stored.key,
-                len(recorded),
-                len(left),
-            )
+            _tell(stored.key, entries=len(recorded), kept=len(left))
         found |= {waiting.entry.job for waiting in recorded}
         if left:
             await objects.put(stored.key, b"".join(left))
@@ -131,18 +126,22 @@ async def recover(
             )
     await asyncio.gather(*(waiting.durable for waiting in recorded))
     if recorded or left:
-        log.warning(
-            "ledger.spill_recovered file=%s entries=%d kept=%d entries that an earlier run could not write are on record now",
-            path,
-            len(recorded),
-            left,
-        )
+        _tell(path, entries=len(recorded), kept=left)
     # If it was uploaded to the root meanwhile, it is recovered again, which is harmless.
     with suppress(FileNotFoundError):
         if left:
             await asyncio.to_thread(path.rename, path.with_suffix(".kept"))
         else:
             await asyncio.to_thread(path.unlink)
+
+
+def _tell(file: Path | str, *, entries: int, kept: int) -> None:
+    log.warning(
+        "ledger.spill_recovered file=%s entries=%d kept=%d entries that an earlier run could not write are on record now",
+        file,
+        entries,
+        kept,
+    )
 
 
 async def _recorded(

@@ -151,7 +151,6 @@ class Doubts:
         self.unheard.add(job)
         if self._stopping.is_set():
             return None
-        mark = SubmitMark.of(history.mark)
         doubt = await self._own.doubt(history)
         try:
             found = await self._asked(lane.endpoint, provider, doubt)
@@ -167,6 +166,13 @@ class Doubts:
         if self._stopping.is_set() and isinstance(found, Absent):
             return None
         self.unheard.discard(job)
+        return self._certain(lane, job, history, found)
+
+    def _certain(
+        self, lane: Lane, job: str, history: History, found: Found
+    ) -> Accepted | Refused | None:
+        """The event that a provider's answer proves, if it proves one."""
+        mark = SubmitMark.of(history.mark)
         match found:
             case Ticket() as ticket:
                 return self._accepted(lane, job, history, ticket)
