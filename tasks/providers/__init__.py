@@ -28,7 +28,7 @@ Unknown answers
 Families
     `predictions` has the exchange steps of the paid prediction APIs, `openai_videos` the
     `/v1/videos` of engines, and `self_hosted` the parts common to engines on your own GPUs.
-    `parsing`, `listings`, `refusals` and `stills` serve all of them.
+    `answers`, `parsing`, `submissions`, `listings`, `refusals` and `stills` serve all.
 
 To add a provider, write its module with an adapter, `REFUSALS` and `FAILURES`, and add the
 adapter to `PROVIDERS`; record its answers in `tests/providers/payloads/` and write its

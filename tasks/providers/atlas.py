@@ -18,11 +18,11 @@ from tasks.providers.parsing import (
     status_words,
     value_at,
 )
-from tasks.providers.predictions import KEPT_DAYS, NO_MODEL, NOBODYS_ID, PredictionApi
+from tasks.providers.predictions import NO_MODEL, NOBODYS_ID, PredictionApi
 from tasks.providers.protocol import AccountReport, Exchange
 from tasks.providers.refusals import Refusals, refusal
 from tasks.providers.stills import as_file
-from tasks.providers.submissions import Submission, clip_fields
+from tasks.providers.submissions import KEPT_DAYS, Submission, clip_fields
 
 MODEL: Final = "/api/v1/model"
 # The first two are in its MCP server (at cc4a9c9d, read 2026-11). The third prices a

@@ -15,13 +15,13 @@ import httpx
 
 from manifests.lifecycle import Refused, Ticket
 from storage.media import Still
-from tasks.providers import parsing
+from tasks.providers import answers, parsing
 from tasks.providers.job_failures import Failure, always, failure, failures, has
 from tasks.providers.parsing import amount, error_text, read_body, redact, value_at
-from tasks.providers.predictions import KEPT_DAYS, PredictionApi
+from tasks.providers.predictions import PredictionApi
 from tasks.providers.protocol import AccountReport, Exchange, Finished, Progress
 from tasks.providers.refusals import Refusals, refusal
-from tasks.providers.submissions import Submission, frames, optional_fields
+from tasks.providers.submissions import KEPT_DAYS, Submission, frames, optional_fields
 
 QUEUE: Final = "https://queue.fal.run"
 # Docs, platform-apis/v1/models/pricing, read 2026-11: a key is needed, any will do.
@@ -253,8 +253,8 @@ class Fal(PredictionApi):
     def _clip(result: httpx.Response, body: Any) -> str | None:
         if isinstance(body, str):
             return None
-        link = parsing.clip_link(body, str(result.request.url))
-        return link or (parsing.video_link(body) if result.is_success else None)
+        link = answers.clip_link(body, str(result.request.url))
+        return link or (answers.video_link(body) if result.is_success else None)
 
     def _wan_fields(self, asked: Submission, endpoint: str) -> dict[str, object]:
         """Return the fields of Wan, which counts a clip in frames."""

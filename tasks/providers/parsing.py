@@ -1,9 +1,9 @@
-"""Reads providers' answers: JSON, ids, amounts, links, and error text without secrets."""
+"""Reads providers' answers: JSON, ids, amounts, words, and error text without secrets."""
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, Literal
@@ -120,94 +120,6 @@ def remote_id(value: Any) -> str:
 def path_segment(text: str) -> str:
     """Return an id as one segment of a URL path, with its special characters escaped."""
     return quote(text, safe="")
-
-
-VIDEOS: Final = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif")
-"""The ends of the paths of videos."""
-
-_PICTURES: Final = (".jpg", ".jpeg", ".png", ".webp", ".avif")
-
-_LINKED: Final = (
-    "outputs output videos video videourl taskresult result results response data "
-    "downloadurl fileurl url"
-).split()
-"""The fields that hold a clip's link at any provider, in lower case and without `_`."""
-
-_RELATIVE: Final = re.compile(r"(//?|\.\.?/)?[\w.%~-]+(/[\w.%~-]+)+/?([?#]\S*)?")
-"""A path of two names at least. One name is a link only if it ends like a video."""
-
-_NOT_OURS: Final = frozenset("input inputs image images imageurl prompt urls".split())
-"""Fields that may repeat our still's link, or hold links to the API itself."""
-
-
-def clip_link(answer: Any, address: str = "") -> str | None:
-    """Return the link to the clip in an answer, from the fields that any provider uses.
-
-    The link may be text, in an object or in a list. A relative one belongs to the answer's
-    own `address`.
-    """
-    links = [*_links(answer, address)]
-    videos = [link for link in links if names_video(link)]
-    others = [link for link in links if not _path(link).endswith(_PICTURES)]
-    return next(iter(videos or others or links), None)
-
-
-def video_link(answer: Any) -> str | None:
-    """Return the first whole link to a video file, in whatever field of an answer."""
-    match answer:
-        case str() if _is_whole(answer) and names_video(answer):
-            return answer
-        case [*items]:
-            found = (video_link(item) for item in items)
-        case {**fields}:
-            ours = (v for name, v in fields.items() if folded(name) not in _NOT_OURS)
-            found = (video_link(value) for value in ours)
-        case _:
-            return None
-    return next((link for link in found if link), None)
-
-
-def names_video(link: str) -> bool:
-    """Return whether a link's path ends like a video."""
-    return _path(link).endswith(VIDEOS)
-
-
-def folded(name: object) -> str:
-    """Return a field's name without capitals and underscores."""
-    return str(name).replace("_", "").lower()
-
-
-def _links(value: Any, address: str) -> Iterator[str]:
-    match value:
-        case str() if link := _absolute(value, address):
-            yield link
-        case [*items]:
-            for item in items:
-                yield from _links(item, address)
-        case {**fields}:
-            by_name = {folded(name): each for name, each in fields.items()}
-            for name in _LINKED:
-                yield from _links(by_name.get(name), address)
-        case _:
-            pass
-
-
-def _absolute(text: str, address: str) -> str | None:
-    """Return a link as a whole; None for text that is no link."""
-    if _is_whole(text):
-        return text
-    one_name = "/" not in text and " " not in text and names_video(text)
-    if not address or not (one_name or _RELATIVE.fullmatch(text)):
-        return None
-    return str(httpx.URL(address).join(text))
-
-
-def _is_whole(link: str) -> bool:
-    return link.lower().startswith(("https://", "http://"))
-
-
-def _path(link: str) -> str:
-    return link.partition("?")[0].partition("#")[0].lower()
 
 
 Meaning = Literal["waiting", "ready", "failed"]

@@ -6,7 +6,7 @@ exchanges of the steps here. What an answer means (`judge`) stays in the adapter
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, ClassVar, Final
@@ -16,24 +16,26 @@ import httpx
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from tasks.providers.adapter import Adapter
+from tasks.providers.answers import (
+    Task,
+    any_id,
+    any_status,
+    clip_link,
+    contents,
+    names_video,
+    video_link,
+)
 from tasks.providers.job_failures import failure
 from tasks.providers.parsing import (
     amount,
-    clip_link,
     end_reason,
-    folded,
-    names_video,
     path_segment,
     read_body,
     remote_id,
     value_at,
-    video_link,
 )
 from tasks.providers.protocol import Exchange, Finished, Progress
 from tasks.providers.submissions import Submission, example
-
-KEPT_DAYS: Final = 7
-"""The time for which providers are asked to keep a clip; WaveSpeed's default."""
 
 NOBODYS_ID: Final = "nightreel-check"
 """The id of no prediction: only a request with a good key gets "not found"."""
@@ -41,19 +43,7 @@ NOBODYS_ID: Final = "nightreel-check"
 NO_MODEL: Final = "check the model's id in the route's endpoints"
 """The cure of a refusal that knows no such model."""
 
-
 NO_STATUS: Final = "no status"
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A prediction in the answer to a poll."""
-
-    fields: Mapping[str, Any]
-    address: str
-    """The answer's own address, to which relative links belong."""
-    is_bare: bool = False
-    """Whether the answer has a clip and no status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +93,7 @@ class PredictionApi(Adapter):
         """
         if own := remote_id(self._content(body).get(self.id_field)):
             return own
-        found = (_any_id(content) for content in _contents(body))
+        found = (any_id(content) for content in contents(body))
         return next((remote for remote in found if remote), "")
 
     def _has_task(self, response: httpx.Response, body: Any) -> bool:
@@ -200,8 +190,8 @@ class PredictionApi(Adapter):
         own = self._content(body)
         if isinstance(own.get(self.status_field), str):
             return Task(own, address)
-        for content in _contents(body):
-            if isinstance(status := _any_status(content), str):
+        for content in contents(body):
+            if isinstance(status := any_status(content), str):
                 return Task({**content, self.status_field: status}, address)
         if isinstance(body, dict | list) and clip_link(body, address):
             fields: Mapping[str, Any] = {
@@ -224,7 +214,7 @@ class PredictionApi(Adapter):
         meaning = self.words.meaning(fields[self.status_field])
         if meaning == "waiting":
             return None
-        clip = clip_link(fields, task.address)
+        clip = task.link
         # The link of a task that failed, or may have, can lead to a page about it.
         if clip and (meaning == "ready" or names_video(clip) or task.is_bare):
             return Finished(clip, usd=usd)
@@ -247,35 +237,6 @@ class PredictionApi(Adapter):
             if usd := _price_usd(body):
                 prices[resolution, seconds] = usd
         return prices
-
-
-def _contents(body: Any) -> Iterator[Mapping[str, Any]]:
-    """Return the objects of an answer that may be the prediction."""
-    match body:
-        case {"data": {**inner}, **outer}:
-            yield inner
-            yield outer
-        case {**fields}:
-            yield fields
-        case [{**first}]:
-            yield first
-        case _:
-            pass
-
-
-def _any_id(content: Mapping[str, Any]) -> str:
-    """Return an id by the names that providers have for it.
-
-    `request_id` is none of them: it is the id of a prediction at fal alone.
-    """
-    by_name = {folded(name): value for name, value in content.items()}
-    names = ("id", "taskid", "predictionid", "jobid")
-    return next(filter(None, (remote_id(by_name.get(name)) for name in names)), "")
-
-
-def _any_status(content: Mapping[str, Any]) -> Any:
-    by_name = {folded(name): value for name, value in content.items()}
-    return by_name.get("status") or by_name.get("taskstatus") or by_name.get("state")
 
 
 def _price_usd(body: Any) -> Decimal | None:

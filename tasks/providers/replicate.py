@@ -16,7 +16,6 @@ from storage.media import Still
 from tasks.providers import listings
 from tasks.providers.job_failures import always, failures, says
 from tasks.providers.parsing import (
-    clip_link,
     digest,
     path_segment,
     read_body,
@@ -122,7 +121,7 @@ class Replicate(PredictionApi):
         task = yield from self._look(ticket.id)
         is_ready = self.words.meaning(task.fields["status"]) == "ready"
         is_removed = task.fields.get("data_removed") is True
-        if is_ready and is_removed and not clip_link(task.fields, task.address):
+        if is_ready and is_removed and not task.link:
             # docs, data retention, read 2026-11
             return Gone("results are kept one hour")
         return self._progress(task)

@@ -7,6 +7,9 @@ from manifests.catalogue import Route
 from manifests.jobs import Job, Resolution
 from tasks.providers.errors import MisconfiguredError
 
+KEPT_DAYS: Final = 7
+"""The time for which providers are asked to keep a clip; WaveSpeed's default."""
+
 EXAMPLE_STILL: Final = "https://example.com/still.jpg"
 
 

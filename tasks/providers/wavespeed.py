@@ -18,7 +18,6 @@ from tasks.providers import listings
 from tasks.providers.job_failures import Failure, always, failures, has
 from tasks.providers.parsing import (
     amount,
-    clip_link,
     digest,
     has_model,
     read_body,
@@ -127,7 +126,7 @@ class WaveSpeed(PredictionApi):
 
     def poll(self, ticket: Ticket) -> Exchange[Progress]:
         task = yield from self._look(ticket.id)
-        if _is_timed_out(task.fields) and not clip_link(task.fields, task.address):
+        if _is_timed_out(task.fields) and not task.link:
             return None
         return self._progress(task)
 
