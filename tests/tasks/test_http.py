@@ -15,6 +15,7 @@ import pytest
 
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
+from storage.media import Still
 from storage.sources import USER_AGENT
 from tasks.answers import ACCEPTED
 from tasks.providers.errors import (
@@ -24,6 +25,7 @@ from tasks.providers.errors import (
     NotSentError,
     ProviderError,
     ThrottledError,
+    UploadRefusedError,
 )
 from tasks.providers.http import (
     NOT_SENT,
@@ -33,10 +35,12 @@ from tasks.providers.http import (
     connected,
     download,
     submit,
+    upload,
 )
 
 pytestmark = pytest.mark.anyio
 
+BODY = b'{"prompt": "pan"}'
 JOB = Job(image="https://stills.example/1.jpg", prompt="pan")
 OK = b'HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\n{"id": "r"}'
 
@@ -50,7 +54,8 @@ class Echo:
     hosts = frozenset({"api.echo.example"})
 
     def submit(self, job, image_url, seed):
-        response = yield self._request("POST", "https://api.echo.example/v1/jobs")
+        url = "https://api.echo.example/v1/jobs"
+        response = yield self._request("POST", url, content=BODY)
         return Ticket(self.name, response.json()["id"])
 
     def poll(self, ticket):
@@ -66,8 +71,9 @@ class Echo:
             case _:
                 return InDoubtError(f"HTTP {response.status_code}")
 
-    def _request(self, method, url):
-        return httpx.Request(method, url, headers={"authorization": "Bearer key"})
+    def _request(self, method, url, content=None):
+        key = {"authorization": "Bearer key"}
+        return httpx.Request(method, url, headers=key, content=content)
 
 
 @asynccontextmanager
@@ -92,13 +98,16 @@ def endpoint(base_url: str) -> Endpoint:
     return Endpoint(Echo(), httpx.URL(base_url))
 
 
-async def submitted(base_url: str, clients: Clients) -> Ticket:
+async def submitted(base_url: str, clients: Clients, **how: object) -> Ticket:
     exchange = Echo().submit(JOB, JOB.image, 1)
-    return await submit(clients, endpoint(base_url), exchange)
+    return await submit(clients, endpoint(base_url), exchange, **how)
 
 
 async def whole(reader):
-    return await reader.readuntil(b"\r\n\r\n")
+    head = await reader.readuntil(b"\r\n\r\n")
+    if head.startswith(b"POST"):
+        await reader.readexactly(len(BODY))
+    return head
 
 
 async def cut_before_reading(reader, writer):
@@ -294,6 +303,22 @@ async def test_submit_outlives_its_process_only_briefly():
     assert kept == 30_000
 
 
+@pytest.mark.parametrize("checks", [[False], [True, False]], ids=["head", "body"])
+async def test_submit_that_is_late_before_a_write_is_not_sent(checks):
+    """A machine that slept while it connected, or between two writes, sends no more."""
+    received = asyncio.Queue[bytes]()
+
+    async def record(reader, writer):
+        await received.put(await reader.read())
+
+    in_time = iter(checks)
+    async with server(record) as url, connected() as clients:
+        with pytest.raises(NotSentError, match="not sent in time"):
+            await submitted(url, clients, in_time=lambda: next(in_time))
+        assert BODY not in await received.get()
+    assert not [*in_time], "each write was asked about"
+
+
 async def test_a_good_answer_is_a_ticket():
     async with server(fine) as base_url, connected() as clients:
         assert await submitted(base_url, clients) == Ticket("echo", "r")
@@ -323,6 +348,56 @@ async def test_the_key_is_shown_to_no_host_but_the_providers_own():
     async with connected() as clients:
         with pytest.raises(MisconfiguredError, match=r"evil\.example"):
             await ask(clients, Endpoint(Misled()), Misled().poll(Ticket("echo", "r")))
+
+
+async def test_base_url_gives_the_key_to_no_other_host():
+    """A lane at a proxy still asks no third host with its key."""
+
+    class Misled(Echo):
+        def poll(self, ticket):
+            yield self._request("GET", "https://evil.example/steal")
+
+    proxied = Endpoint(Misled(), httpx.URL("https://proxy.example/echo"))
+    async with connected() as clients:
+        with pytest.raises(MisconfiguredError, match=r"evil\.example"):
+            await ask(clients, proxied, Misled().poll(Ticket("echo", "r")))
+
+
+def test_place_of_a_lane_tells_no_password():
+    """A place is written into the ledger with each submit."""
+    url = httpx.URL("https://user:secret@proxy.example/echo/?token=abc")
+    assert endpoint(str(url)).place == "https://proxy.example/echo"
+
+
+async def test_lost_answer_tells_a_silence_from_a_cut():
+    """A provider that is silent is likelier to work on the submit."""
+    lost = {}
+    for behave in (silence, cut_after_reading):
+        async with server(behave) as url, connected(timeout_s=0.2) as clients:
+            with pytest.raises(InDoubtError) as caught:
+                await submitted(url, clients)
+            lost[behave] = caught.value.lost
+    assert lost == {silence: "silent", cut_after_reading: "broken"}
+
+
+async def test_upload_is_refused_once_and_then_taken():
+    """One refusal may be an upload that was cut on its way; three are about the still."""
+
+    class Refusing(Echo):
+        refusals = 1
+
+        def upload(self, still):
+            yield self._request("POST", "https://api.echo.example/v1/files", BODY)
+            if self.refusals:
+                self.refusals -= 1
+                raise UploadRefusedError("echo: 422")
+            return "https://files.echo.example/1.jpg"
+
+    async with server(fine) as url, connected() as clients:
+        still = Still(b"jpeg", "1.jpg", "image/jpeg", 64, 48)
+        where = Endpoint(Refusing(), httpx.URL(url))
+        link = await upload(clients, where, still)
+    assert link == "https://files.echo.example/1.jpg"
 
 
 async def test_an_adapter_that_stumbles_after_the_send_leaves_a_doubt():

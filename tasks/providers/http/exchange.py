@@ -38,6 +38,9 @@ NOT_SENT: Final = (
     httpx.UnsupportedProtocol,
 )
 
+_WRITES: Final = (".send_request_headers.started", ".send_request_body.started")
+"""httpcore's events before it writes a request's head and its body."""
+
 
 async def submit(
     clients: Clients,
@@ -48,7 +51,8 @@ async def submit(
 ) -> T:
     """Send the one request that costs money, once.
 
-    `in_time` is asked when the connection is open and nothing is written yet.
+    `in_time` is asked before each write, once the connection is open: a provider that has
+    the head of a request and not its body has accepted nothing.
 
     Raises:
         NotSentError, ThrottledError, RejectedError, MisconfiguredError: the provider
@@ -56,10 +60,11 @@ async def submit(
         InDoubtError: anything else went wrong.
     """
     request = _first_request(endpoint, exchange)
+    writes = _WRITES if request.headers.get("content-length") else _WRITES[:1]
 
     async def check_time(event: str, _: Mapping[str, Any]) -> None:
         # The machine may have slept for hours while it connected.
-        if event.endswith(".send_request_headers.started") and not in_time():
+        if event.endswith(writes) and not in_time():
             raise NotSentError(f"{endpoint.provider.name}: not sent in time")
 
     request.extensions["trace"] = check_time
