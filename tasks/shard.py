@@ -21,7 +21,7 @@ def _name() -> str:
 
 def named(batch_run: BatchRun, number: int) -> str:
     """The name of a shard: its range of rows if that identifies it, else its number of jobs."""
-    rows = batch_run.rows_of(number)
+    rows = batch_run.due.shard(number)["row"]
     first, last = rows[0], rows[-1]
     if rows.is_sorted() and last - first < 2 * rows.len():
         return f"shard {number:04d}, rows {first}-{last}"

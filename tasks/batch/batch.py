@@ -5,25 +5,24 @@ Plain Python: Prefect shows it and the command line watches it, but it needs nei
 
 import asyncio
 import logging
-import math
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final, Protocol
 
 import polars as pl
 
 from manifests.expiry import AT_PROVIDERS, by_expiry
 from manifests.input import Plan, demand, stills, todo
-from manifests.job_keys import KEY, keys
-from manifests.jobs import Kind, Order
+from manifests.job_keys import KEY
+from manifests.jobs import Kind
 from manifests.lifecycle import History, State
 from storage import layout
 from storage.ledger import Told
 from storage.objects import StorageError
+from tasks.batch.due_jobs import DueJobs
 from tasks.batch.gone import Gone, brought_back
 from tasks.batch.request import MANIFEST, Wanted, ordered
 from tasks.batch.row_states import Reasons, Rows
@@ -42,25 +41,6 @@ ROUNDS: Final = 3
 again."""
 
 log = logging.getLogger(__name__)
-
-
-def mixed(
-    orders: Sequence[Order], expiring: Mapping[str, float] = MappingProxyType({})
-) -> list[Order]:
-    """Order jobs: first those that expire soonest (Unix seconds, by job), then the others.
-
-    The others alternate between kinds, so that no lane waits until all jobs that it cannot
-    make are under way.
-    """
-    seen = Counter[tuple[int, Kind]]()
-    places: list[tuple[float, int, int]] = []
-    for order in orders:
-        like = order.priority, order.kind
-        expires_at = expiring.get(order.job.id, math.inf)
-        places.append((expires_at, -order.priority, seen[like]))
-        seen[like] += 1
-    ranked = sorted(range(len(orders)), key=places.__getitem__)
-    return [orders[n] for n in ranked]
 
 
 class Away(Protocol):
@@ -110,47 +90,23 @@ class BatchRun:
             for job, history in ledger.lives.items()
             if history.state in AT_PROVIDERS
         }
-        self._expiring = self._expiries()
         due = todo(plan, ledger.states)
         self._over_before = plan.jobs - due.height
-        self._owed = 0
-        self._due = self._fetched_first(due)
+        routes = known_routes(engine.lanes.all)
+        self.due = DueJobs(
+            due,
+            bought=self._rows.of(self._bought),
+            expiring={job: at for at, job in by_expiry(self._bought, routes)},
+            shard_rows=wanted.shard_rows,
+        )
         self._gone = Gone()
         self.away: Away | None = None
         """Runs the shards in other processes, if set; otherwise they run here."""
 
-    def _fetched_first(self, due: pl.DataFrame) -> pl.DataFrame:
-        """Put jobs bought by earlier runs first, in the order in which their clips expire."""
-        bought = self._rows.of(self._bought)
-        if bought.is_empty():
-            return due
-        # Half a key is enough: it decides only the order.
-        owed = due["key"].is_in(bought["key"].implode())
-        self._owed = int(owed.sum())
-        expiring = keys(self._expiring).with_columns(
-            at=pl.Series([*self._expiring.values()], dtype=pl.Float64)
-        )
-        first = (
-            due.filter(owed)
-            .join(expiring, [*KEY], how="left", maintain_order="left")
-            .sort("at", nulls_last=True, maintain_order=True)
-            .drop("at")
-        )
-        return pl.concat([first, due.filter(~owed)])
-
     @property
     def shards(self) -> range:
         """The numbers of the shards."""
-        return range(math.ceil(self._due.height / self.wanted.shard_rows))
-
-    def sliced(self, number: int) -> pl.DataFrame:
-        """A shard: its part of the plan."""
-        return self._due.slice(number * self.wanted.shard_rows, self.wanted.shard_rows)
-
-    def _expiries(self) -> dict[str, float]:
-        """By job: when the provider deletes its clip."""
-        routes = known_routes(self.engine.lanes.all)
-        return {job: at for at, job in by_expiry(self._bought, routes)}
+        return self.due.shards
 
     @property
     def batch(self) -> str:
@@ -226,11 +182,6 @@ class BatchRun:
         """How many rows are in each of the five states of a summary."""
         return self._rows.states(self.engine.tally)
 
-    def rows_of(self, number: int) -> pl.Series:
-        """The rows of the manifest that a shard takes, most urgent first."""
-        first = number * self.wanted.shard_rows
-        return self._due["row"].slice(first, self.wanted.shard_rows)
-
     async def settle_doubts(self) -> None:
         """Settle the jobs that the shards left in doubt, and ask a last time for clips.
 
@@ -303,9 +254,9 @@ class BatchRun:
 
     async def run_shard(self, number: int) -> dict[str, int]:
         """Run every job of a shard to its end; return the number of jobs by state."""
-        shard = self.sliced(number)
+        shard = self.due.shard(number)
         why = self.engine.done_buying
-        if why is not None and number * self.wanted.shard_rows >= self._owed:
+        if why is not None and not self.due.has_bought(number):
             # Nothing can be bought, so the rows need not be read.
             self.engine.tally.passed_over.add(why)
             return {str(State.PENDING): shard.height}
@@ -327,7 +278,7 @@ class BatchRun:
         with tempfile.TemporaryDirectory(dir=self._folder) as spool:
             uri = self.wanted.manifest
             every = ordered(self.manifest, uri, shard, Path(spool))
-            orders = mixed(await asyncio.to_thread(list, every), self._expiring)
+            orders = self.due.mixed(await asyncio.to_thread(list, every))
             await self.engine.run(orders)
             return [order.job.id for order in orders]
 

@@ -142,7 +142,7 @@ class ShardCoordinator:
             limiter.others_sent(self.monitor.recent_submits(account))
         wanted = keys(left)
         for number in self._batch_run.shards:
-            shard = self._batch_run.sliced(number)
+            shard = self._batch_run.due.shard(number)
             if self._batch_run.engine.stopped is None and held(shard, wanted).height:
                 await self._settle(number, shard)
 
