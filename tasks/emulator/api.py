@@ -7,17 +7,15 @@ To add a provider, write a class with the members of `Dialect` in `dialects/` an
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import quote
 
-from starlette.datastructures import Headers, UploadFile
+from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from tasks.emulator.accounts import Account, Terms
-from tasks.emulator.clips import MOVES, ClipFormat, Clips
 from tasks.emulator.faults import Fault
 from tasks.emulator.predictions import ClipSpec, Prediction, Stage
 from tasks.emulator.prices import Offer
@@ -33,15 +31,11 @@ from tasks.emulator.responses import (
     BAD_GATEWAY,
     HalfAnswer,
     HangUp,
-    dripping,
     read_json,
     web_page,
 )
-from tasks.emulator.state import State
-from tasks.emulator.uploads import Still, Stills, UnreadableStillError, Upload
-
-REFUSALS: Final = 7
-"""The downloads that `REFUSED_CLIP` and `PAGE_CLIP` spoil: one more than a client tries in a row."""
+from tasks.emulator.shared import Shared
+from tasks.emulator.uploads import Upload
 
 
 class Dialect(Protocol):
@@ -90,17 +84,6 @@ class TokenAuth(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """The parts that all emulated APIs use together."""
-
-    state: State
-    stills: Stills
-    clips: Clips
-    pages: dict[str, Response] = field(default_factory=dict[str, Response])
-    """Answers of a proxy in front of the provider, by the kind of request."""
-
-
 Handler = Callable[["EmulatedApi", Request], Awaitable[Response]]
 
 
@@ -125,14 +108,11 @@ class EmulatedApi:
         self._token_auth = dialect if isinstance(dialect, TokenAuth) else None
         self._terms = terms
         self._offers = offers
-        self._stills = shared.stills
-        self._clips = shared.clips
-        self._pages = shared.pages
+        self._shared = shared
         self._upload_tokens: set[str] = set()
 
-    def routes(self) -> list[BaseRoute]:
-        clip = self.route("GET", "/clips/{id}/clip.mp4", "download", _download)
-        return [clip, *self._dialect.routes(self)]
+    def routes(self) -> Sequence[BaseRoute]:
+        return self._dialect.routes(self)
 
     def route(
         self,
@@ -145,7 +125,7 @@ class EmulatedApi:
 
         async def page(request: Request) -> Response:
             self.requests[kind] += 1
-            if (in_front := self._pages.get(kind)) is not None:
+            if (in_front := self._shared.pages.get(kind)) is not None:
                 return in_front
             try:
                 return await handler(self, request)
@@ -203,7 +183,7 @@ class EmulatedApi:
         account = self.account(request)
         offer = self.offer(model)
         spec = self._dialect.parse(offer, body, request.headers)
-        image = self._stills.identity(spec.image)
+        image = self._shared.stills.identity(spec.image)
         prediction = self.state.submit(account, spec, image)
         answer = self._dialect.accepted(self.base(request), prediction)
         match prediction.fault:
@@ -224,14 +204,9 @@ class EmulatedApi:
         """Return a prediction and its stage. Raises NotFoundError."""
         account = self.account(request)
         prediction, stage = self.state.poll(account, prediction_id)
-        if stage is Stage.SUCCEEDED and await self._still(prediction) is None:
+        if stage is Stage.SUCCEEDED and await self._shared.still(prediction) is None:
             stage = Stage.UNREADABLE
         return prediction, stage
-
-    async def send_clip(self, request: Request, prediction: Prediction) -> Response:
-        """Return the clip, for a provider whose downloads need the key."""
-        self.account(request)
-        return await _sent(self, prediction.id)
 
     def position(self, request: Request, prediction: Prediction) -> int:
         """Return how many predictions are ahead in the queue."""
@@ -242,52 +217,18 @@ class EmulatedApi:
 
     async def clip(self, prediction: Prediction) -> bytes:
         """Return the clip's bytes. Raises NotFoundError."""
-        still = await self._still(prediction)
-        if still is None:
-            raise NotFoundError("no such clip")
-        spec = prediction.spec
-        form = ClipFormat(
-            resolution=spec.resolution,
-            aspect_ratio=spec.aspect_ratio,
-            frames=spec.frames,
-            fps=spec.fps,
-            move=prediction.seed % MOVES,
-        )
-        return await self._clips.clip(still, form)
-
-    async def _still(self, prediction: Prediction) -> Still | None:
-        # Nothing runs in the background, so a poll decodes the still; a client sees no
-        # difference.
-        if prediction.still is None:
-            try:
-                prediction.still = await self._stills.load(prediction.spec.image)
-            except UnreadableStillError:
-                prediction.stage = Stage.UNREADABLE
-        return prediction.still
+        return await self._shared.clip(prediction)
 
     def expect(self, filename: str, media_type: str) -> Upload:
         """Create an upload that has no bytes yet."""
-        return self._stills.expect(filename, media_type)
+        return self._shared.stills.expect(filename, media_type)
 
     def upload(self, request: Request) -> Upload:
         """Return the upload at this URL. Raises NotFoundError."""
-        upload = self._stills.upload(request.path_params["id"])
+        upload = self._shared.stills.upload(request.path_params["id"])
         if upload is None:
             raise NotFoundError("no such upload")
         return upload
-
-    async def form(self, request: Request, field: str = "file") -> Upload:
-        """Store the file of a form as an upload. Raises BadInputError."""
-        self.account(request)
-        async with request.form(max_files=1) as form:
-            match form.get(field):
-                case UploadFile() as file:
-                    media_type = file.content_type or "application/octet-stream"
-                    upload = self.expect(file.filename or "", media_type)
-                    upload.still = Still.of(await file.read())
-                    return upload
-                case _:
-                    raise BadInputError(field, "missing", f"{field}: field required")
 
     def upload_token(self) -> str:
         """Return a new token that allows uploads only."""
@@ -308,50 +249,3 @@ class EmulatedApi:
         shown = "authorization" in request.headers
         self.keys_shown += shown
         return shown
-
-
-def not_found(*methods: str) -> Sequence[tuple[str, str, str, Handler]]:
-    """Return pages for all other paths, which answer "not found"."""
-    return [(method, "/{page:path}", "lost", _lost) for method in methods]
-
-
-async def _lost(api: EmulatedApi, request: Request) -> Response:
-    del api
-    raise NotFoundError(f"no page {request.url.path}")
-
-
-async def send_still(api: EmulatedApi, request: Request) -> Response:
-    """Send an uploaded still to any client that knows its URL."""
-    upload = api.upload(request)
-    if upload.still is None:
-        raise NotFoundError("nothing was uploaded here")
-    return Response(upload.still.content, media_type=upload.media_type)
-
-
-async def _download(api: EmulatedApi, request: Request) -> Response:
-    api.shown_key(request)
-    return await _sent(api, request.path_params["id"])
-
-
-async def _sent(api: EmulatedApi, prediction_id: str) -> Response:
-    prediction = api.state.download(prediction_id)
-    fault = prediction.fault if prediction.downloads == 1 else None
-    if prediction.fault is Fault.REFUSED_CLIP and prediction.downloads <= REFUSALS:
-        return web_page(b"<!doctype html><title>403 Forbidden</title>", 403)
-    if prediction.fault is Fault.PAGE_CLIP and prediction.downloads <= REFUSALS:
-        return web_page(b"<!doctype html><title>One moment</title>", 200)
-    clip = await api.clip(prediction)
-    match fault:
-        case Fault.TRUNCATED_CLIP:
-            return Response(clip[: len(clip) * 2 // 3], media_type="video/mp4")
-        case Fault.CUT_CLIP:
-            return HalfAnswer(clip, media_type="video/mp4")
-        case Fault.HTML_CLIP:
-            return web_page(b"<!doctype html><title>One moment</title>", 200)
-        case Fault.EMPTY_CLIP:
-            return Response(b"", media_type="video/mp4")
-        case Fault.DRIP_CLIP:
-            length = {"content-length": str(len(clip))}
-            return StreamingResponse(dripping(clip), headers=length)
-        case _:
-            return Response(clip, media_type="video/mp4")

@@ -14,8 +14,9 @@ from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
 from manifests.catalogue import loader as catalogue
+from tasks.emulator import pages
 from tasks.emulator.accounts import Terms
-from tasks.emulator.api import Dialect, EmulatedApi, Shared
+from tasks.emulator.api import Dialect, EmulatedApi
 from tasks.emulator.bill import Charge, charges, total_usd
 from tasks.emulator.clips import Clips
 from tasks.emulator.dialects.ai302 import Ai302
@@ -37,6 +38,7 @@ from tasks.emulator.dialects.wavespeed import WaveSpeed
 from tasks.emulator.faults import Chances, Fault, Faults
 from tasks.emulator.prices import PriceList, price_list
 from tasks.emulator.responses import Json
+from tasks.emulator.shared import Shared
 from tasks.emulator.state import Clock, Rules, State
 from tasks.emulator.uploads import Stills
 
@@ -124,7 +126,7 @@ class Emulator:
                 Route("/bill", self._bill),
                 Route("/stats", self._stats),
                 *(
-                    Mount(f"/{name}", routes=api.routes())
+                    Mount(f"/{name}", routes=pages.routes(api))
                     for name, api in self._apis.items()
                 ),
             ],

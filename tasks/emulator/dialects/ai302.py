@@ -14,9 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from tasks.emulator import fields
+from tasks.emulator import fields, pages
 from tasks.emulator.accounts import Terms
-from tasks.emulator.api import EmulatedApi, Handler, not_found, send_still
+from tasks.emulator.api import EmulatedApi, Handler
 from tasks.emulator.dialects import wavespeed
 from tasks.emulator.predictions import ClipSpec, Prediction, Stage, status_words
 from tasks.emulator.prices import Offer
@@ -109,17 +109,17 @@ class Ai302:
     def routes(self, api: EmulatedApi) -> list[BaseRoute]:
         put = wavespeed.put_still
         return [
-            api.route("GET", "/uploads/{id}/{filename}", "still", send_still),
+            api.route("GET", "/uploads/{id}/{filename}", "still", pages.send_still),
             api.route("PUT", "/uploads/{id}/{filename}", "upload", put),
             *(
                 api.route(method, f"/ws{path}", kind, _passed_on(handler))
                 for method, path, kind, handler in wavespeed.PAGES
             ),
             api.route("POST", "/302/v2/video/create", "submit", _create),
-            api.route("GET", "/302/v2/video/fetch/{id}", "poll", _fetch),
+            api.route("GET", "/302/v2/video/fetch/{id}", "poll", pages.job(_fetch)),
             api.route("GET", "/dashboard/balance", "check", _balance),
             api.route("GET", "/dashboard/record/{id}", "charge", _record),
-            *(api.route(*page) for page in not_found("GET", "POST")),
+            *(api.route(*page) for page in pages.not_found("GET", "POST")),
         ]
 
 
@@ -142,8 +142,9 @@ async def _create(api: EmulatedApi, request: Request) -> Response:
     return await api.submit(request, fields.text(body, "model"), body)
 
 
-async def _fetch(api: EmulatedApi, request: Request) -> Response:
-    prediction, stage = await api.poll(request, request.path_params["id"])
+def _fetch(
+    api: EmulatedApi, request: Request, prediction: Prediction, stage: Stage
+) -> Response:
     is_ready = stage is Stage.SUCCEEDED
     return Json(
         {

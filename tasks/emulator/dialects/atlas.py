@@ -13,9 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from tasks.emulator import fields
+from tasks.emulator import fields, pages
 from tasks.emulator.accounts import Terms
-from tasks.emulator.api import EmulatedApi, send_still
+from tasks.emulator.api import EmulatedApi
 from tasks.emulator.predictions import (
     UNPAID_FAILURES,
     ClipSpec,
@@ -100,9 +100,9 @@ class Atlas:
     def routes(self, api: EmulatedApi) -> list[BaseRoute]:
         return [
             api.route("POST", "/api/v1/model/generateVideo", "submit", _submit),
-            api.route("GET", "/api/v1/model/prediction/{id}", "poll", _poll),
+            api.route("GET", "/api/v1/model/prediction/{id}", "poll", pages.job(_poll)),
             api.route("POST", "/api/v1/model/uploadMedia", "upload", _upload),
-            api.route("GET", "/uploads/{id}/{filename}", "still", send_still),
+            api.route("GET", "/uploads/{id}/{filename}", "still", pages.send_still),
             api.route("GET", "/api/v1/models", "check", _models),
             api.route("POST", "/api/v1/model/calculate", "check", _price),
             api.route("GET", "/public/v1/balance", "check", _balance),
@@ -127,8 +127,9 @@ async def _submit(api: EmulatedApi, request: Request) -> Response:
     return await api.submit(request, fields.text(body, "model"), body)
 
 
-async def _poll(api: EmulatedApi, request: Request) -> Response:
-    prediction, stage = await api.poll(request, request.path_params["id"])
+def _poll(
+    api: EmulatedApi, request: Request, prediction: Prediction, stage: Stage
+) -> Response:
     if api.state.expired(api.account(request), prediction):
         # Our requests ask to keep the record as long as the clip.
         raise NotFoundError("prediction not found")
@@ -139,7 +140,7 @@ async def _poll(api: EmulatedApi, request: Request) -> Response:
 
 
 async def _upload(api: EmulatedApi, request: Request) -> Response:
-    upload = await api.form(request)
+    upload = await pages.take_form(api, request)
     content = {
         "type": upload.media_type,
         "download_url": api.upload_url(request, "uploads", upload),

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from tasks.emulator import pages
 from tasks.emulator.api import EmulatedApi
 from tasks.emulator.dialects import self_hosted
 from tasks.emulator.predictions import ClipSpec, Prediction, Stage, status_words
@@ -105,7 +106,7 @@ class ComfyUi:
         return [
             api.route("POST", "/upload/image", "upload", _upload),
             api.route("POST", "/prompt", "submit", _submit),
-            api.route("GET", one, "poll", _job),
+            api.route("GET", one, "poll", pages.job(_job)),
             api.route("GET", "/view", "download", _view),
             api.route("GET", "/system_stats", "check", _stats),
             api.route("GET", "/object_info/{kind}", "check", _kind),
@@ -114,7 +115,7 @@ class ComfyUi:
 
 async def _upload(api: EmulatedApi, request: Request) -> Response:
     """Store a still in a subfolder of its id, so that names never collide."""
-    upload = await api.form(request, "image")
+    upload = await pages.take_form(api, request, "image")
     place = {"name": upload.filename, "subfolder": upload.id}
     return Json({**place, "type": "input"})
 
@@ -126,8 +127,9 @@ async def _submit(api: EmulatedApi, request: Request) -> Response:
     )
 
 
-async def _job(api: EmulatedApi, request: Request) -> Response:
-    prediction, stage = await api.poll(request, request.path_params["id"])
+def _job(
+    api: EmulatedApi, request: Request, prediction: Prediction, stage: Stage
+) -> Response:
     job: dict[str, Any] = {"id": prediction.id, "status": WORDS[stage]}
     if error := self_hosted.ERRORS.get(stage):
         job["execution_error"] = {
@@ -172,7 +174,7 @@ def _without_still(prediction: Prediction) -> Graph:
 async def _view(api: EmulatedApi, request: Request) -> Response:
     account = api.account(request)
     remote = request.query_params.get("filename", "").partition("_")[0]
-    return await api.send_clip(request, api.state.find(account, remote))
+    return await pages.send_clip(api, request, api.state.find(account, remote))
 
 
 async def _stats(api: EmulatedApi, request: Request) -> Response:

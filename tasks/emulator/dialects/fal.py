@@ -16,9 +16,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from tasks.emulator import fields
+from tasks.emulator import fields, pages
 from tasks.emulator.accounts import Terms
-from tasks.emulator.api import EmulatedApi, send_still
+from tasks.emulator.api import EmulatedApi
 from tasks.emulator.clips import ASPECTS
 from tasks.emulator.predictions import ClipSpec, Prediction, Stage
 from tasks.emulator.prices import Offer
@@ -138,12 +138,12 @@ class Fal:
         one = "/{owner}/{alias}/requests/{id}"
         return [
             api.route("POST", "/storage/upload/initiate", "upload", _initiate),
-            api.route("GET", "/files/{id}/{filename}", "still", send_still),
+            api.route("GET", "/files/{id}/{filename}", "still", pages.send_still),
             api.route("PUT", "/files/{id}/{filename}", "upload", _put),
             api.route("POST", "/storage/auth/token", "upload", _token),
             api.route("POST", "/files/upload", "upload", _post),
             api.route("GET", "/v1/models/pricing", "check", _pricing),
-            api.route("GET", f"{one}/status", "poll", _status),
+            api.route("GET", f"{one}/status", "poll", pages.job(_status)),
             api.route("GET", one, "poll", _result),
             api.route("POST", "/{model:path}", "submit", _submit),
         ]
@@ -267,8 +267,9 @@ def _keep_s(headers: Headers) -> float | None:
         raise BadInputError(name, "json_invalid", f"{name}: {value}") from None
 
 
-async def _status(api: EmulatedApi, request: Request) -> Response:
-    prediction, stage = await api.poll(request, request.path_params["id"])
+def _status(
+    api: EmulatedApi, request: Request, prediction: Prediction, stage: Stage
+) -> Response:
     content: dict[str, Any] = {"logs": [], **_urls(api.base(request), prediction)}
     match stage:
         case Stage.WAITING:

@@ -16,9 +16,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from tasks.emulator import fields
+from tasks.emulator import fields, pages
 from tasks.emulator.accounts import Account, Terms
-from tasks.emulator.api import EmulatedApi, not_found
+from tasks.emulator.api import EmulatedApi
 from tasks.emulator.predictions import (
     UNPAID_FAILURES,
     ClipSpec,
@@ -142,7 +142,7 @@ class Kling:
             api.route("POST", CLIPS, "submit", _submit),
             api.route("GET", CLIPS, "list", _list),
             api.route("GET", f"{CLIPS}/{{id}}", "poll", _poll),
-            *(api.route(*page) for page in not_found("GET", "POST")),
+            *(api.route(*page) for page in pages.not_found("GET", "POST")),
         ]
 
 

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute
 
-from tasks.emulator import fields
+from tasks.emulator import fields, pages
 from tasks.emulator.api import EmulatedApi
 from tasks.emulator.dialects import self_hosted
 from tasks.emulator.predictions import ClipSpec, Prediction, status_words
@@ -150,7 +150,7 @@ async def _status(api: EmulatedApi, request: Request) -> Response:
 async def _result(api: EmulatedApi, request: Request) -> Response:
     account = api.account(request)
     prediction = api.state.find(account, request.path_params["id"])
-    return await api.send_clip(request, prediction)
+    return await pages.send_clip(api, request, prediction)
 
 
 async def _queue(api: EmulatedApi, request: Request) -> Response:

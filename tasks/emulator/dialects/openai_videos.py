@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from tasks.emulator import fields
+from tasks.emulator import fields, pages
 from tasks.emulator.accounts import Terms
 from tasks.emulator.api import EmulatedApi
 from tasks.emulator.dialects import self_hosted
@@ -240,7 +240,7 @@ class OpenAiVideos:
                 "Video has been uploaded to cloud storage. Please use the cloud URL"
             )
             return self._problem(400, "stored", f"{message}: {url}")
-        return await api.send_clip(request, prediction)
+        return await pages.send_clip(api, request, prediction)
 
     def _job(self, made: Prediction, stage: Stage) -> dict[str, Any]:
         """Return a job as polls and listings show it."""

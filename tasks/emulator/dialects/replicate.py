@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from tasks.emulator import fields
+from tasks.emulator import fields, pages
 from tasks.emulator.accounts import Account, Terms
-from tasks.emulator.api import EmulatedApi, not_found
+from tasks.emulator.api import EmulatedApi
 from tasks.emulator.predictions import (
     UNPAID_FAILURES,
     ClipSpec,
@@ -144,8 +144,8 @@ class Replicate:
             api.route("GET", model, "check", _model),
             api.route("GET", "/v1/account", "check", _account),
             api.route("GET", "/v1/predictions", "list", _list),
-            api.route("GET", one, "poll", _poll),
-            *(api.route(*page) for page in not_found("GET", "POST")),
+            api.route("GET", one, "poll", pages.job(_poll)),
+            *(api.route(*page) for page in pages.not_found("GET", "POST")),
         ]
 
 
@@ -154,8 +154,9 @@ async def _submit(api: EmulatedApi, request: Request) -> Response:
     return await api.submit(request, _model_id(request), body)
 
 
-async def _poll(api: EmulatedApi, request: Request) -> Response:
-    prediction, stage = await api.poll(request, request.path_params["id"])
+def _poll(
+    api: EmulatedApi, request: Request, prediction: Prediction, stage: Stage
+) -> Response:
     return Json(_owned_task(api, request, prediction, stage))
 
 
@@ -205,7 +206,7 @@ async def _model(api: EmulatedApi, request: Request) -> Response:
 
 
 async def _upload(api: EmulatedApi, request: Request) -> Response:
-    upload = await api.form(request, "content")
+    upload = await pages.take_form(api, request, "content")
     return Json(_file_of(api, request, upload), 201)
 
 

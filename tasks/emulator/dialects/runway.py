@@ -11,9 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from tasks.emulator import fields
+from tasks.emulator import fields, pages
 from tasks.emulator.accounts import Terms
-from tasks.emulator.api import EmulatedApi, not_found, send_still
+from tasks.emulator.api import EmulatedApi
 from tasks.emulator.predictions import ClipSpec, Prediction, Stage, status_words
 from tasks.emulator.prices import Offer
 from tasks.emulator.refusals import (
@@ -149,11 +149,11 @@ class Runway:
         return [
             api.route("POST", "/v1/uploads", "upload", _ticket),
             api.route("POST", "/store/{id}", "upload", _store),
-            api.route("GET", "/uploads/{id}/{filename}", "still", send_still),
+            api.route("GET", "/uploads/{id}/{filename}", "still", pages.send_still),
             api.route("POST", "/v1/image_to_video", "submit", _submit),
-            api.route("GET", "/v1/tasks/{id}", "poll", _poll),
+            api.route("GET", "/v1/tasks/{id}", "poll", pages.job(_poll)),
             api.route("GET", "/v1/organization", "check", _organization),
-            *(api.route(*page) for page in not_found("GET", "POST")),
+            *(api.route(*page) for page in pages.not_found("GET", "POST")),
         ]
 
 
@@ -166,8 +166,9 @@ async def _submit(api: EmulatedApi, request: Request) -> Response:
     return await api.submit(request, fields.text(body, "model"), body)
 
 
-async def _poll(api: EmulatedApi, request: Request) -> Response:
-    prediction, stage = await api.poll(request, request.path_params["id"])
+def _poll(
+    api: EmulatedApi, request: Request, prediction: Prediction, stage: Stage
+) -> Response:
     task: dict[str, Any] = {
         "id": prediction.id,
         "status": WORDS[stage],

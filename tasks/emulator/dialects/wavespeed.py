@@ -13,9 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from tasks.emulator import fields
+from tasks.emulator import fields, pages
 from tasks.emulator.accounts import Terms
-from tasks.emulator.api import EmulatedApi, Handler, not_found, send_still
+from tasks.emulator.api import EmulatedApi, Handler
 from tasks.emulator.predictions import (
     UNPAID_FAILURES,
     ClipSpec,
@@ -116,10 +116,10 @@ class WaveSpeed:
 
     def routes(self, api: EmulatedApi) -> list[BaseRoute]:
         return [
-            api.route("GET", "/uploads/{id}/{filename}", "still", send_still),
+            api.route("GET", "/uploads/{id}/{filename}", "still", pages.send_still),
             api.route("PUT", "/uploads/{id}/{filename}", "upload", put_still),
             *(api.route(*page) for page in PAGES),
-            *(api.route(*page) for page in not_found("GET")),
+            *(api.route(*page) for page in pages.not_found("GET")),
         ]
 
 
@@ -135,8 +135,9 @@ async def _submit(api: EmulatedApi, request: Request) -> Response:
     return await api.submit(request, request.path_params["model"], body)
 
 
-async def _poll(api: EmulatedApi, request: Request) -> Response:
-    prediction, stage = await api.poll(request, request.path_params["id"])
+def _poll(
+    api: EmulatedApi, request: Request, prediction: Prediction, stage: Stage
+) -> Response:
     outputs = [api.clip_url(request, prediction)]
     return _enveloped(_task(_here(request), prediction, stage, outputs))
 
@@ -276,7 +277,7 @@ async def put_still(api: EmulatedApi, request: Request) -> Response:
 
 async def _form(api: EmulatedApi, request: Request) -> Response:
     """Take an upload by the older way, a form."""
-    upload = await api.form(request)
+    upload = await pages.take_form(api, request)
     return _enveloped(
         {
             "type": upload.media_type,
@@ -294,8 +295,8 @@ PAGES: Final[Sequence[tuple[str, str, str, Handler]]] = (
     ("GET", "/api/v3/models", "check", _models),
     ("POST", "/api/v3/model/price", "check", _price),
     ("POST", "/api/v3/predictions", "list", _listing),
-    ("GET", "/api/v3/predictions/{id}/result", "poll", _poll),
-    ("GET", "/api/v3/predictions/{id}", "poll", _poll),
+    ("GET", "/api/v3/predictions/{id}/result", "poll", pages.job(_poll)),
+    ("GET", "/api/v3/predictions/{id}", "poll", pages.job(_poll)),
     ("POST", "/api/v3/{model:path}", "submit", _submit),
 )
 """The pages of the API: method, path, kind and handler."""
