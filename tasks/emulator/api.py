@@ -216,7 +216,6 @@ class EmulatedApi:
         return f"{self.base(request)}/clips/{prediction.id}/clip.mp4"
 
     async def clip(self, prediction: Prediction) -> bytes:
-        """Return the clip's bytes. Raises NotFoundError."""
         return await self._shared.clip(prediction)
 
     def expect(self, filename: str, media_type: str) -> Upload:

@@ -121,17 +121,7 @@ class Emulator:
             )
             for dialect in DIALECTS
         }
-        self._app = Starlette(
-            routes=[
-                Route("/bill", self._bill),
-                Route("/stats", self._stats),
-                *(
-                    Mount(f"/{name}", routes=pages.routes(api))
-                    for name, api in self._apis.items()
-                ),
-            ],
-            lifespan=self._lifespan,
-        )
+        self._app = self._served()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
@@ -182,6 +172,19 @@ class Emulator:
     async def _stats(self, request: Request) -> Response:
         del request
         return Json(self.stats())
+
+    def _served(self) -> Starlette:
+        return Starlette(
+            routes=[
+                Route("/bill", self._bill),
+                Route("/stats", self._stats),
+                *(
+                    Mount(f"/{name}", routes=pages.routes(api))
+                    for name, api in self._apis.items()
+                ),
+            ],
+            lifespan=self._lifespan,
+        )
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncGenerator[None]:

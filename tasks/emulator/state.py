@@ -100,19 +100,15 @@ class State:
             try:
                 account.admit(now)
                 self._submits[account.dialect] = number + 1
-                names = f"{spec.image} {image}"
-                fault = self.faults.next(
-                    account.dialect, number, image=names, prompt=spec.prompt
-                )
-                _refuse(fault)
-                if fault is Fault.CACHED_ACCEPT and (before := self.listed(account)):
-                    return before[0]
-                limited = self._rules.credit_usd is not None
-                if limited and spec.price_usd > self.credit_usd(account):
-                    raise NoCreditError("insufficient credits")
+                fault = self._drawn_fault(account, number, spec, image)
             except ThrottledError:
                 account.peaks.throttled += 1
                 raise
+            if fault is Fault.CACHED_ACCEPT and (before := self.listed(account)):
+                return before[0]
+            limited = self._rules.credit_usd is not None
+            if limited and spec.price_usd > self.credit_usd(account):
+                raise NoCreditError("insufficient credits")
             prediction = Prediction(
                 id=spec.custom_id or secrets.token_hex(16),
                 spec=spec,
@@ -123,12 +119,26 @@ class State:
                 accepted_date=self._date(now),
                 latency_s=self._latency_s(account, number),
             )
-            if hidden := self._predictions.pop(prediction.id, None):
-                # A second job with the same id hides the first, which stays on the bill.
-                self._predictions[secrets.token_hex(16)] = hidden
-            self._predictions[prediction.id] = account, prediction
+            self._keep(account, prediction)
             account.take(prediction, now)
             return prediction
+
+    def _drawn_fault(
+        self, account: Account, number: int, spec: ClipSpec, image: str
+    ) -> Fault | None:
+        """Return the fault of a submit. Raises the refusal that it may be."""
+        names = f"{spec.image} {image}"
+        fault = self.faults.next(
+            account.dialect, number, image=names, prompt=spec.prompt
+        )
+        _refuse(fault)
+        return fault
+
+    def _keep(self, account: Account, prediction: Prediction) -> None:
+        if hidden := self._predictions.pop(prediction.id, None):
+            # A second job with the same id hides the first, which stays on the bill.
+            self._predictions[secrets.token_hex(16)] = hidden
+        self._predictions[prediction.id] = account, prediction
 
     def poll(self, account: Account, prediction_id: str) -> tuple[Prediction, Stage]:
         """Return a prediction and the stage that a poll sees.
