@@ -24,7 +24,7 @@ next run continues from there.
 The modules
 -----------
 `engine` runs the workers and stops, pauses or winds them down. `reserve` collects what one
-submit needs: a still at the provider (`send_still`), a slot on a lane, and the reserved
+submit needs: a still at the provider (`still_handover`), a slot on a lane, and the reserved
 price. `submit` sends the request once and applies the answer to the job and the lane. `poll`
 follows accepted jobs, and `download` publishes clips. `stats` and `lane_costs` count.
 

@@ -32,10 +32,10 @@ from tasks.engine.download import OnPublished
 from tasks.engine.environment import Deps, Rules
 from tasks.engine.in_doubt import Doubts, in_doubt
 from tasks.engine.job import JobRunner
+from tasks.engine.job_run import JobRun
 from tasks.engine.own_faults import park
 from tasks.engine.recover import Fetcher
 from tasks.engine.refetch import Refetcher
-from tasks.engine.reserve import JobRun
 from tasks.engine.stats import UNANSWERED, Tally, WaitReason
 from tasks.engine.steps import AtProvider
 from tasks.engine.trouble import LANELESS, Stage

@@ -31,6 +31,7 @@ from manifests.lifecycle import (
 from tasks.dispatch import Lane, RunTimes
 from tasks.engine.download import UnfetchedError, requested
 from tasks.engine.environment import Deps
+from tasks.engine.job_run import JobRun, MustWaitError
 from tasks.engine.own_faults import OwnFaultError
 from tasks.engine.poll import (
     STUCK,
@@ -40,7 +41,7 @@ from tasks.engine.poll import (
     UnreadError,
 )
 from tasks.engine.refetch import Refetcher
-from tasks.engine.reserve import JobRun, MustWaitError, Reservation, Reserver
+from tasks.engine.reserve import Reservation, Reserver
 from tasks.engine.stats import UNANSWERED, Tally, WaitReason
 from tasks.engine.steps import AtProvider, AtWorkError, Steps, free
 from tasks.engine.submit import (

@@ -11,7 +11,8 @@ from manifests.jobs import Job, Order
 from tasks.dispatch import Budget, Router
 from tasks.emulator import running
 from tasks.engine.environment import Deps, Rules, World
-from tasks.engine.reserve import JobRun, Reserver
+from tasks.engine.job_run import JobRun
+from tasks.engine.reserve import Reserver
 from tasks.providers.http import connected
 
 pytestmark = pytest.mark.anyio
