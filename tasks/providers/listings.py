@@ -12,7 +12,8 @@ from typing import Final, TypeVar
 
 import httpx
 
-from tasks.providers.protocol import Absent, Doubt, Exchange, Unproven
+from manifests.lifecycle import Ticket
+from tasks.providers.protocol import Absent, Doubt, Exchange, Found, Unproven
 
 T = TypeVar("T")
 
@@ -73,6 +74,27 @@ def absence(
     if not (doubt.enclosed or reaches_back):
         return Unproven("the listing may be cut off: it has nothing from before")
     return Absent(reason)
+
+
+def settled(
+    provider: str,
+    unknown: Sequence[tuple[str, T]],
+    *,
+    is_it: Callable[[T], bool],
+    may_be: Callable[[T], bool],
+    absent: Absent | Unproven,
+) -> Found:
+    """Return what a listing says about a submit, by its jobs that are not on record.
+
+    `absent` is the answer if no job is the submit or may be it.
+    """
+    match [remote for remote, item in unknown if is_it(item)]:
+        case [one] if one:
+            return Ticket(provider, one)
+        case []:
+            return None if any(may_be(item) for _, item in unknown) else absent
+        case _:
+            return None
 
 
 def to_date(at: float) -> str:

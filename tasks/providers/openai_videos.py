@@ -4,7 +4,7 @@ Each engine's own file states where it differs. Engines call nobody back, and fo
 jobs when they restart unless their own file says otherwise.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -13,7 +13,7 @@ import httpx
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from tasks.providers import self_hosted
-from tasks.providers.listings import absence, all_items
+from tasks.providers.listings import absence, all_items, settled
 from tasks.providers.parsing import (
     digest,
     has_model,
@@ -98,23 +98,25 @@ class OpenAiVideos(SelfHosted):
         listed = yield from all_items(self._request("GET", FIRST_PAGE), self._read_page)
         if listed is None:
             return None
-        matching = [*self._matching(listed, doubt)]
-        if not matching:
-            ids = {remote_id(job["id"]) for job in listed}
-            reason = f"not among the jobs that {self.name} lists"
-            return absence(ids, doubt, reason, reaches_back=True)
+        jobs = [(remote_id(job["id"]), job) for job in listed]
         # Without an echoed reference, a job with the same prompt may be another row's.
-        if self.echoed_field and len(matching) == 1:
-            return Ticket(self.name, matching[0])
-        return None
+        return settled(
+            self.name,
+            [(remote, job) for remote, job in jobs if remote not in doubt.known],
+            is_it=lambda job: self._echoes(job, doubt) and bool(self.echoed_field),
+            may_be=lambda job: self._echoes(job, doubt),
+            absent=absence(
+                {remote for remote, _ in jobs},
+                doubt,
+                f"not among the jobs that {self.name} lists",
+                reaches_back=True,
+            ),
+        )
 
-    def _matching(self, listed: list[dict[str, Any]], doubt: Doubt) -> Iterator[str]:
+    def _echoes(self, job: Mapping[str, Any], doubt: Doubt) -> bool:
+        """Whether a listed job has the mark of a submit."""
         echoed = self.echoed_field
-        for job in listed:
-            mark = job.get(echoed) if echoed else _mark(job)
-            remote = remote_id(job["id"])
-            if mark == doubt.mark and remote not in doubt.known:
-                yield remote
+        return doubt.mark == (job.get(echoed) if echoed else _mark(job))
 
     def _read_page(
         self, answer: httpx.Response
@@ -221,6 +223,6 @@ def _stages(job: Mapping[str, Any]) -> dict[str, float]:
             return {}
 
 
-def _mark(job: dict[str, Any]) -> str:
+def _mark(job: Mapping[str, Any]) -> str:
     """Return `OpenAiVideos.mark` of a listed job that repeats its prompt."""
     return digest([job.get("prompt"), job.get("size")])

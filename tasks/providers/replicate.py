@@ -24,7 +24,6 @@ from tasks.providers.parsing import (
 )
 from tasks.providers.predictions import NO_MODEL, PredictionApi
 from tasks.providers.protocol import (
-    Absent,
     AccountReport,
     Doubt,
     Exchange,
@@ -36,7 +35,8 @@ from tasks.providers.refusals import Refusals, refusal
 from tasks.providers.stills import as_file
 from tasks.providers.submissions import Submission, frames
 
-Predictions = Sequence[Mapping[str, Any]]
+Prediction = Mapping[str, Any]
+Predictions = Sequence[Prediction]
 
 FRAMES: Final = (81, 121)
 """The fewest and the most frames of a clip (the model's schema, read 2026-11)."""
@@ -152,7 +152,8 @@ class Replicate(PredictionApi):
         return AccountReport(has_model=all(there))
 
     def mark(self, job: Job, image_url: str, seed: int, reference: str) -> str:
-        return _mark(self._input(Submission(job, image_url, seed, reference)))
+        asked = Submission(job, image_url, seed, reference)
+        return _mark({"input": self._input(asked)})
 
     def find(self, doubt: Doubt) -> Exchange[Found]:
         has_older = False
@@ -170,13 +171,20 @@ class Replicate(PredictionApi):
         tasks = yield from listings.all_items(first, read)
         if tasks is None or not doubt.mark:
             return None
-        unknown = [task for task in tasks if remote_id(task["id"]) not in doubt.known]
-        found = self._found(unknown, doubt)
-        if not isinstance(found, Absent):
-            return found
-        ids = {remote_id(task["id"]) for task in tasks}
+        listed = [(remote_id(task["id"]), task) for task in tasks]
         reaches_back = has_older or len(tasks) < listings.PAGE
-        return listings.absence(ids, doubt, found.reason, reaches_back=reaches_back)
+        return listings.settled(
+            self.name,
+            [(remote, task) for remote, task in listed if remote not in doubt.known],
+            is_it=lambda task: self._is_ours(task) and _mark(task) == doubt.mark,
+            may_be=lambda task: self._may_be(task, doubt),
+            absent=listings.absence(
+                {remote for remote, _ in listed},
+                doubt,
+                f"not among the predictions that {self.name} lists",
+                reaches_back=reaches_back,
+            ),
+        )
 
     def _input(self, asked: Submission) -> dict[str, object]:
         least, most = FRAMES
@@ -204,37 +212,28 @@ class Replicate(PredictionApi):
         cursor = path_segment(httpx.URL(following).params["cursor"])
         return page, self._request("GET", f"/predictions?cursor={cursor}")
 
-    def _found(self, unknown: Predictions, doubt: Doubt) -> Ticket | Absent | None:
-        # A prediction that does not name its model may be one of this route.
-        models = {*self.route.endpoints.values(), ""}
-        ours = [task for task in unknown if (task.get("model") or "") in models]
-        match [task["id"] for task in ours if _mark(task.get("input")) == doubt.mark]:
-            case [one] if remote := remote_id(one):
-                return Ticket(self.name, remote)
+    def _is_ours(self, task: Prediction) -> bool:
+        """Whether a prediction may be of this route: it may not name its model."""
+        return (task.get("model") or "") in {*self.route.endpoints.values(), ""}
+
+    def _may_be(self, task: Prediction, doubt: Doubt) -> bool:
+        """Whether a prediction may be the submit: it has no input, or another still's link."""
+        if not self._is_ours(task):
             # The lane's route has changed, so the submit may name another model.
-            case [] if doubt.route != self.route.name and len(ours) < len(unknown):
-                return None
-            case [] if not any(_may_be(task, doubt.mark) for task in ours):
-                return Absent(f"not among the predictions that {self.name} lists")
-            case _:
-                return None
+            return doubt.route != self.route.name
+        listed = _mark(task)
+        return not listed or listed.rpartition("-")[2] == doubt.mark.rpartition("-")[2]
 
 
 FIELDS: Final = ("prompt", "num_frames", "frames_per_second", "resolution", "seed")
 """The fields of a submit besides the still; a listing may add the defaults of others."""
 
 
-def _mark(asked: Any) -> str:
+def _mark(task: Prediction) -> str:
     """Return two digests of a submit's input: with the still, and without it."""
-    match asked:
+    match task.get("input"):
         case {"image": image, **rest} if "prompt" in rest:
             fields = {name: rest.get(name) for name in FIELDS}
             return f"{digest({**fields, 'image': image})}-{digest(fields)}"
         case _:
             return ""
-
-
-def _may_be(task: Mapping[str, Any], mark: str) -> bool:
-    """Whether a prediction may be the submit: it has no input, or another link to a still."""
-    listed = _mark(task.get("input"))
-    return not listed or listed.rpartition("-")[2] == mark.rpartition("-")[2]
