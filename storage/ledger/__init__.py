@@ -49,10 +49,11 @@ Spill
     to the root (`spill_recovery`).
 
 Repair
-    `damage` finds every object that is missing or damaged. `repair` puts a segment with a
-    record of the loss, and the events that later ones prove (`bridge`), in the place of
-    each lost one. A repair's record names the gaps, and rows that may have been bought in
-    one are withheld until the owner releases it (`gaps`).
+    `damage` finds every object that is missing or damaged, and `holes` reads the entries
+    around them. `repair` puts a segment with a record of the loss, and the events that
+    later ones prove (`bridge`), in the place of each lost one. A repair's record names the
+    gaps, and rows that may have been bought in one are withheld until the owner releases it
+    (`gaps`).
 
 Failure handling
     The store is unavailable: writes are repeated for ten minutes, then the stream ends. The

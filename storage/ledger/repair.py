@@ -28,8 +28,9 @@ from storage.ledger import (
 )
 from storage.ledger.bridge import Submits, bridge
 from storage.ledger.codec import LedgerError, Record, Repaired, Seal, pack, unpack
-from storage.ledger.damage import Damage, EpochDamage, Hole, Survey, read
+from storage.ledger.damage import Damage, Survey
 from storage.ledger.gaps import Gap, RepairRecord
+from storage.ledger.holes import EpochDamage, Hole, read
 from storage.ledger.known_roots import KnownRoots
 from storage.ledger.lease import HeldError
 from storage.ledger.owner import BEAT_S, Holder, claimant
