@@ -165,7 +165,7 @@ class Kling(PredictionApi):
         task = self._task(answer)
         why = redact(str(task.fields.get("task_status_msg") or ""), self.key)
         reason = f"failed: {why}" if why else "failed"
-        return self._progress(task, reason=reason)
+        return self._progress(task, reason=reason, usd=_usd(task.fields))
 
     def mark(self, job: Job, image_url: str, seed: int, reference: str) -> str:
         """Return our reference, which Kling knows the task by."""
@@ -192,9 +192,8 @@ class Kling(PredictionApi):
         """Return the units that the task took, at a pack's list price."""
         match (yield from self._ask(self._task_request(ticket.id))):
             case {"data": {"task_status": "succeed" | "failed" as status} as task}:
-                units = amount(task.get("final_unit_deduction"))
-                if units and units > 0:
-                    return units * UNIT_USD
+                if usd := _usd(task):
+                    return usd
                 # An account that pays by invoice takes no units, and still pays.
                 return Decimal(0) if status == "failed" else None
             case _:
@@ -266,3 +265,9 @@ def _code(body: Any) -> int:
             return code
         case _:
             return 0
+
+
+def _usd(task: Mapping[str, Any]) -> Decimal | None:
+    """Return a task's charge at a pack's list price; None if it took no units."""
+    units = amount(task.get("final_unit_deduction"))
+    return units * UNIT_USD if units and units > 0 else None

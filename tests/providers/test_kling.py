@@ -212,7 +212,10 @@ def test_an_id_cannot_lead_a_poll_astray():
     [
         ("submitted", None),
         ("processing", None),
-        ("succeeded", Finished("https://v.example/clip.mp4")),
+        (
+            "succeeded",
+            Finished("https://v.example/clip.mp4", usd=Decimal("0.49")),
+        ),
         ("failed", Refused("failed: Image pixel is invalid")),
         ("moderated", Rejected("failed: Failure to pass the risk control system")),
     ],
@@ -392,6 +395,24 @@ def test_charge_is_read_from_the_units(play, answer, task, usd):
     response = answer(200, {"code": 0, "data": task})
 
     assert play(PROVIDER, PROVIDER.charge(TICKET), response)[1] == usd
+
+
+@pytest.mark.parametrize(("units", "usd"), [("7", Decimal("0.98")), ("0", None)])
+def test_poll_states_the_charge_of_a_clip(play, answer, units, usd):
+    """The units of a task that succeeded are its bill; without them, its price stands."""
+    videos = {"videos": [{"url": "https://v.example/clip.mp4"}]}
+    task = {
+        "task_id": "860012",
+        "task_status": "succeed",
+        "task_result": videos,
+        "final_unit_deduction": units,
+    }
+
+    response = answer(200, {"code": 0, "data": task})
+
+    progress = play(PROVIDER, PROVIDER.poll(TICKET), response)[1]
+
+    assert progress == Finished("https://v.example/clip.mp4", usd=usd)
 
 
 def test_a_check_asks_something_that_needs_the_key(play, recorded):
