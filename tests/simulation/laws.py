@@ -49,7 +49,8 @@ LAWS: Final = {
     "legal": "the ledger tells a life that can happen",
     "replay": "whoever reads the ledger knows what its writer knows",
     "kept": "what was durable is read for ever",
-    "budget": "no run spends more than its budget",
+    "budget": "no run spends more than its budget, but for what was under way when the "
+    "first bill above its price came",
     "risk": "no more is risked on a lane than its owner allows",
     "day": "no lane takes more in a day than its cap",
     "slots": "no more is under way on a lane than its slots and what it may queue",
@@ -60,7 +61,8 @@ LAWS: Final = {
     "unbroken": "nothing breaks that nobody foresaw",
     "noticed": "a clip that is ready is noticed while it is fresh",
     "held": "nobody takes over a root that is held, but by leave",
-    "bill": "what was charged was counted",
+    "bill": "what was charged was counted, as far as the provider stated it",
+    "dearer": "a lane whose bill was above its price is reserved at the bill's rate",
     "summary": "a run's summary is what is on record",
     "done": "when all is well again, all that can be done is done",
     "stuck": "a night ends",
@@ -69,6 +71,10 @@ LAWS: Final = {
 LATE_S: Final = 60.0
 """How late a clip may be noticed, beyond its own duration or the duration of others on
 its lane as their buyer sees it, which includes the wait at a provider that queues."""
+
+DEARER_S: Final = 60.0
+"""How long after a dearer bill is on record a submit may still be recorded at the old
+price: it was reserved before, and its still was handed over meanwhile."""
 
 _CLAIM: Final = re.compile(r"ledger/epochs/(\d{6})\.json")
 _SEGMENT: Final = re.compile(
@@ -103,6 +109,8 @@ class Attempt:
     doubted: bool = False
     freed: str = ""
     """The recorded reason for no charge."""
+    billed: bool = False
+    """Whether the charge that the provider stated is on record."""
 
 
 class Witness:
@@ -138,6 +146,7 @@ class Witness:
         self._early: dict[tuple[str, int], Write] = {}
         self._ended: set[str] = set()
         self._beats: dict[Node, float] = {}
+        self._dearer_since: dict[tuple[Node, str], float] = {}
         self._risked: dict[tuple[Node | None, str], Decimal] = defaultdict(Decimal)
         self._bought: dict[Node, list[Sale]] = defaultdict(list)
         self._on_lane: dict[tuple[Node, str], list[Attempt]] = defaultdict(list)
@@ -238,8 +247,10 @@ class Witness:
                 self._ticketed(latest, ticket.id)
             case Doubted() if latest is not None:
                 latest.doubted = True
-            case Generated() if latest is not None and latest.node is write.node:
-                self._noticed(latest)
+            case Generated() if latest is not None:
+                self._stated(latest, event, write)
+                if latest.node is write.node:
+                    self._noticed(latest)
             case Refused(reason) | Rejected(reason, False) if latest is not None:
                 latest.freed = reason
                 self._free(latest)
@@ -249,6 +260,29 @@ class Witness:
                 self._whole(life, facts.sha256)
             case _:
                 pass
+
+    def _stated(self, attempt: Attempt, event: Generated, write: Write) -> None:
+        """Check a stated charge, and note since when the writer knows a dearer rate."""
+        sale, attempt.billed = attempt.sale, event.usd is not None
+        if sale is None or (event.usd is None and sale.dearer == 1):
+            return
+        if event.usd != sale.made.spec.price_usd:
+            self.breach("bill", f"{attempt.life}: {event.usd} USD is on record")
+        if write.node is not None and sale.dearer > 1:
+            self._dearer_since.setdefault((write.node, attempt.lane), write.at)
+
+    def _reserved(self, attempt: Attempt) -> None:
+        """Check that a submit is reserved at the rate that its buyer knows."""
+        sale, node = attempt.sale, attempt.node
+        if sale is None or node is None:
+            return
+        since = self._dearer_since.get((node, attempt.lane), math.inf)
+        if (
+            attempt.at > since + DEARER_S
+            and attempt.price_usd < sale.made.spec.price_usd
+        ):
+            text = f"{node} reserved {attempt.price_usd} USD on {attempt.lane}"
+            self.breach("dearer", f"{text} for {sale.made.spec.price_usd} USD")
 
     def _noticed(self, attempt: Attempt) -> None:
         """Check that the run that bought a clip, idle otherwise, noticed its end in
@@ -351,6 +385,7 @@ class Witness:
             )
         elif meant.sale is None:
             meant.sale = sale
+            self._reserved(meant)
         else:
             self.breach("once", f"{job} attempt {meant.number} is sold")
         if sale.node is not None and sale.node in self.runs:
@@ -364,12 +399,28 @@ class Witness:
             (each.made.spec.price_usd for each in bought if not each.refunded),
             Decimal(0),
         )
-        if run.budget_usd is not None and spent > run.budget_usd:
+        if run.budget_usd is not None and spent > run.budget_usd + self._over(bought):
             self.breach("budget", f"{node} spent {spent} of {run.budget_usd} USD")
         limit = next(lane for lane in run.lanes if lane.name == sale.provider)
         held = [each for each in self._on_lane[node, sale.provider] if self._busy(each)]
         if len(held) > limit.most:
             self.breach("slots", f"{node}: {len(held)} at once on {sale.provider}")
+
+    def _over(self, bought: Sequence[Sale]) -> Decimal:
+        """By how much these purchases may exceed a limit: the submits that a run has under
+        way on a lane, or in doubt, when its first dearer bill comes cost more than was
+        reserved for them."""
+        over = Decimal(0)
+        heads = {(self._head(each.node), each.provider) for each in bought if each.node}
+        for head, lane in heads:
+            own = [each for each in bought if each.provider == lane and each.node]
+            of = [each for each in own if self._head(each.node) is head]
+            more = sorted((each.more_usd for each in of), reverse=True)
+            run = self.runs[head]
+            most = next(each.most for each in run.lanes if each.name == lane)
+            doubted = sum(each.doubted for each in self._on_lane[head, lane])
+            over += sum(more[: most * (1 + run.elsewhere) + doubted], Decimal(0))
+        return over
 
     def _rates(self) -> None:
         """Submits are counted by the time they were sent: network delays are not the
@@ -490,7 +541,19 @@ class Witness:
 
     def _billed(self, job: str, sales: Sequence[Sale]) -> None:
         history = self.histories.get(job, NEW)
-        usd = sum((sale.made.spec.price_usd for sale in sales), Decimal(0))
+        billed = {
+            each.sale.made.id
+            for each in self.attempts[job]
+            if each.sale is not None and each.billed
+        }
+        usd = sum(
+            (
+                sale.made.spec.price_usd
+                - (Decimal(0) if sale.made.id in billed else sale.more_usd)
+                for sale in sales
+            ),
+            Decimal(0),
+        )
         if usd > history.spent_usd:
             self.breach("bill", f"{job}: charged {usd}, counted {history.spent_usd}")
         if len(sales) > 1 + history.discards + history.risks:
@@ -513,7 +576,9 @@ class Witness:
             usd = sum((sale.made.spec.price_usd for sale in bought), Decimal(0))
             if lane.submits_per_day is not None and len(bought) > lane.submits_per_day:
                 self.breach("day", f"{lane.name} took {len(bought)}")
-            if lane.usd_per_day is not None and usd > lane.usd_per_day:
+            if lane.usd_per_day is not None and usd > lane.usd_per_day + self._over(
+                bought
+            ):
                 self.breach("day", f"{lane.name} took {usd} USD")
 
     def done(self, reasons: Iterable[tuple[str, str, str]]) -> None:

@@ -64,6 +64,11 @@ ELSEWHERE: Final = 0.05
 SHORT: Final = 0.3
 """The share of providers whose listings show only their latest jobs."""
 
+DEARER: Final = 0.3
+"""The share of providers that charge more than their price list, of those that state
+the charge with the clip."""
+STATES_CHARGES: Final = {"kling", "runway"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanePlan:
@@ -202,7 +207,7 @@ def drawn(seed: int) -> Script:
     jobs = [_job(luck, n, routes) for n in range(count)]
     terms = {each.partition("/")[0]: _terms(luck) for each in routes}
     lanes = [_lane(luck, each, terms, count) for each in routes]
-    terms = _short_listings(seed, terms)
+    terms = _dearer_bills(seed, _short_listings(seed, terms))
     length_s = _length_s(lanes, terms, count)
     manifests = _manifests(luck, jobs)
     runs = _runs(luck, lanes, len(manifests), length_s, count)
@@ -292,6 +297,18 @@ def _short_listings(seed: int, terms: Mapping[str, Terms]) -> dict[str, Terms]:
     return {
         name: replace(each, lists=aside.choice([1, 3, 10]))
         if aside.random() < SHORT
+        else each
+        for name, each in terms.items()
+    }
+
+
+def _dearer_bills(seed: int, terms: Mapping[str, Terms]) -> dict[str, Terms]:
+    """The same terms; some providers charge more than their price list."""
+    # Separate randomness, for the reason that `drawn` gives.
+    aside = Random(f"{seed} bills")
+    return {
+        name: replace(each, dearer=aside.choice([2, 4]))
+        if name in STATES_CHARGES and aside.random() < DEARER
         else each
         for name, each in terms.items()
     }

@@ -8,6 +8,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from functools import cache
 from random import Random
 from typing import Any, Final
@@ -53,6 +54,8 @@ class Terms:
     """How late its listings are."""
     lists: int | None = None
     """The number of latest jobs that its listings show, whatever is asked."""
+    dearer: int = 1
+    """How many times the prices of its price list it charges."""
     retry_after: bool = False
     chances: Mapping[Fault, float] = field(default_factory=dict)
     refused: float = 0.0
@@ -98,10 +101,16 @@ class Sale:
     provider: str
     account: Account
     made: Prediction
+    dearer: int = 1
 
     @property
     def prompt(self) -> str:
         return self.made.spec.prompt
+
+    @property
+    def more_usd(self) -> Decimal:
+        """The part of its charge beyond the price list."""
+        return self.made.spec.price_usd * (self.dearer - 1) / self.dearer
 
     @property
     def refunded(self) -> bool:
@@ -171,7 +180,7 @@ class Provider:
         self.desk = EmulatedApi(
             dialect,
             terms=own,
-            offers=prices()[name],
+            offers=_charged(name, terms.dearer),
             shared=Shared(self.world, Stills(), Clips(clip())),
         )
         self.desk.clip = _film  # type: ignore[method-assign]
@@ -208,7 +217,8 @@ class Provider:
 
     def sell(self, account: Account, made: Prediction) -> None:
         node, sent_at = ASKER.get()
-        sale = Sale(self.loop.time(), sent_at, node, self.name, account, made)
+        dearer, now = self.terms.dearer, self.loop.time()
+        sale = Sale(now, sent_at, node, self.name, account, made, dearer)
         self.sales.append(sale)
         for tell in self.told:
             tell(sale)
@@ -291,6 +301,16 @@ def _received(
 @cache
 def prices() -> Any:
     return price_list(catalogue.load().routes.values())
+
+
+def _charged(name: str, times: int) -> dict[str, Any]:
+    """The offers of a provider that charges a multiple of its price list."""
+    return {
+        model: replace(
+            offer, prices_usd={kind: times * p for kind, p in offer.prices_usd.items()}
+        )
+        for model, offer in prices()[name].items()
+    }
 
 
 @cache

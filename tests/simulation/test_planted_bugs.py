@@ -10,23 +10,30 @@ from decimal import Decimal
 
 import pytest
 
-from manifests.lifecycle import Accepted, Doubted, Refused, State
+from manifests.lifecycle import Accepted, Doubted, Generated, Refused, State
 from storage.ledger import Ledger, shard_stream
 from storage.objects import Objects
 from tasks.batch.batch import BatchRun
-from tasks.dispatch import Budget, Lanes, RateLimiter
+from tasks.dispatch import Budget, Lane, Lanes, RateLimiter
 from tasks.dispatch.budget import Day
 from tasks.dispatch.poll_schedule import PollSchedule
 from tasks.distributed import supervisor
 from tasks.distributed.heartbeat import ShardHeartbeat
 from tasks.engine.download import Publisher, UnfetchedError
+from tasks.engine.poll import Follower
 from tasks.engine.stats import Tally, WaitReason
 from tasks.engine.submit import Submitter
 from tasks.providers import listings
 from tests.simulation import night
 from tests.simulation.laws import LAWS
 from tests.simulation.night import played
-from tests.simulation.plan import Fate, Script, catalogue_, drawn
+from tests.simulation.plan import (
+    STATES_CHARGES,
+    Fate,
+    Script,
+    catalogue_,
+    drawn,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -256,6 +263,45 @@ def half_the_price_is_put_on_record(patch):
         return replace(event, price_usd=event.price_usd / 2)
 
     patch.setattr(Submitter, "intended", cheap)
+
+
+def dear(script):
+    """Every provider that states its charges charges four times its price list."""
+    terms = {
+        name: replace(each, dearer=4) if name in STATES_CHARGES else each
+        for name, each in script.terms.items()
+    }
+    return replace(script, terms=terms)
+
+
+def dear_and_short_of_money(script):
+    """Each run has the money for thirty clips, if they cost what the list says."""
+    runs = [
+        replace(run, budget_usd=min(map(lane_price, run.lanes)) * 30)
+        for run in script.runs
+    ]
+    return dear(replace(script, runs=runs))
+
+
+@breaks("dearer", script=dear)
+def a_dearer_bill_is_paid_and_forgotten(patch):
+    patch.setattr(Lane, "raise_prices", lambda *_: False)
+
+
+@breaks("budget", script=dear_and_short_of_money)
+def a_dearer_bill_is_no_reason_to_stop(patch):
+    a_dearer_bill_is_paid_and_forgotten(patch)
+
+
+@breaks("bill", script=dear)
+def a_stated_charge_is_not_believed(patch):
+    after = Follower.until_ended
+
+    async def deaf(self, *asked, **more):
+        event = await after(self, *asked, **more)
+        return replace(event, usd=None) if isinstance(event, Generated) else event
+
+    patch.setattr(Follower, "until_ended", deaf)
 
 
 @breaks("summary")
