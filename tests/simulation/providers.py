@@ -20,13 +20,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from manifests.catalogue import loader as catalogue
+from tasks.emulator import pages
 from tasks.emulator.accounts import Account
-from tasks.emulator.api import EmulatedApi, Shared
+from tasks.emulator.api import EmulatedApi
 from tasks.emulator.app import DIALECTS
 from tasks.emulator.clips import Clips
 from tasks.emulator.faults import Fault
 from tasks.emulator.predictions import ClipSpec, Prediction
 from tasks.emulator.prices import price_list
+from tasks.emulator.shared import Shared
 from tasks.emulator.state import Rules, State
 from tasks.emulator.uploads import Stills
 from tests.simulation.loop import EPOCH, Node, VirtualLoop
@@ -147,6 +149,16 @@ class Reconciliation(State):
         return terms.latency_s * spread
 
 
+class Signed(Shared):
+    """Takes every still as readable, and signs each clip with its owner's number."""
+
+    async def still(self, prediction: Prediction) -> Any:
+        return prediction
+
+    async def clip(self, prediction: Prediction) -> bytes:
+        return signed_clip(prediction.id)
+
+
 class Provider:
     """One provider: its desk, and the wire to it."""
 
@@ -181,10 +193,8 @@ class Provider:
             dialect,
             terms=own,
             offers=_charged(name, terms.dearer),
-            shared=Shared(self.world, Stills(), Clips(clip())),
+            shared=Signed(self.world, Stills(), Clips(clip())),
         )
-        self.desk.clip = _film  # type: ignore[method-assign]
-        self.desk._still = _still  # type: ignore[method-assign]  # noqa: SLF001
         self._routes = _pages(self.desk)
         self._asked_for: dict[tuple[str, str], Any] = {}
 
@@ -260,19 +270,11 @@ def _pages(desk: EmulatedApi) -> list[Any]:
         return named(method, path, kind, handler)
 
     desk.route = route  # type: ignore[method-assign]
-    routes: list[Any] = desk.routes()
+    routes: list[Any] = pages.routes(desk)
     return [
         (route.methods or set(), route.path_regex, route.endpoint, kind)
         for route, kind in zip(routes, kinds, strict=True)
     ]
-
-
-async def _film(prediction: Prediction) -> bytes:
-    return signed_clip(prediction.id)
-
-
-async def _still(prediction: Prediction) -> object:
-    return prediction
 
 
 def _received(
