@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 
 import polars as pl
 
+from flows.commands.batch_flow import run_flow
 from flows.commands.check import checked
 from flows.commands.lanes import in_use
 from flows.commands.plan import forecasted
 from flows.commands.reconcile import Decided, settled
-from flows.commands.run import run_flow
 from flows.commands.status import observed
 from flows.commands.terminal import existing, place
 from flows.config import Settings, budget

@@ -1,12 +1,16 @@
-"""The demo's world: the emulated providers, and the example manifest to run on them."""
+"""The command `demo`: runs the example manifest on emulated providers."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
+import typer
+
+from flows.commands.batch_flow import run_batch
+from flows.commands.run import run_to_its_end
+from flows.commands.terminal import place, tell
 from flows.config import settings
-from tasks.emulator import Emulator, running
 
 LATENCY_S: Final = 4.0
 """Seconds that an emulated clip takes: long enough to watch, short enough to wait for."""
@@ -34,9 +38,32 @@ _ROUTES: Final = {
 }
 
 
+def demo(
+    root: Annotated[Path, typer.Option(help="The folder for the clips.")] = Path(
+        "nightreel-demo"
+    ),
+) -> None:
+    """Run the example manifest on the emulator. Needs no account and no money."""
+    with emulated(root) as (manifest, config):
+        tell(f"emulated providers, example manifest: {manifest}")
+        run_to_its_end(
+            # A root that was deleted is not away: emulated clips cost nothing.
+            run_batch(
+                manifest=manifest,
+                root=place(str(root), "root"),
+                config=str(config),
+                new_root=True,
+            ),
+            str(root),
+            f"clips: {root / 'clips'}\ntable: {root / 'tables'}",
+        )
+
+
 @contextmanager
 def emulated(root: Path) -> Generator[tuple[str, Path]]:
     """The example manifest's URI and a config that has lanes to emulated providers."""
+    from tasks.emulator import Emulator, running  # noqa: PLC0415 - only the demo needs a server
+
     settings.lend(KEY, _WORTHLESS)
     root.mkdir(parents=True, exist_ok=True)
     config = root / "nightreel.toml"

@@ -18,6 +18,7 @@ from flows.commands.terminal import (
     PolicyName,
     TrustManifest,
     chosen,
+    deadline,
     opened,
     place,
     print_json,
@@ -25,7 +26,7 @@ from flows.commands.terminal import (
 )
 from flows.config import Settings
 from flows.config import lanes as lanes_of
-from flows.views import Answer, finish_by, local_zone
+from flows.views import Answer, local_zone
 from manifests.input import orders
 from manifests.job_keys import KEY
 from manifests.lifecycle import State
@@ -105,7 +106,7 @@ def plan(  # noqa: PLR0913 - each is an option
     as_json: Json = False,
 ) -> None:
     """Compute cost and time by lane. Sends nothing to a provider."""
-    until = None if by is None else _finish_by(by)
+    until = None if by is None else deadline(by)
     answer = asyncio.run(
         forecasted(
             chosen(config, lanes),
@@ -122,13 +123,6 @@ def plan(  # noqa: PLR0913 - each is an option
     Console(highlight=False).print(answer.rendered())
     if answer.read.bad_rows:
         tell(refusal(answer.read), "red")
-
-
-def _finish_by(text: str) -> datetime:
-    try:
-        return finish_by(text, datetime.now(local_zone()))
-    except ValueError as exc:
-        raise typer.BadParameter(str(exc), param_hint="--finish-by") from exc
 
 
 async def _recalled(root: str | None, lanes: Sequence[Lane]) -> StateIndex:

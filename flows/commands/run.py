@@ -1,86 +1,169 @@
-"""Runs the batch flow in this process; `run_batch` also shows it at the terminal."""
+"""The command `run`: buys every clip of a manifest that the root does not have yet."""
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, cast
+import shlex
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
-from flows.commands.prefect_server import find_server
-from flows.commands.terminal import err, output, tell
-from flows.views import log_progress, show_progress, unmade
-from storage.objects import StorageError, UnavailableError
+import typer
+
+from flows.commands.batch_flow import run_batch
+from flows.commands.terminal import (
+    Config,
+    Json,
+    LaneNames,
+    Manifest,
+    NewRoot,
+    PolicyName,
+    Root,
+    TrustManifest,
+    budgeted,
+    chosen,
+    deadline,
+    names,
+    place,
+    print_json,
+    tell,
+)
+from flows.config import Settings
+from flows.config import lanes as lanes_of
+from flows.logs.streams import outlive_terminal
+from manifests.input import has_pairs, has_unknown_types, scan
+from manifests.uris import is_several, scheme
+from storage.objects import local_path
+from storage.source_folders import files
 from storage.sources import OpeningError
 from tasks.batch.batch import BatchRun
-from tasks.batch.lifespan import WATCHER
+from tasks.batch.request import public
+from tasks.batch.summary import Summary
 
 
-async def run_batch(**parameters: Any) -> BatchRun:
-    """Run the batch flow with progress and remarks at the terminal; the finished batch."""
-    # Prefect reads the environment when it is imported: not before `calm_prefect`.
-    from flows.dashboard import late_warning, unusual  # noqa: PLC0415
+def run(  # noqa: PLR0913 - each is an option
+    manifest: Manifest,
+    *,
+    root: Root,
+    config: Config = None,
+    lanes: LaneNames = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            callback=budgeted,
+            help="The most that this run may spend, in USD, 0 or more.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Use only the first rows of the manifest.")
+    ] = None,
+    policy: PolicyName = None,
+    finish_by: Annotated[
+        str | None,
+        typer.Option(
+            help="Finish by this time at the lowest cost: 06:00 (the next one), or 2026-11-30T06:00."
+        ),
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Ask every provider first; buy nothing if a key, model, price or limit is wrong.",
+        ),
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse the manifest if one row is bad.")
+    ] = False,
+    trust_manifest: TrustManifest = False,
+    take_over: Annotated[
+        bool,
+        typer.Option("--take-over", help="Fence out a run that holds the root."),
+    ] = False,
+    new_root: NewRoot = False,
+    as_json: Json = False,
+) -> None:
+    """Buy every clip of a manifest that the root does not have yet."""
+    until = None if finish_by is None else deadline(finish_by).isoformat("T", "seconds")
+    uri = public(place(manifest, "manifest"), "manifest")
+    _refuse_at_once(chosen(config, lanes), uri)
+    run_to_its_end(
+        run_batch(
+            manifest=uri,
+            root=place(root, "root"),
+            config=None if config is None else str(config),
+            lanes=names(lanes),
+            budget_usd=budget,
+            limit=limit,
+            policy=policy,
+            finish_by=until,
+            check=check,
+            strict=strict,
+            trust_manifest=trust_manifest,
+            stills_folder=str(Path.cwd()),
+            take_over=take_over,
+            new_root=new_root,
+        ),
+        root,
+        as_json=as_json,
+    )
 
-    showing: list[asyncio.Task[None]] = []
 
-    def begun(batch_run: BatchRun) -> None:
-        for remark in filter(None, (late_warning(batch_run), batch_run.plan.heavy)):
-            tell(remark, "yellow")
-        if output.shows_progress:
-            showing.append(asyncio.create_task(show_progress(batch_run, err)))
-        showing.append(asyncio.create_task(log_progress(batch_run)))
-
-    def warn(message: str) -> None:
-        tell(message, "yellow")
-
-    try:
-        batch_run = await run_flow(begun, warn, **parameters)
-    finally:
-        for task in showing:
-            task.cancel()
-        await asyncio.gather(*showing, return_exceptions=True)
-    for remark in unusual(batch_run):
-        tell(remark)
-    for line in await asyncio.to_thread(lambda: [*unmade(batch_run)]):
-        tell(line)
-    return batch_run
+def run_to_its_end(
+    work: Coroutine[Any, Any, BatchRun],
+    root: str,
+    remark: str = "",
+    *,
+    as_json: bool = False,
+) -> NoReturn:
+    """Run a batch and print its summary, even if the terminal is closed meanwhile."""
+    with outlive_terminal():
+        summary = asyncio.run(work).summary()
+        _say(summary, root, as_json=as_json)
+        if remark:
+            tell(remark)
+    raise typer.Exit(summary.exit_code)
 
 
-async def run_flow(
-    begun: Callable[[BatchRun], None], warn: Callable[[str], None], **parameters: Any
-) -> BatchRun:
-    """Run the batch flow; `begun` is called once its batch is under way.
+def _refuse_at_once(settings: Settings, manifest: str) -> None:
+    """Report obvious errors before Prefect is imported."""
+    lanes_of.chosen(settings)
+    for name, lane in settings.lanes.items():
+        if lane.key.startswith("env:"):
+            asyncio.run(lanes_of.key_of(name, lane))
+    if scheme(manifest) == "file":
+        if is_several(manifest):
+            files(manifest)
+            return
+        path = local_path(manifest)
+        if not path.is_file():
+            raise OpeningError(f"{manifest}: no such file")
+        if not (has_unknown_types(path) or has_pairs(path)):
+            scan(path, manifest)
 
-    Raises:
-        Exception: what the flow raised, if no batch came to its end.
-    """
-    await asyncio.to_thread(find_server, warn)
-    from prefect import tags  # noqa: PLC0415
 
-    from flows.batch import batch  # noqa: PLC0415 - Prefect takes a second to import
+def _say(summary: Summary, root: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(summary.plain())
+        return
+    for name, why in summary.lanes_closed.items():
+        tell(f"lane {name} closed: {why}", "yellow")
+    for name, why in summary.lanes_dearer.items():
+        tell(f"lane {name} is dearer: {why}", "yellow")
+    for reason, jobs in summary.broken.items():
+        tell(f"{jobs:,} broke off: {reason}", "yellow")
+    if summary.fault is not None:
+        tell(
+            "nothing more is bought until Nightreel is mended: what is paid for is kept"
+        )
+    elif summary.short_of == "lanes":
+        tell("no lane is left: mend what closed them, and run it again")
+    if summary.short_of == "budget":
+        tell("the budget is spent: run it again with a larger one")
+    if summary.too_many_rejected:
+        # Prefect reads the environment when it is imported: not before `calm_prefect`.
+        from flows.dashboard import rejected_remark  # noqa: PLC0415
 
-    batch_runs: list[BatchRun] = []
-
-    def watch(batch_run: BatchRun) -> None:
-        batch_runs.append(batch_run)
-        begun(batch_run)
-
-    watching = WATCHER.set(watch)
-    state: Any = None
-    try:
-        # The heartbeat has the tags that a run is created with: automations match them.
-        with tags("nightreel"):
-            # Prefect's types know no asynchronous flow that returns its state.
-            state = await cast("Any", batch)(**parameters, return_state=True)
-    # If the ledger is closed, a dead server does not invalidate the batch.
-    except Exception as exc:
-        if not any(batch_run.over for batch_run in batch_runs):
-            raise
-        warn(f"the Prefect server has not seen how it ended: {exc}")
-    finally:
-        WATCHER.reset(watching)
-    if batch_runs and batch_runs[0].over:
-        return batch_runs[0]
-    failure: Any = await state.aresult(raise_on_failure=False)
-    if isinstance(failure, StorageError) and not (
-        batch_runs or isinstance(failure, UnavailableError)
-    ):
-        raise OpeningError(str(failure)) from failure
-    raise failure if isinstance(failure, BaseException) else RuntimeError(state.message)
+        tell(rejected_remark(summary), "yellow")
+    if summary.in_doubt:
+        tell(
+            f"in doubt: `nightreel reconcile {shlex.quote(root)}` asks about what can be asked"
+        )
+    tell(f"{summary.batch}: {summary}; bought {summary.bought:,} in this run")

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Annotated, Any, Final, cast
 
@@ -18,6 +19,7 @@ from rich.console import Console
 
 from flows.config import Settings, SettingsError, budget, policy, settings
 from flows.logs.masking import masked
+from flows.views import finish_by, local_zone
 from manifests.uris import absolute, scheme
 from storage.ledger import existing_root
 from storage.objects import Objects, local_path
@@ -103,6 +105,14 @@ def policy_named(name: str) -> Policy | None:
         return policy(name)
     except SettingsError as exc:
         raise typer.BadParameter(str(exc)) from exc
+
+
+def deadline(text: str) -> datetime:
+    """The value of --finish-by with its date and zone, so that it has one meaning later."""
+    try:
+        return finish_by(text, datetime.now(local_zone()))
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc), param_hint="--finish-by") from exc
 
 
 PolicyName = Annotated[

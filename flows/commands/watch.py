@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.commands.run import run_batch
+from flows.commands.batch_flow import run_batch
 from flows.commands.terminal import (
     Config,
     LaneNames,
