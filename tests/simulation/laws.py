@@ -56,6 +56,7 @@ LAWS: Final = {
     "slots": "no more is under way on a lane than its slots and what it may queue",
     "volley": "no more is on its way to a lane than a volley",
     "rate": "no more is sent in a minute than a lane's rate and one volley",
+    "damage": "who finds the record damaged names the object, and has bought nothing",
     "whole": "what is published is there, clip and sidecar, and is the job's own",
     "ends": "every job ends, or says why",
     "unbroken": "nothing breaks that nobody foresaw",
@@ -454,6 +455,13 @@ class Witness:
         each.sale.account.advance(self._loop.time())
         young = self._loop.time() - each.sale.at < self._script.deadline_s
         return each.sale.made.ended_at is None and young
+
+    def refuses(self, node: Node, damaged: set[str], error: Exception) -> None:
+        """A run ended with an error while objects of the ledger were damaged."""
+        if not any(key in str(error) for key in damaged):
+            self.breach("damage", f"{node} names none of {sorted(damaged)}: {error}")
+        if bought := len(self._bought[self._head(node)]):
+            self.breach("damage", f"{node} bought {bought} before: {error}")
 
     # Checks at the end
 

@@ -77,7 +77,7 @@ TABLES: Final = 24
 MANY: Final = 16
 """In one of this number of nights, a few rows are handled in the way of millions."""
 BINDS: Final = 10
-"""In one of this number of nights, ended epochs are bound."""
+"""In one of this number of nights, ended epochs are bound, and wherever objects rot."""
 QUIET: Final = 3
 """At most this number of quiet runs, until all is done."""
 LONGEST_S: Final = 24 * 3600.0
@@ -117,6 +117,8 @@ class Sim:
         self.manifests = plan.written(folder, script)
         self.left: list[tuple[str, str, str]] = []
         self.batch_runs: dict[Node, Any] = {}
+        self.rotten: dict[Node, str] = {}
+        """The damaged object, by the run that found it."""
         self.asked = Counter[Node]()
         """The number of processes that each run has started for its shards."""
 
@@ -153,6 +155,7 @@ class Sim:
         over = asyncio.get_running_loop().create_future()
         process = self.loop.spawn(node, self._process(node, run))
         process.add_done_callback(lambda _: over.done() or over.set_result(None))
+        heal = self._rot(node, run)
         timers = [*self._fates(node, run, process, over)]
         try:
             async with asyncio.timeout(LONGEST_S):
@@ -160,10 +163,20 @@ class Sim:
         except TimeoutError:
             self.witness.breach("stuck", f"{node} has not ended after a day")
             self.loop.kill(node)
+        heal()
         for timer in timers:
             timer.cancel()
         if process.done() and not process.cancelled() and (exc := process.exception()):
             self.witness.breach("unbroken", f"{node}: {type(exc).__name__}: {exc}")
+
+    def _rot(self, node: Node, run: Run) -> Callable[[], None]:
+        """Damage the ledger as a run begins; returns the call that undoes it."""
+        rotten = None if run.rots is None else self.store.rot(run.rots)
+        if rotten is None:
+            return lambda: None
+        self.rotten[node], heal = rotten
+        self.witness.note(f"{node} finds {self.rotten[node]} damaged")
+        return heal
 
     def _fates(  # noqa: C901 - one line a fate
         self, node: Node, run: Run, process: Any, over: Any
@@ -214,6 +227,8 @@ class Sim:
                 await asyncio.sleep(AGAIN_S)
             except (LedgerError, StorageError) as exc:
                 self.witness.note(f"{node} gives up: {exc}")
+                if node in self.rotten and "repair" in str(exc):
+                    self.witness.refuses(node, {*self.rotten.values()}, exc)
                 return
             except asyncio.CancelledError:
                 self.witness.note(f"{node} is cancelled")
@@ -436,7 +451,11 @@ def played(seed: int, script: Script | None = None) -> Told:
     with (
         uncollected(),
         tempfile.TemporaryDirectory(prefix="nightreel-sim-", dir=MEMORY) as name,
-        cheaply(name, tables=seed % TABLES == 0, binds=seed % BINDS == 0),
+        cheaply(
+            name,
+            tables=seed % TABLES == 0,
+            binds=seed % BINDS == 0 or any(run.rots for run in script.runs),
+        ),
         as_many(always=seed % MANY == 0),
     ):
         sim: Sim | None = Sim(script, Path(name))

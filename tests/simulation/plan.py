@@ -67,6 +67,8 @@ SHORT: Final = 0.3
 DEARER: Final = 0.3
 """The share of providers that charge more than their price list, of those that state
 the charge with the clip."""
+ROTS: Final = 0.15
+"""The share of runs that find the record of earlier ones damaged."""
 STATES_CHARGES: Final = {"kling", "runway"}
 
 
@@ -153,6 +155,8 @@ class Run:
     fates: Sequence[Fate] = ()
     """The fates of those processes, in the order of their start; later ones are
     well."""
+    rots: float | None = None
+    """Which object of the ledger is damaged while it runs, from 0 to 1, if one is."""
     together: bool = False
     """Whether they die together with it."""
 
@@ -216,6 +220,7 @@ def drawn(seed: int) -> Script:
     aside = Random(f"{seed} elsewhere")
     if aside.random() < ELSEWHERE:
         runs = [_elsewhere(aside, run, length_s, count) for run in runs]
+    runs = _damaged(seed, runs)
     return Script(
         seed=seed,
         jobs=jobs,
@@ -416,6 +421,18 @@ def _elsewhere(luck: Random, run: Run, length_s: float, count: int) -> Run:
         fates=[_fate(luck, length_s, skewed=skewed) for _ in range(luck.randint(0, 6))],
         together=luck.random() < 0.3,
     )
+
+
+def _damaged(seed: int, runs: Sequence[Run]) -> list[Run]:
+    """The same runs; some later ones find an object of the ledger damaged or gone."""
+    # Separate randomness, for the reason that `drawn` gives.
+    aside = Random(f"{seed} rot")
+    return [
+        replace(run, rots=aside.random())
+        if aside.random() < ROTS and run is not runs[0]
+        else run
+        for run in runs
+    ]
 
 
 def _fate(luck: Random, length_s: float, *, skewed: bool) -> Fate:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
+from storage import layout
 from tests.simulation.loop import EPOCH, Node, VirtualLoop
 from tests.storage.simulated import folders
 
@@ -37,6 +38,18 @@ class Weather:
 
 
 CALM = Weather()
+
+FIRST_CLAIM: Final = layout.claim(1)
+SEGMENT: Final = layout.SEGMENT
+ROTTEN: Final = (
+    lambda key: key == layout.ROOT,
+    lambda key: key == FIRST_CLAIM,
+    lambda key: key.startswith(layout.CLAIMS),
+    lambda key: SEGMENT.match(key) is not None,
+    lambda key: key.startswith(layout.CHECKPOINTS),
+    lambda key: key.startswith("ledger/") and key.endswith(".parquet"),
+)
+"""The kinds of objects that rot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +85,33 @@ class Store:
         if key not in self.blobs:
             raise FileNotFoundError(f"{key}: status code: 404")
         return self.blobs[key][0]
+
+    def rot(self, choice: float) -> tuple[str, Callable[[], None]] | None:
+        """Flip one bit of an object of the ledger, or lose the first claim, if a run has
+        written to it.
+
+        Returns the object's key, and a call that puts it back as it was.
+        """
+        kinds = [[key for key in sorted(self.blobs) if of(key)] for of in ROTTEN]
+        kinds = [keys for keys in kinds if keys]
+        if not any(SEGMENT.match(key) for key in self.blobs):
+            return None
+        luck = Random(choice)
+        key = luck.choice(luck.choice(kinds))
+        whole, lost = self.blobs[key], key == FIRST_CLAIM and luck.random() < 0.5
+        if lost:
+            damaged = None
+            del self.blobs[key]
+        else:
+            data = bytearray(whole[0])
+            data[luck.randrange(len(data))] ^= 1 << luck.randrange(8)
+            damaged = self.blobs[key] = bytes(data), whole[1]
+
+        def heal() -> None:
+            if self.blobs.get(key) is damaged:
+                self.blobs[key] = whole
+
+        return key, heal
 
     def meta(self, key: str) -> dict[str, Any]:
         data = self.get(key)

@@ -10,9 +10,9 @@ from decimal import Decimal
 
 import pytest
 
-from manifests.lifecycle import Accepted, Doubted, Generated, Refused, State
-from storage.ledger import Ledger, shard_stream
-from storage.objects import Objects
+from manifests.lifecycle import Accepted, Doubted, Refused, State
+from storage.ledger import Ledger, missing, segments, shard_stream
+from storage.objects import DamagedError, Objects
 from tasks.batch.batch import BatchRun
 from tasks.dispatch import Budget, Lane, Lanes, RateLimiter
 from tasks.dispatch.budget import Day
@@ -24,6 +24,7 @@ from tasks.engine.poll import Follower
 from tasks.engine.stats import Tally, WaitReason
 from tasks.engine.submit import Submitter
 from tasks.providers import listings
+from tasks.providers.protocol import Finished
 from tests.simulation import night
 from tests.simulation.laws import LAWS
 from tests.simulation.night import played
@@ -298,10 +299,54 @@ def a_stated_charge_is_not_believed(patch):
     after = Follower.until_ended
 
     async def deaf(self, *asked, **more):
-        event = await after(self, *asked, **more)
-        return replace(event, usd=None) if isinstance(event, Generated) else event
+        ended = await after(self, *asked, **more)
+        return replace(ended, usd=None) if isinstance(ended, Finished) else ended
 
     patch.setattr(Follower, "until_ended", deaf)
+
+
+def rotting(script):
+    """Every later run finds an object of the ledger damaged, or gone."""
+    first, *later = script.runs
+    runs = [
+        replace(run, rots=(script.seed * 0.37 + n * 0.61) % 1)
+        for n, run in enumerate(later)
+    ]
+    return replace(script, runs=[first, *runs])
+
+
+@breaks("once", "paid-once", "legal", "write-ahead", script=rotting)
+def a_damaged_segment_is_taken_for_an_empty_one(patch):
+    plain = segments.plain
+
+    def lenient(*of, **more):
+        try:
+            return plain(*of, **more)
+        except DamagedError:
+            return b""
+
+    patch.setattr(segments, "plain", lenient)
+
+
+@breaks("held", script=rotting)
+def a_claim_that_is_gone_was_never_made(patch):
+    async def trustful(*_):
+        pass
+
+    patch.setattr(missing, "refuse_claims", trustful)
+
+
+@breaks("damage", script=rotting)
+def damage_is_not_named(patch):
+    plain = segments.plain
+
+    def vague(*of, **more):
+        try:
+            return plain(*of, **more)
+        except DamagedError:
+            raise DamagedError("something is damaged") from None
+
+    patch.setattr(segments, "plain", vague)
 
 
 @breaks("summary")
