@@ -13,8 +13,8 @@ from manifests.catalogue import Route
 from manifests.jobs import Job
 from manifests.lifecycle import Ticket
 from tasks.providers import OWN_GPUS, PROVIDERS
-from tasks.providers.errors import InDoubtError, ThrottledError
-from tasks.providers.protocol import UnreadableError
+from tasks.providers.errors import InDoubtError, ProviderError, ThrottledError
+from tasks.providers.protocol import Finished, UnreadableError
 
 KEY = "key-id:all-secret-that-is-long-enough-5160"
 JOB = Job(image="https://i/1.jpg", prompt="pan")
@@ -198,6 +198,28 @@ def test_unreadable_answer_is_quoted_without_secrets(
 
     assert "5160" not in str(caught.value)
     assert "X-Amz" not in str(caught.value)
+
+
+ANY_WORDS = (
+    "created pending queued in_queue submitted starting processing running throttled "
+    "in_progress completed succeeded success failed error cancelled canceled aborted "
+    "timeout deleted snoozed"
+).split()
+
+
+@pytest.mark.parametrize("word", ANY_WORDS)
+def test_any_status_word_is_read_or_unreadable(provider, play, answer, ticket, word):
+    """A status word of any provider is understood, or the poll is unreadable."""
+    body = {"id": "1", "status": word, "error": "out of luck"}
+    body |= {"data": {**body, "task_status": word}}
+
+    try:
+        _, progress = play(provider, provider.poll(ticket), answer(200, body))
+    except (UnreadableError, ProviderError):
+        return
+
+    is_open = progress is None or progress is ...  # fal asks for the result as well
+    assert is_open or isinstance(progress, Finished) or progress.reason
 
 
 def test_a_poll_is_never_an_end_by_its_http_status_alone(provider, ticket, answer):
