@@ -1,4 +1,4 @@
-"""The listening sockets of our own servers, and the limits of their connections."""
+"""Our own servers: their listening sockets, and the limits of their connections."""
 
 import asyncio
 import logging
@@ -9,6 +9,8 @@ from collections.abc import Callable, Generator, Hashable
 from contextlib import contextmanager
 from typing import Any, Final, cast
 
+import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 log = logging.getLogger(__name__)
@@ -22,6 +24,8 @@ SILENT_S: Final = 10.0
 """A connection is closed after this time without the head of a request."""
 MOST_CONNECTIONS: Final = 256
 """The connections that one server holds."""
+KEEP_ALIVE_S: Final = 5
+"""How long an idle connection is kept: uvicorn's default."""
 REPEATED_S: Final = 60.0
 """The same warning is not logged again before this time."""
 
@@ -107,6 +111,38 @@ class BoundedProtocol(H11Protocol):
         if (left_out := _CLOSED.due(why)) is not None:
             more = f" (and {left_out:,} more)" if left_out else ""
             log.warning("connection.closed from=%s %s%s", self.client, why, more)
+
+
+class BoundedServer(uvicorn.Server):
+    """A server with our limits, which logs errors only and takes no signals."""
+
+    def __init__(
+        self, app: ASGIApp, *, graceful_s: int, keep_alive_s: int = KEEP_ALIVE_S
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=BoundedProtocol,
+                ws="none",
+                lifespan="off",
+                backlog=ACCEPTED_AT_ONCE,
+                log_config=None,
+                log_level="error",  # it warns of every request that is not HTTP
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=keep_alive_s,
+                timeout_graceful_shutdown=graceful_s,
+            )
+        )
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Take no signals here: the caller handles them."""
+        yield
+
+    def stop(self) -> None:
+        self.should_exit = True
 
 
 @contextmanager

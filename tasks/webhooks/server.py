@@ -12,21 +12,20 @@ import re
 import signal
 import socket
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 import httpx
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from tasks.sockets import ACCEPTED_AT_ONCE, BoundedProtocol, Sparing, bound
+from tasks.sockets import BoundedServer, Sparing, bound
 from tasks.webhooks.hints import Board
 from tasks.webhooks.jwks import JWKS, Keyring, NoKeysError
 from tasks.webhooks.signatures import (
@@ -250,29 +249,10 @@ def serve(
     asyncio.run(until_stopped())
 
 
-class _Server(uvicorn.Server):
+class _Server(BoundedServer):
     def __init__(self, app: ASGIApp) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http=BoundedProtocol,
-                ws="none",
-                lifespan="off",
-                backlog=ACCEPTED_AT_ONCE,
-                log_config=None,
-                log_level="error",  # it warns of every request that is not HTTP
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                timeout_graceful_shutdown=2,
-            )
-        )
+        super().__init__(app, graceful_s=2)
         self._stopped = asyncio.Event()
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """Take no signals here: `serve` handles them for both servers."""
-        yield
 
     async def main_loop(self) -> None:
         # uvicorn's own loop checks ten times a second whether to stop.
@@ -281,7 +261,7 @@ class _Server(uvicorn.Server):
                 await asyncio.wait_for(self._stopped.wait(), timeout=0.5)
 
     def stop(self) -> None:
-        self.should_exit = True
+        super().stop()
         self._stopped.set()
 
 

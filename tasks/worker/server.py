@@ -13,16 +13,13 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import uvicorn
-from starlette.types import ASGIApp
-
-from tasks.sockets import ACCEPTED_AT_ONCE, BoundedProtocol, bound
+from tasks.sockets import BoundedServer, bound
 from tasks.worker.app import Api
 from tasks.worker.job_store import JobStore
 from tasks.worker.model_protocol import Load, Plan
@@ -33,6 +30,8 @@ log = logging.getLogger(__name__)
 LINGER_S: Final = 60.0
 """How long a drained worker waits for its last clips to be fetched."""
 SWEEP_S: Final = 60.0
+KEEP_ALIVE_S: Final = 75
+"""How long an idle connection is kept: the polls of a lane are that far apart."""
 STDIN: Final = 0
 BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 
@@ -94,7 +93,9 @@ def _boot() -> str:
 async def _until_drained(
     worker: Worker, service: Service, load: Load, listener: socket.socket
 ) -> None:
-    server = _Server(Api(worker).app(service.key))
+    server = BoundedServer(
+        Api(worker).app(service.key), graceful_s=5, keep_alive_s=KEEP_ALIVE_S
+    )
     first, second = _signals(supervised=service.supervised)
     serving = asyncio.create_task(server.serve([listener]))
     sweeping = asyncio.create_task(_sweep(worker.store, service.keep_s))
@@ -192,31 +193,3 @@ def _signals(*, supervised: bool) -> tuple[asyncio.Future[None], asyncio.Future[
     if supervised:
         loop.add_reader(STDIN, orphaned)
     return first, second
-
-
-class _Server(uvicorn.Server):
-    def __init__(self, app: ASGIApp) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http=BoundedProtocol,
-                ws="none",
-                lifespan="off",
-                backlog=ACCEPTED_AT_ONCE,
-                log_config=None,
-                log_level="error",  # it warns of every request that is not HTTP
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                timeout_keep_alive=75,  # a lane's polls are that far apart
-                timeout_graceful_shutdown=5,
-            )
-        )
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """Signals drain; see `_signals`."""
-        yield
-
-    def stop(self) -> None:
-        self.should_exit = True
