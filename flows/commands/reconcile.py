@@ -1,7 +1,8 @@
 """The command `reconcile`: settles jobs in doubt by asking providers and the owner."""
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Annotated, Any, NoReturn
@@ -24,7 +25,13 @@ from flows.config import lanes as lanes_of
 from flows.views import doubts_table, more_doubts
 from manifests.lifecycle import FREE
 from tasks.dispatch import usd
-from tasks.reconcile import Decisions, DoubtLine, Reconciled, opened
+from tasks.reconcile import (
+    Decisions,
+    DoubtLine,
+    Reconciled,
+    Reconciliation,
+    opened,
+)
 
 ALL = "all"
 
@@ -121,12 +128,8 @@ async def _asked(
     settings: Settings, root: str, decided: Decided, *, take_over: bool
 ) -> Reconciled:
     """Ask about every doubt, and decide nothing."""
-    on, rules = await lanes_of.opened(settings), lanes_of.rules(settings)
-    async with opened(
-        root, lanes=on, rules=rules, take_over=take_over
-    ) as reconciliation:
-        await reconciliation.check(decided.of(reconciliation.doubts()))
-        await reconciliation.ask()
+    async with _asking(settings, root, decided, take_over=take_over) as reconciliation:
+        pass
     return reconciliation.told
 
 
@@ -134,16 +137,25 @@ async def settled(
     settings: Settings, root: str, decided: Decided, *, take_over: bool
 ) -> Reconciled:
     """Ask about every doubt, apply the decisions, fetch what is ready, adjust the bill."""
+    async with _asking(settings, root, decided, take_over=take_over) as reconciliation:
+        await reconciliation.decide(decided.left(reconciliation.doubts()))
+        await reconciliation.fetch()
+        await reconciliation.settle()
+    return reconciliation.told
+
+
+@asynccontextmanager
+async def _asking(
+    settings: Settings, root: str, decided: Decided, *, take_over: bool
+) -> AsyncGenerator[Reconciliation]:
+    """A reconciliation that has checked the decisions and asked about every doubt."""
     on, rules = await lanes_of.opened(settings), lanes_of.rules(settings)
     async with opened(
         root, lanes=on, rules=rules, take_over=take_over
     ) as reconciliation:
         await reconciliation.check(decided.of(reconciliation.doubts()))
         await reconciliation.ask()
-        await reconciliation.decide(decided.left(reconciliation.doubts()))
-        await reconciliation.fetch()
-        await reconciliation.settle()
-    return reconciliation.told
+        yield reconciliation
 
 
 def _dared(
