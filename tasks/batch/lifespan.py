@@ -5,10 +5,12 @@ The running batch is a `BatchRun`. When it is over, its tables are written.
 
 import asyncio
 import logging
+import math
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -25,14 +27,15 @@ from storage.ledger import (
 from storage.objects import Objects
 from tasks.alongside import alongside, background
 from tasks.batch.batch import BatchRun
-from tasks.batch.deps import deps_of
 from tasks.batch.request import Wanted, looked_at, planned, refuse_unread
 from tasks.batch.run_report import reported, write_last
 from tasks.batch.watches import heeding, trouble_told
 from tasks.dispatch import (
     DAY_S,
     RATE_WINDOW_S,
+    Budget,
     Lane,
+    Router,
     keep_limits,
     recall_day,
     recall_latencies,
@@ -173,6 +176,46 @@ async def _opened(
             )
         except HeldError as held:
             await on_held(held)
+
+
+@asynccontextmanager
+async def deps_of(  # noqa: PLR0913 - a run has these parts
+    wanted: Wanted,
+    lanes: Sequence[Lane],
+    *,
+    rules: Rules,
+    objects: Objects,
+    ledger: Ledger,
+    world: World,
+) -> AsyncGenerator[Deps]:
+    """Open the clients of a run of a batch or a shard, and put its parts together.
+
+    The run may spend the budget of `wanted`.
+    """
+    async with world.clients() as clients:
+        yield Deps(
+            world=world,
+            rules=replace(rules, sources=rules.sources.beside(wanted.manifest)),
+            objects=objects,
+            ledger=ledger,
+            clients=clients,
+            router=_router(wanted, lanes, world),
+            budget=Budget(wanted.budget_usd),
+        )
+
+
+def _router(wanted: Wanted, lanes: Sequence[Lane], world: World) -> Router:
+    """The lanes of a batch, in the order of its policy."""
+    left_s = math.inf
+    if wanted.finish_at is not None:
+        left_s = wanted.finish_at - world.today()
+    return Router(
+        lanes,
+        policy=wanted.policy,
+        now=world.now,
+        today=world.today,
+        ends_at=world.now() + left_s,
+    )
 
 
 @asynccontextmanager

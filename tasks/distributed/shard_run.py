@@ -21,8 +21,7 @@ from manifests.lifecycle import State
 from storage.ledger import FencedError, Ledger, join_root
 from storage.objects import Objects
 from tasks.batch.batch import BatchRun
-from tasks.batch.deps import deps_of
-from tasks.batch.lifespan import batch_run_of
+from tasks.batch.lifespan import batch_run_of, deps_of
 from tasks.batch.request import MANIFEST, Wanted
 from tasks.dispatch import TYPICAL_S, Budget, Lane, recall_latencies
 from tasks.distributed import mailbox
