@@ -5,8 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from flows.views.amounts import aligned
-from flows.views.terminal_table import terminal_table
+from flows.views.terminal_table import aligned, terminal_table
 from flows.views.times import span
 from tasks.reconcile import DoubtLine
 

@@ -9,8 +9,7 @@ from typing import Any, Final
 from rich.table import Table
 from rich.text import Text
 
-from flows.views.amounts import aligned
-from flows.views.terminal_table import terminal_table
+from flows.views.terminal_table import aligned, terminal_table
 from flows.views.times import local_zone, moment, span, utc
 from manifests.accounting import Attempt
 from manifests.catalogue import Route

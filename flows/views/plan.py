@@ -9,8 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from flows.views.amounts import counted
-from flows.views.terminal_table import terminal_table
+from flows.views.terminal_table import counted, terminal_table
 from flows.views.times import moment, span
 from manifests.input import Plan
 from tasks.dispatch import Policy

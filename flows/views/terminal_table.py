@@ -1,10 +1,12 @@
-"""The one form of a table at the terminal: no lines, a dim header, two spaces between.
+"""Tables, counts and amounts at the terminal.
 
+A table has no lines, a dim header, and two spaces between its columns.
 On a terminal that is too narrow for its figures and names, each row is shown as a block
 of lines instead: nothing is cut.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from decimal import Decimal
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.measure import Measurement
@@ -12,6 +14,19 @@ from rich.padding import Padding
 from rich.styled import Styled
 from rich.table import Column, Table
 from rich.text import Text
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 clip`, `12,000 clips`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def aligned(amounts: Iterable[Decimal]) -> list[str]:
+    """Exact amounts for one column: cents, and as many places more as any of them needs."""
+    known = [*amounts]
+    exponents = [amount.normalize().as_tuple().exponent for amount in known]
+    places = max([2, *(-each for each in exponents if isinstance(each, int))])
+    return [f"{amount:,.{places}f}" for amount in known]
 
 
 def terminal_table(
