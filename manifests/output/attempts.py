@@ -109,37 +109,55 @@ def attempts_table(
     `charged` is null while nobody knows: in doubt, or risked. `charged_usd` counts what may
     have been charged.
     """
-    adjustments, begun = Adjustments(), set[str]()
     with written(path) as write:
-        ended: list[Attempt] = []
+        rows = _Rows(folding, write)
+        yield rows.add
+        rows.end()
+    if rows.adjustments:
+        _adjust(path, rows.adjustments)
 
-        def flush(least: int) -> None:
-            if len(ended) >= least:
-                write(frame(ended))
-                ended.clear()
 
-        def add(entries: Iterable[Entry]) -> list[Attempt]:
-            earlier = dict[str, Attempt]()
-            for entry in entries:
-                attempt = folding.add(entry)
-                if attempt is None:
-                    adjustments.add(entry)
-                    continue
-                if isinstance(entry.event, Intended):
-                    begun.add(entry.job)
-                if entry.job not in begun:
-                    earlier[entry.job] = attempt
-                elif attempt.ended_at is not None:
-                    begun.discard(entry.job)
-                    ended.append(attempt)
-                    flush(SLICE)
-            return [*earlier.values()]
+class _Rows:
+    """Writes the attempts that a batch began, each when it has ended."""
 
-        yield add
-        ended.extend(x for job, x in folding.under_way.items() if job in begun)
-        flush(0)
-    if adjustments:
-        _adjust(path, adjustments)
+    def __init__(
+        self, folding: Attempts, write: Callable[[pl.DataFrame], object]
+    ) -> None:
+        self.adjustments = Adjustments()
+        self._folding = folding
+        self._write = write
+        self._begun = set[str]()
+        """The jobs whose attempts of this batch have not ended."""
+        self._ended: list[Attempt] = []
+
+    def add(self, entries: Iterable[Entry]) -> list[Attempt]:
+        """Add the next entries; returns the attempts of earlier batches that they changed."""
+        earlier = dict[str, Attempt]()
+        for entry in entries:
+            attempt = self._folding.add(entry)
+            if attempt is None:
+                self.adjustments.add(entry)
+                continue
+            if isinstance(entry.event, Intended):
+                self._begun.add(entry.job)
+            if entry.job not in self._begun:
+                earlier[entry.job] = attempt
+            elif attempt.ended_at is not None:
+                self._begun.discard(entry.job)
+                self._ended.append(attempt)
+                self._flush(SLICE)
+        return [*earlier.values()]
+
+    def end(self) -> None:
+        """Write the attempts that have not ended, after all others."""
+        under_way = self._folding.under_way.items()
+        self._ended.extend(x for job, x in under_way if job in self._begun)
+        self._flush(0)
+
+    def _flush(self, least: int) -> None:
+        if len(self._ended) >= least:
+            self._write(frame(self._ended))
+            self._ended.clear()
 
 
 def frame(attempts: Iterable[Attempt]) -> pl.DataFrame:
