@@ -19,12 +19,13 @@ from flows.config import ReportSettings, Settings, SettingsError, budget
 from flows.config import lanes as lanes_of
 from flows.config import settings as settings_of
 from flows.dashboard import (
+    Artifacts,
+    Board,
     complaints_table,
     late_warning,
     open_artifacts,
     refused_table,
     rejected_remark,
-    summary_markdown,
     watched,
 )
 from flows.logs.streams import outlive_readers_of_a_run, outlive_terminal
@@ -113,48 +114,56 @@ async def batch(  # noqa: PLR0913 - each is a field of the form in the Prefect U
         may_begin = may_begin_root(new_root=new_root)
         manifest, root = located(manifest, "manifest"), located(root, "root")
         begin = partial(begin_root, root, new_root=may_begin)
-        async with _complained(), claimed(begin, manifest, version, by) as claim:
-            if claim.taken_by is not None:
-                message = f"taken by {claim.taken_by}"
-                return Completed(name="AlreadyTaken", message=message)
-            settings = settings_of.load(Path(config) if config else None, lanes=lanes)
-            until = None if finish_by is None else meant(finish_by, _due())
-            wanted = Wanted(
-                manifest=manifest,
-                root=root,
-                budget_usd=most_usd,
-                limit=limit,
-                policy=policy or _policy(settings, until),
-                finish_at=None if until is None else until.timestamp(),
-                strict=strict,
-                max_rejected=settings.engine.max_rejected,
-                carry=settings.manifest.carry,
-                convert_stills=settings.manifest.convert_stills,
-                sources=lanes_of.sources(
-                    settings, trust=trust_manifest, folder=stills_folder
-                ),
-                shard_rows=settings.engine.shard_rows,
-                take_over=take_over,
-                new_root=may_begin,
-            )
-            batch_run = await _seen_to(wanted, settings, claim, check=check)
-        return await _ended(batch_run, left=claim.left)
+        async with open_artifacts() as seen:
+            async with (
+                _complained(seen),
+                claimed(begin, manifest, version, by) as claim,
+            ):
+                if claim.taken_by is not None:
+                    message = f"taken by {claim.taken_by}"
+                    return Completed(name="AlreadyTaken", message=message)
+                settings = settings_of.load(
+                    Path(config) if config else None, lanes=lanes
+                )
+                until = None if finish_by is None else meant(finish_by, _due())
+                wanted = Wanted(
+                    manifest=manifest,
+                    root=root,
+                    budget_usd=most_usd,
+                    limit=limit,
+                    policy=policy or _policy(settings, until),
+                    finish_at=None if until is None else until.timestamp(),
+                    strict=strict,
+                    max_rejected=settings.engine.max_rejected,
+                    carry=settings.manifest.carry,
+                    convert_stills=settings.manifest.convert_stills,
+                    sources=lanes_of.sources(
+                        settings, trust=trust_manifest, folder=stills_folder
+                    ),
+                    shard_rows=settings.engine.shard_rows,
+                    take_over=take_over,
+                    new_root=may_begin,
+                )
+                board = await _seen_to(wanted, settings, claim, seen, check=check)
+            return await _ended(board, seen, left=claim.left)
 
 
 async def _seen_to(
-    wanted: Wanted, settings: Settings, claim: Claim, *, check: bool
-) -> BatchRun:
+    wanted: Wanted, settings: Settings, claim: Claim, seen: Artifacts, *, check: bool
+) -> Board:
     """Run the batch to its end or until it is stopped. If it is stopped, another run may
     continue, unless its owner has cancelled it."""
     owner = _Owner()
     try:
-        batch_run = await _bought(wanted, settings, claim, owner, check=check)
+        board = await _bought(wanted, settings, claim, owner, seen, check=check)
     except (asyncio.CancelledError, TerminationSignal):
         claim.left = not (claim.begun or await _cancelled())
         raise
     cancelled = await owner.cancelled()
-    claim.left = batch_run.cut_short and not cancelled
-    return batch_run
+    if cancelled:
+        board.set_cancelled()
+    claim.left = board.batch_run.cut_short and not cancelled
+    return board
 
 
 class _Owner:
@@ -176,9 +185,15 @@ async def _cancelled() -> bool:
         return await seen.cancelled()
 
 
-async def _bought(
-    wanted: Wanted, settings: Settings, claim: Claim, owner: _Owner, *, check: bool
-) -> BatchRun:
+async def _bought(  # noqa: PLR0913
+    wanted: Wanted,
+    settings: Settings,
+    claim: Claim,
+    owner: _Owner,
+    seen: Artifacts,
+    *,
+    check: bool,
+) -> Board:
     on = await lanes_of.opened(settings)
     if check:
         async with connected() as clients:
@@ -193,8 +208,7 @@ async def _bought(
         with gently(batch_run, owner.ask):
             async with shared(batch_run, settings) as at_once:
                 claim.begun = True
-                await _run(batch_run, settings.report, at_once)
-    return batch_run
+                return await _run(batch_run, settings.report, seen, at_once)
 
 
 def _on_held(wanted: Wanted) -> Callable[[HeldError], Awaitable[None]]:
@@ -205,13 +219,12 @@ def _on_held(wanted: Wanted) -> Callable[[HeldError], Awaitable[None]]:
 
 
 @asynccontextmanager
-async def _complained() -> AsyncGenerator[None]:
+async def _complained(seen: Artifacts) -> AsyncGenerator[None]:
     """Show the errors of a refused manifest as a table; the run fails."""
     try:
         yield
     except ManifestError as exc:
-        async with open_artifacts() as seen:
-            await seen.table("complaints", refused_table(exc))
+        await seen.table("complaints", refused_table(exc))
         raise
 
 
@@ -227,7 +240,9 @@ def _policy(settings: Settings, until: datetime | None) -> Policy:
     return settings.engine.policy if until is None else "cheapest"
 
 
-async def _run(batch_run: BatchRun, report: ReportSettings, at_once: int) -> None:
+async def _run(
+    batch_run: BatchRun, report: ReportSettings, seen: Artifacts, at_once: int
+) -> Board:
     plan = batch_run.plan
     run_log = get_run_logger()
     for remark in filter(None, (late_warning(batch_run), plan.heavy)):
@@ -239,7 +254,7 @@ async def _run(batch_run: BatchRun, report: ReportSettings, at_once: int) -> Non
         async with window:
             await shard(batch_run, number)
 
-    async with watched(batch_run, report):
+    async with watched(batch_run, report, seen) as board:
         ends = await asyncio.gather(
             *map(one, range(len(batch_run.shards))), return_exceptions=True
         )
@@ -248,17 +263,19 @@ async def _run(batch_run: BatchRun, report: ReportSettings, at_once: int) -> Non
             if isinstance(end, BaseException):
                 raise end
         await batch_run.settle_doubts()
+    return board
 
 
-async def _ended(batch_run: BatchRun, *, left: bool) -> Any:
+async def _ended(board: Board, seen: Artifacts, *, left: bool) -> Any:
+    batch_run = board.batch_run
     summary = batch_run.summary()
     text = str(summary)
-    async with open_artifacts() as seen:
-        if batch_run.plan.bad_rows:
-            bad = complaints_table(batch_run.plan)
-            note = f"{batch_run.plan.bad_rows:,} bad rows of {batch_run.plan.uri}"
-            await seen.table("complaints", bad, note)
-        await seen.markdown("summary", summary_markdown(summary, batch_run), text)
+    if batch_run.plan.bad_rows:
+        bad = complaints_table(batch_run.plan)
+        note = f"{batch_run.plan.bad_rows:,} bad rows of {batch_run.plan.uri}"
+        await seen.table("complaints", bad, note)
+    # Once more: clips of earlier runs were looked for after the last shard.
+    await board.send_result()
     get_run_logger().info("%s: %s", summary.batch, text)
     why = batch_run.engine.stopped if left else None
     return state_of(summary, stopped=why, broken=batch_run.broken.total())

@@ -32,10 +32,15 @@ def sheet(
     caption = f"{len(fit):,} of {seen:,} clips, evenly over the run."
     if public_url is None:
         caption += f" They are under `{bare(root)}/`; with `public_url` in `[report]`, each poster links to its MP4."
-    return "\n\n".join([caption, "\n".join(_grid(fit, public_url))]) + "\n"
+    return "\n\n".join([caption, grid(fit, public_url)]) + "\n"
 
 
-def _grid(tiles: Sequence[Tile], public_url: str | None) -> Iterator[str]:
+def grid(tiles: Sequence[Tile], public_url: str | None) -> str:
+    """The posters alone, as an HTML table."""
+    return "\n".join(_lines(tiles, public_url))
+
+
+def _lines(tiles: Sequence[Tile], public_url: str | None) -> Iterator[str]:
     # A blank line would end the HTML, and the rest would be read as markdown.
     yield '<table cellpadding="8">'
     for first in range(0, len(tiles), ACROSS):

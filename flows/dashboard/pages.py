@@ -1,24 +1,19 @@
-"""The text of a batch's artifacts: the board, the bill, and the rows without a clip."""
+"""The tables of a batch: its bill, and the rows without a clip."""
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any, Final
 
-from flows.dashboard.markdown import safe, table
-from flows.views import counted, halt_reason, lasting, left_s, shortened, span
+from flows.views import counted
 from tasks.batch.batch import BatchRun
-from tasks.dispatch import Lane, usd
+from tasks.dispatch import usd
 from tasks.engine.lane_costs import LaneBill
-from tasks.engine.stats import FIRST, WaitReason
-from tasks.engine.trouble import Trouble
+from tasks.engine.stats import FIRST
 
 REASONS: Final = 20
 """Reasons that `wrong` lists, the commonest first."""
-
-COUNTED: Final = 50_000
-"""The most jobs put aside for which the board still counts the doubts."""
 
 NONE: Final = "\N{EN DASH}"
 """Not a hyphen, which the UI's tables read as the bullet of a list."""
@@ -26,117 +21,45 @@ NONE: Final = "\N{EN DASH}"
 _URI: Final = re.compile(r"[a-z][a-z0-9+.-]*://\S+?(?=:?(\s|$))")
 
 
-def headline(batch_run: BatchRun) -> str:
-    """The state of the batch in one line."""
-    tally = batch_run.engine.tally
-    done = f"{batch_run.done:,} of {batch_run.plan.jobs:,} done"
-    if tally.rejected:
-        done += f" ({tally.rejected:,} rejected)"
-    parts = [done, f"{_spent(batch_run)} USD"]
-    if halt := halt_reason(batch_run):
-        parts.append(halt)
-    elif (left := left_s(batch_run)) is not None:
-        parts.append(f"{span(left)} left")
-    return ", ".join(parts)
+def lane_bills(batch_run: BatchRun) -> list[tuple[str, LaneBill]]:
+    """The purchases of this run by lane, those of lanes without any too.
+
+    The last one is `all`, if there is more than one lane.
+    """
+    bill = batch_run.engine.tally.bill
+    # In the order of nightreel.toml; a lane of an earlier run comes last.
+    names = dict.fromkeys([lane.name for lane in batch_run.engine.lanes.all])
+    names |= dict.fromkeys(name for name, _ in bill)
+    every = [(name, bill[name]) for name in names]
+    if len(every) > 1:
+        every.append(("all", total(line for _, line in every)))
+    return every
 
 
-def board(batch_run: BatchRun) -> str:
-    """The state of each lane."""
-    rows = [
-        [
-            safe(lane.name),
-            _at_work(batch_run, lane),
-            f"{line.clips:,}",
-            f"{line.lost + line.free:,}" if line.lost + line.free else NONE,
-            usd(line.usd),
-            _seconds(line.median_s),
-        ]
-        for lane in batch_run.engine.lanes.all
-        for line in [batch_run.engine.tally.bill[lane.name]]
-    ]
-    header = ["lane", "at work", "clips", "for nothing", "USD", "a clip takes"]
-    parts = [table(header, rows)]
-    if troubles := batch_run.troubles:
-        parts.append(_troubles_table(troubles, batch_run.world.today()))
-    if aside := _aside(batch_run):
-        parts.append(aside)
-    closed = [lane for lane in batch_run.engine.lanes.all if lane.closed]
-    parts += [
-        f"Lane **{safe(lane.name)}** is closed: {safe(lane.closed or '')}"
-        for lane in closed
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _troubles_table(troubles: Sequence[Trouble], now: float) -> str:
-    """The troubles at this moment, the oldest first."""
-    rows = [
-        [
-            safe(trouble.lane or NONE),
-            str(trouble.stage),
-            lasting(trouble, now),
-            safe(shortened(trouble.reason)),
-        ]
-        for trouble in troubles
-    ]
-    return "## Trouble\n\n" + table(["lane", "stage", "how long", "why"], rows, words=4)
-
-
-def _spent(batch_run: BatchRun) -> str:
-    most, spent = batch_run.wanted.budget_usd, batch_run.engine.tally.budget.spent_usd
-    return f"{spent:,.2f}" + ("" if most is None else f" of {most:,.2f}")
-
-
-def _at_work(batch_run: BatchRun, lane: Lane) -> str:
-    if lane.closed:
-        return "closed"
-    return f"{batch_run.at_work(lane):,} of {lane.limiter.slots:,}"
-
-
-def _aside(batch_run: BatchRun) -> str:
-    waiting_jobs = batch_run.engine.tally.waiting_jobs
-    if not waiting_jobs:
-        return ""
-    remark = f"{len(waiting_jobs):,} put aside"
-    if len(waiting_jobs) <= COUNTED:
-        doubts = Counter(waiting.why for waiting in waiting_jobs.values())[
-            WaitReason.DOUBT
-        ]
-        remark += f", {doubts:,} of them in doubt" if doubts else ""
-    return f"{remark}: `nightreel-wrong` will say why."
+def total(lines: Iterable[LaneBill]) -> LaneBill:
+    """The sum of some bills."""
+    every = LaneBill()
+    for line in lines:
+        every.add(line)
+    return every
 
 
 def bill_table(batch_run: BatchRun) -> list[dict[str, Any]]:
-    """The clips bought in this run, by lane."""
-    bill = batch_run.engine.tally.bill
-    # In the order of the board and of nightreel.toml.
-    places = {lane.name: n for n, lane in enumerate(batch_run.engine.lanes.all)}
-    every = sorted(bill, key=lambda one: places.get(one[0], len(places)))
-    rows = [_billed(name, line) for name, line in every]
-    if len(rows) > 1:
-        lines = [line for _, line in every]
-        total = LaneBill(
-            submits=sum(line.submits for line in lines),
-            clips=sum(line.clips for line in lines),
-            free=sum(line.free for line in lines),
-            lost=sum(line.lost for line in lines),
-            usd=sum((line.usd for line in lines), Decimal(0)),
-        )
-        rows.append(_billed("all", total))
-    return rows
+    """The clips bought in this run, by lane; empty if nothing was submitted."""
+    bought = {name for name, _ in batch_run.engine.tally.bill}
+    lines = lane_bills(batch_run)
+    rows = [_billed(name, line) for name, line in lines if name in bought]
+    return [*rows, _billed(*lines[-1])] if len(rows) > 1 else rows
 
 
 def bill_note(batch_run: BatchRun) -> str:
     """The money of this run, and the price of a clip."""
-    lines = [line for _, line in batch_run.engine.tally.bill]
-    clips = sum(line.clips for line in lines)
-    spent = sum((line.usd for line in lines), Decimal(0))
-    each = f", {spent / clips:.3f} a clip" if clips else ""
-    return f"{usd(spent)} USD{each}"
+    bought = total(line for _, line in batch_run.engine.tally.bill)
+    each = f", {bought.usd / bought.clips:.3f} a clip" if bought.clips else ""
+    return f"{usd(bought.usd)} USD{each}"
 
 
 def _billed(name: str, line: LaneBill) -> dict[str, Any]:
-    each = line.usd_a_clip
     return {
         "lane": name,
         "submits": f"{line.submits:,}",
@@ -144,13 +67,17 @@ def _billed(name: str, line: LaneBill) -> dict[str, Any]:
         "no clip, free": f"{line.free:,}",
         "no clip, charged": f"{line.lost:,}",
         "USD": usd(line.usd),
-        "USD a clip": NONE if each is None else f"{each:.3f}",
-        "a clip takes": _seconds(line.median_s),
+        "USD a clip": usd_a_clip(line.usd_a_clip),
+        "a clip takes": seconds(line.median_s),
     }
 
 
-def _seconds(seconds: float | None) -> str:
-    return NONE if seconds is None else f"{seconds:,.1f} s"
+def usd_a_clip(each: Decimal | None) -> str:
+    return NONE if each is None else f"{each:.3f}"
+
+
+def seconds(number: float | None) -> str:
+    return NONE if number is None else f"{number:,.1f} s"
 
 
 def wrong_note(batch_run: BatchRun, reasons: int) -> str:

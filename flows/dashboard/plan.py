@@ -1,14 +1,14 @@
 """The expected cost and time of a batch, shown in the Prefect UI before it buys."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from math import ceil
 from typing import Final
 
 from flows.dashboard.markdown import bare, safe, table
-from flows.views import Answer, local_zone
+from flows.views import Answer, local_zone, moment
 from tasks.batch.batch import BatchRun
 from tasks.dispatch import usd
 from tasks.forecast import Forecast, bounds, in_turn
@@ -19,8 +19,23 @@ PLAYED: Final = 50_000
 proportional sample of each kind."""
 
 
-def foretold(batch_run: BatchRun) -> tuple[str, str]:
-    """The page, and a one-line summary of it."""
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The forecast of a batch before it buys."""
+
+    page: str
+    note: str
+    """The page in a line."""
+    clips: int
+    usd: Decimal
+    until: str
+    """The local time at which the last clip is expected."""
+    deadline: str | None
+    """How that compares with the deadline, if there is one."""
+
+
+def planned(batch_run: BatchRun) -> Planned:
+    """Reckon the cost and the time of a batch."""
     now, kinds = datetime.now(local_zone()), batch_run.demand()
     by, jobs = batch_run.wanted.finish_at, sum(kinds.values())
     times = max(1.0, jobs / PLAYED)
@@ -42,8 +57,16 @@ def foretold(batch_run: BatchRun) -> tuple[str, str]:
     page = _page(answer, bounds(kinds, batch_run.engine.lanes.all), batch_run)
     if times > 1:
         page += f"\nPlayed with {PLAYED:,} jobs like these: all of it is about so.\n"
-    # The cost first: the card of an artifact has room for few words.
-    return page, f"{answer.told.cost_usd:,.2f} USD for {answer.heading()}"
+    told = answer.told
+    return Planned(
+        page,
+        # The cost first: the card of an artifact has room for few words.
+        f"{told.cost_usd:,.2f} USD for {answer.heading()}",
+        told.jobs,
+        told.cost_usd,
+        moment(answer.after(told.seconds), now),
+        answer.deadline(),
+    )
 
 
 def _larger(told: Forecast, times: float) -> Forecast:

@@ -123,17 +123,22 @@ class Answer:
                 f"{counted(told.unserved, 'clip')} more: dearer than their max_usd",
                 "yellow",
             )
+        if deadline := self.deadline():
+            yield deadline, "bold yellow" if told.late else ""
+
+    def deadline(self) -> str | None:
+        """How the forecast compares with the deadline, if there is one."""
         if self.by is None:
-            return
-        by = moment(self.by, self.now)
+            return None
+        told, by = self.told, moment(self.by, self.now)
         if told.late:
             last = moment(self.after(told.seconds), self.now)
             some = f"{told.late:,} of {counted(told.jobs, 'clip')}"
-            remark = f"{some} cannot be done by {by}: the last is done {last}"
-            yield remark, "bold yellow"
-        elif told.jobs:
-            spare = self.by.timestamp() - self.now.timestamp() - told.seconds
-            yield f"done by {by}, with {span(spare)} to spare", ""
+            return f"{some} cannot be done by {by}: the last is done {last}"
+        if not told.jobs:
+            return None
+        spare = self.by.timestamp() - self.now.timestamp() - told.seconds
+        return f"done by {by}, with {span(spare)} to spare"
 
 
 def _style(of: Share | Alone) -> str:

@@ -164,6 +164,8 @@ class RateLimiter:
         self._volley = 0
         self._share = _NO_SHARE
         self.in_flight = 0
+        self.refused = 0
+        """Submits that the provider answered with 429 in this run."""
 
     # -- whether a submit may be sent
 
@@ -239,6 +241,7 @@ class RateLimiter:
     ) -> None:
         """The provider answered 429: lower the limits, and wait as long as it asks."""
         same_volley = self._volley > 0
+        self.refused += 1
         self._answered()
         self._forget_sent()
         self._refused_at = now

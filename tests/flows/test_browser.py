@@ -1,6 +1,7 @@
 """The Prefect UI shows a batch to a person in a real browser."""
 
 import os
+import re
 import shutil
 import subprocess
 
@@ -75,7 +76,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def sheets(server, make_bench):
-    """The pages of two contact sheets: of a root that a browser reaches, and of another."""
+    """The artifacts of two runs: of a root that a browser reaches, and of another."""
     ids = []
     with make_bench(Emulator(latency_s=0.2)) as bench:
         bench.manifest(3)
@@ -87,24 +88,22 @@ def sheets(server, make_bench):
                 PREFECT_API_URL=f"{server}/api",
             )
             assert ran.code == 0, ran.err
-            asked = {"artifacts": {"key": {"any_": ["nightreel-contact-sheet"]}}}
             response = httpx.post(
-                f"{server}/api/artifacts/filter",
-                json={**asked, "sort": "CREATED_DESC"},
-                timeout=30,
+                f"{server}/api/artifacts/latest/filter", json={}, timeout=30
             )
-            ids.append(response.raise_for_status().json()[0]["id"])
+            artifacts = response.raise_for_status().json()
+            ids.append({each["key"]: each["latest_id"] for each in artifacts})
     return ids
 
 
 @pytest.fixture(params=["/v1", "/v2"])
 def opened(request, server, browser, sheets):
-    """The page of a sheet in one of Prefect's two UIs."""
+    """Opens an artifact of a run in one of Prefect's two UIs."""
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     under = "/v2" if request.param == "/v2" else ""
 
-    def at(which):
-        page.goto(f"{server}{under}/artifacts/artifact/{sheets[which]}")
+    def at(which, key="nightreel-contact-sheet"):
+        page.goto(f"{server}{under}/artifacts/artifact/{sheets[which][key]}")
         return page
 
     yield at
@@ -129,3 +128,19 @@ def test_a_sheet_without_links_is_no_wider_than_its_page(opened):
     page = opened(1)
 
     page.wait_for_function(FITS)
+
+
+def test_night_page_shows_money_lanes_and_pictures(opened):
+    """The night's page shows its money, its lanes and some clips, none of it cut off."""
+    page = opened(1, "nightreel-night")
+
+    page.wait_for_function(FITS)
+    for cells in (
+        ("planned", "3", "0.45", "0.150", "until"),
+        ("bought", "3", "0.45", "0.150", "0:0"),
+        ("spicy", "open", "3", "\N{EN DASH}", "0.45", "0.150"),
+        ("pending", "3", "3", "0", "0", "0", "0"),
+    ):
+        row = re.compile(r"\s*".join(map(re.escape, cells)))
+        expect(page.locator("body")).to_contain_text(row)
+    expect(page.get_by_text("Done", exact=True)).to_be_visible()

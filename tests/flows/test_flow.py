@@ -123,18 +123,28 @@ def test_batch_without_a_lane_fails_and_names_what_it_lacks(keyless):
 
     assert (state["type"], state["name"]) == ("FAILED", "Failed")
     assert state["message"] == "out of lanes: 0 clips, 3 pending, 0.00 USD"
-    assert "**No lane is left**" in keyless.artifacts["summary"]["data"]
+    assert "**No lane is left**" in keyless.artifacts["night"]["data"]
 
 
-def test_the_summary_counts_rows_and_money(portraits):
-    summary = portraits.artifacts["summary"]
+def test_night_page_tells_result_money_lanes_and_reasons(portraits, keyless):
+    """One page tells the whole night, and is the first of the run's artifacts."""
+    night = portraits.artifacts["night"]
+    page = night["data"]
 
-    assert summary["type"] == "markdown"
-    assert "| 8 | 6 | 1 | 0 | 1 | 0 |" in summary["data"]
-    assert re.search(r"\| 5 \| 1\.02 \| \d+:\d\d \|", summary["data"])
-    assert "1 row is in doubt" in summary["data"]
-    assert "## In doubt\n\n`nightreel reconcile file:" in summary["data"]
-    assert "cannot be done" not in summary["data"]
+    assert min(a["created"] for a in portraits.artifacts.values()) == night["created"]
+    assert night["description"] == portraits.run["state"]["message"]
+    assert page.startswith("# 000001-portraits\n\n**1 row is in doubt**")
+    assert re.search(r"\| planned \| 6 \| 1\.02 \| 0\.170 \| until [\w :]+ \|", page)
+    assert re.search(r"\| bought \| 5 \| 1\.02 \| 0\.204 \| \d+:\d\d \|", page)
+    assert re.search(r"\| atlas \| open \| 5 \| . \| 1\.02 \| 0\.204 \| ", page)
+    assert "| 8 | 6 | 1 | 0 | 1 | 0 |" in page
+    assert "| 1 | bad row | 7 | prompt is blank |" in page
+    assert "## In doubt\n\n`nightreel reconcile file:" in page
+    assert page.count("data:image/webp;base64,") == 4
+    assert "cannot be done" not in page
+    hopeless = keyless.artifacts["night"]["data"]
+    assert "| budget | \N{EN DASH} | 1.50 |" in hopeless
+    assert "### Closed\n\n| lane | why |" in hopeless
 
 
 def test_the_progress_is_that_of_the_jobs(portraits):
@@ -299,7 +309,7 @@ def test_deadline_is_a_time_of_day_usable_in_a_schedule(nights):
     hurried = seen(nights, f"by {near}", tasks=1)
     odd = seen(nights, "by 6", tasks=0)
     assert tomorrow.run["state"]["type"] == hurried.run["state"]["type"] == "COMPLETED"
-    assert "cannot be done" not in tomorrow.artifacts["summary"]["data"]
-    assert "2 of 2 clips cannot be done by" in hurried.artifacts["summary"]["data"]
+    assert "cannot be done" not in tomorrow.artifacts["night"]["data"]
+    assert "2 of 2 clips cannot be done by" in hurried.artifacts["night"]["data"]
     assert odd.run["state"]["type"] == "FAILED"
     assert "'6' is neither HH:MM" in odd.run["state"]["message"]

@@ -1,5 +1,7 @@
 """A batch obeys requests from the Prefect UI and buys nothing twice."""
 
+from typing import Any
+
 import httpx
 import pytest
 
@@ -65,6 +67,7 @@ def test_cancelled_batch_stops_buying_and_a_retry_continues(house, clip):
         prefect.post(f"flow_runs/{run}/set_state", state=cancelling)
         first = ended(house, run)
         reported(house, run)
+        night, clips = artifact(house, run, "night"), artifact(house, run, "clips")
         kept = [*(bench.folder / "root/inbox/claimed").iterdir()]
         bought = len(bench.bought)
         again = {"type": "SCHEDULED", "name": "AwaitingRetry"}
@@ -73,11 +76,21 @@ def test_cancelled_batch_stops_buying_and_a_retry_continues(house, clip):
         second = ended(house, run)
 
     assert (first, second) == ("CANCELLED", "COMPLETED")
+    assert "**Cancelled**. " in night["data"]
+    assert clips["data"] == 100
     assert len(kept) == 1
     assert bought < ROWS
     assert len(bench.bought) == ROWS
     assert set(bench.bought.values()) == {1}
     assert len([*(bench.folder / "root/clips").rglob("*.mp4")]) == ROWS
+
+
+def artifact(house, run: str, key: str) -> dict[str, Any]:
+    """An artifact of a run."""
+    of_run = {"flow_runs": {"id": {"any_": [run]}}}
+    found = house.bench.prefect.post("artifacts/filter", **of_run)
+    [one] = [each for each in found if each["key"] == f"nightreel-{key}"]
+    return one
 
 
 def progress(prefect):

@@ -11,7 +11,7 @@ from rich.console import Console
 from tenacity import RetryCallState
 
 from flows.commands.status import observed
-from flows.dashboard.pages import board
+from flows.dashboard.night import NightPage
 from flows.views import unmade
 from manifests.reasons import alike
 from storage.objects import Objects
@@ -260,7 +260,7 @@ async def test_failing_uploads_are_shown_and_outlive_a_stop(worlds, emulator):
         def during(batch_run):
             async def stop():
                 await until(lambda troubles: troubles, batch_run)
-                pages.append(board(batch_run))
+                pages.append(NightPage(batch_run).live())
                 await put(objects(world), batch_run.batch, report_of(batch_run))
                 seen.append(await observed(objects(world).root))
                 batch_run.engine.stop("the owner asked")
